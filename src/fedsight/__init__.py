@@ -1,0 +1,3 @@
+"""FedSight: federated learning for image recognition."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,92 @@
+"""The one tree of errors: each says what is wrong, who is the culprit, and what to do.
+
+FedSightError                    exit code 1
+├── ConfigError                  2   a program that cannot be read or is unsound (all problems at once)
+├── DataError                    3   a source, an image, a label or a split
+├── ModelError                   4   a network or its weights
+├── SiteError                    5   a site's update: not finite, too large, too few sites left
+├── EngineError                  6   a worker process died or could not start
+├── StoreError                   7   a run folder: missing, broken, disk full
+└── Interrupted                130   Ctrl-C
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class FedSightError(Exception):
+    """Root of the tree. `cause` says what is wrong and names the culprit, `cure` what to do."""
+
+    exit_code = 1
+
+    def __init__(self, cause: str, cure: str = "") -> None:
+        super().__init__(cause, cure)
+        self.cause = cause
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.cause}\n  {self.cure}" if self.cure else self.cause
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing wrong with a program: `where` is a dotted key such as `train.lr`."""
+
+    where: str
+    cause: str
+    cure: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.cause}\n    {self.cure}"
+
+
+class ConfigError(FedSightError):
+    """A program that cannot be read or is unsound; carries every problem found."""
+
+    exit_code = 2
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''} in the configuration"
+        super().__init__(count, "\n  ".join(str(problem) for problem in problems))
+        self.problems = tuple(problems)
+
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[Sequence[Problem]]]:
+        return type(self), (self.problems,)
+
+
+class DataError(FedSightError):
+    """A source, an image, a label or a split."""
+
+    exit_code = 3
+
+
+class ModelError(FedSightError):
+    """A network or its weights."""
+
+    exit_code = 4
+
+
+class SiteError(FedSightError):
+    """A site's update was rejected; it never reached the sum."""
+
+    exit_code = 5
+
+
+class EngineError(FedSightError):
+    """A worker process died or could not start."""
+
+    exit_code = 6
+
+
+class StoreError(FedSightError):
+    """A run folder is missing, broken, or cannot be written."""
+
+    exit_code = 7
+
+
+class Interrupted(FedSightError):
+    """The user pressed Ctrl-C; the last checkpoint is whole."""
+
+    exit_code = 130

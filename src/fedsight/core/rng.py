@@ -1,0 +1,33 @@
+"""Seeded generators, derived by name: no global seed, no draw whose origin is unknown."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import torch
+
+Step = str | int
+
+
+def derive(seed: int, *path: Step) -> int:
+    """A 63-bit seed for `path` under `seed`, e.g. `derive(0, "round", 3, "site", "a")`.
+
+    Each step is hashed with its type and length, so that ("a", "b") and ("ab",), or 1 and "1",
+    never share a seed.
+    """
+    digest = hashlib.sha256()
+    for step in (seed, *path):
+        text = str(step).encode()
+        digest.update(f"{type(step).__name__}:{len(text)}:".encode() + text)
+    return int.from_bytes(digest.digest()[:8], "little") >> 1
+
+
+def generator(seed: int, *path: Step) -> torch.Generator:
+    """A torch generator on the CPU for `path` under `seed`."""
+    return torch.Generator().manual_seed(derive(seed, *path))
+
+
+def numpy_generator(seed: int, *path: Step) -> np.random.Generator:
+    """A NumPy generator for `path` under `seed`."""
+    return np.random.Generator(np.random.PCG64(derive(seed, *path)))

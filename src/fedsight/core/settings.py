@@ -1,0 +1,23 @@
+"""`Settings`: the frozen, validated, hashable value that every part of a program is made of."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Settings(BaseModel):
+    """Base of everything a user can write in a config file.
+
+    Fields are typed, immutable and checked on construction; unknown fields are refused.
+    `registered` is the name under which a registry holds the class (None for a plain section).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+    registered: ClassVar[str | None] = None
+
+    def table(self) -> dict[str, Any]:
+        """The settings as plain values (for TOML and JSON), led by the registered name if any."""
+        values = self.model_dump(mode="json")
+        return values if self.registered is None else {"name": self.registered, **values}

@@ -1,0 +1,132 @@
+"""What a data source gives: images behind one interface, a vocabulary, and natural site ids."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsight.core.errors import Problem
+from fedsight.core.registry import Registry
+from fedsight.core.settings import Settings
+
+Indices = npt.NDArray[np.int64]
+Floats = Annotated[tuple[float, ...], Field(strict=False)]
+
+
+class Images(Protocol):
+    """Images of one size behind indices; in memory, or decoded from disk when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, indices: Tensor) -> Tensor:
+        """The images at `indices` [b]: float32 [b, c, h, w], values 0 to 1."""
+        ...
+
+    def name(self, index: int) -> str:
+        """Where an image came from (a path, or source and number), for messages and reports."""
+        ...
+
+
+class ArrayImages:
+    """Images held in memory: uint8, uint16 or float32 in [0, 1], [n, c, h, w]."""
+
+    def __init__(self, pixels: Tensor, origin: str) -> None:
+        self.pixels = pixels
+        self.origin = origin
+        full = {torch.uint8: 255.0, torch.uint16: 65535.0}
+        self._scale = 1.0 / full.get(pixels.dtype, 1.0)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def read(self, indices: Tensor) -> Tensor:
+        """The images at `indices` [b]: float32 [b, c, h, w], values 0 to 1."""
+        return self.pixels[indices].to(torch.float32).mul_(self._scale)
+
+    def name(self, index: int) -> str:
+        """Source and number."""
+        return f"{self.origin}[{index}]"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The training or the test part: images, class numbers [n] int64, and natural site ids."""
+
+    images: Images
+    labels: Indices
+    sites: Sequence[str] | None = None  # one id per image, when the source knows them
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How any image becomes the network's input; kept with the model, so prediction does the same.
+
+    An image is turned upright (EXIF), converted to `channels` (1 grey or 3 colour; transparency
+    onto black), resized to (height, width) by the `fit` rule, scaled to [0, 1], and normalised
+    with `mean` and `std` per channel. Fit: `stretch` ignores the aspect ratio, `crop` scales the
+    shorter side and cuts the middle out, `pad` scales the longer side and adds black borders.
+    """
+
+    channels: int
+    height: int
+    width: int
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """[b, c, h, w] in [0, 1] -> normalised."""
+        shape = (1, self.channels, 1, 1)
+        return (pixels - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """An opened source."""
+
+    train: Part
+    test: Part
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    skipped: tuple[str, ...] = ()  # images left out because they are corrupt (the config allows it)
+    facts: dict[str, Any] = field(default_factory=dict)  # title, licence, credit
+
+
+class Source(Settings, ABC):
+    """A place images come from: `[data]` in the config. A new one costs one file in `sources/`."""
+
+    mean: Floats | None = None  # per channel, of pixels in [0, 1]; None: 0.5 each
+    std: Floats | None = None  # None: 0.25 each
+
+    @abstractmethod
+    def open(self) -> Dataset:
+        """Read what is needed to train; DataError names the file and the cure."""
+
+    def check(self) -> list[Problem]:
+        """What can be told wrong without reading images (missing folder, ...)."""
+        return []
+
+
+class SizedSource(Source):
+    """A source whose images must be brought to one size."""
+
+    size: int | Annotated[tuple[int, int], Field(strict=False)] = 32  # square or [height, width]
+    channels: Literal[1, 3] = 3
+    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    corrupt: Literal["error", "skip"] = "error"  # what to do with images that cannot be read
+    in_memory: bool | None = None  # decode once; None: when the pixels fit into 1 GiB
+    test_fraction: float = Field(0.2, gt=0, lt=1)  # held out where the source has no test part
+
+
+sources: Registry[Source] = Registry("data source", "fedsight.data.sources")

@@ -1,0 +1,78 @@
+"""Which sample belongs to which site: the partition, and the splits that make one."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from pydantic import Field
+
+from fedsight.core.errors import DataError
+from fedsight.core.registry import Registry
+from fedsight.core.settings import Settings
+from fedsight.data.base import Indices, Part
+
+
+class Partition(Protocol):
+    """Sites by number; a site's samples are looked up when it is sampled, not before."""
+
+    def __len__(self) -> int: ...
+
+    def name(self, site: int) -> str:
+        """The site's name."""
+        ...
+
+    def indices(self, site: int) -> Indices:
+        """The site's samples, as indices into the training part."""
+        ...
+
+
+class Groups:
+    """A partition held as one array of sample indices and the offsets of the sites in it."""
+
+    def __init__(self, groups: Sequence[Indices], names: Sequence[str] | None = None) -> None:
+        self._order = np.concatenate([np.asarray(g, dtype=np.int64) for g in groups])
+        self._offsets = np.cumsum([0, *(len(group) for group in groups)])
+        self._names = names
+
+    def __len__(self) -> int:
+        return len(self._offsets) - 1
+
+    def name(self, site: int) -> str:
+        """The natural id, or `site-N` with N padded so that names sort as numbers."""
+        if self._names is not None:
+            return self._names[site]
+        return site_name(site, len(self))
+
+    def indices(self, site: int) -> Indices:
+        """The site's samples, as indices into the training part."""
+        return self._order[self._offsets[site] : self._offsets[site + 1]]
+
+
+def site_name(site: int, sites: int) -> str:
+    """`site-07` of 10 to 99 sites."""
+    return f"site-{site:0{max(2, len(str(sites - 1)))}d}"
+
+
+class Split(Settings, ABC):
+    """How samples are spread over sites: `[split]` in the config. A new one costs one file."""
+
+    min_samples: int = Field(1, ge=1)  # each site gets at least so many, or the split is refused
+
+    def divide(self, part: Part, classes: int, seed: int) -> Partition:
+        """The partition of `part`; the same seed gives the same one.
+
+        Raises DataError when the minimum per site cannot be honoured.
+        """
+        partition = self._divide(part, classes, seed)
+        return partition
+
+    @abstractmethod
+    def _divide(self, part: Part, classes: int, seed: int) -> Partition: ...
+
+
+splits: Registry[Split] = Registry("split", "fedsight.data.splits")
+
+__all__ = ["DataError", "Groups", "Partition", "Split", "site_name", "splits"]

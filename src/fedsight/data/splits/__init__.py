@@ -1,0 +1,1 @@
+"""Ways to spread samples over sites: one file each."""

@@ -1,0 +1,1 @@
+"""What is learnt: a task gives the loss, the measures and the predictions."""
