@@ -1,7 +1,7 @@
 """The one tree of errors: each says what is wrong, who is the culprit, and what to do.
 
 FedSightError                    exit code 1
-├── ConfigError                  2   a program that cannot be read or is unsound (all problems at once)
+├── ConfigError                  2   a program that is unreadable or unsound; carries every problem
 ├── DataError                    3   a source, an image, a label or a split
 ├── ModelError                   4   a network or its weights
 ├── SiteError                    5   a site's update: not finite, too large, too few sites left
@@ -86,7 +86,7 @@ class StoreError(FedSightError):
     exit_code = 7
 
 
-class Interrupted(FedSightError):
+class Interrupted(FedSightError):  # noqa: N818 - it is not an error that anybody made
     """The user pressed Ctrl-C; the last checkpoint is whole."""
 
     exit_code = 130

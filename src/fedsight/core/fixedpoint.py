@@ -2,8 +2,8 @@
 
 A float32 value x becomes the integer round(x * 2^30). Scaling by a power of two is exact in
 floating point and rounding is to even, so every machine makes the same integer; integers then
-add exactly. A bound on the largest possible sum is kept beside it in Python integers: what
-might not fit is refused before it is added, so nothing ever wraps.
+add exactly. What might not fit is refused before it is added, with the name of its site, so
+nothing ever wraps.
 """
 
 from __future__ import annotations
@@ -25,26 +25,28 @@ def encode(values: Tensor) -> Tensor:
 
 
 class ExactSum:
-    """Weighted sum of float32 vectors [d], exact whatever the order.
+    """Weighted sum of at most `terms` float32 vectors [d], exact whatever the order.
 
-    `total` may be a given int64 tensor [d] (shared memory, say); it is zeroed.
+    Each term may use an equal share of the 64 bits, so whether one is refused does not depend on
+    the others. `total` may be a given int64 tensor [d] (shared memory, say); it is zeroed.
     """
 
-    def __init__(self, size: int, total: Tensor | None = None) -> None:
-        self.total = torch.zeros(size, dtype=torch.int64) if total is None else total
-        self.clear()
+    def __init__(self, size: int, terms: int, total: Tensor | None = None) -> None:
+        self.total = torch.empty(size, dtype=torch.int64) if total is None else total
+        self.clear(terms)
 
-    def clear(self) -> None:
+    def clear(self, terms: int) -> None:
         """Start again from nothing."""
         self.total.zero_()
         self.weight = 0
-        self.bound = 0  # no element of `total` can be larger in magnitude
+        self.count = 0
+        self.terms = terms
 
-    def check(self, values: Tensor, weight: int, site: str) -> int:
-        """The new bound if `values` were added; SiteError if they must not be.
+    def check(self, values: Tensor, weight: int, site: str) -> None:
+        """Raise SiteError naming `site` unless `weight * values` may be added.
 
-        Raises SiteError naming `site` when a value is NaN or infinite, when the weight is not
-        positive, or when the sum might leave 64 bits.
+        Refused are: another length, a NaN or infinity, a weight that is not positive, a value
+        that is too large for its share of the sum, and more terms than agreed.
         """
         if values.shape != self.total.shape:
             raise SiteError(
@@ -55,42 +57,44 @@ class ExactSum:
             raise SiteError(
                 f"site '{site}' has weight {weight}", "a site that takes part needs samples"
             )
-        low, high = (float(value) for value in torch.aminmax(values)) if len(values) else (0.0, 0.0)
-        if not (abs(low) < float("inf") and abs(high) < float("inf")):  # NaN fails both
+        if self.count >= self.terms:
+            raise SiteError(
+                f"site '{site}' would be term {self.count + 1} of a sum of {self.terms}",
+                "a site answered twice, or the cohort is larger than announced",
+            )
+        peak = max((abs(float(edge)) for edge in torch.aminmax(values)), default=0.0)
+        if not peak < float("inf"):  # NaN fails this too
             raise SiteError(
                 f"site '{site}' sent an update that is not finite (NaN or infinity)",
-                "its training diverged or its data are broken: lower train.lr, set train.clip, or "
+                "its training diverged or its data are broken: lower train.lr, set train.clip or "
                 "look at its images; rounds.on_failure = 'skip' goes on without such replies",
             )
-        peak = int(max(abs(low), abs(high)) * _SCALE) + 1
-        bound = self.bound + weight * peak
-        if bound > LIMIT:
+        if weight * (int(peak * _SCALE) + 1) > LIMIT // self.terms:
             raise SiteError(
-                f"the update of site '{site}' (largest value {max(abs(low), abs(high)):.3g}, weight "
-                f"{weight}) would leave the 64-bit range of the exact sum",
+                f"the update of site '{site}' (largest value {peak:.3g}, weight {weight}) would "
+                "leave the 64-bit range of the exact sum",
                 "its training diverged: lower train.lr or set train.clip",
             )
-        return bound
 
     def add(self, values: Tensor, weight: int, site: str) -> None:
         """Add `weight * values`; either all of it or, with a SiteError, nothing."""
-        bound = self.check(values, weight, site)
+        self.check(values, weight, site)
         for start in range(0, len(values), _BLOCK):
             part = slice(start, start + _BLOCK)
             self.total[part].add_(encode(values[part]), alpha=weight)
         self.weight += weight
-        self.bound = bound
+        self.count += 1
 
     def merge(self, other: ExactSum) -> None:
-        """Add another sum; SiteError if the two might leave 64 bits together."""
-        if self.bound + other.bound > LIMIT:
+        """Add another sum over other sites of the same cohort."""
+        if self.count + other.count > self.terms:
             raise SiteError(
-                "the cohort's updates together would leave the 64-bit range of the exact sum",
-                "training diverged: lower train.lr or set train.clip",
+                f"{self.count + other.count} replies in a sum of {self.terms}",
+                "a site answered twice, or the cohort is larger than announced",
             )
         self.total.add_(other.total)
         self.weight += other.weight
-        self.bound += other.bound
+        self.count += other.count
 
     def mean(self) -> Tensor:
         """Weighted mean, float64 [d]; zero when nothing was added."""

@@ -144,7 +144,10 @@ class Layout:
 
     def state_dict(self, vector: Tensor) -> dict[str, Tensor]:
         """Contiguous copies by name, as `model.load_state_dict(..., strict=False)` takes them."""
-        return {e.name: e.view(vector).clone(memory_format=torch.contiguous_format) for e in self.entries}
+        return {
+            e.name: e.view(vector).clone(memory_format=torch.contiguous_format)
+            for e in self.entries
+        }
 
     def vector(self, state: dict[str, Tensor]) -> Tensor:
         """The vector [size] of a `state_dict`; ModelError names a missing or misshapen tensor."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
@@ -21,3 +22,13 @@ class Settings(BaseModel):
         """The settings as plain values (for TOML and JSON), led by the registered name if any."""
         values = self.model_dump(mode="json")
         return values if self.registered is None else {"name": self.registered, **values}
+
+    def anchored(self, base: Path) -> Self:
+        """The same settings with relative paths meant from `base`."""
+        paths = {
+            key: base / value
+            for key in type(self).model_fields
+            for value in [getattr(self, key)]
+            if isinstance(value, Path) and not value.is_absolute()
+        }
+        return self.model_copy(update=paths) if paths else self

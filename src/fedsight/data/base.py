@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -13,12 +14,17 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.core.errors import Problem
+from fedsight.core.errors import DataError, Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
+from fedsight.core.sharing import Shared
 
 Indices = npt.NDArray[np.int64]
+Fit = Literal["stretch", "crop", "pad"]
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
+Words = Annotated[tuple[str, ...], Field(strict=False)]
+Location = Annotated[Path, Field(strict=False)]  # a file or folder; TOML gives it as a string
+Side = Annotated[int, Field(ge=1, le=8192)]  # pixels
 
 
 class Images(Protocol):
@@ -41,6 +47,7 @@ class ArrayImages:
     def __init__(self, pixels: Tensor, origin: str) -> None:
         self.pixels = pixels
         self.origin = origin
+        self._shared: Shared | None = None
         full = {torch.uint8: 255.0, torch.uint16: 65535.0}
         self._scale = 1.0 / full.get(pixels.dtype, 1.0)
 
@@ -54,6 +61,17 @@ class ArrayImages:
     def name(self, index: int) -> str:
         """Source and number."""
         return f"{self.origin}[{index}]"
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process gets the same memory, not a copy: pixels become shared once."""
+        if self._shared is None:
+            self._shared = Shared.of(self.pixels)
+            self.pixels = self._shared.tensor
+        return {**self.__dict__, "pixels": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.pixels = state["_shared"].tensor
 
 
 @dataclass(frozen=True)
@@ -81,7 +99,7 @@ class Preprocess:
     channels: int
     height: int
     width: int
-    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    fit: Fit = "stretch"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
 
@@ -115,18 +133,60 @@ class Source(Settings, ABC):
 
     def check(self) -> list[Problem]:
         """What can be told wrong without reading images (missing folder, ...)."""
-        return []
+        problems = []
+        if any(value <= 0 for value in self.std or ()):
+            cause = f"std {self.std} has a value that is not positive"
+            problems.append(Problem("data.std", cause, "give each channel's standard deviation"))
+        for key, path in self.locations().items():
+            if not path.exists():
+                cause = f"'{path}' does not exist"
+                problems.append(Problem(f"data.{key}", cause, "correct the path or create it"))
+        return problems
+
+    def locations(self) -> dict[str, Path]:
+        """The files and folders that must exist, by setting."""
+        return {}
+
+    def preprocess(
+        self,
+        channels: int,
+        height: int,
+        width: int,
+        fit: Fit = "stretch",
+        mean: float = 0.5,
+        std: float = 0.25,
+    ) -> Preprocess:
+        """The preprocessing under these settings; `mean` and `std` are the source's own defaults.
+
+        Raises DataError when the settings do not have one positive number per channel.
+        """
+        means = self.mean if self.mean is not None else (mean,) * channels
+        stds = self.std if self.std is not None else (std,) * channels
+        for key, values in (("mean", means), ("std", stds)):
+            if len(values) != channels or (key == "std" and min(values) <= 0):
+                raise DataError(
+                    f"data.{key} is {list(values)}, but the images have {channels} channel(s)",
+                    f"give {channels} number(s), for std above 0, or leave data.{key} out",
+                )
+        return Preprocess(channels, height, width, fit, tuple(means), tuple(stds))
 
 
 class SizedSource(Source):
     """A source whose images must be brought to one size."""
 
-    size: int | Annotated[tuple[int, int], Field(strict=False)] = 32  # square or [height, width]
+    size: Side | Annotated[tuple[Side, Side], Field(strict=False)] = 32  # square or [height, width]
     channels: Literal[1, 3] = 3
-    fit: Literal["stretch", "crop", "pad"] = "stretch"
+    fit: Fit = "stretch"
     corrupt: Literal["error", "skip"] = "error"  # what to do with images that cannot be read
     in_memory: bool | None = None  # decode once; None: when the pixels fit into 1 GiB
+    verify: bool = True  # when streaming: decode every image once on opening, to find corrupt ones
     test_fraction: float = Field(0.2, gt=0, lt=1)  # held out where the source has no test part
+    test_seed: int = 0  # which images are held out
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(height, width) in pixels."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size
 
 
 sources: Registry[Source] = Registry("data source", "fedsight.data.sources")

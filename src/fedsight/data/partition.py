@@ -50,14 +50,30 @@ class Groups:
         """The site's samples, as indices into the training part."""
         return self._order[self._offsets[site] : self._offsets[site + 1]]
 
+    @property
+    def sizes(self) -> Indices:
+        """Samples per site [sites]."""
+        return np.diff(self._offsets)
+
 
 def site_name(site: int, sites: int) -> str:
     """`site-07` of 10 to 99 sites."""
     return f"site-{site:0{max(2, len(str(sites - 1)))}d}"
 
 
+def label_counts(partition: Partition, labels: Indices, classes: int, first: int) -> Indices:
+    """How many samples of each class the `first` sites hold: int64 [first, classes]."""
+    rows = [
+        np.bincount(labels[partition.indices(site)], minlength=classes) for site in range(first)
+    ]
+    return np.stack(rows).astype(np.int64)
+
+
 class Split(Settings, ABC):
-    """How samples are spread over sites: `[split]` in the config. A new one costs one file."""
+    """How samples are spread over sites: `[split]` in the config. A new one costs one file.
+
+    A split that lets the user choose the number of sites has a field `sites`.
+    """
 
     min_samples: int = Field(1, ge=1)  # each site gets at least so many, or the split is refused
 
@@ -66,13 +82,32 @@ class Split(Settings, ABC):
 
         Raises DataError when the minimum per site cannot be honoured.
         """
+        sites = getattr(self, "sites", 1)
+        if not self._shares and sites * self.min_samples > len(part):
+            raise DataError(
+                f"{sites} sites with at least {self.min_samples} sample(s) each need more than the "
+                f"{len(part)} training images there are",
+                "lower split.sites or split.min_samples",
+            )
         partition = self._divide(part, classes, seed)
+        if isinstance(partition, Groups) and partition.sizes.min() < self.min_samples:
+            site = int(partition.sizes.argmin())
+            raise DataError(
+                f"site '{partition.name(site)}' has {partition.sizes[site]} training images, fewer "
+                f"than split.min_samples = {self.min_samples}",
+                "lower split.min_samples or split.sites, or leave this site's images out",
+            )
         return partition
 
     @abstractmethod
     def _divide(self, part: Part, classes: int, seed: int) -> Partition: ...
 
+    @property
+    def _shares(self) -> bool:
+        """Whether sites may hold the same sample."""
+        return False
+
 
 splits: Registry[Split] = Registry("split", "fedsight.data.splits")
 
-__all__ = ["DataError", "Groups", "Partition", "Split", "site_name", "splits"]
+__all__ = ["DataError", "Groups", "Partition", "Split", "label_counts", "site_name", "splits"]

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+from pydantic import Field
 from torch import nn
 
 from fedsight.core.errors import Problem
 from fedsight.core.registry import Registry
+from fedsight.core.rng import derive
 from fedsight.core.settings import Settings
+from fedsight.models.norms import norm_names, statistic_names, to_group_norm
+from fedsight.models.probe import probe
+from fedsight.models.weights import load_weights
 
 
 @dataclass(frozen=True)
@@ -20,44 +28,82 @@ class Network:
 
     `head` are the names of the last layer's parameters (FedRep keeps them at the site); `norms`
     those of every normalisation layer's tensors (FedBN does); `statistics` pairs the names of
-    BatchNorm's running mean and running variance.
+    BatchNorm's running mean and running variance. `notes` says what a user should know about
+    how pretrained weights were fitted.
     """
 
     module: nn.Module
     head: frozenset[str]
     norms: frozenset[str]
     statistics: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
 
 
 class Model(Settings, ABC):
     """A network by name: `[model]` in the config. A new one costs one file in `zoo/`."""
 
     norm: Literal["group", "batch"] = "group"  # GroupNorm everywhere, or the model's own BatchNorm
-    weights: str | None = None  # a local file of pretrained weights (safetensors or .pth)
+    # a local file of pretrained weights (safetensors or .pth)
+    weights: Path | None = Field(None, strict=False)
     sha256: str | None = None  # of that file, or its first 8 or more hex digits; required with it
 
     @abstractmethod
+    def make(
+        self, channels: int, height: int, width: int, classes: int
+    ) -> tuple[nn.Module, Iterable[str]]:
+        """The bare module for images [b, channels, height, width], and its head layers' names.
+
+        Draws its initial weights from torch's default generator, which `build` has seeded.
+        Raises ModelError when the name is unknown or the image does not fit.
+        """
+
     def build(self, channels: int, height: int, width: int, classes: int, seed: int) -> Network:
         """A freshly initialised network (same seed, same weights), pretrained if asked for.
 
-        Raises ModelError when the name is unknown, the image too small, or the weights unfit.
+        Nobody else's random state is touched. Raises ModelError when the name is unknown, the
+        image too small, or the weights unfit.
         """
+        with torch.random.fork_rng(devices=[]):
+            # Not torch.manual_seed: that would also reseed every accelerator, for good.
+            torch.default_generator.manual_seed(derive(seed, "init"))
+            module, heads = self.make(channels, height, width, classes)
+            if self.norm == "group":
+                module = to_group_norm(module)
+            probe(module, (channels, height, width), classes, self.title)
+        prefixes = tuple(f"{name}." for name in heads)
+        head = frozenset(n for n, _ in module.named_parameters() if n.startswith(prefixes))
+        notes = self._pretrain(module, head)
+        return Network(module, head, norm_names(module), statistic_names(module), notes)
+
+    def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
+        if self.weights is None:
+            return ()
+        return load_weights(module, self.weights, self.sha256 or "", head)
+
+    @property
+    def title(self) -> str:
+        """What messages call this network."""
+        return str(getattr(self, "architecture", None) or self.registered or type(self).__name__)
 
     def check(self) -> list[Problem]:
         """What can be told wrong without building."""
+        if self.weights is None:
+            if self.sha256 is None:
+                return []
+            cause = "a hash is stated, but no file of weights"
+            return [Problem("model.sha256", cause, "set model.weights, or leave the hash out")]
         problems = []
-        if self.weights is not None and not Path(self.weights).is_file():
+        if not self.weights.is_file():
             problems.append(
                 Problem("model.weights", f"there is no file '{self.weights}'", "give a local file")
             )
-        if self.weights is not None and self.sha256 is None:
-            problems.append(
-                Problem(
-                    "model.sha256",
-                    "pretrained weights are used only when their hash is stated",
-                    f"run `sha256sum {self.weights}` and write the result here",
-                )
-            )
+        cure = f"run `sha256sum {self.weights}` and write the result here"
+        if self.sha256 is None:
+            cause = "pretrained weights are used only when their hash is stated"
+            problems.append(Problem("model.sha256", cause, cure))
+        elif not re.fullmatch(r"[0-9a-fA-F]{8,64}", self.sha256):
+            cause = f"'{self.sha256}' is not a SHA-256, nor its first 8 or more hex digits"
+            problems.append(Problem("model.sha256", cause, cure))
         return problems
 
 

@@ -1,0 +1,54 @@
+"""The weighted mean of a cohort's updates, as one exact sum per payload part."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from fedsight.core.fixedpoint import ExactSum
+from fedsight.core.types import Payload
+
+
+@dataclass
+class PayloadSum:
+    """Exact sums of all parts of the payloads; a reply is added whole or not at all."""
+
+    sums: Mapping[str, ExactSum]
+
+    @classmethod
+    def of(cls, sizes: Mapping[str, int], terms: int) -> PayloadSum:
+        """Empty sums for parts of the given lengths and at most `terms` replies."""
+        return cls({part: ExactSum(size, terms) for part, size in sizes.items()})
+
+    def clear(self, terms: int) -> None:
+        """Start again from nothing."""
+        for total in self.sums.values():
+            total.clear(terms)
+
+    def add(self, payload: Payload, weight: int, site: str) -> None:
+        """Add a reply's payload; SiteError, and nothing added, if any part is refused."""
+        for part, total in self.sums.items():
+            total.check(payload[part], weight, site)
+        for part, total in self.sums.items():
+            total.add(payload[part], weight, site)
+
+    def merge(self, other: PayloadSum) -> None:
+        """Add the sums over other sites of the same cohort."""
+        for part, total in self.sums.items():
+            total.merge(other.sums[part])
+
+    @property
+    def count(self) -> int:
+        """Replies added."""
+        return next(iter(self.sums.values())).count
+
+    @property
+    def weight(self) -> int:
+        """Their total weight."""
+        return next(iter(self.sums.values())).weight
+
+    def mean(self) -> dict[str, Tensor]:
+        """Weighted mean of each part, float64."""
+        return {part: total.mean() for part, total in self.sums.items()}

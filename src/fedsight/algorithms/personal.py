@@ -1,0 +1,37 @@
+"""Algorithms in which a slice of the model stays at the site."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from fedsight.algorithms.base import Algorithm, Phase, algorithms
+from fedsight.core.layout import Kind
+from fedsight.models.base import Network
+
+
+@algorithms.add("fedbn", paper="Li et al. 2021, Algorithm 1")
+class FedBN(Algorithm):
+    """FedAvg in which every normalisation layer stays at the site (for feature shift)."""
+
+    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
+        """Norm layers, their statistics included, are personal."""
+        return Kind.PERSONAL if name in network.norms else kind
+
+
+@algorithms.add("fedrep", paper="Collins et al. 2021, Algorithm 1")
+class FedRep(Algorithm):
+    """A shared body and a head of one's own: the head learns first, then the body."""
+
+    head_epochs: int = Field(1, ge=1)  # local epochs for the head; train.epochs are the body's
+
+    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
+        """The head is personal."""
+        return Kind.PERSONAL if name in network.head else kind
+
+    def phases(self, epochs: int) -> list[Phase]:
+        """First the head with the body fixed, then the body with the head fixed."""
+        body = Kind.SHARED, Kind.BUFFER
+        return [
+            Phase(self.head_epochs, frozenset({Kind.PERSONAL})),
+            Phase(epochs, frozenset(body)),
+        ]

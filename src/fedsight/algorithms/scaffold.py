@@ -1,0 +1,68 @@
+"""SCAFFOLD: control variates take the drift out of local training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsight.algorithms.base import Algorithm, Local, Mean, State, algorithms
+from fedsight.core.errors import Problem
+from fedsight.core.types import Memory, Payload
+
+if TYPE_CHECKING:
+    from fedsight.run.program import Train
+
+
+@algorithms.add("scaffold", paper="Karimireddy et al. 2020, Algorithm 1, option II")
+class Scaffold(Algorithm):
+    """Local SGD corrected by control variates, which each site keeps as its memory."""
+
+    parts: ClassVar[tuple[str, ...]] = ("delta", "control")
+    server_lr: float = Field(1.0, gt=0)
+
+    def init(self, vector: Tensor) -> State:
+        """The server's control variate c, zero."""
+        return {"control": torch.zeros_like(vector)}
+
+    def shared(self, state: State) -> Mapping[str, Tensor]:
+        """c travels with the order."""
+        return state
+
+    def correct(self, grad: Tensor, vector: Tensor, local: Local) -> Tensor:
+        """grad - c_i + c (equation 3)."""
+        grad = grad + local.shared["control"]
+        return grad - local.memory["control"] if local.memory else grad
+
+    def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
+        """c_i+ = c_i - c + (x - y) / (K lr) (equation 4, option II); sent is c_i+ - c_i."""
+        delta = vector - local.start
+        change = -local.shared["control"] - delta / (local.steps * local.lr)
+        control = change + local.memory["control"] if local.memory else change
+        return {"delta": delta, "control": change}, {"control": control}
+
+    def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
+        """x + server_lr mean(delta); c + |S|/N mean(c_i+ - c_i) (equation 5)."""
+        new = vector.double() + self.server_lr * mean.parts["delta"]
+        share = mean.replies / mean.population
+        control = state["control"].double() + share * mean.parts["control"]
+        return new.float(), {"control": control.float()}
+
+    def check(self, train: Train) -> list[Problem]:
+        """Option II reads the mean gradient off the distance: that holds for plain SGD only."""
+        causes = {
+            "train.momentum": train.momentum != 0,
+            "train.clip": train.clip is not None,
+        }
+        return [
+            Problem(
+                key,
+                "SCAFFOLD's correction (option II) is derived for plain local SGD",
+                f"remove {key} or choose another algorithm",
+            )
+            for key, wrong in causes.items()
+            if wrong
+        ]

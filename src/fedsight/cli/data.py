@@ -1,0 +1,244 @@
+"""`fedsight data`: what a source holds, and how a split spreads it over sites."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from fedsight.core.settings import Settings
+    from fedsight.data.base import Dataset, Source
+    from fedsight.data.partition import Partition, Split
+
+app = typer.Typer(no_args_is_help=True, help="Look at data sources and at splits over sites.")
+
+_SHOWN = 30  # rows of a table
+_DRAWN = 1000  # sites of a picture
+
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting; may be repeated."),
+]
+
+
+@app.command("list")
+def list_command() -> None:
+    """List the data sources and the splits, with their settings.
+
+    Example: fedsight data list
+    """
+    from fedsight.data.base import sources
+    from fedsight.data.partition import splits
+
+    for registry in (sources, splits):
+        table = _table(registry.kind, "about", "settings")
+        for name in registry.names():
+            facts = dict(registry.facts(name))
+            about = facts.pop("about") + "".join(f"\n{key}: {facts[key]}" for key in facts)
+            table.add_row(name, about, _settings(registry.get(name)), end_section=True)
+        _print(table)
+
+
+@app.command("inspect")
+def inspect_command(
+    source: Annotated[str, typer.Argument(help="A source's name, a file or folder, or a config.")],
+    options: Options = None,
+) -> None:
+    """Open a source and say what it holds: images, classes, sizes, sites, what was skipped.
+
+    Example: fedsight data inspect my_images/ --set size=64 --set sites_in_path=true
+    """
+    opened = _source(source, options or []).open()
+    _print(_summary(opened))
+    _print(_class_table(opened))
+    for path in opened.skipped[:_SHOWN]:
+        typer.echo(f"skipped, corrupt: {path}")
+    if len(opened.skipped) > _SHOWN:
+        typer.echo(f"skipped, corrupt: {len(opened.skipped) - _SHOWN} more")
+
+
+@app.command("split")
+def split_command(
+    source: Annotated[str, typer.Argument(help="A config, a source's name, a file or folder.")],
+    split: Annotated[
+        str | None, typer.Option("--split", help="The split; without it the config's, or iid.")
+    ] = None,
+    sites: Annotated[int | None, typer.Option("--sites", min=1, help="How many sites.")] = None,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="The seed; without it the config's, or 0.")
+    ] = None,
+    options: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Change a setting of the split (alpha=0.3) or of the source (data.size=64).",
+        ),
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", help="Where to save a picture (.svg, .png, .pdf).")
+    ] = None,
+) -> None:
+    """Show how a split spreads the labels over the sites, as a table and a picture.
+
+    Example: fedsight data split fashion-mnist-12k --split dirichlet --set alpha=0.3 --picture a.svg
+    """
+    from fedsight.data.partition import label_counts
+
+    of_data = [option[5:] for option in options or [] if option.startswith("data.")]
+    of_split = [
+        option.removeprefix("split.") for option in options or [] if not option.startswith("data.")
+    ]
+    if sites is not None:
+        of_split.append(f"sites={sites}")
+    chosen, spread, its_seed = _source_and_split(source, split, of_data, of_split)
+    opened = chosen.open()
+    used = its_seed if seed is None else seed
+    partition = spread.divide(opened.train, len(opened.classes), used)
+    counts = label_counts(
+        partition, opened.train.labels, len(opened.classes), min(len(partition), _DRAWN)
+    )
+    _print(_split_table(partition, counts, opened.classes))
+    if len(counts) > _SHOWN:
+        typer.echo(f"... and {len(partition) - _SHOWN} more sites")
+    totals = counts.sum(axis=1)
+    seen = "" if len(counts) == len(partition) else f"; of the first {len(counts)}:"
+    typer.echo(
+        f"{len(partition)} sites{seen or ','} {totals.min()} to {totals.max()} images "
+        f"(median {sorted(totals)[len(totals) // 2]}), "
+        f"{(counts > 0).sum(axis=1).mean():.1f} of {len(opened.classes)} classes per site"
+    )
+    if picture is not None:
+        from fedsight.data.picture import draw_split
+
+        names = [partition.name(site) for site in range(len(counts))]
+        title = f"{opened.facts.get('title', source)}: {spread.registered}, seed {used}"
+        draw_split(counts, names, opened.classes, title, picture)
+        typer.echo(f"Wrote {picture}")
+
+
+def _source(word: str, options: Sequence[str]) -> Source:
+    if word.endswith(".toml"):
+        from fedsight.run.config import load
+
+        sets = [option if option.startswith("data.") else f"data.{option}" for option in options]
+        source: Source = load(Path(word), sets)[0].data
+        return source
+    from fedsight.data.locate import find_source
+
+    return find_source(word, [option.removeprefix("data.") for option in options])
+
+
+def _source_and_split(
+    word: str, split: str | None, of_data: Sequence[str], of_split: Sequence[str]
+) -> tuple[Source, Split, int]:
+    """The source, the split and the seed that the arguments ask for."""
+    from fedsight.data.locate import build, find_source, parse
+    from fedsight.data.partition import splits
+
+    if word.endswith(".toml"):
+        from fedsight.run.config import load
+
+        sets = [f"data.{option}" for option in of_data]
+        if split is None:
+            sets += [f"split.{option}" for option in of_split]
+        program = load(Path(word), sets)[0]
+        chosen, seed = program.data, program.seed
+        if split is None:
+            return chosen, program.split, seed
+    else:
+        chosen, seed = find_source(word, of_data), 0
+    return chosen, build(splits, split or "iid", parse(of_split)), seed
+
+
+def _settings(cls: type[Settings]) -> str:
+    """The settings of a registered class, a line each, those that must be given first."""
+    needed = [f"{name} (required)" for name, f in cls.model_fields.items() if f.is_required()]
+    given = [
+        f"{name} = {_toml(field.default)}"
+        for name, field in cls.model_fields.items()
+        if not field.is_required()
+    ]
+    return "\n".join([*needed, *given])
+
+
+def _toml(value: Any) -> str:
+    if value is None:
+        return "(not set)"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _summary(opened: Dataset) -> Table:
+    import torch
+
+    table = _table("what", "value")
+    for key, value in opened.facts.items():
+        table.add_row(key, str(value))
+    table.add_row("training images", f"{len(opened.train):,}")
+    table.add_row("test images", f"{len(opened.test):,}")
+    size = opened.preprocess
+    colour = "grey" if size.channels == 1 else "colour"
+    table.add_row("size", f"{size.height} x {size.width}, {colour}, fit: {size.fit}")
+    if opened.train.sites is not None:
+        table.add_row("sites", f"{len(set(opened.train.sites))}")
+    step = max(1, len(opened.train) // 1000)
+    pixels = opened.train.images.read(torch.arange(0, len(opened.train), step))
+    mean, std = pixels.mean(dim=(0, 2, 3)).tolist(), pixels.std(dim=(0, 2, 3)).tolist()
+    table.add_row("mean (measured)", ", ".join(f"{value:.3f}" for value in mean))
+    table.add_row("std (measured)", ", ".join(f"{value:.3f}" for value in std))
+    table.add_row("normalised with", f"mean {list(size.mean)}, std {list(size.std)}")
+    table.add_row("skipped", f"{len(opened.skipped)} corrupt images")
+    return table
+
+
+def _class_table(opened: Dataset) -> Table:
+    import numpy as np
+
+    table = _table("class", "training", "test")
+    train, test = (
+        np.bincount(part.labels, minlength=len(opened.classes))
+        for part in (opened.train, opened.test)
+    )
+    for number, name in enumerate(opened.classes[:100]):
+        table.add_row(name, str(train[number]), str(test[number]))
+    if len(opened.classes) > 100:
+        table.add_row(f"... {len(opened.classes) - 100} more", "", "")
+    return table
+
+
+def _split_table(partition: Partition, counts: Any, classes: Sequence[str]) -> Table:
+    """A row per site: all images, then as many classes as the terminal has room for."""
+    from rich.console import Console
+
+    room = (Console().width - len(partition.name(0)) - 9) // 5
+    shown = classes if len(classes) <= room else classes[: max(1, room - 1)]
+    more = ["..."] if len(shown) < len(classes) else []
+    table = _table("site", "all", *shown, *more)
+    for site in range(min(len(counts), _SHOWN)):
+        cells = [str(count) if count else "·" for count in counts[site, : len(shown)]]
+        table.add_row(partition.name(site), str(counts[site].sum()), *cells)
+    return table
+
+
+def _table(first: str, *columns: str) -> Table:
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table.add_column(first, no_wrap=first in ("what", "site", "data source", "split"))
+    for column in columns:
+        text = column in ("about", "settings", "value")
+        side: Literal["left", "right"] = "left" if text else "right"
+        table.add_column(column, justify=side, overflow="fold", min_width=4)
+    return table
+
+
+def _print(table: Table) -> None:
+    from rich.console import Console
+
+    Console().print(table, markup=False)

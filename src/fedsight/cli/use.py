@@ -1,0 +1,121 @@
+"""`fedsight predict` and `fedsight export`: what to do with a finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedsight.core.errors import DataError, StoreError
+
+if TYPE_CHECKING:
+    from fedsight.run.predict import Prediction
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
+Site = Annotated[
+    str | None,
+    typer.Option(
+        help="Use this site's own model, where the algorithm keeps part of it at the sites.",
+        show_default=False,
+    ),
+]
+
+
+class ExportFormat(StrEnum):
+    """The file formats of `fedsight export`."""
+
+    ONNX = "onnx"
+    TORCHSCRIPT = "torchscript"
+    SAFETENSORS = "safetensors"
+
+
+def predict_command(
+    run: Run,
+    images: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="IMAGE...",
+            help="Image files, or folders that are searched at any depth.",
+            show_default=False,
+        ),
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list instead of a table.")
+    ] = False,
+    top: Annotated[int, typer.Option(min=1, help="Labels to show for each image.")] = 1,
+    site: Site = None,
+) -> None:
+    """Say what a run's model sees in images: label and probability.
+
+    An image that cannot be read is listed with the reason; the others are still answered, and
+    the exit code is 3.
+
+    Example: fedsight predict runs/first photo.jpg more-photos/ --top 3
+    """
+    from fedsight.run.predict import predict
+    from fedsight.run.saved import load
+
+    found = predict(load(run, site), images)
+    if as_json:
+        typer.echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
+    else:
+        _print_table(found, top)
+    bad = [str(one.path) for one in found if one.error is not None]
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(found)} images could not be read: {', '.join(bad[:5])}"
+            f"{', ...' if len(bad) > 5 else ''}",
+            "the reasons are listed above; restore these files or leave them out",
+        )
+
+
+def export_command(
+    run: Run,
+    format: Annotated[
+        ExportFormat,
+        typer.Option(help="onnx and torchscript normalise inside; safetensors holds weights."),
+    ] = ExportFormat.ONNX,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Where to write [default: export.onnx, .pt or .safetensors in the run folder].",
+            show_default=False,
+        ),
+    ] = None,
+    site: Site = None,
+) -> None:
+    """Write a run's model as one file, with its preprocessing and label names inside.
+
+    onnx and torchscript take pixels [n, channels, height, width] from 0 to 1 and give
+    probabilities [n, classes].
+
+    Example: fedsight export runs/first --format onnx --out garments.onnx
+    """
+    from fedsight.run.export import SUFFIX, export
+    from fedsight.run.saved import load
+
+    path = out or run / f"export{SUFFIX[format.value]}"
+    if path.resolve() == (run / "model.safetensors").resolve():
+        raise StoreError(f"{path} is the run's own file", "choose another name with --out")
+    typer.echo(f"Wrote {export(load(run, site), format.value, path)}")
+
+
+def _print_table(found: Sequence[Prediction], top: int) -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("image", "label", "probability")
+    for one in found:
+        if one.error is not None:
+            table.add_row(escape(str(one.path)), f"[red]{escape(one.error)}[/red]", "")
+            continue
+        shown = list(one.probabilities.items())[:top]
+        labels = "\n".join(escape(label) for label, _ in shown)
+        table.add_row(escape(str(one.path)), labels, "\n".join(f"{p:.1%}" for _, p in shown))
+    Console().print(table)

@@ -1,0 +1,59 @@
+"""Tensors that several processes of one machine see without a copy.
+
+They lie in an anonymous memory file, which, unlike /dev/shm, no container limits to 64 MiB.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import tempfile
+from multiprocessing import reduction
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Shared:
+    """A tensor in shared memory; picklable while a process is being started."""
+
+    def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+        size = max(1, torch.empty((), dtype=dtype).element_size() * torch.Size(shape).numel())
+        self._fd = _memory_file(size)
+        self.tensor = _map(self._fd, size, shape, dtype)
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> Shared:
+        """A shared copy of `tensor`."""
+        shared = cls(tuple(tensor.shape), tensor.dtype)
+        shared.tensor.copy_(tensor)
+        return shared
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (reduction.DupFd(self._fd), tuple(self.tensor.shape), self.tensor.dtype)
+
+    def __del__(self) -> None:
+        os.close(self._fd)
+
+
+def _memory_file(size: int) -> int:
+    if hasattr(os, "memfd_create"):
+        fd = os.memfd_create("fedsight")
+    else:  # no anonymous memory files on this system: an unlinked temporary file does the same
+        with tempfile.TemporaryFile() as file:
+            fd = os.dup(file.fileno())
+    os.ftruncate(fd, size)
+    return fd
+
+
+def _map(fd: int, size: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    count = torch.Size(shape).numel()
+    return torch.frombuffer(mmap.mmap(fd, size), dtype=dtype, count=count).view(shape)
+
+
+def _rebuild(handle: Any, shape: tuple[int, ...], dtype: torch.dtype) -> Shared:
+    shared = Shared.__new__(Shared)
+    shared._fd = handle.detach()
+    shared.tensor = _map(shared._fd, os.fstat(shared._fd).st_size, shape, dtype)
+    return shared

@@ -1,0 +1,192 @@
+"""Image files as arrays: upright, all their bits, transparency on black, nothing guessed."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+import warnings
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    JpegImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+
+from fedsight.core.errors import DataError
+
+Pixels = npt.NDArray[Any]  # uint8 or uint16 [h, w, c], c = 1 (grey) or 3 (colour)
+
+# No format that starts another program (EPS) or that has no one clear meaning is opened.
+FORMATS = tuple(
+    plugin.format
+    for plugin in (
+        PngImagePlugin.PngImageFile,
+        JpegImagePlugin.JpegImageFile,
+        TiffImagePlugin.TiffImageFile,
+        BmpImagePlugin.BmpImageFile,
+        WebPImagePlugin.WebPImageFile,
+        PpmImagePlugin.PpmImageFile,
+        GifImagePlugin.GifImageFile,
+    )
+)
+SUFFIXES = frozenset(
+    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".gif"}
+)
+MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GiB of colour
+_ORIENTATION = 0x0112
+_LOW = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
+
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def read_pixels(data: bytes | Image.Image, name: str, thorough: bool = False) -> Pixels:
+    """The first frame of an image file's bytes (or of an opened image) as upright pixels.
+
+    `thorough` also compares a PNG's checksums. Raises DataError naming `name` for a broken, a too
+    large or an ambiguous image.
+    """
+    try:
+        if thorough and isinstance(data, bytes) and data.startswith(b"\x89PNG"):
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as png:
+                png.verify()
+        image = _open(data)
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        pixels = _deep_colour(image, data) if _is_deep_colour(image) else _pixels(image)
+        return _on_black(_upright(pixels, _orientation(image)))
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(
+            f"image '{name}' is too large to be opened safely: {error}",
+            f"cut or shrink it to at most {MAX_PIXELS:,} pixels",
+        ) from error
+    except (DataError, MemoryError):
+        raise
+    except _UnclearError as error:
+        raise DataError(f"image '{name}' {error.args[0]}", error.args[1]) from error
+    except Exception as error:  # Pillow's decoders raise nearly every kind on broken files
+        raise DataError(
+            f"image '{name}' is corrupt, cut off, or in a format that is not read: {error}",
+            "replace or remove it, or set data.corrupt = 'skip' to leave such images out",
+        ) from error
+
+
+class _UnclearError(Exception):
+    """Cause and cure, where the values of an image have no one meaning."""
+
+
+def _open(data: bytes | Image.Image) -> Image.Image:
+    return Image.open(io.BytesIO(data), formats=FORMATS) if isinstance(data, bytes) else data
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation, 1 to 8, of a loaded image (Pillow turns TIFF itself when it loads it)."""
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # broken metadata around whole pixels: take the pixels as they lie
+        return 1
+
+
+def _upright(a: Pixels, orientation: int) -> Pixels:
+    """Undo an EXIF orientation of [h, w, c]."""
+    if orientation in (5, 6, 7, 8):
+        a = a.transpose(1, 0, 2)
+    if orientation in (2, 3, 6, 7):
+        a = a[:, ::-1]
+    if orientation in (3, 4, 7, 8):
+        a = a[::-1]
+    return a
+
+
+def _on_black(a: Pixels) -> Pixels:
+    """[h, w, c] with c = 1 to 4 -> without the alpha channel (c = 2 or 4), blended onto black."""
+    if a.shape[2] in (1, 3):
+        return a
+    full = np.iinfo(a.dtype).max
+    wide = a.astype(np.uint64)
+    return ((wide[..., :-1] * wide[..., -1:] + full // 2) // full).astype(a.dtype)
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    """Any of Pillow's modes -> uint8 or uint16 [h, w, c]."""
+    image.load()
+    if image.mode.startswith("I;16"):
+        return np.asarray(image).astype(np.uint16)[..., None]
+    if image.mode == "I":
+        return _integers(np.asarray(image))[..., None]
+    if image.mode == "F":
+        return _floats(np.asarray(image))[..., None]
+    if image.mode in ("PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in ("L", "LA", "RGB", "RGBA"):
+        image = image.convert("RGB")  # palettes, CMYK, YCbCr
+    array = np.asarray(image)
+    return array if array.ndim == 3 else array[..., None]
+
+
+def _integers(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Pillow's 32-bit integers (16-bit PGM comes so too) -> uint16."""
+    if values.min() < 0 or values.max() > 65535:
+        raise _UnclearError(
+            f"has integers from {values.min()} to {values.max()}: no known scale",
+            "save it with 8 or 16 bits per channel",
+        )
+    return values.astype(np.uint16)
+
+
+def _floats(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Floating-point pixels from 0 to 1 -> uint16."""
+    if not (np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1):
+        raise _UnclearError(
+            "has floating-point values that are not all between 0 and 1",
+            "scale it to 0 to 1, or save it with 8 or 16 bits per channel",
+        )
+    return np.rint(values * 65535.0).astype(np.uint16)
+
+
+def _rawmode(tile: Any) -> str:
+    args = tile.args
+    return args if isinstance(args, str) else str(args[0])
+
+
+def _is_deep_colour(image: Any) -> bool:
+    """Whether the file has 16-bit colours, which Pillow would cut down to 8."""
+    if image.format == "PPM" and image.mode == "RGB":
+        return any(tile[0].startswith("ppm") and tile.args[-1] > 255 for tile in image.tile)
+    multi = image.mode not in ("I", "F") and not image.mode.startswith("I;16")
+    return multi and any(";16" in _rawmode(tile) for tile in getattr(image, "tile", ()))
+
+
+def _deep_colour(image: Any, data: bytes | Image.Image) -> Pixels:
+    """16-bit RGB or RGBA [h, w, c]: Pillow keeps the high bytes; asked for the other byte order
+    in a second reading, it keeps the low ones."""
+    if isinstance(data, bytes) and image.format == "PPM" and image.tile[0][0] == "ppm":
+        offset, top = image.tile[0].offset, image.tile[0].args[-1]
+        values = np.frombuffer(data, ">u2", image.width * image.height * 3, offset)
+        wide = (values.astype(np.uint64) * 65535 + top // 2) // top
+        deep: Pixels = np.minimum(wide, 65535).astype(np.uint16)
+        return deep.reshape(image.height, image.width, 3)
+    found = [re.fullmatch(r"(RGB[AX]?;16)([LBN])", _rawmode(tile)) for tile in image.tile]
+    if not isinstance(data, bytes) or not all(found):
+        raise _UnclearError(
+            f"has 16 bits per channel in a layout that is not read ({_rawmode(image.tile[0])})",
+            "save it as 16-bit RGB or RGBA PNG, or with 8 bits per channel",
+        )
+    low: Any = _open(data)
+    low.tile = [
+        tile._replace(args=mode if isinstance(tile.args, str) else (mode, *tile.args[1:]))
+        for tile, match in zip(image.tile, found, strict=True)
+        if match and (mode := match[1] + _LOW[match[2]])
+    ]
+    return _pixels(image).astype(np.uint16) * np.uint16(256) + _pixels(low)

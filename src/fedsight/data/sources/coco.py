@@ -1,0 +1,59 @@
+"""COCO JSON as image-level labels, where each image shows one category."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fedsight.core.errors import DataError
+from fedsight.data.base import Dataset, Location, SizedSource, sources
+from fedsight.data.coco import read_coco
+from fedsight.data.records import Record, dataset
+
+
+@sources.add("coco", reads="COCO JSON; for classification, one category per image")
+class Coco(SizedSource):
+    """A COCO JSON whose images show one category each, as a classification set.
+
+    Boxes are read by `fedsight.data.coco.read_coco`; training on them is the detection task, which
+    is yet to come. Without `test_path`, `test_fraction` of the images is held out.
+    """
+
+    path: Location  # the JSON
+    images: Location | None = None  # the folder of the images; None: the JSON's own
+    test_path: Location | None = None  # a second JSON with the test part, same categories
+
+    def locations(self) -> dict[str, Path]:
+        """The JSON files and the image folder."""
+        given = {"path": self.path, "images": self.images, "test_path": self.test_path}
+        return {key: path for key, path in given.items() if path is not None}
+
+    def open(self) -> Dataset:
+        """Read the annotations and the images; DataError names the entry or the file at fault."""
+        records, categories = self._records(self.path, None if self.test_path is None else False)
+        if self.test_path is not None:
+            tests, others = self._records(self.test_path, True)
+            if set(others) != set(categories):
+                odd = sorted(set(others) ^ set(categories))[0]
+                raise DataError(
+                    f"'{self.path}' and '{self.test_path}' differ in category '{odd}'",
+                    "give both files the same categories",
+                )
+            records += tests
+        return dataset(records, self, str(self.path), categories)
+
+    def _records(self, path: Path, test: bool | None) -> tuple[list[Record], tuple[str, ...]]:
+        found = read_coco(path)
+        folder = self.images or path.parent
+        records = []
+        for image in found.images:
+            shown = sorted({box.category for box in image.boxes})
+            if len(shown) != 1:
+                listed = f" ({', '.join(shown)})" if shown else ""
+                raise DataError(
+                    f"'{path}': image '{image.file}' has {len(shown)} categories{listed}, not one",
+                    "classification needs exactly one category per image; training on several "
+                    "objects is detection, a later task: leave such images out until then",
+                )
+            file = str(folder / image.file)
+            records.append(Record(file, shown[0], test=test, where=f"{path}: {image.file}"))
+        return records, found.categories

@@ -1,0 +1,136 @@
+"""Hugging Face data sets that lie on this machine (`save_to_disk`); an optional extra."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fedsight.core.errors import DataError
+from fedsight.data.base import Dataset, Indices, Location, Preprocess, SizedSource, Words, sources
+from fedsight.data.decode import Origin
+from fedsight.data.images import LazyImages
+from fedsight.data.records import Record, dataset
+
+
+class TableImages(LazyImages):
+    """The image column of memory-mapped tables, decoded when read."""
+
+    def __init__(
+        self, tables: list[Any], column: str, rows: list[tuple[int, int]], preprocess: Preprocess
+    ) -> None:
+        self.preprocess = preprocess
+        self._tables, self._column, self._rows = tables, column, rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def origin(self, index: int) -> Origin:
+        """The encoded image, or the path of one that the table refers to."""
+        table, row = self._rows[index]
+        image = self._tables[table][row][self._column] or {}
+        found: Origin | None = image.get("bytes") or image.get("path")
+        if found is None:
+            raise DataError(f"'{self.name(index)}' has no image", "remove the row")
+        return found
+
+    def name(self, index: int) -> str:
+        """Part and row."""
+        table, row = self._rows[index]
+        return f"{('train', 'test')[table]}[{row}]"
+
+    def only(self, indices: Indices) -> TableImages:
+        """The same with some rows left out."""
+        rows = [self._rows[index] for index in indices]
+        return TableImages(self._tables, self._column, rows, self.preprocess)
+
+
+@sources.add("huggingface", extra="huggingface", reads="datasets.save_to_disk folders")
+class HuggingFace(SizedSource):
+    """A Hugging Face data set saved with `save_to_disk`, with an image and a label column.
+
+    A saved `DatasetDict` gives its `train` and `test` parts; a single data set, or one without a
+    test part, has `test_fraction` held out. Nothing is fetched from a hub.
+    """
+
+    path: Location  # the folder that save_to_disk wrote
+    image_column: str = "image"
+    label_column: str = "label"
+    site_column: str | None = None
+    train_part: str = "train"
+    test_part: str = "test"
+    classes: Words | None = None  # the vocabulary; None: the label column's own names
+
+    def locations(self) -> dict[str, Path]:
+        """The folder."""
+        return {"path": self.path}
+
+    def open(self) -> Dataset:
+        """Map the tables and read the images; DataError names the column or row at fault."""
+        tables = self._tables()
+        records: list[Record] = []
+        rows: list[tuple[int, int]] = []
+        classes = self.classes
+        for number, table in enumerate(tables):
+            self._check_columns(table)
+            names = getattr(table.features[self.label_column], "names", None)
+            classes = classes or (tuple(names) if names else None)
+            sites = table[self.site_column] if self.site_column else [None] * len(table)
+            test = None if len(tables) == 1 else bool(number)
+            for row, (label, site) in enumerate(zip(table[self.label_column], sites, strict=True)):
+                where = f"{self.path}, {('train', 'test')[number]}[{row}]"
+                if label is None or (names and not 0 <= label < len(names)):
+                    raise DataError(f"{where}: label {label} has no name", "remove the row")
+                word = names[label] if names else str(label)
+                records.append(Record(where, word, None if site is None else str(site), test))
+                rows.append((number, row))
+        preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
+        tables = [self._undecoded(table) for table in tables]
+        images = TableImages(tables, self.image_column, rows, preprocess)
+        return dataset(records, self, str(self.path), classes, images=images)
+
+    def _tables(self) -> list[Any]:
+        try:
+            import datasets
+        except ImportError as error:
+            raise DataError(
+                "the source 'huggingface' needs the package 'datasets', which is not installed",
+                "pip install 'fedsight[huggingface]'",
+            ) from error
+        try:
+            found = datasets.load_from_disk(str(self.path))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"'{self.path}' is no saved data set: {error}",
+                "set data.path to the folder that datasets' save_to_disk wrote",
+            ) from error
+        if not isinstance(found, dict):
+            return [found]
+        if self.train_part not in found:
+            raise DataError(
+                f"'{self.path}' has no part '{self.train_part}' (found: {', '.join(found)})",
+                "set data.train_part",
+            )
+        parts = [self.train_part, *([self.test_part] if self.test_part in found else [])]
+        return [found[part] for part in parts]
+
+    def _undecoded(self, table: Any) -> Any:
+        """The table with encoded images: we decode them ourselves, alike for all sources."""
+        import datasets
+
+        if not isinstance(table.features[self.image_column], datasets.Image):
+            raise DataError(
+                f"column '{self.image_column}' of '{self.path}' holds "
+                f"{table.features[self.image_column]}, not images",
+                "set data.image_column to the column that holds the images",
+            )
+        columns = table.select_columns([self.image_column])
+        return columns.cast_column(self.image_column, datasets.Image(decode=False))
+
+    def _check_columns(self, table: Any) -> None:
+        for column in (self.image_column, self.label_column, self.site_column):
+            if column is not None and column not in table.column_names:
+                raise DataError(
+                    f"'{self.path}' has no column '{column}' "
+                    f"(found: {', '.join(table.column_names)})",
+                    "set data.image_column, data.label_column, data.site_column",
+                )

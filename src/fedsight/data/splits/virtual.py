@@ -1,0 +1,64 @@
+"""A population of any size for studies of scale: sites draw their samples when asked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from pydantic import Field
+
+from fedsight.core.errors import DataError
+from fedsight.core.rng import numpy_generator
+from fedsight.data.base import Indices, Part
+from fedsight.data.partition import Partition, Split, site_name, splits
+
+
+@dataclass(frozen=True)
+class Population:
+    """`sites` clients that each draw `samples` of `total` images, without replacement, lazily."""
+
+    sites: int
+    samples: int
+    total: int
+    seed: int
+
+    def __len__(self) -> int:
+        return self.sites
+
+    def name(self, site: int) -> str:
+        """`site-0000042` of a million or more."""
+        return site_name(site, self.sites)
+
+    def indices(self, site: int) -> Indices:
+        """The site's samples: the same at every call, and independent of all other sites."""
+        rng = numpy_generator(self.seed, "client", site)
+        return np.sort(rng.choice(self.total, self.samples, replace=False, shuffle=False))
+
+    def size(self, site: int) -> int:
+        """How many samples the site draws: all draw alike."""
+        return self.samples
+
+
+@splits.add("virtual", note="not a partition: sites share samples")
+class Virtual(Split):
+    """Any number of sites that draw samples at random: for studies of scale, not a partition.
+
+    The population takes the same memory whatever its size. Sites overlap, and some samples belong
+    to no site, so accuracy under this split says nothing about federation.
+    """
+
+    sites: int = Field(1000, ge=1)
+    samples: int = Field(60, ge=1)  # per site
+
+    def _divide(self, part: Part, classes: int, seed: int) -> Partition:
+        if not self.min_samples <= self.samples <= len(part):
+            raise DataError(
+                f"split.samples = {self.samples} is not between split.min_samples = "
+                f"{self.min_samples} and the {len(part)} training images there are",
+                "change split.samples",
+            )
+        return Population(self.sites, self.samples, len(part), seed)
+
+    @property
+    def _shares(self) -> bool:
+        return True

@@ -1,0 +1,105 @@
+"""The engine without processes: client steps one after the other, here."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from fedsight.aggregate.mean import PayloadSum
+from fedsight.core.errors import SiteError
+from fedsight.core.types import Metrics, Order, add_metrics
+from fedsight.engine.base import Federation, Note, Outcome
+from fedsight.engine.client import CHUNK, Client
+from fedsight.engine.memory import MemoryStore
+
+
+class Desk:
+    """One process's work: train a client into a sum, measure a chunk. Both engines use it."""
+
+    def __init__(self, federation: Federation, memory: Path, precision: str) -> None:
+        self.federation = federation
+        self.client = Client(federation, precision)
+        self.memory = MemoryStore(memory)
+        self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
+
+    def train(self, order: Order, client: int, total: PayloadSum) -> Note | SiteError:
+        """Run a client step and add its reply; a rejected reply leaves sum and memory alone."""
+        site = self.federation.name(client)
+        try:
+            reply = self.client.step(order, client, self.memory.load(site, order.round))
+            total.add(reply.payload, reply.weight, site)
+        except SiteError as error:
+            return error
+        if reply.memory:
+            self.memory.save(site, order.round, reply.memory)
+        return Note(client, site, reply.weight, reply.metrics["train_loss"].mean)
+
+    def measure(self, vector: Tensor, round: int, view: int, start: int) -> Metrics:
+        """The sums of one chunk of a view, for the model after `round`."""
+        seen = self.federation.views[view]
+        memory = {}
+        if self._remembers and seen.site is not None:
+            memory = self.memory.load(self.federation.partition.name(seen.site), round + 1)
+        self.client.load(vector, memory)
+        return self.client.measure(self.federation.tested(seen), start)
+
+
+def chunks(federation: Federation) -> list[tuple[int, int]]:
+    """(view, start) of every chunk of test images."""
+    return [
+        (number, start)
+        for number, view in enumerate(federation.views)
+        for start in range(0, len(view.indices), CHUNK)
+    ]
+
+
+def by_view(
+    federation: Federation, jobs: Sequence[tuple[int, int]], done: Sequence[Metrics]
+) -> list[Metrics]:
+    """Chunk sums added up view by view, always in the same order."""
+    parts: list[list[Metrics]] = [[] for _ in federation.views]
+    for (view, _), metrics in zip(jobs, done, strict=True):
+        parts[view].append(metrics)
+    return [add_metrics(part) for part in parts]
+
+
+class InlineEngine:
+    """Everything in the calling process, on one client after the other."""
+
+    def __init__(
+        self, federation: Federation, memory: Path | None = None, precision: str = "float32"
+    ) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="fedsight-") if memory is None else None
+        folder = Path(self._scratch.name) if self._scratch else memory
+        assert folder is not None
+        self.federation = federation
+        self._desk = Desk(federation, folder, precision)
+        layout = self._desk.client.layout
+        self._total = PayloadSum.of(federation.parts(layout), federation.population)
+
+    def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
+        """One round of local training."""
+        self._total.clear(len(cohort))
+        outcome = Outcome(self._total)
+        for client in cohort:
+            note = self._desk.train(order, client, self._total)
+            if isinstance(note, Note):
+                outcome.notes.append(note)
+            else:
+                outcome.rejected[self.federation.name(client)] = note.cause
+            on_reply()
+        return outcome
+
+    def measure(self, vector: Tensor, round: int) -> list[Metrics]:
+        """The sums of each view."""
+        jobs = chunks(self.federation)
+        done = [self._desk.measure(vector, round, *job) for job in jobs]
+        return by_view(self.federation, jobs, done)
+
+    def close(self) -> None:
+        """Remove scratch memory."""
+        if self._scratch:
+            self._scratch.cleanup()

@@ -1,0 +1,55 @@
+"""What sites remember between rounds, on their own disk, one version per round.
+
+A version written in round r is seen only by later rounds. A run that goes back to an earlier
+checkpoint first forgets the versions after it, so a memory is neither lost nor applied twice.
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fedsight.core.files import write_atomically
+from fedsight.core.types import Memory
+
+
+class MemoryStore:
+    """Versions lie in `folder/<site>/<round>.safetensors`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def load(self, site: str, round: int) -> dict[str, Tensor]:
+        """The newest memory from before `round`; empty for a site that has none."""
+        earlier = [version for version in self._versions(site) if version < round]
+        return load_file(self._path(site, max(earlier))) if earlier else {}
+
+    def save(self, site: str, round: int, memory: Memory) -> None:
+        """Keep `memory` as the version of `round`."""
+        path = self._path(site, round)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save(dict(memory)))
+
+    def prune(self, site: str, durable: int) -> None:
+        """Drop the versions that no run resumed from round `durable` or later can need."""
+        old = [version for version in self._versions(site) if version <= durable]
+        for version in sorted(old)[:-1]:
+            self._path(site, version).unlink(missing_ok=True)
+
+    def rewind(self, round: int) -> None:
+        """Forget every version after `round`."""
+        if round == 0:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            return
+        for path in self.folder.glob("*/*.safetensors"):
+            if int(path.stem) > round:
+                path.unlink()
+
+    def _path(self, site: str, round: int) -> Path:
+        return self.folder / site / f"{round:06d}.safetensors"
+
+    def _versions(self, site: str) -> list[int]:
+        return [int(path.stem) for path in (self.folder / site).glob("[0-9]*.safetensors")]

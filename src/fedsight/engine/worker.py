@@ -1,0 +1,142 @@
+"""A worker process of the embedded engine: takes clients until none are left, returns sums."""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from fedsight.aggregate.mean import PayloadSum
+from fedsight.core.errors import EngineError, FedSightError
+from fedsight.core.fixedpoint import ExactSum
+from fedsight.core.sharing import Shared
+from fedsight.core.types import Metrics, Order
+from fedsight.engine.base import Federation, Note
+from fedsight.engine.inline import Desk
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a worker is born with."""
+
+    federation: Federation
+    memory: Path
+    precision: str
+    threads: int
+    vector: Shared  # the global vector, written by the coordinator between rounds
+    extras: Mapping[str, Shared]  # the algorithm's other vectors, likewise
+    totals: Mapping[str, Shared]  # this worker's partial sums
+    ticket: Synchronized[int]  # number of the next client or chunk to take, for all workers
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train the clients of `cohort`."""
+
+    round: int
+    cohort: Sequence[int]
+
+
+@dataclass(frozen=True)
+class MeasureCommand:
+    """Measure the (view, start) chunks in `jobs` for the model after `round`."""
+
+    round: int
+    jobs: Sequence[tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The sums of chunk number `job`."""
+
+    job: int
+    metrics: Metrics
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A reply that was refused."""
+
+    client: int
+    cause: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """Nothing is left to take; `count` and `weight` of this worker's sum."""
+
+    count: int = 0
+    weight: int = 0
+
+
+def work(setup: Setup, pipe: Connection) -> None:
+    """Serve commands until the coordinator closes the pipe or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
+    torch.set_num_threads(setup.threads)
+    try:
+        desk = Desk(setup.federation, setup.memory, setup.precision)
+        total = PayloadSum(
+            {part: ExactSum(0, 1, shared.tensor) for part, shared in setup.totals.items()}
+        )
+        pipe.send("ready")
+        while True:
+            command = pipe.recv()
+            if isinstance(command, TrainCommand):
+                _train(setup, desk, total, command, pipe.send)
+            else:
+                _measure(setup, desk, command, pipe.send)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the coordinator is gone; so is the reason to work
+    except FedSightError as error:
+        pipe.send(error)
+    except Exception as error:  # the edge of the process: a defect must reach the coordinator
+        pipe.send(
+            EngineError(
+                f"a worker failed: {type(error).__name__}: {error}",
+                f"this is a defect of FedSight; please report it with\n{traceback.format_exc()}",
+            )
+        )
+
+
+def _train(
+    setup: Setup,
+    desk: Desk,
+    total: PayloadSum,
+    command: TrainCommand,
+    send: Callable[[Note | Rejected | Done], None],
+) -> None:
+    total.clear(len(command.cohort))
+    extras = {name: shared.tensor for name, shared in setup.extras.items()}
+    order = Order(command.round, setup.vector.tensor, extras)
+    for _, client in _tickets(setup, command.cohort):
+        note = desk.train(order, client, total)
+        send(note if isinstance(note, Note) else Rejected(client, note.cause))
+    send(Done(total.count, total.weight))
+
+
+def _measure(
+    setup: Setup, desk: Desk, command: MeasureCommand, send: Callable[[Measured | Done], None]
+) -> None:
+    for number, job in _tickets(setup, command.jobs):
+        send(Measured(number, desk.measure(setup.vector.tensor, command.round, *job)))
+    send(Done())
+
+
+def _tickets(setup: Setup, items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
+    """Numbered items, each taken by exactly one worker."""
+    while True:
+        with setup.ticket.get_lock():
+            number = setup.ticket.value
+            setup.ticket.value += 1
+        if number >= len(items):
+            return
+        yield number, items[number]

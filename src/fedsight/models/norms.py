@@ -1,0 +1,138 @@
+"""Normalisation layers: BatchNorm made into GroupNorm, and BatchNorm statistics pooled exactly."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fedsight.core.layout import Layout
+
+MOST_GROUPS = 32  # Wu and He, Group Normalization, 2018: 32 groups by default
+FEWEST_CHANNELS = 4  # in a 1 x 1 map, a group of one is always 0, of two always -1 and 1
+
+Statistics = tuple[tuple[str, str], ...]  # names of (running mean, running variance)
+
+
+class GroupNormAct(nn.GroupNorm):
+    """GroupNorm [b, c, ...] followed by the dropout and activation of the layer it replaces."""
+
+    def __init__(self, groups: int, channels: int, eps: float, drop: nn.Module, act: nn.Module):
+        super().__init__(groups, channels, eps=eps)
+        self.drop = drop
+        self.act = act
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[b, c, ...] -> [b, c, ...]."""
+        out: Tensor = self.act(self.drop(super().forward(input)))
+        return out
+
+
+def groups_for(channels: int) -> int:
+    """The largest divisor of `channels` up to 32 that leaves each group at least four channels."""
+    most = min(MOST_GROUPS, channels // FEWEST_CHANNELS)
+    return next((groups for groups in range(most, 0, -1) if channels % groups == 0), 1)
+
+
+def is_batch_norm(module: nn.Module) -> bool:
+    """Whether `module` normalises with running statistics: torch's, timm's and torchvision's."""
+    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        return True
+    # timm's and torchvision's frozen ones are not torch's, and neither package is loaded for this.
+    return "BatchNorm" in type(module).__name__ and hasattr(module, "running_mean")
+
+
+def to_group_norm(module: nn.Module) -> nn.Module:
+    """`module` with every BatchNorm made a GroupNorm, in place; returns it (or its replacement).
+
+    Scale and shift are kept, and so are the names, an activation and dropout that timm fuses
+    into the layer, eps and the training flag. A frozen BatchNorm becomes a GroupNorm that learns.
+    """
+    if is_batch_norm(module):
+        return _as_group_norm(module)
+    for name, child in module.named_children():
+        replacement = to_group_norm(child)
+        if replacement is not child:
+            setattr(module, name, replacement)
+    return module
+
+
+def _as_group_norm(old: Any) -> nn.GroupNorm:
+    channels = int(old.running_mean.numel() if old.running_mean is not None else old.num_features)
+    groups, eps = groups_for(channels), float(old.eps)
+    act, drop = getattr(old, "act", None), getattr(old, "drop", None)
+    new: nn.GroupNorm
+    if act is None and drop is None:
+        new = nn.GroupNorm(groups, channels, eps=eps)
+    else:
+        new = GroupNormAct(groups, channels, eps, drop or nn.Identity(), act or nn.Identity())
+    with torch.no_grad():
+        if old.weight is not None:
+            new.weight.copy_(old.weight)
+        if old.bias is not None:
+            new.bias.copy_(old.bias)
+    return new.train(old.training)
+
+
+def norm_names(module: nn.Module) -> frozenset[str]:
+    """Names of all parameters and floating-point buffers of normalisation layers.
+
+    A layer counts when its class is called ...Norm...: BatchNorm, GroupNorm, LayerNorm, RMSNorm,
+    and timm's variants of them.
+    """
+    names = set()
+    for prefix, part in module.named_modules():
+        if "Norm" not in type(part).__name__:
+            continue
+        own = [*part.named_parameters(recurse=False), *part.named_buffers(recurse=False)]
+        names |= {_join(prefix, n) for n, value in own if value.is_floating_point()}
+    return frozenset(names)
+
+
+def statistic_names(module: nn.Module) -> Statistics:
+    """The pairs (running mean, running variance) by name, in the module's order."""
+    return tuple(
+        (_join(prefix, "running_mean"), _join(prefix, "running_var"))
+        for prefix, part in module.named_modules()
+        if is_batch_norm(part) and getattr(part, "running_mean", None) is not None
+    )
+
+
+def to_moments(vector: Tensor, layout: Layout, statistics: Statistics) -> Tensor:
+    """A copy of `vector` [travelling] in which each variance v became v + mean^2.
+
+    Means and second moments add over samples, variances do not: averaged in this form, weighted
+    by samples, statistics pool exactly (the law of total variance), and `from_moments` reads the
+    pooled variance off. Pairs that do not travel (personal ones) are left out.
+    """
+    return _with_variances(vector, layout, statistics, lambda var, mean: var + mean * mean)
+
+
+def from_moments(vector: Tensor, layout: Layout, statistics: Statistics) -> Tensor:
+    """The inverse of `to_moments`; a variance that rounding made negative becomes zero."""
+    return _with_variances(
+        vector, layout, statistics, lambda moment, mean: (moment - mean * mean).clamp_(min=0)
+    )
+
+
+def _with_variances(
+    vector: Tensor,
+    layout: Layout,
+    statistics: Statistics,
+    change: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
+    out = vector.clone()
+    entries = {entry.name: entry for entry in layout.entries}
+    for mean_name, var_name in statistics:
+        mean, var = entries[mean_name], entries[var_name]
+        if var.stop <= layout.travelling.stop and mean.stop <= layout.travelling.stop:
+            # In double: the difference of two large squares loses what float32 holds.
+            new = change(var.view(vector).double(), mean.view(vector).double())
+            var.view(out).copy_(new)
+    return out
+
+
+def _join(prefix: str, name: str) -> str:
+    return f"{prefix}.{name}" if prefix else name

@@ -1,0 +1,68 @@
+"""Does an image of this size fit through a network? Tried at build, before any training."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from fedsight.core.errors import ModelError
+
+_SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
+_LARGE = 4_000_000  # parameters
+
+
+def probe(module: nn.Module, image: tuple[int, int, int], classes: int, title: str) -> None:
+    """Send shapes through `module` in training and in evaluation mode; weights stay as they are.
+
+    `image` is (channels, height, width). The batch has two images: one alone cannot pass a
+    BatchNorm in training when nothing but a single pixel is left. Raises ModelError naming the
+    smallest square size that fits, if one does, or when the output is not [2, classes].
+    """
+    channels, height, width = image
+    trouble = _attempt(module, image, classes)
+    if trouble is None:
+        return
+    cause = f"the network '{title}' cannot take images of {height} x {width} pixels: {trouble}"
+    for size in _SIZES:
+        if size > min(height, width) and _attempt(module, (channels, size, size), classes) is None:
+            raise ModelError(cause, f"it needs about {size} x {size}: set data.size = {size}")
+    raise ModelError(cause, "choose another model, or another data.size")
+
+
+def _attempt(module: nn.Module, image: tuple[int, int, int], classes: int) -> str | None:
+    """What went wrong, in one line; None if nothing did."""
+    # Shapes alone are enough for large networks; small ones compute sooner than that machinery
+    # loads. A network that holds plain tensors cannot run on shapes: then it computes, too.
+    large = sum(value.numel() for value in module.parameters()) > _LARGE
+    if large and _forward(module, image, classes, "meta") is None:
+        return None
+    return _forward(module, image, classes, "cpu")
+
+
+def _forward(
+    module: nn.Module, image: tuple[int, int, int], classes: int, device: str
+) -> str | None:
+    was_training = {name: part.training for name, part in module.named_modules()}
+    # Stand-ins, so that the real running statistics do not move.
+    if device == "meta":
+        tensors = chain(module.named_parameters(), module.named_buffers())
+        state = {name: value.detach().to("meta") for name, value in tensors}
+    else:
+        state = {name: value.clone() for name, value in module.named_buffers()}
+    pixels = torch.zeros((2, *image), device=device)
+    try:
+        with torch.no_grad():
+            for training in (True, False):
+                module.train(training)
+                answer: object = torch.func.functional_call(module, state, (pixels,))
+                if not isinstance(answer, Tensor) or answer.shape != (2, classes):
+                    shape = tuple(getattr(answer, "shape", ()))
+                    return f"its answer has shape {shape}, not {(2, classes)}"
+    except Exception as error:  # third-party code: whatever it raises means that it does not fit
+        return (str(error).strip() or type(error).__name__).splitlines()[0]
+    finally:
+        for name, part in module.named_modules():
+            part.training = was_training[name]
+    return None

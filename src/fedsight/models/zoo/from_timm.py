@@ -1,0 +1,68 @@
+"""Any timm classifier by name; timm adapts channels and classes itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import nn
+
+from fedsight.core.errors import ModelError, Problem
+from fedsight.core.registry import nearest
+from fedsight.models.base import Model, models
+
+
+@models.add("timm", source="timm (PyTorch Image Models), Apache-2.0")
+class TimmModel(Model):
+    """Any classifier of timm: `architecture = "mobilenetv3_small_050"`, say.
+
+    timm makes the first layer for the channels and the last for the classes. Nothing is
+    downloaded: pretrained weights come from `weights`.
+    """
+
+    architecture: str
+
+    def make(
+        self, channels: int, height: int, width: int, classes: int
+    ) -> tuple[nn.Module, Iterable[str]]:
+        """Architectures for one fixed size (most transformers) are made for the image's."""
+        import timm
+
+        if trouble := self._unknown():
+            raise ModelError(*trouble)
+        config = timm.get_pretrained_cfg(self.architecture)
+        options: dict[str, Any] = {"in_chans": channels, "num_classes": classes}
+        if config is not None and config.fixed_input_size:
+            options["img_size"] = (height, width)
+        try:
+            module = timm.create_model(self.architecture, pretrained=False, **options)
+        except (ValueError, AssertionError, RuntimeError, TypeError, ZeroDivisionError) as error:
+            raise ModelError(
+                f"'{self.architecture}' cannot be made for images of {channels} x {height} x "
+                f"{width}: {error}",
+                "set data.size to a size that it is known for, 224 in most cases",
+            ) from error
+        return module, _heads(module)
+
+    def _unknown(self) -> tuple[str, str] | None:
+        import timm
+
+        if timm.is_model(self.architecture):
+            return None
+        cure = nearest(self.architecture, timm.list_models())
+        if cure.startswith("known"):  # more than a thousand
+            cure = "timm.list_models('*resnet*') lists names"
+        return f"timm has no classifier '{self.architecture}'", cure
+
+    def check(self) -> list[Problem]:
+        """An unknown architecture, besides what concerns the weights."""
+        trouble = self._unknown()
+        found = [Problem("model.architecture", *trouble)] if trouble else []
+        return [*found, *super().check()]
+
+
+def _heads(module: Any) -> list[str]:
+    """The names of the layers that make the logits (two in distilled transformers)."""
+    layers = module.get_classifier()
+    wanted = layers if isinstance(layers, tuple | list) else [layers]
+    return [name for name, part in module.named_modules() if any(part is w for w in wanted)]

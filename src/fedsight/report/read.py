@@ -1,0 +1,131 @@
+"""Reads the files of a run folder into typed, frozen values; what is not there stays None."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from fedsight.core.errors import StoreError
+from fedsight.report.records import Comparison, Evaluation, Facts, Record, Round, Summary
+
+CURE = "Make the run anew or go on with `fedsight resume`, then ask for the report again."
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that the files of one run folder say."""
+
+    folder: Path
+    facts: Facts
+    rounds: tuple[Round, ...]
+    summary: Summary | None = None
+    evaluation: Evaluation | None = None
+    comparison: Comparison | None = None
+    config_text: str = ""
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def population(self) -> int:
+        """How many sites took part in the federation."""
+        return len(self.facts.sites) if self.facts.population is None else self.facts.population
+
+
+def read(folder: Path) -> Run:
+    """Everything in a run folder that a report may show.
+
+    Raises StoreError, naming the file, where `run.json` or `history.jsonl` is missing or where
+    any file cannot be understood. A torn last line of the history is left out.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise StoreError(
+            f"there is no run folder {folder}",
+            "Give the folder that `fedsight run ... --out DIR` wrote.",
+        )
+    facts = _model(folder / "run.json", Facts, required=True)
+    assert facts is not None
+    text, config = _config(folder / "run.toml")
+    return Run(
+        folder,
+        facts,
+        _history(folder / "history.jsonl"),
+        _model(folder / "summary.json", Summary),
+        _model(folder / "evaluation.json", Evaluation),
+        _model(folder / "comparison.json", Comparison),
+        text,
+        config,
+    )
+
+
+M = TypeVar("M", bound=Record)
+
+
+def _bytes(path: Path, required: bool = False) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        if not required:
+            return None
+        raise StoreError(
+            f"{path} is missing, so {path.parent} is not a run folder or its run never began",
+            "Give the folder that `fedsight run ... --out DIR` wrote.",
+        ) from None
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be read: {error.strerror}", "Check the file and its permissions."
+        ) from error
+
+
+def _model(path: Path, kind: type[M], required: bool = False) -> M | None:
+    raw = _bytes(path, required)
+    if raw is None:
+        return None
+    try:
+        return kind.model_validate(json.loads(raw))
+    except ValueError as error:
+        raise StoreError(f"{path} is broken: {_why(error)}", CURE) from error
+
+
+def _why(error: ValueError) -> str:
+    if not isinstance(error, ValidationError):  # not JSON, or not UTF-8 text
+        return f"it is not JSON ({error})"
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    return f"{where}: {first['msg']}"
+
+
+def _history(path: Path) -> tuple[Round, ...]:
+    """The rounds in order; where a resumed run wrote a round twice, its last line counts."""
+    raw = _bytes(path, required=True) or b""
+    lines = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
+    rounds: dict[int, Round] = {}
+    for number, line in lines:
+        try:
+            entry = Round.model_validate(json.loads(line))
+        except ValueError as error:
+            if number == lines[-1][0] and not isinstance(error, ValidationError):
+                break  # the run was stopped while it wrote this line
+            raise StoreError(f"{path}, line {number}, is broken: {_why(error)}", CURE) from error
+        rounds[entry.round] = entry
+    if not rounds:
+        raise StoreError(
+            f"{path} holds no finished round, so there is nothing to report yet",
+            "Let the run finish a round (`fedsight resume`), then ask for the report again.",
+        )
+    return tuple(rounds[number] for number in sorted(rounds))
+
+
+def _config(path: Path) -> tuple[str, dict[str, Any]]:
+    raw = _bytes(path)
+    if raw is None:
+        return "", {}
+    try:
+        text = raw.decode("utf-8")
+        return text, tomllib.loads(text)
+    except ValueError as error:
+        raise StoreError(f"{path} is broken: it is not TOML ({error})", CURE) from error

@@ -1,0 +1,186 @@
+"""The content of a run folder's files as frozen values: one class for each file and its parts."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class Record(BaseModel):
+    """Base of all: unknown keys are left aside, so that newer runs stay readable."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+
+class Data(Record):
+    """Where the images came from and how many there are."""
+
+    title: str = ""
+    licence: str = ""
+    credit: str = ""
+    train: int | None = None
+    test: int | None = None
+    skipped: tuple[str, ...] = ()
+
+
+class Model(Record):
+    """The network; `travelling` counts the parameters that leave a site."""
+
+    name: str = ""
+    parameters: int | None = None
+    travelling: int | None = None
+
+
+class Site(Record):
+    """One site: its training images, and how many of each class."""
+
+    name: str
+    samples: int
+    labels: tuple[int, ...] = ()
+
+
+class Facts(Record):
+    """`run.json`: what was run, on what, where."""
+
+    command: str = ""
+    name: str
+    fingerprint: str = ""
+    fedsight: str = ""
+    created: str = ""
+    environment: dict[str, Any] = Field(default_factory=dict)
+    data: Data = Data()
+    classes: tuple[str, ...] = ()
+    model: Model = Model()
+    algorithm: str = ""
+    sites: tuple[Site, ...] = ()
+    population: int | None = None
+
+    @model_validator(mode="after")
+    def _one_count_a_class(self) -> Facts:
+        for site in self.sites:
+            if site.labels and len(site.labels) != len(self.classes):
+                raise ValueError(
+                    f"site {site.name!r} counts {len(site.labels)} classes, not {len(self.classes)}"
+                )
+        return self
+
+
+class Round(Record):
+    """One line of `history.jsonl`; bytes and seconds are those of this round."""
+
+    round: int
+    accuracy: float | None = None
+    loss: float | None = None
+    train_loss: float | None = None
+    lr: float | None = None
+    cohort: int | None = None
+    replies: int | None = None
+    rejected: dict[str, str] = Field(default_factory=dict)
+    bytes_up: int | None = None
+    bytes_down: int | None = None
+    seconds: float | None = None
+
+
+class Score(Record):
+    """Accuracy (share of right answers, 0 to 1) and loss (mean cross-entropy)."""
+
+    accuracy: float | None = None
+    loss: float | None = None
+
+
+class NamedScore(Record):
+    """The accuracy of one named site."""
+
+    name: str
+    accuracy: float | None = None
+
+
+class Summary(Record):
+    """`summary.json`: the final figures."""
+
+    accuracy: float | None = None
+    loss: float | None = None
+    rounds: int | None = None
+    seconds: float | None = None
+    bytes_up: int | None = None
+    bytes_down: int | None = None
+    model_sha256: str = ""
+    worst_site: NamedScore | None = None
+    by_site: dict[str, Score] = Field(default_factory=dict)
+
+
+class Sample(Record):
+    """One test image (base64 PNG) with what the model said about it."""
+
+    image: str
+    name: str = ""
+    truth: str
+    predicted: str
+    probability: float | None = None
+    truth_probability: float | None = None
+
+    @property
+    def right(self) -> bool:
+        """Whether the model gave the right answer."""
+        return self.truth == self.predicted
+
+    @property
+    def small(self) -> bool:
+        """Whether the image is so small that its pixels should be shown as squares."""
+        width, height = struct.unpack(">2I", base64.b64decode(self.image[:32])[16:24])
+        return bool(max(width, height) <= 96)
+
+    @field_validator("image")
+    @classmethod
+    def _is_png(cls, value: str) -> str:
+        try:
+            raw = base64.b64decode(value, validate=True)
+        except (binascii.Error, ValueError) as error:
+            raise ValueError("is not base64") from error
+        if not raw.startswith(PNG) or len(raw) < 24:
+            raise ValueError("is not a PNG image")
+        return value
+
+
+class Evaluation(Record):
+    """`evaluation.json`: the final model on the test part; confusion is [true, predicted]."""
+
+    classes: tuple[str, ...] = ()
+    confusion: tuple[tuple[int, ...], ...] = ()
+    site_test: str = ""
+    personal: bool = False
+    samples: tuple[Sample, ...] = ()
+
+    @model_validator(mode="after")
+    def _square(self) -> Evaluation:
+        if self.confusion and any(
+            len(row) != len(self.classes) for row in (self.confusion, *self.confusion)
+        ):
+            raise ValueError(f"confusion is not {len(self.classes)} by {len(self.classes)}")
+        return self
+
+
+class Alone(Score):
+    """A site that trained alone: on the whole test part, and on its own label mix."""
+
+    own_accuracy: float | None = None
+
+
+class Together(Score):
+    """One model for all sites: on the whole test part, and on each site's own label mix."""
+
+    by_site: dict[str, float | None] = Field(default_factory=dict)
+
+
+class Comparison(Record):
+    """`comparison.json`: each site alone, federated, pooled."""
+
+    alone: dict[str, Alone]
+    pooled: Together
+    federated: Together

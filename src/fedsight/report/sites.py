@@ -1,0 +1,104 @@
+"""What the files say about single sites: a row for each, the worst of them, who gained."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from fedsight.report.read import Run
+from fedsight.report.records import Evaluation
+
+SITE_TEST = {
+    "label mix": "Each site’s figure is measured on the common test images, where every class "
+    "counts as much as it does among the site’s own training images. It is an estimate of what "
+    "the site would see if its images of a class look like the test images of that class.",
+    "own images": "Each site’s figure is measured on test images of its own, which it did not "
+    "train on.",
+    "whole test part": "Each site’s figure is measured on the same whole test part.",
+}
+MOST_DRAWN = 20
+SHORT = {
+    "label mix": "its own label mix",
+    "own images": "its own test images",
+    "whole test part": "the whole test part",
+}
+
+
+def measured_on(evaluation: Evaluation | None) -> str:
+    """What a site's figure was measured on, in a few words; empty where the files do not say."""
+    return "" if evaluation is None else SHORT.get(evaluation.site_test, "")
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One row of the table of sites; None where nothing was measured."""
+
+    name: str
+    samples: int | None
+    alone_whole: float | None
+    alone: float | None
+    federated: float | None
+    pooled: float | None
+    worst: bool
+
+    @property
+    def gain(self) -> float | None:
+        """Federated minus alone, both measured for this site."""
+        if self.federated is None or self.alone is None:
+            return None
+        return self.federated - self.alone
+
+
+def worst_site(run: Run) -> tuple[str, float] | None:
+    """The site for which the final model does worst."""
+    summary = run.summary
+    if summary is None:
+        return None
+    if summary.worst_site is not None and summary.worst_site.accuracy is not None:
+        return summary.worst_site.name, summary.worst_site.accuracy
+    known = {k: v.accuracy for k, v in summary.by_site.items() if v.accuracy is not None}
+    name = min(known, key=lambda site: known[site], default=None)
+    return None if name is None else (name, known[name])
+
+
+def site_rows(run: Run) -> list[SiteRow]:
+    """A row for every site of which at least one figure is known, in the run's own order."""
+    summary, comparison = run.summary, run.comparison
+    federated: dict[str, float | None] = {}
+    if summary is not None:
+        federated = {name: score.accuracy for name, score in summary.by_site.items()}
+    alone, pooled = {}, {}
+    if comparison is not None:
+        federated |= comparison.federated.by_site
+        alone, pooled = comparison.alone, comparison.pooled.by_site
+    samples = {site.name: site.samples for site in run.facts.sites}
+    worst = worst_site(run)
+    rows = []
+    for name in dict.fromkeys([*samples, *federated, *alone, *pooled]):
+        own = alone.get(name)
+        rows.append(
+            SiteRow(
+                name,
+                samples.get(name),
+                own.accuracy if own else None,
+                own.own_accuracy if own else None,
+                federated.get(name),
+                pooled.get(name),
+                worst is not None and name == worst[0],
+            )
+        )
+    return rows
+
+
+def verdict(rows: Sequence[SiteRow], on: str = "") -> str:
+    """At how many sites the federated model beats the one the site would have alone."""
+    gains = [row.gain for row in rows if row.gain is not None]
+    if not gains:
+        return ""
+    better = sum(gain > 0 for gain in gains)
+    where = f", each measured on {on}" if on else ""
+    text = (
+        f"The federated model is better than the site’s own at {better} of {len(gains)} "
+        f"site{'s' if len(gains) > 1 else ''}{where}"
+    )
+    return text + ("." if better == len(gains) else "; at the others, alone did as well or better.")

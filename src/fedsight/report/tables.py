@@ -1,0 +1,111 @@
+"""The figures that are tables at heart: labels by site, and right answers against given ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.patches import Rectangle
+
+from fedsight.report.plots import FEDERATED
+from fedsight.report.svg import CARD, INK, WIDTH, Sheet
+from fedsight.report.words import count, label
+
+MOST_NUMBERS = 12
+MOST_CELLS = 1_600
+
+
+def labels(name: str, classes: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]) -> Markup:
+    """How many training images of each class each site holds; `rows` are (site, counts)."""
+    counts = np.array([list(row) for _, row in rows], dtype=float)
+    said = "; ".join(
+        f"{label(site)}: "
+        + ", ".join(f"{label(at)} {count(held)}" for at, held in zip(classes, row, strict=True))
+        for site, row in rows[:12]
+    )
+    return _cells(
+        name,
+        "Training images of each class at each site",
+        said,
+        counts,
+        counts / max(1.0, float(counts.max())),
+        [site for site, _ in rows],
+        classes,
+        ("", "class"),
+    )
+
+
+def confusion(name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
+    """Test images by right answer (rows) and given answer (columns), shaded by share of row."""
+    counts = np.array(matrix, dtype=float)
+    rows = counts.sum(1, keepdims=True)
+    right = "; ".join(
+        f"{label(classes[at])}: {count(int(counts[at, at]))} of {count(int(rows[at, 0]))} right"
+        for at in range(min(len(classes), MOST_NUMBERS))
+    )
+    return _cells(
+        name,
+        "Right answers and given answers",
+        right,
+        counts,
+        counts / np.maximum(rows, 1.0),
+        classes,
+        classes,
+        ("right answer", "answer given"),
+    )
+
+
+def _cells(
+    name: str,
+    title: str,
+    said: str,
+    counts: np.ndarray,
+    shade: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    axis_names: tuple[str, str],
+) -> Markup:
+    height, width = counts.shape
+    numbers = height <= MOST_NUMBERS and width <= MOST_NUMBERS
+    side = (WIDTH - 1.0) / width if numbers else 3.0 / max(height, width)
+    with Sheet(name, title, said, 0.95 + min(4.5, max(2.0, side * height))) as sheet:
+        axes = sheet.axes
+        if counts.size <= MOST_CELLS:
+            for (row, column), value in np.ndenumerate(shade):
+                strength = 0.05 + 0.95 * float(value) if value else 0.03
+                axes.add_patch(
+                    Rectangle(
+                        (column - 0.5, row - 0.5), 1, 1,
+                        facecolor=FEDERATED, alpha=strength, edgecolor=CARD, linewidth=0.8,
+                    )
+                )  # fmt: skip
+        else:
+            blue = np.zeros((height, width, 4))
+            blue[..., :3] = [int(FEDERATED[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+            blue[..., 3] = 0.05 + 0.95 * shade
+            axes.imshow(blue, interpolation="none", aspect="auto")
+        if numbers:
+            for (row, column), value in np.ndenumerate(counts):
+                if value:
+                    axes.text(
+                        column, row, f"{value:.0f}", ha="center", va="center_baseline",
+                        fontsize=8, color=CARD if shade[row, column] > 0.7 else INK,
+                    )  # fmt: skip
+        axes.set_xlim(-0.5, width - 0.5)
+        axes.set_ylim(height - 0.5, -0.5)
+        _names(axes.set_xticks, columns, numbers, rotation=45, ha="right", rotation_mode="anchor")
+        _names(axes.set_yticks, rows, numbers)
+        axes.set_ylabel(axis_names[0] or "")
+        axes.set_xlabel(axis_names[1])
+        axes.tick_params(length=0, pad=2)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+    return sheet.svg
+
+
+def _names(put: object, names: Sequence[str], numbers: bool, **kwargs: object) -> None:
+    """Every name where there is room, otherwise as many as can be read."""
+    step = 1 if numbers else max(1, -(-len(names) // 20))
+    at = range(0, len(names), step)
+    put(list(at), [label(names[i], 12) for i in at], fontsize=8, **kwargs)  # type: ignore[operator]

@@ -1,0 +1,268 @@
+"""What a run's files say, put into sentences, key figures and table rows; nothing is guessed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from statistics import fmean, median
+from typing import Any
+
+from fedsight.report.read import Run
+from fedsight.report.records import Comparison
+from fedsight.report.sites import worst_site
+from fedsight.report.words import (
+    count,
+    duration,
+    half_width,
+    number,
+    percent,
+    points,
+    sentence,
+    several,
+    size,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One key figure: what it is, its value, and what it was measured on."""
+
+    label: str
+    value: str
+    note: str = ""
+
+
+def accuracy(run: Run) -> float | None:
+    """The final accuracy, or that of the last evaluated round of an unfinished run."""
+    if run.summary is not None:
+        return run.summary.accuracy
+    return next((r.accuracy for r in reversed(run.rounds) if r.accuracy is not None), None)
+
+
+def loss(run: Run) -> float | None:
+    """The final loss on the test part, as for `accuracy`."""
+    if run.summary is not None:
+        return run.summary.loss
+    return next((r.loss for r in reversed(run.rounds) if r.loss is not None), None)
+
+
+def total(run: Run, what: str) -> Any:
+    """`bytes_up`, `bytes_down` or `seconds` of the whole run; None where a round lacks it."""
+    final = getattr(run.summary, what) if run.summary is not None else None
+    if final is not None:
+        return final
+    values = [getattr(line, what) for line in run.rounds]
+    return None if None in values else sum(values)
+
+
+def rounds(run: Run) -> int:
+    """How many rounds were finished."""
+    if run.summary is not None and run.summary.rounds is not None:
+        return run.summary.rounds
+    return run.rounds[-1].round
+
+
+def alone_scores(comparison: Comparison) -> dict[str, float]:
+    """Accuracy on the whole test part of each site that trained alone."""
+    return {
+        name: score.accuracy
+        for name, score in comparison.alone.items()
+        if score.accuracy is not None and math.isfinite(score.accuracy)
+    }
+
+
+@dataclass(frozen=True)
+class ThreeWay:
+    """The three-way comparison on the whole test part; only where all three were measured."""
+
+    alone: dict[str, float]
+    mean: float
+    federated: float
+    pooled: float
+
+
+def three_way(run: Run) -> ThreeWay | None:
+    """Each site alone, their mean, federated, pooled; None if any was not measured."""
+    if run.comparison is None:
+        return None
+    alone = alone_scores(run.comparison)
+    federated, pooled = run.comparison.federated.accuracy, run.comparison.pooled.accuracy
+    if not alone or federated is None or pooled is None:
+        return None
+    return ThreeWay(alone, fmean(alone.values()), federated, pooled)
+
+
+def headline(run: Run) -> str:
+    """One sentence made from the measured numbers."""
+    sites = sentence(several(run.population, "site"))
+    whose = "its" if run.population == 1 else "their"
+    reached = accuracy(run)
+    three = three_way(run)
+    if three is not None:
+        return (
+            f"{sites} that kept {whose} images reached {percent(three.federated)}; "
+            f"{_alone(len(three.alone), run.population)} {percent(three.mean)}; "
+            f"pooling all images reaches {percent(three.pooled)}."
+        )
+    if reached is None:
+        return f"{sites} trained {several(rounds(run), 'round')}; no accuracy was measured."
+    return f"{sites} that kept {whose} images reached {percent(reached)}."
+
+
+def _alone(tried: int, population: int) -> str:
+    if population == 1:
+        return "alone it reaches"
+    if tried == population:
+        return "alone they average"
+    count_of = several(tried, "site").split()[0]
+    return f"alone, {count_of} of them {'reaches' if tried == 1 else 'average'}"
+
+
+def certainty(run: Run) -> str:
+    """How far the accuracy may be off only because the test part is finite (an estimate)."""
+    reached, images = accuracy(run), run.facts.data.test
+    if reached is None or not images or not 0 <= reached <= 1:
+        return ""
+    if run.evaluation is not None and run.evaluation.personal:
+        return ""
+    half = percent(half_width(reached, images)).replace("%", "points")
+    return (
+        f"Measured on {count(images)} test images, an accuracy of {percent(reached)} is certain "
+        f"to about ±{half} (95 % Wilson interval, an estimate); a smaller difference may be chance."
+    )
+
+
+def key_figures(run: Run) -> list[Figure]:
+    """The figures a reader looks for first; one that was not measured is not listed."""
+    figures = []
+    reached, three, tested = accuracy(run), three_way(run), run.facts.data.test
+    if reached is not None:
+        note = f"on {count(tested)} test images" if tested else ""
+        figures.append(Figure("Accuracy", percent(reached), note))
+    if three is not None:
+        gain, gap = three.federated - three.mean, three.federated - three.pooled
+        figures.append(Figure("Gain over alone", points(gain), f"alone {percent(three.mean)}"))
+        figures.append(Figure("Against pooled", points(gap), f"pooled {percent(three.pooled)}"))
+    worst = worst_site(run)
+    if worst is not None:
+        figures.append(Figure("Worst site", percent(worst[1]), worst[0]))
+    for name, what in (("Sent by sites", "bytes_up"), ("Received by sites", "bytes_down")):
+        amount = total(run, what)
+        if amount is not None:
+            figures.append(Figure(name, size(amount), f"{size(amount / rounds(run))} a round"))
+    spent = total(run, "seconds")
+    if spent is not None:
+        each = [line.seconds for line in run.rounds if line.seconds is not None]
+        note = f"median round {duration(median(each))}" if each else ""
+        figures.append(Figure("Time", duration(spent), note))
+    cohorts = sorted({line.cohort for line in run.rounds if line.cohort is not None})
+    note = f"{several(cohorts[0], 'site')} in each" if len(cohorts) == 1 else ""
+    figures.append(Figure("Rounds", count(rounds(run)), note))
+    return figures
+
+
+def mistakes(classes: Sequence[str], matrix: Sequence[Sequence[int]], most: int = 3) -> list[str]:
+    """The most frequent confusions, worst first, as sentences."""
+    wrong = sorted(
+        (-matrix[i][j], i, j)
+        for i in range(len(classes))
+        for j in range(len(classes))
+        if i != j and matrix[i][j]
+    )
+    return [
+        f"{count(-times)} of {count(sum(matrix[i]))} images of “{classes[i]}” "
+        f"were taken for “{classes[j]}”."
+        for times, i, j in wrong[:most]
+    ]
+
+
+def rejected(run: Run) -> list[tuple[int, str, str]]:
+    """Every rejected update: round, site, reason."""
+    return [(line.round, site, why) for line in run.rounds for site, why in line.rejected.items()]
+
+
+def missing_replies(run: Run) -> int:
+    """How many times a site that was asked for an update did not give one that counted."""
+    return sum(
+        max(0, line.cohort - line.replies)
+        for line in run.rounds
+        if line.cohort is not None and line.replies is not None
+    )
+
+
+def disagreement(run: Run) -> str:
+    """A warning where two files of the run give different figures for the same thing."""
+    three, reached = three_way(run), run.summary.accuracy if run.summary else None
+    if three is None or reached is None or math.isclose(three.federated, reached, abs_tol=1e-9):
+        return ""
+    return (
+        f"The files of this run disagree: summary.json gives the federated model "
+        f"{percent(reached, 2)}, comparison.json {percent(three.federated, 2)}."
+    )
+
+
+def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """A configuration as dotted keys and plain text values."""
+    values: dict[str, str] = {}
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            values |= flat(value, f"{prefix}{key}.")
+        else:
+            values[prefix + key] = str(value)
+    return values
+
+
+def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Configuration keys whose value is not the same in all runs, with each run's value."""
+    tables = [flat(run.config) for run in runs]
+    keys = sorted({key for table in tables for key in table} - {"name"})
+    rows = [(key, [table.get(key, "–") for table in tables]) for key in keys]
+    return [row for row in rows if len(set(row[1])) > 1]
+
+
+def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
+    """Key figures of several runs, a row a figure; a figure no run measured is left out."""
+    tables = [{figure.label: figure.value for figure in key_figures(run)} for run in runs]
+    for run, table in zip(runs, tables, strict=True):
+        if loss(run) is not None:
+            table["Loss"] = number(loss(run))
+        worst = worst_site(run)
+        if worst is not None:
+            table["Worst site"] = f"{percent(worst[1])} ({worst[0]})"
+    order = (
+        "Accuracy", "Loss", "Gain over alone", "Against pooled", "Worst site",
+        "Rounds", "Time", "Sent by sites", "Received by sites",
+    )  # fmt: skip
+    names = [name for name in order if any(name in table for table in tables)]
+    return [(name, [table.get(name, "–") for table in tables]) for name in names]
+
+
+def lead(run: Run) -> str:
+    """What the headline rests on: images, sites, model, rounds."""
+    facts, data = run.facts, run.facts.data
+    images = f"{count(data.train)} training images" if data.train is not None else "images"
+    source = f" ({data.title})" if data.title else ""
+    model = f" of {count(facts.model.parameters)} parameters" if facts.model.parameters else ""
+    return (
+        f"{images}{source}, held by {several(run.population, 'site')}; one model{model}, "
+        f"trained for {several(rounds(run), 'round')}."
+    )
+
+
+def remarks(run: Run) -> list[str]:
+    """What to bear in mind with the curves: certainty, traffic and time, as far as measured."""
+    lines = [certainty(run)]
+    up, down = total(run, "bytes_up"), total(run, "bytes_down")
+    if up is not None and down is not None:
+        lines.append(
+            f"Sites sent {size(up)} and received {size(down)} in {several(rounds(run), 'round')}, "
+            "all sites taken together, as the run counted them."
+        )
+    times = [line.seconds for line in run.rounds if line.seconds is not None]
+    if times:
+        lines.append(
+            f"A round took {duration(median(times))} (median; from {duration(min(times))} to "
+            f"{duration(max(times))}), evaluation included."
+        )
+    return [line for line in lines if line]

@@ -1,0 +1,89 @@
+"""From the sums of the views to figures: overall, for each site, and the confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsight.core.types import Metrics, add_metrics
+from fedsight.engine.base import Federation
+from fedsight.run.federate import listed
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one model, or one federation of personal models, is worth."""
+
+    overall: Mapping[str, float]
+    by_site: Mapping[str, Mapping[str, float]]
+    confusion: npt.NDArray[np.int64] | None
+
+
+class Evaluator:
+    """Makes figures by one rule for a whole comparison; `site_test` names the rule.
+
+    - `own images`: the source says whose test image is whose. Overall counts every image once.
+    - `whole test part`: sites see the world differently (shift) or have models of their own, so
+      each is tested on all test images as it sees them. Its figure, and then the overall one,
+      which is the mean over sites, count each class as often as the site's own images have it.
+    - `label mix`: one model, one test part. Overall counts every image once; a site's figure
+      counts each class as often as the site's own images have it.
+    """
+
+    def __init__(self, federation: Federation) -> None:
+        self.federation = federation
+        self.sites = listed(federation.partition)
+        owners = [view.site for view in federation.views]
+        if federation.dataset.test.sites is not None:
+            self.site_test = "own images"
+        else:
+            self.site_test = "label mix" if owners == [None] else "whole test part"
+
+    def figures(self, sums: Sequence[Metrics], only: int | None = None) -> Figures:
+        """Figures from the sums of the federation's views.
+
+        `only` is the number of the one site that the model belongs to, if any: under `whole test
+        part` the overall figure is then this site's.
+        """
+        task, views = self.federation.program.task, self.federation.views
+        names = self.federation.partition.name
+        everything = add_metrics(list(sums))
+        if self.site_test == "own images":
+            pairs = zip(views, sums, strict=True)
+            by_site = {names(v.site): task.summary(s) for v, s in pairs if v.site is not None}
+            overall = task.summary(everything)
+        elif self.site_test == "label mix":
+            by_site = {names(site): task.summary(sums[0], self.mix(site)) for site in self.sites}
+            overall = task.summary(everything)
+        else:
+            by_site = {
+                names(site): task.summary(own, self.mix(site))
+                for site, own in zip(self.sites, sums, strict=True)
+            }
+            counted = list(by_site.values()) if only is None else [by_site[names(only)]]
+            overall = {key: float(np.mean([one[key] for one in counted])) for key in counted[0]}
+        found = everything.get("confusion")
+        confusion = None if found is None else found.total.astype(np.int64)
+        return Figures(overall, by_site, confusion)
+
+    def counts(self, site: int) -> npt.NDArray[np.int64]:
+        """How many of the site's training images each class has [classes]."""
+        labels = self.federation.dataset.train.labels[self.federation.partition.indices(site)]
+        return np.bincount(labels, minlength=len(self.federation.dataset.classes))
+
+    def mix(self, site: int) -> npt.NDArray[np.float64]:
+        """The site's label proportions [classes]."""
+        counts = self.counts(site)
+        return np.asarray(counts / counts.sum())
+
+
+def worst(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
+    """The site with the lowest accuracy, where there are sites with figures."""
+    if not by_site:
+        return None
+    name = min(by_site, key=lambda site: by_site[site]["accuracy"])
+    return {"name": name, "accuracy": by_site[name]["accuracy"]}

@@ -1,0 +1,64 @@
+"""From a program to a federation: open the images, spread them over sites, decide what is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from fedsight.core.errors import ConfigError
+from fedsight.core.layout import Kind
+from fedsight.data.base import Dataset
+from fedsight.data.partition import Partition
+from fedsight.engine.base import Federation, View
+from fedsight.run.program import Program, too_large_cohort
+
+LISTED = 200  # sites that get figures of their own; a larger population is shown by its first
+
+
+def federate(program: Program) -> Federation:
+    """Open the program's data and divide them.
+
+    Raises DataError for unusable images or an impossible split, and ConfigError for what the
+    program asks of a population or a model that they do not have.
+    """
+    dataset = program.data.open()
+    partition = program.split.divide(dataset.train, len(dataset.classes), program.seed)
+    cohort = program.rounds.cohort
+    if cohort is not None and cohort > len(partition):
+        raise ConfigError([too_large_cohort(cohort, len(partition))])
+    federation = Federation(program, dataset, partition, ())
+    problems = program.check_network(federation.network())
+    if problems:
+        raise ConfigError(problems)
+    views = tuple(_views(program, federation, dataset, partition))
+    return Federation(program, dataset, partition, views)
+
+
+def listed(partition: Partition) -> range:
+    """The sites that get figures of their own."""
+    return range(min(len(partition), LISTED))
+
+
+def _views(
+    program: Program, federation: Federation, dataset: Dataset, partition: Partition
+) -> Iterator[View]:
+    everything = np.arange(len(dataset.test))
+    if dataset.test.sites is not None:
+        # The source says whose test image is whose; what belongs to no listed site is tested too.
+        origins = np.asarray(dataset.test.sites)
+        left = np.ones(len(everything), dtype=bool)
+        for site in listed(partition):
+            mine = origins == partition.name(site)
+            if mine.any():
+                left &= ~mine
+                yield View(site, everything[mine])
+        if left.any():
+            yield View(None, everything[left])
+        return
+    personal = program.layout(federation.network()).length(Kind.PERSONAL) > 0
+    if personal or program.shift.kind != "none":
+        for site in listed(partition):
+            yield View(site, everything)
+        return
+    yield View(None, everything)

@@ -1,0 +1,176 @@
+"""The round loop: the only one, for every engine, algorithm and baseline."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fedsight.algorithms.base import Mean
+from fedsight.core.errors import SiteError
+from fedsight.core.layout import Layout
+from fedsight.core.rng import numpy_generator
+from fedsight.core.types import Metrics, Order
+from fedsight.engine.base import Engine, Federation, Outcome
+from fedsight.models.base import Network
+from fedsight.models.norms import from_moments, to_moments
+from fedsight.run.store import Checkpoint
+
+Line = Mapping[str, Any]
+
+
+class Observer(Protocol):
+    """Is told how a run goes: a progress bar, a store, a log writer."""
+
+    def on_reply(self) -> None:
+        """A client of the current round is done."""
+
+    def on_round(self, line: Line, checkpoint: Checkpoint, last: bool) -> None:
+        """A round is done; `line` is its line of the history."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What the loop ends with."""
+
+    checkpoint: Checkpoint
+    layout: Layout
+    network: Network
+    vector: Tensor  # whole: what travelled, then the initial personal slice
+    sums: list[Metrics]  # of the federation's views
+
+
+def run(
+    federation: Federation,
+    engine: Engine,
+    overall: Callable[[list[Metrics]], Mapping[str, float]],
+    observer: Observer | None = None,
+    start: Checkpoint | None = None,
+) -> Trained:
+    """Train `federation.program` on `engine`, from `start` or from the beginning.
+
+    `overall` makes a round's figures from the sums of the views. Raises SiteError naming the
+    sites when replies were rejected and the program does not say to go on without them.
+    """
+    program = federation.program
+    network = federation.network()
+    layout = program.layout(network)
+    initial = layout.read(network.module)
+    now = start or Checkpoint(
+        0, initial[layout.travelling].clone(), program.algorithm.init(initial[layout.shared])
+    )
+    sums: list[Metrics] = []
+    rounds = program.rounds
+    for round in range(now.round + 1, rounds.rounds + 1):
+        began = time.perf_counter()
+        cohort = draw_cohort(federation, round)
+        order = Order(round, now.vector, program.algorithm.shared(now.state))
+        outcome = engine.train(order, cohort, observer.on_reply if observer else lambda: None)
+        _judge(federation, outcome, round)
+        vector, state = _server_step(federation, network, layout, now, outcome, round)
+        last = round == rounds.rounds
+        sums = []
+        if last or round % rounds.evaluate_every == 0:
+            sums = engine.measure(vector, round)
+        seconds = time.perf_counter() - began
+        down = 4 * (len(vector) + sum(value.numel() for value in order.shared.values()))
+        up = 4 * sum(federation.parts(layout).values())
+        now = Checkpoint(
+            round,
+            vector,
+            state,
+            now.seconds + seconds,
+            now.bytes_up + up * len(outcome.notes),
+            now.bytes_down + down * len(cohort),
+        )
+        figures = overall(sums) if sums else {}
+        line = {
+            "round": round,
+            "accuracy": figures.get("accuracy"),
+            "loss": figures.get("loss"),
+            "train_loss": _train_loss(outcome),
+            "lr": program.train.rate(round, rounds.rounds),
+            "cohort": len(cohort),
+            "replies": len(outcome.notes),
+            "rejected": outcome.rejected,
+            "weight": outcome.total.weight,
+            "bytes_up": up * len(outcome.notes),
+            "bytes_down": down * len(cohort),
+            "seconds": seconds,
+        }
+        if observer:
+            observer.on_round(line, now, last)
+    if not sums:  # resumed after the last round: only its figures are wanted
+        sums = engine.measure(now.vector, now.round)
+    return Trained(now, layout, network, torch.cat([now.vector, initial[layout.personal]]), sums)
+
+
+def draw_cohort(federation: Federation, round: int) -> list[int]:
+    """The clients of `round`, drawn without replacement, sorted."""
+    size = federation.program.rounds.cohort
+    if size is None or size == federation.population:
+        return list(range(federation.population))
+    rng = numpy_generator(federation.program.seed, "round", round, "cohort")
+    chosen = rng.choice(federation.population, size, replace=False, shuffle=False)
+    return sorted(int(client) for client in chosen)
+
+
+def _judge(federation: Federation, outcome: Outcome, round: int) -> None:
+    rejected, settings = outcome.rejected, federation.program.rounds
+    if not rejected:
+        return
+    first = f"{next(iter(rejected.values()))}"
+    if settings.on_failure == "stop":
+        raise SiteError(
+            f"round {round} was stopped: {first}"
+            + (f" (and {len(rejected) - 1} more sites)" if len(rejected) > 1 else ""),
+            "lower train.lr, set train.clip, or look at the site's images; to go on without such "
+            "sites set rounds.on_failure = 'skip'. The last checkpoint is whole",
+        )
+    if len(outcome.notes) < settings.min_replies:
+        raise SiteError(
+            f"round {round} has {len(outcome.notes)} good replies, fewer than rounds.min_replies = "
+            f"{settings.min_replies}; the first rejected: {first}",
+            "look at the rejected sites, or lower rounds.min_replies. The last checkpoint is whole",
+        )
+
+
+def _server_step(
+    federation: Federation,
+    network: Network,
+    layout: Layout,
+    now: Checkpoint,
+    outcome: Outcome,
+    round: int,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The algorithm moves the shared slice; statistics move by their mean moments."""
+    shared, buffer = layout.shared, layout.buffer
+    parts = outcome.total.mean()
+    moved = parts["delta"][buffer]
+    parts["delta"] = parts["delta"][shared]
+    mean = Mean(parts, outcome.total.count, federation.population)
+    algorithm = federation.program.algorithm
+    new, state = algorithm.step(now.vector[shared], now.state, mean, round)
+    if not bool(torch.isfinite(new).all()):
+        raise SiteError(
+            f"the global model is no longer finite after round {round}",
+            "lower algorithm.server_lr or train.lr. The last checkpoint is whole",
+        )
+    if buffer.stop == buffer.start:
+        return new, state
+    moments = to_moments(now.vector, layout, network.statistics)
+    moments[buffer] = (moments[buffer].double() + moved).float()
+    vector = from_moments(moments, layout, network.statistics)
+    vector[shared] = new
+    return vector, state
+
+
+def _train_loss(outcome: Outcome) -> float | None:
+    weight = sum(note.weight for note in outcome.notes)
+    if not weight:
+        return None
+    return sum(note.train_loss * note.weight for note in outcome.notes) / weight

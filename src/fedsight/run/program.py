@@ -1,0 +1,173 @@
+"""The program: everything that decides a run's result, as one frozen, hashable value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+
+from fedsight.algorithms.base import Algorithm, algorithms
+from fedsight.core.errors import Problem
+from fedsight.core.layout import Kind, Layout
+from fedsight.core.settings import Settings
+from fedsight.data.augment import Augmentation
+from fedsight.data.base import Source
+from fedsight.data.partition import Split
+from fedsight.data.shift import Shift
+from fedsight.models.base import Model, Network
+from fedsight.tasks.base import Task
+
+
+class Train(Settings):
+    """Local training at a site: `[train]`."""
+
+    epochs: int = Field(1, ge=1)  # passes over the site's images in a round
+    batch: int = Field(32, ge=1)  # images in a step; a single image left over joins the last one
+    lr: float = Field(0.05, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)  # forgotten between rounds
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = Field(None, gt=0)  # largest norm of a step's gradient
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # of lr over the rounds
+    warmup: int = Field(0, ge=0)  # rounds in which lr rises to its value
+    augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
+
+    def rate(self, round: int, rounds: int) -> float:
+        """The local learning rate in `round` (from 1) of `rounds`."""
+        if round <= self.warmup:
+            return self.lr * round / (self.warmup + 1)
+        done = (round - 1 - self.warmup) / max(1, rounds - self.warmup)
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return self.lr * (1 - done) if self.schedule == "linear" else self.lr
+
+
+class Rounds(Settings):
+    """Who takes part, how often, and what happens when a site fails: `[rounds]`."""
+
+    rounds: int = Field(20, ge=1)
+    cohort: int | None = Field(None, ge=1)  # sites per round; None: all of them
+    weighting: Literal["samples", "uniform"] = "samples"
+    evaluate_every: int = Field(1, ge=1)  # rounds; the last one is always evaluated
+    on_failure: Literal["stop", "skip"] = "stop"  # a reply that is not finite
+    min_replies: int = Field(1, ge=1)  # with on_failure = "skip": fewer stop the run
+
+
+class Speed(Settings):
+    """What makes a run faster and decides nothing: `[speed]`. Not part of the fingerprint."""
+
+    workers: int | None = Field(None, ge=1)  # processes; None: one for each core
+    threads: int = Field(1, ge=1)  # compute threads of each worker
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: int = Field(1, ge=1)  # rounds
+
+    def check(self) -> list[Problem]:
+        """Settings that this machine cannot follow."""
+        if self.precision == "bfloat16" and not _has_bfloat16():
+            cause = "this processor has no bfloat16 instructions"
+            return [Problem("speed.precision", cause, "use precision = 'float32'")]
+        return []
+
+    @property
+    def processes(self) -> int:
+        """Worker processes to start."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything that decides a run's result."""
+
+    name: str
+    seed: int
+    data: Source
+    split: Split
+    shift: Shift
+    model: Model
+    task: Task
+    algorithm: Algorithm
+    train: Train
+    rounds: Rounds
+
+    def table(self) -> dict[str, Any]:
+        """The program as nested plain values: what the config file would say in full."""
+        return {
+            item.name: value.table() if isinstance(value, Settings) else value
+            for item in fields(self)
+            for value in [getattr(self, item.name)]
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over everything but the name."""
+        table = {key: value for key, value in self.table().items() if key != "name"}
+        return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+
+    def layout(self, network: Network) -> Layout:
+        """The layout of `network`, with the algorithm's personal slices."""
+        layout = Layout.of(network.module)
+        return layout.rekind(lambda name, kind: self.algorithm.kind(name, kind, network))
+
+    def baseline(self) -> Program:
+        """The same training without a federated algorithm: for a site alone and for all pooled."""
+        rounds = self.rounds.model_copy(
+            update={"cohort": None, "evaluate_every": self.rounds.rounds}
+        )
+        return replace(self, algorithm=algorithms.get("fedavg")(), rounds=rounds)
+
+    def check(self) -> list[Problem]:
+        """Every problem that can be told without reading images, each with its cure."""
+        return list(self._problems())
+
+    def _problems(self) -> Iterator[Problem]:
+        yield from self.data.check()
+        yield from self.model.check()
+        yield from self.algorithm.check(self.train)
+        if self.train.warmup >= self.rounds.rounds:
+            yield Problem(
+                "train.warmup",
+                f"{self.train.warmup} warm-up rounds leave none of the {self.rounds.rounds} rounds",
+                "lower train.warmup or raise rounds.rounds",
+            )
+        sites = getattr(self.split, "sites", None)
+        cohort = self.rounds.cohort
+        if sites is not None and cohort is not None and cohort > sites:
+            yield too_large_cohort(cohort, sites)
+        if cohort is not None and self.rounds.min_replies > cohort:
+            yield Problem(
+                "rounds.min_replies",
+                f"{self.rounds.min_replies} replies can never come from a cohort of {cohort}",
+                "lower rounds.min_replies or raise rounds.cohort",
+            )
+
+    def check_network(self, network: Network) -> list[Problem]:
+        """Problems that show when the network is there."""
+        algorithm = self.algorithm
+        personalises = type(algorithm).kind is not Algorithm.kind
+        if personalises and not self.layout(network).length(Kind.PERSONAL):
+            cause = (
+                f"{algorithm.registered} keeps a slice of the model at the site, and this has none"
+            )
+            return [Problem("algorithm", cause, "choose another algorithm, or a model with norms")]
+        return []
+
+
+def too_large_cohort(cohort: int, sites: int) -> Problem:
+    """The problem of a cohort larger than the population."""
+    return Problem(
+        "rounds.cohort",
+        f"a cohort of {cohort} cannot be drawn from {sites} sites",
+        f"lower rounds.cohort to {sites} or fewer, or leave it out to take all",
+    )
+
+
+def _has_bfloat16() -> bool:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return torch.backends.mkldnn.is_available() and ("avx512_bf16" in flags or "amx_bf16" in flags)

@@ -1,0 +1,59 @@
+"""Numbers in words: each unit, each edge."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fedsight.report import words
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted"),
+    [
+        (words.percent(0.8814), "88.1 %"),
+        (words.percent(None), "–"),
+        (words.percent(math.nan), "not finite"),
+        (words.points(0.3304), "+33.0 points"),
+        (words.points(-0.003), "−0.3 points"),
+        (words.points(-0.00001), "0.0 points"),
+        (words.points(None), "–"),
+        (words.bare_points(math.inf), "not finite"),
+        (words.number(0.12345), "0.123"),
+        (words.number(None), "–"),
+        (words.number(math.nan), "not finite"),
+        (words.count(1234567), "1,234,567"),
+        (words.count(None), "–"),
+        (words.size(0), "0 bytes"),
+        (words.size(999), "999 bytes"),
+        (words.size(1000), "1.0 kB"),
+        (words.size(999_999), "1.0 MB"),
+        (words.size(20_934_290), "20.9 MB"),
+        (words.size(523_000_000), "523 MB"),
+        (words.size(2.5e12), "2.5 TB"),
+        (words.size(None), "–"),
+        (words.duration(0.04), "0.0 s"),
+        (words.duration(9.94), "9.9 s"),
+        (words.duration(9.96), "10 s"),
+        (words.duration(59.7), "1 min 0 s"),
+        (words.duration(87.4), "1 min 27 s"),
+        (words.duration(7260), "2 h 1 min"),
+        (words.duration(None), "–"),
+        (words.duration(math.inf), "not finite"),
+        (words.several(1, "site"), "one site"),
+        (words.several(10, "site"), "ten sites"),
+        (words.several(1000, "site"), "1,000 sites"),
+        (words.date("2025-11-21T05:40:00"), "21 November 2025, 05:40"),
+        (words.date("soon"), "soon"),
+        (words.label("a\nb\x00"), "a b"),
+        (words.label("x" * 30, 5), "xxxx…"),
+    ],
+)
+def test_numbers_in_words(got, wanted):
+    assert got.replace("\u00a0", " ") == wanted
+
+
+def test_the_wilson_interval_is_the_known_one():
+    # 81 of 263: (0.2553, 0.3662), Newcombe 1998, table I
+    assert words.half_width(81 / 263, 263) == pytest.approx((0.3662 - 0.2553) / 2, abs=1e-4)

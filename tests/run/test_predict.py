@@ -1,0 +1,150 @@
+"""Prediction from files and folders, and the two commands that use a run."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import typer
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+import fedsight.run.saved as saving
+from fedsight.cli.use import export_command, predict_command
+from fedsight.core.errors import DataError, StoreError
+from fedsight.data.base import Preprocess
+from fedsight.run.predict import find_images, predict
+from fedsight.run.saved import Saved
+from fedsight.tasks.classify import Classify
+
+
+class Brightness(nn.Module):
+    """Dark, middle or bright: a network whose answers are known."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([-10 * (mean - centre) ** 2 for centre in (-2.0, 0.0, 2.0)], 1)
+
+
+@pytest.fixture
+def bright() -> Saved:
+    preprocess = Preprocess(1, 4, 4, "stretch", (0.5,), (0.25,))
+    classes = ("dark", "[middle]", "bright")
+    return Saved(Brightness(), preprocess, classes, Classify(), "light", "0" * 64)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "b" / "deep").mkdir(parents=True)
+    Image.new("L", (9, 7), 0).save(folder / "z.png")
+    Image.new("RGB", (4, 4), (255, 255, 255)).save(folder / "b" / "deep" / "a.JPG")
+    Image.new("L", (4, 4), 127).save(folder / "b" / "m.bmp")
+    (folder / "b" / "notes.txt").write_text("not an image")
+    (folder / ".hidden.png").write_text("not an image either")
+    return folder
+
+
+def test_folders_are_searched_at_any_depth_and_sorted(images: Path) -> None:
+    names = [path.relative_to(images).as_posix() for path in find_images([images])]
+    assert names == ["b/deep/a.JPG", "b/m.bmp", "z.png"]
+    assert find_images([images / "z.png", images / "b"])[0] == images / "z.png"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_each_image_gets_its_label_whatever_the_batch(bright: Saved, images: Path, batch) -> None:
+    found = predict(bright, [images], batch)
+    assert [one.label for one in found] == ["bright", "[middle]", "dark"]
+    for one in found:
+        assert one.error is None
+        assert one.probability == one.probabilities[one.label] > 0.99
+        assert sum(one.probabilities.values()) == pytest.approx(1)
+        assert list(one.probabilities.values()) == sorted(one.probabilities.values(), reverse=True)
+
+
+def test_a_corrupt_image_does_not_lose_the_others(bright: Saved, images: Path) -> None:
+    (images / "b" / "broken.png").write_bytes((images / "z.png").read_bytes()[:40])
+    found = {one.path.name: one for one in predict(bright, [images], batch=2)}
+    assert found["z.png"].label == "dark"
+    assert found["a.JPG"].label == "bright"
+    broken = found["broken.png"]
+    assert broken.label is None
+    assert "broken.png" in broken.error
+    assert set(broken.table()) == {"path", "error"}
+    only = predict(bright, [images / "b" / "broken.png"])
+    assert [one.path for one in only] == [broken.path]
+
+
+def test_a_path_that_is_not_there_and_an_empty_folder_are_refused(bright, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file or folder .*none.png"):
+        predict(bright, [tmp_path / "none.png"])
+    with pytest.raises(DataError, match="holds no image") as caught:
+        predict(bright, [tmp_path])
+    assert ".png" in caught.value.cure
+
+
+@pytest.fixture
+def run_command(bright: Saved, tmp_path: Path, monkeypatch):
+    asked: list[tuple[Path, str | None]] = []
+
+    def load(run: Path, site: str | None = None) -> Saved:
+        asked.append((run, site))
+        return bright
+
+    monkeypatch.setattr(saving, "load", load, raising=False)
+    app = typer.Typer()
+    app.command("predict")(predict_command)
+    app.command("export")(export_command)
+
+    def run(*arguments: str | Path):
+        return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "400"})
+
+    run.asked = asked
+    return run
+
+
+def test_predict_prints_a_table(run_command, images: Path) -> None:
+    result = run_command("predict", "runs/x", images, "--site", "north")
+    assert result.exit_code == 0
+    assert run_command.asked == [(Path("runs/x"), "north")]
+    line = next(line for line in result.stdout.splitlines() if "m.bmp" in line)
+    assert "[middle]" in line
+    assert "100.0%" in line
+    assert "dark" in run_command("predict", "r", images / "b" / "m.bmp", "--top", "3").stdout
+
+
+def test_predict_prints_json(run_command, images: Path) -> None:
+    result = run_command("predict", "runs/x", images, "--json")
+    table = json.loads(result.stdout)
+    assert [row["label"] for row in table] == ["bright", "[middle]", "dark"]
+    assert set(table[0]) == {"path", "label", "probability", "probabilities"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_predict_ends_with_an_error_after_all_answers(run_command, images: Path, flags) -> None:
+    (images / "broken.png").write_bytes(b"no")
+    result = run_command("predict", "runs/x", images, *flags)
+    assert isinstance(result.exception, DataError)
+    assert "1 of 4 images" in result.exception.cause
+    assert "broken.png" in result.exception.cause
+    assert "bright" in result.stdout
+    assert "broken.png" in result.stdout
+
+
+def test_export_writes_beside_the_run_or_where_it_is_told(run_command, bright, tmp_path) -> None:
+    result = run_command("export", tmp_path, "--format", "torchscript")
+    assert (tmp_path / "export.pt").is_file()
+    assert "export.pt" in result.stdout
+    run_command("export", tmp_path, "--format", "onnx", "--out", tmp_path / "x.onnx")
+    assert (tmp_path / "x.onnx").is_file()
+    own = tmp_path / "model.safetensors"
+    result = run_command("export", tmp_path, "--format", "safetensors", "--out", own)
+    assert isinstance(result.exception, StoreError)
+    assert not own.exists()
+    assert run_command("export", tmp_path, "--format", "jpeg").exit_code == 2
+
+
+def test_both_commands_show_an_example(run_command) -> None:
+    for command in ("predict", "export"):
+        assert f"Example: fedsight {command}" in run_command(command, "--help").stdout
