@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -145,6 +146,27 @@ def machine() -> dict[str, Any]:
         "versions": installed(OURS, "fedsight", "torch", "numpy"),
         "commit": _commit(),
     }
+
+
+def others(seconds: float = 0.5) -> float:
+    """Cores that other work keeps busy now; ask while no contestant runs."""
+    before = _ticks()
+    time.sleep(seconds)
+    return (_ticks() - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
+def await_quiet(patience: float, limit: float = 0.1) -> float:
+    """Wait at most `patience` seconds until others leave the machine alone; what `others` said."""
+    deadline = time.monotonic() + patience
+    while (load := others()) > limit and time.monotonic() < deadline:
+        time.sleep(1.0)
+    return round(load, 2)
+
+
+def _ticks() -> int:
+    """Clock ticks that all cores were busy since the machine started (`proc_stat(5)`)."""
+    counts = [int(n) for n in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    return sum(counts) - counts[3] - counts[4]
 
 
 def _fields(path: Path) -> dict[str, str]:

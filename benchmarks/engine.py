@@ -19,6 +19,7 @@ from common import (
     RESULTS,
     ContestantError,
     Process,
+    await_quiet,
     installed,
     machine,
     print_table,
@@ -31,6 +32,7 @@ from contestants.task import Job, save_data
 
 WARM_UP = 2  # rounds whose time is not counted: processes start, caches fill
 PATIENCE = 300.0  # seconds a contestant may take
+NOISY = 0.2  # cores busy with other work, from which on a table says so
 QUICK_BUDGET = 270.0  # seconds; no repeat is begun that would not fit
 OFFLINE = {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0"}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -123,9 +125,11 @@ class Scores:
         self.match = match
         self.rates: dict[str, list[list[float]]] = {}  # contestant -> repeat -> steady rounds
         self.facts: dict[str, dict[str, Any]] = {}
+        self.others: list[float] = []
 
-    def add(self, name: str, result: Mapping[str, Any]) -> None:
-        """One run of a contestant."""
+    def add(self, name: str, result: Mapping[str, Any], others: float) -> None:
+        """One run of a contestant; `others`: cores busy with other work just before."""
+        self.others.append(others)
         self.rates.setdefault(name, []).append(list(result["images_per_second"][WARM_UP:]))
         self.facts[name] = {"note": result["note"], "accuracy": result["accuracy"]}
 
@@ -162,6 +166,7 @@ class Scores:
             "title": self.match.title,
             "model": self.match.model,
             "cohort": self.match.cohort,
+            "cores_busy_with_other_work_before_runs": self.others,
             "contestants": {
                 name: {
                     **self.facts[name],
@@ -191,11 +196,13 @@ class Scores:
             outcome = "not measured" if ratio is None else "met" if verdict["met"] else "NOT MET"
             shown = "-" if ratio is None else f"{ratio:.2f}"
             print(f"  {verdict['peer']:8} ratio {shown:>5}, target {target:.2f}: {outcome}")
+        if self.others and max(self.others) > NOISY:
+            print(f"  noisy: other work kept up to {max(self.others):.2f} cores busy between runs")
         print()
 
 
 def play(
-    contestants: Sequence[Contestant], repeats: int, quick: bool, scratch: Path
+    contestants: Sequence[Contestant], repeats: int, quick: bool, patience: float, scratch: Path
 ) -> tuple[list[Scores], list[str]]:
     """All matches, contestants next to one another (A B C D A B C D); scores and failures."""
     data = str(save_data(scratch))
@@ -215,13 +222,14 @@ def play(
             for contestant in contestants:
                 if any(contestant.name in failure for failure in failures):
                     continue
+                others = await_quiet(patience)
                 try:
                     result = contestant.measure(job, scratch)
                 except ContestantError as error:
                     failures.append(f"{contestant.name}: {error}")
                     print(failures[-1])
                     continue
-                score.add(contestant.name, result)
+                score.add(contestant.name, result, others)
                 rate = score.medians(contestant.name)[-1]
                 print(f"{repeat + 1}/{repeats} {match.model} {contestant.name}: {rate:,.0f}/s")
         longest = max(longest, time.monotonic() - start)
@@ -233,6 +241,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="fewer rounds, under five minutes")
     parser.add_argument("--repeats", type=int, help="default: 5, or 2 with --quick")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="beginnings of contestants")
+    parser.add_argument(
+        "--quiet", type=float, default=0.0, metavar="S", help="wait so long for others to pause"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS / "engine.json", help="results file")
     options = parser.parse_args()
     chosen = [c for c in CONTESTANTS if c.quick or not options.quick]
@@ -245,7 +256,7 @@ def main() -> None:
     facts = machine()
     repeats = options.repeats or (2 if options.quick else 5)
     with tempfile.TemporaryDirectory(prefix="fedsight-benchmark-") as scratch:
-        scores, failures = play(present, repeats, options.quick, Path(scratch))
+        scores, failures = play(present, repeats, options.quick, options.quiet, Path(scratch))
     print()
     for score in scores:
         score.show()

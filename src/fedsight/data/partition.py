@@ -28,6 +28,10 @@ class Partition(Protocol):
         """The site's samples, as indices into the training part."""
         ...
 
+    def size(self, site: int) -> int:
+        """How many samples the site has."""
+        ...
+
 
 class Groups:
     """A partition held as one array of sample indices and the offsets of the sites in it."""
@@ -49,6 +53,10 @@ class Groups:
     def indices(self, site: int) -> Indices:
         """The site's samples, as indices into the training part."""
         return self._order[self._offsets[site] : self._offsets[site + 1]]
+
+    def size(self, site: int) -> int:
+        """How many samples the site has."""
+        return int(self._offsets[site + 1] - self._offsets[site])
 
     @property
     def sizes(self) -> Indices:

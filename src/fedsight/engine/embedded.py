@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from fedsight.aggregate.mean import PayloadSum
-from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.fixedpoint import ExactSum
 from fedsight.core.layout import Layout
 from fedsight.core.sharing import Shared
 from fedsight.core.types import Metrics, Order
 from fedsight.engine.base import Federation, Note, Outcome
 from fedsight.engine.inline import by_view, chunks
+from fedsight.engine.pool import Pool, context
 from fedsight.engine.worker import (
     Done,
     MeasureCommand,
@@ -31,8 +28,7 @@ from fedsight.engine.worker import (
 )
 from fedsight.run.program import Speed
 
-Message = Note | Rejected | Measured | Done | Literal["ready"]
-GRACE = 5.0  # seconds that a worker gets to end by itself
+Message = Note | Rejected | Measured | Done
 
 
 class EmbeddedEngine:
@@ -55,37 +51,28 @@ class EmbeddedEngine:
         self._vector = Shared((layout.travelling.stop,), torch.float32)
         self._extras = {name: Shared.of(value) for name, value in extras.items()}
         parts = federation.parts(layout)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["fedsight.engine.worker"])
-        self._ticket = context.Value("q", 0)
-        self._totals: list[PayloadSum] = []
-        self._pipes: list[Connection] = []
-        self._processes: list[Any] = []
-        for number in range(min(speed.processes, federation.population)):
-            totals = {part: Shared((size,), torch.int64) for part, size in parts.items()}
-            setup = Setup(
+        ticket = context().Value("q", 0)
+        setups = [
+            Setup(
                 federation,
                 folder,
                 speed.precision,
                 speed.threads,
                 self._vector,
                 self._extras,
-                totals,
-                self._ticket,
+                {part: Shared((size,), torch.int64) for part, size in parts.items()},
+                ticket,
             )
-            ours, theirs = context.Pipe()
-            process = context.Process(
-                target=work, args=(setup, theirs), name=f"fedsight-worker-{number}", daemon=True
-            )
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
-            self._totals.append(
-                PayloadSum({p: ExactSum(0, 1, shared.tensor) for p, shared in totals.items()})
-            )
-        for pipe in self._pipes:
-            self._receive(pipe, "starting")
+            for _ in range(min(speed.processes, federation.population))
+        ]
+        self._ticket = ticket
+        self._totals = [
+            PayloadSum({part: ExactSum(0, 1, s.tensor) for part, s in setup.totals.items()})
+            for setup in setups
+        ]
+        self._pool = Pool(work, setups)
+        for worker in range(len(setups)):
+            self._pool.receive(worker, "starting")
 
     def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
         """One round of local training; SiteError never reaches here, rejections are noted."""
@@ -121,16 +108,8 @@ class EmbeddedEngine:
         return by_view(self.federation, jobs, [done[job] for job in range(len(jobs))])
 
     def close(self) -> None:
-        """End the workers: politely, then firmly."""
-        for pipe in self._pipes:
-            pipe.close()
-        for process in self._processes:
-            process.terminate()
-        for process in self._processes:
-            process.join(GRACE)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        """End the workers and remove scratch memory."""
+        self._pool.close()
         if self._scratch:
             self._scratch.cleanup()
 
@@ -144,35 +123,10 @@ class EmbeddedEngine:
         self, command: TrainCommand | MeasureCommand, doing: str
     ) -> Iterator[tuple[int, Message]]:
         """Send `command` to all workers; their messages as they come, until each is done."""
-        for pipe in self._pipes:
-            try:
-                pipe.send(command)
-            except BrokenPipeError:
-                raise self._death(pipe, doing) from None
-        busy = dict(zip(self._pipes, range(len(self._pipes)), strict=True))
-        while busy:
-            for pipe in wait(list(busy)):
-                message = self._receive(cast(Connection, pipe), doing)
-                yield busy[pipe], message
-                if isinstance(message, Done):
-                    del busy[pipe]
-
-    def _receive(self, pipe: Connection, doing: str) -> Message:
-        try:
-            message: Message | FedSightError = pipe.recv()
-        except (EOFError, ConnectionResetError):
-            raise self._death(pipe, doing) from None
-        if isinstance(message, FedSightError):
-            raise message
-        return message
-
-    def _death(self, pipe: Connection, doing: str) -> EngineError:
-        process = self._processes[self._pipes.index(pipe)]
-        process.join(GRACE)
-        code = process.exitcode or 0
-        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
-        return EngineError(
-            f"worker process {process.name} died while {doing} ({how})",
-            "often the machine ran out of memory: lower speed.workers or train.batch, then "
-            "`fedsight resume` goes on from the last checkpoint",
-        )
+        busy = set(range(len(self._pool)))
+        for worker in busy:
+            self._pool.send(worker, command, doing)
+        for worker, message in self._pool.messages(busy, doing):
+            if isinstance(message, Done):
+                busy.discard(worker)
+            yield worker, message

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from fedsight.aggregate.mean import PayloadSum
@@ -66,6 +68,17 @@ def by_view(
     return [add_metrics(part) for part in parts]
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One compute thread, as workers have: how a sum is split over threads changes its bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 class InlineEngine:
     """Everything in the calling process, on one client after the other."""
 
@@ -85,7 +98,8 @@ class InlineEngine:
         self._total.clear(len(cohort))
         outcome = Outcome(self._total)
         for client in cohort:
-            note = self._desk.train(order, client, self._total)
+            with one_thread():
+                note = self._desk.train(order, client, self._total)
             if isinstance(note, Note):
                 outcome.notes.append(note)
             else:
@@ -96,7 +110,8 @@ class InlineEngine:
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
         """The sums of each view."""
         jobs = chunks(self.federation)
-        done = [self._desk.measure(vector, round, *job) for job in jobs]
+        with one_thread():
+            done = [self._desk.measure(vector, round, *job) for job in jobs]
         return by_view(self.federation, jobs, done)
 
     def close(self) -> None:

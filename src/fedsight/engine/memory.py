@@ -33,6 +33,10 @@ class MemoryStore:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, save(dict(memory)))
 
+    def sites(self) -> list[str]:
+        """The sites that have a memory."""
+        return [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+
     def prune(self, site: str, durable: int) -> None:
         """Drop the versions that no run resumed from round `durable` or later can need."""
         old = [version for version in self._versions(site) if version <= durable]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -14,7 +12,6 @@ from typing import TypeVar
 import torch
 
 from fedsight.aggregate.mean import PayloadSum
-from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.fixedpoint import ExactSum
 from fedsight.core.sharing import Shared
 from fedsight.core.types import Metrics, Order
@@ -79,32 +76,19 @@ class Done:
 
 
 def work(setup: Setup, pipe: Connection) -> None:
-    """Serve commands until the coordinator closes the pipe or dies."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
+    """Serve commands until the coordinator closes the pipe."""
     torch.set_num_threads(setup.threads)
-    try:
-        desk = Desk(setup.federation, setup.memory, setup.precision)
-        total = PayloadSum(
-            {part: ExactSum(0, 1, shared.tensor) for part, shared in setup.totals.items()}
-        )
-        pipe.send("ready")
-        while True:
-            command = pipe.recv()
-            if isinstance(command, TrainCommand):
-                _train(setup, desk, total, command, pipe.send)
-            else:
-                _measure(setup, desk, command, pipe.send)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the coordinator is gone; so is the reason to work
-    except FedSightError as error:
-        pipe.send(error)
-    except Exception as error:  # the edge of the process: a defect must reach the coordinator
-        pipe.send(
-            EngineError(
-                f"a worker failed: {type(error).__name__}: {error}",
-                f"this is a defect of FedSight; please report it with\n{traceback.format_exc()}",
-            )
-        )
+    desk = Desk(setup.federation, setup.memory, setup.precision)
+    total = PayloadSum(
+        {part: ExactSum(0, 1, shared.tensor) for part, shared in setup.totals.items()}
+    )
+    pipe.send("ready")
+    while True:
+        command = pipe.recv()
+        if isinstance(command, TrainCommand):
+            _train(setup, desk, total, command, pipe.send)
+        else:
+            _measure(setup, desk, command, pipe.send)
 
 
 def _train(

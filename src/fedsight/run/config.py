@@ -57,7 +57,7 @@ def read(path: Path) -> Table:
         raise ConfigError([Problem("config", cause, "give the path of a TOML file")]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         cause = f"{path} is not TOML: {error}"
-        cure = 'texts need quotes, sections look like [train], see the reference for an example'
+        cure = "texts need quotes, sections look like [train], see the reference for an example"
         raise ConfigError([Problem("config", cause, cure)]) from None
 
 

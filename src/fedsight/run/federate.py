@@ -1,4 +1,4 @@
-"""From a program to a federation: open the images, spread them over sites, decide what is tested."""
+"""From a program to a federation: open the images, divide them, decide what is tested."""
 
 from __future__ import annotations
 

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
+from fedsight.core.errors import StoreError
+from fedsight.core.layout import Kind
 from fedsight.data.base import Preprocess
+from fedsight.engine.memory import MemoryStore
+from fedsight.run.store import RunStore
 from fedsight.tasks.base import Task
 
 
@@ -23,3 +30,64 @@ class Saved:
     name: str
     fingerprint: str
     model: Mapping[str, Any] = field(default_factory=dict)  # the `[model]` table of the program
+
+
+def load(run: Path, site: str | None = None) -> Saved:
+    """The trained model of the run folder `run`; with `site`, that site's own.
+
+    Raises StoreError when the run is not finished, has no such site, or keeps a part of the model
+    at the sites and none is named.
+    """
+    store = RunStore(run)
+    program, _ = store.program()
+    facts = store.read_json("run.json")
+    path = run / "model.safetensors"
+    if not path.is_file():
+        raise StoreError(f"{run} is not finished", f"go on with `fedsight resume {run}`")
+    size = Preprocess(**{k: _tupled(v) for k, v in facts["preprocess"].items()})
+    classes = tuple(facts["classes"])
+    network = program.model.model_copy(update={"weights": None, "sha256": None}).build(
+        size.channels, size.height, size.width, len(classes), program.seed
+    )
+    layout = program.layout(network)
+    try:
+        vector = layout.vector(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path} is broken: {error}", "run it again") from error
+    if layout.length(Kind.PERSONAL):
+        vector[layout.personal] = _personal(store, facts, site)
+    elif site is not None:
+        raise StoreError(
+            f"the sites of {run} share one model; there is none of '{site}'", "leave out --site"
+        )
+    layout.bind(network.module, vector)
+    network.module.eval()
+    return Saved(
+        network.module,
+        size,
+        classes,
+        program.task,
+        program.name,
+        program.fingerprint,
+        program.model.table(),
+    )
+
+
+def _personal(store: RunStore, facts: Mapping[str, Any], site: str | None) -> Any:
+    names = [entry["name"] for entry in facts["sites"]]
+    if site is None:
+        raise StoreError(
+            f"in {store.folder} each site has a part of the model of its own",
+            f"name the site with --site: {', '.join(names[:10])}",
+        )
+    memory = MemoryStore(store.memory).load(site, facts["rounds"] + 1)
+    if "personal" not in memory:
+        raise StoreError(
+            f"{store.folder} has no model of site '{site}'",
+            f"sites of this run: {', '.join(names[:10])}",
+        )
+    return memory["personal"]
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

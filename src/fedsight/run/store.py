@@ -28,6 +28,7 @@ WRITTEN = (
     "summary.json",
     "evaluation.json",
     "comparison.json",
+    "comparison.partial.json",
     "model.safetensors",
     "checkpoint.safetensors",
     "report.html",

@@ -1,0 +1,41 @@
+"""The command-line application: its commands, put together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+import fedsight
+from fedsight.cli import data, report, train, use
+
+app = typer.Typer(
+    name="fedsight",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Federated learning for image recognition. Start with: fedsight run --example fashion",
+)
+app.command("run")(train.run_command)
+app.command("compare")(train.compare_command)
+app.command("check")(train.check_command)
+app.command("resume")(train.resume_command)
+app.command("report")(report.report_command)
+app.command("predict")(use.predict_command)
+app.command("export")(use.export_command)
+app.add_typer(data.app, name="data")
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fedsight {fedsight.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass

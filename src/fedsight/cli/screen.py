@@ -1,0 +1,154 @@
+"""What a user sees while a run goes on, when it ends, and when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from fedsight.core.errors import ConfigError, FedSightError
+
+if TYPE_CHECKING:
+    from fedsight.engine.base import Federation
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def show_error(error: FedSightError) -> None:
+    """Cause and cure, on the error stream."""
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    if isinstance(error, ConfigError):
+        console.print(f"[bold red]Error:[/] {escape(error.cause)}")
+        for problem in error.problems:
+            console.print(f"  [bold]{escape(problem.where)}[/]: {escape(problem.cause)}")
+            console.print(f"      [green]{escape(problem.cure)}[/]")
+        return
+    console.print(f"[bold red]Error:[/] {escape(error.cause)}")
+    if error.cure:
+        console.print(f"  [green]{escape(error.cure)}[/]")
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.6 MB."""
+    for unit in _UNITS[:-1]:
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} {_UNITS[-1]}"
+
+
+class Screen:
+    """The progress bar; on a pipe, a line a round instead."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False)
+        self._live = self._console.is_terminal
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task: TaskID | None = None
+        self._cohort = 1
+        self._rounds = 1
+        self._bytes = 0
+
+    def begin(self, federation: Federation, done: int) -> None:
+        """Training starts, with `done` rounds behind it."""
+        program = federation.program
+        self._cohort = program.rounds.cohort or federation.population
+        self._rounds = program.rounds.rounds
+        name = program.algorithm.registered
+        self._say(
+            f"{program.name}: {name}, {federation.population:,} sites, "
+            f"{len(federation.dataset.train):,} training images, {self._rounds} rounds"
+            + (f", going on after round {done}" if done else "")
+        )
+        self._progress.start()
+        # The bar counts client steps: it moves within a round too.
+        self._task = self._progress.add_task(
+            "federated", total=self._rounds * self._cohort, completed=done * self._cohort, status=""
+        )
+
+    def reply(self) -> None:
+        """A client of the round is done."""
+        self._advance()
+
+    def round(self, line: Mapping[str, Any]) -> None:
+        """A round is done: its figures."""
+        self._bytes += line["bytes_up"] + line["bytes_down"]
+        status = " ".join(
+            part
+            for part in (
+                f"round {line['round']}/{self._rounds}",
+                "" if line["accuracy"] is None else f"accuracy {line['accuracy']:.3f}",
+                "" if line["loss"] is None else f"loss {line['loss']:.3f}",
+                size(self._bytes),
+                f"{len(line['rejected'])} rejected" if line["rejected"] else "",
+            )
+            if part
+        )
+        if self._live and self._task is not None:
+            self._progress.update(self._task, status=status)
+        else:
+            self._say(status)
+
+    def begin_baselines(self, rounds: int) -> None:
+        """The baselines start."""
+        self._say("For comparison: each site alone, and all images pooled")
+        self._task = self._progress.add_task("alone, pooled", total=rounds, status="")
+
+    def baseline_round(self) -> None:
+        """A round of a baseline is done."""
+        self._advance()
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """Everything is done."""
+        self.close()
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        self._progress.stop()
+
+    def _advance(self) -> None:
+        if self._task is not None:
+            self._progress.advance(self._task)
+
+    def _say(self, text: str) -> None:
+        self._console.print(escape(text))
+
+
+def show_summary(summary: Mapping[str, Any], folder: str) -> None:
+    """The final figures as a table."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("federated", f"[bold]{summary['accuracy']:.2%}[/] accuracy")
+    if "pooled" in summary:
+        table.add_row("pooled", f"{summary['pooled']:.2%} (all images at one place)")
+        table.add_row("alone", f"{summary['alone_mean']:.2%} (mean of the sites)")
+    if summary["worst_site"]:
+        worst = summary["worst_site"]
+        table.add_row("worst site", f"{escape(worst['name'])} with {worst['accuracy']:.2%}")
+    sent = f"{size(summary['bytes_up'])} sent, {size(summary['bytes_down'])} received by sites"
+    table.add_row("bytes", sent)
+    table.add_row("time", f"{summary['seconds']:.1f} s for {summary['rounds']} rounds")
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(f"Report: {escape(folder)}/report.html", soft_wrap=True)

@@ -1,0 +1,174 @@
+"""`fedsight run`, `compare`, `check` and `resume`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fedsight.core.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from fedsight.run.program import Program, Speed
+    from fedsight.run.session import Command, Reporter
+
+
+class LogFormat(StrEnum):
+    """Where a run's figures can be written besides its folder."""
+
+    TENSORBOARD = "tensorboard"
+    MLFLOW = "mlflow"
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="[CONFIG]", help="A TOML file.", show_default=False),
+]
+Example = Annotated[
+    str | None,
+    typer.Option(help="A built-in example instead of a file: fashion.", show_default=False),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.lr=0.1; repeatable."
+    ),
+]
+Out = Annotated[
+    Path | None,
+    typer.Option(metavar="DIR", help="The run folder [default: runs/NAME].", show_default=False),
+]
+RoundCount = Annotated[
+    int | None, typer.Option("--rounds", min=1, help="Rounds to train.", show_default=False)
+]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Worker processes [default: one a core].", show_default=False),
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default=False)]
+Logs = Annotated[
+    list[LogFormat] | None,
+    typer.Option("--log", help="Write figures to TensorBoard or MLflow too; repeatable."),
+]
+
+
+def run_command(
+    config: ConfigFile = None,
+    example: Example = None,
+    sets: Sets = None,
+    out: Out = None,
+    rounds: RoundCount = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    log: Logs = None,
+) -> None:
+    """Train one model over all sites.
+
+    Example: fedsight run my.toml --set train.lr=0.1 --out runs/first
+    """
+    _begin("run", *_program(config, example, sets, rounds, workers, seed), out, log)
+
+
+def compare_command(
+    config: ConfigFile = None,
+    example: Example = None,
+    sets: Sets = None,
+    out: Out = None,
+    rounds: RoundCount = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    log: Logs = None,
+) -> None:
+    """Train over all sites, then each site alone and all pooled, on the same data and budget.
+
+    Example: fedsight compare --example fashion --out runs/fashion
+    """
+    _begin("compare", *_program(config, example, sets, rounds, workers, seed), out, log)
+
+
+def check_command(config: ConfigFile = None, example: Example = None, sets: Sets = None) -> None:
+    """Name every problem of a config at once, each with its cure; opens the data too.
+
+    Example: fedsight check my.toml
+    """
+    from fedsight.run.config import check
+    from fedsight.run.federate import federate
+
+    program, speed = _program(config, example, sets, None, None, None)
+    check(program, speed)
+    federation = federate(program)
+    typer.echo(
+        f"{program.name} is fine: {len(federation.dataset.train):,} training images and "
+        f"{len(federation.dataset.test):,} test images of {len(federation.dataset.classes)} "
+        f"classes at {federation.population:,} sites; fingerprint {program.fingerprint[:12]}"
+    )
+
+
+def resume_command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    workers: Workers = None,
+    log: Logs = None,
+) -> None:
+    """Go on with a run after any interruption, from its last checkpoint.
+
+    Example: fedsight resume runs/first
+    """
+    from fedsight.run import session
+    from fedsight.run.store import RunStore
+
+    store = RunStore(run)
+    _finish(run, log, lambda reporters: session.resume(store, workers, reporters))
+
+
+def _program(
+    config: Path | None,
+    example: str | None,
+    sets: list[str] | None,
+    rounds: int | None,
+    workers: int | None,
+    seed: int | None,
+) -> tuple[Program, Speed]:
+    from fedsight.run import config as configs
+
+    changes = list(sets or [])
+    changes += [
+        f"{key}={value}"
+        for key, value in (("rounds.rounds", rounds), ("speed.workers", workers), ("seed", seed))
+        if value is not None
+    ]
+    if (config is None) == (example is None):
+        cause = "give either a config file or --example NAME"
+        cure = "for a first try: fedsight run --example fashion"
+        raise ConfigError([Problem("config", cause, cure)])
+    if example is not None:
+        return configs.example(example, changes)
+    assert config is not None
+    return configs.load(config, changes)
+
+
+def _begin(
+    command: Command, program: Program, speed: Speed, out: Path | None, log: list[LogFormat] | None
+) -> None:
+    from fedsight.run import session
+    from fedsight.run.store import RunStore, free_folder
+
+    folder = out or free_folder(Path("runs"), program.name)
+    store = RunStore(folder)
+    _finish(folder, log, lambda reporters: session.start(program, speed, store, command, reporters))
+
+
+def _finish(folder: Path, log: list[LogFormat] | None, go: Any) -> None:
+    from fedsight.cli.screen import Screen, show_summary
+    from fedsight.report.page import build
+    from fedsight.run.logs import open_log
+
+    screen = Screen()
+    reporters: list[Reporter] = [screen, *(open_log(kind.value, folder) for kind in log or [])]
+    try:
+        summary = go(reporters)
+    finally:
+        screen.close()
+    build([folder])
+    show_summary(summary, str(folder))

@@ -1,0 +1,82 @@
+"""What a run says about itself before it starts: `run.json`."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedsight
+from fedsight.core.layout import Layout
+from fedsight.engine.base import Federation
+from fedsight.run.evaluate import Evaluator
+
+SHOWN = ("title", "licence", "credit")  # of what a source says of itself
+
+
+def environment() -> dict[str, str | int]:
+    """The software and the machine."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def describe(federation: Federation, evaluator: Evaluator, command: str) -> dict[str, Any]:
+    """Program, data, model, sites and environment of a run."""
+    program, data = federation.program, federation.dataset
+    network = federation.network()
+    layout: Layout = program.layout(network)
+    partition = federation.partition
+    return {
+        "command": command,
+        "name": program.name,
+        "fingerprint": program.fingerprint,
+        "fedsight": fedsight.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "data": {
+            **{
+                key: str(data.facts[key])
+                for key in ("title", "licence", "credit")
+                if key in data.facts
+            },
+            "train": len(data.train),
+            "test": len(data.test),
+            "skipped": list(data.skipped),
+        },
+        "preprocess": asdict(data.preprocess),
+        "classes": list(data.classes),
+        "model": {
+            "name": program.model.registered,
+            "parameters": layout.size,
+            "travelling": layout.travelling.stop,
+            "notes": list(network.notes),
+        },
+        "algorithm": program.algorithm.registered,
+        "rounds": program.rounds.rounds,
+        "population": federation.population,
+        "sites": [
+            {
+                "name": partition.name(site),
+                "samples": partition.size(site),
+                "labels": evaluator.counts(site).tolist(),
+            }
+            for site in evaluator.sites
+        ],
+    }
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

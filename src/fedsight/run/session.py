@@ -1,0 +1,202 @@
+"""A run from its program to its finished folder; the same for a first start and a resumption."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from fedsight.core.errors import Interrupted
+from fedsight.core.layout import Kind
+from fedsight.core.types import Metrics
+from fedsight.engine.base import Federation
+from fedsight.engine.embedded import EmbeddedEngine
+from fedsight.engine.memory import MemoryStore
+from fedsight.run import compare as baselines
+from fedsight.run import config, loop
+from fedsight.run.evaluate import Evaluator, Figures, worst
+from fedsight.run.facts import describe
+from fedsight.run.federate import federate
+from fedsight.run.program import Program, Speed
+from fedsight.run.samples import answers
+from fedsight.run.store import Checkpoint, RunStore
+
+Command = Literal["run", "compare"]
+
+
+class Reporter(Protocol):
+    """Is told how a session goes: the progress bar, log writers."""
+
+    def begin(self, federation: Federation, done: int) -> None:
+        """Training starts, with `done` rounds behind it."""
+
+    def reply(self) -> None:
+        """A client of the round is done."""
+
+    def round(self, line: loop.Line) -> None:
+        """A round is done."""
+
+    def begin_baselines(self, rounds: int) -> None:
+        """The baselines start; together they have `rounds` rounds."""
+
+    def baseline_round(self) -> None:
+        """A round of a baseline is done."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """Everything is done."""
+
+
+def start(
+    program: Program, speed: Speed, store: RunStore, command: Command, reporters: Sequence[Reporter]
+) -> dict[str, Any]:
+    """Run `program` from the beginning in the store's folder; returns the summary."""
+    config.check(program, speed)
+    federation = federate(program)
+    store.create(program, speed, describe(federation, Evaluator(federation), command))
+    return _go(federation, speed, store, command, None, reporters)
+
+
+def resume(store: RunStore, workers: int | None, reporters: Sequence[Reporter]) -> dict[str, Any]:
+    """Go on with the run in the store's folder after any interruption; returns the summary."""
+    program, speed = store.program()
+    if workers is not None:
+        speed = speed.model_copy(update={"workers": workers})
+    facts = store.read_json("run.json")
+    federation = federate(program)
+    checkpoint = store.load_checkpoint()
+    done = checkpoint.round if checkpoint else 0
+    store.rewind_history(done)
+    MemoryStore(store.memory).rewind(done)
+    return _go(federation, speed, store, facts["command"], checkpoint, reporters)
+
+
+@dataclass
+class _Recorder:
+    """Writes each round into the run folder, then tells the reporters."""
+
+    store: RunStore
+    every: int
+    memory: MemoryStore
+    reporters: Sequence[Reporter]
+
+    def on_reply(self) -> None:
+        """A client is done."""
+        for reporter in self.reporters:
+            reporter.reply()
+
+    def on_baseline_round(self) -> None:
+        """A round of a baseline is done."""
+        for reporter in self.reporters:
+            reporter.baseline_round()
+
+    def on_round(self, line: loop.Line, checkpoint: Checkpoint, last: bool) -> None:
+        """History first: a checkpoint vouches for the lines up to its round."""
+        self.store.append_history(line)
+        if last or checkpoint.round % self.every == 0:
+            self.store.save_checkpoint(checkpoint)
+            for site in self.memory.sites():
+                self.memory.prune(site, checkpoint.round)
+        for reporter in self.reporters:
+            reporter.round(line)
+
+
+def _go(
+    federation: Federation,
+    speed: Speed,
+    store: RunStore,
+    command: Command,
+    checkpoint: Checkpoint | None,
+    reporters: Sequence[Reporter],
+) -> dict[str, Any]:
+    evaluator = Evaluator(federation)
+    memory = MemoryStore(store.memory)
+    recorder = _Recorder(store, speed.checkpoint_every, memory, reporters)
+    done = checkpoint.round if checkpoint else 0
+
+    def overall(sums: list[Metrics]) -> dict[str, float]:
+        return dict(evaluator.figures(sums).overall)
+
+    try:
+        for reporter in reporters:
+            reporter.begin(federation, done)
+        engine = EmbeddedEngine(federation, speed, store.memory)
+        try:
+            trained = loop.run(federation, engine, overall, recorder, checkpoint)
+        finally:
+            engine.close()
+        figures = evaluator.figures(trained.sums)
+        summary = _summarise(federation, store, trained, figures)
+        if command == "compare":
+            for reporter in reporters:
+                reporter.begin_baselines(
+                    len(baselines.jobs(federation)) * federation.program.rounds.rounds
+                )
+            found = baselines.compare(federation, speed, store, recorder.on_baseline_round)
+            _add_comparison(federation, store, summary, figures, found)
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is whole",
+            f"go on with: fedsight resume {store.folder}",
+        ) from None
+    _write_evaluation(federation, store, evaluator, trained, figures)
+    store.write_json("summary.json", summary)
+    for reporter in reporters:
+        reporter.finish(summary)
+    return summary
+
+
+def _summarise(
+    federation: Federation, store: RunStore, trained: loop.Trained, figures: Figures
+) -> dict[str, Any]:
+    program, checkpoint = federation.program, trained.checkpoint
+    path = store.save_model(trained.layout.state_dict(trained.vector))
+    return {
+        "name": program.name,
+        **figures.overall,
+        "rounds": checkpoint.round,
+        "seconds": checkpoint.seconds,
+        "bytes_up": checkpoint.bytes_up,
+        "bytes_down": checkpoint.bytes_down,
+        "fingerprint": program.fingerprint,
+        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "worst_site": worst(figures.by_site),
+        "by_site": figures.by_site,
+    }
+
+
+def _add_comparison(
+    federation: Federation,
+    store: RunStore,
+    summary: dict[str, Any],
+    figures: Figures,
+    found: dict[str, Any],
+) -> None:
+    comparison = baselines.comparison(federation, found, figures)
+    store.write_json("comparison.json", comparison)
+    alone = {site: entry["accuracy"] for site, entry in comparison["alone"].items()}
+    summary["federated"] = figures.overall["accuracy"]
+    summary["pooled"] = comparison["pooled"]["accuracy"]
+    summary["alone_mean"] = sum(alone.values()) / len(alone)
+    summary["alone_by_site"] = alone
+
+
+def _write_evaluation(
+    federation: Federation,
+    store: RunStore,
+    evaluator: Evaluator,
+    trained: loop.Trained,
+    figures: Figures,
+) -> None:
+    confusion = figures.confusion
+    vector = trained.checkpoint.vector
+    store.write_json(
+        "evaluation.json",
+        {
+            "classes": list(federation.dataset.classes),
+            "confusion": None if confusion is None else confusion.tolist(),
+            "site_test": evaluator.site_test,
+            "personal": trained.layout.length(Kind.PERSONAL) > 0,
+            "samples": answers(federation, vector, MemoryStore(store.memory)),
+        },
+    )
