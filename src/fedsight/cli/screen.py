@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fedsight.core.errors import ConfigError, FedSightError
+from fedsight.run.reporter import Reporter
 
 if TYPE_CHECKING:
     from fedsight.engine.base import Federation
@@ -50,7 +51,7 @@ def size(count: float) -> str:
     return f"{count:.1f} {_UNITS[-1]}"
 
 
-class Screen:
+class Screen(Reporter):
     """The progress bar; on a pipe, a line a round instead."""
 
     def __init__(self) -> None:

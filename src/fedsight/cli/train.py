@@ -12,7 +12,8 @@ from fedsight.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from fedsight.run.program import Program, Speed
-    from fedsight.run.session import Command, Reporter
+    from fedsight.run.reporter import Reporter
+    from fedsight.run.session import Command
 
 
 class LogFormat(StrEnum):

@@ -10,6 +10,7 @@ from typing import Any
 
 from fedsight.core.errors import FedSightError
 from fedsight.engine.base import Federation
+from fedsight.run.reporter import Reporter
 
 SHOWN = ("accuracy", "loss", "train_loss", "lr", "bytes_up", "bytes_down", "seconds")
 
@@ -20,7 +21,7 @@ def open_log(kind: str, folder: Path) -> Log:
     return writers[kind](folder)
 
 
-class Log(ABC):
+class Log(Reporter, ABC):
     """A reporter that writes the figures of each round somewhere."""
 
     def __init__(self, folder: Path) -> None:
@@ -30,26 +31,11 @@ class Log(ABC):
     def write(self, name: str, value: float, round: int) -> None:
         """Write one figure."""
 
-    def begin(self, federation: Federation, done: int) -> None:
-        """Training starts."""
-
-    def reply(self) -> None:
-        """A client is done: nothing to write."""
-
     def round(self, line: Mapping[str, Any]) -> None:
         """Write the figures of a round that were measured."""
         for name in SHOWN:
             if line[name] is not None:
                 self.write(name, line[name], line["round"])
-
-    def begin_baselines(self, rounds: int) -> None:
-        """The baselines start: nothing to write."""
-
-    def baseline_round(self) -> None:
-        """A round of a baseline: nothing to write."""
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Everything is done."""
 
 
 class TensorBoard(Log):

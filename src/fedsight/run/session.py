@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from fedsight.core.errors import Interrupted
 from fedsight.core.layout import Kind
@@ -19,32 +19,11 @@ from fedsight.run.evaluate import Evaluator, Figures, worst
 from fedsight.run.facts import describe
 from fedsight.run.federate import federate
 from fedsight.run.program import Program, Speed
+from fedsight.run.reporter import Reporter
 from fedsight.run.samples import answers
 from fedsight.run.store import Checkpoint, RunStore
 
 Command = Literal["run", "compare"]
-
-
-class Reporter(Protocol):
-    """Is told how a session goes: the progress bar, log writers."""
-
-    def begin(self, federation: Federation, done: int) -> None:
-        """Training starts, with `done` rounds behind it."""
-
-    def reply(self) -> None:
-        """A client of the round is done."""
-
-    def round(self, line: loop.Line) -> None:
-        """A round is done."""
-
-    def begin_baselines(self, rounds: int) -> None:
-        """The baselines start; together they have `rounds` rounds."""
-
-    def baseline_round(self) -> None:
-        """A round of a baseline is done."""
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """Everything is done."""
 
 
 def start(

@@ -1,0 +1,47 @@
+# `make run` and `make test` do all the set-up themselves.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: run test lint install browser bench clean
+.DEFAULT_GOAL := run
+
+run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the report
+	$(BIN)/fedsight compare --example fashion
+
+test: $(READY) browser lint  ## the whole test suite, with coverage
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine -q
+	$(BIN)/coverage report --fail-under=90 --format=total
+	$(BIN)/coverage report --fail-under=95 --include='src/fedsight/core/*,src/fedsight/aggregate/*,src/fedsight/engine/*,src/fedsight/run/*'
+
+lint: $(READY)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+install: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "FedSight needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+browser:  # the report is looked at in a real browser
+	@command -v chromium >/dev/null && command -v chromedriver >/dev/null || { \
+	  as_root=; [ "$$(id -u)" = 0 ] || as_root=sudo; \
+	  $$as_root apt-get update -qq && $$as_root apt-get install -y -qq chromium chromium-driver; } || \
+	  { echo "The report's test needs chromium and chromedriver: please install both."; exit 1; }
+
+bench: $(READY)  ## speed beside bare PyTorch and beside the peers that are installed
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/population.py
+
+clean:
+	rm -rf $(VENV) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+
+-include benchmarks/peers.mk
