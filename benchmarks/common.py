@@ -55,9 +55,10 @@ def run_contestant(
 ) -> dict[str, Any]:
     """Run a contestant in a process group of its own; its last line that is JSON.
 
-    `watch` is called with the process id a few hundred times a second while it runs. Whatever
-    the contestant leaves running is ended with it. Raises ContestantError.
+    `watch` is called with the process id, which is also its session's, some fifty times a second
+    while it runs. Whatever the contestant leaves running is ended with it. Raises ContestantError.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `finally` ends the child
     environment = {k: v for k, v in os.environ.items() if not k.startswith(TIDY)}
     environment |= {"PYTHONPATH": str(ROOT / "src"), **process.environment}
     with tempfile.TemporaryFile("w+") as output:

@@ -190,7 +190,7 @@ class Scores:
             fact = self.facts[name]
             rows.append([name, spread(rates, 0), ratio, f"{fact['accuracy']:.3f}", fact["note"]])
         columns = ["", "images/s: median (repeats)", "FedSight is x times", "accuracy", "how"]
-        print_table(self.match.title, columns, rows)
+        print_table(f"{self.match.title}, {self.match.cohort} clients a round", columns, rows)
         for verdict in self.verdicts():
             ratio, target = verdict["ratio"], verdict["target"]
             outcome = "not measured" if ratio is None else "met" if verdict["met"] else "NOT MET"
@@ -202,11 +202,16 @@ class Scores:
 
 
 def play(
-    contestants: Sequence[Contestant], repeats: int, quick: bool, patience: float, scratch: Path
+    matches: Sequence[Match],
+    contestants: Sequence[Contestant],
+    repeats: int,
+    quick: bool,
+    patience: float,
+    scratch: Path,
 ) -> tuple[list[Scores], list[str]]:
     """All matches, contestants next to one another (A B C D A B C D); scores and failures."""
     data = str(save_data(scratch))
-    scores = [Scores(match) for match in MATCHES]
+    scores = [Scores(match) for match in matches]
     failures: list[str] = []
     began = time.monotonic()
     longest = 0.0
@@ -217,7 +222,7 @@ def play(
             break
         for score in scores:
             match = score.match
-            rounds = WARM_UP + (match.rounds // 2 if quick else match.rounds)
+            rounds = WARM_UP + (4 if quick else match.rounds)
             job = Job(match.model, data, rounds, match.cohort)
             for contestant in contestants:
                 if any(contestant.name in failure for failure in failures):
@@ -240,6 +245,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer rounds, under five minutes")
     parser.add_argument("--repeats", type=int, help="default: 5, or 2 with --quick")
+    parser.add_argument("--cohort", type=int, help="clients per round, for both networks")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="beginnings of contestants")
     parser.add_argument(
         "--quiet", type=float, default=0.0, metavar="S", help="wait so long for others to pause"
@@ -255,8 +261,11 @@ def main() -> None:
     present = [c for c in chosen if c.name not in absent]
     facts = machine()
     repeats = options.repeats or (2 if options.quick else 5)
+    matches = [replace(match, cohort=options.cohort or match.cohort) for match in MATCHES]
     with tempfile.TemporaryDirectory(prefix="fedsight-benchmark-") as scratch:
-        scores, failures = play(present, repeats, options.quick, options.quiet, Path(scratch))
+        scores, failures = play(
+            matches, present, repeats, options.quick, options.quiet, Path(scratch)
+        )
     print()
     for score in scores:
         score.show()

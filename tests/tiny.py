@@ -6,14 +6,17 @@ It is a module of its own, not part of conftest.py, so that worker processes can
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsight.algorithms.base import Local
 from fedsight.algorithms.fedavg import FedAvg
@@ -23,6 +26,7 @@ from fedsight.data.base import ArrayImages, Dataset, Part, Source
 from fedsight.data.sources.samples import FashionMnist12k
 from fedsight.engine.base import Engine, Federation
 from fedsight.engine.inline import InlineEngine
+from fedsight.models.zoo.small_cnn import SmallCNN
 from fedsight.run.config import parse
 from fedsight.run.evaluate import Evaluator
 from fedsight.run.federate import federate
@@ -95,6 +99,20 @@ class StillbornImages(ArrayImages):
         raise MemoryError("no room for the images")
 
 
+class Counting(SmallCNN):
+    """BatchNorm that averages over all batches so far, and so depends on its counter."""
+
+    def make(
+        self, channels: int, height: int, width: int, classes: int
+    ) -> tuple[nn.Module, Iterable[str]]:
+        """No momentum."""
+        module, heads = super().make(channels, height, width, classes)
+        for part in module.modules():
+            if isinstance(part, nn.BatchNorm2d):
+                part.momentum = None
+        return module, heads
+
+
 class Stumbling(FedAvg):
     """FedAvg with a programmer's mistake in it."""
 
@@ -103,14 +121,33 @@ class Stumbling(FedAvg):
         raise ZeroDivisionError("a mistake in the algorithm")
 
 
+def quiet(_: None, pipe: Connection) -> None:
+    """A worker that waits for the end."""
+    pipe.send("ready")
+    pipe.recv()
+
+
+def deaf(_: None, pipe: Connection) -> None:
+    """A worker that no polite signal ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    pipe.send("I hear nothing")
+    while True:
+        time.sleep(1)
+
+
 @cache
 def _sample() -> Dataset:
     return FashionMnist12k().open()
 
 
 def program(**sections: Any) -> Program:
-    """A program on `Tiny` images; each section given replaces keys of `SECTIONS`."""
-    tables = {name: {**table, **sections.pop(name, {})} for name, table in SECTIONS.items()}
+    """A program on `Tiny` images; a section given adds to that of `SECTIONS`, or replaces it
+    when it names another part."""
+    tables: dict[str, Any] = {}
+    for name, table in SECTIONS.items():
+        given = sections.pop(name, {})
+        keeps = given.get("name", table.get("name")) == table.get("name")
+        tables[name] = {**table, **given} if keeps else given
     data = Tiny(**tables.pop("data"))
     made, _ = parse({**tables, **sections, "data": {"name": "fashion-mnist-12k"}}, base=None)
     return replace(made, data=data)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from multiprocessing.synchronize import Barrier
 
 import torch
-from task import CLIENTS, Job
+from task import Job
 from torch import Tensor, multiprocessing, nn
 from torch.nn import functional as F
 
@@ -70,7 +70,7 @@ def train(number: int, job: Job, barrier: Barrier, results: multiprocessing.Simp
         first = round * job.cohort
         mine = range(first + number, first + job.cohort, PROCESSES)
         for client in mine:
-            for batch in job.batches(*clients[client % CLIENTS]):
+            for batch in job.batches(*clients[client % job.population]):
                 step(*batch)
         rates.append(len(mine) * job.images / (time.perf_counter() - start))
     barrier.wait()

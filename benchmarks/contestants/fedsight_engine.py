@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 import torch
-from task import CLIENTS, Job
+from task import Job
 from torch import nn
 
 from fedsight.algorithms.base import Mean, algorithms
@@ -29,7 +29,7 @@ def program(job: Job) -> Program:
         name="benchmark",
         seed=job.seed,
         data=sources.get("fashion-mnist-12k")(),
-        split=splits.get("virtual")(sites=CLIENTS, samples=job.images),
+        split=splits.get("virtual")(sites=job.population, samples=job.images),
         shift=Shift(),
         model=models.get(job.model)(),
         task=tasks.get("classify")(),
@@ -55,10 +55,10 @@ def train(job: Job) -> tuple[list[float], nn.Module]:
     draws = np.random.default_rng(job.seed)
     stamps = [time.perf_counter()]
     for round in range(1, job.rounds + 1):
-        cohort = draws.choice(CLIENTS, job.cohort, replace=False).tolist()
+        cohort = draws.choice(job.population, job.cohort, replace=False).tolist()
         outcome = engine.train(Order(round, vector), cohort, lambda: None)
         assert not outcome.rejected
-        mean = Mean(outcome.total.mean(), len(cohort), CLIENTS)
+        mean = Mean(outcome.total.mean(), len(cohort), job.population)
         vector, state = plan.algorithm.step(vector, state, mean, round)
         stamps.append(time.perf_counter())
     engine.close()

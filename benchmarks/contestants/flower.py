@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from flwr.simulation import run_simulation
-from task import CLIENTS, JOB, Job
+from task import JOB, Job
 
 ACTORS = 2
 job = Job.given()
@@ -55,10 +55,10 @@ class TimedFedAvg(FedAvg):
 def main(grid: Grid, context: Context) -> None:
     """All rounds, without evaluation."""
     strategy = TimedFedAvg(
-        fraction_train=job.cohort / CLIENTS,
+        fraction_train=job.cohort / job.population,
         fraction_evaluate=0.0,
         min_train_nodes=job.cohort,
-        min_available_nodes=CLIENTS,
+        min_available_nodes=job.population,
     )
     start = ArrayRecord(job.network().state_dict())
     result = strategy.start(grid=grid, initial_arrays=start, num_rounds=job.rounds)
@@ -69,7 +69,7 @@ if __name__ == "__main__":
     run_simulation(
         server_app=server_app,
         client_app=client_app,
-        num_supernodes=CLIENTS,
+        num_supernodes=job.population,
         backend_config={
             "init_args": {
                 "num_cpus": ACTORS,

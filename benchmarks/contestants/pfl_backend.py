@@ -18,8 +18,8 @@ from pfl.data.pytorch import PyTorchTensorDataset
 from pfl.hyperparam import NNTrainHyperParams
 from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
-from task import CLIENTS, Job
-from torch import Tensor, nn
+from task import Job
+from torch import Tensor, distributed, nn
 from torch.nn import functional as F
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
@@ -61,7 +61,7 @@ def population(job: Job) -> FederatedDataset:
     datasets: list[Dataset] = [
         PyTorchTensorDataset((x, y), user_id=str(i)) for i, (x, y) in enumerate(job.clients())
     ]
-    order = itertools.cycle(range(CLIENTS))
+    order = itertools.cycle(range(job.population))
     return FederatedDataset(datasets.__getitem__, lambda: next(order))
 
 
@@ -94,6 +94,9 @@ def main() -> None:
     if int(os.environ.get("RANK", "0")) == 0:
         note = f"{PROCESSES} process(es), {CORES // PROCESSES} thread(s) each"
         job.report_stamps(clock.stamps, job.accuracy(learner.network), note)
+    if PROCESSES > 1:  # pfl leaves its process group open, and a process that ends first aborts
+        distributed.barrier()
+        distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

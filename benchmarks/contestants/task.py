@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-CLIENTS = 160  # disjoint; each holds the next `images` training images
 CLASSES = 10
 JOB = "FEDSIGHT_BENCHMARK_JOB"  # environment variable: the job, for processes that peers start
 
@@ -28,6 +27,7 @@ class Job:
     data: str  # .npz: train_images float32 [n, 1, h, w], train_labels int64, and test_ likewise
     rounds: int
     cohort: int
+    population: int = 160  # clients to draw the cohort from
     images: int = 60
     batch: int = 10
     lr: float = 0.05
@@ -67,9 +67,9 @@ class Job:
         return images.contiguous(memory_format=torch.channels_last), labels
 
     def clients(self) -> list[tuple[Tensor, Tensor]]:
-        """Each client's images and labels; views of one array."""
+        """Each client's images and labels: the next ones that nobody has; views of one array."""
         images, labels = self.part("train")
-        shares = (slice(i * self.images, (i + 1) * self.images) for i in range(CLIENTS))
+        shares = (slice(i * self.images, (i + 1) * self.images) for i in range(self.population))
         return [(images[share], labels[share]) for share in shares]
 
     def batches(self, x: Tensor, y: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

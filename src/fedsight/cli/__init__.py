@@ -7,15 +7,21 @@ import sys
 
 def main() -> None:
     """Entry point: runs a command; an error is one clear message and an exit code."""
-    from fedsight.cli.app import app
-    from fedsight.core.errors import FedSightError
-
     try:
-        app()
-    except FedSightError as error:
-        from fedsight.cli.screen import show_error
+        from fedsight.cli.app import app
+        from fedsight.core.errors import FedSightError, Interrupted
 
-        show_error(error)
-        sys.exit(error.exit_code)
+        try:
+            app()
+        except FedSightError as error:
+            from fedsight.cli.screen import show_error
+
+            show_error(error)
+            sys.exit(error.exit_code)
+        except SystemExit as end:  # Typer makes Ctrl-C an exit code, without a word
+            if end.code != Interrupted.exit_code:
+                raise
+            raise KeyboardInterrupt from None
     except KeyboardInterrupt:
+        print("Stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)

@@ -30,7 +30,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 def show_error(error: FedSightError) -> None:
     """Cause and cure, on the error stream."""
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     if isinstance(error, ConfigError):
         console.print(f"[bold red]Error:[/] {escape(error.cause)}")
         for problem in error.problems:
@@ -55,7 +55,9 @@ class Screen(Reporter):
     """The progress bar; on a pipe, a line a round instead."""
 
     def __init__(self) -> None:
-        self._console = Console(stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False)
+        self._console = Console(
+            stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False, emoji=False
+        )
         self._live = self._console.is_terminal
         self._progress = Progress(
             SpinnerColumn(),
@@ -150,6 +152,6 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     sent = f"{size(summary['bytes_up'])} sent, {size(summary['bytes_down'])} received by sites"
     table.add_row("bytes", sent)
     table.add_row("time", f"{summary['seconds']:.1f} s for {summary['rounds']} rounds")
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(table)
     console.print(f"Report: {escape(folder)}/report.html", soft_wrap=True)

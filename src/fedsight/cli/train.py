@@ -165,11 +165,11 @@ def _finish(folder: Path, log: list[LogFormat] | None, go: Any) -> None:
     from fedsight.report.page import build
     from fedsight.run.logs import open_log
 
-    screen = Screen()
-    reporters: list[Reporter] = [screen, *(open_log(kind.value, folder) for kind in log or [])]
+    reporters: list[Reporter] = [Screen(), *(open_log(kind.value, folder) for kind in log or [])]
     try:
         summary = go(reporters)
     finally:
-        screen.close()
+        for reporter in reporters:
+            reporter.close()
     build([folder])
     show_summary(summary, str(folder))

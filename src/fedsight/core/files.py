@@ -34,3 +34,14 @@ def write_atomically(path: Path, data: bytes) -> None:
             "free some space or choose another folder; the last whole file is untouched, so "
             "`fedsight resume` goes on from there",
         ) from error
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder `path` and those above it; StoreError when that cannot be done."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the folder {path}: {error.strerror or error}",
+            "free some space or choose another place",
+        ) from error

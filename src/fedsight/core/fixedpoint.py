@@ -62,7 +62,8 @@ class ExactSum:
                 f"site '{site}' would be term {self.count + 1} of a sum of {self.terms}",
                 "a site answered twice, or the cohort is larger than announced",
             )
-        peak = max((abs(float(edge)) for edge in torch.aminmax(values)), default=0.0)
+        edges = torch.aminmax(values) if len(values) else ()
+        peak = max((abs(float(edge)) for edge in edges), default=0.0)
         if not peak < float("inf"):  # NaN fails this too
             raise SiteError(
                 f"site '{site}' sent an update that is not finite (NaN or infinity)",

@@ -49,6 +49,8 @@ def _memory_file(size: int) -> int:
 
 def _map(fd: int, size: int, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     count = torch.Size(shape).numel()
+    if count == 0:
+        return torch.empty(shape, dtype=dtype)
     return torch.frombuffer(mmap.mmap(fd, size), dtype=dtype, count=count).view(shape)
 
 

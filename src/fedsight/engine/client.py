@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -13,12 +13,14 @@ from fedsight.algorithms.base import Local, Phase
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind, Layout
 from fedsight.core.rng import derive, generator
-from fedsight.core.types import Memory, Metrics, Order, Reply, Sum
+from fedsight.core.types import Batch, Memory, Metrics, Order, Reply, Sum
 from fedsight.data.augment import augment
 from fedsight.engine.base import Federation, SiteData
 from fedsight.models.norms import to_moments
 
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
+
+PREPARED = 1 << 24  # pixel values of a client up to which all its images are prepared at once
 
 
 class Client:
@@ -35,6 +37,8 @@ class Client:
         self._precision = precision
         self._parameters = dict(self.model.named_parameters())
         self._kinds = {entry.name: entry.kind for entry in self.layout.entries}
+        counters = [b for b in self.model.buffers() if not b.is_floating_point()]
+        self._counters = [(counter, counter.clone()) for counter in counters]
 
     def step(self, order: Order, client: int, memory: Memory) -> Reply:
         """Train client number `client` from the order's vector; what it learnt, as a reply.
@@ -53,9 +57,11 @@ class Client:
         seen = 0
         draws = generator(program.seed, *path, "batches")
         with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own generator
-            torch.manual_seed(derive(program.seed, *path, "dropout"))
+            # Not torch.manual_seed: that would also reseed every accelerator, for good.
+            torch.default_generator.manual_seed(derive(program.seed, *path, "dropout"))
+            read = self._reader(data, draws)
             for phase in program.algorithm.phases(program.train.epochs):
-                phase_loss, phase_seen = self._train(phase, data, draws, local)
+                phase_loss, phase_seen = self._train(phase, len(data), read, draws, local)
                 loss += phase_loss
                 seen += phase_seen
         if not bool(torch.isfinite(loss)):
@@ -80,9 +86,29 @@ class Client:
         personal = self.layout.personal
         self.vector[self.layout.travelling].copy_(vector)
         self.vector[personal].copy_(memory.get("personal", self.initial[personal]))
+        for counter, fresh in self._counters:  # BatchNorm's: no site may see another's
+            counter.copy_(fresh)
+
+    def _reader(self, data: SiteData, draws: Generator) -> Callable[[Tensor], Batch]:
+        """How batches are made: cut from all images prepared at once, unless they are too many
+        or change each time that they are seen."""
+        names = self.federation.program.train.augment
+        size = self.federation.dataset.preprocess
+        pixels = len(data) * size.channels * size.height * size.width
+        if not names and pixels <= PREPARED:
+            whole = self.federation.batch(data, torch.arange(len(data)))
+            return lambda positions: Batch(whole.x[positions], whole.y[positions])
+        return lambda positions: self.federation.batch(
+            data, positions, augment(data.pixels(positions), names, draws)
+        )
 
     def _train(
-        self, phase: Phase, data: SiteData, draws: Generator, local: Local
+        self,
+        phase: Phase,
+        samples: int,
+        read: Callable[[Tensor], Batch],
+        draws: Generator,
+        local: Local,
     ) -> tuple[Tensor, int]:
         program = self.federation.program
         settings = program.train
@@ -96,11 +122,8 @@ class Client:
         )
         loss_sum = torch.zeros((), dtype=torch.float64)
         seen = 0
-        for positions in batches(len(data), phase.epochs, settings.batch, draws):
-            pixels = data.pixels(positions)
-            if settings.augment:
-                pixels = augment(pixels, settings.augment, draws)
-            batch = self.federation.batch(data, positions, pixels)
+        for positions in batches(samples, phase.epochs, settings.batch, draws):
+            batch = read(positions)
             with torch.autocast("cpu", torch.bfloat16, enabled=self._precision == "bfloat16"):
                 loss = program.task.loss(self.model, batch)
             optimiser.zero_grad(set_to_none=True)
@@ -161,7 +184,7 @@ def batches(samples: int, epochs: int, size: int, draws: Generator) -> Iterator[
     """Shuffled positions, epoch by epoch; a single one left over joins the batch before it
     (BatchNorm cannot learn from one image)."""
     starts = np.arange(0, samples, size)
-    if len(starts) > 1 and samples - starts[-1] == 1:
+    if size > 1 and len(starts) > 1 and samples - starts[-1] == 1:
         starts = starts[:-1]
     edges = [*starts.tolist(), samples]
     for _ in range(epochs):

@@ -71,8 +71,12 @@ class EmbeddedEngine:
             for setup in setups
         ]
         self._pool = Pool(work, setups)
-        for worker in range(len(setups)):
-            self._pool.receive(worker, "starting")
+        try:
+            for worker in range(len(setups)):
+                self._pool.receive(worker, "starting")
+        except BaseException:
+            self.close()
+            raise
 
     def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
         """One round of local training; SiteError never reaches here, rejections are noted."""

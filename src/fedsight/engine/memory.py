@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from urllib.parse import quote, unquote
 
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from fedsight.core.files import write_atomically
+from fedsight.core.files import make_folder, write_atomically
 from fedsight.core.types import Memory
 
 
 class MemoryStore:
-    """Versions lie in `folder/<site>/<round>.safetensors`."""
+    """Versions lie in `folder/<site, percent-encoded>/<round>.safetensors`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -30,12 +31,14 @@ class MemoryStore:
     def save(self, site: str, round: int, memory: Memory) -> None:
         """Keep `memory` as the version of `round`."""
         path = self._path(site, round)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         write_atomically(path, save(dict(memory)))
 
     def sites(self) -> list[str]:
         """The sites that have a memory."""
-        return [path.name for path in self.folder.iterdir()] if self.folder.is_dir() else []
+        if not self.folder.is_dir():
+            return []
+        return sorted(unquote(path.name) for path in self.folder.iterdir())
 
     def prune(self, site: str, durable: int) -> None:
         """Drop the versions that no run resumed from round `durable` or later can need."""
@@ -52,8 +55,12 @@ class MemoryStore:
             if int(path.stem) > round:
                 path.unlink()
 
+    def _home(self, site: str) -> Path:
+        """The site's folder; a natural id such as `../ward/3` must not lead anywhere else."""
+        return self.folder / quote(site, safe=" ").replace(".", "%2E")
+
     def _path(self, site: str, round: int) -> Path:
-        return self.folder / site / f"{round:06d}.safetensors"
+        return self._home(site) / f"{round:06d}.safetensors"
 
     def _versions(self, site: str) -> list[int]:
-        return [int(path.stem) for path in (self.folder / site).glob("[0-9]*.safetensors")]
+        return [int(path.stem) for path in self._home(site).glob("[0-9]*.safetensors")]

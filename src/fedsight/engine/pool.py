@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
 from fedsight.core.errors import EngineError, FedSightError
 
-GRACE = 5.0  # seconds that a worker gets to end by itself
+PATIENCE = 1.0  # seconds that a worker gets to see that its pipe is closed: an idle one needs none
+GRACE = 5.0  # seconds that it gets to end when asked to
 
 Serve = Callable[[Any, Connection], None]  # (setup, pipe): runs in the worker until the pipe ends
 
@@ -19,8 +23,31 @@ Serve = Callable[[Any, Connection], None]  # (setup, pipe): runs in the worker u
 def context() -> Any:
     """How workers are made: forked from a clean server that has the imports done already."""
     found = multiprocessing.get_context("forkserver")
-    found.set_forkserver_preload(["fedsight.engine.worker", "fedsight.run.solo"])
+    # torch's optimisers import torch._dynamo on first use: 1.5 s for every worker, or once here.
+    found.set_forkserver_preload(["fedsight.engine.worker", "fedsight.run.solo", "torch._dynamo"])
     return found
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until workers are started: one that is half born would end with a traceback.
+
+    The server that they are forked from is deaf to Ctrl-C, and so are they: it is the
+    coordinator's to handle.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits
+    try:
+        forkserver.ensure_running()
+        signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
 
 
 class Pool:
@@ -34,18 +61,26 @@ class Pool:
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         made = context()
-        for number, setup in enumerate(setups):
-            ours, theirs = made.Pipe()
-            process = made.Process(
-                target=_guard,
-                args=(serve, setup, theirs),
-                name=f"fedsight-worker-{number}",
-                daemon=True,
-            )
-            process.start()
-            theirs.close()
-            self._pipes.append(ours)
-            self._processes.append(process)
+        try:
+            with _uninterrupted():
+                for number, setup in enumerate(setups):
+                    self._start(made, serve, setup, number)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, made: Any, serve: Serve, setup: Any, number: int) -> None:
+        ours, theirs = made.Pipe()
+        process = made.Process(
+            target=_guard,
+            args=(serve, setup, theirs),
+            name=f"fedsight-worker-{number}",
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        self._pipes.append(ours)
+        self._processes.append(process)
 
     def __len__(self) -> int:
         return len(self._pipes)
@@ -80,6 +115,8 @@ class Pool:
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
+            process.join(PATIENCE)
+        for process in self._processes:
             process.terminate()
         for process in self._processes:
             process.join(GRACE)
@@ -101,7 +138,7 @@ class Pool:
 
 def _guard(serve: Serve, setup: Any, pipe: Connection) -> None:
     """The worker's outermost frame: what goes wrong is told to the coordinator, if it is there."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the coordinator's to handle
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         serve(setup, pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):

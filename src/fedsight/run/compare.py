@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import isnan
 from typing import Any
 
 from fedsight.engine.base import Federation
@@ -81,4 +82,5 @@ def _figures(evaluator: Evaluator, trained: Trained) -> dict[str, Any]:
         return together(evaluator.figures(trained.sums))
     figures = evaluator.figures(trained.sums, only=trained.job)
     own = figures.by_site.get(evaluator.federation.partition.name(trained.job), {})
-    return {**figures.overall, "own_accuracy": own.get("accuracy")}
+    overall = {key: None if isnan(value) else value for key, value in figures.overall.items()}
+    return {**overall, "own_accuracy": own.get("accuracy")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -123,6 +124,9 @@ def parse(table: Table, base: Path, name: str = "run") -> tuple[Program, Speed]:
         problems.append(Problem("seed", f"{seed!r} is not a whole number", "write seed = 0"))
     if not isinstance(title, str):
         problems.append(Problem("name", f"{title!r} is not a text", 'write name = "my run"'))
+    elif not title.strip(". ") or "/" in title or "\0" in title:  # it may become a folder's name
+        cause = f"{title!r} cannot be the name of a folder"
+        problems.append(Problem("name", cause, 'write name = "my run"'))
     if problems:
         raise ConfigError(problems)
     speed = sections.pop("speed")
@@ -157,7 +161,7 @@ def _section(
     try:
         settings = kind.model_validate(known)
     except ValidationError as error:
-        problems += [_problem(section, kind, item) for item in error.errors()]
+        problems += _problems(section, kind, error)
         raise ConfigError(problems) from None
     if problems:
         raise ConfigError(problems)
@@ -183,14 +187,27 @@ def _home(key: str) -> str | None:
     return None
 
 
-def _problem(section: str, kind: type[Settings], item: ErrorDetails) -> Problem:
-    """A pydantic error in this house's words."""
-    where = ".".join([section, *(str(part) for part in item["loc"] if isinstance(part, int | str))])
-    if item["type"] == "missing":
-        return Problem(where, "this setting is required", f"write {item['loc'][-1]} = ...")
-    message = item["msg"].removeprefix("Value error, ")
-    cause = f"{item['input']!r} does not fit: {message[0].lower()}{message[1:]}"
-    field = kind.model_fields.get(str(item["loc"][0])) if item["loc"] else None
+def _problems(section: str, kind: type[Settings], error: ValidationError) -> list[Problem]:
+    """Pydantic's errors in this house's words; those of a setting's alternatives as one."""
+    found: dict[str, list[ErrorDetails]] = {}
+    for item in error.errors():
+        # Texts after the first name the alternatives of a type, not a place in the file.
+        place = [*item["loc"][:1], *(part for part in item["loc"][1:] if isinstance(part, int))]
+        found.setdefault(".".join([section, *map(str, place)]), []).append(item)
+    return [_problem(where, kind, items) for where, items in found.items()]
+
+
+def _problem(where: str, kind: type[Settings], items: list[ErrorDetails]) -> Problem:
+    first = items[0]
+    if first["type"] == "missing":
+        return Problem(where, "this setting is required", f"write {first['loc'][-1]} = ...")
+    messages = [item["msg"].removeprefix("Value error, ") for item in items]
+    messages = [f"{message[0].lower()}{message[1:]}" for message in messages]
+    messages = [message.replace("tuple", "list").split(" for <class")[0] for message in messages]
+    cause = f"{first['input']!r} does not fit: {'; or: '.join(messages)}"
+    field = kind.model_fields.get(str(first["loc"][0])) if first["loc"] else None
     if field is None or field.is_required():
         return Problem(where, cause, "correct the value")
-    return Problem(where, cause, f"correct the value, or leave it out for {field.get_default()!r}")
+    default = field.get_default()
+    used = "" if default is None else f" for {json.dumps(default, default=str)}"
+    return Problem(where, cause, f"correct the value, or leave it out{used}")

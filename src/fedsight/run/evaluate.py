@@ -16,7 +16,10 @@ from fedsight.run.federate import listed
 
 @dataclass(frozen=True)
 class Figures:
-    """What one model, or one federation of personal models, is worth."""
+    """What one model, or one federation of personal models, is worth.
+
+    A site that has no test image of its classes has no figures, and is not in `by_site`.
+    """
 
     overall: Mapping[str, float]
     by_site: Mapping[str, Mapping[str, float]]
@@ -65,7 +68,8 @@ class Evaluator:
                 for site, own in zip(self.sites, sums, strict=True)
             }
             counted = list(by_site.values()) if only is None else [by_site[names(only)]]
-            overall = {key: float(np.mean([one[key] for one in counted])) for key in counted[0]}
+            overall = {key: _mean([one[key] for one in counted]) for key in counted[0]}
+        by_site = {name: one for name, one in by_site.items() if not np.isnan(one["accuracy"])}
         found = everything.get("confusion")
         confusion = None if found is None else found.total.astype(np.int64)
         return Figures(overall, by_site, confusion)
@@ -79,6 +83,12 @@ class Evaluator:
         """The site's label proportions [classes]."""
         counts = self.counts(site)
         return np.asarray(counts / counts.sum())
+
+
+def _mean(values: Sequence[float]) -> float:
+    """Over those that were measured: no test image may be of a site's classes."""
+    measured = [value for value in values if not np.isnan(value)]
+    return float(np.mean(measured)) if measured else float("nan")
 
 
 def worst(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:

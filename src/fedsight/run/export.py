@@ -140,9 +140,7 @@ def _torchscript(saved: Saved) -> bytes:
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
             with torch.no_grad():
-                traced = torch.jit.trace(
-                    model, _pixels(saved, 2), check_trace=False
-                )
+                traced = torch.jit.trace(model, _pixels(saved, 2), check_trace=False)
         except Exception as error:  # third-party code is traced: anything may be raised
             raise _impossible(saved, "TorchScript", error) from error
         torch.jit.save(traced, buffer, _extra_files=metadata(saved))

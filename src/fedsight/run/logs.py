@@ -54,9 +54,15 @@ class TensorBoard(Log):
         """One scalar."""
         self._writer.add_scalar(name, value, round)
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def round(self, line: Mapping[str, Any]) -> None:
+        """Write the figures out: what a killed run had only in memory would be missing for good."""
+        super().round(line)
+        self._writer.flush()
+
+    def close(self) -> None:
         """Close the event file."""
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
 class MLflow(Log):
@@ -65,20 +71,27 @@ class MLflow(Log):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._mlflow = _extra("mlflow", "mlflow")
+        self._status: str | None = None  # of the run that was begun, if it ended now
 
     def begin(self, federation: Federation, done: int) -> None:
         """Open a run of the tracking store, with the program's fingerprint."""
         program = federation.program
         tags = {"fedsight.fingerprint": program.fingerprint}
         self._mlflow.start_run(run_name=program.name, tags=tags)
+        self._status = "KILLED"
 
     def write(self, name: str, value: float, round: int) -> None:
         """One metric."""
         self._mlflow.log_metric(name, value, step=round)
 
     def finish(self, summary: Mapping[str, Any]) -> None:
+        """The run is whole."""
+        self._status = "FINISHED"
+
+    def close(self) -> None:
         """Close the run."""
-        self._mlflow.end_run()
+        if self._status is not None:
+            self._mlflow.end_run(self._status)
 
 
 def _extra(module: str, extra: str) -> Any:

@@ -140,10 +140,11 @@ class Program:
         cohort = self.rounds.cohort
         if sites is not None and cohort is not None and cohort > sites:
             yield too_large_cohort(cohort, sites)
-        if cohort is not None and self.rounds.min_replies > cohort:
+        most = sites if cohort is None else cohort
+        if most is not None and self.rounds.min_replies > most:
             yield Problem(
                 "rounds.min_replies",
-                f"{self.rounds.min_replies} replies can never come from a cohort of {cohort}",
+                f"{self.rounds.min_replies} replies can never come from a cohort of {most}",
                 "lower rounds.min_replies or raise rounds.cohort",
             )
 

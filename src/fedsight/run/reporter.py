@@ -29,3 +29,6 @@ class Reporter:
 
     def finish(self, summary: Mapping[str, Any]) -> None:
         """Everything is done."""
+
+    def close(self) -> None:
+        """The session is over, done or not."""

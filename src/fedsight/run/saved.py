@@ -44,8 +44,11 @@ def load(run: Path, site: str | None = None) -> Saved:
     path = run / "model.safetensors"
     if not path.is_file():
         raise StoreError(f"{run} is not finished", f"go on with `fedsight resume {run}`")
-    size = Preprocess(**{k: _tupled(v) for k, v in facts["preprocess"].items()})
-    classes = tuple(facts["classes"])
+    try:
+        size = Preprocess(**{k: _tupled(v) for k, v in facts["preprocess"].items()})
+        classes, sites = tuple(facts["classes"]), [entry["name"] for entry in facts["sites"]]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise StoreError(f"{run / 'run.json'} is broken: {error!r}", "run it again") from error
     network = program.model.model_copy(update={"weights": None, "sha256": None}).build(
         size.channels, size.height, size.width, len(classes), program.seed
     )
@@ -55,7 +58,7 @@ def load(run: Path, site: str | None = None) -> Saved:
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{path} is broken: {error}", "run it again") from error
     if layout.length(Kind.PERSONAL):
-        vector[layout.personal] = _personal(store, facts, site)
+        vector[layout.personal] = _personal(store, sites, program.rounds.rounds, site)
     elif site is not None:
         raise StoreError(
             f"the sites of {run} share one model; there is none of '{site}'", "leave out --site"
@@ -73,14 +76,13 @@ def load(run: Path, site: str | None = None) -> Saved:
     )
 
 
-def _personal(store: RunStore, facts: Mapping[str, Any], site: str | None) -> Any:
-    names = [entry["name"] for entry in facts["sites"]]
+def _personal(store: RunStore, names: list[str], rounds: int, site: str | None) -> Any:
     if site is None:
         raise StoreError(
             f"in {store.folder} each site has a part of the model of its own",
             f"name the site with --site: {', '.join(names[:10])}",
         )
-    memory = MemoryStore(store.memory).load(site, facts["rounds"] + 1)
+    memory = MemoryStore(store.memory).load(site, rounds + 1)
     if "personal" not in memory:
         raise StoreError(
             f"{store.folder} has no model of site '{site}'",

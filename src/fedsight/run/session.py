@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fedsight.core.errors import Interrupted
+from fedsight.core.errors import Interrupted, StoreError
 from fedsight.core.layout import Kind
 from fedsight.core.types import Metrics
 from fedsight.engine.base import Federation
@@ -32,8 +34,9 @@ def start(
     """Run `program` from the beginning in the store's folder; returns the summary."""
     config.check(program, speed)
     federation = federate(program)
-    store.create(program, speed, describe(federation, Evaluator(federation), command))
-    return _go(federation, speed, store, command, None, reporters)
+    with _resumable(store):
+        store.create(program, speed, describe(federation, Evaluator(federation), command))
+        return _go(federation, speed, store, command, None, reporters)
 
 
 def resume(store: RunStore, workers: int | None, reporters: Sequence[Reporter]) -> dict[str, Any]:
@@ -42,12 +45,43 @@ def resume(store: RunStore, workers: int | None, reporters: Sequence[Reporter]) 
     if workers is not None:
         speed = speed.model_copy(update={"workers": workers})
     facts = store.read_json("run.json")
-    federation = federate(program)
-    checkpoint = store.load_checkpoint()
-    done = checkpoint.round if checkpoint else 0
-    store.rewind_history(done)
-    MemoryStore(store.memory).rewind(done)
-    return _go(federation, speed, store, facts["command"], checkpoint, reporters)
+    with _resumable(store):
+        federation = federate(program)
+        command: Command = "compare" if facts.get("command") == "compare" else "run"
+        _refuse_change(store, facts, describe(federation, Evaluator(federation), command))
+        checkpoint = store.load_checkpoint()
+        done = checkpoint.round if checkpoint else 0
+        store.tidy()
+        store.rewind_history(done)
+        MemoryStore(store.memory).rewind(done)
+        return _go(federation, speed, store, command, checkpoint, reporters)
+
+
+@contextlib.contextmanager
+def _resumable(store: RunStore) -> Iterator[None]:
+    """Ctrl-C, whenever it comes, leaves a folder that can be gone on with, and says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Interrupted(
+            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is whole",
+            f"go on with: fedsight resume {store.folder}",
+        ) from None
+
+
+def _refuse_change(store: RunStore, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """The rounds to come must train the same program on the same images as those before."""
+    now = json.loads(json.dumps(now))
+    if before.get("fingerprint") != now["fingerprint"]:
+        raise StoreError(
+            f"{store.folder / 'run.toml'} is not the program that this run began with",
+            "restore the file, or start a new run with another --out",
+        )
+    if any(before.get(key) != now[key] for key in ("data", "classes", "sites", "model")):
+        raise StoreError(
+            f"the images or the model of {store.folder} are not those that this run began with",
+            "restore the data, or start a new run with another --out",
+        )
 
 
 @dataclass
@@ -96,28 +130,22 @@ def _go(
     def overall(sums: list[Metrics]) -> dict[str, float]:
         return dict(evaluator.figures(sums).overall)
 
+    for reporter in reporters:
+        reporter.begin(federation, done)
+    engine = EmbeddedEngine(federation, speed, store.memory)
     try:
+        trained = loop.run(federation, engine, overall, recorder, checkpoint)
+    finally:
+        engine.close()
+    figures = evaluator.figures(trained.sums)
+    summary = _summarise(federation, store, trained, figures)
+    if command == "compare":
         for reporter in reporters:
-            reporter.begin(federation, done)
-        engine = EmbeddedEngine(federation, speed, store.memory)
-        try:
-            trained = loop.run(federation, engine, overall, recorder, checkpoint)
-        finally:
-            engine.close()
-        figures = evaluator.figures(trained.sums)
-        summary = _summarise(federation, store, trained, figures)
-        if command == "compare":
-            for reporter in reporters:
-                reporter.begin_baselines(
-                    len(baselines.jobs(federation)) * federation.program.rounds.rounds
-                )
-            found = baselines.compare(federation, speed, store, recorder.on_baseline_round)
-            _add_comparison(federation, store, summary, figures, found)
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is whole",
-            f"go on with: fedsight resume {store.folder}",
-        ) from None
+            reporter.begin_baselines(
+                len(baselines.jobs(federation)) * federation.program.rounds.rounds
+            )
+        found = baselines.compare(federation, speed, store, recorder.on_baseline_round)
+        _add_comparison(federation, store, summary, figures, found)
     _write_evaluation(federation, store, evaluator, trained, figures)
     store.write_json("summary.json", summary)
     for reporter in reporters:
@@ -156,7 +184,8 @@ def _add_comparison(
     alone = {site: entry["accuracy"] for site, entry in comparison["alone"].items()}
     summary["federated"] = figures.overall["accuracy"]
     summary["pooled"] = comparison["pooled"]["accuracy"]
-    summary["alone_mean"] = sum(alone.values()) / len(alone)
+    measured = [accuracy for accuracy in alone.values() if accuracy is not None]
+    summary["alone_mean"] = sum(measured) / len(measured) if measured else None
     summary["alone_by_site"] = alone
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping
@@ -16,14 +17,12 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedsight.algorithms.base import State
-from fedsight.core.errors import StoreError
-from fedsight.core.files import write_atomically
+from fedsight.core.errors import ConfigError, StoreError
+from fedsight.core.files import make_folder, write_atomically
 from fedsight.run import config
 from fedsight.run.program import Program, Speed
 
-WRITTEN = (
-    "run.toml",
-    "run.json",
+WRITTEN = (  # besides run.toml and run.json
     "history.jsonl",
     "summary.json",
     "evaluation.json",
@@ -63,25 +62,31 @@ class RunStore:
 
         Raises StoreError when the folder holds another program's run or anything else.
         """
-        if self.folder.exists() and any(self.folder.iterdir()):
+        make_folder(self.folder)
+        self.tidy()
+        if any(self.folder.iterdir()):
             self._refuse_stranger(program)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(
-                f"cannot make the folder {self.folder}: {error.strerror}", "choose another --out"
-            ) from error
+        # run.toml comes first and stays: it is what tells the folder for this program's run.
+        table = _without_none({**program.table(), "speed": speed.table()})
+        write_atomically(self.folder / "run.toml", tomli_w.dumps(table).encode())
         for name in WRITTEN:
             (self.folder / name).unlink(missing_ok=True)
         shutil.rmtree(self.memory, ignore_errors=True)
-        table = _without_none({**program.table(), "speed": speed.table()})
-        write_atomically(self.folder / "run.toml", tomli_w.dumps(table).encode())
         self.write_json("run.json", facts)
 
+    def tidy(self) -> None:
+        """Remove what a killed process had begun to write."""
+        for path in self.folder.glob(".*.partial"):
+            path.unlink(missing_ok=True)
+
     def _refuse_stranger(self, program: Program) -> None:
-        if not (self.folder / "run.json").is_file():
+        if not (self.folder / "run.toml").is_file():
             raise StoreError(f"{self.folder} is not empty and not a run", "choose another --out")
-        if self.read_json("run.json").get("fingerprint") != program.fingerprint:
+        try:
+            same = self.program()[0].fingerprint == program.fingerprint
+        except ConfigError:
+            same = False
+        if not same:
             raise StoreError(
                 f"{self.folder} holds the run of another program",
                 "choose another --out, or remove that folder if it is no longer needed",
@@ -127,16 +132,25 @@ class RunStore:
         path = self.folder / "history.jsonl"
         try:
             with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
+                file.write(json.dumps(_finite(line)) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             cure = "free some space, then go on with `fedsight resume`"
             raise StoreError(f"cannot write {path}: {error.strerror}", cure) from error
 
     def history(self) -> list[dict[str, Any]]:
-        """The rounds' lines; a torn last line, left by a crash, is not one."""
+        """The rounds' lines; a torn last line, left by a crash, is not one.
+
+        Raises StoreError when another line is broken.
+        """
         path = self.folder / "history.jsonl"
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        try:
+            lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+            return [{"round": 0, **json.loads(line)} for line in lines]
+        except (OSError, ValueError, TypeError) as error:
+            cure = "start the run anew with another --out"
+            raise StoreError(f"the history {path} is broken: {error}", cure) from error
 
     def rewind_history(self, round: int) -> None:
         """Drop the lines after `round`: these rounds are run again."""
@@ -146,16 +160,20 @@ class RunStore:
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """Write one of the folder's JSON files."""
-        write_atomically(self.folder / name, (json.dumps(value, indent=1) + "\n").encode())
+        text = json.dumps(_finite(value), indent=1, allow_nan=False)
+        write_atomically(self.folder / name, (text + "\n").encode())
 
     def read_json(self, name: str) -> dict[str, Any]:
         """One of the folder's JSON files; StoreError when it is missing or broken."""
         path = self.folder / name
         try:
-            value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            value = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(value, dict):
+                raise ValueError("it is not a JSON object")
         except (OSError, ValueError) as error:
             cure = "give the folder of a run, or start it anew"
-            raise StoreError(f"cannot read {path}: {error}", cure) from error
+            why = error.strerror if isinstance(error, OSError) else error
+            raise StoreError(f"cannot read {path}: {why}", cure) from error
         return value
 
     def save_model(self, tensors: Mapping[str, Tensor]) -> Path:
@@ -168,10 +186,19 @@ class RunStore:
 def free_folder(root: Path, name: str) -> Path:
     """`root/name`, or `root/name-2` and so on if that is taken."""
     folder, number = root / name, 1
-    while folder.exists() and any(os.scandir(folder)):
+    while folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         number += 1
         folder = root / f"{name}-{number}"
     return folder
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: a figure that could not be measured is null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _without_none(value: Any) -> Any:

@@ -1,0 +1,121 @@
+"""Files are written whole or not at all; shared tensors are one memory in several processes."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+from multiprocessing import resource_sharer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fedsight.core.errors import StoreError
+from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.sharing import Shared
+from fedsight.engine.pool import context
+
+
+def test_file_holds_what_was_written_and_nothing_lies_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    for data in (b"old", b"", b"new" * 1000):
+        write_atomically(path, data)
+        assert path.read_bytes() == data
+        assert list(tmp_path.iterdir()) == [path]
+
+
+def full_disk(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("existed", [True, False])
+def test_full_disk_leaves_the_old_file_and_no_part_of_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, existed: bool
+) -> None:
+    path = tmp_path / "file"
+    if existed:
+        path.write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(StoreError, match="No space left on device") as caught:
+        write_atomically(path, b"new")
+    assert str(path) in caught.value.cause
+    assert caught.value.cure
+    assert [item.read_bytes() for item in tmp_path.iterdir()] == [b"old"] * existed
+
+
+def test_missing_folder_is_a_store_error_that_names_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "file"
+    with pytest.raises(StoreError, match="No such file") as caught:
+        write_atomically(path, b"")
+    assert str(path) in caught.value.cause
+
+
+def test_folder_is_made_with_its_parents_or_refused_by_name(tmp_path: Path) -> None:
+    make_folder(tmp_path / "a" / "b")
+    make_folder(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b").is_dir()
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match=r"cannot make the folder .*file/under"):
+        make_folder(tmp_path / "file" / "under")
+
+
+def double(shared: Shared, pipe: Any) -> None:
+    """Runs in another process: doubles at each message."""
+    pipe.recv()
+    shared.tensor.mul_(2)
+    pipe.send(shared.tensor.sum().item())
+    pipe.recv()
+
+
+def test_another_process_sees_and_changes_the_same_memory() -> None:
+    shared = Shared.of(torch.arange(6, dtype=torch.int64).view(2, 3))
+    made = context()  # the engine's: a fork server started otherwise would lack its imports
+    ours, theirs = made.Pipe()
+    child = made.Process(target=double, args=(shared, theirs), daemon=True)
+    child.start()
+    shared.tensor.add_(1)  # after it was handed over
+    ours.send("go")
+    assert ours.recv() == 42
+    assert shared.tensor.tolist() == [[2, 4, 6], [8, 10, 12]]
+    ours.send("end")
+    child.join()
+    assert child.exitcode == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16, torch.float32, torch.int64])
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (2, 0, 3), (2, 3, 4)])
+def test_shared_copy_has_shape_type_and_values(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    values = torch.ones(shape).to(dtype)
+    tensor = Shared.of(values).tensor
+    assert (tensor.shape, tensor.dtype) == (values.shape, dtype)
+    assert torch.equal(tensor, values)
+    assert Shared(shape, dtype).tensor.to(torch.float32).sum() == 0
+
+
+def test_memory_is_given_back_when_nobody_holds_it() -> None:
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(20):
+        Shared((1000,), torch.float32)
+    gc.collect()
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_systems_without_anonymous_files_use_an_unlinked_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    shared = Shared.of(torch.tensor([1.0, 2.0]))
+    assert shared.tensor.tolist() == [1.0, 2.0]
+
+
+def test_what_is_handed_over_is_the_memory_itself() -> None:
+    shared = Shared.of(torch.arange(4.0).view(2, 2))
+    try:
+        rebuild, given = shared.__reduce__()
+        other = rebuild(*given)
+    finally:
+        resource_sharer.stop()
+    other.tensor[1, 0] = 9
+    assert shared.tensor.tolist() == [[0, 1], [9, 3]]

@@ -1,0 +1,465 @@
+"""Write docs/reference.md from the code: commands, settings, parts, exit codes, run files.
+
+    python tools/make_reference.py
+
+A test fails when the page is not what the code says; running this again mends it.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import json
+import textwrap
+import tokenize
+import types
+import typing
+from collections.abc import Callable, Iterable, Iterator
+from enum import Enum
+from functools import cache
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import typer
+from pydantic.fields import FieldInfo
+from typer.models import ArgumentInfo, OptionInfo
+
+from fedsight.algorithms.base import algorithms
+from fedsight.cli.app import app
+from fedsight.core.errors import FedSightError
+from fedsight.core.registry import Registry
+from fedsight.core.settings import Settings
+from fedsight.data import augment
+from fedsight.data.base import SizedSource, Source, sources
+from fedsight.data.partition import Split, splits
+from fedsight.data.shift import Shift
+from fedsight.models.base import Model, models
+from fedsight.run import store
+from fedsight.run.config import SECTIONS
+from fedsight.run.program import Rounds, Speed, Train
+from fedsight.tasks.base import tasks
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "reference.md"
+EXAMPLE = ROOT / "src/fedsight/run/examples/fashion.toml"
+
+INTRO = """\
+# Reference
+
+<!-- Made from the code by tools/make_reference.py: change the code, not this page. -->
+
+What every command, setting and file is. To learn FedSight, begin with the
+[tutorial](tutorial.md); for what the figures mean, see
+[how it is measured](how-it-is-measured.md).
+
+Contents: [commands](#commands) · [exit codes](#exit-codes) ·
+[configuration](#configuration) · [data sources](#data-sources) · [splits](#splits) ·
+[models](#models) · [tasks](#tasks) · [algorithms](#algorithms) · [run folder](#run-folder)
+"""
+
+CONFIGURATION = """\
+One TOML file says everything. Only `[data]` has to be there; a setting that is left out has the
+default given here. A relative path is meant from the file's folder. `--set SECTION.KEY=VALUE`
+changes a setting for one run; the value is TOML, or else a text. An unknown key is an error that
+names the nearest known one, and `fedsight check` lists every problem at once.
+
+Everything but `name` and `[speed]` decides the result and makes the run's *fingerprint*, a
+SHA-256 over the settings in full.
+
+The built-in example, `fedsight run --example fashion`:
+"""
+
+RUN_FILES = {
+    "run.toml": "the program and the speed settings in full, with every default",
+    "run.json": "fingerprint, environment, data, preprocessing, classes, model, and each site's "
+    "images by class; written before the first round",
+    "history.jsonl": "a line for every round, see below",
+    "checkpoint.safetensors": "all that the next round depends on: round, global vector, the "
+    "algorithm's state, bytes and seconds so far",
+    "memory/": "what sites remember between rounds (personal weights, control variates), a folder "
+    "for each site; there only if the algorithm needs it",
+    "model.safetensors": "the trained weights by name, written at the end",
+    "summary.json": "the final figures, see below; it is there when the run is finished",
+    "evaluation.json": "confusion matrix, the rule by which sites were tested, and some test "
+    "images with the model's answers",
+    "comparison.json": "after `compare`: each site alone, pooled, and federated",
+    "comparison.partial.json": "baselines that are finished, so that `resume` need not repeat them",
+    "report.html": "the report, one file that holds everything it needs",
+}
+
+HISTORY = {
+    "round": "from 1",
+    "accuracy": "on test images after the round; null where the round was not evaluated",
+    "loss": "likewise",
+    "train_loss": "mean over the replies, weighted as the updates are",
+    "lr": "local learning rate of the round",
+    "cohort": "sites that were asked",
+    "replies": "replies that were added",
+    "rejected": "site and reason of each reply that was refused",
+    "weight": "total weight of the replies",
+    "bytes_up": "sent by the sites in this round: 4 bytes for each float32 value",
+    "bytes_down": "received by the sites in this round",
+    "seconds": "duration of the round, evaluation included",
+}
+
+SUMMARY = {
+    "name": "the program's name",
+    "accuracy": "of the final model on test images, from 0 to 1",
+    "loss": "cross-entropy of the final model on test images",
+    "rounds": "rounds done",
+    "seconds": "sum over the federated rounds; reading data, starting workers and baselines are "
+    "not in it",
+    "bytes_up": "sent by all sites in all rounds",
+    "bytes_down": "received by all sites in all rounds",
+    "fingerprint": "SHA-256 of the program",
+    "model_sha256": "SHA-256 of `model.safetensors`",
+    "worst_site": "name and accuracy of the site with the lowest accuracy",
+    "by_site": "accuracy and loss for each of the first 200 sites",
+    "federated": "after `compare`: the same as `accuracy`",
+    "pooled": "after `compare`: accuracy of the model trained on all images at one place",
+    "alone_mean": "after `compare`: mean over the sites of `alone_by_site`",
+    "alone_by_site": "after `compare`: accuracy of each site's own model on the same test images",
+}
+
+MEANINGS = {  # of settings whose name says it in the code, where a comment would only repeat it
+    "alpha": "of the Dirichlet distribution",
+    "architecture": "the classifier's name",
+    "augment": "random changes to training images, see below",
+    "beta1": "of the first moment",
+    "beta2": "of the second moment (`adam`, `yogi`)",
+    "blocks": "each halves the side",
+    "channels": "grey or colour",
+    "delimiter": "one character between the columns",
+    "fit": "`stretch` ignores the aspect ratio, `crop` scales the shorter side and cuts out the "
+    "middle, `pad` scales the longer side and adds black borders",
+    "image_column": "the column of the images",
+    "kind": "the corruption",
+    "label_column": "the column of the labels",
+    "label_smoothing": "in the training loss",
+    "law": "of the sites' sizes",
+    "lr": "local learning rate",
+    "momentum": "of the server's velocity",
+    "mu": "weight of the proximal term; 0 is FedAvg",
+    "path": "the folder or file",
+    "path_column": "the column of the images' paths",
+    "precision": "of local training; bfloat16 rounds more coarsely, so the figures differ a little",
+    "rounds": "how many",
+    "server": "the server's optimiser",
+    "server_lr": "the server's learning rate",
+    "site_column": "the column of the site ids",
+    "sites": "how many",
+    "split_column": "the column that says `train` or `test`",
+    "strength": "at the last site, see above",
+    "test_images": "file with the test images",
+    "test_labels": "file with the test labels",
+    "test_part": "the part for testing",
+    "train_images": "file with the training images",
+    "train_labels": "file with the training labels",
+    "train_part": "the part for training",
+    "weight_decay": "of the local optimiser",
+    "weighting": "what an update weighs: its site's images, or 1",
+    "width": "channels of the first block",
+}
+
+
+def reference() -> str:
+    """The whole page."""
+    blocks = [
+        INTRO,
+        "## Commands\n",
+        *_commands(app, "fedsight"),
+        "## Exit codes\n",
+        "An error is one message that names the culprit and says what to do; the exit code says "
+        "which family it belongs to.\n",
+        _exit_codes(),
+        "## Configuration\n",
+        CONFIGURATION,
+        f"```toml\n{EXAMPLE.read_text(encoding='utf-8')}```\n",
+        *_sections(),
+        *_registry("Data sources", "data", sources, (Source, SizedSource)),
+        *_registry("Splits", "split", splits, (Split,)),
+        *_registry("Models", "model", models, (Model,)),
+        *_registry("Tasks", "task", tasks, ()),
+        *_registry("Algorithms", "algorithm", algorithms, ()),
+        "## Run folder\n",
+        *_run_folder(),
+    ]
+    return "\n".join(blocks)
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    escaped = [[cell.replace("|", "\\|") for cell in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in escaped)
+
+
+# Commands
+
+
+def _commands(group: typer.Typer, path: str) -> Iterator[str]:
+    made: Any = typer.main.get_command(group)
+    for command in group.registered_commands:
+        if command.callback is not None and command.name is not None:
+            flags = {item.name: item.opts for item in made.commands[command.name].params}
+            yield from _command(f"{path} {command.name}", command.callback, flags)
+    for inner in group.registered_groups:
+        if inner.typer_instance is not None:
+            yield from _commands(inner.typer_instance, f"{path} {inner.name}")
+
+
+def _command(path: str, callback: Callable[..., Any], flags: dict[str, list[str]]) -> Iterator[str]:
+    arguments, options = [], []
+    hints = typing.get_type_hints(callback, include_extras=True)
+    for name, parameter in inspect.signature(callback).parameters.items():
+        kind, info = typing.get_args(hints[name])
+        kind, _ = _optional(kind)
+        if isinstance(info, ArgumentInfo):
+            shown = info.metavar or name.upper()
+            arguments.append((shown, info.help or ""))
+        elif isinstance(info, OptionInfo):
+            flag = ", ".join(flags[name])
+            value = "" if kind is bool else f" {info.metavar or _placeholder(kind)}"
+            text = info.help or ""
+            if info.show_default and parameter.default not in (None, False):
+                text += f" [default: {_plain(parameter.default)}]"
+            options.append((f"`{flag}{value}`", text))
+    text, _, sample = inspect.getdoc(callback).partition("Example: ")  # type: ignore[union-attr]
+    usage = " ".join([path, *(shown for shown, _ in arguments), "[OPTIONS]" if options else ""])
+    yield f"### {path}\n"
+    yield f"`{usage.strip()}`\n"
+    yield f"{text.strip()}\n"
+    if sample:
+        yield f"```console\n$ {sample.strip()}\n```\n"
+    if arguments:
+        rows = ((f"`{shown}`", text) for shown, text in arguments)
+        yield _table(("argument", "meaning"), rows)
+    if options:
+        yield _table(("option", "meaning"), options)
+
+
+def _placeholder(kind: Any) -> str:
+    if typing.get_origin(kind) is list:
+        kind = typing.get_args(kind)[0]
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return "|".join(str(item.value) for item in kind)
+    return {int: "N", Path: "PATH", str: "TEXT"}[kind]
+
+
+def _plain(value: Any) -> str:
+    return str(value.value) if isinstance(value, Enum) else str(value)
+
+
+# Exit codes
+
+
+def _exit_codes() -> str:
+    rows = [("0", "", "Done; `check` found no problem.")]
+    errors: list[type[FedSightError]] = [
+        FedSightError,
+        *sorted(FedSightError.__subclasses__(), key=_code),
+    ]
+    for error in errors:
+        if error.__module__ == FedSightError.__module__:
+            about = (inspect.getdoc(error) or "").split("\n")[0]
+            rows.append((str(error.exit_code), f"`{error.__name__}`", about))
+    rows[1] = ("1", "`FedSightError`", "Anything else that FedSight refuses.")
+    rows.insert(3, ("2", "", "The command line itself: an unknown command or option."))
+    return _table(("code", "error", "meaning"), rows)
+
+
+def _code(error: type[FedSightError]) -> int:
+    return error.exit_code
+
+
+# Settings
+
+
+def _sections() -> Iterator[str]:
+    yield "### Top level\n"
+    top = [
+        ("`name`", "text", "the file's name", "what the run is called; also its folder"),
+        ("`seed`", "whole number", "`0`", "of all randomness: weights, splits, cohorts, batches"),
+    ]
+    yield _table(("key", "type", "default", "meaning"), top)
+    yield "Each of these sections names a part; its other settings are those of the part:\n"
+    rows = []
+    for section, kind in SECTIONS.items():
+        if isinstance(kind, tuple):
+            registry, default = kind
+            title = {"data": "data sources"}.get(section, f"{section}s")
+            known = ", ".join(f"`{name}`" for name in registry.names())
+            usual = f"`{default}`" if default else "required"
+            link = f"[{title}](#{title.replace(' ', '-')})"
+            rows.append((f"`[{section}]`", usual, f"{known}; see {link}"))
+    yield _table(("section", "default of `name`", "known names"), rows)
+    for section, cls in (("train", Train), ("rounds", Rounds), ("shift", Shift), ("speed", Speed)):
+        assert SECTIONS[section] is cls
+        yield f"### [{section}]\n"
+        yield f"{_about(cls)}\n"
+        yield _fields(cls)
+    yield "The augmentations of `train.augment`, applied in the order given:\n"
+    found = []
+    for name in typing.get_args(augment.Augmentation):
+        about = inspect.getdoc(augment._AUGMENTATIONS[name]) or ""
+        found.append((f"`{name}`", about.split("\n")[0]))
+    yield _table(("name", "does"), found)
+
+
+def _registry(
+    title: str, section: str, registry: Registry[Any], bases: tuple[type[Settings], ...]
+) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield f"`[{section}]`, chosen by `name`.\n"
+    common: set[str] = set()
+    heads = {
+        Source: "Every source has these settings:",
+        SizedSource: "Sources of images of any size also have these:",
+        Split: "Every split has this setting:",
+        Model: "Every model has these settings:",
+    }
+    for base in bases:
+        yield f"{heads[base]}\n"
+        yield _fields(base, leave_out=frozenset(common))
+        common |= set(base.model_fields)
+    for name in registry.names():
+        cls = registry.get(name)
+        yield f"### {name}\n"
+        yield f"{_about(cls)}\n"
+        facts = {key: text for key, text in registry.facts(name).items() if key != "about"}
+        if facts:
+            yield "".join(f"- {key}: {text}\n" for key, text in facts.items())
+        if issubclass(cls, SizedSource):
+            yield "Has the settings of sources of images of any size.\n"
+        own = frozenset(key for key in cls.model_fields if key not in common)
+        if own:
+            yield _fields(cls, leave_out=frozenset(cls.model_fields) - own)
+
+
+def _about(cls: type) -> str:
+    return inspect.cleandoc(cls.__doc__ or "")
+
+
+def _fields(cls: type[Settings], leave_out: frozenset[str] = frozenset()) -> str:
+    rows = []
+    for name, field in cls.model_fields.items():
+        if name not in leave_out:
+            kind, _ = _optional(field.annotation)
+            meaning = _meaning(cls, name)
+            row = (f"`{name}`", _kind(kind, field.metadata), _default(field), meaning)
+            rows.append(row)
+    return _table(("key", "type", "default", "meaning"), rows)
+
+
+def _optional(kind: Any) -> tuple[Any, bool]:
+    """A type without its None, and whether it had one."""
+    if typing.get_origin(kind) not in (typing.Union, types.UnionType):
+        return kind, False
+    left = [part for part in typing.get_args(kind) if part is not type(None)]
+    return typing.Union[tuple(left)], len(left) < len(typing.get_args(kind))  # noqa: UP007
+
+
+def _kind(kind: Any, metadata: Iterable[Any] = ()) -> str:
+    """A type and its limits in words."""
+    origin, parts = typing.get_origin(kind), typing.get_args(kind)
+    if origin is typing.Annotated:
+        inner = [item for part in parts[1:] for item in getattr(part, "metadata", [part])]
+        return _kind(parts[0], [*inner, *metadata])
+    if origin in (typing.Union, types.UnionType):
+        return ", or ".join(_kind(part) for part in parts)
+    if origin is typing.Literal:
+        return " or ".join(f"`{json.dumps(part)}`" for part in parts)
+    if origin is tuple:
+        many = parts[-1] is Ellipsis
+        items = [parts[0]] if many else list(parts)
+        if not many and len(set(items)) == 1:
+            return f"list of {len(items)} of: {_kind(items[0])}"
+        return "list of " + ", ".join(_kind(item) for item in items)
+    names = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`"}
+    return names.get(kind, "path") + _limits(metadata)
+
+
+def _limits(metadata: Iterable[Any]) -> str:
+    words = {
+        "ge": "at least {}",
+        "gt": "above {}",
+        "le": "at most {}",
+        "lt": "below {}",
+        "multiple_of": "a multiple of {}",
+    }
+    found = [
+        words[key].format(f"{value:,g}" if value < 1 else f"{value:,.10g}")
+        for item in metadata
+        for key in words
+        if (value := getattr(item, key, None)) is not None
+    ]
+    return "".join(f", {limit}" for limit in found)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if field.default is None:
+        return "not set"
+    value = list(field.default) if isinstance(field.default, tuple) else field.default
+    return f"`{json.dumps(value)}`"
+
+
+def _meaning(cls: type, name: str) -> str:
+    """The comment beside, or right above, the line that defines the field; else from MEANINGS."""
+    for owner in cls.__mro__:
+        if issubclass(owner, Settings) and name in inspect.get_annotations(owner):
+            found = _comments(owner).get(name, "")
+            if found:
+                return found.replace("None:", "not set:")
+    if name not in MEANINGS:
+        where = f"{cls.__module__}.{cls.__name__}.{name}"
+        raise SystemExit(f"tools/make_reference.py: {where} needs a comment, or a line in MEANINGS")
+    return MEANINGS[name]
+
+
+@cache
+def _comments(cls: type) -> dict[str, str]:
+    source = textwrap.dedent(inspect.getsource(cls))
+    comments: dict[int, str] = {}
+    alone: set[int] = set()
+    for token in tokenize.generate_tokens(StringIO(source).readline):
+        if token.type == tokenize.COMMENT and not token.string.startswith(("# noqa", "# type")):
+            comments[token.start[0]] = token.string.removeprefix("#").strip()
+            if not token.line[: token.start[1]].strip():
+                alone.add(token.start[0])
+    found = {}
+    body = typing.cast(ast.ClassDef, ast.parse(source).body[0]).body
+    for node in body:
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
+            above = node.lineno - 1
+            text = comments.get(node.end_lineno or node.lineno)
+            if text is None and above in alone:
+                text = comments[above]
+            if text:
+                found[node.target.id] = text
+    return found
+
+
+# The run folder
+
+
+def _run_folder() -> Iterator[str]:
+    known = {"run.toml", "run.json", "memory/", *store.WRITTEN}
+    if known != set(RUN_FILES):
+        odd = sorted(known ^ set(RUN_FILES))
+        raise SystemExit(f"tools/make_reference.py: RUN_FILES and run/store.py differ: {odd}")
+    yield (
+        "`--out DIR`, or `runs/NAME` (`runs/NAME-2` and so on when that is taken). Files are "
+        "written whole or not at all; `fedsight resume` needs nothing else.\n"
+    )
+    yield _table(("file", "holds"), [(f"`{file}`", text) for file, text in RUN_FILES.items()])
+    yield "A line of `history.jsonl`:\n"
+    yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in HISTORY.items()])
+    yield "`summary.json`:\n"
+    yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in SUMMARY.items()])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(reference(), encoding="utf-8")
+    print(f"Wrote {PAGE.relative_to(ROOT)}")
