@@ -113,7 +113,7 @@ def targets(flower: float) -> tuple[Target, ...]:
 
 
 MATCHES = (
-    Match("small CNN (20,538 parameters)", "small_cnn", 120, 8, targets(5.0)),
+    Match("small CNN (20,538 parameters)", "small_cnn", 60, 8, targets(5.0)),
     Match("FedAvg paper's CNN (1,663,370 parameters)", "fedavg_cnn", 40, 6, targets(3.0)),
 )
 

@@ -188,7 +188,7 @@ def test_a_worker_that_is_killed_is_named(home: Path, tmp_path: Path, monkeypatc
 
     from fedsight.engine import embedded
 
-    config = write_config(home, "murder", rounds={"rounds": 40})
+    config = write_config(home, "murder", rounds={"rounds": 5})
     original = embedded.EmbeddedEngine.train
 
     def train(self: Any, order: Any, *rest: Any) -> Any:

@@ -88,15 +88,19 @@ def test_compare_adds_what_each_site_gets_alone(compared: Path) -> None:
     assert "pooled" in done("report", compared).out + (compared / "report.html").read_text()
 
 
-@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold", "fedrep"])
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold", "fedrep", "batchnorm"])
 def test_one_worker_and_two_give_the_same_bits(home: Path, compared: Path, algorithm: str) -> None:
-    path = write_config(home, algorithm, algorithm={"name": algorithm})
-    runs = [home / f"{algorithm}-{workers}" for workers in (1, 2)]
-    for workers, run in enumerate(runs, 1):
-        done("run", path, "--workers", workers, "--out", run)
-    same(*runs)
-    if algorithm == "fedavg":
-        assert read(runs[0])["model_sha256"] == read(compared)["model_sha256"]
+    if algorithm == "batchnorm":
+        path = write_config(home, algorithm, model={"norm": "batch"})
+    else:
+        path = write_config(home, algorithm, algorithm={"name": algorithm})
+    runs = [compared] if algorithm == "fedavg" else []
+    for workers in (1, 2)[: 2 - len(runs)]:
+        runs.append(home / f"{algorithm}-{workers}")
+        done("run", path, "--workers", workers, "--out", runs[-1])
+    assert history(runs[0]) == history(runs[1])
+    assert len({read(run)["model_sha256"] for run in runs}) == 1
+    assert read(runs[0])["by_site"] == read(runs[1])["by_site"]
 
 
 def test_seeds_and_settings_change_the_model(home: Path, compared: Path) -> None:

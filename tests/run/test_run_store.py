@@ -258,6 +258,5 @@ def test_the_same_weights_make_the_same_bytes(store: RunStore) -> None:
     generator = torch.Generator().manual_seed(0)
     state = {name: torch.randn(3, 4, generator=generator) for name in ("b", "a")}
     first = store.save_model(state).read_bytes()
-    assert store.save_model(
-        {name: value.clone() for name, value in state.items()}
-    ).read_bytes() == (first)
+    copies = {name: value.clone() for name, value in state.items()}
+    assert store.save_model(copies).read_bytes() == first

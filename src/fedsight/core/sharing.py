@@ -14,14 +14,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedsight.core.errors import EngineError
+
 
 class Shared:
-    """A tensor in shared memory; picklable while a process is being started."""
+    """A tensor in shared memory; picklable while a process is being started.
+
+    Raises EngineError when the system has no memory for it.
+    """
+
+    _fd = -1
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         size = max(1, torch.empty((), dtype=dtype).element_size() * torch.Size(shape).numel())
-        self._fd = _memory_file(size)
-        self.tensor = _map(self._fd, size, shape, dtype)
+        try:
+            self._fd = _memory_file(size)
+            self.tensor = _map(self._fd, size, shape, dtype)
+        except OSError as error:
+            raise EngineError(
+                f"the system gives no {size:,} bytes of shared memory: {error.strerror}",
+                "lower speed.workers, choose a smaller model, or free memory",
+            ) from error
 
     @classmethod
     def of(cls, tensor: Tensor) -> Shared:
@@ -34,7 +47,8 @@ class Shared:
         return _rebuild, (reduction.DupFd(self._fd), tuple(self.tensor.shape), self.tensor.dtype)
 
     def __del__(self) -> None:
-        os.close(self._fd)
+        if self._fd >= 0:
+            os.close(self._fd)
 
 
 def _memory_file(size: int) -> int:
@@ -43,7 +57,11 @@ def _memory_file(size: int) -> int:
     else:  # no anonymous memory files on this system: an unlinked temporary file does the same
         with tempfile.TemporaryFile() as file:
             fd = os.dup(file.fileno())
-    os.ftruncate(fd, size)
+    try:
+        os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 

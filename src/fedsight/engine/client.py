@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from fedsight.core.rng import derive, generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Reply, Sum
 from fedsight.data.augment import augment
 from fedsight.engine.base import Federation, SiteData
+from fedsight.engine.sgd import LocalSGD, clip
 from fedsight.models.norms import to_moments
 
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
@@ -34,7 +36,8 @@ class Client:
         self.initial = self.layout.read(self.model)
         self.vector = self.initial.clone()
         self.layout.bind(self.model, self.vector)
-        self._precision = precision
+        bfloat16 = torch.autocast("cpu", torch.bfloat16)
+        self._precise = contextlib.nullcontext if precision == "float32" else lambda: bfloat16
         self._parameters = dict(self.model.named_parameters())
         self._kinds = {entry.name: entry.kind for entry in self.layout.entries}
         counters = [b for b in self.model.buffers() if not b.is_floating_point()]
@@ -112,32 +115,26 @@ class Client:
     ) -> tuple[Tensor, int]:
         program = self.federation.program
         settings = program.train
-        parameters = self._learning(phase)
-        optimiser = torch.optim.SGD(
-            parameters.values(),
-            lr=local.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            fused=True,
+        learning = self._learning(phase)
+        steps = LocalSGD(
+            list(learning.values()), local.lr, settings.momentum, settings.weight_decay
         )
-        loss_sum = torch.zeros((), dtype=torch.float64)
-        seen = 0
+        losses, sizes = [], []
         for positions in batches(samples, phase.epochs, settings.batch, draws):
             batch = read(positions)
-            with torch.autocast("cpu", torch.bfloat16, enabled=self._precision == "bfloat16"):
+            with self._precise():
                 loss = program.task.loss(self.model, batch)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
+            gradients = steps.gradients(loss)
             if program.algorithm.corrects:
-                self._correct(parameters, local)
+                gradients = self._correct(list(learning), gradients, local)
             if settings.clip is not None:
-                torch.nn.utils.clip_grad_norm_(parameters.values(), settings.clip)
-            optimiser.step()
+                clip(gradients, settings.clip)
+            steps.step(gradients)
             local.steps += 1
-            loss_sum += loss.detach() * len(positions)
-            seen += len(positions)
-        optimiser.zero_grad(set_to_none=True)
-        return loss_sum, seen
+            losses.append(loss.detach())
+            sizes.append(len(positions))
+        total = torch.stack(losses).double() @ torch.tensor(sizes, dtype=torch.float64)
+        return total, sum(sizes)
 
     def _learning(self, phase: Phase) -> dict[str, torch.nn.Parameter]:
         learning = {}
@@ -147,18 +144,19 @@ class Client:
                 learning[name] = parameter
         return learning
 
-    def _correct(self, parameters: Mapping[str, torch.nn.Parameter], local: Local) -> None:
-        """Gather the shared gradients into one vector, correct it, and hand its slices back."""
+    def _correct(self, names: list[str], gradients: list[Tensor], local: Local) -> list[Tensor]:
+        """Gather the shared gradients into one vector, correct it, and cut it up again."""
         shared = self.layout.shared
         grad = torch.zeros(shared.stop)
-        entries = [e for e in self.layout.entries if e.kind == Kind.SHARED and e.name in parameters]
-        for entry in entries:
-            gradient = parameters[entry.name].grad
-            if gradient is not None:
-                entry.view(grad).copy_(gradient)
+        entries = {e.name: e for e in self.layout.entries if e.kind == Kind.SHARED}
+        for name, gradient in zip(names, gradients, strict=True):
+            if name in entries:
+                entries[name].view(grad).copy_(gradient)
         grad = self.federation.program.algorithm.correct(grad, self.vector[shared], local)
-        for entry in entries:
-            parameters[entry.name].grad = entry.view(grad)
+        return [
+            entries[name].view(grad) if name in entries else gradient
+            for name, gradient in zip(names, gradients, strict=True)
+        ]
 
     def _reply(
         self, order: Order, local: Local, site: str, samples: int, metrics: Metrics
