@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: run test lint install browser bench clean
+.PHONY: run test lint install browser bench reference clean
 .DEFAULT_GOAL := run
 
 run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the report
@@ -40,6 +40,9 @@ browser:  # the report is looked at in a real browser
 bench: $(READY)  ## speed beside bare PyTorch and beside the peers that are installed
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/population.py
+
+reference: $(READY)  ## docs/reference.md, from the code
+	$(BIN)/python tools/make_reference.py
 
 clean:
 	rm -rf $(VENV) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*

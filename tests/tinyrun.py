@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import signal
 import struct
 import sys
@@ -160,10 +161,11 @@ def same(one: Path, other: Path) -> None:
 class Launched:
     """The command line in a process that can be killed; what it says goes to `said`."""
 
-    def __init__(self, folder: Path, *arguments: object) -> None:
+    def __init__(self, folder: Path, *arguments: object, limit: int | None = None) -> None:
+        """`limit`: the length in bytes beyond which the kernel writes no file of it."""
         self.said = folder / "said.txt"
         words = ["fedsight", *(str(argument) for argument in arguments)]
-        self.process = context().Process(target=_enter, args=(words, self.said, Path.cwd()))
+        self.process = context().Process(target=_enter, args=(words, self.said, Path.cwd(), limit))
         self.process.start()
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
@@ -189,7 +191,7 @@ def lines(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def _enter(words: Sequence[str], said: Path, folder: Path) -> None:
+def _enter(words: Sequence[str], said: Path, folder: Path, limit: int | None) -> None:
     # Its workers come from the server that it comes from itself, not from another one.
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     server.ensure_running = forkserver.ensure_running = lambda: None
@@ -203,6 +205,8 @@ def _enter(words: Sequence[str], said: Path, folder: Path) -> None:
     os.dup2(file, 2)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     sys.argv = list(words)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
     try:
         main()
     finally:

@@ -5,11 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tinyrun import (
+    Launched,
     check_message,
     cli,
     done,
@@ -285,31 +282,17 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path, monkeypatch, algorithm:
     assert calls == [1, 2, 3]
 
 
-def limited(bytes: int, *words: object) -> subprocess.CompletedProcess[str]:
-    """The command line where the kernel refuses to make a file longer than that."""
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (bytes, bytes))
-
-    return subprocess.run(
-        [sys.executable, "-c", "from fedsight.cli import main; main()", *map(str, words)],
-        preexec_fn=limit,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.usefixtures("quick")
 def test_a_file_system_that_takes_no_more(tmp_path: Path) -> None:
     write_images(tmp_path / "images", train=100, test=40)
     config = write_config(tmp_path, rounds={"rounds": 40})
     run = tmp_path / "run"
-    made = limited(7_000, "run", config, "--out", run, "--workers", 1)
-    assert made.returncode == 7, made.stderr
-    check_message(made.stderr)
-    assert "history.jsonl: File too large" in made.stderr
+    launched = Launched(tmp_path, "run", config, "--out", run, "--workers", 1, limit=7_000)
+    launched.process.join()
+    said = launched.said.read_text()
+    assert launched.process.exitcode == 7, said
+    check_message(said)
+    assert "history.jsonl: File too large" in said
     found = RunStore(run).load_checkpoint()
     assert found is not None
     assert 1 < found.round == lines(run) < 40

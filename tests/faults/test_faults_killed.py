@@ -122,7 +122,8 @@ def test_torn_files_of_a_crash_are_cleared_away(home: Path, tmp_path: Path) -> N
     done("resume", run, "--workers", 2)
     same(run, whole)
     assert not list(run.glob(".*"))
-    assert {path.stem for path in (run / "memory").glob("*/*")} <= {"000004", "000005", "000006"}
+    versions = {int(path.stem) for path in (run / "memory").glob("*/*")}
+    assert versions <= {2, 3, 4, 5, 6}, "what no resumption can need is gone"
 
 
 def test_ctrl_c_in_training(home: Path, tmp_path: Path) -> None:

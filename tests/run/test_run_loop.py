@@ -12,6 +12,10 @@ from fedsight.core.errors import SiteError
 from fedsight.engine.inline import InlineEngine
 from fedsight.run.loop import draw_cohort, run
 
+FEDERATION = {
+    size: tiny.federation(split={"sites": 9}, rounds={"cohort": size}) for size in range(1, 10)
+}
+
 
 @given(cohort=st.integers(1, 9), round=st.integers(1, 10**6))
 def test_a_cohort_is_drawn_without_replacement_and_alike_everywhere(
@@ -22,12 +26,6 @@ def test_a_cohort_is_drawn_without_replacement_and_alike_everywhere(
     assert drawn == sorted(set(drawn)) == draw_cohort(federation, round)
     assert len(drawn) == cohort
     assert set(drawn) <= set(range(9))
-
-
-FEDERATION = {
-    cohort: tiny.federation(split={"sites": 9}, rounds={"cohort": cohort})
-    for cohort in range(1, 10)
-}
 
 
 def test_in_time_every_site_is_drawn_equally_often() -> None:
@@ -60,13 +58,7 @@ def test_lines_tell_of_every_round() -> None:
     diary = tiny.Diary()
     trained = tiny.learn(federation, diary=diary)
     assert [line["round"] for line in diary.lines] == [1, 2, 3, 4, 5]
-    assert [line["accuracy"] is not None for line in diary.lines] == [
-        False,
-        True,
-        False,
-        True,
-        True,
-    ]
+    assert [line["round"] for line in diary.lines if line["accuracy"] is not None] == [2, 4, 5]
     assert [line["lr"] for line in diary.lines] == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
     assert all(line["cohort"] == line["replies"] == 2 for line in diary.lines)
     assert all(line["weight"] == 80 for line in diary.lines)

@@ -22,7 +22,7 @@ def report_command(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="Where to write the page [default: report.html in the first run's folder].",
+            help="Where to write the page (default: report.html in the first run's folder).",
             show_default=False,
         ),
     ] = None,

@@ -25,7 +25,7 @@ class LogFormat(StrEnum):
 
 ConfigFile = Annotated[
     Path | None,
-    typer.Argument(metavar="[CONFIG]", help="A TOML file.", show_default=False),
+    typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False),
 ]
 Example = Annotated[
     str | None,
@@ -39,14 +39,14 @@ Sets = Annotated[
 ]
 Out = Annotated[
     Path | None,
-    typer.Option(metavar="DIR", help="The run folder [default: runs/NAME].", show_default=False),
+    typer.Option(metavar="DIR", help="The run folder (default: runs/NAME).", show_default=False),
 ]
 RoundCount = Annotated[
     int | None, typer.Option("--rounds", min=1, help="Rounds to train.", show_default=False)
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Worker processes [default: one a core].", show_default=False),
+    typer.Option(min=1, help="Worker processes (default: one a core).", show_default=False),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default=False)]
 Logs = Annotated[

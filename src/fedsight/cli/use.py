@@ -83,7 +83,7 @@ def export_command(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Where to write [default: export.onnx, .pt or .safetensors in the run folder].",
+            help="Where to write (default: export.onnx, .pt or .safetensors in the run folder).",
             show_default=False,
         ),
     ] = None,
@@ -91,8 +91,8 @@ def export_command(
 ) -> None:
     """Write a run's model as one file, with its preprocessing and label names inside.
 
-    onnx and torchscript take pixels [n, channels, height, width] from 0 to 1 and give
-    probabilities [n, classes].
+    onnx and torchscript take pixels (n, channels, height, width) from 0 to 1 and give
+    probabilities (n, classes).
 
     Example: fedsight export runs/first --format onnx --out garments.onnx
     """

@@ -56,8 +56,7 @@ class EmbeddedEngine:
             Setup(
                 federation,
                 folder,
-                speed.precision,
-                speed.threads,
+                speed,
                 self._vector,
                 self._extras,
                 {part: Shared((size,), torch.int64) for part, size in parts.items()},

@@ -21,10 +21,13 @@ from fedsight.engine.memory import MemoryStore
 class Desk:
     """One process's work: train a client into a sum, measure a chunk. Both engines use it."""
 
-    def __init__(self, federation: Federation, memory: Path, precision: str) -> None:
+    def __init__(
+        self, federation: Federation, memory: Path, precision: str, checkpoint_every: int = 1
+    ) -> None:
         self.federation = federation
         self.client = Client(federation, precision)
         self.memory = MemoryStore(memory)
+        self._checkpoint_every = checkpoint_every
         self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
 
     def train(self, order: Order, client: int, total: PayloadSum) -> Note | SiteError:
@@ -37,6 +40,7 @@ class Desk:
             return error
         if reply.memory:
             self.memory.save(site, order.round, reply.memory)
+            self.memory.prune(site, order.round - self._checkpoint_every)
         return Note(client, site, reply.weight, reply.metrics["train_loss"].mean)
 
     def measure(self, vector: Tensor, round: int, view: int, start: int) -> Metrics:

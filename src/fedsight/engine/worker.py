@@ -17,6 +17,7 @@ from fedsight.core.sharing import Shared
 from fedsight.core.types import Metrics, Order
 from fedsight.engine.base import Federation, Note
 from fedsight.engine.inline import Desk
+from fedsight.run.program import Speed
 
 Item = TypeVar("Item")
 
@@ -27,8 +28,7 @@ class Setup:
 
     federation: Federation
     memory: Path
-    precision: str
-    threads: int
+    speed: Speed
     vector: Shared  # the global vector, written by the coordinator between rounds
     extras: Mapping[str, Shared]  # the algorithm's other vectors, likewise
     totals: Mapping[str, Shared]  # this worker's partial sums
@@ -77,8 +77,9 @@ class Done:
 
 def work(setup: Setup, pipe: Connection) -> None:
     """Serve commands until the coordinator closes the pipe."""
-    torch.set_num_threads(setup.threads)
-    desk = Desk(setup.federation, setup.memory, setup.precision)
+    torch.set_num_threads(setup.speed.threads)
+    speed = setup.speed
+    desk = Desk(setup.federation, setup.memory, speed.precision, speed.checkpoint_every)
     total = PayloadSum(
         {part: ExactSum(0, 1, shared.tensor) for part, shared in setup.totals.items()}
     )

@@ -61,7 +61,11 @@ class Rounds(Settings):
 
 
 class Speed(Settings):
-    """What makes a run faster and decides nothing: `[speed]`. Not part of the fingerprint."""
+    """How fast a run goes, not what it means: `[speed]`. Not part of the fingerprint.
+
+    Workers and checkpoints do not change a bit of the result; threads and precision change its
+    rounding.
+    """
 
     workers: int | None = Field(None, ge=1)  # processes; None: one for each core
     threads: int = Field(1, ge=1)  # compute threads of each worker

@@ -90,7 +90,6 @@ class _Recorder:
 
     store: RunStore
     every: int
-    memory: MemoryStore
     reporters: Sequence[Reporter]
 
     def on_reply(self) -> None:
@@ -108,8 +107,6 @@ class _Recorder:
         self.store.append_history(line)
         if last or checkpoint.round % self.every == 0:
             self.store.save_checkpoint(checkpoint)
-            for site in self.memory.sites():
-                self.memory.prune(site, checkpoint.round)
         for reporter in self.reporters:
             reporter.round(line)
 
@@ -123,8 +120,7 @@ def _go(
     reporters: Sequence[Reporter],
 ) -> dict[str, Any]:
     evaluator = Evaluator(federation)
-    memory = MemoryStore(store.memory)
-    recorder = _Recorder(store, speed.checkpoint_every, memory, reporters)
+    recorder = _Recorder(store, speed.checkpoint_every, reporters)
     done = checkpoint.round if checkpoint else 0
 
     def overall(sums: list[Metrics]) -> dict[str, float]:
