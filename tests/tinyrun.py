@@ -205,10 +205,12 @@ def _enter(words: Sequence[str], said: Path, folder: Path, limit: int | None) ->
     os.dup2(file, 2)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
     sys.argv = list(words)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
     if limit is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
     try:
         main()
     finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)  # for the coverage of this process
         sys.stdout.flush()
         sys.stderr.flush()
