@@ -32,7 +32,7 @@ class PayloadSum:
         for part, total in self.sums.items():
             total.check(payload[part], weight, site)
         for part, total in self.sums.items():
-            total.add(payload[part], weight, site)
+            total.add_checked(payload[part], weight)
 
     def merge(self, other: PayloadSum) -> None:
         """Add the sums over other sites of the same cohort."""

@@ -16,7 +16,7 @@ from fedsight.core.errors import SiteError
 FRACTION_BITS = 30
 LIMIT = 2**63 - 1
 _SCALE = float(2**FRACTION_BITS)
-_BLOCK = 1 << 15  # elements; intermediates of a block stay in the second-level cache
+_BLOCK = 1 << 16  # elements; intermediates of a block stay in the second-level cache
 
 
 def encode(values: Tensor) -> Tensor:
@@ -80,6 +80,10 @@ class ExactSum:
     def add(self, values: Tensor, weight: int, site: str) -> None:
         """Add `weight * values`; either all of it or, with a SiteError, nothing."""
         self.check(values, weight, site)
+        self.add_checked(values, weight)
+
+    def add_checked(self, values: Tensor, weight: int) -> None:
+        """Add what `check` has let pass."""
         for start in range(0, len(values), _BLOCK):
             part = slice(start, start + _BLOCK)
             self.total[part].add_(encode(values[part]), alpha=weight)

@@ -130,6 +130,7 @@ class Client:
             if settings.clip is not None:
                 clip(gradients, settings.clip)
             steps.step(gradients)
+            del gradients  # or the next step's would need other memory, cold in the cache
             local.steps += 1
             losses.append(loss.detach())
             sizes.append(len(positions))

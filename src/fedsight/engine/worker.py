@@ -12,7 +12,6 @@ from typing import TypeVar
 import torch
 
 from fedsight.aggregate.mean import PayloadSum
-from fedsight.core.fixedpoint import ExactSum
 from fedsight.core.sharing import Shared
 from fedsight.core.types import Metrics, Order
 from fedsight.engine.base import Federation, Note
@@ -80,9 +79,8 @@ def work(setup: Setup, pipe: Connection) -> None:
     torch.set_num_threads(setup.speed.threads)
     speed = setup.speed
     desk = Desk(setup.federation, setup.memory, speed.precision, speed.checkpoint_every)
-    total = PayloadSum(
-        {part: ExactSum(0, 1, shared.tensor) for part, shared in setup.totals.items()}
-    )
+    # Sums grow in this process's own memory, which is quicker than shared; they are copied once.
+    total = PayloadSum.of({part: len(s.tensor) for part, s in setup.totals.items()}, 1)
     pipe.send("ready")
     while True:
         command = pipe.recv()
@@ -105,6 +103,8 @@ def _train(
     for _, client in _tickets(setup, command.cohort):
         note = desk.train(order, client, total)
         send(note if isinstance(note, Note) else Rejected(client, note.cause))
+    for part, shared in setup.totals.items():
+        shared.tensor.copy_(total.sums[part].total)
     send(Done(total.count, total.weight))
 
 
