@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsight.core.errors import FedSightError, ModelError, StoreError
-from fedsight.run.files import write_atomically
+from fedsight.core.files import write_atomically
 from fedsight.run.saved import Saved
 
 Format = Literal["onnx", "torchscript", "safetensors"]
