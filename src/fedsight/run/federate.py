@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -28,11 +29,13 @@ def federate(program: Program) -> Federation:
     if cohort is not None and cohort > len(partition):
         raise ConfigError([too_large_cohort(cohort, len(partition))])
     federation = Federation(program, dataset, partition, ())
-    problems = program.check_network(federation.network())
+    network = federation.network()
+    problems = program.check_network(network)
     if problems:
         raise ConfigError(problems)
-    views = tuple(_views(program, federation, dataset, partition))
-    return Federation(program, dataset, partition, views)
+    personal = program.layout(network).length(Kind.PERSONAL) > 0
+    views = _views(dataset, partition, personal or program.shift.kind != "none")
+    return replace(federation, views=tuple(views))
 
 
 def listed(partition: Partition) -> range:
@@ -40,9 +43,8 @@ def listed(partition: Partition) -> range:
     return range(min(len(partition), LISTED))
 
 
-def _views(
-    program: Program, federation: Federation, dataset: Dataset, partition: Partition
-) -> Iterator[View]:
+def _views(dataset: Dataset, partition: Partition, differ: bool) -> Iterator[View]:
+    """What is tested; `differ`: sites have models of their own or see the world differently."""
     everything = np.arange(len(dataset.test))
     if dataset.test.sites is not None:
         # The source says whose test image is whose; what belongs to no listed site is tested too.
@@ -56,8 +58,7 @@ def _views(
         if left.any():
             yield View(None, everything[left])
         return
-    personal = program.layout(federation.network()).length(Kind.PERSONAL) > 0
-    if personal or program.shift.kind != "none":
+    if differ:
         for site in listed(partition):
             yield View(site, everything)
         return
