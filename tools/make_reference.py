@@ -65,7 +65,8 @@ changes a setting for one run; the value is TOML, or else a text. An unknown key
 names the nearest known one, and `fedsight check` lists every problem at once.
 
 Everything but `name` and `[speed]` decides the result and makes the run's *fingerprint*, a
-SHA-256 over the settings in full.
+SHA-256 over the settings in full, less the files and folders: the same program on images that lie
+elsewhere has the same fingerprint.
 
 The built-in example, `fedsight run --example fashion`:
 """
@@ -96,6 +97,7 @@ HISTORY = {
     "lr": "local learning rate of the round",
     "cohort": "sites that were asked",
     "replies": "replies that were added",
+    "sites": "the sites whose replies these are, by name",
     "rejected": "site and reason of each reply that was refused",
     "weight": "total weight of the replies",
     "bytes_up": "sent by the sites in this round: 4 bytes for each float32 value",

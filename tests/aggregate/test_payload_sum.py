@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -45,6 +47,31 @@ def test_one_bad_part_keeps_all_parts_out(part: str, spoilt: Tensor) -> None:
     spoilt = spoilt[: SIZES[part]] if len(spoilt) == 3 else spoilt
     with pytest.raises(SiteError, match="'bad'"):
         total.add({**payload(), part: spoilt}, 1, "bad")
+    assert contents(total) == before
+
+
+@pytest.mark.parametrize(
+    ("reply", "weight", "message"),
+    [
+        ({"delta": torch.ones(3)}, 1, r"sent the parts \['delta'\], not \['control', 'delta'\]"),
+        ({**payload(), "more": torch.ones(3)}, 1, r"\['control', 'delta', 'more'\], not \['co"),
+        ({}, 1, r"sent the parts \[\], not"),
+        ({**payload(), "control": torch.ones(2).double()}, 1, "torch.float64, not .*torch.float32"),
+        ({**payload(), "control": torch.ones(2, 1)}, 1, r"\(2, 1\) values, not \(2,\)"),
+        ({**payload(), "control": [1.0, 2.0]}, 1, "type list, not"),
+        (payload(), 1.5, "weight 1.5, not a whole number"),
+        (payload(), 2**41, "from 1 to 1099511627776"),
+    ],
+)
+def test_a_reply_of_another_form_is_refused_by_name_and_whole(
+    reply: Any, weight: Any, message: str
+) -> None:
+    total = PayloadSum.of(SIZES, 2)
+    total.add(payload(), 1, "good")
+    before = contents(total)
+    with pytest.raises(SiteError, match=f"site 'bad'.*{message}") as caught:
+        total.add(reply, weight, "bad")
+    assert caught.value.cure
     assert contents(total) == before
 
 

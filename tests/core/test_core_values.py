@@ -117,6 +117,20 @@ def test_relative_paths_are_anchored_and_absolute_ones_kept() -> None:
     assert absolute.anchored(Path("/base")) is absolute
 
 
+def test_meaning_is_the_table_without_locations() -> None:
+    class Painted(Paint):
+        """Paint from two tins."""
+
+        second: Path | None = None
+
+    assert Painted().meaning() == {"colour": "red", "layers": 1, "second": None}
+    other = Painted(tin=Path("/other"), second=Path("here"))
+    assert other.meaning() == {"colour": "red", "layers": 1}
+    registry: Registry[Paint] = Registry("paint", "fedsight.core", _loaded=True)
+    named = registry.add("oil")(type("Oil", (Paint,), {}))
+    assert named().meaning() == {"name": "oil", "colour": "red", "layers": 1}
+
+
 def test_table_is_plain_and_led_by_the_registered_name() -> None:
     assert Paint().table() == {"colour": "red", "layers": 1, "tin": "tin.txt"}
     registry: Registry[Paint] = Registry("paint", "fedsight.core", _loaded=True)

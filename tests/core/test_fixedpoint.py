@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -166,6 +167,37 @@ def test_what_may_not_be_added_names_the_site_and_leaves_the_sum(
         total.add(tensor(values), weight, "north")
     assert caught.value.cure
     assert (total.total.tolist(), total.weight, total.count) == ([ONE, 2 * ONE], 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("values", "weight", "message"),
+    [
+        (torch.zeros(2, dtype=torch.float64), 1, "type torch.float64, not a tensor of torch.float"),
+        (torch.zeros(2, dtype=torch.int64), 1, "type torch.int64, not a tensor of torch.float32"),
+        ([0.0, 0.0], 1, "type list, not a tensor of torch.float32"),
+        (None, 1, "type NoneType, not a tensor"),
+        (torch.zeros(2, 1), 1, r"sent \(2, 1\) values, not \(2,\)"),
+        (torch.zeros(2), 1.0, "has weight 1.0, not a whole number"),
+        (torch.zeros(2), True, "has weight True, not a whole number"),
+        (torch.zeros(2), "7", "has weight '7', not a whole number"),
+        (torch.zeros(2), 2**40 + 1, "not a whole number from 1 to 1099511627776"),
+        (torch.zeros(2), 10**400, "not a whole number from 1 to 1099511627776"),
+    ],
+)
+def test_what_is_no_weighted_vector_at_all_is_refused_by_name(
+    values: Any, weight: Any, message: str
+) -> None:
+    total = ExactSum(2, 3)
+    with pytest.raises(SiteError, match=f"site 'north'.*{message}") as caught:
+        total.add(values, weight, "north")
+    assert caught.value.cure
+    assert (total.total.tolist(), total.weight, total.count) == ([0, 0], 0, 0)
+
+
+def test_the_heaviest_weight_is_added() -> None:
+    total = ExactSum(1, 1)
+    total.add(torch.tensor([2.0**-30]), 2**40, "a")
+    assert (total.total.tolist(), total.weight) == ([2**40], 2**40)
 
 
 def test_more_terms_than_agreed_are_refused() -> None:

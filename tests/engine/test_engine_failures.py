@@ -80,19 +80,21 @@ def test_nan_at_a_site_stops_the_run_with_its_name_and_the_round(
     federation, site = broken(tiny_federation)
     with (
         started(workers, federation) as engine,
-        pytest.raises(SiteError, match=f"round 1 was stopped: .*'{site}'.*not finite") as caught,
+        pytest.raises(
+            SiteError,
+            match=f"round 1 has 2 good replies of 3, and needs all; .*'{site}'.*not finite",
+        ) as caught,
     ):
         tiny.learn(federation, engine)
-    assert "rounds.on_failure = 'skip'" in caught.value.cure
+    assert "rounds.quorum" in caught.value.cure
+    assert "The last checkpoint is whole" in caught.value.cure
 
 
 @KINDS
 def test_other_sites_go_on_without_a_nan_site_and_it_remembers_nothing(
     tiny_federation: Make, tmp_path: Path, workers: int
 ) -> None:
-    federation, site = broken(
-        tiny_federation, rounds={"on_failure": "skip"}, algorithm={"name": "scaffold"}
-    )
+    federation, site = broken(tiny_federation, rounds={"quorum": 2}, algorithm={"name": "scaffold"})
     diary = tiny.Diary()
     with started(workers, federation, tmp_path) as engine:
         trained = tiny.learn(federation, engine, diary)
@@ -101,11 +103,12 @@ def test_other_sites_go_on_without_a_nan_site_and_it_remembers_nothing(
         assert list(line["rejected"]) == [site]
         assert "not finite" in line["rejected"][site]
         assert (line["cohort"], line["replies"], line["weight"]) == (3, 2, 80)
+        assert line["sites"] == sorted({"site-00", "site-01", "site-02"} - {site})
         assert line["bytes_up"] * 3 == line["bytes_down"] * 2
     assert diary.replies == 6
     memory = MemoryStore(tmp_path)
     others = {federation.name(client) for client in range(3)} - {site}
-    assert set(memory.sites()) == others
+    assert {path.name for path in tmp_path.iterdir()} == others
     assert all(memory.load(other, 3) for other in others)
     without = {federation.name(c): c for c in range(3) if federation.name(c) != site}
     with started(0, federation) as engine:
@@ -122,14 +125,16 @@ def test_update_too_large_for_the_sum_is_refused_like_one_that_is_not_finite(
     federation = tiny_federation(train={"lr": 1e12, "batch": 40})
     with (
         started(workers, federation) as engine,
-        pytest.raises(SiteError, match=r"round 1 .*64-bit range.*\(and 2 more sites\)"),
+        pytest.raises(SiteError, match=r"round 1 has 0 good replies of 3.*64-bit range"),
     ):
         tiny.learn(federation, engine)
 
 
 def test_too_few_good_replies_stop_the_run(tiny_federation: Make) -> None:
-    federation, site = broken(tiny_federation, rounds={"on_failure": "skip", "min_replies": 3})
-    with pytest.raises(SiteError, match=f"round 1 has 2 good replies.*= 3.*'{site}'"):
+    federation, site = broken(tiny_federation, rounds={"quorum": 3})
+    with pytest.raises(
+        SiteError, match=f"round 1 has 2 good replies of 3, and needs 3; .*'{site}'"
+    ):
         tiny.learn(federation)
 
 

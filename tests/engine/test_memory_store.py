@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 import torch
@@ -47,8 +48,32 @@ def test_going_back_forgets_what_came_after(tmp_path: Path) -> None:
     assert (seen(store, 99), seen(store, 99, "b")) == (1, None)
     store.rewind(0)
     assert seen(store, 99) is None
-    assert store.sites() == []
+    assert not tmp_path.exists()
     store.rewind(0)
+
+
+@pytest.mark.parametrize("natural", ["a", "../ward", "a/b"])
+def test_one_site_can_go_back_alone(tmp_path: Path, natural: str) -> None:
+    store = filled(tmp_path, [1, 2, 3], natural)
+    filled(tmp_path, [1, 2, 3], "other")
+    store.rewind(2, natural)
+    assert seen(store, 99, natural) == 2
+    store.rewind(0, natural)
+    assert (seen(store, 99, natural), seen(store, 99, "other")) == (None, 3)
+    store.rewind(1, "nobody")
+    store.rewind(1)
+    assert seen(store, 99, "other") == 1
+
+
+@pytest.mark.parametrize("spoil", [b"", b"torn", None])
+def test_a_broken_memory_is_named(tmp_path: Path, spoil: bytes | None) -> None:
+    store = filled(tmp_path, [1, 2])
+    path = tmp_path / "a" / "000002.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] if spoil is None else spoil)
+    with pytest.raises(StoreError, match=f"the memory of site 'a', {path}, is broken") as caught:
+        store.load("a", 3)
+    assert "start the run anew" in caught.value.cure
+    assert seen(store, 2) == 1
 
 
 @pytest.mark.parametrize("durable", [0, 1, 2, 3, 4])
@@ -73,7 +98,7 @@ def test_natural_site_ids_never_lead_out_of_the_folder(tmp_path: Path, name: str
     store = filled(folder, [1, 2], name)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert all(path.parent.parent == folder for path in files)
-    assert store.sites() == [name]
+    assert [unquote(path.name) for path in folder.iterdir()] == [name]
     assert seen(store, 3, name) == 2
     store.rewind(1)
     assert seen(store, 3, name) == 1

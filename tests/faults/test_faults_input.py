@@ -116,6 +116,8 @@ def test_a_class_that_nobody_holds(pets: Path, tmp_path: Path) -> None:
 def test_a_population_that_only_the_images_tell(pets: Path) -> None:
     text = refused(2, "run", pets, "--set", "rounds.cohort=3")
     assert "a cohort of 3 cannot be drawn from 2 sites" in text
+    text = refused(2, "run", pets, "--set", "rounds.quorum=3")
+    assert "rounds.quorum: 3 good replies can never come from a cohort of 2" in text
 
 
 def test_a_model_that_does_not_fit(tmp_path: Path) -> None:
@@ -198,11 +200,11 @@ def test_a_site_whose_training_diverges(tmp_path: Path) -> None:
     config = write_config(tmp_path, train={"lr": 1e30}, rounds={"rounds": 5})
     run = tmp_path / "run"
     text = refused(5, "run", config, "--out", run, "--workers", 2)
-    assert "round 1 was stopped" in text
+    assert "round 1 has 0 good replies of 3, and needs all" in text
     assert "site 'site-0" in text
-    assert "rounds.on_failure = 'skip'" in text
-    text = refused(5, "run", config, "--set", "rounds.on_failure=skip", "--out", tmp_path / "skip")
-    assert "round 1 has 0 good replies, fewer than rounds.min_replies = 1" in text
+    assert "rounds.quorum" in text
+    text = refused(5, "run", config, "--set", "rounds.quorum=1", "--out", tmp_path / "one")
+    assert "round 1 has 0 good replies of 3, and needs 1" in text
     assert "site-0" in text
 
 
@@ -233,7 +235,8 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
     config = write_config(tmp_path, rounds={"rounds": 4})
     run = tmp_path / "stop"
     text = refused(5, "run", config, "--out", run)
-    assert "round 3 was stopped: the training loss of site 'site-01' is not finite" in text
+    assert "round 3 has 2 good replies of 3, and needs all; the first rejected: the" in text
+    assert "training loss of site 'site-01' is not finite" in text
     assert lines(run) == 2
     found = RunStore(run).load_checkpoint()
     assert found is not None
@@ -241,7 +244,7 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
     assert bool(torch.isfinite(found.vector).all())
 
     skip = tmp_path / "skip"
-    done("run", config, "--set", "rounds.on_failure=skip", "--out", skip)
+    done("run", config, "--set", "rounds.quorum=2", "--out", skip)
     replies = [(line["replies"], list(line["rejected"])) for line in history(skip)]
     assert replies == [(3, []), (3, []), (2, ["site-01"]), (2, ["site-01"])]
 
@@ -325,7 +328,7 @@ def test_a_place_without_permission(tmp_path: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "interrupt",
-    ["fedsight.run.session.answers", "fedsight.run.session._summarise"],
+    ["fedsight.run.conclude.answers", "fedsight.run.conclude._summarise"],
 )
 def test_ctrl_c_after_the_last_round(tmp_path: Path, monkeypatch, interrupt: str) -> None:
     def press(*_: object) -> None:
@@ -344,6 +347,6 @@ def test_a_defect_is_not_dressed_up_as_a_mistake_of_the_user(tmp_path: Path, mon
     def stumble(*_: object) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("fedsight.run.session._summarise", stumble)
+    monkeypatch.setattr("fedsight.run.conclude._summarise", stumble)
     with pytest.raises(ZeroDivisionError):
         cli("run", write_config(tmp_path), "--out", tmp_path / "run", "--workers", 1)

@@ -309,3 +309,24 @@ def test_the_report_needs_no_torch():
     code = "import sys, fedsight.report.page; print([m for m in sys.modules if m == 'torch'])"
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_coordinator_without_images_shows_figures_without_pictures(make_run):
+    def far(files: dict[str, Any]) -> None:
+        files["evaluation.json"]["samples"] = []
+
+    seen = page(make_run(change=far))
+    assert "Where it errs" in seen.text
+    assert "Most frequent mistakes" in seen.text
+    assert "Right answers and given answers" in seen.text
+    assert "Mistakes come first" not in seen.text
+    assert not [tag for tag, _ in seen.tags if tag == "img"]
+
+
+def test_an_evaluation_with_neither_confusion_nor_pictures_is_left_out(make_run):
+    def bare(files: dict[str, Any]) -> None:
+        files["evaluation.json"] |= {"samples": [], "confusion": None}
+
+    seen = page(make_run(change=bare))
+    assert "Where it errs" not in seen.text
+    assert "88.1 %" in seen.text

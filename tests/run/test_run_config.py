@@ -317,7 +317,8 @@ TABLES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "rounds": MIN,
             "cohort": SITES,
             "weighting": st.sampled_from(["samples", "uniform"]),
-            "on_failure": st.sampled_from(["stop", "skip"]),
+            "quorum": SITES,
+            "deadline": RATE,
         },
     ),
 }
@@ -363,6 +364,7 @@ def values_of(settings: Settings, key: str) -> list[Any]:
 
 
 def test_every_setting_changes_the_fingerprint() -> None:
+    """`model.weights` too: whether there are any is no question of where they lie."""
     base = program(split={"name": "dirichlet"}, algorithm={"name": "fedprox"})
     seen = {base.fingerprint}
     changed = []
@@ -393,6 +395,26 @@ def test_every_setting_changes_the_fingerprint() -> None:
     assert set(changed) == settings
 
 
+COCO: dict[str, Any] = {"name": "coco", "path": "a.json", "test_path": "b.json"}
+
+
+@given(table=PROGRAMS)
+def test_where_files_lie_does_not_change_the_fingerprint(table: dict[str, Any]) -> None:
+    table = {**table, "data": table["data"] if "path" in table["data"] else FOLDER}
+    here, there = parse(table, Path("/here"))[0], parse(table, Path("/there"))[0]
+    assert here != there
+    assert here.fingerprint == there.fingerprint
+
+
+@pytest.mark.parametrize("change", [{"fit": "crop"}, {"test_path": None}, {"images": "pictures"}])
+def test_which_files_there_are_and_how_they_are_read_does(change: dict[str, Any]) -> None:
+    one = parse({"data": COCO}, Path("/"))[0]
+    moved = parse({"data": {**COCO, "path": "c.json", "test_path": "d/e.json"}}, Path("/"))[0]
+    assert moved.fingerprint == one.fingerprint
+    table = through_toml({**COCO, **change})
+    assert parse({"data": table}, Path("/"))[0].fingerprint != one.fingerprint
+
+
 def test_the_fingerprint_is_the_same_in_another_process() -> None:
     text = (
         "from fedsight.run.config import example;"
@@ -419,7 +441,7 @@ def test_check_finds_everything_that_shows_before_data_are_read(tmp_path: Path) 
             "model": {"weights": "no.pth"},
             "algorithm": {"name": "scaffold"},
             "train": {"momentum": 0.9, "clip": 1.0, "warmup": 7},
-            "rounds": {"rounds": 7, "cohort": 5, "min_replies": 6},
+            "rounds": {"rounds": 7, "cohort": 5, "quorum": 6},
         },
         tmp_path,
     )[0]
@@ -428,7 +450,7 @@ def test_check_finds_everything_that_shows_before_data_are_read(tmp_path: Path) 
     found = {problem.where: problem for problem in caught.value.problems}
     assert set(found) == {
         *("data.std", "data.path", "model.weights", "model.sha256", "train.momentum", "train.clip"),
-        *("train.warmup", "rounds.cohort", "rounds.min_replies"),
+        *("train.warmup", "rounds.cohort", "rounds.quorum"),
     }
     assert all(problem.cause and problem.cure for problem in found.values())
     assert "a cohort of 5 cannot be drawn from 4 sites" in found["rounds.cohort"].cause
@@ -436,11 +458,11 @@ def test_check_finds_everything_that_shows_before_data_are_read(tmp_path: Path) 
     assert "SCAFFOLD" in found["train.momentum"].cause
 
 
-def test_min_replies_of_all_sites() -> None:
-    one = program(split={"sites": 3}, rounds={"min_replies": 4})
-    assert [problem.where for problem in one.check()] == ["rounds.min_replies"]
-    assert program(split={"sites": 3}, rounds={"min_replies": 3}).check() == []
-    natural = program(split={"name": "natural"}, rounds={"min_replies": 4, "cohort": 9})
+def test_a_quorum_of_more_than_are_asked() -> None:
+    one = program(split={"sites": 3}, rounds={"quorum": 4})
+    assert [problem.where for problem in one.check()] == ["rounds.quorum"]
+    assert program(split={"sites": 3}, rounds={"quorum": 3}).check() == []
+    natural = program(split={"name": "natural"}, rounds={"quorum": 4, "cohort": 9})
     assert natural.check() == []
 
 

@@ -62,6 +62,9 @@ def test_lines_tell_of_every_round() -> None:
     assert [line["lr"] for line in diary.lines] == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
     assert all(line["cohort"] == line["replies"] == 2 for line in diary.lines)
     assert all(line["weight"] == 80 for line in diary.lines)
+    drawn = [draw_cohort(federation, round) for round in (1, 2, 3, 4, 5)]
+    named = [[federation.name(client) for client in cohort] for cohort in drawn]
+    assert [line["sites"] for line in diary.lines] == named
     size = len(trained.checkpoint.vector)
     assert all(line["bytes_up"] == line["bytes_down"] == 2 * 4 * size for line in diary.lines)
     assert trained.checkpoint.bytes_up == 5 * 8 * size

@@ -11,13 +11,22 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 from safetensors.torch import load_file
 from tinyrun import done, figures, history, read, refused, same, write_config, write_images
 
 from fedsight.core.errors import StoreError
-from fedsight.run import saved, session
-from fedsight.run.program import Speed
-from fedsight.run.store import RunStore
+from fedsight.engine.base import Federation
+from fedsight.engine.inline import InlineEngine
+from fedsight.report.page import build
+from fedsight.run import conclude, saved, session
+from fedsight.run.config import load
+from fedsight.run.evaluate import Evaluator
+from fedsight.run.facts import describe
+from fedsight.run.federate import federate
+from fedsight.run.program import Program, Speed
+from fedsight.run.reporter import Reporter
+from fedsight.run.store import Checkpoint, RunStore
 
 
 @pytest.fixture(scope="module")
@@ -190,9 +199,148 @@ def test_resume_refuses_another_program_or_other_images(half: Path) -> None:
     done("resume", half)
 
 
+def test_resume_goes_on_when_the_images_were_moved(half: Path) -> None:
+    """Skipped images are named by their paths, which are others now."""
+    whole = half.parent / "whole"
+    shutil.copytree(half, whole)
+    done("resume", whole, "--workers", 1)
+    home, facts = half.parent, read(half, "run.json")
+    (home / "moved").mkdir()
+    (home / "images").rename(home / "moved" / "images")
+    text = (half / "run.toml").read_text()
+    (half / "run.toml").write_text(text.replace(f"{home}/images", f"{home}/moved/images"))
+    facts["data"]["skipped"] = [f"{home}/images/3.png"]
+    (half / "run.json").write_text(json.dumps(facts))
+    done("resume", half, "--workers", 1)
+    assert (history(half), figures(half)) == (history(whole), figures(whole))
+
+
+def test_resume_refuses_other_weights_under_the_same_name(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    done("run", config, "--out", tmp_path / "first", "--workers", 1)
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(tmp_path / "first" / "model.safetensors", weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    model = {"weights": str(weights), "sha256": digest[:8]}
+    config = write_config(tmp_path, model=model)
+    run = tmp_path / "run"
+    done("run", config, "--out", run, "--workers", 1)
+    facts = read(run, "run.json")
+    assert facts["model"]["weights_sha256"] == digest
+    facts["model"]["weights_sha256"] = digest[:8] + "0" * 56  # a file that begins with the same 8
+    (run / "run.json").write_text(json.dumps(facts))
+    assert "the model" in refused(7, "resume", run)
+
+
+def test_a_folder_does_not_give_way_to_a_run_on_images_from_elsewhere(half: Path) -> None:
+    shutil.copytree(half.parent / "images", half.parent / "others")
+    words = ("--set", f"data.path={half.parent}/others", "--rounds", 1, "--out", half)
+    text = refused(7, "run", half.parent / "tiny.toml", *words)
+    assert "holds the run of another program" in text
+    assert (half / "summary.json").exists()
+
+
+# ---------------------------------------------------------------- for other engines
+
+
+class Listener(Reporter):
+    """Hears what happens, and may fail when it hears of a round."""
+
+    def __init__(self, fails: int = 0) -> None:
+        self.heard: list[str] = []
+        self.fails = fails
+
+    def begin(self, federation: Federation, done: int) -> None:
+        self.heard.append(f"begin {done}")
+
+    def round(self, line: Any) -> None:
+        if line["round"] == self.fails:
+            raise OSError("the screen is gone")
+        self.heard.append(f"round {line['round']}")
+
+    def finish(self, summary: Any) -> None:
+        self.heard.append("finish")
+
+
+class Inline(InlineEngine):
+    """Tells whether it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+def begun(folder: Path, program: Program) -> tuple[Federation, RunStore]:
+    federation, store = federate(program), RunStore(folder)
+    store.create(program, Speed(), describe(federation, Evaluator(federation), "run"))
+    return federation, store
+
+
+def test_any_engine_can_be_run_and_stays_open(tmp_path: Path) -> None:
+    federation, store = begun(tmp_path / "run", tiny.program())
+    engine, listener = Inline(federation, store.memory), Listener()
+    summary = session.go(federation, engine, Speed(), store, "run", None, [listener])
+    assert not engine.closed
+    engine.close()
+    assert listener.heard == ["begin 0", "round 1", "round 2", "finish"]
+    assert read(store.folder) == summary
+    assert read(store.folder, "evaluation.json")["samples"]
+    session.start(tiny.program(), Speed(workers=2), RunStore(tmp_path / "embedded"), "run", [])
+    same(store.folder, tmp_path / "embedded")
+
+
+def test_without_pictures_a_run_and_its_report_are_whole(tmp_path: Path) -> None:
+    federation, store = begun(tmp_path / "run", tiny.program())
+    engine = InlineEngine(federation, store.memory)
+    session.go(federation, engine, Speed(), store, "run", None, [], pictures=False)
+    engine.close()
+    evaluation = read(store.folder, "evaluation.json")
+    assert evaluation["samples"] == []
+    assert len(evaluation["confusion"]) == 10
+    page = build([store.folder]).read_text()
+    assert "Right answers and given answers" in page
+    assert "data:image/png" not in page
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_reporter_that_fails_leaves_a_run_that_can_be_resumed(tmp_path: Path, every: int) -> None:
+    config = write_config(tmp_path, rounds={"rounds": 4}, speed={"checkpoint_every": every})
+    done("run", config, "--out", tmp_path / "whole", "--workers", 1)
+    program, speed = load(config)
+    store = RunStore(tmp_path / "run")
+    with pytest.raises(OSError, match="the screen is gone"):
+        session.start(program, speed, store, "run", [Listener(fails=2)])
+    found = store.load_checkpoint()
+    assert (found.round if found else 0) == (2 if every == 1 else 0)
+    assert [line["round"] for line in history(store.folder)] == [1, 2]
+    listener = Listener()
+    session.resume(store, 1, [listener])
+    assert listener.heard[:2] == (["begin 2", "round 3"] if every == 1 else ["begin 0", "round 1"])
+    same(store.folder, tmp_path / "whole")
+
+
+def test_a_folder_is_rewound_to_its_checkpoint(tmp_path: Path) -> None:
+    _, store = begun(tmp_path / "run", tiny.program())
+    store.append_history({"round": 1})
+    assert session.rewound(store) is None
+    assert store.history() == []
+    checkpoint = Checkpoint(2, torch.zeros(1), {})
+    store.save_checkpoint(checkpoint)
+    for round in (1, 2, 3):
+        store.append_history({"round": round})
+    (store.folder / ".run.json.7.partial").write_text("{")
+    found = session.rewound(store)
+    assert found is not None
+    assert found.round == 2
+    assert [line["round"] for line in store.history()] == [1, 2]
+    assert not list(store.folder.glob(".*"))
+
+
 def test_a_figure_that_nobody_could_measure_is_null(home: Path, monkeypatch) -> None:
     monkeypatch.setattr(
-        session, "_summarise", lambda *_: {"accuracy": float("nan"), "worst_site": None}
+        conclude, "_summarise", lambda *_: {"accuracy": float("nan"), "worst_site": None}
     )
     store = RunStore(home / "nan")
     config = tiny.program(rounds={"rounds": 1})

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedsight.core.errors import SiteError
 from fedsight.core.fixedpoint import ExactSum
 from fedsight.core.types import Payload
 
@@ -28,7 +29,16 @@ class PayloadSum:
             total.clear(terms)
 
     def add(self, payload: Payload, weight: int, site: str) -> None:
-        """Add a reply's payload; SiteError, and nothing added, if any part is refused."""
+        """Add a reply's payload; SiteError, and nothing added, if any part is refused.
+
+        Refused are a missing part, one that nobody asked for, and what `ExactSum.check` refuses.
+        """
+        if payload.keys() != self.sums.keys():
+            came, wanted = sorted(map(str, payload)), sorted(self.sums)
+            raise SiteError(
+                f"site '{site}' sent the parts {came}, not {wanted}",
+                "the site runs another algorithm; compare the fingerprints",
+            )
         for part, total in self.sums.items():
             total.check(payload[part], weight, site)
         for part, total in self.sums.items():

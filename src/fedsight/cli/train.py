@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +12,9 @@ import typer
 from fedsight.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
+    from fedsight.run.conclude import Command
     from fedsight.run.program import Program, Speed
     from fedsight.run.reporter import Reporter
-    from fedsight.run.session import Command
 
 
 class LogFormat(StrEnum):
@@ -55,38 +56,39 @@ Logs = Annotated[
 ]
 
 
-def run_command(
-    config: ConfigFile = None,
-    example: Example = None,
-    sets: Sets = None,
-    out: Out = None,
-    rounds: RoundCount = None,
-    workers: Workers = None,
-    seed: Seed = None,
-    log: Logs = None,
-) -> None:
+def _training(command: Command, about: str) -> Callable[..., None]:
+    """The command-line command that trains; `run` and `compare` take the same options."""
+
+    def begin(
+        config: ConfigFile = None,
+        example: Example = None,
+        sets: Sets = None,
+        out: Out = None,
+        rounds: RoundCount = None,
+        workers: Workers = None,
+        seed: Seed = None,
+        log: Logs = None,
+    ) -> None:
+        _begin(command, *_program(config, example, sets, rounds, workers, seed), out, log)
+
+    begin.__doc__ = about
+    return begin
+
+
+run_command = _training(
+    "run",
     """Train one model over all sites.
 
     Example: fedsight run my.toml --set train.lr=0.1 --out runs/first
-    """
-    _begin("run", *_program(config, example, sets, rounds, workers, seed), out, log)
-
-
-def compare_command(
-    config: ConfigFile = None,
-    example: Example = None,
-    sets: Sets = None,
-    out: Out = None,
-    rounds: RoundCount = None,
-    workers: Workers = None,
-    seed: Seed = None,
-    log: Logs = None,
-) -> None:
+    """,
+)
+compare_command = _training(
+    "compare",
     """Train over all sites, then each site alone and all pooled, on the same data and budget.
 
     Example: fedsight compare --example fashion --out runs/fashion
-    """
-    _begin("compare", *_program(config, example, sets, rounds, workers, seed), out, log)
+    """,
+)
 
 
 def check_command(config: ConfigFile = None, example: Example = None, sets: Sets = None) -> None:

@@ -7,6 +7,7 @@ FedSightError                    exit code 1
 ├── SiteError                    5   a site's update: not finite, too large, too few sites left
 ├── EngineError                  6   a worker process died or could not start
 ├── StoreError                   7   a run folder: missing, broken, disk full
+├── DeployError                  8   a federation across machines: keys, connections, a contract
 └── Interrupted                130   Ctrl-C
 """
 
@@ -84,6 +85,12 @@ class StoreError(FedSightError):
     """A run folder is missing, broken, or cannot be written."""
 
     exit_code = 7
+
+
+class DeployError(FedSightError):
+    """A federation across machines: its keys, its connections, or what a site does not permit."""
+
+    exit_code = 8
 
 
 class Interrupted(FedSightError):  # noqa: N818 - it is not an error that anybody made

@@ -15,6 +15,7 @@ from fedsight.core.errors import SiteError
 
 FRACTION_BITS = 30
 LIMIT = 2**63 - 1
+HEAVIEST = 2**40  # largest weight: no site has as many images
 _SCALE = float(2**FRACTION_BITS)
 _BLOCK = 1 << 16  # elements; intermediates of a block stay in the second-level cache
 
@@ -45,17 +46,26 @@ class ExactSum:
     def check(self, values: Tensor, weight: int, site: str) -> None:
         """Raise SiteError naming `site` unless `weight * values` may be added.
 
-        Refused are: another length, a NaN or infinity, a weight that is not positive, a value
-        that is too large for its share of the sum, and more terms than agreed.
+        Refused are: what is not a float32 vector of this length, a weight that is not a whole
+        number from 1 to 2^40, more terms than agreed, a NaN or infinity, and a value that is too
+        large for its share of the sum.
         """
+        # What comes from elsewhere may be anything, whatever its type is said to be.
+        if not isinstance(values, Tensor) or values.dtype != torch.float32:
+            came = values.dtype if isinstance(values, Tensor) else type(values).__name__
+            raise SiteError(
+                f"site '{site}' sent values of type {came}, not a tensor of {torch.float32}",
+                "the site runs another version of FedSight; install the same one everywhere",
+            )
         if values.shape != self.total.shape:
             raise SiteError(
                 f"site '{site}' sent {tuple(values.shape)} values, not {tuple(self.total.shape)}",
                 "the site runs another model; compare the fingerprints",
             )
-        if weight <= 0:
+        if type(weight) is not int or not 0 < weight <= HEAVIEST:
             raise SiteError(
-                f"site '{site}' has weight {weight}", "a site that takes part needs samples"
+                f"site '{site}' has weight {weight!r}, not a whole number from 1 to {HEAVIEST}",
+                "a weight is a site's number of images, or 1; one that takes part needs images",
             )
         if self.count >= self.terms:
             raise SiteError(
@@ -68,7 +78,7 @@ class ExactSum:
             raise SiteError(
                 f"site '{site}' sent an update that is not finite (NaN or infinity)",
                 "its training diverged or its data are broken: lower train.lr, set train.clip or "
-                "look at its images; rounds.on_failure = 'skip' goes on without such replies",
+                "look at its images; with rounds.quorum a run goes on without such replies",
             )
         if weight * (int(peak * _SCALE) + 1) > LIMIT // self.terms:
             raise SiteError(

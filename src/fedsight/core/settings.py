@@ -23,6 +23,17 @@ class Settings(BaseModel):
         values = self.model_dump(mode="json")
         return values if self.registered is None else {"name": self.registered, **values}
 
+    def meaning(self) -> dict[str, Any]:
+        """`table()` without locations: where a file lies says nothing about what is in it.
+
+        A location that is not set stays, since that there is no such file does mean something.
+        """
+        return {
+            key: value
+            for key, value in self.table().items()
+            if not isinstance(getattr(self, key, None), Path)
+        }
+
     def anchored(self, base: Path) -> Self:
         """The same settings with relative paths meant from `base`."""
         paths = {

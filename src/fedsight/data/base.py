@@ -178,6 +178,7 @@ class SizedSource(Source):
     channels: Literal[1, 3] = 3
     fit: Fit = "stretch"
     corrupt: Literal["error", "skip"] = "error"  # what to do with images that cannot be read
+    missing: Literal["error", "allow"] = "error"  # a class of data.classes without training images
     in_memory: bool | None = None  # decode once; None: when the pixels fit into 1 GiB
     verify: bool = True  # when streaming: decode every image once on opening, to find corrupt ones
     test_fraction: float = Field(0.2, gt=0, lt=1)  # held out where the source has no test part

@@ -60,7 +60,7 @@ def dataset(
     opened = Dataset(
         parts[0], parts[1], names, preprocess, tuple(skipped), {"title": origin, **(facts or {})}
     )
-    _check_full(opened, origin, () if sites is None else np.unique(sites).tolist())
+    _check_full(opened, origin, () if sites is None else np.unique(sites).tolist(), source.missing)
     return opened
 
 
@@ -115,8 +115,8 @@ def _test_mask(records: Sequence[Record], labels: Indices, sites: Any, source: S
     return np.array(given, dtype=bool)
 
 
-def _check_full(opened: Dataset, origin: str, sites: Sequence[str]) -> None:
-    """DataError for an empty part, class or site."""
+def _check_full(opened: Dataset, origin: str, sites: Sequence[str], missing: str) -> None:
+    """DataError for an empty part, site or (unless `missing` is "allow") class."""
     skipped = f" ({len(opened.skipped)} corrupt images were left out)" if opened.skipped else ""
     for name, part in (("training", opened.train), ("test", opened.test)):
         if not len(part):
@@ -126,7 +126,7 @@ def _check_full(opened: Dataset, origin: str, sites: Sequence[str]) -> None:
             )
     counts = np.bincount(opened.train.labels, minlength=len(opened.classes))
     empty = [opened.classes[label] for label in np.flatnonzero(counts == 0)]
-    if empty:
+    if empty and missing == "error":
         raise DataError(
             f"'{origin}': class '{empty[0]}' has no training images{skipped}"
             + (f", nor have {len(empty) - 1} more" if len(empty) > 1 else ""),

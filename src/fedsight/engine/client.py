@@ -71,7 +71,7 @@ class Client:
             raise SiteError(
                 f"the training loss of site '{site}' is not finite in round {order.round}",
                 "its training diverged or its data are broken: lower train.lr, set train.clip or "
-                "look at its images; rounds.on_failure = 'skip' goes on without such replies",
+                "look at its images; with rounds.quorum a run goes on without such replies",
             )
         return self._reply(order, local, site, len(data), {"train_loss": Sum(loss.numpy(), seen)})
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from fedsight.core.errors import StoreError
 from fedsight.core.files import make_folder, write_atomically
 from fedsight.core.types import Memory
 
@@ -24,9 +26,21 @@ class MemoryStore:
         self.folder = folder
 
     def load(self, site: str, round: int) -> dict[str, Tensor]:
-        """The newest memory from before `round`; empty for a site that has none."""
+        """The newest memory from before `round`; empty for a site that has none.
+
+        Raises StoreError when its file is broken.
+        """
         earlier = [version for version in self._versions(site) if version < round]
-        return load_file(self._path(site, max(earlier))) if earlier else {}
+        if not earlier:
+            return {}
+        path = self._path(site, max(earlier))
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise StoreError(
+                f"the memory of site '{site}', {path}, is broken: {error}",
+                "restore that file from a copy, or start the run anew with another --out",
+            ) from error
 
     def save(self, site: str, round: int, memory: Memory) -> None:
         """Keep `memory` as the version of `round`."""
@@ -34,24 +48,19 @@ class MemoryStore:
         make_folder(path.parent)
         write_atomically(path, save(dict(memory)))
 
-    def sites(self) -> list[str]:
-        """The sites that have a memory."""
-        if not self.folder.is_dir():
-            return []
-        return sorted(unquote(path.name) for path in self.folder.iterdir())
-
     def prune(self, site: str, durable: int) -> None:
         """Drop the versions that no run resumed from round `durable` or later can need."""
         old = [version for version in self._versions(site) if version <= durable]
         for version in sorted(old)[:-1]:
             self._path(site, version).unlink(missing_ok=True)
 
-    def rewind(self, round: int) -> None:
-        """Forget every version after `round`."""
+    def rewind(self, round: int, site: str | None = None) -> None:
+        """Forget every version after `round`, of one site or else of all."""
+        home = self.folder if site is None else self._home(site)
         if round == 0:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            shutil.rmtree(home, ignore_errors=True)
             return
-        for path in self.folder.glob("*/*.safetensors"):
+        for path in home.rglob("[0-9]*.safetensors"):
             if int(path.stem) > round:
                 path.unlink()
 

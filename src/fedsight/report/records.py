@@ -152,7 +152,7 @@ class Evaluation(Record):
     """`evaluation.json`: the final model on the test part; confusion is [true, predicted]."""
 
     classes: tuple[str, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] = ()
+    confusion: tuple[tuple[int, ...], ...] | None = ()  # None: the task has none
     site_test: str = ""
     personal: bool = False
     samples: tuple[Sample, ...] = ()

@@ -107,16 +107,16 @@ def parse(table: Table, base: Path, name: str = "run") -> tuple[Program, Speed]:
 
     `base` is the folder that relative paths are meant from, `name` the run's name if none is set.
     """
-    problems = _unknown(table, ["name", "seed", *SECTIONS], "")
+    problems = unknown(table, ["name", "seed", *SECTIONS], "")
     sections: dict[str, Any] = {}
-    for section, kind in SECTIONS.items():
-        values = table.get(section, {})
+    for key, kind in SECTIONS.items():
+        values = table.get(key, {})
         if not isinstance(values, dict):
-            cause = f"'{values}' is a value, but {section} is a section"
-            problems.append(Problem(section, cause, f"write [{section}] and its settings below it"))
+            cause = f"'{values}' is a value, but {key} is a section"
+            problems.append(Problem(key, cause, f"write [{key}] and its settings below it"))
             continue
         try:
-            sections[section] = _section(section, kind, values, base)
+            sections[key] = section(key, kind, values, base)
         except ConfigError as error:
             problems += error.problems
     seed, title = table.get("seed", 0), table.get("name", name)
@@ -140,9 +140,10 @@ def check(program: Program, speed: Speed) -> None:
         raise ConfigError(problems)
 
 
-def _section(
+def section(
     section: str, kind: type[Settings] | tuple[Registry[Any], str | None], values: Table, base: Path
 ) -> Settings:
+    """The settings of one section; `kind` as in `SECTIONS`. ConfigError carries every problem."""
     values = dict(values)
     if isinstance(kind, tuple):
         registry, default = kind
@@ -156,7 +157,7 @@ def _section(
         except ConfigError as error:
             found = error.problems[0]
             raise ConfigError([Problem(f"{section}.name", found.cause, found.cure)]) from None
-    problems = _unknown(values, list(kind.model_fields), f"{section}.")
+    problems = unknown(values, list(kind.model_fields), f"{section}.")
     known = {key: value for key, value in values.items() if key in kind.model_fields}
     try:
         settings = kind.model_validate(known)
@@ -168,7 +169,8 @@ def _section(
     return settings.anchored(base)
 
 
-def _unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> list[Problem]:
+def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> list[Problem]:
+    """A problem for each key of `values` that is not `known`, with the nearest one that is."""
     problems = []
     for key in values:
         if key not in known:

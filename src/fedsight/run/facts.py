@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 from dataclasses import asdict
@@ -59,6 +60,7 @@ def describe(federation: Federation, evaluator: Evaluator, command: str) -> dict
             "name": program.model.registered,
             "parameters": layout.size,
             "travelling": layout.travelling.stop,
+            "weights_sha256": _sha256(program.model.weights),
             "notes": list(network.notes),
         },
         "algorithm": program.algorithm.registered,
@@ -73,6 +75,14 @@ def describe(federation: Federation, evaluator: Evaluator, command: str) -> dict
             for site in evaluator.sites
         ],
     }
+
+
+def _sha256(path: Path | None) -> str | None:
+    """Of the whole file: `model.sha256` may be its beginning only."""
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _processor() -> str:

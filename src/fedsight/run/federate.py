@@ -12,7 +12,7 @@ from fedsight.core.layout import Kind
 from fedsight.data.base import Dataset
 from fedsight.data.partition import Partition
 from fedsight.engine.base import Federation, View
-from fedsight.run.program import Program, too_large_cohort
+from fedsight.run.program import Program, too_large_cohort, too_large_quorum
 
 LISTED = 200  # sites that get figures of their own; a larger population is shown by its first
 
@@ -28,6 +28,9 @@ def federate(program: Program) -> Federation:
     cohort = program.rounds.cohort
     if cohort is not None and cohort > len(partition):
         raise ConfigError([too_large_cohort(cohort, len(partition))])
+    quorum = program.rounds.quorum
+    if cohort is None and quorum is not None and quorum > len(partition):
+        raise ConfigError([too_large_quorum(quorum, len(partition))])
     federation = Federation(program, dataset, partition, ())
     network = federation.network()
     problems = program.check_network(network)

@@ -53,8 +53,8 @@ def run(
 ) -> Trained:
     """Train `federation.program` on `engine`, from `start` or from the beginning.
 
-    `overall` makes a round's figures from the sums of the views. Raises SiteError naming the
-    sites when replies were rejected and the program does not say to go on without them.
+    `overall` makes a round's figures from the sums of the views. Raises SiteError when a round has
+    fewer good replies than the program's quorum.
     """
     program = federation.program
     network = federation.network()
@@ -70,7 +70,7 @@ def run(
         cohort = draw_cohort(federation, round)
         order = Order(round, now.vector, program.algorithm.shared(now.state))
         outcome = engine.train(order, cohort, observer.on_reply if observer else lambda: None)
-        _judge(federation, outcome, round)
+        _judge(federation, outcome, round, len(cohort))
         vector, state = _server_step(federation, network, layout, now, outcome, round)
         last = round == rounds.rounds
         sums = []
@@ -96,6 +96,7 @@ def run(
             "lr": program.train.rate(round, rounds.rounds),
             "cohort": len(cohort),
             "replies": len(outcome.notes),
+            "sites": sorted(note.site for note in outcome.notes),
             "rejected": outcome.rejected,
             "weight": outcome.total.weight,
             "bytes_up": up * len(outcome.notes),
@@ -119,24 +120,21 @@ def draw_cohort(federation: Federation, round: int) -> list[int]:
     return sorted(int(client) for client in chosen)
 
 
-def _judge(federation: Federation, outcome: Outcome, round: int) -> None:
-    rejected, settings = outcome.rejected, federation.program.rounds
-    if not rejected:
+def _judge(federation: Federation, outcome: Outcome, round: int, asked: int) -> None:
+    """Stop the run when a round has fewer good replies than its quorum."""
+    quorum, good = federation.program.rounds.quorum, len(outcome.notes)
+    if good >= (asked if quorum is None else quorum):
         return
-    first = f"{next(iter(rejected.values()))}"
-    if settings.on_failure == "stop":
-        raise SiteError(
-            f"round {round} was stopped: {first}"
-            + (f" (and {len(rejected) - 1} more sites)" if len(rejected) > 1 else ""),
-            "lower train.lr, set train.clip, or look at the site's images; to go on without such "
-            "sites set rounds.on_failure = 'skip'. The last checkpoint is whole",
-        )
-    if len(outcome.notes) < settings.min_replies:
-        raise SiteError(
-            f"round {round} has {len(outcome.notes)} good replies, fewer than rounds.min_replies = "
-            f"{settings.min_replies}; the first rejected: {first}",
-            "look at the rejected sites, or lower rounds.min_replies. The last checkpoint is whole",
-        )
+    cause = f"round {round} has {good} good replies of {asked}, and needs {quorum or 'all'}"
+    for site, reason in outcome.rejected.items():
+        # Most reasons name their site.
+        cause += f"; the first rejected: {'' if site in reason else f'site {site!r}: '}{reason}"
+        break
+    raise SiteError(
+        cause,
+        "lower train.lr, set train.clip, or look at the rejected sites; with a lower rounds.quorum "
+        "a run goes on without them. The last checkpoint is whole",
+    )
 
 
 def _server_step(

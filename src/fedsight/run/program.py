@@ -56,8 +56,9 @@ class Rounds(Settings):
     cohort: int | None = Field(None, ge=1)  # sites per round; None: all of them
     weighting: Literal["samples", "uniform"] = "samples"
     evaluate_every: int = Field(1, ge=1)  # rounds; the last one is always evaluated
-    on_failure: Literal["stop", "skip"] = "stop"  # a reply that is not finite
-    min_replies: int = Field(1, ge=1)  # with on_failure = "skip": fewer stop the run
+    quorum: int | None = Field(None, ge=1)  # good replies that close a round; None: of every site
+    # seconds that a round of a deployed federation waits for its sites; an embedded one never does
+    deadline: float = Field(600.0, gt=0)
 
 
 class Speed(Settings):
@@ -110,9 +111,14 @@ class Program:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over everything but the name."""
-        table = {key: value for key, value in self.table().items() if key != "name"}
-        return hashlib.sha256(json.dumps(table, sort_keys=True).encode()).hexdigest()
+        """SHA-256 over what the program means: everything but its name and where files lie."""
+        meaning = {
+            item.name: value.meaning() if isinstance(value, Settings) else value
+            for item in fields(self)
+            for value in [getattr(self, item.name)]
+            if item.name != "name"
+        }
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     def layout(self, network: Network) -> Layout:
         """The layout of `network`, with the algorithm's personal slices."""
@@ -122,7 +128,7 @@ class Program:
     def baseline(self) -> Program:
         """The same training without a federated algorithm: for a site alone and for all pooled."""
         rounds = self.rounds.model_copy(
-            update={"cohort": None, "evaluate_every": self.rounds.rounds}
+            update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
         )
         return replace(self, algorithm=algorithms.get("fedavg")(), rounds=rounds)
 
@@ -144,13 +150,9 @@ class Program:
         cohort = self.rounds.cohort
         if sites is not None and cohort is not None and cohort > sites:
             yield too_large_cohort(cohort, sites)
-        most = sites if cohort is None else cohort
-        if most is not None and self.rounds.min_replies > most:
-            yield Problem(
-                "rounds.min_replies",
-                f"{self.rounds.min_replies} replies can never come from a cohort of {most}",
-                "lower rounds.min_replies or raise rounds.cohort",
-            )
+        most, quorum = sites if cohort is None else cohort, self.rounds.quorum
+        if most is not None and quorum is not None and quorum > most:
+            yield too_large_quorum(quorum, most)
 
     def check_network(self, network: Network) -> list[Problem]:
         """Problems that show when the network is there."""
@@ -170,6 +172,15 @@ def too_large_cohort(cohort: int, sites: int) -> Problem:
         "rounds.cohort",
         f"a cohort of {cohort} cannot be drawn from {sites} sites",
         f"lower rounds.cohort to {sites} or fewer, or leave it out to take all",
+    )
+
+
+def too_large_quorum(quorum: int, cohort: int) -> Problem:
+    """The problem of more replies wanted than sites are asked."""
+    return Problem(
+        "rounds.quorum",
+        f"{quorum} good replies can never come from a cohort of {cohort}",
+        f"lower rounds.quorum to {cohort} or fewer, or leave it out to need every site",
     )
 
 

@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from fedsight.core.errors import Interrupted, StoreError
-from fedsight.core.layout import Kind
 from fedsight.core.types import Metrics
-from fedsight.engine.base import Federation
+from fedsight.engine.base import Engine, Federation
 from fedsight.engine.embedded import EmbeddedEngine
 from fedsight.engine.memory import MemoryStore
-from fedsight.run import compare as baselines
 from fedsight.run import config, loop
-from fedsight.run.evaluate import Evaluator, Figures, worst
+from fedsight.run.conclude import Command, conclude
+from fedsight.run.evaluate import Evaluator
 from fedsight.run.facts import describe
 from fedsight.run.federate import federate
 from fedsight.run.program import Program, Speed
 from fedsight.run.reporter import Reporter
-from fedsight.run.samples import answers
 from fedsight.run.store import Checkpoint, RunStore
 
-Command = Literal["run", "compare"]
+SAME = ("data", "classes", "sites", "model")  # what resumption may not find changed in `run.json`
 
 
 def start(
@@ -36,7 +33,7 @@ def start(
     federation = federate(program)
     with _resumable(store):
         store.create(program, speed, describe(federation, Evaluator(federation), command))
-        return _go(federation, speed, store, command, None, reporters)
+        return _embedded(federation, speed, store, command, None, reporters)
 
 
 def resume(store: RunStore, workers: int | None, reporters: Sequence[Reporter]) -> dict[str, Any]:
@@ -48,13 +45,21 @@ def resume(store: RunStore, workers: int | None, reporters: Sequence[Reporter]) 
     with _resumable(store):
         federation = federate(program)
         command: Command = "compare" if facts.get("command") == "compare" else "run"
-        _refuse_change(store, facts, describe(federation, Evaluator(federation), command))
-        checkpoint = store.load_checkpoint()
-        done = checkpoint.round if checkpoint else 0
-        store.tidy()
-        store.rewind_history(done)
-        MemoryStore(store.memory).rewind(done)
-        return _go(federation, speed, store, command, checkpoint, reporters)
+        refuse_change(store, facts, describe(federation, Evaluator(federation), command))
+        checkpoint = rewound(store)
+        MemoryStore(store.memory).rewind(checkpoint.round if checkpoint else 0)
+        return _embedded(federation, speed, store, command, checkpoint, reporters)
+
+
+def rewound(store: RunStore) -> Checkpoint | None:
+    """The last checkpoint, with all that the folder tells of later rounds dropped.
+
+    None when there is none: the run begins again. What sites remember is rewound where it lies.
+    """
+    checkpoint = store.load_checkpoint()
+    store.tidy()
+    store.rewind_history(checkpoint.round if checkpoint else 0)
+    return checkpoint
 
 
 @contextlib.contextmanager
@@ -69,19 +74,30 @@ def _resumable(store: RunStore) -> Iterator[None]:
         ) from None
 
 
-def _refuse_change(store: RunStore, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """The rounds to come must train the same program on the same images as those before."""
+def refuse_change(store: RunStore, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """The rounds to come must train the same program on the same images as those before.
+
+    `before` and `now` are the content of `run.json`; raises StoreError where they tell of another
+    program, other images or another model. Files may have been moved in between.
+    """
     now = json.loads(json.dumps(now))
     if before.get("fingerprint") != now["fingerprint"]:
         raise StoreError(
             f"{store.folder / 'run.toml'} is not the program that this run began with",
             "restore the file, or start a new run with another --out",
         )
-    if any(before.get(key) != now[key] for key in ("data", "classes", "sites", "model")):
+    if any(_content(before.get(key)) != _content(now[key]) for key in SAME):
         raise StoreError(
             f"the images or the model of {store.folder} are not those that this run began with",
             "restore the data, or start a new run with another --out",
         )
+
+
+def _content(facts: Any) -> Any:
+    """Facts without what names files by their paths; counts and hashes tell of these too."""
+    if not isinstance(facts, dict):
+        return facts
+    return {key: value for key, value in facts.items() if key not in ("skipped", "notes")}
 
 
 @dataclass
@@ -97,13 +113,11 @@ class _Recorder:
         for reporter in self.reporters:
             reporter.reply()
 
-    def on_baseline_round(self) -> None:
-        """A round of a baseline is done."""
-        for reporter in self.reporters:
-            reporter.baseline_round()
-
     def on_round(self, line: loop.Line, checkpoint: Checkpoint, last: bool) -> None:
-        """History first: a checkpoint vouches for the lines up to its round."""
+        """History first: a checkpoint vouches for the lines up to its round.
+
+        Reporters come last: whatever goes wrong with one, the round is safe.
+        """
         self.store.append_history(line)
         if last or checkpoint.round % self.every == 0:
             self.store.save_checkpoint(checkpoint)
@@ -111,7 +125,28 @@ class _Recorder:
             reporter.round(line)
 
 
-def _go(
+def go(
+    federation: Federation,
+    engine: Engine,
+    speed: Speed,
+    store: RunStore,
+    command: Command,
+    checkpoint: Checkpoint | None,
+    reporters: Sequence[Reporter],
+    pictures: bool = True,
+) -> dict[str, Any]:
+    """Train on `engine`, which stays open, and write all that the folder holds at the end.
+
+    From `checkpoint`, or from the beginning; the folder was made by `RunStore.create`. Without
+    `pictures` the evaluation shows no images: a coordinator far from the sites has none. Returns
+    the summary.
+    """
+    recorder = _Recorder(store, speed.checkpoint_every, reporters)
+    trained = _train(federation, engine, recorder, checkpoint)
+    return conclude(federation, speed, store, command, trained, reporters, pictures)
+
+
+def _embedded(
     federation: Federation,
     speed: Speed,
     store: RunStore,
@@ -119,88 +154,24 @@ def _go(
     checkpoint: Checkpoint | None,
     reporters: Sequence[Reporter],
 ) -> dict[str, Any]:
-    evaluator = Evaluator(federation)
+    """`go` on worker processes of this machine, which end before those of the baselines start."""
     recorder = _Recorder(store, speed.checkpoint_every, reporters)
-    done = checkpoint.round if checkpoint else 0
+    engine = EmbeddedEngine(federation, speed, store.memory)
+    try:
+        trained = _train(federation, engine, recorder, checkpoint)
+    finally:
+        engine.close()
+    return conclude(federation, speed, store, command, trained, reporters, pictures=True)
+
+
+def _train(
+    federation: Federation, engine: Engine, recorder: _Recorder, checkpoint: Checkpoint | None
+) -> loop.Trained:
+    evaluator = Evaluator(federation)
 
     def overall(sums: list[Metrics]) -> dict[str, float]:
         return dict(evaluator.figures(sums).overall)
 
-    for reporter in reporters:
-        reporter.begin(federation, done)
-    engine = EmbeddedEngine(federation, speed, store.memory)
-    try:
-        trained = loop.run(federation, engine, overall, recorder, checkpoint)
-    finally:
-        engine.close()
-    figures = evaluator.figures(trained.sums)
-    summary = _summarise(federation, store, trained, figures)
-    if command == "compare":
-        for reporter in reporters:
-            reporter.begin_baselines(
-                len(baselines.jobs(federation)) * federation.program.rounds.rounds
-            )
-        found = baselines.compare(federation, speed, store, recorder.on_baseline_round)
-        _add_comparison(federation, store, summary, figures, found)
-    _write_evaluation(federation, store, evaluator, trained, figures)
-    store.write_json("summary.json", summary)
-    for reporter in reporters:
-        reporter.finish(summary)
-    return summary
-
-
-def _summarise(
-    federation: Federation, store: RunStore, trained: loop.Trained, figures: Figures
-) -> dict[str, Any]:
-    program, checkpoint = federation.program, trained.checkpoint
-    path = store.save_model(trained.layout.state_dict(trained.vector))
-    return {
-        "name": program.name,
-        **figures.overall,
-        "rounds": checkpoint.round,
-        "seconds": checkpoint.seconds,
-        "bytes_up": checkpoint.bytes_up,
-        "bytes_down": checkpoint.bytes_down,
-        "fingerprint": program.fingerprint,
-        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "worst_site": worst(figures.by_site),
-        "by_site": figures.by_site,
-    }
-
-
-def _add_comparison(
-    federation: Federation,
-    store: RunStore,
-    summary: dict[str, Any],
-    figures: Figures,
-    found: dict[str, Any],
-) -> None:
-    comparison = baselines.comparison(federation, found, figures)
-    store.write_json("comparison.json", comparison)
-    alone = {site: entry["accuracy"] for site, entry in comparison["alone"].items()}
-    summary["federated"] = figures.overall["accuracy"]
-    summary["pooled"] = comparison["pooled"]["accuracy"]
-    measured = [accuracy for accuracy in alone.values() if accuracy is not None]
-    summary["alone_mean"] = sum(measured) / len(measured) if measured else None
-    summary["alone_by_site"] = alone
-
-
-def _write_evaluation(
-    federation: Federation,
-    store: RunStore,
-    evaluator: Evaluator,
-    trained: loop.Trained,
-    figures: Figures,
-) -> None:
-    confusion = figures.confusion
-    vector = trained.checkpoint.vector
-    store.write_json(
-        "evaluation.json",
-        {
-            "classes": list(federation.dataset.classes),
-            "confusion": None if confusion is None else confusion.tolist(),
-            "site_test": evaluator.site_test,
-            "personal": trained.layout.length(Kind.PERSONAL) > 0,
-            "samples": answers(federation, vector, MemoryStore(store.memory)),
-        },
-    )
+    for reporter in recorder.reporters:
+        reporter.begin(federation, checkpoint.round if checkpoint else 0)
+    return loop.run(federation, engine, overall, recorder, checkpoint)

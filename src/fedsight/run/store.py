@@ -7,7 +7,7 @@ import math
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class RunStore:
         if any(self.folder.iterdir()):
             self._refuse_stranger(program)
         # run.toml comes first and stays: it is what tells the folder for this program's run.
-        table = _without_none({**program.table(), "speed": speed.table()})
+        table = without_none({**program.table(), "speed": speed.table()})
         write_atomically(self.folder / "run.toml", tomli_w.dumps(table).encode())
         for name in WRITTEN:
             (self.folder / name).unlink(missing_ok=True)
@@ -83,7 +83,8 @@ class RunStore:
         if not (self.folder / "run.toml").is_file():
             raise StoreError(f"{self.folder} is not empty and not a run", "choose another --out")
         try:
-            same = self.program()[0].fingerprint == program.fingerprint
+            # Not the fingerprint: a run must not give way to one on images that lie elsewhere.
+            same = replace(self.program()[0], name=program.name) == program
         except ConfigError:
             same = False
         if not same:
@@ -201,8 +202,8 @@ def _finite(value: Any) -> Any:
     return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
-def _without_none(value: Any) -> Any:
+def without_none(value: Any) -> Any:
     """TOML has no null: a setting that is None is left out, which means the same."""
     if isinstance(value, dict):
-        return {key: _without_none(inner) for key, inner in value.items() if inner is not None}
+        return {key: without_none(inner) for key, inner in value.items() if inner is not None}
     return value

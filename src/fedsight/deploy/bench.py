@@ -1,0 +1,101 @@
+"""The process in which a site trains: what goes wrong here cannot take the site along.
+
+Run by `deploy/trainer.py` as a child of the site's job process, with one end of a pipe.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+from dataclasses import replace
+from multiprocessing.connection import Connection
+from typing import Any
+
+import torch
+
+from fedsight.core.errors import EngineError, FedSightError
+from fedsight.core.types import Metrics
+from fedsight.deploy.child import end_with_parent
+from fedsight.deploy.declare import Declaration, declare, open_site
+from fedsight.deploy.trainer import MeasureStep, Open, Trained, TrainStep, receive, send
+from fedsight.engine.base import Federation
+from fedsight.engine.client import Client
+from fedsight.engine.memory import MemoryStore
+
+
+class Bench:
+    """What the trainer process works with."""
+
+    def __init__(self, setup: Open) -> None:
+        torch.set_num_threads(setup.owner.pace.threads)
+        self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
+        # Weights come with every order; a file of pretrained ones need not be at the site.
+        model = setup.program.model.model_copy(update={"weights": None, "sha256": None})
+        bare: Federation = replace(self.federation, program=replace(setup.program, model=model))
+        self.client = Client(bare)
+        if setup.personal is not None:
+            self.client.initial[self.client.layout.personal].copy_(setup.personal)
+        self.memory = MemoryStore(setup.memory)
+        self.name = setup.name
+        self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
+        self.declaration: Declaration = declare(self.federation, self.number, setup.owner.share)
+
+    def train(self, step: TrainStep) -> Trained:
+        """One client step; what an uncounted round left in memory is forgotten first."""
+        self.memory.rewind(step.accepted, self.name)
+        self.memory.prune(self.name, step.durable)
+        memory = self.memory.load(self.name, step.order.round)
+        reply = self.client.step(step.order, self.number, memory)
+        if reply.memory:
+            self.memory.save(self.name, step.order.round, reply.memory)
+        return Trained(reply.payload, reply.weight, reply.metrics)
+
+    def measure(self, step: MeasureStep) -> list[Metrics]:
+        """The sums of each chunk."""
+        memory = {}
+        if self._remembers:
+            self.memory.rewind(step.accepted, self.name)
+            memory = self.memory.load(self.name, step.round + 1)
+        self.client.load(step.vector, memory)
+        views = self.federation.views
+        mine = next((v for v in views if v.site == self.number), views[0])
+        return [
+            self.client.measure(self.federation.tested(mine if own else views[0]), start)
+            for own, start in step.jobs
+        ]
+
+
+def serve(pipe: Connection) -> None:
+    """Answer commands until the pipe closes."""
+    bench: Bench | None = None
+    while True:
+        command = receive(pipe)
+        try:
+            if isinstance(command, Open):
+                bench = Bench(command)
+                answer: Any = bench.declaration
+            elif isinstance(command, TrainStep) and bench is not None:
+                answer = bench.train(command)
+            elif isinstance(command, MeasureStep) and bench is not None:
+                answer = bench.measure(command)
+            else:
+                raise EngineError("nothing was opened", "this is a defect of FedSight")
+        except FedSightError as error:
+            answer = error
+        except Exception as error:  # a defect: the site must hear of it, and go on
+            sys.excepthook(*sys.exc_info())
+            answer = EngineError(
+                f"its trainer failed: {type(error).__name__}: {error}",
+                "look at trainer.txt at the site; this is a defect of FedSight",
+            )
+        send(pipe, answer)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end_with_parent()
+    os.nice(5)  # the process that answers the coordinator comes first
+    with contextlib.suppress(EOFError, OSError):  # the site's job is over
+        serve(Connection(int(sys.argv[1])))

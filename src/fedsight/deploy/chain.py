@@ -1,0 +1,239 @@
+"""A deployed run from its program to its finished folder: a chain of short jobs.
+
+FLARE aborts a job when one of its processes dies, lets no site rejoin one, and does not resume
+one. So each job is a segment of the round loop, from the last checkpoint on, with the sites that
+are there when it starts; this module starts one after the other until the run is finished. A crash
+of anybody costs at most the round in progress.
+"""
+
+from __future__ import annotations
+
+import secrets
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedsight.core import errors
+from fedsight.core.errors import (
+    ConfigError,
+    DeployError,
+    FedSightError,
+    Interrupted,
+    SiteError,
+    StoreError,
+)
+from fedsight.deploy import presence
+from fedsight.deploy.console import Console, console, write_job
+from fedsight.deploy.declare import gather, read_declaration
+from fedsight.deploy.federation import OPERATOR, Federation
+from fedsight.deploy.segment import OUTCOME
+from fedsight.run.program import Program, Speed
+from fedsight.run.reporter import Reporter
+from fedsight.run.store import RunStore
+
+TRIES = 3  # segments without a finished round, one after the other, until the run is stopped
+LATE = 20.0  # seconds that a segment waits for sites beyond the quorum
+LOOK = 0.25
+Say = Callable[[str], None]
+
+
+def start(
+    federation: Federation, program: Program, speed: Speed, store: RunStore,
+    reporters: Sequence[Reporter], say: Say,
+) -> dict[str, Any]:
+    """Run `program` on the federation from the beginning; returns the summary."""
+    problems = [p for p in (*program.check(), *speed.check()) if not p.where.startswith("data.")]
+    if problems:  # what [data] says of places is each site's own affair
+        raise ConfigError(problems)
+    facts = {
+        "command": "run",
+        "name": program.name,
+        "fingerprint": program.fingerprint,
+        "federation": str(federation.folder),
+        "id": secrets.token_hex(8),
+    }
+    store.create(program, speed, facts)
+    return resume(federation, store, reporters, say)
+
+
+def resume(
+    federation: Federation, store: RunStore, reporters: Sequence[Reporter], say: Say
+) -> dict[str, Any]:
+    """Go on with a run of the federation until it is finished; returns the summary."""
+    program, _ = store.program()
+    chain = _Chain(federation, program, store, reporters, say)
+    try:
+        return chain.run()
+    except KeyboardInterrupt:
+        chain.abort()
+        raise Interrupted(
+            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is whole",
+            f"go on with: fedsight resume {store.folder}",
+        ) from None
+
+
+class _Chain:
+    def __init__(
+        self, federation: Federation, program: Program, store: RunStore,
+        reporters: Sequence[Reporter], say: Say,
+    ) -> None:
+        self._federation = federation
+        self._program = program
+        self._store = store
+        self._reporters = reporters
+        self._say = say
+        self._job: str | None = None
+        self._shown: int | None = None  # rounds that the reporters have heard of
+
+    def run(self) -> dict[str, Any]:
+        """Segment after segment."""
+        failures, number, done = 0, 0, self._rounds()
+        while True:
+            sites = self._gathered()
+            number += 1
+            (self._store.folder / OUTCOME).unlink(missing_ok=True)
+            outcome = self._segment(number, sites)
+            if outcome["state"] == "finished":
+                return self._finish()
+            progress = self._rounds() > done
+            done = self._rounds()
+            if outcome["state"] == "failed" and not outcome["again"]:
+                raise _raised(outcome)
+            failures = 0 if progress or outcome["state"] == "handover" else failures + 1
+            if failures >= TRIES:
+                raise _raised(outcome)
+            self._say(f"after round {done}: {outcome.get('why') or outcome.get('cause')}; going on")
+
+    def abort(self) -> None:
+        """End the job in work, if the server can still be asked to."""
+        if self._job is not None:
+            try:
+                with self._console(5) as line:
+                    line.abort(self._job)
+            except DeployError as error:
+                self._say(error.cause)
+
+    def _segment(self, number: int, sites: Sequence[str]) -> dict[str, Any]:
+        """One job; how it ended, by its own word or by FLARE's."""
+        words = {
+            "run": self._store.folder.name,
+            "fingerprint": self._program.fingerprint,
+            "number": number,
+        }
+        patience = self._program.rounds.deadline
+        with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
+            write_job(Path(scratch), self._store.folder.name, sites, words)
+            with self._console(patience) as line:
+                self._job = line.submit(Path(scratch))
+        last_asked = time.monotonic()
+        while True:
+            self._tell()
+            if (self._store.folder / OUTCOME).exists():
+                self._tell()
+                self._job = None
+                return self._store.read_json(OUTCOME)
+            if time.monotonic() - last_asked > 2.0:
+                status = self._status(patience)
+                last_asked = time.monotonic()
+                if status is not None and not (self._store.folder / OUTCOME).exists():
+                    self._job = None
+                    return {"state": "failed", "again": True, "family": "SiteError",
+                            "cause": status, "cure": "look at the sites' and the server's logs"}
+            time.sleep(LOOK)
+
+    def _status(self, patience: float) -> str | None:
+        """Why the job is over without a word of its own; None while it is not."""
+        job = self._job
+        assert job is not None
+        try:
+            with self._console(0) as line:
+                status = line.status(job)
+        except DeployError:
+            with self._console(patience) as line:  # the server was away: so is the job
+                try:
+                    line.abort(job)
+                except DeployError:
+                    pass  # it does not know the job any more
+            return "the coordinator was started again"
+        if status.startswith("FINISHED") or status.startswith("FAILED"):
+            return f"a process of the job ended ({status.partition(':')[2] or status})"
+        return None
+
+    def _gathered(self) -> list[str]:
+        """The sites that are there: all if they come soon, the quorum if it comes at all."""
+        began, told = time.monotonic(), False
+        deadline = self._program.rounds.deadline
+        while True:
+            expected = self._expected()
+            there = self._there()
+            ready = [site for site in expected if site in there]
+            missing = [site for site in expected if site not in there]
+            waited = time.monotonic() - began
+            least = self._program.rounds.quorum or len(expected)
+            if expected and (not missing or (waited > LATE and len(ready) >= least)):
+                return ready
+            if waited > deadline:
+                raise SiteError(
+                    f"{len(ready)} of {len(expected)} sites are connected, and the run needs "
+                    f"{least}; missing: {', '.join(missing[:5]) or 'all'}",
+                    "start the missing sites, or set rounds.quorum; then go on with: "
+                    f"fedsight resume {self._store.folder}",
+                )
+            if waited > 2 and not told:
+                self._say(f"waiting for {', '.join(missing[:5]) or 'sites to be admitted'}")
+                told = True
+            time.sleep(LOOK)
+
+    def _there(self) -> set[str]:
+        found = presence.presences(self._federation.presences)
+        return {name for name, one in found.items() if one.alive}
+
+    def _expected(self) -> list[str]:
+        return self._federation.admitted()
+
+    def _rounds(self) -> int:
+        checkpoint = self._store.load_checkpoint()
+        return checkpoint.round if checkpoint else 0
+
+    def _tell(self) -> None:
+        """Tell the reporters of the rounds that are new in the history."""
+        try:
+            facts = self._store.read_json("run.json")
+            lines = self._store.history()
+        except StoreError:
+            return  # just being written
+        if "declared" not in facts:
+            return
+        if self._shown is None:
+            tables = facts["declared"]
+            roster = {site: read_declaration(tables[site], site) for site in tables}
+            self._shown = self._rounds()
+            for reporter in self._reporters:
+                reporter.begin(gather(self._program, roster), self._shown)
+        for line in lines:
+            if line["round"] > self._shown:
+                self._shown = line["round"]
+                for reporter in self._reporters:
+                    reporter.round(line)
+
+    def _finish(self) -> dict[str, Any]:
+        summary = self._store.read_json("summary.json")
+        for reporter in self._reporters:
+            reporter.finish(summary)
+        return summary
+
+    def _console(self, patience: float) -> Any:
+        return console(self._federation.folder / "operator" / "kit", OPERATOR, patience)
+
+
+def _raised(outcome: dict[str, Any]) -> FedSightError:
+    """The segment's error, as if it had been raised here."""
+    family = getattr(errors, str(outcome.get("family")), SiteError)
+    if not (isinstance(family, type) and issubclass(family, FedSightError)) or family is ConfigError:
+        family = DeployError
+    return family(str(outcome.get("cause")), str(outcome.get("cure") or ""))
+
+
+__all__ = ["Console", "resume", "start"]

@@ -1,0 +1,219 @@
+"""What a site says of its images, and the federation that the coordinator puts together from it.
+
+The coordinator sees no image. It knows how many a site has of each class, and how an image becomes
+the network's input; from that it makes a `Federation` whose images are elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NoReturn
+
+import numpy as np
+from torch import Tensor
+
+from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
+from fedsight.core.layout import Kind
+from fedsight.data.base import Dataset, Part, Preprocess, Source
+from fedsight.data.partition import Groups
+from fedsight.deploy.owner import Owner
+from fedsight.engine.base import Federation, View
+from fedsight.run.federate import federate
+from fedsight.run.program import Program, too_large_cohort
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """A site's images in numbers, for one program."""
+
+    labels: tuple[int, ...]  # training images of each class
+    test: int  # test images
+    share: bool  # the images are this site's part of a sample that every site has
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    skipped: int = 0  # images left out because they are corrupt
+
+    @property
+    def train(self) -> int:
+        """Training images."""
+        return sum(self.labels)
+
+    def table(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+
+def read_declaration(table: Any, site: str) -> Declaration:
+    """A declaration that came over a line; DeployError names the site if it is not one."""
+    try:
+        size = Preprocess(**{k: tuple(v) if isinstance(v, list) else v
+                             for k, v in table["preprocess"].items()})
+        found = Declaration(
+            tuple(int(count) for count in table["labels"]),
+            int(table["test"]),
+            bool(table["share"]),
+            tuple(str(name) for name in table["classes"]),
+            size,
+            int(table["skipped"]),
+        )
+        numbers = (*found.labels, found.test, size.channels, size.height, size.width)
+        if not found.train or min(numbers) < 0 or max(numbers) > 2**40:
+            raise ValueError("impossible numbers")
+        if len(found.labels) != len(found.classes) or len(found.classes) > 2**20:
+            raise ValueError("as many counts as classes are needed")
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise DeployError(
+            f"site '{site}' declared its images in a way that cannot be read: {error}",
+            "let it run the same FedSight version as the coordinator",
+        ) from None
+    return found
+
+
+class Elsewhere:
+    """Images that this process does not have and must not ask for."""
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
+
+    def read(self, indices: Tensor) -> NoReturn:
+        """They never come here."""
+        raise DataError("the images of a deployed federation stay at its sites", "ask the site")
+
+    def name(self, index: int) -> str:
+        """Nobody here knows."""
+        return "elsewhere"
+
+
+def open_site(program: Program, owner: Owner, name: str) -> tuple[Federation, int]:
+    """A site's federation for `program` and the site's number in it.
+
+    The program says how images are prepared and what the classes are, the owner where they lie.
+    An owner's images are either all this site's, or (`share`) a sample that every site has, of
+    which the program's split gives each its part by name.
+    """
+    if owner.share:
+        shared = federate(replace(program, data=owner.data))
+        numbers = {shared.partition.name(site): site for site in range(len(shared.partition))}
+        if name not in numbers:
+            raise DeployError(
+                f"the program's split has no site '{name}' but "
+                f"{', '.join(list(numbers)[:3])}{', ...' if len(numbers) > 3 else ''}",
+                "name the sites so, or give this site images of its own with --data",
+            )
+        return replace(shared, program=program), numbers[name]
+    if program.shift.kind != "none":
+        raise DeployError(
+            f"the program simulates a {program.shift.kind} shift, and site '{name}' has real images",
+            "leave out [shift]: real sites differ by themselves",
+        )
+    dataset = merged(program.data, owner.data).open()
+    everything = np.arange(len(dataset.test))
+    mine = Groups([np.arange(len(dataset.train))], [name])
+    test = replace(dataset.test, sites=[name] * len(everything))
+    return Federation(program, replace(dataset, test=test), mine, (View(0, everything),)), 0
+
+
+def merged(wanted: Source, own: Source) -> Source:
+    """The owner's source with the program's word on everything that is not about where and how
+    the files lie: sizes, channels, normalisation, classes, which images are held out."""
+    fields = type(own).model_fields
+    meant = {
+        key: value
+        for key in wanted.meaning()
+        if key in fields and key not in LOCAL
+        for value in [getattr(wanted, key)]
+        if value is not None
+    }
+    values = {**{key: getattr(own, key) for key in fields}, **meant}
+    if "missing" in fields:
+        values["missing"] = "allow"  # a site may well have no image of a class
+    return type(own).model_validate(values)
+
+
+# What an owner decides for his own files, whatever the program says.
+LOCAL = frozenset({"corrupt", "in_memory", "verify", "sites_in_path", "missing"})
+
+
+def declare(federation: Federation, number: int, share: bool) -> Declaration:
+    """What this site says of its images."""
+    dataset, classes = federation.dataset, len(federation.dataset.classes)
+    labels = dataset.train.labels[federation.partition.indices(number)]
+    counts = np.bincount(labels, minlength=classes)
+    return Declaration(
+        tuple(counts.tolist()),
+        len(dataset.test),
+        share,
+        dataset.classes,
+        dataset.preprocess,
+        len(dataset.skipped),
+    )
+
+
+def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
+    """The coordinator's federation of the sites in `declared`.
+
+    Raises DeployError naming the site whose declaration does not agree with the others', and
+    ConfigError for what the program asks of a population or a model that they do not have.
+    """
+    names = sorted(declared)
+    first = declared[names[0]]
+    for name in names:
+        _agree(name, declared[name], names[0], first)
+    if not first.share and program.shift.kind != "none":
+        cause = "a simulated shift is for simulated sites"
+        raise ConfigError([Problem("shift", cause, "leave out [shift]")])
+    classes = len(first.classes)
+    labels = [np.repeat(np.arange(classes), declared[name].labels) for name in names]
+    offsets = np.cumsum([0, *(len(own) for own in labels)])
+    partition = Groups([np.arange(a, b) for a, b in zip(offsets, offsets[1:], strict=False)], names)
+    train = Part(Elsewhere(int(offsets[-1])), np.concatenate(labels))
+    dataset = Dataset(train, _test(names, declared), first.classes, first.preprocess)
+    cohort = program.rounds.cohort
+    if cohort is not None and cohort > len(names):
+        raise ConfigError([too_large_cohort(cohort, len(names))])
+    federation = Federation(program, dataset, partition, ())
+    network = federation.network()
+    if problems := program.check_network(network):
+        raise ConfigError(problems)
+    personal = program.layout(network).length(Kind.PERSONAL) > 0
+    differ = personal or program.shift.kind != "none"
+    return replace(federation, views=_views(dataset, names, differ))
+
+
+def _agree(name: str, found: Declaration, other: str, first: Declaration) -> None:
+    if found.share != first.share:
+        cause = "has images of its own, and another a part of a sample"
+        cure = "let all sites have their own images, or all a part of the same sample"
+    elif found.classes != first.classes:
+        cause = f"has the classes {', '.join(found.classes[:5])}, not {', '.join(first.classes[:5])}"
+        cure = "name all classes in data.classes of the config"
+    elif found.preprocess != first.preprocess:
+        cause = f"prepares images as {found.preprocess}, not as {first.preprocess}"
+        cure = "set data.size, data.channels, data.mean and data.std in the config"
+    else:
+        return
+    raise DeployError(f"site '{name}' {cause} (as site '{other}' has)", cure)
+
+
+def _test(names: list[str], declared: Mapping[str, Declaration]) -> Part:
+    if declared[names[0]].share:  # one test part that every site has
+        count = declared[names[0]].test
+        return Part(Elsewhere(count), np.zeros(count, np.int64))
+    owners = [name for name in names for _ in range(declared[name].test)]
+    return Part(Elsewhere(len(owners)), np.zeros(len(owners), np.int64), owners)
+
+
+def _views(dataset: Dataset, names: list[str], differ: bool) -> tuple[View, ...]:
+    """What is tested; `differ`: sites have models of their own or see the world differently."""
+    if dataset.test.sites is not None:
+        owners = np.asarray(dataset.test.sites)
+        found = ((number, np.flatnonzero(owners == name)) for number, name in enumerate(names))
+        return tuple(View(number, mine) for number, mine in found if len(mine))
+    everything = np.arange(len(dataset.test))
+    if differ:
+        return tuple(View(number, everything) for number in range(len(names)))
+    return (View(None, everything),)

@@ -1,0 +1,184 @@
+"""The operator's folder of a federation: its authority, its members, its runs."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tempfile
+import tomllib
+import zipfile
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import tomli_w
+
+from fedsight.core.errors import DeployError
+from fedsight.core.files import make_folder, write_atomically
+from fedsight.deploy import kits
+
+OPERATOR = "operator@fedsight.local"
+DAYS = 825  # how long a certificate is good for
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+NAME_RULE = "letters, digits, - and _ only, up to 63, beginning with a letter or digit"
+
+
+@dataclass(frozen=True)
+class Invitation:
+    """What a site's owner needs to ask for admission; nothing in it is secret."""
+
+    federation: str
+    host: str
+    port: int
+    fingerprint: str  # SHA-256 of the authority's certificate: compare it over another channel
+
+    @classmethod
+    def read(cls, path: Path) -> Invitation:
+        """From an invitation file; DeployError if it is none."""
+        try:
+            return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            cure = "ask the federation's operator for invitation.toml"
+            raise DeployError(f"{path} is no invitation: {error}", cure) from None
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A federation's folder on the coordinator's machine."""
+
+    folder: Path
+    invitation: Invitation
+
+    @classmethod
+    def open(cls, folder: Path) -> Federation:
+        """The federation in `folder`; DeployError if there is none."""
+        path = folder / "invitation.toml"
+        if not path.is_file():
+            raise DeployError(
+                f"{folder} holds no federation", f"make one with: fedsight federation init {folder}"
+            )
+        return cls(folder.resolve(), Invitation.read(path))
+
+    @classmethod
+    def create(cls, folder: Path, host: str, port: int) -> Federation:
+        """A new federation in the new folder `folder`, whose last part is its name.
+
+        Whole or not at all. Raises DeployError when the folder is taken or the name unfit.
+        """
+        check_name(folder.name, "the federation")
+        if folder.exists() and any(folder.iterdir()):
+            raise DeployError(f"{folder} is not empty", "choose another name")
+        make_folder(folder.resolve().parent)
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.resolve().parent) as scratch:
+            made = Path(scratch) / folder.name
+            kits.make_private(made)
+            fingerprint = kits.make_authority(made, folder.name, host, port)
+            invitation = Invitation(folder.name, host, port, fingerprint)
+            self = cls(made, invitation)
+            self._make_kit(host, "server", made / "server")
+            self._make_kit(OPERATOR, "lead", made / "operator")
+            for part in ("admitted", "runs", "server/sites"):
+                make_folder(made / part)
+            write_atomically(made / "invitation.toml", tomli_w.dumps(asdict(invitation)).encode())
+            self.note("created", host=host, port=port)
+            if folder.exists():
+                folder.rmdir()
+            made.rename(folder)
+        return cls.open(folder)
+
+    @property
+    def name(self) -> str:
+        """The federation's name."""
+        return self.invitation.federation
+
+    @property
+    def runs(self) -> Path:
+        """Where run folders lie."""
+        return self.folder / "runs"
+
+    @property
+    def presences(self) -> Path:
+        """Where the server notes who is connected."""
+        return self.folder / "server" / "sites"
+
+    def admit(self, request: Path, days: int = DAYS) -> Path:
+        """Sign a site's request; returns the file that goes back to the site."""
+        site = self._requested(request)
+        signed = request.resolve().with_name(f"{site}.signed.zip")
+        kits.approve(self.folder, request.resolve(), signed, days)
+        facts = {"admitted": _now(), "days": days}
+        write_atomically(self.folder / "admitted" / f"{site}.toml", tomli_w.dumps(facts).encode())
+        self.note("admitted", site=site, days=days)
+        return signed
+
+    def admitted(self) -> list[str]:
+        """The sites that were admitted and not revoked since."""
+        revoked = self.revoked()
+        names = (path.stem for path in (self.folder / "admitted").glob("*.toml"))
+        return sorted(name for name in names if name not in revoked)
+
+    def revoke(self, site: str, why: str) -> None:
+        """From now on nothing of the site is counted; the server shuts it out (`console.py`)."""
+        if not (self.folder / "admitted" / f"{site}.toml").exists():
+            known = ", ".join(self.admitted()) or "nobody yet"
+            raise DeployError(f"'{site}' was never admitted", f"admitted are: {known}")
+        revoked = {**self.revoked(), site: why or "revoked"}
+        write_atomically(self.folder / "revoked.json", json.dumps(revoked, indent=1).encode())
+        self.note("revoked", site=site, why=why)
+
+    def revoked(self) -> dict[str, str]:
+        """Revoked sites and why."""
+        path = self.folder / "revoked.json"
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+    def note(self, event: str, **facts: Any) -> None:
+        """Add a line to the federation's history."""
+        line = {"time": _now(), "event": event, **facts}
+        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def events(self) -> list[dict[str, Any]]:
+        """The federation's history."""
+        path = self.folder / "events.jsonl"
+        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+        return [json.loads(line) for line in lines]
+
+    def _make_kit(self, name: str, role: kits.Role, home: Path) -> None:
+        make_folder(home)
+        request = kits.request(home / "request", self.name, name, role)
+        kits.approve(self.folder, request, home / "kit.signed.zip", DAYS)
+        fingerprint = self.invitation.fingerprint
+        kits.unpack(home / "kit.signed.zip", home / "request", fingerprint, home / "kit")
+        shutil.rmtree(home / "request")
+        (home / "kit.signed.zip").unlink()
+
+    def _requested(self, request: Path) -> str:
+        """The name in a signing request, which must be a site's."""
+        try:
+            with zipfile.ZipFile(request) as archive:
+                facts = json.loads(archive.read("request.json"))
+            name, kind = str(facts["name"]), str(facts.get("participant_type") or facts.get("kind"))
+        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+            cure = "give the .request.zip that `fedsight site init` wrote"
+            raise DeployError(f"{request} is no signing request: {error}", cure) from None
+        check_name(name, "the site")
+        if kind not in ("client", "site"):
+            raise DeployError(f"{request} asks to be a {kind}", "only sites can be admitted")
+        if name in self.revoked():
+            raise DeployError(
+                f"site '{name}' was revoked: {self.revoked()[name]}",
+                "a site that comes back needs another name",
+            )
+        return name
+
+
+def check_name(name: str, whose: str) -> None:
+    """DeployError unless `name` can be a name of a site, a folder and a certificate."""
+    if not _NAME.fullmatch(name):
+        raise DeployError(f"'{name}' cannot be the name of {whose}", f"use {NAME_RULE}")
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")

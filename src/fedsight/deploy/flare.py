@@ -1,0 +1,127 @@
+"""The deployment engine's adapter: our coordinator and our site as NVIDIA FLARE components.
+
+FLARE carries messages between job processes over mutual TLS; everything that is said lies in
+`engine/remote.py` (the coordinator's side) and `deploy/seat.py` (the site's). One method is
+published, and what passes through it are texts, bytes and small numbers: a larger integer, or a
+stranger's object, would fail in FLARE's serialisation as a silent timeout.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.collab import collab
+
+from fedsight.deploy import presence
+from fedsight.deploy.child import end_with_parent
+
+DECLARED = "fedsight_declared"
+log = logging.getLogger(__name__)
+
+
+class FlareLink:
+    """The coordinator's line to the sites of one job."""
+
+    def __init__(self, proxies: Sequence[Any]) -> None:
+        self._proxies = {proxy.name: proxy for proxy in proxies}
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites that take part in this job."""
+        return sorted(self._proxies)
+
+    def ask(
+        self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
+    ) -> tuple[Any, Any]:
+        """One question and its answer (header, body), unchecked; ConnectionError if none comes."""
+        from nvflare.collab.api.exceptions import CollabCallError
+
+        call = self._proxies[site](timeout=timeout)
+        try:
+            answer = call.message(kind=kind, header=json.dumps(header), body=body)
+        except CollabCallError as error:
+            raise ConnectionError(str(error.cause)) from None
+        if not isinstance(answer, list | tuple) or len(answer) != 2:
+            return None, None
+        return answer[0], answer[1]
+
+
+class Coordinator:
+    """FLARE's server component: one segment of a run, from its last checkpoint onwards."""
+
+    def __init__(self, run: str, fingerprint: str, number: int) -> None:
+        self.run = run
+        self.fingerprint = fingerprint
+        self.number = number
+
+    @collab.main
+    def main(self) -> None:
+        """Carry the run on until it is finished, fails, or another site is to join."""
+        end_with_parent()
+        from fedsight.deploy.segment import segment
+
+        folder = Path(collab.workspace.get_root_dir()).resolve().parent.parent
+        link = FlareLink(collab.clients)
+        segment(folder, self.run, self.fingerprint, self.number, link)
+
+
+class Site:
+    """FLARE's client component: answers the coordinator's questions."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._seat: Any = None
+
+    @collab.publish
+    def message(self, kind: str, header: str, body: bytes) -> list[Any]:
+        """One question; returns [header as JSON, body]."""
+        with self._lock:
+            if self._seat is None:
+                end_with_parent()
+                from fedsight.deploy.seat import Seat
+
+                home = Path(collab.workspace.get_root_dir()).resolve().parent
+                self._seat = Seat(home, collab.site_name)
+        return list(self._seat.answer(kind, header, body))
+
+    @collab.final
+    def close(self) -> None:
+        """The job is over."""
+        if self._seat is not None:
+            self._seat.close()
+
+
+class Presence(FLComponent):
+    """Tells the server with each sign of life which images a site declares; the server notes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._since = time.time()
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Called by FLARE in the long-lived processes of server and site."""
+        home = Path(os.environ.get("FEDSIGHT_HOME", "."))
+        if event_type in (EventType.BEFORE_CLIENT_REGISTER, EventType.BEFORE_CLIENT_HEARTBEAT):
+            path = home / "declared.json"
+            declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
+            said = json.dumps({"since": self._since, "declared": json.loads(declared)})
+            fl_ctx.set_prop(DECLARED, said, private=False, sticky=True)
+        elif event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
+            peer = fl_ctx.get_peer_context()
+            try:
+                said = json.loads(peer.get_prop(DECLARED))
+                since, declared = float(said["since"]), said["declared"]
+            except (TypeError, ValueError, KeyError):
+                since, declared = time.time(), None
+            presence.note(home / "sites", peer.get_identity_name(), since, declared)

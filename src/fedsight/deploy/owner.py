@@ -1,0 +1,118 @@
+"""The owner's word: where a site's images are, and what the site agrees to (`site.toml`)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from fedsight.core.errors import ConfigError, DeployError, Problem
+from fedsight.core.settings import Settings
+from fedsight.data.base import Source, sources
+from fedsight.run import config
+from fedsight.run.program import Program
+
+TEMPLATE = """\
+# What this site agrees to. Its own process enforces it; the coordinator cannot raise it.
+
+[data]
+# Where the images are: a folder per class, or any other source that FedSight reads.
+# name = "folder"
+# path = "/images"
+
+[contract]
+# tasks = ["classify"]    # what may be trained; leave out for any task
+# programs = []           # fingerprints of the only programs to take part in; empty: any
+# sites = 2               # sites that a run needs at least before this one takes part
+
+[speed]
+# threads = 1             # compute threads for training
+"""
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Contract(Settings):
+    """What a site takes part in: `[contract]`."""
+
+    tasks: Names | None = None  # None: every task
+    programs: Names = ()  # fingerprints, or their first 12 characters or more; empty: every program
+    sites: int = Field(1, ge=1)  # sites that a run must have at least
+
+    def refuse(self, program: Program) -> None:
+        """Raise DeployError if this site does not take part in `program`."""
+        task = program.task.registered
+        if self.tasks is not None and task not in self.tasks:
+            raise DeployError(
+                f"its contract permits the tasks {', '.join(self.tasks)}, not {task}",
+                "its owner decides: contract.tasks in site.toml",
+            )
+        known = [mark for mark in self.programs if len(mark) >= 12]
+        if self.programs and not any(program.fingerprint.startswith(mark) for mark in known):
+            raise DeployError(
+                f"its contract does not name the program {program.fingerprint[:12]}",
+                "its owner decides: contract.programs in site.toml",
+            )
+
+
+class Pace(Settings):
+    """How fast a site trains: `[speed]` of its owner's file."""
+
+    threads: int = Field(1, ge=1)
+
+
+@dataclass(frozen=True)
+class Owner:
+    """All of `site.toml`."""
+
+    data: Source
+    contract: Contract
+    pace: Pace
+    share: bool = False  # the source is a sample that every site has; this site has its split
+
+
+def read_owner(path: Path | None, data: str | None) -> Owner:
+    """The owner's file, with `data` (a folder or file, or a built-in sample) in place of [data].
+
+    Raises ConfigError with every problem.
+    """
+    table: dict[str, Any] = config.read(path) if path is not None else {}
+    if data is not None:
+        table["data"] = described(data)
+    base = path.resolve().parent if path is not None else Path.cwd()
+    return parse_owner(table, base)
+
+
+def parse_owner(table: dict[str, Any], base: Path) -> Owner:
+    """The owner's word in `table`; relative paths are meant from `base`."""
+    problems = config.unknown(table, ["data", "contract", "speed"], "")
+    kinds = {"data": (sources, None), "contract": Contract, "speed": Pace}
+    made: dict[str, Any] = {}
+    for section, kind in kinds.items():
+        try:
+            made[section] = config.section(section, kind, table.get(section, {}), base)
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    data: Source = made["data"]
+    # Without a location it ships with FedSight: every site has it, and takes its split of it.
+    share = not any(isinstance(getattr(data, key), Path) for key in type(data).model_fields)
+    return Owner(data, made["contract"], made["speed"], share)
+
+
+def described(data: str) -> dict[str, Any]:
+    """The [data] section that `--data` stands for."""
+    if data in sources.names():
+        return {"name": data}
+    path = Path(data)
+    if not path.exists():
+        cause = f"'{data}' is neither a file or folder nor a built-in sample"
+        raise ConfigError([Problem("--data", cause, "give the folder of this site's images")])
+    kinds = {".npz": "medmnist", ".json": "coco", ".csv": "manifest"}
+    kind = "folder" if path.is_dir() else kinds.get(path.suffix.lower())
+    if kind is None:
+        cause = f"what '{data}' holds cannot be told from its name"
+        raise ConfigError([Problem("--data", cause, "write a [data] section into site.toml")])
+    return {"name": kind, "path": str(path.resolve())}

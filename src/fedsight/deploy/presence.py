@@ -1,0 +1,55 @@
+"""Who is connected, since when, with which images declared: a small file for each site.
+
+The server's long-lived process writes them with every sign of life; the operator's commands and
+the coordinator read them.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fedsight.deploy.kits import HEARTBEAT
+
+ALIVE = 3 * HEARTBEAT  # seconds since the last sign of life
+
+
+@dataclass(frozen=True)
+class Presence:
+    """One site as the server sees it."""
+
+    name: str
+    since: float  # when the site's present process began
+    seen: float  # its last sign of life
+    declared: dict[str, Any] | None  # what its owner's process found in its images
+
+    @property
+    def alive(self) -> bool:
+        """Whether it is connected now."""
+        return time.time() - self.seen < ALIVE
+
+
+def note(folder: Path, name: str, since: float, declared: dict[str, Any] | None) -> None:
+    """Note a sign of life."""
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{quote(name, safe='')}.json"
+    partial = path.with_suffix(".partial")
+    found = Presence(name, since, time.time(), declared)
+    partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
+    partial.replace(path)  # whole or not at all; the next sign of life comes soon
+
+
+def presences(folder: Path) -> dict[str, Presence]:
+    """All sites that ever connected, by name."""
+    found = {}
+    for path in sorted(folder.glob("*.json")):
+        try:
+            one = Presence(**json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue
+        found[one.name] = one
+    return found

@@ -1,0 +1,293 @@
+"""A site's place at the table: it answers the coordinator, and decides what it takes part in.
+
+It lives in the site's job process. Whatever goes wrong here is told as one sentence without any
+of the site's own paths or traces; the details stay in the site's log.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from dataclasses import replace
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from fedsight.core.errors import DeployError, FedSightError, SiteError, StoreError
+from fedsight.core.files import make_folder
+from fedsight.core.types import Order
+from fedsight.deploy.owner import Owner, read_owner
+from fedsight.deploy.sitelog import SiteLog
+from fedsight.deploy.trainer import MeasureStep, Open, Trained, Trainer, TrainStep
+from fedsight.engine import wire
+from fedsight.run import config
+from fedsight.run.program import Program
+
+Answer = tuple[dict[str, Any], bytes]
+LARGEST = 8 << 30  # bytes of a vector that a site accepts: two thousand million parameters
+VECTORS = ("vector", "extras", "personal")  # what a coordinator may send
+PATIENCE = 20.0  # seconds to wait for an earlier job of the same run to let go of its memory
+log = logging.getLogger(__name__)
+
+
+class Seat:
+    """Answers questions about one job; `home` is the site's folder."""
+
+    def __init__(self, home: Path, name: str) -> None:
+        self._home = home
+        self._name = name
+        self._log = SiteLog(home)
+        self._lock = threading.RLock()
+        self._work = ThreadPoolExecutor(1, thread_name_prefix="work")
+        self._trainer: Trainer | None = None
+        self._opened: Open | None = None
+        self._run = ""
+        self._held: IO[bytes] | None = None
+        self._incoming: dict[str, bytearray] = {}
+        self._vector: tuple[int, torch.Tensor] | None = None  # after which round, and what
+        self._tickets: dict[int, tuple[tuple[Any, ...], Future[Answer]]] = {}
+
+    def answer(self, kind: str, header: str, body: bytes) -> tuple[str, bytes]:
+        """One answer; a refusal or a failure is an answer with an `error`."""
+        known: dict[str, Callable[[dict[str, Any], bytes], Answer]] = {
+            "propose": self._propose,
+            "adopt": self._adopt,
+            "piece": self._piece,
+            "hold": self._hold,
+            "train": self._train,
+            "measure": self._measure,
+            "wait": self._wait,
+            "fetch": self._fetch,
+        }
+        try:
+            fields = wire.read_header(header, "the coordinator")
+            if kind not in known:
+                raise SiteError(f"a question of kind '{kind}' is unknown here", "update this site")
+            answer, data = known[kind](fields, body)
+        except FedSightError as error:
+            log.warning("%s: %s", kind, error)
+            with contextlib.suppress(StoreError):  # a full disk is no reason to say nothing
+                self._log.write("refused", what=kind, why=error.cause)
+            answer, data = {"error": error.cause, "cure": error.cure}, b""
+        except Exception as error:  # a defect: told to the coordinator, never a broken line
+            log.exception("%s failed", kind)
+            answer, data = {"error": f"it failed ({type(error).__name__}); see its log"}, b""
+        return json.dumps(answer), data
+
+    def close(self) -> None:
+        """The job is over."""
+        self._end_trainer()
+        self._work.shutdown(wait=False, cancel_futures=True)
+        if self._held is not None:
+            self._held.close()
+
+    # What the coordinator may ask ---------------------------------------------------------
+
+    def _propose(self, fields: dict[str, Any], body: bytes) -> Answer:
+        """Take part in a run? The site builds the program itself and checks its fingerprint."""
+        run, sites = str(fields.get("run")), wire.whole_number(fields, "sites", "the coordinator")
+        program, _ = config.parse(dict(fields.get("program") or {}), self._home)
+        if program.fingerprint != fields.get("fingerprint"):
+            raise DeployError(
+                f"the program that this site builds has the fingerprint "
+                f"{program.fingerprint[:12]}, not {str(fields.get('fingerprint'))[:12]}",
+                "let coordinator and sites run the same FedSight version",
+            )
+        owner = read_owner(self._home / "owner.toml", None)
+        owner.contract.refuse(program)
+        if sites < owner.contract.sites:
+            raise DeployError(
+                f"its contract asks for runs of at least {owner.contract.sites} sites, not {sites}",
+                "wait for more sites; its owner decides: contract.sites in site.toml",
+            )
+        if not run.isalnum() or len(run) > 64:
+            raise DeployError("the run has no proper identity", "update the coordinator")
+        return self._begin(("propose",), lambda: self._join(program, owner, run))
+
+    def _adopt(self, fields: dict[str, Any], body: bytes) -> Answer:
+        """Begin with the personal slice that came: pretrained weights need not be at the site."""
+        data = self._incoming.pop("personal", bytearray())
+        personal = wire.unpack(data, {"personal": len(data) // 4})["personal"]
+
+        def reopen() -> Answer:
+            if self._opened is not None:
+                self._opened = replace(self._opened, personal=personal)
+                self._bench().ask(self._opened, "opening its images")
+            return {}, b""
+
+        return self._begin(("adopt",), reopen)
+
+    def _piece(self, fields: dict[str, Any], body: bytes) -> Answer:
+        """A part of a vector."""
+        start = wire.whole_number(fields, "start", "the coordinator")
+        total = wire.whole_number(fields, "total", "the coordinator")
+        name = str(fields.get("name"))
+        if total > LARGEST or start + len(body) > total or name not in VECTORS:
+            raise SiteError(f"a piece of {name} does not fit", "update the coordinator")
+        with self._lock:
+            if len(self._incoming.get(name, b"")) != total:
+                self._incoming[name] = bytearray(total)
+            self._incoming[name][start : start + len(body)] = body
+        return {}, b""
+
+    def _hold(self, fields: dict[str, Any], body: bytes) -> Answer:
+        """The vector that came is the model after `round`."""
+        with self._lock:
+            data = self._incoming.pop("vector", bytearray())
+            vector = wire.unpack(data, {"vector": len(data) // 4})["vector"]
+            self._vector = wire.whole_number(fields, "round", "the coordinator"), vector
+        return {}, b""
+
+    def _train(self, fields: dict[str, Any], body: bytes) -> Answer:
+        round = wire.whole_number(fields, "round", "the coordinator")
+        sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
+        extras = wire.unpack(self._incoming.pop("extras", bytearray()), sizes) if sizes else {}
+        step = TrainStep(
+            Order(round, self._model(round - 1), extras),
+            wire.whole_number(fields, "accepted", "the coordinator"),
+            wire.whole_number(fields, "durable", "the coordinator"),
+        )
+        return self._begin(("train", round), lambda: self._trained(step))
+
+    def _measure(self, fields: dict[str, Any], body: bytes) -> Answer:
+        round = wire.whole_number(fields, "round", "the coordinator")
+        jobs = [(bool(own), int(start)) for own, start in fields["jobs"]]
+        step = MeasureStep(
+            round, self._model(round), wire.whole_number(fields, "accepted", "the coordinator"), jobs
+        )
+        return self._begin(("measure", round, *jobs), lambda: self._measured(step))
+
+    def _wait(self, fields: dict[str, Any], body: bytes) -> Answer:
+        """Is it done? Says so at once when it is, or after `seconds` that it is not."""
+        _, future = self._ticket(fields)
+        try:
+            answer, _ = future.result(min(float(fields.get("seconds", 0)), 30.0))
+        except TimeoutError:
+            return {"done": False}, b""
+        return {**answer, "done": True}, b""
+
+    def _fetch(self, fields: dict[str, Any], body: bytes) -> Answer:
+        """A part of the vector that something ended with."""
+        _, future = self._ticket(fields)
+        start = wire.whole_number(fields, "start", "the coordinator")
+        stop = wire.whole_number(fields, "stop", "the coordinator")
+        _, data = future.result(0)
+        return {}, bytes(data[start : min(stop, start + wire.PIECE)])
+
+    # How it is done -----------------------------------------------------------------------
+
+    def _begin(self, what: tuple[Any, ...], work: Callable[[], Answer]) -> Answer:
+        """Start something long; what is still running then has been given up, and is ended."""
+        with self._lock:
+            for ticket, (earlier, _) in self._tickets.items():
+                if earlier == what:
+                    return {"ticket": ticket}, b""  # asked again: the answer got lost
+            if any(not future.done() for _, future in self._tickets.values()):
+                self._end_trainer()
+            ticket = max(self._tickets, default=0) + 1
+            self._tickets = {ticket: (what, self._work.submit(work))}
+            return {"ticket": ticket}, b""
+
+    def _ticket(self, fields: dict[str, Any]) -> tuple[tuple[Any, ...], Future[Answer]]:
+        ticket = wire.whole_number(fields, "ticket", "the coordinator")
+        found = self._tickets.get(ticket)
+        if found is None:
+            raise SiteError("what was asked for has been given up", "ask for it anew")
+        return found
+
+    def _model(self, round: int) -> torch.Tensor:
+        if self._vector is None or self._vector[0] != round:
+            raise SiteError(f"the model after round {round} is not here", "send it first")
+        return self._vector[1]
+
+    def _join(self, program: Program, owner: Owner, run: str) -> Answer:
+        self._run = run
+        memory = self._home / "memory" / run
+        make_folder(memory)
+        self._hold_alone(memory)
+        self._opened = Open(program, owner, self._name, memory, None)
+        declared = self._bench().ask(self._opened, "opening its images")
+        self._log.write(
+            "joined", run=run, program=program.name, fingerprint=program.fingerprint,
+            algorithm=program.algorithm.registered, images=declared.train,
+        )
+        return {"declared": declared.table()}, b""
+
+    def _hold_alone(self, memory: Path) -> None:
+        """One process at a time may touch a run's memory: an orphan may still be ending."""
+        self._held = (memory / ".lock").open("wb")
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except OSError:
+                if time.monotonic() > until:
+                    raise DeployError(
+                        "another process of this site is still at work on this run",
+                        "wait until it has ended",
+                    ) from None
+                time.sleep(0.2)
+
+    def _bench(self) -> Trainer:
+        """The trainer; a new one if there is none any more."""
+        with self._lock:
+            if self._trainer is not None:
+                return self._trainer
+            self._trainer = trainer = Trainer(self._home / "trainer.txt")
+            (self._home / "trainer.pid").write_text(str(trainer.pid))
+            return trainer
+
+    def _ready(self) -> Trainer:
+        """A trainer with the site's images open."""
+        if self._opened is None:
+            raise SiteError("no run was agreed upon", "propose one first")
+        fresh = self._trainer is None
+        trainer = self._bench()
+        if fresh:
+            trainer.ask(self._opened, "opening its images")
+        return trainer
+
+    def _end_trainer(self) -> None:
+        with self._lock:
+            if self._trainer is not None:
+                self._trainer.close()
+                self._trainer = None
+
+    def _ask(self, step: TrainStep | MeasureStep, doing: str) -> Any:
+        try:
+            return self._ready().ask(step, doing)
+        except FedSightError as error:
+            if error.exit_code == 6:  # it died: the next question gets a new one
+                self._end_trainer()
+            raise
+
+    def _trained(self, step: TrainStep) -> Answer:
+        round = step.order.round
+        found: Trained = self._ask(step, f"training in round {round}")
+        data = wire.pack(found.payload)
+        sizes = {name: value.numel() for name, value in found.payload.items()}
+        self._log.write(
+            "update", run=self._run, round=round, bytes=len(data), vectors=sizes,
+            images=found.weight, protections=[],
+        )
+        answer = {
+            "round": round,
+            "weight": found.weight,
+            "metrics": wire.metrics_table(found.metrics),
+        }
+        return answer, data
+
+    def _measured(self, step: MeasureStep) -> Answer:
+        found = self._ask(step, f"measuring after round {step.round}")
+        tables = [wire.metrics_table(metrics) for metrics in found]
+        size = len(json.dumps(tables))
+        self._log.write("figures", run=self._run, round=step.round, bytes=size, protections=[])
+        return {"round": step.round, "metrics": tables}, b""

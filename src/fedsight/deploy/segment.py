@@ -1,0 +1,187 @@
+"""One segment of a deployed run: the round loop, from the last checkpoint on, in one FLARE job.
+
+A job's sites are fixed when it starts. So a segment ends when the run is finished, when a round
+fails, or, after a round, when a site of the federation has come back and wants in; the next
+segment goes on from the checkpoint (`deploy/chain.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
+from fedsight.core.layout import Kind
+from fedsight.deploy import presence
+from fedsight.deploy.declare import Declaration, gather, read_declaration
+from fedsight.deploy.federation import Federation as Folder
+from fedsight.engine import wire
+from fedsight.engine.base import Federation
+from fedsight.engine.remote import Link, RemoteEngine, Silent, Talk
+from fedsight.run import session
+from fedsight.run.evaluate import Evaluator
+from fedsight.run.facts import describe
+from fedsight.run.program import Program
+from fedsight.run.reporter import Reporter
+from fedsight.run.store import RunStore
+
+OUTCOME = "segment.json"
+PATIENCE = 30.0  # seconds to wait for the coordinator of an earlier segment to be gone
+log = logging.getLogger(__name__)
+
+
+class Handover(Exception):  # noqa: N818 - not an error: the next segment goes on
+    """Another site is there; a new segment takes it in."""
+
+
+def segment(folder: Path, run: str, fingerprint: str, number: int, link: Link) -> None:
+    """Carry the run `run` of the federation in `folder` on; `segment.json` says how it ended."""
+    federation = Folder.open(folder)
+    store = RunStore(federation.runs / run)
+    outcome: dict[str, Any]
+    try:
+        with alone(store.folder):
+            _carry_on(federation, store, fingerprint, link)
+        outcome = {"state": "finished"}
+    except Handover as why:
+        outcome = {"state": "handover", "why": str(why)}
+    except FedSightError as error:
+        again = isinstance(error, SiteError)  # the site may be back, or do better, next time
+        outcome = {"state": "failed", "again": again, "family": type(error).__name__}
+        outcome |= {"cause": error.cause, "cure": error.cure}
+    except OSError as error:
+        outcome = {"state": "failed", "again": False, "family": "StoreError"}
+        outcome |= {"cause": f"the coordinator cannot go on: {error}", "cure": "look at its disk"}
+    log.info("segment %d ends: %s", number, outcome)
+    with contextlib.suppress(StoreError):  # the disk is full: the job's end says enough
+        store.write_json(OUTCOME, {"number": number, **outcome})
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Only one coordinator at a time writes into a run's folder."""
+    with (folder / ".lock").open("wb") as file:
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > until:
+                    raise EngineError(
+                        f"another coordinator is at work in {folder}", "wait until it has ended"
+                    ) from None
+                time.sleep(0.2)
+        yield
+
+
+def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> None:
+    program, speed = store.program()
+    if program.fingerprint != fingerprint:
+        raise StoreError(f"{store.folder} holds another program", "start the run anew")
+    facts = store.read_json("run.json")
+    roster = {
+        site: read_declaration(table, site) for site, table in facts.get("declared", {}).items()
+    }
+    found, absent = _propose(program, str(facts["id"]), link, folder.revoked())
+    for site, declared in found.items():
+        if roster.setdefault(site, declared) != declared:
+            absent[site] = f"site '{site}' has other images than when it joined this run"
+    if not roster:
+        raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "look at the sites")
+    federation = gather(program, roster)
+    described = describe(federation, Evaluator(federation), "run")
+    kept = {key: facts[key] for key in ("id", "federation", "created") if key in facts}
+    tables = {site: declared.table() for site, declared in roster.items()}
+    store.write_json("run.json", {**described, **kept, "declared": tables})
+    _hand_out_personal(federation, link, absent)
+    checkpoint = session.rewound(store)
+    accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
+    watch = _Watch(folder, store, speed.checkpoint_every, program.rounds.rounds)
+    watch.durable = checkpoint.round if checkpoint else 0
+    engine = RemoteEngine(federation, link, absent, accepted, lambda: watch.durable)
+    watch.engine = engine
+    session.go(federation, engine, speed, store, "run", checkpoint, [watch], pictures=False)
+
+
+class _Watch(Reporter):
+    """Looks after each round whether another site of the federation is there."""
+
+    engine: RemoteEngine
+
+    def __init__(self, folder: Folder, store: RunStore, every: int, rounds: int) -> None:
+        self._folder = folder
+        self._every = every
+        self._rounds = rounds
+        self._began = time.time()
+        self.durable = 0
+
+    def round(self, line: Mapping[str, Any]) -> None:
+        """After the checkpoint: hand over if somebody could join."""
+        number = int(line["round"])
+        if number % self._every and number < self._rounds:
+            return
+        self.durable = number
+        if number == self._rounds:
+            return
+        present, revoked = self.engine.present(), self._folder.revoked()
+        for site in present:
+            if site in revoked:
+                self.engine.absent[site] = f"site '{site}' was revoked"
+        for name, one in presence.presences(self._folder.presences).items():
+            came = one.alive and one.since > self._began and name not in revoked
+            if came and name not in present:
+                raise Handover(f"site '{name}' is there")
+
+
+def _propose(
+    program: Program, run: str, link: Link, revoked: Mapping[str, str]
+) -> tuple[dict[str, Declaration], dict[str, str]]:
+    """Ask every site to take part; what the willing declare, and why the others do not."""
+    found: dict[str, Declaration] = {}
+    absent = {site: f"site '{site}' was revoked" for site in link.sites if site in revoked}
+    asked = [site for site in link.sites if site not in revoked]
+    header = {
+        "run": run,
+        "program": program.table(),
+        "fingerprint": program.fingerprint,
+        "sites": len(asked),
+    }
+    deadline = time.monotonic() + program.rounds.deadline
+
+    def one(site: str) -> None:
+        try:
+            answer = Talk(link, site, deadline).finish("propose", header)
+            found[site] = read_declaration(answer.get("declared"), site)
+        except (SiteError, DeployError) as error:
+            absent[site] = error.cause
+        except Silent as silence:
+            absent[site] = str(silence)
+
+    with ThreadPoolExecutor(max(len(asked), 1), thread_name_prefix="propose") as pool:
+        list(pool.map(one, asked))
+    return found, absent
+
+
+def _hand_out_personal(federation: Federation, link: Link, absent: dict[str, str]) -> None:
+    """The initial personal slice, where it comes from a file of weights that only we have."""
+    program = federation.program
+    network = federation.network()
+    layout = program.layout(network)
+    if program.model.weights is None or not layout.length(Kind.PERSONAL):
+        return
+    data = wire.pack({"personal": layout.read(network.module)[layout.personal]})
+    for site in link.sites:
+        if site not in absent:
+            talk = Talk(link, site, time.monotonic() + program.rounds.deadline)
+            try:
+                talk.send("personal", data)
+                talk.finish("adopt", {})
+            except (SiteError, Silent) as error:
+                absent[site] = getattr(error, "cause", str(error))

@@ -1,0 +1,308 @@
+"""The coordinator's engine: the sites are elsewhere, and answer over a line.
+
+The coordinator asks and a site answers, never the other way round. A site that does not answer is
+given up long before the round's deadline, a reply is checked before anything is added, and replies
+are fetched few at a time and added as they come, so memory does not grow with the cohort.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from fedsight.aggregate.mean import PayloadSum
+from fedsight.core.errors import SiteError
+from fedsight.core.layout import Layout
+from fedsight.core.types import Metrics, Order
+from fedsight.engine import wire
+from fedsight.engine.base import Federation, Note, Outcome
+from fedsight.engine.inline import by_view, chunks
+
+FETCHED = 2  # replies on their way at once: each is held whole before it is added
+SENT = 4  # orders on their way at once
+NAP = 5.0  # seconds that a site may take to say that it is not done yet
+SILENCE = 30.0  # seconds without any answer after which a site is given up
+SLOW = 180.0  # seconds that one piece of a vector may take: 4 MiB over 0.2 Mbit/s
+
+
+class Link(Protocol):
+    """A line to the sites."""
+
+    @property
+    def sites(self) -> Sequence[str]:
+        """The sites at its other end."""
+        ...
+
+    def ask(
+        self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
+    ) -> tuple[Any, Any]:
+        """One question, one answer (header, body), unchecked; ConnectionError if none comes."""
+        ...
+
+
+class Silent(Exception):  # noqa: N818 - a state of a site, told to the caller below
+    """A site does not answer any more."""
+
+
+class Talk:
+    """One conversation with one site, until a deadline."""
+
+    def __init__(self, link: Link, site: str, deadline: float) -> None:
+        self._link = link
+        self.site = site
+        self._deadline = deadline  # of time.monotonic()
+
+    def ask(
+        self, kind: str, header: Mapping[str, Any], body: bytes = b"", patience: float = SILENCE
+    ) -> tuple[dict[str, Any], bytes]:
+        """The answer to a question, asked again while the line is broken.
+
+        Raises SiteError with the site's own words when it refuses or fails, or when the deadline
+        has passed, and Silent after `patience` seconds without an answer.
+        """
+        began = time.monotonic()
+        while True:
+            now = time.monotonic()
+            if now >= self._deadline:
+                raise SiteError(
+                    f"site '{self.site}' did not answer in time",
+                    "raise rounds.deadline, or look at the site's machine and its line",
+                )
+            left = min(began + patience, self._deadline) - now
+            if left <= 0:
+                raise Silent(f"site '{self.site}' does not answer any more")
+            try:
+                text, data = self._link.ask(self.site, kind, header, body, left)
+            except ConnectionError:
+                time.sleep(min(1.0, max(0.0, left)))
+                continue
+            return self._checked(text, data)
+
+    def finish(self, kind: str, header: Mapping[str, Any]) -> dict[str, Any]:
+        """Let the site begin something long, and wait until it is done."""
+        answer, _ = self.ask(kind, header)
+        ticket = wire.whole_number(answer, "ticket", self._sender)
+        while True:
+            answer, _ = self.ask("wait", {"ticket": ticket, "seconds": NAP})
+            if answer.get("done") is True:
+                return {**answer, "ticket": ticket}
+
+    def send(self, name: str, data: memoryview) -> None:
+        """Bring a vector to the site, piece by piece."""
+        for start, stop in wire.pieces(len(data)):
+            header = {"name": name, "start": start, "total": len(data)}
+            self.ask("piece", header, bytes(data[start:stop]), SLOW)
+
+    def fetch(self, ticket: int, total: int) -> bytearray:
+        """Get a vector of `total` bytes from the site; SiteError unless it is exactly that."""
+        data = bytearray(total)
+        for start, stop in wire.pieces(total):
+            header = {"ticket": ticket, "start": start, "stop": stop}
+            _, piece = self.ask("fetch", header, b"", SLOW)
+            if len(piece) != stop - start:
+                raise SiteError(
+                    f"{self._sender} sent {len(piece):,} bytes where {stop - start:,} were due",
+                    "its reply was cut off, or it trains another model: compare the fingerprints",
+                )
+            data[start:stop] = piece
+        return data
+
+    @property
+    def _sender(self) -> str:
+        return f"site '{self.site}'"
+
+    def _checked(self, text: Any, data: Any) -> tuple[dict[str, Any], bytes]:
+        fields = wire.read_header(text, self._sender)
+        if not isinstance(data, bytes | bytearray | memoryview):
+            raise SiteError(f"{self._sender} sent no bytes", "let it run the same FedSight version")
+        error = fields.get("error")
+        if error is not None:
+            cure = fields.get("cure")
+            raise SiteError(f"{self._sender}: {str(error)[:500]}", str(cure or "")[:500])
+        return fields, bytes(data)
+
+
+class RemoteEngine:
+    """Client steps and measurements by sites at the other end of a link.
+
+    `absent` are sites of the federation that cannot take part, with the reason; `accepted` is the
+    last round in which each site's reply was counted, from the run's history.
+    """
+
+    def __init__(
+        self,
+        federation: Federation,
+        link: Link,
+        absent: Mapping[str, str],
+        accepted: Mapping[str, int],
+        durable: Callable[[], int],
+    ) -> None:
+        self.federation = federation
+        self._link = link
+        self.absent = dict(absent)
+        self._accepted = dict(accepted)
+        self._pending: list[str] = []
+        self._durable = durable
+        layout: Layout = federation.program.layout(federation.network())
+        self._sizes = federation.parts(layout)
+        self._total = PayloadSum.of(self._sizes, max(federation.population, 1))
+        self._held: dict[str, int] = {}  # the round after which each site's vector is
+        self._lock = threading.Lock()
+        self._sending = threading.Semaphore(SENT)
+        self._fetching = threading.Semaphore(FETCHED)
+
+    def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
+        """One round of local training; a reply that is late or faulty is noted, not added."""
+        self._accepted.update(dict.fromkeys(self._pending, order.round - 1))
+        self._total.clear(len(cohort))
+        outcome = Outcome(self._total)
+        vector, extras = wire.pack({"vector": order.vector}), wire.pack(order.shared)
+
+        def one(client: int, talk: Talk) -> None:
+            self._bring(talk, order.round - 1, vector)
+            if extras:
+                with self._sending:
+                    talk.send("extras", extras)
+            header = {
+                "round": order.round,
+                "accepted": self._accepted.get(talk.site, 0),
+                "durable": min(self._durable(), order.round - 1),
+                "extras": {name: value.numel() for name, value in order.shared.items()},
+            }
+            answer = talk.finish("train", header)
+            note = self._checked_note(client, talk.site, order.round, answer)
+            with self._fetching:
+                data = talk.fetch(answer["ticket"], 4 * sum(self._sizes.values()))
+                payload = wire.unpack(data, self._sizes)
+                with self._lock:
+                    self._total.add(payload, note.weight, talk.site)
+                    outcome.notes.append(note)
+
+        clients = {self.federation.name(client): client for client in cohort}
+        problems = self._converse(
+            clients, lambda talk: one(clients[talk.site], talk), on_reply
+        )
+        outcome.rejected.update(problems)
+        outcome.notes.sort(key=lambda note: note.client)
+        self._pending = [note.site for note in outcome.notes]
+        return outcome
+
+    def measure(self, vector: Tensor, round: int) -> list[Metrics]:
+        """The sums of each view; nothing for a view that only an absent site could measure."""
+        data = wire.pack({"vector": vector})
+        jobs = chunks(self.federation)
+        done: dict[int, Metrics] = {}
+        # The replies of this round count already: the personal parts that they left are measured.
+        accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
+
+        def one(talk: Talk, mine: Sequence[int]) -> None:
+            self._bring(talk, round, data)
+            header = {
+                "round": round,
+                "accepted": accepted.get(talk.site, 0),
+                "jobs": [[self._own(jobs[job][0]), jobs[job][1]] for job in mine],
+            }
+            answer = talk.finish("measure", header)
+            found = answer.get("metrics")
+            if not isinstance(found, list) or len(found) != len(mine):
+                cause = f"site '{talk.site}' measured something else than it was asked to"
+                raise SiteError(cause, "let it run the same FedSight version")
+            with self._lock:
+                for job, table in zip(mine, found, strict=True):
+                    done[job] = wire.read_metrics(table, f"site '{talk.site}'")
+
+        while shares := self._shares(jobs, done):
+            before = len(done)
+            self._converse(shares, lambda talk: one(talk, shares[talk.site]), lambda: None)
+            if len(done) == before:
+                break
+        return by_view(self.federation, jobs, [done.get(job, {}) for job in range(len(jobs))])
+
+    def close(self) -> None:
+        """Nothing is kept open between conversations."""
+
+    def present(self) -> list[str]:
+        """The sites of the federation that still answer."""
+        return [site for site in self._link.sites if site not in self.absent]
+
+    def _own(self, view: int) -> bool:
+        """Whether a view is of one site's own test images, or as only that site sees them."""
+        return self.federation.views[view].site is not None
+
+    def _shares(
+        self, jobs: Sequence[tuple[int, int]], done: Mapping[int, Metrics]
+    ) -> dict[str, list[int]]:
+        """Who measures what is left: a site its own view, all together what anybody can."""
+        present = self.present()
+        shares: dict[str, list[int]] = {}
+        for job, (view, _) in enumerate(jobs):
+            if job in done or not present:
+                continue
+            owner = self.federation.views[view].site
+            site = present[job % len(present)] if owner is None else self.federation.name(owner)
+            if site in present:
+                shares.setdefault(site, []).append(job)
+        return shares
+
+    def _converse(
+        self, sites: Iterable[str], one: Callable[[Talk], None], on_done: Callable[[], None]
+    ) -> dict[str, str]:
+        """Talk to all sites at once; the reasons of those that failed."""
+        deadline = time.monotonic() + self.federation.program.rounds.deadline
+        problems = {site: self._why_absent(site) for site in sites if site not in self.present()}
+        talks = [Talk(self._link, site, deadline) for site in sites if site not in problems]
+
+        def run(talk: Talk) -> None:
+            try:
+                one(talk)
+            except SiteError as error:
+                problems[talk.site] = error.cause
+                self._held.pop(talk.site, None)  # it may have been started anew
+            except Silent as silence:
+                problems[talk.site] = self.absent[talk.site] = str(silence)
+            finally:
+                on_done()
+
+        if talks:
+            with ThreadPoolExecutor(len(talks), thread_name_prefix="talk") as pool:
+                list(pool.map(run, talks))
+        return problems
+
+    def _why_absent(self, site: str) -> str:
+        return self.absent.get(site, f"site '{site}' is not connected")
+
+    def _bring(self, talk: Talk, round: int, data: memoryview) -> None:
+        """The model after `round`, unless the site has it from before."""
+        if self._held.get(talk.site) == round:
+            return
+        with self._sending:
+            talk.send("vector", data)
+        talk.ask("hold", {"round": round})
+        self._held[talk.site] = round
+
+    def _checked_note(self, client: int, site: str, round: int, answer: dict[str, Any]) -> Note:
+        sender = f"site '{site}'"
+        told = wire.whole_number(answer, "round", sender)
+        if told != round:
+            raise SiteError(
+                f"{sender} answered for round {told} in round {round}",
+                "a late or repeated answer is not counted",
+            )
+        weight = wire.whole_number(answer, "weight", sender)
+        due = self.federation.size(client)
+        due = due if self.federation.program.rounds.weighting == "samples" else 1
+        if weight != due:
+            raise SiteError(
+                f"{sender} weighs its reply {weight:,}, but declared images for {due:,}",
+                "its images changed while the run went on, or it cheats: start it again",
+            )
+        loss = wire.read_metrics(answer.get("metrics"), sender).get("train_loss")
+        if loss is None or not loss.count:
+            raise SiteError(f"{sender} sent no training loss", "look at its log")
+        return Note(client, site, weight, loss.mean)

@@ -1,0 +1,90 @@
+"""What coordinator and site say to each other: a small JSON header, and raw float32 vectors.
+
+Both sides know every length beforehand, from the program. So a message has nothing in it that
+could make its reader allocate more than planned: vectors travel as bare little-endian bytes, cut
+into pieces, and everything in a header is checked before it is used.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import SiteError
+from fedsight.core.types import Metrics, Sum
+
+PIECE = 4 << 20  # bytes sent at once: what is lost when a connection is cut
+LONGEST = 16 << 20  # characters of a header: a confusion matrix of a thousand classes fits
+MOST = 1 << 40  # the largest count or weight that anybody may name
+_SAME_VERSION = "let it run the same FedSight version as the coordinator"
+
+
+def pack(parts: Mapping[str, Tensor]) -> memoryview:
+    """float32 vectors, one after the other, as bytes."""
+    whole = torch.cat([parts[name].reshape(-1) for name in parts]) if parts else torch.empty(0)
+    return memoryview(whole.contiguous().numpy().astype("<f4", copy=False)).cast("B")
+
+
+def unpack(data: bytearray | bytes | memoryview, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+    """The vectors of the given lengths that `data` holds; ValueError if it holds anything else."""
+    expected = 4 * sum(sizes.values())
+    if len(data) != expected:
+        raise ValueError(f"{len(data):,} bytes, not {expected:,}")
+    if not expected:
+        return {name: torch.empty(0) for name in sizes}
+    whole = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32, copy=False))
+    return dict(zip(sizes, whole.split(list(sizes.values())), strict=True))
+
+
+def pieces(total: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each piece of `total` bytes; one empty piece of nothing."""
+    for start in range(0, max(total, 1), PIECE):
+        yield start, min(start + PIECE, total)
+
+
+def read_header(text: Any, sender: str) -> dict[str, Any]:
+    """The fields of a header; SiteError names the sender of anything else."""
+    if not isinstance(text, str) or len(text) > LONGEST:
+        raise SiteError(f"{sender} sent a message that is none", _SAME_VERSION)
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        fields = None
+    if not isinstance(fields, dict):
+        raise SiteError(f"{sender} sent a message that is cut off or garbled", _SAME_VERSION)
+    return fields
+
+
+def whole_number(fields: Mapping[str, Any], key: str, sender: str) -> int:
+    """A count in a header, 0 to MOST; SiteError names the sender of anything else."""
+    value = fields.get(key)
+    if type(value) is not int or not 0 <= value <= MOST:
+        raise SiteError(f"{sender} sent {key} = {value!r}, which is no plausible count", _SAME_VERSION)
+    return value
+
+
+def metrics_table(metrics: Metrics) -> dict[str, Any]:
+    """Sums as plain values; every float keeps all its bits."""
+    return {name: [np.asarray(s.total).tolist(), s.count] for name, s in metrics.items()}
+
+
+def read_metrics(table: Any, sender: str) -> dict[str, Sum]:
+    """Sums from plain values; SiteError names the sender of anything that is not finite sums."""
+    try:
+        sums = {}
+        for name, (total, count) in table.items():
+            values = np.asarray(total, dtype=np.float64)
+            plausible = type(count) is int and 0 <= count <= MOST and type(name) is str
+            if not plausible or not math.isfinite(float(values.sum())):
+                raise ValueError(name)
+            sums[name] = Sum(values, count)
+    except (AttributeError, TypeError, ValueError):
+        cause = f"{sender} sent figures that are not finite sums over a count"
+        raise SiteError(cause, "look at its log, and let it run the same FedSight version") from None
+    return sums
