@@ -8,6 +8,7 @@ of anybody costs at most the round in progress.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import tempfile
 import time
@@ -40,8 +41,12 @@ Say = Callable[[str], None]
 
 
 def start(
-    federation: Federation, program: Program, speed: Speed, store: RunStore,
-    reporters: Sequence[Reporter], say: Say,
+    federation: Federation,
+    program: Program,
+    speed: Speed,
+    store: RunStore,
+    reporters: Sequence[Reporter],
+    say: Say,
 ) -> dict[str, Any]:
     """Run `program` on the federation from the beginning; returns the summary."""
     problems = [p for p in (*program.check(), *speed.check()) if not p.where.startswith("data.")]
@@ -76,8 +81,12 @@ def resume(
 
 class _Chain:
     def __init__(
-        self, federation: Federation, program: Program, store: RunStore,
-        reporters: Sequence[Reporter], say: Say,
+        self,
+        federation: Federation,
+        program: Program,
+        store: RunStore,
+        reporters: Sequence[Reporter],
+        say: Say,
     ) -> None:
         self._federation = federation
         self._program = program
@@ -139,8 +148,13 @@ class _Chain:
                 last_asked = time.monotonic()
                 if status is not None and not (self._store.folder / OUTCOME).exists():
                     self._job = None
-                    return {"state": "failed", "again": True, "family": "SiteError",
-                            "cause": status, "cure": "look at the sites' and the server's logs"}
+                    return {
+                        "state": "failed",
+                        "again": True,
+                        "family": "SiteError",
+                        "cause": status,
+                        "cure": "look at the sites' and the server's logs",
+                    }
             time.sleep(LOOK)
 
     def _status(self, patience: float) -> str | None:
@@ -152,10 +166,8 @@ class _Chain:
                 status = line.status(job)
         except DeployError:
             with self._console(patience) as line:  # the server was away: so is the job
-                try:
+                with contextlib.suppress(DeployError):  # it may not know the job any more
                     line.abort(job)
-                except DeployError:
-                    pass  # it does not know the job any more
             return "the coordinator was started again"
         if status.startswith("FINISHED") or status.startswith("FAILED"):
             return f"a process of the job ended ({status.partition(':')[2] or status})"
@@ -231,7 +243,10 @@ class _Chain:
 def _raised(outcome: dict[str, Any]) -> FedSightError:
     """The segment's error, as if it had been raised here."""
     family = getattr(errors, str(outcome.get("family")), SiteError)
-    if not (isinstance(family, type) and issubclass(family, FedSightError)) or family is ConfigError:
+    if (
+        not (isinstance(family, type) and issubclass(family, FedSightError))
+        or family is ConfigError
+    ):
         family = DeployError
     return family(str(outcome.get("cause")), str(outcome.get("cure") or ""))
 

@@ -1,4 +1,4 @@
-"""Runs a module as a process that ends with its parent: `python -m fedsight.deploy.child MODULE`."""
+"""Runs a module as a process that ends with its parent."""
 
 from __future__ import annotations
 

@@ -61,7 +61,9 @@ def console(kit: Path, user: str, patience: float) -> Iterator[Console]:
     while True:
         try:
             with _quietly():
-                session = new_secure_session(username=user, startup_kit_location=str(kit), timeout=5)
+                session = new_secure_session(
+                    username=user, startup_kit_location=str(kit), timeout=5
+                )
             break
         except Exception as error:  # the server may just be starting again
             if time.monotonic() >= until:
@@ -79,7 +81,11 @@ def console(kit: Path, user: str, patience: float) -> Iterator[Console]:
 
 def write_job(folder: Path, name: str, sites: Sequence[str], words: dict[str, Any]) -> None:
     """A job for `sites`, with our two classes and nothing else in it."""
-    parts: dict[str, Any] = {"format_version": 2, "task_data_filters": [], "task_result_filters": []}
+    parts: dict[str, Any] = {
+        "format_version": 2,
+        "task_data_filters": [],
+        "task_result_filters": [],
+    }
     meta = {
         "name": name,
         "resource_spec": {},

@@ -6,6 +6,7 @@ the network's input; from that it makes a `Federation` whose images are elsewher
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NoReturn
@@ -47,8 +48,9 @@ class Declaration:
 def read_declaration(table: Any, site: str) -> Declaration:
     """A declaration that came over a line; DeployError names the site if it is not one."""
     try:
-        size = Preprocess(**{k: tuple(v) if isinstance(v, list) else v
-                             for k, v in table["preprocess"].items()})
+        fields: dict[str, Any] = table["preprocess"]
+        lists = {key: tuple(fields[key]) for key in ("mean", "std")}
+        size = Preprocess(**{**fields, **lists})
         found = Declaration(
             tuple(int(count) for count in table["labels"]),
             int(table["test"]),
@@ -107,7 +109,7 @@ def open_site(program: Program, owner: Owner, name: str) -> tuple[Federation, in
         return replace(shared, program=program), numbers[name]
     if program.shift.kind != "none":
         raise DeployError(
-            f"the program simulates a {program.shift.kind} shift, and site '{name}' has real images",
+            f"the program simulates a {program.shift.kind} shift, but the images are real",
             "leave out [shift]: real sites differ by themselves",
         )
     dataset = merged(program.data, owner.data).open()
@@ -169,7 +171,7 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     classes = len(first.classes)
     labels = [np.repeat(np.arange(classes), declared[name].labels) for name in names]
     offsets = np.cumsum([0, *(len(own) for own in labels)])
-    partition = Groups([np.arange(a, b) for a, b in zip(offsets, offsets[1:], strict=False)], names)
+    partition = Groups([np.arange(a, b) for a, b in itertools.pairwise(offsets)], names)
     train = Part(Elsewhere(int(offsets[-1])), np.concatenate(labels))
     dataset = Dataset(train, _test(names, declared), first.classes, first.preprocess)
     cohort = program.rounds.cohort
@@ -189,7 +191,9 @@ def _agree(name: str, found: Declaration, other: str, first: Declaration) -> Non
         cause = "has images of its own, and another a part of a sample"
         cure = "let all sites have their own images, or all a part of the same sample"
     elif found.classes != first.classes:
-        cause = f"has the classes {', '.join(found.classes[:5])}, not {', '.join(first.classes[:5])}"
+        cause = (
+            f"has the classes {', '.join(found.classes[:5])}, not {', '.join(first.classes[:5])}"
+        )
         cure = "name all classes in data.classes of the config"
     elif found.preprocess != first.preprocess:
         cause = f"prepares images as {found.preprocess}, not as {first.preprocess}"

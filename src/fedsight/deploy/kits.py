@@ -32,16 +32,16 @@ SITE_CLASSES = (
     "nvflare.collab.runtime.executor.CollabExecutor",
     "fedsight.deploy.flare.Site",
 )
+_PERSISTORS = "nvflare.app_common.state_persistors.storage_state_persistor"
 MAX_SITES = 1000
 HEARTBEAT = 4  # seconds between a site's signs of life
 FORGOTTEN = 20  # seconds of silence after which the server forgets a site's connection
 
 # Who may do what with jobs: an operator (`lead`) submits and ends them, a `member` looks on, and
 # nobody brings code, reads a site's files or operates a site from afar.
-_NOTHING = {
-    right: "none"
-    for right in ("submit_job", "clone_job", "manage_job", "download_job", "operate", "byoc")
-}
+_NOTHING = dict.fromkeys(
+    ("submit_job", "clone_job", "manage_job", "download_job", "operate", "byoc"), "none"
+)
 _RIGHTS = {
     "project_admin": {**_NOTHING, "view": "any", "shell_commands": "none"},
     "org_admin": {**_NOTHING, "view": "any", "shell_commands": "none"},
@@ -157,7 +157,7 @@ def _server(kit: Path) -> dict[str, Any]:
             }
         ],
         "snapshot_persistor": {
-            "path": "nvflare.app_common.state_persistors.storage_state_persistor.StorageStatePersistor",
+            "path": f"{_PERSISTORS}.StorageStatePersistor",
             "args": {
                 "uri_root": "/",
                 "storage": {

@@ -87,7 +87,7 @@ def read_owner(path: Path | None, data: str | None) -> Owner:
 def parse_owner(table: dict[str, Any], base: Path) -> Owner:
     """The owner's word in `table`; relative paths are meant from `base`."""
     problems = config.unknown(table, ["data", "contract", "speed"], "")
-    kinds = {"data": (sources, None), "contract": Contract, "speed": Pace}
+    kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract, "speed": Pace}
     made: dict[str, Any] = {}
     for section, kind in kinds.items():
         try:

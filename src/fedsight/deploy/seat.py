@@ -30,7 +30,7 @@ from fedsight.engine import wire
 from fedsight.run import config
 from fedsight.run.program import Program
 
-Answer = tuple[dict[str, Any], bytes]
+Answer = tuple[dict[str, Any], bytes | memoryview]
 LARGEST = 8 << 30  # bytes of a vector that a site accepts: two thousand million parameters
 VECTORS = ("vector", "extras", "personal")  # what a coordinator may send
 PATIENCE = 20.0  # seconds to wait for an earlier job of the same run to let go of its memory
@@ -79,7 +79,7 @@ class Seat:
         except Exception as error:  # a defect: told to the coordinator, never a broken line
             log.exception("%s failed", kind)
             answer, data = {"error": f"it failed ({type(error).__name__}); see its log"}, b""
-        return json.dumps(answer), data
+        return json.dumps(answer), bytes(data)
 
     def close(self) -> None:
         """The job is over."""
@@ -160,7 +160,10 @@ class Seat:
         round = wire.whole_number(fields, "round", "the coordinator")
         jobs = [(bool(own), int(start)) for own, start in fields["jobs"]]
         step = MeasureStep(
-            round, self._model(round), wire.whole_number(fields, "accepted", "the coordinator"), jobs
+            round,
+            self._model(round),
+            wire.whole_number(fields, "accepted", "the coordinator"),
+            jobs,
         )
         return self._begin(("measure", round, *jobs), lambda: self._measured(step))
 
@@ -215,8 +218,12 @@ class Seat:
         self._opened = Open(program, owner, self._name, memory, None)
         declared = self._bench().ask(self._opened, "opening its images")
         self._log.write(
-            "joined", run=run, program=program.name, fingerprint=program.fingerprint,
-            algorithm=program.algorithm.registered, images=declared.train,
+            "joined",
+            run=run,
+            program=program.name,
+            fingerprint=program.fingerprint,
+            algorithm=program.algorithm.registered,
+            images=declared.train,
         )
         return {"declared": declared.table()}, b""
 
@@ -275,8 +282,13 @@ class Seat:
         data = wire.pack(found.payload)
         sizes = {name: value.numel() for name, value in found.payload.items()}
         self._log.write(
-            "update", run=self._run, round=round, bytes=len(data), vectors=sizes,
-            images=found.weight, protections=[],
+            "update",
+            run=self._run,
+            round=round,
+            bytes=len(data),
+            vectors=sizes,
+            images=found.weight,
+            protections=[],
         )
         answer = {
             "round": round,

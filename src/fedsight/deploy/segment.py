@@ -23,7 +23,8 @@ from fedsight.deploy.declare import Declaration, gather, read_declaration
 from fedsight.deploy.federation import Federation as Folder
 from fedsight.engine import wire
 from fedsight.engine.base import Federation
-from fedsight.engine.remote import Link, RemoteEngine, Silent, Talk
+from fedsight.engine.remote import RemoteEngine
+from fedsight.engine.talk import Link, Silent, Talk
 from fedsight.run import session
 from fedsight.run.evaluate import Evaluator
 from fedsight.run.facts import describe
@@ -97,7 +98,9 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
         raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "look at the sites")
     federation = gather(program, roster)
     described = describe(federation, Evaluator(federation), "run")
-    kept = {key: facts[key] for key in ("id", "federation", "created") if key in facts}
+    kept: dict[str, Any] = {
+        key: facts[key] for key in ("id", "federation", "created") if key in facts
+    }
     tables = {site: declared.table() for site, declared in roster.items()}
     store.write_json("run.json", {**described, **kept, "declared": tables})
     _hand_out_personal(federation, link, absent)

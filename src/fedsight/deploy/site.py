@@ -46,9 +46,7 @@ class Site:
         if folder.exists() and any(folder.iterdir()):
             raise DeployError(f"{folder} is not empty", "choose another folder")
         kits.make_private(folder)
-        request = kits.request(
-            folder.resolve() / "request", invitation.federation, name, "client"
-        )
+        request = kits.request(folder.resolve() / "request", invitation.federation, name, "client")
         out = folder / request.name
         out.write_bytes(request.read_bytes())
         write_atomically(folder / "site.toml", TEMPLATE.encode())

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +117,9 @@ class Trainer:
                 answer = receive(self._pipe)
             except (EOFError, OSError):
                 code = self._process.wait()
-                how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                how = (
+                    f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+                )
                 raise EngineError(
                     f"its trainer process {how} while {doing}",
                     "often the machine ran out of memory: lower train.batch, or free memory",

@@ -11,9 +11,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
-import torch
 from torch import Tensor
 
 from fedsight.aggregate.mean import PayloadSum
@@ -23,109 +22,10 @@ from fedsight.core.types import Metrics, Order
 from fedsight.engine import wire
 from fedsight.engine.base import Federation, Note, Outcome
 from fedsight.engine.inline import by_view, chunks
+from fedsight.engine.talk import Link, Silent, Talk
 
 FETCHED = 2  # replies on their way at once: each is held whole before it is added
 SENT = 4  # orders on their way at once
-NAP = 5.0  # seconds that a site may take to say that it is not done yet
-SILENCE = 30.0  # seconds without any answer after which a site is given up
-SLOW = 180.0  # seconds that one piece of a vector may take: 4 MiB over 0.2 Mbit/s
-
-
-class Link(Protocol):
-    """A line to the sites."""
-
-    @property
-    def sites(self) -> Sequence[str]:
-        """The sites at its other end."""
-        ...
-
-    def ask(
-        self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
-    ) -> tuple[Any, Any]:
-        """One question, one answer (header, body), unchecked; ConnectionError if none comes."""
-        ...
-
-
-class Silent(Exception):  # noqa: N818 - a state of a site, told to the caller below
-    """A site does not answer any more."""
-
-
-class Talk:
-    """One conversation with one site, until a deadline."""
-
-    def __init__(self, link: Link, site: str, deadline: float) -> None:
-        self._link = link
-        self.site = site
-        self._deadline = deadline  # of time.monotonic()
-
-    def ask(
-        self, kind: str, header: Mapping[str, Any], body: bytes = b"", patience: float = SILENCE
-    ) -> tuple[dict[str, Any], bytes]:
-        """The answer to a question, asked again while the line is broken.
-
-        Raises SiteError with the site's own words when it refuses or fails, or when the deadline
-        has passed, and Silent after `patience` seconds without an answer.
-        """
-        began = time.monotonic()
-        while True:
-            now = time.monotonic()
-            if now >= self._deadline:
-                raise SiteError(
-                    f"site '{self.site}' did not answer in time",
-                    "raise rounds.deadline, or look at the site's machine and its line",
-                )
-            left = min(began + patience, self._deadline) - now
-            if left <= 0:
-                raise Silent(f"site '{self.site}' does not answer any more")
-            try:
-                text, data = self._link.ask(self.site, kind, header, body, left)
-            except ConnectionError:
-                time.sleep(min(1.0, max(0.0, left)))
-                continue
-            return self._checked(text, data)
-
-    def finish(self, kind: str, header: Mapping[str, Any]) -> dict[str, Any]:
-        """Let the site begin something long, and wait until it is done."""
-        answer, _ = self.ask(kind, header)
-        ticket = wire.whole_number(answer, "ticket", self._sender)
-        while True:
-            answer, _ = self.ask("wait", {"ticket": ticket, "seconds": NAP})
-            if answer.get("done") is True:
-                return {**answer, "ticket": ticket}
-
-    def send(self, name: str, data: memoryview) -> None:
-        """Bring a vector to the site, piece by piece."""
-        for start, stop in wire.pieces(len(data)):
-            header = {"name": name, "start": start, "total": len(data)}
-            self.ask("piece", header, bytes(data[start:stop]), SLOW)
-
-    def fetch(self, ticket: int, total: int) -> bytearray:
-        """Get a vector of `total` bytes from the site; SiteError unless it is exactly that."""
-        data = bytearray(total)
-        for start, stop in wire.pieces(total):
-            header = {"ticket": ticket, "start": start, "stop": stop}
-            _, piece = self.ask("fetch", header, b"", SLOW)
-            if len(piece) != stop - start:
-                raise SiteError(
-                    f"{self._sender} sent {len(piece):,} bytes where {stop - start:,} were due",
-                    "its reply was cut off, or it trains another model: compare the fingerprints",
-                )
-            data[start:stop] = piece
-        return data
-
-    @property
-    def _sender(self) -> str:
-        return f"site '{self.site}'"
-
-    def _checked(self, text: Any, data: Any) -> tuple[dict[str, Any], bytes]:
-        fields = wire.read_header(text, self._sender)
-        if not isinstance(data, bytes | bytearray | memoryview):
-            raise SiteError(f"{self._sender} sent no bytes", "let it run the same FedSight version")
-        error = fields.get("error")
-        if error is not None:
-            cure = fields.get("cure")
-            raise SiteError(f"{self._sender}: {str(error)[:500]}", str(cure or "")[:500])
-        return fields, bytes(data)
 
 
 class RemoteEngine:
@@ -185,16 +85,17 @@ class RemoteEngine:
                     outcome.notes.append(note)
 
         clients = {self.federation.name(client): client for client in cohort}
-        problems = self._converse(
-            clients, lambda talk: one(clients[talk.site], talk), on_reply
-        )
+        problems = self._converse(clients, lambda talk: one(clients[talk.site], talk), on_reply)
         outcome.rejected.update(problems)
         outcome.notes.sort(key=lambda note: note.client)
         self._pending = [note.site for note in outcome.notes]
         return outcome
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
-        """The sums of each view; nothing for a view that only an absent site could measure."""
+        """The sums of each view; nothing for a view that only an absent site could measure.
+
+        Raises SiteError when nobody is left to measure the others.
+        """
         data = wire.pack({"vector": vector})
         jobs = chunks(self.federation)
         done: dict[int, Metrics] = {}
@@ -222,6 +123,11 @@ class RemoteEngine:
             self._converse(shares, lambda talk: one(talk, shares[talk.site]), lambda: None)
             if len(done) == before:
                 break
+        if not done or any(j not in done and not self._own(v) for j, (v, _) in enumerate(jobs)):
+            raise SiteError(
+                f"no site is left to measure the model after round {round}",
+                "look at the sites' machines and lines. The last checkpoint is whole",
+            )
         return by_view(self.federation, jobs, [done.get(job, {}) for job in range(len(jobs))])
 
     def close(self) -> None:

@@ -28,7 +28,7 @@ _SAME_VERSION = "let it run the same FedSight version as the coordinator"
 def pack(parts: Mapping[str, Tensor]) -> memoryview:
     """float32 vectors, one after the other, as bytes."""
     whole = torch.cat([parts[name].reshape(-1) for name in parts]) if parts else torch.empty(0)
-    return memoryview(whole.contiguous().numpy().astype("<f4", copy=False)).cast("B")
+    return whole.contiguous().numpy().astype("<f4", copy=False).data.cast("B")
 
 
 def unpack(data: bytearray | bytes | memoryview, sizes: Mapping[str, int]) -> dict[str, Tensor]:
@@ -65,7 +65,9 @@ def whole_number(fields: Mapping[str, Any], key: str, sender: str) -> int:
     """A count in a header, 0 to MOST; SiteError names the sender of anything else."""
     value = fields.get(key)
     if type(value) is not int or not 0 <= value <= MOST:
-        raise SiteError(f"{sender} sent {key} = {value!r}, which is no plausible count", _SAME_VERSION)
+        raise SiteError(
+            f"{sender} sent {key} = {value!r}, which is no plausible count", _SAME_VERSION
+        )
     return value
 
 
@@ -86,5 +88,7 @@ def read_metrics(table: Any, sender: str) -> dict[str, Sum]:
             sums[name] = Sum(values, count)
     except (AttributeError, TypeError, ValueError):
         cause = f"{sender} sent figures that are not finite sums over a count"
-        raise SiteError(cause, "look at its log, and let it run the same FedSight version") from None
+        raise SiteError(
+            cause, "look at its log, and let it run the same FedSight version"
+        ) from None
     return sums

@@ -49,6 +49,7 @@ class Evaluator:
     def figures(self, sums: Sequence[Metrics], only: int | None = None) -> Figures:
         """Figures from the sums of the federation's views.
 
+        A view without sums was not measured, since its site did not answer; it is left out.
         `only` is the number of the one site that the model belongs to, if any: under `whole test
         part` the overall figure is then this site's.
         """
@@ -57,7 +58,7 @@ class Evaluator:
         everything = add_metrics(list(sums))
         if self.site_test == "own images":
             pairs = zip(views, sums, strict=True)
-            by_site = {names(v.site): task.summary(s) for v, s in pairs if v.site is not None}
+            by_site = {names(v.site): task.summary(s) for v, s in pairs if v.site is not None and s}
             overall = task.summary(everything)
         elif self.site_test == "label mix":
             by_site = {names(site): task.summary(sums[0], self.mix(site)) for site in self.sites}
@@ -66,6 +67,7 @@ class Evaluator:
             by_site = {
                 names(site): task.summary(own, self.mix(site))
                 for site, own in zip(self.sites, sums, strict=True)
+                if own
             }
             counted = list(by_site.values()) if only is None else [by_site[names(only)]]
             overall = {key: _mean([one[key] for one in counted]) for key in counted[0]}
