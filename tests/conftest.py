@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import tiny
+import tinysites
 from hypothesis import settings
 
 from fedsight.engine.base import Federation
@@ -20,3 +22,22 @@ def tiny_federation() -> Callable[..., Federation]:
     """`tiny_federation(train={"lr": 0.1}, algorithm={"name": "fedprox"}, ...)`: 3 sites of 40
     images [1, 14, 14], 60 test images, a small network, 2 rounds; sections as in a config file."""
     return tiny.federation
+
+
+@pytest.fixture(scope="session")
+def site_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The images of the sites in `tinysites`."""
+    folder = tmp_path_factory.mktemp("images")
+    tinysites.draw(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def places(
+    site_images: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tinysites.Places]:
+    """Three sites with images of their own, and a trainer process for each."""
+    data = {site: {"name": "folder", "path": str(site_images / site)} for site in tinysites.SITES}
+    found = tinysites.Places(tmp_path_factory.mktemp("sites"), data)
+    yield found
+    found.close()

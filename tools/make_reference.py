@@ -200,7 +200,7 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
 
 
 def _commands(group: typer.Typer, path: str) -> Iterator[str]:
-    made: Any = typer.main.get_command(group)
+    made: Any = typer.main.get_group(group)
     for command in group.registered_commands:
         if command.callback is not None and command.name is not None:
             flags = {item.name: item.opts for item in made.commands[command.name].params}

@@ -83,6 +83,23 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch) ->
     assert "1/8" in err
 
 
+def test_what_is_said_meanwhile_stands_above_the_bar(
+    capsys: pytest.CaptureFixture[str], monkeypatch
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    screen.begin(tiny.federation(rounds={"rounds": 2}), 0)
+    screen.round(LINE)  # without a word of single replies, as where sites are elsewhere
+    screen.say("waiting for [site-01]")
+    screen.close()
+    err = capsys.readouterr().err
+    above, _, below = err.rpartition("waiting for [site-01]")
+    assert "0/6" in above
+    assert "3/6" in below
+
+
 def test_a_reply_before_the_beginning_moves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     Screen().reply()
     assert capsys.readouterr().err == ""

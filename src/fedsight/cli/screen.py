@@ -80,7 +80,7 @@ class Screen(Reporter):
         self._cohort = program.rounds.cohort or federation.population
         self._rounds = program.rounds.rounds
         name = program.algorithm.registered
-        self._say(
+        self.say(
             f"{program.name}: {name}, {federation.population:,} sites, "
             f"{len(federation.dataset.train):,} training images, {self._rounds} rounds"
             + (f", going on after round {done}" if done else "")
@@ -110,13 +110,15 @@ class Screen(Reporter):
             if part
         )
         if self._live and self._task is not None:
-            self._progress.update(self._task, status=status)
+            # Where sites are elsewhere, nobody tells of single replies: the round counts for all.
+            done = line["round"] * self._cohort
+            self._progress.update(self._task, status=status, completed=done)
         else:
-            self._say(status)
+            self.say(status)
 
     def begin_baselines(self, rounds: int) -> None:
         """The baselines start."""
-        self._say("For comparison: each site alone, and all images pooled")
+        self.say("For comparison: each site alone, and all images pooled")
         self._task = self._progress.add_task("alone, pooled", total=rounds, status="")
 
     def baseline_round(self) -> None:
@@ -131,12 +133,13 @@ class Screen(Reporter):
         """Take the bar off the screen."""
         self._progress.stop()
 
+    def say(self, text: str) -> None:
+        """A line of its own; above the bar while there is one."""
+        self._console.print(escape(text))
+
     def _advance(self) -> None:
         if self._task is not None:
             self._progress.advance(self._task)
-
-    def _say(self, text: str) -> None:
-        self._console.print(escape(text))
 
 
 def show_summary(summary: Mapping[str, Any], folder: str) -> None:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedsight.core.errors import ConfigError, Problem
+from fedsight.core.errors import ConfigError, Problem, StoreError
 
 if TYPE_CHECKING:
     from fedsight.run.conclude import Command
     from fedsight.run.program import Program, Speed
     from fedsight.run.reporter import Reporter
+    from fedsight.run.store import RunStore
+
+    Go = Callable[[Sequence[Reporter], Callable[[str], None]], dict[str, Any]]
 
 
 class LogFormat(StrEnum):
@@ -50,6 +53,15 @@ Workers = Annotated[
     typer.Option(min=1, help="Worker processes (default: one a core).", show_default=False),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default=False)]
+FederationDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--federation",
+        metavar="DIR",
+        help="Train on the sites of this federation, each on its own machine (`run` only).",
+        show_default=False,
+    ),
+]
 Logs = Annotated[
     list[LogFormat] | None,
     typer.Option("--log", help="Write figures to TensorBoard or MLflow too; repeatable."),
@@ -67,9 +79,16 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         rounds: RoundCount = None,
         workers: Workers = None,
         seed: Seed = None,
+        federation: FederationDir = None,
         log: Logs = None,
     ) -> None:
-        _begin(command, *_program(config, example, sets, rounds, workers, seed), out, log)
+        if federation is not None:
+            _refuse(command, workers)
+        program, speed = _program(config, example, sets, rounds, workers, seed)
+        if federation is None:
+            _begin(command, program, speed, out, log)
+        else:
+            _deploy(federation, program, speed, out, log)
 
     begin.__doc__ = about
     return begin
@@ -122,7 +141,15 @@ def resume_command(
     from fedsight.run.store import RunStore
 
     store = RunStore(run)
-    _finish(run, log, lambda reporters: session.resume(store, workers, reporters))
+    store.program()  # refuses a folder that is no run
+    facts = store.read_json("run.json")
+    if "federation" not in facts:
+        _finish(run, log, lambda reporters, say: session.resume(store, workers, reporters))
+    elif (run / "summary.json").exists():
+        _finish(run, log, lambda reporters, say: store.read_json("summary.json"))
+    else:
+        _refuse("run", workers)
+        _redeploy(store, Path(facts["federation"]), log)
 
 
 def _program(
@@ -159,17 +186,77 @@ def _begin(
 
     folder = out or free_folder(Path("runs"), program.name)
     store = RunStore(folder)
-    _finish(folder, log, lambda reporters: session.start(program, speed, store, command, reporters))
+    _finish(
+        folder,
+        log,
+        lambda reporters, say: session.start(program, speed, store, command, reporters),
+    )
 
 
-def _finish(folder: Path, log: list[LogFormat] | None, go: Any) -> None:
+def _refuse(command: Command, workers: int | None) -> None:
+    """What a run on a federation cannot do."""
+    if command == "compare":
+        cause = "the baselines would need all images at one place, and they stay at their sites"
+        raise ConfigError([Problem("--federation", cause, "use: fedsight run --federation DIR")])
+    if workers is not None:
+        cause = "has no meaning on a federation: every site trains in its own process"
+        cure = "leave it out; a site's threads are set in its site.toml, under [speed]"
+        raise ConfigError([Problem("--workers", cause, cure)])
+
+
+def _deploy(
+    folder: Path, program: Program, speed: Speed, out: Path | None, log: list[LogFormat] | None
+) -> None:
+    """`run` on a federation."""
+    from fedsight.deploy.federation import Federation
+    from fedsight.deploy.needed import need_engine
+    from fedsight.run.store import RunStore, free_folder
+
+    federation = Federation.open(folder)
+    place = out or free_folder(folder / "runs", program.name)
+    if place.resolve().parent != federation.runs:
+        raise StoreError(
+            f"a run of the federation '{federation.name}' cannot lie in {place}: its server looks "
+            "for it among the federation's runs",
+            f"write --out {folder / 'runs' / place.name}, or leave --out away",
+        )
+    need_engine()
+    from fedsight.deploy import chain
+
+    store = RunStore(place)
+    _finish(
+        place,
+        log,
+        lambda reporters, say: chain.start(federation, program, speed, store, reporters, say),
+    )
+
+
+def _redeploy(store: RunStore, before: Path, log: list[LogFormat] | None) -> None:
+    """`resume` on a federation, whose folder may have been moved as a whole."""
+    from fedsight.deploy.federation import Federation
+    from fedsight.deploy.needed import need_engine
+
+    around = store.folder.resolve().parent.parent
+    federation = Federation.open(around if (around / "invitation.toml").is_file() else before)
+    need_engine()
+    from fedsight.deploy import chain
+
+    _finish(
+        store.folder,
+        log,
+        lambda reporters, say: chain.resume(federation, store, reporters, say),
+    )
+
+
+def _finish(folder: Path, log: list[LogFormat] | None, go: Go) -> None:
     from fedsight.cli.screen import Screen, show_summary
     from fedsight.report.page import build
     from fedsight.run.logs import open_log
 
-    reporters: list[Reporter] = [Screen(), *(open_log(kind.value, folder) for kind in log or [])]
+    screen = Screen()
+    reporters: list[Reporter] = [screen, *(open_log(kind.value, folder) for kind in log or [])]
     try:
-        summary = go(reporters)
+        summary = go(reporters, screen.say)
     finally:
         for reporter in reporters:
             reporter.close()

@@ -87,7 +87,7 @@ def serve(pipe: Connection) -> None:
         except Exception as error:  # a defect: the site must hear of it, and go on
             sys.excepthook(*sys.exc_info())
             answer = EngineError(
-                f"its trainer failed: {type(error).__name__}: {error}",
+                f"its trainer failed ({type(error).__name__})",  # the text may name files
                 "look at trainer.txt at the site; this is a defect of FedSight",
             )
         send(pipe, answer)

@@ -8,7 +8,6 @@ of anybody costs at most the round in progress.
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 import tempfile
 import time
@@ -25,7 +24,7 @@ from fedsight.core.errors import (
     SiteError,
     StoreError,
 )
-from fedsight.deploy import presence
+from fedsight.deploy import locks, presence
 from fedsight.deploy.console import Console, console, write_job
 from fedsight.deploy.declare import gather, read_declaration
 from fedsight.deploy.federation import OPERATOR, Federation
@@ -35,6 +34,9 @@ from fedsight.run.reporter import Reporter
 from fedsight.run.store import RunStore
 
 TRIES = 3  # segments without a finished round, one after the other, until the run is stopped
+CRASHES = 10  # the same, when it was processes that died: they have been started again
+START = 180.0  # seconds that a job's processes get to start
+ASK = 2.0  # seconds between questions to the server
 LATE = 20.0  # seconds that a segment waits for sites beyond the quorum
 LOOK = 0.25
 Say = Callable[[str], None]
@@ -111,21 +113,22 @@ class _Chain:
             if outcome["state"] == "failed" and not outcome["again"]:
                 raise _raised(outcome)
             failures = 0 if progress or outcome["state"] == "handover" else failures + 1
-            if failures >= TRIES:
+            if failures >= (CRASHES if outcome["state"] == "lost" else TRIES):
                 raise _raised(outcome)
             self._say(f"after round {done}: {outcome.get('why') or outcome.get('cause')}; going on")
 
     def abort(self) -> None:
         """End the job in work, if the server can still be asked to."""
-        if self._job is not None:
-            try:
-                with self._console(5) as line:
-                    line.abort(self._job)
-            except DeployError as error:
-                self._say(error.cause)
+        if self._job is None:
+            return
+        try:
+            with self._console(5) as line:
+                line.abort(self._job)
+        except DeployError as error:
+            self._say(error.cause)
 
     def _segment(self, number: int, sites: Sequence[str]) -> dict[str, Any]:
-        """One job; how it ended, by its own word or by FLARE's."""
+        """One job; how it ended, by its own word or by what is left of it."""
         words = {
             "run": self._store.folder.name,
             "fingerprint": self._program.fingerprint,
@@ -136,42 +139,46 @@ class _Chain:
             write_job(Path(scratch), self._store.folder.name, sites, words)
             with self._console(patience) as line:
                 self._job = line.submit(Path(scratch))
-        last_asked = time.monotonic()
+                outcome = self._started(line) or self._ended()
+        if outcome["state"] == "lost":
+            self.abort()
+        self._job = None
+        return outcome
+
+    def _started(self, line: Console) -> dict[str, Any] | None:
+        """Wait until the coordinator's process is at work; how it ended if it never was."""
+        began = asked = time.monotonic()
+        while self._outcome() is None:
+            time.sleep(LOOK)
+            now = time.monotonic()
+            if now - asked < ASK:
+                continue
+            asked = now
+            try:
+                status = line.status(str(self._job))
+            except DeployError:
+                return _lost("the server was started again")
+            if status.startswith(("FINISHED", "FAILED")):
+                return _lost(f"a job ended before it began ({status})")
+            if now - began > START:
+                return _lost(f"a job did not start within {START:.0f} s")
+        return None
+
+    def _ended(self) -> dict[str, Any]:
+        """Wait until the coordinator's process has ended."""
         while True:
+            over = not locks.held(self._store.folder / ".lock")
             self._tell()
-            if (self._store.folder / OUTCOME).exists():
-                self._tell()
-                self._job = None
-                return self._store.read_json(OUTCOME)
-            if time.monotonic() - last_asked > 2.0:
-                status = self._status(patience)
-                last_asked = time.monotonic()
-                if status is not None and not (self._store.folder / OUTCOME).exists():
-                    self._job = None
-                    return {
-                        "state": "failed",
-                        "again": True,
-                        "family": "SiteError",
-                        "cause": status,
-                        "cure": "look at the sites' and the server's logs",
-                    }
+            outcome = self._outcome()
+            if outcome is not None and outcome["state"] != "running":
+                return outcome
+            if over:
+                return _lost("a process of the job was killed, or the server was")
             time.sleep(LOOK)
 
-    def _status(self, patience: float) -> str | None:
-        """Why the job is over without a word of its own; None while it is not."""
-        job = self._job
-        assert job is not None
-        try:
-            with self._console(0) as line:
-                status = line.status(job)
-        except DeployError:
-            with self._console(patience) as line:  # the server was away: so is the job
-                with contextlib.suppress(DeployError):  # it may not know the job any more
-                    line.abort(job)
-            return "the coordinator was started again"
-        if status.startswith("FINISHED") or status.startswith("FAILED"):
-            return f"a process of the job ended ({status.partition(':')[2] or status})"
-        return None
+    def _outcome(self) -> dict[str, Any] | None:
+        path = self._store.folder / OUTCOME
+        return self._store.read_json(OUTCOME) if path.exists() else None
 
     def _gathered(self) -> list[str]:
         """The sites that are there: all if they come soon, the quorum if it comes at all."""
@@ -238,6 +245,12 @@ class _Chain:
 
     def _console(self, patience: float) -> Any:
         return console(self._federation.folder / "operator" / "kit", OPERATOR, patience)
+
+
+def _lost(cause: str) -> dict[str, Any]:
+    """A segment that ended without a word of its own."""
+    cure = "look at server/kit/log.txt, and at the sites' logs"
+    return {"state": "lost", "family": "EngineError", "cause": cause, "cure": cure}
 
 
 def _raised(outcome: dict[str, Any]) -> FedSightError:

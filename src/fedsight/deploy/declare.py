@@ -7,21 +7,25 @@ the network's input; from that it makes a `Federation` whose images are elsewher
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import numpy as np
 from torch import Tensor
 
 from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
 from fedsight.core.layout import Kind
-from fedsight.data.base import Dataset, Part, Preprocess, Source
+from fedsight.data.base import Dataset, Fit, Part, Preprocess, Source
 from fedsight.data.partition import Groups
 from fedsight.deploy.owner import Owner
 from fedsight.engine.base import Federation, View
 from fedsight.run.federate import federate
 from fedsight.run.program import Program, too_large_cohort
+
+MOST_IMAGES = 1 << 27  # of one site: the coordinator holds a number for each
+MOST_PIXELS = 8192  # of a side
 
 
 @dataclass(frozen=True)
@@ -48,28 +52,51 @@ class Declaration:
 def read_declaration(table: Any, site: str) -> Declaration:
     """A declaration that came over a line; DeployError names the site if it is not one."""
     try:
-        fields: dict[str, Any] = table["preprocess"]
-        lists = {key: tuple(fields[key]) for key in ("mean", "std")}
-        size = Preprocess(**{**fields, **lists})
+        fields: dict[str, Any] = dict(table["preprocess"])
+        lists = {key: _listed(fields[key]) for key in ("mean", "std")}
         found = Declaration(
-            tuple(int(count) for count in table["labels"]),
-            int(table["test"]),
-            bool(table["share"]),
-            tuple(str(name) for name in table["classes"]),
-            size,
-            int(table["skipped"]),
+            _listed(table["labels"]),
+            table["test"],
+            table["share"],
+            _listed(table["classes"]),
+            Preprocess(**{**fields, **lists}),
+            table["skipped"],
         )
-        numbers = (*found.labels, found.test, size.channels, size.height, size.width)
-        if not found.train or min(numbers) < 0 or max(numbers) > 2**40:
-            raise ValueError("impossible numbers")
-        if len(found.labels) != len(found.classes) or len(found.classes) > 2**20:
-            raise ValueError("as many counts as classes are needed")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        _check_plausible(found)
+    except (KeyError, TypeError, ValueError) as error:
         raise DeployError(
-            f"site '{site}' declared its images in a way that cannot be read: {error}",
+            f"site '{site}' declared its images in a way that cannot be read: {str(error)[:200]}",
             "let it run the same FedSight version as the coordinator",
         ) from None
     return found
+
+
+def _listed(value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise TypeError("a list is none")
+    return tuple(value)
+
+
+def _check_plausible(found: Declaration) -> None:
+    """ValueError for what the coordinator could not work with, or could not hold."""
+    size = found.preprocess
+    counts = (*found.labels, found.test, found.skipped)
+    sides = (size.channels, size.height, size.width)
+    if any(type(number) is not int for number in (*counts, *sides)) or min(counts) < 0:
+        raise ValueError("a count is none")
+    if not 1 <= found.train <= MOST_IMAGES or found.test > MOST_IMAGES:
+        raise ValueError(f"between 1 and {MOST_IMAGES:,} images are plausible")
+    names = [name for name in found.classes if type(name) is str]
+    if not len(found.labels) == len(found.classes) == len(set(names)):
+        raise ValueError("each class needs a name and a count")
+    floats = (*size.mean, *size.std)
+    fits = all(type(value) is float and math.isfinite(value) for value in floats)
+    if not fits or not len(size.mean) == len(size.std) == size.channels or min(size.std) <= 0:
+        raise ValueError("each channel needs a mean and a standard deviation")
+    if not all(1 <= side <= MOST_PIXELS for side in sides) or size.fit not in get_args(Fit):
+        raise ValueError("images cannot have that size")
+    if type(found.share) is not bool:
+        raise ValueError("it does not say whose images they are")
 
 
 class Elsewhere:
@@ -98,7 +125,9 @@ def open_site(program: Program, owner: Owner, name: str) -> tuple[Federation, in
     which the program's split gives each its part by name.
     """
     if owner.share:
-        shared = federate(replace(program, data=owner.data))
+        # Weights come with every order; a file of pretrained ones need not be at the site.
+        model = program.model.model_copy(update={"weights": None, "sha256": None})
+        shared = federate(replace(program, data=owner.data, model=model))
         numbers = {shared.partition.name(site): site for site in range(len(shared.partition))}
         if name not in numbers:
             raise DeployError(
@@ -137,7 +166,15 @@ def merged(wanted: Source, own: Source) -> Source:
 
 
 # What an owner decides for his own files, whatever the program says.
-LOCAL = frozenset({"corrupt", "in_memory", "verify", "sites_in_path", "missing"})
+LOCAL = frozenset(
+    {
+        *("corrupt", "in_memory", "verify", "sites_in_path", "missing"),
+        # how a table or a set of files is laid out
+        *("path_column", "label_column", "site_column", "split_column", "delimiter"),
+        *("image_column", "train_part", "test_part", "first_label", "transpose"),
+        *("train_images", "train_labels", "test_images", "test_labels"),
+    }
+)
 
 
 def declare(federation: Federation, number: int, share: bool) -> Declaration:

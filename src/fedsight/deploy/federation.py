@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import tomllib
 import zipfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from fedsight.deploy import kits
 OPERATOR = "operator@fedsight.local"
 DAYS = 825  # how long a certificate is good for
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+# What reading a file that is no signing request may raise.
+_NO_REQUEST = (OSError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile)
 NAME_RULE = "letters, digits, - and _ only, up to 63, beginning with a letter or digit"
 
 
@@ -68,7 +70,7 @@ class Federation:
         Whole or not at all. Raises DeployError when the folder is taken or the name unfit.
         """
         check_name(folder.name, "the federation")
-        if folder.exists() and any(folder.iterdir()):
+        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
             raise DeployError(f"{folder} is not empty", "choose another name")
         make_folder(folder.resolve().parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.resolve().parent) as scratch:
@@ -133,6 +135,20 @@ class Federation:
         path = self.folder / "revoked.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
+    def moved(self, port: int) -> Federation:
+        """The federation with its server on another port: invitation and kits are changed."""
+        profile = self.folder / "profile.yml"
+        table = json.loads(profile.read_text(encoding="utf-8"))
+        table["server"] |= {"fed_learn_port": port, "admin_port": port}
+        write_atomically(profile, json.dumps(table, indent=1).encode())
+        for part in ("server", "operator"):
+            kits.set_port(self.folder / part / "kit", port)
+        invitation = replace(self.invitation, port=port)
+        path = self.folder / "invitation.toml"
+        write_atomically(path, tomli_w.dumps(asdict(invitation)).encode())
+        self.note("moved", port=port)
+        return replace(self, invitation=invitation)
+
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the federation's history."""
         line = {"time": _now(), "event": event, **facts}
@@ -160,7 +176,7 @@ class Federation:
             with zipfile.ZipFile(request) as archive:
                 facts = json.loads(archive.read("request.json"))
             name, kind = str(facts["name"]), str(facts.get("participant_type") or facts.get("kind"))
-        except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        except _NO_REQUEST as error:
             cure = "give the .request.zip that `fedsight site init` wrote"
             raise DeployError(f"{request} is no signing request: {error}", cure) from None
         check_name(name, "the site")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import signal
 import subprocess
@@ -13,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fedsight.core.errors import DeployError
+from fedsight.deploy import locks
 from fedsight.deploy.kits import HEARTBEAT, organisation
 
 PAUSE = (0.5, 15.0)  # seconds before a dead process is started again: at first, and at most
@@ -97,14 +97,15 @@ class Keeper:
 @contextlib.contextmanager
 def only_one(home: Path, what: str) -> Iterator[None]:
     """A folder's process runs once: two with one identity would take each other's messages."""
-    with (home / ".lock").open("wb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise DeployError(
-                f"{what} is running already, from the same folder {home}", "end it first"
-            ) from None
+    cause = f"{what} is running already, from the same folder {home}"
+    # `kept` looks by taking the lock for a moment.
+    with locks.hold(home / ".lock", 0.5, DeployError(cause, "end it first")):
         yield
+
+
+def kept(home: Path) -> bool:
+    """Whether somebody keeps the process of the folder `home` running now."""
+    return locks.held(home / ".lock")
 
 
 def server(kit: Path, home: Path) -> Keeper:

@@ -135,6 +135,25 @@ def write_policies(kit: Path, side: Literal["server", "site"]) -> None:
         stale.unlink()
 
 
+def write_shut_out(kit: Path, sites: Sequence[str]) -> None:
+    """The sites that the server is to refuse; FLARE reads this file when it starts."""
+    _write(kit / "disabled_clients.json", {"disabled_clients": list(sites)})
+
+
+def set_port(kit: Path, port: int) -> None:
+    """Let a kit's process listen at, or connect to, another port of the same host."""
+    for path in sorted((kit / "startup").glob("fed_*.json")):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        for server in table.get("servers", []):
+            host = server["service"]["target"].rpartition(":")[0]
+            server["service"]["target"] = f"{host}:{port}"
+            if "admin_port" in server:
+                server["admin_port"] = port
+        if "admin" in table:
+            table["admin"]["port"] = port
+        _write(path, table)
+
+
 def make_private(folder: Path) -> None:
     """A folder that only its owner can enter."""
     make_folder(folder)

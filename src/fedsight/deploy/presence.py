@@ -28,28 +28,43 @@ class Presence:
     declared: dict[str, Any] | None  # what its owner's process found in its images
 
     @property
+    def silence(self) -> float:
+        """Seconds since the last sign of life."""
+        return time.time() - self.seen
+
+    @property
     def alive(self) -> bool:
         """Whether it is connected now."""
-        return time.time() - self.seen < ALIVE
+        return self.silence < ALIVE
 
 
 def note(folder: Path, name: str, since: float, declared: dict[str, Any] | None) -> None:
     """Note a sign of life."""
     folder.mkdir(exist_ok=True)
-    path = folder / f"{quote(name, safe='')}.json"
+    path = _path(folder, name)
     partial = path.with_suffix(".partial")
     found = Presence(name, since, time.time(), declared)
     partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
     partial.replace(path)  # whole or not at all; the next sign of life comes soon
 
 
+def presence(folder: Path, name: str) -> Presence | None:
+    """The site's presence; None if it never connected."""
+    return _read(_path(folder, name))
+
+
 def presences(folder: Path) -> dict[str, Presence]:
     """All sites that ever connected, by name."""
-    found = {}
-    for path in sorted(folder.glob("*.json")):
-        try:
-            one = Presence(**json.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
-            continue
-        found[one.name] = one
-    return found
+    found = (_read(path) for path in sorted(folder.glob("*.json")))
+    return {one.name: one for one in found if one is not None}
+
+
+def _path(folder: Path, name: str) -> Path:
+    return folder / f"{quote(name, safe='')}.json"
+
+
+def _read(path: Path) -> Presence | None:
+    try:
+        return Presence(**json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None

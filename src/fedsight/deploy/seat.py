@@ -7,7 +7,6 @@ of the site's own paths or traces; the details stay in the site's log.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import logging
 import threading
@@ -23,8 +22,9 @@ import torch
 from fedsight.core.errors import DeployError, FedSightError, SiteError, StoreError
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
+from fedsight.deploy import locks
 from fedsight.deploy.owner import Owner, read_owner
-from fedsight.deploy.sitelog import SiteLog
+from fedsight.deploy.sitelog import SiteLog, told
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, Trainer, TrainStep
 from fedsight.engine import wire
 from fedsight.run import config
@@ -75,7 +75,7 @@ class Seat:
             log.warning("%s: %s", kind, error)
             with contextlib.suppress(StoreError):  # a full disk is no reason to say nothing
                 self._log.write("refused", what=kind, why=error.cause)
-            answer, data = {"error": error.cause, "cure": error.cure}, b""
+            answer, data = told(error), b""
         except Exception as error:  # a defect: told to the coordinator, never a broken line
             log.exception("%s failed", kind)
             answer, data = {"error": f"it failed ({type(error).__name__}); see its log"}, b""
@@ -132,21 +132,25 @@ class Seat:
         if total > LARGEST or start + len(body) > total or name not in VECTORS:
             raise SiteError(f"a piece of {name} does not fit", "update the coordinator")
         with self._lock:
-            if len(self._incoming.get(name, b"")) != total:
+            if name not in self._incoming or len(self._incoming[name]) != total:
                 self._incoming[name] = bytearray(total)
             self._incoming[name][start : start + len(body)] = body
         return {}, b""
 
     def _hold(self, fields: dict[str, Any], body: bytes) -> Answer:
         """The vector that came is the model after `round`."""
+        round = wire.whole_number(fields, "round", "the coordinator")
         with self._lock:
-            data = self._incoming.pop("vector", bytearray())
-            vector = wire.unpack(data, {"vector": len(data) // 4})["vector"]
-            self._vector = wire.whole_number(fields, "round", "the coordinator"), vector
+            data = self._incoming.pop("vector", None)
+            if data is not None:
+                self._vector = round, wire.unpack(data, {"vector": len(data) // 4})["vector"]
+            self._model(round)  # asked again, since the answer got lost, it is here already
         return {}, b""
 
     def _train(self, fields: dict[str, Any], body: bytes) -> Answer:
         round = wire.whole_number(fields, "round", "the coordinator")
+        if (known := self._begun(("train", round))) is not None:
+            return known
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         extras = wire.unpack(self._incoming.pop("extras", bytearray()), sizes) if sizes else {}
         step = TrainStep(
@@ -189,14 +193,20 @@ class Seat:
     def _begin(self, what: tuple[Any, ...], work: Callable[[], Answer]) -> Answer:
         """Start something long; what is still running then has been given up, and is ended."""
         with self._lock:
-            for ticket, (earlier, _) in self._tickets.items():
-                if earlier == what:
-                    return {"ticket": ticket}, b""  # asked again: the answer got lost
+            if (known := self._begun(what)) is not None:
+                return known
             if any(not future.done() for _, future in self._tickets.values()):
                 self._end_trainer()
             ticket = max(self._tickets, default=0) + 1
             self._tickets = {ticket: (what, self._work.submit(work))}
             return {"ticket": ticket}, b""
+
+    def _begun(self, what: tuple[Any, ...]) -> Answer | None:
+        """The ticket of what is asked for again: the answer got lost."""
+        for ticket, (earlier, _) in self._tickets.items():
+            if earlier == what:
+                return {"ticket": ticket}, b""
+        return None
 
     def _ticket(self, fields: dict[str, Any]) -> tuple[tuple[Any, ...], Future[Answer]]:
         ticket = wire.whole_number(fields, "ticket", "the coordinator")
@@ -229,19 +239,11 @@ class Seat:
 
     def _hold_alone(self, memory: Path) -> None:
         """One process at a time may touch a run's memory: an orphan may still be ending."""
-        self._held = (memory / ".lock").open("wb")
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(self._held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except OSError:
-                if time.monotonic() > until:
-                    raise DeployError(
-                        "another process of this site is still at work on this run",
-                        "wait until it has ended",
-                    ) from None
-                time.sleep(0.2)
+        if self._held is not None:
+            self._held.close()
+        cause = "another process of this site is still at work on this run"
+        busy = DeployError(cause, "wait until it has ended")
+        self._held = locks.hold(memory / ".lock", PATIENCE, busy)
 
     def _bench(self) -> Trainer:
         """The trainer; a new one if there is none any more."""
@@ -277,18 +279,14 @@ class Seat:
             raise
 
     def _trained(self, step: TrainStep) -> Answer:
-        round = step.order.round
+        round, began = step.order.round, time.monotonic()
         found: Trained = self._ask(step, f"training in round {round}")
+        seconds = time.monotonic() - began
         data = wire.pack(found.payload)
         sizes = {name: value.numel() for name, value in found.payload.items()}
+        facts = {"run": self._run, "round": round, "bytes": len(data), "vectors": sizes}
         self._log.write(
-            "update",
-            run=self._run,
-            round=round,
-            bytes=len(data),
-            vectors=sizes,
-            images=found.weight,
-            protections=[],
+            "update", **facts, images=found.weight, seconds=float(f"{seconds:.4f}"), protections=[]
         )
         answer = {
             "round": round,

@@ -8,7 +8,6 @@ segment goes on from the checkpoint (`deploy/chain.py`).
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import time
 from collections.abc import Iterator, Mapping
@@ -18,7 +17,7 @@ from typing import Any
 
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.layout import Kind
-from fedsight.deploy import presence
+from fedsight.deploy import locks, presence
 from fedsight.deploy.declare import Declaration, gather, read_declaration
 from fedsight.deploy.federation import Federation as Folder
 from fedsight.engine import wire
@@ -33,6 +32,7 @@ from fedsight.run.reporter import Reporter
 from fedsight.run.store import RunStore
 
 OUTCOME = "segment.json"
+GONE = 40.0  # seconds without a sign of life after which a site counts as gone
 PATIENCE = 30.0  # seconds to wait for the coordinator of an earlier segment to be gone
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ def segment(folder: Path, run: str, fingerprint: str, number: int, link: Link) -
     outcome: dict[str, Any]
     try:
         with alone(store.folder):
+            store.write_json(OUTCOME, {"number": number, "state": "running"})
             _carry_on(federation, store, fingerprint, link)
         outcome = {"state": "finished"}
     except Handover as why:
@@ -67,18 +68,8 @@ def segment(folder: Path, run: str, fingerprint: str, number: int, link: Link) -
 @contextlib.contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Only one coordinator at a time writes into a run's folder."""
-    with (folder / ".lock").open("wb") as file:
-        until = time.monotonic() + PATIENCE
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError:
-                if time.monotonic() > until:
-                    raise EngineError(
-                        f"another coordinator is at work in {folder}", "wait until it has ended"
-                    ) from None
-                time.sleep(0.2)
+    cause = f"another coordinator is at work in {folder}"
+    with locks.hold(folder / ".lock", PATIENCE, EngineError(cause, "wait until it has ended")):
         yield
 
 
@@ -108,7 +99,7 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
     accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
     watch = _Watch(folder, store, speed.checkpoint_every, program.rounds.rounds)
     watch.durable = checkpoint.round if checkpoint else 0
-    engine = RemoteEngine(federation, link, absent, accepted, lambda: watch.durable)
+    engine = RemoteEngine(federation, link, absent, accepted, lambda: watch.durable, watch.has_left)
     watch.engine = engine
     session.go(federation, engine, speed, store, "run", checkpoint, [watch], pictures=False)
 
@@ -124,6 +115,11 @@ class _Watch(Reporter):
         self._rounds = rounds
         self._began = time.time()
         self.durable = 0
+
+    def has_left(self, site: str) -> bool:
+        """Whether the site's process is gone or was started anew: its part in this job is over."""
+        one = presence.presence(self._folder.presences, site)
+        return one is not None and (one.since > self._began or one.silence > GONE)
 
     def round(self, line: Mapping[str, Any]) -> None:
         """After the checkpoint: hand over if somebody could join."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ class Site:
     def create(cls, folder: Path, name: str, invitation: Invitation) -> Path:
         """Make the site's key in `folder`; returns the signing request for the operator."""
         check_name(name, "the site")
-        if folder.exists() and any(folder.iterdir()):
+        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
             raise DeployError(f"{folder} is not empty", "choose another folder")
         kits.make_private(folder)
         request = kits.request(folder.resolve() / "request", invitation.federation, name, "client")
@@ -53,6 +53,19 @@ class Site:
         facts = {"name": name, "federation": asdict(invitation)}
         write_atomically(folder / "identity.toml", tomli_w.dumps(facts).encode())
         return out
+
+    def moved(self, invitation: Invitation) -> None:
+        """The federation's server is on another port: change what this site connects to."""
+        if replace(invitation, port=self.invitation.port) != self.invitation:
+            raise DeployError(
+                f"{self.folder} belongs to another federation ('{self.invitation.federation}', "
+                f"{self.invitation.host})",
+                "choose another folder with --dir",
+            )
+        facts = {"name": self.name, "federation": asdict(invitation)}
+        write_atomically(self.folder / "identity.toml", tomli_w.dumps(facts).encode())
+        if self.kit.exists():
+            kits.set_port(self.kit, invitation.port)
 
     @property
     def kit(self) -> Path:
@@ -82,10 +95,16 @@ class Site:
         fingerprint = self.invitation.fingerprint
         kits.unpack(signed.resolve(), self.folder / "request", fingerprint, self.kit)
 
-    def start(self, data: str | None, contract: Path | None, say: Callable[[str], None]) -> None:
+    def start(
+        self,
+        data: str | None,
+        contract: Path | None,
+        say: Callable[[str], None],
+        admission: Path | None = None,
+    ) -> None:
         """Look at the images, then stay connected until SIGTERM or Ctrl-C."""
         with keeper.only_one(self.folder, f"site '{self.name}'"):
-            self.settle()
+            self.settle(admission)
             owner = read_owner(contract or self.folder / "site.toml", data)
             facts = looked_at(owner)
             self._write_owner(owner)

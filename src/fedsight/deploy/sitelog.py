@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fedsight.core.errors import StoreError
+from fedsight.core.errors import ConfigError, DataError, DeployError, FedSightError, StoreError
+
+_ABSOLUTE = re.compile(r"(?<![\w.])/")  # the beginning of a path
 
 
 class SiteLog:
-    """Lines of JSON in `log.jsonl` of the site's folder; a line is on the disk before data leave."""
+    """Lines of JSON in `log.jsonl` of a site's folder; each written before data leave."""
 
     def __init__(self, home: Path) -> None:
         self.path = home / "log.jsonl"
@@ -43,3 +46,14 @@ class SiteLog:
             except ValueError:
                 continue
         return found
+
+
+def told(error: FedSightError) -> dict[str, Any]:
+    """An error in words that may leave the site: none that could name its files."""
+    if isinstance(error, ConfigError):  # the first problem says more than their number
+        first = error.problems[0]
+        error = DeployError(f"{first.where}: {first.cause}", first.cure)
+    if isinstance(error, DataError) or _ABSOLUTE.search(f"{error.cause} {error.cure}"):
+        cause = f"it cannot use its files ({type(error).__name__})"
+        return {"error": cause, "cure": "its owner finds the reason in log.jsonl at the site"}
+    return {"error": error.cause, "cure": error.cure}

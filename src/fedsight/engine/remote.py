@@ -13,16 +13,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from fedsight.aggregate.mean import PayloadSum
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Layout
-from fedsight.core.types import Metrics, Order
+from fedsight.core.types import Batch, Metrics, Order, Sum
 from fedsight.engine import wire
 from fedsight.engine.base import Federation, Note, Outcome
+from fedsight.engine.client import CHUNK
 from fedsight.engine.inline import by_view, chunks
 from fedsight.engine.talk import Link, Silent, Talk
+from fedsight.models.base import Network
 
 FETCHED = 2  # replies on their way at once: each is held whole before it is added
 SENT = 4  # orders on their way at once
@@ -32,7 +35,8 @@ class RemoteEngine:
     """Client steps and measurements by sites at the other end of a link.
 
     `absent` are sites of the federation that cannot take part, with the reason; `accepted` is the
-    last round in which each site's reply was counted, from the run's history.
+    last round in which each site's reply was counted, from the run's history; `durable` tells the
+    round of the last checkpoint, `gone` whether a site is known to have left.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class RemoteEngine:
         absent: Mapping[str, str],
         accepted: Mapping[str, int],
         durable: Callable[[], int],
+        gone: Callable[[str], bool] = lambda _: False,
     ) -> None:
         self.federation = federation
         self._link = link
@@ -49,8 +54,11 @@ class RemoteEngine:
         self._accepted = dict(accepted)
         self._pending: list[str] = []
         self._durable = durable
-        layout: Layout = federation.program.layout(federation.network())
+        self._gone = gone
+        network = federation.network()
+        layout: Layout = federation.program.layout(network)
         self._sizes = federation.parts(layout)
+        self._due = {name: s.total.shape for name, s in _blank(federation, network).items()}
         self._total = PayloadSum.of(self._sizes, max(federation.population, 1))
         self._held: dict[str, int] = {}  # the round after which each site's vector is
         self._lock = threading.Lock()
@@ -116,14 +124,15 @@ class RemoteEngine:
                 raise SiteError(cause, "let it run the same FedSight version")
             with self._lock:
                 for job, table in zip(mine, found, strict=True):
-                    done[job] = wire.read_metrics(table, f"site '{talk.site}'")
+                    done[job] = self._checked_sums(jobs[job], talk.site, table)
 
         while shares := self._shares(jobs, done):
             before = len(done)
             self._converse(shares, lambda talk: one(talk, shares[talk.site]), lambda: None)
             if len(done) == before:
                 break
-        if not done or any(j not in done and not self._own(v) for j, (v, _) in enumerate(jobs)):
+        left = [view for job, (view, _) in enumerate(jobs) if job not in done]
+        if (jobs and not done) or not all(map(self._own, left)):
             raise SiteError(
                 f"no site is left to measure the model after round {round}",
                 "look at the sites' machines and lines. The last checkpoint is whole",
@@ -162,7 +171,9 @@ class RemoteEngine:
         """Talk to all sites at once; the reasons of those that failed."""
         deadline = time.monotonic() + self.federation.program.rounds.deadline
         problems = {site: self._why_absent(site) for site in sites if site not in self.present()}
-        talks = [Talk(self._link, site, deadline) for site in sites if site not in problems]
+        talks = [
+            Talk(self._link, site, deadline, self._gone) for site in sites if site not in problems
+        ]
 
         def run(talk: Talk) -> None:
             try:
@@ -209,6 +220,28 @@ class RemoteEngine:
                 "its images changed while the run went on, or it cheats: start it again",
             )
         loss = wire.read_metrics(answer.get("metrics"), sender).get("train_loss")
-        if loss is None or not loss.count:
+        if loss is None or not loss.count or loss.total.shape:
             raise SiteError(f"{sender} sent no training loss", "look at its log")
         return Note(client, site, weight, loss.mean)
+
+    def _checked_sums(self, job: tuple[int, int], site: str, table: Any) -> dict[str, Sum]:
+        """The sums of one chunk: those of the task, in their shapes, over that many images."""
+        found = wire.read_metrics(table, f"site '{site}'")
+        view, start = job
+        images = min(CHUNK, len(self.federation.views[view].indices) - start)
+        shapes = {name: one.total.shape for name, one in found.items()}
+        if shapes != self._due or any(one.count != images for one in found.values()):
+            cause = f"site '{site}' sent figures of another task, or over other images"
+            raise SiteError(cause, "let it run the same FedSight version, on the same images")
+        return found
+
+
+def _blank(federation: Federation, network: Network) -> Metrics:
+    """What the task measures on one black image: the names and shapes of its sums."""
+    size = federation.dataset.preprocess
+    black = torch.zeros(1, size.channels, size.height, size.width)
+    network.module.eval()
+    with torch.inference_mode():
+        batch = Batch(black, torch.zeros(1, dtype=torch.int64))
+        classes = len(federation.dataset.classes)
+        return federation.program.task.measure(network.module, batch, classes)

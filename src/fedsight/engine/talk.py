@@ -4,8 +4,10 @@ is broken, and answers that are checked before anything is made of them.
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from fedsight.core.errors import SiteError
@@ -13,6 +15,7 @@ from fedsight.engine import wire
 
 NAP = 5.0  # seconds that a site may take to say that it is not done yet
 SILENCE = 30.0  # seconds without any answer after which a site is given up
+LOOK = 0.5  # seconds between two looks at whether a site has left
 SLOW = 180.0  # seconds that one piece of a vector may take: 4 MiB over 0.2 Mbit/s
 
 
@@ -38,34 +41,37 @@ class Silent(Exception):  # noqa: N818 - a state of a site, told to the caller b
 class Talk:
     """One conversation with one site, until a deadline."""
 
-    def __init__(self, link: Link, site: str, deadline: float) -> None:
+    def __init__(
+        self, link: Link, site: str, deadline: float, gone: Callable[[str], bool] = lambda _: False
+    ) -> None:
         self._link = link
         self.site = site
         self._deadline = deadline  # of time.monotonic()
+        self._gone = gone  # whether the site is known to have left
 
     def ask(
-        self, kind: str, header: Mapping[str, Any], body: bytes = b"", patience: float = SILENCE
+        self, kind: str, header: Mapping[str, Any], body: bytes = b"", patience: float | None = None
     ) -> tuple[dict[str, Any], bytes]:
         """The answer to a question, asked again while the line is broken.
 
         Raises SiteError with the site's own words when it refuses or fails, or when the deadline
-        has passed, and Silent after `patience` seconds without an answer.
+        has passed, and Silent after `patience` seconds (SILENCE) without an answer.
         """
-        began = time.monotonic()
+        began, patience = time.monotonic(), SILENCE if patience is None else patience
         while True:
             now = time.monotonic()
             if now >= self._deadline:
                 raise SiteError(
-                    f"site '{self.site}' did not answer in time",
+                    f"site '{self.site}' did not answer within rounds.deadline",
                     "raise rounds.deadline, or look at the site's machine and its line",
                 )
             left = min(began + patience, self._deadline) - now
             if left <= 0:
                 raise Silent(f"site '{self.site}' does not answer any more")
             try:
-                text, data = self._link.ask(self.site, kind, header, body, left)
+                text, data = self._answer(kind, header, body, left)
             except ConnectionError:
-                time.sleep(min(1.0, max(0.0, left)))
+                time.sleep(min(1.0, left))
                 continue
             return self._checked(text, data)
 
@@ -77,6 +83,9 @@ class Talk:
             answer, _ = self.ask("wait", {"ticket": ticket, "seconds": NAP})
             if answer.get("done") is True:
                 return {**answer, "ticket": ticket}
+            if answer.get("done") is not False:
+                cause = f"{self._sender} does not say whether it is done"
+                raise SiteError(cause, "let it run the same FedSight version as the coordinator")
 
     def send(self, name: str, data: memoryview) -> None:
         """Bring a vector to the site, piece by piece."""
@@ -97,6 +106,34 @@ class Talk:
                 )
             data[start:stop] = piece
         return data
+
+    def _answer(
+        self, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
+    ) -> tuple[Any, Any]:
+        """The line's answer; a site that has left is not waited for.
+
+        A line that is waiting cannot be interrupted: it waits in a thread of its own, which is
+        left to itself then.
+        """
+        found: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                found.put(self._link.ask(self.site, kind, header, body, timeout))
+            except BaseException as error:  # handed over, whatever it is
+                found.put(error)
+
+        threading.Thread(target=ask, daemon=True, name=f"ask-{self.site}").start()
+        while True:
+            try:
+                answer = found.get(timeout=LOOK)
+            except queue.Empty:
+                if self._gone(self.site):
+                    raise Silent(f"site '{self.site}' has left") from None
+                continue
+            if isinstance(answer, BaseException):
+                raise answer
+            return answer  # type: ignore[no-any-return]
 
     @property
     def _sender(self) -> str:

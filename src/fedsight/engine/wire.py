@@ -8,7 +8,6 @@ into pieces, and everything in a header is checked before it is used.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -31,7 +30,7 @@ def pack(parts: Mapping[str, Tensor]) -> memoryview:
     return whole.contiguous().numpy().astype("<f4", copy=False).data.cast("B")
 
 
-def unpack(data: bytearray | bytes | memoryview, sizes: Mapping[str, int]) -> dict[str, Tensor]:
+def unpack(data: bytearray, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     """The vectors of the given lengths that `data` holds; ValueError if it holds anything else."""
     expected = 4 * sum(sizes.values())
     if len(data) != expected:
@@ -54,7 +53,7 @@ def read_header(text: Any, sender: str) -> dict[str, Any]:
         raise SiteError(f"{sender} sent a message that is none", _SAME_VERSION)
     try:
         fields = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
         raise SiteError(f"{sender} sent a message that is cut off or garbled", _SAME_VERSION)
@@ -66,7 +65,7 @@ def whole_number(fields: Mapping[str, Any], key: str, sender: str) -> int:
     value = fields.get(key)
     if type(value) is not int or not 0 <= value <= MOST:
         raise SiteError(
-            f"{sender} sent {key} = {value!r}, which is no plausible count", _SAME_VERSION
+            f"{sender} sent {key} = {repr(value)[:80]}, which is no plausible count", _SAME_VERSION
         )
     return value
 
@@ -81,12 +80,12 @@ def read_metrics(table: Any, sender: str) -> dict[str, Sum]:
     try:
         sums = {}
         for name, (total, count) in table.items():
-            values = np.asarray(total, dtype=np.float64)
-            plausible = type(count) is int and 0 <= count <= MOST and type(name) is str
-            if not plausible or not math.isfinite(float(values.sum())):
+            values = np.asarray(total)  # texts, truth values and huge integers are no numbers
+            plausible = type(count) is int and 0 <= count <= MOST and values.dtype.kind in "iuf"
+            if not plausible or not np.isfinite(values).all():
                 raise ValueError(name)
-            sums[name] = Sum(values, count)
-    except (AttributeError, TypeError, ValueError):
+            sums[name] = Sum(values.astype(np.float64), count)
+    except (AttributeError, TypeError, ValueError, RecursionError):
         cause = f"{sender} sent figures that are not finite sums over a count"
         raise SiteError(
             cause, "look at its log, and let it run the same FedSight version"

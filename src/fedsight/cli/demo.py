@@ -1,0 +1,79 @@
+"""`fedsight federation demo`: a whole federation on this machine, in about a minute."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsight.core.errors import Interrupted, StoreError
+
+
+def demo_command(
+    sites: Annotated[int, typer.Option(min=2, max=16, help="How many sites.")] = 4,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds to train.")] = 8,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the federation and the sites in this new folder; otherwise only the run "
+            "stays, in runs/.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Try a federation on this machine: real processes and certificates, the fashion example.
+
+    Example: fedsight federation demo --sites 3 --keep trial
+    """
+    from fedsight.deploy.needed import need_engine
+
+    need_engine()
+    from fedsight.cli.members import show_departures
+    from fedsight.cli.screen import Screen, show_summary
+    from fedsight.deploy import demo
+    from fedsight.report.page import build
+    from fedsight.run import config
+    from fedsight.run.store import RunStore, free_folder
+
+    changes = [f"name={demo.NAME}", f"split.sites={sites}", f"rounds.rounds={rounds}"]
+    program, speed = config.example("fashion", changes)
+    screen = Screen()
+    with _folder(keep) as folder:
+        screen.say(f"making keys, certificates and kits for a server and {sites} sites")
+        federation, members = demo.prepare(folder, sites)
+        store = RunStore(federation.runs / program.name)
+        try:
+            summary = demo.run(federation, members, program, speed, store, [screen], screen.say)
+        except Interrupted:
+            cure = "begin again" if keep is None else f"what it made is in {keep}; begin elsewhere"
+            raise Interrupted("stopped by Ctrl-C; its processes have ended", cure) from None
+        finally:
+            screen.close()
+        run = store.folder
+        if keep is None:
+            run = free_folder(Path("runs"), program.name)
+            unneeded = shutil.ignore_patterns(".*", "segment.json")
+            shutil.copytree(store.folder, run, ignore=unneeded, dirs_exist_ok=True)
+        else:
+            run = keep / demo.NAME / "runs" / program.name
+        build([run])
+        show_departures({site.name: site.log.read() for site in members})
+        show_summary(summary, str(run))
+
+
+@contextlib.contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """Where everything lies: a new folder that stays, or one that goes."""
+    if keep is None:
+        with tempfile.TemporaryDirectory(prefix="fedsight-demo-") as scratch:
+            yield Path(scratch)
+        return
+    if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+        raise StoreError(f"{keep} is not an empty folder", "choose another --keep")
+    yield keep

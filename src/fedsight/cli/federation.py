@@ -1,0 +1,143 @@
+"""`fedsight federation`: make a federation, admit sites and revoke them, see how it goes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fedsight.cli.demo import demo_command
+from fedsight.cli.place import FederationFolder, open_federation
+
+app = typer.Typer(
+    no_args_is_help=True, help="Run a federation across machines: its members and its history."
+)
+
+
+@app.command("init")
+def init_command(
+    name: Annotated[
+        Path,
+        typer.Argument(metavar="NAME", help="The federation's new folder; its last part names it."),
+    ],
+    host: Annotated[
+        str, typer.Option(help="The name or address under which sites reach this machine.")
+    ] = "localhost",
+    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")] = 8002,
+) -> None:
+    """Make a federation: an authority that signs, a server's and an operator's certificate.
+
+    Example: fedsight federation init hospitals --host fl.example.org
+    """
+    from fedsight.deploy.federation import Federation
+    from fedsight.deploy.needed import need_engine
+
+    need_engine()
+    federation = Federation.create(name, host, port)
+    typer.echo(
+        f"Made the federation '{federation.name}' in {name}\n"
+        f"Authority: {federation.invitation.fingerprint}\n\n"
+        f"1. Start the server:         fedsight server start --federation {name}\n"
+        f"2. Send to every site:       {name / 'invitation.toml'}\n"
+        "3. Each site asks to join:   fedsight site init invitation.toml --name SITE\n"
+        f"4. Admit a site's request:   fedsight federation admit SITE.request.zip --federation "
+        f"{name}\n"
+        f"5. Train:                    fedsight run my.toml --federation {name}\n\n"
+        "Tell the sites the authority's fingerprint by another way than the invitation, such as "
+        "the telephone.\n"
+        f"Keep {name / 'ca'} secret: who has it can admit sites."
+    )
+
+
+@app.command("admit")
+def admit_command(
+    request: Annotated[
+        Path,
+        typer.Argument(metavar="REQUEST", help="A site's .request.zip.", show_default=False),
+    ],
+    federation: FederationFolder = None,
+    days: Annotated[
+        int, typer.Option(min=1, max=3650, help="How long the certificate is good for.")
+    ] = 825,
+) -> None:
+    """Sign a site's request; the signed file goes back to the site.
+
+    Example: fedsight federation admit ward-3.request.zip --federation hospitals
+    """
+    from fedsight.deploy.needed import need_engine
+
+    found = open_federation(federation)
+    need_engine()
+    signed = found.admit(request, days)
+    site = signed.name.removesuffix(".signed.zip")
+    typer.echo(
+        f"Admitted '{site}' to '{found.name}' for {days} days: {signed}\n"
+        f"Send that file back; the site starts with: fedsight site start {site} "
+        f"--admission {signed.name} --data FOLDER"
+    )
+
+
+@app.command("revoke")
+def revoke_command(
+    site: Annotated[str, typer.Argument(metavar="SITE", help="A site's name.", show_default=False)],
+    federation: FederationFolder = None,
+    why: Annotated[str, typer.Option(help="The reason, for the history.", show_default=False)] = "",
+) -> None:
+    """Shut a site out for good: its connection is dropped and nothing of it is counted.
+
+    Example: fedsight federation revoke ward-3 --why "its machine was stolen"
+    """
+    from fedsight.deploy.needed import need_engine
+
+    found = open_federation(federation)
+    found.revoke(site, why)
+    need_engine()
+    from fedsight.deploy.server import shut_out
+
+    now = shut_out(found, site)
+    typer.echo(
+        f"Revoked '{site}': "
+        + (
+            "the server has shut it out"
+            if now
+            else "the server does not run; it refuses the site when it starts"
+        )
+    )
+
+
+@app.command("status")
+def status_command(federation: FederationFolder = None) -> None:
+    """Show whether the server runs, and for each site whether it is connected and what it has.
+
+    Example: fedsight federation status --federation hospitals
+    """
+    from fedsight.cli.members import show_status
+
+    show_status(open_federation(federation))
+
+
+@app.command("history")
+def history_command(
+    federation: FederationFolder = None,
+    run: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Show this run's rounds and who was refused.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """List what happened in the federation and its runs, newest last; or one run's rounds.
+
+    Example: fedsight federation history --run first
+    """
+    from fedsight.cli.members import show_history, show_rounds
+
+    found = open_federation(federation)
+    if run is None:
+        show_history(found)
+    else:
+        show_rounds(found, run)
+
+
+app.command("demo")(demo_command)

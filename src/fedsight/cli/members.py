@@ -1,0 +1,252 @@
+"""Tables of a federation: its sites, its history, a run's rounds, and what left a site."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fedsight.cli.screen import size
+from fedsight.core.errors import StoreError
+from fedsight.deploy import keeper, server
+from fedsight.deploy.federation import Federation
+from fedsight.deploy.presence import Presence, presences
+
+_NUMBERS = {"train", "test", "classes", "corrupt", "rounds", "round", "updates", "figures"}
+_NUMBERS |= {"accuracy", "loss", "seconds"}
+_WHOLE = {"time", "began", "event", "bytes"}
+
+
+def show_status(federation: Federation) -> None:
+    """The server, and a line a site."""
+    home, invitation = federation.folder / "server", federation.invitation
+    number = server.process(home)
+    if not keeper.kept(home):
+        state = "the server does not run: start it with `fedsight server start`"
+    elif number is None:
+        state = "the server's process has ended and is being started again"
+    else:
+        state = f"the server runs (process {number})"
+    _print(f"Federation '{federation.name}' at {invitation.host}:{invitation.port}; {state}")
+    found, revoked = presences(federation.presences), federation.revoked()
+    names = sorted({*federation.admitted(), *found, *revoked})
+    if not names:
+        _print("No site has been admitted yet.")
+        return
+    table = _table("site", "connection", "source", "train", "test", "classes", "corrupt", "revoked")
+    for name in names:
+        one = found.get(name)
+        why = revoked.get(name, "")
+        table.add_row(escape(name), _connection(one), *_declared(one), escape(why))
+    _show(table)
+
+
+def show_history(federation: Federation) -> None:
+    """Events and runs, newest last."""
+    events = _table("time", "event", "what")
+    for line in federation.events():
+        facts = {key: value for key, value in line.items() if key not in ("time", "event")}
+        words = ", ".join(f"{key}: {value}" for key, value in facts.items() if value != "")
+        events.add_row(_when(line.get("time")), escape(str(line.get("event"))), escape(words))
+    _show(events)
+    folders = (path.parent for path in federation.runs.glob("*/run.json"))
+    runs = sorted((_run(folder) for folder in folders), key=lambda run: run[0])
+    if not runs:
+        _print("No run yet: start one with `fedsight run CONFIG --federation DIR`.")
+        return
+    table = _table("run", "began", "rounds", "accuracy", "sites", "state")
+    for _, row in runs:
+        table.add_row(*(escape(cell) for cell in row))
+    _show(table)
+
+
+def show_rounds(federation: Federation, name: str) -> None:
+    """A run's rounds: figures, who took part, and who was refused and why."""
+    folder = federation.runs / name
+    if not (folder / "run.json").is_file():
+        known = ", ".join(sorted(path.parent.name for path in federation.runs.glob("*/run.json")))
+        raise StoreError(
+            f"the federation has no run '{name}'", f"its runs are: {known or 'none yet'}"
+        )
+    table = _table("round", "accuracy", "loss", "took part", "seconds", "refused")
+    for line in _lines(folder):
+        rejected = line.get("rejected") or {}
+        table.add_row(
+            str(line.get("round")),
+            _figure(line.get("accuracy"), ".2%"),
+            _figure(line.get("loss"), ".3f"),
+            f"{line.get('replies', '')} of {line.get('cohort', '')}",
+            _figure(line.get("seconds"), ".1f"),
+            escape("\n".join(f"{site}: {why}" for site, why in rejected.items())),
+        )
+    _show(table)
+    outcome = _json(folder / "segment.json")
+    if outcome.get("state") == "failed" and not (folder / "summary.json").exists():
+        _print(f"It stopped: {outcome.get('cause')}\n  {outcome.get('cure')}")
+
+
+def show_log(lines: Sequence[Mapping[str, Any]]) -> None:
+    """What left a site, line by line, and all of it."""
+    table = _table("time", "event", "run", "round", "bytes", "protections", "what")
+    total = 0
+    for line in lines:
+        left = line.get("bytes")
+        total += left if isinstance(left, int) else 0
+        table.add_row(
+            _when(line.get("time")),
+            escape(str(line.get("event"))),
+            escape(str(line.get("run", ""))[:8]),
+            str(line.get("round", "")),
+            "" if left is None else f"{left:,}",
+            escape(_protections(line)),
+            escape(_what(line)),
+        )
+    table.add_section()
+    table.add_row("total", "", "", "", f"{total:,}", "", size(total))
+    _show(table)
+
+
+def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+    """What left each of several sites, by kind."""
+    table = _table("site", "updates", "bytes of updates", "figures", "bytes of figures")
+    for site, lines in logs.items():
+        cells = []
+        for kind in ("update", "figures"):
+            found = [int(line.get("bytes", 0)) for line in lines if line.get("event") == kind]
+            cells += [str(len(found)), f"{sum(found):,}"]
+        table.add_row(escape(site), *cells)
+    _show(table)
+
+
+def _connection(one: Presence | None) -> str:
+    if one is None:
+        return "never"
+    if one.alive:
+        return f"[green]connected[/] since {_clock(one.since)}"
+    return f"last seen {_clock(one.seen)}"
+
+
+def _declared(one: Presence | None) -> list[str]:
+    """What a site says of its images: from elsewhere, so nothing in it is relied upon."""
+    facts = one.declared if one is not None else None
+    if not isinstance(facts, Mapping):
+        return [""] * 5
+    classes = facts.get("classes")
+    counts = [_count(facts.get(key)) for key in ("train", "test")]
+    number = str(len(classes)) if isinstance(classes, list) else ""
+    source = escape(str(facts.get("source", ""))[:40])
+    return [source, *counts, number, _count(facts.get("skipped"))]
+
+
+def _count(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else ""
+
+
+def _run(folder: Path) -> tuple[str, list[str]]:
+    """When a run began, to sort by, and its row."""
+    facts, lines = _json(folder / "run.json"), _lines(folder)
+    summary = _json(folder / "summary.json")
+    last = lines[-1] if lines else {}
+    accuracy = next((a for line in lines[::-1] if (a := line.get("accuracy")) is not None), None)
+    began = str(facts.get("created") or _stamp((folder / "run.toml").stat().st_mtime))
+    outcome = _json(folder / "segment.json")
+    if summary:
+        state = "finished"
+    elif outcome.get("state") == "failed":
+        state = f"stopped: {outcome.get('cause')}"
+    else:
+        state = "in work" if keeper.kept(folder) else "not finished"
+    rounds = f"{last.get('round', 0)} of {facts['rounds']}" if "rounds" in facts else "0"
+    sites = str(facts.get("population", ""))
+    figure = _figure(summary.get("accuracy", accuracy), ".2%")
+    return began, [folder.name, _when(began), rounds, figure, sites, state]
+
+
+def _protections(line: Mapping[str, Any]) -> str:
+    found = line.get("protections")
+    if found is None:
+        return ""
+    words = [one if isinstance(one, str) else json.dumps(one) for one in found]
+    return ", ".join(words) or "none"
+
+
+def _what(line: Mapping[str, Any]) -> str:
+    """The rest of a line."""
+    if line.get("event") == "refused":
+        return f"{line.get('what')}: {line.get('why')}"
+    shown = ("time", "event", "run", "round", "bytes", "protections", "fingerprint", "vectors")
+    vectors = line.get("vectors") or {}
+    words = [f"{name}: {count:,} values" for name, count in vectors.items()]
+    words += [f"{key}: {_plain(value)}" for key, value in line.items() if key not in shown]
+    return ", ".join(words)
+
+
+def _plain(value: Any) -> str:
+    return f"{value:,}" if type(value) is int else str(value)
+
+
+def _figure(value: Any, form: str) -> str:
+    return format(value, form) if isinstance(value, int | float) else ""
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """A JSON object that may be missing, or just being written."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _lines(folder: Path) -> list[dict[str, Any]]:
+    path = folder / "history.jsonl"
+    try:
+        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        cure = "start the run anew under another name"
+        raise StoreError(f"the history {path} is broken: {error}", cure) from None
+
+
+def _stamp(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds).astimezone().isoformat(timespec="seconds")
+
+
+def _clock(seconds: float) -> str:
+    """A moment: of today the time of day only."""
+    text = _when(_stamp(seconds))
+    return text.removeprefix(_when(_stamp(time.time()))[:11])
+
+
+def _when(text: Any) -> str:
+    """A moment in this machine's time."""
+    try:
+        return datetime.fromisoformat(str(text)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    except ValueError:
+        return str(text)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    for column in columns:
+        right = column in _NUMBERS or column.startswith("bytes")
+        side: Literal["left", "right"] = "right" if right else "left"
+        table.add_column(column, justify=side, overflow="fold", no_wrap=column in _WHOLE)
+    return table
+
+
+def _show(table: Table) -> None:
+    Console(highlight=False, emoji=False).print(table)
+
+
+def _print(text: str) -> None:
+    Console(highlight=False, emoji=False).print(escape(text), soft_wrap=True)

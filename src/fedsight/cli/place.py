@@ -1,0 +1,53 @@
+"""Which federation or site a command means."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedsight.core.errors import DeployError
+
+if TYPE_CHECKING:
+    from fedsight.deploy.federation import Federation
+
+FederationFolder = Annotated[
+    Path | None,
+    typer.Option(
+        "--federation",
+        metavar="DIR",
+        help="The federation's folder (default: the only one here).",
+        show_default=False,
+    ),
+]
+
+
+def open_federation(given: Path | None) -> Federation:
+    """The federation in the folder `given`, else the only one in the current folder, or that
+    folder itself; DeployError if there is none or more than one."""
+    from fedsight.deploy.federation import Federation
+
+    if given is not None:
+        return Federation.open(given)
+    here = Path.cwd()
+    if _is_federation(here):
+        return Federation.open(here)
+    found = sorted(path for path in here.iterdir() if _is_federation(path))
+    if len(found) == 1:
+        return Federation.open(found[0])
+    if found:
+        names = ", ".join(path.name for path in found)
+        raise DeployError(
+            f"{len(found)} federations are here: {names}",
+            f"say which: --federation {found[0].name}",
+        )
+    raise DeployError(
+        f"no federation is in {here}",
+        "give its folder with --federation, or make one with: fedsight federation init NAME",
+    )
+
+
+def _is_federation(folder: Path) -> bool:
+    """A site's owner may have an invitation lying about; admissions only an operator has."""
+    return (folder / "invitation.toml").is_file() and (folder / "admitted").is_dir()

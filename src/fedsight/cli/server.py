@@ -1,0 +1,37 @@
+"""`fedsight server`: the process that the sites of a federation connect to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fedsight.cli.place import FederationFolder, open_federation
+
+app = typer.Typer(no_args_is_help=True, help="Run the server of a federation.")
+
+
+@app.command("start")
+def start_command(
+    federation: FederationFolder = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=65535,
+            help="Listen here from now on; sites then need the new invitation.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Serve a federation until Ctrl-C or SIGTERM; a process that dies is started again.
+
+    Example: fedsight server start --federation hospitals
+    """
+    from fedsight.deploy.needed import need_engine
+
+    found = open_federation(federation)
+    need_engine()
+    from fedsight.deploy.server import start
+
+    start(found, port, typer.echo)

@@ -1,0 +1,125 @@
+"""`fedsight site`: take part in a federation with images that stay where they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, help="Take part in a federation; the images stay at the site."
+)
+
+Folder = Annotated[
+    Path,
+    typer.Argument(metavar="[DIR]", help="The site's folder (default: the current one)."),
+]
+
+
+@app.command("init")
+def init_command(
+    invitation: Annotated[
+        Path,
+        typer.Argument(
+            metavar="INVITATION", help="The operator's invitation.toml.", show_default=False
+        ),
+    ],
+    name: Annotated[str, typer.Option(metavar="NAME", help="The site's name.", show_default=False)],
+    dir: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="The site's folder (default: NAME).", show_default=False),
+    ] = None,
+) -> None:
+    """Make a site's secret key, which never leaves it, and a request for the operator.
+
+    Done again with a newer invitation, it keeps the key and takes the server's new port.
+
+    Example: fedsight site init invitation.toml --name ward-3
+    """
+    from fedsight.deploy.federation import Invitation, check_name
+    from fedsight.deploy.needed import need_engine
+
+    found = Invitation.read(invitation)
+    check_name(name, "the site")
+    need_engine()
+    from fedsight.deploy.site import Site
+
+    folder = dir or Path(name)
+    if (folder / "identity.toml").is_file() and (site := Site.open(folder)).name == name:
+        site.moved(found)
+        typer.echo(f"'{name}' connects to {found.host}:{found.port} when it is next started")
+        return
+    request = Site.create(folder, name, found)
+    typer.echo(
+        f"Send this file to the operator: {request}\n"
+        f"Authority: {found.fingerprint}\n"
+        "Compare that with what the operator tells you by another way than the invitation.\n"
+        f"Put the operator's answer, {name}.signed.zip, into {folder}, then: "
+        f"fedsight site start {folder} --data FOLDER\n"
+        f"What the site agrees to is in {folder / 'site.toml'}"
+    )
+
+
+@app.command("start")
+def start_command(
+    folder: Folder = Path(),
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHAT",
+            help="A folder or file of images, or a built-in sample (default: [data] of site.toml).",
+            show_default=False,
+        ),
+    ] = None,
+    contract: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Read this instead of the site's site.toml.", show_default=False
+        ),
+    ] = None,
+    admission: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The operator's answer (default: NAME.signed.zip in the site's folder).",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Look at the images, then take part in the federation's runs until Ctrl-C or SIGTERM.
+
+    Example: fedsight site start ward-3 --data /images --admission ward-3.signed.zip
+    """
+    from fedsight.deploy.needed import need_engine
+
+    need_engine()
+    from fedsight.deploy.site import Site
+
+    Site.open(folder).start(data, contract, typer.echo, admission)
+
+
+@app.command("log")
+def log_command(
+    folder: Folder = Path(),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list instead of a table.")
+    ] = False,
+) -> None:
+    """Show what left this site: when, for which run, how many bytes, how protected.
+
+    Example: fedsight site log ward-3
+    """
+    from fedsight.cli.members import show_log
+    from fedsight.core.errors import DeployError
+    from fedsight.deploy.sitelog import SiteLog
+
+    if not (folder / "identity.toml").is_file():
+        cure = "make one with: fedsight site init INVITATION --name NAME"
+        raise DeployError(f"{folder} holds no site", cure)
+    lines = SiteLog(folder).read()
+    if as_json:
+        typer.echo(json.dumps(lines, indent=2, ensure_ascii=False))
+    else:
+        show_log(lines)

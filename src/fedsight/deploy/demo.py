@@ -1,0 +1,137 @@
+"""A whole federation on this machine: a server and some sites as processes of their own, mutual
+TLS between them, and a run; all in one folder, and nothing left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from fedsight.core.errors import DeployError
+from fedsight.data.partition import site_name
+from fedsight.deploy import chain, presence
+from fedsight.deploy.federation import Federation
+from fedsight.deploy.server import free_port
+from fedsight.deploy.site import Site
+from fedsight.run.program import Program, Speed
+from fedsight.run.reporter import Reporter
+from fedsight.run.store import RunStore
+
+SAMPLE = "fashion-mnist-12k"
+NAME = "demo"
+GRACE = 15.0  # seconds that a process gets to end by itself
+START = 120.0  # seconds that all sites get to connect
+LOOK = 0.1
+Say = Callable[[str], None]
+
+
+def prepare(folder: Path, count: int) -> tuple[Federation, list[Site]]:
+    """A federation of `count` admitted sites in `folder`: keys, certificates, kits."""
+    federation = Federation.create(folder / NAME, "localhost", free_port())
+
+    def one(name: str) -> Site:
+        request = Site.create(folder / name, name, federation.invitation)
+        federation.admit(request)  # the answer lies beside the request: in the site's folder
+        site = Site.open(folder / name)
+        site.settle()
+        return site
+
+    names = [site_name(number, count) for number in range(count)]
+    with ThreadPoolExecutor(4, thread_name_prefix="kit") as pool:
+        return federation, list(pool.map(one, names))
+
+
+def run(
+    federation: Federation,
+    sites: Sequence[Site],
+    program: Program,
+    speed: Speed,
+    store: RunStore,
+    reporters: Sequence[Reporter],
+    say: Say,
+) -> dict[str, Any]:
+    """Start server and sites, train, end them whatever happens; returns the summary."""
+    with contextlib.ExitStack() as stack:
+        start: list[tuple[str, ...]] = [("server", "start", "--federation", str(federation.folder))]
+        start += [("site", "start", str(site.folder), "--data", SAMPLE) for site in sites]
+        homes = [federation.folder / "server", *(site.folder for site in sites)]
+        processes = stack.enter_context(all_ended())
+        for words, home in zip(start, homes, strict=True):
+            processes[home] = launch(words, home)
+        say(f"started the server and {len(sites)} sites; waiting until they are connected")
+        wait_for(federation, [site.name for site in sites], processes)
+        return chain.start(federation, program, speed, store, reporters, say)
+
+
+def launch(words: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
+    """`fedsight WORDS` as a process that Ctrl-C does not reach, and that ends with this one."""
+    with (home / "said.txt").open("wb") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "fedsight.deploy.child", "fedsight", *words],
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+
+
+def wait_for(
+    federation: Federation, names: Sequence[str], processes: dict[Path, subprocess.Popen[bytes]]
+) -> None:
+    until = time.monotonic() + START
+    while True:
+        for home, process in processes.items():
+            if process.poll() is not None:
+                said = (home / "said.txt").read_text(encoding="utf-8", errors="replace")
+                raise DeployError(
+                    f"the process of {home.name} ended: {_last_words(said)}",
+                    "look at its folder: run the demo with --keep DIR",
+                )
+        found = presence.presences(federation.presences)
+        missing = [name for name in names if name not in found or not found[name].alive]
+        if not missing:
+            return
+        if time.monotonic() > until:
+            raise DeployError(
+                f"{', '.join(missing)} did not connect within {START:.0f} s",
+                "run the demo with --keep DIR and look at server/kit/log.txt in it",
+            )
+        time.sleep(LOOK)
+
+
+def _last_words(said: str) -> str:
+    """The error that a process ended with, as one line."""
+    return " ".join(said.rpartition("Error: ")[2].split())[-500:]
+
+
+@contextlib.contextmanager
+def all_ended() -> Iterator[dict[Path, subprocess.Popen[bytes]]]:
+    """A place for processes, all of which are ended at the end, SIGTERM and Ctrl-C included."""
+    processes: dict[Path, subprocess.Popen[bytes]] = {}
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield processes
+    finally:
+        ignored = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
+        for process in processes.values():
+            process.terminate()
+        until = time.monotonic() + GRACE
+        for process in processes.values():
+            try:
+                process.wait(max(0.1, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()  # what it keeps ends with it
+                process.wait()
+        signal.signal(signal.SIGINT, ignored[signal.SIGINT])
+        signal.signal(signal.SIGTERM, before)

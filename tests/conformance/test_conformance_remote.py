@@ -1,0 +1,212 @@
+"""Sites at the other end of a line end with the bits of the engine in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import tinysites
+import torch
+from tinysites import FaultyLink, Places
+
+from fedsight.core.types import Order
+from fedsight.engine.base import Federation, Outcome
+from fedsight.engine.inline import InlineEngine
+from fedsight.engine.memory import MemoryStore
+from fedsight.run.federate import federate
+from fedsight.run.program import Program
+
+BATCH_NORM: dict[str, Any] = {"model": {"norm": "batch", "dropout": 0.2}}
+CASES: dict[str, dict[str, Any]] = {
+    "fedavg": {"train": {"augment": ["flip"], "clip": 1.0, "momentum": 0.9}},
+    "fedavg, cohort": {"rounds": {"rounds": 3, "cohort": 2}},
+    "fedprox, uniform": {
+        "algorithm": {"name": "fedprox"},
+        "rounds": {"weighting": "uniform"},
+        "train": {"epochs": 2},
+    },
+    "fedadam": {"algorithm": {"name": "fedadam"}},
+    "scaffold": {"algorithm": {"name": "scaffold"}},
+    "scaffold, cohort": {"algorithm": {"name": "scaffold"}, "rounds": {"rounds": 4, "cohort": 2}},
+    "fedbn, BatchNorm": {"algorithm": {"name": "fedbn"}, **BATCH_NORM},
+    "fedbn, cohort": {"algorithm": {"name": "fedbn"}, "rounds": {"rounds": 4, "cohort": 2}},
+    "fedavg, BatchNorm": BATCH_NORM,
+}
+
+
+def inline(program: Program, memory: Path) -> tuple[Any, tiny.Diary]:
+    """The run in this process, over the images of all sites in one tree."""
+    federation, diary = federate(program), tiny.Diary()
+    engine = InlineEngine(federation, memory)
+    return tiny.learn(federation, engine, diary), diary
+
+
+def same_memories(places: Places, memory: Path, rounds: int) -> None:
+    """Each site remembers what it would remember here."""
+    for site in places.names:
+        here = MemoryStore(memory).load(site, rounds + 1)
+        there = MemoryStore(places.memory(site)).load(site, rounds + 1)
+        assert here.keys() == there.keys()
+        assert all(torch.equal(here[key], there[key]) for key in here)
+
+
+@pytest.mark.parametrize("sections", CASES.values(), ids=CASES.keys())
+def test_own_images_elsewhere_give_the_bits_of_one_tree(
+    places: Places, site_images: Path, tmp_path: Path, sections: dict[str, Any]
+) -> None:
+    program = tinysites.program(site_images, **sections)
+    expected, kept = inline(program, tmp_path)
+    federation, link = places.meet(program)
+    diary = tiny.Diary()
+    found = tinysites.learn(federation, link, diary)
+    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
+    assert tiny.same_sums(found.sums, expected.sums)
+    assert found.checkpoint.state.keys() == expected.checkpoint.state.keys()
+    for name, value in expected.checkpoint.state.items():
+        assert torch.equal(found.checkpoint.state[name], value)
+    assert tinysites.figures(diary) == tinysites.figures(kept)
+    assert diary.replies == sum(line["cohort"] for line in diary.lines)
+    same_memories(places, tmp_path, program.rounds.rounds)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "fresh"), [("scaffold", ["south"]), ("fedbn", [])], ids=["scaffold", "fedbn"]
+)
+def test_a_run_gone_on_with_by_new_seats_neither_loses_nor_repeats_memory(
+    places: Places, site_images: Path, tmp_path: Path, algorithm: str, fresh: list[str]
+) -> None:
+    rounds = {"rounds": 4, "cohort": 2}
+    program = tinysites.program(site_images, algorithm={"name": algorithm}, rounds=rounds)
+    expected, kept = inline(program, tmp_path)
+    federation, link = places.meet(program, run=f"again{algorithm}")
+    whole = tiny.Diary()
+    tinysites.learn(federation, link, whole, durable=lambda: min(2, len(whole.checkpoints)))
+    # The coordinator's disk is two rounds behind when it comes back, the sites' memories are not.
+    memory = places.root / "{}" / "memory" / f"again{algorithm}"
+    late = [site for site in places.names if (Path(str(memory).format(site)) / site).is_dir()]
+    stems = {
+        int(path.stem)
+        for site in late
+        for path in (Path(str(memory).format(site)) / site).glob("*.safetensors")
+    }
+    assert stems & {3, 4}
+    accepted = {site: line["round"] for line in whole.lines[:2] for site in line["sites"]}
+    federation, link = places.meet(program, places.sit(fresh), f"again{algorithm}")
+    diary = tiny.Diary()
+    found = tinysites.learn(federation, link, diary, whole.checkpoints[1], accepted, lambda: 2)
+    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
+    assert tinysites.figures(diary) == tinysites.figures(kept)[2:]
+    assert tiny.same_sums(found.sums, expected.sums)
+
+
+class Deaf(InlineEngine):
+    """Does not let one site take its step in one round: as if it had never been asked."""
+
+    def __init__(self, federation: Federation, memory: Path, site: str, round: int) -> None:
+        super().__init__(federation, memory)
+        self._left_out = site, round
+
+    def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
+        """The others' steps."""
+        site, round = self._left_out
+        heard = [c for c in cohort if (self.federation.name(c), order.round) != (site, round)]
+        return super().train(order, heard, on_reply)
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "fedbn"])
+def test_what_a_site_remembers_of_an_uncounted_round_is_dropped(
+    places: Places, site_images: Path, tmp_path: Path, algorithm: str
+) -> None:
+    rounds = {"rounds": 4, "quorum": 2}
+    program = tinysites.program(site_images, algorithm={"name": algorithm}, rounds=rounds)
+    here = federate(program)
+    kept = tiny.Diary()
+    expected = tiny.learn(here, Deaf(here, tmp_path, "south", 2), kept)
+
+    def alter(kind: str, header: dict[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
+        fields = json.loads(text)
+        if kind == "wait" and fields.get("round") == 2 and "weight" in fields:
+            fields["weight"] += 1
+        return json.dumps(fields), data
+
+    federation, link = places.meet(program)
+    diary = tiny.Diary()
+    found = tinysites.learn(federation, FaultyLink(link, "south", alter), diary)
+    assert [list(line["rejected"]) for line in diary.lines] == [[], ["south"], [], []]
+    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
+    assert tiny.same_sums(found.sums, expected.sums)
+    assert [line["loss"] for line in diary.lines] == [line["loss"] for line in kept.lines]
+    same_memories(places, tmp_path, 4)
+
+
+def test_a_site_that_lacks_a_named_class_takes_part(places: Places, site_images: Path) -> None:
+    federation, _ = places.meet(tinysites.program(site_images))
+    west = next(site for site in range(3) if federation.name(site) == "west")
+    labels = federation.dataset.train.labels[federation.partition.indices(west)]
+    assert sorted(set(labels.tolist())) == [0, 1]
+
+
+def test_every_answer_lost_once_changes_nothing(
+    places: Places, site_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tinysites.Clock().rule(monkeypatch)
+    program = tinysites.program(site_images, algorithm={"name": "scaffold"})
+    expected, kept = inline(program, tmp_path)
+    answered: set[str] = set()
+
+    def alter(kind: str, header: dict[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
+        question = f"{kind} {header}"
+        if question not in answered:  # it was heard, and its answer gets lost
+            answered.add(question)
+            raise ConnectionError
+        return text, data
+
+    _, link = places.meet(program, FaultyLink(places.sit(), "north", alter))
+    federation, diary = places.meet(program, link)[0], tiny.Diary()
+    found = tinysites.learn(federation, link, diary)
+    assert {question.split()[0] for question in answered} == {
+        *("propose", "piece", "hold", "train", "wait", "fetch", "measure")
+    }
+    assert tinysites.figures(diary) == tinysites.figures(kept)
+    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
+
+
+def test_sites_share_a_sample_by_the_programs_split(
+    places: Places, site_images: Path, tmp_path: Path
+) -> None:
+    """The same sites take their parts of the built-in sample, by their names."""
+    names = ["site-00", "site-01", "site-02"]
+    shared = Places(tmp_path / "sites", {})
+    shared.root.mkdir()
+    sample = {"name": "fashion-mnist-12k"}
+    for own, name in zip(places.names, names, strict=True):
+        (shared.root / name).mkdir()
+        shared.write_owner(name, {"data": sample})
+        shared.names.append(name)
+        shared.seats[name] = places.seats[own]
+    shared.seats = dict(zip(names, places.seats.values(), strict=True))
+    link = shared.sit()  # with the trainers that are running
+    sections = {name: dict(tinysites.SECTIONS[name]) for name in ("model", "train")}
+    split = {"name": "virtual", "sites": 3, "samples": 30}
+    table = {**sections, "data": sample, "split": split, "rounds": {"rounds": 2}}
+    table["algorithm"] = {"name": "fedbn"}
+    program, _ = tinysites.parse(table, base=tmp_path)
+    try:
+        expected, kept = inline(program, tmp_path / "memory")
+        federation, link = shared.meet(program, link)
+        diary = tiny.Diary()
+        found = tinysites.learn(federation, link, diary)
+    finally:
+        for own, name in zip(places.names, names, strict=True):  # the trainers go back
+            places.seats[own]._trainer, shared.seats[name]._trainer = (
+                shared.seats[name]._trainer,
+                None,
+            )
+        shared.close()
+    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
+    assert tinysites.figures(diary) == tinysites.figures(kept)
+    assert tiny.same_sums(found.sums, expected.sums)

@@ -1,0 +1,295 @@
+"""The site's place at the table: what it refuses, in which words, and what it notes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tinysites
+import tomli_w
+import torch
+from tinysites import FaultyLink, Places
+
+from fedsight.core.errors import DataError, StoreError
+from fedsight.deploy import seat as seats
+from fedsight.deploy.seat import Seat
+from fedsight.deploy.segment import _propose
+from fedsight.deploy.sitelog import told
+from fedsight.engine import wire
+from fedsight.run.program import Program
+
+Home = tuple[Seat, Path, Program]
+
+
+@pytest.fixture
+def home(tmp_path: Path, site_images: Path) -> Iterator[Home]:
+    """A seat that nobody has talked to yet; it needs no trainer to refuse."""
+    folder = tmp_path / "ward"
+    folder.mkdir()
+    owner: dict[str, Any] = {"data": {"name": "folder", "path": str(site_images / "north")}}
+    owner["contract"] = {"sites": 2, "tasks": ["classify"]}
+    (folder / "owner.toml").write_text(tomli_w.dumps(owner))
+    found = Seat(folder, "north")
+    yield found, folder, tinysites.program(site_images)
+    found.close()
+
+
+def proposal(of: Program, **changes: Any) -> dict[str, Any]:
+    fields = {"run": "abc1", "program": of.table(), "fingerprint": of.fingerprint}
+    return {**fields, "sites": 3, **changes}
+
+
+def refused(of: Seat, home: Path, kind: str, header: Any, body: bytes = b"") -> str:
+    """The one sentence of a refusal, which is in the log too."""
+    text, data = of.answer(kind, header if isinstance(header, str) else json.dumps(header), body)
+    assert data == b""
+    fields = json.loads(text)
+    assert set(fields) == {"error", "cure"}
+    assert "\n" not in fields["error"]
+    assert str(home.parent) not in text
+    last = of._log.read()[-1]
+    assert (last["event"], last["what"]) == ("refused", kind)
+    assert (
+        fields["error"] in last["why"]
+        or "it cannot use its files" in fields["error"]
+        or (last["why"].endswith("in the configuration"))
+    )
+    return str(fields["error"])
+
+
+def test_a_program_of_another_fingerprint_is_refused(home: Home) -> None:
+    of, folder, program = home
+    why = refused(of, folder, "propose", proposal(program, fingerprint="0" * 64))
+    assert program.fingerprint[:12] in why
+    assert "not 000000000000" in why
+    assert "not None" in refused(of, folder, "propose", proposal(program, fingerprint=None))
+
+
+def test_a_program_that_is_none_is_refused(home: Home) -> None:
+    of, folder, program = home
+    table = {**program.table(), "algorithm": {"name": "theft"}}
+    assert "there is no algorithm 'theft'" in refused(
+        of, folder, "propose", proposal(program, program=table)
+    )
+
+
+def write(folder: Path, **contract: Any) -> None:
+    table = {"data": {"name": "fashion-mnist-12k"}, "contract": contract}
+    (folder / "owner.toml").write_text(tomli_w.dumps(table))
+
+
+def test_what_the_contract_does_not_permit_is_refused(home: Home) -> None:
+    of, folder, program = home
+    mark = program.fingerprint
+    assert "at least 2 sites, not 1" in refused(of, folder, "propose", proposal(program, sites=1))
+    write(folder, tasks=["segment"])
+    assert "the tasks segment, not classify" in refused(of, folder, "propose", proposal(program))
+    for programs in (["f" * 64], [mark[:11]], [""], [mark[1:]]):
+        write(folder, programs=programs)
+        why = refused(of, folder, "propose", proposal(program))
+        assert f"does not name the program {mark[:12]}" in why
+
+
+@pytest.mark.parametrize("run", ["../../etc", "a/b", "", "a b", "a.b", "x" * 65, None, ["a"]])
+def test_a_run_without_a_proper_identity_is_refused(home: Home, run: Any) -> None:
+    of, folder, program = home
+    if run is None:  # `None` would be a name like any other
+        run = "."
+    why = refused(of, folder, "propose", proposal(program, run=run))
+    assert why == "the run has no proper identity"
+    assert not (folder / "memory").exists()
+
+
+@pytest.mark.parametrize("sites", [None, -1, True, 2.5, "3"])
+def test_a_number_of_sites_that_is_none_is_refused(home: Home, sites: Any) -> None:
+    of, folder, program = home
+    assert "no plausible count" in refused(of, folder, "propose", proposal(program, sites=sites))
+
+
+@pytest.mark.parametrize("kind", ["", "delete", "_train", "close", "answer"])
+def test_an_unknown_question_is_refused(home: Home, kind: str) -> None:
+    of, folder, _ = home
+    assert "is unknown here" in refused(of, folder, kind, {})
+
+
+@pytest.mark.parametrize("header", ["", "null", "[]", "{", "[" * 10**5])
+def test_a_header_that_is_none_is_refused(home: Home, header: str) -> None:
+    of, folder, _ = home
+    assert "the coordinator sent a message" in refused(of, folder, "hold", header)
+
+
+PIECES: dict[str, dict[str, Any]] = {
+    "beyond the end": {"start": 6, "total": 8},
+    "another vector": {"name": "labels"},
+    "no vector": {"name": None},
+    "larger than any": {"total": seats.LARGEST + 1},
+    "before the beginning": {"start": -4},
+    "half a number": {"start": 0.5},
+    "no total": {"total": None},
+}
+
+
+@pytest.mark.parametrize("changes", PIECES.values(), ids=PIECES.keys())
+def test_a_piece_that_does_not_fit_is_refused(home: Home, changes: dict[str, Any]) -> None:
+    of, folder, _ = home
+    fields = {"name": "vector", "start": 0, "total": 8, **changes}
+    refused(of, folder, "piece", fields, b"1234")
+    assert of._incoming == {}
+
+
+def test_what_does_not_follow_is_refused(home: Home) -> None:
+    of, folder, _ = home
+    assert "the model after round 0 is not here" in refused(of, folder, "hold", {"round": 0})
+    assert "has been given up" in refused(of, folder, "wait", {"ticket": 9})
+    counts = {"accepted": 0, "durable": 0}
+    train = {"round": 1, "extras": {}, **counts}
+    assert "the model after round 0 is not here" in refused(of, folder, "train", train)
+    measure = {"round": 4, "jobs": [], **counts}
+    assert "the model after round 4 is not here" in refused(of, folder, "measure", measure)
+    of.answer("piece", json.dumps({"name": "vector", "start": 0, "total": 4}), bytes(4))
+    of.answer("hold", '{"round": 0}', b"")
+    ticket = json.loads(of.answer("train", json.dumps(train), b"")[0])
+    assert "no run was agreed upon" in refused(of, folder, "wait", {**ticket, "seconds": 30})
+
+
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [
+        ("propose", {"sites": 1, "program": [1]}),
+        ("train", {"round": 1, "extras": 5}),
+        ("measure", {"round": 1}),
+        ("piece", {"name": "vector", "start": 0, "total": 0}),
+    ],
+)
+def test_nonsense_gets_an_answer(home: Home, kind: str, header: dict[str, Any]) -> None:
+    of, folder, _ = home
+    text, _ = of.answer(kind, json.dumps(header), b"")
+    assert str(folder.parent) not in text
+
+
+def test_pieces_may_come_twice_and_in_any_order(home: Home) -> None:
+    of, *_ = home
+    vector = torch.arange(6.0)
+    data = bytes(wire.pack({"v": vector}))
+    for start in (16, 0, 8, 0, 16):
+        header = {"name": "vector", "start": start, "total": len(data)}
+        assert of.answer("piece", json.dumps(header), data[start : start + 8])[0] == "{}"
+    for _ in range(2):
+        assert of.answer("hold", '{"round": 5}', b"")[0] == "{}"
+        assert torch.equal(of._model(5), vector)
+
+
+def test_words_that_could_name_files_do_not_leave() -> None:
+    for error in (
+        DataError("patient-7.png is corrupt", ""),
+        StoreError("cannot write /home/anna/x", ""),
+        StoreError("disk full", "look at '/mnt/ward 3'"),
+    ):
+        text = json.dumps(told(error))
+        assert "it cannot use its files" in text
+        assert all(word not in text for word in ("patient", "anna", "ward", "/"))
+    said = told(StoreError("the log cannot be written", "9 of 28x28/2 left"))
+    assert said == {"error": "the log cannot be written", "cure": "9 of 28x28/2 left"}
+
+
+# -- with a trainer --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fault", ["vanished", "corrupt"])
+def test_a_site_that_cannot_open_its_images_does_not_say_where_they_are(
+    places: Places, site_images: Path, tmp_path: Path, fault: str
+) -> None:
+    path = tmp_path / "patients"
+    if fault == "corrupt":
+        for part in ("train", "test"):
+            (path / part / "ant").mkdir(parents=True)
+            (path / part / "ant" / "miller.png").write_bytes(b"no image")
+    before = (places.root / "south" / "owner.toml").read_text()
+    places.write_owner("south", {"data": {"name": "folder", "path": str(path)}})
+    try:
+        program = tinysites.program(site_images)
+        found, absent = _propose(program, f"lost{fault}", places.sit(), {})
+    finally:
+        (places.root / "south" / "owner.toml").write_text(before)
+    assert set(found) == {"north", "west"}
+    assert absent == {"south": "site 'south': it cannot use its files (DataError)"}
+    why = places.log("south")[-1]["why"]
+    assert "patients" in why
+    assert ("miller" in why) == (fault == "corrupt")
+
+
+def test_every_update_has_its_line_before_it_leaves(places: Places, site_images: Path) -> None:
+    program = tinysites.program(site_images, algorithm={"name": "scaffold"})
+    left: dict[int, int] = {}
+    noted: list[int] = []
+
+    def alter(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
+        fields = json.loads(text)
+        if kind == "wait" and "weight" in fields:
+            last = places.log("south")[-1]
+            assert (last["event"], last["round"]) == ("update", fields["round"])
+            noted.append(last["round"])
+        if kind == "fetch":
+            left[noted[-1]] = left.get(noted[-1], 0) + len(data)
+        return text, data
+
+    federation, link = places.meet(program)
+    before = len(places.log("south"))
+    tinysites.learn(federation, FaultyLink(link, "south", alter))
+    lines = [line for line in places.log("south")[before:] if line["event"] == "update"]
+    assert {line["round"]: line["bytes"] for line in lines} == left
+    assert set(left) == {1, 2}
+    for line in lines:
+        assert 4 * sum(line["vectors"].values()) == line["bytes"]
+        assert set(line["vectors"]) == {"delta", "control"}
+        assert line["images"] == 11
+    joined = next(line for line in reversed(places.log("south")) if line["event"] == "joined")
+    assert joined["fingerprint"] == program.fingerprint
+    figures = [line for line in places.log("south")[before:] if line["event"] == "figures"]
+    assert [line["round"] for line in figures] == [1, 2]
+
+
+def test_without_its_log_nothing_leaves(places: Places, site_images: Path) -> None:
+    program = tinysites.program(site_images, rounds={"quorum": 2})
+    federation, link = places.meet(program)
+    log = places.root / "south" / "log.jsonl"
+    kept = log.rename(log.with_suffix(".kept"))
+    log.mkdir()
+    tickets: list[int] = []
+
+    def alter(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
+        assert not data
+        fields = json.loads(text)
+        assert not fields.keys() & {"weight", "metrics"}
+        tickets.extend([fields["ticket"]] if "ticket" in fields else [])
+        return text, data
+
+    diary = tinysites.tiny.Diary()
+    try:
+        tinysites.learn(federation, FaultyLink(link, "south", alter), diary)
+        header = {"ticket": tickets[-1], "start": 0, "stop": 100}
+        text, data = link.ask("south", "fetch", header, b"", 9)
+    finally:
+        log.rmdir()
+        kept.rename(log)
+    assert data == b""
+    assert "error" in json.loads(text)
+    for line in diary.lines:
+        assert line["sites"] == ["north", "west"]
+        assert "the site's log cannot be written" in line["rejected"]["south"]
+
+
+def test_one_process_at_a_time_works_on_a_runs_memory(
+    places: Places, site_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seats, "PATIENCE", 0.1)
+    program = tinysites.program(site_images)
+    places.meet(program, run="mine")
+    other = Seat(places.root / "south", "south")
+    ticket = json.loads(other.answer("propose", json.dumps(proposal(program, run="mine")), b"")[0])
+    text, _ = other.answer("wait", json.dumps({**ticket, "seconds": 30}), b"")
+    other.close()
+    assert "another process of this site is still at work" in json.loads(text)["error"]

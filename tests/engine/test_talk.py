@@ -1,0 +1,166 @@
+"""A conversation with one site: asked again while the line is broken, never for ever."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from tinysites import Clock
+
+from fedsight.core.errors import SiteError
+from fedsight.engine import talk, wire
+from fedsight.engine.talk import Silent, Talk
+
+
+@dataclass
+class Script:
+    """A line that answers as a function says."""
+
+    reply: Callable[[str, Mapping[str, Any], bytes], tuple[Any, Any]]
+    asked: list[tuple[str, dict[str, Any], bytes]] = field(default_factory=list)
+    sites: tuple[str, ...] = ("ward",)
+
+    def ask(
+        self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
+    ) -> tuple[Any, Any]:
+        assert site == "ward"
+        assert timeout > 0
+        self.asked.append((kind, dict(header), bytes(body)))
+        return self.reply(kind, header, body)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock().rule(monkeypatch)
+
+
+def fields(**values: Any) -> tuple[str, bytes]:
+    return json.dumps(values), b""
+
+
+def test_an_answer_is_its_fields_and_bytes(clock: Clock) -> None:
+    line = Script(lambda *_: ('{"a": 1}', memoryview(b"xy")))
+    assert Talk(line, "ward", 9).ask("hold", {"round": 3}, b"z") == ({"a": 1}, b"xy")
+    assert line.asked == [("hold", {"round": 3}, b"z")]
+
+
+def test_a_question_is_asked_again_until_the_line_is_whole(clock: Clock) -> None:
+    def reply(*_: Any) -> tuple[str, bytes]:
+        if len(line.asked) < 5:
+            raise ConnectionError
+        return fields(a=1)
+
+    line = Script(reply)
+    assert Talk(line, "ward", 99).ask("hold", {}) == ({"a": 1}, b"")
+    assert len(line.asked) == 5
+
+
+def broken(*_: Any) -> Any:
+    raise ConnectionError
+
+
+def test_a_site_that_never_answers_is_given_up_before_the_deadline(clock: Clock) -> None:
+    line = Script(broken)
+    with pytest.raises(Silent, match="site 'ward' does not answer any more"):
+        Talk(line, "ward", 1e6).ask("hold", {})
+    assert talk.SILENCE <= clock.monotonic() < talk.SILENCE + 2
+
+
+def test_a_vectors_piece_may_take_longer(clock: Clock) -> None:
+    with pytest.raises(Silent):
+        Talk(Script(broken), "ward", 1e6).send("vector", wire.pack({"a": torch.ones(2)}))
+    assert talk.SLOW <= clock.monotonic() < talk.SLOW + 2
+
+
+def test_the_deadline_is_named(clock: Clock) -> None:
+    with pytest.raises(SiteError, match=r"^site 'ward' did not answer within rounds\.deadline"):
+        Talk(Script(broken), "ward", 10).ask("hold", {})
+    assert clock.monotonic() <= 10
+
+
+def test_a_site_that_is_never_done_meets_the_deadline(clock: Clock) -> None:
+    def reply(kind: str, header: Mapping[str, Any], body: bytes) -> tuple[str, bytes]:
+        clock.sleep(talk.NAP)
+        return fields(ticket=1) if kind == "train" else fields(done=False)
+
+    with pytest.raises(SiteError, match=r"rounds\.deadline"):
+        Talk(Script(reply), "ward", 60).finish("train", {})
+
+
+def test_a_site_that_has_left_is_not_waited_for() -> None:
+    hangs = threading.Event()
+    line = Script(lambda *_: (hangs.wait(60), fields())[1])
+    try:
+        with pytest.raises(Silent, match="site 'ward' has left"):
+            Talk(line, "ward", 1e9, lambda site: site == "ward").ask("hold", {})
+    finally:
+        hangs.set()
+
+
+def test_what_goes_wrong_on_the_line_itself_is_not_swallowed(clock: Clock) -> None:
+    def reply(*_: Any) -> tuple[str, bytes]:
+        raise ZeroDivisionError("a mistake")
+
+    with pytest.raises(ZeroDivisionError):
+        Talk(Script(reply), "ward", 9).ask("hold", {})
+
+
+def test_an_error_is_told_in_the_sites_words_but_not_too_many(clock: Clock) -> None:
+    line = Script(lambda *_: fields(error="no room " * 1000, cure={"a": 1}))
+    with pytest.raises(SiteError, match=r"^site 'ward': no room no") as caught:
+        Talk(line, "ward", 9).ask("hold", {})
+    assert len(caught.value.cause) < 600
+    assert caught.value.cure == "{'a': 1}"
+
+
+@pytest.mark.parametrize("text", [None, 7, b"{}", "", "[]", '{"a": 1', {"a": 1}])
+def test_garbage_is_refused(clock: Clock, text: Any) -> None:
+    with pytest.raises(SiteError, match="site 'ward' sent a message"):
+        Talk(Script(lambda *_: (text, b"")), "ward", 9).ask("hold", {})
+
+
+@pytest.mark.parametrize("data", [None, "text", 7, [1, 2], {"a": 1}])
+def test_a_body_that_is_no_bytes_is_refused(clock: Clock, data: Any) -> None:
+    with pytest.raises(SiteError, match="site 'ward' sent no bytes"):
+        Talk(Script(lambda *_: ("{}", data)), "ward", 9).ask("hold", {})
+
+
+@pytest.mark.parametrize("ticket", [None, -1, 1.5, True, "1", 2**41])
+def test_a_ticket_that_is_none_is_refused(clock: Clock, ticket: Any) -> None:
+    with pytest.raises(SiteError, match="site 'ward' sent ticket"):
+        Talk(Script(lambda *_: fields(ticket=ticket)), "ward", 9).finish("train", {})
+
+
+@pytest.mark.parametrize("done", [None, "yes", 1, 0, [], {}])
+def test_a_site_that_does_not_say_whether_it_is_done_is_refused(clock: Clock, done: Any) -> None:
+    line = Script(lambda kind, *_: fields(ticket=1) if kind == "train" else fields(done=done))
+    with pytest.raises(SiteError, match="site 'ward' does not say whether it is done"):
+        Talk(line, "ward", 9).finish("train", {})
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "PIECE", 8)
+
+
+def test_a_vector_travels_in_pieces(clock: Clock, small_pieces: None) -> None:
+    data = bytes(range(20))
+    line = Script(lambda kind, header, body: fields())
+    Talk(line, "ward", 9).send("vector", memoryview(data))
+    assert [header["start"] for _, header, _ in line.asked] == [0, 8, 16]
+    assert b"".join(body for *_, body in line.asked) == data
+    line = Script(lambda kind, header, body: ("{}", data[header["start"] : header["stop"]]))
+    assert Talk(line, "ward", 9).fetch(3, 20) == data
+    assert all(header["ticket"] == 3 for _, header, _ in line.asked)
+
+
+@pytest.mark.parametrize("more", [-1, 1, 100, -8])
+def test_a_piece_of_another_length_is_refused(clock: Clock, small_pieces: None, more: int) -> None:
+    line = Script(lambda kind, header, body: ("{}", bytes(8 + more)))
+    with pytest.raises(SiteError, match=r"site 'ward' sent [\d,]+ bytes where 8 were due"):
+        Talk(line, "ward", 9).fetch(1, 16)
