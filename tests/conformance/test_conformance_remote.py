@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import pytest
 import tiny
 import tinysites
 import torch
+from safetensors.torch import save_file
 from tinysites import FaultyLink, Places
 
 from fedsight.core.types import Order
+from fedsight.deploy.segment import _hand_out_personal
 from fedsight.engine.base import Federation, Outcome
 from fedsight.engine.inline import InlineEngine
 from fedsight.engine.memory import MemoryStore
@@ -148,6 +151,28 @@ def test_a_site_that_lacks_a_named_class_takes_part(places: Places, site_images:
     west = next(site for site in range(3) if federation.name(site) == "west")
     labels = federation.dataset.train.labels[federation.partition.indices(west)]
     assert sorted(set(labels.tolist())) == [0, 1]
+
+
+def test_personal_weights_that_are_pretrained_come_from_the_coordinator(
+    places: Places, site_images: Path, tmp_path: Path
+) -> None:
+    plain = tinysites.program(site_images, algorithm={"name": "fedbn"})
+    state = federate(plain).network().module.state_dict()
+    path = tmp_path / "pretrained.safetensors"
+    save_file({name: value + 0.25 for name, value in state.items()}, path)
+    model = {"weights": str(path), "sha256": sha256(path.read_bytes()).hexdigest()}
+    program = tinysites.program(site_images, algorithm={"name": "fedbn"}, model=model)
+    expected, kept = inline(program, tmp_path / "memory")
+    federation, link = places.meet(program)
+    absent: dict[str, str] = {}
+    _hand_out_personal(federation, link, absent)
+    diary = tiny.Diary()
+    found = tinysites.learn(federation, link, diary)
+    assert absent == {}
+    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
+    assert tinysites.figures(diary) == tinysites.figures(kept)
+    without, _ = inline(plain, tmp_path / "other")
+    assert tiny.sha(without.vector) != tiny.sha(expected.vector)
 
 
 def test_every_answer_lost_once_changes_nothing(

@@ -18,6 +18,7 @@ from fedsight.core.files import make_folder, write_atomically
 
 CONTROLLER = "nvflare.collab.runtime.controller.CollabController"
 EXECUTOR = "nvflare.collab.runtime.executor.CollabExecutor"
+POLL = 0.25  # seconds between a starting site's questions whether the job goes on
 SYNC = 60  # seconds that the sites' job processes get to start
 
 
@@ -95,6 +96,7 @@ def write_job(folder: Path, name: str, sites: Sequence[str], words: dict[str, An
     controller = {"server_obj_id": "coordinator", "sync_task_timeout": SYNC}
     server = {
         **parts,
+        "server": {"task_request_interval": POLL},
         "workflows": [{"id": "controller", "path": CONTROLLER, "args": controller}],
         "components": [
             {"id": "coordinator", "path": "fedsight.deploy.flare.Coordinator", "args": words}

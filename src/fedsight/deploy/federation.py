@@ -194,6 +194,9 @@ def check_name(name: str, whose: str) -> None:
     """DeployError unless `name` can be a name of a site, a folder and a certificate."""
     if not _NAME.fullmatch(name):
         raise DeployError(f"'{name}' cannot be the name of {whose}", f"use {NAME_RULE}")
+    if name.lower() == "server":  # what FLARE calls the coordinator among a job's members
+        cause = f"'{name}' cannot be the name of {whose}: the coordinator is called so"
+        raise DeployError(cause, "choose another name")
 
 
 def _now() -> str:

@@ -227,14 +227,9 @@ class Seat:
         self._hold_alone(memory)
         self._opened = Open(program, owner, self._name, memory, None)
         declared = self._bench().ask(self._opened, "opening its images")
-        self._log.write(
-            "joined",
-            run=run,
-            program=program.name,
-            fingerprint=program.fingerprint,
-            algorithm=program.algorithm.registered,
-            images=declared.train,
-        )
+        facts = {"run": run, "program": program.name, "fingerprint": program.fingerprint}
+        algorithm = program.algorithm.registered
+        self._log.write("joined", **facts, algorithm=algorithm, images=declared.train)
         return {"declared": declared.table()}, b""
 
     def _hold_alone(self, memory: Path) -> None:

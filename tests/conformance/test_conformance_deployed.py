@@ -1,0 +1,55 @@
+"""Four site processes on FLARE end with the same bits as the embedded engine."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Loopback, loopback, program_of
+
+from fedsight.run import session
+from fedsight.run.store import RunStore
+
+ALGORITHMS: dict[str, dict[str, Any]] = {
+    "fedavg": {},
+    "fedprox": {"mu": 0.1},
+    "fedadam": {},
+    "scaffold": {},
+    "fedbn": {},
+}
+
+
+@pytest.fixture(scope="module")
+def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    with loopback(tmp_path_factory.mktemp("federation"), 4) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_deployed_run_ends_with_the_embedded_engines_bits(
+    name: str, four: Loopback, tmp_path: Path
+) -> None:
+    algorithm = {"name": name, **ALGORITHMS[name]}
+    deployed = four.run(name, algorithm=algorithm)
+    program, speed = program_of(4, algorithm=algorithm)
+    embedded = RunStore(tmp_path / "run")
+    session.start(program, speed, embedded, "run", [])
+
+    ours, theirs = deployed.load_checkpoint(), embedded.load_checkpoint()
+    assert ours is not None
+    assert theirs is not None
+    assert ours.round == theirs.round == 2
+    assert ours.vector.equal(theirs.vector)
+    assert ours.state.keys() == theirs.state.keys()
+    assert all(ours.state[key].equal(theirs.state[key]) for key in ours.state)
+    assert model(deployed) == model(embedded)
+    figures = [store.read_json("summary.json") for store in (deployed, embedded)]
+    assert figures[0]["by_site"] == figures[1]["by_site"]
+    assert figures[0]["accuracy"] == figures[1]["accuracy"]
+
+
+def model(store: RunStore) -> str:
+    return hashlib.sha256((store.folder / "model.safetensors").read_bytes()).hexdigest()

@@ -1,0 +1,97 @@
+"""Real processes die in the middle of a run, and are started again; nobody has to do anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from loopback import Loopback, loopback, program_of, until
+
+from fedsight.run import session
+from fedsight.run.reporter import Reporter
+from fedsight.run.store import RunStore
+
+SCAFFOLD = {
+    "name": "scaffold"
+}  # its sites have memory, which must neither get lost nor count twice
+
+
+@pytest.fixture(scope="module")
+def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    with loopback(tmp_path_factory.mktemp("federation"), 3) as made:
+        yield made
+
+
+class Killer(Reporter):
+    """After each of the first rounds, kills the next one on its list."""
+
+    def __init__(self, *kills: Callable[[], None]) -> None:
+        self._kills = list(kills)
+        self.rounds: list[int] = []
+
+    def round(self, line: Any) -> None:
+        """A round is done; another is in the middle."""
+        self.rounds.append(line["round"])
+        if self._kills:
+            self._kills.pop(0)()
+
+
+def test_run_ends_with_the_same_bits_whoever_is_killed(three: Loopback, tmp_path: Path) -> None:
+    sites = {name: site.folder for name, site in three.sites.items()}
+
+    def whole_site() -> None:
+        """The site's machine goes down, and its init system starts it again."""
+        process = three.running[sites["site-02"]]
+        process.kill()
+        process.wait()
+        until(lambda: not three.process_left(sites["site-02"]))
+        three.start_site("site-02")
+
+    killer = Killer(
+        lambda: three.kill(sites["site-00"], "trainer"),
+        lambda: three.kill(sites["site-01"], "job"),
+        lambda: three.kill(three.server, "job"),
+        lambda: three.kill(sites["site-00"], "parent"),
+        whole_site,
+        lambda: three.kill(three.server, "parent"),
+    )
+    rounds = {"rounds": 8, "evaluate_every": 8}
+    deployed = three.run("killed", killer, algorithm=SCAFFOLD, rounds=rounds)
+
+    program, speed = program_of(3, algorithm=SCAFFOLD, rounds=rounds)
+    embedded = RunStore(tmp_path / "run")
+    session.start(program, speed, embedded, "run", [])
+    ours, theirs = deployed.load_checkpoint(), embedded.load_checkpoint()
+    assert ours is not None
+    assert theirs is not None
+    assert ours.vector.equal(theirs.vector)
+    assert ours.state["control"].equal(theirs.state["control"])
+    assert killer.rounds == list(range(1, 9))
+    for site in three.sites.values():  # at most the round in progress was trained again
+        trained = [line["round"] for line in site.log.read() if line["event"] == "update"]
+        assert set(trained) == set(range(1, 9))
+        assert max(trained.count(round) for round in set(trained)) <= 2
+
+
+def test_round_closes_without_a_site_that_left_and_takes_it_in_again(three: Loopback) -> None:
+    home = three.sites["site-01"].folder
+
+    def leave() -> None:
+        process = three.running[home]
+        process.terminate()
+        process.wait()
+
+    def come_back() -> None:
+        three.start_site("site-01")
+        until(lambda: three.alive("site-01"))
+
+    killer = Killer(leave, lambda: None, come_back)
+    store = three.run("left", killer, rounds={"rounds": 12, "evaluate_every": 12, "quorum": 2})
+    lines = store.history()
+    without = [line for line in lines if "site-01" not in line["sites"]]
+    assert without
+    assert all(line["sites"] == ["site-00", "site-02"] for line in without)
+    assert all("site 'site-01'" in line["rejected"]["site-01"] for line in without)
+    assert len(lines[-1]["sites"]) == 3
