@@ -65,6 +65,7 @@ class Watch:
     store: RunStore
     rounds: int
     looks: list[tuple[float, int, int]] = field(default_factory=list)  # time, KiB, ticks
+    private: list[int] = field(default_factory=list)  # KiB in each look that no file backs
     ends: list[float] = field(default_factory=list)  # when each round's line was there
     high: list[int] = field(default_factory=list)  # KiB, the kernel's high-water mark then
     held: dict[str, float] = field(default_factory=dict)  # MiB by role, once, between two rounds
@@ -88,6 +89,7 @@ class Watch:
             status, now = job.status(), time.monotonic()
             if "VmRSS" in status:
                 self.looks.append((now, status["VmRSS"], job.ticks()))
+                self.private.append(status["RssAnon"])
             while len(self.ends) < finished(self.store):
                 self.ends.append(now)
                 self.high.append(status.get("VmHWM", 0))
@@ -112,11 +114,18 @@ class Watch:
         if self.high[self.rounds - 2] > self.high[0]:  # it rose in a later round: the exact figure
             peak = max(peak, self.high[self.rounds - 2])
         over = (peak - base) * 1024
+        private = [
+            kib
+            for (now, _, _), kib in zip(self.looks, self.private, strict=True)
+            if began <= now <= last
+        ]
         return {
             "base_mib": round(base / 1024, 1),
             "base_seen_idle": bool(window),
             "before_the_model_mib": round(empty[0] / 1024, 1) if empty else None,
             "peak_mib": round(peak / 1024, 1),
+            "peak_without_mapped_files_mib": round(max(private) / 1024, 1),
+            "least_without_mapped_files_mib": round(min(private) / 1024, 1),
             "over_base_mib": round(over / MIB, 1),
             "over_base_vectors": round(over / vector, 2),
             "within_rule": over <= RULE * vector,

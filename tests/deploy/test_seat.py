@@ -14,6 +14,7 @@ import torch
 from tinysites import FaultyLink, Places
 
 from fedsight.core.errors import DataError, StoreError
+from fedsight.deploy import incoming
 from fedsight.deploy import seat as seats
 from fedsight.deploy.seat import Seat
 from fedsight.deploy.segment import _propose
@@ -125,7 +126,7 @@ PIECES: dict[str, dict[str, Any]] = {
     "beyond the end": {"start": 6, "total": 8},
     "another vector": {"name": "labels"},
     "no vector": {"name": None},
-    "larger than any": {"total": seats.LARGEST + 1},
+    "larger than any": {"total": incoming.LARGEST + 1},
     "before the beginning": {"start": -4},
     "half a number": {"start": 0.5},
     "no total": {"total": None},
@@ -135,22 +136,24 @@ PIECES: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("changes", PIECES.values(), ids=PIECES.keys())
 def test_a_piece_that_does_not_fit_is_refused(home: Home, changes: dict[str, Any]) -> None:
     of, folder, _ = home
-    fields = {"name": "vector", "start": 0, "total": 8, **changes}
+    fields = {"name": "vector", "mark": 1, "start": 0, "total": 8, **changes}
     refused(of, folder, "piece", fields, b"1234")
-    assert of._incoming == {}
+    assert of._incoming._newest == {}
 
 
 def test_what_does_not_follow_is_refused(home: Home) -> None:
     of, folder, _ = home
-    assert "the model after round 0 is not here" in refused(of, folder, "hold", {"round": 0})
+    assert "the vector that is meant is not here" in refused(
+        of, folder, "hold", {"round": 0, "mark": 1}
+    )
     assert "has been given up" in refused(of, folder, "wait", {"ticket": 9})
     counts = {"accepted": 0, "durable": 0}
-    train = {"round": 1, "extras": {}, **counts}
+    train = {"round": 1, "attempt": 0, "extras": {}, **counts}
     assert "the model after round 0 is not here" in refused(of, folder, "train", train)
     measure = {"round": 4, "jobs": [], **counts}
     assert "the model after round 4 is not here" in refused(of, folder, "measure", measure)
-    of.answer("piece", json.dumps({"name": "vector", "start": 0, "total": 4}), bytes(4))
-    of.answer("hold", '{"round": 0}', b"")
+    of.answer("piece", json.dumps({"name": "vector", "mark": 1, "start": 0, "total": 4}), bytes(4))
+    of.answer("hold", '{"round": 0, "mark": 1}', b"")
     ticket = json.loads(of.answer("train", json.dumps(train), b"")[0])
     assert "no run was agreed upon" in refused(of, folder, "wait", {**ticket, "seconds": 30})
 
@@ -159,9 +162,9 @@ def test_what_does_not_follow_is_refused(home: Home) -> None:
     ("kind", "header"),
     [
         ("propose", {"sites": 1, "program": [1]}),
-        ("train", {"round": 1, "extras": 5}),
+        ("train", {"round": 1, "attempt": 0, "extras": 5}),
         ("measure", {"round": 1}),
-        ("piece", {"name": "vector", "start": 0, "total": 0}),
+        ("piece", {"name": "vector", "mark": 1, "start": 0, "total": 0}),
     ],
 )
 def test_nonsense_gets_an_answer(home: Home, kind: str, header: dict[str, Any]) -> None:
@@ -175,10 +178,10 @@ def test_pieces_may_come_twice_and_in_any_order(home: Home) -> None:
     vector = torch.arange(6.0)
     data = bytes(wire.pack({"v": vector}))
     for start in (16, 0, 8, 0, 16):
-        header = {"name": "vector", "start": start, "total": len(data)}
+        header = {"name": "vector", "mark": 1, "start": start, "total": len(data)}
         assert of.answer("piece", json.dumps(header), data[start : start + 8])[0] == "{}"
     for _ in range(2):
-        assert of.answer("hold", '{"round": 5}', b"")[0] == "{}"
+        assert of.answer("hold", '{"round": 5, "mark": 1}', b"")[0] == "{}"
         assert torch.equal(of._model(5), vector)
 
 
@@ -293,3 +296,18 @@ def test_one_process_at_a_time_works_on_a_runs_memory(
     text, _ = other.answer("wait", json.dumps({**ticket, "seconds": 30}), b"")
     other.close()
     assert "another process of this site is still at work" in json.loads(text)["error"]
+
+
+def test_a_piece_that_was_long_on_its_way_does_no_harm(home: Home) -> None:
+    of, *_ = home
+
+    def piece(mark: int, value: float) -> None:
+        data = bytes(wire.pack({"v": torch.full((2,), value)}))
+        header = {"name": "vector", "mark": mark, "start": 0, "total": 8}
+        assert of.answer("piece", json.dumps(header), data)[0] == "{}"
+
+    piece(7, 1.0)
+    piece(8, 2.0)
+    piece(7, 1.0)
+    assert of.answer("hold", '{"round": 1, "mark": 8}', b"")[0] == "{}"
+    assert torch.equal(of._model(1), torch.full((2,), 2.0))

@@ -85,6 +85,7 @@ def launch(words: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
 def wait_for(
     federation: Federation, names: Sequence[str], processes: dict[Path, subprocess.Popen[bytes]]
 ) -> None:
+    """Wait until all sites are connected; DeployError if a process ends or they do not come."""
     until = time.monotonic() + START
     while True:
         for home, process in processes.items():

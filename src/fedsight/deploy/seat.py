@@ -23,6 +23,7 @@ from fedsight.core.errors import DeployError, FedSightError, SiteError, StoreErr
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
 from fedsight.deploy import locks
+from fedsight.deploy.incoming import Incoming
 from fedsight.deploy.owner import Owner, read_owner
 from fedsight.deploy.sitelog import SiteLog, told
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, Trainer, TrainStep
@@ -31,8 +32,6 @@ from fedsight.run import config
 from fedsight.run.program import Program
 
 Answer = tuple[dict[str, Any], bytes | memoryview]
-LARGEST = 8 << 30  # bytes of a vector that a site accepts: two thousand million parameters
-VECTORS = ("vector", "extras", "personal")  # what a coordinator may send
 PATIENCE = 20.0  # seconds to wait for an earlier job of the same run to let go of its memory
 log = logging.getLogger(__name__)
 
@@ -50,7 +49,7 @@ class Seat:
         self._opened: Open | None = None
         self._run = ""
         self._held: IO[bytes] | None = None
-        self._incoming: dict[str, bytearray] = {}
+        self._incoming = Incoming()
         self._vector: tuple[int, torch.Tensor] | None = None  # after which round, and what
         self._tickets: dict[int, tuple[tuple[Any, ...], Future[Answer]]] = {}
 
@@ -113,7 +112,7 @@ class Seat:
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> Answer:
         """Begin with the personal slice that came: pretrained weights need not be at the site."""
-        data = self._incoming.pop("personal", bytearray())
+        data = self._incoming.whole("personal", fields)
         personal = wire.unpack(data, {"personal": len(data) // 4})["personal"]
 
         def reopen() -> Answer:
@@ -126,39 +125,30 @@ class Seat:
 
     def _piece(self, fields: dict[str, Any], body: bytes) -> Answer:
         """A part of a vector."""
-        start = wire.whole_number(fields, "start", "the coordinator")
-        total = wire.whole_number(fields, "total", "the coordinator")
-        name = str(fields.get("name"))
-        if total > LARGEST or start + len(body) > total or name not in VECTORS:
-            raise SiteError(f"a piece of {name} does not fit", "update the coordinator")
-        with self._lock:
-            if name not in self._incoming or len(self._incoming[name]) != total:
-                self._incoming[name] = bytearray(total)
-            self._incoming[name][start : start + len(body)] = body
+        self._incoming.add(fields, body)
         return {}, b""
 
     def _hold(self, fields: dict[str, Any], body: bytes) -> Answer:
         """The vector that came is the model after `round`."""
         round = wire.whole_number(fields, "round", "the coordinator")
         with self._lock:
-            data = self._incoming.pop("vector", None)
-            if data is not None:
-                self._vector = round, wire.unpack(data, {"vector": len(data) // 4})["vector"]
-            self._model(round)  # asked again, since the answer got lost, it is here already
+            data = self._incoming.whole("vector", fields)
+            self._vector = round, wire.unpack(data, {"vector": len(data) // 4})["vector"]
         return {}, b""
 
     def _train(self, fields: dict[str, Any], body: bytes) -> Answer:
         round = wire.whole_number(fields, "round", "the coordinator")
-        if (known := self._begun(("train", round))) is not None:
+        what = ("train", round, wire.whole_number(fields, "attempt", "the coordinator"))
+        if (known := self._begun(what)) is not None:
             return known
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
-        extras = wire.unpack(self._incoming.pop("extras", bytearray()), sizes) if sizes else {}
+        extras = wire.unpack(self._incoming.whole("extras", fields), sizes) if sizes else {}
         step = TrainStep(
             Order(round, self._model(round - 1), extras),
             wire.whole_number(fields, "accepted", "the coordinator"),
             wire.whole_number(fields, "durable", "the coordinator"),
         )
-        return self._begin(("train", round), lambda: self._trained(step))
+        return self._begin(what, lambda: self._trained(step))
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> Answer:
         round = wire.whole_number(fields, "round", "the coordinator")

@@ -180,7 +180,7 @@ def _hand_out_personal(federation: Federation, link: Link, absent: dict[str, str
         if site not in absent:
             talk = Talk(link, site, time.monotonic() + program.rounds.deadline)
             try:
-                talk.send("personal", data)
-                talk.finish("adopt", {})
+                mark = talk.send("personal", data)
+                talk.finish("adopt", {"mark": mark})
             except (SiteError, Silent) as error:
                 absent[site] = getattr(error, "cause", str(error))

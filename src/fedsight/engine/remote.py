@@ -28,6 +28,7 @@ from fedsight.engine.talk import Link, Silent, Talk
 from fedsight.models.base import Network
 
 FETCHED = 2  # replies on their way at once: each is held whole before it is added
+ATTEMPTS = 2  # to get a round's quorum; then the round has failed
 SENT = 4  # orders on their way at once
 
 
@@ -72,16 +73,21 @@ class RemoteEngine:
         outcome = Outcome(self._total)
         vector, extras = wire.pack({"vector": order.vector}), wire.pack(order.shared)
 
+        attempt = 0
+
         def one(client: int, talk: Talk) -> None:
             self._bring(talk, order.round - 1, vector)
+            mark = 0
             if extras:
                 with self._sending:
-                    talk.send("extras", extras)
+                    mark = talk.send("extras", extras)
             header = {
                 "round": order.round,
+                "attempt": attempt,
                 "accepted": self._accepted.get(talk.site, 0),
                 "durable": min(self._durable(), order.round - 1),
                 "extras": {name: value.numel() for name, value in order.shared.items()},
+                "mark": mark,
             }
             answer = talk.finish("train", header)
             note = self._checked_note(client, talk.site, order.round, answer)
@@ -93,8 +99,18 @@ class RemoteEngine:
                     outcome.notes.append(note)
 
         clients = {self.federation.name(client): client for client in cohort}
-        problems = self._converse(clients, lambda talk: one(clients[talk.site], talk), on_reply)
-        outcome.rejected.update(problems)
+        quorum = self.federation.program.rounds.quorum or len(cohort)
+        deadline = self._deadline()
+        for attempt in range(ATTEMPTS):  # who failed, but is still there, may do better
+            left = [site for site in clients if not attempt or self._may_repeat(site, outcome)]
+            problems = self._converse(
+                left, lambda talk: one(clients[talk.site], talk), on_reply, deadline
+            )
+            outcome.rejected = {**outcome.rejected, **problems}
+            for note in outcome.notes:
+                outcome.rejected.pop(note.site, None)
+            if len(outcome.notes) >= quorum:
+                break
         outcome.notes.sort(key=lambda note: note.client)
         self._pending = [note.site for note in outcome.notes]
         return outcome
@@ -126,11 +142,11 @@ class RemoteEngine:
                 for job, table in zip(mine, found, strict=True):
                     done[job] = self._checked_sums(jobs[job], talk.site, table)
 
-        while shares := self._shares(jobs, done):
-            before = len(done)
-            self._converse(shares, lambda talk: one(talk, shares[talk.site]), lambda: None)
-            if len(done) == before:
-                break
+        failed: set[str] = set()
+        while shares := self._shares(jobs, done, failed):
+            failed |= self._converse(
+                shares, lambda talk: one(talk, shares[talk.site]), lambda: None, self._deadline()
+            ).keys()
         left = [view for job, (view, _) in enumerate(jobs) if job not in done]
         if (jobs and not done) or not all(map(self._own, left)):
             raise SiteError(
@@ -151,10 +167,10 @@ class RemoteEngine:
         return self.federation.views[view].site is not None
 
     def _shares(
-        self, jobs: Sequence[tuple[int, int]], done: Mapping[int, Metrics]
+        self, jobs: Sequence[tuple[int, int]], done: Mapping[int, Metrics], failed: set[str]
     ) -> dict[str, list[int]]:
         """Who measures what is left: a site its own view, all together what anybody can."""
-        present = self.present()
+        present = [site for site in self.present() if site not in failed]
         shares: dict[str, list[int]] = {}
         for job, (view, _) in enumerate(jobs):
             if job in done or not present:
@@ -166,10 +182,13 @@ class RemoteEngine:
         return shares
 
     def _converse(
-        self, sites: Iterable[str], one: Callable[[Talk], None], on_done: Callable[[], None]
+        self,
+        sites: Iterable[str],
+        one: Callable[[Talk], None],
+        on_done: Callable[[], None],
+        deadline: float,
     ) -> dict[str, str]:
         """Talk to all sites at once; the reasons of those that failed."""
-        deadline = time.monotonic() + self.federation.program.rounds.deadline
         problems = {site: self._why_absent(site) for site in sites if site not in self.present()}
         talks = [
             Talk(self._link, site, deadline, self._gone) for site in sites if site not in problems
@@ -191,6 +210,12 @@ class RemoteEngine:
                 list(pool.map(run, talks))
         return problems
 
+    def _deadline(self) -> float:
+        return time.monotonic() + self.federation.program.rounds.deadline
+
+    def _may_repeat(self, site: str, outcome: Outcome) -> bool:
+        return site in outcome.rejected and site in self.present()
+
     def _why_absent(self, site: str) -> str:
         return self.absent.get(site, f"site '{site}' is not connected")
 
@@ -199,8 +224,8 @@ class RemoteEngine:
         if self._held.get(talk.site) == round:
             return
         with self._sending:
-            talk.send("vector", data)
-        talk.ask("hold", {"round": round})
+            mark = talk.send("vector", data)
+        talk.ask("hold", {"round": round, "mark": mark})
         self._held[talk.site] = round
 
     def _checked_note(self, client: int, site: str, round: int, answer: dict[str, Any]) -> Note:

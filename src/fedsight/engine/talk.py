@@ -4,6 +4,7 @@ is broken, and answers that are checked before anything is made of them.
 
 from __future__ import annotations
 
+import itertools
 import queue
 import threading
 import time
@@ -17,6 +18,9 @@ NAP = 5.0  # seconds that a site may take to say that it is not done yet
 SILENCE = 30.0  # seconds without any answer after which a site is given up
 LOOK = 0.5  # seconds between two looks at whether a site has left
 SLOW = 180.0  # seconds that one piece of a vector may take: 4 MiB over 0.2 Mbit/s
+
+
+_marks = itertools.count(int(time.time() * 100))  # those of an earlier process were smaller
 
 
 class Link(Protocol):
@@ -87,11 +91,16 @@ class Talk:
                 cause = f"{self._sender} does not say whether it is done"
                 raise SiteError(cause, "let it run the same FedSight version as the coordinator")
 
-    def send(self, name: str, data: memoryview) -> None:
-        """Bring a vector to the site, piece by piece."""
+    def send(self, name: str, data: memoryview) -> int:
+        """Bring a vector to the site, piece by piece; returns the mark that it came under.
+
+        Marks grow, so a piece that was long on its way cannot end up in a later vector.
+        """
+        mark = next(_marks)
         for start, stop in wire.pieces(len(data)):
-            header = {"name": name, "start": start, "total": len(data)}
+            header = {"name": name, "mark": mark, "start": start, "total": len(data)}
             self.ask("piece", header, bytes(data[start:stop]), SLOW)
+        return mark
 
     def fetch(self, ticket: int, total: int) -> bytearray:
         """Get a vector of `total` bytes from the site; SiteError unless it is exactly that."""
