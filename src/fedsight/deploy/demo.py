@@ -70,11 +70,11 @@ def run(
         return chain.start(federation, program, speed, store, reporters, say)
 
 
-def launch(words: Sequence[str], home: Path) -> subprocess.Popen[bytes]:
+def launch(words: Sequence[str], home: Path, module: str = "fedsight") -> subprocess.Popen[bytes]:
     """`fedsight WORDS` as a process that Ctrl-C does not reach, and that ends with this one."""
     with (home / "said.txt").open("wb") as said:
         return subprocess.Popen(
-            [sys.executable, "-m", "fedsight.deploy.child", "fedsight", *words],
+            [sys.executable, "-m", "fedsight.deploy.child", module, *words],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,

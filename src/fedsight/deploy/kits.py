@@ -34,7 +34,7 @@ SITE_CLASSES = (
 )
 _PERSISTORS = "nvflare.app_common.state_persistors.storage_state_persistor"
 MAX_SITES = 1000
-HEARTBEAT = 4  # seconds between a site's signs of life
+HEARTBEAT = 2  # seconds between a site's signs of life
 FORGOTTEN = 20  # seconds of silence after which the server forgets a site's connection
 
 # Who may do what with jobs: an operator (`lead`) submits and ends them, a `member` looks on, and

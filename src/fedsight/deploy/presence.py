@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 from fedsight.deploy.kits import HEARTBEAT
 
-ALIVE = 3 * HEARTBEAT  # seconds since the last sign of life
+ALIVE = 4 * HEARTBEAT  # seconds since the last sign of life
 
 
 @dataclass(frozen=True)

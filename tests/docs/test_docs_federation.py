@@ -1,0 +1,170 @@
+"""The how-to of a federation: its files are sound, its commands parse, its keys fit together.
+
+Server, sites and runs as processes are tested in `tests/faults/` and `tests/conformance/`.
+"""
+
+from __future__ import annotations
+
+import configparser
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+from test_docs_tutorial import ROOT, blocks, prompts, text
+from tinyrun import done
+
+from fedsight.cli.app import app
+from fedsight.deploy.owner import parse_owner
+from fedsight.run.config import parse
+
+PAGE = "docs/federation.md"
+PROCESSES = ("server start", "site start", "run", "federation history")  # not started here
+INSTRUCTIONS = {
+    *("FROM", "RUN", "WORKDIR", "COPY", "VOLUME", "USER", "EXPOSE"),
+    *("STOPSIGNAL", "ENTRYPOINT", "CMD"),
+}
+
+
+def typed() -> list[list[str]]:
+    """What the page has its readers type after `fedsight`, in order."""
+    lines = [shlex.split(line) for line in prompts(PAGE)]
+    assert {words[0] for words in lines} == {"fedsight", "sha256sum"}
+    return [words[1:] for words in lines if words[0] == "fedsight"]
+
+
+def accept(words: list[str]) -> dict[str, Any]:
+    """The values that the command line makes of `words`; click refuses what does not parse."""
+    command: Any = typer.main.get_command(app)
+    rest = list(words)
+    while hasattr(command, "commands"):
+        command = command.commands[rest.pop(0)]
+    found: dict[str, Any] = command.make_context("fedsight", rest).params
+    return found
+
+
+def test_every_command_of_the_page_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words in typed():
+        accept(words)
+    for unit in blocks(PAGE, "ini"):
+        parser = configparser.ConfigParser()
+        parser.optionxform = str  # type: ignore[assignment, method-assign]
+        parser.read_string(unit)
+        program, *words = shlex.split(parser["Service"]["ExecStart"])
+        assert program.endswith("/bin/fedsight")
+        accept(words)
+        assert parser["Service"]["Restart"] == "always"
+
+
+def test_every_command_of_a_federation_is_on_the_page() -> None:
+    named = set(re.findall(r"fedsight ((?:federation|server|site) \w+)", text(PAGE)))
+    root: Any = typer.main.get_command(app)
+    known = {
+        f"{group} {name}"
+        for group in ("federation", "server", "site")
+        for name in root.commands[group].commands
+    }
+    assert named == known
+
+
+def test_the_files_of_the_page_are_sound(tmp_path: Path) -> None:
+    config, owner = (tomllib.loads(block) for block in blocks(PAGE, "toml"))
+    program, speed = parse(config, tmp_path)
+    problems = [*program.check(), *speed.check()]
+    assert [problem for problem in problems if not problem.where.startswith("data.")] == []
+    found = parse_owner(owner, tmp_path)
+    found.contract.refuse(program)
+    assert not found.share
+    assert program.rounds.quorum is not None
+    # what the page says of the classes
+    assert ", ".join(config["data"]["classes"]) in blocks(PAGE, "toml")[1]
+
+
+def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From `init` to `revoke`, each command where the page says, files carried by hand."""
+    operator, site = tmp_path / "operator", tmp_path / "hospital"
+    operator.mkdir()
+    site.mkdir()
+    said: dict[str, str] = {}
+
+    def type_in(where: Path, words: list[str]) -> None:
+        monkeypatch.chdir(where)
+        said[" ".join(words[:2])] = done(*words).out
+
+    lines = typed()
+    init, admit, status, revoke = (
+        next(words for words in lines if words[:2] == ["federation", name])
+        for name in ("init", "admit", "status", "revoke")
+    )
+    join = next(words for words in lines if words[:2] == ["site", "init"])
+    log = next(words for words in lines if words[:2] == ["site", "log"])
+    type_in(operator, init)
+    shutil.copy(operator / "hospitals/invitation.toml", site)
+    type_in(site, join)
+    shutil.copy(site / "lyon/lyon.request.zip", operator)
+    type_in(operator, admit)
+    shutil.copy(operator / "lyon.signed.zip", site / "lyon")
+    type_in(operator, status)
+    type_in(site, log)
+    moved = [words for words in lines if words[:2] == ["site", "init"]][-1]
+    type_in(site, moved)  # the same invitation again keeps the key
+    type_in(operator, revoke)
+    prints = {re.findall(r"Authority: (\S+)", said[key])[0] for key in ("federation init",)}
+    assert prints <= set((site / "lyon/identity.toml").read_text().split('"'))
+    assert "lyon" in said["federation status"]
+    assert "Revoked 'lyon'" in said["federation revoke"]
+    for name in re.findall(r"`(hospitals/[\w/.]+|lyon/[\w/.]+)`", text(PAGE)):
+        where = operator if name.startswith("hospitals") else site
+        if not name.startswith(("hospitals/runs/lungs", "lyon/memory", "lyon/kit")):
+            assert (where / name).exists(), name
+
+
+def test_the_compose_file_starts_what_the_image_holds() -> None:
+    table = yaml.safe_load(text("deploy/compose.yaml"))
+    assert set(table["services"]) == {"server", "site"}
+    image = text("deploy/Containerfile")
+    for name, service in table["services"].items():
+        accept(service["command"])
+        assert service["command"][0] == name
+        assert service["restart"] == "unless-stopped"
+        assert not service.get("privileges")
+        build = ROOT / "deploy" / service["build"]["context"]
+        assert (build / service["build"]["dockerfile"]).is_file()
+        assert any(volume.split(":")[1] == "/data" for volume in service["volumes"])
+    (port,) = table["services"]["server"]["ports"]
+    assert "ports" not in table["services"]["site"]  # nothing connects to a site
+    default = accept(["federation", "init", "hospitals"])["port"]
+    assert port == f"{default}:{default}"
+    assert f"EXPOSE {default}" in image
+
+
+def test_the_containerfile_is_one() -> None:
+    lines = text("deploy/Containerfile").splitlines()
+    steps = [line.split(maxsplit=1) for line in lines if line and not line.startswith("#")]
+    kinds = [kind for kind, _ in steps]
+    assert set(kinds) <= INSTRUCTIONS
+    assert steps[0] == ["FROM", "python:3.11-slim"]
+    assert kinds.index("USER") < kinds.index("ENTRYPOINT")  # not as root
+    for kind, rest in steps:
+        if kind == "COPY":
+            for name in rest.split()[:-1]:
+                assert (ROOT / name).exists(), name
+    (install,) = [rest for kind, rest in steps if kind == "RUN" and "pip" in rest]
+    assert "-c constraints.txt" in install
+    assert ".[deploy]" in install
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    copied = " ".join(rest for kind, rest in steps if kind == "COPY").split()
+    assert {"pyproject.toml", project["readme"], *project["license-files"]} <= set(copied)
+
+
+@pytest.mark.parametrize("page", [PAGE, "docs/threat-model.md"])
+def test_what_the_pages_name_in_the_code_is_there(page: str) -> None:
+    names = re.findall(r"`((?:deploy|engine|run|aggregate)/\w+\.py)`", text(page))
+    for name in names:
+        assert (ROOT / "src/fedsight" / name).is_file(), name

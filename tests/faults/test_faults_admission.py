@@ -1,0 +1,212 @@
+"""Who may connect, under which name, and what may be submitted; everything else is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import socket
+import ssl
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+from loopback import Loopback, until
+
+from fedsight.core.errors import DeployError
+from fedsight.deploy import kits, presence
+from fedsight.deploy.console import console, write_job
+from fedsight.deploy.federation import OPERATOR
+from fedsight.deploy.server import shut_out
+
+SILENT = 3.0  # seconds after which a server that has not hung up has let somebody in
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
+    """A federation with two admitted sites, of which only the server runs."""
+    with contextlib.ExitStack() as stack:
+        made = Loopback(tmp_path_factory.mktemp("federation"), 2, stack)
+        made.start_server()
+        until(lambda: listens(made.federation.invitation.port))
+        yield made
+
+
+def listens(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("localhost", port), 1):
+        return True
+    return False
+
+
+def let_in(made: Loopback, certificate: Path | None, key: Path | None) -> bool:
+    """Whether the server goes on talking after a TLS handshake with this certificate."""
+    context = ssl.create_default_context(cafile=str(made.federation.folder / "ca" / "rootCA.pem"))
+    context.check_hostname = False
+    if certificate is not None:
+        context.load_cert_chain(certificate, key)
+    address = ("localhost", made.federation.invitation.port)
+    try:
+        with socket.create_connection(address, SILENT) as plain, context.wrap_socket(plain) as line:
+            line.settimeout(SILENT)
+            return bool(line.recv(1))
+    except TimeoutError:
+        return True
+    except OSError:
+        return False
+
+
+def made_up(
+    folder: Path, authority: tuple[x509.Certificate, rsa.RSAPrivateKey] | None, days: int
+) -> tuple[Path, Path]:
+    """A certificate for site-00 and its key: by the authority, or by itself; `days` from now."""
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "site-00")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(authority[0].subject if authority else name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=10))
+        .not_valid_after(now + datetime.timedelta(days=days))
+        .sign(authority[1] if authority else key, hashes.SHA256())
+    )
+    paths = folder / "made.crt", folder / "made.key"
+    paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
+    plain = serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    paths[1].write_bytes(key.private_bytes(serialization.Encoding.PEM, form, plain))
+    return paths
+
+
+def authority_of(made: Loopback) -> tuple[x509.Certificate, rsa.RSAPrivateKey]:
+    folder = made.federation.folder / "ca"
+    key = serialization.load_pem_private_key((folder / "rootCA.key").read_bytes(), None)
+    assert isinstance(key, rsa.RSAPrivateKey)
+    return x509.load_pem_x509_certificate((folder / "rootCA.pem").read_bytes()), key
+
+
+def test_a_certificate_of_the_federation_is_let_in(server: Loopback) -> None:
+    startup = server.sites["site-00"].kit / "startup"
+    assert let_in(server, startup / "client.crt", startup / "client.key")
+
+
+def test_no_certificate_is_refused(server: Loopback) -> None:
+    assert not let_in(server, None, None)
+
+
+def test_a_self_made_certificate_is_refused(server: Loopback, tmp_path: Path) -> None:
+    assert not let_in(server, *made_up(tmp_path, None, 10))
+
+
+def test_an_expired_certificate_is_refused(server: Loopback, tmp_path: Path) -> None:
+    authority = authority_of(server)
+    assert let_in(server, *made_up(tmp_path, authority, 10))
+    assert not let_in(server, *made_up(tmp_path, authority, -1))
+
+
+def test_a_plaintext_client_is_refused(server: Loopback) -> None:
+    address = ("localhost", server.federation.invitation.port)
+    with socket.create_connection(address, SILENT) as line:
+        line.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        with contextlib.suppress(ConnectionResetError):
+            answer = line.recv(100)
+    assert b"HTTP" not in answer
+    assert not answer or answer[0] == 21  # nothing, or a TLS alert
+
+
+def test_a_site_cannot_take_anothers_name(server: Loopback) -> None:
+    """Certified as site-00, it says that it is site-01."""
+    from fedsight.deploy import demo, keeper
+
+    site = server.sites["site-00"]
+    kits.write_policies(site.kit, "site")
+    words = keeper.site(site.kit, site.folder, "site-01")._command[3:]
+    server.running[site.folder] = demo.launch(words[1:], site.folder, module=words[0])
+    log = server.server / "kit" / "log.txt"
+    try:
+        until(lambda: "requires identity 'site-01'" in log.read_text())
+    finally:
+        server.running[site.folder].kill()
+        server.running.pop(site.folder).wait()
+    assert presence.presence(server.federation.presences, "site-01") is None
+
+
+def test_a_revoked_site_is_out_at_once_and_stays_out(server: Loopback) -> None:
+    server.start_site("site-01")
+    until(lambda: server.alive("site-01"))
+    server.federation.revoke("site-01", "its contract has ended")
+    assert shut_out(server.federation, "site-01")
+    until(lambda: not server.alive("site-01"))
+    log = server.server / "kit" / "log.txt"
+    home = server.sites["site-01"].folder
+    server.kill(home, "parent")  # what it is started as again is refused by name
+    until(lambda: "Reject disabled client registration: site-01" in log.read_text())
+    assert not server.alive("site-01")
+    server.running[home].terminate()
+    server.running.pop(home).wait()
+
+
+def member(made: Loopback, folder: Path) -> Path:
+    """The kit of somebody who may look on, but not submit."""
+    federation, name = made.federation, "guest@fedsight.local"
+    request = kits.request(folder / "request", federation.name, name, "member")
+    kits.approve(federation.folder, request, folder / "guest.signed.zip", 10)
+    fingerprint = federation.invitation.fingerprint
+    kits.unpack(folder / "guest.signed.zip", folder / "request", fingerprint, folder / "kit")
+    return folder / "kit"
+
+
+def test_a_job_by_somebody_without_the_role_is_refused(server: Loopback, tmp_path: Path) -> None:
+    write_job(tmp_path / "job", "job", ["site-00"], {"run": "r", "fingerprint": "f", "number": 1})
+    with (
+        console(member(server, tmp_path), "guest@fedsight.local", 10) as line,
+        pytest.raises(DeployError, match="submit_job"),
+    ):
+        line.submit(tmp_path / "job")
+
+
+@pytest.fixture(scope="module")
+def connected(server: Loopback) -> Loopback:
+    """The federation with site-00 at work."""
+    server.start_site("site-00")
+    until(lambda: server.alive("site-00"))
+    return server
+
+
+def outcome(made: Loopback, job: Path) -> str:
+    """How a job ends that the operator submits."""
+    with console(made.federation.folder / "operator" / "kit", OPERATOR, 10) as line:
+        number = line.submit(job)
+        until(lambda: line.status(number).startswith(("FAILED", "FINISHED")))
+        return line.status(number)
+
+
+def test_a_job_with_code_is_refused(connected: Loopback, tmp_path: Path) -> None:
+    write_job(tmp_path / "job", "job", ["site-00"], {"run": "r", "fingerprint": "f", "number": 1})
+    code = tmp_path / "job" / "app" / "custom"
+    code.mkdir()
+    (code / "mine.py").write_text("print('in')\n")
+    assert outcome(connected, tmp_path / "job").endswith("FAILED_TO_RUN")
+    assert "BYOC not permitted" in (connected.server / "kit" / "log.txt").read_text()
+
+
+def test_a_job_with_another_class_is_refused(connected: Loopback, tmp_path: Path) -> None:
+    write_job(tmp_path / "job", "job", ["site-00"], {"run": "r", "fingerprint": "f", "number": 1})
+    path = tmp_path / "job" / "app" / "config" / "config_fed_client.json"
+    ours, theirs = "fedsight.deploy.flare.Site", "nvflare.app_common.np.np_trainer.NPTrainer"
+    path.write_text(path.read_text().replace(ours, theirs))
+    assert not outcome(connected, tmp_path / "job").endswith("COMPLETED")
+    kit = connected.sites["site-00"].kit
+    said = [log.read_text() for log in kit.rglob("log.txt")]
+    assert any(theirs in text and "allow" in text for text in said)
+
+
+def test_a_second_process_of_one_site_is_refused(connected: Loopback) -> None:
+    with pytest.raises(DeployError, match="is running already"):
+        connected.sites["site-00"].start("fashion-mnist-12k", None, print)
