@@ -66,7 +66,7 @@ class Killer:
 
     def kill(self, kind: str, home: Path, moment: float) -> None:
         """One kill, `moment` of a round after the next one that finishes."""
-        done = self.wait_for(finished(self.store) + 1)
+        self.wait_for(finished(self.store) + 1)
         seconds = median(line["seconds"] for line in self.store.history()[-5:])
         time.sleep(moment * seconds)
         while not self.strike(kind, home):
@@ -83,7 +83,9 @@ class Killer:
         pause = max(next_round, time.monotonic() - began - next_round)
         fact |= {"next_round": round(next_round, 2), "longest_pause": round(pause, 2)}
         fact["rounds_before_took"] = round(seconds, 2)
-        print(f"; a round {next_round:.1f} s later, longest pause {pause:.1f} s ({done} before)")
+        print(
+            f"; the next {next_round:.1f} s later, longest pause {pause:.1f} s, before {seconds:.1f} s"
+        )
 
     def strike(self, kind: str, home: Path) -> bool:
         """Kill the process now; False if there is none of that kind at the moment."""

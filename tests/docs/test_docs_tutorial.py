@@ -148,7 +148,7 @@ def test_readme_lists_every_command_and_real_make_targets(readme: str) -> None:
     makefile = text("Makefile")
     typed = [line.split() for line in prompts(readme)]
     targets = {words[1] for words in typed if words[0] == "make"}
-    targets |= set(re.findall(r"`make\s(\w+)`", page))
+    targets |= set(re.findall(r"`make (\w+)`", page))
     assert {"run", "test"} <= targets
     for target in targets:
         assert re.search(rf"^{target}:", makefile, re.M), target
