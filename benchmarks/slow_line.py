@@ -1,8 +1,8 @@
 """A federation over a slow and lossy line: 2 Mbit/s, 200 ms there and back, 2 % of packets lost.
 
-Server and site are in network namespaces of their own (`shaped.py`; it needs root). Shows how long a round takes for a model of some millions of
-parameters, beside the time that the bytes alone would take, and that nothing wedges when the line
-is cut in the middle.
+Server and site are in network namespaces of their own (`shaped.py`; it needs root). Shows how long
+a round takes for a model of some millions of parameters, beside the time that the bytes alone would
+take, and that nothing wedges when the line is cut in the middle.
 
     python benchmarks/slow_line.py --parameters 1 --rounds 2 --cut 20
 """
@@ -82,7 +82,7 @@ def main() -> None:
                 processes.append(run)
                 if asked.cut:
                     held = home / "log.jsonl"
-                    while b"joined" not in held.read_bytes():
+                    while not held.is_file() or b"joined" not in held.read_bytes():
                         time.sleep(1)
                     time.sleep(alone / 4)  # in the middle of the way down
                     shaped.cut(asked.cut)

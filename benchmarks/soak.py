@@ -84,7 +84,8 @@ class Killer:
         fact |= {"next_round": round(next_round, 2), "longest_pause": round(pause, 2)}
         fact["rounds_before_took"] = round(seconds, 2)
         print(
-            f"; the next {next_round:.1f} s later, longest pause {pause:.1f} s, before {seconds:.1f} s"
+            f"; the next {next_round:.1f} s later, "
+            f"longest pause {pause:.1f} s, before {seconds:.1f} s"
         )
 
     def strike(self, kind: str, home: Path) -> bool:

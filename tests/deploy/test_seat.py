@@ -85,7 +85,9 @@ def write(folder: Path, **contract: Any) -> None:
 def test_what_the_contract_does_not_permit_is_refused(home: Home) -> None:
     of, folder, program = home
     mark = program.fingerprint
-    assert "at least 2 sites, not 1" in refused(of, folder, "propose", proposal(program, sites=1))
+    assert "at least 2 sites, and there are 1" in refused(
+        of, folder, "propose", proposal(program, sites=1)
+    )
     write(folder, tasks=["segment"])
     assert "the tasks segment, not classify" in refused(of, folder, "propose", proposal(program))
     for programs in (["f" * 64], [mark[:11]], [""], [mark[1:]]):

@@ -65,6 +65,7 @@ def admit_command(
 
     Example: fedsight federation admit ward-3.request.zip --federation hospitals
     """
+    from fedsight.deploy.federation import key_mark
     from fedsight.deploy.needed import need_engine
 
     found = open_federation(federation)
@@ -73,6 +74,8 @@ def admit_command(
     site = signed.name.removesuffix(".signed.zip")
     typer.echo(
         f"Admitted '{site}' to '{found.name}' for {days} days: {signed}\n"
+        f"Request: {key_mark(request)}\n"
+        "Compare that with what the site's owner tells you, before you send the answer.\n"
         f"Send that file back; the site starts with: fedsight site start {site} "
         f"--admission {signed.name} --data FOLDER"
     )

@@ -44,6 +44,7 @@ def init_command(
     found = Invitation.read(invitation)
     check_name(name, "the site")
     need_engine()
+    from fedsight.deploy.federation import key_mark
     from fedsight.deploy.site import Site
 
     folder = dir or Path(name)
@@ -55,7 +56,9 @@ def init_command(
     typer.echo(
         f"Send this file to the operator: {request}\n"
         f"Authority: {found.fingerprint}\n"
-        "Compare that with what the operator tells you by another way than the invitation.\n"
+        f"Request:   {key_mark(request)}\n"
+        "Compare the authority with what the operator tells you by another way than the "
+        "invitation, and let the operator compare the request with what you tell.\n"
         f"Put the operator's answer, {name}.signed.zip, into {folder}, then: "
         f"fedsight site start {folder} --data FOLDER\n"
         f"What the site agrees to is in {folder / 'site.toml'}"

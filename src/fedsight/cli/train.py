@@ -110,15 +110,27 @@ compare_command = _training(
 )
 
 
-def check_command(config: ConfigFile = None, example: Example = None, sets: Sets = None) -> None:
+def check_command(
+    config: ConfigFile = None,
+    example: Example = None,
+    sets: Sets = None,
+    elsewhere: Annotated[
+        bool,
+        typer.Option("--elsewhere", help="The images are at the sites of a federation, not here."),
+    ] = False,
+) -> None:
     """Name every problem of a config at once, each with its cure; opens the data too.
 
     Example: fedsight check my.toml
     """
-    from fedsight.run.config import check
+    from fedsight.run.config import check, check_elsewhere
     from fedsight.run.federate import federate
 
     program, speed = _program(config, example, sets, None, None, None)
+    if elsewhere:
+        check_elsewhere(program, speed)
+        typer.echo(f"{program.name} is fine; fingerprint {program.fingerprint}")
+        return
     check(program, speed)
     federation = federate(program)
     typer.echo(

@@ -29,6 +29,7 @@ from fedsight.deploy.console import Console, console, write_job
 from fedsight.deploy.declare import gather, read_declaration
 from fedsight.deploy.federation import OPERATOR, Federation
 from fedsight.deploy.segment import OUTCOME
+from fedsight.run import config
 from fedsight.run.program import Program, Speed
 from fedsight.run.reporter import Reporter
 from fedsight.run.store import RunStore
@@ -51,9 +52,7 @@ def start(
     say: Say,
 ) -> dict[str, Any]:
     """Run `program` on the federation from the beginning; returns the summary."""
-    problems = [p for p in (*program.check(), *speed.check()) if not p.where.startswith("data.")]
-    if problems:  # what [data] says of places is each site's own affair
-        raise ConfigError(problems)
+    config.check_elsewhere(program, speed)
     facts = {
         "command": "run",
         "name": program.name,

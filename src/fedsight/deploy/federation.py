@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shutil
@@ -106,13 +107,27 @@ class Federation:
         return self.folder / "server" / "sites"
 
     def admit(self, request: Path, days: int = DAYS) -> Path:
-        """Sign a site's request; returns the file that goes back to the site."""
+        """Sign a site's request; returns the file that goes back to the site.
+
+        A name belongs to one key: a request by another key under a name that was admitted is
+        refused, and so is the server's own name. DeployError names the cause.
+        """
         site = self._requested(request)
+        mark = key_mark(request)
+        record = self.folder / "admitted" / f"{site}.toml"
+        if record.exists():
+            known = tomllib.loads(record.read_text(encoding="utf-8")).get("request")
+            if known != mark:
+                raise DeployError(
+                    f"site '{site}' was admitted with another key (request {str(known)[:16]}, "
+                    f"this one is {mark[:16]})",
+                    "if it lost its key, revoke it and let it come back under another name",
+                )
         signed = request.resolve().with_name(f"{site}.signed.zip")
         kits.approve(self.folder, request.resolve(), signed, days)
-        facts = {"admitted": _now(), "days": days}
-        write_atomically(self.folder / "admitted" / f"{site}.toml", tomli_w.dumps(facts).encode())
-        self.note("admitted", site=site, days=days)
+        facts = {"admitted": _now(), "days": days, "request": mark}
+        write_atomically(record, tomli_w.dumps(facts).encode())
+        self.note("admitted", site=site, days=days, request=mark)
         return signed
 
     def admitted(self) -> list[str]:
@@ -182,12 +197,25 @@ class Federation:
         check_name(name, "the site")
         if kind not in ("client", "site"):
             raise DeployError(f"{request} asks to be a {kind}", "only sites can be admitted")
+        if name == self.invitation.host:
+            raise DeployError(f"'{name}' is the server's own name", "choose another for the site")
         if name in self.revoked():
             raise DeployError(
                 f"site '{name}' was revoked: {self.revoked()[name]}",
                 "a site that comes back needs another name",
             )
         return name
+
+
+def key_mark(request: Path) -> str:
+    """SHA-256 over the signing request in the file, by which operator and owner compare it."""
+    try:
+        with zipfile.ZipFile(request) as archive:
+            found = [name for name in archive.namelist() if name.endswith(".csr")]
+            return hashlib.sha256(archive.read(found[0])).hexdigest()
+    except (*_NO_REQUEST, IndexError) as error:
+        cure = "give the .request.zip that `fedsight site init` wrote"
+        raise DeployError(f"{request} is no signing request: {error}", cure) from None
 
 
 def check_name(name: str, whose: str) -> None:

@@ -84,7 +84,12 @@ class Site:
 
     @collab.publish
     def message(self, kind: str, header: str, body: bytes) -> list[Any]:
-        """One question; returns [header as JSON, body]."""
+        """One question; returns [header as JSON, body].
+
+        FLARE lets every member of a job call every other: another site is told nothing.
+        """
+        if collab.caller != "server":
+            return [json.dumps({"error": "only the coordinator is answered here"}), b""]
         with self._lock:
             if self._seat is None:
                 end_with_parent()

@@ -38,7 +38,7 @@ class Contract(Settings):
 
     tasks: Names | None = None  # None: every task
     programs: Names = ()  # fingerprints, or their first 12 characters or more; empty: every program
-    sites: int = Field(1, ge=1)  # sites that a run must have at least
+    sites: int = Field(1, ge=1)  # sites that a round must have at least
 
     def refuse(self, program: Program) -> None:
         """Raise DeployError if this site does not take part in `program`."""
@@ -53,6 +53,14 @@ class Contract(Settings):
             raise DeployError(
                 f"its contract does not name the program {program.fingerprint[:12]}",
                 "its owner decides: contract.programs in site.toml",
+            )
+
+    def refuse_few(self, sites: int) -> None:
+        """Raise DeployError if this site does not take part among so few."""
+        if sites < self.sites:
+            raise DeployError(
+                f"its contract asks for at least {self.sites} sites, and there are {sites}",
+                "wait for more sites; its owner decides: contract.sites in site.toml",
             )
 
 

@@ -43,7 +43,8 @@ def note(folder: Path, name: str, since: float, declared: dict[str, Any] | None)
     folder.mkdir(exist_ok=True)
     path = _path(folder, name)
     partial = path.with_suffix(".partial")
-    found = Presence(name, since, time.time(), declared)
+    now = time.time()
+    found = Presence(name, since if since <= now else now, now, declared)
     partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
     partial.replace(path)  # whole or not at all; the next sign of life comes soon
 

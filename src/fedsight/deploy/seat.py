@@ -101,11 +101,7 @@ class Seat:
             )
         owner = read_owner(self._home / "owner.toml", None)
         owner.contract.refuse(program)
-        if sites < owner.contract.sites:
-            raise DeployError(
-                f"its contract asks for runs of at least {owner.contract.sites} sites, not {sites}",
-                "wait for more sites; its owner decides: contract.sites in site.toml",
-            )
+        owner.contract.refuse_few(sites)
         if not run.isalnum() or len(run) > 64:
             raise DeployError("the run has no proper identity", "update the coordinator")
         return self._begin(("propose",), lambda: self._join(program, owner, run))
@@ -141,6 +137,9 @@ class Seat:
         what = ("train", round, wire.whole_number(fields, "attempt", "the coordinator"))
         if (known := self._begun(what)) is not None:
             return known
+        if self._opened is not None:
+            sites = wire.whole_number(fields, "sites", "the coordinator")
+            self._opened.owner.contract.refuse_few(sites)
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         extras = wire.unpack(self._incoming.whole("extras", fields), sizes) if sizes else {}
         step = TrainStep(

@@ -12,11 +12,13 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.layout import Kind
+from fedsight.core.settings import Settings
 from fedsight.deploy import locks, presence
 from fedsight.deploy.declare import Declaration, gather, read_declaration
 from fedsight.deploy.federation import Federation as Folder
@@ -44,7 +46,10 @@ class Handover(Exception):  # noqa: N818 - not an error: the next segment goes o
 def segment(folder: Path, run: str, fingerprint: str, number: int, link: Link) -> None:
     """Carry the run `run` of the federation in `folder` on; `segment.json` says how it ended."""
     federation = Folder.open(folder)
-    store = RunStore(federation.runs / run)
+    place = (federation.runs / run).resolve()
+    if place.parent != federation.runs.resolve() or not place.is_dir():
+        raise DeployError(f"'{run}' is no run of this federation", "start it with `fedsight run`")
+    store = RunStore(place)
     outcome: dict[str, Any]
     try:
         with alone(store.folder):
@@ -87,6 +92,13 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
             absent[site] = f"site '{site}' has other images than when it joined this run"
     if not roster:
         raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "look at the sites")
+    for site, why in absent.items():
+        folder.note("absent", run=store.folder.name, site=site, why=why)
+    if absent and program.rounds.quorum is None:
+        raise SiteError(
+            f"not every site takes part: {'; '.join(absent.values())}",
+            "settle that with the site's owner, or set rounds.quorum to go on without it",
+        )
     federation = gather(program, roster)
     described = describe(federation, Evaluator(federation), "run")
     kept: dict[str, Any] = {
@@ -139,6 +151,17 @@ class _Watch(Reporter):
                 raise Handover(f"site '{name}' is there")
 
 
+def _told(program: Program) -> dict[str, Any]:
+    """The program as the sites are told it: where our files lie is no affair of theirs."""
+    table = program.table()
+    for item in fields(program):
+        value = getattr(program, item.name)
+        if isinstance(value, Settings):
+            places = value.table().keys() - value.meaning().keys()
+            table[item.name] = {**table[item.name], **dict.fromkeys(places, "elsewhere")}
+    return table
+
+
 def _propose(
     program: Program, run: str, link: Link, revoked: Mapping[str, str]
 ) -> tuple[dict[str, Declaration], dict[str, str]]:
@@ -148,7 +171,7 @@ def _propose(
     asked = [site for site in link.sites if site not in revoked]
     header = {
         "run": run,
-        "program": program.table(),
+        "program": _told(program),
         "fingerprint": program.fingerprint,
         "sites": len(asked),
     }

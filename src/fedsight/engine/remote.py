@@ -73,6 +73,7 @@ class RemoteEngine:
         outcome = Outcome(self._total)
         vector, extras = wire.pack({"vector": order.vector}), wire.pack(order.shared)
 
+        clients = {self.federation.name(client): client for client in cohort}
         attempt = 0
 
         def one(client: int, talk: Talk) -> None:
@@ -84,6 +85,7 @@ class RemoteEngine:
             header = {
                 "round": order.round,
                 "attempt": attempt,
+                "sites": sum(site in self.present() for site in clients),
                 "accepted": self._accepted.get(talk.site, 0),
                 "durable": min(self._durable(), order.round - 1),
                 "extras": {name: value.numel() for name, value in order.shared.items()},
@@ -98,7 +100,6 @@ class RemoteEngine:
                     self._total.add(payload, note.weight, talk.site)
                     outcome.notes.append(note)
 
-        clients = {self.federation.name(client): client for client in cohort}
         quorum = self.federation.program.rounds.quorum or len(cohort)
         deadline = self._deadline()
         for attempt in range(ATTEMPTS):  # who failed, but is still there, may do better
