@@ -40,7 +40,7 @@ QUIET = 5  # looks in which it computes for no more than one clock tick: it is i
 RULE = 4  # vectors of float32 that the coordinator may take on top of its base
 PATIENCE = 900.0  # seconds that Flower may take
 # Memory that a site and the rest need beside vectors, and the vectors that a site holds.
-PER_SITE, SERVER, SITE_VECTORS = 560 * MIB, 1200 * MIB, 12
+PER_SITE, SERVER, SITE_VECTORS = 750 * MIB, 1200 * MIB, 12
 FLOWER = {"Flower": [], "Flower, polling oftener": ["--tuned"]}
 
 

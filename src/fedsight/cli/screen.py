@@ -81,7 +81,8 @@ class Screen(Reporter):
         self._rounds = program.rounds.rounds
         name = program.algorithm.registered
         self.say(
-            f"{program.name}: {name}, {federation.population:,} sites, "
+            f"{program.name}: {name}, {federation.population:,} "
+            f"site{'s' if federation.population > 1 else ''}, "
             f"{len(federation.dataset.train):,} training images, {self._rounds} rounds"
             + (f", going on after round {done}" if done else "")
         )

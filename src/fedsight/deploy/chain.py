@@ -8,6 +8,7 @@ of anybody costs at most the round in progress.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import tempfile
 import time
@@ -73,7 +74,10 @@ def resume(
     try:
         return chain.run()
     except KeyboardInterrupt:
-        chain.abort()
+        try:
+            chain.abort()
+        except DeployError as error:
+            say(error.cause)
         raise Interrupted(
             f"stopped by Ctrl-C; the last checkpoint in {store.folder} is whole",
             f"go on with: fedsight resume {store.folder}",
@@ -118,13 +122,9 @@ class _Chain:
 
     def abort(self) -> None:
         """End the job in work, if the server can still be asked to."""
-        if self._job is None:
-            return
-        try:
+        if self._job is not None:
             with self._console(5) as line:
                 line.abort(self._job)
-        except DeployError as error:
-            self._say(error.cause)
 
     def _segment(self, number: int, sites: Sequence[str]) -> dict[str, Any]:
         """One job; how it ended, by its own word or by what is left of it."""
@@ -140,7 +140,8 @@ class _Chain:
                 self._job = line.submit(Path(scratch))
                 outcome = self._started(line) or self._ended()
         if outcome["state"] == "lost":
-            self.abort()
+            with contextlib.suppress(DeployError):  # what is left of it; it may be gone as a whole
+                self.abort()
         self._job = None
         return outcome
 

@@ -121,6 +121,8 @@ class Presence(FLComponent):
             declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
             said = json.dumps({"since": self._since, "declared": json.loads(declared)})
             fl_ctx.set_prop(DECLARED, said, private=False, sticky=True)
+        elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
+            presence.heard(home)
         elif event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
             peer = fl_ctx.get_peer_context()
             try:

@@ -31,8 +31,8 @@ class Keeper:
         self._process: subprocess.Popen[bytes] | None = None
         self._asked = False
 
-    def run(self, say: Callable[[str], None]) -> None:
-        """Keep the process running until SIGTERM or Ctrl-C."""
+    def run(self, say: Callable[[str], None], look: Callable[[], None] = lambda: None) -> None:
+        """Keep the process running until SIGTERM or Ctrl-C; `look` is called all the while."""
         before = {
             number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)
         }
@@ -41,7 +41,7 @@ class Keeper:
             while not self._asked:
                 began = time.monotonic()
                 self._start()
-                code = self._watch()
+                code = self._watch(look)
                 if self._asked:
                     break
                 pause = PAUSE[0] if time.monotonic() - began > LASTED else min(2 * pause, PAUSE[1])
@@ -65,12 +65,13 @@ class Keeper:
             )
         (self._home / "process.pid").write_text(str(self._process.pid))
 
-    def _watch(self) -> int | None:
+    def _watch(self, look: Callable[[], None]) -> int | None:
         assert self._process is not None
         while not self._asked:
             code = self._process.poll()
             if code is not None:
                 return code
+            look()
             time.sleep(LOOK)
         return None
 

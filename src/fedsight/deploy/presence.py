@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,36 @@ def presences(folder: Path) -> dict[str, Presence]:
     """All sites that ever connected, by name."""
     found = (_read(path) for path in sorted(folder.glob("*.json")))
     return {one.name: one for one in found if one is not None}
+
+
+def heard(home: Path) -> None:
+    """Note at the site that the server has answered a sign of life."""
+    (home / "heard").touch()
+
+
+class Hearing:
+    """Says at the site when the server begins or ceases to answer."""
+
+    def __init__(self, home: Path, say: Callable[[str], None]) -> None:
+        self._path = home / "heard"
+        self._path.unlink(missing_ok=True)
+        self._say = say
+        self._connected = False
+
+    def look(self) -> None:
+        """Has that changed?"""
+        try:
+            connected = time.time() - self._path.stat().st_mtime < ALIVE
+        except FileNotFoundError:
+            connected = False
+        if connected != self._connected:
+            self._connected = connected
+            self._say(
+                "connected"
+                if connected
+                else "the server does not answer: it or the line is down, or this site was "
+                "revoked; trying on"
+            )
 
 
 def _path(folder: Path, name: str) -> Path:

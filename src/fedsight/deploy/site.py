@@ -13,7 +13,7 @@ import tomli_w
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
-from fedsight.deploy import keeper, kits
+from fedsight.deploy import keeper, kits, presence
 from fedsight.deploy.federation import Invitation, check_name
 from fedsight.deploy.owner import TEMPLATE, Owner, parse_owner, read_owner
 from fedsight.deploy.sitelog import SiteLog
@@ -117,7 +117,9 @@ class Site:
             )
             kits.write_policies(self.kit, "site")
             say(f"connecting to {self.invitation.host}:{self.invitation.port}")
-            keeper.site(self.kit, self.folder, self.name).run(say)
+            keeper.site(self.kit, self.folder, self.name).run(
+                say, presence.Hearing(self.folder, say).look
+            )
 
     def _write_owner(self, owner: Owner) -> None:
         """What this start agreed to; jobs read it, so that a later edit needs a restart."""
