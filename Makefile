@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+TESTERS ?= 2  # processes that run tests; a file's tests stay together
 
 .PHONY: run test lint install browser bench reference clean
 .DEFAULT_GOAL := run
@@ -12,8 +13,7 @@ run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the repor
 
 test: $(READY) browser lint  ## the whole test suite, with coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/coverage run -m pytest
-	$(BIN)/coverage combine -q
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90 --format=total
 	$(BIN)/coverage report --fail-under=95 --include='src/fedsight/core/*,src/fedsight/aggregate/*,src/fedsight/engine/*,src/fedsight/run/*'
 

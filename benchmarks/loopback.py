@@ -53,10 +53,10 @@ class Seen:
         return False
 
     def status(self) -> dict[str, int]:
-        """VmRSS, RssAnon and so on in KiB (`proc_pid_status(5)`); nothing if it is gone."""
+        """VmRSS, RssAnon and so on in KiB, and Threads (`proc_pid_status(5)`); {} if it is gone."""
         with contextlib.suppress(OSError):
             lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-            pairs = (line.split() for line in lines if line.startswith(("Vm", "Rss")))
+            pairs = (line.split() for line in lines if line.startswith(("Vm", "Rss", "Threads")))
             return {pair[0].rstrip(":"): int(pair[1]) for pair in pairs}
         return {}
 

@@ -238,6 +238,7 @@ class Gauge:
     over: threading.Event = field(default_factory=threading.Event)
     rounds: list[int] = field(default_factory=list)
     kib: dict[str, list[int]] = field(default_factory=dict)  # by role and place, for each round
+    threads: dict[str, int] = field(default_factory=dict)  # by role and place: the most seen
 
     def run(self) -> None:
         """To be run in a thread of its own, until `over`."""
@@ -251,7 +252,9 @@ class Gauge:
                 self.rounds, self.kib = [], {}  # a new segment has new processes
             self.rounds.append(done)
             for place, one in known.items():
-                self.kib.setdefault(place, []).append(one.status().get("VmRSS", 0))
+                status = one.status()
+                self.kib.setdefault(place, []).append(status.get("VmRSS", 0))
+                self.threads[place] = max(self.threads.get(place, 0), status.get("Threads", 0))
 
     def everybody(self) -> dict[str, Seen]:
         """All processes by role and place, the youngest of each."""
@@ -274,6 +277,7 @@ class Gauge:
                 "first_mib": round(kept[0][1] / 1024, 1),
                 "last_mib": round(kept[-1][1] / 1024, 1),
                 "kib_per_100_rounds": round(100 * slope, 1),
+                "most_threads": self.threads[place],
             }
         return found
 
@@ -327,13 +331,14 @@ def show_flat(found: dict[str, Any]) -> None:
             f"{one['first_mib']:.1f}",
             f"{one['last_mib']:.1f}",
             f"{one['kib_per_100_rounds']:+.0f}",
+            f"{one['most_threads']:.0f}",
         ]
         for place, one in found["processes"].items()
     ]
     print_table(
         f"Resident memory over {found['rounds']} rounds of {found['seconds_per_round']:.2f} s; "
         f"slopes over {found['fitted_over']}",
-        ["process", "first, MiB", "last, MiB", "KiB in 100 rounds"],
+        ["process", "first, MiB", "last, MiB", "KiB in 100 rounds", "most threads"],
         rows,
     )
     for problem in (*found["problems"], *found["left_running"]):

@@ -232,7 +232,7 @@ def test_a_site_is_revoked_while_the_server_does_not_run(tmp_path: Path) -> None
     words = ("federation", "revoke", "a", "--federation", made.folder, "--why", "stolen")
     assert "it refuses the site when it starts" in done(*words).out
     assert made.revoked() == {"a": "stolen"}
-    with mock.patch.object(keeper.Keeper, "run", lambda self, say: say("here")):
+    with mock.patch.object(keeper.Keeper, "run", lambda self, say, *look: say("here")):
         text = done("server", "start", "--federation", made.folder).out
     assert text.endswith("here\n")
     kit = made.folder / "server" / "kit"

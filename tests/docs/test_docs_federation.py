@@ -33,8 +33,8 @@ INSTRUCTIONS = {
 def typed() -> list[list[str]]:
     """What the page has its readers type after `fedsight`, in order."""
     lines = [shlex.split(line) for line in prompts(PAGE)]
-    assert {words[0] for words in lines} == {"fedsight", "sha256sum"}
-    return [words[1:] for words in lines if words[0] == "fedsight"]
+    assert {words[0] for words in lines} == {"fedsight"}
+    return [words[1:] for words in lines]
 
 
 def accept(words: list[str]) -> dict[str, Any]:

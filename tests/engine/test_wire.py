@@ -57,7 +57,7 @@ def test_what_is_unpacked_may_be_changed_and_changes_nothing_else() -> None:
 
 @given(st.integers(0, 5 * wire.PIECE + 9))
 def test_pieces_cover_everything_once(total: int) -> None:
-    found = list(wire.pieces(total))
+    found = list(wire.Stride().pieces(total))
     assert found[0][0] == 0
     assert found[-1][1] == total
     assert all(one[1] == other[0] for one, other in pairwise(found))
@@ -194,3 +194,15 @@ def test_any_table_is_sums_or_refused(table: Any) -> None:
     except SiteError:
         return
     assert all(np.isfinite(one.total).all() for one in found.values())
+
+
+def test_pieces_grow_over_a_quick_line_and_shrink_over_a_slow_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr(wire.time, "monotonic", lambda: now[0])
+    stride, total = wire.Stride(), 40 << 20
+    for seconds, size in ((0.01, wire.PIECE), (1.0, wire.PIECE), (9.0, wire.LEAST)):
+        for _ in stride.pieces(total):
+            now[0] += seconds
+        assert stride.size == size

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from fedsight.core.errors import ConfigError, Problem
@@ -402,7 +402,7 @@ COCO: dict[str, Any] = {"name": "coco", "path": "a.json", "test_path": "b.json"}
 def test_where_files_lie_does_not_change_the_fingerprint(table: dict[str, Any]) -> None:
     table = {**table, "data": table["data"] if "path" in table["data"] else FOLDER}
     here, there = parse(table, Path("/here"))[0], parse(table, Path("/there"))[0]
-    assert here != there
+    assume(here != there)  # an absolute path is one place, wherever the file lies
     assert here.fingerprint == there.fingerprint
 
 

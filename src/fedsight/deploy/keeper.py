@@ -19,6 +19,14 @@ PAUSE = (0.5, 15.0)  # seconds before a dead process is started again: at first,
 LASTED = 60.0  # seconds after which a process counts as having run well
 GRACE = 8.0  # seconds to end by itself
 LOOK = 0.2
+LINE = {
+    # FLARE keeps what it needs to repeat a message, and a thread, for so many seconds after each:
+    # ours are answered within few, and asked again if not.
+    "NVFLARE_STREAMING_RETRY_TIMEOUT": "8",
+    "NVFLARE_STREAMING_RETRY_WAIT": "4",
+    # Pieces of vectors go back to the system when they are freed, or they pile up.
+    "MALLOC_MMAP_THRESHOLD_": "262144",
+}
 
 
 class Keeper:
@@ -57,7 +65,7 @@ class Keeper:
             self._process = subprocess.Popen(
                 self._command,
                 cwd=self._folder,
-                env={**os.environ, "FEDSIGHT_HOME": str(self._home)},
+                env={**os.environ, **LINE, "FEDSIGHT_HOME": str(self._home)},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

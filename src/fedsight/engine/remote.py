@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -62,6 +63,7 @@ class RemoteEngine:
         self._due = {name: s.total.shape for name, s in _blank(federation, network).items()}
         self._total = PayloadSum.of(self._sizes, max(federation.population, 1))
         self._held: dict[str, int] = {}  # the round after which each site's vector is
+        self._strides: defaultdict[str, wire.Stride] = defaultdict(wire.Stride)
         self._lock = threading.Lock()
         self._sending = threading.Semaphore(SENT)
         self._fetching = threading.Semaphore(FETCHED)
@@ -192,7 +194,9 @@ class RemoteEngine:
         """Talk to all sites at once; the reasons of those that failed."""
         problems = {site: self._why_absent(site) for site in sites if site not in self.present()}
         talks = [
-            Talk(self._link, site, deadline, self._gone) for site in sites if site not in problems
+            Talk(self._link, site, deadline, self._gone, self._strides[site])
+            for site in sites
+            if site not in problems
         ]
 
         def run(talk: Talk) -> None:

@@ -46,12 +46,18 @@ class Talk:
     """One conversation with one site, until a deadline."""
 
     def __init__(
-        self, link: Link, site: str, deadline: float, gone: Callable[[str], bool] = lambda _: False
+        self,
+        link: Link,
+        site: str,
+        deadline: float,
+        gone: Callable[[str], bool] = lambda _: False,
+        stride: wire.Stride | None = None,
     ) -> None:
         self._link = link
         self.site = site
         self._deadline = deadline  # of time.monotonic()
         self._gone = gone  # whether the site is known to have left
+        self._stride = stride or wire.Stride()  # what is known of the site's line
 
     def ask(
         self, kind: str, header: Mapping[str, Any], body: bytes = b"", patience: float | None = None
@@ -97,7 +103,7 @@ class Talk:
         Marks grow, so a piece that was long on its way cannot end up in a later vector.
         """
         mark = next(_marks)
-        for start, stop in wire.pieces(len(data)):
+        for start, stop in self._stride.pieces(len(data)):
             header = {"name": name, "mark": mark, "start": start, "total": len(data)}
             self.ask("piece", header, bytes(data[start:stop]), SLOW)
         return mark
@@ -105,7 +111,7 @@ class Talk:
     def fetch(self, ticket: int, total: int) -> bytearray:
         """Get a vector of `total` bytes from the site; SiteError unless it is exactly that."""
         data = bytearray(total)
-        for start, stop in wire.pieces(total):
+        for start, stop in self._stride.pieces(total):
             header = {"ticket": ticket, "start": start, "stop": stop}
             _, piece = self.ask("fetch", header, b"", SLOW)
             if len(piece) != stop - start:

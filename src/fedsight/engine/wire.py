@@ -8,6 +8,7 @@ into pieces, and everything in a header is checked before it is used.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -18,7 +19,9 @@ from torch import Tensor
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Sum
 
-PIECE = 4 << 20  # bytes sent at once: what is lost when a connection is cut
+PIECE = 4 << 20  # bytes sent at once, at most: what is lost when a connection is cut
+FIRST, LEAST = 256 << 10, 64 << 10  # bytes: the first piece over a line, and the smallest
+QUICK, LONG = 0.3, 2.0  # seconds: the next piece is larger, or smaller
 LONGEST = 16 << 20  # characters of a header: a confusion matrix of a thousand classes fits
 MOST = 1 << 40  # the largest count or weight that anybody may name
 _SAME_VERSION = "let it run the same FedSight version as the coordinator"
@@ -26,7 +29,8 @@ _SAME_VERSION = "let it run the same FedSight version as the coordinator"
 
 def pack(parts: Mapping[str, Tensor]) -> memoryview:
     """float32 vectors, one after the other, as bytes."""
-    whole = torch.cat([parts[name].reshape(-1) for name in parts]) if parts else torch.empty(0)
+    flat = [parts[name].reshape(-1) for name in parts]
+    whole = flat[0] if len(flat) == 1 else torch.cat(flat) if flat else torch.empty(0)
     return whole.contiguous().numpy().astype("<f4", copy=False).data.cast("B")
 
 
@@ -41,10 +45,26 @@ def unpack(data: bytearray, sizes: Mapping[str, int]) -> dict[str, Tensor]:
     return dict(zip(sizes, whole.split(list(sizes.values())), strict=True))
 
 
-def pieces(total: int) -> Iterator[tuple[int, int]]:
-    """(start, stop) of each piece of `total` bytes; one empty piece of nothing."""
-    for start in range(0, max(total, 1), PIECE):
-        yield start, min(start + PIECE, total)
+class Stride:
+    """How large the pieces are that a line carries in about a second; found out as they go."""
+
+    def __init__(self) -> None:
+        self.size = min(FIRST, PIECE)  # bytes
+
+    def pieces(self, total: int) -> Iterator[tuple[int, int]]:
+        """(start, stop) of each piece of `total` bytes; one empty piece of nothing."""
+        start, stop = 0, -1
+        while stop < total:
+            began, stop = time.monotonic(), min(start + self.size, total)
+            yield start, stop
+            self._learn(time.monotonic() - began)
+            start = stop
+
+    def _learn(self, seconds: float) -> None:
+        if seconds < QUICK:
+            self.size = min(2 * self.size, PIECE)
+        elif seconds > LONG:
+            self.size = max(self.size // 2, min(LEAST, PIECE))
 
 
 def read_header(text: Any, sender: str) -> dict[str, Any]:
