@@ -25,7 +25,6 @@ LINE = {
     "NVFLARE_STREAMING_RETRY_TIMEOUT": "8",
     "NVFLARE_STREAMING_RETRY_WAIT": "4",
     # Pieces of vectors go back to the system when they are freed, or they pile up.
-    "MALLOC_MMAP_THRESHOLD_": "262144",
 }
 
 

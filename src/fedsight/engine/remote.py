@@ -2,17 +2,18 @@
 
 The coordinator asks and a site answers, never the other way round. A site that does not answer is
 given up long before the round's deadline, a reply is checked before anything is added, and replies
-are fetched few at a time and added as they come, so memory does not grow with the cohort.
+wait on the disk and are added one by one as they come, so memory does not grow with the cohort.
 """
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -28,9 +29,7 @@ from fedsight.engine.inline import by_view, chunks
 from fedsight.engine.talk import Link, Silent, Talk
 from fedsight.models.base import Network
 
-FETCHED = 2  # replies on their way at once: each is held whole before it is added
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
-SENT = 4  # orders on their way at once
 
 
 class RemoteEngine:
@@ -65,8 +64,7 @@ class RemoteEngine:
         self._held: dict[str, int] = {}  # the round after which each site's vector is
         self._strides: defaultdict[str, wire.Stride] = defaultdict(wire.Stride)
         self._lock = threading.Lock()
-        self._sending = threading.Semaphore(SENT)
-        self._fetching = threading.Semaphore(FETCHED)
+        self._budget = wire.Budget()
 
     def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
         """One round of local training; a reply that is late or faulty is noted, not added."""
@@ -82,8 +80,7 @@ class RemoteEngine:
             self._bring(talk, order.round - 1, vector)
             mark = 0
             if extras:
-                with self._sending:
-                    mark = talk.send("extras", extras)
+                mark = talk.send("extras", extras)
             header = {
                 "round": order.round,
                 "attempt": attempt,
@@ -95,10 +92,11 @@ class RemoteEngine:
             }
             answer = talk.finish("train", header)
             note = self._checked_note(client, talk.site, order.round, answer)
-            with self._fetching:
-                data = talk.fetch(answer["ticket"], 4 * sum(self._sizes.values()))
-                payload = wire.unpack(data, self._sizes)
-                with self._lock:
+            with tempfile.TemporaryFile(prefix="fedsight-") as spool:
+                for piece in talk.fetch(answer["ticket"], 4 * sum(self._sizes.values())):
+                    spool.write(piece)
+                with self._lock:  # one reply at a time is held whole
+                    payload = wire.unpack(_read(spool), self._sizes)
                     self._total.add(payload, note.weight, talk.site)
                     outcome.notes.append(note)
 
@@ -194,7 +192,7 @@ class RemoteEngine:
         """Talk to all sites at once; the reasons of those that failed."""
         problems = {site: self._why_absent(site) for site in sites if site not in self.present()}
         talks = [
-            Talk(self._link, site, deadline, self._gone, self._strides[site])
+            Talk(self._link, site, deadline, self._gone, self._strides[site], self._budget)
             for site in sites
             if site not in problems
         ]
@@ -228,8 +226,7 @@ class RemoteEngine:
         """The model after `round`, unless the site has it from before."""
         if self._held.get(talk.site) == round:
             return
-        with self._sending:
-            mark = talk.send("vector", data)
+        mark = talk.send("vector", data)
         talk.ask("hold", {"round": round, "mark": mark})
         self._held[talk.site] = round
 
@@ -264,6 +261,14 @@ class RemoteEngine:
             cause = f"site '{site}' sent figures of another task, or over other images"
             raise SiteError(cause, "let it run the same FedSight version, on the same images")
         return found
+
+
+def _read(spool: IO[bytes]) -> bytearray:
+    """All that was written."""
+    data = bytearray(spool.tell())
+    spool.seek(0)
+    spool.readinto(data)  # type: ignore[attr-defined]
+    return data
 
 
 def _blank(federation: Federation, network: Network) -> Metrics:

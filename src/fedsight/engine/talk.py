@@ -8,7 +8,7 @@ import itertools
 import queue
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from fedsight.core.errors import SiteError
@@ -52,12 +52,14 @@ class Talk:
         deadline: float,
         gone: Callable[[str], bool] = lambda _: False,
         stride: wire.Stride | None = None,
+        budget: wire.Budget | None = None,
     ) -> None:
         self._link = link
         self.site = site
         self._deadline = deadline  # of time.monotonic()
         self._gone = gone  # whether the site is known to have left
         self._stride = stride or wire.Stride()  # what is known of the site's line
+        self._budget = budget or wire.Budget()  # of all conversations together
 
     def ask(
         self, kind: str, header: Mapping[str, Any], body: bytes = b"", patience: float | None = None
@@ -105,22 +107,22 @@ class Talk:
         mark = next(_marks)
         for start, stop in self._stride.pieces(len(data)):
             header = {"name": name, "mark": mark, "start": start, "total": len(data)}
-            self.ask("piece", header, bytes(data[start:stop]), SLOW)
+            with self._budget.take(stop - start):
+                self.ask("piece", header, bytes(data[start:stop]), SLOW)
         return mark
 
-    def fetch(self, ticket: int, total: int) -> bytearray:
-        """Get a vector of `total` bytes from the site; SiteError unless it is exactly that."""
-        data = bytearray(total)
+    def fetch(self, ticket: int, total: int) -> Iterator[bytes]:
+        """The pieces of a vector of `total` bytes; SiteError unless it is exactly that."""
         for start, stop in self._stride.pieces(total):
             header = {"ticket": ticket, "start": start, "stop": stop}
-            _, piece = self.ask("fetch", header, b"", SLOW)
+            with self._budget.take(stop - start):
+                _, piece = self.ask("fetch", header, b"", SLOW)
             if len(piece) != stop - start:
                 raise SiteError(
                     f"{self._sender} sent {len(piece):,} bytes where {stop - start:,} were due",
                     "its reply was cut off, or it trains another model: compare the fingerprints",
                 )
-            data[start:stop] = piece
-        return data
+            yield piece
 
     def _answer(
         self, kind: str, header: Mapping[str, Any], body: bytes, timeout: float

@@ -7,7 +7,9 @@ into pieces, and everything in a header is checked before it is used.
 
 from __future__ import annotations
 
+import contextlib
 import json
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,6 +22,7 @@ from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Sum
 
 PIECE = 4 << 20  # bytes sent at once, at most: what is lost when a connection is cut
+IN_FLIGHT = 16 << 20  # bytes: many small pieces over slow lines, or a few large ones
 FIRST, LEAST = 256 << 10, 64 << 10  # bytes: the first piece over a line, and the smallest
 QUICK, LONG = 0.3, 2.0  # seconds: the next piece is larger, or smaller
 LONGEST = 16 << 20  # characters of a header: a confusion matrix of a thousand classes fits
@@ -43,6 +46,28 @@ def unpack(data: bytearray, sizes: Mapping[str, int]) -> dict[str, Tensor]:
         return {name: torch.empty(0) for name in sizes}
     whole = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32, copy=False))
     return dict(zip(sizes, whole.split(list(sizes.values())), strict=True))
+
+
+class Budget:
+    """How many bytes may be on their way at once, over all lines together."""
+
+    def __init__(self) -> None:
+        self._left = IN_FLIGHT
+        self._changed = threading.Condition()
+
+    @contextlib.contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Wait until `size` bytes may be on their way, and count them while they are."""
+        size = min(size, IN_FLIGHT)
+        with self._changed:
+            self._changed.wait_for(lambda: self._left >= size)
+            self._left -= size
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._left += size
+                self._changed.notify_all()
 
 
 class Stride:
