@@ -20,7 +20,7 @@ from tinysites import Alter, Clock, FaultyLink, Places
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Order
-from fedsight.engine import remote, wire
+from fedsight.engine import wire
 from fedsight.engine.base import Federation, Outcome
 from fedsight.engine.inline import InlineEngine
 from fedsight.engine.remote import RemoteEngine
