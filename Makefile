@@ -13,7 +13,7 @@ run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the repor
 
 test: $(READY) browser lint  ## the whole test suite, with coverage
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --cov --cov-report=
+	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	$(BIN)/coverage report --fail-under=90 --format=total
 	$(BIN)/coverage report --fail-under=95 --include='src/fedsight/core/*,src/fedsight/aggregate/*,src/fedsight/engine/*,src/fedsight/run/*'
 

@@ -41,3 +41,8 @@ def places(
     found = tinysites.Places(tmp_path_factory.mktemp("sites"), data)
     yield found
     found.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with real processes wait for them a lot: they come first, while others can run."""
+    items.sort(key=lambda item: not item.path.name.endswith(("_deployed.py", "_admission.py")))

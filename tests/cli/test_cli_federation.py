@@ -422,7 +422,7 @@ def test_another_name_or_federation_needs_another_folder(made: Made, tmp_path: P
 def test_site_and_server_start_and_move_to_another_port(made: Made) -> None:
     wards, site = made.root / "wards", made.root / "site"
     signed = made.root / "ward-3.signed.zip"
-    with mock.patch.object(keeper.Keeper, "run", lambda self, say: say("here")):
+    with mock.patch.object(keeper.Keeper, "run", lambda self, say, *look: say("here")):
         words = ("site", "start", site, "--data", "fashion-mnist-12k")
         text = done(*words, "--admission", signed).out
         assert "10,000 training images" in text
