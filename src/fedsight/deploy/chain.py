@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -39,6 +40,7 @@ TRIES = 3  # segments without a finished round, one after the other, until the r
 CRASHES = 10  # the same, when it was processes that died: they have been started again
 START = 180.0  # seconds that a job's processes get to start
 ASK = 2.0  # seconds between questions to the server
+LEAST_FREE = 1 << 20  # bytes of disk, without which a coordinator cannot even say why it ended
 LATE = 20.0  # seconds that a segment waits for sites beyond the quorum
 LOOK = 0.25
 Say = Callable[[str], None]
@@ -172,6 +174,11 @@ class _Chain:
             outcome = self._outcome()
             if outcome is not None and outcome["state"] != "running":
                 return outcome
+            if over and shutil.disk_usage(self._store.folder).free < LEAST_FREE:
+                raise StoreError(
+                    f"the disk of {self._store.folder} is full; the last checkpoint is whole",
+                    f"free some space, then: fedsight resume {self._store.folder}",
+                )
             if over:
                 return _lost("a process of the job was killed, or the server was")
             time.sleep(LOOK)

@@ -68,8 +68,11 @@ class Coordinator:
     def main(self) -> None:
         """Carry the run on until it is finished, fails, or another site is to join."""
         end_with_parent()
+        import torch
+
         from fedsight.deploy.segment import segment
 
+        torch.set_num_threads(1)  # sums of a few vectors: more threads would wait for one another
         folder = Path(collab.workspace.get_root_dir()).resolve().parent.parent
         link = FlareLink(collab.clients)
         segment(folder, self.run, self.fingerprint, self.number, link)

@@ -16,8 +16,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.layout import Kind
 from fedsight.core.settings import Settings
@@ -47,7 +45,6 @@ class Handover(Exception):  # noqa: N818 - not an error: the next segment goes o
 
 def segment(folder: Path, run: str, fingerprint: str, number: int, link: Link) -> None:
     """Carry the run `run` of the federation in `folder` on; `segment.json` says how it ended."""
-    torch.set_num_threads(1)  # sums of a few vectors: more threads would wait for one another
     federation = Folder.open(folder)
     place = (federation.runs / run).resolve()
     if place.parent != federation.runs.resolve() or not place.is_dir():
