@@ -317,7 +317,7 @@ def test_without_any_site_nothing_is_measured(table: Table) -> None:
 def trainer(places: Places) -> int:
     running = places.seats[BAD]._trainer
     assert running is not None
-    return running.pid
+    return running._process.pid
 
 
 def test_a_killed_trainer_is_the_sites_failure_and_the_next_round_works(

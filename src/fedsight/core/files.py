@@ -1,10 +1,13 @@
-"""Files written whole or not at all."""
+"""Files written whole or not at all, and files that grow line by line."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from fedsight.core.errors import StoreError
 
@@ -34,6 +37,24 @@ def write_atomically(path: Path, data: bytes) -> None:
             "free some space or choose another folder; the last whole file is untouched, so "
             "`fedsight resume` goes on from there",
         ) from error
+
+
+def append_line(path: Path, value: Mapping[str, Any]) -> None:
+    """Add a line of JSON, on the disk when this returns; OSError when it cannot be written."""
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(value) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that may not be there; a torn last one, left by a crash, is not one."""
+    return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether something lies in `folder`, or in its place."""
+    return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def make_folder(path: Path) -> None:

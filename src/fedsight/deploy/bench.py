@@ -18,9 +18,8 @@ import torch
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.types import Metrics
 from fedsight.deploy.child import end_with_parent
-from fedsight.deploy.declare import Declaration, declare, open_site
+from fedsight.deploy.declare import Declaration, declare, open_site, weightless
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, TrainStep, receive, send
-from fedsight.engine.base import Federation
 from fedsight.engine.client import Client
 from fedsight.engine.memory import MemoryStore
 
@@ -31,10 +30,7 @@ class Bench:
     def __init__(self, setup: Open) -> None:
         torch.set_num_threads(setup.owner.pace.threads)
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
-        # Weights come with every order; a file of pretrained ones need not be at the site.
-        model = setup.program.model.model_copy(update={"weights": None, "sha256": None})
-        bare: Federation = replace(self.federation, program=replace(setup.program, model=model))
-        self.client = Client(bare)
+        self.client = Client(replace(self.federation, program=weightless(setup.program)))
         if setup.personal is not None:
             self.client.initial[self.client.layout.personal].copy_(setup.personal)
         self.memory = MemoryStore(setup.memory)

@@ -14,6 +14,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,7 @@ class _Chain:
         self._say = say
         self._job: str | None = None
         self._shown: int | None = None  # rounds that the reporters have heard of
+        self._size = 0  # of the history when they heard
 
     def run(self) -> dict[str, Any]:
         """Segment after segment."""
@@ -113,11 +115,10 @@ class _Chain:
             outcome = self._segment(number, sites)
             if outcome["state"] == "finished":
                 return self._finish()
-            progress = self._rounds() > done
-            done = self._rounds()
+            before, done = done, self._rounds()
             if outcome["state"] == "failed" and not outcome["again"]:
                 raise _raised(outcome)
-            failures = 0 if progress or outcome["state"] == "handover" else failures + 1
+            failures = 0 if done > before or outcome["state"] == "handover" else failures + 1
             if failures >= (CRASHES if outcome["state"] == "lost" else TRIES):
                 raise _raised(outcome)
             self._say(f"after round {done}: {outcome.get('why') or outcome.get('cause')}; going on")
@@ -192,8 +193,9 @@ class _Chain:
         began, told = time.monotonic(), False
         deadline = self._program.rounds.deadline
         while True:
-            expected = self._expected()
-            there = self._there()
+            expected = self._federation.admitted()
+            found = presence.presences(self._federation.presences)
+            there = {name for name, one in found.items() if one.alive}
             ready = [site for site in expected if site in there]
             missing = [site for site in expected if site not in there]
             waited = time.monotonic() - began
@@ -212,33 +214,26 @@ class _Chain:
                 told = True
             time.sleep(LOOK)
 
-    def _there(self) -> set[str]:
-        found = presence.presences(self._federation.presences)
-        return {name for name, one in found.items() if one.alive}
-
-    def _expected(self) -> list[str]:
-        return self._federation.admitted()
-
     def _rounds(self) -> int:
         checkpoint = self._store.load_checkpoint()
         return checkpoint.round if checkpoint else 0
 
     def _tell(self) -> None:
-        """Tell the reporters of the rounds that are new in the history."""
-        try:
-            facts = self._store.read_json("run.json")
-            lines = self._store.history()
-        except StoreError:
-            return  # just being written
-        if "declared" not in facts:
-            return
+        """Tell the reporters of the rounds that are new in the history, if it has changed."""
         if self._shown is None:
-            tables = facts["declared"]
+            tables = self._store.read_json("run.json").get("declared")
+            if tables is None:
+                return  # no site has been asked yet
             roster = {site: read_declaration(tables[site], site) for site in tables}
             self._shown = self._rounds()
             for reporter in self._reporters:
                 reporter.begin(gather(self._program, roster), self._shown)
-        for line in lines:
+        path = self._store.folder / "history.jsonl"
+        size = path.stat().st_size if path.exists() else 0
+        if size == self._size:
+            return
+        self._size = size
+        for line in self._store.history():
             if line["round"] > self._shown:
                 self._shown = line["round"]
                 for reporter in self._reporters:
@@ -250,8 +245,8 @@ class _Chain:
             reporter.finish(summary)
         return summary
 
-    def _console(self, patience: float) -> Any:
-        return console(self._federation.folder / "operator" / "kit", OPERATOR, patience)
+    def _console(self, patience: float) -> AbstractContextManager[Console]:
+        return console(self._federation.operator_kit, OPERATOR, patience)
 
 
 def _lost(cause: str) -> dict[str, Any]:
@@ -269,6 +264,3 @@ def _raised(outcome: dict[str, Any]) -> FedSightError:
     ):
         family = DeployError
     return family(str(outcome.get("cause")), str(outcome.get("cure") or ""))
-
-
-__all__ = ["Console", "resume", "start"]

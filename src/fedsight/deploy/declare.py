@@ -19,7 +19,7 @@ from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
 from fedsight.core.layout import Kind
 from fedsight.data.base import Dataset, Fit, Part, Preprocess, Source
 from fedsight.data.partition import Groups
-from fedsight.deploy.owner import Owner
+from fedsight.deploy.owner import Owner, lenient
 from fedsight.engine.base import Federation, View
 from fedsight.run.federate import federate
 from fedsight.run.program import Program, too_large_cohort
@@ -117,6 +117,12 @@ class Elsewhere:
         return "elsewhere"
 
 
+def weightless(program: Program) -> Program:
+    """The program at a site: weights come with every order, no file of them need be there."""
+    model = program.model.model_copy(update={"weights": None, "sha256": None})
+    return replace(program, model=model)
+
+
 def open_site(program: Program, owner: Owner, name: str) -> tuple[Federation, int]:
     """A site's federation for `program` and the site's number in it.
 
@@ -125,9 +131,7 @@ def open_site(program: Program, owner: Owner, name: str) -> tuple[Federation, in
     which the program's split gives each its part by name.
     """
     if owner.share:
-        # Weights come with every order; a file of pretrained ones need not be at the site.
-        model = program.model.model_copy(update={"weights": None, "sha256": None})
-        shared = federate(replace(program, data=owner.data, model=model))
+        shared = federate(replace(weightless(program), data=owner.data))
         numbers = {shared.partition.name(site): site for site in range(len(shared.partition))}
         if name not in numbers:
             raise DeployError(
@@ -160,9 +164,7 @@ def merged(wanted: Source, own: Source) -> Source:
         if value is not None
     }
     values = {**{key: getattr(own, key) for key in fields}, **meant}
-    if "missing" in fields:
-        values["missing"] = "allow"  # a site may well have no image of a class
-    return type(own).model_validate(values)
+    return lenient(type(own).model_validate(values))
 
 
 # What an owner decides for his own files, whatever the program says.

@@ -17,7 +17,13 @@ from typing import Any
 import tomli_w
 
 from fedsight.core.errors import DeployError
-from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.files import (
+    append_line,
+    is_taken,
+    make_folder,
+    whole_lines,
+    write_atomically,
+)
 from fedsight.deploy import kits
 
 OPERATOR = "operator@fedsight.local"
@@ -71,7 +77,7 @@ class Federation:
         Whole or not at all. Raises DeployError when the folder is taken or the name unfit.
         """
         check_name(folder.name, "the federation")
-        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+        if is_taken(folder):
             raise DeployError(f"{folder} is not empty", "choose another name")
         make_folder(folder.resolve().parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.resolve().parent) as scratch:
@@ -100,6 +106,11 @@ class Federation:
     def runs(self) -> Path:
         """Where run folders lie."""
         return self.folder / "runs"
+
+    @property
+    def operator_kit(self) -> Path:
+        """What the operator's commands open a session with the server from."""
+        return self.folder / "operator" / "kit"
 
     @property
     def presences(self) -> Path:
@@ -166,15 +177,11 @@ class Federation:
 
     def note(self, event: str, **facts: Any) -> None:
         """Add a line to the federation's history."""
-        line = {"time": _now(), "event": event, **facts}
-        with (self.folder / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.folder / "events.jsonl", {"time": _now(), "event": event, **facts})
 
     def events(self) -> list[dict[str, Any]]:
         """The federation's history."""
-        path = self.folder / "events.jsonl"
-        lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-        return [json.loads(line) for line in lines]
+        return [json.loads(line) for line in whole_lines(self.folder / "events.jsonl")]
 
     def _make_kit(self, name: str, role: kits.Role, home: Path) -> None:
         make_folder(home)

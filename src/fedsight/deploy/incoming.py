@@ -13,6 +13,11 @@ LARGEST = 8 << 30  # bytes of a vector that a site accepts: two thousand million
 NAMES = ("vector", "extras", "personal")  # what a coordinator may send
 
 
+def count(fields: Mapping[str, Any], key: str) -> int:
+    """A count in a header of the coordinator's; SiteError for anything else."""
+    return wire.whole_number(fields, key, "the coordinator")
+
+
 class Incoming:
     """The newest vector of each name."""
 
@@ -22,9 +27,9 @@ class Incoming:
 
     def add(self, fields: Mapping[str, Any], body: bytes) -> None:
         """Put a piece in its place; SiteError if it does not fit."""
-        mark = wire.whole_number(fields, "mark", "the coordinator")
-        start = wire.whole_number(fields, "start", "the coordinator")
-        total = wire.whole_number(fields, "total", "the coordinator")
+        mark = count(fields, "mark")
+        start = count(fields, "start")
+        total = count(fields, "total")
         name = str(fields.get("name"))
         if total > LARGEST or start + len(body) > total or name not in NAMES:
             raise SiteError(f"a piece of {name[:50]} does not fit", "update the coordinator")
@@ -38,7 +43,7 @@ class Incoming:
 
     def whole(self, name: str, fields: Mapping[str, Any]) -> bytearray:
         """The vector under the header's mark; SiteError if it is not here."""
-        mark = wire.whole_number(fields, "mark", "the coordinator")
+        mark = count(fields, "mark")
         with self._lock:
             known = self._newest.get(name)
         if known is None or known[0] != mark:

@@ -24,7 +24,6 @@ LINE = {
     # ours are answered within few, and asked again if not.
     "NVFLARE_STREAMING_RETRY_TIMEOUT": "8",
     "NVFLARE_STREAMING_RETRY_WAIT": "4",
-    # Pieces of vectors go back to the system when they are freed, or they pile up.
 }
 
 

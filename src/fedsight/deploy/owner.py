@@ -80,6 +80,13 @@ class Owner:
     share: bool = False  # the source is a sample that every site has; this site has its split
 
 
+def lenient(source: Source) -> Source:
+    """The source of one site, which may well have no image of a class."""
+    if "missing" not in type(source).model_fields:
+        return source
+    return source.model_copy(update={"missing": "allow"})
+
+
 def read_owner(path: Path | None, data: str | None) -> Owner:
     """The owner's file, with `data` (a folder or file, or a built-in sample) in place of [data].
 

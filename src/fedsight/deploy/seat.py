@@ -19,11 +19,11 @@ from typing import IO, Any
 
 import torch
 
-from fedsight.core.errors import DeployError, FedSightError, SiteError, StoreError
+from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
 from fedsight.deploy import locks
-from fedsight.deploy.incoming import Incoming
+from fedsight.deploy.incoming import Incoming, count
 from fedsight.deploy.owner import Owner, read_owner
 from fedsight.deploy.sitelog import SiteLog, told
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, Trainer, TrainStep
@@ -91,7 +91,7 @@ class Seat:
 
     def _propose(self, fields: dict[str, Any], body: bytes) -> Answer:
         """Take part in a run? The site builds the program itself and checks its fingerprint."""
-        run, sites = str(fields.get("run")), wire.whole_number(fields, "sites", "the coordinator")
+        run, sites = str(fields.get("run")), count(fields, "sites")
         program, _ = config.parse(dict(fields.get("program") or {}), self._home)
         if program.fingerprint != fields.get("fingerprint"):
             raise DeployError(
@@ -126,36 +126,36 @@ class Seat:
 
     def _hold(self, fields: dict[str, Any], body: bytes) -> Answer:
         """The vector that came is the model after `round`."""
-        round = wire.whole_number(fields, "round", "the coordinator")
+        round = count(fields, "round")
         with self._lock:
             data = self._incoming.whole("vector", fields)
             self._vector = round, wire.unpack(data, {"vector": len(data) // 4})["vector"]
         return {}, b""
 
     def _train(self, fields: dict[str, Any], body: bytes) -> Answer:
-        round = wire.whole_number(fields, "round", "the coordinator")
-        what = ("train", round, wire.whole_number(fields, "attempt", "the coordinator"))
+        round = count(fields, "round")
+        what = ("train", round, count(fields, "attempt"))
         if (known := self._begun(what)) is not None:
             return known
         if self._opened is not None:
-            sites = wire.whole_number(fields, "sites", "the coordinator")
+            sites = count(fields, "sites")
             self._opened.owner.contract.refuse_few(sites)
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         extras = wire.unpack(self._incoming.whole("extras", fields), sizes) if sizes else {}
         step = TrainStep(
             Order(round, self._model(round - 1), extras),
-            wire.whole_number(fields, "accepted", "the coordinator"),
-            wire.whole_number(fields, "durable", "the coordinator"),
+            count(fields, "accepted"),
+            count(fields, "durable"),
         )
         return self._begin(what, lambda: self._trained(step))
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> Answer:
-        round = wire.whole_number(fields, "round", "the coordinator")
+        round = count(fields, "round")
         jobs = [(bool(own), int(start)) for own, start in fields["jobs"]]
         step = MeasureStep(
             round,
             self._model(round),
-            wire.whole_number(fields, "accepted", "the coordinator"),
+            count(fields, "accepted"),
             jobs,
         )
         return self._begin(("measure", round, *jobs), lambda: self._measured(step))
@@ -172,8 +172,8 @@ class Seat:
     def _fetch(self, fields: dict[str, Any], body: bytes) -> Answer:
         """A part of the vector that something ended with."""
         _, future = self._ticket(fields)
-        start = wire.whole_number(fields, "start", "the coordinator")
-        stop = wire.whole_number(fields, "stop", "the coordinator")
+        start = count(fields, "start")
+        stop = count(fields, "stop")
         _, data = future.result(0)
         return {}, bytes(data[start : min(stop, start + wire.PIECE)])
 
@@ -198,7 +198,7 @@ class Seat:
         return None
 
     def _ticket(self, fields: dict[str, Any]) -> tuple[tuple[Any, ...], Future[Answer]]:
-        ticket = wire.whole_number(fields, "ticket", "the coordinator")
+        ticket = count(fields, "ticket")
         found = self._tickets.get(ticket)
         if found is None:
             raise SiteError("what was asked for has been given up", "ask for it anew")
@@ -232,11 +232,9 @@ class Seat:
     def _bench(self) -> Trainer:
         """The trainer; a new one if there is none any more."""
         with self._lock:
-            if self._trainer is not None:
-                return self._trainer
-            self._trainer = trainer = Trainer(self._home / "trainer.txt")
-            (self._home / "trainer.pid").write_text(str(trainer.pid))
-            return trainer
+            if self._trainer is None:
+                self._trainer = Trainer(self._home / "trainer.txt")
+            return self._trainer
 
     def _ready(self) -> Trainer:
         """A trainer with the site's images open."""
@@ -257,9 +255,8 @@ class Seat:
     def _ask(self, step: TrainStep | MeasureStep, doing: str) -> Any:
         try:
             return self._ready().ask(step, doing)
-        except FedSightError as error:
-            if error.exit_code == 6:  # it died: the next question gets a new one
-                self._end_trainer()
+        except EngineError:  # it died: the next question gets a new one
+            self._end_trainer()
             raise
 
     def _trained(self, step: TrainStep) -> Answer:

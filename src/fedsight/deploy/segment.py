@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from fedsight.deploy.federation import Federation as Folder
 from fedsight.engine import wire
 from fedsight.engine.base import Federation
 from fedsight.engine.remote import RemoteEngine
-from fedsight.engine.talk import Link, Silent, Talk
+from fedsight.engine.talk import Link, Talk, converse, reason
 from fedsight.run import session
 from fedsight.run.evaluate import Evaluator
 from fedsight.run.facts import describe
@@ -177,33 +176,32 @@ def _propose(
     }
     deadline = time.monotonic() + program.rounds.deadline
 
-    def one(site: str) -> None:
+    def one(talk: Talk) -> None:
+        answer = talk.finish("propose", header)
         try:
-            answer = Talk(link, site, deadline).finish("propose", header)
-            found[site] = read_declaration(answer.get("declared"), site)
-        except (SiteError, DeployError) as error:
-            absent[site] = error.cause
-        except Silent as silence:
-            absent[site] = str(silence)
+            found[talk.site] = read_declaration(answer.get("declared"), talk.site)
+        except DeployError as error:
+            raise SiteError(error.cause, error.cure) from None
 
-    with ThreadPoolExecutor(max(len(asked), 1), thread_name_prefix="propose") as pool:
-        list(pool.map(one, asked))
-    return found, absent
+    failed = converse([Talk(link, site, deadline) for site in asked], one)
+    return found, {**absent, **{site: reason(error) for site, error in failed.items()}}
 
 
 def _hand_out_personal(federation: Federation, link: Link, absent: dict[str, str]) -> None:
     """The initial personal slice, where it comes from a file of weights that only we have."""
     program = federation.program
+    if program.model.weights is None:
+        return
     network = federation.network()
     layout = program.layout(network)
-    if program.model.weights is None or not layout.length(Kind.PERSONAL):
+    if not layout.length(Kind.PERSONAL):
         return
     data = wire.pack({"personal": layout.read(network.module)[layout.personal]})
-    for site in link.sites:
-        if site not in absent:
-            talk = Talk(link, site, time.monotonic() + program.rounds.deadline)
-            try:
-                mark = talk.send("personal", data)
-                talk.finish("adopt", {"mark": mark})
-            except (SiteError, Silent) as error:
-                absent[site] = getattr(error, "cause", str(error))
+
+    def one(talk: Talk) -> None:
+        mark = talk.send("personal", data)
+        talk.finish("adopt", {"mark": mark})
+
+    deadline = time.monotonic() + program.rounds.deadline
+    talks = [Talk(link, site, deadline) for site in link.sites if site not in absent]
+    absent.update({site: reason(error) for site, error in converse(talks, one).items()})

@@ -45,7 +45,7 @@ def shut_out(federation: Federation, site: str) -> bool:
 
     if not keeper.kept(federation.folder / "server"):
         return False
-    with console(federation.folder / "operator" / "kit", OPERATOR, 10) as line:
+    with console(federation.operator_kit, OPERATOR, 10) as line:
         line.shut_out(site)
     return True
 

@@ -12,10 +12,10 @@ from typing import Any
 import tomli_w
 
 from fedsight.core.errors import DeployError
-from fedsight.core.files import write_atomically
+from fedsight.core.files import is_taken, write_atomically
 from fedsight.deploy import keeper, kits, presence
 from fedsight.deploy.federation import Invitation, check_name
-from fedsight.deploy.owner import TEMPLATE, Owner, parse_owner, read_owner
+from fedsight.deploy.owner import TEMPLATE, Owner, lenient, parse_owner, read_owner
 from fedsight.deploy.sitelog import SiteLog
 from fedsight.run.store import without_none
 
@@ -43,7 +43,7 @@ class Site:
     def create(cls, folder: Path, name: str, invitation: Invitation) -> Path:
         """Make the site's key in `folder`; returns the signing request for the operator."""
         check_name(name, "the site")
-        if folder.is_file() or (folder.exists() and any(folder.iterdir())):
+        if is_taken(folder):
             raise DeployError(f"{folder} is not empty", "choose another folder")
         kits.make_private(folder)
         request = kits.request(folder.resolve() / "request", invitation.federation, name, "client")
@@ -130,17 +130,14 @@ class Site:
         }
         text = tomli_w.dumps(without_none(table))
         write_atomically(self.folder / "owner.toml", text.encode())
-        parse_owner(tomllib.loads(text), self.folder)
+        parse_owner(tomllib.loads(text), self.folder)  # or a job would be the first to notice
 
 
 def looked_at(owner: Owner) -> dict[str, Any]:
     """Open the owner's images, as a check before the site joins; DataError names what is wrong."""
-    source = owner.data
-    if "missing" in type(source).model_fields:
-        source = source.model_copy(update={"missing": "allow"})
-    dataset = source.open()
+    dataset = lenient(owner.data).open()
     return {
-        "source": source.registered,
+        "source": owner.data.registered,
         "share": owner.share,
         "train": len(dataset.train),
         "test": len(dataset.test),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import ConfigError, DataError, DeployError, FedSightError, StoreError
+from fedsight.core.files import append_line, whole_lines
 
 _ABSOLUTE = re.compile(r"(?<![\w.])/")  # the beginning of a path
 
@@ -24,10 +24,7 @@ class SiteLog:
         """Add a line. Raises StoreError when it cannot be written: then nothing may leave."""
         line = {"time": datetime.now(UTC).isoformat(timespec="seconds"), "event": event, **facts}
         try:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self.path, line)
         except OSError as error:
             raise StoreError(
                 f"the site's log cannot be written ({error.strerror})",
@@ -36,11 +33,8 @@ class SiteLog:
 
     def read(self) -> list[dict[str, Any]]:
         """All lines; a torn last one, left by a crash, is not one."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().split(b"\n")[:-1]
         found = []
-        for line in lines:
+        for line in whole_lines(self.path):
             try:
                 found.append(json.loads(line))
             except ValueError:

@@ -104,11 +104,6 @@ class Trainer:
         self._pipe = ours
         self._lock = threading.Lock()
 
-    @property
-    def pid(self) -> int:
-        """The process's number."""
-        return self._process.pid
-
     def ask(self, command: Open | TrainStep | MeasureStep, doing: str) -> Any:
         """The answer to a command; raises what the trainer raised, EngineError if it died."""
         with self._lock:

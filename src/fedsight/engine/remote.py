@@ -12,7 +12,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import IO, Any
 
 import torch
@@ -26,7 +26,7 @@ from fedsight.engine import wire
 from fedsight.engine.base import Federation, Note, Outcome
 from fedsight.engine.client import CHUNK
 from fedsight.engine.inline import by_view, chunks
-from fedsight.engine.talk import Link, Silent, Talk
+from fedsight.engine.talk import Link, Silent, Talk, converse, reason
 from fedsight.models.base import Network
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
@@ -74,9 +74,8 @@ class RemoteEngine:
         vector, extras = wire.pack({"vector": order.vector}), wire.pack(order.shared)
 
         clients = {self.federation.name(client): client for client in cohort}
-        attempt = 0
 
-        def one(client: int, talk: Talk) -> None:
+        def one(attempt: int, talk: Talk) -> None:
             self._bring(talk, order.round - 1, vector)
             mark = 0
             if extras:
@@ -91,7 +90,7 @@ class RemoteEngine:
                 "mark": mark,
             }
             answer = talk.finish("train", header)
-            note = self._checked_note(client, talk.site, order.round, answer)
+            note = self._checked_note(clients[talk.site], talk.site, order.round, answer)
             with tempfile.TemporaryFile(prefix="fedsight-") as spool:
                 for piece in talk.fetch(answer["ticket"], 4 * sum(self._sizes.values())):
                     spool.write(piece)
@@ -101,19 +100,17 @@ class RemoteEngine:
                     outcome.notes.append(note)
 
         quorum = self.federation.program.rounds.quorum or len(cohort)
-        deadline = self._deadline()
-        for attempt in range(ATTEMPTS):  # who failed, but is still there, may do better
-            left = [site for site in clients if not attempt or self._may_repeat(site, outcome)]
-            problems = self._converse(
-                left, lambda talk: one(clients[talk.site], talk), on_reply, deadline
-            )
-            outcome.rejected = {**outcome.rejected, **problems}
-            for note in outcome.notes:
-                outcome.rejected.pop(note.site, None)
+        deadline, left = self._deadline(), list(clients)
+        for attempt in range(ATTEMPTS):
+            problems = self._converse(left, partial(one, attempt), on_reply, deadline)
+            outcome.rejected.update(problems)
             if len(outcome.notes) >= quorum:
                 break
+            left = [site for site in problems if site in self.present()]  # they may do better
         outcome.notes.sort(key=lambda note: note.client)
         self._pending = [note.site for note in outcome.notes]
+        for site in self._pending:
+            outcome.rejected.pop(site, None)
         return outcome
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
@@ -200,24 +197,19 @@ class RemoteEngine:
         def run(talk: Talk) -> None:
             try:
                 one(talk)
-            except SiteError as error:
-                problems[talk.site] = error.cause
-                self._held.pop(talk.site, None)  # it may have been started anew
-            except Silent as silence:
-                problems[talk.site] = self.absent[talk.site] = str(silence)
             finally:
                 on_done()
 
-        if talks:
-            with ThreadPoolExecutor(len(talks), thread_name_prefix="talk") as pool:
-                list(pool.map(run, talks))
+        for site, error in converse(talks, run).items():
+            problems[site] = reason(error)
+            if isinstance(error, Silent):
+                self.absent[site] = problems[site]
+            else:
+                self._held.pop(site, None)  # it may have been started anew
         return problems
 
     def _deadline(self) -> float:
         return time.monotonic() + self.federation.program.rounds.deadline
-
-    def _may_repeat(self, site: str, outcome: Outcome) -> bool:
-        return site in outcome.rejected and site in self.present()
 
     def _why_absent(self, site: str) -> str:
         return self.absent.get(site, f"site '{site}' is not connected")

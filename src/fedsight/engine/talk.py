@@ -9,6 +9,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from fedsight.core.errors import SiteError
@@ -165,3 +166,24 @@ class Talk:
             cure = fields.get("cure")
             raise SiteError(f"{self._sender}: {str(error)[:500]}", str(cure or "")[:500])
         return fields, bytes(data)
+
+
+def converse(talks: Sequence[Talk], one: Callable[[Talk], None]) -> dict[str, SiteError | Silent]:
+    """Hold all conversations at once; how those ended that failed, by site."""
+    failed: dict[str, SiteError | Silent] = {}
+
+    def run(talk: Talk) -> None:
+        try:
+            one(talk)
+        except (SiteError, Silent) as error:
+            failed[talk.site] = error
+
+    if talks:
+        with ThreadPoolExecutor(len(talks), thread_name_prefix="talk") as pool:
+            list(pool.map(run, talks))
+    return failed
+
+
+def reason(error: SiteError | Silent) -> str:
+    """Why a conversation failed, in a sentence."""
+    return error.cause if isinstance(error, SiteError) else str(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,13 @@ from torch import Tensor
 
 from fedsight.algorithms.base import State
 from fedsight.core.errors import ConfigError, StoreError
-from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.files import (
+    append_line,
+    is_taken,
+    make_folder,
+    whole_lines,
+    write_atomically,
+)
 from fedsight.run import config
 from fedsight.run.program import Program, Speed
 
@@ -132,10 +137,7 @@ class RunStore:
         """Add one round's line."""
         path = self.folder / "history.jsonl"
         try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_finite(line)) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(path, _finite(line))
         except OSError as error:
             cure = "free some space, then go on with `fedsight resume`"
             raise StoreError(f"cannot write {path}: {error.strerror}", cure) from error
@@ -147,8 +149,7 @@ class RunStore:
         """
         path = self.folder / "history.jsonl"
         try:
-            lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-            return [{"round": 0, **json.loads(line)} for line in lines]
+            return [{"round": 0, **json.loads(line)} for line in whole_lines(path)]
         except (OSError, ValueError, TypeError) as error:
             cure = "start the run anew with another --out"
             raise StoreError(f"the history {path} is broken: {error}", cure) from error
@@ -187,7 +188,7 @@ class RunStore:
 def free_folder(root: Path, name: str) -> Path:
     """`root/name`, or `root/name-2` and so on if that is taken."""
     folder, number = root / name, 1
-    while folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+    while is_taken(folder):
         number += 1
         folder = root / f"{name}-{number}"
     return folder
