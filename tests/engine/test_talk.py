@@ -86,7 +86,7 @@ def test_the_deadline_is_named(clock: Clock) -> None:
 def test_a_site_that_is_never_done_meets_the_deadline(clock: Clock) -> None:
     def reply(kind: str, header: Mapping[str, Any], body: bytes) -> tuple[str, bytes]:
         clock.sleep(talk.NAP)
-        return fields(ticket=1) if kind == "train" else fields(done=False)
+        return fields(ticket=1, done=False)
 
     with pytest.raises(SiteError, match=r"rounds\.deadline"):
         Talk(Script(reply), "ward", 60).finish("train", {})
@@ -138,7 +138,7 @@ def test_a_ticket_that_is_none_is_refused(clock: Clock, ticket: Any) -> None:
 
 @pytest.mark.parametrize("done", [None, "yes", 1, 0, [], {}])
 def test_a_site_that_does_not_say_whether_it_is_done_is_refused(clock: Clock, done: Any) -> None:
-    line = Script(lambda kind, *_: fields(ticket=1) if kind == "train" else fields(done=done))
+    line = Script(lambda kind, *_: fields(ticket=1, done=done))
     with pytest.raises(SiteError, match="site 'ward' does not say whether it is done"):
         Talk(line, "ward", 9).finish("train", {})
 
