@@ -261,6 +261,7 @@ def test_without_its_log_nothing_leaves(places: Places, site_images: Path) -> No
     log = places.root / "south" / "log.jsonl"
     kept = log.rename(log.with_suffix(".kept"))
     log.mkdir()
+
     def alter(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
         assert not data
         fields = json.loads(text)
