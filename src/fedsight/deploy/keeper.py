@@ -24,6 +24,8 @@ LINE = {
     # ours are answered within few, and asked again if not.
     "NVFLARE_STREAMING_RETRY_TIMEOUT": "8",
     "NVFLARE_STREAMING_RETRY_WAIT": "4",
+    # Else each of FLARE's many threads frees large pieces into a heap of its own, which keeps them.
+    "MALLOC_ARENA_MAX": "1",
 }
 
 
