@@ -60,6 +60,20 @@ class Rounds(Settings):
     # seconds that a round of a deployed federation waits for its sites; an embedded one never does
     deadline: float = Field(600.0, gt=0)
 
+    def check(self, sites: int | None) -> list[Problem]:
+        """What can never be had from so many sites; None: their number is not known yet."""
+        problems = []
+        most = sites if self.cohort is None else self.cohort
+        if sites is not None and self.cohort is not None and self.cohort > sites:
+            cause = f"a cohort of {self.cohort} cannot be drawn from {sites} sites"
+            cure = f"lower rounds.cohort to {sites} or fewer, or leave it out to take all"
+            problems.append(Problem("rounds.cohort", cause, cure))
+        if most is not None and self.quorum is not None and self.quorum > most:
+            cause = f"{self.quorum} good replies can never come from a cohort of {most}"
+            cure = f"lower rounds.quorum to {most} or fewer, or leave it out to need every site"
+            problems.append(Problem("rounds.quorum", cause, cure))
+        return problems
+
 
 class Speed(Settings):
     """How fast a run goes, not what it means: `[speed]`. Not part of the fingerprint.
@@ -146,13 +160,7 @@ class Program:
                 f"{self.train.warmup} warm-up rounds leave none of the {self.rounds.rounds} rounds",
                 "lower train.warmup or raise rounds.rounds",
             )
-        sites = getattr(self.split, "sites", None)
-        cohort = self.rounds.cohort
-        if sites is not None and cohort is not None and cohort > sites:
-            yield too_large_cohort(cohort, sites)
-        most, quorum = sites if cohort is None else cohort, self.rounds.quorum
-        if most is not None and quorum is not None and quorum > most:
-            yield too_large_quorum(quorum, most)
+        yield from self.rounds.check(getattr(self.split, "sites", None))
 
     def check_network(self, network: Network) -> list[Problem]:
         """Problems that show when the network is there."""
@@ -164,24 +172,6 @@ class Program:
             )
             return [Problem("algorithm", cause, "choose another algorithm, or a model with norms")]
         return []
-
-
-def too_large_cohort(cohort: int, sites: int) -> Problem:
-    """The problem of a cohort larger than the population."""
-    return Problem(
-        "rounds.cohort",
-        f"a cohort of {cohort} cannot be drawn from {sites} sites",
-        f"lower rounds.cohort to {sites} or fewer, or leave it out to take all",
-    )
-
-
-def too_large_quorum(quorum: int, cohort: int) -> Problem:
-    """The problem of more replies wanted than sites are asked."""
-    return Problem(
-        "rounds.quorum",
-        f"{quorum} good replies can never come from a cohort of {cohort}",
-        f"lower rounds.quorum to {cohort} or fewer, or leave it out to need every site",
-    )
 
 
 def _has_bfloat16() -> bool:
