@@ -17,7 +17,7 @@ PARTS: dict[str, set[str]] = {
     "data": {"core"},
     "models": {"core"},
     "aggregate": {"core"},
-    "privacy": {"core"},
+    "privacy": {"core", "aggregate"},
     "tasks": {"core", "models"},
     "algorithms": {"core", "models"},
     "report": {"core"},
