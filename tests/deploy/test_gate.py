@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import sqlite3
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import tinysites
 import tomli_w
+import torch
 from tinysites import FaultyLink, Places
 
 from fedsight.core.errors import DeployError
+from fedsight.core.types import Sum
 from fedsight.deploy import upkeep
-from fedsight.deploy.gate import Asker
+from fedsight.deploy.gate import Asker, Gate
 from fedsight.deploy.seat import Seat
 from fedsight.deploy.segment import _propose
+from fedsight.deploy.sitelog import SiteLog
+from fedsight.deploy.trainer import Trained
+from fedsight.engine import wire
 from fedsight.privacy.entries import Entry
 from fedsight.privacy.ledger import Ledger
 from fedsight.run.program import Program
+
+DATA = {"name": "fashion-mnist-12k"}
 
 
 @pytest.fixture
@@ -239,6 +248,71 @@ def test_a_refusal_reaches_the_coordinator_with_its_clause(
         (places.root / "west" / "owner.toml").write_text(before)
     assert set(found) == {"north", "south"}
     assert absent["west"].startswith("site 'west': contract.require: secure_aggregation")
+
+
+# Epsilon for the life of a data set
+
+NOISE = {"kind": "gaussian", "noise": 4.0, "neighbours": "add_remove"}
+
+
+def at_the_gate(home: Path, run: str, privacy: str = "local", **contract: Any) -> Gate:
+    """A gate behind which a run with noise has been agreed upon."""
+    (home / "owner.toml").write_text(tomli_w.dumps({"data": DATA, "contract": contract}))
+    program: Any = SimpleNamespace(
+        task=SimpleNamespace(registered="classify"),
+        fingerprint="ab" * 32,
+        rounds=SimpleNamespace(rounds=20),
+        privacy=SimpleNamespace(registered=privacy),
+    )
+    gate = Gate(home, Asker())
+    gate.join(program, gate.admit(program, 3), run)
+    return gate
+
+
+def release(gate: Gate, round: int, value: float, **changes: Any) -> None:
+    """An update that is to leave."""
+    payload = {"delta": torch.full((3,), value)}
+    found = Trained(payload, 7, {"train_loss": Sum(1.0, 7)}, **{"event": NOISE, **changes})
+    gate.update(round, found, wire.pack(payload), 0.1)
+
+
+def test_epsilon_is_spent_over_runs_and_jobs_and_then_nothing_leaves(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    rounds = 0
+    for run in ("one", "two", "three", "four"):
+        with contextlib.suppress(DeployError):
+            gate = at_the_gate(tmp_path, run, epsilon=3.4)
+            for round in (1, 2, 3):
+                release(gate, round, float(rounds))
+                rounds += 1
+    assert rounds == 10, "as the table of known answers has it: ten cost 3.341"
+    with pytest.raises(DeployError, match=r"contract\.epsilon: with this .* 3\.4 is permitted"):
+        release(gate, 9, 9.0)
+    with pytest.raises(DeployError, match=r"contract\.epsilon: 3 is permitted and 3\.34"):
+        at_the_gate(tmp_path, "five", epsilon=3.0)
+    logged = [line for line in SiteLog(tmp_path).read() if line["event"] == "update"]
+    assert len(logged) == 10
+    assert logged[0]["protections"] == ["local_dp"]
+    release(at_the_gate(tmp_path, "six", epsilon=3.4, data_set="others"), 1, 1.0)
+
+
+def test_an_update_whose_noise_nobody_accounts_for_does_not_leave(tmp_path: Path) -> None:
+    gate = at_the_gate(tmp_path, "one", epsilon=3.0)
+    with pytest.raises(DeployError, match=r"contract\.epsilon: the update would leave without"):
+        release(gate, 1, 1.0, event=None)
+    assert Ledger(tmp_path).entries() == []
+
+
+def test_noise_that_the_coordinator_promises_is_noted_as_promised(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    with pytest.raises(DeployError, match="noise that the coordinator promises"):
+        at_the_gate(tmp_path, "one", "central", epsilon=3.0)
+    trusting = {"epsilon": 3.0, "trust_coordinator_noise": True}
+    release(at_the_gate(tmp_path, "one", "central", **trusting), 1, 1.0)
+    (entry,) = Ledger(tmp_path).entries()
+    assert (entry.enforced, entry.protections) == (False, ("client_dp",))
+    with pytest.raises(DeployError, match=r"3 is permitted and inf is spent"):
+        at_the_gate(tmp_path, "two", epsilon=3.0)
 
 
 # Keys and jobs' remains

@@ -20,11 +20,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fedsight.core.errors import DeployError, StoreError
+from fedsight.core.errors import DeployError, FedSightError, StoreError
 from fedsight.core.files import write_atomically
 from fedsight.privacy import chain, entries
+from fedsight.privacy.accounting import spent
 from fedsight.privacy.chain import Altered
 from fedsight.privacy.entries import GENESIS, Entry, chained
+from fedsight.privacy.event import gaussian, poisson
 from fedsight.privacy.ledger import Ledger, Limit
 
 NOISE = {"kind": "gaussian", "noise": 2.0, "neighbours": "add_remove"}
@@ -189,6 +191,30 @@ def test_two_jobs_cannot_spend_the_same_epsilon(tmp_path: Path) -> None:
     other.append(noisy(1, run="run2"), limit)
     with pytest.raises(DeployError, match="is permitted"):
         one.append(noisy(2), limit)
+
+
+def test_epsilon_is_the_accountants_over_runs_and_restarts(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    event = gaussian(4.0).table()
+    for run in ("one", "two"):
+        ledger = Ledger(tmp_path)
+        for round in range(1, 6):
+            ledger.append(noisy(round, run=run, event=event))
+    assert Ledger(tmp_path).spent("images", 1e-5) == pytest.approx(3.341409, abs=1e-3)
+    one = Limit(3.341409 + 1e-3, 1e-5, trusted=False)
+    with pytest.raises(DeployError, match=r"3\.34241 is permitted"):
+        ledger.append(noisy(6, run="two", event=event), one)
+    ledger.append(noisy(6, run="two", event=poisson(1.0, 0.01).table(), times=100))
+    mixed = [(gaussian(4.0), 10), (poisson(1.0, 0.01), 100)]
+    assert Ledger(tmp_path).spent("images", 1e-5) == pytest.approx(spent(mixed, 1e-5), abs=2e-3)
+
+
+@pytest.mark.parametrize("event", [{}, {"kind": "gaussian"}, {**NOISE, "noise": -1.0}])
+def test_an_event_that_is_none_is_refused(tmp_path: Path, event: Mapping[str, Any]) -> None:
+    ledger = Ledger(tmp_path)
+    with pytest.raises(FedSightError):
+        ledger.append(noisy(1, event=event), Limit(9.0, 1e-5, trusted=False))
+    assert Ledger(tmp_path).entries() == []
 
 
 # Clocks

@@ -156,7 +156,8 @@ class Ledger:
 
 def composed(events: list[tuple[Mapping[str, Any], int]], delta: float) -> float:
     """Epsilon by FedSight's accountant."""
-    from fedsight.privacy.accounting import COARSE, Event, spent
+    from fedsight.privacy.accounting import COARSE, spent
+    from fedsight.privacy.event import Event
 
     found: float = spent([(Event.of(table), count) for table, count in events], delta, grid=COARSE)
     return found
