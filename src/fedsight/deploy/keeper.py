@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from fedsight.core import locks
 from fedsight.core.errors import DeployError
-from fedsight.deploy import locks
 from fedsight.deploy.kits import HEARTBEAT, organisation
 
 PAUSE = (0.5, 15.0)  # seconds before a dead process is started again: at first, and at most

@@ -19,13 +19,14 @@ from typing import IO, Any
 
 import torch
 
+from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
-from fedsight.deploy import locks
+from fedsight.deploy.gate import Asker, Gate
 from fedsight.deploy.incoming import Incoming, count
-from fedsight.deploy.owner import Owner, read_owner
-from fedsight.deploy.sitelog import SiteLog, told
+from fedsight.deploy.owner import Owner
+from fedsight.deploy.sitelog import told
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, Trainer, TrainStep
 from fedsight.engine import wire
 from fedsight.run import config
@@ -37,17 +38,17 @@ log = logging.getLogger(__name__)
 
 
 class Seat:
-    """Answers questions about one job; `home` is the site's folder."""
+    """Answers questions about one job; `home` is the site's folder, `asker` who started the job."""
 
-    def __init__(self, home: Path, name: str) -> None:
+    def __init__(self, home: Path, name: str, asker: Asker | None = None) -> None:
         self._home = home
         self._name = name
-        self._log = SiteLog(home)
+        self._gate = Gate(home, asker or Asker())
+        self._log = self._gate.log
         self._lock = threading.RLock()
         self._work = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._trainer: Trainer | None = None
         self._opened: Open | None = None
-        self._run = ""
         self._held: IO[bytes] | None = None
         self._incoming = Incoming()
         self._vector: tuple[int, torch.Tensor] | None = None  # after which round, and what
@@ -98,9 +99,7 @@ class Seat:
                 f"{program.fingerprint[:12]}, not {str(fields.get('fingerprint'))[:12]}",
                 "let coordinator and sites run the same FedSight version",
             )
-        owner = read_owner(self._home / "owner.toml", None)
-        owner.contract.refuse(program)
-        owner.contract.refuse_few(sites)
+        owner = self._gate.admit(program, sites)
         if not run.isalnum() or len(run) > 64:
             raise DeployError("the run has no proper identity", "update the coordinator")
         return self._begin(("propose",), lambda: self._join(program, owner, run), fields)
@@ -129,8 +128,7 @@ class Seat:
         if (known := self._begun(what)) is not None:
             return self._waited(known, fields)
         if self._opened is not None:
-            sites = count(fields, "sites")
-            self._opened.owner.contract.refuse_few(sites)
+            self._gate.refuse_round(round, count(fields, "sites"))
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         extras: dict[str, torch.Tensor] = {}
         if sizes:
@@ -143,6 +141,7 @@ class Seat:
         return self._begin(what, lambda: self._trained(step), fields)
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> Answer:
+        self._gate.refuse_figures()
         round = count(fields, "round")
         jobs = [(bool(own), int(start)) for own, start in fields["jobs"]]
         step = MeasureStep(round, self._model(round, fields), count(fields, "accepted"), jobs)
@@ -204,15 +203,13 @@ class Seat:
             return self._vector[1]
 
     def _join(self, program: Program, owner: Owner, run: str) -> Answer:
-        self._run = run
+        self._gate.join(program, owner, run)
         memory = self._home / "memory" / run
         make_folder(memory)
         self._hold_alone(memory)
         self._opened = Open(program, owner, self._name, memory, None)
         declared = self._bench().ask(self._opened, "opening its images")
-        facts = {"run": run, "program": program.name, "fingerprint": program.fingerprint}
-        algorithm = program.algorithm.registered
-        self._log.write("joined", **facts, algorithm=algorithm, images=declared.train)
+        self._gate.declaration(declared)
         return {"declared": declared.table()}, b""
 
     def _hold_alone(self, memory: Path) -> None:
@@ -258,11 +255,7 @@ class Seat:
         found: Trained = self._ask(step, f"training in round {round}")
         seconds = time.monotonic() - began
         data = wire.pack(found.payload)
-        sizes = {name: value.numel() for name, value in found.payload.items()}
-        facts = {"run": self._run, "round": round, "bytes": len(data), "vectors": sizes}
-        self._log.write(
-            "update", **facts, images=found.weight, seconds=float(f"{seconds:.4f}"), protections=[]
-        )
+        self._gate.update(round, found, data, seconds)
         answer = {
             "round": round,
             "weight": found.weight,
@@ -273,6 +266,5 @@ class Seat:
     def _measured(self, step: MeasureStep) -> Answer:
         found = self._ask(step, f"measuring after round {step.round}")
         tables = [wire.metrics_table(metrics) for metrics in found]
-        size = len(json.dumps(tables))
-        self._log.write("figures", run=self._run, round=step.round, bytes=size, protections=[])
+        self._gate.figures(step.round, tables)
         return {"round": step.round, "metrics": tables}, b""

@@ -15,10 +15,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.layout import Kind
 from fedsight.core.settings import Settings
-from fedsight.deploy import locks, presence
+from fedsight.deploy import presence
 from fedsight.deploy.declare import Declaration, gather, read_declaration
 from fedsight.deploy.federation import Federation as Folder
 from fedsight.engine import wire

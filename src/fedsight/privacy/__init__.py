@@ -1,0 +1,1 @@
+"""Protected updates: what leaves a site, how it is disturbed, and what that costs in epsilon."""
