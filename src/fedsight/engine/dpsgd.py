@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import ModelError, SiteError
 from fedsight.core.types import Batch
 from fedsight.engine.sgd import LocalSGD
 from fedsight.privacy.base import MakeNoise, Plan
@@ -69,7 +69,10 @@ class PrivateSteps:
         with warnings.catch_warnings():
             # The first layer's input needs no gradient, and the hook is asked for all the same.
             warnings.filterwarnings("ignore", "Full backward hook is firing")
-            task.loss(model, batch).backward()
+            try:
+                task.loss(model, batch).backward()
+            except (RuntimeError, NotImplementedError) as error:
+                raise _unfit(error) from error
         single = [_take(parameter, len(batch.y)) for parameter in parameters]
         squares = torch.stack([g.flatten(1).double().square().sum(1) for g in single]).sum(0)
         if not bool(torch.isfinite(squares).all()):
@@ -93,6 +96,19 @@ class PrivateSteps:
         ]
 
 
+def _channels_first(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(value.contiguous() for value in inputs)
+
+
+def _unfit(error: Exception) -> ModelError:
+    first = str(error).split(". ")[0]
+    return ModelError(
+        f"Opacus finds no gradients of single images for this network ({first})",
+        "choose another model (small_cnn, fedavg_cnn and mlp work; networks that add in place do "
+        "not), or protect clients as a whole with [privacy] name = 'local' or 'central'",
+    )
+
+
 def _take(parameter: nn.Parameter, images: int) -> Tensor:
     """The images' gradients [b, ...] that Opacus left at a parameter; zeros if it had no part."""
     found = getattr(parameter, "grad_sample", None)
@@ -110,11 +126,25 @@ def _single_gradients(model: nn.Module) -> Iterator[None]:
         warnings.simplefilter("ignore", DeprecationWarning)  # of what Opacus imports
         from opacus.grad_sample.grad_sample_module import GradSampleHooks
 
-    hooks = GradSampleHooks(model, loss_reduction="mean")
+    hasty = [part for part in model.modules() if getattr(part, "inplace", False) is True]
+    for part in hasty:  # what a hook has seen may not be overwritten
+        part.inplace = False
+    # Opacus 1.6 reads a convolution's input as if it lay channels first, whatever its strides say.
+    convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
+    firsts = [part.register_forward_pre_hook(_channels_first) for part in convolutions]
+    hooks = None
     try:
+        hooks = GradSampleHooks(model, loss_reduction="mean")
         yield
+    except NotImplementedError as error:
+        raise _unfit(error) from error
     finally:
-        hooks.remove_hooks()
+        for first in firsts:
+            first.remove()
+        for part in hasty:
+            part.inplace = True
+        if hooks is not None:
+            hooks.remove_hooks()
         for parameter in model.parameters():
             for name in ("grad_sample", "_forward_counter", "_current_grad_sample"):
                 if hasattr(parameter, name):
