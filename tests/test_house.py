@@ -19,9 +19,10 @@ PARTS: dict[str, set[str]] = {
     "aggregate": {"core"},
     "tasks": {"core", "models"},
     "algorithms": {"core", "models"},
+    "privacy": {"core"},
     "report": {"core"},
 }
-BELOW_PROGRAM = {"core", "data", "models", "aggregate", "tasks", "algorithms"}
+BELOW_PROGRAM = {"core", "data", "models", "aggregate", "tasks", "algorithms", "privacy"}
 BELOW_ENGINE = BELOW_PROGRAM | {"run.program"}
 BELOW_DEPLOY = BELOW_ENGINE | {"engine", "run"}
 BELOW_CLI = BELOW_DEPLOY | {"report", "deploy"}

@@ -50,6 +50,16 @@ class PayloadSum:
             total.merge(other.sums[part])
 
     @property
+    def tensors(self) -> dict[str, Tensor]:
+        """What it has added so far, part by part."""
+        return {part: total.total for part, total in self.sums.items()}
+
+    def filled(self, terms: int, count: int, weight: int) -> None:
+        """Its tensors now hold the sum of `count` of at most `terms` replies."""
+        for total in self.sums.values():
+            total.terms, total.count, total.weight = terms, count, weight
+
+    @property
     def count(self) -> int:
         """Replies added."""
         return next(iter(self.sums.values())).count

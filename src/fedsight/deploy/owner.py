@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
+from fedsight.privacy.secagg.client import Minimums
 from fedsight.run import config
 from fedsight.run.program import Program
 
@@ -26,6 +27,11 @@ TEMPLATE = """\
 # tasks = ["classify"]    # what may be trained; leave out for any task
 # programs = []           # fingerprints of the only programs to take part in; empty: any
 # sites = 2               # sites that a run needs at least before this one takes part
+
+[secure]
+# required = false        # true: take part only in runs that aggregate securely
+# cohort = 3              # sites that must be summed at least
+# threshold = 2           # sites that must help to reveal a secret, at least
 
 [speed]
 # threads = 1             # compute threads for training
@@ -64,6 +70,32 @@ class Contract(Settings):
             )
 
 
+class Guarded(Settings):
+    """What a site insists on in secure aggregation: `[secure]` of its owner's file.
+
+    What the program's stated rates ask for is insisted on anyway, where it is more.
+    """
+
+    required: bool = False  # whether to refuse runs without it
+    cohort: int = Field(3, ge=3)  # sites in a round
+    threshold: int = Field(2, ge=2)  # shares that reveal a secret
+    neighbours: int = Field(2, ge=2)  # that this site masks with
+    survivors: int = Field(2, ge=2)  # updates in a sum
+
+    @property
+    def minimums(self) -> Minimums:
+        """As the protocol takes them."""
+        return Minimums(self.cohort, self.threshold, self.neighbours, self.survivors)
+
+    def refuse(self, program: Program) -> None:
+        """Raise DeployError if this site does not take part in `program`."""
+        if self.required and not program.secure.masks:
+            raise DeployError(
+                "this site takes part only in runs that aggregate securely",
+                "write secure.name = 'secagg'; its owner decides: secure.required in site.toml",
+            )
+
+
 class Pace(Settings):
     """How fast a site trains: `[speed]` of its owner's file."""
 
@@ -77,6 +109,7 @@ class Owner:
     data: Source
     contract: Contract
     pace: Pace
+    secure: Guarded = field(default_factory=Guarded)
     share: bool = False  # the source is a sample that every site has; this site has its split
 
 
@@ -101,8 +134,9 @@ def read_owner(path: Path | None, data: str | None) -> Owner:
 
 def parse_owner(table: dict[str, Any], base: Path) -> Owner:
     """The owner's word in `table`; relative paths are meant from `base`."""
-    problems = config.unknown(table, ["data", "contract", "speed"], "")
-    kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract, "speed": Pace}
+    problems = config.unknown(table, ["data", "contract", "secure", "speed"], "")
+    kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract}
+    kinds |= {"secure": Guarded, "speed": Pace}
     made: dict[str, Any] = {}
     for section, kind in kinds.items():
         try:
@@ -114,7 +148,7 @@ def parse_owner(table: dict[str, Any], base: Path) -> Owner:
     data: Source = made["data"]
     # Without a location it ships with FedSight: every site has it, and takes its split of it.
     share = not any(isinstance(getattr(data, key), Path) for key in type(data).model_fields)
-    return Owner(data, made["contract"], made["speed"], share)
+    return Owner(data, made["contract"], made["speed"], made["secure"], share)
 
 
 def described(data: str) -> dict[str, Any]:

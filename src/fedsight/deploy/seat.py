@@ -23,6 +23,7 @@ from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteEr
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
 from fedsight.deploy import locks
+from fedsight.deploy.guard import Guard, Protect
 from fedsight.deploy.incoming import Incoming, count
 from fedsight.deploy.owner import Owner, read_owner
 from fedsight.deploy.sitelog import SiteLog, told
@@ -50,6 +51,7 @@ class Seat:
         self._run = ""
         self._held: IO[bytes] | None = None
         self._incoming = Incoming()
+        self._guard = Guard(home, name)
         self._vector: tuple[int, torch.Tensor] | None = None  # after which round, and what
         self._tickets: dict[int, tuple[tuple[Any, ...], Future[Answer]]] = {}
 
@@ -64,6 +66,7 @@ class Seat:
             "measure": self._measure,
             "wait": self._wait,
             "fetch": self._fetch,
+            **self._guard.answers,
         }
         try:
             fields = wire.read_header(header, "the coordinator")
@@ -101,6 +104,7 @@ class Seat:
             )
         owner = read_owner(self._home / "owner.toml", None)
         owner.contract.refuse(program)
+        owner.secure.refuse(program)
         owner.contract.refuse_few(sites)
         if not run.isalnum() or len(run) > 64:
             raise DeployError("the run has no proper identity", "update the coordinator")
@@ -134,7 +138,7 @@ class Seat:
 
     def _train(self, fields: dict[str, Any], body: bytes) -> Answer:
         round = count(fields, "round")
-        what = ("train", round, count(fields, "attempt"))
+        what = ("train", round, count(fields, "attempt"), self._guard.session())
         if (known := self._begun(what)) is not None:
             return known
         if self._opened is not None:
@@ -147,7 +151,8 @@ class Seat:
             count(fields, "accepted"),
             count(fields, "durable"),
         )
-        return self._begin(what, lambda: self._trained(step))
+        protect = self._guard.protection(round, step.order.vector, fields, body)
+        return self._begin(what, lambda: self._trained(step, protect))
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> Answer:
         round = count(fields, "round")
@@ -215,6 +220,7 @@ class Seat:
         make_folder(memory)
         self._hold_alone(memory)
         self._opened = Open(program, owner, self._name, memory, None)
+        self._guard.join(program, owner, run, memory)
         declared = self._bench().ask(self._opened, "opening its images")
         facts = {"run": run, "program": program.name, "fingerprint": program.fingerprint}
         algorithm = program.algorithm.registered
@@ -259,16 +265,15 @@ class Seat:
             self._end_trainer()
             raise
 
-    def _trained(self, step: TrainStep) -> Answer:
+    def _trained(self, step: TrainStep, protect: Protect) -> Answer:
         round, began = step.order.round, time.monotonic()
         found: Trained = self._ask(step, f"training in round {round}")
         seconds = time.monotonic() - began
-        data = wire.pack(found.payload)
+        data = protect(found.payload, found.weight)
         sizes = {name: value.numel() for name, value in found.payload.items()}
         facts = {"run": self._run, "round": round, "bytes": len(data), "vectors": sizes}
-        self._log.write(
-            "update", **facts, images=found.weight, seconds=float(f"{seconds:.4f}"), protections=[]
-        )
+        facts |= {"images": found.weight, "seconds": float(f"{seconds:.4f}")}
+        self._log.write("update", **facts, protections=self._guard.protections)
         answer = {
             "round": round,
             "weight": found.weight,

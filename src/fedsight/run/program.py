@@ -7,7 +7,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,6 +23,7 @@ from fedsight.data.base import Source
 from fedsight.data.partition import Split
 from fedsight.data.shift import Shift
 from fedsight.models.base import Model, Network
+from fedsight.privacy.secure import Secure
 from fedsight.tasks.base import Task
 
 
@@ -100,6 +101,7 @@ class Program:
     algorithm: Algorithm
     train: Train
     rounds: Rounds
+    secure: Secure = field(default_factory=Secure)
 
     def table(self) -> dict[str, Any]:
         """The program as nested plain values: what the config file would say in full."""
@@ -130,7 +132,8 @@ class Program:
         rounds = self.rounds.model_copy(
             update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
         )
-        return replace(self, algorithm=algorithms.get("fedavg")(), rounds=rounds)
+        fedavg = algorithms.get("fedavg")()
+        return replace(self, algorithm=fedavg, rounds=rounds, secure=Secure())
 
     def check(self) -> list[Problem]:
         """Every problem that can be told without reading images, each with its cure."""
@@ -153,6 +156,7 @@ class Program:
         most, quorum = sites if cohort is None else cohort, self.rounds.quorum
         if most is not None and quorum is not None and quorum > most:
             yield too_large_quorum(quorum, most)
+        yield from self.secure.check(most, quorum)
 
     def check_network(self, network: Network) -> list[Problem]:
         """Problems that show when the network is there."""
@@ -163,6 +167,10 @@ class Program:
                 f"{algorithm.registered} keeps a slice of the model at the site, and this has none"
             )
             return [Problem("algorithm", cause, "choose another algorithm, or a model with norms")]
+        if self.secure.rounds_values and self.layout(network).length(Kind.BUFFER):
+            cause = "running statistics are no updates: secure.clip would cut them off"
+            cure = "use model.norm = 'group', or an algorithm that keeps norms at the site (fedbn)"
+            return [Problem("secure", cause, cure)]
         return []
 
 

@@ -1,0 +1,1 @@
+"""What protects an update before it leaves its site."""
