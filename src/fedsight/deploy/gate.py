@@ -118,7 +118,7 @@ class Gate:
         if self._run is not None:
             self._run.contract.refuse_figures()
 
-    def update(self, round: int, found: Trained, data: memoryview, seconds: float) -> None:
+    def update(self, round: int, found: Trained, data: bytes | memoryview, seconds: float) -> None:
         """An update is about to leave."""
         run = self._joined()
         table = wire.metrics_table(found.metrics)

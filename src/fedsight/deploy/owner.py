@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
 from fedsight.privacy.contract import Contract
+from fedsight.privacy.secagg.client import Minimums
 from fedsight.run import config
 
 TEMPLATE = """\
@@ -34,9 +35,30 @@ TEMPLATE = """\
 # epsilon = 8.0           # what all updates together may cost, over all runs; needs noise
 # delta = 1e-5            # at which epsilon is meant
 
+[secure]
+# cohort = 3              # sites that must be summed at least
+# threshold = 2           # sites that must help to reveal a secret, at least
+
 [speed]
 # threads = 1             # compute threads for training
 """
+
+
+class Guarded(Settings):
+    """What a site insists on in secure aggregation: `[secure]` of its owner's file.
+
+    What the program's stated rates ask for is insisted on anyway, where it is more.
+    """
+
+    cohort: int = Field(3, ge=3)  # sites in a round
+    threshold: int = Field(2, ge=2)  # shares that reveal a secret
+    neighbours: int = Field(2, ge=2)  # that this site masks with
+    survivors: int = Field(2, ge=2)  # updates in a sum
+
+    @property
+    def minimums(self) -> Minimums:
+        """As the protocol takes them."""
+        return Minimums(self.cohort, self.threshold, self.neighbours, self.survivors)
 
 
 class Pace(Settings):
@@ -52,6 +74,7 @@ class Owner:
     data: Source
     contract: Contract
     pace: Pace
+    secure: Guarded = field(default_factory=Guarded)
     share: bool = False  # the source is a sample that every site has; this site has its split
 
 
@@ -84,8 +107,9 @@ def read_contract(path: Path) -> Contract:
 
 def parse_owner(table: dict[str, Any], base: Path) -> Owner:
     """The owner's word in `table`; relative paths are meant from `base`."""
-    problems = config.unknown(table, ["data", "contract", "speed"], "")
-    kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract, "speed": Pace}
+    problems = config.unknown(table, ["data", "contract", "secure", "speed"], "")
+    kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract}
+    kinds |= {"secure": Guarded, "speed": Pace}
     made: dict[str, Any] = {}
     for section, kind in kinds.items():
         try:
@@ -97,7 +121,7 @@ def parse_owner(table: dict[str, Any], base: Path) -> Owner:
     data: Source = made["data"]
     # Without a location it ships with FedSight: every site has it, and takes its split of it.
     share = not any(isinstance(getattr(data, key), Path) for key in type(data).model_fields)
-    return Owner(data, made["contract"], made["speed"], share)
+    return Owner(data, made["contract"], made["speed"], made["secure"], share)
 
 
 def described(data: str) -> dict[str, Any]:

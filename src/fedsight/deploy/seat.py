@@ -24,6 +24,7 @@ from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteEr
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
 from fedsight.deploy.gate import Asker, Gate
+from fedsight.deploy.guard import Guard, Protect
 from fedsight.deploy.incoming import Incoming, count
 from fedsight.deploy.owner import Owner
 from fedsight.deploy.sitelog import told
@@ -51,6 +52,7 @@ class Seat:
         self._opened: Open | None = None
         self._held: IO[bytes] | None = None
         self._incoming = Incoming()
+        self._guard = Guard(home, name)
         self._vector: tuple[int, torch.Tensor] | None = None  # after which round, and what
         self._tickets: dict[int, tuple[tuple[Any, ...], Future[Answer]]] = {}
 
@@ -64,6 +66,7 @@ class Seat:
             "measure": self._measure,
             "wait": self._wait,
             "fetch": self._fetch,
+            **self._guard.answers,
         }
         try:
             fields = wire.read_header(header, "the coordinator")
@@ -124,7 +127,7 @@ class Seat:
 
     def _train(self, fields: dict[str, Any], body: bytes) -> Answer:
         round = count(fields, "round")
-        what = ("train", round, count(fields, "attempt"))
+        what = ("train", round, count(fields, "attempt"), self._guard.session())
         if (known := self._begun(what)) is not None:
             return self._waited(known, fields)
         if self._opened is not None:
@@ -138,7 +141,8 @@ class Seat:
             count(fields, "accepted"),
             count(fields, "durable"),
         )
-        return self._begin(what, lambda: self._trained(step), fields)
+        protect = self._guard.protection(round, step.order.vector, fields, body)
+        return self._begin(what, lambda: self._trained(step, protect), fields)
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> Answer:
         self._gate.refuse_figures()
@@ -208,6 +212,7 @@ class Seat:
         make_folder(memory)
         self._hold_alone(memory)
         self._opened = Open(program, owner, self._name, memory, None)
+        self._guard.join(program, owner, run, memory)
         declared = self._bench().ask(self._opened, "opening its images")
         self._gate.declaration(declared)
         return {"declared": declared.table()}, b""
@@ -250,11 +255,11 @@ class Seat:
             self._end_trainer()
             raise
 
-    def _trained(self, step: TrainStep) -> Answer:
+    def _trained(self, step: TrainStep, protect: Protect) -> Answer:
         round, began = step.order.round, time.monotonic()
         found: Trained = self._ask(step, f"training in round {round}")
         seconds = time.monotonic() - began
-        data = wire.pack(found.payload)
+        data = protect(found.payload, found.weight)
         self._gate.update(round, found, data, seconds)
         answer = {
             "round": round,

@@ -113,7 +113,10 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
     accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
     watch = _Watch(folder, store, speed.checkpoint_every, program.rounds.rounds)
     watch.durable = checkpoint.round if checkpoint else 0
-    engine = RemoteEngine(federation, link, absent, accepted, lambda: watch.durable, watch.has_left)
+    engine = RemoteEngine(
+        *(federation, link, absent, accepted, lambda: watch.durable, watch.has_left),
+        run=str(facts["id"]),
+    )
     watch.engine = engine
     session.go(
         federation, engine, speed, store, "run", checkpoint, [watch], pictures=False, secret=secret

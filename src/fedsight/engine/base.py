@@ -17,7 +17,11 @@ from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
+from fedsight.privacy.secagg.pack import size as packed_size
+from fedsight.privacy.secagg.total import SecureSum
 from fedsight.run.program import Program
+
+Total = PayloadSum | SecureSum
 
 
 @dataclass(frozen=True)
@@ -155,6 +159,14 @@ class Federation:
             tuple(sorted(sizes)),
         )
 
+    def reply_size(self, layout: Layout) -> int:
+        """Bytes of the vectors of one reply."""
+        values, secure = sum(self.parts(layout).values()), self.program.secure
+        if not secure.rounds_values:
+            return 4 * values
+        cohort = self.program.rounds.cohort or self.population
+        return packed_size(values, secure.modulus(cohort))
+
 
 @dataclass(frozen=True)
 class Note:
@@ -170,7 +182,7 @@ class Note:
 class Outcome:
     """A round's sum and who contributed to it."""
 
-    total: PayloadSum
+    total: Total
     notes: list[Note] = field(default_factory=list)
     rejected: dict[str, str] = field(default_factory=dict)  # site -> reason
 

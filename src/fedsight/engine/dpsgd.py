@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,7 +127,7 @@ def _single_gradients(model: nn.Module) -> Iterator[None]:
         warnings.simplefilter("ignore", DeprecationWarning)  # of what Opacus imports
         from opacus.grad_sample.grad_sample_module import GradSampleHooks
 
-    hasty = [part for part in model.modules() if getattr(part, "inplace", False) is True]
+    hasty: list[Any] = [part for part in model.modules() if getattr(part, "inplace", False) is True]
     for part in hasty:  # what a hook has seen may not be overwritten
         part.inplace = False
     # Opacus 1.6 reads a convolution's input as if it lay channels first, whatever its strides say.

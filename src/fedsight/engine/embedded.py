@@ -9,14 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedsight.aggregate.mean import PayloadSum
-from fedsight.core.fixedpoint import ExactSum
 from fedsight.core.layout import Layout
 from fedsight.core.sharing import Shared
 from fedsight.core.types import Metrics, Order
 from fedsight.engine.base import Federation, Note, Outcome
 from fedsight.engine.inline import by_view, chunks
 from fedsight.engine.pool import Pool, context
+from fedsight.engine.secured import Keys, shared_tensors, total_of, total_over
 from fedsight.engine.worker import (
     Done,
     MeasureCommand,
@@ -49,7 +48,7 @@ class EmbeddedEngine:
         extras = federation.program.shared(federation.program.init(start))
         self._vector = Shared((layout.travelling.stop,), torch.float32)
         self._extras = {name: Shared.of(value) for name, value in extras.items()}
-        parts = federation.parts(layout)
+        blank = total_of(federation, layout, 1)
         ticket = context().Value("q", 0)
         setups = [
             Setup(
@@ -58,16 +57,14 @@ class EmbeddedEngine:
                 speed,
                 self._vector,
                 self._extras,
-                {part: Shared((size,), torch.int64) for part, size in parts.items()},
+                shared_tensors(blank),
                 ticket,
             )
             for _ in range(min(speed.processes, federation.population))
         ]
         self._ticket = ticket
-        self._totals = [
-            PayloadSum({part: ExactSum(0, 1, s.tensor) for part, s in setup.totals.items()})
-            for setup in setups
-        ]
+        self._totals = [total_over(federation, layout, setup.totals) for setup in setups]
+        self._keys = Keys(federation)
         self._pool = Pool(work, setups)
         try:
             for worker in range(len(setups)):
@@ -83,11 +80,12 @@ class EmbeddedEngine:
         largest_first = sorted(cohort, key=self.federation.size, reverse=True)
         outcome = Outcome(self._totals[0])
         doing = f"training in round {order.round}"
-        for worker, message in self._ask(TrainCommand(order.round, largest_first), doing):
+        self._totals[0].filled(len(cohort), 0, 0)
+        maskers = self._keys.begin(order, cohort, self._totals[0])
+        command = TrainCommand(order.round, largest_first, maskers)
+        for worker, message in self._ask(command, doing):
             if isinstance(message, Done):
-                for total in self._totals[worker].sums.values():
-                    total.terms = len(cohort)
-                    total.count, total.weight = message.count, message.weight
+                self._totals[worker].filled(len(cohort), message.count, message.weight)
                 continue
             if isinstance(message, Note):
                 outcome.notes.append(message)
@@ -95,8 +93,9 @@ class EmbeddedEngine:
                 outcome.rejected[self.federation.name(message.client)] = message.cause
             on_reply()
         for other in self._totals[1:]:
-            outcome.total.merge(other)
+            outcome.total.merge(other)  # type: ignore[arg-type]  # all of one kind
         outcome.notes.sort(key=lambda note: note.client)
+        self._keys.finish(outcome, len(cohort))
         return outcome
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:

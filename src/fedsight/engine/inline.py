@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from fedsight.aggregate.mean import PayloadSum
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order, add_metrics
-from fedsight.engine.base import Federation, Note, Outcome
+from fedsight.engine.base import Federation, Note, Outcome, Total
 from fedsight.engine.client import CHUNK, Client
 from fedsight.engine.memory import MemoryStore
+from fedsight.engine.secured import Keys, total_of
+from fedsight.privacy.secagg.total import SecureSum
 
 
 class Desk:
@@ -30,7 +31,7 @@ class Desk:
         self._checkpoint_every = checkpoint_every
         self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
 
-    def train(self, order: Order, client: int, total: PayloadSum) -> Note | SiteError:
+    def train(self, order: Order, client: int, total: Total) -> Note | SiteError:
         """Run a client step and add its reply; a rejected reply leaves sum and memory alone."""
         site = self.federation.name(client)
         try:
@@ -96,12 +97,16 @@ class InlineEngine:
         self.federation = federation
         self._desk = Desk(federation, folder, precision)
         layout = self._desk.client.layout
-        self._total = PayloadSum.of(federation.parts(layout), federation.population)
+        self._total = total_of(federation, layout, federation.population)
+        self._keys = Keys(federation)
 
     def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
         """One round of local training."""
         self._total.clear(len(cohort))
         outcome = Outcome(self._total)
+        maskers = self._keys.begin(order, cohort, self._total)
+        if isinstance(self._total, SecureSum):
+            self._total.begin(order.round, maskers)
         for client in cohort:
             with one_thread():
                 note = self._desk.train(order, client, self._total)
@@ -110,6 +115,7 @@ class InlineEngine:
             else:
                 outcome.rejected[self.federation.name(client)] = note.cause
             on_reply()
+        self._keys.finish(outcome, len(cohort))
         return outcome
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:

@@ -13,21 +13,21 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import IO, Any
+from typing import Any
 
-import torch
 from torch import Tensor
 
-from fedsight.aggregate.mean import PayloadSum
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Layout
-from fedsight.core.types import Batch, Metrics, Order, Sum
-from fedsight.engine import wire
+from fedsight.core.types import Metrics, Order, Sum
+from fedsight.engine import replies, wire
 from fedsight.engine.base import Federation, Note, Outcome
 from fedsight.engine.client import CHUNK
+from fedsight.engine.exchange import Exchange
 from fedsight.engine.inline import by_view, chunks
+from fedsight.engine.secured import total_of
 from fedsight.engine.talk import Link, Silent, Talk, converse, reason
-from fedsight.models.base import Network
+from fedsight.privacy.secagg.total import SecureSum
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
 
@@ -37,7 +37,8 @@ class RemoteEngine:
 
     `absent` are sites of the federation that cannot take part, with the reason; `accepted` is the
     last round in which each site's reply was counted, from the run's history; `durable` tells the
-    round of the last checkpoint, `gone` whether a site is known to have left.
+    round of the last checkpoint, `gone` whether a site is known to have left; `run` is the run's
+    identity, as it was proposed to the sites.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class RemoteEngine:
         accepted: Mapping[str, int],
         durable: Callable[[], int],
         gone: Callable[[str], bool] = lambda _: False,
+        run: str = "",
     ) -> None:
         self.federation = federation
         self._link = link
@@ -59,8 +61,9 @@ class RemoteEngine:
         network = federation.network()
         layout: Layout = federation.program.layout(network)
         self._sizes = federation.parts(layout)
-        self._due = {name: s.total.shape for name, s in _blank(federation, network).items()}
-        self._total = PayloadSum.of(self._sizes, max(federation.population, 1))
+        self._due = {name: s.total.shape for name, s in replies.blank(federation, network).items()}
+        self._total = total_of(federation, layout, max(federation.population, 1))
+        self._exchange = Exchange(federation, run, self._brief)
         self._held: dict[str, int] = {}  # the round after which each site's vector is
         self._strides: defaultdict[str, wire.Stride] = defaultdict(wire.Stride)
         self._lock = threading.Lock()
@@ -74,6 +77,14 @@ class RemoteEngine:
         vector, extras = wire.pack({"vector": order.vector}), wire.pack(order.shared)
 
         clients = {self.federation.name(client): client for client in cohort}
+        total = self._total
+        masks, table = self.federation.program.secure.masks, None
+        if isinstance(total, SecureSum):
+            table = total.quantiser.table()
+            if masks:
+                outcome.rejected.update(self._exchange.begin(order, list(clients), total))
+                for _ in outcome.rejected:
+                    on_reply()
 
         def one(attempt: int, talk: Talk) -> None:
             header = {
@@ -85,20 +96,21 @@ class RemoteEngine:
                 "durable": min(self._durable(), order.round - 1),
                 "extras": {name: value.numel() for name, value in order.shared.items()},
                 "mark": talk.send("extras", extras) if extras else 0,
+                "quantiser": table,
             }
-            answer = talk.finish("train", header)
+            inbox = self._exchange.inbox(talk.site) if masks else b""
+            answer = talk.finish("train", header, inbox)
             self._held[talk.site] = order.round - 1
             note = self._checked_note(clients[talk.site], talk.site, order.round, answer)
             with tempfile.TemporaryFile(prefix="fedsight-") as spool:
-                for piece in talk.fetch(answer["ticket"], 4 * sum(self._sizes.values())):
+                for piece in talk.fetch(answer["ticket"], replies.due_bytes(total, self._sizes)):
                     spool.write(piece)
                 with self._lock:  # one reply at a time is held whole
-                    payload = wire.unpack(_read(spool), self._sizes)
-                    self._total.add(payload, note.weight, talk.site)
+                    replies.add(total, self._sizes, spool, note)
                     outcome.notes.append(note)
 
         quorum = self.federation.program.rounds.quorum or len(cohort)
-        deadline, left = self._deadline(), list(clients)
+        deadline, left = self._deadline(), [s for s in clients if s not in outcome.rejected]
         for attempt in range(ATTEMPTS):
             problems = self._converse(left, partial(one, attempt), on_reply, deadline)
             outcome.rejected.update(problems)
@@ -109,6 +121,8 @@ class RemoteEngine:
         self._pending = [note.site for note in outcome.notes]
         for site in self._pending:
             outcome.rejected.pop(site, None)
+        if masks and isinstance(total, SecureSum) and len(outcome.notes) >= quorum:
+            self._exchange.finish(outcome, total)
         return outcome
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
@@ -207,6 +221,10 @@ class RemoteEngine:
                 self._held.pop(site, None)  # it may have been started anew
         return problems
 
+    def _brief(self, sites: Iterable[str], one: Callable[[Talk], None]) -> dict[str, str]:
+        """Talk to all sites at once about what takes no training."""
+        return self._converse(list(sites), one, lambda: None, self._deadline())
+
     def _deadline(self) -> float:
         return time.monotonic() + self.federation.program.rounds.deadline
 
@@ -250,22 +268,3 @@ class RemoteEngine:
             cause = f"site '{site}' sent figures of another task, or over other images"
             raise SiteError(cause, "let it run the same FedSight version, on the same images")
         return found
-
-
-def _read(spool: IO[bytes]) -> bytearray:
-    """All that was written."""
-    data = bytearray(spool.tell())
-    spool.seek(0)
-    spool.readinto(data)  # type: ignore[attr-defined]
-    return data
-
-
-def _blank(federation: Federation, network: Network) -> Metrics:
-    """What the task measures on one black image: the names and shapes of its sums."""
-    size = federation.dataset.preprocess
-    black = torch.zeros(1, size.channels, size.height, size.width)
-    network.module.eval()
-    with torch.inference_mode():
-        batch = Batch(black, torch.zeros(1, dtype=torch.int64))
-        classes = len(federation.dataset.classes)
-        return federation.program.task.measure(network.module, batch, classes)

@@ -88,9 +88,9 @@ class Talk:
                 continue
             return self._checked(text, data)
 
-    def finish(self, kind: str, header: Mapping[str, Any]) -> dict[str, Any]:
+    def finish(self, kind: str, header: Mapping[str, Any], body: bytes = b"") -> dict[str, Any]:
         """Let the site begin something long, and wait until it is done."""
-        answer, _ = self.ask(kind, {**header, "seconds": NAP})
+        answer, _ = self.ask(kind, {**header, "seconds": NAP}, body)
         ticket = wire.whole_number(answer, "ticket", self._sender)
         while answer.get("done") is not True:
             if answer.get("done") is not False:

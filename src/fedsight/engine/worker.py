@@ -11,11 +11,13 @@ from typing import TypeVar
 
 import torch
 
-from fedsight.aggregate.mean import PayloadSum
 from fedsight.core.sharing import Shared
 from fedsight.core.types import Metrics, Order
-from fedsight.engine.base import Federation, Note
+from fedsight.engine.base import Federation, Note, Total
 from fedsight.engine.inline import Desk
+from fedsight.engine.secured import total_of
+from fedsight.privacy.secagg.masks import Masker
+from fedsight.privacy.secagg.total import SecureSum
 from fedsight.run.program import Speed
 
 Item = TypeVar("Item")
@@ -40,6 +42,7 @@ class TrainCommand:
 
     round: int
     cohort: Sequence[int]
+    maskers: Mapping[str, Masker]  # what sites mask with, where they do
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ def work(setup: Setup, pipe: Connection) -> None:
     speed = setup.speed
     desk = Desk(setup.federation, setup.memory, speed.precision, speed.checkpoint_every)
     # Sums grow in this process's own memory, which is quicker than shared; they are copied once.
-    total = PayloadSum.of({part: len(s.tensor) for part, s in setup.totals.items()}, 1)
+    total = total_of(setup.federation, desk.client.layout, 1)
     pipe.send("ready")
     while True:
         command = pipe.recv()
@@ -93,18 +96,20 @@ def work(setup: Setup, pipe: Connection) -> None:
 def _train(
     setup: Setup,
     desk: Desk,
-    total: PayloadSum,
+    total: Total,
     command: TrainCommand,
     send: Callable[[Note | Rejected | Done], None],
 ) -> None:
     total.clear(len(command.cohort))
+    if isinstance(total, SecureSum):
+        total.begin(command.round, command.maskers)
     extras = {name: shared.tensor for name, shared in setup.extras.items()}
     order = Order(command.round, setup.vector.tensor, extras)
     for _, client in _tickets(setup, command.cohort):
         note = desk.train(order, client, total)
         send(note if isinstance(note, Note) else Rejected(client, note.cause))
     for part, shared in setup.totals.items():
-        shared.tensor.copy_(total.sums[part].total)
+        shared.tensor.copy_(total.tensors[part])
     send(Done(total.count, total.weight))
 
 

@@ -15,9 +15,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.aggregate.mean import PayloadSum
+from fedsight.aggregate.mean import Total
 from fedsight.core.errors import Problem
-from fedsight.core.fixedpoint import FRACTION_BITS
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.types import Payload
@@ -90,7 +89,7 @@ class Mechanism(Settings):
         """What leaves a site in place of `payload`."""
         return payload
 
-    def mean(self, total: PayloadSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
+    def mean(self, total: Total, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """What becomes of the sum of a cohort's releases."""
         return Released(total.mean(), total.count, state)
 
@@ -157,8 +156,3 @@ def split(state: State) -> tuple[State, State]:
     """The mechanism's state, and the algorithm's."""
     own = {name: value for name, value in state.items() if name.startswith(PREFIX)}
     return own, {name: value for name, value in state.items() if name not in own}
-
-
-def sums(total: PayloadSum) -> dict[str, Tensor]:
-    """The plain sums of all parts, float64: what noise is added to."""
-    return {part: one.total.double() / 2.0**FRACTION_BITS for part, one in total.sums.items()}

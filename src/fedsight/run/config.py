@@ -22,6 +22,7 @@ from fedsight.data.partition import splits
 from fedsight.data.shift import Shift
 from fedsight.models.base import models
 from fedsight.privacy.base import mechanisms
+from fedsight.privacy.secure import Secure
 from fedsight.run.program import Program, Rounds, Speed, Train
 from fedsight.tasks.base import tasks
 
@@ -38,6 +39,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "train": Train,
     "rounds": Rounds,
     "privacy": (mechanisms, "none"),
+    "secure": Secure,
     "speed": Speed,
 }
 

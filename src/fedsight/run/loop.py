@@ -81,7 +81,7 @@ def run(
             sums = engine.measure(vector, round)
         seconds = time.perf_counter() - began
         down = 4 * (len(vector) + sum(value.numel() for value in order.shared.values()))
-        up = 4 * sum(federation.parts(layout).values())
+        up = federation.reply_size(layout)
         now = Checkpoint(
             round,
             vector,

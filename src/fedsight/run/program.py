@@ -27,6 +27,7 @@ from fedsight.models.base import Model, Network
 from fedsight.privacy import rules
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
+from fedsight.privacy.secure import Secure
 from fedsight.tasks.base import Task
 
 
@@ -119,6 +120,7 @@ class Program:
     train: Train
     rounds: Rounds
     privacy: Mechanism = field(default_factory=Unprotected)
+    secure: Secure = field(default_factory=Secure)
 
     def table(self) -> dict[str, Any]:
         """The program as nested plain values: what the config file would say in full."""
@@ -162,7 +164,7 @@ class Program:
             update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
         )
         plain = algorithms.get("fedavg")()
-        return replace(self, algorithm=plain, rounds=rounds, privacy=Unprotected())
+        return replace(self, algorithm=plain, rounds=rounds, privacy=Unprotected(), secure=Secure())
 
     def check(self) -> list[Problem]:
         """Every problem that can be told without reading images, each with its cure."""
@@ -180,7 +182,10 @@ class Program:
                 f"{self.train.warmup} warm-up rounds leave none of the {self.rounds.rounds} rounds",
                 "lower train.warmup or raise rounds.rounds",
             )
-        yield from self.rounds.check(getattr(self.split, "sites", None))
+        sites = getattr(self.split, "sites", None)
+        yield from self.rounds.check(sites)
+        most = sites if self.rounds.cohort is None else self.rounds.cohort
+        yield from self.secure.check(most, self.rounds.quorum)
 
     def check_network(self, network: Network) -> list[Problem]:
         """Problems that show when the network is there."""
@@ -191,6 +196,10 @@ class Program:
                 f"{algorithm.registered} keeps a slice of the model at the site, and this has none"
             )
             return [Problem("algorithm", cause, "choose another algorithm, or a model with norms")]
+        if self.secure.rounds_values and self.layout(network).length(Kind.BUFFER):
+            cause = "running statistics are no updates: secure.clip would cut them off"
+            cure = "use model.norm = 'group', or an algorithm that keeps norms at the site (fedbn)"
+            return [Problem("secure", cause, cure)]
         return []
 
 

@@ -6,7 +6,7 @@ import math
 from functools import partial
 from typing import Any
 
-from fedsight.aggregate.mean import PayloadSum
+from fedsight.aggregate.mean import Total
 from fedsight.algorithms.base import Mean, State
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.engine.base import Federation
@@ -46,7 +46,7 @@ class Protection:
         sampler = self.mechanism.sampler(self.plan)
         return sampler.draw(self._federation.population, self._seed, round)
 
-    def mean(self, total: PayloadSum, state: State, round: int) -> tuple[Mean, State, State]:
+    def mean(self, total: Total, state: State, round: int) -> tuple[Mean, State, State]:
         """The mean of a round's sum as the algorithm may see it; both parts of the state."""
         own, rest = split(state)
         noise = partial(Noise, self._secret, self._fingerprint, "round", round)

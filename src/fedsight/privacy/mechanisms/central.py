@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.aggregate.mean import PayloadSum
+from fedsight.aggregate.mean import Total
 from fedsight.core.errors import FedSightError, Problem
 from fedsight.core.types import Payload
 from fedsight.privacy.accounting import Events
@@ -22,7 +22,6 @@ from fedsight.privacy.base import (
     Released,
     State,
     mechanisms,
-    sums,
 )
 from fedsight.privacy.clip import clip, cut, flat, norm
 from fedsight.privacy.sampling import Everyone, FixedSize, Poisson, Sampler
@@ -91,14 +90,14 @@ class Central(Protected):
             released[BELOW] = torch.tensor([0.5 if below else -0.5])
         return released
 
-    def mean(self, total: PayloadSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
+    def mean(self, total: Total, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """(sum + noise) / expected cohort; a round in which nobody's coin fell is noise alone."""
-        found = sums(total)
+        found = total.plain()
         count = found.pop(BELOW, None)
         expected = self.sampler(plan).expected(plan.population)
         most = float(state[CLIP]) if self.quantile is not None else self.clip
         deviation, bits = self._noises(plan)
-        stream = noise("sum", values=[one.total for one in total.sums.values()])
+        stream = noise("sum", values=total.tensors.values())
         vector = flat(found)
         vector = (vector + stream.normal(len(vector), deviation * most)) / expected
         if count is not None:

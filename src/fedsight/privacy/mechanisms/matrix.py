@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.aggregate.mean import PayloadSum
+from fedsight.aggregate.mean import Total
 from fedsight.core.types import Payload
 from fedsight.privacy import event
 from fedsight.privacy.accounting import Events
@@ -30,7 +30,6 @@ from fedsight.privacy.base import (
     Released,
     State,
     mechanisms,
-    sums,
 )
 from fedsight.privacy.clip import clip, cut, flat
 from fedsight.privacy.sampling import Cyclic
@@ -75,11 +74,11 @@ class Matrix(Protected):
         """The update, clipped; the coordinator adds the noise."""
         return clip(payload, self.clip, site)
 
-    def mean(self, total: PayloadSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
+    def mean(self, total: Total, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """(sum + this round's row of C^-1 z) / size of a group."""
-        found = sums(total)
+        found = total.plain()
         vector = flat(found)
-        stream = noise("sum", values=[one.total for one in total.sums.values()])
+        stream = noise("sum", values=total.tensors.values())
         past = state.get(PAST, torch.empty(0, len(vector), dtype=torch.float64))
         fresh = stream.normal(len(vector), self.noise(plan) * self.clip)
         for weight, earlier in zip(coefficients(self.bands)[1:], past, strict=False):

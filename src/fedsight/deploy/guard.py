@@ -1,0 +1,157 @@
+"""A site's side of secure aggregation in one job: what it answers, and what it makes of an update.
+
+Secrets of a round live in this process only: if it ends, the site has dropped out of the round.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from fedsight.core.errors import SiteError
+from fedsight.core.types import Payload
+from fedsight.deploy.incoming import count
+from fedsight.deploy.owner import Owner
+from fedsight.deploy.pins import Pins, Serial
+from fedsight.engine import wire
+from fedsight.engine.secured import fingerprint
+from fedsight.privacy.secagg.client import Client
+from fedsight.privacy.secagg.keys import Identity
+from fedsight.privacy.secagg.messages import Binding
+from fedsight.privacy.secagg.pack import pack
+from fedsight.privacy.secagg.total import Plan
+from fedsight.run.program import Program
+
+Answer = tuple[dict[str, Any], bytes | memoryview]
+Protect = Callable[[Payload, int], memoryview | bytes]
+MOST_TERMS = 1 << 20  # sites in a sum
+
+
+class Guard:
+    """One job's; `home` is the site's folder, `name` the site."""
+
+    def __init__(self, home: Path, name: str) -> None:
+        self._home = home
+        self._name = name
+        self._lock = threading.Lock()
+        self._agreed: tuple[Program, Owner, str, Path] | None = None
+        self._client: Client | None = None
+        self.answers: Mapping[str, Callable[[dict[str, Any], bytes], Answer]] = {
+            "identify": self._identify,
+            "advertise": self._advertise,
+            "share": self._share,
+            "unmask": self._unmask,
+        }
+
+    def join(self, program: Program, owner: Owner, run: str, memory: Path) -> None:
+        """A run was agreed upon."""
+        self._agreed, self._client = (program, owner, run, memory), None
+
+    @property
+    def protections(self) -> list[str]:
+        """What is done to updates before they leave, in words."""
+        secure = self._agreed[0].secure if self._agreed else None
+        if secure is None or not secure.rounds_values:
+            return []
+        return ["clipped", "rounded", *(["masked"] if secure.masks else [])]
+
+    def session(self) -> bytes:
+        """What tells this attempt at a round from others."""
+        return self._client.binding.digest if self._client else b""
+
+    def protection(
+        self, round: int, vector: Tensor, fields: dict[str, Any], body: bytes
+    ) -> Protect:
+        """What is to be done to the update of `round`, which is trained from `vector`.
+
+        Raises SiteError if the coordinator means another round or model than the keys were made
+        for. The update is masked when it is there: a training that fails may be tried again.
+        """
+        if self._agreed is None or not self._agreed[0].secure.rounds_values:
+            return lambda payload, _: wire.pack(payload)
+        program = self._agreed[0]
+        quantiser = dict(fields.get("quantiser") or {})
+        sizes = {str(part): int(size) for part, size in dict(quantiser.get("sizes") or {}).items()}
+        cap, terms = count(quantiser, "cap"), count(quantiser, "terms")
+        if not cap or not 1 <= terms <= MOST_TERMS or min(sizes.values(), default=0) < 0:
+            raise SiteError("the coordinator's quantiser is none", "update the coordinator")
+        plan = Plan(program.secure, sizes, program.seed, cap, program.train.lr)
+        how = plan.quantiser(terms)
+        client = self._client
+        if program.secure.masks:
+            client = self._session()
+            meant = (client.binding.round, client.binding.model, dict(client.binding.quantiser))
+            if meant != (round, fingerprint(vector), how.table()):
+                raise SiteError(
+                    f"the keys of secure aggregation were not made for this round {round}, model "
+                    "and quantiser",
+                    "the coordinator mixes up its rounds, or cheats: ask the operator",
+                )
+
+        def protect(payload: Payload, weight: int) -> bytes:
+            how.check(payload, weight, self._name)
+            masker = None
+            if program.secure.masks and client is not None:
+                with self._lock:
+                    masker = client.masker(body)
+            words = plan.protect(how, payload, weight, self._name, round, masker)
+            words &= np.uint32((1 << how.modulus) - 1)
+            return pack(words, how.modulus)
+
+        return protect
+
+    # What the coordinator may ask ---------------------------------------------------------
+
+    def _identify(self, fields: dict[str, Any], body: bytes) -> Answer:
+        return {"identity": self._identity().public.hex()}, b""
+
+    def _advertise(self, fields: dict[str, Any], body: bytes) -> Answer:
+        """Phase 0: begin an attempt at a round, if everything that it is bound to is as agreed."""
+        with self._lock:
+            binding = Binding.read(body)
+            if self._client is None or self._client.binding.digest != binding.digest:
+                self._client = self._begin(binding)
+            return {}, self._client.advertise()
+
+    def _share(self, fields: dict[str, Any], body: bytes) -> Answer:
+        with self._lock:
+            return {}, self._session().share(body)
+
+    def _unmask(self, fields: dict[str, Any], body: bytes) -> Answer:
+        with self._lock:
+            return {}, self._session().unmask(body)
+
+    def _begin(self, binding: Binding) -> Client:
+        if self._agreed is None:
+            raise SiteError("no run was agreed upon", "propose one first")
+        program, owner, run, memory = self._agreed
+        if not program.secure.masks or binding.run != run:
+            raise SiteError(
+                "the coordinator begins secure aggregation for another run than was agreed upon",
+                "propose it first",
+            )
+        names = [name for name, _ in binding.roster]
+        if self._name not in names:
+            raise SiteError("this site is not in the coordinator's roster", "leave it out, then")
+        least = owner.secure.minimums.at_least(program.secure.parameters(len(names)))
+        client = Client(self._identity(), binding, names.index(self._name), least)
+        Pins(self._home).check(binding.roster)
+        Serial(memory).advance(binding.serial)
+        return client
+
+    def _session(self) -> Client:
+        if self._client is None:
+            raise SiteError(
+                "this site has no keys for secure aggregation: it lost them, or was "
+                "never asked for any",
+                "it takes part again in the next round",
+            )
+        return self._client
+
+    def _identity(self) -> Identity:
+        return Identity.at(self._home / "identity.key")

@@ -1,0 +1,83 @@
+"""Where secure aggregation meets the engines: a round's sum, and its keys in one process."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from fedsight.aggregate.mean import PayloadSum
+from fedsight.core.fixedpoint import ExactSum
+from fedsight.core.layout import Layout
+from fedsight.core.sharing import Shared
+from fedsight.core.types import Order
+from fedsight.engine.base import Federation, Outcome, Total
+from fedsight.privacy.secagg.local import Local
+from fedsight.privacy.secagg.masks import Masker
+from fedsight.privacy.secagg.total import Plan, SecureSum
+
+
+def plan(federation: Federation, sizes: Mapping[str, int]) -> Plan | None:
+    """How a run's updates are rounded; None if they are not."""
+    program = federation.program
+    if not program.secure.rounds_values:
+        return None
+    cap = 1
+    if program.rounds.weighting == "samples":
+        largest = max((federation.size(c) for c in range(federation.population)), default=1)
+        cap = program.secure.cap or largest
+    return Plan(program.secure, sizes, program.seed, cap, program.train.lr)
+
+
+def total_of(federation: Federation, layout: Layout, terms: int) -> Total:
+    """An empty sum for rounds of `federation`."""
+    sizes = federation.parts(layout)
+    found = plan(federation, sizes)
+    return PayloadSum.of(sizes, terms) if found is None else SecureSum(found, terms)
+
+
+def shared_tensors(total: Total) -> dict[str, Shared]:
+    """Shared memory for what `total` holds."""
+    return {name: Shared((len(t),), t.dtype) for name, t in total.tensors.items()}
+
+
+def total_over(federation: Federation, layout: Layout, shared: Mapping[str, Shared]) -> Total:
+    """A sum that lies in shared memory."""
+    found = plan(federation, federation.parts(layout))
+    if found is None:
+        return PayloadSum({part: ExactSum(0, 1, one.tensor) for part, one in shared.items()})
+    return SecureSum(found, 1, shared["sum"].tensor)
+
+
+def fingerprint(vector: torch.Tensor) -> str:
+    """SHA-256 of the vector that a round trains from."""
+    return hashlib.sha256(vector.contiguous().numpy().data).hexdigest()
+
+
+class Keys:
+    """The keys of each round of an engine that has all sites on one machine."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._local = Local(federation.program.fingerprint)
+
+    def begin(self, order: Order, cohort: Sequence[int], total: Total) -> dict[str, Masker]:
+        """What each site of the cohort is to mask with; nothing if nobody masks."""
+        secure = self._federation.program.secure
+        if not secure.masks or not isinstance(total, SecureSum):
+            return {}
+        sites = [self._federation.name(client) for client in sorted(cohort)]
+        parameters, model = secure.parameters(len(sites)), fingerprint(order.vector)
+        return self._local.begin(order.round, model, sites, parameters, total.quantiser)
+
+    def finish(self, outcome: Outcome, asked: int) -> None:
+        """Take the masks off a round's sum; a rejected site dropped out.
+
+        Raises SiteError when too few are left. A round that lacks its quorum stays masked.
+        """
+        program, total = self._federation.program, outcome.total
+        if not program.secure.masks or not isinstance(total, SecureSum):
+            return
+        if len(outcome.notes) >= (program.rounds.quorum or asked):
+            self._local.finish(total.words, [note.site for note in outcome.notes])

@@ -1,0 +1,114 @@
+"""Identities that sites know one another by, and the keys that a pair of sites shares.
+
+Ed25519 (RFC 8032) signs, X25519 (RFC 7748) agrees on a secret, HKDF-SHA256 (RFC 5869) makes keys
+of it, AES-256-GCM (NIST SP 800-38D) seals; all from `cryptography`.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from fedsight.core.errors import DeployError
+
+PUBLIC = 32  # bytes of a public key
+SIGNATURE = 64  # bytes
+NONCE, TAG = 12, 16  # bytes
+
+
+class Identity:
+    """A site's Ed25519 key, which stays at the site; `public` is what the others know it by."""
+
+    def __init__(self, private: bytes) -> None:
+        self._key = Ed25519PrivateKey.from_private_bytes(private)
+        self.public = self._key.public_key().public_bytes_raw()
+
+    @classmethod
+    def fresh(cls) -> Identity:
+        """A new one that lies nowhere."""
+        return cls(secrets.token_bytes(32))
+
+    @classmethod
+    def at(cls, path: Path) -> Identity:
+        """The identity in the file at `path`, made there if there is none.
+
+        Raises DeployError, naming the mode, for a file that others than its owner may use, and
+        for one that holds no key.
+        """
+        try:
+            if not path.exists():
+                # Owner-only from the beginning, and never over a key that is there.
+                file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(file, "wb") as out:
+                    out.write(secrets.token_bytes(32))
+                    out.flush()
+                    os.fsync(out.fileno())
+            mode = stat.S_IMODE(path.stat().st_mode)
+            private = path.read_bytes()
+        except OSError as error:
+            cause = f"the key file {path} cannot be used: {error.strerror}"
+            raise DeployError(cause, "look at the folder's owner and rights") from error
+        if mode & 0o077:
+            raise DeployError(
+                f"the key file {path} has mode {mode:04o}: others than its owner may use it",
+                f"chmod 600 {path.name}; if others had access, take a new identity instead",
+            )
+        if len(private) != 32:
+            cause = f"the key file {path} holds {len(private)} bytes, not the 32 of a key"
+            raise DeployError(cause, "restore it from a backup, or take a new identity")
+        return cls(private)
+
+    def sign(self, message: bytes) -> bytes:
+        """Its signature under `message`: 64 bytes."""
+        return self._key.sign(message)
+
+
+def signed(public: bytes, signature: bytes, message: bytes) -> bool:
+    """Whether the owner of `public` signed `message`."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):
+        return False
+    return True
+
+
+def public_key(private: bytes) -> bytes:
+    """The X25519 public key of 32 private bytes."""
+    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+
+
+def agree(private: bytes, public: bytes) -> bytes:
+    """The secret that two X25519 keys make: 32 bytes.
+
+    ValueError for a point of small order, which would make it known to everybody.
+    """
+    key = X25519PrivateKey.from_private_bytes(private)
+    return key.exchange(X25519PublicKey.from_public_bytes(public))
+
+
+def derive(secret: bytes, salt: bytes, info: bytes, length: int = 32) -> bytes:
+    """HKDF-SHA256."""
+    return HKDF(hashes.SHA256(), length, salt, info).derive(secret)
+
+
+def seal(key: bytes, message: bytes, context: bytes) -> bytes:
+    """AES-256-GCM: nonce, then ciphertext and tag; `context` is authenticated with it."""
+    nonce = secrets.token_bytes(NONCE)
+    return nonce + AESGCM(key).encrypt(nonce, message, context)
+
+
+def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes | None:
+    """What was sealed; None if it, or the context, was altered."""
+    try:
+        return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], context)
+    except (InvalidTag, ValueError):
+        return None

@@ -1,0 +1,68 @@
+"""All sides of secure aggregation in one process, for the embedded engine: it really masks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+
+from fedsight.privacy.secagg.client import Client, Minimums
+from fedsight.privacy.secagg.graph import Parameters
+from fedsight.privacy.secagg.keys import Identity
+from fedsight.privacy.secagg.masks import Masker, Words
+from fedsight.privacy.secagg.messages import Binding
+from fedsight.privacy.secagg.quantise import Quantiser
+from fedsight.privacy.secagg.server import Server
+
+
+class Local:
+    """The rounds of one run; identities are made for it and lie nowhere."""
+
+    def __init__(self, run: str) -> None:
+        self._run = run
+        self._identities: dict[str, Identity] = {}
+        self._serial = itertools.count(1)
+        self._clients: list[Client] = []
+        self._server: Server | None = None
+
+    def begin(
+        self,
+        round: int,
+        model: str,
+        sites: Sequence[str],
+        parameters: Parameters,
+        quantiser: Quantiser,
+    ) -> dict[str, Masker]:
+        """Exchange keys and shares between `sites`; what each is to mask with."""
+        for site in sites:
+            if site not in self._identities:
+                self._identities[site] = Identity.fresh()
+        known = [self._identities[site] for site in sites]
+        roster = tuple((site, one.public.hex()) for site, one in zip(sites, known, strict=True))
+        serial, table = next(self._serial), quantiser.table()
+        binding = Binding(self._run, round, serial, model, roster, parameters, table)
+        server = self._server = Server(binding)
+        least = Minimums().at_least(parameters)
+        self._clients = [Client(one, binding, number, least) for number, one in enumerate(known)]
+        for client in self._clients:
+            server.advert(client.number, client.advertise())
+        for client in self._clients:
+            server.share(client.number, client.share(server.adverts(client.number)))
+        return {
+            site: client.masker(server.inbox(client.number))
+            for site, client in zip(sites, self._clients, strict=True)
+        }
+
+    def finish(self, total: Words, survivors: Iterable[str]) -> None:
+        """Take the masks off the sum over `survivors`; the others dropped out.
+
+        Raises SiteError when too few are left.
+        """
+        server = self._server
+        assert server is not None
+        numbers = {name: number for number, (name, _) in enumerate(server.binding.roster)}
+        left = [numbers[site] for site in survivors]
+        request = server.request(left)
+        for number in left:
+            server.answer(number, self._clients[number].unmask(request))
+        server.unmask(total)
+        self._clients = []

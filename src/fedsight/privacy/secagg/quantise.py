@@ -1,0 +1,161 @@
+"""From an update to whole numbers whose sum fits a modulus, and from their sum back to a mean.
+
+A value x of a client with weight w is clipped to [-c, c], becomes y = x w / cap, and then the level
+(y + c) (2^b - 1) / (2c), rounded up or down at random so that its mean is exact (stochastic
+rounding; Bonawitz et al. 2019, "Federated learning with autotuned communication-efficient secure
+aggregation", section 3). A sum of n levels is below 2^m with m = b + ceil(log2 n). Because weights
+are at most 1 of the cap, they cost no bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import SiteError
+from fedsight.core.rng import generator
+from fedsight.core.types import Payload
+from fedsight.privacy.secagg.masks import Words
+
+MODULUS = 32  # bits, at most
+_BLOCK = 1 << 16  # values rounded at once; part of the definition: a draw fills a block
+
+
+def spare(terms: int) -> int:
+    """ceil(log2 terms): bits that a sum of `terms` numbers needs beyond theirs."""
+    return (terms - 1).bit_length()
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """How the values of a round are rounded; public, and the same at every site.
+
+    `sizes` and `ranges` (largest absolute value) of each payload part; `norm` is the largest L2
+    norm of all parts together, before weighting.
+    """
+
+    sizes: Mapping[str, int]
+    ranges: Mapping[str, float]
+    norm: float | None
+    bits: int  # of a site's values
+    terms: int  # sites in a sum, at most
+    cap: int  # largest weight
+
+    @property
+    def modulus(self) -> int:
+        """Bits of a sum, and of every masked value."""
+        return self.bits + spare(self.terms)
+
+    @property
+    def length(self) -> int:
+        """Values of all parts together, d."""
+        return sum(self.sizes.values())
+
+    def table(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "sizes": dict(self.sizes), "ranges": dict(self.ranges)}
+
+    def encode(self, payload: Payload, weight: int, site: str, seed: int, round: int) -> Words:
+        """A client's levels [d], each below 2^bits.
+
+        Raises SiteError naming `site` for other parts or lengths, for NaN or infinity and for a
+        weight over the cap. The draws are the site's and the round's own, whatever the engine.
+        """
+        self.check(payload, weight, site)
+        draws = generator(seed, "round", round, "site", site, "rounding")
+        shrink, share = self._shrink(payload), weight / self.cap
+        out = np.empty(self.length, np.uint32)
+        start = 0
+        for part, size in self.sizes.items():
+            values = payload[part].numpy()
+            for first in range(0, size, _BLOCK):
+                block = values[first : first + _BLOCK]
+                at = start + first
+                out[at : at + len(block)] = self._levels(
+                    block, self.ranges[part], shrink, share, draws
+                )
+            start += size
+        return out
+
+    def decode(self, total: Words, count: int, weight: int) -> dict[str, Tensor]:
+        """Weighted mean of each part, float64, from the sum of `count` clients' levels."""
+        found, start = {}, 0
+        for part, size in self.sizes.items():
+            c = self.ranges[part]
+            levels = total[start : start + size].astype(np.float64)
+            levels *= 2 * c / self._top
+            levels -= count * c
+            levels *= self.cap / max(weight, 1)
+            found[part] = torch.from_numpy(levels)
+            start += size
+        return found
+
+    def check(self, payload: Payload, weight: int, site: str) -> None:
+        """Raise SiteError unless these values may be added."""
+        if payload.keys() != self.sizes.keys():
+            came, wanted = sorted(map(str, payload)), sorted(self.sizes)
+            raise SiteError(
+                f"site '{site}' sent the parts {came}, not {wanted}",
+                "the site runs another algorithm; compare the fingerprints",
+            )
+        if type(weight) is not int or not 0 < weight <= self.cap:
+            raise SiteError(
+                f"site '{site}' has weight {weight!r}, and secure.cap is {self.cap}",
+                "raise secure.cap to the largest number of images that a site has, or weigh "
+                "uniformly",
+            )
+        for part, size in self.sizes.items():
+            values = payload[part]
+            if values.dtype != torch.float32 or values.shape != (size,):
+                raise SiteError(
+                    f"site '{site}' has {tuple(values.shape)} values of {values.dtype}, not "
+                    f"({size},) of {torch.float32}",
+                    "the site runs another model; compare the fingerprints",
+                )
+            edges = torch.aminmax(values) if size else ()
+            if not all(abs(float(edge)) < float("inf") for edge in edges):  # NaN fails this too
+                raise SiteError(
+                    f"site '{site}' sent an update that is not finite (NaN or infinity)",
+                    "its training diverged or its data are broken: lower train.lr, set train.clip "
+                    "or look at its images; with rounds.quorum a run goes on without such replies",
+                )
+
+    @property
+    def _top(self) -> int:
+        """The highest level."""
+        return (1 << self.bits) - 1
+
+    def _shrink(self, payload: Payload) -> float:
+        """What the whole payload is scaled by to have no larger L2 norm than `norm`."""
+        if self.norm is None:
+            return 1.0
+        square = 0.0
+        for part in self.sizes:
+            # Not a dot product: how that is split over threads would change its bits.
+            square += float(np.square(payload[part].numpy().astype(np.float64)).sum())
+        return min(1.0, self.norm / max(math.sqrt(square), 1e-300))
+
+    def _levels(
+        self,
+        values: npt.NDArray[np.float32],
+        c: float,
+        shrink: float,
+        share: float,
+        draws: torch.Generator,
+    ) -> Words:
+        y = values.astype(np.float64)
+        y *= shrink
+        np.clip(y, -c, c, out=y)
+        y *= share
+        y += c
+        y *= self._top / (2 * c)
+        y += torch.rand(len(values), generator=draws, dtype=torch.float64).numpy()
+        # The top level cannot be rounded up: its draw is below 1, but the sum might round to it.
+        return np.minimum(np.floor(y, out=y), self._top).astype(np.uint32)

@@ -1,0 +1,95 @@
+"""What a program says about secure aggregation: `[secure]`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+from pydantic import Field
+
+from fedsight.core.errors import Problem, SiteError
+from fedsight.core.settings import Settings
+from fedsight.privacy.secagg.graph import Parameters, parameters
+from fedsight.privacy.secagg.quantise import MODULUS, Quantiser, spare
+
+LEAST_BITS = 8  # of a site's values
+
+
+class Secure(Settings):
+    """What hides a site's update from the coordinator: `[secure]`."""
+
+    # none; secagg; quantised: the same rounding without masks, which hides nothing
+    name: Literal["none", "quantised", "secagg"] = "none"
+    clip: float = Field(0.1, gt=0)  # largest absolute value of an update; more is cut off
+    # the same for an algorithm's other vectors; None: secure.clip / train.lr, a gradient's size
+    clip_others: float | None = Field(None, gt=0)
+    norm: float | None = Field(None, gt=0)  # largest L2 norm of all vectors together; None: any
+    bits: int | None = Field(None, ge=LEAST_BITS, lt=MODULUS)  # per value; None: all that fit
+    cap: int | None = Field(None, ge=1)  # largest weight; None: the largest site's, as declared
+    corrupt: float = Field(0.1, ge=0, lt=1)  # share of the cohort that may collude
+    dropout: float = Field(0.1, ge=0, lt=1)  # share of the cohort that may drop out
+    split_view: bool = True  # whether the coordinator may tell different sites different things
+    threshold: int | None = Field(None, ge=2)  # shares that make a secret; None: as computed
+    neighbours: int | None = Field(None, ge=2)  # of each site; None: as computed
+
+    @property
+    def rounds_values(self) -> bool:
+        """Whether values are quantised at all."""
+        return self.name != "none"
+
+    @property
+    def masks(self) -> bool:
+        """Whether they are masked."""
+        return self.name == "secagg"
+
+    def parameters(self, sites: int) -> Parameters:
+        """The graph of a round of `sites` sites; SiteError if none is secure and survivable."""
+        found = parameters(sites, self.corrupt, self.dropout, self.split_view)
+        k = max(self.neighbours or 0, found.neighbours)
+        k += k % 2  # as many on either side
+        t = max(self.threshold or 0, found.threshold)
+        return Parameters(min(k, sites - 1), t, max(t, found.survivors))
+
+    def quantiser(self, sizes: Mapping[str, int], terms: int, cap: int, lr: float) -> Quantiser:
+        """The rounding of a round of `terms` sites; `sizes` are the lengths of its vectors."""
+        others = self.clip / lr if self.clip_others is None else self.clip_others
+        ranges = {part: self.clip if part == "delta" else others for part in sizes}
+        bits = self.modulus(terms) - spare(terms)
+        return Quantiser(sizes, ranges, self.norm, bits, terms, cap)
+
+    def modulus(self, terms: int) -> int:
+        """Bits of each value that travels, in a round of `terms` sites."""
+        return min((self.bits or MODULUS) + spare(terms), MODULUS)
+
+    def check(self, cohort: int | None, quorum: int | None) -> list[Problem]:
+        """What is unsound, for a cohort whose size may not be known yet."""
+        if not self.rounds_values or cohort is None:
+            return []
+        if self.bits is not None and self.bits + spare(cohort) > MODULUS:
+            cause = f"a sum of {cohort} values of {self.bits} bits does not fit {MODULUS} bits"
+            cure = f"lower secure.bits to {MODULUS - spare(cohort)}, or leave it out"
+            return [Problem("secure.bits", cause, cure)]
+        return self._check_graph(cohort, quorum) if self.masks else []
+
+    def _check_graph(self, cohort: int, quorum: int | None) -> list[Problem]:
+        try:
+            found, least = (
+                self.parameters(cohort),
+                parameters(cohort, self.corrupt, self.dropout, self.split_view),
+            )
+        except SiteError as error:
+            return [Problem("secure", error.cause, error.cure)]
+        problems = []
+        if self.threshold is not None and not least.threshold <= self.threshold <= cohort:
+            cause = f"a threshold of {self.threshold} is not between {least.threshold} and {cohort}"
+            cure = "leave it out: the smallest one that is secure is computed"
+            problems.append(Problem("secure.threshold", cause, cure))
+        if self.neighbours is not None and self.neighbours < least.neighbours:
+            cause = f"{self.neighbours} neighbours are fewer than the {least.neighbours} computed"
+            cure = "leave it out: the smallest number that is secure is computed"
+            problems.append(Problem("secure.neighbours", cause, cure))
+        if quorum is not None and quorum < found.survivors:
+            cause = f"a quorum of {quorum} closes a round that only {found.survivors} can unmask"
+            cure = f"raise rounds.quorum to {found.survivors} or more, or raise secure.dropout"
+            problems.append(Problem("rounds.quorum", cause, cure))
+        return problems

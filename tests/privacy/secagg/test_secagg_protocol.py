@@ -1,0 +1,377 @@
+"""The four phases: the sum is exact whoever drops out, and what is unsound is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedsight.core.errors import SiteError
+from fedsight.privacy.secagg import messages as m
+from fedsight.privacy.secagg.client import Client, Minimums
+from fedsight.privacy.secagg.graph import Parameters, parameters
+from fedsight.privacy.secagg.keys import Identity
+from fedsight.privacy.secagg.masks import Words
+from fedsight.privacy.secagg.messages import Binding
+from fedsight.privacy.secagg.server import Server
+
+IDENTITIES = [Identity(bytes([number]) * 32) for number in range(40)]
+LENGTH = 300
+
+
+def binding(sites: int, given: Parameters, round: int = 1, serial: int = 1) -> Binding:
+    roster = tuple((f"site-{n}", IDENTITIES[n].public.hex()) for n in range(sites))
+    return Binding("run", round, serial, "model", roster, given, {"bits": 20})
+
+
+def client(of: Binding, number: int, least: Minimums | None = None) -> Client:
+    return Client(IDENTITIES[number], of, number, least or Minimums())
+
+
+@dataclass
+class Table:
+    """All sides of a round."""
+
+    binding: Binding
+    server: Server
+    clients: list[Client]
+
+    @classmethod
+    def of(cls, sites: int, given: Parameters | None = None, **changes: int) -> Table:
+        """A new round."""
+        made = binding(sites, given or parameters(sites, 0.0, 0.25, True), **changes)
+        return cls(made, Server(made), [client(made, n) for n in range(sites)])
+
+    def advertise(self, sites: Iterable[int]) -> None:
+        for n in sites:
+            self.server.advert(n, self.clients[n].advertise())
+
+    def share(self, sites: Iterable[int]) -> None:
+        for n in sites:
+            self.server.share(n, self.clients[n].share(self.server.adverts(n)))
+
+    def update(self, number: int) -> Words:
+        draws = np.random.default_rng(number)
+        return draws.integers(0, 1 << 20, LENGTH).astype(np.uint32)
+
+    def masked(self, sites: Iterable[int]) -> Words:
+        total = np.zeros(LENGTH, np.uint32)
+        for n in sites:
+            words = self.update(n)
+            self.clients[n].masker(self.server.inbox(n)).mask(words)
+            assert not np.array_equal(words, self.update(n))
+            total += words
+        return total
+
+    def plain(self, sites: Iterable[int]) -> Words:
+        return np.sum([self.update(n) for n in sites], axis=0, dtype=np.uint32)
+
+    def to_unmask(self) -> bytes:
+        """A round up to its last question."""
+        everybody = range(len(self.clients))
+        self.advertise(everybody)
+        self.share(everybody)
+        self.masked(everybody)
+        return self.server.request(everybody)
+
+
+def run(table: Table, stages: list[int]) -> None:
+    """A round in which site n is gone before phase stages[n]; 4 for one that stays."""
+    alive = [[n for n, stage in enumerate(stages) if stage > phase] for phase in range(4)]
+    table.advertise(alive[0])
+    table.share(alive[1])
+    total = table.masked(alive[2])
+    request = table.server.request(alive[2])
+    for n in alive[3]:
+        table.server.answer(n, table.clients[n].unmask(request))
+    table.server.unmask(total)
+    assert np.array_equal(total, table.plain(alive[2]))
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_whoever_drops_out_in_whatever_phase_the_sum_is_exact(data: st.DataObject) -> None:
+    sites = data.draw(st.integers(3, 12))
+    gone = data.draw(st.integers(0, (sites - 1) // 2))
+    given = parameters(sites, 0.0, gone / sites, True)
+    stages = data.draw(st.lists(st.integers(0, 4), min_size=sites, max_size=sites))
+    table = Table.of(sites, given)
+    # All updates of the sum, and all answers, must be enough.
+    enough = (
+        sum(stage > 2 for stage in stages) >= given.survivors
+        and sum(stage > 3 for stage in stages) >= given.threshold
+    )
+    if enough:
+        run(table, stages)
+    else:
+        with pytest.raises(SiteError, match=r"takes \d+"):
+            run(table, stages)
+
+
+@given(st.data())
+def test_the_sum_is_exact_on_a_sparse_graph(data: st.DataObject) -> None:
+    sites = data.draw(st.integers(12, 24))
+    given = Parameters(neighbours=8, threshold=5, survivors=sites - 3)
+    gone = data.draw(st.lists(st.integers(0, sites - 1), max_size=3, unique=True))
+    phases = data.draw(st.lists(st.integers(0, 3), min_size=len(gone), max_size=len(gone)))
+    stages = [4] * sites
+    for site, phase in zip(gone, phases, strict=True):
+        stages[site] = phase
+    run(Table.of(sites, given), stages)
+
+
+def test_one_masked_update_looks_like_noise() -> None:
+    table = Table.of(3)
+    table.advertise(range(3))
+    table.share(range(3))
+    words = np.zeros(100_000, np.uint32)
+    table.clients[0].masker(table.server.inbox(0)).mask(words)
+    bits = np.unpackbits(words.view(np.uint8))
+    assert abs(bits.mean() - 0.5) < 5 * 0.5 / len(bits) ** 0.5
+
+
+# What a site refuses ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("least", "why"),
+    [
+        (Minimums(cohort=6), "5 sites in the cohort, and this site asks for at least 6"),
+        (Minimums(threshold=5), "4 shares that make a secret"),
+        (Minimums(neighbours=5), "4 neighbours"),
+        (Minimums(survivors=5), "4 survivors"),
+    ],
+)
+def test_less_than_a_sites_minimums_is_refused(least: Minimums, why: str) -> None:
+    given = Parameters(4, 4, 4)
+    with pytest.raises(SiteError, match=why):
+        client(binding(5, given), 0, least)
+    client(binding(5, given), 0)
+
+
+def test_a_coordinator_cannot_go_below_what_the_program_asks_for() -> None:
+    least = Minimums().at_least(parameters(10, 0.1, 0.1, True))
+    assert (least.threshold, least.neighbours, least.survivors) == (6, 9, 9)
+    with pytest.raises(SiteError, match="shares that make a secret"):
+        client(binding(10, Parameters(9, 1, 9)), 0, least)
+
+
+def test_a_roster_with_another_key_for_this_site_is_refused() -> None:
+    with pytest.raises(SiteError, match="another identity key"):
+        Client(IDENTITIES[7], binding(4, Parameters(3, 3, 3)), 0, Minimums())
+
+
+def flip(message: bytes, place: int) -> bytes:
+    place %= len(message)
+    return message[:place] + bytes([message[place] ^ 1]) + message[place + 1 :]
+
+
+def test_keys_that_were_swapped_or_not_signed_are_refused() -> None:
+    table = Table.of(4)
+    table.advertise(range(4))
+    adverts = table.server.adverts(0)
+    first = m.MARK + m.DIGEST + m.NUMBER
+    for place in range(first, first + m.ADVERT, 16):
+        with pytest.raises(SiteError, match="the keys of site 'site-1' are not signed by it"):
+            table.clients[0].share(flip(adverts, place))
+    step = m.NUMBER + m.ADVERT
+    body = adverts[m.MARK + m.DIGEST :]
+    swapped = body[: m.NUMBER] + body[step + m.NUMBER : 2 * step] + body[step:]
+    with pytest.raises(SiteError, match="are not signed by it"):
+        table.clients[0].share(adverts[: m.MARK + m.DIGEST] + swapped)
+    table.clients[0].share(adverts)  # a refusal reveals nothing and ends nothing
+
+
+def test_keys_of_an_earlier_attempt_are_refused() -> None:
+    old, new = Table.of(4), Table.of(4, serial=2)
+    old.advertise(range(4))
+    stale = old.server.adverts(0)
+    new.clients[0].advertise()
+    with pytest.raises(SiteError, match="stale, or replayed"):
+        new.clients[0].share(stale)
+    forged = stale[: m.MARK] + new.binding.digest + stale[m.MARK + m.DIGEST :]
+    with pytest.raises(SiteError, match="are not signed by it"):
+        new.clients[0].share(forged)
+    with pytest.raises(SiteError, match="stale, or replayed"):
+        new.server.advert(0, old.clients[0].advertise())
+
+
+def test_too_few_keys_are_refused() -> None:
+    table = Table.of(5, Parameters(4, 4, 4))
+    table.advertise(range(5))
+    adverts = table.server.adverts(0)
+    short = adverts[: len(adverts) - 2 * (m.NUMBER + m.ADVERT)]
+    with pytest.raises(SiteError, match="only 3 sites of the neighbourhood are left"):
+        table.clients[0].share(short)
+
+
+def test_an_altered_ciphertext_is_refused_by_name() -> None:
+    table = Table.of(4)
+    table.advertise(range(4))
+    table.share(range(4))
+    inbox = table.server.inbox(0)
+    first = m.MARK + m.DIGEST + m.NUMBER
+    for place in (first, first + 20, first + m.SEALED - 1):
+        with pytest.raises(SiteError, match="what site 'site-1' sealed for this site was altered"):
+            table.clients[0].masker(flip(inbox, place))
+    with pytest.raises(SiteError, match="was altered"):  # meant for another site
+        table.clients[0].masker(
+            inbox[: first - m.NUMBER]
+            + table.server.inbox(2)[first - m.NUMBER + (m.NUMBER + m.SEALED) :][
+                : m.NUMBER + m.SEALED
+            ]
+        )
+
+
+def test_a_share_that_comes_twice_is_refused() -> None:
+    table = Table.of(4)
+    table.advertise(range(4))
+    table.share(range(4))
+    inbox = table.server.inbox(0)
+    with pytest.raises(SiteError, match="named twice"):
+        table.clients[0].masker(inbox + inbox[-(m.NUMBER + m.SEALED) :])
+
+
+def test_a_second_masked_update_is_refused() -> None:
+    table = Table.of(4)
+    table.to_unmask()
+    with pytest.raises(SiteError, match="was made already"):
+        table.clients[0].masker(table.server.inbox(0))
+
+
+LISTS: dict[str, tuple[Callable[[Binding], bytes], str]] = {
+    "overlap": (lambda b: m.write_lists(b, {0, 1, 2, 3}, {3, 4}), "'site-3' both answered and"),
+    "too few": (lambda b: m.write_lists(b, {0, 1, 2}, {3, 4}), "3 survivors are too few"),
+    "unknown": (lambda b: m.write_lists(b, {0, 1, 2, 3, 6}, {4}), "unknown among 5"),
+    "itself": (lambda b: m.write_lists(b, {1, 2, 3, 4}, {0}), "this site did not answer"),
+    "longer": (lambda b: m.write_lists(b, {0, 1, 2, 3}, {4}) + b"\0", "not two lists"),
+    "stale": (
+        lambda b: m.write_lists(replace(b, round=2), {0, 1, 2, 3}, {4}),
+        "stale, or replayed",
+    ),
+    "another phase": (lambda b: m.ADVERTS + b.digest, "not the one that is due"),
+}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_an_unsound_request_to_unmask_is_refused_and_reveals_nothing(name: str) -> None:
+    made, why = LISTS[name]
+    table = Table.of(5, Parameters(4, 4, 4))
+    good = table.to_unmask()
+    with pytest.raises(SiteError, match=why):
+        table.clients[0].unmask(made(table.binding))
+    table.server.answer(0, table.clients[0].unmask(good))
+
+
+def test_unmasking_is_answered_once() -> None:
+    table = Table.of(5, Parameters(4, 4, 4))
+    request = table.to_unmask()
+    answer = table.clients[0].unmask(request)
+    assert table.clients[0].unmask(request) == answer  # the line lost it: word for word the same
+    with pytest.raises(SiteError, match="answered already"):
+        table.clients[0].unmask(m.write_lists(table.binding, {0, 1, 2, 3}, {4}))
+
+
+def test_a_site_that_dealt_no_shares_cannot_be_asked_about() -> None:
+    table = Table.of(5, Parameters(4, 4, 4))
+    table.advertise(range(5))
+    table.share(range(4))
+    table.masked(range(4))
+    with pytest.raises(SiteError, match="'site-4' dealt no shares"):
+        table.clients[0].unmask(m.write_lists(table.binding, {0, 1, 2, 3}, {4}))
+
+
+def test_questions_out_of_turn_are_refused() -> None:
+    table = Table.of(4)
+    for ask in (table.clients[0].share, table.clients[0].masker, table.clients[0].unmask):
+        with pytest.raises(SiteError, match="refused"):
+            ask(b"")
+
+
+# What the coordinator refuses -------------------------------------------------------------
+
+
+def test_the_coordinator_names_a_site_that_sends_nonsense() -> None:
+    table = Table.of(4)
+    with pytest.raises(SiteError, match=r"'site-1'.*another site's keys"):
+        table.server.advert(1, table.clients[0].advertise())
+    with pytest.raises(SiteError, match=r"'site-0'.*not signed"):
+        table.server.advert(0, flip(table.clients[0].advertise(), -1))
+    table.advertise(range(4))
+    shares = table.clients[0].share(table.server.adverts(0))
+    with pytest.raises(SiteError, match=r"'site-0'.*not for its neighbours"):
+        table.server.share(0, shares[: len(shares) - m.NUMBER - m.SEALED])
+    with pytest.raises(SiteError, match="no list of records"):
+        table.server.share(0, shares + b"x")
+    site = (9).to_bytes(4, "big")
+    with pytest.raises(SiteError, match="unknown among 4"):
+        table.server.share(0, shares[: m.MARK + m.DIGEST] + site + bytes(m.SEALED))
+
+
+def test_a_wrong_share_is_noticed_before_the_sum_is_used() -> None:
+    table = Table.of(4)
+    request = table.to_unmask()
+    for n in range(4):
+        answer = table.clients[n].unmask(request)
+        table.server.answer(n, flip(answer, -1) if n == 0 else answer)
+    with pytest.raises(SiteError, match="the shares of site 'site-3' do not make its secret"):
+        table.server.unmask(np.zeros(LENGTH, np.uint32))
+
+
+def test_a_share_of_the_other_secret_is_refused() -> None:
+    table = Table.of(4)
+    answer = table.clients[0].unmask(table.to_unmask())
+    kind = m.MARK + m.DIGEST + m.NUMBER
+    with pytest.raises(SiteError, match="what it was not asked for"):
+        table.server.answer(0, flip(answer, kind))
+
+
+# The binding ------------------------------------------------------------------------------
+
+
+def test_a_binding_is_read_as_it_was_written() -> None:
+    made = binding(4, Parameters(3, 3, 3))
+    found = Binding.read(made.data)
+    assert found == made
+    assert found.digest == made.digest
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"run": "other"},
+        {"round": 2},
+        {"serial": 2},
+        {"model": "other"},
+        {"roster": binding(5, Parameters(3, 3, 3)).roster},
+        {"parameters": Parameters(3, 2, 3)},
+        {"quantiser": {"bits": 19}},
+    ],
+)
+def test_whatever_changes_makes_another_round(changes: dict[str, object]) -> None:
+    made = binding(4, Parameters(3, 3, 3))
+    assert replace(made, **changes).digest != made.digest  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"[]",
+        b"{",
+        b"[" * 10**5,
+        binding(3, Parameters(2, 2, 2)).data + b" ",
+        binding(3, Parameters(2, 2, 2)).data.replace(b'"round":1', b'"round":true'),
+        binding(3, Parameters(2, 2, 2)).data.replace(b'"round":1', b'"round":-1'),
+        binding(3, Parameters(2, 2, 2)).data.replace(b"site-1", b"site-0"),
+        binding(3, Parameters(2, 2, 2)).data.replace(b'"run":"run"', b'"run":1'),
+        binding(3, Parameters(2, 2, 2)).data.replace(b'{"bits":20}', b"20"),
+    ],
+)
+def test_what_is_no_binding_is_refused(data: bytes) -> None:
+    with pytest.raises(SiteError, match="cannot be read"):
+        Binding.read(data)

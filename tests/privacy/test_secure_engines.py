@@ -1,0 +1,115 @@
+"""Inside the engines: masks change nothing, and neither do workers or who drops out."""
+
+from __future__ import annotations
+
+import pytest
+import tiny
+import torch
+
+from fedsight.core.errors import ConfigError, SiteError
+from fedsight.engine.embedded import EmbeddedEngine
+from fedsight.run.config import check
+from fedsight.run.program import Speed
+
+MASKED = {"name": "secagg", "dropout": 0.3}
+OPEN = {**MASKED, "name": "quantised"}
+ALGORITHMS = [
+    {"name": "fedavg"},
+    {"name": "scaffold"},
+    {"name": "fedadam"},
+    {"name": "fedrep"},
+]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS, ids=lambda one: str(one["name"]))
+def test_masked_run_ends_with_the_bits_of_the_same_rounding_without_masks(
+    algorithm: dict[str, str],
+) -> None:
+    masked, plain = (
+        tiny.learn(tiny.federation(algorithm=algorithm, secure=secure)) for secure in (MASKED, OPEN)
+    )
+    assert tiny.sha(masked.vector) == tiny.sha(plain.vector)
+    unrounded = tiny.learn(tiny.federation(algorithm=algorithm))
+    assert tiny.sha(masked.vector) != tiny.sha(unrounded.vector)
+    assert torch.allclose(masked.vector, unrounded.vector, atol=1e-4)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_workers_change_nothing(workers: int) -> None:
+    of = tiny.federation(secure=MASKED, algorithm={"name": "scaffold"})
+    engine = EmbeddedEngine(of, Speed(workers=workers))
+    try:
+        found = tiny.learn(of, engine)
+    finally:
+        engine.close()
+    assert tiny.sha(found.vector) == tiny.sha(tiny.learn(of).vector)
+
+
+def test_rejected_site_is_a_drop_out_that_the_others_unmask() -> None:
+    sections = {
+        "data": {"broken": 3},
+        "split": {"sites": 4},
+        "rounds": {"rounds": 2, "quorum": 3},
+    }
+    diary = tiny.Diary()
+    masked, plain = (
+        tiny.learn(tiny.federation(secure=secure, **sections), None, diary)
+        for secure in (MASKED | {"dropout": 0.25}, OPEN)
+    )
+    assert [len(line["rejected"]) for line in diary.lines] == [1, 1, 1, 1]
+    assert tiny.sha(masked.vector) == tiny.sha(plain.vector)
+
+
+def test_cohorts_are_drawn_anew_in_each_round() -> None:
+    rounds = {"rounds": 3, "cohort": 3}
+    masked, plain = (
+        tiny.learn(tiny.federation(split={"sites": 5}, rounds=rounds, secure=secure))
+        for secure in (MASKED, OPEN)
+    )
+    assert tiny.sha(masked.vector) == tiny.sha(plain.vector)
+
+
+def test_an_update_over_the_cap_is_rejected_by_name() -> None:
+    with pytest.raises(SiteError, match=r"weight 40, and secure.cap is 39"):
+        tiny.learn(tiny.federation(secure={**MASKED, "cap": 39}))
+
+
+def test_history_counts_the_bytes_that_travel() -> None:
+    diary = tiny.Diary()
+    of = tiny.federation(secure={**MASKED, "bits": 14})
+    tiny.learn(of, None, diary)
+    layout = of.program.layout(of.network())
+    assert diary.lines[0]["bytes_up"] == 3 * (layout.shared.stop * 16 // 8)  # 14 + 2 for 3 sites
+
+
+@pytest.mark.parametrize(
+    ("sections", "where", "why"),
+    [
+        ({"split": {"sites": 2}}, "secure", "over 2 sites hides nothing"),
+        ({"secure": {"dropout": 0.6}}, "secure", "no threshold is both secure and survivable"),
+        ({"secure": {"bits": 31}}, "secure.bits", "does not fit 32 bits"),
+        ({"secure": {"threshold": 4}}, "secure.threshold", "not between 2 and 3"),
+        ({"split": {"sites": 10}, "secure": {"threshold": 5}}, "secure.threshold", "6 and 10"),
+        ({"split": {"sites": 200}, "secure": {"neighbours": 4}}, "secure.neighbours", "computed"),
+        ({"rounds": {"quorum": 1}}, "rounds.quorum", "that only 2 can unmask"),
+    ],
+)
+def test_what_is_unsound_is_refused_before_anything_runs(  # type: ignore[no-untyped-def]
+    sections, where, why
+) -> None:
+    secure = {**MASKED, **sections.pop("secure", {})}
+    with pytest.raises(ConfigError) as caught:
+        check(tiny.program(secure=secure, **sections), Speed())
+    (problem,) = [one for one in caught.value.problems if not one.where.startswith("data")]
+    assert (problem.where, why in problem.cause) == (where, True)
+    check(tiny.program(secure=MASKED), Speed())
+
+
+def test_running_statistics_are_not_cut_off_silently() -> None:
+    with pytest.raises(ConfigError, match="running statistics"):
+        tiny.federation(secure=MASKED, model={"norm": "batch"})
+    tiny.federation(secure=MASKED, model={"norm": "batch"}, algorithm={"name": "fedbn"})
+
+
+def test_baselines_have_no_secure_aggregation() -> None:
+    assert not tiny.program(secure=MASKED).baseline().secure.rounds_values
