@@ -26,6 +26,7 @@ from fedsight.engine import wire
 from fedsight.engine.base import Federation
 from fedsight.engine.remote import RemoteEngine
 from fedsight.engine.talk import Link, Talk, converse, reason
+from fedsight.privacy.noise import secret_at
 from fedsight.run import session
 from fedsight.run.evaluate import Evaluator
 from fedsight.run.facts import describe
@@ -100,7 +101,8 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
             "settle that with the site's owner, or set rounds.quorum to go on without it",
         )
     federation = gather(program, roster)
-    described = describe(federation, Evaluator(federation), "run")
+    secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
+    described = describe(federation, Evaluator(federation), "run", secret)
     kept: dict[str, Any] = {
         key: facts[key] for key in ("id", "federation", "created") if key in facts
     }
@@ -113,7 +115,9 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
     watch.durable = checkpoint.round if checkpoint else 0
     engine = RemoteEngine(federation, link, absent, accepted, lambda: watch.durable, watch.has_left)
     watch.engine = engine
-    session.go(federation, engine, speed, store, "run", checkpoint, [watch], pictures=False)
+    session.go(
+        federation, engine, speed, store, "run", checkpoint, [watch], pictures=False, secret=secret
+    )
 
 
 class _Watch(Reporter):

@@ -238,6 +238,8 @@ class RemoteEngine:
                 f"{sender} weighs its reply {weight:,}, but declared images for {due:,}",
                 "its images changed while the run went on, or it cheats: start it again",
             )
+        if self.federation.program.privacy.protects:  # no site tells it
+            return Note(client, site, weight, float("nan"))
         loss = wire.read_metrics(answer.get("metrics"), sender).get("train_loss")
         if loss is None or not loss.count or loss.total.shape:
             raise SiteError(f"{sender} sent no training loss", "look at its log")

@@ -5,12 +5,14 @@ No other code says how releases are amplified, so that what is accounted is what
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from fedsight.core.errors import FedSightError
+from fedsight.core.rng import numpy_generator
 from fedsight.privacy import event
 from fedsight.privacy.event import Event
 
@@ -18,8 +20,8 @@ from fedsight.privacy.event import Event
 class Sampler(Protocol):
     """Draws cohorts and knows what they are worth."""
 
-    def draw(self, population: int, rng: np.random.Generator) -> list[int]:
-        """Numbers of the clients of one round, sorted."""
+    def draw(self, population: int, seed: int, round: int) -> list[int]:
+        """Numbers of the clients of `round`, sorted; amplification wants `seed` to be secret."""
         ...
 
     def expected(self, population: int) -> float:
@@ -35,7 +37,7 @@ class Sampler(Protocol):
 class Everyone:
     """All clients, always: no amplification. The default, and right for a handful of sites."""
 
-    def draw(self, population: int, rng: np.random.Generator) -> list[int]:
+    def draw(self, population: int, seed: int, round: int) -> list[int]:
         """All of them."""
         return list(range(population))
 
@@ -61,8 +63,9 @@ class Poisson:
                 "choose a cohort of at least 1 and at most all clients",
             )
 
-    def draw(self, population: int, rng: np.random.Generator) -> list[int]:
+    def draw(self, population: int, seed: int, round: int) -> list[int]:
         """Whose coin says so."""
+        rng = numpy_generator(seed, "round", round, "cohort")
         return [int(client) for client in np.flatnonzero(rng.random(population) < self.rate)]
 
     def expected(self, population: int) -> float:
@@ -84,12 +87,15 @@ class FixedSize:
         if self.size < 1:
             raise FedSightError(f"a cohort of {self.size} has nobody in it", "choose 1 or more")
 
-    def draw(self, population: int, rng: np.random.Generator) -> list[int]:
+    def draw(self, population: int, seed: int, round: int) -> list[int]:
         """A uniform choice; FedSightError if there are not so many."""
         if self.size > population:
             raise FedSightError(
                 f"a cohort of {self.size} cannot be drawn from {population}", "lower the cohort"
             )
+        if self.size == population:
+            return list(range(population))
+        rng = numpy_generator(seed, "round", round, "cohort")
         chosen = rng.choice(population, self.size, replace=False, shuffle=False)
         return sorted(int(client) for client in chosen)
 
@@ -100,3 +106,36 @@ class FixedSize:
     def event(self, population: int, noise: float) -> Event:
         """Amplified by the choice; one client in the place of another."""
         return event.fixed_size(noise, population, self.size)
+
+
+@dataclass(frozen=True)
+class Cyclic:
+    """Fixed groups that take turns, as correlated noise wants: who took part rests a while.
+
+    Nothing is left to chance after the first shuffle, so nothing is amplified; what it is worth
+    depends on the noise of all rounds, and the matrix mechanism says so.
+    """
+
+    cohort: int  # about so many clients in a group
+
+    def groups(self, population: int) -> int:
+        """How many groups there are: a client rests for all rounds but one of so many."""
+        return max(1, population // self.cohort)
+
+    def draw(self, population: int, seed: int, round: int) -> list[int]:
+        """The group whose turn it is."""
+        order = numpy_generator(seed, "cohort groups").permutation(population)
+        groups = self.groups(population)
+        return sorted(int(client) for client in order[(round - 1) % groups :: groups])
+
+    def expected(self, population: int) -> float:
+        """Size of a group in the mean."""
+        return population / self.groups(population)
+
+    def event(self, population: int, noise: float) -> Event:
+        """One turn of a client, with noise of its own: nothing is amplified."""
+        return event.gaussian(noise)
+
+    def participations(self, population: int, rounds: int) -> int:
+        """How often a client takes part in so many rounds, at most."""
+        return math.ceil(rounds / self.groups(population))

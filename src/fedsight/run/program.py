@@ -6,15 +6,16 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from fedsight.algorithms.base import Algorithm, algorithms
+from fedsight.algorithms.base import Algorithm, State, algorithms
 from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind, Layout
 from fedsight.core.settings import Settings
@@ -23,6 +24,9 @@ from fedsight.data.base import Source
 from fedsight.data.partition import Split
 from fedsight.data.shift import Shift
 from fedsight.models.base import Model, Network
+from fedsight.privacy import rules
+from fedsight.privacy.base import Mechanism, split
+from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.tasks.base import Task
 
 
@@ -100,6 +104,7 @@ class Program:
     algorithm: Algorithm
     train: Train
     rounds: Rounds
+    privacy: Mechanism = field(default_factory=Unprotected)
 
     def table(self) -> dict[str, Any]:
         """The program as nested plain values: what the config file would say in full."""
@@ -120,17 +125,30 @@ class Program:
         }
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
+    def init(self, vector: Tensor) -> State:
+        """The state before the first round: the algorithm's and the mechanism's."""
+        return {**self.algorithm.init(vector), **self.privacy.init()}
+
+    def shared(self, state: State) -> Mapping[str, Tensor]:
+        """The part of the state that each site of the cohort needs."""
+        own, rest = split(state)
+        return {**self.algorithm.shared(rest), **self.privacy.shared(own)}
+
     def layout(self, network: Network) -> Layout:
         """The layout of `network`, with the algorithm's personal slices."""
         layout = Layout.of(network.module)
         return layout.rekind(lambda name, kind: self.algorithm.kind(name, kind, network))
 
     def baseline(self) -> Program:
-        """The same training without a federated algorithm: for a site alone and for all pooled."""
+        """The same training without a federated algorithm: for a site alone and for all pooled.
+
+        Nothing of it leaves a site, so nothing is protected.
+        """
         rounds = self.rounds.model_copy(
             update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
         )
-        return replace(self, algorithm=algorithms.get("fedavg")(), rounds=rounds)
+        plain = algorithms.get("fedavg")()
+        return replace(self, algorithm=plain, rounds=rounds, privacy=Unprotected())
 
     def check(self) -> list[Problem]:
         """Every problem that can be told without reading images, each with its cure."""
@@ -140,6 +158,8 @@ class Program:
         yield from self.data.check()
         yield from self.model.check()
         yield from self.algorithm.check(self.train)
+        yield from self.privacy.check()
+        yield from rules.problems(self)
         if self.train.warmup >= self.rounds.rounds:
             yield Problem(
                 "train.warmup",
