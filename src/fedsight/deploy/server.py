@@ -28,7 +28,7 @@ def start(federation: Federation, port: int | None, say: Say) -> None:
             )
         else:
             _refuse_taken(federation.invitation.port)
-        upkeep.refuse_readable_keys(kit, federation.operator_kit, federation.folder / "ca")
+        upkeep.refuse_readable_keys(federation.folder)
         upkeep.clear_jobs(kit)
         kits.write_policies(kit, "server")
         kits.write_shut_out(kit, sorted(federation.revoked()))

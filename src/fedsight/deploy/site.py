@@ -106,7 +106,7 @@ class Site:
         """Look at the images, then stay connected until SIGTERM or Ctrl-C."""
         with keeper.only_one(self.folder, f"site '{self.name}'"):
             self.settle(admission)
-            upkeep.refuse_readable_keys(self.kit, self.folder / "request")
+            upkeep.refuse_readable_keys(self.folder)
             owner = read_owner(contract or self.folder / "site.toml", data)
             Ledger(self.folder)  # one that was altered is told now, not at the first run
             facts = looked_at(owner)
