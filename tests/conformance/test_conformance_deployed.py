@@ -13,12 +13,13 @@ from loopback import Loopback, loopback, program_of
 from fedsight.run import session
 from fedsight.run.store import RunStore
 
-ALGORITHMS: dict[str, dict[str, Any]] = {
-    "fedavg": {},
-    "fedprox": {"mu": 0.1},
-    "fedadam": {},
-    "scaffold": {},
-    "fedbn": {},
+CASES: dict[str, dict[str, dict[str, Any]]] = {
+    "fedavg": {"algorithm": {"name": "fedavg"}},
+    "fedprox": {"algorithm": {"name": "fedprox", "mu": 0.1}},
+    "fedadam": {"algorithm": {"name": "fedadam"}},
+    "scaffold": {"algorithm": {"name": "scaffold"}},
+    "fedbn": {"algorithm": {"name": "fedbn"}},
+    "secagg": {"algorithm": {"name": "scaffold"}, "secure": {"name": "secagg", "dropout": 0.25}},
 }
 
 
@@ -28,13 +29,12 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
         yield made
 
 
-@pytest.mark.parametrize("name", ALGORITHMS)
+@pytest.mark.parametrize("name", CASES)
 def test_deployed_run_ends_with_the_embedded_engines_bits(
     name: str, four: Loopback, tmp_path: Path
 ) -> None:
-    algorithm = {"name": name, **ALGORITHMS[name]}
-    deployed = four.run(name, algorithm=algorithm)
-    program, speed = program_of(4, algorithm=algorithm)
+    deployed = four.run(name, **CASES[name])
+    program, speed = program_of(4, **CASES[name])
     embedded = RunStore(tmp_path / "run")
     session.start(program, speed, embedded, "run", [])
 

@@ -358,7 +358,7 @@ def values_of(settings: Settings, key: str) -> list[Any]:
     now = getattr(settings, key)
     guesses = [
         *(0, 1, 2, 8, 0.25, 0.5, True, False, "batch", "skip", "uniform", "cosine", "noise"),
-        *("/w", "ab" * 32, ["flip"], [0.3], [0.4], "crop", "x"),
+        *("/w", "ab" * 32, ["flip"], [0.3], [0.4], "crop", "x", "secagg"),
     ]
     return [guess for guess in guesses if guess != now or type(guess) is not type(now)]
 
