@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import subprocess
@@ -11,7 +12,7 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -135,6 +136,18 @@ def deployed(
         return {}, said, f"{error.cause} ({error.cure})"
 
 
+@contextlib.contextmanager
+def beside(watcher: Killer | Gauge) -> Iterator[None]:
+    """The watcher at work in a thread of its own, until the block ends."""
+    thread = threading.Thread(target=watcher.run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        watcher.over.set()
+        thread.join()
+
+
 def killed(sites: int, kills: int, rounds: int, seed: int, place: Path) -> dict[str, Any]:
     """A run through all kills; what came of it."""
     draws = random.Random(seed)
@@ -146,14 +159,8 @@ def killed(sites: int, kills: int, rounds: int, seed: int, place: Path) -> dict[
     store = RunStore(loopback.federation.runs / program.name)
     killer = Killer(loopback, store, spread(kills, draws), draws)
     began = time.monotonic()
-    with loopback.up(again=True):
-        thread = threading.Thread(target=killer.run, daemon=True)
-        thread.start()
-        try:
-            summary, said, problem = deployed(loopback, program, speed, store)
-        finally:
-            killer.over.set()
-            thread.join()
+    with loopback.up(again=True), beside(killer):
+        summary, said, problem = deployed(loopback, program, speed, store)
     seconds = time.monotonic() - began
     left = loopback.leftovers()
     lost = again(loopback, store)
@@ -297,14 +304,8 @@ def flat(sites: int, rounds: int, place: Path) -> dict[str, Any]:
     loopback = Loopback(place / "flat", sites)
     store = RunStore(loopback.federation.runs / program.name)
     gauge = Gauge(loopback, store)
-    with loopback.up():
-        thread = threading.Thread(target=gauge.run, daemon=True)
-        thread.start()
-        try:
-            summary, said, problem = deployed(loopback, program, speed, store)
-        finally:
-            gauge.over.set()
-            thread.join()
+    with loopback.up(), beside(gauge):
+        summary, said, problem = deployed(loopback, program, speed, store)
     left = loopback.leftovers()
     lines = store.history()
     step = max(1, len(gauge.rounds) // 50)

@@ -17,12 +17,12 @@ PARTS: dict[str, set[str]] = {
     "data": {"core"},
     "models": {"core"},
     "aggregate": {"core"},
+    "privacy": {"core", "aggregate"},
     "tasks": {"core", "models"},
     "algorithms": {"core", "models"},
-    "privacy": {"core"},
     "report": {"core"},
 }
-BELOW_PROGRAM = {"core", "data", "models", "aggregate", "tasks", "algorithms", "privacy"}
+BELOW_PROGRAM = {"core", "data", "models", "aggregate", "privacy", "tasks", "algorithms"}
 BELOW_ENGINE = BELOW_PROGRAM | {"run.program"}
 BELOW_DEPLOY = BELOW_ENGINE | {"engine", "run"}
 BELOW_CLI = BELOW_DEPLOY | {"report", "deploy"}

@@ -34,7 +34,9 @@ from fedsight.data import augment
 from fedsight.data.base import SizedSource, Source, sources
 from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
+from fedsight.deploy.owner import Pace
 from fedsight.models.base import Model, models
+from fedsight.privacy.contract import Contract
 from fedsight.run import store
 from fedsight.run.config import SECTIONS
 from fedsight.run.program import Rounds, Speed, Train
@@ -55,7 +57,8 @@ What every command, setting and file is. To learn FedSight, begin with the
 
 Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 [configuration](#configuration) · [data sources](#data-sources) · [splits](#splits) ·
-[models](#models) · [tasks](#tasks) · [algorithms](#algorithms) · [run folder](#run-folder)
+[models](#models) · [tasks](#tasks) · [algorithms](#algorithms) · [run folder](#run-folder) ·
+[a site's file](#a-sites-file)
 """
 
 CONFIGURATION = """\
@@ -88,6 +91,29 @@ RUN_FILES = {
     "comparison.partial.json": "baselines that are finished, so that `resume` need not repeat them",
     "report.html": "the report, one file that holds everything it needs",
 }
+
+DEPLOYED_FILES = {
+    "segment.json": "how the coordinator's last job of the run ended, or that it is in work",
+    ".lock": "held by the coordinator that is at work in the folder",
+}
+
+SITE_FILES = {
+    "site.toml": "the owner's word, see above",
+    "owner.toml": "what of it is in force: written when the site starts",
+    "identity.toml": "the site's name, and the federation that it belongs to",
+    "request/, kit/": "the site's key, and what the deployment engine starts from",
+    "declared.json": "what the server is told with signs of life (`contract.announce`)",
+    "log.jsonl": "what left and what was refused: `fedsight site log`",
+    "ledger.sqlite, ledger.head": "what left and what it cost, chained: `fedsight site ledger`",
+    "memory/": "what algorithms keep at the site, a folder for each run",
+    "process.txt, trainer.txt": "what the site's processes printed",
+}
+
+SITE = """\
+`site.toml` in a site's folder is its owner's. It is read when the site starts; after an edit, start
+the site anew. `[data]` is any of the [data sources](#data-sources). A key that is unknown or does
+not fit is an error, and the site does not start; a job that finds the file unreadable is refused.
+"""
 
 HISTORY = {
     "round": "from 1",
@@ -186,6 +212,8 @@ def reference() -> str:
         *_registry("Algorithms", "algorithm", algorithms, ()),
         "## Run folder\n",
         *_run_folder(),
+        "## A site's file\n",
+        *_site(),
     ]
     return "\n".join(blocks)
 
@@ -460,6 +488,21 @@ def _run_folder() -> Iterator[str]:
     yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in HISTORY.items()])
     yield "`summary.json`:\n"
     yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in SUMMARY.items()])
+    yield "A run on a federation (`run.json` also holds what the sites declared) has these, too:\n"
+    yield _table(("file", "holds"), [(f"`{file}`", text) for file, text in DEPLOYED_FILES.items()])
+
+
+# A site's folder
+
+
+def _site() -> Iterator[str]:
+    yield SITE
+    for section, cls in (("contract", Contract), ("speed", Pace)):
+        yield f"### A site's [{section}]\n"
+        yield f"{_about(cls)}\n"
+        yield _fields(cls)
+    yield "The site's folder:\n"
+    yield _table(("file", "holds"), [(f"`{file}`", text) for file, text in SITE_FILES.items()])
 
 
 if __name__ == "__main__":

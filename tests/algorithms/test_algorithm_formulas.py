@@ -31,7 +31,7 @@ def serve(algorithm: Algorithm, **more: list[Vector]) -> tuple[Vector, State]:
     state = algorithm.init(vector)
     for step, delta in enumerate(DELTAS):
         parts = {"delta": delta, **{name: values[step] for name, values in more.items()}}
-        tensors = {name: torch.from_numpy(np.asarray(value)) for name, value in parts.items()}
+        tensors = {name: torch.tensor(np.asarray(value)) for name, value in parts.items()}
         before = vector.clone()
         new, state = algorithm.step(vector, state, Mean(tensors, 3, 12), step + 1)
         assert torch.equal(vector, before), "the old vector must be left alone"

@@ -17,7 +17,7 @@ COMMANDS = [
     *("run", "compare", "check", "resume", "report", "predict", "export"),
     *("data list", "data inspect", "data split"),
     *(f"federation {name}" for name in ("init", "admit", "revoke", "status", "history", "demo")),
-    *("server start", "site init", "site start", "site log"),
+    *("server start", "site init", "site start", "site log", "site ledger"),
 ]
 
 

@@ -22,6 +22,8 @@ from fedsight.core.errors import DeployError
 from fedsight.deploy import keeper, needed, presence, server
 from fedsight.deploy.federation import Federation, Invitation
 from fedsight.deploy.sitelog import SiteLog
+from fedsight.privacy.entries import Entry
+from fedsight.privacy.ledger import Ledger
 
 PRINT = "SHA256:AB:CD"
 DECLARED = {
@@ -207,6 +209,49 @@ def test_the_sites_log_shows_what_left_and_all_of_it(tmp_path: Path, monkeypatch
     assert [line["event"] for line in json.loads(done("site", "log", "--json").out)] == [
         *("started", "update", "figures", "update", "refused")
     ]
+
+
+def test_the_sites_ledger_shows_entries_runs_and_epsilon(tmp_path: Path, monkeypatch) -> None:
+    assert "holds no site" in refused(8, "site", "ledger", tmp_path)
+    (tmp_path / "identity.toml").write_text("")
+    (tmp_path / "site.toml").write_text("[contract]\nepsilon = 3.0\n")
+    monkeypatch.chdir(tmp_path)
+    text = done("site", "ledger").out
+    assert "The images 'images' have cost epsilon 0 at delta 1e-05 of 3 permitted." in text
+    assert "The ledger is whole: 0 entries" in text
+    ledger = Ledger(tmp_path)
+    run = {"run": "0123456789abcdef", "program": "ab" * 32, "data_set": "images"}
+    ledger.append(Entry("declaration", **run, bytes=100, sha256="a"))
+    ledger.append(Entry("update", **run, round=1, bytes=4000, sha256="b", asked_by=("[anna]",)))
+    ledger.append(Entry("figures", **run, round=1, bytes=500, sha256="c"))
+    text = done("site", "ledger").out
+    assert "[anna]" in text
+    assert rows(text)["01234567"].split() == ["01234567", "ab" * 6, "images", "1", "4,000", "600"]
+    assert "no finite epsilon, since updates left without noise that counts" in text
+    found = json.loads(done("site", "ledger", "--json").out)
+    assert [one["kind"] for one in found["entries"]] == ["declaration", "update", "figures"]
+    assert found["runs"][0]["update_bytes"] == 4000
+    assert found["head"]["number"] == 3
+    assert found["epsilon"] == [
+        {"data_set": "images", "spent": None, "permitted": 3.0, "delta": 1e-5}
+    ]
+    head = f"3:{found['head']['hash']}"
+    assert done("site", "ledger", "--verify").out == (
+        f"The ledger is whole: 3 entries. Its head is {head}\n"
+    )
+    assert "4 entries" in done("site", "ledger", "--verify", "--clock").out
+
+
+def test_an_altered_ledger_is_told_with_its_entry(tmp_path: Path) -> None:
+    (tmp_path / "identity.toml").write_text("")
+    ledger = Ledger(tmp_path)
+    for round in (1, 2, 3):
+        ledger.append(Entry("update", run="r", round=round))
+    path = tmp_path / "ledger.sqlite"
+    path.write_bytes(path.read_bytes().replace(b'"round":2', b'"round":7'))
+    for words in ((), ("--verify",), ("--json",)):
+        text = refused(7, "site", "ledger", tmp_path, *words)
+        assert "the site's ledger was altered: entry 2 does not fit the chain" in text
 
 
 def test_what_left_several_sites(capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,7 @@ def test_what_a_site_remembers_of_an_uncounted_round_is_dropped(
 
     def alter(kind: str, header: dict[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
         fields = json.loads(text)
-        if kind == "wait" and fields.get("round") == 2 and "weight" in fields:
+        if kind == "train" and fields.get("round") == 2 and "weight" in fields:
             fields["weight"] += 1
         return json.dumps(fields), data
 
@@ -194,7 +194,7 @@ def test_every_answer_lost_once_changes_nothing(
     federation, diary = places.meet(program, link)[0], tiny.Diary()
     found = tinysites.learn(federation, link, diary)
     assert {question.split()[0] for question in answered} == {
-        *("propose", "piece", "hold", "train", "wait", "fetch", "measure")
+        *("propose", "piece", "train", "fetch", "measure")
     }
     assert tinysites.figures(diary) == tinysites.figures(kept)
     assert tiny.sha(found.vector) == tiny.sha(expected.vector)

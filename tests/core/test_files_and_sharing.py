@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fedsight.core.errors import StoreError
-from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.files import append_line, make_folder, records, write_atomically
 from fedsight.core.sharing import Shared
 from fedsight.engine.pool import context
 
@@ -50,6 +50,31 @@ def test_missing_folder_is_a_store_error_that_names_the_file(tmp_path: Path) -> 
     with pytest.raises(StoreError, match="No such file") as caught:
         write_atomically(path, b"")
     assert str(path) in caught.value.cause
+
+
+@pytest.mark.parametrize("torn", [b'{"time": "20', b"[1]", b"\xff\xfe", b'"text"', b"7"])
+def test_a_line_after_a_torn_one_is_a_line_of_its_own(tmp_path: Path, torn: bytes) -> None:
+    path = tmp_path / "log.jsonl"
+    assert records(path) == []
+    append_line(path, {"number": 1})
+    with path.open("ab") as file:
+        file.write(torn)
+    assert records(path) == [{"number": 1}]
+    for number in (2, 3):
+        append_line(path, {"number": number})
+    assert records(path) == [{"number": 1}, {"number": 2}, {"number": 3}]
+    assert path.read_bytes().count(b"\n") == 4
+
+
+def test_a_new_file_has_the_permissions_that_were_asked_for(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_atomically(tmp_path / "usual", b"")
+        write_atomically(tmp_path / "private", b"", 0o600)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()}
+    assert modes == {"usual": 0o644, "private": 0o600}
 
 
 def test_folder_is_made_with_its_parents_or_refused_by_name(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def calling() -> Iterator[SimpleNamespace]:
 
 def test_a_site_answers_nobody_but_the_coordinator(calling: SimpleNamespace) -> None:
     site = Component()
-    for kind in ("propose", "train", "fetch", "hold"):
+    for kind in ("propose", "train", "fetch", "piece"):
         header, body = site.message(kind, "{}", b"")
         assert "only the coordinator" in json.loads(header)["error"]
         assert body == b""

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from fedsight.core.errors import DeployError, EngineError
+from fedsight.core.locks import held, hold
 from fedsight.deploy import keeper, segment
-from fedsight.deploy.locks import held, hold
 
 # Fails the first time; then it lives on, and so does a process of its session.
 FRAGILE = """\

@@ -121,7 +121,7 @@ def test_an_unknown_question_is_refused(home: Home, kind: str) -> None:
 @pytest.mark.parametrize("header", ["", "null", "[]", "{", "[" * 10**5])
 def test_a_header_that_is_none_is_refused(home: Home, header: str) -> None:
     of, folder, _ = home
-    assert "the coordinator sent a message" in refused(of, folder, "hold", header)
+    assert "the coordinator sent a message" in refused(of, folder, "piece", header)
 
 
 PIECES: dict[str, dict[str, Any]] = {
@@ -145,19 +145,17 @@ def test_a_piece_that_does_not_fit_is_refused(home: Home, changes: dict[str, Any
 
 def test_what_does_not_follow_is_refused(home: Home) -> None:
     of, folder, _ = home
-    assert "the vector that is meant is not here" in refused(
-        of, folder, "hold", {"round": 0, "mark": 1}
-    )
     assert "has been given up" in refused(of, folder, "wait", {"ticket": 9})
-    counts = {"accepted": 0, "durable": 0}
+    counts = {"accepted": 0, "durable": 0, "vector": 0}
     train = {"round": 1, "attempt": 0, "extras": {}, **counts}
     assert "the model after round 0 is not here" in refused(of, folder, "train", train)
+    new = {**train, "vector": 1}
+    assert "the vector that is meant is not here" in refused(of, folder, "train", new)
     measure = {"round": 4, "jobs": [], **counts}
     assert "the model after round 4 is not here" in refused(of, folder, "measure", measure)
     of.answer("piece", json.dumps({"name": "vector", "mark": 1, "start": 0, "total": 4}), bytes(4))
-    of.answer("hold", '{"round": 0, "mark": 1}', b"")
-    ticket = json.loads(of.answer("train", json.dumps(train), b"")[0])
-    assert "no run was agreed upon" in refused(of, folder, "wait", {**ticket, "seconds": 30})
+    new["seconds"] = 30
+    assert "no run was agreed upon" in refused(of, folder, "train", new)
 
 
 @pytest.mark.parametrize(
@@ -183,8 +181,8 @@ def test_pieces_may_come_twice_and_in_any_order(home: Home) -> None:
         header = {"name": "vector", "mark": 1, "start": start, "total": len(data)}
         assert of.answer("piece", json.dumps(header), data[start : start + 8])[0] == "{}"
     for _ in range(2):
-        assert of.answer("hold", '{"round": 5, "mark": 1}', b"")[0] == "{}"
-        assert torch.equal(of._model(5), vector)
+        assert torch.equal(of._model(5, {"vector": 1}), vector)
+    assert torch.equal(of._model(5, {"vector": 0}), vector)
 
 
 def test_words_that_could_name_files_do_not_leave() -> None:
@@ -233,7 +231,7 @@ def test_every_update_has_its_line_before_it_leaves(places: Places, site_images:
 
     def alter(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
         fields = json.loads(text)
-        if kind == "wait" and "weight" in fields:
+        if kind == "train" and "weight" in fields:
             last = places.log("south")[-1]
             assert (last["event"], last["round"]) == ("update", fields["round"])
             noted.append(last["round"])
@@ -263,19 +261,17 @@ def test_without_its_log_nothing_leaves(places: Places, site_images: Path) -> No
     log = places.root / "south" / "log.jsonl"
     kept = log.rename(log.with_suffix(".kept"))
     log.mkdir()
-    tickets: list[int] = []
 
     def alter(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
         assert not data
         fields = json.loads(text)
         assert not fields.keys() & {"weight", "metrics"}
-        tickets.extend([fields["ticket"]] if "ticket" in fields else [])
         return text, data
 
     diary = tinysites.tiny.Diary()
     try:
         tinysites.learn(federation, FaultyLink(link, "south", alter), diary)
-        header = {"ticket": tickets[-1], "start": 0, "stop": 100}
+        header = {"ticket": max(places.seats["south"]._tickets), "start": 0, "stop": 100}
         text, data = link.ask("south", "fetch", header, b"", 9)
     finally:
         log.rmdir()
@@ -311,5 +307,4 @@ def test_a_piece_that_was_long_on_its_way_does_no_harm(home: Home) -> None:
     piece(7, 1.0)
     piece(8, 2.0)
     piece(7, 1.0)
-    assert of.answer("hold", '{"round": 1, "mark": 8}', b"")[0] == "{}"
-    assert torch.equal(of._model(1), torch.full((2,), 2.0))
+    assert torch.equal(of._model(1, {"vector": 8}), torch.full((2,), 2.0))

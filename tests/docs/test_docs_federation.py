@@ -103,6 +103,7 @@ def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     )
     join = next(words for words in lines if words[:2] == ["site", "init"])
     log = next(words for words in lines if words[:2] == ["site", "log"])
+    ledger = next(words for words in lines if words[:2] == ["site", "ledger"])
     type_in(operator, "init", init)
     shutil.copy(operator / "hospitals/invitation.toml", site)
     type_in(site, "join", join)
@@ -111,6 +112,7 @@ def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     shutil.copy(operator / "lyon.signed.zip", site / "lyon")
     type_in(operator, "status", status)
     type_in(site, "log", log)
+    type_in(site, "ledger", ledger)
     moved = [words for words in lines if words[:2] == ["site", "init"]][-1]
     type_in(site, "moved", moved)  # the same invitation again keeps the key
     type_in(operator, "revoke", revoke)

@@ -22,8 +22,8 @@ from fedsight.engine.base import Federation, View
 from fedsight.engine.client import Client, batches
 from fedsight.engine.inline import InlineEngine
 from fedsight.run import program as program_module
-from fedsight.run.loop import draw_cohort
 from fedsight.run.program import Speed
+from fedsight.run.protect import Protection
 
 Make = Callable[..., Federation]
 
@@ -259,8 +259,8 @@ def test_cohort_is_drawn_without_replacement_sorted_and_anew_in_each_round(
     tiny_federation: Make,
 ) -> None:
     federation = tiny_federation(split={"sites": 30}, rounds={"cohort": 7})
-    cohorts = [draw_cohort(federation, round) for round in range(1, 60)]
-    assert cohorts == [draw_cohort(federation, round) for round in range(1, 60)]
+    cohorts = [Protection(federation).cohort(round) for round in range(1, 60)]
+    assert cohorts == [Protection(federation).cohort(round) for round in range(1, 60)]
     for cohort in cohorts:
         assert cohort == sorted(set(cohort))
         assert len(cohort) == 7
@@ -269,16 +269,16 @@ def test_cohort_is_drawn_without_replacement_sorted_and_anew_in_each_round(
     drawn = np.bincount(np.concatenate(cohorts), minlength=30)
     assert drawn.min() > 0
     everyone = tiny_federation(split={"sites": 30})
-    assert draw_cohort(everyone, 1) == list(range(30))
+    assert Protection(everyone).cohort(1) == list(range(30))
 
 
 def test_drawing_from_a_million_clients_costs_what_the_cohort_costs(tiny_federation: Make) -> None:
     population = {"name": "virtual", "sites": 1_000_000, "samples": 10}
     federation = tiny_federation(split=population, rounds={"cohort": 20})
-    draw_cohort(federation, 1)
+    Protection(federation).cohort(1)
     tracemalloc.start()
     try:
-        cohort = draw_cohort(federation, 2)
+        cohort = Protection(federation).cohort(2)
         clients = [federation.client(client) for client in cohort]
         _, peak = tracemalloc.get_traced_memory()
     finally:

@@ -35,7 +35,7 @@ GOOD = ["north", "west"]
 @pytest.fixture(scope="module")
 def table(places: Places, site_images: Any) -> Table:
     """Three sites that have agreed to a run."""
-    program = tinysites.program(site_images, rounds={"quorum": 2, "rounds": 3})
+    program = tinysites.program(site_images, rounds={"quorum": 2, "rounds": 30})
     federation, link = places.meet(program)
     return federation, link, federate(program)
 
@@ -83,7 +83,7 @@ def changed(**values: Any) -> Alter:
 
     def alter(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
         fields = json.loads(text)
-        if kind == "wait" and "weight" in fields:
+        if kind == "train" and "weight" in fields:
             text = json.dumps({**fields, **values})
         return text, data
 
@@ -125,7 +125,10 @@ FAULTS: dict[str, tuple[Alter, str]] = {
     "no figures": (changed(metrics=None), "not finite sums"),
     "an error": (changed(error="the disk is full"), "the disk is full"),
     "an error of its own kind": (changed(error=["x"]), r"\['x'\]"),
-    "a ticket changed": (answered("train", ['{"ticket": 999}']), "has been given up"),
+    "a ticket changed": (
+        answered("train", ['{"ticket": 999, "done": false}']),
+        "has been given up",
+    ),
     "NaN": (answered("fetch", change=value(math.nan)), "not finite"),
     "infinity": (answered("fetch", change=value(-math.inf)), "not finite"),
     "too large a number": (answered("fetch", change=value(1e30)), "64-bit range"),
@@ -134,12 +137,12 @@ FAULTS: dict[str, tuple[Alter, str]] = {
     "an empty piece": (answered("fetch", change=lambda data: b""), "sent 0 bytes where"),
     "text for bytes": (answered("fetch", change=lambda data: "text"), "sent no bytes"),
     "nothing for bytes": (answered("fetch", change=lambda data: None), "sent no bytes"),
-    "a number for a header": (answered("wait", [5]), "a message that is none"),
-    "no header": (answered("wait", [None]), "a message that is none"),
-    "half a header": (answered("wait", ['{"done": tr']), "cut off or garbled"),
-    "a nest for a header": (answered("wait", ["[" * 10**5]), "cut off or garbled"),
-    "not JSON": (answered("hold", ["hello"]), "cut off or garbled"),
-    "an empty header": (answered("wait", ["{}"]), "does not say whether it is done"),
+    "a number for a header": (answered("train", [5]), "a message that is none"),
+    "no header": (answered("train", [None]), "a message that is none"),
+    "half a header": (answered("train", ['{"done": tr']), "cut off or garbled"),
+    "a nest for a header": (answered("train", ["[" * 10**5]), "cut off or garbled"),
+    "not JSON": (answered("train", ["hello"]), "cut off or garbled"),
+    "no end": (answered("train", ['{"ticket": 1}']), "does not say whether it is done"),
     "a refusal of a piece": (answered("piece", ['{"error": "no"}']), "no"),
 }
 
@@ -174,7 +177,7 @@ def test_a_broken_line_that_heals_costs_nothing(table: Table, clock: Clock) -> N
     assert outcome.rejected == {}
     expected = trained_here(here, order(here), [0, 1, 2])
     assert torch.equal(total(outcome), total(expected))
-    assert {"piece", "hold", "train", "wait", "fetch"} <= failed.keys()
+    assert {"piece", "train", "fetch"} <= failed.keys()
 
 
 def unplugged(*_: Any) -> Any:
@@ -218,12 +221,12 @@ def test_a_deadline_that_passes_is_named(table: Table, clock: Clock) -> None:
     done = threading.Semaphore(0)
 
     def alter(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
-        if kind != "wait":
+        if kind != "train":
             return text, data
         for _ in GOOD:  # the others are through, and then the time is
             done.acquire(timeout=60)
         clock.sleep(61)
-        return '{"done": false}', b""
+        return '{"ticket": 1, "done": false}', b""
 
     outcome = engine(replace(there, program=short), FaultyLink(link, BAD, alter)).train(
         order(there), [0, 1, 2], done.release
@@ -236,7 +239,8 @@ def test_a_round_closes_with_the_quorum_and_fails_below_it(table: Table, clock: 
     there, link, _ = table
     line = FaultyLink(link, BAD, changed(weight=0))
     diary = tiny.Diary()
-    tinysites.learn(there, line, diary)
+    rounds = there.program.rounds.model_copy(update={"rounds": 3})
+    tinysites.learn(replace(there, program=replace(there.program, rounds=rounds)), line, diary)
     assert [line["sites"] for line in diary.lines] == [GOOD] * 3
     rounds = there.program.rounds.model_copy(update={"quorum": None})
     strict = replace(there, program=replace(there.program, rounds=rounds))
@@ -294,7 +298,7 @@ def test_faulty_figures_are_left_out(table: Table, change: Callable[[list[Any]],
 
     def alter(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
         fields = json.loads(text)
-        if kind == "wait" and "metrics" in fields and "weight" not in fields:
+        if kind == "measure" and "metrics" in fields and "weight" not in fields:
             text = json.dumps({**fields, "metrics": change(fields["metrics"])})
         return text, data
 

@@ -14,7 +14,7 @@ from tinysites import Clock
 
 from fedsight.core.errors import SiteError
 from fedsight.engine import talk, wire
-from fedsight.engine.talk import Silent, Talk
+from fedsight.engine.talk import Silent, Talk, converse, reason
 
 
 @dataclass
@@ -86,7 +86,7 @@ def test_the_deadline_is_named(clock: Clock) -> None:
 def test_a_site_that_is_never_done_meets_the_deadline(clock: Clock) -> None:
     def reply(kind: str, header: Mapping[str, Any], body: bytes) -> tuple[str, bytes]:
         clock.sleep(talk.NAP)
-        return fields(ticket=1) if kind == "train" else fields(done=False)
+        return fields(ticket=1, done=False)
 
     with pytest.raises(SiteError, match=r"rounds\.deadline"):
         Talk(Script(reply), "ward", 60).finish("train", {})
@@ -138,9 +138,25 @@ def test_a_ticket_that_is_none_is_refused(clock: Clock, ticket: Any) -> None:
 
 @pytest.mark.parametrize("done", [None, "yes", 1, 0, [], {}])
 def test_a_site_that_does_not_say_whether_it_is_done_is_refused(clock: Clock, done: Any) -> None:
-    line = Script(lambda kind, *_: fields(ticket=1) if kind == "train" else fields(done=done))
+    line = Script(lambda kind, *_: fields(ticket=1, done=done))
     with pytest.raises(SiteError, match="site 'ward' does not say whether it is done"):
         Talk(line, "ward", 9).finish("train", {})
+
+
+def test_conversations_end_each_in_its_own_way(clock: Clock) -> None:
+    errors = {"a": SiteError("no", "yes"), "b": Silent("gone")}
+    both = threading.Barrier(3)  # met only if all of them are held at once
+
+    def one(with_site: Talk) -> None:
+        both.wait(60)
+        if with_site.site in errors:
+            raise errors[with_site.site]
+
+    line = Script(lambda *_: fields())
+    failed = converse([Talk(line, site, 9) for site in "abc"], one)
+    assert failed == errors
+    assert {site: reason(error) for site, error in failed.items()} == {"a": "no", "b": "gone"}
+    assert converse([], one) == {}
 
 
 @pytest.fixture

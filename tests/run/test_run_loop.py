@@ -9,8 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.errors import SiteError
+from fedsight.engine.base import Federation
 from fedsight.engine.inline import InlineEngine
-from fedsight.run.loop import draw_cohort, run
+from fedsight.run.loop import run
+from fedsight.run.protect import Protection
+
+
+def draw_cohort(federation: Federation, round: int) -> list[int]:
+    return Protection(federation).cohort(round)
+
 
 FEDERATION = {
     size: tiny.federation(split={"sites": 9}, rounds={"cohort": size}) for size in range(1, 10)

@@ -161,15 +161,14 @@ def test_a_full_disk_leaves_the_last_checkpoint(store: RunStore, monkeypatch, pl
     elif place == "replace":
         monkeypatch.setattr(Path, "replace", full)
     else:
-        opened = Path.open
+        opened = os.fdopen
 
-        def open_full(path: Path, mode: str = "r", **rest: Any) -> Any:
-            file = opened(path, mode, **rest)
-            file.write(b"half")
-            file.close()
+        def open_full(number: int, mode: str) -> Any:
+            with opened(number, mode) as file:
+                file.write(b"half")
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr(Path, "open", open_full)
+        monkeypatch.setattr(os, "fdopen", open_full)
     with pytest.raises(StoreError, match="No space left on device") as caught:
         store.save_checkpoint(checkpoint(2))
     monkeypatch.undo()

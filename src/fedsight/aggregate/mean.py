@@ -4,12 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
-from fedsight.core.fixedpoint import ExactSum
+from fedsight.core.fixedpoint import FRACTION_BITS, ExactSum
 from fedsight.core.types import Payload
+
+
+class Total(Protocol):
+    """A round's sum, however it was added up."""
+
+    @property
+    def count(self) -> int:
+        """Replies added."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What it has added so far, as it keeps it."""
+        ...
+
+    def mean(self) -> dict[str, Tensor]:
+        """Weighted mean of each part, float64."""
+        ...
+
+    def plain(self) -> dict[str, Tensor]:
+        """Weighted sum of each part, float64."""
+        ...
 
 
 @dataclass
@@ -72,3 +95,9 @@ class PayloadSum:
     def mean(self) -> dict[str, Tensor]:
         """Weighted mean of each part, float64."""
         return {part: total.mean() for part, total in self.sums.items()}
+
+    def plain(self) -> dict[str, Tensor]:
+        """Weighted sum of each part, float64."""
+        return {
+            part: total.total.double() / 2.0**FRACTION_BITS for part, total in self.sums.items()
+        }

@@ -35,7 +35,10 @@ class Local:
 
 @dataclass(frozen=True)
 class Mean:
-    """What came out of a round's sum: the weighted mean of each payload part, float64 [d]."""
+    """What came out of a round's sum: the weighted mean of each payload part, float64 [d].
+
+    The server's step may change the parts in place: they are the largest vectors there are.
+    """
 
     parts: Mapping[str, Tensor]
     replies: int
@@ -89,7 +92,7 @@ class Algorithm(Settings):
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """The server's step: new vector and new state."""
-        return (vector.double() + mean.parts["delta"]).float(), state
+        return mean.parts["delta"].add_(vector).float(), state
 
     def check(self, train: Any) -> list[Problem]:
         """Combinations with the local optimiser (`[train]`) that the paper does not cover."""

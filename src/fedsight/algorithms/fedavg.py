@@ -16,7 +16,7 @@ class FedAvg(Algorithm):
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """x + server_lr * mean(delta)."""
-        return (vector.double() + self.server_lr * mean.parts["delta"]).float(), state
+        return mean.parts["delta"].mul_(self.server_lr).add_(vector).float(), state
 
 
 @algorithms.add("fedprox", paper="Li et al. 2020, equation 2")

@@ -115,14 +115,55 @@ def log_command(
     Example: fedsight site log ward-3
     """
     from fedsight.cli.members import show_log
-    from fedsight.core.errors import DeployError
     from fedsight.deploy.sitelog import SiteLog
 
-    if not (folder / "identity.toml").is_file():
-        cure = "make one with: fedsight site init INVITATION --name NAME"
-        raise DeployError(f"{folder} holds no site", cure)
+    _need_site(folder)
     lines = SiteLog(folder).read()
     if as_json:
         typer.echo(json.dumps(lines, indent=2, ensure_ascii=False))
     else:
         show_log(lines)
+
+
+@app.command("ledger")
+def ledger_command(
+    folder: Folder = Path(),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON object instead of tables.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Only check that no entry was altered.")
+    ] = False,
+    clock: Annotated[
+        bool,
+        typer.Option("--clock", help="Note that this machine's clock was wrong and is right now."),
+    ] = False,
+) -> None:
+    """Show the site's ledger: what left it over all runs, and what that has cost of its epsilon.
+
+    Every entry is checked. If one was altered, its number is named and the exit code is 7.
+
+    Example: fedsight site ledger ward-3
+    """
+    _need_site(folder)
+    from fedsight.cli.ledger import as_table, show, told
+    from fedsight.privacy.entries import Entry
+    from fedsight.privacy.ledger import Ledger
+
+    ledger = Ledger(folder)
+    if clock:
+        ledger.append(Entry("clock"))
+    if verify:
+        typer.echo(told(ledger))
+    elif as_json:
+        typer.echo(json.dumps(as_table(ledger, folder), indent=2, ensure_ascii=False))
+    else:
+        show(ledger, folder)
+
+
+def _need_site(folder: Path) -> None:
+    from fedsight.core.errors import DeployError
+
+    if not (folder / "identity.toml").is_file():
+        cure = "make one with: fedsight site init INVITATION --name NAME"
+        raise DeployError(f"{folder} holds no site", cure)

@@ -6,7 +6,7 @@ FedSightError                    exit code 1
 ├── ModelError                   4   a network or its weights
 ├── SiteError                    5   a site's update: not finite, too large, too few sites left
 ├── EngineError                  6   a worker process died or could not start
-├── StoreError                   7   a run folder: missing, broken, disk full
+├── StoreError                   7   a run folder or a ledger: missing, broken, altered, disk full
 ├── DeployError                  8   a federation across machines: keys, connections, a contract
 └── Interrupted                130   Ctrl-C
 """
@@ -82,7 +82,7 @@ class EngineError(FedSightError):
 
 
 class StoreError(FedSightError):
-    """A run folder is missing, broken, or cannot be written."""
+    """A run folder or a site's ledger is missing, broken, altered, or cannot be written."""
 
     exit_code = 7
 

@@ -22,6 +22,7 @@ from fedsight.deploy.declare import Declaration, declare, open_site, weightless
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, TrainStep, receive, send
 from fedsight.engine.client import Client
 from fedsight.engine.memory import MemoryStore
+from fedsight.privacy.noise import secret_at
 
 
 class Bench:
@@ -30,7 +31,11 @@ class Bench:
     def __init__(self, setup: Open) -> None:
         torch.set_num_threads(setup.owner.pace.threads)
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
-        self.client = Client(replace(self.federation, program=weightless(setup.program)))
+        secret = None
+        if setup.program.privacy.protects:  # this site's own, and nobody else's
+            secret = secret_at(setup.memory.parent.parent / "noise.key")
+        program = weightless(setup.program)
+        self.client = Client(replace(self.federation, program=program), secret=secret)
         if setup.personal is not None:
             self.client.initial[self.client.layout.personal].copy_(setup.personal)
         self.memory = MemoryStore(setup.memory)

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from fedsight.core import errors
+from fedsight.core import errors, locks
 from fedsight.core.errors import (
     ConfigError,
     DeployError,
@@ -27,7 +27,7 @@ from fedsight.core.errors import (
     SiteError,
     StoreError,
 )
-from fedsight.deploy import locks, presence
+from fedsight.deploy import presence
 from fedsight.deploy.console import Console, console, write_job
 from fedsight.deploy.declare import gather, read_declaration
 from fedsight.deploy.federation import OPERATOR, Federation

@@ -22,7 +22,7 @@ from fedsight.data.partition import Groups
 from fedsight.deploy.owner import Owner, lenient
 from fedsight.engine.base import Federation, View
 from fedsight.run.federate import federate
-from fedsight.run.program import Program, too_large_cohort
+from fedsight.run.program import Program
 
 MOST_IMAGES = 1 << 27  # of one site: the coordinator holds a number for each
 MOST_PIXELS = 8192  # of a side
@@ -213,9 +213,8 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     partition = Groups([np.arange(a, b) for a, b in itertools.pairwise(offsets)], names)
     train = Part(Elsewhere(int(offsets[-1])), np.concatenate(labels))
     dataset = Dataset(train, _test(names, declared), first.classes, first.preprocess)
-    cohort = program.rounds.cohort
-    if cohort is not None and cohort > len(names):
-        raise ConfigError([too_large_cohort(cohort, len(names))])
+    if problems := program.rounds.check(len(names)):
+        raise ConfigError(problems)
     federation = Federation(program, dataset, partition, ())
     network = federation.network()
     if problems := program.check_network(network):

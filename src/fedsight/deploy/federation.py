@@ -21,7 +21,7 @@ from fedsight.core.files import (
     append_line,
     is_taken,
     make_folder,
-    whole_lines,
+    records,
     write_atomically,
 )
 from fedsight.deploy import kits
@@ -181,7 +181,7 @@ class Federation:
 
     def events(self) -> list[dict[str, Any]]:
         """The federation's history."""
-        return [json.loads(line) for line in whole_lines(self.folder / "events.jsonl")]
+        return records(self.folder / "events.jsonl")
 
     def _make_kit(self, name: str, role: kits.Role, home: Path) -> None:
         make_folder(home)

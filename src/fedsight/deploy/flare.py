@@ -99,7 +99,7 @@ class Site:
                 from fedsight.deploy.seat import Seat
 
                 home = Path(collab.workspace.get_root_dir()).resolve().parent
-                self._seat = Seat(home, collab.site_name)
+                self._seat = Seat(home, collab.site_name, asker())
         return list(self._seat.answer(kind, header, body))
 
     @collab.final
@@ -107,6 +107,29 @@ class Site:
         """The job is over."""
         if self._seat is not None:
             self._seat.close()
+
+
+def asker() -> Any:
+    """Who signed the job of this process, and which program: checked with this site's own copy of
+    the authority's certificate, so the server cannot make it up.
+    """
+    from nvflare.lighter.utils import verify_folder_signature_and_get_signers
+
+    from fedsight.deploy.gate import Asker
+
+    workspace = collab.workspace
+    app = Path(workspace.get_app_dir(collab.fl_ctx.get_job_id()))
+    root = workspace.get_file_path_in_startup("rootCA.pem")
+    genuine, signers = verify_folder_signature_and_get_signers(str(app), root)
+    leads = tuple(sorted(name for name, _, role in signers if role == "lead"))
+    if not genuine or not leads:
+        return Asker()
+    try:
+        signed = json.loads((app / "config" / "config_fed_server.json").read_bytes())
+        fingerprint = str(signed["components"][0]["args"]["fingerprint"])
+    except (OSError, ValueError, LookupError, TypeError):
+        fingerprint = ""
+    return Asker(leads, fingerprint)
 
 
 class Presence(FLComponent):

@@ -41,9 +41,8 @@ class Incoming:
                 known = self._newest[name] = mark, bytearray(total)
             known[1][start : start + len(body)] = body
 
-    def whole(self, name: str, fields: Mapping[str, Any]) -> bytearray:
-        """The vector under the header's mark; SiteError if it is not here."""
-        mark = count(fields, "mark")
+    def whole(self, name: str, mark: int) -> bytearray:
+        """The vector that came under `mark`; SiteError if it is not here."""
         with self._lock:
             known = self._newest.get(name)
         if known is None or known[0] != mark:

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from fedsight.core import locks
 from fedsight.core.errors import DeployError
-from fedsight.deploy import locks
 from fedsight.deploy.kits import HEARTBEAT, organisation
 
 PAUSE = (0.5, 15.0)  # seconds before a dead process is started again: at first, and at most
@@ -24,6 +24,8 @@ LINE = {
     # ours are answered within few, and asked again if not.
     "NVFLARE_STREAMING_RETRY_TIMEOUT": "8",
     "NVFLARE_STREAMING_RETRY_WAIT": "4",
+    # Else each of FLARE's many threads frees large pieces into a heap of its own, which keeps them.
+    "MALLOC_ARENA_MAX": "1",
 }
 
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import Field
 
-from fedsight.core.errors import ConfigError, DeployError, Problem
+from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
+from fedsight.privacy.contract import Contract
 from fedsight.privacy.secagg.client import Minimums
 from fedsight.run import config
-from fedsight.run.program import Program
 
 TEMPLATE = """\
 # What this site agrees to. Its own process enforces it; the coordinator cannot raise it.
@@ -26,48 +26,22 @@ TEMPLATE = """\
 [contract]
 # tasks = ["classify"]    # what may be trained; leave out for any task
 # programs = []           # fingerprints of the only programs to take part in; empty: any
+# operators = ["operator@fedsight.local"]  # who may ask; leave out for any operator
 # sites = 2               # sites that a run needs at least before this one takes part
+# rounds = 100            # most rounds of a program
+# require = ["secure_aggregation"]  # protections without which nothing leaves
+# figures = true          # sums over the test images may leave
+# announce = true         # the server may be told how many images of which classes there are
+# epsilon = 8.0           # what all updates together may cost, over all runs; needs noise
+# delta = 1e-5            # at which epsilon is meant
 
 [secure]
-# required = false        # true: take part only in runs that aggregate securely
 # cohort = 3              # sites that must be summed at least
 # threshold = 2           # sites that must help to reveal a secret, at least
 
 [speed]
 # threads = 1             # compute threads for training
 """
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-class Contract(Settings):
-    """What a site takes part in: `[contract]`."""
-
-    tasks: Names | None = None  # None: every task
-    programs: Names = ()  # fingerprints, or their first 12 characters or more; empty: every program
-    sites: int = Field(1, ge=1)  # sites that a round must have at least
-
-    def refuse(self, program: Program) -> None:
-        """Raise DeployError if this site does not take part in `program`."""
-        task = program.task.registered
-        if self.tasks is not None and task not in self.tasks:
-            raise DeployError(
-                f"its contract permits the tasks {', '.join(self.tasks)}, not {task}",
-                "its owner decides: contract.tasks in site.toml",
-            )
-        known = [mark for mark in self.programs if len(mark) >= 12]
-        if self.programs and not any(program.fingerprint.startswith(mark) for mark in known):
-            raise DeployError(
-                f"its contract does not name the program {program.fingerprint[:12]}",
-                "its owner decides: contract.programs in site.toml",
-            )
-
-    def refuse_few(self, sites: int) -> None:
-        """Raise DeployError if this site does not take part among so few."""
-        if sites < self.sites:
-            raise DeployError(
-                f"its contract asks for at least {self.sites} sites, and there are {sites}",
-                "wait for more sites; its owner decides: contract.sites in site.toml",
-            )
 
 
 class Guarded(Settings):
@@ -76,7 +50,6 @@ class Guarded(Settings):
     What the program's stated rates ask for is insisted on anyway, where it is more.
     """
 
-    required: bool = False  # whether to refuse runs without it
     cohort: int = Field(3, ge=3)  # sites in a round
     threshold: int = Field(2, ge=2)  # shares that reveal a secret
     neighbours: int = Field(2, ge=2)  # that this site masks with
@@ -87,19 +60,11 @@ class Guarded(Settings):
         """As the protocol takes them."""
         return Minimums(self.cohort, self.threshold, self.neighbours, self.survivors)
 
-    def refuse(self, program: Program) -> None:
-        """Raise DeployError if this site does not take part in `program`."""
-        if self.required and not program.secure.masks:
-            raise DeployError(
-                "this site takes part only in runs that aggregate securely",
-                "write secure.name = 'secagg'; its owner decides: secure.required in site.toml",
-            )
-
 
 class Pace(Settings):
     """How fast a site trains: `[speed]` of its owner's file."""
 
-    threads: int = Field(1, ge=1)
+    threads: int = Field(1, ge=1)  # compute threads for training
 
 
 @dataclass(frozen=True)
@@ -130,6 +95,14 @@ def read_owner(path: Path | None, data: str | None) -> Owner:
         table["data"] = described(data)
     base = path.resolve().parent if path is not None else Path.cwd()
     return parse_owner(table, base)
+
+
+def read_contract(path: Path) -> Contract:
+    """The contract in the owner's file alone; the one of a site without such a file."""
+    table = config.read(path) if path.exists() else {}
+    found = config.section("contract", Contract, table.get("contract", {}), path.parent)
+    assert isinstance(found, Contract)
+    return found
 
 
 def parse_owner(table: dict[str, Any], base: Path) -> Owner:

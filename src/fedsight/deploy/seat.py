@@ -19,14 +19,15 @@ from typing import IO, Any
 
 import torch
 
+from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
-from fedsight.deploy import locks
+from fedsight.deploy.gate import Asker, Gate
 from fedsight.deploy.guard import Guard, Protect
 from fedsight.deploy.incoming import Incoming, count
-from fedsight.deploy.owner import Owner, read_owner
-from fedsight.deploy.sitelog import SiteLog, told
+from fedsight.deploy.owner import Owner
+from fedsight.deploy.sitelog import told
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, Trainer, TrainStep
 from fedsight.engine import wire
 from fedsight.run import config
@@ -38,17 +39,17 @@ log = logging.getLogger(__name__)
 
 
 class Seat:
-    """Answers questions about one job; `home` is the site's folder."""
+    """Answers questions about one job; `home` is the site's folder, `asker` who started the job."""
 
-    def __init__(self, home: Path, name: str) -> None:
+    def __init__(self, home: Path, name: str, asker: Asker | None = None) -> None:
         self._home = home
         self._name = name
-        self._log = SiteLog(home)
+        self._gate = Gate(home, asker or Asker())
+        self._log = self._gate.log
         self._lock = threading.RLock()
         self._work = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._trainer: Trainer | None = None
         self._opened: Open | None = None
-        self._run = ""
         self._held: IO[bytes] | None = None
         self._incoming = Incoming()
         self._guard = Guard(home, name)
@@ -61,7 +62,6 @@ class Seat:
             "propose": self._propose,
             "adopt": self._adopt,
             "piece": self._piece,
-            "hold": self._hold,
             "train": self._train,
             "measure": self._measure,
             "wait": self._wait,
@@ -102,17 +102,14 @@ class Seat:
                 f"{program.fingerprint[:12]}, not {str(fields.get('fingerprint'))[:12]}",
                 "let coordinator and sites run the same FedSight version",
             )
-        owner = read_owner(self._home / "owner.toml", None)
-        owner.contract.refuse(program)
-        owner.secure.refuse(program)
-        owner.contract.refuse_few(sites)
+        owner = self._gate.admit(program, sites)
         if not run.isalnum() or len(run) > 64:
             raise DeployError("the run has no proper identity", "update the coordinator")
-        return self._begin(("propose",), lambda: self._join(program, owner, run))
+        return self._begin(("propose",), lambda: self._join(program, owner, run), fields)
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> Answer:
         """Begin with the personal slice that came: pretrained weights need not be at the site."""
-        data = self._incoming.whole("personal", fields)
+        data = self._incoming.whole("personal", count(fields, "mark"))
         personal = wire.unpack(data, {"personal": len(data) // 4})["personal"]
 
         def reopen() -> Answer:
@@ -121,110 +118,103 @@ class Seat:
                 self._bench().ask(self._opened, "opening its images")
             return {}, b""
 
-        return self._begin(("adopt",), reopen)
+        return self._begin(("adopt",), reopen, fields)
 
     def _piece(self, fields: dict[str, Any], body: bytes) -> Answer:
         """A part of a vector."""
         self._incoming.add(fields, body)
         return {}, b""
 
-    def _hold(self, fields: dict[str, Any], body: bytes) -> Answer:
-        """The vector that came is the model after `round`."""
-        round = count(fields, "round")
-        with self._lock:
-            data = self._incoming.whole("vector", fields)
-            self._vector = round, wire.unpack(data, {"vector": len(data) // 4})["vector"]
-        return {}, b""
-
     def _train(self, fields: dict[str, Any], body: bytes) -> Answer:
         round = count(fields, "round")
         what = ("train", round, count(fields, "attempt"), self._guard.session())
         if (known := self._begun(what)) is not None:
-            return known
+            return self._waited(known, fields)
         if self._opened is not None:
-            sites = count(fields, "sites")
-            self._opened.owner.contract.refuse_few(sites)
+            self._gate.refuse_round(round, count(fields, "sites"))
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
-        extras = wire.unpack(self._incoming.whole("extras", fields), sizes) if sizes else {}
+        extras: dict[str, torch.Tensor] = {}
+        if sizes:
+            extras = wire.unpack(self._incoming.whole("extras", count(fields, "mark")), sizes)
         step = TrainStep(
-            Order(round, self._model(round - 1), extras),
+            Order(round, self._model(round - 1, fields), extras),
             count(fields, "accepted"),
             count(fields, "durable"),
         )
         protect = self._guard.protection(round, step.order.vector, fields, body)
-        return self._begin(what, lambda: self._trained(step, protect))
+        return self._begin(what, lambda: self._trained(step, protect), fields)
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> Answer:
+        self._gate.refuse_figures()
         round = count(fields, "round")
         jobs = [(bool(own), int(start)) for own, start in fields["jobs"]]
-        step = MeasureStep(
-            round,
-            self._model(round),
-            count(fields, "accepted"),
-            jobs,
-        )
-        return self._begin(("measure", round, *jobs), lambda: self._measured(step))
+        step = MeasureStep(round, self._model(round, fields), count(fields, "accepted"), jobs)
+        return self._begin(("measure", round, *jobs), lambda: self._measured(step), fields)
 
     def _wait(self, fields: dict[str, Any], body: bytes) -> Answer:
-        """Is it done? Says so at once when it is, or after `seconds` that it is not."""
-        _, future = self._ticket(fields)
-        try:
-            answer, _ = future.result(min(float(fields.get("seconds", 0)), 30.0))
-        except TimeoutError:
-            return {"done": False}, b""
-        return {**answer, "done": True}, b""
+        """Is it done?"""
+        return self._waited(count(fields, "ticket"), fields)
 
     def _fetch(self, fields: dict[str, Any], body: bytes) -> Answer:
         """A part of the vector that something ended with."""
-        _, future = self._ticket(fields)
-        start = count(fields, "start")
-        stop = count(fields, "stop")
-        _, data = future.result(0)
+        start, stop = count(fields, "start"), count(fields, "stop")
+        _, data = self._ticket(count(fields, "ticket")).result(0)
         return {}, bytes(data[start : min(stop, start + wire.PIECE)])
 
     # How it is done -----------------------------------------------------------------------
 
-    def _begin(self, what: tuple[Any, ...], work: Callable[[], Answer]) -> Answer:
+    def _begin(
+        self, what: tuple[Any, ...], work: Callable[[], Answer], fields: dict[str, Any]
+    ) -> Answer:
         """Start something long; what is still running then has been given up, and is ended."""
         with self._lock:
-            if (known := self._begun(what)) is not None:
-                return known
-            if any(not future.done() for _, future in self._tickets.values()):
-                self._end_trainer()
-            ticket = max(self._tickets, default=0) + 1
-            self._tickets = {ticket: (what, self._work.submit(work))}
-            return {"ticket": ticket}, b""
+            ticket = self._begun(what)
+            if ticket is None:
+                if any(not future.done() for _, future in self._tickets.values()):
+                    self._end_trainer()
+                ticket = max(self._tickets, default=0) + 1
+                self._tickets = {ticket: (what, self._work.submit(work))}
+        return self._waited(ticket, fields)
 
-    def _begun(self, what: tuple[Any, ...]) -> Answer | None:
+    def _begun(self, what: tuple[Any, ...]) -> int | None:
         """The ticket of what is asked for again: the answer got lost."""
         for ticket, (earlier, _) in self._tickets.items():
             if earlier == what:
-                return {"ticket": ticket}, b""
+                return ticket
         return None
 
-    def _ticket(self, fields: dict[str, Any]) -> tuple[tuple[Any, ...], Future[Answer]]:
-        ticket = count(fields, "ticket")
-        found = self._tickets.get(ticket)
-        if found is None:
-            raise SiteError("what was asked for has been given up", "ask for it anew")
-        return found
+    def _waited(self, ticket: int, fields: dict[str, Any]) -> Answer:
+        """Says at once when it is done, or after the header's `seconds` that it is not."""
+        try:
+            answer, _ = self._ticket(ticket).result(min(float(fields.get("seconds", 0)), 30.0))
+        except TimeoutError:
+            return {"ticket": ticket, "done": False}, b""
+        return {**answer, "ticket": ticket, "done": True}, b""
 
-    def _model(self, round: int) -> torch.Tensor:
-        if self._vector is None or self._vector[0] != round:
-            raise SiteError(f"the model after round {round} is not here", "send it first")
-        return self._vector[1]
+    def _ticket(self, ticket: int) -> Future[Answer]:
+        if ticket not in self._tickets:
+            raise SiteError("what was asked for has been given up", "ask for it anew")
+        return self._tickets[ticket][1]
+
+    def _model(self, round: int, fields: dict[str, Any]) -> torch.Tensor:
+        """The model after `round`: the vector that came for this question, or the one kept."""
+        with self._lock:
+            if mark := count(fields, "vector"):
+                data = self._incoming.whole("vector", mark)
+                self._vector = round, wire.unpack(data, {"vector": len(data) // 4})["vector"]
+            if self._vector is None or self._vector[0] != round:
+                raise SiteError(f"the model after round {round} is not here", "send it first")
+            return self._vector[1]
 
     def _join(self, program: Program, owner: Owner, run: str) -> Answer:
-        self._run = run
+        self._gate.join(program, owner, run)
         memory = self._home / "memory" / run
         make_folder(memory)
         self._hold_alone(memory)
         self._opened = Open(program, owner, self._name, memory, None)
         self._guard.join(program, owner, run, memory)
         declared = self._bench().ask(self._opened, "opening its images")
-        facts = {"run": run, "program": program.name, "fingerprint": program.fingerprint}
-        algorithm = program.algorithm.registered
-        self._log.write("joined", **facts, algorithm=algorithm, images=declared.train)
+        self._gate.declaration(declared)
         return {"declared": declared.table()}, b""
 
     def _hold_alone(self, memory: Path) -> None:
@@ -270,10 +260,7 @@ class Seat:
         found: Trained = self._ask(step, f"training in round {round}")
         seconds = time.monotonic() - began
         data = protect(found.payload, found.weight)
-        sizes = {name: value.numel() for name, value in found.payload.items()}
-        facts = {"run": self._run, "round": round, "bytes": len(data), "vectors": sizes}
-        facts |= {"images": found.weight, "seconds": float(f"{seconds:.4f}")}
-        self._log.write("update", **facts, protections=self._guard.protections)
+        self._gate.update(round, found, data, seconds)
         answer = {
             "round": round,
             "weight": found.weight,
@@ -284,6 +271,5 @@ class Seat:
     def _measured(self, step: MeasureStep) -> Answer:
         found = self._ask(step, f"measuring after round {step.round}")
         tables = [wire.metrics_table(metrics) for metrics in found]
-        size = len(json.dumps(tables))
-        self._log.write("figures", run=self._run, round=step.round, bytes=size, protections=[])
+        self._gate.figures(step.round, tables)
         return {"round": step.round, "metrics": tables}, b""

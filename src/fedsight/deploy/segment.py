@@ -15,16 +15,18 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.layout import Kind
 from fedsight.core.settings import Settings
-from fedsight.deploy import locks, presence
+from fedsight.deploy import presence
 from fedsight.deploy.declare import Declaration, gather, read_declaration
 from fedsight.deploy.federation import Federation as Folder
 from fedsight.engine import wire
 from fedsight.engine.base import Federation
 from fedsight.engine.remote import RemoteEngine
 from fedsight.engine.talk import Link, Talk, converse, reason
+from fedsight.privacy.noise import secret_at
 from fedsight.run import session
 from fedsight.run.evaluate import Evaluator
 from fedsight.run.facts import describe
@@ -99,7 +101,8 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
             "settle that with the site's owner, or set rounds.quorum to go on without it",
         )
     federation = gather(program, roster)
-    described = describe(federation, Evaluator(federation), "run")
+    secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
+    described = describe(federation, Evaluator(federation), "run", secret)
     kept: dict[str, Any] = {
         key: facts[key] for key in ("id", "federation", "created") if key in facts
     }
@@ -115,7 +118,9 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
         run=str(facts["id"]),
     )
     watch.engine = engine
-    session.go(federation, engine, speed, store, "run", checkpoint, [watch], pictures=False)
+    session.go(
+        federation, engine, speed, store, "run", checkpoint, [watch], pictures=False, secret=secret
+    )
 
 
 class _Watch(Reporter):

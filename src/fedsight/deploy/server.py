@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from fedsight.core.errors import DeployError
-from fedsight.deploy import keeper, kits
+from fedsight.deploy import keeper, kits, upkeep
 from fedsight.deploy.federation import Federation
 
 Say = Callable[[str], None]
@@ -28,6 +28,8 @@ def start(federation: Federation, port: int | None, say: Say) -> None:
             )
         else:
             _refuse_taken(federation.invitation.port)
+        upkeep.refuse_readable_keys(federation.folder)
+        upkeep.clear_jobs(kit)
         kits.write_policies(kit, "server")
         kits.write_shut_out(kit, sorted(federation.revoked()))
         invitation = federation.invitation

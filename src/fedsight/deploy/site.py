@@ -13,10 +13,11 @@ import tomli_w
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import is_taken, write_atomically
-from fedsight.deploy import keeper, kits, presence
+from fedsight.deploy import keeper, kits, presence, upkeep
 from fedsight.deploy.federation import Invitation, check_name
 from fedsight.deploy.owner import TEMPLATE, Owner, lenient, parse_owner, read_owner
 from fedsight.deploy.sitelog import SiteLog
+from fedsight.privacy.ledger import Ledger
 from fedsight.run.store import without_none
 
 
@@ -105,16 +106,20 @@ class Site:
         """Look at the images, then stay connected until SIGTERM or Ctrl-C."""
         with keeper.only_one(self.folder, f"site '{self.name}'"):
             self.settle(admission)
+            upkeep.refuse_readable_keys(self.folder)
             owner = read_owner(contract or self.folder / "site.toml", data)
+            Ledger(self.folder)  # one that was altered is told now, not at the first run
             facts = looked_at(owner)
             self._write_owner(owner)
-            write_atomically(self.folder / "declared.json", json.dumps(facts).encode())
+            announced = facts if owner.contract.announce else None
+            write_atomically(self.folder / "declared.json", json.dumps(announced).encode())
             self.log.write("started", images=facts["train"], classes=len(facts["classes"]))
             say(
                 f"site '{self.name}': {facts['train']:,} training images and {facts['test']:,} "
                 f"test images of {len(facts['classes'])} classes"
                 + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else "")
             )
+            upkeep.clear_jobs(self.kit)
             kits.write_policies(self.kit, "site")
             say(f"connecting to {self.invitation.host}:{self.invitation.port}")
             keeper.site(self.kit, self.folder, self.name).run(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import ConfigError, DataError, DeployError, FedSightError, StoreError
-from fedsight.core.files import append_line, whole_lines
+from fedsight.core.files import append_line, records
 
 _ABSOLUTE = re.compile(r"(?<![\w.])/")  # the beginning of a path
 
@@ -33,13 +32,7 @@ class SiteLog:
 
     def read(self) -> list[dict[str, Any]]:
         """All lines; a torn last one, left by a crash, is not one."""
-        found = []
-        for line in whole_lines(self.path):
-            try:
-                found.append(json.loads(line))
-            except ValueError:
-                continue
-        return found
+        return records(self.path)
 
 
 def told(error: FedSightError) -> dict[str, Any]:

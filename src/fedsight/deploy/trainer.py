@@ -54,6 +54,8 @@ class Trained:
     payload: Mapping[str, Tensor]
     weight: int
     metrics: Metrics
+    event: Mapping[str, Any] | None = None  # of the noise in it, for the ledger
+    times: int = 1  # how often that happened
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fedsight.core.types import Batch, Metrics, Order
 from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
+from fedsight.privacy.base import Plan
 from fedsight.privacy.secagg.pack import size as packed_size
 from fedsight.privacy.secagg.total import SecureSum
 from fedsight.run.program import Program
@@ -140,7 +141,23 @@ class Federation:
         return {
             part: layout.travelling.stop if part == "delta" else layout.shared.stop
             for part in self.program.algorithm.parts
-        }
+        } | dict(self.program.privacy.parts())
+
+    def plan(self) -> Plan:
+        """What the accountant must know of this run."""
+        program = self.program
+        sizes: frozenset[int] = frozenset()
+        if program.privacy.unit == "example":
+            sizes = frozenset(map(self.size, range(self.population)))
+        phases = program.algorithm.phases(program.train.epochs)
+        return Plan(
+            self.population,
+            program.rounds.cohort,
+            program.rounds.rounds,
+            program.train.batch,
+            sum(phase.epochs for phase in phases),
+            tuple(sorted(sizes)),
+        )
 
     def reply_size(self, layout: Layout) -> int:
         """Bytes of the vectors of one reply."""
@@ -158,7 +175,7 @@ class Note:
     client: int
     site: str
     weight: int
-    train_loss: float  # mean over the samples seen
+    train_loss: float  # mean over the samples seen; NaN if it is protected
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,8 +18,12 @@ from fedsight.core.rng import derive, generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Reply, Sum
 from fedsight.data.augment import augment
 from fedsight.engine.base import Federation, SiteData
+from fedsight.engine.dpsgd import PrivateSteps
 from fedsight.engine.sgd import LocalSGD, clip
 from fedsight.models.norms import to_moments
+from fedsight.privacy.base import MakeNoise
+from fedsight.privacy.mechanisms.example import Example
+from fedsight.privacy.noise import Noise
 
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
 
@@ -28,8 +33,14 @@ PREPARED = 1 << 24  # pixel values of a client up to which all its images are pr
 class Client:
     """Trains and measures one client after the other with one network, bound to one vector."""
 
-    def __init__(self, federation: Federation, precision: str = "float32") -> None:
+    def __init__(
+        self, federation: Federation, precision: str = "float32", secret: int | None = None
+    ) -> None:
+        """`secret`: where the site's noise comes from; None: the program's seed (a simulation)."""
         self.federation = federation
+        self._secret = federation.program.seed if secret is None else secret
+        self._plan = federation.plan()
+        self._fingerprint = federation.program.fingerprint
         self.network = federation.network()
         self.model = self.network.module
         self.layout: Layout = federation.program.layout(self.network)
@@ -58,13 +69,14 @@ class Client:
         self.model.train()
         loss = torch.zeros((), dtype=torch.float64)
         seen = 0
+        noise = partial(Noise, self._secret, self._fingerprint, *path)
         draws = generator(program.seed, *path, "batches")
         with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own generator
             # Not torch.manual_seed: that would also reseed every accelerator, for good.
             torch.default_generator.manual_seed(derive(program.seed, *path, "dropout"))
             read = self._reader(data, draws)
             for phase in program.algorithm.phases(program.train.epochs):
-                phase_loss, phase_seen = self._train(phase, len(data), read, draws, local)
+                phase_loss, phase_seen = self._train(phase, data, read, draws, local, noise)
                 loss += phase_loss
                 seen += phase_seen
         if not bool(torch.isfinite(loss)):
@@ -73,7 +85,10 @@ class Client:
                 "its training diverged or its data are broken: lower train.lr, set train.clip or "
                 "look at its images; with rounds.quorum a run goes on without such replies",
             )
-        return self._reply(order, local, site, len(data), {"train_loss": Sum(loss.numpy(), seen)})
+        metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
+        if program.privacy.protects:  # no epsilon pays for it
+            metrics = {}
+        return self._reply(order, local, site, len(data), metrics, noise)
 
     def measure(self, client: SiteData, start: int) -> Metrics:
         """Sums over the CHUNK test images from `start`, with the weights loaded last."""
@@ -108,28 +123,32 @@ class Client:
     def _train(
         self,
         phase: Phase,
-        samples: int,
+        data: SiteData,
         read: Callable[[Tensor], Batch],
         draws: Generator,
         local: Local,
+        noise: MakeNoise,
     ) -> tuple[Tensor, int]:
-        program = self.federation.program
+        program, samples = self.federation.program, len(data)
         settings = program.train
         learning = self._learning(phase)
         steps = LocalSGD(
             list(learning.values()), local.lr, settings.momentum, settings.weight_decay
         )
+        if isinstance(program.privacy, Example):
+            private = PrivateSteps(program.privacy, self._plan, samples, noise)
+            correct = partial(self._correct, list(learning), local=local)
+            local.steps += private.train(
+                self.model, program.task, steps, read, phase.epochs, correct, local.steps
+            )
+            return torch.zeros((), dtype=torch.float64), 0
         losses, sizes = [], []
         for positions in batches(samples, phase.epochs, settings.batch, draws):
             batch = read(positions)
             with self._precise():
                 loss = program.task.loss(self.model, batch)
             gradients = steps.gradients(loss)
-            if program.algorithm.corrects:
-                gradients = self._correct(list(learning), gradients, local)
-            if settings.clip is not None:
-                clip(gradients, settings.clip)
-            steps.step(gradients)
+            steps.step(self._correct(list(learning), gradients, local))
             del gradients  # or the next step's would need other memory, cold in the cache
             local.steps += 1
             losses.append(loss.detach())
@@ -146,7 +165,18 @@ class Client:
         return learning
 
     def _correct(self, names: list[str], gradients: list[Tensor], local: Local) -> list[Tensor]:
-        """Gather the shared gradients into one vector, correct it, and cut it up again."""
+        """What is stepped along: the gradients as changed by the algorithm, then clipped.
+
+        The shared ones are gathered into one vector, corrected, and cut up again.
+        """
+        program, most = self.federation.program, self.federation.program.train.clip
+        if program.algorithm.corrects:
+            gradients = self._corrected(names, gradients, local)
+        if most is not None:
+            clip(gradients, most)
+        return gradients
+
+    def _corrected(self, names: list[str], gradients: list[Tensor], local: Local) -> list[Tensor]:
         shared = self.layout.shared
         grad = torch.zeros(shared.stop)
         entries = {e.name: e for e in self.layout.entries if e.kind == Kind.SHARED}
@@ -160,7 +190,13 @@ class Client:
         ]
 
     def _reply(
-        self, order: Order, local: Local, site: str, samples: int, metrics: Metrics
+        self,
+        order: Order,
+        local: Local,
+        site: str,
+        samples: int,
+        metrics: Metrics,
+        noise: MakeNoise,
     ) -> Reply:
         program, layout = self.federation.program, self.layout
         payload, kept = program.algorithm.finish(self.vector[layout.shared], local)
@@ -175,6 +211,7 @@ class Client:
         memory = dict(kept)
         if layout.personal.stop > layout.personal.start:
             memory["personal"] = self.vector[layout.personal].clone()
+        payload = program.privacy.release(payload, order.shared, self._plan, site, noise)
         weight = samples if program.rounds.weighting == "samples" else 1
         return Reply(site, payload, weight, metrics, memory)
 

@@ -43,10 +43,9 @@ class EmbeddedEngine:
         folder = Path(self._scratch.name) if self._scratch else memory
         assert folder is not None
         self.federation = federation
-        algorithm = federation.program.algorithm
         layout: Layout = federation.program.layout(federation.network())
         start = torch.zeros(layout.shared.stop)
-        extras = algorithm.shared(algorithm.init(start))
+        extras = federation.program.shared(federation.program.init(start))
         self._vector = Shared((layout.travelling.stop,), torch.float32)
         self._extras = {name: Shared.of(value) for name, value in extras.items()}
         blank = total_of(federation, layout, 1)

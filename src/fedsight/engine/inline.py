@@ -42,7 +42,8 @@ class Desk:
         if reply.memory:
             self.memory.save(site, order.round, reply.memory)
             self.memory.prune(site, order.round - self._checkpoint_every)
-        return Note(client, site, reply.weight, reply.metrics["train_loss"].mean)
+        loss = reply.metrics.get("train_loss")
+        return Note(client, site, reply.weight, loss.mean if loss else float("nan"))
 
     def measure(self, vector: Tensor, round: int, view: int, start: int) -> Metrics:
         """The sums of one chunk of a view, for the model after `round`."""

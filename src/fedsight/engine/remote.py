@@ -87,22 +87,20 @@ class RemoteEngine:
                     on_reply()
 
         def one(attempt: int, talk: Talk) -> None:
-            self._bring(talk, order.round - 1, vector)
-            mark = 0
-            if extras:
-                mark = talk.send("extras", extras)
             header = {
+                "vector": self._bring(talk, order.round - 1, vector),
                 "round": order.round,
                 "attempt": attempt,
                 "sites": sum(site in self.present() for site in clients),
                 "accepted": self._accepted.get(talk.site, 0),
                 "durable": min(self._durable(), order.round - 1),
                 "extras": {name: value.numel() for name, value in order.shared.items()},
-                "mark": mark,
+                "mark": talk.send("extras", extras) if extras else 0,
                 "quantiser": table,
             }
             inbox = self._exchange.inbox(talk.site) if masks else b""
             answer = talk.finish("train", header, inbox)
+            self._held[talk.site] = order.round - 1
             note = self._checked_note(clients[talk.site], talk.site, order.round, answer)
             with tempfile.TemporaryFile(prefix="fedsight-") as spool:
                 for piece in talk.fetch(answer["ticket"], replies.due_bytes(total, self._sizes)):
@@ -139,13 +137,14 @@ class RemoteEngine:
         accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
 
         def one(talk: Talk, mine: Sequence[int]) -> None:
-            self._bring(talk, round, data)
             header = {
+                "vector": self._bring(talk, round, data),
                 "round": round,
                 "accepted": accepted.get(talk.site, 0),
                 "jobs": [[self._own(jobs[job][0]), jobs[job][1]] for job in mine],
             }
             answer = talk.finish("measure", header)
+            self._held[talk.site] = round
             found = answer.get("metrics")
             if not isinstance(found, list) or len(found) != len(mine):
                 cause = f"site '{talk.site}' measured something else than it was asked to"
@@ -232,13 +231,9 @@ class RemoteEngine:
     def _why_absent(self, site: str) -> str:
         return self.absent.get(site, f"site '{site}' is not connected")
 
-    def _bring(self, talk: Talk, round: int, data: memoryview) -> None:
-        """The model after `round`, unless the site has it from before."""
-        if self._held.get(talk.site) == round:
-            return
-        mark = talk.send("vector", data)
-        talk.ask("hold", {"round": round, "mark": mark})
-        self._held[talk.site] = round
+    def _bring(self, talk: Talk, round: int, data: memoryview) -> int:
+        """The mark under which the model after `round` came; 0 if the site has it from before."""
+        return 0 if self._held.get(talk.site) == round else talk.send("vector", data)
 
     def _checked_note(self, client: int, site: str, round: int, answer: dict[str, Any]) -> Note:
         sender = f"site '{site}'"
@@ -256,6 +251,8 @@ class RemoteEngine:
                 f"{sender} weighs its reply {weight:,}, but declared images for {due:,}",
                 "its images changed while the run went on, or it cheats: start it again",
             )
+        if self.federation.program.privacy.protects:  # no site tells it
+            return Note(client, site, weight, float("nan"))
         loss = wire.read_metrics(answer.get("metrics"), sender).get("train_loss")
         if loss is None or not loss.count or loss.total.shape:
             raise SiteError(f"{sender} sent no training loss", "look at its log")

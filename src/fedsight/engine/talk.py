@@ -90,15 +90,14 @@ class Talk:
 
     def finish(self, kind: str, header: Mapping[str, Any], body: bytes = b"") -> dict[str, Any]:
         """Let the site begin something long, and wait until it is done."""
-        answer, _ = self.ask(kind, header, body)
+        answer, _ = self.ask(kind, {**header, "seconds": NAP}, body)
         ticket = wire.whole_number(answer, "ticket", self._sender)
-        while True:
-            answer, _ = self.ask("wait", {"ticket": ticket, "seconds": NAP})
-            if answer.get("done") is True:
-                return {**answer, "ticket": ticket}
+        while answer.get("done") is not True:
             if answer.get("done") is not False:
                 cause = f"{self._sender} does not say whether it is done"
                 raise SiteError(cause, "let it run the same FedSight version as the coordinator")
+            answer, _ = self.ask("wait", {"ticket": ticket, "seconds": NAP})
+        return {**answer, "ticket": ticket}
 
     def send(self, name: str, data: memoryview) -> int:
         """Bring a vector to the site, piece by piece; returns the mark that it came under.

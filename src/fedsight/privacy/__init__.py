@@ -1,1 +1,1 @@
-"""What protects an update before it leaves its site."""
+"""Protected updates: what leaves a site, how it is disturbed, and what that costs in epsilon."""

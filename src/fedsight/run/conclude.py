@@ -13,6 +13,7 @@ from fedsight.run import compare as baselines
 from fedsight.run import loop
 from fedsight.run.evaluate import Evaluator, Figures, worst
 from fedsight.run.program import Speed
+from fedsight.run.protect import Protection
 from fedsight.run.reporter import Reporter
 from fedsight.run.samples import answers
 from fedsight.run.store import RunStore
@@ -28,6 +29,7 @@ def conclude(
     trained: loop.Trained,
     reporters: Sequence[Reporter],
     pictures: bool,
+    secret: int | None = None,
 ) -> dict[str, Any]:
     """Train the baselines if the command wants them, then write all that tells of the result.
 
@@ -37,6 +39,7 @@ def conclude(
     evaluator = Evaluator(federation)
     figures = evaluator.figures(trained.sums)
     summary = _summarise(federation, store, trained, figures)
+    summary["privacy"] = Protection(federation, secret).summary(trained.checkpoint.round)
     if command == "compare":
         for reporter in reporters:
             reporter.begin_baselines(

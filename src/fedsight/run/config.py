@@ -21,6 +21,7 @@ from fedsight.data.base import sources
 from fedsight.data.partition import splits
 from fedsight.data.shift import Shift
 from fedsight.models.base import models
+from fedsight.privacy.base import mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.run.program import Program, Rounds, Speed, Train
 from fedsight.tasks.base import tasks
@@ -37,6 +38,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "algorithm": (algorithms, "fedavg"),
     "train": Train,
     "rounds": Rounds,
+    "privacy": (mechanisms, "none"),
     "secure": Secure,
     "speed": Speed,
 }

@@ -16,6 +16,7 @@ import fedsight
 from fedsight.core.layout import Layout
 from fedsight.engine.base import Federation
 from fedsight.run.evaluate import Evaluator
+from fedsight.run.protect import Protection
 
 SHOWN = ("title", "licence", "credit")  # of what a source says of itself
 
@@ -31,7 +32,9 @@ def environment() -> dict[str, str | int]:
     }
 
 
-def describe(federation: Federation, evaluator: Evaluator, command: str) -> dict[str, Any]:
+def describe(
+    federation: Federation, evaluator: Evaluator, command: str, secret: int | None = None
+) -> dict[str, Any]:
     """Program, data, model, sites and environment of a run."""
     program, data = federation.program, federation.dataset
     network = federation.network()
@@ -65,6 +68,7 @@ def describe(federation: Federation, evaluator: Evaluator, command: str) -> dict
         },
         "algorithm": program.algorithm.registered,
         "rounds": program.rounds.rounds,
+        "privacy": Protection(federation, secret).facts(),
         "population": federation.population,
         "sites": [
             {

@@ -12,7 +12,7 @@ from fedsight.core.layout import Kind
 from fedsight.data.base import Dataset
 from fedsight.data.partition import Partition
 from fedsight.engine.base import Federation, View
-from fedsight.run.program import Program, too_large_cohort, too_large_quorum
+from fedsight.run.program import Program
 
 LISTED = 200  # sites that get figures of their own; a larger population is shown by its first
 
@@ -25,16 +25,11 @@ def federate(program: Program) -> Federation:
     """
     dataset = program.data.open()
     partition = program.split.divide(dataset.train, len(dataset.classes), program.seed)
-    cohort = program.rounds.cohort
-    if cohort is not None and cohort > len(partition):
-        raise ConfigError([too_large_cohort(cohort, len(partition))])
-    quorum = program.rounds.quorum
-    if cohort is None and quorum is not None and quorum > len(partition):
-        raise ConfigError([too_large_quorum(quorum, len(partition))])
+    if problems := program.rounds.check(len(partition)):
+        raise ConfigError(problems)
     federation = Federation(program, dataset, partition, ())
     network = federation.network()
-    problems = program.check_network(network)
-    if problems:
+    if problems := program.check_network(network):
         raise ConfigError(problems)
     personal = program.layout(network).length(Kind.PERSONAL) > 0
     views = _views(dataset, partition, personal or program.shift.kind != "none")

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isnan
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from fedsight.algorithms.base import Mean
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Layout
-from fedsight.core.rng import numpy_generator
 from fedsight.core.types import Metrics, Order
 from fedsight.engine.base import Engine, Federation, Outcome
 from fedsight.models.base import Network
 from fedsight.models.norms import from_moments, to_moments
+from fedsight.run.protect import Protection
 from fedsight.run.store import Checkpoint
 
 Line = Mapping[str, Any]
@@ -50,29 +50,32 @@ def run(
     overall: Callable[[list[Metrics]], Mapping[str, float]],
     observer: Observer | None = None,
     start: Checkpoint | None = None,
+    secret: int | None = None,
 ) -> Trained:
     """Train `federation.program` on `engine`, from `start` or from the beginning.
 
-    `overall` makes a round's figures from the sums of the views. Raises SiteError when a round has
-    fewer good replies than the program's quorum.
+    `overall` makes a round's figures from the sums of the views; `secret` is where the noise of
+    protected updates comes from (None: the program's seed), which end training before they exceed
+    their target. Raises SiteError when a round has fewer good replies than the program's quorum.
     """
     program = federation.program
+    protection = Protection(federation, secret)
     network = federation.network()
     layout = program.layout(network)
     initial = layout.read(network.module)
     now = start or Checkpoint(
-        0, initial[layout.travelling].clone(), program.algorithm.init(initial[layout.shared])
+        0, initial[layout.travelling].clone(), program.init(initial[layout.shared])
     )
     sums: list[Metrics] = []
     rounds = program.rounds
-    for round in range(now.round + 1, rounds.rounds + 1):
+    for round in range(now.round + 1, protection.rounds + 1):
         began = time.perf_counter()
-        cohort = draw_cohort(federation, round)
-        order = Order(round, now.vector, program.algorithm.shared(now.state))
+        cohort = protection.cohort(round)
+        order = Order(round, now.vector, program.shared(now.state))
         outcome = engine.train(order, cohort, observer.on_reply if observer else lambda: None)
         _judge(federation, outcome, round, len(cohort))
-        vector, state = _server_step(federation, network, layout, now, outcome, round)
-        last = round == rounds.rounds
+        vector, state = _server_step(protection, federation, network, layout, now, outcome, round)
+        last = round == protection.rounds
         sums = []
         if last or round % rounds.evaluate_every == 0:
             sums = engine.measure(vector, round)
@@ -93,6 +96,7 @@ def run(
             "accuracy": figures.get("accuracy"),
             "loss": figures.get("loss"),
             "train_loss": _train_loss(outcome),
+            "epsilon": protection.epsilon(round),
             "lr": program.train.rate(round, rounds.rounds),
             "cohort": len(cohort),
             "replies": len(outcome.notes),
@@ -108,16 +112,6 @@ def run(
     if not sums:  # resumed after the last round: only its figures are wanted
         sums = engine.measure(now.vector, now.round)
     return Trained(now, layout, network, torch.cat([now.vector, initial[layout.personal]]), sums)
-
-
-def draw_cohort(federation: Federation, round: int) -> list[int]:
-    """The clients of `round`, drawn without replacement, sorted."""
-    size = federation.program.rounds.cohort
-    if size is None or size == federation.population:
-        return list(range(federation.population))
-    rng = numpy_generator(federation.program.seed, "round", round, "cohort")
-    chosen = rng.choice(federation.population, size, replace=False, shuffle=False)
-    return sorted(int(client) for client in chosen)
 
 
 def _judge(federation: Federation, outcome: Outcome, round: int, asked: int) -> None:
@@ -138,6 +132,7 @@ def _judge(federation: Federation, outcome: Outcome, round: int, asked: int) -> 
 
 
 def _server_step(
+    protection: Protection,
     federation: Federation,
     network: Network,
     layout: Layout,
@@ -147,12 +142,11 @@ def _server_step(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The algorithm moves the shared slice; statistics move by their mean moments."""
     shared, buffer = layout.shared, layout.buffer
-    parts = outcome.total.mean()
-    moved = parts["delta"][buffer]
-    parts["delta"] = parts["delta"][shared]
-    mean = Mean(parts, outcome.total.count, federation.population)
-    algorithm = federation.program.algorithm
-    new, state = algorithm.step(now.vector[shared], now.state, mean, round)
+    mean, own, rest = protection.mean(outcome.total, now.state, round)
+    moved = mean.parts["delta"][buffer]
+    mean = replace(mean, parts={**mean.parts, "delta": mean.parts["delta"][shared]})
+    new, state = federation.program.algorithm.step(now.vector[shared], rest, mean, round)
+    state = {**state, **own}
     if not bool(torch.isfinite(new).all()):
         raise SiteError(
             f"the global model is no longer finite after round {round}",
@@ -169,6 +163,6 @@ def _server_step(
 
 def _train_loss(outcome: Outcome) -> float | None:
     weight = sum(note.weight for note in outcome.notes)
-    if not weight:
+    if not weight or any(isnan(note.train_loss) for note in outcome.notes):  # protected
         return None
     return sum(note.train_loss * note.weight for note in outcome.notes) / weight

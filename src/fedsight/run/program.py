@@ -6,15 +6,16 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
+from torch import Tensor
 
-from fedsight.algorithms.base import Algorithm, algorithms
+from fedsight.algorithms.base import Algorithm, State, algorithms
 from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind, Layout
 from fedsight.core.settings import Settings
@@ -23,6 +24,9 @@ from fedsight.data.base import Source
 from fedsight.data.partition import Split
 from fedsight.data.shift import Shift
 from fedsight.models.base import Model, Network
+from fedsight.privacy import rules
+from fedsight.privacy.base import Mechanism, split
+from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
 from fedsight.tasks.base import Task
 
@@ -60,6 +64,20 @@ class Rounds(Settings):
     quorum: int | None = Field(None, ge=1)  # good replies that close a round; None: of every site
     # seconds that a round of a deployed federation waits for its sites; an embedded one never does
     deadline: float = Field(600.0, gt=0)
+
+    def check(self, sites: int | None) -> list[Problem]:
+        """What can never be had from so many sites; None: their number is not known yet."""
+        problems = []
+        most = sites if self.cohort is None else self.cohort
+        if sites is not None and self.cohort is not None and self.cohort > sites:
+            cause = f"a cohort of {self.cohort} cannot be drawn from {sites} sites"
+            cure = f"lower rounds.cohort to {sites} or fewer, or leave it out to take all"
+            problems.append(Problem("rounds.cohort", cause, cure))
+        if most is not None and self.quorum is not None and self.quorum > most:
+            cause = f"{self.quorum} good replies can never come from a cohort of {most}"
+            cure = f"lower rounds.quorum to {most} or fewer, or leave it out to need every site"
+            problems.append(Problem("rounds.quorum", cause, cure))
+        return problems
 
 
 class Speed(Settings):
@@ -101,6 +119,7 @@ class Program:
     algorithm: Algorithm
     train: Train
     rounds: Rounds
+    privacy: Mechanism = field(default_factory=Unprotected)
     secure: Secure = field(default_factory=Secure)
 
     def table(self) -> dict[str, Any]:
@@ -122,18 +141,30 @@ class Program:
         }
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
+    def init(self, vector: Tensor) -> State:
+        """The state before the first round: the algorithm's and the mechanism's."""
+        return {**self.algorithm.init(vector), **self.privacy.init()}
+
+    def shared(self, state: State) -> Mapping[str, Tensor]:
+        """The part of the state that each site of the cohort needs."""
+        own, rest = split(state)
+        return {**self.algorithm.shared(rest), **self.privacy.shared(own)}
+
     def layout(self, network: Network) -> Layout:
         """The layout of `network`, with the algorithm's personal slices."""
         layout = Layout.of(network.module)
         return layout.rekind(lambda name, kind: self.algorithm.kind(name, kind, network))
 
     def baseline(self) -> Program:
-        """The same training without a federated algorithm: for a site alone and for all pooled."""
+        """The same training without a federated algorithm: for a site alone and for all pooled.
+
+        Nothing of it leaves a site, so nothing is protected.
+        """
         rounds = self.rounds.model_copy(
             update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
         )
-        fedavg = algorithms.get("fedavg")()
-        return replace(self, algorithm=fedavg, rounds=rounds, secure=Secure())
+        plain = algorithms.get("fedavg")()
+        return replace(self, algorithm=plain, rounds=rounds, privacy=Unprotected(), secure=Secure())
 
     def check(self) -> list[Problem]:
         """Every problem that can be told without reading images, each with its cure."""
@@ -143,6 +174,8 @@ class Program:
         yield from self.data.check()
         yield from self.model.check()
         yield from self.algorithm.check(self.train)
+        yield from self.privacy.check()
+        yield from rules.problems(self)
         if self.train.warmup >= self.rounds.rounds:
             yield Problem(
                 "train.warmup",
@@ -150,13 +183,9 @@ class Program:
                 "lower train.warmup or raise rounds.rounds",
             )
         sites = getattr(self.split, "sites", None)
-        cohort = self.rounds.cohort
-        if sites is not None and cohort is not None and cohort > sites:
-            yield too_large_cohort(cohort, sites)
-        most, quorum = sites if cohort is None else cohort, self.rounds.quorum
-        if most is not None and quorum is not None and quorum > most:
-            yield too_large_quorum(quorum, most)
-        yield from self.secure.check(most, quorum)
+        yield from self.rounds.check(sites)
+        most = sites if self.rounds.cohort is None else self.rounds.cohort
+        yield from self.secure.check(most, self.rounds.quorum)
 
     def check_network(self, network: Network) -> list[Problem]:
         """Problems that show when the network is there."""
@@ -172,24 +201,6 @@ class Program:
             cure = "use model.norm = 'group', or an algorithm that keeps norms at the site (fedbn)"
             return [Problem("secure", cause, cure)]
         return []
-
-
-def too_large_cohort(cohort: int, sites: int) -> Problem:
-    """The problem of a cohort larger than the population."""
-    return Problem(
-        "rounds.cohort",
-        f"a cohort of {cohort} cannot be drawn from {sites} sites",
-        f"lower rounds.cohort to {sites} or fewer, or leave it out to take all",
-    )
-
-
-def too_large_quorum(quorum: int, cohort: int) -> Problem:
-    """The problem of more replies wanted than sites are asked."""
-    return Problem(
-        "rounds.quorum",
-        f"{quorum} good replies can never come from a cohort of {cohort}",
-        f"lower rounds.quorum to {cohort} or fewer, or leave it out to need every site",
-    )
 
 
 def _has_bfloat16() -> bool:

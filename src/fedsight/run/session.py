@@ -134,16 +134,17 @@ def go(
     checkpoint: Checkpoint | None,
     reporters: Sequence[Reporter],
     pictures: bool = True,
+    secret: int | None = None,
 ) -> dict[str, Any]:
     """Train on `engine`, which stays open, and write all that the folder holds at the end.
 
     From `checkpoint`, or from the beginning; the folder was made by `RunStore.create`. Without
-    `pictures` the evaluation shows no images: a coordinator far from the sites has none. Returns
-    the summary.
+    `pictures` the evaluation shows no images: a coordinator far from the sites has none. `secret`
+    is where the coordinator's noise comes from, None: the program's seed. Returns the summary.
     """
     recorder = _Recorder(store, speed.checkpoint_every, reporters)
-    trained = _train(federation, engine, recorder, checkpoint)
-    return conclude(federation, speed, store, command, trained, reporters, pictures)
+    trained = _train(federation, engine, recorder, checkpoint, secret)
+    return conclude(federation, speed, store, command, trained, reporters, pictures, secret)
 
 
 def _embedded(
@@ -165,7 +166,11 @@ def _embedded(
 
 
 def _train(
-    federation: Federation, engine: Engine, recorder: _Recorder, checkpoint: Checkpoint | None
+    federation: Federation,
+    engine: Engine,
+    recorder: _Recorder,
+    checkpoint: Checkpoint | None,
+    secret: int | None = None,
 ) -> loop.Trained:
     evaluator = Evaluator(federation)
 
@@ -174,4 +179,4 @@ def _train(
 
     for reporter in recorder.reporters:
         reporter.begin(federation, checkpoint.round if checkpoint else 0)
-    return loop.run(federation, engine, overall, recorder, checkpoint)
+    return loop.run(federation, engine, overall, recorder, checkpoint, secret)

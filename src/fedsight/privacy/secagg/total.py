@@ -107,8 +107,15 @@ class SecureSum:
 
     def mean(self) -> dict[str, Tensor]:
         """Weighted mean of each part, float64; what is masked must have been unmasked."""
+        return self._decoded(self.weight)
+
+    def plain(self) -> dict[str, Tensor]:
+        """Weighted sum of each part, float64; what is masked must have been unmasked."""
+        return self._decoded(1)
+
+    def _decoded(self, weight: int) -> dict[str, Tensor]:
         sums = self.words & np.uint32((1 << self.quantiser.modulus) - 1)
-        return self.quantiser.decode(sums, self.count, self.weight)
+        return self.quantiser.decode(sums, self.count, weight)
 
     def _room(self, count: int, who: str) -> None:
         if count > self.quantiser.terms:

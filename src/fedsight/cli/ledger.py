@@ -1,0 +1,103 @@
+"""Tables of a site's ledger: its entries, its runs, and what is left of epsilon."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+
+from fedsight.cli.members import _print, _show, _table, _when
+from fedsight.privacy.contract import Contract
+from fedsight.privacy.entries import Entry
+from fedsight.privacy.ledger import Ledger
+
+
+def told(ledger: Ledger) -> str:
+    """That the ledger is whole, and what to note of it elsewhere."""
+    number, hash = ledger.head
+    entries = "1 entry" if number == 1 else f"{number:,} entries"
+    return f"The ledger is whole: {entries}. Its head is {number}:{hash}"
+
+
+def as_table(ledger: Ledger, folder: Path) -> dict[str, Any]:
+    """All of it as plain values."""
+    entries = ledger.entries()
+    number, hash = ledger.head
+    return {
+        "entries": [asdict(entry) for entry in entries],
+        "runs": _runs(entries),
+        "head": {"number": number, "hash": hash},
+        "epsilon": _epsilons(ledger, folder, entries),
+    }
+
+
+def show(ledger: Ledger, folder: Path) -> None:
+    """The entries, the runs, the epsilons, and that the chain is whole."""
+    entries = ledger.entries()
+    table = _table("entry", "time", "kind", "run", "round", "bytes", "protections", "asked by")
+    for one in entries:
+        table.add_row(
+            str(one.number),
+            _when(one.time),
+            one.kind,
+            one.run[:8],
+            str(one.round) if one.kind in ("update", "figures") else "",
+            f"{one.bytes:,}",
+            ", ".join(one.protections) or ("none" if one.kind == "update" else ""),
+            escape(", ".join(one.asked_by)),
+        )
+    _show(table)
+    runs = _table("run", "program", "data set", "updates", "bytes of updates", "bytes of the rest")
+    for run in _runs(entries):
+        cells = (f"{run[key]:,}" for key in ("updates", "update_bytes", "other_bytes"))
+        runs.add_row(run["run"][:8], run["program"][:12], escape(run["data_set"]), *cells)
+    _show(runs)
+    for line in _epsilons(ledger, folder, entries):
+        _print(_sentence(line))
+    _print(told(ledger))
+
+
+def _runs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What left for each run."""
+    found: dict[str, dict[str, Any]] = {}
+    for one in entries:
+        if not one.run:
+            continue
+        new = {"run": one.run, "program": one.program, "data_set": one.data_set}
+        run = found.setdefault(one.run, {**new, "updates": 0, "update_bytes": 0, "other_bytes": 0})
+        run["updates"] += one.kind == "update"
+        run["update_bytes" if one.kind == "update" else "other_bytes"] += one.bytes
+    return list(found.values())
+
+
+def _epsilons(ledger: Ledger, folder: Path, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """What each data set has cost, and what the contract permits; null: not bounded by noise."""
+    contract = _contract(folder)
+    limit, found = contract.limit, []
+    for name in sorted({contract.data_set, *(one.data_set for one in entries if one.data_set)}):
+        spent = ledger.spent(name, contract.delta, contract.trust_coordinator_noise)
+        permitted = limit.epsilon if limit and name == contract.data_set else None
+        value = spent if math.isfinite(spent) else None
+        line = {"data_set": name, "spent": value, "permitted": permitted, "delta": contract.delta}
+        found.append(line)
+    return found
+
+
+def _sentence(line: dict[str, Any]) -> str:
+    spent = "no finite epsilon, since updates left without noise that counts"
+    if line["spent"] is not None:
+        spent = f"epsilon {line['spent']:.4g} at delta {line['delta']:g}"
+    permitted = line["permitted"]
+    of = "; the contract sets no limit" if permitted is None else f" of {permitted:g} permitted"
+    return f"The images '{line['data_set']}' have cost {spent}{of}."
+
+
+def _contract(folder: Path) -> Contract:
+    """The contract in the owner's file, which may have been edited since the site was started."""
+    from fedsight.deploy.owner import read_contract
+
+    return read_contract(folder / "site.toml")

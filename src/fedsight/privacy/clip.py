@@ -1,0 +1,53 @@
+"""Clipping: the bound that noise is measured by, over all that a client sends together."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import SiteError
+from fedsight.core.fixedpoint import FRACTION_BITS
+from fedsight.core.types import Payload
+
+
+def norm(payload: Payload, site: str) -> float:
+    """Joint L2 norm of all parts, in float64; SiteError naming the site if it is not finite."""
+    squares = 0.0
+    for part in payload.values():
+        squares += float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2
+    if not math.isfinite(squares):
+        raise SiteError(
+            f"site '{site}' has an update that is not finite (NaN or infinity)",
+            "its training diverged or its data are broken: lower train.lr, set train.clip or "
+            "look at its images; with rounds.quorum a run goes on without such replies",
+        )
+    return math.sqrt(squares)
+
+
+def clip(payload: Payload, most: float, site: str) -> dict[str, Tensor]:
+    """All parts scaled together so that their joint norm is at most `most`.
+
+    The bound holds for the integers that are added up (`core/fixedpoint.py`): room is left for
+    their rounding, so no update is larger than what the noise is measured by. An update of zeros
+    stays as it is. Raises SiteError naming the site if the update is not finite.
+    """
+    found = norm(payload, site)
+    entries = sum(part.numel() for part in payload.values())
+    # Each entry is rounded twice: to float32 by the scaling, and to fixed point.
+    room = most * (1 - 1e-6) - math.sqrt(entries) * 2.0**-FRACTION_BITS
+    scale = 1.0 if found <= max(room, 0.0) else max(room, 0.0) / found
+    return {name: part if scale == 1.0 else part * scale for name, part in payload.items()}
+
+
+def flat(parts: Mapping[str, Tensor]) -> Tensor:
+    """All parts as one vector, in their order."""
+    return torch.cat(list(parts.values()))
+
+
+def cut(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The vector of `flat` cut up again."""
+    pieces = vector.split([part.numel() for part in like.values()])
+    return dict(zip(like, pieces, strict=True))

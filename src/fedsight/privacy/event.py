@@ -1,0 +1,124 @@
+"""One noisy release, as the accountant sees it: its noise, its sampling, its neighbours."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+from fedsight.core.errors import FedSightError
+
+Neighbours = Literal["add_remove", "replace_one"]
+Kind = Literal["gaussian", "poisson", "fixed_size", "matrix", "skellam", "laplace"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """One release with noise of standard deviation `noise` in units of the clipping norm.
+
+    Make it with the functions below or through a sampler. Two data sets are neighbours when one
+    has a client (or an example) more (`add_remove`), or another in the place of one
+    (`replace_one`); in the latter case an update can move by twice the clipping norm, and `noise`
+    counts half. Raises FedSightError for values that no release has.
+    """
+
+    kind: Kind
+    noise: float  # standard deviation (of Laplace noise: scale) over the norm of one contribution
+    neighbours: Neighbours = "add_remove"
+    rate: float = 1.0  # poisson: the probability that one takes part
+    population: int = 0  # fixed_size: how many there are
+    sample: int = 0  # fixed_size: how many take part
+    sensitivity: float = 1.0  # matrix: of the whole stream of rounds, for a norm of 1 in each
+    l1: float = 0.0  # skellam: sensitivities of the integers
+    l2: float = 0.0
+
+    def __post_init__(self) -> None:
+        numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.type in ("float",)}
+        sizes = self.population, self.sample
+        good = (
+            self.kind in get_args(Kind)
+            and self.neighbours in get_args(Neighbours)
+            and all(
+                isinstance(value, float | int)
+                and not isinstance(value, bool)
+                and math.isfinite(value)
+                and value >= 0
+                for value in numbers.values()
+            )
+            and self.rate <= 1
+            and self.sensitivity > 0
+            and all(type(size) is int for size in sizes)
+            and (self.kind == "poisson" or self.rate == 1)
+            and (self.kind == "matrix" or self.sensitivity == 1)
+        )
+        if good and self.kind == "fixed_size":
+            good = 0 < self.sample <= self.population and self.neighbours == "replace_one"
+        if good and self.kind == "poisson":
+            good = self.neighbours == "add_remove"
+        if good and self.kind == "skellam":
+            good = self.l2 > 0 and self.l1 >= self.l2
+        if not good:
+            raise FedSightError(
+                f"no release is accounted as {asdict(self)}",
+                "let the sampler or the mechanism make the event; a file that tells of this one "
+                "was altered or written by another version",
+            )
+
+    def under(self, relation: Neighbours) -> float:
+        """Noise over sensitivity when neighbours are `relation`; a matrix's whole stream is one."""
+        noise = self.noise / self.sensitivity
+        return noise if relation == "add_remove" else noise / 2
+
+    def table(self) -> dict[str, Any]:
+        """As plain values, less what its kind has no use for."""
+        usual = {item.name: item.default for item in fields(self)}
+        return {
+            name: value
+            for name, value in asdict(self).items()
+            if name in ("kind", "noise", "neighbours") or value != usual[name]
+        }
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Event:
+        """The event of `table()`; FedSightError if it is none."""
+        known = {item.name for item in fields(cls)}
+        if not {"kind", "noise", "neighbours"} <= table.keys() <= known:
+            raise FedSightError(
+                f"{dict(table)} does not tell of a release",
+                "the file was altered or written by another version",
+            )
+        return cls(**table)
+
+
+def gaussian(noise: float, neighbours: Neighbours = "add_remove") -> Event:
+    """Gaussian noise, everybody takes part (Dwork and Roth 2014, appendix A)."""
+    return Event("gaussian", noise, neighbours)
+
+
+def poisson(noise: float, rate: float) -> Event:
+    """Gaussian noise on a Poisson sample (Mironov, Talwar and Zhang 2019)."""
+    return Event("poisson", noise, rate=rate) if rate < 1 else gaussian(noise)
+
+
+def fixed_size(noise: float, population: int, sample: int) -> Event:
+    """Gaussian noise on a sample of fixed size, without replacement (Wang et al. 2019)."""
+    if sample == population:
+        return gaussian(noise, "replace_one")
+    return Event("fixed_size", noise, "replace_one", population=population, sample=sample)
+
+
+def matrix(noise: float, sensitivity: float) -> Event:
+    """Correlated Gaussian noise over a whole stream of rounds (Denisov et al. 2022)."""
+    return Event("matrix", noise, sensitivity=sensitivity)
+
+
+def skellam(variance: float, l1: float, l2: float, neighbours: Neighbours = "add_remove") -> Event:
+    """Skellam noise of `variance` on integers with these sensitivities (Agarwal et al. 2021)."""
+    return Event("skellam", math.sqrt(variance) / l2, neighbours, l1=l1, l2=l2)
+
+
+def laplace(epsilon: float, neighbours: Neighbours = "add_remove") -> Event:
+    """Laplace noise that is `epsilon`-private by itself under `neighbours`."""
+    noise = 1 / epsilon
+    return Event("laplace", noise if neighbours == "add_remove" else 2 * noise, neighbours)

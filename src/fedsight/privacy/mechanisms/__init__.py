@@ -1,0 +1,1 @@
+"""The mechanisms by name, a file each: `[privacy]` in the config."""

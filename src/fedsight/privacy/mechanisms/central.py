@@ -1,0 +1,135 @@
+"""Client-level central differential privacy: sites clip, a trusted coordinator adds the noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsight.aggregate.mean import Total
+from fedsight.core.errors import FedSightError, Problem
+from fedsight.core.types import Payload
+from fedsight.privacy.accounting import Events
+from fedsight.privacy.base import (
+    PREFIX,
+    MakeNoise,
+    Plan,
+    Protected,
+    Released,
+    State,
+    mechanisms,
+)
+from fedsight.privacy.clip import clip, cut, flat, norm
+from fedsight.privacy.sampling import Everyone, FixedSize, Poisson, Sampler
+
+CLIP = f"{PREFIX}clip"
+BELOW = f"{PREFIX}below"  # a payload's part: 1/2 if its norm was below the clip, else -1/2
+
+
+@mechanisms.add("central", paper="McMahan et al. 2018, Algorithm 1; clip: Andrew et al. 2021")
+class Central(Protected):
+    """DP-FedAvg: each update is clipped as a whole, and the sum gets Gaussian noise.
+
+    The sum is divided by the expected size of a cohort, never by the real one, and every update
+    weighs the same. With `quantile` the clip follows the norms: it is the joint norm that so large
+    a share of the updates stays below, found from noised counts that epsilon includes.
+    """
+
+    unit: ClassVar[Literal["", "client", "example"]] = "client"
+    trusts: ClassVar[str] = "the coordinator, which sees each clipped update before the noise"
+    covers: ClassVar[str] = "all that one client's images ever change in the published models"
+    clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update; with quantile, the first
+    # how rounds.cohort is drawn: by a coin for each client, or a fixed number (dearer)
+    sampling: Literal["poisson", "fixed"] = "poisson"
+    quantile: float | None = Field(None, gt=0, lt=1)  # share of updates that the clip shall spare
+    clip_rate: float = Field(0.2, gt=0, le=2)  # how fast the clip follows, on a log scale
+    # noise on the count of updates below the clip; None: a twentieth of the cohort, or more
+    count_noise: float | None = Field(None, gt=0)
+
+    def sampler(self, plan: Plan) -> Sampler:
+        """Coins, a fixed number, or everyone."""
+        if plan.cohort is None:
+            return Everyone()
+        if self.sampling == "fixed":
+            return FixedSize(plan.cohort)
+        return Poisson(plan.cohort / plan.population)
+
+    def events(self, plan: Plan, rounds: int, noise: float) -> Events:
+        """One release a round; the counts share its noise (see `_noises`)."""
+        return [(self.sampler(plan).event(plan.population, noise), rounds)]
+
+    def parts(self) -> Mapping[str, int]:
+        """With a quantile, which side of the clip the update's norm was on."""
+        return {} if self.quantile is None else {BELOW: 1}
+
+    def init(self) -> State:
+        """The first clip, if it is to move."""
+        return {} if self.quantile is None else {CLIP: torch.tensor([self.clip])}
+
+    def shared(self, state: State) -> Mapping[str, Tensor]:
+        """The clip of the round."""
+        return state
+
+    def release(
+        self,
+        payload: Payload,
+        shared: Mapping[str, Tensor],
+        plan: Plan,
+        site: str,
+        noise: MakeNoise,
+    ) -> Payload:
+        """The update, clipped; the coordinator adds the noise."""
+        most = float(shared[CLIP]) if self.quantile is not None else self.clip
+        released = clip(payload, most, site)
+        if self.quantile is not None:
+            below = norm(payload, site) <= most
+            released[BELOW] = torch.tensor([0.5 if below else -0.5])
+        return released
+
+    def mean(self, total: Total, plan: Plan, state: State, noise: MakeNoise) -> Released:
+        """(sum + noise) / expected cohort; a round in which nobody's coin fell is noise alone."""
+        found = total.plain()
+        count = found.pop(BELOW, None)
+        expected = self.sampler(plan).expected(plan.population)
+        most = float(state[CLIP]) if self.quantile is not None else self.clip
+        deviation, bits = self._noises(plan)
+        stream = noise("sum", values=total.tensors.values())
+        vector = flat(found)
+        vector = (vector + stream.normal(len(vector), deviation * most)) / expected
+        if count is not None:
+            assert self.quantile is not None
+            share = float((count + stream.normal(1, bits)) / expected) + 0.5
+            most = min(max(most * math.exp(-self.clip_rate * (share - self.quantile)), 1e-6), 1e6)
+            state = {CLIP: torch.tensor([most])}
+        return Released(cut(vector, found), round(expected), state)
+
+    def _noises(self, plan: Plan) -> tuple[float, float]:
+        """Noise multiplier of the update, and noise of the count (Andrew et al., Theorem 1).
+
+        Both together cost what one release with the plan's noise multiplier z does:
+        z^-2 = z_update^-2 + (2 noise of the count)^-2, as a count moves by a half.
+        """
+        z = self.noise(plan)
+        if self.quantile is None:
+            return z, 0.0
+        bits = self.count_noise or max(self.sampler(plan).expected(plan.population) / 20, z)
+        if 2 * bits <= z:
+            raise FedSightError(
+                f"with a noise multiplier of {z:.3g} a count noise of {bits:.3g} alone would spend "
+                "more than there is",
+                f"raise privacy.count_noise above {z / 2:.3g}, or leave it out",
+            )
+        return (z**-2 - (2 * bits) ** -2) ** -0.5, bits
+
+    def check(self) -> list[Problem]:
+        """Settings of a quantile without one."""
+        problems = super().check()
+        if self.quantile is None and self.count_noise is not None:
+            cause = "nothing is counted: the clip does not move"
+            cure = "set privacy.quantile = 0.5, or remove privacy.count_noise"
+            problems.append(Problem("privacy.count_noise", cause, cure))
+        return problems

@@ -1,0 +1,50 @@
+"""Client-level local differential privacy: each site adds the noise before anything leaves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field
+from torch import Tensor
+
+from fedsight.core.types import Payload
+from fedsight.privacy import event
+from fedsight.privacy.accounting import Events
+from fedsight.privacy.base import MakeNoise, Plan, Protected, mechanisms
+from fedsight.privacy.clip import clip, cut, flat
+
+
+@mechanisms.add("local", paper="Duchi et al. 2013; Gaussian as in Dwork and Roth 2014, appendix A")
+class Local(Protected):
+    """Each update is clipped as a whole and gets Gaussian noise at its site.
+
+    Two data sets of the site may differ in everything, so an update can move by twice the clip,
+    and noise counts half. Who takes part is known to the coordinator: nothing is amplified, and a
+    site is accounted as if it took part in every round.
+    """
+
+    unit: ClassVar[Literal["", "client", "example"]] = "client"
+    trusts: ClassVar[str] = "nobody but the site itself"
+    covers: ClassVar[str] = "all that a site's images change in the updates that leave it"
+    clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
+
+    def events(self, plan: Plan, rounds: int, noise: float) -> Events:
+        """One release a round: the whole data set replaced by another."""
+        return [(event.gaussian(noise, "replace_one"), rounds)]
+
+    def release(
+        self,
+        payload: Payload,
+        shared: Mapping[str, Tensor],
+        plan: Plan,
+        site: str,
+        noise: MakeNoise,
+    ) -> Payload:
+        """The update, clipped and noised."""
+        clipped = clip(payload, self.clip, site)
+        vector = flat(clipped)
+        disturbance = noise("update", values=[vector]).normal(
+            len(vector), self.noise(plan) * self.clip
+        )
+        return cut((vector.double() + disturbance).float(), clipped)

@@ -1,0 +1,115 @@
+"""Client-level central privacy with noise that later rounds take back: matrix factorisation.
+
+The sums of the rounds are disturbed by C^-1 z instead of z, where C is a banded Toeplitz matrix:
+what is added in one round is mostly subtracted in the following ones, so the model, which is the
+sum over rounds, carries less. The price is the sensitivity of C, which is small for clients that
+rest between two rounds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsight.aggregate.mean import Total
+from fedsight.core.types import Payload
+from fedsight.privacy import event
+from fedsight.privacy.accounting import Events
+from fedsight.privacy.base import (
+    PREFIX,
+    MakeNoise,
+    Plan,
+    Protected,
+    Released,
+    State,
+    mechanisms,
+)
+from fedsight.privacy.clip import clip, cut, flat
+from fedsight.privacy.sampling import Cyclic
+
+PAST = f"{PREFIX}noise"  # [bands - 1, d] float64: what was added in the last rounds, newest first
+
+
+@mechanisms.add("matrix", paper="Choquette-Choo et al. 2023; bands: Kalinin and Lampert 2024")
+class Matrix(Protected):
+    """DP-FedAvg with banded correlated noise, for clients that take turns in fixed groups.
+
+    Nothing is amplified by sampling: it suits populations whose turns can be fixed, and runs that
+    should not rest on a secret cohort. One client is left out everywhere or nowhere; the groups
+    of the others stay as they are.
+    """
+
+    unit: ClassVar[Literal["", "client", "example"]] = "client"
+    trusts: ClassVar[str] = "the coordinator, which sees each clipped update before the noise"
+    covers: ClassVar[str] = "all that one client's images ever change in the published models"
+    clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
+    bands: int = Field(8, ge=1, le=256)  # rounds that noise is correlated over; 1: independent
+
+    def sampler(self, plan: Plan) -> Cyclic:
+        """Groups of about a cohort that take turns."""
+        return Cyclic(plan.population if plan.cohort is None else plan.cohort)
+
+    def events(self, plan: Plan, rounds: int, noise: float) -> Events:
+        """The whole stream is one Gaussian release, as sensitive as its first `rounds` columns."""
+        if not rounds:
+            return []
+        apart = self.sampler(plan).groups(plan.population)
+        return [(event.matrix(noise, sensitivity(coefficients(self.bands), rounds, apart)), 1)]
+
+    def release(
+        self,
+        payload: Payload,
+        shared: Mapping[str, Tensor],
+        plan: Plan,
+        site: str,
+        noise: MakeNoise,
+    ) -> Payload:
+        """The update, clipped; the coordinator adds the noise."""
+        return clip(payload, self.clip, site)
+
+    def mean(self, total: Total, plan: Plan, state: State, noise: MakeNoise) -> Released:
+        """(sum + this round's row of C^-1 z) / size of a group."""
+        found = total.plain()
+        vector = flat(found)
+        stream = noise("sum", values=total.tensors.values())
+        past = state.get(PAST, torch.empty(0, len(vector), dtype=torch.float64))
+        fresh = stream.normal(len(vector), self.noise(plan) * self.clip)
+        for weight, earlier in zip(coefficients(self.bands)[1:], past, strict=False):
+            fresh = fresh - float(weight) * earlier
+        expected = self.sampler(plan).expected(plan.population)
+        if self.bands > 1:
+            state = {PAST: torch.cat([fresh[None], past])[: self.bands - 1].contiguous()}
+        return Released(cut((vector + fresh) / expected, found), round(expected), state)
+
+
+def coefficients(bands: int) -> npt.NDArray[np.float64]:
+    """First column of C: the square root of the prefix sums, cut off after so many bands.
+
+    c_0 = 1, c_k = c_(k-1) (2 k - 1) / (2 k) (Kalinin and Lampert 2024, equation 4).
+    """
+    column = np.ones(bands)
+    for k in range(1, bands):
+        column[k] = column[k - 1] * (2 * k - 1) / (2 * k)
+    return column
+
+
+def sensitivity(column: npt.NDArray[np.float64], rounds: int, apart: int) -> float:
+    """Largest L2 norm of C x, where x [rounds, d] has rows of norm at most 1 every `apart` rounds.
+
+    C [rounds, rounds] is lower triangular Toeplitz with this first column. No entry is negative,
+    so the largest is reached when all contributions point the same way (Choquette-Choo et al.
+    2023, Corollary 2.1).
+    """
+    most = 0.0
+    for first in range(min(apart, rounds)):
+        turns = np.zeros(rounds)
+        turns[first::apart] = 1.0
+        most = max(most, float(np.sum(np.convolve(turns, column)[:rounds] ** 2)))
+    return math.sqrt(most)

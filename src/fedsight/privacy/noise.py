@@ -1,0 +1,105 @@
+"""Where noise comes from: AES-256 in counter mode, keyed by a secret and by what is disturbed.
+
+The secret is the program's seed in a simulation, so that a run can be done again bit for bit, and
+32 random bytes that only the noise-adding party has in a deployment. The values to be disturbed
+are part of the key: the same release twice has the same noise and tells nothing new, and two
+different ones never share noise, whatever was interrupted, asked again, or run again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from torch import Tensor
+
+from fedsight.core.errors import StoreError
+from fedsight.core.rng import Step
+
+_BLOCK = 1 << 15  # normals made at once; intermediates stay in the second-level cache
+
+
+class Noise:
+    """One stream of noise: made anew from the same secret, path and values, it is the same."""
+
+    def __init__(self, secret: int, *path: Step, values: Iterable[Tensor] = ()) -> None:
+        digest = hashlib.sha256(b"fedsight noise")
+        for step in (secret, *path):
+            text = str(step).encode()
+            digest.update(f"{type(step).__name__}:{len(text)}:".encode() + text)
+        for value in values:
+            data = value.detach().contiguous().numpy()
+            digest.update(f"{data.dtype}:{data.size}:".encode())
+            digest.update(data.tobytes())
+        cipher = Cipher(algorithms.AES(digest.digest()), modes.CTR(bytes(16)))
+        self._stream = cipher.encryptor()
+
+    def uniform(self, size: int) -> npt.NDArray[np.float64]:
+        """Numbers in (0, 1), [size] float64, 53 bits each."""
+        words = np.frombuffer(self._stream.update(bytes(8 * size)), dtype="<u8")
+        return np.asarray((words >> np.uint64(11)).astype(np.float64) + 0.5) * 2.0**-53
+
+    def normal(self, size: int, deviation: float = 1.0) -> Tensor:
+        """Gaussian noise of standard deviation `deviation`, [size] float64 (Box and Muller)."""
+        out = np.empty(size + size % 2)
+        for start in range(0, len(out), _BLOCK):
+            part = out[start : start + _BLOCK]
+            half = len(part) // 2
+            radius = np.sqrt(-2.0 * np.log(self.uniform(half))) * deviation
+            angle = 2.0 * math.pi * self.uniform(half)
+            np.multiply(radius, np.cos(angle), out=part[:half])
+            np.multiply(radius, np.sin(angle), out=part[half:])
+        return torch.from_numpy(out[:size])
+
+    def generator(self) -> np.random.Generator:
+        """A NumPy generator whose whole state comes from this stream (for discrete noise)."""
+        seed = int.from_bytes(self._stream.update(bytes(32)), "little")
+        return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
+
+
+def secret_at(path: Path) -> int:
+    """The 32 random bytes in the file at `path`, which is made if it is not there.
+
+    Raises StoreError for a file that others may read, or that is not 32 bytes long.
+    """
+    if not path.exists():
+        _make_secret(path)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise StoreError(
+            f"the noise secret {path} may be read by others (mode {mode:o})",
+            f"it may be known already: remove it, and a new one is made. To keep it: "
+            f"chmod 600 {path}",
+        )
+    data = path.read_bytes()
+    if len(data) != 32:
+        raise StoreError(
+            f"the noise secret {path} has {len(data)} bytes, not 32", "remove it: a new one is made"
+        )
+    return int.from_bytes(data, "little")
+
+
+def _make_secret(path: Path) -> None:
+    """Whole or not at all, and never readable by others, not even for a moment."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(secrets.token_bytes(32))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.rename(path)
+    except OSError as error:
+        raise StoreError(
+            f"cannot write the noise secret {path}: {error.strerror or error}",
+            "free some space or choose another place",
+        ) from error

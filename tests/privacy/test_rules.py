@@ -1,0 +1,115 @@
+"""The compatibility matrix: check answers as the table says, pair by pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+
+from fedsight.core.errors import ConfigError
+from fedsight.privacy.base import mechanisms
+from fedsight.privacy.rules import FEATURES, RULES, Rule, met, remarks
+from fedsight.run.program import Program
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "central": {"privacy": {"name": "central"}},
+    "matrix": {"privacy": {"name": "matrix"}},
+    "local": {"privacy": {"name": "local"}},
+    "example": {"privacy": {"name": "example"}},
+    "BatchNorm": {"model": {"norm": "batch"}},
+    "BatchNorm kept at the site (FedBN)": {
+        "model": {"norm": "batch"},
+        "algorithm": {"name": "fedbn"},
+    },
+    "weighting by samples": {"rounds": {"weighting": "samples"}},
+    "a cohort": {"rounds": {"cohort": 2}},
+    "a quorum": {"rounds": {"quorum": 1}},
+    "SCAFFOLD": {"algorithm": {"name": "scaffold"}},
+    "a personal slice (FedBN, FedRep)": {"algorithm": {"name": "fedrep"}},
+    "a feature shift": {"shift": {"kind": "noise", "strength": 0.5}},
+}
+
+
+def program(*features: str) -> Program:
+    sections: dict[str, Any] = {"rounds": {"weighting": "uniform"}}
+    for feature in features:
+        for section, values in SETTINGS[feature].items():
+            sections[section] = {**sections.get(section, {}), **values}
+    if "privacy" in sections:
+        sections["privacy"]["noise_multiplier"] = 1.0
+    return tiny.program(**sections)
+
+
+def test_every_mechanism_is_judged_with_every_feature() -> None:
+    heads = set(mechanisms.names()) - {"none"}
+    rows = FEATURES.keys() - heads
+    assert {(rule.a, rule.b) for rule in RULES} == {(a, b) for a in heads for b in rows}
+    assert len({(rule.a, rule.b) for rule in RULES}) == len(RULES)
+    assert FEATURES.keys() == SETTINGS.keys()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.a}-{rule.b}")
+def test_check_answers_as_the_table_says(rule: Rule) -> None:
+    found = program(rule.a, rule.b)
+    assert rule in met(found)
+    problems = found.check()
+    if rule.verdict == "refused":
+        (problem,) = problems
+        assert rule.cause in problem.cause
+        assert (problem.where, problem.cure) == (rule.where, rule.cure)
+        assert rule.where
+        assert rule.cure
+    else:
+        assert problems == []
+    assert (rule.cause in remarks(found)) == (rule.verdict == "stated")
+
+
+@pytest.mark.parametrize("feature", [name for name in FEATURES if name not in mechanisms.names()])
+def test_without_protection_nothing_of_this_is_refused(feature: str) -> None:
+    assert program(feature).check() == []
+
+
+@pytest.mark.parametrize("name", sorted(set(mechanisms.names()) - {"none"}))
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("epsilon", 0.0),
+        ("epsilon", -1.0),
+        ("epsilon", float("inf")),
+        ("epsilon", "three"),
+        ("delta", 0.0),
+        ("delta", 1.0),
+        ("delta", -1e-5),
+        ("noise_multiplier", 0.0),
+        ("clip", 0.0),
+        ("clip", -1.0),
+        ("clip", float("nan")),
+    ],
+)
+def test_what_is_out_of_range_is_one_clear_message(name: str, setting: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny.program(privacy={"name": name, "epsilon": 3.0, setting: value})
+    (problem,) = caught.value.problems
+    assert problem.where == f"privacy.{setting}"
+    assert problem.cure
+
+
+def test_either_the_target_or_the_noise_must_be_said() -> None:
+    uniform = {"weighting": "uniform"}
+    (problem,) = tiny.program(privacy={"name": "central"}, rounds=uniform).check()
+    assert problem.where == "privacy.epsilon"
+
+
+def test_a_missing_library_is_a_problem_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsight.privacy.base.find_spec", lambda name: None)
+    monkeypatch.setattr("fedsight.privacy.mechanisms.example.find_spec", lambda name: None)
+    found = program("example").check()
+    assert len(found) == 2
+    assert all("fedsight[privacy]" in problem.cure for problem in found)
+
+
+def test_a_count_noise_needs_a_quantile() -> None:
+    privacy = {"name": "central", "epsilon": 3.0, "count_noise": 2.0}
+    (problem,) = tiny.program(privacy=privacy, rounds={"weighting": "uniform"}).check()
+    assert problem.where == "privacy.count_noise"
