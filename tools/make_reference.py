@@ -36,6 +36,8 @@ from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
 from fedsight.deploy.owner import Pace
 from fedsight.models.base import Model, models
+from fedsight.privacy import rules
+from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.contract import Contract
 from fedsight.run import store
 from fedsight.run.config import SECTIONS
@@ -44,6 +46,7 @@ from fedsight.tasks.base import tasks
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference.md"
+COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 EXAMPLE = ROOT / "src/fedsight/run/examples/fashion.toml"
 
 INTRO = """\
@@ -57,8 +60,8 @@ What every command, setting and file is. To learn FedSight, begin with the
 
 Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 [configuration](#configuration) · [data sources](#data-sources) · [splits](#splits) ·
-[models](#models) · [tasks](#tasks) · [algorithms](#algorithms) · [run folder](#run-folder) ·
-[a site's file](#a-sites-file)
+[models](#models) · [tasks](#tasks) · [algorithms](#algorithms) ·
+[mechanisms](#mechanisms) · [run folder](#run-folder) · [a site's file](#a-sites-file)
 """
 
 CONFIGURATION = """\
@@ -119,7 +122,8 @@ HISTORY = {
     "round": "from 1",
     "accuracy": "on test images after the round; null where the round was not evaluated",
     "loss": "likewise",
-    "train_loss": "mean over the replies, weighted as the updates are",
+    "train_loss": "mean over the replies, weighted as the updates are; null under `[privacy]`",
+    "epsilon": "spent so far; null without `[privacy]`",
     "lr": "local learning rate of the round",
     "cohort": "sites that were asked",
     "replies": "replies that were added",
@@ -142,6 +146,8 @@ SUMMARY = {
     "bytes_down": "received by all sites in all rounds",
     "fingerprint": "SHA-256 of the program",
     "model_sha256": "SHA-256 of `model.safetensors`",
+    "privacy": "epsilon with its delta, unit, neighbours, sampling and mechanism, who must be "
+    "trusted and what is not covered; null without `[privacy]`",
     "worst_site": "name and accuracy of the site with the lowest accuracy",
     "by_site": "accuracy and loss for each of the first 200 sites",
     "federated": "after `compare`: the same as `accuracy`",
@@ -210,6 +216,7 @@ def reference() -> str:
         *_registry("Models", "model", models, (Model,)),
         *_registry("Tasks", "task", tasks, ()),
         *_registry("Algorithms", "algorithm", algorithms, ()),
+        *_registry("Mechanisms", "privacy", mechanisms, (Protected,)),
         "## Run folder\n",
         *_run_folder(),
         "## A site's file\n",
@@ -273,7 +280,7 @@ def _placeholder(kind: Any) -> str:
         kind = typing.get_args(kind)[0]
     if isinstance(kind, type) and issubclass(kind, Enum):
         return "|".join(str(item.value) for item in kind)
-    return {int: "N", Path: "PATH", str: "TEXT"}[kind]
+    return {int: "N", float: "X", Path: "PATH", str: "TEXT"}[kind]
 
 
 def _plain(value: Any) -> str:
@@ -317,7 +324,7 @@ def _sections() -> Iterator[str]:
     for section, kind in SECTIONS.items():
         if isinstance(kind, tuple):
             registry, default = kind
-            title = {"data": "data sources"}.get(section, f"{section}s")
+            title = {"data": "data sources", "privacy": "mechanisms"}.get(section, f"{section}s")
             known = ", ".join(f"`{name}`" for name in registry.names())
             usual = f"`{default}`" if default else "required"
             link = f"[{title}](#{title.replace(' ', '-')})"
@@ -347,6 +354,7 @@ def _registry(
         SizedSource: "Sources of images of any size also have these:",
         Split: "Every split has this setting:",
         Model: "Every model has these settings:",
+        Protected: "All but `none` have these settings:",
     }
     for base in bases:
         yield f"{heads[base]}\n"
@@ -507,4 +515,5 @@ def _site() -> Iterator[str]:
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")
+    COMPATIBILITY.write_text(rules.page(), encoding="utf-8")
     print(f"Wrote {PAGE.relative_to(ROOT)}")
