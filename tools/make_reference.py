@@ -34,11 +34,12 @@ from fedsight.data import augment
 from fedsight.data.base import SizedSource, Source, sources
 from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
-from fedsight.deploy.owner import Pace
+from fedsight.deploy.owner import Guarded, Pace
 from fedsight.models.base import Model, models
 from fedsight.privacy import rules
 from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.contract import Contract
+from fedsight.privacy.secure import Secure
 from fedsight.run import store
 from fedsight.run.config import SECTIONS
 from fedsight.run.program import Rounds, Speed, Train
@@ -330,7 +331,8 @@ def _sections() -> Iterator[str]:
             link = f"[{title}](#{title.replace(' ', '-')})"
             rows.append((f"`[{section}]`", usual, f"{known}; see {link}"))
     yield _table(("section", "default of `name`", "known names"), rows)
-    for section, cls in (("train", Train), ("rounds", Rounds), ("shift", Shift), ("speed", Speed)):
+    plain = {"train": Train, "rounds": Rounds, "shift": Shift, "secure": Secure, "speed": Speed}
+    for section, cls in plain.items():
         assert SECTIONS[section] is cls
         yield f"### [{section}]\n"
         yield f"{_about(cls)}\n"
@@ -505,7 +507,7 @@ def _run_folder() -> Iterator[str]:
 
 def _site() -> Iterator[str]:
     yield SITE
-    for section, cls in (("contract", Contract), ("speed", Pace)):
+    for section, cls in (("contract", Contract), ("secure", Guarded), ("speed", Pace)):
         yield f"### A site's [{section}]\n"
         yield f"{_about(cls)}\n"
         yield _fields(cls)
