@@ -17,7 +17,6 @@ from fedsight.privacy.base import MakeNoise, Plan
 from fedsight.privacy.mechanisms.example import Example, steps
 from fedsight.tasks.base import Task
 
-
 _HASTY = "inplace"  # of activations: write over the input
 
 
