@@ -32,7 +32,7 @@ class Folder(SizedSource):
         """List the folders and read the images; DataError names the folder or file at fault."""
         if not self.path.is_dir():
             raise DataError(f"'{self.path}' is no folder", "set data.path to the images' folder")
-        children = {child.name: child for child in _folders(self.path)}
+        children = {child.name: child for child in subfolders(self.path)}
         if {"train", "test"} <= children.keys():
             others = sorted(children.keys() - {"train", "test"})
             if others:
@@ -49,7 +49,7 @@ class Folder(SizedSource):
         if not self.sites_in_path:
             yield from self._classes(root, None, test)
             return
-        for site in _folders(root):
+        for site in subfolders(root):
             records = list(self._classes(site, site.name, test))
             if not records:
                 raise DataError(
@@ -59,14 +59,14 @@ class Folder(SizedSource):
             yield from records
 
     def _classes(self, root: Path, site: str | None, test: bool | None) -> Iterator[Record]:
-        if loose := next(iter(_files(root)), None):
+        if loose := next(iter(image_files(root)), None):
             raise DataError(
                 f"image '{loose}' lies in no class folder",
                 "move it into the folder of its class",
             )
-        for folder in _folders(root):
-            files = _files(folder)
-            nested = next((sub for sub in _folders(folder) if _files(sub)), None)
+        for folder in subfolders(root):
+            files = image_files(folder)
+            nested = next((sub for sub in subfolders(folder) if image_files(sub)), None)
             if nested:
                 raise DataError(
                     f"class folder '{folder}' has images in a folder of its own, '{nested.name}'",
@@ -82,14 +82,14 @@ class Folder(SizedSource):
                 yield Record(file, folder.name, site, test)
 
 
-def _folders(root: Path) -> list[Path]:
+def subfolders(root: Path) -> list[Path]:
     """Subfolders that are not hidden, by name."""
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     return [root / name for name in names]
 
 
-def _files(root: Path) -> list[str]:
+def image_files(root: Path) -> list[str]:
     """Image files that are not hidden, by name; files of other kinds are passed over."""
     with os.scandir(root) as entries:
         return sorted(

@@ -1,0 +1,63 @@
+"""A network that gives vectors: a body for images, and a head with one vector per person."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class People(nn.Module):
+    """One unit vector per person: a fixed starting direction plus a learnt move, normalised.
+
+    Only the move is a parameter, and it starts at zero: where each site's people start is the
+    site's own draw (`start_at`), so that people of different sites start far apart although
+    nobody's vector is ever sent. `own` marks the people whom the site knows.
+    """
+
+    start: Tensor
+    own: Tensor
+
+    def __init__(self, people: int, dimension: int) -> None:
+        super().__init__()
+        self.move = nn.Parameter(torch.zeros(people, dimension))
+        start = F.normalize(torch.randn(people, dimension), dim=1)
+        self.register_buffer("start", start, persistent=False)  # drawn anew, so never sent
+        self.register_buffer("own", torch.ones(people, dtype=torch.bool), persistent=False)
+
+    def vectors(self) -> Tensor:
+        """Unit vectors [people, d]."""
+        return F.normalize(self.start + self.move, dim=1)
+
+    def start_at(self, people: Tensor, draws: torch.Generator) -> None:
+        """From now on the site knows only `people` (numbers), and starts them where it draws."""
+        self.own.zero_()
+        self.own[people] = True
+        self.start.copy_(F.normalize(torch.randn(self.start.shape, generator=draws), dim=1))
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        """Cosines [b, people] of unit vectors [b, d]."""
+        return embedded @ self.vectors().T
+
+
+class Embedding(nn.Module):
+    """`body` gives vectors [b, d], `head` compares them with people; the answer is cosines."""
+
+    def __init__(self, body: nn.Module, people: int, dimension: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = People(people, dimension)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Unit vectors [b, d] of images [b, c, h, w].
+
+        In evaluation an image and its mirror image are embedded together, as is customary: a face
+        is nearly symmetric, and the mean of two looks is steadier than one.
+        """
+        looks = self.body(x) if self.training else self.body(x) + self.body(x.flip(3))
+        return F.normalize(looks.float(), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Cosines [b, people]."""
+        cosines: Tensor = self.head(self.embed(x))
+        return cosines
