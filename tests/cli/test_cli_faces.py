@@ -22,7 +22,7 @@ name = "natural"
 [model]
 name = "face_net"
 width = 4
-blocks = 2
+cell = 4
 dimension = {dimension}
 [task]
 name = "faces"

@@ -75,7 +75,7 @@ def test_an_image_in_no_persons_folder_is_nameless(tmp_path: Path) -> None:
     tinyfaces.draw(tmp_path)
     loose = tmp_path / "clinic-0" / "loose.png"
     tinyfaces.picture(0, 0).save(loose)
-    with pytest.raises(DataError, match="loose.png"):
+    with pytest.raises(DataError, match=r"loose\.png"):
         People(path=tmp_path, size=16, sites_in_path=True).open()
     found = People(path=tmp_path, size=16, sites_in_path=True, nameless="skip").open()
     assert found.skipped == (str(loose),)

@@ -1,4 +1,4 @@
-"""A gallery at rest: nobody reads it without its key, nobody alters it, and who is erased is gone."""
+"""A gallery at rest: unread without its key, unaltered unnoticed, and who is erased is gone."""
 
 from __future__ import annotations
 

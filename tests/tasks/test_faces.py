@@ -130,7 +130,7 @@ def test_a_network_of_classes_is_refused(root: Path) -> None:
 
 def test_people_of_the_test_part_must_be_unseen() -> None:
     with pytest.raises(ConfigError, match="trained on"):
-        tiny.federation(task={"name": "faces"}, model={"name": "face_net", "blocks": 2})
+        tiny.federation(task={"name": "faces"}, model={"name": "face_net"})
 
 
 def test_the_model_knows_nobody_by_name(root: Path) -> None:

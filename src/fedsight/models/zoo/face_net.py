@@ -6,59 +6,58 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
 from torch import nn
 
 from fedsight.core.errors import ModelError, Problem
 from fedsight.models.base import Model, Network, models
-from fedsight.models.embedding import Embedding
+from fedsight.models.embedding import Centre, Embedding, Signs, UnitCells
 from fedsight.models.weights import load_weights
-
-GROUPS = 4
-WIDEST = 8  # times the first block's channels
 
 
 @models.add("face_net")
 class FaceNet(Model):
-    """Blocks of 3x3 convolution, max-pool, GroupNorm and ReLU, then a linear layer to a vector.
+    """One 5x5 convolution, its two signs apart, averaged over a grid; then one linear layer.
 
-    Block i has `width` * 2^i channels, at most eight times `width`. The last map is flattened:
-    where a feature lies in a face matters, so faces should be cut out alike. The head has one
-    vector per person. With `norm = "batch"`, BatchNorm takes GroupNorm's place.
+    Each cell of the grid is scaled to unit length over the channels, so that light matters little,
+    and the mean over faces is taken off. Shallow on purpose: with a few hundred images deeper
+    networks learn the people and not what tells people apart. Where a feature lies in a face
+    matters, so faces should be cut out alike. The head has one vector per person.
     """
 
-    width: int = Field(16, ge=GROUPS, multiple_of=GROUPS)
-    blocks: int = Field(4, ge=1, le=8)
-    dimension: int = Field(64, ge=2)  # of the vectors
-    dropout: float = Field(0.0, ge=0, lt=1)  # before the linear layer
+    width: int = Field(32, ge=1)  # filters
+    cell: int = Field(8, ge=2, multiple_of=2)  # pixels a side; cells overlap by half
+    dimension: int = Field(256, ge=2)  # of the vectors
+    # take the mean over faces off: a running statistic that travels, as BatchNorm's do
+    centre: bool = True
 
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Any size from 2^blocks pixels a side."""
-        least = 2**self.blocks
-        if min(height, width) < least:
+        """Any size from one cell."""
+        if min(height, width) < self.cell:
             raise ModelError(
-                f"the network 'face_net' with {self.blocks} blocks cannot take images of {height} "
-                f"x {width} pixels",
-                f"set data.size = {least} or more, or lower model.blocks",
+                f"the network 'face_net' with cells of {self.cell} pixels cannot take images of "
+                f"{height} x {width} pixels",
+                f"set data.size = {self.cell} or more, or lower model.cell",
             )
         body = nn.Sequential()
-        inputs = channels
-        for block in range(self.blocks):
-            outputs = self.width * min(WIDEST, 2**block)
-            conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)  # the norm has a shift
-            norm = nn.GroupNorm(GROUPS, outputs) if self.norm == "group" else None
-            body.add_module(f"conv{block}", conv)
-            body.add_module(f"pool{block}", nn.MaxPool2d(2))
-            body.add_module(f"norm{block}", norm or nn.BatchNorm2d(outputs))
-            body.add_module(f"relu{block}", nn.ReLU(inplace=True))
-            inputs = outputs
+        conv = nn.Conv2d(channels, self.width, 5, padding=2, bias=False)
+        with torch.no_grad():  # edges to begin with: even light has no answer
+            conv.weight -= conv.weight.mean((1, 2, 3), keepdim=True)
+        body.add_module("conv", conv)
+        body.add_module("signs", Signs())
+        body.add_module("grid", nn.AvgPool2d(self.cell, self.cell // 2))
+        body.add_module("unit", UnitCells())
         body.add_module("flatten", nn.Flatten())
-        if self.dropout:
-            body.add_module("dropout", nn.Dropout(self.dropout))
-        features = inputs * (height >> self.blocks) * (width >> self.blocks)
-        body.add_module("vector", nn.Linear(features, self.dimension))
+        cells = [(side - self.cell) // (self.cell // 2) + 1 for side in (height, width)]
+        features = 2 * self.width * cells[0] * cells[1]
+        if self.centre:
+            body.add_module("centre", Centre(features))
+        vector = nn.Linear(features, self.dimension, bias=False)
+        nn.init.normal_(vector.weight, std=features**-0.5)  # keeps angles, more or less
+        body.add_module("vector", vector)
         return Embedding(body, classes, self.dimension), ["head"]
 
 
