@@ -119,7 +119,8 @@ def test_sites_of_one_person_learn_and_their_vectors_stay_near_their_starts(
 def test_sites_are_tested_with_one_model(root: Path) -> None:
     of = tinyfaces.federation(root)
     assert not of.program.differs(of.network())
-    other = tinyfaces.federation(root, algorithm={"name": "fedbn"})
+    model = {"name": "embedding", "backbone": "small_cnn", "dimension": 8}
+    other = tinyfaces.federation(root, algorithm={"name": "fedbn"}, model=model)
     assert other.program.differs(other.network())
 
 

@@ -30,7 +30,7 @@ class OrlFaces(PeopleSource):
     # [height, width] or a square's side; the pictures' own is [112, 92]
     size: Side | Annotated[tuple[Side, Side], Field(strict=False)] = (56, 46)
     sites: int = Field(10, ge=1, le=PEOPLE)
-    unseen_people: int = Field(10, ge=LEAST, lt=PEOPLE)
+    unseen_people: int = Field(10, ge=LEAST, lt=PEOPLE)  # of the test part
     people_seed: int = 0  # who is unseen, and who is at which site
 
     def needs(self) -> tuple[str, ...]:

@@ -69,6 +69,7 @@ class EmbeddingModel(Model):
     the backbone's own; its last layer keeps its fresh start.
     """
 
+    # where the architecture comes from
     backbone: Literal["timm", "torchvision", "small_cnn"] = "timm"
     architecture: str | None = None  # for timm and torchvision
     dimension: int = Field(128, ge=2)  # of the vectors
