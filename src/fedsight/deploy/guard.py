@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from fedsight.deploy.incoming import count
 from fedsight.deploy.owner import Owner
 from fedsight.deploy.pins import Pins, Serial
 from fedsight.engine import wire
-from fedsight.engine.secured import fingerprint
+from fedsight.engine.secured import fingerprint, plan_of
+from fedsight.privacy.noise import Noise, secret_at
 from fedsight.privacy.secagg.client import Client
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import pack
-from fedsight.privacy.secagg.total import Plan
 from fedsight.run.program import Program
 
 Answer = tuple[dict[str, Any], bytes | memoryview]
@@ -80,7 +81,9 @@ class Guard:
         cap, terms = count(quantiser, "cap"), count(quantiser, "terms")
         if not cap or not 1 <= terms <= MOST_TERMS or min(sizes.values(), default=0) < 0:
             raise SiteError("the coordinator's quantiser is none", "update the coordinator")
-        plan = Plan(program.secure, sizes, program.seed, cap, program.train.lr)
+        secret = secret_at(self._home / "noise.key") if program.privacy.protects else 0
+        noise = partial(Noise, secret, program.fingerprint)
+        plan = plan_of(program, sizes, cap, noise)
         how = plan.quantiser(terms)
         client = self._client
         if program.secure.masks:

@@ -6,6 +6,7 @@ as events what that was. Its state lies with the algorithm's, under names that b
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -39,6 +40,18 @@ class Plan:
     batch: int = 1  # images in a step
     passes: int = 1  # over a site's images in a round
     sizes: tuple[int, ...] = ()  # the different numbers of images that sites have
+    # Under secure aggregation: values of an update, largest absolute value, sites in a sum, how
+    # many of these answer and do not collude for certain, bits of a value (None: all that fit).
+    size: int = 0
+    reach: float = 0.0
+    terms: int = 0
+    honest: int = 0
+    bits: int | None = None
+    unit: float = 0.0  # how far secure aggregation's rounding moves a value, at most
+
+    def reached(self, clip: float, size: int) -> float:
+        """Largest L2 norm of an update of `size` values, clipped to `clip` and then rounded."""
+        return clip + math.sqrt(size) * self.unit
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ FEATURES: dict[str, Callable[[Program], bool]] = {
     "matrix": lambda program: program.privacy.registered == "matrix",
     "local": lambda program: program.privacy.registered == "local",
     "example": lambda program: program.privacy.registered == "example",
+    "distributed": lambda program: program.privacy.registered == "distributed",
+    "secure aggregation": lambda program: program.secure.rounds_values,
+    "no secure aggregation": lambda program: not program.secure.rounds_values,
     "BatchNorm": lambda program: (
         program.model.norm == "batch" and program.algorithm.registered != "fedbn"
     ),
@@ -121,6 +124,42 @@ RULES: tuple[Rule, ...] = (
         "The slice that stays at the site is trained by the same noised steps.",
     ),
     Rule("example", "a feature shift", "sound"),
+    *_client("distributed"),
+    Rule("distributed", "a cohort", "sound", "Who takes part is known; nothing is amplified."),
+    Rule("distributed", "a quorum", "stated", _REPLY),
+    Rule(
+        "distributed",
+        "no secure aggregation",
+        "refused",
+        "each site adds only a part of the noise, which is not enough for its own update",
+        "set secure.name = 'secagg', or privacy.name = 'local'",
+        "privacy.name",
+    ),
+    *(
+        Rule(name, "secure aggregation", "sound", cause)
+        for name, cause in {
+            "central": "Noise is sized for the rounding too; single updates stay hidden.",
+            "matrix": "Noise is sized for the rounding too; single updates stay hidden.",
+            "local": "The noised update is rounded and masked.",
+            "example": "The update is rounded and masked.",
+            "distributed": "The noise is added to the levels that are masked.",
+        }.items()
+    ),
+    Rule(
+        "secure aggregation",
+        "BatchNorm",
+        "refused",
+        "running statistics move further than the range that updates are rounded in",
+        _GROUP,
+        "model.norm",
+    ),
+    Rule("secure aggregation", "BatchNorm kept at the site (FedBN)", "sound"),
+    Rule("secure aggregation", "weighting by samples", "sound", "Weights are public, and capped."),
+    Rule("secure aggregation", "a cohort", "sound", "Values get the bits that the cohort leaves."),
+    Rule("secure aggregation", "a quorum", "sound", "Checked against what can be unmasked."),
+    Rule("secure aggregation", "SCAFFOLD", "sound", "Control variates have a range of their own."),
+    Rule("secure aggregation", "a personal slice (FedBN, FedRep)", "sound"),
+    Rule("secure aggregation", "a feature shift", "sound"),
 )
 
 

@@ -10,6 +10,7 @@ from fedsight.aggregate.mean import Total
 from fedsight.algorithms.base import Mean, State
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.engine.base import Federation
+from fedsight.engine.secured import accounted
 from fedsight.privacy import rules
 from fedsight.privacy.base import Protected, split
 from fedsight.privacy.mechanisms.example import Example
@@ -25,7 +26,7 @@ class Protection:
 
     def __init__(self, federation: Federation, secret: int | None = None) -> None:
         self.mechanism = federation.program.privacy
-        self.plan = federation.plan()
+        self.plan = accounted(federation)
         self.simulated = secret is None
         self._federation = federation
         self._secret = federation.program.seed if secret is None else secret

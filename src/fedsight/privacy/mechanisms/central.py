@@ -99,7 +99,9 @@ class Central(Protected):
         deviation, bits = self._noises(plan)
         stream = noise("sum", values=total.tensors.values())
         vector = flat(found)
-        vector = (vector + stream.normal(len(vector), deviation * most)) / expected
+        vector = (
+            vector + stream.normal(len(vector), deviation * plan.reached(most, len(vector)))
+        ) / expected
         if count is not None:
             assert self.quantile is not None
             share = float((count + stream.normal(1, bits)) / expected) + 0.5

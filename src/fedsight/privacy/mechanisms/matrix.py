@@ -80,7 +80,8 @@ class Matrix(Protected):
         vector = flat(found)
         stream = noise("sum", values=total.tensors.values())
         past = state.get(PAST, torch.empty(0, len(vector), dtype=torch.float64))
-        fresh = stream.normal(len(vector), self.noise(plan) * self.clip)
+        most = plan.reached(self.clip, len(vector))
+        fresh = stream.normal(len(vector), self.noise(plan) * most)
         for weight, earlier in zip(coefficients(self.bands)[1:], past, strict=False):
             fresh = fresh - float(weight) * earlier
         expected = self.sampler(plan).expected(plan.population)

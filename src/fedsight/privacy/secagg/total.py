@@ -11,6 +11,9 @@ from torch import Tensor
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Payload
+from fedsight.privacy.base import MakeNoise, Mechanism
+from fedsight.privacy.base import Plan as Accounted
+from fedsight.privacy.mechanisms.distributed import Distributed
 from fedsight.privacy.secagg.masks import Masker, Words
 from fedsight.privacy.secagg.quantise import Quantiser
 from fedsight.privacy.secure import Secure
@@ -18,18 +21,25 @@ from fedsight.privacy.secure import Secure
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides how a run's updates are rounded: settings, lengths of the parts, seed, largest
-    weight, and the local learning rate."""
+    """What decides how a run's updates are rounded and noised: settings, lengths of the parts,
+    seed, largest weight, local learning rate, mechanism, rounds."""
 
     secure: Secure
     sizes: Mapping[str, int]
     seed: int
     cap: int
     lr: float
+    privacy: Mechanism
+    rounds: int
+    noise: MakeNoise  # under the secret of the place where it is added
 
     def quantiser(self, terms: int) -> Quantiser:
         """For a round of `terms` sites."""
-        return self.secure.quantiser(self.sizes, terms, self.cap, self.lr)
+        levels = None
+        if isinstance(self.privacy, Distributed):
+            plan = Accounted(terms, None, self.rounds)
+            levels = self.privacy.levels(self.secure.facing(plan, self.sizes, terms, self.lr))
+        return self.secure.quantiser(self.sizes, terms, self.cap, self.lr, levels)
 
     def protect(
         self,
@@ -41,7 +51,11 @@ class Plan:
         masker: Masker | None,
     ) -> Words:
         """What a site sends [d], modulo 2^32; SiteError naming it as `Quantiser.encode` does."""
-        words = quantiser.encode(payload, weight, site, self.seed, round)
+        rng = None
+        if quantiser.deviation:
+            path = "round", round, "site", site, "levels"
+            rng = self.noise(*path, values=payload.values()).generator()
+        words = quantiser.encode(payload, weight, site, self.seed, round, rng)
         if masker is not None:
             masker.mask(words)
         elif self.secure.masks:
