@@ -34,9 +34,12 @@ from fedsight.data import augment
 from fedsight.data.base import SizedSource, Source, sources
 from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
-from fedsight.deploy.owner import Pace
+from fedsight.deploy.owner import Guarded, Pace
 from fedsight.models.base import Model, models
+from fedsight.privacy import rules
+from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.contract import Contract
+from fedsight.privacy.secure import Secure
 from fedsight.run import store
 from fedsight.run.config import SECTIONS
 from fedsight.run.program import Rounds, Speed, Train
@@ -44,6 +47,7 @@ from fedsight.tasks.base import tasks
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference.md"
+COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 EXAMPLE = ROOT / "src/fedsight/run/examples/fashion.toml"
 
 INTRO = """\
@@ -57,8 +61,8 @@ What every command, setting and file is. To learn FedSight, begin with the
 
 Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 [configuration](#configuration) · [data sources](#data-sources) · [splits](#splits) ·
-[models](#models) · [tasks](#tasks) · [algorithms](#algorithms) · [run folder](#run-folder) ·
-[a site's file](#a-sites-file)
+[models](#models) · [tasks](#tasks) · [algorithms](#algorithms) ·
+[mechanisms](#mechanisms) · [run folder](#run-folder) · [a site's file](#a-sites-file)
 """
 
 CONFIGURATION = """\
@@ -119,7 +123,8 @@ HISTORY = {
     "round": "from 1",
     "accuracy": "on test images after the round; null where the round was not evaluated",
     "loss": "likewise",
-    "train_loss": "mean over the replies, weighted as the updates are",
+    "train_loss": "mean over the replies, weighted as the updates are; null under `[privacy]`",
+    "epsilon": "spent so far; null without `[privacy]`",
     "lr": "local learning rate of the round",
     "cohort": "sites that were asked",
     "replies": "replies that were added",
@@ -142,6 +147,8 @@ SUMMARY = {
     "bytes_down": "received by all sites in all rounds",
     "fingerprint": "SHA-256 of the program",
     "model_sha256": "SHA-256 of `model.safetensors`",
+    "privacy": "epsilon with its delta, unit, neighbours, sampling and mechanism, who must be "
+    "trusted and what is not covered; null without `[privacy]`",
     "worst_site": "name and accuracy of the site with the lowest accuracy",
     "by_site": "accuracy and loss for each of the first 200 sites",
     "federated": "after `compare`: the same as `accuracy`",
@@ -210,6 +217,7 @@ def reference() -> str:
         *_registry("Models", "model", models, (Model,)),
         *_registry("Tasks", "task", tasks, ()),
         *_registry("Algorithms", "algorithm", algorithms, ()),
+        *_registry("Mechanisms", "privacy", mechanisms, (Protected,)),
         "## Run folder\n",
         *_run_folder(),
         "## A site's file\n",
@@ -273,7 +281,7 @@ def _placeholder(kind: Any) -> str:
         kind = typing.get_args(kind)[0]
     if isinstance(kind, type) and issubclass(kind, Enum):
         return "|".join(str(item.value) for item in kind)
-    return {int: "N", Path: "PATH", str: "TEXT"}[kind]
+    return {int: "N", float: "X", Path: "PATH", str: "TEXT"}[kind]
 
 
 def _plain(value: Any) -> str:
@@ -317,13 +325,14 @@ def _sections() -> Iterator[str]:
     for section, kind in SECTIONS.items():
         if isinstance(kind, tuple):
             registry, default = kind
-            title = {"data": "data sources"}.get(section, f"{section}s")
+            title = {"data": "data sources", "privacy": "mechanisms"}.get(section, f"{section}s")
             known = ", ".join(f"`{name}`" for name in registry.names())
             usual = f"`{default}`" if default else "required"
             link = f"[{title}](#{title.replace(' ', '-')})"
             rows.append((f"`[{section}]`", usual, f"{known}; see {link}"))
     yield _table(("section", "default of `name`", "known names"), rows)
-    for section, cls in (("train", Train), ("rounds", Rounds), ("shift", Shift), ("speed", Speed)):
+    plain = {"train": Train, "rounds": Rounds, "shift": Shift, "secure": Secure, "speed": Speed}
+    for section, cls in plain.items():
         assert SECTIONS[section] is cls
         yield f"### [{section}]\n"
         yield f"{_about(cls)}\n"
@@ -347,6 +356,7 @@ def _registry(
         SizedSource: "Sources of images of any size also have these:",
         Split: "Every split has this setting:",
         Model: "Every model has these settings:",
+        Protected: "All but `none` have these settings:",
     }
     for base in bases:
         yield f"{heads[base]}\n"
@@ -497,7 +507,7 @@ def _run_folder() -> Iterator[str]:
 
 def _site() -> Iterator[str]:
     yield SITE
-    for section, cls in (("contract", Contract), ("speed", Pace)):
+    for section, cls in (("contract", Contract), ("secure", Guarded), ("speed", Pace)):
         yield f"### A site's [{section}]\n"
         yield f"{_about(cls)}\n"
         yield _fields(cls)
@@ -507,4 +517,5 @@ def _site() -> Iterator[str]:
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")
+    COMPATIBILITY.write_text(rules.page(), encoding="utf-8")
     print(f"Wrote {PAGE.relative_to(ROOT)}")

@@ -104,12 +104,10 @@ def test_the_same_attack_fails_on_ours(update: Words) -> None:
     masked = update.copy()
     masker = maskers["site-0"]
     masker.mask(masked)
-    masks.apply(masked, masker.own, subtract=True)
     *colluding, (last, subtract) = masker.pairs
-    for key, subtracted in colluding:
-        masks.apply(masked, key, not subtracted)
+    masks.apply(masked, [(masker.own, True), *((key, not less) for key, less in colluding)])
     # All that the attacker lacks is one key. Wherever 32 bits of it are looked for: nothing.
     for centre in (fold(last), int(np.frombuffer(last, "<u4")[0])):
         assert attack(masked, centre) is None
-    masks.apply(masked, last, not subtract)  # only the whole key of 256 bits does it
+    masks.apply(masked, [(last, not subtract)])  # only the whole key of 256 bits does it
     assert np.array_equal(masked, update)

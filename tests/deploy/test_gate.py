@@ -8,6 +8,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -27,7 +28,9 @@ from fedsight.deploy.segment import _propose
 from fedsight.deploy.sitelog import SiteLog
 from fedsight.deploy.trainer import Trained
 from fedsight.engine import wire
+from fedsight.privacy.accounting import spent
 from fedsight.privacy.entries import Entry
+from fedsight.privacy.event import gaussian
 from fedsight.privacy.ledger import Ledger
 from fedsight.run.program import Program
 
@@ -313,6 +316,40 @@ def test_noise_that_the_coordinator_promises_is_noted_as_promised(tmp_path: Path
     assert (entry.enforced, entry.protections) == (False, ("client_dp",))
     with pytest.raises(DeployError, match=r"3 is permitted and inf is spent"):
         at_the_gate(tmp_path, "two", epsilon=3.0)
+
+
+def test_the_noise_of_real_sites_is_charged_until_it_is_spent(
+    places: Places, site_images: Path
+) -> None:
+    pytest.importorskip("dp_accounting")
+    program = tinysites.program(site_images, privacy={"name": "local", "noise_multiplier": 8.0})
+    home = places.root / "south"
+    before = (home / "owner.toml").read_text()
+    data = {"name": "folder", "path": str(site_images / "south")}
+    event = gaussian(8.0, "replace_one")
+    limit = spent([(event, 3)], 1e-5) + 0.01
+    contract = {"epsilon": limit, "figures": True, "data_set": "noised"}
+    diaries = []
+    try:
+        places.write_owner("south", {"data": data, "contract": contract})
+        for run in ("noised1", "noised2"):
+            quorum = replace(program, rounds=program.rounds.model_copy(update={"quorum": 2}))
+            federation, link = places.meet(quorum, places.sit(), run=run)
+            diaries.append(tinysites.tiny.Diary())
+            tinysites.learn(federation, link, diaries[-1])
+    finally:
+        (home / "owner.toml").write_text(before)
+    found = [one for one in Ledger(home).entries() if one.data_set == "noised"]
+    updates = [one for one in found if one.kind == "update"]
+    assert [(one.run, one.round) for one in updates] == [
+        *(("noised1", 1), ("noised1", 2), ("noised2", 1)),
+    ]
+    assert all(one.event == event.table() and one.enforced for one in updates)
+    assert all(one.protections == ("local_dp",) for one in updates)
+    took_part = [line["sites"] for diary in diaries for line in diary.lines]
+    assert ["south" in sites for sites in took_part] == [True, True, True, False]
+    why = diaries[1].lines[1]["rejected"]["south"]
+    assert "contract.epsilon: with this the updates would cost epsilon" in why
 
 
 # Keys and jobs' remains

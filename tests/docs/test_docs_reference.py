@@ -10,6 +10,7 @@ from fedsight.algorithms.base import algorithms
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
 from fedsight.models.base import models
+from fedsight.privacy.base import mechanisms
 from fedsight.tasks.base import tasks
 
 ROOT = Path(__file__).parents[2]
@@ -34,8 +35,13 @@ def test_the_page_is_what_the_tool_writes() -> None:
     )
 
 
+def test_the_compatibility_page_is_what_the_tool_writes() -> None:
+    module = tool()
+    assert module.COMPATIBILITY.read_text(encoding="utf-8") == module.rules.page()
+
+
 def test_every_registered_part_has_its_place() -> None:
     lines = tool().PAGE.read_text(encoding="utf-8").splitlines()
-    for registry in (sources, splits, models, tasks, algorithms):
+    for registry in (sources, splits, models, tasks, algorithms, mechanisms):
         for name in registry.names():
             assert f"### {name}" in lines

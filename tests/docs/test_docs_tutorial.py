@@ -36,7 +36,7 @@ PAGES = (
     "docs/federation.md",
     "docs/threat-model.md",
 )
-GROUPS = ("data", "federation", "server", "site")
+GROUPS = ("data", "federation", "privacy", "server", "site")
 SITES = {"lyon": ("good", "scratch"), "oslo": ("good", "stain"), "turin": ("scratch", "stain")}
 
 

@@ -153,9 +153,25 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     if summary["worst_site"]:
         worst = summary["worst_site"]
         table.add_row("worst site", f"{escape(worst['name'])} with {worst['accuracy']:.2%}")
+    if protected := summary.get("privacy"):
+        table.add_row("privacy", escape(_spent(protected)))
     sent = f"{size(summary['bytes_up'])} sent, {size(summary['bytes_down'])} received by sites"
     table.add_row("bytes", sent)
     table.add_row("time", f"{summary['seconds']:.1f} s for {summary['rounds']} rounds")
     console = Console(highlight=False, emoji=False)
     console.print(table)
     console.print(f"Report: {escape(folder)}/report.html", soft_wrap=True)
+
+
+def _spent(protected: Mapping[str, Any]) -> str:
+    """What protection cost, and whether it ended the run early."""
+    words = (
+        f"epsilon {protected['epsilon']:.3g} at delta {protected['delta']:g} for each "
+        f"{protected['unit']} ({protected['mechanism']}; {protected['sampling']})"
+    )
+    if protected["stopped"]:
+        words += (
+            f"; stopped after {protected['rounds']} of {protected['rounds_planned']} rounds: one "
+            f"more would exceed epsilon {protected['target']:g}"
+        )
+    return words

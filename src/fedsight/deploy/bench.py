@@ -22,6 +22,7 @@ from fedsight.deploy.declare import Declaration, declare, open_site, weightless
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, TrainStep, receive, send
 from fedsight.engine.client import Client
 from fedsight.engine.memory import MemoryStore
+from fedsight.privacy.charge import charge
 from fedsight.privacy.noise import secret_at
 
 
@@ -40,6 +41,8 @@ class Bench:
             self.client.initial[self.client.layout.personal].copy_(setup.personal)
         self.memory = MemoryStore(setup.memory)
         self.name = setup.name
+        images = self.federation.size(self.number)
+        self._charge = charge(setup.program.privacy, self.federation.plan(), images)
         self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
         self.declaration: Declaration = declare(self.federation, self.number, setup.owner.share)
 
@@ -51,7 +54,7 @@ class Bench:
         reply = self.client.step(step.order, self.number, memory)
         if reply.memory:
             self.memory.save(self.name, step.order.round, reply.memory)
-        return Trained(reply.payload, reply.weight, reply.metrics)
+        return Trained(reply.payload, reply.weight, reply.metrics, *self._charge)
 
     def measure(self, step: MeasureStep) -> list[Metrics]:
         """The sums of each chunk."""

@@ -53,14 +53,6 @@ class Guard:
         """A run was agreed upon."""
         self._agreed, self._client = (program, owner, run, memory), None
 
-    @property
-    def protections(self) -> list[str]:
-        """What is done to updates before they leave, in words."""
-        secure = self._agreed[0].secure if self._agreed else None
-        if secure is None or not secure.rounds_values:
-            return []
-        return ["clipped", "rounded", *(["masked"] if secure.masks else [])]
-
     def session(self) -> bytes:
         """What tells this attempt at a round from others."""
         return self._client.binding.digest if self._client else b""

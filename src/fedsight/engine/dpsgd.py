@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,8 @@ from fedsight.engine.sgd import LocalSGD
 from fedsight.privacy.base import MakeNoise, Plan
 from fedsight.privacy.mechanisms.example import Example, steps
 from fedsight.tasks.base import Task
+
+_HASTY = "inplace"  # of activations: write over the input
 
 
 class PrivateSteps:
@@ -127,9 +128,9 @@ def _single_gradients(model: nn.Module) -> Iterator[None]:
         warnings.simplefilter("ignore", DeprecationWarning)  # of what Opacus imports
         from opacus.grad_sample.grad_sample_module import GradSampleHooks
 
-    hasty: list[Any] = [part for part in model.modules() if getattr(part, "inplace", False) is True]
+    hasty = [part for part in model.modules() if getattr(part, _HASTY, False) is True]
     for part in hasty:  # what a hook has seen may not be overwritten
-        part.inplace = False
+        setattr(part, _HASTY, False)
     # Opacus 1.6 reads a convolution's input as if it lay channels first, whatever its strides say.
     convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
     firsts = [part.register_forward_pre_hook(_channels_first) for part in convolutions]
@@ -143,7 +144,7 @@ def _single_gradients(model: nn.Module) -> Iterator[None]:
         for first in firsts:
             first.remove()
         for part in hasty:
-            part.inplace = True
+            setattr(part, _HASTY, True)
         if hooks is not None:
             hooks.remove_hooks()
         for parameter in model.parameters():

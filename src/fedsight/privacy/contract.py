@@ -34,7 +34,7 @@ Protections = Annotated[tuple[Protection, ...], Field(strict=False)]
 def protections(program: Program) -> tuple[str, ...]:
     """What protects the updates of `program`, in the contract's words."""
     stated = (getattr(program, section, None) for section in ("secure", "privacy"))
-    names = [str(one.registered) for one in stated if one is not None]
+    names = [str(one.registered or one.name) for one in stated if one is not None]
     return tuple(MEANS.get(name, name) for name in names if name != "none")
 
 

@@ -183,6 +183,34 @@ def remarks(program: Program) -> list[str]:
     return list(dict.fromkeys(rule.cause for rule in met(program) if rule.verdict == "stated"))
 
 
+def page() -> str:
+    """All rules as Markdown: the table, then the reason of each that is not plainly sound."""
+    lines = [_PAGE, table()]
+    for head in dict.fromkeys(rule.a for rule in RULES):
+        lines.append(f"## {head}\n")
+        for rule in (one for one in RULES if one.a == head):
+            text = {
+                "refused": f"{rule.cause}. Cure: {rule.cure}.",
+                "stated": f"epsilon does not cover {rule.cause}."
+                if not rule.cure
+                else f"epsilon does not cover {rule.cause}. {rule.cure}",
+                "sound": rule.cause,
+            }[rule.verdict]
+            lines.append(f"- **{rule.b}**: {rule.verdict}. {text}".rstrip())
+        lines.append("")
+    return "\n".join(lines)
+
+
+_PAGE = """\
+# What goes with what
+
+<!-- Made from src/fedsight/privacy/rules.py by tools/make_reference.py: change that, not this. -->
+
+`fedsight check` enforces this table. *Refused* is an error with its cure; *stated* is sound, with
+a remark among what the report says epsilon does not cover.
+"""
+
+
 def table() -> str:
     """The rules as a page's table: a feature a row, a mechanism a column."""
     heads = list(dict.fromkeys(rule.a for rule in RULES))

@@ -23,7 +23,7 @@ class Secure(Settings):
 
     # none; secagg; quantised: the same rounding without masks, which hides nothing
     name: Literal["none", "quantised", "secagg"] = "none"
-    clip: float = Field(0.1, gt=0)  # largest absolute value of an update; more is cut off
+    clip: float = Field(1.0, gt=0)  # largest absolute value of an update; more is cut off
     # the same for an algorithm's other vectors; None: secure.clip / train.lr, a gradient's size
     clip_others: float | None = Field(None, gt=0)
     norm: float | None = Field(None, gt=0)  # largest L2 norm of all vectors together; None: any

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import write_atomically
-from fedsight.report import plots, sites, tables, view, words
+from fedsight.report import plots, protect, sites, tables, view, words
 from fedsight.report.read import Run, read
 
 
@@ -65,6 +65,7 @@ def render(runs: Sequence[Run]) -> str:
         parts=parts,
         view=view,
         sites=sites,
+        protect=protect,
         words=words,
         compared=any(view.three_way(run) for run in runs),
         evaluated=any(run.evaluation for run in runs),

@@ -101,6 +101,26 @@ class NamedScore(Record):
     accuracy: float | None = None
 
 
+class Protection(Record):
+    """What protected updates cost, and what that speaks of."""
+
+    epsilon: float | None = None
+    delta: float
+    target: float | None = None
+    unit: str = ""
+    mechanism: str = ""
+    neighbours: str = ""
+    sampling: str = ""
+    trusts: str = ""
+    covers: str = ""
+    noise_multiplier: float | None = None
+    noise_from: str = ""
+    rounds: int = 0
+    rounds_planned: int = 0
+    stopped: bool = False
+    not_covered: tuple[str, ...] = ()
+
+
 class Summary(Record):
     """`summary.json`: the final figures."""
 
@@ -113,6 +133,7 @@ class Summary(Record):
     model_sha256: str = ""
     worst_site: NamedScore | None = None
     by_site: dict[str, Score] = Field(default_factory=dict)
+    privacy: Protection | None = None
 
 
 class Sample(Record):

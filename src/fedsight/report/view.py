@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from fedsight.report.protect import spent as epsilon
 from fedsight.report.read import Run
 from fedsight.report.records import Comparison
 from fedsight.report.sites import worst_site
@@ -151,6 +152,8 @@ def key_figures(run: Run) -> list[Figure]:
         amount = total(run, what)
         if amount is not None:
             figures.append(Figure(name, size(amount), f"{size(amount / rounds(run))} a round"))
+    if epsilon(run):
+        figures.append(Figure("Privacy", epsilon(run), "an upper bound"))
     spent = total(run, "seconds")
     if spent is not None:
         each = [line.seconds for line in run.rounds if line.seconds is not None]
@@ -231,7 +234,7 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         if worst is not None:
             table["Worst site"] = f"{percent(worst[1])} ({worst[0]})"
     order = (
-        "Accuracy", "Loss", "Gain over alone", "Against pooled", "Worst site",
+        "Accuracy", "Loss", "Gain over alone", "Against pooled", "Worst site", "Privacy",
         "Rounds", "Time", "Sent by sites", "Received by sites",
     )  # fmt: skip
     names = [name for name in order if any(name in table for table in tables)]

@@ -71,17 +71,17 @@ def test_shares_that_cannot_be_dealt_are_refused(
 @given(st.integers(0, 40_000), SECRET)
 def test_a_mask_is_taken_off_again_and_does_not_depend_on_blocks(length: int, key: bytes) -> None:
     words = np.arange(length, dtype=np.uint32)
-    masks.apply(words, key)
+    masks.apply(words, [(key, False)])
     longer = np.arange(length + 1, dtype=np.uint32)
-    masks.apply(longer, key)
+    masks.apply(longer, [(key, False)])
     assert np.array_equal(words, longer[:length])
-    masks.apply(words, key, subtract=True)
+    masks.apply(words, [(key, True)])
     assert np.array_equal(words, np.arange(length))
 
 
 def test_a_short_key_is_no_mask_key() -> None:
     with pytest.raises(ValueError, match="32 bytes"):
-        masks.apply(np.zeros(4, np.uint32), bytes(16))
+        masks.apply(np.zeros(4, np.uint32), [(bytes(16), False)])
 
 
 @given(st.integers(1, 32), st.integers(0, 70), st.integers(0, 2**32))
@@ -204,3 +204,12 @@ def test_a_key_file_that_holds_none_is_refused(tmp_path: Path) -> None:
         Identity.at(path)
     with pytest.raises(DeployError, match="cannot be used"):
         Identity.at(tmp_path / "nowhere" / "identity.key")
+
+
+def test_many_masks_are_added_group_by_group() -> None:
+    keys = [(bytes([n % 256, n // 256]) * 16, bool(n % 3)) for n in range(masks.TOGETHER + 5)]
+    at_once, one_by_one = np.zeros(40, np.uint32), np.zeros(40, np.uint32)
+    masks.apply(at_once, keys)
+    for key in keys:
+        masks.apply(one_by_one, [key])
+    assert np.array_equal(at_once, one_by_one)

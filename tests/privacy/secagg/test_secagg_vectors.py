@@ -103,7 +103,7 @@ def test_masks_are_aes_256_ctr_of_nist_sp_800_38a_f_5_5() -> None:
         "2b0930daa23de94ce87017ba2d84988ddfc9c58db67aada613c2dd08457941a6"
     )
     words = np.zeros(16, np.uint32)
-    apply(words, key, counter=counter)
+    apply(words, [(key, False)], counter)
     stream = words.astype("<u4").tobytes()
     assert bytes(a ^ b for a, b in zip(stream, plain, strict=True)).hex() == cipher
 

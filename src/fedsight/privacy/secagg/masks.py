@@ -6,12 +6,13 @@ uint32. A key makes one mask only. Expanded and added block by block: a block st
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from cryptography.hazmat.primitives.ciphers import Cipher
+from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
@@ -19,22 +20,36 @@ Words = npt.NDArray[np.uint32]
 
 KEY = 32  # bytes
 BLOCK = 64 << 10  # bytes
+TOGETHER = 256  # masks whose state is kept at once
 _SPARE = 15  # bytes that the cipher wants beyond the end
 _ZEROS = memoryview(bytes(BLOCK))
 
 
-def apply(words: Words, key: bytes, subtract: bool = False, counter: bytes = bytes(16)) -> None:
-    """Add the mask of `key` to `words` [d] modulo 2^32, or subtract it, in place."""
-    if len(key) != KEY:  # AES would take a shorter one
-        raise ValueError(f"a mask key has {KEY} bytes, not {len(key)}")
-    cipher = Cipher(AES(key), CTR(counter)).encryptor()
+def apply(words: Words, keys: Iterable[tuple[bytes, bool]], counter: bytes = bytes(16)) -> None:
+    """Add the mask of each (key, subtract?) to `words` [d] modulo 2^32, or subtract it, in place.
+
+    Block after block, each with all masks: `words` goes through the memory once for `TOGETHER` of
+    them.
+    """
+    left = iter(keys)
     buffer = bytearray(BLOCK + _SPARE)
     mask = np.frombuffer(buffer, "<u4", BLOCK // 4)
-    combine = np.subtract if subtract else np.add
-    for start in range(0, len(words), BLOCK // 4):
-        part = words[start : start + BLOCK // 4]
-        cipher.update_into(_ZEROS[: 4 * len(part)], buffer)
-        combine(part, mask[: len(part)], out=part)
+    while group := list(itertools.islice(left, TOGETHER)):
+        streams = [
+            (_stream(key, counter), np.subtract if subtract else np.add) for key, subtract in group
+        ]
+        for start in range(0, len(words), BLOCK // 4):
+            part = words[start : start + BLOCK // 4]
+            zeros = _ZEROS[: 4 * len(part)]
+            for stream, combine in streams:
+                stream.update_into(zeros, buffer)
+                combine(part, mask[: len(part)], out=part)
+
+
+def _stream(key: bytes, counter: bytes) -> CipherContext:
+    if len(key) != KEY:  # AES would take a shorter one
+        raise ValueError(f"a mask key has {KEY} bytes, not {len(key)}")
+    return Cipher(AES(key), CTR(counter)).encryptor()
 
 
 @dataclass(frozen=True, repr=False)  # no key in any log
@@ -46,6 +61,4 @@ class Masker:
 
     def mask(self, words: Words) -> None:
         """Add all of them to `words` [d], in place (Bonawitz et al. 2017, section 4)."""
-        apply(words, self.own)
-        for key, subtract in self.pairs:
-            apply(words, key, subtract)
+        apply(words, [(self.own, False), *self.pairs])

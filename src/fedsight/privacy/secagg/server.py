@@ -92,23 +92,27 @@ class Server:
 
         Raises SiteError when a secret lacks shares, or its shares make another one.
         """
-        for site in sorted(self._survivors):
-            seed = self._secret(site, self._adverts[site][2 * PUBLIC : m.KEYS], _commitment)
-            masks.apply(total, derive(seed, self.binding.digest, b"fedsight self"), subtract=True)
-        for site in sorted(self._dropped):
-            self._cancel(site, total)
+        # Whatever is missing shows before anything is taken off.
+        own = [(self._own_key(site), True) for site in sorted(self._survivors)]
+        pairs = [key for site in sorted(self._dropped) for key in self._left_over(site)]
+        masks.apply(total, [*own, *pairs])
 
-    def _cancel(self, site: int, total: masks.Words) -> None:
-        """Take off what its neighbours masked with a site that never sent its own masks."""
-        ends = [other for other in self._survivors if site in self._inbox[other]]
+    def _own_key(self, site: int) -> bytes:
+        seed = self._secret(site, self._adverts[site][2 * PUBLIC : m.KEYS], _commitment)
+        return derive(seed, self.binding.digest, b"fedsight self")
+
+    def _left_over(self, site: int) -> list[tuple[bytes, bool]]:
+        """What survivors masked with a site that never sent its own masks: (key, subtract?)."""
+        ends = [other for other in sorted(self._survivors) if site in self._inbox[other]]
         if not ends:
-            return
+            return []
         public = self._adverts[site][PUBLIC : 2 * PUBLIC]
         private = self._secret(site, public, lambda _, key: public_key(key))
-        for other in sorted(ends):
+        digest, found = self.binding.digest, []
+        for other in ends:
             theirs = self._adverts[other][PUBLIC : 2 * PUBLIC]
-            key = mask_key(private, theirs, self.binding.digest)
-            masks.apply(total, key, subtract=other < site)  # the other one added when it is lower
+            found.append((mask_key(private, theirs, digest), other < site))  # the lower one added
+        return found
 
     def _secret(self, site: int, known: bytes, check: Callable[[bytes, bytes], bytes]) -> bytes:
         shares = self._answers.get(site, {})
