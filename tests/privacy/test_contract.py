@@ -82,7 +82,12 @@ def test_epsilon_needs_noise_that_the_site_itself_adds() -> None:
         of.refuse(program(privacy=name))
     for name in ("central", "matrix"):
         assert "noise that the coordinator promises" in refusal(of, program(privacy=name))
-        Contract(epsilon=3.0, trust_coordinator_noise=True).refuse(program(privacy=name))
+        trusting = Contract(epsilon=3.0, trust_coordinator_noise=True)
+        trusting.refuse(program(privacy=name, noise=2.0))
+        assert refusal(trusting, program(privacy=name)).startswith(
+            "contract.epsilon: of noise that the coordinator promises, only "
+            "privacy.noise_multiplier can be counted here"
+        )
     assert of.limit is not None
     assert (of.limit.epsilon, of.limit.delta, of.limit.trusted) == (3.0, 1e-5, False)
 

@@ -15,12 +15,13 @@ import numpy as np
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Payload
 from fedsight.deploy.incoming import count
 from fedsight.deploy.owner import Owner
 from fedsight.deploy.pins import Pins, Serial
+from fedsight.deploy.trainer import Trained
 from fedsight.engine import wire
 from fedsight.engine.secured import fingerprint, plan_of
+from fedsight.privacy.charge import Charge, charge
 from fedsight.privacy.noise import Noise, secret_at
 from fedsight.privacy.secagg.client import Client
 from fedsight.privacy.secagg.keys import Identity
@@ -29,7 +30,7 @@ from fedsight.privacy.secagg.pack import pack
 from fedsight.run.program import Program
 
 Answer = tuple[dict[str, Any], bytes | memoryview]
-Protect = Callable[[Payload, int], memoryview | bytes]
+Protect = Callable[[Trained], tuple[memoryview | bytes, Charge]]  # what leaves, and its cost
 MOST_TERMS = 1 << 20  # sites in a sum
 
 
@@ -66,7 +67,7 @@ class Guard:
         for. The update is masked when it is there: a training that fails may be tried again.
         """
         if self._agreed is None or not self._agreed[0].secure.rounds_values:
-            return lambda payload, _: wire.pack(payload)
+            return lambda found: (wire.pack(found.payload), (found.event, found.times))
         program = self._agreed[0]
         quantiser = dict(fields.get("quantiser") or {})
         sizes = {str(part): int(size) for part, size in dict(quantiser.get("sizes") or {}).items()}
@@ -87,8 +88,16 @@ class Guard:
                     "and quantiser",
                     "the coordinator mixes up its rounds, or cheats: ask the operator",
                 )
+            most, least = client.binding.parameters.survivors, program.secure.parameters(terms)
+            if most < least.survivors:  # a sum of fewer has less noise than is accounted
+                raise SiteError(
+                    f"noise and rounding are for {terms} sites of which {least.survivors} survive, "
+                    f"and the round may be unmasked by {most}",
+                    "this is a defect of the coordinator",
+                )
 
-        def protect(payload: Payload, weight: int) -> bytes:
+        def protect(found: Trained) -> tuple[bytes, Charge]:
+            payload, weight = found.payload, found.weight
             how.check(payload, weight, self._name)
             masker = None
             if program.secure.masks and client is not None:
@@ -96,7 +105,10 @@ class Guard:
                     masker = client.masker(body)
             words = plan.protect(how, payload, weight, self._name, round, masker)
             words &= np.uint32((1 << how.modulus) - 1)
-            return pack(words, how.modulus)
+            cost = found.event, found.times
+            if how.deviation:
+                cost = charge(program.privacy, plan.accounted(terms), weight)
+            return pack(words, how.modulus), cost
 
         return protect
 

@@ -14,9 +14,8 @@ from fedsight.core.layout import Layout
 from fedsight.core.sharing import Shared
 from fedsight.core.types import Order
 from fedsight.engine.base import Federation, Outcome, Total
-from fedsight.privacy.base import MakeNoise
 from fedsight.privacy.base import Plan as Accounted
-from fedsight.privacy.noise import Noise
+from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.privacy.secagg import pack
 from fedsight.privacy.secagg.local import Local
 from fedsight.privacy.secagg.masks import Masker

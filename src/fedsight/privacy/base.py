@@ -7,7 +7,7 @@ as events what that was. Its state lies with the algorithm's, under names that b
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -22,12 +22,11 @@ from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.types import Payload
 from fedsight.privacy.accounting import COARSE, Events, calibrate, rounds_within, spent
-from fedsight.privacy.noise import Noise
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Everyone, FixedSize, Sampler
 
 PREFIX = "privacy."
 State = dict[str, Tensor]
-MakeNoise = Callable[..., Noise]  # (*path, values=...) -> a stream, under the secret of its place
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ FEATURES: dict[str, Callable[[Program], bool]] = {
     "example": lambda program: program.privacy.registered == "example",
     "distributed": lambda program: program.privacy.registered == "distributed",
     "secure aggregation": lambda program: program.secure.rounds_values,
-    "no secure aggregation": lambda program: not program.secure.rounds_values,
+    "no secure aggregation": lambda program: not program.secure.masks,
     "BatchNorm": lambda program: (
         program.model.norm == "batch" and program.algorithm.registered != "fedbn"
     ),
@@ -136,6 +136,15 @@ RULES: tuple[Rule, ...] = (
         "privacy.name",
     ),
     *(
+        Rule(name, "no secure aggregation", "sound", cause)
+        for name, cause in {
+            "central": "The coordinator sees each clipped update.",
+            "matrix": "The coordinator sees each clipped update.",
+            "local": "What the coordinator sees of a site is noised.",
+            "example": "What the coordinator sees of a site is noised.",
+        }.items()
+    ),
+    *(
         Rule(name, "secure aggregation", "sound", cause)
         for name, cause in {
             "central": "Noise is sized for the rounding too; single updates stay hidden.",
@@ -170,12 +179,17 @@ def met(program: Program) -> Iterator[Rule]:
 
 
 def problems(program: Program) -> list[Problem]:
-    """Of all that is refused, cause and cure."""
-    return [
-        Problem(rule.where, f"under privacy '{rule.a}': {rule.cause}", rule.cure)
-        for rule in met(program)
-        if rule.verdict == "refused"
-    ]
+    """Of all that is refused, cause and cure; what has the same cure is said once."""
+    found: dict[tuple[str, str], Problem] = {}
+    for rule in met(program):
+        if rule.verdict == "refused":
+            problem = Problem(rule.where, f"under {_said(rule.a)}: {rule.cause}", rule.cure)
+            found.setdefault((rule.where, rule.cure), problem)
+    return list(found.values())
+
+
+def _said(head: str) -> str:
+    return head if head == "secure aggregation" else f"privacy '{head}'"
 
 
 def remarks(program: Program) -> list[str]:

@@ -11,7 +11,7 @@ from pydantic import Field
 from fedsight.core.errors import Problem, SiteError
 from fedsight.core.settings import Settings
 from fedsight.privacy.base import PREFIX, Plan
-from fedsight.privacy.secagg.graph import Parameters, parameters
+from fedsight.privacy.secagg.graph import Parameters, colluding, parameters
 from fedsight.privacy.secagg.quantise import MODULUS, Quantiser, spare
 from fedsight.privacy.skellam import Levels
 
@@ -79,7 +79,9 @@ class Secure(Settings):
         rough = self.quantiser(sizes, most, 1, lr)
         reach = min(rough.ranges.values())
         unit = 2 * max(rough.ranges.values()) / ((1 << rough.bits) - 1)
-        honest = self.parameters(terms).survivors - int(self.corrupt * terms)
+        honest = 0  # without masks nobody's noise hides another's update
+        if self.masks:
+            honest = self.parameters(terms).survivors - colluding(terms, self.corrupt)
         return replace(
             plan,
             unit=unit,

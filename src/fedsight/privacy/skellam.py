@@ -10,14 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
 from fedsight.core.errors import FedSightError
 from fedsight.privacy import event
 from fedsight.privacy.event import Event
+from fedsight.privacy.poisson import Integers, Uniform, offsets
 
-TAILS = 16  # standard deviations of the sum's noise that the modulus has room for, 8 on each side
+STRAYS = 50  # bits: a noised sum leaves its room with probability 2^-50 at most, on either side
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class Round:
         for bits in range(min(most, modulus), 0, -1):
             top = (1 << bits) - 1
             scale = top / (2 * self.reach)
-            deviation = multiplier * self.bound(scale) / math.sqrt(self.honest)
+            deviation = multiplier * self.moves(scale) / 2 / math.sqrt(self.honest)
             if room(self.terms, top, deviation) < 1 << modulus:
                 return Levels(bits, scale, deviation)
         raise FedSightError(
@@ -60,16 +58,22 @@ class Round:
             "raise privacy.epsilon, or secure.clip",
         )
 
-    def bound(self, scale: float) -> float:
-        """Largest L2 norm of a rounded update: rounding moves each value by less than a level."""
-        return scale * self.clip + math.sqrt(self.size)
+    def moves(self, scale: float) -> float:
+        """How far the levels of one site move at most (L2) when its images are replaced.
+
+        Two updates are 2 `clip` apart. Whether a value is rounded up is decided by the same draw u
+        for both, which is the site's and the round's and not the images', and
+        floor(a + u) - floor(b + u) differs from a - b by less than one.
+        """
+        return 2 * scale * self.clip + math.sqrt(self.size)
 
     def release(self, scale: float, deviation: float) -> Event:
         """What the sum is accounted as: the noise of the honest sites alone.
 
-        Who takes part is known, so that neighbours replace one update by another.
+        Who takes part is known, so that neighbours replace one update by another. By Cauchy and
+        Schwarz an L1 norm is at most sqrt(d) times the L2 norm.
         """
-        l2 = 2 * self.bound(scale)
+        l2 = self.moves(scale)
         variance = self.honest * deviation**2
         return event.skellam(variance, math.sqrt(self.size) * l2, l2, "replace_one")
 
@@ -77,12 +81,18 @@ class Round:
 def room(terms: int, top: int, deviation: float) -> int:
     """How many different sums there may be of `terms` noised values from 0 to `top`.
 
-    The chance that a sum strays further is below 2^-49 for each value.
+    A sum of Skellam noise of variance V strays further than t with probability
+    exp(-t^2 / (2 V + 2 t / 3)) at most, to either side (Bernstein; its cumulant generating function
+    is V (cosh s - 1), below V s^2 / (2 - 2 s / 3)); t is where that is 2^-STRAYS.
     """
-    return terms * top + math.ceil(TAILS * deviation * math.sqrt(terms)) + 1
+    if not deviation:
+        return terms * top + 1
+    bits = STRAYS * math.log(2)
+    t = bits / 3 + math.sqrt((bits / 3) ** 2 + 2 * bits * terms * deviation**2)
+    return terms * top + 2 * math.ceil(t) + 1
 
 
-def noise(size: int, deviation: float, rng: np.random.Generator) -> npt.NDArray[np.int64]:
+def noise(size: int, deviation: float, uniform: Uniform) -> Integers:
     """Skellam noise [size]: the difference of two Poisson draws."""
     half = deviation**2 / 2
-    return np.asarray(rng.poisson(half, size) - rng.poisson(half, size), dtype=np.int64)
+    return offsets(half, size, uniform) - offsets(half, size, uniform)

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from fedsight.core.types import Payload
 from fedsight.privacy.accounting import Events
-from fedsight.privacy.base import MakeNoise, Plan, Protected, mechanisms
+from fedsight.privacy.base import Plan, Protected, mechanisms
 from fedsight.privacy.clip import clip
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.secagg.quantise import MODULUS
 from fedsight.privacy.skellam import Levels, Round
 

@@ -24,7 +24,6 @@ from fedsight.privacy import event
 from fedsight.privacy.accounting import Events
 from fedsight.privacy.base import (
     PREFIX,
-    MakeNoise,
     Plan,
     Protected,
     Released,
@@ -32,6 +31,7 @@ from fedsight.privacy.base import (
     mechanisms,
 )
 from fedsight.privacy.clip import clip, cut, flat
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Cyclic
 
 PAST = f"{PREFIX}noise"  # [bands - 1, d] float64: what was added in the last rounds, newest first

@@ -22,8 +22,9 @@ from torch import Tensor
 from fedsight.core.errors import SiteError
 from fedsight.core.rng import generator
 from fedsight.core.types import Payload
+from fedsight.privacy import skellam
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.secagg.masks import Words
-from fedsight.privacy.skellam import noise, room
 
 MODULUS = 32  # bits, at most
 _BLOCK = 1 << 16  # values rounded at once; part of the definition: a draw fills a block
@@ -53,7 +54,7 @@ class Quantiser:
     @property
     def modulus(self) -> int:
         """Bits of a sum, and of every masked value."""
-        return (room(self.terms, self._top, self.deviation) - 1).bit_length()
+        return (skellam.room(self.terms, self._top, self.deviation) - 1).bit_length()
 
     @property
     def length(self) -> int:
@@ -71,9 +72,9 @@ class Quantiser:
         site: str,
         seed: int,
         round: int,
-        rng: np.random.Generator | None = None,
+        noise: MakeNoise | None = None,
     ) -> Words:
-        """A client's levels [d], each below 2^bits before noise, which is drawn from `rng`.
+        """A client's levels [d], each below 2^bits before noise, which is drawn from `noise`.
 
         Raises SiteError naming `site` for other parts or lengths, for NaN or infinity and for a
         weight over the cap. The draws are the site's and the round's own, whatever the engine.
@@ -93,10 +94,18 @@ class Quantiser:
                 )
             start += size
         if self.deviation:
-            if rng is None:  # never a release without its noise
-                raise SiteError(f"site '{site}' has nothing to draw noise from", "report this")
-            out += noise(self.length, self.deviation, rng).astype(np.uint32)  # modulo 2^32
+            out += self._noise(out, site, round, noise)
         return out
+
+    def _noise(self, levels: Words, site: str, round: int, noise: MakeNoise | None) -> Words:
+        """Noise [d] modulo 2^32. The levels and how much there is of it are part of its key: the
+        same update rounded for another cohort must not get the same noise in another size."""
+        if noise is None:  # never a release without its noise
+            cause = f"site '{site}' has nothing to draw noise from"
+            raise SiteError(cause, "this is a defect of FedSight")
+        path = "round", round, "site", site, "levels", repr(self.deviation)
+        stream = noise(*path, values=[torch.from_numpy(levels.view(np.int32))])
+        return skellam.noise(len(levels), self.deviation, stream.uniform).astype(np.uint32)
 
     def decode(self, total: Words, count: int, weight: int) -> dict[str, Tensor]:
         """Weighted mean of each part, float64, from the sum of `count` clients' levels."""

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Payload
-from fedsight.privacy.base import MakeNoise, Mechanism
+from fedsight.privacy.base import Mechanism
 from fedsight.privacy.base import Plan as Accounted
 from fedsight.privacy.mechanisms.distributed import Distributed
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.secagg.masks import Masker, Words
 from fedsight.privacy.secagg.quantise import Quantiser
 from fedsight.privacy.secure import Secure
@@ -37,9 +38,13 @@ class Plan:
         """For a round of `terms` sites."""
         levels = None
         if isinstance(self.privacy, Distributed):
-            plan = Accounted(terms, None, self.rounds)
-            levels = self.privacy.levels(self.secure.facing(plan, self.sizes, terms, self.lr))
+            levels = self.privacy.levels(self.accounted(terms))
         return self.secure.quantiser(self.sizes, terms, self.cap, self.lr, levels)
+
+    def accounted(self, terms: int) -> Accounted:
+        """What the accountant must know of it, for rounds of `terms` sites each."""
+        plan = Accounted(terms, None, self.rounds)
+        return self.secure.facing(plan, self.sizes, terms, self.lr)
 
     def protect(
         self,
@@ -51,11 +56,7 @@ class Plan:
         masker: Masker | None,
     ) -> Words:
         """What a site sends [d], modulo 2^32; SiteError naming it as `Quantiser.encode` does."""
-        rng = None
-        if quantiser.deviation:
-            path = "round", round, "site", site, "levels"
-            rng = self.noise(*path, values=payload.values()).generator()
-        words = quantiser.encode(payload, weight, site, self.seed, round, rng)
+        words = quantiser.encode(payload, weight, site, self.seed, round, self.noise)
         if masker is not None:
             masker.mask(words)
         elif self.secure.masks:
