@@ -20,9 +20,11 @@ def named(name: str) -> Any:
     return SimpleNamespace(registered=name)
 
 
-def program(**parts: str) -> Any:
+def program(noise: float | None = None, **parts: str) -> Any:
     """What a contract looks at of a program."""
     sections = {name: named(value) for name, value in parts.items()}
+    if noise is not None:
+        sections["privacy"].noise_multiplier = noise
     rounds = SimpleNamespace(rounds=20)
     return SimpleNamespace(task=named("classify"), fingerprint="ab" * 32, rounds=rounds, **sections)
 

@@ -75,6 +75,7 @@ class SecureSum:
         length = sum(plan.sizes.values())
         self._tensor = torch.zeros(length, dtype=torch.int32) if shared is None else shared
         self.words: Words = self._tensor.numpy().view(np.uint32)
+        self._quantiser: Quantiser | None = None
         self._round = 0
         self._maskers: Mapping[str, Masker] = {}
         self.clear(terms)
@@ -82,8 +83,15 @@ class SecureSum:
     def clear(self, terms: int) -> None:
         """Start again from nothing."""
         self.words.fill(0)
-        self.quantiser = self.plan.quantiser(terms)
+        self._terms, self._quantiser = terms, None
         self.count = self.weight = 0
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """How a reply is rounded; made when it is first asked for, when the cohort is known."""
+        if self._quantiser is None:
+            self._quantiser = self.plan.quantiser(self._terms)
+        return self._quantiser
 
     def begin(self, round: int, maskers: Mapping[str, Masker]) -> None:
         """What `add` is to mask with in this round, by site."""
@@ -117,7 +125,7 @@ class SecureSum:
 
     def filled(self, terms: int, count: int, weight: int) -> None:
         """Its tensor now holds the sum of `count` of at most `terms` replies."""
-        self.quantiser = self.plan.quantiser(terms)
+        self._terms, self._quantiser = terms, None
         self.count, self.weight = count, weight
 
     def mean(self) -> dict[str, Tensor]:
@@ -133,8 +141,8 @@ class SecureSum:
         return self.quantiser.decode(sums, self.count, weight)
 
     def _room(self, count: int, who: str) -> None:
-        if count > self.quantiser.terms:
+        if count > self._terms:
             raise SiteError(
-                f"{who} reply {count} in a sum of {self.quantiser.terms}",
+                f"{who} reply {count} in a sum of {self._terms}",
                 "a site answered twice, or the cohort is larger than announced",
             )
