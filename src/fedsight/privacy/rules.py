@@ -147,7 +147,8 @@ RULES: tuple[Rule, ...] = (
     *(
         Rule(name, "secure aggregation", "sound", cause)
         for name, cause in {
-            "central": "Noise is sized for the rounding too; single updates stay hidden.",
+            "central": "Noise is sized for the rounding too; single updates stay hidden. A run "
+            "ends if the coins leave a round fewer than 3 sites; sampling = 'fixed' tosses none.",
             "matrix": "Noise is sized for the rounding too; single updates stay hidden.",
             "local": "The noised update is rounded and masked.",
             "example": "The update is rounded and masked.",
