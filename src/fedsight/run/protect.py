@@ -79,11 +79,12 @@ class Protection:
             "neighbours": "",
             "noise_from": "the program's seed (a simulation)" if self.simulated else "a secret",
         }
+        noise = 1.0
         if isinstance(mechanism, Example):
             facts["noise_multiplier"] = mechanism.noise_multiplier  # else each site has its own
         else:
-            facts["noise_multiplier"] = mechanism.noise(self.plan)
-        for event, _ in mechanism.events(self.plan, 1, 1.0):
+            noise = facts["noise_multiplier"] = mechanism.noise(self.plan)
+        for event, _ in mechanism.events(self.plan, 1, noise):
             facts["neighbours"] = event.neighbours
             facts["sampling"] = _sampling(event.kind, event.rate)
         facts["not_covered"] = list(self._not_covered())
