@@ -48,6 +48,22 @@ def auc_slack(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
     return float((pos * neg).sum() / pairs / 2) if pairs else float("nan")
 
 
+def auc_interval(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> tuple[float, float]:
+    """An approximate 95 % interval of `auc` over other test images (Hanley and McNeil 1982).
+
+    It takes images as independent; several of one patient are not, and make it too narrow. NaN
+    where `auc` is.
+    """
+    pos, neg = _counts(positives, negatives)
+    area, m, n = auc(pos, neg), pos.sum(), neg.sum()
+    if np.isnan(area):
+        return float("nan"), float("nan")
+    first, second = area / (2 - area), 2 * area**2 / (1 + area)
+    spread = area * (1 - area) + (m - 1) * (first - area**2) + (n - 1) * (second - area**2)
+    half = 1.959964 * float(np.sqrt(max(spread, 0.0) / (m * n)))
+    return max(0.0, area - half), min(1.0, area + half)
+
+
 def roc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> tuple[Floats, Floats]:
     """False and true positive rates, each [bins + 1], from (0, 0) to (1, 1).
 
