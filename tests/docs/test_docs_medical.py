@@ -15,8 +15,8 @@ BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.D
 
 
 @pytest.mark.parametrize("block", BLOCKS)
-def test_a_config_of_the_page_is_taken(block: str) -> None:
-    program, _ = parse(tomllib.loads(block), base=None)
+def test_a_config_of_the_page_is_taken(block: str, tmp_path: Path) -> None:
+    program, _ = parse(tomllib.loads(block), base=tmp_path)
     missing = {"data.path"}  # the images are the reader's own
     assert {problem.where for problem in program.check()} <= missing
 

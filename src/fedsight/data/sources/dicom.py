@@ -12,7 +12,16 @@ import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError, Problem
-from fedsight.data.base import Dataset, Indices, Location, Preprocess, SizedSource, Words, sources
+from fedsight.data.base import (
+    Dataset,
+    Indices,
+    Location,
+    Preprocess,
+    Side,
+    SizedSource,
+    Words,
+    sources,
+)
 from fedsight.data.decode import Origin
 from fedsight.data.dicom import EXTRA, SUFFIXES, Frame, NoPixels, NoPlugin, inspect, is_dicom
 from fedsight.data.images import DiskImages, LazyImages
@@ -94,9 +103,8 @@ class Dicom(SizedSource):
     """
 
     path: Location  # folders as data source `folder` has them, or a CSV as `manifest` has it
-    size: Annotated[int, Field(ge=1, le=8192)] | Annotated[tuple[int, int], Field(strict=False)] = (
-        128  # square or [height, width]
-    )
+    # square, or [height, width]
+    size: Side | Annotated[tuple[Side, Side], Field(strict=False)] = 128
     channels: Literal[1, 3] = 1
     window: Literal["stored", "image", "bits"] | Pair = "stored"  # or [centre, width], in HU, say
     view: int = Field(0, ge=0)  # which of several windows that the file stores

@@ -28,9 +28,8 @@ class MedMnist(Source):
 
     path: Location
     validation: Literal["leave_out", "train"] = "leave_out"  # what becomes of the val_ arrays
-    classes: Words | None = (
-        None  # names in the order of the numbers; None: those of the set, by the file's name
-    )
+    # names in the order of the numbers; None: those of the set that the file is called after
+    classes: Words | None = None
 
     def locations(self) -> dict[str, Path]:
         """The file."""
