@@ -81,6 +81,7 @@ def write_program(home: Path, **data: Any) -> Path:
         home,
         data={"name": "dicom", "path": "scans", **options},
         split={"name": "natural"},
+        rounds={"rounds": 1},
     )
 
 
