@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedsight.cli.fetch import fetch_needed
 from fedsight.core.errors import ConfigError, Problem, StoreError
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         if federation is not None:
             _refuse(command, workers)
         program, speed = _program(config, example, sets, rounds, workers, seed)
+        if example is not None and federation is None:
+            fetch_needed(program.needs())
         if federation is None:
             _begin(command, program, speed, out, log)
         else:
@@ -125,14 +128,18 @@ def check_command(
     """
     from fedsight.run.config import check, check_elsewhere
     from fedsight.run.federate import federate
+    from fedsight.run.protect import Protection
 
     program, speed = _program(config, example, sets, None, None, None)
     if elsewhere:
         check_elsewhere(program, speed)
         typer.echo(f"{program.name} is fine; fingerprint {program.fingerprint}")
         return
+    if example is not None:
+        fetch_needed(program.needs())
     check(program, speed)
     federation = federate(program)
+    Protection(federation).facts()  # noise that cannot be had is said before a run is begun
     typer.echo(
         f"{program.name} is fine: {len(federation.dataset.train):,} training images and "
         f"{len(federation.dataset.test):,} test images of {len(federation.dataset.classes)} "

@@ -17,7 +17,6 @@ from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
-from fedsight.privacy.secagg.pack import size as packed_size
 from fedsight.privacy.secagg.total import SecureSum
 from fedsight.run.program import Program
 
@@ -48,9 +47,11 @@ class SiteData:
             pixels[mine] = self.view(pixels[mine], origin, indices[mine])
         return pixels
 
-    def labels(self, positions: Tensor) -> Tensor:
-        """Class numbers at `positions` [b]."""
-        return torch.from_numpy(self.part.labels)[self.indices[positions]]
+    def targets(self, positions: Tensor) -> Tensor:
+        """What the task learns from at `positions` [b]: [b, ...], or class numbers [b]."""
+        known = self.part.targets
+        whole = torch.from_numpy(self.part.labels) if known is None else known
+        return whole[self.indices[positions]]
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,7 @@ class Federation:
         """A normalised, channels-last batch; `pixels` if they were already read."""
         pixels = data.pixels(positions) if pixels is None else pixels
         x = self.dataset.preprocess.normalise(pixels)
-        return Batch(x.contiguous(memory_format=torch.channels_last), data.labels(positions))
+        return Batch(x.contiguous(memory_format=torch.channels_last), data.targets(positions))
 
     def network(self) -> Network:
         """The freshly initialised network; the same in every process."""
@@ -158,14 +159,6 @@ class Federation:
             sum(phase.epochs for phase in phases),
             tuple(sorted(sizes)),
         )
-
-    def reply_size(self, layout: Layout) -> int:
-        """Bytes of the vectors of one reply."""
-        values, secure = sum(self.parts(layout).values()), self.program.secure
-        if not secure.rounds_values:
-            return 4 * values
-        cohort = self.program.rounds.cohort or self.population
-        return packed_size(values, secure.modulus(cohort))
 
 
 @dataclass(frozen=True)

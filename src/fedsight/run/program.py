@@ -23,6 +23,7 @@ from fedsight.data.augment import Augmentation
 from fedsight.data.base import Source
 from fedsight.data.partition import Split
 from fedsight.data.shift import Shift
+from fedsight.fetch.cache import missing
 from fedsight.models.base import Model, Network
 from fedsight.privacy import rules
 from fedsight.privacy.base import Mechanism, split
@@ -151,9 +152,12 @@ class Program:
         return {**self.algorithm.shared(rest), **self.privacy.shared(own)}
 
     def layout(self, network: Network) -> Layout:
-        """The layout of `network`, with the algorithm's personal slices."""
-        layout = Layout.of(network.module)
-        return layout.rekind(lambda name, kind: self.algorithm.kind(name, kind, network))
+        """The layout of `network`, with the slices that algorithm and task keep at the sites."""
+
+        def kind(name: str, kind: Kind) -> Kind:
+            return self.task.kind(name, self.algorithm.kind(name, kind, network), network)
+
+        return Layout.of(network.module).rekind(kind)
 
     def baseline(self) -> Program:
         """The same training without a federated algorithm: for a site alone and for all pooled.
@@ -170,7 +174,19 @@ class Program:
         """Every problem that can be told without reading images, each with its cure."""
         return list(self._problems())
 
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must have been fetched for this program, by name."""
+        return tuple(name for _, name in self._needs())
+
+    def _needs(self) -> Iterator[tuple[str, str]]:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Settings):
+                yield from ((f"{item.name}.name", name) for name in value.needs())
+
     def _problems(self) -> Iterator[Problem]:
+        for where, name in self._needs():
+            yield from missing(name, where)
         yield from self.data.check()
         yield from self.model.check()
         yield from self.algorithm.check(self.train)
