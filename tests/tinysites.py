@@ -100,6 +100,7 @@ class Places:
             trainer = old._trainer
             if trainer is not None and site not in fresh and trainer._process.poll() is None:
                 self.seats[site]._trainer, old._trainer = trainer, None
+                self.seats[site]._token = old._token  # the trainer would end for a newer one
             old.close()
         return LocalLink(self.seats)
 
