@@ -55,21 +55,22 @@ def test_folders_are_searched_at_any_depth_and_sorted(images: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_each_image_gets_its_label_whatever_the_batch(bright: Saved, images: Path, batch) -> None:
     found = predict(bright, [images], batch)
-    assert [one.label for one in found] == ["bright", "[middle]", "dark"]
+    assert [one.answer.label for one in found if one.answer] == ["bright", "[middle]", "dark"]
     for one in found:
         assert one.error is None
-        assert one.probability == one.probabilities[one.label] > 0.99
-        assert sum(one.probabilities.values()) == pytest.approx(1)
-        assert list(one.probabilities.values()) == sorted(one.probabilities.values(), reverse=True)
+        assert one.answer is not None
+        probabilities = one.answer.details["probabilities"]
+        assert one.answer.probability == probabilities[one.answer.label] > 0.99
+        assert sum(probabilities.values()) == pytest.approx(1)
+        assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
 
 
 def test_a_corrupt_image_does_not_lose_the_others(bright: Saved, images: Path) -> None:
     (images / "b" / "broken.png").write_bytes((images / "z.png").read_bytes()[:40])
     found = {one.path.name: one for one in predict(bright, [images], batch=2)}
-    assert found["z.png"].label == "dark"
-    assert found["a.JPG"].label == "bright"
+    assert [found[name].answer.label for name in ("z.png", "a.JPG")] == ["dark", "bright"]  # type: ignore[union-attr]
     broken = found["broken.png"]
-    assert broken.label is None
+    assert broken.answer is None
     assert "broken.png" in broken.error
     assert set(broken.table()) == {"path", "error"}
     only = predict(bright, [images / "b" / "broken.png"])
