@@ -15,7 +15,7 @@ from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
 
 T = TypeVar("T", bound=Settings)
-_BY_SUFFIX = {".csv": "manifest", ".npz": "medmnist", ".json": "coco"}
+_BY_SUFFIX = {".csv": "manifest", ".npz": "medmnist", ".json": "coco", ".jsonl": "texts"}
 
 
 def find_source(word: str, options: Sequence[str]) -> Source:

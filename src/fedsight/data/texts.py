@@ -20,6 +20,7 @@ from fedsight.data.base import ArrayImages, Preprocess, Source
 
 PADDING, GAP, FIRST = 0, 1, 2  # no word; a word taken out; the least number of a word
 NUMBERS = 1 << 22  # of words; float32 holds every one of them exactly
+GAP_SHOWN = "____"
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -34,8 +35,8 @@ def number(word: str) -> int:
 
 
 def row(text: Sequence[str | None], length: int) -> list[int]:
-    """The numbers of the first `length` words; None is a gap, and padding follows a short text."""
-    found = [GAP if word is None else number(word) for word in text[:length]]
+    """The numbers of the first `length` words; None is a gap, "" is padding."""
+    found = [GAP if word is None else number(word) if word else PADDING for word in text[:length]]
     return found + [PADDING] * (length - len(found))
 
 
@@ -53,7 +54,8 @@ class Texts(ArrayImages):
     ) -> Texts:
         """Of tokenised texts, each from a file and line, or the like, in `origins`."""
         rows = torch.tensor([row(text, length) for text in texts], dtype=torch.int32)
-        excerpts = [" ".join("____" if w is None else w for w in text[:length]) for text in texts]
+        shown = ([GAP_SHOWN if word is None else word for word in text[:length]] for text in texts)
+        excerpts = [" ".join(filter(None, text)) for text in shown]
         return cls(rows.view(len(texts), length), excerpts, origins)
 
     def name(self, index: int) -> str:

@@ -67,6 +67,10 @@ class StateOfTheUnion(TextSource):
                     origins.append(f"{speech.president} {speech.year}, word {place + 1}")
             found = Texts.of(texts, origins, self.length)
             parts.append(Part(found, np.array(labels, dtype=np.int64), sites))
+        for label, count in enumerate(np.bincount(parts[0].labels, minlength=len(self.nouns))):
+            if not count:
+                cause = f"'{self.nouns[label]}' is in no address that is trained on"
+                raise DataError(cause, "write data.nouns in lower case, or leave this one out")
         facts = {
             "title": "State of the Union addresses, the missing noun",
             "licence": "public domain",
@@ -112,7 +116,7 @@ class StateOfTheUnion(TextSource):
         before = self.length // 2
         for place, word in enumerate(speech.words):
             if word in classes:
-                # Where the address begins or ends, the text is shorter.
                 left = speech.words[max(0, place - before) : place]
                 right = speech.words[place + 1 : place + self.length - before]
-                yield place, classes[word], [*left, None, *right]
+                padding = [""] * (before - len(left))  # the gap is always in the middle
+                yield place, classes[word], [*padding, *left, None, *right]
