@@ -259,8 +259,8 @@ class Seat:
         round, began = step.order.round, time.monotonic()
         found: Trained = self._ask(step, f"training in round {round}")
         seconds = time.monotonic() - began
-        data = protect(found.payload, found.weight)
-        self._gate.update(round, found, data, seconds)
+        data, (event, times) = protect(found)
+        self._gate.update(round, replace(found, event=event, times=times), data, seconds)
         answer = {
             "round": round,
             "weight": found.weight,
