@@ -28,13 +28,19 @@ class LogFormat(StrEnum):
     MLFLOW = "mlflow"
 
 
+EXAMPLES = sorted(path.stem for path in (Path(__file__).parents[1] / "run/examples").glob("*.toml"))
+
 ConfigFile = Annotated[
     Path | None,
     typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False),
 ]
 Example = Annotated[
     str | None,
-    typer.Option(help="A built-in example instead of a file: fashion.", show_default=False),
+    typer.Option(
+        help=f"A built-in example instead of a file: {', '.join(EXAMPLES)}. "
+        "Its data set is fetched if it is not here.",
+        show_default=False,
+    ),
 ]
 Sets = Annotated[
     list[str] | None,
@@ -128,6 +134,7 @@ def check_command(
     """
     from fedsight.run.config import check, check_elsewhere
     from fedsight.run.federate import federate
+    from fedsight.run.protect import Protection
 
     program, speed = _program(config, example, sets, None, None, None)
     if elsewhere:
@@ -138,6 +145,7 @@ def check_command(
         fetch_needed(program.needs())
     check(program, speed)
     federation = federate(program)
+    Protection(federation).facts()  # noise that cannot be had is said before a run is begun
     typer.echo(
         f"{program.name} is fine: {len(federation.dataset.train):,} training images and "
         f"{len(federation.dataset.test):,} test images of {len(federation.dataset.classes)} "

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
+from fedsight.data import dicom
 from fedsight.data.decode import decode
 from fedsight.data.pixels import SUFFIXES
 from fedsight.run.saved import Saved
 from fedsight.tasks.shown import Answer
+
+ENDINGS = SUFFIXES | dicom.SUFFIXES  # of the files that are looked for in a folder
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         inside = sorted(_images_in(path)) if path.is_dir() else [path]
         if not inside:
             raise DataError(
-                f"the folder '{path}' holds no image", f"images end in {' '.join(sorted(SUFFIXES))}"
+                f"the folder '{path}' holds no image", f"images end in {' '.join(sorted(ENDINGS))}"
             )
         files += inside
     return files
@@ -70,7 +73,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 def _images_in(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+        if path.suffix.lower() in ENDINGS and not hidden and path.is_file():
             yield path
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Location, sources
 from fedsight.data.people import PeopleSource, people
+from fedsight.data.pixels import SUFFIXES
 from fedsight.data.records import Record
-from fedsight.data.sources.folder import image_files, subfolders
+from fedsight.data.sources.folder import subfolders
 
 COLUMNS = ("path", "person")
 
@@ -103,3 +105,15 @@ class People(PeopleSource):
             raise DataError(f"{where}: 'site' is empty", "fill it in or remove the line")
         test = None if split is None else split == "test"
         return Record(str(path), values["person"], values.get("site"), test, where)
+
+
+def image_files(root: Path) -> list[str]:
+    """Image files that are not hidden, by name; files of other kinds are passed over."""
+    with os.scandir(root) as entries:
+        return sorted(
+            entry.path
+            for entry in entries
+            if not entry.name.startswith(".")
+            and Path(entry.name).suffix.lower() in SUFFIXES
+            and entry.is_file()
+        )
