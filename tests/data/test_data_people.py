@@ -13,6 +13,7 @@ from PIL import Image
 from fedsight.core.errors import DataError
 from fedsight.data.sources.orl_faces import OrlFaces
 from fedsight.data.sources.people import People
+from fedsight.fetch.cache import RECEIPT
 from fedsight.fetch.packages import find
 
 
@@ -104,7 +105,7 @@ def orl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             Image.new("L", (4, 4), person * 5).save(path)
             files[f"s{person}/{number}.pgm"] = path.stat().st_size
     receipt = {"sha256": find("orl-faces").sha256, "files": files}
-    (folder / ".fedsight.json").write_text(json.dumps(receipt))
+    (folder / RECEIPT).write_text(json.dumps(receipt))
     return folder
 
 
