@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind
@@ -30,6 +30,7 @@ class Task(Settings, ABC):
     headline: ClassVar[str] = "accuracy"  # the figure that models are compared by: 0 to 1, more is
     headline_title: ClassVar[str] = "Accuracy"  # better; and how reports call it
     whole: ClassVar[bool] = False  # `measure` gets all test images of a site at once (pairs)
+    asks_head: ClassVar[bool] = True  # whether test answers go through the network's head
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -62,6 +63,14 @@ class Task(Settings, ABC):
     def blank(self, classes: int) -> Tensor:
         """The target [1, ...] of one black image: what a coordinator without images measures."""
         return torch.zeros(1, dtype=torch.int64)
+
+    def check_network(self, network: Network) -> list[Problem]:
+        """What the task misses in the network."""
+        return []
+
+    def begin(self, model: nn.Module, labels: Tensor, draws: Generator) -> None:
+        """Before a site trains in a round: its images' class numbers [n], and the site's own
+        draws, which are the same in every round."""
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
         """What becomes of a tensor, after the algorithm said `kind`: here, just that."""
