@@ -14,15 +14,16 @@ ROOT = Path(fedsight.__file__).parent
 MOST_LINES = 300
 PARTS: dict[str, set[str]] = {
     "core": set(),
-    "data": {"core"},
-    "models": {"core"},
+    "fetch": {"core"},
+    "data": {"core", "fetch"},
+    "models": {"core", "fetch"},
     "aggregate": {"core"},
     "privacy": {"core", "aggregate"},
     "tasks": {"core", "models"},
     "algorithms": {"core", "models"},
     "report": {"core"},
 }
-BELOW_PROGRAM = {"core", "data", "models", "aggregate", "privacy", "tasks", "algorithms"}
+BELOW_PROGRAM = {"core", "fetch", "data", "models", "aggregate", "privacy", "tasks", "algorithms"}
 BELOW_ENGINE = BELOW_PROGRAM | {"run.program"}
 BELOW_DEPLOY = BELOW_ENGINE | {"engine", "run"}
 BELOW_CLI = BELOW_DEPLOY | {"report", "deploy"}

@@ -129,7 +129,7 @@ def test_paths_tell_their_source(folder: Path, tmp_path: Path) -> None:
 
 
 def test_wrong_words_are_answered(folder: Path) -> None:
-    error = fails("inspect", "fashion-mnist")
+    error = fails("inspect", "fashion-mnist-12")
     assert isinstance(error, DataError)
     assert "did you mean 'fashion-mnist-12k'?" in error.cure
     error = fails("inspect", folder, "--set", "sise=8", "--set", "channels=2")

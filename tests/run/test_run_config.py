@@ -70,7 +70,7 @@ def test_an_unknown_key_names_the_nearest(table: dict[str, Any], where: str, cur
         ("algorithm", "fedavgg", "did you mean 'fedavg'?"),
         ("split", "dirchlet", "did you mean 'dirichlet'?"),
         ("model", "small_cn", "did you mean 'small_cnn'?"),
-        ("data", "fashion-mnist", "did you mean 'fashion-mnist-12k'?"),
+        ("data", "fashion-mnist-12", "did you mean 'fashion-mnist-12k'?"),
         ("task", "zzz", "known: classify"),
     ],
 )

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from fedsight.cli.fetch import get_command
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -15,7 +17,8 @@ if TYPE_CHECKING:
     from fedsight.data.base import Dataset, Source
     from fedsight.data.partition import Partition, Split
 
-app = typer.Typer(no_args_is_help=True, help="Look at data sources and at splits over sites.")
+app = typer.Typer(no_args_is_help=True, help="Fetch data sets, look at sources and at splits.")
+app.command("get")(get_command)
 
 _SHOWN = 30  # rows of a table
 _DRAWN = 1000  # sites of a picture

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedsight.cli.fetch import fetch_needed
 from fedsight.core.errors import ConfigError, Problem, StoreError
 
 if TYPE_CHECKING:
@@ -85,6 +86,8 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         if federation is not None:
             _refuse(command, workers)
         program, speed = _program(config, example, sets, rounds, workers, seed)
+        if example is not None and federation is None:
+            fetch_needed(program.needs())
         if federation is None:
             _begin(command, program, speed, out, log)
         else:
@@ -131,6 +134,8 @@ def check_command(
         check_elsewhere(program, speed)
         typer.echo(f"{program.name} is fine; fingerprint {program.fingerprint}")
         return
+    if example is not None:
+        fetch_needed(program.needs())
     check(program, speed)
     federation = federate(program)
     typer.echo(

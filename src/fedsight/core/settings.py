@@ -34,6 +34,10 @@ class Settings(BaseModel):
             if not isinstance(getattr(self, key, None), Path)
         }
 
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must have been fetched (`fedsight data get NAME`), by name."""
+        return ()
+
     def anchored(self, base: Path) -> Self:
         """The same settings with relative paths meant from `base`."""
         paths = {

@@ -23,6 +23,7 @@ from fedsight.data.augment import Augmentation
 from fedsight.data.base import Source
 from fedsight.data.partition import Split
 from fedsight.data.shift import Shift
+from fedsight.fetch.cache import missing
 from fedsight.models.base import Model, Network
 from fedsight.privacy import rules
 from fedsight.privacy.base import Mechanism, split
@@ -170,7 +171,19 @@ class Program:
         """Every problem that can be told without reading images, each with its cure."""
         return list(self._problems())
 
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must have been fetched for this program, by name."""
+        return tuple(name for _, name in self._needs())
+
+    def _needs(self) -> Iterator[tuple[str, str]]:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Settings):
+                yield from ((f"{item.name}.name", name) for name in value.needs())
+
     def _problems(self) -> Iterator[Problem]:
+        for where, name in self._needs():
+            yield from missing(name, where)
         yield from self.data.check()
         yield from self.model.check()
         yield from self.algorithm.check(self.train)
