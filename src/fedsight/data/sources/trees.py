@@ -16,11 +16,12 @@ from pydantic import Field
 from fedsight.core.boxes import Row, joined, majority, pack
 from fedsight.core.errors import DataError
 from fedsight.core.rng import numpy_generator
-from fedsight.data.base import ArrayImages, Dataset, Location, Part, Preprocess, Side, Source, sources
+from fedsight.data.base import ArrayImages, Dataset, Part, Preprocess, Side, Source, sources
 from fedsight.data.decode import raster
-from fedsight.data.objects import Box, Judge, Policy, cut
+from fedsight.data.objects import Box, Judge, cut
 from fedsight.data.pixels import read_pixels
 from fedsight.data.voc import read_voc
+from fedsight.fetch.cache import fetched
 
 TILES = {  # by field site of the National Ecological Observatory Network: photograph, boxes
     "OSBS": (("OSBS_029.png", "OSBS_029.xml"),),
@@ -31,6 +32,7 @@ TILES = {  # by field site of the National Ecological Observatory Network: photo
     ),
 }
 CROWN_SHOWN = 0.5  # of a crown's box that must lie in a window for it to count there
+FETCHED = "deepforest-trees"
 KINDS = ("Tree", "Alive", "Dead")  # crowns all
 
 
@@ -60,7 +62,6 @@ class Trees(Source):
     at random places; its test windows lie side by side. Each field site gives equally many.
     """
 
-    path: Location  # the folder with the photographs and their XML files
     window: Side = 160  # side of a window in pixels of the photograph
     size: Side = 96  # side of the network's input
     windows: int = Field(120, ge=1)  # for training, of each field site
@@ -76,16 +77,17 @@ class Trees(Source):
         "photographs by the National Ecological Observatory Network",
     }
 
-    def locations(self) -> dict[str, Path]:
-        """The folder."""
-        return {"path": self.path}
+    def needs(self) -> tuple[str, ...]:
+        """The photographs and their boxes."""
+        return (FETCHED,)
 
     def open(self) -> Dataset:
         """Cut the windows; DataError names a file that is missing, broken or too small."""
         preprocess = self.preprocess(3, self.size, self.size)
+        folder = fetched(FETCHED)
         parts: list[list[tuple[str, npt.NDArray[np.uint8], list[Row]]]] = [[], []]
         for site, files in TILES.items():
-            tiles = [self._tile(photo, boxes) for photo, boxes in files]
+            tiles = [_tile(folder / photo, folder / boxes) for photo, boxes in files]
             train, test = zip(*(self._divided(tile) for tile in tiles), strict=True)
             rng = numpy_generator(self.seed, "windows", site)
             for ground, (left, top) in self._anywhere(train, rng):
@@ -104,22 +106,6 @@ class Trees(Source):
         images = ArrayImages(pixels, f"trees/{name}")
         sites = [site for site, _, _ in windows]
         return Part(images, majority(targets).numpy(), sites, targets)
-
-    def _tile(self, photo: str, boxes: str) -> Tile:
-        _, found = read_voc(self.path / boxes)
-        try:
-            data = (self.path / photo).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"'{self.path / photo}' cannot be read: {error.strerror or error}",
-                "set data.path to the folder 'deepforest/data' of the unpacked package",
-            ) from error
-        pixels = read_pixels(data, photo)
-        if pixels.dtype != np.uint8 or pixels.shape[2] != 3:
-            raise DataError(f"'{self.path / photo}' is no 8-bit colour photograph", "fetch it again")
-        height, width = pixels.shape[:2]
-        rows = Judge(KINDS, Policy()).rows(found.objects, (width, height))
-        return Tile(photo, pixels, tuple(row[1:] for row in rows))
 
     def _divided(self, tile: Tile) -> tuple[Ground, Ground]:
         """The grounds for training and for testing."""
@@ -182,3 +168,17 @@ class Trees(Source):
             if row := cut(0.0, moved, side, side, CROWN_SHOWN):
                 rows.append((0.0, *(value * self.size / side for value in row[1:])))
         return raster(Image.fromarray(np.ascontiguousarray(pixels)), goal), rows
+
+
+def _tile(photo: Path, boxes: Path) -> Tile:
+    _, found = read_voc(boxes)
+    try:
+        pixels = read_pixels(photo.read_bytes(), str(photo))
+    except OSError as error:
+        raise DataError(
+            f"'{photo}' cannot be read: {error.strerror or error}",
+            f"fetch it again: fedsight data get {FETCHED}",
+        ) from error
+    height, width = pixels.shape[:2]
+    rows = Judge(KINDS).rows(found.objects, (width, height))
+    return Tile(photo.name, pixels, tuple(row[1:] for row in rows))

@@ -1,0 +1,65 @@
+"""An object detector on MobileNetV2, which can begin with weights from ImageNet."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from torch import nn
+
+from fedsight.core.errors import ModelError
+from fedsight.models.base import models
+from fedsight.models.detector import HeatmapDetector, Pyramid
+from fedsight.models.detectors import DetectorModel
+from fedsight.models.weights import load_weights
+
+_CUTS = (0, 4, 7, 14)  # of MobileNetV2's blocks: maps at 1/4, 1/8 and 1/16 of the image
+_CHANNELS = (24, 32, 96)
+_WIDTH = 48
+
+
+@models.add("mobilenet_detector", task="detect", source="Sandler et al., MobileNetV2, CVPR 2018")
+class MobileNetDetector(DetectorModel):
+    """Objects by heat maps on torchvision's MobileNetV2 up to 1/16 of the image.
+
+    `weights` may be torchvision's file for the classifier (`fedsight data get mobilenet-weights`):
+    the blocks are taken from it, the rest starts afresh. Use norm = "frozen" with it.
+    """
+
+    def make(
+        self, channels: int, height: int, width: int, classes: int
+    ) -> tuple[nn.Module, Iterable[str]]:
+        """Colour images of any size from 32 pixels a side."""
+        import torchvision
+
+        if channels != 3 or min(height, width) < 32:
+            raise ModelError(
+                f"the network 'mobilenet_detector' cannot take {channels} channels of {height} x "
+                f"{width} pixels",
+                "set data.channels = 3 and data.size = 32 or more",
+            )
+        blocks = list(torchvision.models.mobilenet_v2(weights=None).features)
+        stages = [
+            nn.Sequential(*blocks[a:b]) for a, b in zip(_CUTS, _CUTS[1:], strict=False)
+        ]
+        body = Pyramid(stages, _CHANNELS, _WIDTH, classes)
+        return HeatmapDetector(body, classes, 4), ["body.heat", "body.box"]
+
+    def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
+        if self.weights is None:
+            return ()
+        own = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
+        fresh = frozenset(name for name in own if not name.startswith("body.stages."))
+        return load_weights(module, self.weights, self.sha256 or "", fresh, _renamed)
+
+
+def _renamed(name: str) -> str | None:
+    """features.5.conv.0.weight -> body.stages.1.1.conv.0.weight; None for later blocks."""
+    match = re.fullmatch(r"features\.(\d+)\.(.+)", name)
+    if match is None:
+        return None if name.startswith("classifier.") else name
+    block = int(match[1])
+    for stage, (first, last) in enumerate(zip(_CUTS, _CUTS[1:], strict=False)):
+        if first <= block < last:
+            return f"body.stages.{stage}.{block - first}.{match[2]}"
+    return None
