@@ -33,7 +33,7 @@ JOB: dict[str, Any] = {
     "model": {"name": "small_cnn", "width": 8},
     "algorithm": {"name": "fedavgm", "server_lr": 1.0, "momentum": 0.9},
     "train": {"epochs": 2, "batch": 10, "lr": 0.1},
-    "rounds": {"rounds": 40, "cohort": 500, "weighting": "uniform", "evaluate_every": 1000},
+    "rounds": {"rounds": 30, "cohort": 400, "weighting": "uniform", "evaluate_every": 1000},
 }
 # Beside the job: the mechanism, and what suits it. A smaller step forgives more noise.
 MECHANISMS: dict[str, dict[str, Any]] = {

@@ -57,8 +57,8 @@ def write_run(federation: Federation, name: str, created: str, **files: Any) -> 
     folder.mkdir()
     facts = {"created": created, "rounds": 5, "population": 3, "federation": "elsewhere"}
     lines = [
-        {"round": 1, "accuracy": 0.5, "loss": 1.0, "cohort": 3, "replies": 3, "rejected": {}},
-        {"round": 2, "accuracy": None, "loss": None, "cohort": 3, "replies": 2, "seconds": 2.25}
+        {"round": 1, "score": 0.5, "loss": 1.0, "cohort": 3, "replies": 3, "rejected": {}},
+        {"round": 2, "score": None, "loss": None, "cohort": 3, "replies": 2, "seconds": 2.25}
         | {"rejected": {"b": "site 'b' sent [NaN]"}},
     ]
     for file, value in {"run.json": facts, **files}.items():
@@ -150,7 +150,7 @@ def test_history_shows_events_and_runs(tmp_path: Path) -> None:
     assert "No run yet" in done(*words).out
     made.revoke("a", "[gone]")
     write_run(made, "zero", "2026-01-02T00:00:00+00:00")
-    write_run(made, "later", "2026-03-02T00:00:00+00:00", **{"summary.json": {"accuracy": 0.75}})
+    write_run(made, "later", "2026-03-02T00:00:00+00:00", **{"summary.json": {"score": 0.75}})
     outcome = {"state": "failed", "cause": "no site is left", "cure": "look"}
     write_run(made, "broken", "2026-02-02T00:00:00+00:00", **{"segment.json": outcome})
     text = done(*words).out

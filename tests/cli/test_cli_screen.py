@@ -16,7 +16,7 @@ from fedsight.cli.screen import Screen, show_error, show_summary, size
 from fedsight.core.errors import ConfigError, DataError, FedSightError, Problem, StoreError
 
 LINE: dict[str, Any] = {
-    **{"round": 1, "accuracy": 0.5, "loss": 1.25, "rejected": {}},
+    **{"round": 1, "score": 0.5, "loss": 1.25, "rejected": {}},
     **{"bytes_up": 1500, "bytes_down": 500},
 }
 
@@ -49,7 +49,7 @@ def test_a_line_a_round_on_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     screen.begin(tiny.federation(rounds={"rounds": 3}), 1)
     screen.reply()
     screen.round(LINE)
-    screen.round({**LINE, "round": 2, "accuracy": None, "loss": None, "rejected": {"a": "NaN"}})
+    screen.round({**LINE, "round": 2, "score": None, "loss": None, "rejected": {"a": "NaN"}})
     screen.begin_baselines(4)
     screen.baseline_round()
     screen.finish({})
@@ -106,7 +106,13 @@ def test_a_reply_before_the_beginning_moves_nothing(capsys: pytest.CaptureFixtur
 
 
 SUMMARY: dict[str, Any] = {
-    **{"accuracy": 0.8765, "worst_site": None, "bytes_up": 2_000_000, "bytes_down": 3_000},
+    **{
+        "headline": "Accuracy",
+        "score": 0.8765,
+        "worst_site": None,
+        "bytes_up": 2_000_000,
+        "bytes_down": 3_000,
+    },
     **{"seconds": 12.34, "rounds": 20},
 }
 
@@ -121,7 +127,7 @@ def test_the_summary(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     assert "Report: runs/[a] :x:/report.html" in out
     assert "pooled" not in out
     assert "worst" not in out
-    worst = {"name": "[ward] 3", "accuracy": 0.5}
+    worst = {"name": "[ward] 3", "score": 0.5}
     show_summary({**SUMMARY, "worst_site": worst, "pooled": 0.9, "alone_mean": 0.4}, "r")
     out = capsys.readouterr().out
     assert "[ward] 3 with 50.00%" in out

@@ -38,6 +38,14 @@ CASES: dict[str, dict[str, Any]] = {
     "fedbn, BatchNorm": {"algorithm": {"name": "fedbn"}, **BATCH_NORM},
     "fedbn, cohort": {"algorithm": {"name": "fedbn"}, "rounds": {"rounds": 4, "cohort": 2}},
     "fedavg, BatchNorm": BATCH_NORM,
+    "central DP, adaptive clip": {
+        "privacy": {"name": "central", "noise_multiplier": 1.0, "quantile": 0.5},
+        "rounds": {"rounds": 4, "cohort": 2, "weighting": "uniform"},
+    },
+    "matrix DP": {
+        "privacy": {"name": "matrix", "noise_multiplier": 1.0, "bands": 2},
+        "rounds": {"rounds": 3, "weighting": "uniform"},
+    },
 }
 
 
@@ -74,6 +82,27 @@ def test_own_images_elsewhere_give_the_bits_of_one_tree(
     assert tinysites.figures(diary) == tinysites.figures(kept)
     assert diary.replies == sum(line["cohort"] for line in diary.lines)
     same_memories(places, tmp_path, program.rounds.rounds)
+
+
+@pytest.mark.parametrize("mechanism", ["local", "example"])
+def test_sites_noise_their_updates_from_a_secret_of_their_own(
+    places: Places, site_images: Path, tmp_path: Path, mechanism: str
+) -> None:
+    program = tinysites.program(
+        site_images,
+        privacy={"name": mechanism, "noise_multiplier": 1.0},
+        rounds={"rounds": 2, "weighting": "uniform"},
+    )
+    simulated, kept = inline(program, tmp_path)
+    federation, link = places.meet(program)
+    diary = tiny.Diary()
+    found = tinysites.learn(federation, link, diary)
+    assert tiny.sha(found.vector) != tiny.sha(simulated.vector)  # the seed tells nothing
+    assert [line["epsilon"] for line in diary.lines] == [line["epsilon"] for line in kept.lines]
+    assert all(line["train_loss"] is None for line in diary.lines)
+    keys = [places.root / site / "noise.key" for site in places.names]
+    assert all(key.stat().st_mode & 0o777 == 0o600 for key in keys)
+    assert len({key.read_bytes() for key in keys}) == len(keys)
 
 
 @pytest.mark.parametrize(

@@ -161,10 +161,10 @@ def test_one_models_figures(seed: int) -> None:
     assert figures.confusion is not None
     for truth, guess in np.ndindex(CLASSES, CLASSES):
         assert figures.confusion[truth, guess] == ((labels == truth) & (predicted == guess)).sum()
-    lowest = min(figures.by_site.values(), key=lambda one: one["accuracy"])
+    lowest = min(figures.by_site.values(), key=lambda one: one["score"])
     found = worst(figures.by_site)
     assert found is not None
-    assert found["accuracy"] == lowest["accuracy"]
+    assert found["score"] == lowest["accuracy"]
     assert figures.by_site[found["name"]] == lowest
 
 
@@ -227,8 +227,8 @@ def test_a_site_whose_classes_nobody_tests_has_no_figures(algorithm: str) -> Non
 
 def test_the_worst_of_nobody() -> None:
     assert worst({}) is None
-    sites = {"a": {"accuracy": 0.5}, "b": {"accuracy": 0.25}, "c": {"accuracy": 0.25}}
-    assert worst(sites) == {"name": "b", "accuracy": 0.25}
+    sites = {"a": {"score": 0.5}, "b": {"score": 0.25}, "c": {"score": 0.25}}
+    assert worst(sites) == {"name": "b", "score": 0.25}
 
 
 def test_a_task_without_a_confusion_matrix_has_none() -> None:
@@ -242,7 +242,7 @@ def test_a_task_without_a_confusion_matrix_has_none() -> None:
     made = [{"loss": Sum(np.asarray(3.0), 6)}]
     figures = Evaluator(federation).figures(made)
     assert figures.confusion is None
-    assert figures.overall == {"accuracy": 0.5}
+    assert figures.overall == {"score": 0.5, "accuracy": 0.5}
 
 
 # ---------------------------------------------------------------- the comparison
@@ -277,7 +277,7 @@ def test_baselines_are_plain_training_on_the_same_budget(tmp_path: Path, algorit
     for site in range(3):
         figures = evaluator.figures(naive(federation, site), only=site)
         own = figures.by_site[f"site-0{site}"]["accuracy"]
-        assert found[str(site)] == {**figures.overall, "own_accuracy": own}
+        assert found[str(site)] == {**figures.overall, "own_score": own}
     pooled = evaluator.figures(naive(federation, POOLED))
     assert found["-1"]["accuracy"] == pooled.overall["accuracy"]
     assert found["-1"]["by_site"] == {n: one["accuracy"] for n, one in pooled.by_site.items()}
@@ -298,8 +298,8 @@ def test_the_longest_baselines_come_first() -> None:
 def test_finished_baselines_are_not_trained_again(tmp_path: Path, monkeypatch) -> None:
     federation = tiny.federation()
     store = RunStore(tmp_path)
-    kept = {"-1": {"accuracy": 0.5, "loss": 1.0, "by_site": {}}}
-    kept |= {str(site): {"accuracy": 0.1 * site, "own_accuracy": None} for site in (0, 1, 2)}
+    kept = {"-1": {"score": 0.5, "loss": 1.0, "by_site": {}}}
+    kept |= {str(site): {"score": 0.1 * site, "own_score": None} for site in (0, 1, 2)}
     store.write_json(PARTIAL, kept)
     ticks: list[None] = []
     assert compare.compare(federation, Speed(), store, lambda: ticks.append(None)) == kept

@@ -65,7 +65,7 @@ def test_lines_tell_of_every_round() -> None:
     diary = tiny.Diary()
     trained = tiny.learn(federation, diary=diary)
     assert [line["round"] for line in diary.lines] == [1, 2, 3, 4, 5]
-    assert [line["round"] for line in diary.lines if line["accuracy"] is not None] == [2, 4, 5]
+    assert [line["round"] for line in diary.lines if line["score"] is not None] == [2, 4, 5]
     assert [line["lr"] for line in diary.lines] == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
     assert all(line["cohort"] == line["replies"] == 2 for line in diary.lines)
     assert all(line["weight"] == 80 for line in diary.lines)

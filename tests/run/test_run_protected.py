@@ -93,7 +93,7 @@ def test_a_run_stops_before_it_would_exceed_its_target() -> None:
     trained = tiny.learn(of, diary=diary)
     done = trained.checkpoint.round
     assert 0 < done < 9
-    assert diary.lines[-1]["accuracy"] is not None
+    assert diary.lines[-1]["score"] is not None
     assert diary.lines[-1]["epsilon"] <= 4.0
     protection = Protection(of)
     assert protection.epsilon(done + 1) > 4.0

@@ -44,7 +44,7 @@ def compared(home: Path) -> Path:
 def check_folder(run: Path, rounds: int) -> dict[str, Any]:
     """The names that scripts rely on."""
     summary = read(run)
-    needed = {"accuracy", "rounds", "seconds", "bytes_up", "bytes_down", "fingerprint"}
+    needed = {"score", "accuracy", "rounds", "seconds", "bytes_up", "bytes_down", "fingerprint"}
     assert needed <= set(summary)
     assert summary["rounds"] == rounds
     lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
@@ -93,7 +93,7 @@ def test_compare_adds_what_each_site_gets_alone(compared: Path) -> None:
     comparison = read(compared, "comparison.json")
     assert summary["pooled"] == comparison["pooled"]["accuracy"]
     assert set(comparison["pooled"]["by_site"]) == set(summary["by_site"])
-    assert all(entry["own_accuracy"] is not None for entry in comparison["alone"].values())
+    assert all(entry["own_score"] is not None for entry in comparison["alone"].values())
     assert "pooled" in done("report", compared).out + (compared / "report.html").read_text()
 
 
@@ -340,12 +340,12 @@ def test_a_folder_is_rewound_to_its_checkpoint(tmp_path: Path) -> None:
 
 def test_a_figure_that_nobody_could_measure_is_null(home: Path, monkeypatch) -> None:
     monkeypatch.setattr(
-        conclude, "_summarise", lambda *_: {"accuracy": float("nan"), "worst_site": None}
+        conclude, "_summarise", lambda *_: {"score": float("nan"), "worst_site": None}
     )
     store = RunStore(home / "nan")
     config = tiny.program(rounds={"rounds": 1})
     session.start(config, Speed(workers=1), store, "run", [])
-    assert read(home / "nan")["accuracy"] is None
+    assert read(home / "nan")["score"] is None
 
 
 # ---------------------------------------------------------------- the saved model

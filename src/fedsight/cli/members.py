@@ -21,7 +21,7 @@ from fedsight.deploy.federation import Federation
 from fedsight.deploy.presence import Presence, presences
 
 _NUMBERS = {"train", "test", "classes", "corrupt", "rounds", "round", "updates", "figures"}
-_NUMBERS |= {"accuracy", "loss", "seconds"}
+_NUMBERS |= {"score", "loss", "seconds"}
 _WHOLE = {"time", "began", "event", "bytes"}
 
 
@@ -62,7 +62,7 @@ def show_history(federation: Federation) -> None:
     if not runs:
         _print("No run yet: start one with `fedsight run CONFIG --federation DIR`.")
         return
-    table = _table("run", "began", "rounds", "accuracy", "sites", "state")
+    table = _table("run", "began", "rounds", "score", "sites", "state")
     for _, row in runs:
         table.add_row(*(escape(cell) for cell in row))
     _show(table)
@@ -76,12 +76,12 @@ def show_rounds(federation: Federation, name: str) -> None:
         raise StoreError(
             f"the federation has no run '{name}'", f"its runs are: {known or 'none yet'}"
         )
-    table = _table("round", "accuracy", "loss", "took part", "seconds", "refused")
+    table = _table("round", "score", "loss", "took part", "seconds", "refused")
     for line in _lines(folder):
         rejected = line.get("rejected") or {}
         table.add_row(
             str(line.get("round")),
-            _figure(line.get("accuracy"), ".2%"),
+            _figure(line.get("score"), ".2%"),
             _figure(line.get("loss"), ".3f"),
             f"{line.get('replies', '')} of {line.get('cohort', '')}",
             _figure(line.get("seconds"), ".1f"),
@@ -155,7 +155,7 @@ def _run(folder: Path) -> tuple[str, list[str]]:
     facts, lines = _json(folder / "run.json"), _lines(folder)
     summary = _json(folder / "summary.json")
     last = lines[-1] if lines else {}
-    accuracy = next((a for line in lines[::-1] if (a := line.get("accuracy")) is not None), None)
+    score = next((s for line in lines[::-1] if (s := line.get("score")) is not None), None)
     began = str(facts.get("created") or _stamp((folder / "run.toml").stat().st_mtime))
     outcome = _json(folder / "segment.json")
     if summary:
@@ -166,7 +166,7 @@ def _run(folder: Path) -> tuple[str, list[str]]:
         state = "in work" if keeper.kept(folder) else "not finished"
     rounds = f"{last.get('round', 0)} of {facts['rounds']}" if "rounds" in facts else "0"
     sites = str(facts.get("population", ""))
-    figure = _figure(summary.get("accuracy", accuracy), ".2%")
+    figure = _figure(summary.get("score", score), ".2%")
     return began, [folder.name, _when(began), rounds, figure, sites, state]
 
 

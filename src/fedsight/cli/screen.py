@@ -20,6 +20,7 @@ from rich.progress import (
 from rich.table import Table
 
 from fedsight.core.errors import ConfigError, FedSightError
+from fedsight.report.words import word
 from fedsight.run.reporter import Reporter
 
 if TYPE_CHECKING:
@@ -73,12 +74,14 @@ class Screen(Reporter):
         self._cohort = 1
         self._rounds = 1
         self._bytes = 0
+        self._headline = ""
 
     def begin(self, federation: Federation, done: int) -> None:
         """Training starts, with `done` rounds behind it."""
         program = federation.program
         self._cohort = program.rounds.cohort or federation.population
         self._rounds = program.rounds.rounds
+        self._headline = word(program.task.headline_title)
         name = program.algorithm.registered
         self.say(
             f"{program.name}: {name}, {federation.population:,} "
@@ -103,7 +106,7 @@ class Screen(Reporter):
             part
             for part in (
                 f"round {line['round']}/{self._rounds}",
-                "" if line["accuracy"] is None else f"accuracy {line['accuracy']:.3f}",
+                "" if line["score"] is None else f"{self._headline} {line['score']:.3f}",
                 "" if line["loss"] is None else f"loss {line['loss']:.3f}",
                 size(self._bytes),
                 f"{len(line['rejected'])} rejected" if line["rejected"] else "",
@@ -146,13 +149,13 @@ class Screen(Reporter):
 def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     """The final figures as a table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("federated", f"[bold]{summary['accuracy']:.2%}[/] accuracy")
+    table.add_row("federated", f"[bold]{summary['score']:.2%}[/] {word(summary['headline'])}")
     if "pooled" in summary:
         table.add_row("pooled", f"{summary['pooled']:.2%} (all images at one place)")
         table.add_row("alone", f"{summary['alone_mean']:.2%} (mean of the sites)")
     if summary["worst_site"]:
         worst = summary["worst_site"]
-        table.add_row("worst site", f"{escape(worst['name'])} with {worst['accuracy']:.2%}")
+        table.add_row("worst site", f"{escape(worst['name'])} with {worst['score']:.2%}")
     if protected := summary.get("privacy"):
         table.add_row("privacy", escape(_spent(protected)))
     sent = f"{size(summary['bytes_up'])} sent, {size(summary['bytes_down'])} received by sites"

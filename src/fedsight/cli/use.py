@@ -112,10 +112,10 @@ def _print_table(found: Sequence[Prediction], top: int) -> None:
 
     table = Table("image", "label", "probability")
     for one in found:
-        if one.error is not None:
-            table.add_row(escape(str(one.path)), f"[red]{escape(one.error)}[/red]", "")
+        if one.answer is None:
+            table.add_row(escape(str(one.path)), f"[red]{escape(one.error or '')}[/red]", "")
             continue
-        shown = list(one.probabilities.items())[:top]
+        shown = one.answer.shown(top)
         labels = "\n".join(escape(label) for label, _ in shown)
         table.add_row(escape(str(one.path)), labels, "\n".join(f"{p:.1%}" for _, p in shown))
     Console().print(table)

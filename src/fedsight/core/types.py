@@ -46,7 +46,8 @@ def add_metrics(parts: list[Metrics]) -> dict[str, Sum]:
 
 @dataclass(frozen=True)
 class Batch:
-    """Normalised images `x` [b, c, h, w] float32 and targets `y` (class labels: [b] int64)."""
+    """Normalised images `x` [b, c, h, w] float32 and targets `y` [b, ...]: class numbers [b] int64,
+    or whatever the task learns from."""
 
     x: Tensor
     y: Tensor

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +38,15 @@ class Images(Protocol):
 
     def name(self, index: int) -> str:
         """Where an image came from (a path, or source and number), for messages and reports."""
+        ...
+
+
+@runtime_checkable
+class Readable(Protocol):
+    """What `Images` of texts have besides: a report shows words."""
+
+    def excerpt(self, index: int) -> str:
+        """The beginning of text number `index`."""
         ...
 
 
@@ -76,11 +85,16 @@ class ArrayImages:
 
 @dataclass(frozen=True)
 class Part:
-    """The training or the test part: images, class numbers [n] int64, and natural site ids."""
+    """The training or the test part: images, class numbers [n] int64, and natural site ids.
+
+    `labels` are what splits and counts go by. A task whose truth is more than one class per image
+    finds it in `targets`, boxes or several labels, say, one tensor for all images.
+    """
 
     images: Images
     labels: Indices
     sites: Sequence[str] | None = None  # one id per image, when the source knows them
+    targets: Tensor | None = None  # [n, ...] what the task learns from; None: the labels
 
     def __len__(self) -> int:
         return len(self.labels)

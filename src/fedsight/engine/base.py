@@ -48,9 +48,11 @@ class SiteData:
             pixels[mine] = self.view(pixels[mine], origin, indices[mine])
         return pixels
 
-    def labels(self, positions: Tensor) -> Tensor:
-        """Class numbers at `positions` [b]."""
-        return torch.from_numpy(self.part.labels)[self.indices[positions]]
+    def targets(self, positions: Tensor) -> Tensor:
+        """What the task learns from at `positions` [b]: [b, ...], or class numbers [b]."""
+        known = self.part.targets
+        whole = torch.from_numpy(self.part.labels) if known is None else known
+        return whole[self.indices[positions]]
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Federation:
         """A normalised, channels-last batch; `pixels` if they were already read."""
         pixels = data.pixels(positions) if pixels is None else pixels
         x = self.dataset.preprocess.normalise(pixels)
-        return Batch(x.contiguous(memory_format=torch.channels_last), data.labels(positions))
+        return Batch(x.contiguous(memory_format=torch.channels_last), data.targets(positions))
 
     def network(self) -> Network:
         """The freshly initialised network; the same in every process."""

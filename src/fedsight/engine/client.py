@@ -91,9 +91,10 @@ class Client:
         return self._reply(order, local, site, len(data), metrics, noise)
 
     def measure(self, client: SiteData, start: int) -> Metrics:
-        """Sums over the CHUNK test images from `start`, with the weights loaded last."""
+        """Sums over the chunk of test images from `start`, with the weights loaded last."""
         self.model.eval()
-        positions = torch.arange(start, min(start + CHUNK, len(client)))
+        size = chunk(self.federation, len(client))
+        positions = torch.arange(start, min(start + size, len(client)))
         classes = len(self.federation.dataset.classes)
         with torch.inference_mode():
             batch = self.federation.batch(client, positions)
@@ -214,6 +215,11 @@ class Client:
         payload = program.privacy.release(payload, order.shared, self._plan, site, noise)
         weight = samples if program.rounds.weighting == "samples" else 1
         return Reply(site, payload, weight, metrics, memory)
+
+
+def chunk(federation: Federation, images: int) -> int:
+    """How many of `images` test images are measured at once."""
+    return images if federation.program.task.whole else CHUNK
 
 
 def batches(samples: int, epochs: int, size: int, draws: Generator) -> Iterator[Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order, add_metrics
 from fedsight.engine.base import Federation, Note, Outcome, Total
-from fedsight.engine.client import CHUNK, Client
+from fedsight.engine.client import Client, chunk
 from fedsight.engine.memory import MemoryStore
 from fedsight.engine.secured import Keys, total_of
 from fedsight.privacy.secagg.total import SecureSum
@@ -60,7 +60,7 @@ def chunks(federation: Federation) -> list[tuple[int, int]]:
     return [
         (number, start)
         for number, view in enumerate(federation.views)
-        for start in range(0, len(view.indices), CHUNK)
+        for start in range(0, len(view.indices), chunk(federation, len(view.indices)))
     ]
 
 

@@ -22,7 +22,7 @@ from fedsight.core.layout import Layout
 from fedsight.core.types import Metrics, Order, Sum
 from fedsight.engine import replies, wire
 from fedsight.engine.base import Federation, Note, Outcome
-from fedsight.engine.client import CHUNK
+from fedsight.engine.client import chunk
 from fedsight.engine.exchange import Exchange
 from fedsight.engine.inline import by_view, chunks
 from fedsight.engine.secured import total_of
@@ -262,7 +262,8 @@ class RemoteEngine:
         """The sums of one chunk: those of the task, in their shapes, over that many images."""
         found = wire.read_metrics(table, f"site '{site}'")
         view, start = job
-        images = min(CHUNK, len(self.federation.views[view].indices) - start)
+        held = len(self.federation.views[view].indices)
+        images = min(chunk(self.federation, held), held - start)
         shapes = {name: one.total.shape for name, one in found.items()}
         if shapes != self._due or any(one.count != images for one in found.values()):
             cause = f"site '{site}' sent figures of another task, or over other images"

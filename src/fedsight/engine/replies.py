@@ -46,6 +46,5 @@ def blank(federation: Federation, network: Network) -> Metrics:
     black = torch.zeros(1, size.channels, size.height, size.width)
     network.module.eval()
     with torch.inference_mode():
-        batch = Batch(black, torch.zeros(1, dtype=torch.int64))
-        classes = len(federation.dataset.classes)
-        return federation.program.task.measure(network.module, batch, classes)
+        task, classes = federation.program.task, len(federation.dataset.classes)
+        return task.measure(network.module, Batch(black, task.blank(classes)), classes)

@@ -68,6 +68,7 @@ def render(runs: Sequence[Run]) -> str:
         protect=protect,
         words=words,
         compared=any(view.three_way(run) for run in runs),
+        headlines={run.facts.headline for run in runs},
         evaluated=any(run.evaluation for run in runs),
         overlays=_overlays(parts) if len(parts) > 1 else {},
     )
@@ -101,21 +102,28 @@ def _figures(run: Run, anchor: str) -> dict[str, Markup]:
         ]
     losses = [_line(run, "on test images", "loss"), _line(run, "in training", "train_loss")]
     figures = {
-        "accuracy": plots.curves(
-            f"{anchor}-accuracy",
-            "Accuracy on the test part after each round",
-            [_line(run, "federated", "accuracy")],
+        "score": plots.curves(
+            f"{anchor}-score",
+            f"{facts.headline} on the test part after each round",
+            [_line(run, "federated", "score")],
             share=True,
             levels=levels,
         ),
         "loss": plots.curves(f"{anchor}-loss", "Loss after each round", losses),
         "sites": plots.by_site(
-            f"{anchor}-sites", [(row.name, row.alone, row.federated) for row in rows]
+            f"{anchor}-sites",
+            facts.headline,
+            [(row.name, row.alone, row.federated) for row in rows],
         ),
     }
     if three is not None:
         figures["three"] = plots.three_way(
-            f"{anchor}-three", three.alone, three.mean, three.federated, three.pooled
+            f"{anchor}-three",
+            facts.headline,
+            three.alone,
+            three.mean,
+            three.federated,
+            three.pooled,
         )
     up = [line.bytes_up for line in run.rounds if line.bytes_up is not None]
     down = [line.bytes_down for line in run.rounds if line.bytes_down is not None]
@@ -130,16 +138,21 @@ def _figures(run: Run, anchor: str) -> dict[str, Markup]:
         figures["confusion"] = tables.confusion(
             f"{anchor}-confusion", evaluation.classes, evaluation.confusion
         )
+    for at, curve in enumerate(evaluation.curves if evaluation is not None else ()):
+        figures[f"curve{at}"] = plots.shares(
+            f"{anchor}-curve{at}", curve.title, (curve.x, curve.y), curve.lines
+        )
     return {name: figure for name, figure in figures.items() if figure}
 
 
 def _overlays(parts: Sequence[Part]) -> dict[str, Markup]:
+    headline = view.headlines([part.run for part in parts])
     lines = {
-        what: [_line(part.run, part.name, what) for part in parts] for what in ("accuracy", "loss")
+        what: [_line(part.run, part.name, what) for part in parts] for what in ("score", "loss")
     }
     figures = {
-        "accuracy": plots.curves(
-            "all-accuracy", "Accuracy on the test part after each round", lines["accuracy"], True
+        "score": plots.curves(
+            "all-score", f"{headline} on the test part after each round", lines["score"], True
         ),
         "loss": plots.curves("all-loss", "Loss on the test part after each round", lines["loss"]),
     }

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from fedsight.report.sites import MOST_DRAWN
 from fedsight.report.svg import CARD, COLOURS, INK, MUTED, Sheet
-from fedsight.report.words import label, number, percent, size
+from fedsight.report.words import label, number, percent, size, word
 
 FEDERATED, ALONE, POOLED = COLOURS[:3]
 STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
@@ -84,15 +84,43 @@ def curves(
     return sheet.svg
 
 
+def shares(
+    name: str,
+    title: str,
+    axes_of: tuple[str, str],
+    lines: Mapping[str, Sequence[tuple[float, float]]],
+) -> Markup:
+    """Lines over two axes from 0 to 1; `axes_of` names x and y. Empty where no line has a point."""
+    kept = {name: points for name, points in lines.items() if points}
+    if not kept:
+        return Markup()
+    said = f"{axes_of[1]} over {axes_of[0]}: {', '.join(label(one) for one in kept)}"
+    with Sheet(name, title, said, 3.2 + 0.2 * math.ceil(len(kept) / 2)) as sheet:
+        for at, (one, points) in enumerate(kept.items()):
+            sheet.axes.plot(
+                [x for x, _ in points],
+                [y for _, y in points],
+                STYLES[at % len(STYLES)][0],
+                color=COLOURS[at % len(COLOURS)],
+                label=label(one),
+            )
+        sheet.axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=axes_of[0], ylabel=axes_of[1])
+        _percent(sheet.axes.xaxis)
+        _percent(sheet.axes.yaxis)
+        if len(kept) > 1:
+            _legend(sheet)
+    return sheet.svg
+
+
 def three_way(
-    name: str, alone: Mapping[str, float], mean: float, federated: float, pooled: float
+    name: str, figure: str, alone: Mapping[str, float], mean: float, federated: float, pooled: float
 ) -> Markup:
     """Each site alone as dots with their mean, the federated and the pooled model as bars."""
     said = (
         f"{len(alone)} sites alone: mean {percent(mean)}, from {percent(min(alone.values()))} to "
         f"{percent(max(alone.values()))}; federated {percent(federated)}; pooled {percent(pooled)}"
     )
-    with Sheet(name, "Accuracy on the whole test part", said, 2.4) as sheet:
+    with Sheet(name, f"{figure} on the whole test part", said, 2.4) as sheet:
         axes = sheet.axes
         rows = ((2, mean, ALONE), (1, federated, FEDERATED), (0, pooled, POOLED))
         for (row, value, colour), hatch in zip(rows, ("", "", "///"), strict=True):
@@ -112,11 +140,13 @@ def three_way(
         axes.spines["bottom"].set_bounds(0, 1)
         _bare(axes)
         _percent(axes.xaxis)
-        axes.set_xlabel("right answers on the whole test part")
+        axes.set_xlabel(f"{word(figure)} on the whole test part")
     return sheet.svg
 
 
-def by_site(name: str, rows: Sequence[tuple[str, float | None, float | None]]) -> Markup:
+def by_site(
+    name: str, figure: str, rows: Sequence[tuple[str, float | None, float | None]]
+) -> Markup:
     """Per site: alone (hollow) and federated (filled), each measured for that site.
 
     `rows` are (site, alone, federated); with very many sites the worst federated are drawn.
@@ -131,7 +161,7 @@ def by_site(name: str, rows: Sequence[tuple[str, float | None, float | None]]) -
         + f" federated {percent(federated)}"
         for site, alone, federated in shown
     )  # fmt: skip
-    with Sheet(name, "Accuracy for each site", said, 0.95 + 0.22 * len(shown)) as sheet:
+    with Sheet(name, f"{figure} for each site", said, 0.95 + 0.22 * len(shown)) as sheet:
         axes = sheet.axes
         for row, (_, alone, federated) in enumerate(shown):
             assert federated is not None

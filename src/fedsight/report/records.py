@@ -7,9 +7,12 @@ import binascii
 import struct
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+# Runs of earlier versions call it by the only figure there was.
+_SCORE = Field(None, validation_alias=AliasChoices("score", "accuracy"))
 
 
 class Record(BaseModel):
@@ -58,6 +61,7 @@ class Facts(Record):
     classes: tuple[str, ...] = ()
     model: Model = Model()
     algorithm: str = ""
+    headline: str = "Accuracy"  # what the score is
     sites: tuple[Site, ...] = ()
     population: int | None = None
 
@@ -75,7 +79,7 @@ class Round(Record):
     """One line of `history.jsonl`; bytes and seconds are those of this round."""
 
     round: int
-    accuracy: float | None = None
+    score: float | None = _SCORE
     loss: float | None = None
     train_loss: float | None = None
     lr: float | None = None
@@ -88,17 +92,17 @@ class Round(Record):
 
 
 class Score(Record):
-    """Accuracy (share of right answers, 0 to 1) and loss (mean cross-entropy)."""
+    """The task's headline figure (0 to 1; accuracy, say) and the mean loss."""
 
-    accuracy: float | None = None
+    score: float | None = _SCORE
     loss: float | None = None
 
 
 class NamedScore(Record):
-    """The accuracy of one named site."""
+    """The headline figure of one named site."""
 
     name: str
-    accuracy: float | None = None
+    score: float | None = _SCORE
 
 
 class Protection(Record):
@@ -124,7 +128,7 @@ class Protection(Record):
 class Summary(Record):
     """`summary.json`: the final figures."""
 
-    accuracy: float | None = None
+    score: float | None = _SCORE
     loss: float | None = None
     rounds: int | None = None
     seconds: float | None = None
@@ -139,27 +143,36 @@ class Summary(Record):
 class Sample(Record):
     """One test image (base64 PNG) with what the model said about it."""
 
-    image: str
+    image: str | None = None
+    text: str = ""  # where the sample is no picture
     name: str = ""
     truth: str
     predicted: str
     probability: float | None = None
     truth_probability: float | None = None
-
-    @property
-    def right(self) -> bool:
-        """Whether the model gave the right answer."""
-        return self.truth == self.predicted
+    right: bool
 
     @property
     def small(self) -> bool:
         """Whether the image is so small that its pixels should be shown as squares."""
+        if self.image is None:
+            return False
         width, height = struct.unpack(">2I", base64.b64decode(self.image[:32])[16:24])
         return bool(max(width, height) <= 96)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _judged(cls, values: Any) -> Any:
+        """Runs of earlier versions leave it to the reader to compare."""
+        if isinstance(values, dict) and "right" not in values:
+            return {**values, "right": values.get("truth") == values.get("predicted")}
+        return values
+
     @field_validator("image")
     @classmethod
-    def _is_png(cls, value: str) -> str:
+    def _is_png(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
         try:
             raw = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -167,6 +180,23 @@ class Sample(Record):
         if not raw.startswith(PNG) or len(raw) < 24:
             raise ValueError("is not a PNG image")
         return value
+
+
+class Curve(Record):
+    """Lines over axes from 0 to 1."""
+
+    title: str
+    x: str
+    y: str
+    lines: dict[str, tuple[tuple[float, float], ...]]
+
+
+class Table(Record):
+    """Figures by row; the first cell names the row."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str | float | None, ...], ...] = ()
 
 
 class Evaluation(Record):
@@ -177,6 +207,8 @@ class Evaluation(Record):
     site_test: str = ""
     personal: bool = False
     samples: tuple[Sample, ...] = ()
+    curves: tuple[Curve, ...] = ()
+    tables: tuple[Table, ...] = ()
 
     @model_validator(mode="after")
     def _square(self) -> Evaluation:
@@ -190,7 +222,9 @@ class Evaluation(Record):
 class Alone(Score):
     """A site that trained alone: on the whole test part, and on its own label mix."""
 
-    own_accuracy: float | None = None
+    own_score: float | None = Field(
+        None, validation_alias=AliasChoices("own_score", "own_accuracy")
+    )
 
 
 class Together(Score):

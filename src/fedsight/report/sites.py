@@ -54,9 +54,9 @@ def worst_site(run: Run) -> tuple[str, float] | None:
     summary = run.summary
     if summary is None:
         return None
-    if summary.worst_site is not None and summary.worst_site.accuracy is not None:
-        return summary.worst_site.name, summary.worst_site.accuracy
-    known = {k: v.accuracy for k, v in summary.by_site.items() if v.accuracy is not None}
+    if summary.worst_site is not None and summary.worst_site.score is not None:
+        return summary.worst_site.name, summary.worst_site.score
+    known = {k: v.score for k, v in summary.by_site.items() if v.score is not None}
     name = min(known, key=lambda site: known[site], default=None)
     return None if name is None else (name, known[name])
 
@@ -66,7 +66,7 @@ def site_rows(run: Run) -> list[SiteRow]:
     summary, comparison = run.summary, run.comparison
     federated: dict[str, float | None] = {}
     if summary is not None:
-        federated = {name: score.accuracy for name, score in summary.by_site.items()}
+        federated = {name: score.score for name, score in summary.by_site.items()}
     alone, pooled = {}, {}
     if comparison is not None:
         federated |= comparison.federated.by_site
@@ -80,8 +80,8 @@ def site_rows(run: Run) -> list[SiteRow]:
             SiteRow(
                 name,
                 samples.get(name),
-                own.accuracy if own else None,
-                own.own_accuracy if own else None,
+                own.score if own else None,
+                own.own_score if own else None,
                 federated.get(name),
                 pooled.get(name),
                 worst is not None and name == worst[0],

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedsight.report.protect import spent as epsilon
 from fedsight.report.read import Run
-from fedsight.report.records import Comparison
+from fedsight.report.records import Comparison, Evaluation
 from fedsight.report.sites import worst_site
 from fedsight.report.words import (
     count,
@@ -22,7 +22,10 @@ from fedsight.report.words import (
     sentence,
     several,
     size,
+    word,
 )  # fmt: skip
+
+ACCURACY = "Accuracy"  # the one headline that is a share of images
 
 
 @dataclass(frozen=True)
@@ -34,15 +37,15 @@ class Figure:
     note: str = ""
 
 
-def accuracy(run: Run) -> float | None:
-    """The final accuracy, or that of the last evaluated round of an unfinished run."""
+def score(run: Run) -> float | None:
+    """The final headline figure, or that of the last evaluated round of an unfinished run."""
     if run.summary is not None:
-        return run.summary.accuracy
-    return next((r.accuracy for r in reversed(run.rounds) if r.accuracy is not None), None)
+        return run.summary.score
+    return next((r.score for r in reversed(run.rounds) if r.score is not None), None)
 
 
 def loss(run: Run) -> float | None:
-    """The final loss on the test part, as for `accuracy`."""
+    """The final loss on the test part, as for `score`."""
     if run.summary is not None:
         return run.summary.loss
     return next((r.loss for r in reversed(run.rounds) if r.loss is not None), None)
@@ -65,11 +68,11 @@ def rounds(run: Run) -> int:
 
 
 def alone_scores(comparison: Comparison) -> dict[str, float]:
-    """Accuracy on the whole test part of each site that trained alone."""
+    """Score on the whole test part of each site that trained alone."""
     return {
-        name: score.accuracy
+        name: score.score
         for name, score in comparison.alone.items()
-        if score.accuracy is not None and math.isfinite(score.accuracy)
+        if score.score is not None and math.isfinite(score.score)
     }
 
 
@@ -88,27 +91,34 @@ def three_way(run: Run) -> ThreeWay | None:
     if run.comparison is None:
         return None
     alone = alone_scores(run.comparison)
-    federated, pooled = run.comparison.federated.accuracy, run.comparison.pooled.accuracy
+    federated, pooled = run.comparison.federated.score, run.comparison.pooled.score
     if not alone or federated is None or pooled is None:
         return None
     return ThreeWay(alone, fmean(alone.values()), federated, pooled)
+
+
+def headlines(runs: Sequence[Run]) -> str:
+    """What the score of several runs is called."""
+    return " / ".join(dict.fromkeys(run.facts.headline for run in runs))
 
 
 def headline(run: Run) -> str:
     """One sentence made from the measured numbers."""
     sites = sentence(several(run.population, "site"))
     whose = "its" if run.population == 1 else "their"
-    reached = accuracy(run)
+    reached = score(run)
     three = three_way(run)
+    figure = "" if run.facts.headline == ACCURACY else f" ({run.facts.headline})"
     if three is not None:
         return (
-            f"{sites} that kept {whose} images reached {percent(three.federated)}; "
+            f"{sites} that kept {whose} images reached {percent(three.federated)}{figure}; "
             f"{_alone(len(three.alone), run.population)} {percent(three.mean)}; "
             f"pooling all images reaches {percent(three.pooled)}."
         )
     if reached is None:
-        return f"{sites} trained {several(rounds(run), 'round')}; no accuracy was measured."
-    return f"{sites} that kept {whose} images reached {percent(reached)}."
+        done, nothing = several(rounds(run), "round"), f"no {word(run.facts.headline)}"
+        return f"{sites} trained {done}; {nothing} was measured."
+    return f"{sites} that kept {whose} images reached {percent(reached)}{figure}."
 
 
 def _alone(tried: int, population: int) -> str:
@@ -122,7 +132,9 @@ def _alone(tried: int, population: int) -> str:
 
 def certainty(run: Run) -> str:
     """How far the accuracy may be off only because the test part is finite (an estimate)."""
-    reached, images = accuracy(run), run.facts.data.test
+    reached, images = score(run), run.facts.data.test
+    if run.facts.headline != ACCURACY:
+        return ""  # the interval is that of a share of right answers
     if reached is None or not images or not 0 <= reached <= 1:
         return ""
     if run.evaluation is not None and run.evaluation.personal:
@@ -137,10 +149,10 @@ def certainty(run: Run) -> str:
 def key_figures(run: Run) -> list[Figure]:
     """The figures a reader looks for first; one that was not measured is not listed."""
     figures = []
-    reached, three, tested = accuracy(run), three_way(run), run.facts.data.test
+    reached, three, tested = score(run), three_way(run), run.facts.data.test
     if reached is not None:
         note = f"on {count(tested)} test images" if tested else ""
-        figures.append(Figure("Accuracy", percent(reached), note))
+        figures.append(Figure(run.facts.headline, percent(reached), note))
     if three is not None:
         gain, gap = three.federated - three.mean, three.federated - three.pooled
         figures.append(Figure("Gain over alone", points(gain), f"alone {percent(three.mean)}"))
@@ -180,6 +192,20 @@ def mistakes(classes: Sequence[str], matrix: Sequence[Sequence[int]], most: int 
     ]
 
 
+def curves(evaluation: Evaluation) -> list[tuple[str, str]]:
+    """Key and title of each of the task's own curves."""
+    return [(f"curve{at}", curve.title) for at, curve in enumerate(evaluation.curves)]
+
+
+def cell(value: str | float | None) -> str:
+    """A table's cell: text as it is, shares and numbers with three digits, a dash for nothing."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
+        return "–"
+    if isinstance(value, str):
+        return value
+    return count(int(value)) if value == int(value) and abs(value) > 1 else f"{value:.3f}"
+
+
 def rejected(run: Run) -> list[tuple[int, str, str]]:
     """Every rejected update: round, site, reason."""
     return [(line.round, site, why) for line in run.rounds for site, why in line.rejected.items()]
@@ -196,7 +222,7 @@ def missing_replies(run: Run) -> int:
 
 def disagreement(run: Run) -> str:
     """A warning where two files of the run give different figures for the same thing."""
-    three, reached = three_way(run), run.summary.accuracy if run.summary else None
+    three, reached = three_way(run), run.summary.score if run.summary else None
     if three is None or reached is None or math.isclose(three.federated, reached, abs_tol=1e-9):
         return ""
     return (
@@ -234,7 +260,8 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
         if worst is not None:
             table["Worst site"] = f"{percent(worst[1])} ({worst[0]})"
     order = (
-        "Accuracy", "Loss", "Gain over alone", "Against pooled", "Worst site", "Privacy",
+        *dict.fromkeys(run.facts.headline for run in runs), "Loss",
+        "Gain over alone", "Against pooled", "Worst site", "Privacy",
         "Rounds", "Time", "Sent by sites", "Received by sites",
     )  # fmt: skip
     names = [name for name in order if any(name in table for table in tables)]

@@ -18,6 +18,11 @@ MONTHS = (
 )  # fmt: skip
 
 
+def word(title: str) -> str:
+    """A title within a line: Accuracy becomes accuracy, AUC stays."""
+    return title if title[:2].isupper() or title[1:2].isupper() else title[:1].lower() + title[1:]
+
+
 def percent(value: float | None, digits: int = 1) -> str:
     """A share from 0 to 1 as percent, such as `88.1 %`."""
     if value is None:

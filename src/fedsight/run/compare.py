@@ -73,7 +73,7 @@ def comparison(federation: Federation, done: dict[str, Any], federated: Figures)
 
 def together(figures: Figures) -> dict[str, Any]:
     """One model for all sites: overall, and by site."""
-    by_site = {site: figures.by_site[site]["accuracy"] for site in figures.by_site}
+    by_site = {site: figures.by_site[site]["score"] for site in figures.by_site}
     return {**figures.overall, "by_site": by_site}
 
 
@@ -83,4 +83,4 @@ def _figures(evaluator: Evaluator, trained: Trained) -> dict[str, Any]:
     figures = evaluator.figures(trained.sums, only=trained.job)
     own = figures.by_site.get(evaluator.federation.partition.name(trained.job), {})
     overall = {key: None if isnan(value) else value for key, value in figures.overall.items()}
-    return {**overall, "own_accuracy": own.get("accuracy")}
+    return {**overall, "own_score": own.get("score")}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any, Literal
 
 from fedsight.core.layout import Kind
@@ -66,6 +67,7 @@ def _summarise(
     path = store.save_model(trained.layout.state_dict(trained.vector))
     return {
         "name": program.name,
+        "headline": program.task.headline_title,
         **figures.overall,
         "rounds": checkpoint.round,
         "seconds": checkpoint.seconds,
@@ -87,10 +89,10 @@ def _add_comparison(
 ) -> None:
     comparison = baselines.comparison(federation, found, figures)
     store.write_json("comparison.json", comparison)
-    alone = {site: entry["accuracy"] for site, entry in comparison["alone"].items()}
-    summary["federated"] = figures.overall["accuracy"]
-    summary["pooled"] = comparison["pooled"]["accuracy"]
-    measured = [accuracy for accuracy in alone.values() if accuracy is not None]
+    alone = {site: entry["score"] for site, entry in comparison["alone"].items()}
+    summary["federated"] = figures.overall["score"]
+    summary["pooled"] = comparison["pooled"]["score"]
+    measured = [score for score in alone.values() if score is not None]
     summary["alone_mean"] = sum(measured) / len(measured) if measured else None
     summary["alone_by_site"] = alone
 
@@ -103,17 +105,23 @@ def _write_evaluation(
     figures: Figures,
     pictures: bool,
 ) -> None:
-    confusion = figures.confusion
+    confusion, task, classes = (
+        figures.confusion,
+        federation.program.task,
+        federation.dataset.classes,
+    )
     samples: list[dict[str, Any]] = []
     if pictures:
         samples = answers(federation, trained.checkpoint.vector, MemoryStore(store.memory))
     store.write_json(
         "evaluation.json",
         {
-            "classes": list(federation.dataset.classes),
+            "classes": list(classes),
             "confusion": None if confusion is None else confusion.tolist(),
             "site_test": evaluator.site_test,
             "personal": trained.layout.length(Kind.PERSONAL) > 0,
             "samples": samples,
+            "curves": [asdict(curve) for curve in task.curves(figures.sums, classes)],
+            "tables": [asdict(table) for table in task.tables(figures.sums, classes)],
         },
     )

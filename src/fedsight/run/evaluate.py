@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from fedsight.core.types import Metrics, add_metrics
+from fedsight.core.types import Metrics, Sum, add_metrics
 from fedsight.engine.base import Federation
 from fedsight.run.federate import listed
 
@@ -18,12 +18,14 @@ from fedsight.run.federate import listed
 class Figures:
     """What one model, or one federation of personal models, is worth.
 
-    A site that has no test image of its classes has no figures, and is not in `by_site`.
+    Every set of figures has a `score`, the task's headline. A site that has no test image of its
+    classes has no figures, and is not in `by_site`. `sums` are those of all views together.
     """
 
     overall: Mapping[str, float]
     by_site: Mapping[str, Mapping[str, float]]
     confusion: npt.NDArray[np.int64] | None
+    sums: Mapping[str, Sum]
 
 
 class Evaluator:
@@ -53,28 +55,35 @@ class Evaluator:
         `only` is the number of the one site that the model belongs to, if any: under `whole test
         part` the overall figure is then this site's.
         """
-        task, views = self.federation.program.task, self.federation.views
+        views, summary = self.federation.views, self._summary
         names = self.federation.partition.name
         everything = add_metrics(list(sums))
         if self.site_test == "own images":
             pairs = zip(views, sums, strict=True)
-            by_site = {names(v.site): task.summary(s) for v, s in pairs if v.site is not None and s}
-            overall = task.summary(everything)
+            by_site = {names(v.site): summary(s) for v, s in pairs if v.site is not None and s}
+            overall = summary(everything)
         elif self.site_test == "label mix":
-            by_site = {names(site): task.summary(sums[0], self.mix(site)) for site in self.sites}
-            overall = task.summary(everything)
+            by_site = {names(site): summary(sums[0], self.mix(site)) for site in self.sites}
+            overall = summary(everything)
         else:
             by_site = {
-                names(site): task.summary(own, self.mix(site))
+                names(site): summary(own, self.mix(site))
                 for site, own in zip(self.sites, sums, strict=True)
                 if own
             }
             counted = list(by_site.values()) if only is None else [by_site[names(only)]]
             overall = {key: _mean([one[key] for one in counted]) for key in counted[0]}
-        by_site = {name: one for name, one in by_site.items() if not np.isnan(one["accuracy"])}
+        by_site = {name: one for name, one in by_site.items() if not np.isnan(one["score"])}
         found = everything.get("confusion")
         confusion = None if found is None else found.total.astype(np.int64)
-        return Figures(overall, by_site, confusion)
+        return Figures(overall, by_site, confusion, everything)
+
+    def _summary(
+        self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
+    ) -> dict[str, float]:
+        task = self.federation.program.task
+        figures = task.summary(sums, mix)
+        return {"score": figures[task.headline], **figures}
 
     def counts(self, site: int) -> npt.NDArray[np.int64]:
         """How many of the site's training images each class has [classes]."""
@@ -94,8 +103,8 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def worst(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
-    """The site with the lowest accuracy, where there are sites with figures."""
+    """The site with the lowest score, where there are sites with figures."""
     if not by_site:
         return None
-    name = min(by_site, key=lambda site: by_site[site]["accuracy"])
-    return {"name": name, "accuracy": by_site[name]["accuracy"]}
+    name = min(by_site, key=lambda site: by_site[site]["score"])
+    return {"name": name, "score": by_site[name]["score"]}

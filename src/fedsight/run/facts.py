@@ -67,6 +67,7 @@ def describe(
             "notes": list(network.notes),
         },
         "algorithm": program.algorithm.registered,
+        "headline": program.task.headline_title,
         "rounds": program.rounds.rounds,
         "privacy": Protection(federation, secret).facts(),
         "population": federation.population,

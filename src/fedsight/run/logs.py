@@ -12,7 +12,7 @@ from fedsight.core.errors import FedSightError
 from fedsight.engine.base import Federation
 from fedsight.run.reporter import Reporter
 
-SHOWN = ("accuracy", "loss", "train_loss", "lr", "bytes_up", "bytes_down", "seconds")
+STRUCTURE = {"round", "score", "cohort", "replies", "weight"}  # of a line; no figures
 
 
 def open_log(kind: str, folder: Path) -> Log:
@@ -33,9 +33,9 @@ class Log(Reporter, ABC):
 
     def round(self, line: Mapping[str, Any]) -> None:
         """Write the figures of a round that were measured."""
-        for name in SHOWN:
-            if line[name] is not None:
-                self.write(name, line[name], line["round"])
+        for name, value in line.items():
+            if isinstance(value, int | float) and name not in STRUCTURE:
+                self.write(name, value, line["round"])
 
 
 class TensorBoard(Log):

@@ -93,8 +93,9 @@ def run(
         figures = overall(sums) if sums else {}
         line = {
             "round": round,
-            "accuracy": figures.get("accuracy"),
-            "loss": figures.get("loss"),
+            "score": None,
+            "loss": None,
+            **{key: None if isnan(value) else value for key, value in figures.items()},
             "train_loss": _train_loss(outcome),
             "epsilon": protection.epsilon(round),
             "lr": program.train.rate(round, rounds.rounds),

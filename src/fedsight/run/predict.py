@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,27 +15,26 @@ from fedsight.core.errors import DataError
 from fedsight.data.decode import decode
 from fedsight.data.pixels import SUFFIXES
 from fedsight.run.saved import Saved
+from fedsight.tasks.shown import Answer
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one image file: the most probable label, or why it could not be read."""
+    """The task's answer for one image file, or why it could not be read."""
 
     path: Path
-    label: str | None = None
-    probability: float | None = None
-    probabilities: dict[str, float] = field(default_factory=dict)  # most probable first
+    answer: Answer | None = None
     error: str | None = None
 
     def table(self) -> dict[str, Any]:
         """As plain values, for JSON; an image that could not be read has only path and error."""
-        if self.error is not None:
+        if self.answer is None:
             return {"path": str(self.path), "error": self.error}
         return {
             "path": str(self.path),
-            "label": self.label,
-            "probability": self.probability,
-            "probabilities": self.probabilities,
+            "label": self.answer.label,
+            "probability": self.answer.probability,
+            **self.answer.details,
         }
 
 
@@ -87,22 +86,14 @@ def _predict(saved: Saved, files: list[Path]) -> list[Prediction]:
     return [
         Prediction(path, error=errors[number])
         if number in errors
-        else _prediction(path, next(answers), saved.classes)
+        else Prediction(path, next(answers))
         for number, path in enumerate(files)
     ]
 
 
-def _ask(saved: Saved, pixels: list[Tensor]) -> list[list[float]]:
+def _ask(saved: Saved, pixels: list[Tensor]) -> list[Answer]:
     if not pixels:
         return []
     with torch.inference_mode():
         x = saved.preprocess.normalise(torch.stack(pixels))
-        answers: list[list[float]] = saved.task.predict(saved.module, x).tolist()
-    return answers
-
-
-def _prediction(path: Path, answer: list[float], classes: tuple[str, ...]) -> Prediction:
-    # Equal probabilities keep the order of the classes, as argmax would have it.
-    ranked = sorted(zip(classes, answer, strict=True), key=lambda pair: -pair[1])
-    label, probability = ranked[0]
-    return Prediction(path, label, probability, dict(ranked))
+        return saved.task.answers(saved.module, x, saved.classes)

@@ -152,9 +152,12 @@ class Program:
         return {**self.algorithm.shared(rest), **self.privacy.shared(own)}
 
     def layout(self, network: Network) -> Layout:
-        """The layout of `network`, with the algorithm's personal slices."""
-        layout = Layout.of(network.module)
-        return layout.rekind(lambda name, kind: self.algorithm.kind(name, kind, network))
+        """The layout of `network`, with the slices that algorithm and task keep at the sites."""
+
+        def kind(name: str, kind: Kind) -> Kind:
+            return self.task.kind(name, self.algorithm.kind(name, kind, network), network)
+
+        return Layout.of(network.module).rekind(kind)
 
     def baseline(self) -> Program:
         """The same training without a federated algorithm: for a site alone and for all pooled.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -12,17 +14,20 @@ from PIL import Image
 from torch import Tensor
 
 from fedsight.core.rng import generator
-from fedsight.engine.base import Federation
+from fedsight.data.base import Readable
+from fedsight.engine.base import Federation, SiteData
 from fedsight.engine.client import Client
 from fedsight.engine.inline import one_thread
 from fedsight.engine.memory import MemoryStore
+from fedsight.run.marked import marked
+from fedsight.tasks.shown import Sample
 
 LOOKED_AT = 256  # test images, drawn at random
 MISTAKES, RIGHT = 24, 8  # shown
 
 
 def answers(federation: Federation, vector: Tensor, memory: MemoryStore) -> list[dict[str, Any]]:
-    """Up to 24 mistakes, the surest first, then 8 right answers, of 256 random test images.
+    """Up to 24 mistakes, in the task's order, then 8 right answers, of 256 random test images.
 
     Where sites have their own models or see the world differently, the first site's answers.
     """
@@ -36,30 +41,29 @@ def answers(federation: Federation, vector: Tensor, memory: MemoryStore) -> list
     positions = torch.randperm(len(data), generator=draws)[:LOOKED_AT]
     with torch.inference_mode(), one_thread():
         batch = federation.batch(data, positions)
-        probabilities = federation.program.task.predict(client.model, batch.x)
-    sure, predicted = probabilities.max(1)
-    wrong = predicted != batch.y
-    order = torch.argsort(sure, descending=True, stable=True)
-    shown = [*order[wrong[order]][:MISTAKES].tolist(), *order[~wrong[order]][:RIGHT].tolist()]
-    pixels = data.pixels(positions[shown])
-    classes, images = federation.dataset.classes, federation.dataset.test.images
-    return [
-        {
-            "image": _png(pixels[place]),
-            "name": images.name(int(data.indices[positions[number]])),
-            "truth": classes[int(batch.y[number])],
-            "predicted": classes[int(predicted[number])],
-            "probability": float(sure[number]),
-            "truth_probability": float(probabilities[number, batch.y[number]]),
-        }
-        for place, number in enumerate(shown)
-    ]
+        found = federation.program.task.samples(client.model, batch, federation.dataset.classes)
+    wrong = [sample for sample in found if not sample.right][:MISTAKES]
+    right = [sample for sample in found if sample.right][:RIGHT]
+    return [_shown(data, positions, sample) for sample in (*wrong, *right)]
 
 
-def _png(pixels: Tensor) -> str:
-    """[c, h, w] in [0, 1] -> base64 of a PNG."""
-    values = (pixels.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    image = Image.fromarray(np.ascontiguousarray(values[:, :, 0] if len(pixels) == 1 else values))
+def _shown(data: SiteData, positions: Tensor, sample: Sample) -> dict[str, Any]:
+    """A sample as plain values, with its picture, or its words where it is a text."""
+    facts = asdict(sample)
+    chosen = positions[list(facts.pop("positions"))]
+    facts.pop("marks")
+    images, numbers = data.part.images, data.indices[chosen].tolist()
+    facts["name"] = ", ".join(images.name(number) for number in numbers)
+    if isinstance(images, Readable):
+        return {**facts, "image": None, "text": " | ".join(map(images.excerpt, numbers))}
+    picture = marked(_picture(data.pixels(chosen)), sample.marks)
     file = io.BytesIO()
-    image.save(file, "PNG")
-    return base64.b64encode(file.getvalue()).decode()
+    picture.save(file, "PNG")
+    return {**facts, "image": base64.b64encode(file.getvalue()).decode()}
+
+
+def _picture(pixels: Sequence[Tensor] | Tensor) -> Image.Image:
+    """Images [c, h, w] in [0, 1], side by side."""
+    wide = torch.cat(list(pixels), dim=2)
+    values = (wide.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+    return Image.fromarray(np.ascontiguousarray(values[:, :, 0] if len(wide) == 1 else values))
