@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -41,6 +41,8 @@ class Network:
 
 class Model(Settings, ABC):
     """A network by name: `[model]` in the config. A new one costs one file in `zoo/`."""
+
+    gives: ClassVar[str] = "scores"  # what its answer is: scores of classes, or boxes
 
     # GroupNorm everywhere, the model's own BatchNorm, or that with the pretrained statistics, scale
     # and shift, which then neither learn nor move

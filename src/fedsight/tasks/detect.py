@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from fedsight.core import boxes
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.types import Batch, Metrics, Sum
+from fedsight.data.base import Dataset
 from fedsight.models.detector import Detector
 from fedsight.tasks.base import Task, tasks
-from fedsight.tasks.detection import precision
+from fedsight.tasks.detection import precision, show
+from fedsight.tasks.shown import Answer, Curve, Sample, Table
 
 
 @tasks.add("detect", source="Lin et al., Microsoft COCO, ECCV 2014")
@@ -33,9 +35,12 @@ class Detect(Task):
     turn: bool = False  # and top to bottom, and across the diagonal: for views from above
     small: float = Field(32.0, gt=0)  # side up to which an object counts as small, in pixels of
     medium: float = Field(96.0, gt=0)  # the network's input; as medium
+    shown: float = Field(0.3, ge=0, le=1)  # score from which an object is told and drawn
 
     headline: ClassVar[str] = "map"
     headline_title: ClassVar[str] = "mAP"
+    takes: ClassVar[str] = "boxes"
+    placed: ClassVar[bool] = True
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The detector's own loss; images are mirrored and turned first, where that is asked for.
@@ -76,7 +81,7 @@ class Detect(Task):
         """
         found = precision.average_precision(sums["detections"].total, sums["objects"].total)
         by_class = found.mean(2)  # [classes, areas]
-        figures = {
+        return {
             "map": _weighted(by_class[:, 0], mix),
             "map_50": _weighted(found[:, 0, 0], mix),
             "map_small": _weighted(by_class[:, 1], mix),
@@ -84,12 +89,46 @@ class Detect(Task):
             "map_large": _weighted(by_class[:, 3], mix),
             "loss": sums["loss"].mean,
         }
-        return figures
 
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """The score of the surest box of each class, [b, classes]."""
         detector = _detector(model)
         return precision.padded_scores(detector.find(x), detector.classes)
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        """The data must have boxes."""
+        found = dataset.train.targets
+        if found is not None and found.dim() == 3 and found.shape[2] == 5:
+            return []
+        cause = "the task 'detect' learns from boxes, and these data have none"
+        return [Problem("data.name", cause, "use data.name = 'boxes', say, or another task")]
+
+    def blank(self, classes: int) -> Tensor:
+        """No box: [1, 1, 5]."""
+        return boxes.pack([[]], [[]])
+
+    def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
+        """The objects with a score from `shown`; `boxes` in the details, and marks."""
+        return [
+            show.answer(rows, classes) for rows in show.surest(_detector(model).find(x), self.shown)
+        ]
+
+    def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
+        """Images with true and found boxes; right: each object found (IoU 0.5), nothing else."""
+        found = show.surest(_detector(model).find(batch.x), self.shown)
+        truths = batch.y.tolist()
+        return [
+            show.sample(at, rows, truth, classes)
+            for at, (rows, truth) in enumerate(zip(found, truths, strict=True))
+        ]
+
+    def curves(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Curve]:
+        """Precision over recall at IoU 0.50: of each class with objects, up to ten."""
+        return show.curves(sums["detections"].total, sums["objects"].total, classes)
+
+    def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
+        """Average precision of each class."""
+        return show.tables(sums["detections"].total, sums["objects"].total, classes)
 
 
 def _detector(model: nn.Module) -> Detector:

@@ -11,6 +11,7 @@ from fedsight.core.errors import ModelError
 from fedsight.models.base import models
 from fedsight.models.detector import HeatmapDetector, Pyramid
 from fedsight.models.detectors import DetectorModel
+from fedsight.models.norms import to_group_norm
 from fedsight.models.weights import load_weights
 
 _CUTS = (0, 4, 7, 14)  # of MobileNetV2's blocks: maps at 1/4, 1/8 and 1/16 of the image
@@ -43,6 +44,9 @@ class MobileNetDetector(DetectorModel):
             nn.Sequential(*blocks[a:b]) for a, b in zip(_CUTS, _CUTS[1:], strict=False)
         ]
         body = Pyramid(stages, _CHANNELS, _WIDTH, classes)
+        if self.norm == "frozen":  # what starts afresh has no statistics to be frozen
+            to_group_norm(body.sides)
+            to_group_norm(body.smooth)
         return HeatmapDetector(body, classes, 4), ["body.heat", "body.box"]
 
     def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
