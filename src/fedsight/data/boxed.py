@@ -7,20 +7,18 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
-from PIL import Image
 from pydantic import BeforeValidator, Field, PlainSerializer
 
-from fedsight.core.boxes import Row, joined, majority, pack
+from fedsight.core.boxes import Row, majority, pack
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.data.base import Dataset, Indices, Part, SizedSource
+from fedsight.data.decode import upright
 from fedsight.data.images import DiskImages, settle
 from fedsight.data.objects import Annotated as Shown
 from fedsight.data.objects import Judge, Policy, placed
 from fedsight.data.records import held_out
 
-_ROTATED = (5, 6, 7, 8)  # EXIF orientations that change the sides' places
-_ORIENTATION = 0x0112
 EVERYWHERE = ""  # the site of classes that are labelled at all sites
 
 
@@ -87,7 +85,7 @@ def dataset(
     rows: list[list[Row]] = []
     missing: list[list[int]] = []
     for image in images:
-        size = upright_size(image)
+        size = seen_size(image)
         found = [placed(row, size, preprocess) for row in judge.rows(image.objects, size)]
         rows.append([row for row in found if row is not None])
         hidden = {*judge.crowds(image.objects), *source.unlabelled(image.site, classes)}
@@ -115,19 +113,9 @@ def dataset(
     return opened
 
 
-def upright_size(image: Shown) -> tuple[int, int]:
+def seen_size(image: Shown) -> tuple[int, int]:
     """(width, height) of the image as it is seen; DataError if the annotations say otherwise."""
-    try:
-        with Image.open(image.path) as opened:
-            width, height = opened.size
-            if opened.getexif().get(_ORIENTATION) in _ROTATED:
-                width, height = height, width
-    except (OSError, ValueError, SyntaxError) as error:
-        raise DataError(
-            f"{image.where}: image '{image.path}' cannot be read: "
-            f"{getattr(error, 'strerror', None) or error}",
-            "correct the path, or restore the file",
-        ) from error
+    width, height = upright(image.path)
     if image.stated not in (None, (width, height)):
         stated = " x ".join(map(str, image.stated or ()))
         raise DataError(
@@ -170,6 +158,3 @@ def _check_full(opened: Dataset, origin: str, missing: str) -> None:
                 f"'{origin}': class '{name}' has no training box{left}",
                 "add images of it, take it out of data.classes, or set data.missing = 'allow'",
             )
-
-
-__all__ = ["BoxSource", "dataset", "joined", "upright_size"]

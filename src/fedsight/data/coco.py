@@ -119,7 +119,9 @@ def _unique(known: dict[int, Any], number: int, where: str) -> None:
         raise DataError(f"{where}: id {number} is used twice", _CURE)
 
 
-def _box(entry: dict[str, Any], where: str, judged: bool) -> tuple[float, float, float, float] | None:
+def _box(
+    entry: dict[str, Any], where: str, judged: bool
+) -> tuple[float, float, float, float] | None:
     box = entry.get("bbox")
     if box is None:
         return None

@@ -74,14 +74,15 @@ class Judge:
         if one.label not in self.classes:
             cause = f"{one.where}: unknown class '{one.label}'"
             cure = f"{nearest(one.label, self.classes)}; correct it, add it to data.classes, or"
-            return self._refuse(self.policy.unknown, cause, f"{cure} set data.unknown = 'skip'")
+            self._refuse(self.policy.unknown, cause, f"{cure} set data.unknown = 'skip'")
+            return None
         left, top, right, bottom = one.box
         shown = f"box {_short(one.box)}"
         if not (right > left and bottom > top):
             cause = f"{one.where}: {shown} (left, top, right, bottom) has no area"
-            return self._refuse(
-                self.policy.no_area, cause, "correct it, or set data.no_area = 'skip'"
-            )
+            cure = "correct it, or set data.no_area = 'skip'"
+            self._refuse(self.policy.no_area, cause, cure)
+            return None
         width, height = size
         slack = 1e-3 * max(size)  # what rounding to three digits makes
         if min(left, top) < -slack or right > width + slack or bottom > height + slack:
@@ -95,7 +96,8 @@ class Judge:
                     "error" if self.policy.outside == "error" else "skip"
                 )
                 cure = "correct it, or set data.outside = 'clip' or 'skip'"
-                return self._refuse(how, cause, cure)
+                self._refuse(how, cause, cure)
+                return None
         label = float(self.classes.index(one.label))
         return (label, max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
 
@@ -110,15 +112,27 @@ def placed(row: Row, size: tuple[int, int], goal: Preprocess) -> Row | None:
 
     None where cropping leaves less than a quarter of the box.
     """
-    (width, height), label = size, row[0]
-    if goal.fit == "stretch":
-        across, down, left, top = goal.width / width, goal.height / height, 0.0, 0.0
-    else:
-        choose = max if goal.fit == "crop" else min
-        across = down = choose(goal.width / width, goal.height / height)
-        left, top = (goal.width - width * across) / 2, (goal.height - height * down) / 2
+    across, down, left, top = _fitting(size, goal)
     box = (row[1] * across + left, row[2] * down + top, row[3] * across + left, row[4] * down + top)
-    return cut(label, box, goal.width, goal.height, LEAST_SHOWN)
+    return cut(row[0], box, goal.width, goal.height, LEAST_SHOWN)
+
+
+def returned(box: Box, size: tuple[int, int], goal: Preprocess) -> Box:
+    """A box on the network's input in pixels of the file, an image of `size` (width, height)."""
+    across, down, left, top = _fitting(size, goal)
+    x = [min(max((value - left) / across, 0.0), float(size[0])) for value in (box[0], box[2])]
+    y = [min(max((value - top) / down, 0.0), float(size[1])) for value in (box[1], box[3])]
+    return (x[0], y[0], x[1], y[1])
+
+
+def _fitting(size: tuple[int, int], goal: Preprocess) -> tuple[float, float, float, float]:
+    """How an image of `size` is scaled across and down, and moved right and down after that."""
+    width, height = size
+    if goal.fit == "stretch":
+        return goal.width / width, goal.height / height, 0.0, 0.0
+    choose = max if goal.fit == "crop" else min
+    scale = choose(goal.width / width, goal.height / height)
+    return scale, scale, (goal.width - width * scale) / 2, (goal.height - height * scale) / 2
 
 
 def cut(label: float, box: Box, width: float, height: float, least: float) -> Row | None:

@@ -45,8 +45,8 @@ def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[
                 "write: class x y width height, in parts of the image; outlines are not read",
             )
         x, y, w, h = values
-        box = ((x - w / 2) * size[0], (y - h / 2) * size[1])
-        box += ((x + w / 2) * size[0], (y + h / 2) * size[1])
+        left, top = (x - w / 2) * size[0], (y - h / 2) * size[1]
+        box = (left, top, left + w * size[0], top + h * size[1])
         objects.append(Object(names[label] if label < len(names) else f"#{label}", box, where))
     return tuple(objects)
 

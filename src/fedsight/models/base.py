@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -61,6 +61,10 @@ class Model(Settings, ABC):
         Raises ModelError when the name is unknown or the image does not fit.
         """
 
+    def fresh(self) -> Self:
+        """The same network before any pretraining: what a trained vector is bound to."""
+        return self.model_copy(update={"weights": None, "sha256": None})
+
     def answer(self, height: int, width: int, classes: int) -> Answer:
         """The shape of the network's answer to one image; None for a side that may be any."""
         return (classes,)
@@ -77,7 +81,9 @@ class Model(Settings, ABC):
             module, heads = self.make(channels, height, width, classes)
             if self.norm == "group":
                 module = to_group_norm(module)
-            probe(module, (channels, height, width), self.answer(height, width, classes), self.title)
+            probe(
+                module, (channels, height, width), self.answer(height, width, classes), self.title
+            )
         prefixes = tuple(f"{name}." for name in heads)
         head = frozenset(n for n, _ in module.named_parameters() if n.startswith(prefixes))
         notes = self._pretrain(module, head)

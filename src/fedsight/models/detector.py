@@ -87,7 +87,7 @@ class Pyramid(nn.Module):
         for output, bias in ((self.heat, -4.0), (self.box, 1.0)):
             # Few cells are objects, and an object is some cells wide: so it begins.
             nn.init.normal_(output.weight, std=0.01)
-            nn.init.constant_(output.bias, bias)
+            nn.init.constant_(output.bias, bias)  # type: ignore[arg-type]
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, c, h, w] -> [b, classes + 4, h', w']."""

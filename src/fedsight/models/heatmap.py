@@ -32,9 +32,8 @@ def loss(dense: Tensor, targets: Tensor, labelled: Tensor, stride: int) -> Tenso
     kernels, boxes = _kernels(targets, dense.shape[2:], stride)
     objects = present(targets).sum().clamp(min=1)
     heat = _heat(kernels, targets, classes)
-    return (
-        _focal(dense[:, :classes], heat, labelled) / objects
-        + BOX_WEIGHT * _box_loss(dense[:, classes:], kernels, boxes, stride)
+    return _focal(dense[:, :classes], heat, labelled) / objects + BOX_WEIGHT * _box_loss(
+        dense[:, classes:], kernels, boxes, stride
     )
 
 
@@ -60,7 +59,11 @@ def find(dense: Tensor, classes: int, stride: int, most: int, overlap: float = 0
     boxes = torch.minimum(boxes.clamp(min=0), edge)
     image = torch.arange(count)[:, None]
     kept = torch.zeros(count * most_here, dtype=torch.bool)
-    kept[batched_nms(boxes.view(-1, 4), sure.flatten(), (image * classes + labels).flatten(), overlap)] = True
+    kept[
+        batched_nms(
+            boxes.view(-1, 4), sure.flatten(), (image * classes + labels).flatten(), overlap
+        )
+    ] = True
     sure = torch.where(kept.view(count, -1), sure, 0.0)
     order = sure.argsort(dim=1, descending=True, stable=True)
     rows = torch.cat([labels[:, :, None].float(), sure[:, :, None], boxes], 2)
@@ -95,7 +98,7 @@ def _kernels(targets: Tensor, grid: torch.Size, stride: int) -> tuple[Tensor, Te
 
 def _heat(kernels: Tensor, targets: Tensor, classes: int) -> Tensor:
     """The largest Gaussian of each class at each cell: [b, classes, h, w]."""
-    count, most, height, width = kernels.shape
+    count, _, height, width = kernels.shape
     labels = targets[:, :, 0].long().clamp(0, classes - 1)[:, :, None, None].expand_as(kernels)
     heat = torch.zeros(count, classes, height, width)
     return heat.scatter_reduce_(1, labels, kernels, "amax")
@@ -124,7 +127,8 @@ def _box_loss(raw: Tensor, kernels: Tensor, boxes: Tensor, stride: int) -> Tenso
     true = boxes[image, owner.squeeze(1)[chosen]]
     weight = weight[chosen]
     apart = generalized_box_iou_loss(found, true, reduction="none")
-    return (weight * apart).sum() / weight.sum().clamp(min=1)
+    mean: Tensor = (weight * apart).sum() / weight.sum().clamp(min=1)
+    return mean
 
 
 def _decoded(raw: Tensor, stride: int) -> Tensor:

@@ -8,8 +8,9 @@ from typing import Literal
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Location, Words, sources
-from fedsight.data.boxed import BoxSource, dataset, upright_size
+from fedsight.data.boxed import BoxSource, dataset
 from fedsight.data.coco import CocoImage, read_coco
+from fedsight.data.decode import upright
 from fedsight.data.objects import Annotated, Object
 from fedsight.data.pixels import SUFFIXES
 from fedsight.data.voc import read_voc
@@ -123,12 +124,12 @@ class Boxes(BoxSource):
         self, path: Path, root: Path, names: tuple[str, ...], test: bool | None
     ) -> Annotated:
         lines = labels_of(path)
-        folders = [p for p in path.relative_to(root).parts[:-1] if p != "images"]
-        part, folders = _part(tuple(folders), test)
+        below = [p for p in path.relative_to(root).parts[:-1] if p != "images"]
+        part, folders = _part(tuple(below), test)
         bare = Annotated(str(path), (), str(path), None, self._site(folders, str(path)), part)
         if not lines.is_file():  # YOLO's way to say that there is nothing in the image
             return bare
-        objects = read_yolo(lines, names, upright_size(bare))
+        objects = read_yolo(lines, names, upright(path))
         return Annotated(bare.path, objects, str(lines), None, bare.site, part)
 
     def _site(self, folders: tuple[str, ...], where: str) -> str | None:

@@ -35,7 +35,9 @@ class Material:
     textures: tuple[Grey, ...]  # [h, w]
 
 
-@sources.add("scenes", licence="MIT (garments), CC0 (textures)", images="composed, grey, 10 classes")
+@sources.add(
+    "scenes", licence="MIT (garments), CC0 (textures)", images="composed, grey, 10 classes"
+)
 class Scenes(Source):
     """Composed, not photographed: real garments (Fashion-MNIST) on real textures, exact boxes.
 
@@ -126,7 +128,9 @@ class Scenes(Source):
             with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
                 textures = [arrays[name] for name in ("brick", "grass", "gravel")]
         except (OSError, KeyError, ValueError) as error:
-            raise DataError(f"'{path}' cannot be read: {error}", "install FedSight again") from error
+            raise DataError(
+                f"'{path}' cannot be read: {error}", "install FedSight again"
+            ) from error
         numbers = [FashionMnist12k.names.index(name) for name in self._names]
         found = []
         for part, half in ((garments.train, slice(None, 128)), (garments.test, slice(128, None))):
@@ -181,7 +185,7 @@ def _put(
         if all(_covered(box, other) <= _COVERED for other in others):
             patch = scene[top : top + height, left : left + width]
             patch[garment >= INK] = garment[garment >= INK]
-            return (float(label), *map(float, box))
+            return (float(label), float(box[0]), float(box[1]), float(box[2]), float(box[3]))
     return None
 
 

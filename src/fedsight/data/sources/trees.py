@@ -28,7 +28,10 @@ TILES = {  # by field site of the National Ecological Observatory Network: photo
     "SOAP": (("SOAP_061.png", "SOAP_061.xml"),),
     "YELL": (
         ("2019_YELL_2_541000_4977000_image_crop.png", "2019_YELL_2_541000_4977000_image_crop.xml"),
-        ("2019_YELL_2_528000_4978000_image_crop2.png", "2019_YELL_2_528000_4978000_image_crop2.xml"),
+        (
+            "2019_YELL_2_528000_4978000_image_crop2.png",
+            "2019_YELL_2_528000_4978000_image_crop2.xml",
+        ),
     ),
 }
 CROWN_SHOWN = 0.5  # of a crown's box that must lie in a window for it to count there
@@ -53,18 +56,22 @@ class Ground:
     box: tuple[int, int, int, int]
 
 
-@sources.add("trees", licence="MIT", images="photographs of 3 field sites, 951 boxes, 0.1 m a pixel")
+@sources.add(
+    "trees", licence="MIT", images="photographs of 3 field sites, 951 boxes, 0.1 m a pixel"
+)
 class Trees(Source):
     """Tree crowns in aerial photographs of three field sites (OSBS, SOAP, YELL).
 
     Each tile is divided by a straight line: windows for testing come from one side of it, windows
     for training from the other, so no pixel is seen in both. A site's training windows are drawn
-    at random places; its test windows lie side by side. Each field site gives equally many.
+    at random places, the more the more ground it has; its test windows lie side by side, about
+    equally many of each field site.
     """
 
     window: Side = 160  # side of a window in pixels of the photograph
     size: Side = 96  # side of the network's input
-    windows: int = Field(120, ge=1)  # for training, of each field site
+    windows: int = Field(200, ge=1)  # for training, at most, of each field site
+    cover: float = Field(12.0, gt=0)  # how often training windows cover a site's ground, at most
     test_windows: int = Field(4, ge=1)  # at most, of each field site
     test_side: Literal["left", "right", "top", "bottom"] = "right"
     test_share: float = Field(0.5, gt=0, lt=1)  # of each tile
@@ -131,9 +138,11 @@ class Trees(Source):
         return Ground(tile, first), Ground(tile, second)
 
     def _anywhere(self, grounds: Sequence[Ground], rng: np.random.Generator) -> Any:
-        """`windows` random places, tiles drawn by their area."""
+        """Random places, tiles drawn by their area."""
         areas = np.array([(g.box[2] - g.box[0]) * (g.box[3] - g.box[1]) for g in grounds])
-        for number in rng.choice(len(grounds), self.windows, p=areas / areas.sum()):
+        most = round(self.cover * float(areas.sum()) / self.window**2)
+        count = max(1, min(self.windows, most))
+        for number in rng.choice(len(grounds), count, p=areas / areas.sum()):
             left, top, right, bottom = grounds[number].box
             place = (
                 int(rng.integers(left, right - self.window + 1)),
@@ -166,7 +175,8 @@ class Trees(Source):
         for box in tile.boxes:
             moved = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
             if row := cut(0.0, moved, side, side, CROWN_SHOWN):
-                rows.append((0.0, *(value * self.size / side for value in row[1:])))
+                times = self.size / side
+                rows.append((0.0, *(value * times for value in row[1:])))  # type: ignore[arg-type]
         return raster(Image.fromarray(np.ascontiguousarray(pixels)), goal), rows
 
 

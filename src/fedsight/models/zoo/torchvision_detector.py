@@ -25,13 +25,13 @@ _NEVER = -1e4  # a logit so low that neither loss nor gradient is left of it
 class TorchvisionDetector(Detector):
     """torchvision's detector behind our interface; its class 0 is background."""
 
-    def __init__(self, inner: nn.Module, classes: int, architecture: str) -> None:
+    def __init__(self, inner: Any, classes: int, architecture: str) -> None:
         super().__init__()
-        self.inner: Any = inner
+        self.inner = inner
         self.classes, self.architecture = classes, architecture
         self._labelled: Tensor | None = None  # while a loss is computed
         if architecture.startswith(_BY_CLASS):
-            self.inner.head.register_forward_hook(self._leave_out)
+            inner.head.register_forward_hook(self._leave_out)
 
     def _leave_out(self, head: nn.Module, inputs: Any, outputs: dict[str, Tensor]) -> Any:
         """Logits [b, boxes, classes + 1] without those of classes that were not labelled."""
@@ -77,11 +77,11 @@ class TorchvisionDetector(Detector):
         rows = x.new_zeros(len(x), MOST, 6)
         if self.training or x.is_meta:  # shapes alone are asked for: they do not depend on x
             return rows
-        for row, one in zip(rows, self.inner(list(x.contiguous())), strict=True):
+        for at, one in enumerate(self.inner(list(x.contiguous()))):
             kept = one["labels"] > 0
             boxes, scores = one["boxes"][kept][:MOST], one["scores"][kept][:MOST]
             labels = one["labels"][kept][:MOST] - 1
-            row[: len(boxes)] = torch.cat([labels[:, None].float(), scores[:, None], boxes], 1)
+            rows[at, : len(boxes)] = torch.cat([labels[:, None].float(), scores[:, None], boxes], 1)
         return rows
 
 

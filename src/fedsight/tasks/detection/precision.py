@@ -86,7 +86,8 @@ def _count(
 
 def _sides(boxes: Floats) -> list[list[float]]:
     """(left, top, right, bottom) -> (left, top, width, height)."""
-    return np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()
+    sides: list[list[float]] = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()
+    return sides
 
 
 @cache
@@ -125,9 +126,7 @@ def recall_curve(counts: Floats, objects: float) -> list[tuple[float, float]]:
     """(recall, precision) for the scores [2, BINS] at which recall changes, rising."""
     right, wrong = curves(counts)
     changed = np.flatnonzero(np.diff(right, prepend=0))
-    return [
-        (float(right[i] / objects), float(right[i] / (right[i] + wrong[i]))) for i in changed
-    ]
+    return [(float(right[i] / objects), float(right[i] / (right[i] + wrong[i]))) for i in changed]
 
 
 def padded_scores(found: Tensor, classes: int) -> Tensor:

@@ -94,7 +94,12 @@ def tables(counts: Floats, objects: Floats, classes: tuple[str, ...]) -> list[Ta
     """Average precision of each class, over IoU 0.50 to 0.95 and at 0.50."""
     found = average_precision(counts, objects)
     rows = [
-        (name, float(objects[number, 0]), _known(found[number, 0].mean()), _known(found[number, 0, 0]))
+        (
+            name,
+            float(objects[number, 0]),
+            _known(found[number, 0].mean()),
+            _known(found[number, 0, 0]),
+        )
         for number, name in enumerate(classes)
     ]
     columns = ("Class", "Objects", "mAP", "AP, IoU 0.50")
