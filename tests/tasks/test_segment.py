@@ -49,7 +49,9 @@ def test_figures_are_those_of_the_labelled_pixels() -> None:
     rows = TASK.tables(sums, CLASSES)[0].rows
     assert [row[2] for row in rows[1:]] == pytest.approx(dice)
     assert [row[3] for row in rows[1:]] == pytest.approx(iou)
-    parts = [TASK.measure(MODEL, Batch(given.x[at], given.y[at]), 3) for at in ([0], [1, 2, 3, 4, 5])]
+    parts = [
+        TASK.measure(MODEL, Batch(given.x[at], given.y[at]), 3) for at in ([0], [1, 2, 3, 4, 5])
+    ]
     assert np.array_equal(add_metrics(parts)["pixels"].total, sums["pixels"].total)
 
 
@@ -95,9 +97,7 @@ def test_answers_and_samples_mark_where_classes_are() -> None:
 
 def test_data_that_do_not_suit_are_refused() -> None:
     def data(targets: Tensor | None) -> Dataset:
-        part = Part(
-            ArrayImages(torch.zeros(2, 1, 5, 4), "t"), np.zeros(2, np.int64), None, targets
-        )
+        part = Part(ArrayImages(torch.zeros(2, 1, 5, 4), "t"), np.zeros(2, np.int64), None, targets)
         return Dataset(part, part, CLASSES, Preprocess(1, 5, 4))
 
     assert TASK.check(data(batch(2).y)) == []

@@ -125,7 +125,9 @@ class Segment(Task):
         pixels = sums["pixels"].total
         rows: list[tuple[str | float | None, ...]] = []
         for name, count, value in zip(classes, pixels.sum(axis=1), _dice(pixels), strict=True):
-            figures = (None, None) if np.isnan(value) else (float(value), float(value / (2 - value)))
+            figures = (
+                (None, None) if np.isnan(value) else (float(value), float(value / (2 - value)))
+            )
             rows.append((name, float(count), *figures))
         return [Table("By class, over all test pixels", ("Class", "Pixels", "Dice", "IoU"), rows)]
 
@@ -141,7 +143,7 @@ def _entropy(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _soft_dice(logits: Tensor, y: Tensor) -> Tensor:
-    """[b], each the mean over classes of twice the overlap over the sum, one pixel added to both."""
+    """[b], each the mean over classes of twice the overlap over the sum, both one pixel more."""
     known = (y != IGNORED)[:, None]
     probabilities = torch.softmax(logits, dim=1) * known
     truth = F.one_hot(torch.where(known[:, 0], y, 0).long(), logits.shape[1]).movedim(-1, 1) * known

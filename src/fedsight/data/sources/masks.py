@@ -88,5 +88,7 @@ class Masks(SizedSource):
 
 
 def _shown(mask: Tensor, classes: int) -> int:
-    counts: Sequence[int] = torch.bincount(mask[mask < classes].flatten(), minlength=classes).tolist()
+    counts: Sequence[int] = torch.bincount(
+        mask[mask < classes].flatten(), minlength=classes
+    ).tolist()
     return max(range(1, classes), key=lambda number: counts[number]) if sum(counts[1:]) else 0
