@@ -51,7 +51,7 @@ def learn(task: Detect, model: Detector, batch: Batch, steps: int) -> Detector:
     for _ in range(steps):
         optimiser.zero_grad()
         task.loss(model, batch).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 10.0)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 2.0)
         optimiser.step()
     return model.eval()
 
