@@ -83,7 +83,7 @@ def partial(quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         ("one class each, naive", 1, "background"),
     ):
         tables = example("scenes")
-        data = {"sites": 3, "train": 100 if quick else 300, "classes": CLASSES, "alpha": 100.0}
+        data = {"sites": 3, "train": 150 if quick else 300, "classes": CLASSES, "alpha": 100.0}
         tables["data"] |= data if each is None else {**data, "labels_each": each}
         tables["task"]["unlabelled"] = unlabelled
         tables["rounds"] |= {"rounds": 20, "evaluate_every": 20}
