@@ -41,6 +41,10 @@ MECHANISMS: dict[str, dict[str, Any]] = {
     "central": {"privacy": {"name": "central", "clip": 0.3}},
     "central, adaptive": {"privacy": {"name": "central", "clip": 0.1, "quantile": 0.5}},
     "matrix": {"privacy": {"name": "matrix", "clip": 0.3, "bands": 2}},
+    "distributed": {
+        "privacy": {"name": "distributed", "clip": 0.3},
+        "secure": {"name": "secagg"},
+    },
     "local": {"privacy": {"name": "local", "clip": 0.3}},
     "example": {"privacy": {"name": "example", "clip": 1.0}},
 }

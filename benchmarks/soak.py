@@ -31,6 +31,10 @@ from fedsight.run.store import RunStore
 SITE_KINDS = ("trainer", "site's job", "site's parent", "site start")
 SERVER_KINDS = ("coordinator's job", "server's parent", "server start")
 KINDS = (*SITE_KINDS, *SERVER_KINDS)
+LIGHT = (  # little to compute: processes are tried; SCAFFOLD's sites have a memory to be lost
+    *("train.epochs=1", "train.momentum=0.0", "model.width=8"),
+    "algorithm.name=scaffold",
+)
 LOOK = 0.05
 WARM_UP = 0.2  # the part of a long run over whose memory no line is fitted
 
@@ -151,7 +155,7 @@ def beside(watcher: Killer | Gauge) -> Iterator[None]:
 def killed(sites: int, kills: int, rounds: int, seed: int, place: Path) -> dict[str, Any]:
     """A run through all kills; what came of it."""
     draws = random.Random(seed)
-    sets = [f"split.sites={sites}", f"rounds.rounds={rounds}"]
+    sets = [*LIGHT, f"split.sites={sites}", f"rounds.rounds={rounds}"]
     program, speed = config.example("fashion", [*sets, "name=soak"])
     sha = undisturbed(sets, place / "embedded")
     print(f"undisturbed: {sha[:16]}; making keys and kits for {sites} sites")

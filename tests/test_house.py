@@ -19,7 +19,7 @@ PARTS: dict[str, set[str]] = {
     "models": {"core", "fetch"},
     "aggregate": {"core"},
     "privacy": {"core", "aggregate"},
-    "tasks": {"core", "models"},
+    "tasks": {"core", "data", "models"},
     "algorithms": {"core", "models"},
     "report": {"core"},
 }

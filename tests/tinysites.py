@@ -100,6 +100,7 @@ class Places:
             trainer = old._trainer
             if trainer is not None and site not in fresh and trainer._process.poll() is None:
                 self.seats[site]._trainer, old._trainer = trainer, None
+                self.seats[site]._token = old._token  # the trainer would end for a newer one
             old.close()
         return LocalLink(self.seats)
 
@@ -200,9 +201,11 @@ def learn(
     start: Checkpoint | None = None,
     accepted: Mapping[str, int] | None = None,
     durable: Callable[[], int] = lambda: 0,
+    name: str = "",
 ) -> Trained:
-    """The whole run through the real loop, on the sites at the other end of `link`."""
-    engine = RemoteEngine(federation, link, {}, accepted or {}, durable)
+    """The whole run through the real loop, on the sites at the other end of `link`; `name` is what
+    the run was proposed as, which the keys of secure aggregation are bound to."""
+    engine = RemoteEngine(federation, link, {}, accepted or {}, durable, run=name)
     return run(federation, engine, tiny.overall(federation), diary, start)
 
 

@@ -108,3 +108,28 @@ def test_the_report_says_that_baselines_are_not_protected(tmp_path: Path) -> Non
     tinyrun.done("compare", config, "--out", tmp_path / "run", "--workers", 1)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "not protected" in page
+
+
+@pytest.mark.parametrize(
+    ("privacy", "split", "code", "why"),
+    [
+        ({"epsilon": 0.1, "noise_multiplier": 1.0}, {}, 2, "not one round stays within epsilon"),
+        ({"noise_multiplier": 1e9}, {}, 1, "with noise 1e+09 does not fit 32 bits"),
+        ({"epsilon": 3.0}, {"sites": 2}, 2, "secure aggregation over 2 sites hides nothing"),
+    ],
+)
+def test_check_says_what_no_round_could_keep_to(
+    tmp_path: Path, privacy: dict[str, Any], split: dict[str, Any], code: int, why: str
+) -> None:
+    tables = {"secure": {"name": "secagg"}, "split": {"name": "iid", "sites": 4, **split}}
+    config = tinyrun.write_config(
+        tmp_path,
+        privacy={"name": "distributed", **privacy},
+        rounds={"rounds": 2, "weighting": "uniform"},
+        **tables,
+    )
+    assert why in " ".join(tinyrun.refused(code, "check", config).split())
+    fine = ["--set", "privacy.noise_multiplier=1.0", "--set", "split.sites=4"]
+    if "epsilon" in privacy:
+        fine += ["--set", "privacy.epsilon=50.0"]
+    tinyrun.done("check", config, *fine)

@@ -84,19 +84,45 @@ def test_own_images_elsewhere_give_the_bits_of_one_tree(
     same_memories(places, tmp_path, program.rounds.rounds)
 
 
-@pytest.mark.parametrize("mechanism", ["local", "example"])
+def noised(images: Path, mechanism: str) -> Program:
+    return tinysites.program(
+        images,
+        privacy={"name": mechanism, "noise_multiplier": 1.0},
+        rounds={"rounds": 2, "weighting": "uniform"},
+        secure={"name": "secagg" if mechanism == "distributed" else "none"},
+    )
+
+
+@pytest.mark.parametrize("mechanism", ["local", "example", "distributed"])
+def test_sites_whose_secret_were_the_seed_would_end_with_the_simulations_bits(
+    places: Places, site_images: Path, tmp_path: Path, mechanism: str
+) -> None:
+    program = noised(site_images, mechanism)
+    simulated, kept = inline(program, tmp_path)
+    keys = [places.root / site / "noise.key" for site in places.names]
+    for key in keys:
+        key.touch(0o600)
+        key.write_bytes(program.seed.to_bytes(32, "little"))
+    try:
+        federation, link = places.meet(program)
+        diary = tiny.Diary()
+        found = tinysites.learn(federation, link, diary, name=f"run{places._runs}")
+    finally:
+        for key in keys:
+            key.unlink()
+    assert tiny.sha(found.vector) == tiny.sha(simulated.vector)
+    assert tinysites.figures(diary) == tinysites.figures(kept)
+
+
+@pytest.mark.parametrize("mechanism", ["local", "example", "distributed"])
 def test_sites_noise_their_updates_from_a_secret_of_their_own(
     places: Places, site_images: Path, tmp_path: Path, mechanism: str
 ) -> None:
-    program = tinysites.program(
-        site_images,
-        privacy={"name": mechanism, "noise_multiplier": 1.0},
-        rounds={"rounds": 2, "weighting": "uniform"},
-    )
+    program = noised(site_images, mechanism)
     simulated, kept = inline(program, tmp_path)
     federation, link = places.meet(program)
     diary = tiny.Diary()
-    found = tinysites.learn(federation, link, diary)
+    found = tinysites.learn(federation, link, diary, name=f"run{places._runs}")
     assert tiny.sha(found.vector) != tiny.sha(simulated.vector)  # the seed tells nothing
     assert [line["epsilon"] for line in diary.lines] == [line["epsilon"] for line in kept.lines]
     assert all(line["train_loss"] is None for line in diary.lines)

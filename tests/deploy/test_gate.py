@@ -10,10 +10,10 @@ import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import tiny
 import tinysites
 import tomli_w
 import torch
@@ -149,7 +149,8 @@ def test_every_update_and_figure_has_its_entry_before_it_leaves(
 
     def look(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
         fields = json.loads(text)
-        if kind == "wait" and fields.get("done") and "round" in fields:
+        done = kind in ("train", "measure", "wait") and fields.get("done")
+        if done and "round" in fields:
             what = "update" if "weight" in fields else "figures"
             last = Ledger(south).entries()[-1]
             assert (last.kind, last.round) == (what, fields["round"])
@@ -258,15 +259,18 @@ def test_a_refusal_reaches_the_coordinator_with_its_clause(
 NOISE = {"kind": "gaussian", "noise": 4.0, "neighbours": "add_remove"}
 
 
+def noised(privacy: str, **sections: Any) -> Program:
+    """A program with noise by this mechanism, of 20 rounds."""
+    rounds = {"rounds": 20, "weighting": "uniform", **sections.pop("rounds", {})}
+    return tiny.program(
+        privacy={"name": privacy, "noise_multiplier": 4.0}, rounds=rounds, **sections
+    )
+
+
 def at_the_gate(home: Path, run: str, privacy: str = "local", **contract: Any) -> Gate:
     """A gate behind which a run with noise has been agreed upon."""
     (home / "owner.toml").write_text(tomli_w.dumps({"data": DATA, "contract": contract}))
-    program: Any = SimpleNamespace(
-        task=SimpleNamespace(registered="classify"),
-        fingerprint="ab" * 32,
-        rounds=SimpleNamespace(rounds=20),
-        privacy=SimpleNamespace(registered=privacy),
-    )
+    program = noised(privacy)
     gate = Gate(home, Asker())
     gate.join(program, gate.admit(program, 3), run)
     return gate
@@ -299,6 +303,23 @@ def test_epsilon_is_spent_over_runs_and_jobs_and_then_nothing_leaves(tmp_path: P
     release(at_the_gate(tmp_path, "six", epsilon=3.4, data_set="others"), 1, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("privacy", "sections", "why"),
+    [
+        ("local", {"rounds": {"weighting": "samples"}}, "an update's weight would tell"),
+        ("distributed", {}, "each site adds only a part of the noise"),
+        ("distributed", {"secure": {"name": "quantised"}}, "each site adds only a part"),
+    ],
+)
+def test_a_program_whose_epsilon_would_not_hold_is_refused_here_too(
+    tmp_path: Path, privacy: str, sections: dict[str, Any], why: str
+) -> None:
+    """Whatever the coordinator's own check said."""
+    (tmp_path / "owner.toml").write_text(tomli_w.dumps({"data": DATA}))
+    with pytest.raises(DeployError, match=f"the program is unsound: under privacy '.*': {why}"):
+        Gate(tmp_path, Asker()).admit(noised(privacy, **sections), 3)
+
+
 def test_an_update_whose_noise_nobody_accounts_for_does_not_leave(tmp_path: Path) -> None:
     gate = at_the_gate(tmp_path, "one", epsilon=3.0)
     with pytest.raises(DeployError, match=r"contract\.epsilon: the update would leave without"):
@@ -322,7 +343,11 @@ def test_the_noise_of_real_sites_is_charged_until_it_is_spent(
     places: Places, site_images: Path
 ) -> None:
     pytest.importorskip("dp_accounting")
-    program = tinysites.program(site_images, privacy={"name": "local", "noise_multiplier": 8.0})
+    program = tinysites.program(
+        site_images,
+        privacy={"name": "local", "noise_multiplier": 8.0},
+        rounds={"weighting": "uniform"},
+    )
     home = places.root / "south"
     before = (home / "owner.toml").read_text()
     data = {"name": "folder", "path": str(site_images / "south")}

@@ -13,9 +13,8 @@ import tomli_w
 import torch
 from tinysites import FaultyLink, Places
 
-from fedsight.core.errors import DataError, StoreError
+from fedsight.core.errors import DataError, SiteError, StoreError
 from fedsight.deploy import incoming
-from fedsight.deploy import seat as seats
 from fedsight.deploy.seat import Seat
 from fedsight.deploy.segment import _propose
 from fedsight.deploy.sitelog import told
@@ -283,17 +282,25 @@ def test_without_its_log_nothing_leaves(places: Places, site_images: Path) -> No
         assert "the site's log cannot be written" in line["rejected"]["south"]
 
 
-def test_one_process_at_a_time_works_on_a_runs_memory(
-    places: Places, site_images: Path, monkeypatch: pytest.MonkeyPatch
+def test_an_older_job_that_is_still_there_lets_go_of_the_runs_memory(
+    places: Places, site_images: Path
 ) -> None:
-    monkeypatch.setattr(seats, "PATIENCE", 0.1)
-    program = tinysites.program(site_images)
-    places.meet(program, run="mine")
-    other = Seat(places.root / "south", "south")
-    ticket = json.loads(other.answer("propose", json.dumps(proposal(program, run="mine")), b"")[0])
-    text, _ = other.answer("wait", json.dumps({**ticket, "seconds": 30}), b"")
-    other.close()
-    assert "another process of this site is still at work" in json.loads(text)["error"]
+    program = tinysites.program(site_images, algorithm={"name": "scaffold"})
+    federation, link = places.meet(program, run="mine")
+    tinysites.learn(federation, link)
+    memory = places.root / "south" / "memory" / "mine"
+    before = {path: path.read_bytes() for path in memory.rglob("*.safetensors")}
+    assert before
+
+    newer = Seat(places.root / "south", "south")
+    ticket = json.loads(newer.answer("propose", json.dumps(proposal(program, run="mine")), b"")[0])
+    text, _ = newer.answer("wait", json.dumps({**ticket, "seconds": 30}), b"")
+    assert "declared" in json.loads(text)
+    diary = tinysites.tiny.Diary()
+    with pytest.raises(SiteError, match="a newer job of this run has taken over"):
+        tinysites.learn(federation, link, diary)  # it would forget all versions, and begin anew
+    assert {path: path.read_bytes() for path in memory.rglob("*.safetensors")} == before
+    newer.close()
 
 
 def test_a_piece_that_was_long_on_its_way_does_no_harm(home: Home) -> None:

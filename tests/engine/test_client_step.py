@@ -224,8 +224,8 @@ def test_pooled_data_shows_every_image_as_its_own_site_sees_it(
     assert torch.equal(pooled.pixels(everything), apart)
     shuffled = torch.randperm(len(pooled), generator=generator(0))
     assert torch.equal(pooled.pixels(shuffled), apart[shuffled])
-    labels = torch.cat([data.labels(torch.arange(len(data))) for data in by_site])
-    assert torch.equal(pooled.labels(everything), labels)
+    labels = torch.cat([data.targets(torch.arange(len(data))) for data in by_site])
+    assert torch.equal(pooled.targets(everything), labels)
     raw = federation.dataset.train.images.read(pooled.indices)
     assert torch.equal(apart[:40], raw[:40])  # the first site sees the world as it is
     assert torch.equal(apart[80:], raw[80:]) == (kind == "none")

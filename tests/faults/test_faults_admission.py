@@ -1,9 +1,10 @@
-"""Who may connect, under which name, and what may be submitted; everything else is refused."""
+"""Who may connect, under which name, and what may be asked by whom; all else is refused."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime
+import json
 import socket
 import ssl
 from collections.abc import Iterator
@@ -21,15 +22,23 @@ from fedsight.deploy import kits, presence
 from fedsight.deploy.console import console, write_job
 from fedsight.deploy.federation import OPERATOR
 from fedsight.deploy.server import shut_out
+from fedsight.privacy.ledger import Ledger
 
 SILENT = 3.0  # seconds after which a server that has not hung up has let somebody in
+
+CONTRACTS = {
+    "site-00": f"operators = ['{OPERATOR}']\nrounds = 2\nannounce = false",
+    "site-02": "operators = ['somebody@else.example']",
+}
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
-    """A federation with two admitted sites, of which only the server runs."""
+    """A federation with three admitted sites, of which only the server runs."""
     with contextlib.ExitStack() as stack:
-        made = Loopback(tmp_path_factory.mktemp("federation"), 2, stack)
+        made = Loopback(tmp_path_factory.mktemp("federation"), 3, stack)
+        for name, text in CONTRACTS.items():
+            (made.sites[name].folder / "site.toml").write_text(f"[contract]\n{text}\n")
         made.start_server()
         until(lambda: listens(made.federation.invitation.port))
         yield made
@@ -173,9 +182,10 @@ def test_a_job_by_somebody_without_the_role_is_refused(server: Loopback, tmp_pat
 
 @pytest.fixture(scope="module")
 def connected(server: Loopback) -> Loopback:
-    """The federation with site-00 at work."""
-    server.start_site("site-00")
-    until(lambda: server.alive("site-00"))
+    """The federation with two of its sites at work."""
+    for name in CONTRACTS:
+        server.start_site(name)
+    until(lambda: all(server.alive(name) for name in CONTRACTS))
     return server
 
 
@@ -210,3 +220,29 @@ def test_a_job_with_another_class_is_refused(connected: Loopback, tmp_path: Path
 def test_a_second_process_of_one_site_is_refused(connected: Loopback) -> None:
     with pytest.raises(DeployError, match="is running already"):
         connected.sites["site-00"].start("fashion-mnist-12k", None, print)
+
+
+def test_a_site_knows_who_signed_the_job_and_answers_nobody_else(connected: Loopback) -> None:
+    """Known there whatever the server says."""
+    found = presence.presences(connected.federation.presences)
+    declared = {name: found[name].declared for name in CONTRACTS}
+    assert declared["site-00"] is None
+    assert declared["site-02"] is not None
+    connected.federation.revoke("site-01", "it is not there")
+    store = connected.run("signed", rounds={"rounds": 2, "quorum": 1})
+    assert [line["sites"] for line in store.history()] == [["site-00"]] * 2
+    absent = [line for line in connected.federation.events() if line["event"] == "absent"]
+    assert {line["site"] for line in absent} == {"site-02"}
+    assert absent[0]["why"] == f"site 'site-02': contract.operators: {OPERATOR} may not ask"
+
+    program, _ = store.program()
+    entries = Ledger(connected.sites["site-00"].folder).entries()
+    assert [(one.kind, one.round) for one in entries] == [
+        *(("declaration", 0), ("update", 1), ("update", 2), ("figures", 2)),
+    ]
+    assert {one.asked_by for one in entries} == {(OPERATOR,)}
+    assert {one.program for one in entries} == {program.fingerprint}
+    refuser = connected.sites["site-02"].folder
+    assert not (refuser / "ledger.sqlite").exists() or not Ledger(refuser).entries()
+    said = json.loads((connected.sites["site-00"].folder / "declared.json").read_text())
+    assert said is None

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+
+import numpy as np
 import pytest
 
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.base import Plan, mechanisms
 from fedsight.privacy.charge import charge
 from fedsight.privacy.event import Event
+from fedsight.privacy.mechanisms.matrix import coefficients
+from fedsight.privacy.secure import Secure
 
 PLAN = Plan(population=1, cohort=None, rounds=10, batch=10, passes=2, sizes=(7, 95))
 
@@ -48,4 +53,33 @@ def test_of_the_coordinators_noise_only_the_multiplier_counts() -> None:
     table, times = charge(made("central", noise_multiplier=2.0), plan, 95)  # type: ignore[arg-type]
     assert (table, times) == ({"kind": "gaussian", "noise": 2.0, "neighbours": "replace_one"}, 1)
     assert charge(made("central", epsilon=2.0), plan, 95) == (None, 1)  # type: ignore[arg-type]
-    assert charge(made("matrix", noise_multiplier=2.0), plan, 95) == (None, 1)  # type: ignore[arg-type]
+    assert charge(made("matrix", epsilon=2.0), plan, 95) == (None, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("bands", [1, 2, 8])
+def test_noise_that_later_rounds_take_back_is_charged_for_any_rounds_one_is_in(bands: int) -> None:
+    """Whichever n rounds a site is in, n charges are above what C makes of them."""
+    table, times = charge(made("matrix", noise_multiplier=2.0, bands=bands), PLAN, 95)  # type: ignore[arg-type]
+    assert table is not None
+    event = Event.of(table)
+    assert (event.kind, event.neighbours, times) == ("gaussian", "replace_one", 1)
+    column, rounds = coefficients(bands), 9
+    for chosen in range(1, 1 << rounds):
+        turns = np.array([chosen >> round & 1 for round in range(rounds)], dtype=float)
+        cost = float(np.sum(np.convolve(turns, column) ** 2)) / 2.0**2
+        assert cost <= turns.sum() / event.noise**2 * (1 + 1e-12)
+    assert event.noise == pytest.approx(2.0 / column.sum())
+
+
+def test_a_share_of_noise_is_charged_as_the_sum_is_accounted() -> None:
+    pytest.importorskip("dp_accounting")
+    mechanism = made("distributed", noise_multiplier=2.0, clip=0.5)
+    assert charge(mechanism, PLAN, 95) == (None, 1)  # type: ignore[arg-type]  # without masks
+    faced = Secure(name="secagg").facing(PLAN, {"delta": 1000}, 20, 0.1)
+    table, times = charge(mechanism, faced, 95)  # type: ignore[arg-type]
+    assert table is not None
+    event = Event.of(json.loads(json.dumps(table)))
+    assert (event.kind, event.neighbours, times) == ("skellam", "replace_one", 1)
+    assert event.noise == pytest.approx(1.0)
+    whole = mechanism.spent(faced, PLAN.rounds)  # type: ignore[attr-defined]
+    assert spent([(event, PLAN.rounds)], 1e-5) == pytest.approx(whole)

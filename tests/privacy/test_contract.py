@@ -20,9 +20,11 @@ def named(name: str) -> Any:
     return SimpleNamespace(registered=name)
 
 
-def program(**parts: str) -> Any:
+def program(noise: float | None = None, **parts: str) -> Any:
     """What a contract looks at of a program."""
     sections = {name: named(value) for name, value in parts.items()}
+    if noise is not None:
+        sections["privacy"].noise_multiplier = noise
     rounds = SimpleNamespace(rounds=20)
     return SimpleNamespace(task=named("classify"), fingerprint="ab" * 32, rounds=rounds, **sections)
 
@@ -82,7 +84,12 @@ def test_epsilon_needs_noise_that_the_site_itself_adds() -> None:
         of.refuse(program(privacy=name))
     for name in ("central", "matrix"):
         assert "noise that the coordinator promises" in refusal(of, program(privacy=name))
-        Contract(epsilon=3.0, trust_coordinator_noise=True).refuse(program(privacy=name))
+        trusting = Contract(epsilon=3.0, trust_coordinator_noise=True)
+        trusting.refuse(program(privacy=name, noise=2.0))
+        assert refusal(trusting, program(privacy=name)).startswith(
+            "contract.epsilon: of noise that the coordinator promises, only "
+            "privacy.noise_multiplier can be counted here"
+        )
     assert of.limit is not None
     assert (of.limit.epsilon, of.limit.delta, of.limit.trusted) == (3.0, 1e-5, False)
 

@@ -17,22 +17,28 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "matrix": {"privacy": {"name": "matrix"}},
     "local": {"privacy": {"name": "local"}},
     "example": {"privacy": {"name": "example"}},
+    "distributed": {"privacy": {"name": "distributed"}},
+    "secure aggregation": {"secure": {"name": "secagg"}},
+    "no secure aggregation": {"secure": {"name": "none"}},
     "BatchNorm": {"model": {"norm": "batch"}},
     "BatchNorm kept at the site (FedBN)": {
         "model": {"norm": "batch"},
         "algorithm": {"name": "fedbn"},
     },
     "weighting by samples": {"rounds": {"weighting": "samples"}},
-    "a cohort": {"rounds": {"cohort": 2}},
-    "a quorum": {"rounds": {"quorum": 1}},
+    "a cohort": {"rounds": {"cohort": 4}},
+    "a quorum": {"rounds": {"quorum": 4}},
     "SCAFFOLD": {"algorithm": {"name": "scaffold"}},
     "a personal slice (FedBN, FedRep)": {"algorithm": {"name": "fedrep"}},
     "a feature shift": {"shift": {"kind": "noise", "strength": 0.5}},
 }
+MASKS, BARE = "secure aggregation", "no secure aggregation"
 
 
 def program(*features: str) -> Program:
-    sections: dict[str, Any] = {"rounds": {"weighting": "uniform"}}
+    sections: dict[str, Any] = {"rounds": {"weighting": "uniform"}, "split": {"sites": 5}}
+    if "distributed" in features:  # goes with nothing else
+        sections["secure"] = {"name": "secagg"}
     for feature in features:
         for section, values in SETTINGS[feature].items():
             sections[section] = {**sections.get(section, {}), **values}
@@ -44,7 +50,8 @@ def program(*features: str) -> Program:
 def test_every_mechanism_is_judged_with_every_feature() -> None:
     heads = set(mechanisms.names()) - {"none"}
     rows = FEATURES.keys() - heads
-    assert {(rule.a, rule.b) for rule in RULES} == {(a, b) for a in heads for b in rows}
+    pairs = {(a, b) for a in {*heads, MASKS} for b in rows} - {(MASKS, MASKS), (MASKS, BARE)}
+    assert {(rule.a, rule.b) for rule in RULES} == pairs
     assert len({(rule.a, rule.b) for rule in RULES}) == len(RULES)
     assert FEATURES.keys() == SETTINGS.keys()
 
@@ -93,6 +100,23 @@ def test_what_is_out_of_range_is_one_clear_message(name: str, setting: str, valu
     (problem,) = caught.value.problems
     assert problem.where == f"privacy.{setting}"
     assert problem.cure
+
+
+def test_noise_that_is_shared_goes_with_masks_alone() -> None:
+    privacy = {"name": "distributed", "noise_multiplier": 1.0}
+    for name in ("none", "quantised"):  # rounded, but for all to see
+        of = tiny.program(privacy=privacy, secure={"name": name}, rounds={"weighting": "uniform"})
+        (problem,) = of.check()
+        assert problem.where == "privacy.name"
+        assert "only a part of the noise" in problem.cause
+        assert "secure.name = 'secagg'" in problem.cure
+
+
+def test_what_secure_aggregation_refuses_is_said_in_its_own_name() -> None:
+    (problem,) = program("secure aggregation", "BatchNorm").check()
+    assert problem.cause.startswith("under secure aggregation: running statistics")
+    (problem,) = program("distributed", "BatchNorm").check()  # once, though both refuse it
+    assert problem.cause.startswith("under privacy 'distributed': running statistics")
 
 
 def test_either_the_target_or_the_noise_must_be_said() -> None:

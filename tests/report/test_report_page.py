@@ -330,3 +330,33 @@ def test_an_evaluation_with_neither_confusion_nor_pictures_is_left_out(make_run)
     seen = page(make_run(change=bare))
     assert "Where it errs" not in seen.text
     assert "88.1 %" in seen.text
+
+
+def test_a_task_shows_its_own_figure_curves_tables_and_texts(make_run):
+    def other(files: dict[str, Any]) -> None:
+        files["run.json"]["headline"] = "mAP"
+        text = {"image": None, "text": "the people & <their> roads", "truth": "x", "predicted": "y"}
+        files["evaluation.json"] |= {
+            "confusion": None,
+            "samples": [{**text, "right": False}],
+            "curves": [
+                {"title": "ROC", "x": "false", "y": "true", "lines": {"all": [[0, 0], [1, 1]]}}
+            ],
+            "tables": [
+                {
+                    "title": "By class",
+                    "columns": ["class", "AP"],
+                    "rows": [["car", 0.25], ["bus", None]],
+                }
+            ],
+        }
+
+    folder = make_run(change=other)
+    seen = page(folder)
+    assert "reached 88.1 % (mAP)" in seen.text.replace("\u00a0", " ")
+    assert "Accuracy" not in seen.text
+    assert "Wilson" not in seen.text  # the interval is that of a share of images
+    assert "mAP after each round" in seen.text
+    assert "ROC" in seen.text
+    assert "By class class AP car 0.250 bus –" in seen.text
+    assert "the people & <their> roads" in seen.text

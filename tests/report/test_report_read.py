@@ -18,7 +18,7 @@ def test_everything_in_the_files_is_read(make_run):
     assert [line.round for line in run.rounds] == list(range(1, 21))
     assert run.rounds[2].rejected == {"site-04": "the update is not finite"}
     assert run.summary is not None
-    assert run.summary.accuracy == 0.881
+    assert run.summary.score == 0.881
     assert run.evaluation is not None
     assert len(run.evaluation.samples) == 24
     assert run.comparison is not None
@@ -117,7 +117,7 @@ def test_a_round_written_twice_counts_once(make_run):
         file.write(json.dumps(again) + "\n")
     rounds = read(folder).rounds
     assert len(rounds) == 20
-    assert rounds[-1].accuracy == 0.5
+    assert rounds[-1].score == 0.5
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -14,9 +15,12 @@ import fedsight.run.saved as saving
 from fedsight.cli.use import export_command, predict_command
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Preprocess
+from fedsight.models.detector import MOST, Detector
+from fedsight.run.drawn import draw_all
 from fedsight.run.predict import find_images, predict
 from fedsight.run.saved import Saved
 from fedsight.tasks.classify import Classify
+from fedsight.tasks.detect import Detect
 
 
 class Brightness(nn.Module):
@@ -55,21 +59,22 @@ def test_folders_are_searched_at_any_depth_and_sorted(images: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 2, 64])
 def test_each_image_gets_its_label_whatever_the_batch(bright: Saved, images: Path, batch) -> None:
     found = predict(bright, [images], batch)
-    assert [one.label for one in found] == ["bright", "[middle]", "dark"]
+    assert [one.answer.label for one in found if one.answer] == ["bright", "[middle]", "dark"]
     for one in found:
         assert one.error is None
-        assert one.probability == one.probabilities[one.label] > 0.99
-        assert sum(one.probabilities.values()) == pytest.approx(1)
-        assert list(one.probabilities.values()) == sorted(one.probabilities.values(), reverse=True)
+        assert one.answer is not None
+        probabilities = one.answer.details["probabilities"]
+        assert one.answer.probability == probabilities[one.answer.label] > 0.99
+        assert sum(probabilities.values()) == pytest.approx(1)
+        assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
 
 
 def test_a_corrupt_image_does_not_lose_the_others(bright: Saved, images: Path) -> None:
     (images / "b" / "broken.png").write_bytes((images / "z.png").read_bytes()[:40])
     found = {one.path.name: one for one in predict(bright, [images], batch=2)}
-    assert found["z.png"].label == "dark"
-    assert found["a.JPG"].label == "bright"
+    assert [found[name].answer.label for name in ("z.png", "a.JPG")] == ["dark", "bright"]  # type: ignore[union-attr]
     broken = found["broken.png"]
-    assert broken.label is None
+    assert broken.answer is None
     assert "broken.png" in broken.error
     assert set(broken.table()) == {"path", "error"}
     only = predict(bright, [images / "b" / "broken.png"])
@@ -148,3 +153,41 @@ def test_export_writes_beside_the_run_or_where_it_is_told(run_command, bright, t
 def test_both_commands_show_an_example(run_command) -> None:
     for command in ("predict", "export"):
         assert f"Example: fedsight {command}" in run_command(command, "--help").stdout
+
+
+class Finder(Detector):
+    """One object over the whole of a bright image: a detector whose answers are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = 1
+
+    def loss(self, x: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("nobody trains here")
+
+    def find(self, x: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros(len(x), MOST, 6)
+        found[:, 0] = torch.tensor([0, 0.9, 1.0, 1.0, 3.0, 3.0])
+        found[:, 0, 1] *= x.mean((1, 2, 3)) > 1
+        return found
+
+
+def test_boxes_are_told_in_pixels_of_the_file_and_drawn(images: Path, tmp_path: Path) -> None:
+    preprocess = Preprocess(1, 4, 4, "stretch", (0.5,), (0.25,))
+    saved = Saved(Finder(), preprocess, ("lamp",), Detect(), "light", "0" * 64)
+    Image.new("RGB", (400, 200), (255, 255, 255)).save(images / "wide.png")
+    Image.new("L", (400, 200), 255).save(images / "b" / "wide.png")
+    found = predict(saved, [images / "wide.png", images / "b" / "wide.png", images / "z.png"])
+    assert [one.table()["label"] for one in found] == ["lamp", "lamp", "nothing"]
+    (box,) = found[0].table()["boxes"]
+    assert box["box"] == [100, 50, 300, 150]
+    assert box["score"] == pytest.approx(0.9)
+    assert found[2].table()["boxes"] == []
+    written = draw_all(found, tmp_path / "drawn", preprocess)
+    assert [path.name for path in written] == ["wide.png", "wide-2.png", "z.png"]
+    with Image.open(written[0]) as drawn, Image.open(images / "wide.png") as plain:
+        changed = np.argwhere((np.asarray(drawn) != np.asarray(plain)).any(2))
+        assert drawn.size == plain.size
+        assert changed.max(0).tolist() == [150, 300]
+    with pytest.raises(StoreError, match="one of the images"):
+        draw_all(found, images, preprocess)

@@ -196,6 +196,7 @@ def test_own_images(seed: int) -> None:
     assert set(figures.by_site) == {f"site-0{number}" for number in range(5)}
     for site, (labels, predicted, losses) in enumerate(raw[:5]):
         assert figures.by_site[f"site-0{site}"] == {
+            "score": pytest.approx((labels == predicted).mean()),
             "accuracy": pytest.approx((labels == predicted).mean()),
             "loss": pytest.approx(losses.mean()),
         }
@@ -235,6 +236,8 @@ def test_a_task_without_a_confusion_matrix_has_none() -> None:
     federation = tiny.federation()
 
     class Bare:
+        headline = "accuracy"
+
         def summary(self, sums: Any, mix: Any = None) -> dict[str, float]:
             return {"accuracy": sums["loss"].mean}
 

@@ -24,6 +24,7 @@ MECHANISMS: dict[str, dict[str, Any]] = {
     "matrix": {"name": "matrix", "noise_multiplier": 1.0, "bands": 3},
     "local": {"name": "local", "noise_multiplier": 1.0},
     "example": {"name": "example", "noise_multiplier": 1.0},
+    "distributed": {"name": "distributed", "noise_multiplier": 1.0, "clip": 0.5},
 }
 
 
@@ -31,6 +32,8 @@ def federation(mechanism: str, **sections: Any) -> Federation:
     rounds = {"weighting": "uniform", "rounds": 3, "cohort": 4, **sections.pop("rounds", {})}
     split = sections.pop("split", {"name": "iid", "sites": 6})
     privacy = {**MECHANISMS[mechanism], **sections.pop("privacy", {})}
+    if mechanism == "distributed":
+        sections["secure"] = {"name": "secagg"}
     return tiny.federation(split=split, rounds=rounds, privacy=privacy, **sections)
 
 

@@ -128,6 +128,7 @@ def check_command(
     """
     from fedsight.run.config import check, check_elsewhere
     from fedsight.run.federate import federate
+    from fedsight.run.protect import Protection
 
     program, speed = _program(config, example, sets, None, None, None)
     if elsewhere:
@@ -138,6 +139,7 @@ def check_command(
         fetch_needed(program.needs())
     check(program, speed)
     federation = federate(program)
+    Protection(federation).facts()  # noise that cannot be had is said before a run is begun
     typer.echo(
         f"{program.name} is fine: {len(federation.dataset.train):,} training images and "
         f"{len(federation.dataset.test):,} test images of {len(federation.dataset.classes)} "

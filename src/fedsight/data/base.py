@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, runtime_checkable
@@ -18,6 +18,7 @@ from fedsight.core.errors import DataError, Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.sharing import Shared
+from fedsight.data.windowing import Reading
 
 Indices = npt.NDArray[np.int64]
 Fit = Literal["stretch", "crop", "pad"]
@@ -116,6 +117,17 @@ class Preprocess:
     fit: Fit = "stretch"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
+    dicom: Reading | None = None  # how DICOM files become grey, where the images are such
+
+    @classmethod
+    def of(cls, table: Mapping[str, Any]) -> Preprocess:
+        """From plain values, as `asdict` and JSON have them; TypeError if they are none."""
+        fields: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
+        }
+        if fields.get("dicom") is not None:
+            fields["dicom"] = Reading.of(fields["dicom"])
+        return cls(**fields)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """[b, c, h, w] in [0, 1] -> normalised."""

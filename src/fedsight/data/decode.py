@@ -14,9 +14,12 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Preprocess
+from fedsight.data.dicom import Frame, is_dicom, read_dicom
 from fedsight.data.pixels import Pixels, read_pixels
+from fedsight.data.windowing import Reading
 
-Origin = str | os.PathLike[str] | bytes | Image.Image  # bytes: a file's content
+# bytes: a file's content; Frame: one of a DICOM file's images
+Origin = str | os.PathLike[str] | bytes | Image.Image | Frame
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that change the sides' places
 _LUMA = np.array([299, 587, 114], dtype=np.uint32)  # ITU-R BT.601, in thousandths
 
@@ -48,12 +51,25 @@ def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def whole(path: Path, preprocess: Preprocess) -> Pixels:
+    """The image in a file as it is seen, uint8 or uint16 [h, w, c], not resized; DataError."""
+    try:
+        return _pixels(path.read_bytes(), str(path), preprocess, False)
+    except OSError as error:
+        raise DataError(
+            f"image '{path}' cannot be read: {error.strerror or error}", "restore the file"
+        ) from error
+
+
 def raster(
     path: Origin, preprocess: Preprocess, name: str | None = None, thorough: bool = False
 ) -> npt.NDArray[Any]:
     """As `decode`, but before scaling: uint8 or uint16 [c, h, w]. `thorough`: also checksums."""
+    frame = None
+    if isinstance(path, Frame):
+        frame, path = path.number, path.path
     if isinstance(path, bytes):
-        pixels = read_pixels(path, name or "(in memory)", thorough)
+        pixels = _pixels(path, name or "(in memory)", preprocess, thorough)
     elif isinstance(path, Image.Image):
         pixels = read_pixels(path, name or str(getattr(path, "filename", "")) or "(in memory)")
     else:
@@ -65,9 +81,17 @@ def raster(
                 f"image '{name}' cannot be read: {error.strerror or error}",
                 "correct the path, or restore the file and its permissions",
             ) from error
-        pixels = read_pixels(data, name, thorough)
+        pixels = _pixels(data, name, preprocess, thorough, frame)
     fitted = _channels(_fit(pixels, preprocess), preprocess.channels)
     return np.array(fitted.transpose(2, 0, 1), order="C")  # Pillow lends read-only memory
+
+
+def _pixels(
+    data: bytes, name: str, preprocess: Preprocess, thorough: bool, frame: int | None = None
+) -> Pixels:
+    if is_dicom(data):
+        return read_dicom(data, name, preprocess.dicom or Reading(), frame)
+    return read_pixels(data, name, thorough)
 
 
 def _fit(a: Pixels, preprocess: Preprocess) -> Pixels:

@@ -38,6 +38,10 @@ class LazyImages(ABC):
     def name(self, index: int) -> str:
         """Where an image came from, for messages and reports."""
 
+    def shown(self, index: int) -> str:
+        """As `name`, but only for messages on the site's own screen."""
+        return self.name(index)
+
     @abstractmethod
     def only(self, indices: Indices) -> LazyImages:
         """The same with some images left out."""
@@ -93,7 +97,7 @@ def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, li
 
     def load(index: int) -> Loaded:
         try:
-            return raster(images.origin(index), preprocess, images.name(index), thorough=True)
+            return raster(images.origin(index), preprocess, images.shown(index), thorough=True)
         except DataError as error:
             return error
 

@@ -13,6 +13,7 @@ from fedsight.core.errors import ConfigError, DataError, Problem
 from fedsight.core.registry import Registry, nearest
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
+from fedsight.data.dicom import is_dicom
 
 T = TypeVar("T", bound=Settings)
 _BY_SUFFIX = {".csv": "manifest", ".npz": "medmnist", ".json": "coco"}
@@ -39,7 +40,9 @@ def _kind(path: Path) -> str:
     if path.is_dir():
         if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
             return "huggingface"
-        return "idx" if any(path.glob("*-idx[13]-ubyte*")) else "folder"
+        if any(path.glob("*-idx[13]-ubyte*")):
+            return "idx"
+        return "dicom" if _holds_dicom(path) else "folder"
     if path.suffix.lower() not in _BY_SUFFIX:
         raise DataError(
             f"'{path}' is no data set that can be told by its name",
@@ -47,6 +50,16 @@ def _kind(path: Path) -> str:
             "name the source and set its path: manifest --set path=FILE",
         )
     return _BY_SUFFIX[path.suffix.lower()]
+
+
+def _holds_dicom(root: Path) -> bool:
+    """Whether the first file in class folders (or in those of sites) is a DICOM file."""
+    files = (path for depth in ("*/*", "*/*/*") for path in root.glob(depth) if path.is_file())
+    path = next((path for path in files if not path.name.startswith(".")), None)
+    if path is None:
+        return False
+    with path.open("rb") as stream:
+        return is_dicom(stream.read(132))
 
 
 def parse(options: Sequence[str]) -> dict[str, Any]:

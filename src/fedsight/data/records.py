@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
@@ -33,15 +35,22 @@ def dataset(
     classes: Sequence[str] | None = None,
     facts: dict[str, Any] | None = None,
     images: LazyImages | None = None,
+    separator: str | None = None,
 ) -> Dataset:
     """The data set of `records`, in their order; `images` unless they are plain files.
+
+    With a `separator` a record's label may be several, or none: targets are then [n, labels].
 
     Raises DataError for no images, a label outside `classes`, a class or a site without training
     images, and a corrupt image (unless the source skips them).
     """
     if not records:
         raise DataError(f"'{origin}' has no images", "check the path and the file formats")
-    names, labels = vocabulary(records, classes)
+    targets = None
+    if separator is None:
+        names, labels = vocabulary(records, classes)
+    else:
+        names, labels, targets = several(records, classes, separator)
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
     if images is None:
         images = DiskImages([record.path for record in records], preprocess)
@@ -56,7 +65,8 @@ def dataset(
         chosen = chosen[kept]
         skipped += left_out
         ids = None if sites is None else sites[chosen].tolist()
-        parts.append(Part(settled, labels[chosen], ids))
+        own = None if targets is None else targets[torch.from_numpy(chosen)]
+        parts.append(Part(settled, labels[chosen], ids, own))
     opened = Dataset(
         parts[0], parts[1], names, preprocess, tuple(skipped), {"title": origin, **(facts or {})}
     )
@@ -83,6 +93,39 @@ def vocabulary(
             )
     labels = np.array([number[record.label] for record in records], dtype=np.int64)
     return tuple(names), labels
+
+
+def several(
+    records: Sequence[Record], classes: Sequence[str] | None, separator: str
+) -> tuple[tuple[str, ...], Indices, Tensor]:
+    """The label names, each record's first label (0 without any) [n], and all [n, labels] float32.
+
+    Raises DataError for a label outside `classes`.
+    """
+    words = [
+        [word.strip() for word in record.label.split(separator) if word.strip()]
+        for record in records
+    ]
+    each = [
+        replace(record, label=word)
+        for record, found in zip(records, words, strict=True)
+        for word in found
+    ]
+    names, numbers = vocabulary(each, classes)
+    rows = np.repeat(np.arange(len(records)), [len(found) for found in words])
+    targets = torch.zeros(len(records), len(names))
+    targets[torch.from_numpy(rows), torch.from_numpy(numbers)] = 1.0
+    return names, targets.argmax(1).numpy(), targets  # argmax of equal values is the first
+
+
+def held_out_groups(
+    labels: Indices, sites: Any, groups: Sequence[str], fraction: float, seed: int
+) -> Any:
+    """As `held_out`, but what has one group [n] stays together; a group's first image speaks
+    for its label and its site."""
+    first, member = np.unique(groups, return_index=True, return_inverse=True)[1:]
+    owners = None if sites is None else sites[first]
+    return held_out(labels[first], owners, fraction, seed)[member]
 
 
 def held_out(labels: Indices, sites: Any, fraction: float, seed: int) -> Any:
@@ -125,6 +168,8 @@ def _check_full(opened: Dataset, origin: str, sites: Sequence[str], missing: str
                 "add images; each class needs at least two when a test part is held out",
             )
     counts = np.bincount(opened.train.labels, minlength=len(opened.classes))
+    if opened.train.targets is not None:
+        counts = opened.train.targets.sum(0).numpy()
     empty = [opened.classes[label] for label in np.flatnonzero(counts == 0)]
     if empty and missing == "error":
         raise DataError(

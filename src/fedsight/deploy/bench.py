@@ -20,6 +20,7 @@ from fedsight.core.types import Metrics
 from fedsight.deploy.child import end_with_parent
 from fedsight.deploy.declare import Declaration, declare, open_site, weightless
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, TrainStep, receive, send
+from fedsight.deploy.turn import Turn
 from fedsight.engine.client import Client
 from fedsight.engine.memory import MemoryStore
 from fedsight.privacy.charge import charge
@@ -74,10 +75,15 @@ class Bench:
 def serve(pipe: Connection) -> None:
     """Answer commands until the pipe closes."""
     bench: Bench | None = None
+    turn: Turn | None = None
     while True:
         command = receive(pipe)
         try:
             if isinstance(command, Open):
+                bench = None
+                if turn is not None:
+                    turn.end()
+                turn = Turn(command.memory, command.token)
                 bench = Bench(command)
                 answer: Any = bench.declaration
             elif isinstance(command, TrainStep) and bench is not None:

@@ -59,7 +59,7 @@ def read_declaration(table: Any, site: str) -> Declaration:
             table["test"],
             table["share"],
             _listed(table["classes"]),
-            Preprocess(**{**fields, **lists}),
+            Preprocess.of({**fields, **lists}),
             table["skipped"],
         )
         _check_plausible(found)

@@ -18,6 +18,7 @@ from fedsight.deploy.owner import Owner, read_owner
 from fedsight.deploy.sitelog import SiteLog
 from fedsight.deploy.trainer import Trained
 from fedsight.engine import wire
+from fedsight.privacy import rules
 from fedsight.privacy.contract import AT_THE_SITE, Contract, protections
 from fedsight.privacy.entries import Entry, canonical
 from fedsight.privacy.ledger import Ledger
@@ -63,6 +64,8 @@ class Gate:
                 "let the operator start the run anew",
             )
         contract.refuse(program)
+        if unsound := rules.problems(program):  # then no epsilon of it holds
+            raise DeployError(f"the program is unsound: {unsound[0].cause}", unsound[0].cure)
         contract.refuse_few(sites)
         return owner
 

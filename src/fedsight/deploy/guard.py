@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,22 @@ import numpy as np
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Payload
 from fedsight.deploy.incoming import count
 from fedsight.deploy.owner import Owner
 from fedsight.deploy.pins import Pins, Serial
+from fedsight.deploy.trainer import Trained
 from fedsight.engine import wire
-from fedsight.engine.secured import fingerprint
+from fedsight.engine.secured import fingerprint, plan_of
+from fedsight.privacy.charge import Charge, charge
+from fedsight.privacy.noise import Noise, secret_at
 from fedsight.privacy.secagg.client import Client
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import pack
-from fedsight.privacy.secagg.total import Plan
 from fedsight.run.program import Program
 
 Answer = tuple[dict[str, Any], bytes | memoryview]
-Protect = Callable[[Payload, int], memoryview | bytes]
+Protect = Callable[[Trained], tuple[memoryview | bytes, Charge]]  # what leaves, and its cost
 MOST_TERMS = 1 << 20  # sites in a sum
 
 
@@ -65,14 +67,16 @@ class Guard:
         for. The update is masked when it is there: a training that fails may be tried again.
         """
         if self._agreed is None or not self._agreed[0].secure.rounds_values:
-            return lambda payload, _: wire.pack(payload)
+            return lambda found: (wire.pack(found.payload), (found.event, found.times))
         program = self._agreed[0]
         quantiser = dict(fields.get("quantiser") or {})
         sizes = {str(part): int(size) for part, size in dict(quantiser.get("sizes") or {}).items()}
         cap, terms = count(quantiser, "cap"), count(quantiser, "terms")
         if not cap or not 1 <= terms <= MOST_TERMS or min(sizes.values(), default=0) < 0:
             raise SiteError("the coordinator's quantiser is none", "update the coordinator")
-        plan = Plan(program.secure, sizes, program.seed, cap, program.train.lr)
+        secret = secret_at(self._home / "noise.key") if program.privacy.protects else 0
+        noise = partial(Noise, secret, program.fingerprint)
+        plan = plan_of(program, sizes, cap, noise)
         how = plan.quantiser(terms)
         client = self._client
         if program.secure.masks:
@@ -84,8 +88,16 @@ class Guard:
                     "and quantiser",
                     "the coordinator mixes up its rounds, or cheats: ask the operator",
                 )
+            most, least = client.binding.parameters.survivors, program.secure.parameters(terms)
+            if most < least.survivors:  # a sum of fewer has less noise than is accounted
+                raise SiteError(
+                    f"noise and rounding are for {terms} sites of which {least.survivors} survive, "
+                    f"and the round may be unmasked by {most}",
+                    "this is a defect of the coordinator",
+                )
 
-        def protect(payload: Payload, weight: int) -> bytes:
+        def protect(found: Trained) -> tuple[bytes, Charge]:
+            payload, weight = found.payload, found.weight
             how.check(payload, weight, self._name)
             masker = None
             if program.secure.masks and client is not None:
@@ -93,7 +105,10 @@ class Guard:
                     masker = client.masker(body)
             words = plan.protect(how, payload, weight, self._name, round, masker)
             words &= np.uint32((1 << how.modulus) - 1)
-            return pack(words, how.modulus)
+            cost = found.event, found.times
+            if how.deviation:
+                cost = charge(program.privacy, plan.accounted(terms), weight)
+            return pack(words, how.modulus), cost
 
         return protect
 

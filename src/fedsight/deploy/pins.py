@@ -7,8 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from fedsight.core import locks
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
+
+PATIENCE = 10.0  # seconds for another job of the same run to look and write
 
 
 class Pins:
@@ -60,6 +63,11 @@ class Serial:
 
     def advance(self, serial: int) -> None:
         """The attempt that begins now; DeployError if it, or a later one, was seen before."""
+        busy = DeployError("another process of this site begins a round of this run", "try again")
+        with locks.hold(self._path.with_suffix(".lock"), PATIENCE, busy):
+            self._advance(serial)
+
+    def _advance(self, serial: int) -> None:
         last = -1
         if self._path.exists():
             try:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
+from fedsight.deploy import turn
 from fedsight.deploy.gate import Asker, Gate
 from fedsight.deploy.guard import Guard, Protect
 from fedsight.deploy.incoming import Incoming, count
@@ -34,7 +35,7 @@ from fedsight.run import config
 from fedsight.run.program import Program
 
 Answer = tuple[dict[str, Any], bytes | memoryview]
-PATIENCE = 20.0  # seconds to wait for an earlier job of the same run to let go of its memory
+OPENING = "opening its images"
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +51,7 @@ class Seat:
         self._work = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._trainer: Trainer | None = None
         self._opened: Open | None = None
-        self._held: IO[bytes] | None = None
+        self._token = secrets.token_hex(8)  # the job's
         self._incoming = Incoming()
         self._guard = Guard(home, name)
         self._vector: tuple[int, torch.Tensor] | None = None  # after which round, and what
@@ -87,8 +88,6 @@ class Seat:
         """The job is over."""
         self._end_trainer()
         self._work.shutdown(wait=False, cancel_futures=True)
-        if self._held is not None:
-            self._held.close()
 
     # What the coordinator may ask ---------------------------------------------------------
 
@@ -115,7 +114,7 @@ class Seat:
         def reopen() -> Answer:
             if self._opened is not None:
                 self._opened = replace(self._opened, personal=personal)
-                self._bench().ask(self._opened, "opening its images")
+                self._ask(self._opened, OPENING)
             return {}, b""
 
         return self._begin(("adopt",), reopen, fields)
@@ -210,20 +209,12 @@ class Seat:
         self._gate.join(program, owner, run)
         memory = self._home / "memory" / run
         make_folder(memory)
-        self._hold_alone(memory)
-        self._opened = Open(program, owner, self._name, memory, None)
+        turn.claim(memory, self._token)
+        self._opened = Open(program, owner, self._name, memory, self._token, None)
         self._guard.join(program, owner, run, memory)
-        declared = self._bench().ask(self._opened, "opening its images")
+        declared = self._ask(self._opened, OPENING)
         self._gate.declaration(declared)
         return {"declared": declared.table()}, b""
-
-    def _hold_alone(self, memory: Path) -> None:
-        """One process at a time may touch a run's memory: an orphan may still be ending."""
-        if self._held is not None:
-            self._held.close()
-        cause = "another process of this site is still at work on this run"
-        busy = DeployError(cause, "wait until it has ended")
-        self._held = locks.hold(memory / ".lock", PATIENCE, busy)
 
     def _bench(self) -> Trainer:
         """The trainer; a new one if there is none any more."""
@@ -232,25 +223,22 @@ class Seat:
                 self._trainer = Trainer(self._home / "trainer.txt")
             return self._trainer
 
-    def _ready(self) -> Trainer:
-        """A trainer with the site's images open."""
-        if self._opened is None:
-            raise SiteError("no run was agreed upon", "propose one first")
-        fresh = self._trainer is None
-        trainer = self._bench()
-        if fresh:
-            trainer.ask(self._opened, "opening its images")
-        return trainer
-
     def _end_trainer(self) -> None:
         with self._lock:
             if self._trainer is not None:
                 self._trainer.close()
                 self._trainer = None
 
-    def _ask(self, step: TrainStep | MeasureStep, doing: str) -> Any:
+    def _ask(self, command: Open | TrainStep | MeasureStep, doing: str) -> Any:
+        """The trainer's answer; a new trainer opens the site's images first."""
+        if self._opened is None:
+            raise SiteError("no run was agreed upon", "propose one first")
+        fresh = self._trainer is None
+        trainer = self._bench()
         try:
-            return self._ready().ask(step, doing)
+            if fresh and command is not self._opened:
+                trainer.ask(self._opened, OPENING)
+            return trainer.ask(command, doing)
         except EngineError:  # it died: the next question gets a new one
             self._end_trainer()
             raise
@@ -259,8 +247,8 @@ class Seat:
         round, began = step.order.round, time.monotonic()
         found: Trained = self._ask(step, f"training in round {round}")
         seconds = time.monotonic() - began
-        data = protect(found.payload, found.weight)
-        self._gate.update(round, found, data, seconds)
+        data, (event, times) = protect(found)
+        self._gate.update(round, replace(found, event=event, times=times), data, seconds)
         answer = {
             "round": round,
             "weight": found.weight,

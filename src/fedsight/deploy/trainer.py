@@ -23,6 +23,7 @@ from torch import Tensor
 
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.types import Metrics, Order
+from fedsight.deploy import turn
 from fedsight.deploy.owner import Owner
 from fedsight.run.program import Program
 
@@ -35,6 +36,7 @@ class Open:
     owner: Owner
     name: str
     memory: Path
+    token: str  # of the job, whose turn it must be
     personal: Tensor | None  # initial personal slice, where weights come from the coordinator
 
 
@@ -114,6 +116,8 @@ class Trainer:
                 answer = receive(self._pipe)
             except (EOFError, OSError):
                 code = self._process.wait()
+                if code == turn.TAKEN_OVER:
+                    raise turn.taken_over() from None
                 how = (
                     f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
                 )

@@ -17,7 +17,6 @@ from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
-from fedsight.privacy.secagg.pack import size as packed_size
 from fedsight.privacy.secagg.total import SecureSum
 from fedsight.run.program import Program
 
@@ -160,14 +159,6 @@ class Federation:
             sum(phase.epochs for phase in phases),
             tuple(sorted(sizes)),
         )
-
-    def reply_size(self, layout: Layout) -> int:
-        """Bytes of the vectors of one reply."""
-        values, secure = sum(self.parts(layout).values()), self.program.secure
-        if not secure.rounds_values:
-            return 4 * values
-        cohort = self.program.rounds.cohort or self.population
-        return packed_size(values, secure.modulus(cohort))
 
 
 @dataclass(frozen=True)

@@ -21,9 +21,8 @@ from fedsight.engine.base import Federation, SiteData
 from fedsight.engine.dpsgd import PrivateSteps
 from fedsight.engine.sgd import LocalSGD, clip
 from fedsight.models.norms import to_moments
-from fedsight.privacy.base import MakeNoise
 from fedsight.privacy.mechanisms.example import Example
-from fedsight.privacy.noise import Noise
+from fedsight.privacy.noise import MakeNoise, Noise
 
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
 

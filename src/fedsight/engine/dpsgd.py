@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from fedsight.core.errors import ModelError, SiteError
 from fedsight.core.types import Batch
 from fedsight.engine.sgd import LocalSGD
-from fedsight.privacy.base import MakeNoise, Plan
+from fedsight.privacy.base import Plan
 from fedsight.privacy.mechanisms.example import Example, steps
+from fedsight.privacy.noise import MakeNoise
 from fedsight.tasks.base import Task
 
 _HASTY = "inplace"  # of activations: write over the input

@@ -9,6 +9,7 @@ import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Order
@@ -56,13 +57,16 @@ class Exchange:
             )
             cure = "look at the rejected sites, or raise secure.dropout"
             raise SiteError(f"{cause}{_first(problems)}", cure)
+        # Who is missing already counts among those that may drop out.
+        again = self._federation.program.secure.parameters(len(known))
+        again = replace(again, survivors=max(again.survivors, parameters.survivors))
         binding = Binding(
             self._run,
             order.round,
             next(_serials),
             fingerprint(order.vector),
             roster,
-            self._federation.program.secure.parameters(len(known)),
+            again,
             total.quantiser.table(),
         )
         server = self._server = Server(binding)

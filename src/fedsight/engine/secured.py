@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 
@@ -13,9 +14,13 @@ from fedsight.core.layout import Layout
 from fedsight.core.sharing import Shared
 from fedsight.core.types import Order
 from fedsight.engine.base import Federation, Outcome, Total
+from fedsight.privacy.base import Plan as Accounted
+from fedsight.privacy.noise import MakeNoise, Noise
+from fedsight.privacy.secagg import pack
 from fedsight.privacy.secagg.local import Local
 from fedsight.privacy.secagg.masks import Masker
 from fedsight.privacy.secagg.total import Plan, SecureSum
+from fedsight.run.program import Program
 
 
 def plan(federation: Federation, sizes: Mapping[str, int]) -> Plan | None:
@@ -27,7 +32,42 @@ def plan(federation: Federation, sizes: Mapping[str, int]) -> Plan | None:
     if program.rounds.weighting == "samples":
         largest = max((federation.size(c) for c in range(federation.population)), default=1)
         cap = program.secure.cap or largest
-    return Plan(program.secure, sizes, program.seed, cap, program.train.lr)
+    noise = partial(Noise, program.seed, program.fingerprint)  # a simulation's
+    return plan_of(program, sizes, cap, noise)
+
+
+def plan_of(program: Program, sizes: Mapping[str, int], cap: int, noise: MakeNoise) -> Plan:
+    """How the updates of `program` are rounded; `noise` is made under the secret of its place."""
+    return Plan(
+        program.secure,
+        sizes,
+        program.seed,
+        cap,
+        program.train.lr,
+        program.privacy,
+        program.rounds.rounds,
+        noise,
+    )
+
+
+def accounted(federation: Federation) -> Accounted:
+    """What the accountant must know of a run, its rounding included."""
+    program, found = federation.program, federation.plan()
+    if not (program.secure.rounds_values and program.privacy.protects):
+        return found
+    parts = federation.parts(program.layout(federation.network()))
+    terms = program.rounds.cohort or federation.population
+    return program.secure.facing(found, parts, terms, program.train.lr)
+
+
+def reply_size(federation: Federation, layout: Layout) -> int:
+    """Bytes of the vectors of one reply."""
+    sizes = federation.parts(layout)
+    found = plan(federation, sizes)
+    if found is None:
+        return 4 * sum(sizes.values())
+    quantiser = found.quantiser(federation.program.rounds.cohort or federation.population)
+    return pack.size(quantiser.length, quantiser.modulus)
 
 
 def total_of(federation: Federation, layout: Layout, terms: int) -> Total:

@@ -6,7 +6,8 @@ as events what that was. Its state lies with the algorithm's, under names that b
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
@@ -21,12 +22,11 @@ from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.types import Payload
 from fedsight.privacy.accounting import COARSE, Events, calibrate, rounds_within, spent
-from fedsight.privacy.noise import Noise
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Everyone, FixedSize, Sampler
 
 PREFIX = "privacy."
 State = dict[str, Tensor]
-MakeNoise = Callable[..., Noise]  # (*path, values=...) -> a stream, under the secret of its place
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,18 @@ class Plan:
     batch: int = 1  # images in a step
     passes: int = 1  # over a site's images in a round
     sizes: tuple[int, ...] = ()  # the different numbers of images that sites have
+    # Under secure aggregation: values of an update, largest absolute value, sites in a sum, how
+    # many of these answer and do not collude for certain, bits of a value (None: all that fit).
+    size: int = 0
+    reach: float = 0.0
+    terms: int = 0
+    honest: int = 0
+    bits: int | None = None
+    unit: float = 0.0  # how far secure aggregation's rounding moves a value, at most
+
+    def reached(self, clip: float, size: int) -> float:
+        """Largest L2 norm of an update of `size` values, clipped to `clip` and then rounded."""
+        return clip + math.sqrt(size) * self.unit
 
 
 @dataclass(frozen=True)

@@ -93,6 +93,13 @@ class Contract(Settings):
                 if more
                 else "the program adds no noise at the site",
             )
+        promised = self.epsilon is not None and not AT_THE_SITE & set(stated)
+        if promised and getattr(program.privacy, "noise_multiplier", None) is None:
+            raise _refusal(
+                "epsilon",
+                "of noise that the coordinator promises, only privacy.noise_multiplier can be "
+                "counted here, and the program does not state it",
+            )
 
     def vouched(self, program: Program) -> bool:
         """Whether `program` adds noise that this contract counts."""

@@ -13,7 +13,7 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +60,8 @@ class Noise:
             np.multiply(radius, np.sin(angle), out=part[half:])
         return torch.from_numpy(out[:size])
 
-    def generator(self) -> np.random.Generator:
-        """A NumPy generator whose whole state comes from this stream (for discrete noise)."""
-        seed = int.from_bytes(self._stream.update(bytes(32)), "little")
-        return np.random.Generator(np.random.PCG64DXSM(np.random.SeedSequence(seed)))
+
+MakeNoise = Callable[..., Noise]  # (*path, values=...) -> a stream, under the secret of its place
 
 
 def secret_at(path: Path) -> int:

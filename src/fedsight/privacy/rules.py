@@ -23,6 +23,9 @@ FEATURES: dict[str, Callable[[Program], bool]] = {
     "matrix": lambda program: program.privacy.registered == "matrix",
     "local": lambda program: program.privacy.registered == "local",
     "example": lambda program: program.privacy.registered == "example",
+    "distributed": lambda program: program.privacy.registered == "distributed",
+    "secure aggregation": lambda program: program.secure.rounds_values,
+    "no secure aggregation": lambda program: not program.secure.masks,
     "BatchNorm": lambda program: (
         program.model.norm == "batch" and program.algorithm.registered != "fedbn"
     ),
@@ -121,6 +124,52 @@ RULES: tuple[Rule, ...] = (
         "The slice that stays at the site is trained by the same noised steps.",
     ),
     Rule("example", "a feature shift", "sound"),
+    *_client("distributed"),
+    Rule("distributed", "a cohort", "sound", "Who takes part is known; nothing is amplified."),
+    Rule("distributed", "a quorum", "stated", _REPLY),
+    Rule(
+        "distributed",
+        "no secure aggregation",
+        "refused",
+        "each site adds only a part of the noise, which is not enough for its own update",
+        "set secure.name = 'secagg', or privacy.name = 'local'",
+        "privacy.name",
+    ),
+    *(
+        Rule(name, "no secure aggregation", "sound", cause)
+        for name, cause in {
+            "central": "The coordinator sees each clipped update.",
+            "matrix": "The coordinator sees each clipped update.",
+            "local": "What the coordinator sees of a site is noised.",
+            "example": "What the coordinator sees of a site is noised.",
+        }.items()
+    ),
+    *(
+        Rule(name, "secure aggregation", "sound", cause)
+        for name, cause in {
+            "central": "Noise is sized for the rounding too; single updates stay hidden. A run "
+            "ends if the coins leave a round fewer than 3 sites; sampling = 'fixed' tosses none.",
+            "matrix": "Noise is sized for the rounding too; single updates stay hidden.",
+            "local": "The noised update is rounded and masked.",
+            "example": "The update is rounded and masked.",
+            "distributed": "The noise is added to the levels that are masked.",
+        }.items()
+    ),
+    Rule(
+        "secure aggregation",
+        "BatchNorm",
+        "refused",
+        "running statistics move further than the range that updates are rounded in",
+        _GROUP,
+        "model.norm",
+    ),
+    Rule("secure aggregation", "BatchNorm kept at the site (FedBN)", "sound"),
+    Rule("secure aggregation", "weighting by samples", "sound", "Weights are public, and capped."),
+    Rule("secure aggregation", "a cohort", "sound", "Values get the bits that the cohort leaves."),
+    Rule("secure aggregation", "a quorum", "sound", "Checked against what can be unmasked."),
+    Rule("secure aggregation", "SCAFFOLD", "sound", "Control variates have a range of their own."),
+    Rule("secure aggregation", "a personal slice (FedBN, FedRep)", "sound"),
+    Rule("secure aggregation", "a feature shift", "sound"),
 )
 
 
@@ -131,12 +180,17 @@ def met(program: Program) -> Iterator[Rule]:
 
 
 def problems(program: Program) -> list[Problem]:
-    """Of all that is refused, cause and cure."""
-    return [
-        Problem(rule.where, f"under privacy '{rule.a}': {rule.cause}", rule.cure)
-        for rule in met(program)
-        if rule.verdict == "refused"
-    ]
+    """Of all that is refused, cause and cure; what has the same cure is said once."""
+    found: dict[tuple[str, str], Problem] = {}
+    for rule in met(program):
+        if rule.verdict == "refused":
+            problem = Problem(rule.where, f"under {_said(rule.a)}: {rule.cause}", rule.cure)
+            found.setdefault((rule.where, rule.cure), problem)
+    return list(found.values())
+
+
+def _said(head: str) -> str:
+    return head if head == "secure aggregation" else f"privacy '{head}'"
 
 
 def remarks(program: Program) -> list[str]:

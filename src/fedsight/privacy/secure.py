@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Literal
 
 from pydantic import Field
 
 from fedsight.core.errors import Problem, SiteError
 from fedsight.core.settings import Settings
-from fedsight.privacy.secagg.graph import Parameters, parameters
+from fedsight.privacy.base import PREFIX, Plan
+from fedsight.privacy.secagg.graph import Parameters, colluding, parameters
 from fedsight.privacy.secagg.quantise import MODULUS, Quantiser, spare
+from fedsight.privacy.skellam import Levels
 
 LEAST_BITS = 8  # of a site's values
 
@@ -50,16 +53,51 @@ class Secure(Settings):
         t = max(self.threshold or 0, found.threshold)
         return Parameters(min(k, sites - 1), t, max(t, found.survivors))
 
-    def quantiser(self, sizes: Mapping[str, int], terms: int, cap: int, lr: float) -> Quantiser:
-        """The rounding of a round of `terms` sites; `sizes` are the lengths of its vectors."""
-        others = self.clip / lr if self.clip_others is None else self.clip_others
-        ranges = {part: self.clip if part == "delta" else others for part in sizes}
-        bits = self.modulus(terms) - spare(terms)
-        return Quantiser(sizes, ranges, self.norm, bits, terms, cap)
+    def quantiser(
+        self,
+        sizes: Mapping[str, int],
+        terms: int,
+        cap: int,
+        lr: float,
+        levels: Levels | None = None,
+    ) -> Quantiser:
+        """The rounding of a round of `terms` sites; `sizes` are the lengths of its vectors.
 
-    def modulus(self, terms: int) -> int:
-        """Bits of each value that travels, in a round of `terms` sites."""
-        return min((self.bits or MODULUS) + spare(terms), MODULUS)
+        With `levels` they are those of a mechanism that adds noise to them.
+        """
+        bits, deviation = min(self.bits or MODULUS, MODULUS - spare(terms)), 0.0
+        if levels is not None:
+            bits, deviation = levels.bits, levels.deviation
+        ranges = self._ranges(sizes, lr)
+        return Quantiser(sizes, ranges, self.norm, bits, terms, cap, deviation)
+
+    def facing(self, plan: Plan, sizes: Mapping[str, int], terms: int, lr: float) -> Plan:
+        """What the accountant must know of the rounding, and of those who take part honestly."""
+        if not self.rounds_values:
+            return plan
+        most = min(plan.population, 2 * terms + 100) if plan.cohort else terms  # coins may fall so
+        rough = self.quantiser(sizes, most, 1, lr)
+        reach = min(rough.ranges.values())
+        unit = 2 * max(rough.ranges.values()) / ((1 << rough.bits) - 1)
+        honest = 0  # without masks nobody's noise hides another's update
+        if self.masks:
+            honest = self.parameters(terms).survivors - colluding(terms, self.corrupt)
+        return replace(
+            plan,
+            unit=unit,
+            size=rough.length,
+            reach=reach,
+            terms=terms,
+            honest=honest,
+            bits=self.bits,
+        )
+
+    def _ranges(self, sizes: Mapping[str, int], lr: float) -> dict[str, float]:
+        others = self.clip / lr if self.clip_others is None else self.clip_others
+        known = {"delta": self.clip}
+        # What a mechanism sends along (`Mechanism.parts`) is within 1.
+        known |= {part: 1.0 for part in sizes if part.startswith(PREFIX)}
+        return {part: known.get(part, others) for part in sizes}
 
     def check(self, cohort: int | None, quorum: int | None) -> list[Problem]:
         """What is unsound, for a cohort whose size may not be known yet."""

@@ -1,102 +1,98 @@
-"""Distributed differential privacy: integers with Skellam noise, made for secure aggregation.
+"""Distributed differential privacy: Skellam noise on the levels that secure aggregation adds up.
 
-Each site scales, rounds and noises its clipped update; the sum of the sites' noises is again
-Skellam, and no single site's noise needs to be enough. Pure functions on integers: quantiser and
-masks are elsewhere.
+Each site adds noise to its rounded update; the sum of the sites' noises is again Skellam, and no
+single site's noise needs to be enough. Here is how much each adds, and what that is worth; levels
+and masks are in `privacy/secagg/`.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-from fedsight.core.errors import FedSightError, SiteError
+from fedsight.core.errors import FedSightError
 from fedsight.privacy import event
 from fedsight.privacy.event import Event
+from fedsight.privacy.poisson import Integers, Uniform, offsets
 
-Integers = npt.NDArray[np.int64]
-TRIES = 1000  # of rounding within the bound; each succeeds with probability 1 - exp(-1/2) or more
-
-
-def bound(clip: float, scale: float, size: int) -> float:
-    """Largest L2 norm of a rounded update of `size` entries with norm at most `clip`.
-
-    Stochastic rounding lengthens a vector; this bound is kept with probability at least
-    1 - exp(-1/2), and `quantise` rounds again until it is (Kairouz et al. 2021, Proposition 22;
-    beta = exp(-1/2)).
-    """
-    far = scale * clip + math.sqrt(size)
-    spread = scale * clip + math.sqrt(size) / 2
-    likely = (scale * clip) ** 2 + size / 4 + spread  # sqrt(2 log(1 / beta)) = 1
-    return min(far, math.sqrt(likely))
+STRAYS = 50  # bits: a noised sum leaves its room with probability 2^-50 at most, on either side
 
 
-def quantise(
-    values: npt.NDArray[np.float64], clip: float, scale: float, rng: np.random.Generator
-) -> Integers:
-    """values [d], of L2 norm at most `clip`, times `scale`, rounded by chance to integers [d].
+@dataclass(frozen=True)
+class Levels:
+    """How finely values are rounded, and the noise of one site in these levels."""
 
-    The mean of the rounding is the value, and the norm stays within `bound`. Raises SiteError for
-    what is not finite or longer than `clip`.
-    """
-    length = float(np.linalg.norm(values))
-    if not length <= clip * (1 + 1e-6):  # NaN fails this too
-        raise SiteError(
-            f"an update of norm {length:.6g} is not within the clip {clip:g}", "clip it first"
-        )
-    most = bound(clip, scale, len(values))
-    scaled = values * scale
-    low = np.floor(scaled)
-    for _ in range(TRIES):
-        rounded = (low + (rng.random(len(values)) < scaled - low)).astype(np.int64)
-        if np.dot(rounded.astype(np.float64), rounded.astype(np.float64)) <= most**2:
-            return rounded
-    raise SiteError(  # the chance is below exp(-900)
-        f"an update could not be rounded within {most:.6g}", "this is a defect of FedSight"
-    )
+    bits: int
+    scale: float  # levels for a difference of 1
+    deviation: float  # standard deviation
 
 
-def noise(size: int, variance: float, rng: np.random.Generator) -> Integers:
-    """Skellam noise of `variance`, [size] int64: the difference of two Poisson draws."""
-    half = rng.poisson(variance / 2, size), rng.poisson(variance / 2, size)
-    return np.asarray(half[0] - half[1], dtype=np.int64)
+@dataclass(frozen=True)
+class Round:
+    """What a round's noise is sized for."""
 
+    size: int  # values of an update, d
+    terms: int  # sites in the sum
+    honest: int  # of these, how many answer and do not collude for certain
+    clip: float  # largest joint L2 norm of an update
+    reach: float  # largest absolute value of an update
 
-def share(multiplier: float, clip: float, scale: float, size: int, honest: int) -> float:
-    """Variance of each site's noise, so that `honest` survivors alone reach `multiplier`.
+    def levels(self, multiplier: float, most: int, modulus: int) -> Levels:
+        """The finest levels, at most 2^`most`, whose noised sum fits `modulus` bits.
 
-    Those who drop out or collude are not counted on: their noise comes on top. Raises
-    FedSightError when nobody is honest.
-    """
-    if honest < 1:
+        Raises FedSightError if no two levels do, or nobody is honest.
+        """
+        if self.honest < 1:
+            raise FedSightError(
+                "none of the sites that must answer is honest for certain, so no noise is enough",
+                "lower secure.corrupt or secure.dropout, or ask more sites",
+            )
+        for bits in range(min(most, modulus), 0, -1):
+            top = (1 << bits) - 1
+            scale = top / (2 * self.reach)
+            deviation = multiplier * self.moves(scale) / 2 / math.sqrt(self.honest)
+            if room(self.terms, top, deviation) < 1 << modulus:
+                return Levels(bits, scale, deviation)
         raise FedSightError(
-            f"noise cannot be sized for {honest} honest survivors",
-            "lower the rates of drop-outs and of colluding sites, or ask more sites",
+            f"a sum of {self.terms} updates with noise {multiplier:g} does not fit {modulus} bits",
+            "raise privacy.epsilon, or secure.clip",
         )
-    return (multiplier * bound(clip, scale, size)) ** 2 / honest
+
+    def moves(self, scale: float) -> float:
+        """How far the levels of one site move at most (L2) when its images are replaced.
+
+        Two updates are 2 `clip` apart. Whether a value is rounded up is decided by the same draw u
+        for both, which is the site's and the round's and not the images', and
+        floor(a + u) - floor(b + u) differs from a - b by less than one.
+        """
+        return 2 * scale * self.clip + math.sqrt(self.size)
+
+    def release(self, scale: float, deviation: float) -> Event:
+        """What the sum is accounted as: the noise of the honest sites alone.
+
+        Who takes part is known, so that neighbours replace one update by another. By Cauchy and
+        Schwarz an L1 norm is at most sqrt(d) times the L2 norm.
+        """
+        l2 = self.moves(scale)
+        variance = self.honest * deviation**2
+        return event.skellam(variance, math.sqrt(self.size) * l2, l2, "replace_one")
 
 
-def release(variance: float, clip: float, scale: float, size: int, honest: int) -> Event:
-    """What the sum of a round is accounted as: noise of `honest` sites of `variance` each.
+def room(terms: int, top: int, deviation: float) -> int:
+    """How many different sums there may be of `terms` noised values from 0 to `top`.
 
-    The L1 sensitivity of integers is at most the smaller of sqrt(d) times the L2 one and its
-    square (Agarwal et al. 2021, section 4).
+    A sum of Skellam noise of variance V strays further than t with probability
+    exp(-t^2 / (2 V + 2 t / 3)) at most, to either side (Bernstein; its cumulant generating function
+    is V (cosh s - 1), below V s^2 / (2 - 2 s / 3)); t is where that is 2^-STRAYS.
     """
-    l2 = bound(clip, scale, size)
-    return event.skellam(honest * variance, min(math.sqrt(size) * l2, l2 * l2), l2)
+    if not deviation:
+        return terms * top + 1
+    bits = STRAYS * math.log(2)
+    t = bits / 3 + math.sqrt((bits / 3) ** 2 + 2 * bits * terms * deviation**2)
+    return terms * top + 2 * math.ceil(t) + 1
 
 
-def restore(total: Integers, scale: float) -> npt.NDArray[np.float64]:
-    """The sum of the updates from the sum of the integers."""
-    return total / scale
-
-
-def fits(clip: float, scale: float, sites: int, variance: float, modulus: int) -> bool:
-    """Whether a sum over `sites` stays inside (-modulus/2, modulus/2), but for 1 in 2^40 or so.
-
-    An entry is at most the clip in size (and one for its rounding) for each site, and the noise
-    strays by 8 standard deviations at most.
-    """
-    return sites * (scale * clip + 1) + 8 * math.sqrt(sites * variance) < modulus / 2
+def noise(size: int, deviation: float, uniform: Uniform) -> Integers:
+    """Skellam noise [size]: the difference of two Poisson draws."""
+    half = deviation**2 / 2
+    return offsets(half, size, uniform) - offsets(half, size, uniform)

@@ -15,6 +15,7 @@ from fedsight.core.errors import SiteError
 from fedsight.core.layout import Layout
 from fedsight.core.types import Metrics, Order
 from fedsight.engine.base import Engine, Federation, Outcome
+from fedsight.engine.secured import reply_size
 from fedsight.models.base import Network
 from fedsight.models.norms import from_moments, to_moments
 from fedsight.run.protect import Protection
@@ -81,7 +82,7 @@ def run(
             sums = engine.measure(vector, round)
         seconds = time.perf_counter() - began
         down = 4 * (len(vector) + sum(value.numel() for value in order.shared.values()))
-        up = federation.reply_size(layout)
+        up = reply_size(federation, layout)
         now = Checkpoint(
             round,
             vector,

@@ -12,12 +12,15 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
+from fedsight.data import dicom
 from fedsight.data.base import Preprocess
-from fedsight.data.decode import decode, upright
+from fedsight.data.decode import decode, whole
 from fedsight.data.objects import returned
 from fedsight.data.pixels import SUFFIXES
 from fedsight.run.saved import Saved
 from fedsight.tasks.shown import Answer
+
+ENDINGS = SUFFIXES | dicom.SUFFIXES  # of the files that are looked for in a folder
 
 
 @dataclass(frozen=True)
@@ -63,7 +66,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
         inside = sorted(_images_in(path)) if path.is_dir() else [path]
         if not inside:
             raise DataError(
-                f"the folder '{path}' holds no image", f"images end in {' '.join(sorted(SUFFIXES))}"
+                f"the folder '{path}' holds no image", f"images end in {' '.join(sorted(ENDINGS))}"
             )
         files += inside
     return files
@@ -72,7 +75,7 @@ def find_images(paths: Sequence[Path]) -> list[Path]:
 def _images_in(folder: Path) -> Iterator[Path]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+        if path.suffix.lower() in ENDINGS and not hidden and path.is_file():
             yield path
 
 
@@ -105,7 +108,8 @@ def _in_file(answer: Answer, path: Path, goal: Preprocess) -> Answer:
     """The answer with boxes in pixels of the file, not of the network's input."""
     if not answer.marks:
         return answer
-    size = upright(path)
+    height, width = whole(path, goal).shape[:2]
+    size = (width, height)
     marks = tuple(replace(mark, box=returned(mark.box, size, goal)) for mark in answer.marks)
     boxes = [
         {**one, "box": [round(value, 2) for value in returned(tuple(one["box"]), size, goal)]}

@@ -10,6 +10,7 @@ from fedsight.aggregate.mean import Total
 from fedsight.algorithms.base import Mean, State
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.engine.base import Federation
+from fedsight.engine.secured import accounted
 from fedsight.privacy import rules
 from fedsight.privacy.base import Protected, split
 from fedsight.privacy.mechanisms.example import Example
@@ -25,7 +26,7 @@ class Protection:
 
     def __init__(self, federation: Federation, secret: int | None = None) -> None:
         self.mechanism = federation.program.privacy
-        self.plan = federation.plan()
+        self.plan = accounted(federation)
         self.simulated = secret is None
         self._federation = federation
         self._secret = federation.program.seed if secret is None else secret
@@ -78,11 +79,12 @@ class Protection:
             "neighbours": "",
             "noise_from": "the program's seed (a simulation)" if self.simulated else "a secret",
         }
+        noise = 1.0
         if isinstance(mechanism, Example):
             facts["noise_multiplier"] = mechanism.noise_multiplier  # else each site has its own
         else:
-            facts["noise_multiplier"] = mechanism.noise(self.plan)
-        for event, _ in mechanism.events(self.plan, 1, 1.0):
+            noise = facts["noise_multiplier"] = mechanism.noise(self.plan)
+        for event, _ in mechanism.events(self.plan, 1, noise):
             facts["neighbours"] = event.neighbours
             facts["sampling"] = _sampling(event.kind, event.rate)
         facts["not_covered"] = list(self._not_covered())

@@ -45,9 +45,9 @@ def load(run: Path, site: str | None = None) -> Saved:
     if not path.is_file():
         raise StoreError(f"{run} is not finished", f"go on with `fedsight resume {run}`")
     try:
-        size = Preprocess(**{k: _tupled(v) for k, v in facts["preprocess"].items()})
+        size = Preprocess.of(facts["preprocess"])
         classes, sites = tuple(facts["classes"]), [entry["name"] for entry in facts["sites"]]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{run / 'run.json'} is broken: {error!r}", "run it again") from error
     network = program.model.fresh().build(
         size.channels, size.height, size.width, len(classes), program.seed
@@ -89,7 +89,3 @@ def _personal(store: RunStore, names: list[str], rounds: int, site: str | None) 
             f"sites of this run: {', '.join(names[:10])}",
         )
     return memory["personal"]
-
-
-def _tupled(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

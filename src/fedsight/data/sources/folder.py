@@ -30,6 +30,10 @@ class Folder(SizedSource):
 
     def open(self) -> Dataset:
         """List the folders and read the images; DataError names the folder or file at fault."""
+        return dataset(self.records(), self, str(self.path), self.classes)
+
+    def records(self) -> list[Record]:
+        """All images by class and site; DataError names the folder or file at fault."""
         if not self.path.is_dir():
             raise DataError(f"'{self.path}' is no folder", "set data.path to the images' folder")
         children = {child.name: child for child in _folders(self.path)}
@@ -40,10 +44,8 @@ class Folder(SizedSource):
                     f"'{self.path}' has '{others[0]}' beside 'train' and 'test'",
                     "move it elsewhere, or its images into train or test",
                 )
-            records = [*self._part(children["train"], False), *self._part(children["test"], True)]
-        else:
-            records = list(self._part(self.path, None))
-        return dataset(records, self, str(self.path), self.classes)
+            return [*self._part(children["train"], False), *self._part(children["test"], True)]
+        return list(self._part(self.path, None))
 
     def _part(self, root: Path, test: bool | None) -> Iterator[Record]:
         if not self.sites_in_path:
@@ -59,14 +61,14 @@ class Folder(SizedSource):
             yield from records
 
     def _classes(self, root: Path, site: str | None, test: bool | None) -> Iterator[Record]:
-        if loose := next(iter(_files(root)), None):
+        if loose := next(iter(self._files(root)), None):
             raise DataError(
                 f"image '{loose}' lies in no class folder",
                 "move it into the folder of its class",
             )
         for folder in _folders(root):
-            files = _files(folder)
-            nested = next((sub for sub in _folders(folder) if _files(sub)), None)
+            files = self._files(folder)
+            nested = next((sub for sub in _folders(folder) if self._files(sub)), None)
             if nested:
                 raise DataError(
                     f"class folder '{folder}' has images in a folder of its own, '{nested.name}'",
@@ -81,21 +83,22 @@ class Folder(SizedSource):
             for file in files:
                 yield Record(file, folder.name, site, test)
 
+    def is_image(self, path: str) -> bool:
+        """Whether a file is taken for an image."""
+        return Path(path).suffix.lower() in SUFFIXES
+
+    def _files(self, root: Path) -> list[str]:
+        """Image files that are not hidden, by name; files of other kinds are passed over."""
+        with os.scandir(root) as entries:
+            return sorted(
+                entry.path
+                for entry in entries
+                if not entry.name.startswith(".") and entry.is_file() and self.is_image(entry.path)
+            )
+
 
 def _folders(root: Path) -> list[Path]:
     """Subfolders that are not hidden, by name."""
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     return [root / name for name in names]
-
-
-def _files(root: Path) -> list[str]:
-    """Image files that are not hidden, by name; files of other kinds are passed over."""
-    with os.scandir(root) as entries:
-        return sorted(
-            entry.path
-            for entry in entries
-            if not entry.name.startswith(".")
-            and Path(entry.name).suffix.lower() in SUFFIXES
-            and entry.is_file()
-        )

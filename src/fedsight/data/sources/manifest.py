@@ -18,13 +18,15 @@ class Manifest(SizedSource):
     """A CSV with columns `path` and `label`, optionally `site` and `split` (train or test).
 
     Paths are relative to the CSV's folder. The columns `site` and `split` are used when they are
-    there; without a `split` column, `test_fraction` of the images is held out.
+    there; without a `split` column, `test_fraction` of the images is held out. With
+    `label_separator = "|"`, a label such as `Effusion|Edema` is two, and an empty one none.
     """
 
     path: Location  # the CSV
     classes: Words | None = None  # the vocabulary, in order; None: all labels, sorted
     path_column: str = "path"
     label_column: str = "label"
+    label_separator: str | None = Field(None, min_length=1)  # between several labels of an image
     site_column: str = "site"
     split_column: str = "split"
     delimiter: str = Field(",", min_length=1, max_length=1)
@@ -35,9 +37,11 @@ class Manifest(SizedSource):
 
     def open(self) -> Dataset:
         """Read the CSV and the images; DataError names file and line."""
-        return dataset(list(self._records()), self, str(self.path), self.classes)
+        records = list(self.records())
+        return dataset(records, self, str(self.path), self.classes, separator=self.label_separator)
 
-    def _records(self) -> Iterator[Record]:
+    def records(self) -> Iterator[Record]:
+        """The images, line by line; DataError names file and line."""
         try:
             with self.path.open(encoding="utf-8-sig", newline="") as stream:
                 rows = csv.DictReader(stream, delimiter=self.delimiter, strict=True)
@@ -79,7 +83,8 @@ class Manifest(SizedSource):
         values = {column: (value or "").strip() for column, value in row.items()}
         used = (self.path_column, self.label_column, self.site_column, self.split_column)
         for column in used:
-            if values.get(column) == "":
+            no_label = column == self.label_column and self.label_separator is not None
+            if values.get(column) == "" and not no_label:
                 raise DataError(f"{where}: '{column}' is empty", "fill it in or remove the line")
         path = self.path.parent / values[self.path_column]
         if not path.is_file():

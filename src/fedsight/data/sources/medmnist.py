@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Location, Source, Words, sources
-from fedsight.data.numbered import array_part, class_names
+from fedsight.data.medmnist_names import known_names
+from fedsight.data.numbered import ArrayPart, array_part, class_names
 
 
 @sources.add("medmnist", source="Yang et al. 2023, MedMNIST v2, doi:10.1038/s41597-022-01721-8")
 class MedMnist(Source):
-    """A MedMNIST `.npz` (2-D, grey or colour, one label per image)."""
+    """A MedMNIST `.npz` (2-D, grey or colour, of any size: 28, 64, 128, 224).
+
+    Sets with one label per image suit the tasks `classify` and, where the classes are grades
+    (RetinaMNIST), `ordinal`; one with several (ChestMNIST, labels [n, 14]) suits `multilabel`.
+    """
 
     path: Location
     validation: Literal["leave_out", "train"] = "leave_out"  # what becomes of the val_ arrays
-    classes: Words | None = None  # names in the order of the numbers; None: the numbers
+    # names in the order of the numbers; None: those of the set that the file is called after
+    classes: Words | None = None
 
     def locations(self) -> dict[str, Path]:
         """The file."""
@@ -41,9 +49,17 @@ class MedMnist(Source):
                     "the file is no MedMNIST set; fetch it again",
                 )
         labels = [self._labels(arrays, f"{name}_labels") for name in names]
-        train = array_part(np.concatenate(images), np.concatenate(labels), f"{self.path}/train")
-        test = array_part(test_images, self._labels(arrays, "test_labels"), f"{self.path}/test")
-        words = class_names(train.labels, test.labels, self.classes, str(self.path))
+        test_labels = self._labels(arrays, "test_labels")
+        for name, array in zip(names, labels, strict=True):
+            if array.shape[1] != test_labels.shape[1]:
+                raise DataError(
+                    f"'{self.path}': {name}_labels has {array.shape[1]} columns, test_labels "
+                    f"{test_labels.shape[1]}",
+                    "the file is no MedMNIST set; fetch it again",
+                )
+        train = self._part(np.concatenate(images), np.concatenate(labels), "train")
+        test = self._part(test_images, test_labels, "test")
+        words = self._names(train, test)
         preprocess = self.preprocess(*train.images.pixels.shape[1:])
         facts = {"title": self.path.stem, "validation": self.validation}
         return Dataset(train, test, words, preprocess, facts=facts)
@@ -86,11 +102,49 @@ class MedMnist(Source):
         return images
 
     def _labels(self, arrays: dict[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
+        """Class numbers [n, 1], or zeros and ones [n, labels]."""
         labels = arrays[name]
-        if labels.dtype.kind not in "ui" or labels.shape not in ((len(labels), 1), (len(labels),)):
+        if labels.dtype.kind not in "ui" or labels.ndim not in (1, 2) or 0 in labels.shape[1:]:
             raise DataError(
                 f"'{self.path}': {name} is {labels.dtype} of shape {labels.shape}, not integers "
-                "[n, 1]",
-                "sets with several labels per image (ChestMNIST) are not read; choose another",
+                "[n, 1] or [n, labels]",
+                "the file is no MedMNIST set; fetch it again",
             )
-        return labels.reshape(-1)
+        labels = labels.reshape(len(labels), -1)
+        if labels.shape[1] > 1 and np.any((labels != 0) & (labels != 1)):
+            row, column = np.argwhere((labels != 0) & (labels != 1))[0]
+            raise DataError(
+                f"'{self.path}': {name}[{row}, {column}] is {labels[row, column]}, not 0 or 1",
+                "where an image has several labels, each is there (1) or not (0)",
+            )
+        return labels
+
+    def _part(self, images: npt.NDArray[Any], labels: npt.NDArray[Any], name: str) -> ArrayPart:
+        """With several labels, the first that an image has stands for it in splits and counts."""
+        part = array_part(
+            images, labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0], f"{self.path}/{name}"
+        )
+        if labels.shape[1] == 1:
+            return part
+        return replace(part, targets=torch.from_numpy(labels.astype(np.float32)))
+
+    def _names(self, train: ArrayPart, test: ArrayPart) -> tuple[str, ...]:
+        if train.targets is None:
+            count = int(max(train.labels.max(), test.labels.max())) + 1
+            words = self.classes or known_names(self.path, count)
+            return class_names(train.labels, test.labels, words, str(self.path))
+        images = train.targets.sum(0)
+        count = len(images)
+        words = self.classes or known_names(self.path, count) or tuple(map(str, range(count)))
+        if len(words) != count:
+            raise DataError(
+                f"'{self.path}' has {count} labels per image, data.classes names {len(words)}",
+                "name every label in data.classes, in the order of the columns",
+            )
+        if int(images.min()) == 0:
+            empty = int(images.argmin())
+            raise DataError(
+                f"'{self.path}': label {empty} ('{words[empty]}') has no training images",
+                "choose a set in which each label is to be seen",
+            )
+        return words

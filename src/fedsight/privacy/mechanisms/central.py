@@ -16,7 +16,6 @@ from fedsight.core.types import Payload
 from fedsight.privacy.accounting import Events
 from fedsight.privacy.base import (
     PREFIX,
-    MakeNoise,
     Plan,
     Protected,
     Released,
@@ -24,6 +23,7 @@ from fedsight.privacy.base import (
     mechanisms,
 )
 from fedsight.privacy.clip import clip, cut, flat, norm
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Everyone, FixedSize, Poisson, Sampler
 
 CLIP = f"{PREFIX}clip"
@@ -99,9 +99,11 @@ class Central(Protected):
         deviation, bits = self._noises(plan)
         stream = noise("sum", values=total.tensors.values())
         vector = flat(found)
-        vector = (vector + stream.normal(len(vector), deviation * most)) / expected
+        reached = plan.reached(most, len(vector))
+        vector = (vector + stream.normal(len(vector), deviation * reached)) / expected
         if count is not None:
             assert self.quantile is not None
+            bits *= plan.reached(0.5, 1) / 0.5  # the count is rounded, too
             share = float((count + stream.normal(1, bits)) / expected) + 0.5
             most = min(max(most * math.exp(-self.clip_rate * (share - self.quantile)), 1e-6), 1e6)
             state = {CLIP: torch.tensor([most])}

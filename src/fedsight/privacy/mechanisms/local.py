@@ -11,8 +11,9 @@ from torch import Tensor
 from fedsight.core.types import Payload
 from fedsight.privacy import event
 from fedsight.privacy.accounting import Events
-from fedsight.privacy.base import MakeNoise, Plan, Protected, mechanisms
+from fedsight.privacy.base import Plan, Protected, mechanisms
 from fedsight.privacy.clip import clip, cut, flat
+from fedsight.privacy.noise import MakeNoise
 
 
 @mechanisms.add("local", paper="Duchi et al. 2013; Gaussian as in Dwork and Roth 2014, appendix A")

@@ -24,7 +24,6 @@ from fedsight.privacy import event
 from fedsight.privacy.accounting import Events
 from fedsight.privacy.base import (
     PREFIX,
-    MakeNoise,
     Plan,
     Protected,
     Released,
@@ -32,6 +31,7 @@ from fedsight.privacy.base import (
     mechanisms,
 )
 from fedsight.privacy.clip import clip, cut, flat
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Cyclic
 
 PAST = f"{PREFIX}noise"  # [bands - 1, d] float64: what was added in the last rounds, newest first
@@ -80,7 +80,8 @@ class Matrix(Protected):
         vector = flat(found)
         stream = noise("sum", values=total.tensors.values())
         past = state.get(PAST, torch.empty(0, len(vector), dtype=torch.float64))
-        fresh = stream.normal(len(vector), self.noise(plan) * self.clip)
+        most = plan.reached(self.clip, len(vector))
+        fresh = stream.normal(len(vector), self.noise(plan) * most)
         for weight, earlier in zip(coefficients(self.bands)[1:], past, strict=False):
             fresh = fresh - float(weight) * earlier
         expected = self.sampler(plan).expected(plan.population)

@@ -35,13 +35,18 @@ class Parameters:
     survivors: int
 
 
+def colluding(sites: int, corrupt: float) -> int:
+    """How many of so many sites collude with the coordinator at most, at this rate."""
+    return math.floor(corrupt * sites + 1e-9)
+
+
 @lru_cache(maxsize=64)
 def parameters(
     sites: int, corrupt: float, dropout: float, split_view: bool, complete: int = COMPLETE
 ) -> Parameters:
     """The smallest k and t that are secure and robust at the given rates, for `sites` sites.
 
-    At most floor(corrupt * sites) sites collude with the coordinator and ceil(dropout * sites)
+    At most `colluding` sites collude with the coordinator and ceil(dropout * sites)
     drop out. Secure: no site's neighbourhood holds so many colluders that they, with the
     coordinator, learn a site's seed and its mask key both. An honest-but-curious coordinator needs
     t shares from colluders, X >= t. With `split_view`, one may tell each honest neighbour
@@ -53,7 +58,7 @@ def parameters(
 
     Raises SiteError when no choice is both.
     """
-    bad, gone = math.floor(corrupt * sites + 1e-9), math.ceil(dropout * sites - 1e-9)
+    bad, gone = colluding(sites, corrupt), math.ceil(dropout * sites - 1e-9)
     if sites < FEWEST:
         raise SiteError(
             f"secure aggregation over {sites} sites hides nothing",

@@ -22,6 +22,8 @@ from torch import Tensor
 from fedsight.core.errors import SiteError
 from fedsight.core.rng import generator
 from fedsight.core.types import Payload
+from fedsight.privacy import skellam
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.secagg.masks import Words
 
 MODULUS = 32  # bits, at most
@@ -47,11 +49,12 @@ class Quantiser:
     bits: int  # of a site's values
     terms: int  # sites in a sum, at most
     cap: int  # largest weight
+    deviation: float = 0.0  # of the Skellam noise that a site adds, in levels
 
     @property
     def modulus(self) -> int:
         """Bits of a sum, and of every masked value."""
-        return self.bits + spare(self.terms)
+        return (skellam.room(self.terms, self._top, self.deviation) - 1).bit_length()
 
     @property
     def length(self) -> int:
@@ -62,8 +65,16 @@ class Quantiser:
         """As plain values."""
         return {**asdict(self), "sizes": dict(self.sizes), "ranges": dict(self.ranges)}
 
-    def encode(self, payload: Payload, weight: int, site: str, seed: int, round: int) -> Words:
-        """A client's levels [d], each below 2^bits.
+    def encode(
+        self,
+        payload: Payload,
+        weight: int,
+        site: str,
+        seed: int,
+        round: int,
+        noise: MakeNoise | None = None,
+    ) -> Words:
+        """A client's levels [d], each below 2^bits before noise, which is drawn from `noise`.
 
         Raises SiteError naming `site` for other parts or lengths, for NaN or infinity and for a
         weight over the cap. The draws are the site's and the round's own, whatever the engine.
@@ -82,14 +93,26 @@ class Quantiser:
                     block, self.ranges[part], shrink, share, draws
                 )
             start += size
+        if self.deviation:
+            out += self._noise(out, site, round, noise)
         return out
+
+    def _noise(self, levels: Words, site: str, round: int, noise: MakeNoise | None) -> Words:
+        """Noise [d] modulo 2^32. The levels and how much there is of it are part of its key: the
+        same update rounded for another cohort must not get the same noise in another size."""
+        if noise is None:  # never a release without its noise
+            cause = f"site '{site}' has nothing to draw noise from"
+            raise SiteError(cause, "this is a defect of FedSight")
+        path = "round", round, "site", site, "levels", repr(self.deviation)
+        stream = noise(*path, values=[torch.from_numpy(levels.view(np.int32))])
+        return skellam.noise(len(levels), self.deviation, stream.uniform).astype(np.uint32)
 
     def decode(self, total: Words, count: int, weight: int) -> dict[str, Tensor]:
         """Weighted mean of each part, float64, from the sum of `count` clients' levels."""
         found, start = {}, 0
         for part, size in self.sizes.items():
             c = self.ranges[part]
-            levels = total[start : start + size].astype(np.float64)
+            levels = self._unwrapped(total[start : start + size], count)
             levels *= 2 * c / self._top
             levels -= count * c
             levels *= self.cap / max(weight, 1)
@@ -126,6 +149,14 @@ class Quantiser:
                     "its training diverged or its data are broken: lower train.lr, set train.clip "
                     "or look at its images; with rounds.quorum a run goes on without such replies",
                 )
+
+    def _unwrapped(self, total: Words, count: int) -> npt.NDArray[np.float64]:
+        """Sums of `count` clients as they were before the modulus; noise may lead below 0."""
+        levels = total.astype(np.float64)
+        if self.deviation:
+            high = count * self._top
+            levels[levels > (high + (1 << self.modulus)) / 2] -= 1 << self.modulus
+        return levels
 
     @property
     def _top(self) -> int:

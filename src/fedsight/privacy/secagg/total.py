@@ -11,6 +11,10 @@ from torch import Tensor
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Payload
+from fedsight.privacy.base import Mechanism
+from fedsight.privacy.base import Plan as Accounted
+from fedsight.privacy.mechanisms.distributed import Distributed
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.secagg.masks import Masker, Words
 from fedsight.privacy.secagg.quantise import Quantiser
 from fedsight.privacy.secure import Secure
@@ -18,18 +22,29 @@ from fedsight.privacy.secure import Secure
 
 @dataclass(frozen=True)
 class Plan:
-    """What decides how a run's updates are rounded: settings, lengths of the parts, seed, largest
-    weight, and the local learning rate."""
+    """What decides how a run's updates are rounded and noised: settings, lengths of the parts,
+    seed, largest weight, local learning rate, mechanism, rounds."""
 
     secure: Secure
     sizes: Mapping[str, int]
     seed: int
     cap: int
     lr: float
+    privacy: Mechanism
+    rounds: int
+    noise: MakeNoise  # under the secret of the place where it is added
 
     def quantiser(self, terms: int) -> Quantiser:
         """For a round of `terms` sites."""
-        return self.secure.quantiser(self.sizes, terms, self.cap, self.lr)
+        levels = None
+        if isinstance(self.privacy, Distributed):
+            levels = self.privacy.levels(self.accounted(terms))
+        return self.secure.quantiser(self.sizes, terms, self.cap, self.lr, levels)
+
+    def accounted(self, terms: int) -> Accounted:
+        """What the accountant must know of it, for rounds of `terms` sites each."""
+        plan = Accounted(terms, None, self.rounds)
+        return self.secure.facing(plan, self.sizes, terms, self.lr)
 
     def protect(
         self,
@@ -41,7 +56,7 @@ class Plan:
         masker: Masker | None,
     ) -> Words:
         """What a site sends [d], modulo 2^32; SiteError naming it as `Quantiser.encode` does."""
-        words = quantiser.encode(payload, weight, site, self.seed, round)
+        words = quantiser.encode(payload, weight, site, self.seed, round, self.noise)
         if masker is not None:
             masker.mask(words)
         elif self.secure.masks:
@@ -60,6 +75,7 @@ class SecureSum:
         length = sum(plan.sizes.values())
         self._tensor = torch.zeros(length, dtype=torch.int32) if shared is None else shared
         self.words: Words = self._tensor.numpy().view(np.uint32)
+        self._quantiser: Quantiser | None = None
         self._round = 0
         self._maskers: Mapping[str, Masker] = {}
         self.clear(terms)
@@ -67,8 +83,15 @@ class SecureSum:
     def clear(self, terms: int) -> None:
         """Start again from nothing."""
         self.words.fill(0)
-        self.quantiser = self.plan.quantiser(terms)
+        self._terms, self._quantiser = terms, None
         self.count = self.weight = 0
+
+    @property
+    def quantiser(self) -> Quantiser:
+        """How a reply is rounded; made when it is first asked for, when the cohort is known."""
+        if self._quantiser is None:
+            self._quantiser = self.plan.quantiser(self._terms)
+        return self._quantiser
 
     def begin(self, round: int, maskers: Mapping[str, Masker]) -> None:
         """What `add` is to mask with in this round, by site."""
@@ -102,7 +125,7 @@ class SecureSum:
 
     def filled(self, terms: int, count: int, weight: int) -> None:
         """Its tensor now holds the sum of `count` of at most `terms` replies."""
-        self.quantiser = self.plan.quantiser(terms)
+        self._terms, self._quantiser = terms, None
         self.count, self.weight = count, weight
 
     def mean(self) -> dict[str, Tensor]:
@@ -118,8 +141,8 @@ class SecureSum:
         return self.quantiser.decode(sums, self.count, weight)
 
     def _room(self, count: int, who: str) -> None:
-        if count > self.quantiser.terms:
+        if count > self._terms:
             raise SiteError(
-                f"{who} reply {count} in a sum of {self.quantiser.terms}",
+                f"{who} reply {count} in a sum of {self._terms}",
                 "a site answered twice, or the cohort is larger than announced",
             )

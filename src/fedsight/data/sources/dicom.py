@@ -1,0 +1,225 @@
+"""DICOM files: windowed, upright, held out by patient, and known by number, never by name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from fedsight.core.errors import DataError, Problem
+from fedsight.data.base import (
+    Dataset,
+    Indices,
+    Location,
+    Preprocess,
+    Side,
+    SizedSource,
+    Words,
+    sources,
+)
+from fedsight.data.decode import Origin
+from fedsight.data.dicom import EXTRA, SUFFIXES, Frame, NoPixels, NoPlugin, inspect, is_dicom
+from fedsight.data.images import DiskImages, LazyImages
+from fedsight.data.records import Record, dataset, held_out_groups
+from fedsight.data.sources.folder import Folder
+from fedsight.data.sources.manifest import Manifest
+from fedsight.data.windowing import Function, Orientation, Reading
+
+_OF_A_CSV = (
+    *("path_column", "label_column", "label_separator", "site_column", "split_column"),
+    "delimiter",
+)
+Pair = Annotated[tuple[float, Annotated[float, Field(gt=0)]], Field(strict=False)]
+
+
+class DicomImages(LazyImages):
+    """DICOM files or frames of them; only the site's own screen sees their paths."""
+
+    def __init__(
+        self,
+        files: DiskImages,
+        frames: Indices,
+        names: Sequence[str],
+        preprocess: Preprocess,
+    ) -> None:
+        self.preprocess = preprocess
+        self._files, self._frames, self._names = files, frames, list(names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    def origin(self, index: int) -> Origin:
+        """The file, and which of its frames."""
+        return Frame(self._files.origin(index), int(self._frames[index]))
+
+    def name(self, index: int) -> str:
+        """A number, for a file's name may be a patient's."""
+        return self._names[index]
+
+    def shown(self, index: int) -> str:
+        """The path."""
+        return self._files.origin(index)
+
+    def only(self, indices: Indices) -> DicomImages:
+        """The same with some left out."""
+        names = [self._names[index] for index in indices]
+        files = self._files.only(np.asarray(indices, dtype=np.int64))
+        return DicomImages(files, self._frames[indices], names, self.preprocess)
+
+
+class _DicomFolder(Folder):
+    """Folders of DICOM files, which often have no suffix."""
+
+    def is_image(self, path: str) -> bool:
+        """By its suffix, or by its first bytes; the directory file of a medium is none."""
+        file = Path(path)
+        if file.name.upper() == "DICOMDIR":
+            return False
+        if file.suffix.lower() in SUFFIXES:
+            return True
+        try:
+            with file.open("rb") as stream:
+                return is_dicom(stream.read(132))
+        except OSError:
+            return False
+
+
+@sources.add(
+    "dicom",
+    extra="medical",
+    reads="DICOM files (Part 10) in folders or listed in a CSV; compressed ones as plugins allow",
+    source="DICOM PS3.3 (C.7.6.3 pixels, C.11 look-up tables and windows), read by pydicom",
+)
+class Dicom(SizedSource):
+    """DICOM files by class folder, or listed in a CSV; never says whose images they are.
+
+    Of each file only what makes the picture is read. To hold out whole patients the patient's ID is
+    read too, compared in memory and forgotten. Text burnt into the pixels is not removed.
+    """
+
+    path: Location  # folders as data source `folder` has them, or a CSV as `manifest` has it
+    # square, or [height, width]
+    size: Side | Annotated[tuple[Side, Side], Field(strict=False)] = 128
+    channels: Literal[1, 3] = 1
+    window: Literal["stored", "image", "bits"] | Pair = "stored"  # or [centre, width], in HU, say
+    view: int = Field(0, ge=0)  # which of several windows that the file stores
+    function: Function = "stored"  # the curve of the window
+    orientation: Orientation = "patient"  # turned to left and feet (axial: back), or as stored
+    frames: Literal["refuse", "first", "middle", "each"] = "refuse"  # of files with several
+    pixelless: Literal["error", "skip"] = "error"  # what to do with files without pixels
+    held_out_by: Literal["patient", "image"] = "patient"  # what test_fraction keeps together
+    names: Literal["number", "path"] = "number"  # how reports call an image
+    sites_in_path: bool = False  # folders: root/site/class/file
+    classes: Words | None = None  # the vocabulary, in order; None: all labels, sorted
+    path_column: str = "path"  # this and what follows: of a CSV
+    label_column: str = "label"
+    label_separator: str | None = Field(None, min_length=1)  # between several labels of an image
+    site_column: str = "site"
+    split_column: str = "split"
+    delimiter: str = Field(",", min_length=1, max_length=1)
+
+    def locations(self) -> dict[str, Path]:
+        """The folder or CSV."""
+        return {"path": self.path}
+
+    def check(self) -> list[Problem]:
+        """Whether there is pydicom, too."""
+        problems = super().check()
+        if find_spec("pydicom") is None:
+            cause = "DICOM files need pydicom, which is not installed"
+            problems.append(Problem("data.name", cause, EXTRA))
+        return problems
+
+    def preprocess(self, *args: Any, **options: Any) -> Preprocess:
+        """With how DICOM files are read."""
+        return replace(super().preprocess(*args, **options), dicom=self.reading())
+
+    def reading(self) -> Reading:
+        """How files become grey, in training as in prediction."""
+        frame = "middle" if self.frames == "each" else self.frames
+        return Reading(self.window, self.view, self.function, self.orientation, frame)
+
+    def open(self) -> Dataset:
+        """List and inspect the files, then read them; DataError names the file at fault."""
+        records: list[Record] = []
+        frames: list[int] = []
+        groups: list[str] = []  # of each record: its patient, or else its file
+        names: list[str] = []
+        skipped: list[str] = []
+        for number, record in enumerate(self._listed()):
+            name = self._name(record, number)
+            try:
+                count, patient = inspect(Path(record.path), record.path)
+            except NoPixels:
+                if self.pixelless == "error":
+                    raise
+                skipped.append(f"{name}: no pixels")
+                continue
+            except NoPlugin:  # its images are whole: leaving them out would be a silent loss
+                raise
+            except DataError:
+                if self.corrupt == "error":
+                    raise
+                skipped.append(name)
+                continue
+            by_patient = patient and self.held_out_by == "patient"
+            for frame in self._frames(record.path, count):
+                records.append(record)
+                frames.append(frame)
+                groups.append(f"patient {patient}" if by_patient else f"file {number}")
+                names.append(name if count == 1 else f"{name}, frame {frame + 1}")
+        if not records:
+            left_out = f" with pixels ({len(skipped)} files left out)" if skipped else ""
+            raise DataError(f"'{self.path}' has no DICOM files{left_out}", "check data.path")
+        preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
+        files = DiskImages([record.path for record in records], preprocess)
+        images = DicomImages(files, np.asarray(frames), names, preprocess)
+        opened = dataset(
+            _held_out(records, groups, self),
+            self,
+            self.path.name,
+            self.classes,
+            images=images,
+            separator=self.label_separator,
+        )
+        return replace(opened, skipped=(*skipped, *opened.skipped))
+
+    def _listed(self) -> Sequence[Record]:
+        if self.path.is_dir():
+            return _DicomFolder(path=self.path, sites_in_path=self.sites_in_path).records()
+        options: dict[str, Any] = {key: getattr(self, key) for key in _OF_A_CSV}
+        return list(Manifest(path=self.path, **options).records())
+
+    def _name(self, record: Record, number: int) -> str:
+        if self.names == "path":
+            return record.path
+        return record.where.rpartition(", ")[2] or f"file {number + 1}"
+
+    def _frames(self, path: str, count: int) -> range:
+        if count > 1 and self.frames == "refuse":
+            raise DataError(
+                f"'{path}' has {count} frames, not one",
+                "set data.frames to 'first', 'middle' or 'each', or give one file per image",
+            )
+        if self.frames == "each":
+            return range(count)
+        chosen = count // 2 if self.frames == "middle" else 0
+        return range(chosen, chosen + 1)
+
+
+def _held_out(records: Sequence[Record], groups: Sequence[str], source: Dicom) -> list[Record]:
+    """The records with their part, where the source does not say: groups stay together."""
+    if all(record.test is not None for record in records):
+        return list(records)
+    words = [record.label for record in records]
+    if source.label_separator is not None:
+        words = [word.split(source.label_separator)[0].strip() for word in words]
+    labels = np.unique(words, return_inverse=True)[1]
+    sites = None if records[0].site is None else np.array([record.site for record in records])
+    test = held_out_groups(labels, sites, groups, source.test_fraction, source.test_seed)
+    return [replace(record, test=bool(part)) for record, part in zip(records, test, strict=True)]

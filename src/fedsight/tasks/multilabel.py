@@ -1,0 +1,189 @@
+"""Several labels per image, each there or not: cross-entropy and AUC label by label."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedsight.core.errors import Problem
+from fedsight.core.types import Batch, Metrics, Sum
+from fedsight.data.base import Dataset
+from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.roc import BINS, auc, auc_interval, histogram, roc, thin
+from fedsight.tasks.shown import Answer, Curve, Sample, Table
+
+Weight = Annotated[float, Field(gt=0)]
+_DRAWN = 8  # more lines cannot be told apart
+_HALF = BINS // 2  # the bin where a probability of one half begins
+
+
+@tasks.add("multilabel", source="AUC: Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747")
+class MultiLabel(Task):
+    """Several labels per image, or none: binary cross-entropy, AUC of each label and their mean.
+
+    Sites report histograms of scores by label, never the score of an image. An area from the added
+    histograms is that of all images together. It does not depend on how frequent a label is, so a
+    site's label mix leaves it as it is.
+    """
+
+    headline: ClassVar[str] = "auc"
+    headline_title: ClassVar[str] = "Mean AUC"
+    # How much an image that has a label weighs for it, in training: for rare labels. A number for
+    # all, or one for each label in the order of the classes
+    positive_weight: Weight | Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = 1.0
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        """Targets [n, labels] of zeros and ones, and a weight for each label."""
+        labels = len(dataset.classes)
+        for part in (dataset.train, dataset.test):
+            found = part.targets
+            if found is None or found.shape[1:] != (labels,) or not _binary(found):
+                cause = "the data do not say of every label whether an image has it"
+                cure = "use a source with several labels per image, or the task 'classify'"
+                return [Problem("task.name", cause, cure)]
+        weights = self.positive_weight
+        if isinstance(weights, tuple) and len(weights) != labels:
+            cause = f"{len(weights)} weights are given, the data have {labels} labels"
+            cure = "give one number for all, or one for each label"
+            return [Problem("task.positive_weight", cause, cure)]
+        return []
+
+    def blank(self, classes: int) -> Tensor:
+        """No label [1, labels]."""
+        return torch.zeros(1, classes)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Binary cross-entropy with the weights, mean over labels and batch."""
+        logits = model(batch.x)
+        weights = torch.as_tensor(self.positive_weight, dtype=logits.dtype, device=logits.device)
+        return F.binary_cross_entropy_with_logits(logits, batch.y, pos_weight=weights)
+
+    def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
+        """`positives` and `negatives`: score histograms [labels, bins]; `loss` [labels] sums.
+
+        A score is x / (4 + |x|) of the logit x: -1 to 1, finely divided also where labels are rare
+        and probabilities small; 0 is a probability of one half.
+        """
+        logits = model(batch.x).float()
+        losses = F.binary_cross_entropy_with_logits(logits, batch.y, reduction="none").double()
+        scores = torch.nan_to_num(logits.double())
+        scores = scores / (4 + scores.abs())
+        has = batch.y > 0.5
+        counts = {
+            name: np.stack(
+                [
+                    histogram(scores[chosen[:, label], label], low=-1.0).numpy()
+                    for label in range(classes)
+                ]
+            )
+            for name, chosen in (("positives", has), ("negatives", ~has))
+        }
+        found = {name: Sum(total, len(batch.y)) for name, total in counts.items()}
+        return {**found, "loss": Sum(losses.sum(0).numpy(), len(batch.y))}
+
+    def summary(
+        self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
+    ) -> dict[str, float]:
+        """`auc`, mean over the labels that some images have and some have not; `accuracy` at a
+        probability of one half and `loss`, means over labels and images. `mix` changes nothing.
+        """
+        positives, negatives = sums["positives"].total, sums["negatives"].total
+        areas = [auc(*pair) for pair in zip(positives, negatives, strict=True)]
+        areas = [area for area in areas if not np.isnan(area)]
+        right = positives[:, _HALF:].sum() + negatives[:, :_HALF].sum()
+        answers = positives.sum() + negatives.sum()
+        nan = float("nan")
+        return {
+            "auc": float(np.mean(areas)) if areas else nan,
+            "accuracy": float(right / answers) if answers else nan,
+            "loss": float(sums["loss"].total.sum() / answers) if answers else nan,
+        }
+
+    def predict(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The probability of each label [b, labels]; they do not sum to 1."""
+        return torch.sigmoid(model(x).float())
+
+    def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
+        """The labels that are more probable than not, and how sure it is of all together."""
+        found = []
+        for row in self.predict(model, x):
+            ranked = sorted(zip(classes, row.tolist(), strict=True), key=lambda pair: -pair[1])
+            sure = float(torch.maximum(row, 1 - row).prod())
+            details = {"probabilities": dict(ranked), "labels": _above(row, classes)}
+            found.append(Answer(_words(row > 0.5, classes), sure, details))
+        return found
+
+    def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
+        """An answer is right when all its labels are, and as sure as they are together."""
+        probabilities = self.predict(model, batch.x)
+        has, said = batch.y > 0.5, probabilities > 0.5
+        sure = torch.where(said, probabilities, 1 - probabilities).prod(1)
+        truth = torch.where(has, probabilities, 1 - probabilities).prod(1)
+        return [
+            Sample(
+                positions=(at,),
+                truth=_words(has[at], classes),
+                predicted=_words(said[at], classes),
+                probability=float(sure[at]),
+                right=bool((has[at] == said[at]).all()),
+                truth_probability=float(truth[at]),
+            )
+            for at in torch.argsort(sure, descending=True, stable=True).tolist()
+        ]
+
+    def curves(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Curve]:
+        """The ROC of each label; of many labels, the four lowest and the four highest."""
+        pairs = zip(sums["positives"].total, sums["negatives"].total, strict=True)
+        found = {name: (auc(*pair), pair) for name, pair in zip(classes, pairs, strict=True)}
+        known = [name for name in found if not np.isnan(found[name][0])]
+        title = "ROC by label"
+        if len(known) > _DRAWN:
+            known.sort(key=lambda name: found[name][0])
+            known = [*known[: _DRAWN // 2], *known[-_DRAWN // 2 :]]
+            title += f", the {_DRAWN // 2} lowest and the {_DRAWN // 2} highest areas"
+        lines = {f"{name} ({found[name][0]:.3f})": thin(*roc(*found[name][1])) for name in known}
+        axes = ("False positive rate", "True positive rate")
+        return [Curve(title, *axes, lines)] if lines else []
+
+    def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
+        """For each label: images, AUC with its 95 % interval, sensitivity and specificity."""
+        rows: list[tuple[str | float | None, ...]] = []
+        histograms = zip(sums["positives"].total, sums["negatives"].total, strict=True)
+        for name, (pos, neg) in zip(classes, histograms, strict=True):
+            low, high = auc_interval(pos, neg)
+            rates = (_rate(pos[_HALF:].sum(), pos), _rate(neg[:_HALF].sum(), neg))
+            area = (auc(pos, neg), low, high)
+            figures = (None if np.isnan(value) else value for value in (*area, *rates))
+            rows.append((name, float(pos.sum()), *figures))
+        return [
+            Table(
+                "By label (sensitivity and specificity at a probability of one half)",
+                ("Label", "Test images", "AUC", "from", "to", "Sensitivity", "Specificity"),
+                rows,
+            )
+        ]
+
+
+def _binary(targets: Tensor) -> bool:
+    return bool(torch.all((targets == 0) | (targets == 1)))
+
+
+def _rate(right: float, counts: npt.NDArray[np.float64]) -> float:
+    return float(right / counts.sum()) if counts.sum() else float("nan")
+
+
+def _above(probabilities: Tensor, classes: tuple[str, ...]) -> list[str]:
+    return [
+        name for name, value in zip(classes, probabilities.tolist(), strict=True) if value > 0.5
+    ]
+
+
+def _words(has: Tensor, classes: tuple[str, ...]) -> str:
+    return ", ".join(_above(has.float(), classes)) or "none"

@@ -1,0 +1,155 @@
+"""Classes that are grades: what is learnt is how far up an image goes, step by step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedsight.core.types import Batch, Metrics, Sum
+from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.shown import Answer, Sample, Table
+
+
+@tasks.add("ordinal", paper="Shi, Cao and Raschka 2023 (CORN), arXiv:2111.08851")
+class Ordinal(Task):
+    """Grades in the order of the classes: conditional steps (CORN), quadratic weighted kappa.
+
+    Output k of the network is the logit of "above grade k, if not below it"; of as many outputs as
+    classes the last has no meaning. Chained, they are probabilities that never contradict the
+    order. The answer is the median grade, which suits a mean absolute error.
+    """
+
+    headline: ClassVar[str] = "kappa"
+    headline_title: ClassVar[str] = "Quadratic weighted kappa"
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Negative log-likelihood of the grades, mean over the batch (equation 5, not divided by
+        the number of steps)."""
+        return _losses(model(batch.x), batch.y).mean()
+
+    def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
+        """`confusion` [true, predicted] counts and `loss` [true] sums."""
+        logits = model(batch.x).float()
+        losses = _losses(logits, batch.y).double()
+        pairs = batch.y * classes + _median(_chained(logits))
+        confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        loss = torch.zeros(classes, dtype=torch.float64).index_add_(0, batch.y, losses)
+        return {
+            "confusion": Sum(confusion.double().numpy(), len(batch.y)),
+            "loss": Sum(loss.numpy(), len(batch.y)),
+        }
+
+    def summary(
+        self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
+    ) -> dict[str, float]:
+        """`kappa` (Cohen 1968, quadratic weights), `mae` in grades, `accuracy`, `loss`.
+
+        Under `mix` each true grade counts as it says; grades without test images are left out.
+        Kappa is NaN where truth and answers are all one grade, for then it has no meaning.
+        """
+        confusion, loss = sums["confusion"].total, sums["loss"].total
+        counts = confusion.sum(axis=1)
+        weights = counts if mix is None else np.where(counts > 0, mix, 0.0)
+        if weights.sum() == 0:
+            return dict.fromkeys(("kappa", "mae", "accuracy", "loss"), float("nan"))
+        weights = weights / weights.sum() / np.maximum(counts, 1)
+        shares = confusion * weights[:, None]  # sum to 1
+        grades = np.arange(len(counts))
+        apart = np.abs(grades[:, None] - grades[None, :])
+        chance = np.outer(shares.sum(axis=1), shares.sum(axis=0))
+        expected = float((apart**2 * chance).sum())
+        observed = float((apart**2 * shares).sum())
+        return {
+            "kappa": 1 - observed / expected if expected > 0 else float("nan"),
+            "mae": float((apart * shares).sum()),
+            "accuracy": float(np.trace(shares)),
+            "loss": float((weights * loss).sum()),
+        }
+
+    def predict(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Probabilities of the grades [b, classes]."""
+        above = _chained(model(x).float())
+        one, zero = torch.ones_like(above[:, :1]), torch.zeros_like(above[:, :1])
+        return torch.cat([one, above], dim=1) - torch.cat([above, zero], dim=1)
+
+    def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
+        """The median grade, its own probability, and those of all grades in their order."""
+        probabilities = self.predict(model, x)
+        grades = _median(_above(probabilities)).tolist()
+        return [
+            Answer(
+                classes[grade],
+                float(row[grade]),
+                {
+                    "probabilities": dict(zip(classes, row.tolist(), strict=True)),
+                    "expected": float(row @ torch.arange(len(classes), dtype=row.dtype)),
+                },
+            )
+            for grade, row in zip(grades, probabilities, strict=True)
+        ]
+
+    def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
+        """The mistakes that are the most grades away come first, then the surest."""
+        probabilities = self.predict(model, batch.x)
+        grades = _median(_above(probabilities))
+        sure = probabilities.gather(1, grades[:, None]).squeeze(1)
+        truth = probabilities.gather(1, batch.y[:, None]).squeeze(1)
+        order = torch.argsort((grades - batch.y).abs() + sure, descending=True, stable=True)
+        return [
+            Sample(
+                positions=(at,),
+                truth=classes[int(batch.y[at])],
+                predicted=classes[int(grades[at])],
+                probability=float(sure[at]),
+                right=bool(grades[at] == batch.y[at]),
+                truth_probability=float(truth[at]),
+            )
+            for at in order.tolist()
+        ]
+
+    def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
+        """For each grade: images, how many are answered rightly, and how far off on average."""
+        grades = np.arange(len(classes))
+        rows: list[tuple[str | float | None, ...]] = []
+        for grade, row in enumerate(sums["confusion"].total):
+            count = float(row.sum())
+            off = (np.abs(grades - grade) * row).sum()
+            near = row[max(0, grade - 1) : grade + 2].sum()
+            shares = (value / count if count else None for value in (row[grade], near, off))
+            rows.append((classes[grade], count, *map(_float, shares)))
+        columns = ("Grade", "Test images", "Right", "At most one off", "Grades off, mean")
+        return [Table("By grade", columns, rows)]
+
+
+def _float(value: float | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _losses(logits: Tensor, y: Tensor) -> Tensor:
+    """-log P(y) [b]: the steps up to the true grade were taken, the one after it was not."""
+    steps = torch.arange(logits.shape[1] - 1, device=y.device)
+    taken = (y[:, None] > steps).to(logits.dtype)
+    asked = (y[:, None] >= steps).to(logits.dtype)  # later steps were never come to
+    each = F.binary_cross_entropy_with_logits(logits[:, :-1], taken, reduction="none")
+    return (each * asked).sum(dim=1)
+
+
+def _chained(logits: Tensor) -> Tensor:
+    """P(y > k) [b, classes - 1], falling with k."""
+    return torch.sigmoid(logits[:, :-1]).cumprod(dim=1)
+
+
+def _above(probabilities: Tensor) -> Tensor:
+    """The same from the probabilities of the grades."""
+    return 1 - probabilities[:, :-1].cumsum(dim=1)
+
+
+def _median(above: Tensor) -> Tensor:
+    """The grade [b] that an image is as probably above as below."""
+    return (above > 0.5).sum(dim=1)
