@@ -67,11 +67,12 @@ def predict_command(
     from fedsight.run.predict import predict
     from fedsight.run.saved import load
 
-    found = predict(load(run, site), images)
+    saved = load(run, site)
+    found = predict(saved, images)
     if draw is not None:
         from fedsight.run.drawn import draw_all
 
-        draw_all(found, draw)
+        draw_all(found, draw, saved.preprocess)
     if as_json:
         typer.echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
     else:

@@ -51,6 +51,16 @@ def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
     return (height, width) if turned else (width, height)
 
 
+def whole(path: Path, preprocess: Preprocess) -> Pixels:
+    """The image in a file as it is seen, uint8 or uint16 [h, w, c], not resized; DataError."""
+    try:
+        return _pixels(path.read_bytes(), str(path), preprocess, False)
+    except OSError as error:
+        raise DataError(
+            f"image '{path}' cannot be read: {error.strerror or error}", "restore the file"
+        ) from error
+
+
 def raster(
     path: Origin, preprocess: Preprocess, name: str | None = None, thorough: bool = False
 ) -> npt.NDArray[Any]:

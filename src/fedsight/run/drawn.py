@@ -11,12 +11,13 @@ from PIL import Image
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import make_folder, write_atomically
-from fedsight.data.pixels import read_pixels
+from fedsight.data.base import Preprocess
+from fedsight.data.decode import whole
 from fedsight.run.marked import marked
 from fedsight.run.predict import Prediction
 
 
-def draw_all(found: Sequence[Prediction], folder: Path) -> list[Path]:
+def draw_all(found: Sequence[Prediction], folder: Path, preprocess: Preprocess) -> list[Path]:
     """Write each image that was answered into `folder`, by its name; the files written.
 
     Images of one name from several folders are numbered. Raises StoreError when the folder cannot
@@ -35,15 +36,15 @@ def draw_all(found: Sequence[Prediction], folder: Path) -> list[Path]:
         if any(path.resolve() == other.path.resolve() for other in found):
             raise StoreError(f"'{path}' is one of the images", "choose another folder with --draw")
         file = io.BytesIO()
-        marked(_opened(one.path), one.answer.marks).save(file, "PNG")
+        marked(_opened(one.path, preprocess), one.answer.marks).save(file, "PNG")
         write_atomically(path, file.getvalue())
         written.append(path)
     return written
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path, preprocess: Preprocess) -> Image.Image:
     """The image as it is seen, 8 bits per channel."""
-    pixels = read_pixels(path.read_bytes(), str(path))
+    pixels = whole(path, preprocess)
     if pixels.dtype != np.uint8:
         pixels = (pixels >> 8).astype(np.uint8)
     return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))

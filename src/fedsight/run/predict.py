@@ -14,7 +14,7 @@ from torch import Tensor
 from fedsight.core.errors import DataError
 from fedsight.data import dicom
 from fedsight.data.base import Preprocess
-from fedsight.data.decode import decode, upright
+from fedsight.data.decode import decode, whole
 from fedsight.data.objects import returned
 from fedsight.data.pixels import SUFFIXES
 from fedsight.run.saved import Saved
@@ -108,7 +108,8 @@ def _in_file(answer: Answer, path: Path, goal: Preprocess) -> Answer:
     """The answer with boxes in pixels of the file, not of the network's input."""
     if not answer.marks:
         return answer
-    size = upright(path)
+    height, width = whole(path, goal).shape[:2]
+    size = (width, height)
     marks = tuple(replace(mark, box=returned(mark.box, size, goal)) for mark in answer.marks)
     boxes = [
         {**one, "box": [round(value, 2) for value in returned(tuple(one["box"]), size, goal)]}

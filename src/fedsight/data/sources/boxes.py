@@ -30,7 +30,7 @@ class Boxes(BoxSource):
     path: Location  # the JSON, or the folder
     test_path: Location | None = None  # a second JSON or folder with the test part
     images: Location | None = None  # the folder of the images; None: the annotations' own
-    format: Literal["auto", "coco", "voc", "yolo"] = "auto"
+    format: Literal["auto", "coco", "voc", "yolo"] = "auto"  # auto: told by what is there
     classes: Words | None = None  # the vocabulary, in order; None: the files' own
     sites_in_path: bool = False  # the first folder below the root (or its part) is the site
     site_key: str | None = None  # COCO: what the entries of `images` call their site

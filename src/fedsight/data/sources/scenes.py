@@ -52,12 +52,12 @@ class Scenes(Source):
     size: int = Field(64, ge=32, le=128)  # pixels a side
     most: int = Field(4, ge=1, le=16)  # garments in a scene; at least one
     smallest: int = Field(18, ge=8)  # pixels of the garment's image (28 as it is)
-    largest: int = Field(32, ge=8)
+    largest: int = Field(32, ge=8)  # as smallest
     alpha: float = Field(1.0, gt=0)  # of the Dirichlet mix of a site's garments; large: all alike
     classes: Words | None = None  # some of the ten
     # classes that each site labels, taking turns; None: all. The others are there all the same
     labels_each: int | None = Field(None, ge=1)
-    seed: int = 0
+    seed: int = 0  # of all that is drawn
 
     facts: ClassVar[dict[str, str]] = {
         "title": "Composed scenes: Fashion-MNIST garments on photographed textures",

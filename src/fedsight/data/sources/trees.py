@@ -73,7 +73,7 @@ class Trees(Source):
     windows: int = Field(200, ge=1)  # for training, at most, of each field site
     cover: float = Field(12.0, gt=0)  # how often training windows cover a site's ground, at most
     test_windows: int = Field(4, ge=1)  # at most, of each field site
-    test_side: Literal["left", "right", "top", "bottom"] = "right"
+    test_side: Literal["left", "right", "top", "bottom"] = "right"  # of each tile
     test_share: float = Field(0.5, gt=0, lt=1)  # of each tile
     seed: int = 0  # of the places of the training windows
 

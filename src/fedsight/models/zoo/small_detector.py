@@ -25,7 +25,7 @@ class SmallDetector(DetectorModel):
     """
 
     least: ClassVar[int] = 16
-    width: int = Field(16, ge=4, multiple_of=4)
+    width: int = Field(16, ge=4, multiple_of=4)  # channels of the first map
     stride: Literal[4, 8] = 4  # pixels of a cell of the grid
 
     def make(

@@ -100,7 +100,7 @@ class TorchvisionDetectorModel(DetectorModel):
     without an accelerator.
     """
 
-    architecture: str
+    architecture: str  # the detector's name
 
     def answer(self, height: int, width: int, classes: int) -> Answer:
         """Detections."""
