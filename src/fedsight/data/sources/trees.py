@@ -176,7 +176,9 @@ class Trees(Source):
             moved = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
             if row := cut(0.0, moved, side, side, CROWN_SHOWN):
                 times = self.size / side
-                rows.append((0.0, *(value * times for value in row[1:])))  # type: ignore[arg-type]
+                _, *corners = row
+                a, b, c, d = (value * times for value in corners)
+                rows.append((0.0, a, b, c, d))
         return raster(Image.fromarray(np.ascontiguousarray(pixels)), goal), rows
 
 
