@@ -3,10 +3,14 @@
 Fashion-MNIST comes from a folder with its four IDX files (.gz), for instance the one that the
 Debian package `dataset-fashion-mnist` installs:
 
-    python tools/make_samples.py FOLDER
+    python tools/make_samples.py fashion-mnist FOLDER
+
+The textures come from the folder `skimage/data` of the package scikit-image 0.26.0:
+
+    python tools/make_samples.py textures FOLDER
 
 Of each class the first 1,000 training and the first 200 test images are kept, in their original
-order, so the same input always makes the same file, byte for byte.
+order. Textures are halved to 256 x 256. The same input always makes the same file, byte for byte.
 """
 
 from __future__ import annotations
@@ -17,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from fedsight.data.sources.idx import read_idx
 
@@ -41,7 +46,20 @@ def fashion_mnist(folder: Path) -> Path:
     return path
 
 
+def textures(folder: Path) -> Path:
+    """Write `textures.npz` and return its path."""
+    arrays = {}
+    for name in ("brick", "grass", "gravel"):
+        with Image.open(folder / f"{name}.png") as image:
+            arrays[name] = np.asarray(image.convert("L").reduce(2))
+    path = SAMPLES / "textures.npz"
+    np.savez_compressed(path, **arrays)
+    return path
+
+
+MAKERS = {"fashion-mnist": fashion_mnist, "textures": textures}
+
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
+    if len(sys.argv) != 3 or sys.argv[1] not in MAKERS:
         sys.exit(__doc__)
-    print(fashion_mnist(Path(sys.argv[1])))
+    print(MAKERS[sys.argv[1]](Path(sys.argv[2])))

@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import typer
@@ -14,9 +15,12 @@ import fedsight.run.saved as saving
 from fedsight.cli.use import export_command, predict_command
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Preprocess
+from fedsight.models.detector import MOST, Detector
+from fedsight.run.drawn import draw_all
 from fedsight.run.predict import find_images, predict
 from fedsight.run.saved import Saved
 from fedsight.tasks.classify import Classify
+from fedsight.tasks.detect import Detect
 
 
 class Brightness(nn.Module):
@@ -149,3 +153,41 @@ def test_export_writes_beside_the_run_or_where_it_is_told(run_command, bright, t
 def test_both_commands_show_an_example(run_command) -> None:
     for command in ("predict", "export"):
         assert f"Example: fedsight {command}" in run_command(command, "--help").stdout
+
+
+class Finder(Detector):
+    """One object over the whole of a bright image: a detector whose answers are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = 1
+
+    def loss(self, x: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("nobody trains here")
+
+    def find(self, x: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros(len(x), MOST, 6)
+        found[:, 0] = torch.tensor([0, 0.9, 1.0, 1.0, 3.0, 3.0])
+        found[:, 0, 1] *= x.mean((1, 2, 3)) > 1
+        return found
+
+
+def test_boxes_are_told_in_pixels_of_the_file_and_drawn(images: Path, tmp_path: Path) -> None:
+    preprocess = Preprocess(1, 4, 4, "stretch", (0.5,), (0.25,))
+    saved = Saved(Finder(), preprocess, ("lamp",), Detect(), "light", "0" * 64)
+    Image.new("RGB", (400, 200), (255, 255, 255)).save(images / "wide.png")
+    Image.new("L", (400, 200), 255).save(images / "b" / "wide.png")
+    found = predict(saved, [images / "wide.png", images / "b" / "wide.png", images / "z.png"])
+    assert [one.table()["label"] for one in found] == ["lamp", "lamp", "nothing"]
+    (box,) = found[0].table()["boxes"]
+    assert box["box"] == [100, 50, 300, 150]
+    assert box["score"] == pytest.approx(0.9)
+    assert found[2].table()["boxes"] == []
+    written = draw_all(found, tmp_path / "drawn", preprocess)
+    assert [path.name for path in written] == ["wide.png", "wide-2.png", "z.png"]
+    with Image.open(written[0]) as drawn, Image.open(images / "wide.png") as plain:
+        changed = np.argwhere((np.asarray(drawn) != np.asarray(plain)).any(2))
+        assert drawn.size == plain.size
+        assert changed.max(0).tolist() == [150, 300]
+    with pytest.raises(StoreError, match="one of the images"):
+        draw_all(found, images, preprocess)

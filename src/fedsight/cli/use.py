@@ -47,9 +47,17 @@ def predict_command(
         bool, typer.Option("--json", help="Print a JSON list instead of a table.")
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="Labels to show for each image.")] = 1,
+    draw: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Write each image there as PNG, with the boxes that were found.",
+            show_default=False,
+        ),
+    ] = None,
     site: Site = None,
 ) -> None:
-    """Say what a run's model sees in images: label and probability.
+    """Say what a run's model sees in images: label and probability, or boxes.
 
     An image that cannot be read is listed with the reason; the others are still answered, and
     the exit code is 3.
@@ -59,7 +67,12 @@ def predict_command(
     from fedsight.run.predict import predict
     from fedsight.run.saved import load
 
-    found = predict(load(run, site), images)
+    saved = load(run, site)
+    found = predict(saved, images)
+    if draw is not None:
+        from fedsight.run.drawn import draw_all
+
+        draw_all(found, draw, saved.preprocess)
     if as_json:
         typer.echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
     else:

@@ -15,11 +15,16 @@ _CURE = "correct the file, or export it again from the labelling tool"
 
 @dataclass(frozen=True)
 class Box:
-    """One annotated object: category name and [left, top, width, height] in pixels, if given."""
+    """One annotated object: category name and [left, top, width, height] in pixels, if given.
+
+    `where` names the file and the entry. Read for a judge, a category that the file does not have
+    is called by its number, and a box may have no area.
+    """
 
     category: str
     box: tuple[float, float, float, float] | None = None
     crowd: bool = False
+    where: str = ""
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class CocoImage:
     height: int | None
     width: int | None
     boxes: tuple[Box, ...]
+    site: str | None = None
 
 
 @dataclass(frozen=True)
@@ -40,12 +46,13 @@ class CocoFile:
     categories: tuple[str, ...]
 
 
-def read_coco(path: Path) -> CocoFile:
-    """Parse a COCO JSON.
+def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> CocoFile:
+    """Parse a COCO JSON; `site_key` is what its images call their site, if they name one.
 
     Raises DataError, naming the entry at fault, for broken JSON, missing keys, ids used twice,
     references to unknown images or categories, and boxes that are not four finite numbers with
-    positive sides.
+    positive sides; the last two (unknown category, no area) are left alone if they are to be
+    `judged` by the caller.
     """
     try:
         data = json.loads(path.read_bytes())
@@ -68,16 +75,16 @@ def read_coco(path: Path) -> CocoFile:
             "file": _text(entry, "file_name", where),
             "height": _number(entry, "height", where) if "height" in entry else None,
             "width": _number(entry, "width", where) if "width" in entry else None,
+            "site": None if site_key is None else _text(entry, site_key, where),
         }
     boxes: dict[int, list[Box]] = {number: [] for number in images}
     for where, entry in _entries(path, data, "annotations"):
         image, category = _number(entry, "image_id", where), _number(entry, "category_id", where)
         for key, number, known in (("image", image, images), ("category", category, categories)):
-            if number not in known:
+            if number not in known and not (judged and key == "category"):
                 raise DataError(f"{where}: there is no {key} with id {number}", _CURE)
-        boxes[image].append(
-            Box(categories[category], _box(entry, where), entry.get("iscrowd") in (1, True))
-        )
+        name, crowd = categories.get(category, str(category)), entry.get("iscrowd") in (1, True)
+        boxes[image].append(Box(name, _box(entry, where, judged), crowd, where))
     names = tuple(categories[number] for number in sorted(categories))
     if len(set(names)) < len(names):
         raise DataError(f"'{path}' has two categories of one name", "rename or join them")
@@ -112,14 +119,16 @@ def _unique(known: dict[int, Any], number: int, where: str) -> None:
         raise DataError(f"{where}: id {number} is used twice", _CURE)
 
 
-def _box(entry: dict[str, Any], where: str) -> tuple[float, float, float, float] | None:
+def _box(
+    entry: dict[str, Any], where: str, judged: bool
+) -> tuple[float, float, float, float] | None:
     box = entry.get("bbox")
     if box is None:
         return None
     numbers = isinstance(box, list) and all(
         isinstance(value, int | float) and math.isfinite(value) for value in box
     )
-    if not numbers or len(box) != 4 or box[2] <= 0 or box[3] <= 0:
+    if not numbers or len(box) != 4 or (min(box[2:]) <= 0 and not judged):
         raise DataError(
             f"{where}: bbox {box!r} is not [left, top, width, height] with positive sides", _CURE
         )

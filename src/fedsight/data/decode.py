@@ -20,6 +20,7 @@ from fedsight.data.windowing import Reading
 
 # bytes: a file's content; Frame: one of a DICOM file's images
 Origin = str | os.PathLike[str] | bytes | Image.Image | Frame
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that change the sides' places
 _LUMA = np.array([299, 587, 114], dtype=np.uint32)  # ITU-R BT.601, in thousandths
 
 
@@ -34,6 +35,30 @@ def decode(path: Origin, preprocess: Preprocess, name: str | None = None) -> Ten
     values = raster(path, preprocess, name)
     full = float(np.iinfo(values.dtype).max)
     return torch.from_numpy(values).to(torch.float32).mul_(1.0 / full)
+
+
+def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of an image as it is seen, from its header; DataError if it has none."""
+    try:
+        with Image.open(path) as opened:
+            width, height = opened.size
+            turned = opened.getexif().get(_ORIENTATION) in _TURNED
+    except (OSError, ValueError, SyntaxError) as error:
+        raise DataError(
+            f"image '{path}' cannot be read: {getattr(error, 'strerror', None) or error}",
+            "correct the path, or restore the file",
+        ) from error
+    return (height, width) if turned else (width, height)
+
+
+def whole(path: Path, preprocess: Preprocess) -> Pixels:
+    """The image in a file as it is seen, uint8 or uint16 [h, w, c], not resized; DataError."""
+    try:
+        return _pixels(path.read_bytes(), str(path), preprocess, False)
+    except OSError as error:
+        raise DataError(
+            f"image '{path}' cannot be read: {error.strerror or error}", "restore the file"
+        ) from error
 
 
 def raster(

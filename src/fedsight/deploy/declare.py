@@ -118,7 +118,7 @@ class Elsewhere:
 
 def weightless(program: Program) -> Program:
     """The program at a site: weights come with every order, no file of them need be there."""
-    model = program.model.model_copy(update={"weights": None, "sha256": None})
+    model = program.model.fresh()
     return replace(program, model=model)
 
 

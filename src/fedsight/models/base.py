@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -17,8 +17,8 @@ from fedsight.core.errors import Problem
 from fedsight.core.registry import Registry
 from fedsight.core.rng import derive
 from fedsight.core.settings import Settings
-from fedsight.models.norms import norm_names, statistic_names, to_group_norm
-from fedsight.models.probe import probe
+from fedsight.models.norms import freeze_norms, norm_names, statistic_names, to_group_norm
+from fedsight.models.probe import Answer, probe
 from fedsight.models.weights import load_weights
 
 
@@ -42,7 +42,11 @@ class Network:
 class Model(Settings, ABC):
     """A network by name: `[model]` in the config. A new one costs one file in `zoo/`."""
 
-    norm: Literal["group", "batch"] = "group"  # GroupNorm everywhere, or the model's own BatchNorm
+    gives: ClassVar[str] = "scores"  # what its answer is: scores of classes, or boxes
+
+    # GroupNorm everywhere, the model's own BatchNorm, or that with the pretrained statistics, scale
+    # and shift, which then neither learn nor move
+    norm: Literal["group", "batch", "frozen"] = "group"
     # a local file of pretrained weights (safetensors or .pth)
     weights: Path | None = Field(None, strict=False)
     sha256: str | None = None  # of that file, or its first 8 or more hex digits; required with it
@@ -57,6 +61,14 @@ class Model(Settings, ABC):
         Raises ModelError when the name is unknown or the image does not fit.
         """
 
+    def fresh(self) -> Self:
+        """The same network before any pretraining: what a trained vector is bound to."""
+        return self.model_copy(update={"weights": None, "sha256": None})
+
+    def answer(self, height: int, width: int, classes: int) -> Answer:
+        """The shape of the network's answer to one image; None for a side that may be any."""
+        return (classes,)
+
     def build(self, channels: int, height: int, width: int, classes: int, seed: int) -> Network:
         """A freshly initialised network (same seed, same weights), pretrained if asked for.
 
@@ -69,10 +81,14 @@ class Model(Settings, ABC):
             module, heads = self.make(channels, height, width, classes)
             if self.norm == "group":
                 module = to_group_norm(module)
-            probe(module, (channels, height, width), classes, self.title)
+            probe(
+                module, (channels, height, width), self.answer(height, width, classes), self.title
+            )
         prefixes = tuple(f"{name}." for name in heads)
         head = frozenset(n for n, _ in module.named_parameters() if n.startswith(prefixes))
         notes = self._pretrain(module, head)
+        if self.norm == "frozen":
+            module = freeze_norms(module)
         return Network(module, head, norm_names(module), statistic_names(module), notes)
 
     def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
@@ -87,12 +103,17 @@ class Model(Settings, ABC):
 
     def check(self) -> list[Problem]:
         """What can be told wrong without building."""
-        if self.weights is None:
-            if self.sha256 is None:
-                return []
-            cause = "a hash is stated, but no file of weights"
-            return [Problem("model.sha256", cause, "set model.weights, or leave the hash out")]
         problems = []
+        if self.weights is None:
+            if self.sha256 is not None:
+                cause = "a hash is stated, but no file of weights"
+                cure = "set model.weights, or leave the hash out"
+                problems.append(Problem("model.sha256", cause, cure))
+            if self.norm == "frozen":
+                cause = "norms are frozen as pretrained, and there are no pretrained weights"
+                cure = "set model.weights and model.sha256, or norm = 'group'"
+                problems.append(Problem("model.norm", cause, cure))
+            return problems
         if not self.weights.is_file():
             problems.append(
                 Problem("model.weights", f"there is no file '{self.weights}'", "give a local file")

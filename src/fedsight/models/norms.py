@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fedsight.core.errors import ModelError
 from fedsight.core.layout import Layout
 
 MOST_GROUPS = 32  # Wu and He, Group Normalization, 2018: 32 groups by default
@@ -74,6 +75,50 @@ def _as_group_norm(old: Any) -> nn.GroupNorm:
         if old.bias is not None:
             new.bias.copy_(old.bias)
     return new.train(old.training)
+
+
+class FrozenNorm(nn.Module):
+    """A norm [b, c, h, w] that is a fixed scale and shift of each channel: it learns nothing."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        # Buffers, so that they are saved; not running statistics, so that no rounding moves them.
+        self.register_buffer("scale", scale)
+        self.register_buffer("shift", shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, c, h, w] -> [b, c, h, w]."""
+        return x * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
+
+
+def freeze_norms(module: nn.Module) -> nn.Module:
+    """`module` with every BatchNorm2d made the scale and shift that it is in evaluation mode.
+
+    In place; returns it (or its replacement). Raises ModelError for one fused with an activation.
+    """
+    if is_batch_norm(module):
+        return _frozen(module)
+    for name, child in module.named_children():
+        replacement = freeze_norms(child)
+        if replacement is not child:
+            setattr(module, name, replacement)
+    return module
+
+
+def _frozen(old: Any) -> FrozenNorm:
+    if getattr(old, "act", None) is not None or old.running_var is None:
+        raise ModelError(
+            f"a {type(old).__name__} cannot be frozen", "use model.norm = 'group' or 'batch'"
+        )
+    with torch.no_grad():
+        mean, var = old.running_mean, old.running_var
+        weight = torch.ones_like(var) if old.weight is None else old.weight
+        bias = torch.zeros_like(var) if old.bias is None else old.bias
+        scale = weight / (var + old.eps).sqrt()
+        return FrozenNorm(scale.clone(), (bias - mean * scale).clone())
 
 
 def norm_names(module: nn.Module) -> frozenset[str]:

@@ -13,36 +13,39 @@ _SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 _LARGE = 4_000_000  # parameters
 
 
-def probe(module: nn.Module, image: tuple[int, int, int], classes: int, title: str) -> None:
+Answer = tuple[int | None, ...]  # a shape without the batch's side; None: any
+
+
+def probe(module: nn.Module, image: tuple[int, int, int], answer: Answer, title: str) -> None:
     """Send shapes through `module` in training and in evaluation mode; weights stay as they are.
 
     `image` is (channels, height, width). The batch has two images: one alone cannot pass a
     BatchNorm in training when nothing but a single pixel is left. Raises ModelError naming the
-    smallest square size that fits, if one does, or when the output is not [2, classes].
+    smallest square size that fits, if one does, or when the output is not [2, *answer].
     """
     channels, height, width = image
-    trouble = _attempt(module, image, classes)
+    trouble = _attempt(module, image, answer)
     if trouble is None:
         return
     cause = f"the network '{title}' cannot take images of {height} x {width} pixels: {trouble}"
     for size in _SIZES:
-        if size > min(height, width) and _attempt(module, (channels, size, size), classes) is None:
+        if size > min(height, width) and _attempt(module, (channels, size, size), answer) is None:
             raise ModelError(cause, f"it needs about {size} x {size}: set data.size = {size}")
     raise ModelError(cause, "choose another model, or another data.size")
 
 
-def _attempt(module: nn.Module, image: tuple[int, int, int], classes: int) -> str | None:
+def _attempt(module: nn.Module, image: tuple[int, int, int], wanted: Answer) -> str | None:
     """What went wrong, in one line; None if nothing did."""
     # Shapes alone are enough for large networks; small ones compute sooner than that machinery
     # loads. A network that holds plain tensors cannot run on shapes: then it computes, too.
     large = sum(value.numel() for value in module.parameters()) > _LARGE
-    if large and _forward(module, image, classes, "meta") is None:
+    if large and _forward(module, image, wanted, "meta") is None:
         return None
-    return _forward(module, image, classes, "cpu")
+    return _forward(module, image, wanted, "cpu")
 
 
 def _forward(
-    module: nn.Module, image: tuple[int, int, int], classes: int, device: str
+    module: nn.Module, image: tuple[int, int, int], wanted: Answer, device: str
 ) -> str | None:
     was_training = {name: part.training for name, part in module.named_modules()}
     # Stand-ins, so that the real running statistics do not move.
@@ -57,12 +60,18 @@ def _forward(
             for training in (True, False):
                 module.train(training)
                 answer: object = torch.func.functional_call(module, state, (pixels,))
-                if not isinstance(answer, Tensor) or answer.shape != (2, classes):
-                    shape = tuple(getattr(answer, "shape", ()))
-                    return f"its answer has shape {shape}, not {(2, classes)}"
+                shape = tuple(getattr(answer, "shape", ()))
+                if not isinstance(answer, Tensor) or not _fits(shape, (2, *wanted)):
+                    return f"its answer has shape {shape}, not {(2, *wanted)}"
     except Exception as error:  # third-party code: whatever it raises means that it does not fit
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     finally:
         for name, part in module.named_modules():
             part.training = was_training[name]
     return None
+
+
+def _fits(shape: tuple[int, ...], wanted: Answer) -> bool:
+    return len(shape) == len(wanted) and all(
+        side in (size, None) for size, side in zip(shape, wanted, strict=True)
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -20,7 +20,11 @@ _SHOWN = 5  # names in a message
 
 
 def load_weights(
-    module: nn.Module, path: Path, sha256: str, head: frozenset[str]
+    module: nn.Module,
+    path: Path,
+    sha256: str,
+    head: frozenset[str],
+    rename: Callable[[str], str | None] | None = None,
 ) -> tuple[str, ...]:
     """Copy the tensors of a .safetensors or .pth file into `module`; returns notes for the user.
 
@@ -32,6 +36,8 @@ def load_weights(
       channels gets the same answer (grey pictures through weights for colour ones, say);
     - BatchNorm statistics in the file are left out where the module has GroupNorm.
 
+    `rename` says what the file's tensors are called in the module; None: not used there.
+
     Raises ModelError for a file that is missing, has another hash or is corrupt, and for tensors
     that are missing, misshapen or unknown to the module (a deeper sibling's, say).
     """
@@ -39,6 +45,9 @@ def load_weights(
     own = {**dict(module.named_parameters()), **_persistent_buffers(module)}
     notes: list[str] = []
     found = dict(state)
+    if rename is not None:
+        pairs = [(rename(name), value) for name, value in found.items()]
+        found = {name: value for name, value in pairs if name is not None}
     _drop_auxiliary(found, own, path, notes)
     _fit_head(found, own, head, path, notes)
     _fit_stem(found, module, path, notes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.data import dicom
-from fedsight.data.decode import decode
+from fedsight.data.base import Preprocess
+from fedsight.data.decode import decode, whole
+from fedsight.data.objects import returned
 from fedsight.data.pixels import SUFFIXES
 from fedsight.run.saved import Saved
 from fedsight.tasks.shown import Answer
@@ -89,7 +91,7 @@ def _predict(saved: Saved, files: list[Path]) -> list[Prediction]:
     return [
         Prediction(path, error=errors[number])
         if number in errors
-        else Prediction(path, next(answers))
+        else Prediction(path, _in_file(next(answers), path, saved.preprocess))
         for number, path in enumerate(files)
     ]
 
@@ -100,3 +102,17 @@ def _ask(saved: Saved, pixels: list[Tensor]) -> list[Answer]:
     with torch.inference_mode():
         x = saved.preprocess.normalise(torch.stack(pixels))
         return saved.task.answers(saved.module, x, saved.classes)
+
+
+def _in_file(answer: Answer, path: Path, goal: Preprocess) -> Answer:
+    """The answer with boxes in pixels of the file, not of the network's input."""
+    if not answer.marks:
+        return answer
+    height, width = whole(path, goal).shape[:2]
+    size = (width, height)
+    marks = tuple(replace(mark, box=returned(mark.box, size, goal)) for mark in answer.marks)
+    boxes = [
+        {**one, "box": [round(value, 2) for value in returned(tuple(one["box"]), size, goal)]}
+        for one in answer.details.get("boxes", ())
+    ]
+    return replace(answer, marks=marks, details={**answer.details, "boxes": boxes})

@@ -19,12 +19,12 @@ from fedsight.algorithms.base import Algorithm, State, algorithms
 from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind, Layout
 from fedsight.core.settings import Settings
-from fedsight.data.augment import Augmentation
+from fedsight.data.augment import MOVING, Augmentation
 from fedsight.data.base import Source
 from fedsight.data.partition import Split
 from fedsight.data.shift import Shift
 from fedsight.fetch.cache import missing
-from fedsight.models.base import Model, Network
+from fedsight.models.base import Model, Network, models
 from fedsight.privacy import rules
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
@@ -198,6 +198,21 @@ class Program:
         yield from self.algorithm.check(self.train)
         yield from self.privacy.check()
         yield from rules.problems(self)
+        if self.model.gives != self.task.takes:
+            cause = (
+                f"the task '{self.task.registered}' needs a network that gives {self.task.takes}, "
+                f"and '{self.model.registered}' gives {self.model.gives}"
+            )
+            kinds = [name for name in models.names() if models.get(name).gives == self.task.takes]
+            yield Problem("model.name", cause, f"choose one of: {', '.join(kinds)}")
+        if self.task.placed:
+            cause = "'{}' moves what an image shows, and its targets would stay behind"
+            for name in self.train.augment:
+                if name in MOVING:
+                    cure = "leave it out; the task may have a setting of its own for it"
+                    yield Problem("train.augment", cause.format(name), cure)
+            if self.shift.kind == "rotate":
+                yield Problem("shift.kind", cause.format("rotate"), "choose another kind")
         if self.train.warmup >= self.rounds.rounds:
             yield Problem(
                 "train.warmup",

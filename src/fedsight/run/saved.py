@@ -48,7 +48,7 @@ def load(run: Path, site: str | None = None) -> Saved:
         classes, sites = tuple(facts["classes"]), [entry["name"] for entry in facts["sites"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{run / 'run.json'} is broken: {error!r}", "run it again") from error
-    network = program.model.model_copy(update={"weights": None, "sha256": None}).build(
+    network = program.model.fresh().build(
         size.channels, size.height, size.width, len(classes), program.seed
     )
     layout = program.layout(network)

@@ -29,6 +29,8 @@ class Task(Settings, ABC):
 
     headline: ClassVar[str] = "accuracy"  # the figure that models are compared by: 0 to 1, more is
     headline_title: ClassVar[str] = "Accuracy"  # better; and how reports call it
+    takes: ClassVar[str] = "scores"  # what the network must give: a `Model.gives`
+    placed: ClassVar[bool] = False  # targets say where in the image things are
     whole: ClassVar[bool] = False  # `measure` gets all test images of a site at once (pairs)
     asks_head: ClassVar[bool] = True  # whether test answers go through the network's head
 

@@ -14,8 +14,8 @@ from fedsight.data.records import Record, dataset
 class Coco(SizedSource):
     """A COCO JSON whose images show one category each, as a classification set.
 
-    Boxes are read by `fedsight.data.coco.read_coco`; training on them is the detection task, which
-    is yet to come. Without `test_path`, `test_fraction` of the images is held out.
+    For detection, the source `boxes` reads the same files with their boxes. Without
+    `test_path`, `test_fraction` of the images is held out.
     """
 
     path: Location  # the JSON
@@ -51,8 +51,8 @@ class Coco(SizedSource):
                 listed = f" ({', '.join(shown)})" if shown else ""
                 raise DataError(
                     f"'{path}': image '{image.file}' has {len(shown)} categories{listed}, not one",
-                    "classification needs exactly one category per image; training on several "
-                    "objects is detection, a later task: leave such images out until then",
+                    "classification needs exactly one category per image; for several objects use "
+                    "data.name = 'boxes' and task.name = 'detect'",
                 )
             file = str(folder / image.file)
             records.append(Record(file, shown[0], test=test, where=f"{path}: {image.file}"))

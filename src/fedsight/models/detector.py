@@ -1,0 +1,103 @@
+"""What every detector can do: a loss from boxes, and the boxes it finds."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedsight.models import heatmap
+
+MOST = 100  # objects found in an image; COCO counts no more
+
+
+class Detector(nn.Module):
+    """A network that finds objects; the detection task asks nothing else of it."""
+
+    classes: int
+
+    @abstractmethod
+    def loss(self, x: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
+        """The training loss, scalar, of images [b, c, h, w] with `targets` [b, most, 5].
+
+        Targets are as in `core.boxes`; `labelled` [b, classes] says which classes were labelled in
+        an image: what is not must not be taught to be background.
+        """
+
+    @abstractmethod
+    def find(self, x: Tensor) -> Tensor:
+        """The objects in images [b, c, h, w]: [b, MOST, 6], surest first.
+
+        A row is (class, score, left, top, right, bottom) in pixels of x; score 0 is padding.
+        """
+
+
+class HeatmapDetector(Detector):
+    """A detector whose answer to [b, c, h, w] is a grid [b, classes + 4, h/stride, w/stride]."""
+
+    def __init__(self, body: nn.Module, classes: int, stride: int) -> None:
+        """`body`: the network that gives the grid."""
+        super().__init__()
+        self.body = body
+        self.classes, self.stride = classes, stride
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Heat maps' logits [b, classes], and logarithms of the distances to a box's sides [4]."""
+        grid: Tensor = self.body(x)
+        return grid
+
+    def loss(self, x: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
+        """Focal loss of the heat maps and GIoU loss of the boxes (`models.heatmap`)."""
+        return heatmap.loss(self(x), targets, labelled, self.stride)
+
+    def find(self, x: Tensor) -> Tensor:
+        """Peaks of the heat maps (`models.heatmap`), cut at the edges of the images."""
+        found = heatmap.find(self(x), self.classes, self.stride, MOST)
+        found[:, :, 2::2].clamp_(max=float(x.shape[3]))
+        found[:, :, 3::2].clamp_(max=float(x.shape[2]))
+        return found
+
+
+def layer(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:
+    """Convolution, norm and ReLU."""
+    convolution = nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return [convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
+
+
+class Pyramid(nn.Module):
+    """Maps of one image at falling sizes, joined from the smallest up (Lin et al., FPN, 2017).
+
+    Each stage takes the map of the one before; the last `len(channels)` maps are joined, and the
+    largest of them goes through a convolution and the two output layers.
+    """
+
+    def __init__(
+        self, stages: Iterable[nn.Module], channels: tuple[int, ...], width: int, classes: int
+    ) -> None:
+        """`channels`: of the maps that are joined, the largest first; `width`: of the joined."""
+        super().__init__()
+        self.stages = nn.ModuleList(stages)
+        self.sides = nn.ModuleList(nn.Sequential(*layer(c, width, kernel=1)[:2]) for c in channels)
+        self.smooth = nn.Sequential(*layer(width, width), *layer(width, width))
+        self.heat = nn.Conv2d(width, classes, 1)
+        self.box = nn.Conv2d(width, 4, 1)
+        for output, bias in ((self.heat, -2.2), (self.box, 0.5)):
+            # It begins with a tenth of the cells as objects (Lin et al. 2017), three cells wide.
+            nn.init.normal_(output.weight, std=0.05)
+            nn.init.constant_(output.bias, bias)  # type: ignore[arg-type]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, c, h, w] -> [b, classes + 4, h', w']."""
+        maps = []
+        for stage in self.stages:
+            x = stage(x)
+            maps.append(x)
+        maps = maps[-len(self.sides) :]
+        joined = self.sides[-1](maps[-1])
+        for side, map_ in zip(list(self.sides)[-2::-1], maps[-2::-1], strict=True):
+            joined = side(map_) + F.interpolate(joined, size=map_.shape[2:], mode="nearest")
+        joined = self.smooth(F.relu(joined))
+        return torch.cat([self.heat(joined), self.box(joined)], 1)

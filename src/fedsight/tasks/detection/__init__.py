@@ -1,0 +1,1 @@
+"""What the detection task is made of."""

@@ -1,0 +1,135 @@
+"""COCO's mean average precision from histograms of scores, which add over images and sites.
+
+pycocotools matches detections with objects in each image (Lin et al., Microsoft COCO, 2014). What
+leaves an image, a batch or a site is how many true and false detections had which score, in bins of
+1/1000; the precision-recall curve is made after these counts were added.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fedsight.core.boxes import labelled, present
+
+BINS = 1000  # of scores from 0 to 1
+OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())  # IoU from which a match counts
+RECALLS = np.linspace(0.0, 1.0, 101)  # COCO averages precision over these
+AREAS = 4  # all, small, medium, large
+Floats = npt.NDArray[np.float64]
+
+
+def areas(small: float, medium: float) -> list[list[float]]:
+    """COCO's area ranges in square pixels, for sides up to `small` and `medium` pixels."""
+    return [[0, 1e10], [0, small**2], [small**2, medium**2], [medium**2, 1e10]]
+
+
+def histograms(
+    found: Tensor, targets: Tensor, classes: int, ranges: Sequence[Sequence[float]]
+) -> tuple[Floats, Floats]:
+    """Detections counted by score [classes, areas, overlaps, 2 (true, false), BINS], and objects
+    [classes, areas].
+
+    `found` [b, most, 6] are rows (class, score, left, top, right, bottom), those of score 0 are
+    padding; `targets` [b, most, 5] are as in `core.boxes`. A class that was not labelled in an
+    image is not judged there.
+    """
+    counts = np.zeros((classes, len(ranges), len(OVERLAPS), 2, BINS))
+    objects = np.zeros((classes, len(ranges)))
+    judged, boxes = labelled(targets, classes), present(targets)
+    for image in range(len(found)):
+        theirs = found[image][found[image, :, 1] > 0].double().numpy()
+        ours = targets[image][boxes[image]].double().numpy()
+        for label in np.flatnonzero(judged[image].numpy()):
+            truth = ours[ours[:, 0] == label, 1:]
+            mine = theirs[theirs[:, 0] == label, 1:]
+            if len(truth) or len(mine):
+                _count(mine, truth, ranges, counts[label], objects[label])
+    return counts, objects
+
+
+def _count(
+    found: Floats,
+    truth: Floats,
+    ranges: Sequence[Sequence[float]],
+    counts: Floats,
+    objects: Floats,
+) -> None:
+    """Add what one image shows of one class to `counts` and `objects`."""
+    judge = _judge()
+    judge.params.areaRng = ranges
+    judge._gts[0, 0] = [
+        {"id": number + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "ignore": 0}
+        for number, box in enumerate(_sides(truth))
+    ]
+    judge._dts[0, 0] = [
+        {"id": number + 1, "bbox": box, "area": box[2] * box[3], "score": float(score)}
+        for number, (box, score) in enumerate(zip(_sides(found[:, 1:]), found[:, 0], strict=True))
+    ]
+    judge.ious = {(0, 0): judge.computeIoU(0, 0)}
+    for number, area in enumerate(ranges):
+        result = judge.evaluateImg(0, 0, area, judge.params.maxDets[-1])
+        objects[number] += np.count_nonzero(result["gtIgnore"] == 0)
+        scores = np.asarray(result["dtScores"])
+        bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+        right, counted = result["dtMatches"] > 0, ~result["dtIgnore"].astype(bool)
+        for overlap in range(len(OVERLAPS)):
+            for kind, chosen in enumerate((right[overlap], ~right[overlap])):
+                np.add.at(counts[number, overlap, kind], bins[chosen & counted[overlap]], 1)
+
+
+def _sides(boxes: Floats) -> list[list[float]]:
+    """(left, top, right, bottom) -> (left, top, width, height)."""
+    sides: list[list[float]] = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()
+    return sides
+
+
+@cache
+def _judge() -> Any:
+    """pycocotools' evaluation, with no images in it."""
+    from pycocotools.cocoeval import COCOeval
+
+    judge = COCOeval(iouType="bbox")
+    judge.params.iouThrs = np.asarray(OVERLAPS)
+    judge.params.catIds = [0]
+    return judge
+
+
+def curves(counts: Floats) -> tuple[Floats, Floats]:
+    """True and false detections with at least each bin's score, surest first [..., BINS]."""
+    summed = counts[..., ::-1].cumsum(-1)
+    return summed[..., 0, :], summed[..., 1, :]
+
+
+def average_precision(counts: Floats, objects: Floats) -> Floats:
+    """Average precision [classes, areas, overlaps] at COCO's 101 recalls; NaN without objects."""
+    right, wrong = curves(counts)
+    precision = right / np.maximum(right + wrong, 1)
+    # What is reached at a higher recall counts for all recalls below it.
+    precision = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
+    result = np.full(right.shape[:-1], np.nan)
+    for place in np.ndindex(result.shape):
+        if total := objects[place[:2]]:
+            at = np.searchsorted(right[place] / total, RECALLS, side="left")
+            reached = at < BINS
+            result[place] = np.where(reached, precision[place][np.minimum(at, BINS - 1)], 0).mean()
+    return result
+
+
+def recall_curve(counts: Floats, objects: float) -> list[tuple[float, float]]:
+    """(recall, precision) for the scores [2, BINS] at which recall changes, rising."""
+    right, wrong = curves(counts)
+    changed = np.flatnonzero(np.diff(right, prepend=0))
+    return [(float(right[i] / objects), float(right[i] / (right[i] + wrong[i]))) for i in changed]
+
+
+def padded_scores(found: Tensor, classes: int) -> Tensor:
+    """The surest detection of each class in each image: [b, most, 6] -> [b, classes]."""
+    scores = torch.zeros(len(found), classes)
+    return scores.scatter_reduce(1, found[:, :, 0].long(), found[:, :, 1].float(), "amax")

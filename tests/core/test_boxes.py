@@ -1,0 +1,60 @@
+"""Boxes as one padded tensor: nothing is lost on the way, and what moves comes back."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedsight.core import boxes
+from fedsight.core.boxes import Row, joined, labelled, majority, mirrored, pack, present
+
+CLASSES, SIDE = 4, 64.0
+
+
+@st.composite
+def packed(draw: st.DrawFn) -> tuple[list[list[Row]], list[list[int]]]:
+    side = st.integers(1, 20)
+    row = st.tuples(st.integers(0, CLASSES - 1), side, side, side, side).map(
+        lambda r: (float(r[0]), float(r[1]), float(r[2]), float(r[1] + r[3]), float(r[2] + r[4]))
+    )
+    images = draw(st.integers(1, 4))
+    rows = [draw(st.lists(row, max_size=4)) for _ in range(images)]
+    hidden = [draw(st.lists(st.integers(0, CLASSES - 1), unique=True)) for _ in range(images)]
+    return rows, hidden
+
+
+@given(packed())
+def test_rows_and_unlabelled_classes_come_out_as_they_went_in(
+    case: tuple[list[list[Row]], list[list[int]]],
+) -> None:
+    rows, hidden = case
+    targets = pack(rows, hidden)
+    for image, found in enumerate(rows):
+        own = targets[image][present(targets)[image]]
+        assert [tuple(row) for row in own.tolist()] == found
+        known = labelled(targets, CLASSES)[image].tolist()
+        assert known == [label not in hidden[image] for label in range(CLASSES)]
+
+
+@given(packed())
+def test_moving_twice_is_not_moving(case: tuple[list[list[Row]], list[list[int]]]) -> None:
+    targets = pack(*case)
+    for move in (lambda t: mirrored(t, SIDE), lambda t: boxes.upset(t, SIDE), boxes.transposed):
+        assert torch.equal(move(move(targets)), targets)
+        assert torch.equal(labelled(move(targets), CLASSES), labelled(targets, CLASSES))
+        moved: Tensor = move(targets)[present(targets)]
+        assert bool((moved[:, 3:] > moved[:, 1:3]).all())
+
+
+def test_the_majority_counts_boxes_only() -> None:
+    rows: list[list[Row]] = [[(2, 0, 0, 1, 1), (1, 0, 0, 1, 1), (2, 1, 1, 2, 2)], []]
+    assert majority(pack(rows, [[3], [0, 1]])).tolist() == [2, 0]
+
+
+def test_joined_parts_have_rows_for_the_fullest_image() -> None:
+    one, two = joined([pack([[(0, 0, 0, 1, 1)]], [[]]), pack([[]], [[0, 1, 2]])])
+    assert one.shape == two.shape == (1, 3, 5)
+    assert present(one).sum() == 1
+    assert not labelled(two, 3).any()
