@@ -42,7 +42,7 @@ def federation(root: Path, unseen: float = 0.5, **sections: Any) -> Federation:
     tables: dict[str, Any] = {
         "data": {"name": "fashion-mnist-12k"},
         "split": {"name": "natural"},
-        "model": {"name": "face_net", "width": 4, "cell": 4, "dimension": 16},
+        "model": {"name": "face_net", "wavelengths": [4], "orientations": 4, "cell": 4},
         "task": {"name": "faces"},
         "train": {"epochs": 2, "batch": 4, "lr": 0.05},
         "rounds": {"rounds": 2},

@@ -21,7 +21,8 @@ unseen = 0.5
 name = "natural"
 [model]
 name = "face_net"
-width = 4
+wavelengths = [4]
+orientations = 4
 cell = 4
 dimension = {dimension}
 [task]

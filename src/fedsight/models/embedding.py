@@ -40,45 +40,6 @@ class People(nn.Module):
         return embedded @ self.vectors().T
 
 
-class Signs(nn.Module):
-    """Positive and negative part as channels of their own: [b, c, h, w] -> [b, 2c, h, w] (CReLU,
-    Shang et al. 2016)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Nothing that the filters find is lost."""
-        return torch.cat([F.relu(x), F.relu(-x)], dim=1)
-
-
-class UnitCells(nn.Module):
-    """Each place of a map [b, c, h, w] scaled to unit length over the channels."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """A dark place with little in it stays little."""
-        return x / (x.square().sum(1, keepdim=True).sqrt() + 0.1)
-
-
-class Centre(nn.Module):
-    """Takes the running mean off [b, d]; the same in training and in evaluation.
-
-    The mean follows the batches seen in training and travels as running statistics do.
-    """
-
-    mean: Tensor
-
-    def __init__(self, features: int, rate: float = 0.2) -> None:
-        super().__init__()
-        self.rate = rate
-        self.register_buffer("mean", torch.zeros(features))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[b, d] -> [b, d]."""
-        if self.training:
-            with torch.no_grad():
-                self.mean.lerp_(x.mean(0), self.rate)
-        # A copy: the buffer changes in place, and the backward pass must not care.
-        return x - self.mean.clone()
-
-
 class Embedding(nn.Module):
     """`body` gives vectors [b, d], `head` compares them with people; the answer is cosines."""
 

@@ -4,33 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-import torch
 from pydantic import Field
 from torch import nn
 
 from fedsight.core.errors import ModelError, Problem
 from fedsight.models.base import Model, Network, models
-from fedsight.models.embedding import Centre, Embedding, Signs, UnitCells
+from fedsight.models.embedding import Embedding
+from fedsight.models.gabor import Gabor, Whiten
 from fedsight.models.weights import load_weights
 
 
-@models.add("face_net")
+@models.add("face_net", source="Daugman 1985; Liu and Wechsler 2002")
 class FaceNet(Model):
-    """One 5x5 convolution, its two signs apart, averaged over a grid; then one linear layer.
+    """Fixed Gabor filters, averaged over a grid, and one linear layer that is learnt.
 
-    Each cell of the grid is scaled to unit length over the channels, so that light matters little,
-    and the mean over faces is taken off. Shallow on purpose: with a few hundred images deeper
-    networks learn the people and not what tells people apart. Where a feature lies in a face
-    matters, so faces should be cut out alike. The head has one vector per person.
+    The linear layer starts by changing nothing, so that the network is of use before it has
+    learnt. Fixed and shallow on purpose: with a few hundred images, filters that are learnt know
+    the people and not what tells people apart. Where a feature lies in a face matters, so faces
+    should be cut out alike. The head has one vector per person.
     """
 
-    width: int = Field(32, ge=1)  # filters
-    cell: int = Field(8, ge=2, multiple_of=2)  # pixels a side; cells overlap by half
-    dimension: int = Field(256, ge=2)  # of the vectors
-    # take the mean over faces off: a running statistic that travels, as BatchNorm's do
-    centre: bool = True
+    # pixels; of faces about 50 pixels wide
+    wavelengths: Annotated[
+        tuple[Annotated[float, Field(ge=3)], ...], Field(strict=False, min_length=1)
+    ] = (4.0, 8.0, 16.0)
+    orientations: int = Field(8, ge=1)
+    cell: int = Field(8, ge=2, multiple_of=2)  # pixels a side
+    # of the vectors, at most: as many as features where these are fewer
+    dimension: int = Field(1024, ge=2)
+    # take the mean over faces off and even the covariance out: running statistics that travel, as
+    # BatchNorm's do
+    whiten: bool = True
+    ridge: float = Field(3.0, gt=0)  # added to the covariance, in mean variances of a feature
 
     def make(
         self, channels: int, height: int, width: int, classes: int
@@ -42,23 +49,21 @@ class FaceNet(Model):
                 f"{height} x {width} pixels",
                 f"set data.size = {self.cell} or more, or lower model.cell",
             )
+        gabor = Gabor(self.wavelengths, self.orientations, self.cell)
+        features = gabor.features(height, width)
+        dimension = min(self.dimension, features)
         body = nn.Sequential()
-        conv = nn.Conv2d(channels, self.width, 5, padding=2, bias=False)
-        with torch.no_grad():  # edges to begin with: even light has no answer
-            conv.weight -= conv.weight.mean((1, 2, 3), keepdim=True)
-        body.add_module("conv", conv)
-        body.add_module("signs", Signs())
-        body.add_module("grid", nn.AvgPool2d(self.cell, self.cell // 2))
-        body.add_module("unit", UnitCells())
+        body.add_module("gabor", gabor)
         body.add_module("flatten", nn.Flatten())
-        cells = [(side - self.cell) // (self.cell // 2) + 1 for side in (height, width)]
-        features = 2 * self.width * cells[0] * cells[1]
-        if self.centre:
-            body.add_module("centre", Centre(features))
-        vector = nn.Linear(features, self.dimension, bias=False)
-        nn.init.normal_(vector.weight, std=features**-0.5)  # keeps angles, more or less
+        if self.whiten:
+            body.add_module("whiten", Whiten(features, self.ridge))
+        vector = nn.Linear(features, dimension, bias=False)
+        if dimension == features:
+            nn.init.eye_(vector.weight)
+        else:
+            nn.init.orthogonal_(vector.weight)  # keeps angles, more or less
         body.add_module("vector", vector)
-        return Embedding(body, classes, self.dimension), ["head"]
+        return Embedding(body, classes, dimension), ["head"]
 
 
 @models.add("embedding", source="the backbone's: timm, torchvision or FedSight")

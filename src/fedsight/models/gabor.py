@@ -1,0 +1,109 @@
+"""Fixed filters for faces, and a running whitening of what they find."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WIDTH = 0.56  # the envelope's deviation in wavelengths: a bandwidth of one octave
+ASPECT = 0.8  # the envelope is this much longer along the wave's crests
+STRIDE = 2  # answers change slowly: every second pixel tells the same
+
+
+def gabor(wavelength: float, angle: float, side: int) -> tuple[Tensor, Tensor]:
+    """The even and the odd Gabor filter [side, side] (Daugman 1985), each of unit length.
+
+    `wavelength` in pixels, `angle` of the wave in radians. Even light has no answer.
+    """
+    steps = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    down, right = torch.meshgrid(steps, steps, indexing="ij")
+    along = right * math.cos(angle) + down * math.sin(angle)
+    across = down * math.cos(angle) - right * math.sin(angle)
+    spread = 2 * (WIDTH * wavelength) ** 2
+    envelope = torch.exp(-(along**2 + (ASPECT * across) ** 2) / spread)
+    phase = 2 * math.pi * along / wavelength
+    even, odd = envelope * phase.cos(), envelope * phase.sin()
+    even = even - envelope * (even.sum() / envelope.sum())
+    return (even / even.norm()).float(), (odd / odd.norm()).float()
+
+
+class Gabor(nn.Module):
+    """Strength of waves in every cell of a grid: [b, c, h, w] -> [b, filters, rows, columns].
+
+    Square root of the mean magnitude (even and odd filter together, so that a wave's exact place
+    does not matter) of each wavelength (pixels) in each of `orientations` directions, over cells of
+    `cell` pixels a side. Colours are averaged. The filters are a formula: nothing is learnt and
+    nothing travels.
+    """
+
+    even: Tensor
+    odd: Tensor
+
+    def __init__(self, wavelengths: tuple[float, ...], orientations: int, cell: int) -> None:
+        super().__init__()
+        self.half = math.ceil(max(wavelengths) / 2)
+        self.cell = cell // STRIDE
+        pairs = [
+            gabor(wavelength, math.pi * turn / orientations, 2 * self.half + 1)
+            for wavelength in wavelengths
+            for turn in range(orientations)
+        ]
+        for name, filters in zip(("even", "odd"), zip(*pairs, strict=True), strict=True):
+            self.register_buffer(name, torch.stack(filters)[:, None], persistent=False)
+
+    def features(self, height: int, width: int) -> int:
+        """How many numbers an image of this size gives."""
+        rows, columns = (math.ceil(side / STRIDE) // self.cell for side in (height, width))
+        return len(self.even) * rows * columns
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images of any range; a brighter image gives the same."""
+        grey = x.mean(1, keepdim=True)
+        grey = grey - grey.mean((2, 3), keepdim=True)
+        wide = F.pad(grey, (self.half,) * 4, mode="replicate")
+        even, odd = (F.conv2d(wide, one, stride=STRIDE) for one in (self.even, self.odd))
+        strength = (even.square() + odd.square() + 1e-6).sqrt()
+        return F.avg_pool2d(strength, self.cell).sqrt()
+
+
+class Whiten(nn.Module):
+    """Takes the running mean off [b, d] and makes all directions vary alike, in training too.
+
+    Divides by the Cholesky factor of the running covariance plus `ridge` times its mean variance:
+    cosines of what comes out are those of PCA whitening, softened where the images tell little.
+    What it keeps are running means of the features and of their products: over sites both simply
+    average, and give the mean and the covariance over everybody's images, differences between
+    sites included. `seen` counts batches, so that the first ones are averaged evenly.
+    """
+
+    mean: Tensor
+    product: Tensor
+    seen: Tensor
+
+    def __init__(self, features: int, ridge: float, rate: float = 0.1) -> None:
+        super().__init__()
+        self.ridge = ridge
+        self.rate = rate
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("product", torch.eye(features))
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, d] -> [b, d], of unit length or less on average."""
+        if self.training:
+            with torch.no_grad():
+                rate = (1 / (self.seen + 1)).clamp(min=self.rate)
+                self.mean.lerp_(x.mean(0), rate)
+                self.product.lerp_(x.T @ x / len(x), rate)
+                self.seen += 1
+        covariance = self.product - torch.outer(self.mean, self.mean)
+        variance = covariance.diagonal()
+        covariance.diagonal().add_(self.ridge * variance.mean() + 1e-6)
+        factor = torch.linalg.cholesky(covariance)
+        # A copy: the buffer changes in place, and the backward pass must not care.
+        centred = (x - self.mean.clone()).T
+        white = torch.linalg.solve_triangular(factor, centred, upper=False).T
+        return white / x.shape[1] ** 0.5
