@@ -44,10 +44,10 @@ class Gabor(nn.Module):
 
     def __init__(self, wavelengths: tuple[float, ...], orientations: int, cell: int) -> None:
         super().__init__()
-        self.half = math.ceil(max(wavelengths) / 2)
+        self.border = math.ceil(max(wavelengths) / 2)
         self.cell = cell // STRIDE
         pairs = [
-            gabor(wavelength, math.pi * turn / orientations, 2 * self.half + 1)
+            gabor(wavelength, math.pi * turn / orientations, 2 * self.border + 1)
             for wavelength in wavelengths
             for turn in range(orientations)
         ]
@@ -63,7 +63,7 @@ class Gabor(nn.Module):
         """Images of any range; a brighter image gives the same."""
         grey = x.mean(1, keepdim=True)
         grey = grey - grey.mean((2, 3), keepdim=True)
-        wide = F.pad(grey, (self.half,) * 4, mode="replicate")
+        wide = F.pad(grey, (self.border,) * 4, mode="replicate")
         even, odd = (F.conv2d(wide, one, stride=STRIDE) for one in (self.even, self.odd))
         strength = (even.square() + odd.square() + 1e-6).sqrt()
         return F.avg_pool2d(strength, self.cell).sqrt()
@@ -105,5 +105,5 @@ class Whiten(nn.Module):
         factor = torch.linalg.cholesky(covariance)
         # A copy: the buffer changes in place, and the backward pass must not care.
         centred = (x - self.mean.clone()).T
-        white = torch.linalg.solve_triangular(factor, centred, upper=False).T
+        white: Tensor = torch.linalg.solve_triangular(factor, centred, upper=False).T
         return white / x.shape[1] ** 0.5

@@ -40,8 +40,8 @@ def margin_loss(
 def positive_loss(cosines: Tensor, y: Tensor) -> Tensor:
     """Squared hinge that pulls images to their own vector: max(0, 0.9 - cos)^2, mean, scalar.
 
-    The loss of FedAwS (Yu et al. 2020, section 5), for a site that has nobody to tell apart:
-    a softmax over one person is 0 whatever the network does.
+    The positive part of the loss in the experiments of FedAwS (Yu et al. 2020), for a site that
+    has nobody to tell apart: a softmax over one person is 0 whatever the network does.
     """
     return (CLOSE - cosines.gather(1, y[:, None])).clamp(min=0).square().mean()
 

@@ -26,11 +26,11 @@ class FaceNet(Model):
     should be cut out alike. The head has one vector per person.
     """
 
-    # pixels; of faces about 50 pixels wide
+    # of the filters' waves, in pixels; these are for faces about 50 pixels wide
     wavelengths: Annotated[
         tuple[Annotated[float, Field(ge=3)], ...], Field(strict=False, min_length=1)
     ] = (4.0, 8.0, 16.0)
-    orientations: int = Field(8, ge=1)
+    orientations: int = Field(8, ge=1)  # directions of the filters' waves, over half a turn
     cell: int = Field(8, ge=2, multiple_of=2)  # pixels a side
     # of the vectors, at most: as many as features where these are fewer
     dimension: int = Field(1024, ge=2)
