@@ -171,12 +171,12 @@ class Trees(Source):
         side = self.window
         pixels = tile.pixels[top : top + side, left : left + side]
         goal = Preprocess(3, self.size, self.size)
-        rows = []
+        rows: list[Row] = []
         for box in tile.boxes:
             moved = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
             if row := cut(0.0, moved, side, side, CROWN_SHOWN):
-                times = self.size / side
-                rows.append((0.0, *(value * times for value in row[1:])))  # type: ignore[arg-type]
+                left_, top_, right_, bottom_ = (value * self.size / side for value in row[1:])
+                rows.append((0.0, left_, top_, right_, bottom_))
         return raster(Image.fromarray(np.ascontiguousarray(pixels)), goal), rows
 
 
