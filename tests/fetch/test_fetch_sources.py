@@ -46,7 +46,7 @@ def test_fashion_mnist_is_read_from_the_cache(home: Path) -> None:
         write_idx(folder / f"{part}-images-idx3-ubyte", pixels)
         write_idx(folder / f"{part}-labels-idx1-ubyte", np.arange(n, dtype=np.uint8) % 10)
     receipt = {"sha256": find("fashion-mnist").sha256, "files": {}}
-    (folder / ".fedsight.json").write_text(json.dumps(receipt))
+    (folder / ".fetched").write_text(json.dumps(receipt))
     opened = FashionMnist().open()
     assert (len(opened.train), len(opened.test)) == (20, 10)
     assert opened.classes[9] == "Ankle boot"

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import fedsight
-from fedsight.cli import data, federation, privacy, report, server, site, train, use
+from fedsight.cli import data, faces, federation, privacy, report, server, site, train, use
 
 app = typer.Typer(
     name="fedsight",
@@ -24,6 +24,7 @@ app.command("predict")(use.predict_command)
 app.command("export")(use.export_command)
 app.add_typer(data.app, name="data")
 app.add_typer(privacy.app, name="privacy")
+app.add_typer(faces.app, name="faces")
 app.add_typer(federation.app, name="federation")
 app.add_typer(server.app, name="server")
 app.add_typer(site.app, name="site")

@@ -28,13 +28,19 @@ class LogFormat(StrEnum):
     MLFLOW = "mlflow"
 
 
+EXAMPLES = sorted(path.stem for path in (Path(__file__).parents[1] / "run/examples").glob("*.toml"))
+
 ConfigFile = Annotated[
     Path | None,
     typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False),
 ]
 Example = Annotated[
     str | None,
-    typer.Option(help="A built-in example instead of a file: fashion.", show_default=False),
+    typer.Option(
+        help=f"A built-in example instead of a file: {', '.join(EXAMPLES)}. "
+        "Its data set is fetched if it is not here.",
+        show_default=False,
+    ),
 ]
 Sets = Annotated[
     list[str] | None,

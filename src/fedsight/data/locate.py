@@ -16,7 +16,7 @@ from fedsight.data.base import Source, sources
 from fedsight.data.dicom import is_dicom
 
 T = TypeVar("T", bound=Settings)
-_BY_SUFFIX = {".csv": "manifest", ".npz": "medmnist", ".json": "coco"}
+_BY_SUFFIX = {".csv": "manifest", ".npz": "medmnist", ".json": "coco", ".jsonl": "texts"}
 
 
 def find_source(word: str, options: Sequence[str]) -> Source:

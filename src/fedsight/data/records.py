@@ -36,17 +36,19 @@ def dataset(
     facts: dict[str, Any] | None = None,
     images: LazyImages | None = None,
     separator: str | None = None,
+    targets: Tensor | None = None,
 ) -> Dataset:
     """The data set of `records`, in their order; `images` unless they are plain files.
 
     With a `separator` a record's label may be several, or none: targets are then [n, labels].
+    Other `targets` [n, ...] are given; a class may then be nobody's label.
 
     Raises DataError for no images, a label outside `classes`, a class or a site without training
     images, and a corrupt image (unless the source skips them).
     """
     if not records:
         raise DataError(f"'{origin}' has no images", "check the path and the file formats")
-    targets = None
+    missing = source.missing if targets is None else "allow"
     if separator is None:
         names, labels = vocabulary(records, classes)
     else:
@@ -70,7 +72,7 @@ def dataset(
     opened = Dataset(
         parts[0], parts[1], names, preprocess, tuple(skipped), {"title": origin, **(facts or {})}
     )
-    _check_full(opened, origin, () if sites is None else np.unique(sites).tolist(), source.missing)
+    _check_full(opened, origin, () if sites is None else np.unique(sites).tolist(), missing)
     return opened
 
 
@@ -168,7 +170,7 @@ def _check_full(opened: Dataset, origin: str, sites: Sequence[str], missing: str
                 "add images; each class needs at least two when a test part is held out",
             )
     counts = np.bincount(opened.train.labels, minlength=len(opened.classes))
-    if opened.train.targets is not None:
+    if opened.train.targets is not None and opened.train.targets.dim() == 2:
         counts = opened.train.targets.sum(0).numpy()
     empty = [opened.classes[label] for label in np.flatnonzero(counts == 0)]
     if empty and missing == "error":

@@ -16,7 +16,6 @@ import numpy as np
 from torch import Tensor
 
 from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
-from fedsight.core.layout import Kind
 from fedsight.data.base import Dataset, Fit, Part, Preprocess, Source
 from fedsight.data.partition import Groups
 from fedsight.deploy.owner import Owner, lenient
@@ -219,8 +218,7 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     network = federation.network()
     if problems := program.check_network(network):
         raise ConfigError(problems)
-    personal = program.layout(network).length(Kind.PERSONAL) > 0
-    differ = personal or program.shift.kind != "none"
+    differ = program.differs(network) or program.shift.kind != "none"
     return replace(federation, views=_views(dataset, names, differ))
 
 

@@ -47,6 +47,10 @@ class SiteData:
             pixels[mine] = self.view(pixels[mine], origin, indices[mine])
         return pixels
 
+    def labels(self) -> Tensor:
+        """Class numbers of all images [n] int64."""
+        return torch.from_numpy(self.part.labels)[self.indices]
+
     def targets(self, positions: Tensor) -> Tensor:
         """What the task learns from at `positions` [b]: [b, ...], or class numbers [b]."""
         known = self.part.targets

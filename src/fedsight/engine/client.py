@@ -65,6 +65,7 @@ class Client:
         lr = program.train.rate(order.round, program.rounds.rounds)
         local = Local(order.vector[shared], order.shared, memory, lr)
         self.load(order.vector, memory)
+        program.task.begin(self.model, data.labels(), generator(program.seed, "begin", site))
         self.model.train()
         loss = torch.zeros((), dtype=torch.float64)
         seen = 0

@@ -17,7 +17,7 @@ from fedsight.fetch.clients import download
 from fedsight.fetch.packages import Package, find
 
 VARIABLE = "FEDSIGHT_CACHE"  # moves the cache
-RECEIPT = ".fedsight.json"  # beside the data: where they come from, licence, files and sizes
+RECEIPT = ".fetched"  # beside the data: where they come from, licence, files and sizes
 _PATIENCE = 600.0  # seconds to wait for another process that fetches the same
 
 

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any, Literal
 
-from fedsight.core.layout import Kind
 from fedsight.engine.base import Federation
 from fedsight.engine.memory import MemoryStore
 from fedsight.run import compare as baselines
@@ -119,7 +118,7 @@ def _write_evaluation(
             "classes": list(classes),
             "confusion": None if confusion is None else confusion.tolist(),
             "site_test": evaluator.site_test,
-            "personal": trained.layout.length(Kind.PERSONAL) > 0,
+            "personal": federation.program.differs(federation.network()),
             "samples": samples,
             "curves": [asdict(curve) for curve in task.curves(figures.sums, classes)],
             "tables": [asdict(table) for table in task.tables(figures.sums, classes)],

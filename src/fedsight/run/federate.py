@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 
 from fedsight.core.errors import ConfigError
-from fedsight.core.layout import Kind
 from fedsight.data.base import Dataset
 from fedsight.data.partition import Partition
 from fedsight.engine.base import Federation, View
@@ -33,8 +32,8 @@ def federate(program: Program) -> Federation:
     network = federation.network()
     if problems := program.check_network(network):
         raise ConfigError(problems)
-    personal = program.layout(network).length(Kind.PERSONAL) > 0
-    views = _views(dataset, partition, personal or program.shift.kind != "none")
+    differ = program.differs(network) or program.shift.kind != "none"
+    views = _views(dataset, partition, differ)
     return replace(federation, views=tuple(views))
 
 

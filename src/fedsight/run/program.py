@@ -159,6 +159,12 @@ class Program:
 
         return Layout.of(network.module).rekind(kind)
 
+    def differs(self, network: Network) -> bool:
+        """Whether sites have models of their own to test: personal slices that answers need."""
+        unasked = frozenset() if self.task.asks_head else network.head
+        entries = self.layout(network).entries
+        return any(e.kind == Kind.PERSONAL and e.name not in unasked for e in entries)
+
     def baseline(self) -> Program:
         """The same training without a federated algorithm: for a site alone and for all pooled.
 
@@ -220,6 +226,8 @@ class Program:
 
     def check_network(self, network: Network) -> list[Problem]:
         """Problems that show when the network is there."""
+        if problems := self.task.check_network(network):
+            return problems
         algorithm = self.algorithm
         personalises = type(algorithm).kind is not Algorithm.kind
         if personalises and not self.layout(network).length(Kind.PERSONAL):

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedsight.core.errors import StoreError
-from fedsight.core.layout import Kind
 from fedsight.data.base import Preprocess
 from fedsight.engine.memory import MemoryStore
 from fedsight.run.store import RunStore
@@ -57,7 +56,7 @@ def load(run: Path, site: str | None = None) -> Saved:
         vector = layout.vector(load_file(path))
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{path} is broken: {error}", "run it again") from error
-    if layout.length(Kind.PERSONAL):
+    if program.differs(network):
         vector[layout.personal] = _personal(store, sites, program.rounds.rounds, site)
     elif site is not None:
         raise StoreError(

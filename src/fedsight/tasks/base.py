@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind
@@ -32,6 +32,7 @@ class Task(Settings, ABC):
     takes: ClassVar[str] = "scores"  # what the network must give: a `Model.gives`
     placed: ClassVar[bool] = False  # targets say where in the image things are
     whole: ClassVar[bool] = False  # `measure` gets all test images of a site at once (pairs)
+    asks_head: ClassVar[bool] = True  # whether test answers go through the network's head
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -64,6 +65,14 @@ class Task(Settings, ABC):
     def blank(self, classes: int) -> Tensor:
         """The target [1, ...] of one black image: what a coordinator without images measures."""
         return torch.zeros(1, dtype=torch.int64)
+
+    def check_network(self, network: Network) -> list[Problem]:
+        """What the task misses in the network."""
+        return []
+
+    def begin(self, model: nn.Module, labels: Tensor, draws: Generator) -> None:
+        """Before a site trains in a round: its images' class numbers [n], and the site's own
+        draws, which are the same in every round."""
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
         """What becomes of a tensor, after the algorithm said `kind`: here, just that."""

@@ -36,7 +36,7 @@ class Folder(SizedSource):
         """All images by class and site; DataError names the folder or file at fault."""
         if not self.path.is_dir():
             raise DataError(f"'{self.path}' is no folder", "set data.path to the images' folder")
-        children = {child.name: child for child in _folders(self.path)}
+        children = {child.name: child for child in subfolders(self.path)}
         if {"train", "test"} <= children.keys():
             others = sorted(children.keys() - {"train", "test"})
             if others:
@@ -51,7 +51,7 @@ class Folder(SizedSource):
         if not self.sites_in_path:
             yield from self._classes(root, None, test)
             return
-        for site in _folders(root):
+        for site in subfolders(root):
             records = list(self._classes(site, site.name, test))
             if not records:
                 raise DataError(
@@ -66,9 +66,9 @@ class Folder(SizedSource):
                 f"image '{loose}' lies in no class folder",
                 "move it into the folder of its class",
             )
-        for folder in _folders(root):
+        for folder in subfolders(root):
             files = self._files(folder)
-            nested = next((sub for sub in _folders(folder) if self._files(sub)), None)
+            nested = next((sub for sub in subfolders(folder) if self._files(sub)), None)
             if nested:
                 raise DataError(
                     f"class folder '{folder}' has images in a folder of its own, '{nested.name}'",
@@ -97,7 +97,7 @@ class Folder(SizedSource):
             )
 
 
-def _folders(root: Path) -> list[Path]:
+def subfolders(root: Path) -> list[Path]:
     """Subfolders that are not hidden, by name."""
     with os.scandir(root) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))

@@ -1,0 +1,219 @@
+"""`fedsight faces`: enrol people in an encrypted gallery, verify and identify them, erase them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedsight.run.gallery import Secret
+    from fedsight.run.recognise import Match
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="Recognise people with a run of the task faces. The gallery stays on this machine.",
+)
+VARIABLE = "FEDSIGHT_PASSPHRASE"
+
+Run = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder of the task faces.", show_default=False)
+]
+File = Annotated[
+    Path, typer.Argument(metavar="GALLERY", help="The gallery's file.", show_default=False)
+]
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="What the person is called.", show_default=False)
+]
+Images = Annotated[
+    list[Path],
+    typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The key file (default: GALLERY.key).", show_default=False),
+]
+Phrase = Annotated[
+    bool,
+    typer.Option("--passphrase", help=f"Ask for a passphrase, or take ${VARIABLE}; no key file."),
+]
+Far = Annotated[
+    float, typer.Option(min=1e-9, max=0.999, help="The false accept rate of the threshold.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Site = Annotated[
+    str | None,
+    typer.Option(help="Use this site's own model, where there is one.", show_default=False),
+]
+
+
+@app.command("enrol")
+def enrol_command(
+    run: Run,
+    gallery: File,
+    name: Name,
+    images: Images,
+    key: Key = None,
+    passphrase: Phrase = False,
+    site: Site = None,
+) -> None:
+    """Add a person's images to the gallery, as templates; the images themselves are not kept.
+
+    Example: fedsight faces enrol runs/faces staff.gallery "Ada L." ada1.jpg ada2.jpg
+    """
+    from fedsight.run.gallery import Gallery, locked, read, write
+    from fedsight.run.predict import find_images
+    from fedsight.run.recognise import Recogniser, enrol
+
+    model, secret = Recogniser(run, site), _secret(gallery, key, passphrase)
+    vectors = model.vectors(find_images(images))
+    with locked(gallery):
+        kept = model.open(read(gallery, secret)) if gallery.exists() else Gallery(model.digest)
+        enrol(kept, name, vectors)
+        write(gallery, kept, secret)
+    typer.echo(f"{name}: {len(vectors)} templates added, {len(kept.people[name])} in all")
+
+
+@app.command("verify")
+def verify_command(
+    run: Run,
+    gallery: File,
+    name: Name,
+    image: Annotated[Path, typer.Argument(metavar="IMAGE", show_default=False)],
+    key: Key = None,
+    passphrase: Phrase = False,
+    far: Far = 0.01,
+    as_json: AsJson = False,
+    site: Site = None,
+) -> None:
+    """Say whether an image shows the person it is said to show.
+
+    Example: fedsight faces verify runs/faces staff.gallery "Ada L." door.jpg
+    """
+    from fedsight.run.gallery import read
+    from fedsight.run.recognise import Recogniser
+
+    model = Recogniser(run, site)
+    kept = model.open(read(gallery, _secret(gallery, key, passphrase)))
+    kept.templates(name)
+    found = model.matches(kept, model.vectors([image])[0], far)
+    match = next(one for one in found if one.name == name)
+    if as_json:
+        limit = model.threshold(kept, far)
+        typer.echo(json.dumps({"path": str(image), **match.table(), "threshold": limit}))
+    else:
+        said = "yes" if match.accepted else "no"
+        typer.echo(f"{said}: {_line(match)}, threshold {model.threshold(kept, far):.3f}")
+
+
+@app.command("identify")
+def identify_command(
+    run: Run,
+    gallery: File,
+    images: Images,
+    key: Key = None,
+    passphrase: Phrase = False,
+    far: Far = 0.01,
+    top: Annotated[int, typer.Option(min=1, help="People to show for each image.")] = 1,
+    as_json: AsJson = False,
+    site: Site = None,
+) -> None:
+    """Say who of the gallery images show, or that it is nobody of them.
+
+    Example: fedsight faces identify runs/faces staff.gallery door/
+    """
+    from fedsight.run.gallery import read
+    from fedsight.run.predict import find_images
+    from fedsight.run.recognise import Recogniser
+
+    model = Recogniser(run, site)
+    kept = model.open(read(gallery, _secret(gallery, key, passphrase)))
+    files = find_images(images)
+    answers = [model.matches(kept, vector, far)[:top] for vector in model.vectors(files)]
+    if as_json:
+        pairs = zip(files, answers, strict=True)
+        typer.echo(json.dumps([_table(file, found) for file, found in pairs], indent=2))
+        return
+    for file, found in zip(files, answers, strict=True):
+        accepted = [_line(one) for one in found if one.accepted]
+        nearest = f" (nearest: {_line(found[0])})" if found else ""
+        typer.echo(f"{file}: {'; '.join(accepted) or 'nobody enrolled' + nearest}")
+
+
+@app.command("calibrate")
+def calibrate_command(
+    run: Run,
+    gallery: File,
+    folder: Annotated[
+        Path,
+        typer.Argument(metavar="FOLDER", help="A folder for each person.", show_default=False),
+    ],
+    key: Key = None,
+    passphrase: Phrase = False,
+    far: Far = 0.01,
+    site: Site = None,
+) -> None:
+    """Choose the gallery's threshold on people of this site, who were not trained on.
+
+    Example: fedsight faces calibrate runs/faces staff.gallery volunteers/ --far 0.01
+    """
+    from fedsight.run.gallery import locked, read, write
+    from fedsight.run.recognise import Recogniser
+
+    model, secret = Recogniser(run, site), _secret(gallery, key, passphrase)
+    threshold, pairs = model.calibrate(folder, far)
+    with locked(gallery):
+        kept = model.open(read(gallery, secret))
+        kept.threshold, kept.far = threshold, far
+        write(gallery, kept, secret)
+    typer.echo(f"threshold {threshold:.3f} for a false accept rate of {far:g}, of {pairs} pairs")
+
+
+@app.command("list")
+def list_command(gallery: File, key: Key = None, passphrase: Phrase = False) -> None:
+    """Show who is enrolled, with how many templates.
+
+    Example: fedsight faces list staff.gallery
+    """
+    from fedsight.run.gallery import read
+
+    for name, templates in read(gallery, _secret(gallery, key, passphrase)).people.items():
+        typer.echo(f"{name}: {len(templates)}")
+
+
+@app.command("delete")
+def delete_command(gallery: File, name: Name, key: Key = None, passphrase: Phrase = False) -> None:
+    """Erase a person's templates for good; with a key file, the key changes too.
+
+    Example: fedsight faces delete staff.gallery "Ada L."
+    """
+    from fedsight.run.gallery import erase
+
+    count = erase(gallery, name, _secret(gallery, key, passphrase))
+    typer.echo(f"{name}: {count} templates erased")
+
+
+def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:
+    from fedsight.core.errors import DataError
+    from fedsight.run.gallery import KeyFile, Passphrase
+
+    if not passphrase:
+        return KeyFile(key or gallery.with_name(f"{gallery.name}.key"))
+    if key is not None:
+        raise DataError("a gallery has a key file or a passphrase", "leave one of them out")
+    text = os.environ.get(VARIABLE) or typer.prompt(
+        "passphrase", hide_input=True, confirmation_prompt=not gallery.exists()
+    )
+    return Passphrase(text)
+
+
+def _line(match: Match) -> str:
+    return f"{match.name}, score {match.score:.3f}"
+
+
+def _table(file: Path, found: list[Match]) -> dict[str, object]:
+    name = found[0].name if found and found[0].accepted else None
+    return {"path": str(file), "name": name, "nearest": [one.table() for one in found]}

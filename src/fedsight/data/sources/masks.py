@@ -1,0 +1,94 @@
+"""Images with a mask each, listed in a CSV: for segmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import Field
+from torch import Tensor
+
+from fedsight.core.errors import DataError
+from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
+from fedsight.data.pixels import read_pixels
+from fedsight.data.records import Record, dataset
+from fedsight.data.sources.manifest import Manifest
+
+IGNORED = 255
+_OF_A_CSV = ("path_column", "site_column", "split_column", "delimiter")
+
+
+@sources.add("masks", reads="CSV with columns path and mask, optionally site and split")
+class Masks(SizedSource):
+    """A CSV of images and masks; a mask is a grey image whose values are class numbers.
+
+    0 is the background, 255 a pixel that nobody labelled. Masks are resized by taking the nearest
+    pixel. In splits and counts an image stands under its most frequent class but the background.
+    """
+
+    path: Location  # the CSV; paths in it are relative to its folder
+    classes: Words = Field(min_length=2)  # in the order of the numbers, the background first
+    fit: Literal["stretch"] = "stretch"  # a mask is only stretched
+    corrupt: Literal["error"] = "error"  # an image or a mask that cannot be read
+    path_column: str = "path"
+    mask_column: str = "mask"  # the column of the masks' paths
+    site_column: str = "site"
+    split_column: str = "split"
+    delimiter: str = Field(",", min_length=1, max_length=1)
+
+    def locations(self) -> dict[str, Path]:
+        """The CSV."""
+        return {"path": self.path}
+
+    def open(self) -> Dataset:
+        """Read the CSV, the masks and the images; DataError names file and line."""
+        options: dict[str, Any] = {key: getattr(self, key) for key in _OF_A_CSV}
+        listing = Manifest(path=self.path, label_column=self.mask_column, **options)
+        records = list(listing.records())
+        masks = [self._mask(record) for record in records]
+        targets = torch.stack(masks) if masks else None
+        known = [
+            replace(record, label=self.classes[_shown(mask, len(self.classes))])
+            for record, mask in zip(records, masks, strict=True)
+        ]
+        return dataset(known, self, str(self.path), self.classes, targets=targets)
+
+    def _mask(self, record: Record) -> Tensor:
+        """[h, w] uint8 at the size of the network's input."""
+        path = self.path.parent / record.label
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"{record.where}: there is no mask '{path}' ({error.strerror or error})",
+                "correct the path (relative to the CSV's folder) or remove the line",
+            ) from error
+        pixels = read_pixels(data, str(path))
+        if pixels.dtype != np.uint8 or pixels.shape[2] != 1:
+            raise DataError(
+                f"{record.where}: mask '{path}' is in colour or has 16 bits",
+                "save it as an 8-bit grey image whose values are class numbers",
+            )
+        values = pixels[..., 0]
+        wrong = values[(values >= len(self.classes)) & (values != IGNORED)]
+        if wrong.size:
+            raise DataError(
+                f"{record.where}: mask '{path}' has the value {wrong[0]}, which is no class of "
+                f"data.classes (0 to {len(self.classes) - 1}, or {IGNORED})",
+                "correct the mask, or name every class in data.classes",
+            )
+        height, width = self.shape
+        small = Image.fromarray(values).resize((width, height), Image.Resampling.NEAREST)
+        return torch.from_numpy(np.array(small))
+
+
+def _shown(mask: Tensor, classes: int) -> int:
+    counts: Sequence[int] = torch.bincount(
+        mask[mask < classes].flatten(), minlength=classes
+    ).tolist()
+    return max(range(1, classes), key=lambda number: counts[number]) if sum(counts[1:]) else 0

@@ -1,0 +1,102 @@
+"""A network that gives vectors: a body for images, and a head with one vector per person."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+
+class People(nn.Module):
+    """One unit vector per person: a fixed starting direction plus a learnt move, normalised.
+
+    Only the move is a parameter, and it starts at zero: where each site's people start is the
+    site's own draw (`start_at`), so that people of different sites start far apart although
+    nobody's vector is ever sent. `own` marks the people whom the site knows.
+    """
+
+    start: Tensor
+    own: Tensor
+
+    def __init__(self, people: int, dimension: int) -> None:
+        super().__init__()
+        self.move = nn.Parameter(torch.zeros(people, dimension))
+        start = F.normalize(torch.randn(people, dimension), dim=1)
+        self.register_buffer("start", start, persistent=False)  # drawn anew, so never sent
+        self.register_buffer("own", torch.ones(people, dtype=torch.bool), persistent=False)
+
+    def vectors(self) -> Tensor:
+        """Unit vectors [people, d]."""
+        return F.normalize(self.start + self.move, dim=1)
+
+    def start_at(self, people: Tensor, draws: torch.Generator) -> None:
+        """From now on the site knows only `people` (numbers), and starts them where it draws."""
+        self.own.zero_()
+        self.own[people] = True
+        self.start.copy_(F.normalize(torch.randn(self.start.shape, generator=draws), dim=1))
+
+    def forward(self, embedded: Tensor) -> Tensor:
+        """Cosines [b, people] of unit vectors [b, d]."""
+        return embedded @ self.vectors().T
+
+
+class Signs(nn.Module):
+    """Positive and negative part as channels of their own: [b, c, h, w] -> [b, 2c, h, w] (CReLU,
+    Shang et al. 2016)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Nothing that the filters find is lost."""
+        return torch.cat([F.relu(x), F.relu(-x)], dim=1)
+
+
+class UnitCells(nn.Module):
+    """Each place of a map [b, c, h, w] scaled to unit length over the channels."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """A dark place with little in it stays little."""
+        return x / (x.square().sum(1, keepdim=True).sqrt() + 0.1)
+
+
+class Centre(nn.Module):
+    """Takes the running mean off [b, d]; the same in training and in evaluation.
+
+    The mean follows the batches seen in training and travels as running statistics do.
+    """
+
+    mean: Tensor
+
+    def __init__(self, features: int, rate: float = 0.2) -> None:
+        super().__init__()
+        self.rate = rate
+        self.register_buffer("mean", torch.zeros(features))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, d] -> [b, d]."""
+        if self.training:
+            with torch.no_grad():
+                self.mean.lerp_(x.mean(0), self.rate)
+        # A copy: the buffer changes in place, and the backward pass must not care.
+        return x - self.mean.clone()
+
+
+class Embedding(nn.Module):
+    """`body` gives vectors [b, d], `head` compares them with people; the answer is cosines."""
+
+    def __init__(self, body: nn.Module, people: int, dimension: int) -> None:
+        super().__init__()
+        self.body = body
+        self.head = People(people, dimension)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Unit vectors [b, d] of images [b, c, h, w].
+
+        In evaluation an image and its mirror image are embedded together, as is customary: a face
+        is nearly symmetric, and the mean of two looks is steadier than one.
+        """
+        looks = self.body(x) if self.training else self.body(x) + self.body(x.flip(3))
+        return F.normalize(looks.float(), dim=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Cosines [b, people]."""
+        cosines: Tensor = self.head(self.embed(x))
+        return cosines

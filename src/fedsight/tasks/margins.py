@@ -1,0 +1,59 @@
+"""Margin losses over cosines: what a person's own vector must be better by."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Margin = Literal["arcface", "cosface"]
+CLOSE = 0.9  # cosine to one's own vector that is close enough (Yu et al. 2020)
+
+
+def margin_loss(
+    cosines: Tensor, y: Tensor, own: Tensor, kind: Margin, margin: float, scale: float
+) -> Tensor:
+    """Softmax over the site's own people with a margin on the true one, scalar.
+
+    `cosines` [b, people], `y` [b] numbers of people, `own` [people] who is the site's. People of
+    other sites have no part in it: neither in the loss nor in a gradient. ArcFace (Deng et al.
+    2019, equation 3): cos(angle + margin); past the angle where that would rise again,
+    cos(angle) - margin sin(margin), as the authors' code has it. CosFace (Wang et al. 2018,
+    equation 4): cos(angle) - margin. A margin of 0 is the normalised softmax for both.
+    """
+    mine = cosines[:, own]
+    truth = F.one_hot((own.cumsum(0) - 1)[y], mine.shape[1]).bool()
+    if kind == "cosface":
+        held = mine - margin
+    else:
+        safe = mine.clamp(-1 + 1e-6, 1 - 1e-6)  # the angle's slope has no end at 0 and pi
+        held = safe * math.cos(margin) - (1 - safe**2).sqrt() * math.sin(margin)
+        past = mine <= math.cos(math.pi - margin)
+        held = torch.where(past, mine - margin * math.sin(margin), held)
+    target = truth.float().argmax(1)
+    return F.cross_entropy(scale * torch.where(truth, held, mine), target)
+
+
+def positive_loss(cosines: Tensor, y: Tensor) -> Tensor:
+    """Squared hinge that pulls images to their own vector: max(0, 0.9 - cos)^2, mean, scalar.
+
+    The loss of FedAwS (Yu et al. 2020, section 5), for a site that has nobody to tell apart:
+    a softmax over one person is 0 whatever the network does.
+    """
+    return (CLOSE - cosines.gather(1, y[:, None])).clamp(min=0).square().mean()
+
+
+def spread_loss(vectors: Tensor, starts: Tensor, reach: float) -> Tensor:
+    """Squared hinge that keeps each person's vector within `reach` of where it started, scalar.
+
+    `vectors`, `starts` [people, d], unit. FedAwS lets the server push people's vectors apart, for
+    which it must see them. Here they stay at the site, so each is held near a direction that was
+    drawn at random: two people of any two sites are then at least their starts' distance (about
+    1.41 in many dimensions) less twice the reach apart, by the triangle inequality.
+    """
+    # Not torch.linalg.norm: its slope at 0, where all begin, is not a number.
+    distance = ((vectors - starts).square().sum(1) + 1e-12).sqrt()
+    return (distance - reach).clamp(min=0).square().sum()

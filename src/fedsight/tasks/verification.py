@@ -1,0 +1,221 @@
+"""How well vectors tell people apart: sums of pairs that add over sites, and figures from them.
+
+Pure functions. A site never gives a score away: it counts scores in bins of equal width over
+[-1, 1] (cosines), and the counts add. A bin's scores are taken as spread evenly within it, so
+that a figure is off by what half a bin (0.001) moves it.
+
+Pairs fall into three groups. A site's people, by number, are dealt to two halves; pairs lie within
+the first, within the second, or across. All pairs make the curve; a threshold that is chosen on
+one half is tested on the other, so it is never tested on people who chose it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from fedsight.core.rng import generator
+from fedsight.core.types import Sum
+
+BINS = 1000
+COARSE = 50  # bins of resampled pairs
+RESAMPLES = 100
+GENUINE, IMPOSTOR = 0, 1
+
+Array = npt.NDArray[np.float64]
+
+
+def count(scores: Tensor, weights: Tensor | None = None, bins: int = BINS) -> Tensor:
+    """How many of `scores` [n] in [-1, 1] fall into each bin [bins]; or their `weights` [n]."""
+    places = ((scores.double() + 1) * (bins / 2)).long().clamp_(0, bins - 1)
+    return torch.bincount(places, weights, bins).double()
+
+
+def verify(vectors: Tensor, people: Tensor, pixels: Tensor | None = None) -> dict[str, Sum]:
+    """Sums over all pairs of unit `vectors` [n, d] of `people` [n].
+
+    `pairs` [3 groups, genuine or impostor, BINS] counts. `resampled` [RESAMPLES, 3, 2, COARSE]:
+    the same with each person counted a Poisson(1) number of times (a bootstrap by person, whose
+    parts add). The draws come from the person's own `pixels` [n, ...]: they repeat, and nobody
+    who lacks the images can undo them to see one person's scores.
+    """
+    first, second = torch.triu_indices(len(people), len(people), 1, device=people.device)
+    scores = (vectors @ vectors.T)[first, second]
+    names, number = people.unique(return_inverse=True)
+    half = number % 2
+    impostor = (number[first] != number[second]).long()
+    group = torch.where(half[first] == half[second], half[first], 2)
+    kind = group * 2 + impostor
+    pairs = torch.stack([count(scores[kind == one]) for one in range(6)])
+    draws = _draws(number, len(names), vectors if pixels is None else pixels)
+    both = draws[:, number[first]] * draws[:, number[second]]
+    # A person who is drawn twice makes genuine pairs as one person does, twice.
+    weights = torch.where(impostor == 1, both, draws[:, number[first]])
+    places = ((scores.double() + 1) * (COARSE / 2)).long().clamp_(0, COARSE - 1) + kind * COARSE
+    resampled = torch.zeros(RESAMPLES, 6 * COARSE, dtype=torch.float64)
+    resampled.index_add_(1, places, weights)
+    return {
+        "pairs": Sum(pairs.view(3, 2, BINS).numpy(), len(people)),
+        "resampled": Sum(resampled.view(RESAMPLES, 3, 2, COARSE).numpy(), len(people)),
+    }
+
+
+def _draws(number: Tensor, people: int, pixels: Tensor) -> Tensor:
+    """How often each person is drawn in each resample [RESAMPLES, people]."""
+    columns = []
+    for person in range(people):
+        own = pixels[number == person].contiguous().numpy().tobytes()
+        seed = int.from_bytes(hashlib.sha256(own).digest()[:7], "big")
+        draws = generator(seed, "resamples")
+        columns.append(torch.poisson(torch.ones(RESAMPLES, dtype=torch.float64), generator=draws))
+    return torch.stack(columns, 1) if columns else torch.zeros(RESAMPLES, 0, dtype=torch.float64)
+
+
+def identify(vectors: Tensor, people: Tensor) -> dict[str, Sum]:
+    """Sums of looking people up: unit `vectors` [n, d] of `people` [n].
+
+    Everybody's first image is enrolled, the others are looked up. `rank` (nearest is right,
+    looked up). Open set: every second person is a stranger, whose images nobody enrolled; `open`
+    [3, BINS] counts the best scores where the best is right, where it is wrong, and of strangers.
+    """
+    names, number = people.unique(return_inverse=True)
+    enrolled = torch.tensor(
+        [int((number == one).nonzero()[0]) for one in range(len(names))], dtype=torch.int64
+    )
+    probe = torch.ones(len(people), dtype=torch.bool)
+    probe[enrolled] = False
+    scores = vectors[probe] @ vectors[enrolled].T  # [probes, people]
+    truth = number[probe]
+    right = scores.argmax(1) == truth if len(names) else torch.zeros(0, dtype=torch.bool)
+    rank = np.array([float(right.sum()), float(len(truth))])
+    known = torch.arange(len(names)) % 2 == 0
+    counts = torch.zeros(3, BINS, dtype=torch.float64)
+    if known.any():
+        best, place = scores.masked_fill(~known, -2.0).max(1)
+        stranger = ~known[truth]
+        kinds = (~stranger & (place == truth), ~stranger & (place != truth), stranger)
+        counts = torch.stack([count(best[kind]) for kind in kinds])
+    return {"rank": Sum(rank, len(people)), "open": Sum(counts.numpy(), len(people))}
+
+
+def auc(counts: Array) -> float:
+    """Area under the ROC curve from `counts` [2, bins]: the chance that a genuine pair's score is
+    higher than an impostor pair's; equal bins count half. NaN without pairs of both kinds."""
+    genuine, impostor = counts
+    if not genuine.sum() or not impostor.sum():
+        return float("nan")
+    below = np.cumsum(impostor) - impostor / 2
+    return float(genuine @ below / (genuine.sum() * impostor.sum()))
+
+
+def roc(counts: Array) -> tuple[Array, Array]:
+    """False and true accept rates [bins + 1] at every bin's lower edge, threshold rising."""
+    tail = np.cumsum(counts[:, ::-1], axis=1)[:, ::-1]
+    rates = np.concatenate([tail, np.zeros((2, 1))], axis=1)
+    rates = rates / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)
+    return rates[IMPOSTOR], rates[GENUINE]
+
+
+def edges(counts: Array) -> Array:
+    """The thresholds of `roc` [bins + 1]."""
+    return np.linspace(-1, 1, counts.shape[-1] + 1)
+
+
+def threshold_at(counts: Array, far: float) -> float:
+    """The score at which a share `far` of impostor pairs is accepted; NaN without any."""
+    if not counts[IMPOSTOR].sum():
+        return float("nan")
+    false, _ = roc(counts)
+    # The rates fall with the threshold; at a plateau the highest threshold is as good, and safer.
+    return float(np.interp(-far, -false, edges(counts)))
+
+
+def rates_at(counts: Array, threshold: float) -> tuple[float, float]:
+    """(false accept rate, true accept rate) at `threshold`; NaN for a kind without pairs."""
+    found = []
+    for rates, kind in zip(roc(counts), (IMPOSTOR, GENUINE), strict=True):
+        known = counts[kind].sum() > 0 and not np.isnan(threshold)
+        found.append(float(np.interp(threshold, edges(counts), rates)) if known else float("nan"))
+    return found[0], found[1]
+
+
+def equal_error(counts: Array) -> float:
+    """The rate at which as many impostors are accepted as genuine pairs are refused."""
+    if not counts.sum(axis=1).all():
+        return float("nan")
+    false, true = roc(counts)
+    wrong = false - (1 - true)  # falls from 1 to -1
+    after = int(np.argmax(wrong <= 0))
+    if after == 0:
+        return float(false[0])
+    share = wrong[after - 1] / (wrong[after - 1] - wrong[after])
+    return float(false[after - 1] + share * (false[after] - false[after - 1]))
+
+
+def crosswise(groups: Array, far: float) -> tuple[float, float]:
+    """(false, true accept rate) with the threshold for `far` chosen on other people.
+
+    `groups` [3, 2, bins]. Each half of the people is tested at the other's threshold; pairs of both
+    halves count alike.
+    """
+    tested = [rates_at(groups[one], threshold_at(groups[1 - one], far)) for one in (0, 1)]
+    weights = groups[:2].sum(axis=2)
+    rates = []
+    for place, kind in enumerate((IMPOSTOR, GENUINE)):
+        pairs = [(tested[one][place], weights[one, kind]) for one in (0, 1)]
+        pairs = [(rate, weight) for rate, weight in pairs if not np.isnan(rate)]
+        total = sum(weight for _, weight in pairs)
+        rates.append(sum(r * w for r, w in pairs) / total if total else float("nan"))
+    return rates[0], rates[1]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """The middle 95 % of resampled figures; NaN when fewer than half could be made."""
+    made = [value for value in values if not np.isnan(value)]
+    if len(made) < len(values) / 2:
+        return float("nan"), float("nan")
+    low, high = np.percentile(made, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def found_at(counts: Array, far: float) -> float:
+    """Share of enrolled people's images found as themselves (rank 1), with the score above the one
+    at which a share `far` of strangers is taken for somebody. `counts` [3, BINS] of `identify`.
+
+    Detection and identification rate (NIST, Face Recognition Vendor Test, open set).
+    """
+    right, wrong, strangers = counts
+    known = right.sum() + wrong.sum()
+    if not known or not strangers.sum():
+        return float("nan")
+    threshold = threshold_at(np.stack([right, strangers]), far)
+    share = rates_at(np.stack([right, strangers]), threshold)[1]
+    return 0.0 if not right.sum() else share * float(right.sum() / known)
+
+
+def figures(sums: Mapping[str, Sum], fars: tuple[float, ...]) -> dict[str, float]:
+    """Every figure that the sums of `verify` and `identify` allow; NaN: not measured."""
+    groups = sums["pairs"].total
+    together, resampled = groups.sum(axis=0), sums["resampled"].total
+    found = {"auc": auc(together), "eer": equal_error(together)}
+    low, high = interval([auc(one.sum(axis=0)) for one in resampled])
+    found |= {"auc_low": low, "auc_high": high}
+    for far in fars:
+        realised, tar = crosswise(groups, far)
+        low, high = interval([crosswise(one, far)[1] for one in resampled])
+        found |= {
+            f"tar_at_{far:g}": tar,
+            f"tar_at_{far:g}_low": low,
+            f"tar_at_{far:g}_high": high,
+            f"far_at_{far:g}": realised,
+            f"threshold_at_{far:g}": threshold_at(together, far),
+            f"identified_at_{far:g}": found_at(sums["open"].total, far),
+        }
+    rank = sums["rank"].total
+    found["rank_1"] = float(rank[0] / rank[1]) if rank[1] else float("nan")
+    return found

@@ -1,0 +1,121 @@
+"""`fedsight faces` from the first image to the last template, on a run that was trained here."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tinyfaces
+from tinyrun import done, refused
+
+CONFIG = """
+name = "faces"
+[data]
+name = "people"
+path = "{people}"
+sites_in_path = true
+size = 16
+unseen = 0.5
+[split]
+name = "natural"
+[model]
+name = "face_net"
+width = 4
+cell = 4
+dimension = {dimension}
+[task]
+name = "faces"
+fars = [0.2]
+[train]
+epochs = 2
+batch = 4
+lr = 0.05
+[rounds]
+rounds = 2
+[speed]
+workers = 1
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("faces")
+    tinyfaces.draw(home / "people")
+    for name, dimension in (("one", 16), ("other", 8)):
+        config = home / f"{name}.toml"
+        config.write_text(CONFIG.format(people=home / "people", dimension=dimension))
+        done("run", config, "--out", home / name)
+    for person in range(20, 24):
+        for number in range(3):
+            folder = home / "staff" / str(person)
+            folder.mkdir(parents=True, exist_ok=True)
+            tinyfaces.picture(person, number).save(folder / f"{number}.png")
+    return home
+
+
+def test_from_the_first_image_to_the_last_template(home: Path, tmp_path: Path) -> None:
+    run, gallery, staff = home / "one", tmp_path / "g", home / "staff"
+    for person in ("20", "21"):
+        said = done("faces", "enrol", run, gallery, person, staff / person / "0.png").out
+        assert "1 templates added, 1 in all" in said
+    assert (tmp_path / "g.key").stat().st_mode & 0o077 == 0
+    assert "threshold" in done("faces", "calibrate", run, gallery, staff, "--far", "0.1").out
+    found = json.loads(
+        done("faces", "verify", run, gallery, "20", staff / "20" / "0.png", "--json").out
+    )
+    assert found["accepted"]
+    assert found["score"] == pytest.approx(1.0, abs=1e-4)
+    assert done("faces", "verify", run, gallery, "20", staff / "20" / "0.png").out[:3] == "yes"
+    (answer,) = json.loads(
+        done("faces", "identify", run, gallery, staff / "21" / "0.png", "--json").out
+    )
+    assert answer["name"] == "21"
+    assert "21, score" in done("faces", "identify", run, gallery, staff / "21" / "0.png").out
+    assert done("faces", "list", gallery).out == "20: 1\n21: 1\n"
+    assert "1 templates erased" in done("faces", "delete", gallery, "20").out
+    assert done("faces", "list", gallery).out == "21: 1\n"
+    refused(7, "faces", "verify", run, gallery, "20", staff / "20" / "0.png")
+    refused(7, "faces", "delete", gallery, "20")
+
+
+def test_templates_of_another_model_are_not_compared(home: Path, tmp_path: Path) -> None:
+    gallery, image = tmp_path / "g", home / "staff" / "20" / "0.png"
+    done("faces", "enrol", home / "one", gallery, "20", image)
+    said = refused(7, "faces", "identify", home / "other", gallery, image)
+    assert "another model" in said
+    refused(7, "faces", "enrol", home / "other", gallery, "21", image)
+
+
+def test_a_passphrase_instead_of_a_key(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gallery, image = tmp_path / "g", home / "staff" / "20" / "0.png"
+    monkeypatch.setenv("FEDSIGHT_PASSPHRASE", "correct horse")
+    done("faces", "enrol", home / "one", gallery, "20", image, "--passphrase")
+    assert done("faces", "list", gallery, "--passphrase").out == "20: 1\n"
+    monkeypatch.setenv("FEDSIGHT_PASSPHRASE", "wrong")
+    assert "cannot be opened" in refused(7, "faces", "list", gallery, "--passphrase")
+    refused(3, "faces", "list", gallery, "--passphrase", "--key", tmp_path / "k")
+
+
+def test_what_cannot_be_told_is_refused(home: Path, tmp_path: Path) -> None:
+    run, gallery, image = home / "one", tmp_path / "g", home / "staff" / "20" / "0.png"
+    refused(7, "faces", "list", gallery)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"no image")
+    refused(3, "faces", "enrol", run, gallery, "20", broken)
+    assert not gallery.exists()
+    done("faces", "enrol", run, gallery, "20", image)
+    assert "--far" in refused(7, "faces", "verify", run, gallery, "20", image, "--far", "0.5")
+    said = refused(3, "faces", "calibrate", run, gallery, home / "staff", "--far", "0.001")
+    assert "cannot be told" in said
+    refused(3, "predict", run, tmp_path / "nothing.png")
+    assert "faces enrol" in refused(4, "predict", run, image)
+
+
+def test_no_persons_name_is_in_the_run(home: Path) -> None:
+    for path in home.joinpath("one").iterdir():
+        if path.suffix in (".json", ".jsonl") and path.name != "evaluation.json":
+            text = path.read_text()
+            assert not any(name in text for name in tinyfaces.NAMES), path.name
