@@ -171,19 +171,14 @@ class Trees(Source):
         side = self.window
         pixels = tile.pixels[top : top + side, left : left + side]
         goal = Preprocess(3, self.size, self.size)
-        rows: list[Row] = []
+        rows = []
         for box in tile.boxes:
             moved = (box[0] - left, box[1] - top, box[2] - left, box[3] - top)
             if row := cut(0.0, moved, side, side, CROWN_SHOWN):
-<<<<<<< HEAD
-                left_, top_, right_, bottom_ = (value * self.size / side for value in row[1:])
-                rows.append((0.0, left_, top_, right_, bottom_))
-=======
                 times = self.size / side
                 _, *corners = row
                 a, b, c, d = (value * times for value in corners)
                 rows.append((0.0, a, b, c, d))
->>>>>>> main
         return raster(Image.fromarray(np.ascontiguousarray(pixels)), goal), rows
 
 
