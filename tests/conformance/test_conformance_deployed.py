@@ -1,4 +1,9 @@
-"""Four site processes on FLARE end with the same bits as the embedded engine."""
+"""Four site processes on FLARE end with the same bits as the embedded engine.
+
+A case for each kind of thing that is carried: a server's state, a site's memory, and all phases of
+secure aggregation with control variates. Every algorithm over the same messages, but without
+FLARE's processes, is in test_conformance_remote.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +19,7 @@ from fedsight.run import session
 from fedsight.run.store import RunStore
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
-    "fedavg": {"algorithm": {"name": "fedavg"}},
-    "fedprox": {"algorithm": {"name": "fedprox", "mu": 0.1}},
     "fedadam": {"algorithm": {"name": "fedadam"}},
-    "scaffold": {"algorithm": {"name": "scaffold"}},
     "fedbn": {"algorithm": {"name": "fedbn"}},
     "secagg": {"algorithm": {"name": "scaffold"}, "secure": {"name": "secagg", "dropout": 0.25}},
 }

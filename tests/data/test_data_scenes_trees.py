@@ -14,6 +14,7 @@ from fedsight.core.boxes import labelled, present
 from fedsight.core.errors import DataError
 from fedsight.data.sources.scenes import Scenes
 from fedsight.data.sources.trees import FETCHED, TILES, Trees
+from fedsight.fetch.cache import RECEIPT
 from fedsight.fetch.packages import find
 
 SCENES = Scenes(sites=3, train=6, test=4)
@@ -89,7 +90,7 @@ def forest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             )
             (folder / boxes).write_text(f"<annotation>{objects}</annotation>")
     receipt = {"sha256": find(FETCHED).sha256, "files": {}}
-    (folder / ".fedsight.json").write_text(json.dumps(receipt))
+    (folder / RECEIPT).write_text(json.dumps(receipt))
     return folder
 
 

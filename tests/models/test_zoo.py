@@ -184,7 +184,10 @@ def test_a_stem_that_is_grouped_cannot_take_other_channels() -> None:
 
 
 def test_every_registered_model_has_a_description() -> None:
-    assert models.names() == ["fedavg_cnn", "mlp", "small_cnn", "timm", "torchvision"]
+    assert models.names() == [
+        *("fedavg_cnn", "mlp", "mobilenet_detector", "small_cnn", "small_detector"),
+        *("timm", "torchvision", "torchvision_detector"),
+    ]
     assert all(models.facts(name)["about"] for name in models.names())
 
 
