@@ -105,5 +105,5 @@ class Whiten(nn.Module):
         factor = torch.linalg.cholesky(covariance)
         # A copy: the buffer changes in place, and the backward pass must not care.
         centred = (x - self.mean.clone()).T
-        white: Tensor = torch.linalg.solve_triangular(factor, centred, upper=False).T
-        return white / x.shape[1] ** 0.5
+        white: Tensor = torch.linalg.solve_triangular(factor, centred, upper=False)
+        return white.T / x.shape[1] ** 0.5
