@@ -38,10 +38,11 @@ def _label(
     colour: tuple[int, int, int],
     size: tuple[int, int],
 ) -> None:
-    """Text above the corner, or inside where there is no room above."""
+    """Text above the corner, or below it where there is no room; always within the image."""
     left, top, right, bottom = draw.textbbox((0, 0), text)
-    x = max(0.0, min(corner[0], size[0] - (right - left) - 4))
-    y = corner[1] - (bottom - top) - 6
-    y = corner[1] if y < 0 else y
-    draw.rectangle((x, y, x + right - left + 4, y + bottom - top + 6), fill=colour)
+    width, height = right - left + 4, bottom - top + 6
+    above = corner[1] - height
+    x = max(0.0, min(corner[0], size[0] - width))
+    y = max(0.0, min(above if above >= 0 else corner[1], size[1] - height))
+    draw.rectangle((x, y, x + width, y + height), fill=colour)
     draw.text((x + 2 - left, y + 3 - top), text, fill=(255, 255, 255))
