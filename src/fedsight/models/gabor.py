@@ -106,4 +106,5 @@ class Whiten(nn.Module):
         # A copy: the buffer changes in place, and the backward pass must not care.
         centred = (x - self.mean.clone()).T
         white: Tensor = torch.linalg.solve_triangular(factor, centred, upper=False)
-        return white.T / x.shape[1] ** 0.5
+        scaled: Tensor = white.T / math.sqrt(x.shape[1])
+        return scaled
