@@ -37,7 +37,7 @@ PAGES = (
     "docs/federation.md",
     "docs/threat-model.md",
 )
-GROUPS = ("data", "federation", "privacy", "server", "site")
+GROUPS = ("data", "faces", "federation", "privacy", "server", "site")
 SITES = {"lyon": ("good", "scratch"), "oslo": ("good", "stain"), "turin": ("scratch", "stain")}
 
 
