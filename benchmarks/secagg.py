@@ -209,8 +209,8 @@ def main_job(repeats: int, rounds: int | None) -> dict[str, Any]:
     return {"seconds": found, "accuracy": accuracy, "overhead": overhead, "asked": 0.05}
 
 
-def show(found: dict[str, Any]) -> None:
-    """The tables."""
+def show_masking(found: list[dict[str, Any]]) -> None:
+    """Masks beside the formula."""
     rows = [
         [
             f"{row['d']:,} x {row['k'] + 1} masks",
@@ -218,15 +218,21 @@ def show(found: dict[str, Any]) -> None:
             f"{1e3 * row['formula']:.1f}",
             f"{median(row['seconds']) / row['formula']:.2f}",
         ]
-        for row in found["masking"]
+        for row in found
     ]
     print_table("Masking, one core", ["", "ms", "formula", "ratio (asked: 1.5)"], rows)
-    one = found["upload"]
+
+
+def show_upload(one: dict[str, Any]) -> None:
+    """Bytes of a client beside the plain ones."""
     title = f"Upload of a client, {one['clients']:,} clients x {one['d']:,} values of 16 bits"
     cells = [f"{one[key]:,}" for key in ("masked_bytes", "key_bytes", "plain_bytes")]
     columns = ["", "masked", "keys", "plain", "ratio (asked: 1.73)"]
     print_table(title, columns, [["bytes", *cells, f"{one['ratio']:.3f}"]])
-    one = found["round"]
+
+
+def show_round(one: dict[str, Any]) -> None:
+    """Both sides of a round beside the formulas."""
     title = f"A round: {one['clients']} clients x {one['d']:,}, {one['dropped']} dropped out"
     client, server = one["client_seconds"], one["coordinator_seconds"]
     formulas = {
@@ -248,7 +254,10 @@ def show(found: dict[str, Any]) -> None:
     )
     rows.append(["sum is exact", "", str(one["exact"]), ""])
     print_table(title, ["seconds", "a client", "coordinator", "formula"], rows)
-    one = found["main_job"]
+
+
+def show_main_job(one: dict[str, Any]) -> None:
+    """A whole run with and without."""
     rows = [
         [name, spread(seconds), f"{one['accuracy'][name]:.4f}"]
         for name, seconds in one["seconds"].items()
@@ -258,22 +267,39 @@ def show(found: dict[str, Any]) -> None:
 
 
 def main() -> None:
+    sections: dict[str, tuple[Callable[[bool], Any], Callable[[Any], None]]] = {
+        "masking": (
+            lambda quick: masking(
+                [1 << 20] if quick else [1 << 20, 10_000_000], [9, 99], 3 if quick else 7
+            ),
+            show_masking,
+        ),
+        "upload": (lambda quick: upload(128 if quick else 1024, 1 << 20), show_upload),
+        "round": (
+            lambda quick: whole_round(20, 1_000_000) if quick else whole_round(100, 10_000_000),
+            show_round,
+        ),
+        "main_job": (
+            lambda quick: main_job(1, 2) if quick else main_job(5, None),
+            show_main_job,
+        ),
+    }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run?")
+    parser.add_argument("--only", nargs="+", choices=list(sections), default=list(sections))
     parser.add_argument("--out", type=Path, default=RESULTS / "secagg.json")
     given = parser.parse_args()
     torch.set_num_threads(1)
     assert parameters(100, 0.1, 0.1, True).neighbours == 99
-    quick = given.quick
-    found = {"quick": quick, "machine": machine(), "others": await_quiet(0 if quick else 300)}
-    found["masking"] = masking(
-        [1 << 20] if quick else [1 << 20, 10_000_000], [9, 99], 3 if quick else 7
-    )
-    found["upload"] = upload(128 if quick else 1024, 1 << 20)
-    found["round"] = whole_round(20 if quick else 100, 1_000_000 if quick else 10_000_000)
-    found["main_job"] = main_job(1 if quick else 5, 2 if quick else None)
-    write_json(given.out, found)
-    show(found)
+    patience = 0 if given.quick else 60
+    facts = {"quick": given.quick, "machine": machine(), "others": await_quiet(patience)}
+    kept = json.loads(given.out.read_text()) if given.out.exists() else {}
+    found = {**kept, **facts}
+    for name in given.only:  # written one by one: the last takes minutes
+        measure, show = sections[name]
+        found[name] = measure(given.quick)
+        show(found[name])
+        write_json(given.out, found)
 
 
 if __name__ == "__main__":
