@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.confusion import confusion
 
 
 @tasks.add("classify")
@@ -28,14 +29,8 @@ class Classify(Task):
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """`confusion` [true, predicted] counts and `loss` [true] sums (no smoothing)."""
         logits = model(batch.x).float()
-        losses = F.cross_entropy(logits, batch.y, reduction="none").double()
-        pairs = batch.y * classes + logits.argmax(1)
-        confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-        loss = torch.zeros(classes, dtype=torch.float64).index_add_(0, batch.y, losses)
-        return {
-            "confusion": Sum(confusion.double().numpy(), len(batch.y)),
-            "loss": Sum(loss.numpy(), len(batch.y)),
-        }
+        losses = F.cross_entropy(logits, batch.y, reduction="none")
+        return confusion(batch.y, logits.argmax(1), losses, classes)
 
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None

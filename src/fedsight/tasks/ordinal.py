@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.confusion import confusion
 from fedsight.tasks.shown import Answer, Sample, Table
 
 
@@ -36,14 +37,7 @@ class Ordinal(Task):
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """`confusion` [true, predicted] counts and `loss` [true] sums."""
         logits = model(batch.x).float()
-        losses = _losses(logits, batch.y).double()
-        pairs = batch.y * classes + _median(_chained(logits))
-        confusion = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
-        loss = torch.zeros(classes, dtype=torch.float64).index_add_(0, batch.y, losses)
-        return {
-            "confusion": Sum(confusion.double().numpy(), len(batch.y)),
-            "loss": Sum(loss.numpy(), len(batch.y)),
-        }
+        return confusion(batch.y, _median(_chained(logits)), _losses(logits, batch.y), classes)
 
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
