@@ -79,7 +79,7 @@ def below(pid: int) -> list[Seen]:
         for child, began in children.get(queue.pop(), []):
             queue.append(child)
             with contextlib.suppress(OSError):
-                words = Path(f"/proc/{child}/cmdline").read_text().split("\0")
+                words = Path(f"/proc/{child}/cmdline").read_text().replace("\0", " ").split()
                 role = next((ROLES[word] for word in words if word in ROLES), None)
                 if role is not None:
                     seen.append(Seen(child, began, role))

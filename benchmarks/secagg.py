@@ -287,19 +287,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run?")
     parser.add_argument("--only", nargs="+", choices=list(sections), default=list(sections))
-    parser.add_argument("--out", type=Path, default=RESULTS / "secagg.json")
+    parser.add_argument("--out", type=Path)
     given = parser.parse_args()
+    path = given.out or RESULTS / ("secagg-quick.json" if given.quick else "secagg.json")
     torch.set_num_threads(1)
     assert parameters(100, 0.1, 0.1, True).neighbours == 99
     patience = 0 if given.quick else 60
     facts = {"quick": given.quick, "machine": machine(), "others": await_quiet(patience)}
-    kept = json.loads(given.out.read_text()) if given.out.exists() else {}
+    kept = json.loads(path.read_text()) if path.exists() else {}
     found = {**kept, **facts}
     for name in given.only:  # written one by one: the last takes minutes
         measure, show = sections[name]
         found[name] = measure(given.quick)
         show(found[name])
-        write_json(given.out, found)
+        write_json(path, found)
 
 
 if __name__ == "__main__":

@@ -135,8 +135,8 @@ def test_a_site_cannot_take_anothers_name(server: Loopback) -> None:
 
     site = server.sites["site-00"]
     kits.write_policies(site.kit, "site")
-    words = keeper.site(site.kit, site.folder, "site-01")._command[3:]
-    server.running[site.folder] = demo.launch(words[1:], site.folder, module=words[0])
+    other = keeper.site(site.kit, site.folder, "site-01")
+    server.running[site.folder] = demo.launch(other.words, site.folder, module=other.module)
     log = server.server / "kit" / "log.txt"
     try:
         until(lambda: "requires identity 'site-01'" in log.read_text())

@@ -17,7 +17,6 @@ import torch
 
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.types import Metrics
-from fedsight.deploy.child import end_with_parent
 from fedsight.deploy.declare import Declaration, declare, open_site, weightless
 from fedsight.deploy.trainer import MeasureStep, Open, Trained, TrainStep, receive, send
 from fedsight.deploy.turn import Turn
@@ -105,7 +104,6 @@ def serve(pipe: Connection) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    end_with_parent()
     os.nice(5)  # the process that answers the coordinator comes first
     with contextlib.suppress(EOFError, OSError):  # the site's job is over
         serve(Connection(int(sys.argv[1])))

@@ -1,9 +1,10 @@
-"""Runs a module as a process that ends with its parent."""
+"""Processes that end with their parent: this one from now on, or a module that is run as one."""
 
 from __future__ import annotations
 
 import os
 import runpy
+import signal
 import sys
 import threading
 import time
@@ -26,7 +27,20 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
 
 
+def _end_with_parent_on_one_thread() -> None:
+    """The same by a timer, for a process that may fork: a copy lacks all threads but one."""
+    parent = os.getppid()
+
+    def look(number: int, frame: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    signal.signal(signal.SIGALRM, look)
+    signal.siginterrupt(signal.SIGALRM, False)
+    signal.setitimer(signal.ITIMER_REAL, LOOK, LOOK)  # copies do not inherit it
+
+
 if __name__ == "__main__":
-    end_with_parent()
+    _end_with_parent_on_one_thread()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,19 @@ from typing import Any
 
 from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
+from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
+from nvflare.app_common.job_launcher.process_launcher import (
+    JOB_RETURN_CODE_MAPPING,
+    ProcessJobLauncher,
+)
+from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.collab import collab
+from nvflare.utils.job_launcher_utils import get_credential_env
 
-from fedsight.deploy import presence
-from fedsight.deploy.child import end_with_parent
+from fedsight.deploy import presence, processes
 
 DECLARED = "fedsight_declared"
 log = logging.getLogger(__name__)
@@ -67,7 +76,6 @@ class Coordinator:
     @collab.main
     def main(self) -> None:
         """Carry the run on until it is finished, fails, or another site is to join."""
-        end_with_parent()
         import torch
 
         from fedsight.deploy.segment import segment
@@ -95,9 +103,11 @@ class Site:
             return [json.dumps({"error": "only the coordinator is answered here"}), b""]
         with self._lock:
             if self._seat is None:
-                end_with_parent()
+                import torch
+
                 from fedsight.deploy.seat import Seat
 
+                torch.set_num_threads(1)  # it copies and packs; the trainer has threads of its own
                 home = Path(collab.workspace.get_root_dir()).resolve().parent
                 self._seat = Seat(home, collab.site_name, asker())
         return list(self._seat.answer(kind, header, body))
@@ -130,6 +140,47 @@ def asker() -> Any:
     except (OSError, ValueError, LookupError, TypeError):
         fingerprint = ""
     return Asker(leads, fingerprint)
+
+
+class _Job(JobHandleSpec):
+    """FLARE's handle on a job's process."""
+
+    def __init__(self, process: processes.Process) -> None:
+        self._process = process
+
+    def poll(self) -> Any:
+        """FLARE's word for how it ended, or that it has not."""
+        code = self._process.poll()
+        if code is None:
+            return JobReturnCode.UNKNOWN
+        return JOB_RETURN_CODE_MAPPING.get(code, JobReturnCode.EXECUTION_ERROR)
+
+    def terminate(self) -> None:
+        """End it; its trainer ends with it."""
+        self._process.kill()
+
+    def wait(self) -> None:
+        """Until it has ended."""
+        self._process.wait()
+
+
+class _Launcher(ProcessJobLauncher):
+    """Starts the process of a job as FLARE would, but forked by the keeper."""
+
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> _Job:
+        """Called by FLARE when a job is to run here."""
+        secrets = get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {})
+        words = shlex.split(self.get_command(job_meta, fl_ctx))
+        at = words.index("-m")
+        return _Job(processes.begin(words[at + 1], words[at + 2 :], 1, environment=secrets))
+
+
+class SiteLauncher(_Launcher, ClientProcessJobLauncher):
+    """For the jobs of a site."""
+
+
+class ServerLauncher(_Launcher, ServerProcessJobLauncher):
+    """For the jobs of the server."""
 
 
 class Presence(FLComponent):

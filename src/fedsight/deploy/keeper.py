@@ -1,18 +1,20 @@
-"""Keeps a FLARE process running: starts it, starts it again when it dies, ends it on request."""
+"""Keeps a FLARE process running: starts it, starts it again when it dies, ends it on request.
+
+What FLARE's process starts in turn is forked here, too (`deploy/forks.py`).
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fedsight.core import locks
 from fedsight.core.errors import DeployError
+from fedsight.deploy import forks, processes
 from fedsight.deploy.kits import HEARTBEAT, organisation
 
 PAUSE = (0.5, 15.0)  # seconds before a dead process is started again: at first, and at most
@@ -24,19 +26,37 @@ LINE = {
     # ours are answered within few, and asked again if not.
     "NVFLARE_STREAMING_RETRY_TIMEOUT": "8",
     "NVFLARE_STREAMING_RETRY_WAIT": "4",
-    # Else each of FLARE's many threads frees large pieces into a heap of its own, which keeps them.
-    "MALLOC_ARENA_MAX": "1",
 }
+_APP = "nvflare.private.fed.app"
+SERVER = (  # what the processes of a server import
+    f"{_APP}.server.server_train",
+    f"{_APP}.server.runner_process",
+    "nvflare.collab.runtime.controller",
+    "fedsight.deploy.flare",
+    "fedsight.deploy.segment",
+)
+SITE = (  # and those of a site
+    f"{_APP}.client.client_train",
+    f"{_APP}.client.worker_process",
+    "nvflare.collab.runtime.executor",
+    "fedsight.deploy.flare",
+    "fedsight.deploy.seat",
+    "fedsight.deploy.bench",
+)
 
 
 class Keeper:
     """One long-lived child process, in a session of its own."""
 
-    def __init__(self, module: str, words: Sequence[str], folder: Path, home: Path) -> None:
-        self._command = [sys.executable, "-m", "fedsight.deploy.child", module, *words]
+    def __init__(
+        self, module: str, words: Sequence[str], folder: Path, home: Path, needs: Sequence[str] = ()
+    ) -> None:
+        """`needs`: modules that it and what it starts will import."""
+        self.module, self.words = module, words
         self._folder = folder
         self._home = home
-        self._process: subprocess.Popen[bytes] | None = None
+        self._needs = needs
+        self._pid: int | None = None
         self._asked = False
 
     def run(self, say: Callable[[str], None], look: Callable[[], None] = lambda: None) -> None:
@@ -45,62 +65,73 @@ class Keeper:
             number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)
         }
         pause = PAUSE[0]
-        try:
-            while not self._asked:
-                began = time.monotonic()
-                self._start()
-                code = self._watch(look)
-                if self._asked:
-                    break
-                pause = PAUSE[0] if time.monotonic() - began > LASTED else min(2 * pause, PAUSE[1])
-                say(f"its process ended with code {code}; starting it again in {pause:.0f} s")
-                self._sleep(pause)
-        finally:
-            self._end()
-            for number, handler in before.items():
-                signal.signal(number, handler)
+        forks.prepare(self._needs, LINE)
+        with contextlib.closing(forks.Forks()) as others:
+            try:
+                while not self._asked:
+                    began = time.monotonic()
+                    self._start(others)
+                    code = self._watch(others, look)
+                    if self._asked:
+                        break
+                    lasted = time.monotonic() - began > LASTED
+                    pause = PAUSE[0] if lasted else min(2 * pause, PAUSE[1])
+                    say(f"its process ended with code {code}; starting it again in {pause:.0f} s")
+                    self._sleep(pause, others)
+            finally:
+                self._end(others)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
 
-    def _start(self) -> None:
+    def _start(self, others: forks.Forks) -> None:
+        environment = {
+            **os.environ,
+            "FEDSIGHT_HOME": str(self._home),
+            processes.ADDRESS: others.address,
+        }
+        start = processes.Start(self.module, self.words, environment, str(self._folder))
         with (self._folder / "process.txt").open("ab") as output:
-            self._process = subprocess.Popen(
-                self._command,
-                cwd=self._folder,
-                env={**os.environ, **LINE, "FEDSIGHT_HOME": str(self._home)},
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-            )
-        (self._home / "process.pid").write_text(str(self._process.pid))
+            self._pid = others.start(start, output.fileno())
+        (self._home / "process.pid").write_text(str(self._pid))
 
-    def _watch(self, look: Callable[[], None]) -> int | None:
-        assert self._process is not None
+    def _watch(self, others: forks.Forks, look: Callable[[], None]) -> int | None:
         while not self._asked:
-            code = self._process.poll()
+            code = self._poll()
             if code is not None:
                 return code
             look()
-            time.sleep(LOOK)
+            others.look(LOOK)
         return None
 
-    def _sleep(self, seconds: float) -> None:
+    def _poll(self) -> int | None:
+        """The exit code of the process; None while it runs."""
+        if self._pid is None:
+            return 0
+        ended, status = os.waitpid(self._pid, os.WNOHANG)
+        if not ended:
+            return None
+        self._pid = None
+        return os.waitstatus_to_exitcode(status)
+
+    def _sleep(self, seconds: float, others: forks.Forks) -> None:
         until = time.monotonic() + seconds
         while time.monotonic() < until and not self._asked:
-            time.sleep(LOOK)
+            others.look(min(LOOK, seconds))
 
     def _ask(self, number: int, frame: object) -> None:
         self._asked = True
 
-    def _end(self) -> None:
-        process = self._process
-        if process is None or process.poll() is not None:
+    def _end(self, others: forks.Forks) -> None:
+        if (pid := self._pid) is None or self._poll() is not None:
             return
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(GRACE)
-        with contextlib.suppress(ProcessLookupError):  # job processes of its session too
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        os.kill(pid, signal.SIGTERM)
+        until = time.monotonic() + GRACE
+        while self._poll() is None and time.monotonic() < until:
+            others.look(LOOK)
+        with contextlib.suppress(ProcessLookupError):  # what it started in its session, too
+            os.killpg(pid, signal.SIGKILL)
+        if self._pid is not None:
+            os.waitpid(pid, 0)
 
 
 @contextlib.contextmanager
@@ -119,14 +150,13 @@ def kept(home: Path) -> bool:
 
 def server(kit: Path, home: Path) -> Keeper:
     """The coordinator's FLARE process."""
-    module = "nvflare.private.fed.app.server.server_train"
     words = ["-m", str(kit), "-s", "fed_server.json", "--set", "secure_train=true"]
-    return Keeper(module, [*words, "org=server", "config_folder=config"], kit, home)
+    more = ["org=server", "config_folder=config"]
+    return Keeper(SERVER[0], [*words, *more], kit, home, SERVER)
 
 
 def site(kit: Path, home: Path, name: str) -> Keeper:
     """A site's FLARE process."""
-    module = "nvflare.private.fed.app.client.client_train"
     words = ["-m", str(kit), "-s", "fed_client.json", "--set", "secure_train=true", f"uid={name}"]
     more = [f"org={organisation(name)}", "config_folder=config", f"heart_beat_interval={HEARTBEAT}"]
-    return Keeper(module, [*words, *more], kit, home)
+    return Keeper(SITE[0], [*words, *more], kit, home, SITE)

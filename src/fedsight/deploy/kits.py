@@ -198,11 +198,8 @@ def _server(kit: Path) -> dict[str, Any]:
                 job_store_id="job_store",
             ),
             part("job_store", storage),
-            part(
-                "process_launcher",
-                "app_common.job_launcher.server_process_launcher.ServerProcessJobLauncher",
-            ),
-            {"id": "presence", "path": "fedsight.deploy.flare.Presence", "args": {}},
+            _ours("process_launcher", "ServerLauncher"),
+            _ours("presence", "Presence"),
         ],
     }
 
@@ -226,13 +223,15 @@ def _site() -> dict[str, Any]:
                 "resource_consumer",
                 "resource_consumers.gpu_resource_consumer.GPUResourceConsumer",
             ),
-            part(
-                "process_launcher",
-                "job_launcher.client_process_launcher.ClientProcessJobLauncher",
-            ),
-            {"id": "presence", "path": "fedsight.deploy.flare.Presence", "args": {}},
+            _ours("process_launcher", "SiteLauncher"),
+            _ours("presence", "Presence"),
         ],
     }
+
+
+def _ours(id: str, name: str) -> dict[str, Any]:
+    """A component of ours that a long-lived process is given; a job cannot name it."""
+    return {"id": id, "path": f"fedsight.deploy.flare.{name}", "args": {}}
 
 
 def _allowed(classes: Sequence[str]) -> dict[str, Any]:

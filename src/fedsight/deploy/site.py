@@ -13,7 +13,7 @@ import tomli_w
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import is_taken, write_atomically
-from fedsight.deploy import keeper, kits, presence, upkeep
+from fedsight.deploy import forks, keeper, kits, presence, upkeep
 from fedsight.deploy.federation import Invitation, check_name
 from fedsight.deploy.owner import TEMPLATE, Owner, lenient, parse_owner, read_owner
 from fedsight.deploy.sitelog import SiteLog
@@ -108,8 +108,12 @@ class Site:
             self.settle(admission)
             upkeep.refuse_readable_keys(self.folder)
             owner = read_owner(contract or self.folder / "site.toml", data)
-            Ledger(self.folder)  # one that was altered is told now, not at the first run
-            facts = looked_at(owner)
+
+            def looked() -> dict[str, Any]:
+                Ledger(self.folder)  # one that was altered is told now, not at the first run
+                return looked_at(owner)
+
+            facts = forks.aside(looked)  # this process stays as it is: others are forked from it
             self._write_owner(owner)
             announced = facts if owner.contract.announce else None
             write_atomically(self.folder / "declared.json", json.dumps(announced).encode())

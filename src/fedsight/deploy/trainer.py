@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import subprocess
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from torch import Tensor
 
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.types import Metrics, Order
-from fedsight.deploy import turn
+from fedsight.deploy import processes, turn
 from fedsight.deploy.owner import Owner
 from fedsight.run.program import Program
 
@@ -97,12 +95,8 @@ class Trainer:
     def __init__(self, log: Path) -> None:
         ours, theirs = Pipe()
         with log.open("ab") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", "fedsight.deploy.bench", str(theirs.fileno())],
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
+            self._process = processes.begin(
+                "fedsight.deploy.bench", [], file.fileno(), [theirs.fileno()]
             )
         theirs.close()
         self._pipe = ours

@@ -1,0 +1,223 @@
+"""Processes that are forked from the one that keeps them, in which everything is imported.
+
+A site trains in three processes: the deployment engine's, a job's and its trainer's. Importing
+PyTorch takes each of them seconds of computing. So they are forked from the keeper, which has
+imported it and does nothing else: they begin at once and share the memory of what was imported,
+and what kills one of them still leaves the others. The keeper has one thread only, so that no lock
+can be held by a thread that its copy lacks.
+
+A process that needs another asks the keeper for it over a socket (`processes.py`).
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import ctypes
+import gc
+import importlib
+import json
+import os
+import pickle
+import runpy
+import selectors
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Never, TypeVar
+
+from fedsight.core.errors import EngineError, FedSightError
+from fedsight.deploy.child import end_with_parent
+from fedsight.deploy.processes import CODE, LENGTH, Start, kill, received
+
+PATIENCE = 10.0  # seconds that a request may take to be said
+_M_ARENA_MAX = -8  # `mallopt(3)`
+T = TypeVar("T")
+
+
+def prepare(modules: Iterable[str], environment: Mapping[str, str]) -> None:
+    """Import what the forked processes need; call it once, in a process with a single thread."""
+    os.environ.update(environment)  # some is read by what is imported
+    with contextlib.suppress(OSError, AttributeError):
+        # Else each of the engine's threads frees large pieces into a heap of its own, which keeps
+        # them. MALLOC_ARENA_MAX says the same, but to a program that begins.
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    for module in modules:
+        importlib.import_module(module)
+    gc.collect()
+    gc.freeze()  # a collection in a copy would write to, and so copy, every page
+
+
+def aside(work: Callable[[], T]) -> T:
+    """What `work` returns, from a copy of this process: what it starts stays there.
+
+    Raises what `work` raises, if that is a FedSightError, and EngineError if the copy dies.
+    """
+    ours, theirs = os.pipe()
+    pid = _fork()
+    if pid == 0:
+        with _ended(), os.fdopen(theirs, "wb") as file:
+            found: tuple[bool, Any]
+            try:
+                found = True, work()
+            except FedSightError as error:
+                found = False, error
+            file.write(pickle.dumps(found))
+    os.close(theirs)
+    try:
+        with os.fdopen(ours, "rb") as file:
+            data = file.read()
+    except BaseException:  # Ctrl-C
+        os.kill(pid, signal.SIGKILL)
+        raise
+    finally:
+        _, status = os.waitpid(pid, 0)
+    if not data:
+        code = os.waitstatus_to_exitcode(status)
+        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+        raise EngineError(f"a process {how}", "often the machine ran out of memory: free some")
+    done, value = pickle.loads(data)
+    if not done:
+        raise value
+    return value  # type: ignore[no-any-return]
+
+
+class Forks:
+    """The keeper's side: starts processes, for itself and for those who ask, and collects them."""
+
+    def __init__(self) -> None:
+        self._place = tempfile.mkdtemp(prefix="fedsight-")  # only its owner can enter it
+        self.address = str(Path(self._place) / "forks")
+        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._door.bind(self.address)
+        self._door.listen()
+        self._watch = selectors.DefaultSelector()
+        self._watch.register(self._door, selectors.EVENT_READ)
+        self._asked: dict[int, socket.socket] = {}  # by whom each was asked for
+
+    def start(self, start: Start, output: int, passed: Sequence[int] = ()) -> int:
+        """Fork a process in a session of its own; returns its number.
+
+        Its standard output and errors go to the descriptor `output`. The numbers of the
+        descriptors `passed`, which it gets, too, are added to its words.
+        """
+        pid = _fork()
+        if pid == 0:
+            with _ended():
+                _become(start, output, passed)
+        return pid
+
+    def look(self, seconds: float) -> None:
+        """Serve those who ask, for at most `seconds`; collect what ended, end what nobody wants."""
+        for key, _ in self._watch.select(seconds):
+            if key.fileobj is self._door:
+                with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                    self._serve(self._door.accept()[0])
+            else:  # nothing more is ever said: whoever asked has ended, or lets go
+                kill(key.data)
+                self._watch.unregister(key.fileobj)
+        for pid, line in list(self._asked.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._tell(pid, line, os.waitstatus_to_exitcode(status))
+
+    def close(self) -> None:
+        """End all that was asked for; the socket is gone after it."""
+        for pid, line in list(self._asked.items()):
+            kill(pid)
+            self._tell(pid, line, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+        self._watch.close()
+        self._door.close()
+        shutil.rmtree(self._place, ignore_errors=True)
+
+    def _serve(self, line: socket.socket) -> None:
+        line.settimeout(PATIENCE)
+        descriptors: list[int] = []
+        try:
+            head, descriptors, _, _ = socket.recv_fds(line, LENGTH.size, 16)
+            said = json.loads(received(line, LENGTH.unpack(head)[0]))
+            pid = self.start(Start(**said), descriptors[0], descriptors[1:])
+        except BaseException:
+            line.close()
+            raise
+        finally:
+            for one in descriptors:
+                os.close(one)
+        self._asked[pid] = line
+        self._watch.register(line, selectors.EVENT_READ, pid)
+        with contextlib.suppress(OSError):
+            line.sendall(LENGTH.pack(pid))
+
+    def _tell(self, pid: int, line: socket.socket, code: int) -> None:
+        del self._asked[pid]
+        with contextlib.suppress(OSError):
+            line.sendall(CODE.pack(code))
+        with contextlib.suppress(KeyError):  # nobody waits for it any more
+            self._watch.unregister(line)
+        line.close()
+
+
+def _fork() -> int:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid == 0:  # what the keeper does when it is told to end is not the copy's affair
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        atexit._clear()
+    return pid
+
+
+def _become(start: Start, output: int, passed: Sequence[int]) -> None:
+    """Be the process that `start` describes; returns when it has ended."""
+    os.setsid()
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    _close_all_but({0, 1, 2, *passed})
+    os.chdir(start.folder)
+    os.environ.clear()
+    os.environ.update(start.environment)
+    from setproctitle import setproctitle  # with the extra `deploy`, as the engine is
+
+    words = [*start.words, *map(str, passed)]
+    setproctitle(" ".join(["fedsight:", start.module, *words]))
+    end_with_parent()
+    sys.argv = [start.module, *words]
+    sys.modules.pop(start.module, None)  # it runs anew, as the main one
+    runpy.run_module(start.module, run_name="__main__", alter_sys=True)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    """Close what the keeper had open: locks, its socket, the lines of others."""
+    for path in list(Path("/dev/fd").iterdir()):
+        if int(path.name) not in kept:
+            with contextlib.suppress(OSError):  # the one for the listing itself
+                os.close(int(path.name))
+
+
+class _ended(contextlib.AbstractContextManager[None]):  # noqa: N801 - read as a phrase
+    """The process ends here, and never goes on in its keeper's frames."""
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> Never:
+        code = 0
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+        elif error is not None:
+            traceback.print_exception(error)
+            code = 1
+        with contextlib.suppress(BaseException):
+            threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does at its end
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)

@@ -1,0 +1,184 @@
+"""Processes forked by a keeper: what they get, what they leave alone, and when they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fedsight.core.errors import EngineError
+from fedsight.deploy import processes
+
+KEEPS = """\
+import pathlib, sys
+from fedsight.deploy import keeper
+keeper.PAUSE = (0.01, 0.02)
+folder = pathlib.Path(sys.argv[1])
+with keeper.only_one(folder, "it"):
+    keeper.Keeper("asks", [str(folder)], folder, folder, ["heavy"]).run(print)
+"""
+HEAVY = """\
+import os, pathlib
+with (pathlib.Path(__file__).parent / "imported").open("a") as file:
+    print(os.getpid(), file=file)
+"""
+# The kept process: asks for others, says what came of it, and dies the first time.
+ASKS = """\
+import heavy, json, os, pathlib, sys, time
+from fedsight.deploy import processes
+folder = pathlib.Path(sys.argv[1])
+if (folder / "first.json").exists():
+    time.sleep(600)
+with (folder / "output").open("wb") as output:
+    read, write = os.pipe()
+    os.write(write, b"through the pipe")
+    one = processes.begin("answers", ["a word"], output.fileno(), [read], {"SECRET": "told"})
+    codes = [one.wait(), one.poll()]
+    two = processes.begin("sleeps", [], output.fileno())
+    running = two.poll()
+    two.kill()
+    codes += [running, two.wait()]
+    unknown = processes.begin("not_there", [], output.fileno()).wait()
+    three = processes.begin("sleeps", [str(folder / "awake")], output.fileno())
+    while not (folder / "awake").exists():
+        time.sleep(0.02)
+    files = [os.readlink(path) for path in pathlib.Path(f"/proc/{three.pid}/fd").iterdir()]
+found = {"codes": codes, "unknown": unknown, "pid": three.pid, "files": files}
+(folder / "part").write_text(json.dumps(found))
+(folder / "part").rename(folder / "first.json")
+os._exit(3)
+"""
+ANSWERS = """\
+import heavy, os, sys
+print(sys.argv, os.environ["SECRET"], os.read(int(sys.argv[-1]), 100).decode())
+sys.exit(7)
+"""
+SLEEPS = """\
+import pathlib, sys, time
+for word in sys.argv[1:]:
+    pathlib.Path(word).touch()
+time.sleep(600)
+"""
+ASIDE = """\
+import os, signal
+from fedsight.core.errors import DataError, FedSightError
+from fedsight.deploy.forks import aside
+own = os.getpid()
+def refuses(): raise DataError("bad image", "leave it out")
+def dies(): os.kill(os.getpid(), signal.SIGKILL)
+print(aside(lambda: ["a value", os.getpid() == own]), flush=True)
+for work in (refuses, dies, lambda: 1 / 0):
+    try:
+        aside(work)
+    except FedSightError as error:
+        print(type(error).__name__, error.cause, flush=True)
+"""
+
+
+def until(true: Callable[[], bool], patience: float = 60.0) -> None:
+    end = time.monotonic() + patience
+    while not true():
+        assert time.monotonic() < end, "it never came"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """A keeper at work, and what its process said before it died and was started again."""
+    folder = tmp_path_factory.mktemp("kept")
+    modules = {"heavy": HEAVY, "asks": ASKS, "answers": ANSWERS, "sleeps": SLEEPS}
+    for name, code in modules.items():
+        (folder / f"{name}.py").write_text(code)
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    words = [sys.executable, "-c", KEEPS, str(folder)]
+    keeper = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, text=True)
+    try:
+        until((folder / "first.json").exists)
+        assert keeper.stdout is not None
+        assert "ended with code 3" in keeper.stdout.readline()
+        yield folder, json.loads((folder / "first.json").read_text())
+    finally:
+        keeper.terminate()
+        keeper.communicate()
+    until(lambda: gone(int((folder / "process.pid").read_text())))
+
+
+def test_a_process_gets_words_environment_descriptors_and_tells_its_code(
+    kept: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, found = kept
+    first = (folder / "output").read_text().splitlines()[0]
+    assert "answers.py', 'a word', '" in first
+    assert first.endswith("'] told through the pipe")
+    assert found["codes"] == [7, 7, None, -signal.SIGKILL]
+
+
+def test_a_module_that_fails_says_why(kept: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = kept
+    assert found["unknown"] == 1
+    assert "No module named not_there" in (folder / "output").read_text()
+
+
+def test_what_is_needed_is_imported_once_for_all(kept: tuple[Path, dict[str, Any]]) -> None:
+    folder, _ = kept
+    assert len((folder / "imported").read_text().splitlines()) == 1
+
+
+def test_a_process_ends_with_the_one_that_asked_for_it(kept: tuple[Path, dict[str, Any]]) -> None:
+    until(lambda: gone(kept[1]["pid"]))
+
+
+def test_a_process_holds_nothing_that_the_keeper_has_open(
+    kept: tuple[Path, dict[str, Any]],
+) -> None:
+    folder, found = kept
+    files = [name for name in found["files"] if not name.startswith("/proc/")]
+    assert sorted(files) == sorted(["/dev/null", *[str(folder / "output")] * 2])
+
+
+def test_without_a_keeper_a_program_is_started(tmp_path: Path) -> None:
+    assert processes.ADDRESS not in os.environ
+    with (tmp_path / "output").open("wb") as output:
+        environment = {"PYTHONPATH": str(tmp_path), "SECRET": "told"}
+        (tmp_path / "heavy.py").touch()
+        (tmp_path / "answers.py").write_text(ANSWERS)
+        read, write = os.pipe()
+        os.write(write, b"through the pipe")
+        process = processes.begin("answers", ["a word"], output.fileno(), [read], environment)
+        assert process.wait() == 7
+    os.close(read)
+    os.close(write)
+    assert "'a word'" in (tmp_path / "output").read_text()
+
+
+def test_a_keeper_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(processes.ADDRESS, str(tmp_path / "gone"))
+    with pytest.raises(EngineError, match="no process can be started here"):
+        processes.begin("answers", [], 1)
+
+
+def test_work_aside_returns_raises_and_dies_apart() -> None:
+    code = ASIDE
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "['a value', False]",
+        "DataError bad image",
+        "EngineError a process was killed by signal 9",
+        "EngineError a process ended with exit code 1",
+    ]
+    assert "ZeroDivisionError" in done.stderr
