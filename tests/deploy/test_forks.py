@@ -51,7 +51,8 @@ with (folder / "output").open("wb") as output:
     while not (folder / "awake").exists():
         time.sleep(0.02)
     files = [os.readlink(path) for path in pathlib.Path(f"/proc/{three.pid}/fd").iterdir()]
-found = {"codes": codes, "unknown": unknown, "pid": three.pid, "files": files}
+    title = pathlib.Path(f"/proc/{three.pid}/cmdline").read_text()
+found = {"title": title, "codes": codes, "unknown": unknown, "pid": three.pid, "files": files}
 (folder / "part").write_text(json.dumps(found))
 (folder / "part").rename(folder / "first.json")
 os._exit(3)
@@ -132,6 +133,11 @@ def test_a_module_that_fails_says_why(kept: tuple[Path, dict[str, Any]]) -> None
     folder, found = kept
     assert found["unknown"] == 1
     assert "No module named not_there" in (folder / "output").read_text()
+
+
+def test_a_process_is_listed_as_what_it_runs(kept: tuple[Path, dict[str, Any]]) -> None:
+    folder, found = kept
+    assert found["title"].startswith(f"fedsight: sleeps {folder}/awake")
 
 
 def test_what_is_needed_is_imported_once_for_all(kept: tuple[Path, dict[str, Any]]) -> None:

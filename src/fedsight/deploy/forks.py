@@ -43,6 +43,9 @@ T = TypeVar("T")
 
 def prepare(modules: Iterable[str], environment: Mapping[str, str]) -> None:
     """Import what the forked processes need; call it once, in a process with a single thread."""
+    from setproctitle import getproctitle  # comes with the extra `deploy`, as the engine does
+
+    getproctitle()  # looks where the title is kept, for which the environment must be unchanged
     os.environ.update(environment)  # some is read by what is imported
     with contextlib.suppress(OSError, AttributeError):
         # Else each of the engine's threads frees large pieces into a heap of its own, which keeps
@@ -185,7 +188,7 @@ def _become(start: Start, output: int, passed: Sequence[int]) -> None:
     os.chdir(start.folder)
     os.environ.clear()
     os.environ.update(start.environment)
-    from setproctitle import setproctitle  # with the extra `deploy`, as the engine is
+    from setproctitle import setproctitle
 
     words = [*start.words, *map(str, passed)]
     setproctitle(" ".join(["fedsight:", start.module, *words]))

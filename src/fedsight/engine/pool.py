@@ -23,8 +23,7 @@ Serve = Callable[[Any, Connection], None]  # (setup, pipe): runs in the worker u
 def context() -> Any:
     """How workers are made: forked from a clean server that has the imports done already."""
     found = multiprocessing.get_context("forkserver")
-    # torch's optimisers import torch._dynamo on first use: 1.5 s for every worker, or once here.
-    found.set_forkserver_preload(["fedsight.engine.worker", "fedsight.run.solo", "torch._dynamo"])
+    found.set_forkserver_preload(["fedsight.engine.worker", "fedsight.run.solo"])
     return found
 
 
