@@ -135,9 +135,9 @@ def test_importing_the_package_alone_is_light() -> None:
     assert reach("fedsight") & {"torch", "timm", "torchvision", "matplotlib"} == set()
 
 
-def test_only_the_adapter_and_the_console_know_nvflare() -> None:
+def test_only_the_adapter_and_the_clerk_know_nvflare() -> None:
     knows = {name for name in modules() if any(i.split(".")[0] == "nvflare" for i in imports(name))}
-    assert knows == {"fedsight.deploy.flare", "fedsight.deploy.console"}
+    assert knows == {"fedsight.deploy.flare", "fedsight.deploy.clerk"}
 
 
 def test_only_the_command_line_knows_deployment() -> None:

@@ -27,7 +27,7 @@ from fedsight.core.errors import (
     SiteError,
     StoreError,
 )
-from fedsight.deploy import presence
+from fedsight.deploy import presence, server
 from fedsight.deploy.console import Console, console, write_job
 from fedsight.deploy.declare import gather, read_declaration
 from fedsight.deploy.federation import OPERATOR, Federation
@@ -137,12 +137,15 @@ class _Chain:
             "number": number,
         }
         patience = self._program.rounds.deadline
+        home = self._federation.folder / "server"
+        began = server.process(home)
         with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
             write_job(Path(scratch), self._store.folder.name, sites, words)
             with self._console(patience) as line:
                 self._job = line.submit(Path(scratch))
                 outcome = self._started(line) or self._ended()
-        if outcome["state"] == "lost":
+        # A server that was started again knows nothing of the job, nor do its sites.
+        if outcome["state"] == "lost" and server.process(home) == began:
             with contextlib.suppress(DeployError):  # what is left of it; it may be gone as a whole
                 self.abort()
         self._job = None

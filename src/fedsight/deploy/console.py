@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
-import logging
+import select
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-from nvflare.fuel.flare_api.flare_api import new_secure_session
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import make_folder, write_atomically
@@ -19,14 +18,31 @@ from fedsight.core.files import make_folder, write_atomically
 CONTROLLER = "nvflare.collab.runtime.controller.CollabController"
 EXECUTOR = "nvflare.collab.runtime.executor.CollabExecutor"
 POLL = 0.25  # seconds between a starting site's questions whether the job goes on
+ANSWER = 60.0  # seconds that an answer may take
+GRACE = 3.0  # seconds that a session gets to end
 SYNC = 60  # seconds that the sites' job processes get to start
 
 
 class Console:
-    """A session with the server under the operator's certificate."""
+    """A session with the server under the operator's certificate, held by a process of its own.
 
-    def __init__(self, session: Any) -> None:
-        self._session = session
+    FLARE keeps state for all sessions of a process. After some of them, and a server that was
+    started again, a further one got no answer for most of a minute; the first one gets it at once.
+    """
+
+    def __init__(self, kit: Path, user: str) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "fedsight.deploy.clerk", str(kit.resolve()), user],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is this process's to handle: the job is to be ended
+        )
+        try:
+            self._heard()
+        except BaseException:
+            self.close()
+            raise
 
     def submit(self, folder: Path) -> str:
         """Submit the job in `folder`; returns its number."""
@@ -44,15 +60,43 @@ class Console:
         """Drop a site's connection and refuse it from now on."""
         self._call("disable_client", site)
 
+    def close(self) -> None:
+        """End the session and its process."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        try:
+            self._process.wait(GRACE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+
     def _call(self, name: str, *words: Any) -> Any:
-        with _quietly():
-            try:
-                return getattr(self._session, name)(*words)
-            except Exception as error:  # FLARE raises what it likes; the user gets one sentence
-                raise DeployError(
-                    f"the server refused or did not answer ({name}): {error}",
-                    "look at server/kit/log.txt, and whether `fedsight server start` runs",
-                ) from error
+        try:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps([name, words]).encode() + b"\n")
+            self._process.stdin.flush()
+            return self._heard()
+        except (OSError, ValueError) as error:
+            raise DeployError(
+                f"the server refused or did not answer ({name}): {error}",
+                "look at server/kit/log.txt, and whether `fedsight server start` runs",
+            ) from None
+
+    def _heard(self) -> Any:
+        """The next answer; ValueError with what FLARE says, OSError if nothing comes."""
+        assert self._process.stdout is not None
+        if not select.select([self._process.stdout], [], [], ANSWER)[0]:
+            raise OSError(f"no answer within {ANSWER:.0f} s")
+        line = self._process.stdout.readline()
+        if not line:
+            raise OSError("its process ended")
+        said = json.loads(line)
+        if "error" in said:
+            raise ValueError(said["error"])
+        return said["answer"]
 
 
 @contextlib.contextmanager
@@ -61,23 +105,17 @@ def console(kit: Path, user: str, patience: float) -> Iterator[Console]:
     until = time.monotonic() + patience
     while True:
         try:
-            with _quietly():
-                session = new_secure_session(
-                    username=user, startup_kit_location=str(kit), timeout=5
-                )
+            made = Console(kit, user)
             break
-        except Exception as error:  # the server may just be starting again
+        except (OSError, ValueError) as error:  # the server may just be starting again
             if time.monotonic() >= until:
                 raise DeployError(
                     f"the server cannot be reached or does not let {user} in: {error}",
                     "is `fedsight server start` running?",
                 ) from None
             time.sleep(1.0)
-    try:
-        yield Console(session)
-    finally:
-        with _quietly(), contextlib.suppress(Exception):
-            session.close()
+    with contextlib.closing(made):
+        yield made
 
 
 def write_job(folder: Path, name: str, sites: Sequence[str], words: dict[str, Any]) -> None:
@@ -115,15 +153,3 @@ def write_job(folder: Path, name: str, sites: Sequence[str], words: dict[str, An
         (folder / "app" / "config" / "config_fed_client.json", client),
     ):
         write_atomically(path, json.dumps(value, indent=1).encode())
-
-
-@contextlib.contextmanager
-def _quietly() -> Iterator[None]:
-    """FLARE's session prints and logs to the console as it likes."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        logging.disable(before)
