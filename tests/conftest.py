@@ -10,11 +10,19 @@ import tiny
 import tinysites
 from hypothesis import settings
 
+from fedsight.deploy import demo
 from fedsight.engine.base import Federation
 
 # Two cores are shared with worker processes, so no example is judged by its time.
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=40)
 settings.load_profile("house")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def forked() -> Iterator[None]:
+    """Processes of sites and servers are forked from one that has imported PyTorch once."""
+    with demo.together():
+        yield
 
 
 @pytest.fixture(scope="session")

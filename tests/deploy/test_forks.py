@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from fedsight.core.errors import EngineError
-from fedsight.deploy import processes
+from fedsight.deploy import forks, processes
 
 KEEPS = """\
 import pathlib, sys
@@ -33,7 +33,7 @@ with (pathlib.Path(__file__).parent / "imported").open("a") as file:
 # The kept process: asks for others, says what came of it, and dies the first time.
 ASKS = """\
 import heavy, json, os, pathlib, sys, time
-from fedsight.deploy import processes
+from fedsight.deploy import forks, processes
 folder = pathlib.Path(sys.argv[1])
 if (folder / "first.json").exists():
     time.sleep(600)
@@ -157,8 +157,10 @@ def test_a_process_holds_nothing_that_the_keeper_has_open(
     assert sorted(files) == sorted(["/dev/null", *[str(folder / "output")] * 2])
 
 
-def test_without_a_keeper_a_program_is_started(tmp_path: Path) -> None:
-    assert processes.ADDRESS not in os.environ
+def test_without_a_keeper_a_program_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(processes.ADDRESS)
     with (tmp_path / "output").open("wb") as output:
         environment = {"PYTHONPATH": str(tmp_path), "SECRET": "told"}
         (tmp_path / "heavy.py").touch()
@@ -170,6 +172,27 @@ def test_without_a_keeper_a_program_is_started(tmp_path: Path) -> None:
     os.close(read)
     os.close(write)
     assert "'a word'" in (tmp_path / "output").read_text()
+
+
+def test_a_process_that_has_threads_forks_from_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "heavy.py").write_text(HEAVY)
+    (tmp_path / "sleeps.py").write_text("import heavy\n" + SLEEPS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    before = os.environ[processes.ADDRESS]
+    with (tmp_path / "output").open("wb") as output, forks.apart(["heavy"]):
+        assert os.environ[processes.ADDRESS] != before
+        first, second = (processes.begin("sleeps", [], output.fileno()) for _ in range(2))
+        with pytest.raises(subprocess.TimeoutExpired):
+            first.wait(0.1)
+        first.terminate()
+        assert first.wait() == -signal.SIGTERM
+        assert first.poll() == -signal.SIGTERM
+        assert second.poll() is None
+    assert os.environ[processes.ADDRESS] == before
+    assert second.wait() == -signal.SIGKILL
+    assert len((tmp_path / "imported").read_text().splitlines()) == 1
 
 
 def test_a_keeper_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def demo_command(
     changes = [f"name={demo.NAME}", f"split.sites={sites}", f"rounds.rounds={rounds}"]
     program, speed = config.example("fashion", changes)
     screen = Screen()
-    with _folder(keep) as folder:
+    with _folder(keep) as folder, demo.together():
         screen.say(f"making keys, certificates and kits for a server and {sites} sites")
         federation, members = demo.prepare(folder, sites)
         store = RunStore(federation.runs / program.name)

@@ -6,8 +6,6 @@ import os
 import runpy
 import signal
 import sys
-import threading
-import time
 
 LOOK = 0.5  # seconds
 
@@ -15,20 +13,9 @@ LOOK = 0.5  # seconds
 def end_with_parent() -> None:
     """From now on this process dies soon after its parent, however that ends.
 
-    A FLARE process that nobody keeps would go on under an identity that is started anew.
+    A FLARE process that nobody keeps would go on under an identity that is started anew. A timer
+    looks, not a thread: a process that forks (`forks.py`) must have one thread only.
     """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(LOOK)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True, name="end-with-parent").start()
-
-
-def _end_with_parent_on_one_thread() -> None:
-    """The same by a timer, for a process that may fork: a copy lacks all threads but one."""
     parent = os.getppid()
 
     def look(number: int, frame: object) -> None:
@@ -37,10 +24,10 @@ def _end_with_parent_on_one_thread() -> None:
 
     signal.signal(signal.SIGALRM, look)
     signal.siginterrupt(signal.SIGALRM, False)
-    signal.setitimer(signal.ITIMER_REAL, LOOK, LOOK)  # copies do not inherit it
+    signal.setitimer(signal.ITIMER_REAL, LOOK, LOOK)  # a copy does not inherit it
 
 
 if __name__ == "__main__":
-    _end_with_parent_on_one_thread()
+    end_with_parent()
     sys.argv = sys.argv[1:]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

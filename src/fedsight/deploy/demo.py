@@ -7,17 +7,18 @@ from __future__ import annotations
 import contextlib
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DeployError
 from fedsight.data.partition import site_name
-from fedsight.deploy import chain, presence
+from fedsight.deploy import chain, forks, keeper, presence, processes
 from fedsight.deploy.federation import Federation
+from fedsight.deploy.processes import Process
 from fedsight.deploy.server import free_port
 from fedsight.deploy.site import Site
 from fedsight.run.program import Program, Speed
@@ -30,6 +31,14 @@ GRACE = 15.0  # seconds that a process gets to end by itself
 START = 120.0  # seconds that all sites get to connect
 LOOK = 0.1
 Say = Callable[[str], None]
+
+
+def together() -> AbstractContextManager[None]:
+    """Meanwhile, all that is started here is forked from one process, which has the imports done.
+
+    On machines of their own, each server and site is that process for itself (`keeper.py`).
+    """
+    return forks.apart(["nvflare.cli", "fedsight.cli.app", *keeper.SERVER, *keeper.SITE])
 
 
 def prepare(folder: Path, count: int) -> tuple[Federation, list[Site]]:
@@ -62,33 +71,25 @@ def run(
         start: list[tuple[str, ...]] = [("server", "start", "--federation", str(federation.folder))]
         start += [("site", "start", str(site.folder), "--data", SAMPLE) for site in sites]
         homes = [federation.folder / "server", *(site.folder for site in sites)]
-        processes = stack.enter_context(all_ended())
+        running = stack.enter_context(all_ended())
         for words, home in zip(start, homes, strict=True):
-            processes[home] = launch(words, home)
+            running[home] = launch(words, home)
         say(f"started the server and {len(sites)} sites; waiting until they are connected")
-        wait_for(federation, [site.name for site in sites], processes)
+        wait_for(federation, [site.name for site in sites], running)
         return chain.start(federation, program, speed, store, reporters, say)
 
 
-def launch(words: Sequence[str], home: Path, module: str = "fedsight") -> subprocess.Popen[bytes]:
+def launch(words: Sequence[str], home: Path, module: str = "fedsight") -> Process:
     """`fedsight WORDS` as a process that Ctrl-C does not reach, and that ends with this one."""
     with (home / "said.txt").open("wb") as said:
-        return subprocess.Popen(
-            [sys.executable, "-m", "fedsight.deploy.child", module, *words],
-            stdin=subprocess.DEVNULL,
-            stdout=said,
-            stderr=said,
-            start_new_session=True,
-        )
+        return processes.begin(module, words, said.fileno())
 
 
-def wait_for(
-    federation: Federation, names: Sequence[str], processes: dict[Path, subprocess.Popen[bytes]]
-) -> None:
+def wait_for(federation: Federation, names: Sequence[str], running: dict[Path, Process]) -> None:
     """Wait until all sites are connected; DeployError if a process ends or they do not come."""
     until = time.monotonic() + START
     while True:
-        for home, process in processes.items():
+        for home, process in running.items():
             if process.poll() is not None:
                 said = (home / "said.txt").read_text(encoding="utf-8", errors="replace")
                 raise DeployError(
@@ -113,22 +114,22 @@ def _last_words(said: str) -> str:
 
 
 @contextlib.contextmanager
-def all_ended() -> Iterator[dict[Path, subprocess.Popen[bytes]]]:
+def all_ended() -> Iterator[dict[Path, Process]]:
     """A place for processes, all of which are ended at the end, SIGTERM and Ctrl-C included."""
-    processes: dict[Path, subprocess.Popen[bytes]] = {}
+    running: dict[Path, Process] = {}
 
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:
-        yield processes
+        yield running
     finally:
         ignored = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
-        for process in processes.values():
+        for process in running.values():
             process.terminate()
         until = time.monotonic() + GRACE
-        for process in processes.values():
+        for process in running.values():
             try:
                 process.wait(max(0.1, until - time.monotonic()))
             except subprocess.TimeoutExpired:

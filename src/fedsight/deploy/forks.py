@@ -20,23 +20,25 @@ import json
 import os
 import pickle
 import runpy
+import select
 import selectors
-import shutil
 import signal
 import socket
+import subprocess
 import sys
 import tempfile
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Never, TypeVar
 
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.deploy.child import end_with_parent
-from fedsight.deploy.processes import CODE, LENGTH, Start, kill, received
+from fedsight.deploy.processes import ADDRESS, CODE, LENGTH, Start, kill, received
 
 PATIENCE = 10.0  # seconds that a request may take to be said
+LOOK = 0.1
 _M_ARENA_MAX = -8  # `mallopt(3)`
 T = TypeVar("T")
 
@@ -91,15 +93,58 @@ def aside(work: Callable[[], T]) -> T:
     return value  # type: ignore[no-any-return]
 
 
+@contextlib.contextmanager
+def door() -> Iterator[socket.socket]:
+    """A socket to be asked at, which only this user can reach."""
+    with (
+        tempfile.TemporaryDirectory(prefix="fedsight-") as place,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made,
+    ):
+        made.bind(str(Path(place) / "forks"))
+        made.listen()
+        yield made
+
+
+@contextlib.contextmanager
+def apart(modules: Sequence[str]) -> Iterator[None]:
+    """Meanwhile, `processes.begin` forks from a process of its own, which imports `modules`.
+
+    For a process that has threads, and starts many others. They end with it.
+    """
+    with door() as made:
+        keeper = subprocess.Popen(
+            [sys.executable, "-m", "fedsight.deploy.forks", str(made.fileno()), *modules],
+            pass_fds=[made.fileno()],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        before = os.environ.get(ADDRESS)
+        os.environ[ADDRESS] = str(made.getsockname())
+        try:
+            yield
+        finally:
+            del os.environ[ADDRESS]
+            if before is not None:
+                os.environ[ADDRESS] = before
+            keeper.communicate()  # it ends with its input
+
+
+def _serve(number: int, modules: Sequence[str]) -> None:
+    """Until the input ends, fork what is asked for at the socket `number`."""
+    prepare(modules, {})
+    made = socket.socket(fileno=number)
+    with contextlib.closing(Forks(made)) as forks:
+        while not select.select([0], [], [], 0)[0]:
+            forks.look(LOOK)
+
+
 class Forks:
     """The keeper's side: starts processes, for itself and for those who ask, and collects them."""
 
-    def __init__(self) -> None:
-        self._place = tempfile.mkdtemp(prefix="fedsight-")  # only its owner can enter it
-        self.address = str(Path(self._place) / "forks")
-        self._door = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._door.bind(self.address)
-        self._door.listen()
+    def __init__(self, door: socket.socket) -> None:
+        """Whoever can connect to `door` may ask."""
+        self._door = door
+        self.address = str(door.getsockname())
         self._watch = selectors.DefaultSelector()
         self._watch.register(self._door, selectors.EVENT_READ)
         self._asked: dict[int, socket.socket] = {}  # by whom each was asked for
@@ -136,8 +181,6 @@ class Forks:
             kill(pid)
             self._tell(pid, line, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
         self._watch.close()
-        self._door.close()
-        shutil.rmtree(self._place, ignore_errors=True)
 
     def _serve(self, line: socket.socket) -> None:
         line.settimeout(PATIENCE)
@@ -194,7 +237,8 @@ def _become(start: Start, output: int, passed: Sequence[int]) -> None:
     setproctitle(" ".join(["fedsight:", start.module, *words]))
     end_with_parent()
     sys.argv = [start.module, *words]
-    sys.modules.pop(start.module, None)  # it runs anew, as the main one
+    if not hasattr(sys.modules.get(start.module), "__path__"):
+        sys.modules.pop(start.module, None)  # it runs anew, as the main one
     runpy.run_module(start.module, run_name="__main__", alter_sys=True)
 
 
@@ -224,3 +268,7 @@ class _ended(contextlib.AbstractContextManager[None]):  # noqa: N801 - read as a
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]), sys.argv[2:])

@@ -66,7 +66,7 @@ class Keeper:
         }
         pause = PAUSE[0]
         forks.prepare(self._needs, LINE)
-        with contextlib.closing(forks.Forks()) as others:
+        with forks.door() as door, contextlib.closing(forks.Forks(door)) as others:
             try:
                 while not self._asked:
                     began = time.monotonic()

@@ -9,11 +9,8 @@ our two.
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +18,7 @@ from typing import Any, Literal
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import make_folder, write_atomically
+from fedsight.deploy import processes
 
 Role = Literal["server", "client", "lead", "member"]
 
@@ -277,19 +275,16 @@ def _flare(*words: object, home: Path) -> None:
     """Run FLARE's own command line; DeployError with its message when it fails."""
     made = home / ".flare"  # where it keeps its audit trail, instead of the user's home folder
     make_private(made)
-    code = "import sys; from nvflare.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)],
-        env={**os.environ, "HOME": str(made)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise DeployError(
-            f"`{' '.join(map(str, words[:2]))}` of the deployment engine failed: "
-            + " ".join(said[-3:]),
-            "look at the file it names; a kit can be made again in an empty folder",
+    with tempfile.TemporaryFile("w+", errors="replace") as output:
+        process = processes.begin(
+            "nvflare.cli", list(map(str, words)), output.fileno(), environment={"HOME": str(made)}
         )
+        if process.wait() == 0:
+            return
+        output.seek(0)
+        said = [line for line in output if line.strip()]
+    raise DeployError(
+        f"`{' '.join(map(str, words[:2]))}` of the deployment engine failed: "
+        + " ".join(line.strip() for line in said[-3:]),
+        "look at the file it names; a kit can be made again in an empty folder",
+    )

@@ -58,6 +58,7 @@ def begin(
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
+        start_new_session=True,
     )
 
 
@@ -69,8 +70,11 @@ class Process(Protocol):
     def poll(self) -> int | None:
         """Its exit code, negative for a signal; None while it runs."""
 
-    def wait(self) -> int:
-        """Its exit code, when it has ended."""
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, when it has ended; subprocess.TimeoutExpired after `timeout` seconds."""
+
+    def terminate(self) -> None:
+        """SIGTERM."""
 
     def kill(self) -> None:
         """SIGKILL."""
@@ -100,11 +104,18 @@ class Fork:
         """Its exit code, negative for a signal; None while it runs."""
         return self._code if self._over.is_set() else None
 
-    def wait(self) -> int:
-        """Its exit code, when it has ended."""
-        self._over.wait()
+    def wait(self, timeout: float | None = None) -> int:
+        """Its exit code, when it has ended; subprocess.TimeoutExpired after `timeout` seconds."""
+        if not self._over.wait(timeout):
+            raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
         assert self._code is not None
         return self._code
+
+    def terminate(self) -> None:
+        """SIGTERM."""
+        if not self._over.is_set():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
         """SIGKILL."""
