@@ -21,6 +21,7 @@ from fedsight.cli import members
 from fedsight.core.errors import DeployError
 from fedsight.deploy import keeper, needed, presence, server
 from fedsight.deploy.federation import Federation, Invitation
+from fedsight.deploy.processes import Process
 from fedsight.deploy.sitelog import SiteLog
 from fedsight.privacy.entries import Entry
 from fedsight.privacy.ledger import Ledger
@@ -513,7 +514,7 @@ def test_a_failed_demo_leaves_no_process(tmp_path: Path) -> None:
     home = tmp_path / "site-00"
     home.mkdir()
     made = federation(tmp_path / "wards", "site-00")
-    processes: list[subprocess.Popen[bytes]] = []
+    processes: list[Process] = []
 
     def fail() -> None:
         with demo.all_ended() as running:
@@ -528,4 +529,4 @@ def test_a_failed_demo_leaves_no_process(tmp_path: Path) -> None:
     assert "the process of site-00 ended" in str(caught.value)
     assert "holds no site" in str(caught.value)
     check_message(f"Error: {caught.value}")
-    assert all(process.returncode is not None for process in processes)
+    assert all(process.poll() is not None for process in processes)

@@ -299,7 +299,8 @@ def test_a_file_system_that_takes_no_more(tmp_path: Path) -> None:
     found = RunStore(run).load_checkpoint()
     assert found is not None
     assert 1 < found.round == lines(run) < 40
-    assert not (run / "history.jsonl").read_text().endswith("\n"), "the last line is torn"
+    text = (run / "history.jsonl").read_text()
+    assert len(text) == 7_000, "the last line is torn, unless the limit fell on its end"
     done("resume", run, "--workers", 2)
     assert [line["round"] for line in history(run)] == list(range(1, 41))
 
