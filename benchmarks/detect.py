@@ -40,15 +40,15 @@ def example(name: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def repetitions(name: str, quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
+def repetitions(name: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
     """The runs of a job, each with what tells it from the others."""
     if name == "trees":
-        for side in SIDES[: 1 if quick else None]:
+        for side in SIDES[:count]:
             tables = example("trees")
             tables["data"]["test_side"] = side
             yield side, tables
         return
-    for seed in range(1 if quick else 3):
+    for seed in range(min(3, count)):
         tables = example("scenes")
         tables["seed"] = tables["data"]["seed"] = seed
         yield f"seed {seed}", tables
@@ -123,6 +123,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("jobs", nargs="*", default=["scenes", "trees", "partial"])
     parser.add_argument("--quick", action="store_true", help="one repetition")
+    parser.add_argument("--repetitions", type=int, default=4, help="at most; scenes have 3")
     options = parser.parse_args()
     path = RESULTS / ("detect-quick.json" if options.quick else "detect.json")
     results = json.loads(path.read_text()) if path.exists() else {}
@@ -135,7 +136,7 @@ def main() -> None:
             rows = [[n, f"{f['map']:.3f}", f"{f['map_50']:.3f}"] for n, f in runs.items()]
             print_table("Partial labels", ["labels", "mAP", "AP at 0.50"], rows)
         else:
-            for name, tables in repetitions(job, options.quick):
+            for name, tables in repetitions(job, 1 if options.quick else options.repetitions):
                 runs[name] = compared(tables)
                 print(job, name, runs[name], flush=True)
             table(job, runs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -193,6 +194,26 @@ def test_a_process_that_has_threads_forks_from_another(
     assert os.environ[processes.ADDRESS] == before
     assert second.wait() == -signal.SIGKILL
     assert len((tmp_path / "imported").read_text().splitlines()) == 1
+
+
+def test_a_request_that_is_nonsense_or_broken_off_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forks, "MOST_LETTERS", 0)  # as if the folder's name were too long
+    with (tmp_path / "output").open("wb") as output, forks.apart(["json"]):
+        for said in (b"", b"\1", b"\xff\xff\xff\xff", b"\2\0\0\0{}", b"\2\0\0\0[]", b"\x09\0\0\0"):
+            with socket.socket(socket.AF_UNIX) as line:
+                line.connect(os.environ[processes.ADDRESS])
+                line.sendall(said)
+        with pytest.raises(EngineError, match="no process can be started here"):
+            processes.begin("json.tool", [], 999)  # no such descriptor
+        assert processes.begin("json.tool", ["--help"], output.fileno()).wait() == 0
+    assert b"usage" in (tmp_path / "output").read_bytes()
+
+
+def test_a_keeper_that_cannot_begin_is_told() -> None:
+    with forks.apart(["not_there"]), pytest.raises(EngineError, match="no process can be started"):
+        processes.begin("json.tool", [], 1)
 
 
 def test_a_keeper_that_is_gone_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import select
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -31,11 +32,12 @@ class Console:
     """
 
     def __init__(self, kit: Path, user: str) -> None:
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - `close` closes it
         self._process = subprocess.Popen(
             [sys.executable, "-m", "fedsight.deploy.clerk", str(kit.resolve()), user],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._said,
             start_new_session=True,  # Ctrl-C is this process's to handle: the job is to be ended
         )
         try:
@@ -72,6 +74,7 @@ class Console:
             self._process.kill()
             self._process.wait()
         self._process.stdout.close()
+        self._said.close()
 
     def _call(self, name: str, *words: Any) -> Any:
         try:
@@ -89,10 +92,13 @@ class Console:
         """The next answer; ValueError with what FLARE says, OSError if nothing comes."""
         assert self._process.stdout is not None
         if not select.select([self._process.stdout], [], [], ANSWER)[0]:
+            self._process.kill()  # or it would be taken for the answer to the next call
             raise OSError(f"no answer within {ANSWER:.0f} s")
         line = self._process.stdout.readline()
         if not line:
-            raise OSError("its process ended")
+            self._said.seek(0)
+            last = self._said.read().decode(errors="replace").strip().rpartition("\n")[2]
+            raise OSError(f"its process ended ({last})")
         said = json.loads(line)
         if "error" in said:
             raise ValueError(said["error"])

@@ -28,6 +28,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,9 +38,13 @@ from fedsight.core.errors import EngineError, FedSightError
 from fedsight.deploy.child import end_with_parent
 from fedsight.deploy.processes import ADDRESS, CODE, LENGTH, Start, kill, received
 
-PATIENCE = 10.0  # seconds that a request may take to be said
+PATIENCE = 2.0  # seconds that a request may take to be said
+LONGEST = 1 << 22  # bytes of a request
 LOOK = 0.1
+MOST_LETTERS = 80  # of the folder of temporary files: a socket's address is short (`unix(7)`)
 _M_ARENA_MAX = -8  # `mallopt(3)`
+_PR_SET_PDEATHSIG = 1  # `prctl(2)`
+_ASKING = {signal.SIGTERM, signal.SIGINT}
 T = TypeVar("T")
 
 
@@ -49,6 +54,7 @@ def prepare(modules: Iterable[str], environment: Mapping[str, str]) -> None:
 
     getproctitle()  # looks where the title is kept, for which the environment must be unchanged
     os.environ.update(environment)  # some is read by what is imported
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, nobody learns of exit codes
     with contextlib.suppress(OSError, AttributeError):
         # Else each of the engine's threads frees large pieces into a heap of its own, which keeps
         # them. MALLOC_ARENA_MAX says the same, but to a program that begins.
@@ -64,6 +70,7 @@ def aside(work: Callable[[], T]) -> T:
 
     Raises what `work` raises, if that is a FedSightError, and EngineError if the copy dies.
     """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     ours, theirs = os.pipe()
     pid = _fork()
     if pid == 0:
@@ -83,7 +90,7 @@ def aside(work: Callable[[], T]) -> T:
         raise
     finally:
         _, status = os.waitpid(pid, 0)
-    if not data:
+    if status or not data:
         code = os.waitstatus_to_exitcode(status)
         how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
         raise EngineError(f"a process {how}", "often the machine ran out of memory: free some")
@@ -96,8 +103,9 @@ def aside(work: Callable[[], T]) -> T:
 @contextlib.contextmanager
 def door() -> Iterator[socket.socket]:
     """A socket to be asked at, which only this user can reach."""
+    short = len(tempfile.gettempdir()) < MOST_LETTERS
     with (
-        tempfile.TemporaryDirectory(prefix="fedsight-") as place,
+        tempfile.TemporaryDirectory(prefix="fedsight-", dir=None if short else "/tmp") as place,
         socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made,
     ):
         made.bind(str(Path(place) / "forks"))
@@ -120,6 +128,7 @@ def apart(modules: Sequence[str]) -> Iterator[None]:
         )
         before = os.environ.get(ADDRESS)
         os.environ[ADDRESS] = str(made.getsockname())
+        made.close()  # or one would wait at it for a keeper that has died
         try:
             yield
         finally:
@@ -165,8 +174,10 @@ class Forks:
         """Serve those who ask, for at most `seconds`; collect what ended, end what nobody wants."""
         for key, _ in self._watch.select(seconds):
             if key.fileobj is self._door:
-                with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+                try:
                     self._serve(self._door.accept()[0])
+                except Exception as error:  # whoever asked has died, or asked for nonsense
+                    print(f"a request for a process failed: {error!r}", file=sys.stderr, flush=True)
             else:  # nothing more is ever said: whoever asked has ended, or lets go
                 kill(key.data)
                 self._watch.unregister(key.fileobj)
@@ -183,11 +194,15 @@ class Forks:
         self._watch.close()
 
     def _serve(self, line: socket.socket) -> None:
+        until = time.monotonic() + PATIENCE
         line.settimeout(PATIENCE)
         descriptors: list[int] = []
         try:
             head, descriptors, _, _ = socket.recv_fds(line, LENGTH.size, 16)
-            said = json.loads(received(line, LENGTH.unpack(head)[0]))
+            (length,) = LENGTH.unpack(head)
+            if length > LONGEST:
+                raise ValueError(f"{length} bytes")
+            said = json.loads(received(line, length, until))
             pid = self.start(Start(**said), descriptors[0], descriptors[1:])
         except BaseException:
             line.close()
@@ -210,13 +225,25 @@ class Forks:
 
 
 def _fork() -> int:
+    """`os.fork`; the copy dies with this process, and is deaf to SIGTERM and Ctrl-C until `_ended`.
+
+    A copy that handled them as its keeper does would end what is its keeper's.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
     pid = os.fork()
-    if pid == 0:  # what the keeper does when it is told to end is not the copy's affair
+    if pid == 0:
+        with contextlib.suppress(OSError, AttributeError):  # not everywhere
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+        if os.getppid() != parent:
+            os._exit(1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        atexit._clear()
+        atexit._clear()  # nor is what the keeper does at its end
+    else:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
     return pid
 
 
@@ -253,12 +280,17 @@ def _close_all_but(kept: set[int]) -> None:
 class _ended(contextlib.AbstractContextManager[None]):  # noqa: N801 - read as a phrase
     """The process ends here, and never goes on in its keeper's frames."""
 
+    def __enter__(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
+
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> Never:
         code = 0
         if isinstance(error, SystemExit):
             code = error.code if isinstance(error.code, int) else int(error.code is not None)
             if isinstance(error.code, str):
                 print(error.code, file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            code = 130
         elif error is not None:
             traceback.print_exception(error)
             code = 1

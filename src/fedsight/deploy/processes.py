@@ -14,6 +14,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from fedsight.core.errors import EngineError
 ADDRESS = "FEDSIGHT_FORKS"  # the variable that tells a process where its keeper listens
 LENGTH = struct.Struct("<I")  # of a request; and the number of a process
 CODE = struct.Struct("<i")  # an exit code
+PATIENCE = 120.0  # seconds that a keeper gets to answer: it may still be importing
 
 
 @dataclass(frozen=True)
@@ -87,10 +89,12 @@ class Fork:
         said = json.dumps(asdict(start)).encode()
         self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
+            self._line.settimeout(PATIENCE)
             self._line.connect(start.environment[ADDRESS])
             socket.send_fds(self._line, [LENGTH.pack(len(said))], [output, *passed])
             self._line.sendall(said)
             self.pid: int = LENGTH.unpack(received(self._line, LENGTH.size))[0]
+            self._line.settimeout(None)
         except (OSError, KeyError) as error:
             self._line.close()
             raise EngineError(
@@ -138,10 +142,12 @@ def kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
 
 
-def received(line: socket.socket, length: int) -> bytes:
-    """Exactly `length` bytes; ConnectionError if the line ends before."""
+def received(line: socket.socket, length: int, until: float | None = None) -> bytes:
+    """Exactly `length` bytes, before the moment `until`; OSError if they do not come."""
     data = b""
     while len(data) < length:
+        if until is not None:
+            line.settimeout(max(0.01, until - time.monotonic()))
         piece = line.recv(length - len(data))
         if not piece:
             raise ConnectionError("the line was closed")

@@ -6,8 +6,10 @@ crash in a native library end this process only; the site reports it and starts 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import pickle
+import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from fedsight.core.types import Metrics, Order
 from fedsight.deploy import processes, turn
 from fedsight.deploy.owner import Owner
 from fedsight.run.program import Program
+
+GRACE = 5.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -126,4 +130,5 @@ class Trainer:
     def close(self) -> None:
         """End the process, whatever it does; whoever waits for it gets an EngineError."""
         self._process.kill()
-        self._process.wait()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # a keeper that hangs says nothing
+            self._process.wait(GRACE)
