@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import tiny
@@ -14,6 +15,7 @@ from fedsight.core.errors import SiteError
 from fedsight.deploy.guard import Guard
 from fedsight.deploy.owner import parse_owner
 from fedsight.deploy.trainer import Trained
+from fedsight.engine import secured as plans
 from fedsight.engine.secured import fingerprint, plan_of
 from fedsight.privacy.event import Event
 from fedsight.privacy.noise import Noise
@@ -88,3 +90,24 @@ def test_what_leaves_is_charged_as_the_sum_is_accounted(tmp_path: Path) -> None:
     assert (Event.of(event).kind, Event.of(event).noise, times) == ("skellam", 0.5, 1)
     key = tmp_path / "a" / "noise.key"
     assert key.stat().st_mode & 0o777 == 0o600
+
+
+def test_another_attempt_at_a_round_has_other_noise(tmp_path: Path) -> None:
+    """Else the difference of two sums, the second without a site, would show that site's update."""
+    of = program()
+    streams = []
+    for attempt in ("one", "another"):
+        guard, inbox = guards(tmp_path / attempt, of, 4)[0]
+        secret = tmp_path / attempt / "a" / "noise.key"
+        secret.touch(0o600)
+        secret.write_bytes(bytes(32))
+        plan = mock.patch.object(plans, "plan_of", wraps=plan_of)
+        with plan as made, mock.patch("fedsight.deploy.guard.plan_of", made):
+            guard.protection(1, VECTOR, fields(4), inbox)
+        streams.append(made.call_args.args[3]("x").uniform(8).tolist())
+    assert streams[0] != streams[1]
+
+
+def test_nothing_is_protected_before_a_run_was_agreed_upon(tmp_path: Path) -> None:
+    with pytest.raises(SiteError, match="no run was agreed upon"):
+        Guard(tmp_path, "a").protection(1, VECTOR, fields(4), b"")

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.deploy import kits, presence
 from fedsight.deploy.federation import Federation, Invitation, check_name
 from fedsight.deploy.kits import write_policies
+from fedsight.deploy.owner import TEMPLATE, read_owner
 from fedsight.deploy.site import Site
 from fedsight.deploy.sitelog import SiteLog
 
@@ -317,3 +321,19 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     log.path.mkdir()
     with pytest.raises(StoreError, match="the site's log cannot be written"):
         log.write("update")
+
+
+def test_all_that_an_owner_says_is_in_force(tmp_path: Path, pair: Pair) -> None:
+    said = {
+        "data": {"name": "fashion-mnist-12k"},
+        "contract": {"sites": 5, "epsilon": 2.0, "require": ["local_dp"]},
+        "secure": {"cohort": 20, "threshold": 10, "neighbours": 9, "survivors": 15},
+        "speed": {"threads": 3},
+    }
+    (tmp_path / "site.toml").write_text(tomli_w.dumps(said))
+    owner = read_owner(tmp_path / "site.toml", None)
+    site = replace(pair[1], folder=tmp_path)
+    site._write_owner(owner)
+    assert read_owner(tmp_path / "owner.toml", None) == owner
+    sections = set(re.findall(r"^\[(\w+)\]", TEMPLATE, re.MULTILINE))
+    assert sections == set(said), "a section that is not tried here"

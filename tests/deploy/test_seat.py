@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ import torch
 from tinysites import FaultyLink, Places
 
 from fedsight.core.errors import DataError, SiteError, StoreError
+from fedsight.core.types import Order
 from fedsight.deploy import incoming
 from fedsight.deploy.seat import Seat
 from fedsight.deploy.segment import _propose
 from fedsight.deploy.sitelog import told
+from fedsight.deploy.trainer import TrainStep
 from fedsight.engine import wire
 from fedsight.run.program import Program
 
@@ -95,7 +98,9 @@ def test_what_the_contract_does_not_permit_is_refused(home: Home) -> None:
         assert f"does not name the program {mark[:12]}" in why
 
 
-@pytest.mark.parametrize("run", ["../../etc", "a/b", "", "a b", "a.b", "x" * 65, None, ["a"]])
+@pytest.mark.parametrize(
+    "run", ["../../etc", "a/b", "", "a b", "a.b", "x" * 65, None, ["a"], "\U0001d41a" * 9]
+)
 def test_a_run_without_a_proper_identity_is_refused(home: Home, run: Any) -> None:
     of, folder, program = home
     if run is None:  # `None` would be a name like any other
@@ -142,19 +147,45 @@ def test_a_piece_that_does_not_fit_is_refused(home: Home, changes: dict[str, Any
     assert of._incoming._newest == {}
 
 
+COUNTS = {"accepted": 0, "durable": 0, "vector": 0}
+TRAIN = {"round": 1, "attempt": 0, "extras": {}, "sites": 3, **COUNTS}
+
+
 def test_what_does_not_follow_is_refused(home: Home) -> None:
     of, folder, _ = home
     assert "has been given up" in refused(of, folder, "wait", {"ticket": 9})
-    counts = {"accepted": 0, "durable": 0, "vector": 0}
-    train = {"round": 1, "attempt": 0, "extras": {}, **counts}
-    assert "the model after round 0 is not here" in refused(of, folder, "train", train)
-    new = {**train, "vector": 1}
+    assert refused(of, folder, "train", TRAIN) == "no run was agreed upon"
+    measure = {"round": 4, "jobs": [], **COUNTS}
+    assert refused(of, folder, "measure", measure) == "no run was agreed upon"
+
+
+def test_nothing_is_trained_or_measured_before_the_run_was_joined(home: Home) -> None:
+    """A coordinator that does not wait would get what is meant for another run, or for none."""
+    of, folder, program = home
+    measure = {"round": 0, "jobs": [], **COUNTS}
+    joining = threading.Event()
+    join, of._gate.join = of._gate.join, lambda *words: (joining.wait(60), join(*words))[1]
+    of.answer("propose", json.dumps(proposal(program)), b"")
+    for kind, header in (("train", TRAIN), ("measure", measure)):
+        assert refused(of, folder, kind, header) == "no run was agreed upon"
+    joining.set()
+    text, _ = of.answer("propose", json.dumps({**proposal(program), "seconds": 30}), b"")
+    assert json.loads(text)["done"]
+    assert "the model after round 0 is not here" in refused(of, folder, "train", TRAIN)
+    new = {**TRAIN, "vector": 1}
     assert "the vector that is meant is not here" in refused(of, folder, "train", new)
-    measure = {"round": 4, "jobs": [], **counts}
-    assert "the model after round 4 is not here" in refused(of, folder, "measure", measure)
-    of.answer("piece", json.dumps({"name": "vector", "mark": 1, "start": 0, "total": 4}), bytes(4))
-    new["seconds"] = 30
-    assert "no run was agreed upon" in refused(of, folder, "train", new)
+
+    agreed = of._agreement()  # and what was asked for under it is not done under another
+    joining.clear()
+    again = json.dumps(proposal(program, run="abc2"))
+    of.answer("propose", again, b"")
+    step = TrainStep(Order(1, torch.zeros(1), {}), 0, 0)
+    queued = of._work.submit(of._trained, step, lambda found: (b"", (None, 1)), agreed)
+    joining.set()
+    with pytest.raises(SiteError, match="another run has been agreed upon since"):
+        queued.result(60)
+    text, _ = of.answer("propose", json.dumps({**json.loads(again), "seconds": 30}), b"")
+    assert json.loads(text)["done"]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from fedsight.core.types import Batch
 from fedsight.engine.base import Federation
 from fedsight.engine.client import Client
 from fedsight.engine.dpsgd import PrivateSteps, _single_gradients
+from fedsight.engine.sgd import LocalSGD
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import Noise
 
@@ -102,3 +103,26 @@ def test_a_step_may_meet_no_image_and_nothing_stays_on_the_model() -> None:
     assert all(not part.any() for part in total)
     assert all(p.grad is None and not hasattr(p, "grad_sample") for p in parameters)
     assert not client.model._forward_hooks
+
+
+def test_weights_that_part_have_other_coins_from_there_on() -> None:
+    """The accountant takes coins to be independent: another correction must not meet the same."""
+    drawn: list[list[list[int]]] = []
+    for correction in (0.0, 0.1):
+        client, steps, _ = parts(clip=1.0)
+        data = client.federation.client(0)
+        met: list[list[int]] = []
+
+        def read(index: torch.Tensor, met: list[list[int]] = met) -> Batch:
+            met.append(index.tolist())
+            return client.federation.batch(data, index)  # noqa: B023 - used in this turn only
+
+        def correct(gradients: list[torch.Tensor], by: float = correction) -> list[torch.Tensor]:
+            return [gradient + by for gradient in gradients]
+
+        optimiser = LocalSGD(list(client.model.parameters()), 0.1, 0.0, 0.0)
+        task = client.federation.program.task
+        steps.train(client.model, task, optimiser, read, 2, correct, 0)
+        drawn.append(met)
+    assert drawn[0][0] == drawn[1][0]  # of the same weights: the same release, no new one
+    assert all(one != other for one, other in zip(drawn[0][1:], drawn[1][1:], strict=True))

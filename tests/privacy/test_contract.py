@@ -159,3 +159,10 @@ def test_the_template_is_a_contract_with_every_clause(tmp_path: Path) -> None:
     found = Contract.model_validate(read(path)["contract"])
     assert found.epsilon == 8.0
     assert found.require == ("secure_aggregation",)
+
+
+def test_names_of_data_sets_that_look_the_same_are_one_account() -> None:
+    names = ("R\u00f6ntgen", "Ro\u0308ntgen", " R\u00f6ntgen ")
+    assert {Contract(data_set=name).data_set for name in names} == {"R\u00f6ntgen"}
+    with pytest.raises(ValueError, match="at least 1 item"):
+        Contract(data_set="  ")

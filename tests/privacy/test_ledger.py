@@ -25,7 +25,7 @@ from fedsight.core.files import write_atomically
 from fedsight.privacy import chain, entries
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.chain import Altered
-from fedsight.privacy.entries import GENESIS, Entry, chained
+from fedsight.privacy.entries import GENESIS, Entry, canonical, chained
 from fedsight.privacy.event import gaussian, poisson
 from fedsight.privacy.ledger import Ledger, Limit
 
@@ -168,6 +168,26 @@ def test_noise_that_is_only_promised_counts_only_if_it_is_trusted(tmp_path: Path
     ledger.append(noisy(1, enforced=False))
     assert ledger.spent("images", 1e-5) == math.inf
     assert ledger.spent("images", 1e-5, trusted=True) == 0.5
+
+
+def test_noise_that_is_only_promised_is_fresh_each_time_and_costs_each_time(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, steps)
+    for _ in range(2):
+        ledger.append(noisy(1, enforced=False))
+    assert ledger.spent("images", 1e-5, trusted=True) == 1.0
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"event": {**NOISE, "noise": 2000.0}}, {"data_set": "others"}, {"enforced": False}],
+    ids=["cheaper", "other images", "promised"],
+)
+def test_an_entry_that_says_something_else_of_the_same_bytes_does_not_stand_for_them(
+    tmp_path: Path, forged: dict[str, Any]
+) -> None:
+    ledger = Ledger(tmp_path, steps)
+    ledger.append(noisy(1, **forged))
+    assert ledger.append(noisy(1)).number == 2
 
 
 def test_nothing_is_written_that_would_cost_more_than_is_permitted(tmp_path: Path) -> None:
@@ -373,7 +393,13 @@ def test_any_entries_are_kept_and_any_change_is_noticed(
     for value in values:
         ledger.append(value)
     found = Ledger(home, steps).entries()
-    assert len(found) == len({value.mark for value in values})
+
+    def said(entry: Entry) -> str:
+        facts = entry.times, entry.enforced, entry.data_set
+        return repr((entry.mark, canonical(entry.event), *facts))
+
+    assert {said(entry) for entry in found} == {said(value) for value in values}
+    assert len(found) <= len(values)
     if not found:
         return
     number = data.draw(st.integers(1, len(found)))

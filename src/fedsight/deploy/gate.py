@@ -106,9 +106,7 @@ class Gate:
 
     def refuse_round(self, round: int, sites: int) -> None:
         """Raise DeployError or SiteError if nothing is to be trained in this round."""
-        run = self._run
-        if run is None:
-            return  # without a run there is no trainer either
+        run = self._joined()
         run.contract.refuse_few(sites)
         if not 1 <= round <= run.program.rounds.rounds:
             raise SiteError(
@@ -117,9 +115,8 @@ class Gate:
             )
 
     def refuse_figures(self) -> None:
-        """Raise DeployError if sums over the test images may not leave."""
-        if self._run is not None:
-            self._run.contract.refuse_figures()
+        """Raise DeployError if sums over the test images may not leave, SiteError without a run."""
+        self._joined().contract.refuse_figures()
 
     def update(self, round: int, found: Trained, data: bytes | memoryview, seconds: float) -> None:
         """An update is about to leave."""

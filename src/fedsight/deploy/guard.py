@@ -66,16 +66,21 @@ class Guard:
         Raises SiteError if the coordinator means another round or model than the keys were made
         for. The update is masked when it is there: a training that fails may be tried again.
         """
-        if self._agreed is None or not self._agreed[0].secure.rounds_values:
-            return lambda found: (wire.pack(found.payload), (found.event, found.times))
+        if self._agreed is None:
+            raise SiteError("no run was agreed upon", "propose one first")
         program = self._agreed[0]
+        if not program.secure.rounds_values:
+            return lambda found: (wire.pack(found.payload), (found.event, found.times))
         quantiser = dict(fields.get("quantiser") or {})
         sizes = {str(part): int(size) for part, size in dict(quantiser.get("sizes") or {}).items()}
         cap, terms = count(quantiser, "cap"), count(quantiser, "terms")
         if not cap or not 1 <= terms <= MOST_TERMS or min(sizes.values(), default=0) < 0:
             raise SiteError("the coordinator's quantiser is none", "update the coordinator")
         secret = secret_at(self._home / "noise.key") if program.privacy.protects else 0
-        noise = partial(Noise, secret, program.fingerprint)
+        # What leaves of a masked update is the sum. Another attempt may sum other sites: were the
+        # noise the same, the difference of the two would have next to none.
+        attempt = ("attempt", self.session().hex()) if program.secure.masks else ()
+        noise = partial(Noise, secret, program.fingerprint, *attempt)
         plan = plan_of(program, sizes, cap, noise)
         how = plan.quantiser(terms)
         client = self._client

@@ -51,6 +51,7 @@ class Seat:
         self._work = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._trainer: Trainer | None = None
         self._opened: Open | None = None
+        self._agreed: object | None = None  # a new one for each run that was joined
         self._token = secrets.token_hex(8)  # the job's
         self._incoming = Incoming()
         self._guard = Guard(home, name)
@@ -102,9 +103,10 @@ class Seat:
                 "let coordinator and sites run the same FedSight version",
             )
         owner = self._gate.admit(program, sites)
-        if not run.isalnum() or len(run) > 64:
+        if not (run.isascii() and run.isalnum()) or len(run) > 64:
             raise DeployError("the run has no proper identity", "update the coordinator")
-        return self._begin(("propose",), lambda: self._join(program, owner, run), fields)
+        what = ("propose", run, program.fingerprint, sites)
+        return self._begin(what, lambda: self._join(program, owner, run), fields)
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> Answer:
         """Begin with the personal slice that came: pretrained weights need not be at the site."""
@@ -129,8 +131,8 @@ class Seat:
         what = ("train", round, count(fields, "attempt"), self._guard.session())
         if (known := self._begun(what)) is not None:
             return self._waited(known, fields)
-        if self._opened is not None:
-            self._gate.refuse_round(round, count(fields, "sites"))
+        agreed = self._agreement()
+        self._gate.refuse_round(round, count(fields, "sites"))
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         extras: dict[str, torch.Tensor] = {}
         if sizes:
@@ -141,14 +143,15 @@ class Seat:
             count(fields, "durable"),
         )
         protect = self._guard.protection(round, step.order.vector, fields, body)
-        return self._begin(what, lambda: self._trained(step, protect), fields)
+        return self._begin(what, lambda: self._trained(step, protect, agreed), fields)
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> Answer:
+        agreed = self._agreement()
         self._gate.refuse_figures()
         round = count(fields, "round")
         jobs = [(bool(own), int(start)) for own, start in fields["jobs"]]
         step = MeasureStep(round, self._model(round, fields), count(fields, "accepted"), jobs)
-        return self._begin(("measure", round, *jobs), lambda: self._measured(step), fields)
+        return self._begin(("measure", round, *jobs), lambda: self._measured(step, agreed), fields)
 
     def _wait(self, fields: dict[str, Any], body: bytes) -> Answer:
         """Is it done?"""
@@ -205,7 +208,19 @@ class Seat:
                 raise SiteError(f"the model after round {round} is not here", "send it first")
             return self._vector[1]
 
+    def _agreement(self) -> object:
+        """What stands for the run that was agreed upon; SiteError if there is none (yet)."""
+        if self._agreed is None:
+            raise SiteError("no run was agreed upon", "propose one first")
+        return self._agreed
+
+    def _refuse_other(self, agreed: object) -> None:
+        """What was asked for under one run must not be done under another, with other promises."""
+        if self._agreed is not agreed:
+            raise SiteError("another run has been agreed upon since", "ask for it anew")
+
     def _join(self, program: Program, owner: Owner, run: str) -> Answer:
+        self._agreed = None
         self._gate.join(program, owner, run)
         memory = self._home / "memory" / run
         make_folder(memory)
@@ -214,6 +229,7 @@ class Seat:
         self._guard.join(program, owner, run, memory)
         declared = self._ask(self._opened, OPENING)
         self._gate.declaration(declared)
+        self._agreed = object()
         return {"declared": declared.table()}, b""
 
     def _bench(self) -> Trainer:
@@ -243,7 +259,8 @@ class Seat:
             self._end_trainer()
             raise
 
-    def _trained(self, step: TrainStep, protect: Protect) -> Answer:
+    def _trained(self, step: TrainStep, protect: Protect, agreed: object) -> Answer:
+        self._refuse_other(agreed)
         round, began = step.order.round, time.monotonic()
         found: Trained = self._ask(step, f"training in round {round}")
         seconds = time.monotonic() - began
@@ -256,7 +273,8 @@ class Seat:
         }
         return answer, data
 
-    def _measured(self, step: MeasureStep) -> Answer:
+    def _measured(self, step: MeasureStep, agreed: object) -> Answer:
+        self._refuse_other(agreed)
         found = self._ask(step, f"measuring after round {step.round}")
         tables = [wire.metrics_table(metrics) for metrics in found]
         self._gate.figures(step.round, tables)

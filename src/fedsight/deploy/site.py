@@ -135,6 +135,7 @@ class Site:
         table = {
             "data": owner.data.table(),
             "contract": owner.contract.table(),
+            "secure": owner.secure.table(),
             "speed": owner.pace.table(),
         }
         text = tomli_w.dumps(without_none(table))

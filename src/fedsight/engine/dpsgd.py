@@ -50,11 +50,12 @@ class PrivateSteps:
         when a gradient is not finite.
         """
         values = [parameter.detach() for parameter in optimiser.parameters]
-        # Coins hang on the weights too: another model never meets the same ones.
-        coins = self._noise("examples", done, values=values)
+        whole = [parameter.detach() for parameter in model.parameters()]
         count = self._steps * epochs
         with _single_gradients(model):
             for step in range(done, done + count):
+                # Coins hang on all weights of this moment: another model never meets the same ones.
+                coins = self._noise("examples", step, values=whole)
                 drawn = np.flatnonzero(
                     coins.uniform(self._samples) < self._expected / self._samples
                 )

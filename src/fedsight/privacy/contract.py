@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fedsight.core.errors import DeployError
 from fedsight.core.settings import Settings
@@ -38,6 +39,10 @@ def protections(program: Program) -> tuple[str, ...]:
     return tuple(MEANS.get(name, name) for name in names if name != "none")
 
 
+def _as_it_looks(name: str) -> str:
+    return " ".join(unicodedata.normalize("NFC", name).split())
+
+
 class Contract(Settings):
     """What a site takes part in, and what may leave it: `[contract]`.
 
@@ -54,7 +59,8 @@ class Contract(Settings):
     # whether sums over the test images may leave; None: unless epsilon is set
     figures: bool | None = None
     announce: bool = True  # whether the server is told how many images of which classes there are
-    data_set: str = Field("images", min_length=1)  # what epsilon is spent on, by the owner's name
+    # what epsilon is spent on, by the owner's name; names that look the same are the same
+    data_set: Annotated[str, AfterValidator(_as_it_looks), Field(min_length=1)] = "images"
     # what all updates together may cost the data set's images, over all runs; None: no limit
     epsilon: float | None = Field(None, gt=0)
     delta: float = Field(1e-5, gt=0, lt=1)  # at which epsilon is meant
