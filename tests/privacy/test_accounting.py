@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import math
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -50,6 +52,18 @@ def test_replacing_one_counts_half_the_noise() -> None:
     half = events.gaussian(0.5)
     for method in ("pld", "rdp"):
         assert spent([(replaced, 7)], 1e-5, method) == spent([(half, 7)], 1e-5, method)
+
+
+@pytest.mark.parametrize(
+    "released",
+    [(events.gaussian(0.01), 1), (events.gaussian(1.0, "replace_one"), 2500)],
+    ids=["one with next to no noise", "years of releases"],
+)
+def test_what_has_next_to_no_noise_is_accounted_at_once(released: tuple[Event, int]) -> None:
+    """Its loss distribution would take gigabytes: a site's ledger must say so all the same."""
+    with mock.patch("fedsight.privacy.accounting._pld", side_effect=AssertionError):
+        assert 200 < spent([released], 1e-5) < math.inf
+        assert spent([released, (events.gaussian(2.0), 3)], 1e-5) > spent([released], 1e-5)
 
 
 def test_only_a_coin_for_each_client_is_poisson() -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.util import find_spec
@@ -25,6 +25,7 @@ Method = Literal["pld", "rdp"]
 Events = Iterable[tuple[Event, int]]  # each with how often it happened
 
 FINE = 1e-4  # width of the privacy loss grid; any width gives an upper bound, a wider one is faster
+WIDE = 400.0  # sum of squares of sensitivity over noise, for which epsilon is above 200
 COARSE = 1e-3  # within about 1e-4 of the fine one, ten times as fast: for an epsilon each round
 
 
@@ -42,8 +43,9 @@ def spent(events: Events, delta: float, method: Method = "pld", grid: float = FI
 
     `pld` composes privacy loss distributions (Koskela et al. 2020, Doroshenko et al. 2022), `rdp`
     Rényi divergences (Mironov 2017). Sampling without replacement and Skellam noise have only the
-    latter: with one of them among the events all are composed so. Events of both neighbouring
-    relations are all taken as replace-one: a replacement is a removal and an addition, so the
+    latter: with one of them among the events all are composed so; and so is what has so little
+    noise that epsilon is in the hundreds, whose loss distribution would take gigabytes. Events of
+    both neighbouring relations are all taken as replace-one: a replacement is a removal and an addition, so the
     others count at half their noise. Raises FedSightError for a delta outside (0, 1).
     """
     if not 0 < delta < 1:
@@ -62,9 +64,18 @@ def spent(events: Events, delta: float, method: Method = "pld", grid: float = FI
     need_accounting()
     mixed = len({event.neighbours for event in counted}) > 1
     relation: Neighbours = "replace_one" if mixed else next(iter(counted)).neighbours
-    if method == "pld" and all(event.kind not in ("fixed_size", "skellam") for event in counted):
+    composable = all(event.kind not in ("fixed_size", "skellam") for event in counted)
+    if method == "pld" and composable and not _wide(counted, relation):
         return _pld(counted, relation, delta, grid)
     return _rdp(counted, relation, delta)
+
+
+def _wide(counted: Mapping[Event, int], relation: Neighbours) -> bool:
+    """Whether privacy losses spread over hundreds: as the square of sensitivity over noise."""
+    losses = {event: event.under(relation) ** -2 for event in counted}
+    plain = (event for event in counted if event.kind in ("gaussian", "matrix"))
+    whole = sum(losses[event] * counted[event] for event in plain)
+    return max(whole, *losses.values()) > WIDE
 
 
 def calibrate(
