@@ -45,8 +45,9 @@ def spent(events: Events, delta: float, method: Method = "pld", grid: float = FI
     Rényi divergences (Mironov 2017). Sampling without replacement and Skellam noise have only the
     latter: with one of them among the events all are composed so; and so is what has so little
     noise that epsilon is in the hundreds, whose loss distribution would take gigabytes. Events of
-    both neighbouring relations are all taken as replace-one: a replacement is a removal and an addition, so the
-    others count at half their noise. Raises FedSightError for a delta outside (0, 1).
+    both neighbouring relations are all taken as replace-one: a replacement is a removal and an
+    addition, so the others count at half their noise. Raises FedSightError for a delta outside
+    (0, 1).
     """
     if not 0 < delta < 1:
         raise FedSightError(
