@@ -11,7 +11,6 @@ A process that needs another asks the keeper for it over a socket (`processes.py
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import ctypes
 import gc
@@ -19,7 +18,6 @@ import importlib
 import json
 import os
 import pickle
-import runpy
 import select
 import selectors
 import signal
@@ -27,15 +25,13 @@ import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Never, TypeVar
+from typing import Any, TypeVar
 
 from fedsight.core.errors import EngineError, FedSightError
-from fedsight.deploy.child import end_with_parent
+from fedsight.deploy.copies import become, ended, fork
 from fedsight.deploy.processes import ADDRESS, CODE, LENGTH, Start, kill, received
 
 PATIENCE = 2.0  # seconds that a request may take to be said
@@ -43,8 +39,6 @@ LONGEST = 1 << 22  # bytes of a request
 LOOK = 0.1
 MOST_LETTERS = 80  # of the folder of temporary files: a socket's address is short (`unix(7)`)
 _M_ARENA_MAX = -8  # `mallopt(3)`
-_PR_SET_PDEATHSIG = 1  # `prctl(2)`
-_ASKING = {signal.SIGTERM, signal.SIGINT}
 T = TypeVar("T")
 
 
@@ -72,9 +66,9 @@ def aside(work: Callable[[], T]) -> T:
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     ours, theirs = os.pipe()
-    pid = _fork()
+    pid = fork()
     if pid == 0:
-        with _ended(), os.fdopen(theirs, "wb") as file:
+        with ended(), os.fdopen(theirs, "wb") as file:
             found: tuple[bool, Any]
             try:
                 found = True, work()
@@ -164,10 +158,10 @@ class Forks:
         Its standard output and errors go to the descriptor `output`. The numbers of the
         descriptors `passed`, which it gets, too, are added to its words.
         """
-        pid = _fork()
+        pid = fork()
         if pid == 0:
-            with _ended():
-                _become(start, output, passed)
+            with ended():
+                become(start, output, passed)
         return pid
 
     def look(self, seconds: float) -> None:
@@ -222,84 +216,6 @@ class Forks:
         with contextlib.suppress(KeyError):  # nobody waits for it any more
             self._watch.unregister(line)
         line.close()
-
-
-def _fork() -> int:
-    """`os.fork`; the copy dies with this process, and is deaf to SIGTERM and Ctrl-C until `_ended`.
-
-    A copy that handled them as its keeper does would end what is its keeper's.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    parent = os.getpid()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
-    pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(OSError, AttributeError):  # not everywhere
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
-        if os.getppid() != parent:
-            os._exit(1)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        atexit._clear()  # nor is what the keeper does at its end
-    else:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
-    return pid
-
-
-def _become(start: Start, output: int, passed: Sequence[int]) -> None:
-    """Be the process that `start` describes; returns when it has ended."""
-    os.setsid()
-    with Path(os.devnull).open("rb") as nothing:
-        os.dup2(nothing.fileno(), 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    _close_all_but({0, 1, 2, *passed})
-    os.chdir(start.folder)
-    os.environ.clear()
-    os.environ.update(start.environment)
-    from setproctitle import setproctitle
-
-    words = [*start.words, *map(str, passed)]
-    setproctitle(" ".join(["fedsight:", start.module, *words]))
-    end_with_parent()
-    sys.argv = [start.module, *words]
-    if not hasattr(sys.modules.get(start.module), "__path__"):
-        sys.modules.pop(start.module, None)  # it runs anew, as the main one
-    runpy.run_module(start.module, run_name="__main__", alter_sys=True)
-
-
-def _close_all_but(kept: set[int]) -> None:
-    """Close what the keeper had open: locks, its socket, the lines of others."""
-    for path in list(Path("/dev/fd").iterdir()):
-        if int(path.name) not in kept:
-            with contextlib.suppress(OSError):  # the one for the listing itself
-                os.close(int(path.name))
-
-
-class _ended(contextlib.AbstractContextManager[None]):  # noqa: N801 - read as a phrase
-    """The process ends here, and never goes on in its keeper's frames."""
-
-    def __enter__(self) -> None:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> Never:
-        code = 0
-        if isinstance(error, SystemExit):
-            code = error.code if isinstance(error.code, int) else int(error.code is not None)
-            if isinstance(error.code, str):
-                print(error.code, file=sys.stderr)
-        elif isinstance(error, KeyboardInterrupt):
-            code = 130
-        elif error is not None:
-            traceback.print_exception(error)
-            code = 1
-        with contextlib.suppress(BaseException):
-            threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does at its end
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
-        os._exit(code)
 
 
 if __name__ == "__main__":
