@@ -175,6 +175,27 @@ def test_without_a_keeper_a_program_is_started(
     assert "'a word'" in (tmp_path / "output").read_text()
 
 
+def test_a_program_that_takes_its_time_to_end_ends_well(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(processes.ADDRESS)
+    code = """\
+import builtins, time
+class Late:
+    def __del__(self, now=time.monotonic):  # the last thing that an interpreter does
+        end = now() + 1.2
+        while now() < end:
+            pass
+builtins.late = Late()
+"""
+    (tmp_path / "late.py").write_text(code)
+    with (tmp_path / "output").open("wb") as output:
+        ended = processes.begin(
+            "late", [], output.fileno(), environment={"PYTHONPATH": str(tmp_path)}
+        )
+        assert ended.wait() == 0
+
+
 def test_a_process_that_has_threads_forks_from_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

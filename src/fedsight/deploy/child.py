@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import runpy
 import signal
@@ -25,6 +26,8 @@ def end_with_parent() -> None:
     signal.signal(signal.SIGALRM, look)
     signal.siginterrupt(signal.SIGALRM, False)
     signal.setitimer(signal.ITIMER_REAL, LOOK, LOOK)  # a copy does not inherit it
+    # The interpreter gives handlers up at its end: the next signal would kill it there.
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
 
 
 if __name__ == "__main__":
