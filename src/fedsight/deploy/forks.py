@@ -176,12 +176,12 @@ class Forks:
                 kill(key.data)
                 self._watch.unregister(key.fileobj)
         for pid, line in list(self._asked.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
+            gone, status = os.waitpid(pid, os.WNOHANG)
+            if gone:
                 self._tell(pid, line, os.waitstatus_to_exitcode(status))
 
     def close(self) -> None:
-        """End all that was asked for; the socket is gone after it."""
+        """End all that was asked for."""
         for pid, line in list(self._asked.items()):
             kill(pid)
             self._tell(pid, line, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
