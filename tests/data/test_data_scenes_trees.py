@@ -123,6 +123,26 @@ def test_crowns_lie_where_they_were_in_the_photograph(forest: Path) -> None:
     assert counted
 
 
+def test_zoom_changes_the_sides_of_training_windows_only_and_moves_the_crowns_along(
+    forest: Path,
+) -> None:
+    found = Trees(window=32, size=32, windows=20, zoom=1.25, cover=40).open()
+    plain = Trees(window=32, size=32, windows=20).open()
+    assert found.train.targets is not None
+    every = torch.arange(len(plain.test))
+    assert torch.equal(found.test.images.read(every), plain.test.images.read(every))
+    images = found.train.images.read(torch.arange(len(found.train)))
+    widths = set()
+    for image, rows in zip(images, found.train.targets, strict=True):
+        across = float(image[0, 16, -1] - image[0, 16, 0]) * 255 / 31  # pixels seen by one pixel
+        assert 1 / 1.3 < across < 1.3
+        for _, left, top, right, bottom in rows[rows[:, 0] >= 0].tolist():
+            if min(left, top) > 0 and max(right, bottom) < 32:
+                assert (right - left) * across == pytest.approx(8, rel=0.1)
+                widths.add(right - left)
+    assert min(widths) < 8 < max(widths)
+
+
 def test_a_window_too_large_for_a_tile_and_a_missing_file_are_named(forest: Path) -> None:
     with pytest.raises(DataError, match=r"no window of 90 pixels.*OSBS_029.png"):
         Trees(window=90).open()

@@ -72,6 +72,8 @@ class Trees(Source):
     size: Side = 96  # side of the network's input
     windows: int = Field(200, ge=1)  # for training, at most, of each field site
     cover: float = Field(12.0, gt=0)  # how often training windows cover a site's ground, at most
+    # training windows are up to so many times larger or smaller, as if seen from another height
+    zoom: float = Field(1.0, ge=1, le=4)
     test_windows: int = Field(4, ge=1)  # at most, of each field site
     test_side: Literal["left", "right", "top", "bottom"] = "right"  # of each tile
     test_share: float = Field(0.5, gt=0, lt=1)  # of each tile
@@ -97,10 +99,10 @@ class Trees(Source):
             tiles = [_tile(folder / photo, folder / boxes) for photo, boxes in files]
             train, test = zip(*(self._divided(tile) for tile in tiles), strict=True)
             rng = numpy_generator(self.seed, "windows", site)
-            for ground, (left, top) in self._anywhere(train, rng):
-                parts[0].append((site, *self._window(ground.tile, left, top)))
+            for ground, (left, top), side in self._anywhere(train, rng):
+                parts[0].append((site, *self._window(ground.tile, left, top, side)))
             for ground, (left, top) in self._side_by_side(test):
-                parts[1].append((site, *self._window(ground.tile, left, top)))
+                parts[1].append((site, *self._window(ground.tile, left, top, self.window)))
         targets = joined([pack([w[2] for w in part], [()] * len(part)) for part in parts])
         train_part, test_part = (
             self._part(part, boxes, name)
@@ -138,17 +140,19 @@ class Trees(Source):
         return Ground(tile, first), Ground(tile, second)
 
     def _anywhere(self, grounds: Sequence[Ground], rng: np.random.Generator) -> Any:
-        """Random places, tiles drawn by their area."""
+        """Random places and sides of windows, tiles drawn by their area."""
         areas = np.array([(g.box[2] - g.box[0]) * (g.box[3] - g.box[1]) for g in grounds])
         most = round(self.cover * float(areas.sum()) / self.window**2)
         count = max(1, min(self.windows, most))
         for number in rng.choice(len(grounds), count, p=areas / areas.sum()):
             left, top, right, bottom = grounds[number].box
+            times = self.zoom ** rng.uniform(-1, 1) if self.zoom > 1 else 1.0
+            side = min(round(self.window * times), right - left, bottom - top)
             place = (
-                int(rng.integers(left, right - self.window + 1)),
-                int(rng.integers(top, bottom - self.window + 1)),
+                int(rng.integers(left, right - side + 1)),
+                int(rng.integers(top, bottom - side + 1)),
             )
-            yield grounds[number], place
+            yield grounds[number], place, side
 
     def _side_by_side(self, grounds: Sequence[Ground]) -> Any:
         """Up to `test_windows` windows that do not overlap, evenly taken from all that fit."""
@@ -166,9 +170,8 @@ class Trees(Source):
         count = min(self.test_windows, len(places))
         return [places[int((number + 0.5) * len(places) / count)] for number in range(count)]
 
-    def _window(self, tile: Tile, left: int, top: int) -> tuple[Any, list[Row]]:
-        """The network's input [3, size, size] uint8 and its boxes."""
-        side = self.window
+    def _window(self, tile: Tile, left: int, top: int, side: int) -> tuple[Any, list[Row]]:
+        """The network's input [3, size, size] uint8 and its boxes; `side` in the photograph."""
         pixels = tile.pixels[top : top + side, left : left + side]
         goal = Preprocess(3, self.size, self.size)
         rows = []
