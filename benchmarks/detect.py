@@ -54,13 +54,13 @@ def repetitions(name: str, count: int) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"seed {seed}", tables
 
 
-def compared(tables: dict[str, Any]) -> dict[str, Any]:
+def compared(tables: dict[str, Any], speed: Speed) -> dict[str, Any]:
     """Federated, pooled and alone: mAP over IoU 0.50 to 0.95 and at 0.50."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         program, _ = parse(tables, base=None)
         run = Path(folder) / "run"
-        start(program, Speed(), RunStore(run), "compare", [])
+        start(program, speed, RunStore(run), "compare", [])
         found = json.loads((run / "comparison.json").read_text())
 
     def figures(entry: dict[str, Any]) -> dict[str, float]:
@@ -90,11 +90,11 @@ def partial(quick: bool) -> Iterator[tuple[str, dict[str, Any]]]:
         yield name, tables
 
 
-def trained(tables: dict[str, Any]) -> dict[str, float]:
+def trained(tables: dict[str, Any], speed: Speed) -> dict[str, float]:
     """The federated model's figures."""
     with tempfile.TemporaryDirectory() as folder:
         program, _ = parse(tables, base=None)
-        summary = start(program, Speed(), RunStore(Path(folder) / "run"), "run", [])
+        summary = start(program, speed, RunStore(Path(folder) / "run"), "run", [])
     return {key: summary[key] for key in ("map", "map_50")}
 
 
@@ -124,20 +124,22 @@ def main() -> None:
     parser.add_argument("jobs", nargs="*", default=["scenes", "trees", "partial"])
     parser.add_argument("--quick", action="store_true", help="one repetition")
     parser.add_argument("--repetitions", type=int, default=4, help="at most; scenes have 3")
+    parser.add_argument("--workers", type=int, help="processes; else one for each core")
     options = parser.parse_args()
+    speed = Speed(workers=options.workers)
     path = RESULTS / ("detect-quick.json" if options.quick else "detect.json")
     results = json.loads(path.read_text()) if path.exists() else {}
     for job in options.jobs:
         runs: dict[str, Any] = {}
         if job == "partial":
             for name, tables in partial(options.quick):
-                runs[name] = trained(tables)
+                runs[name] = trained(tables, speed)
                 print(name, runs[name], flush=True)
             rows = [[n, f"{f['map']:.3f}", f"{f['map_50']:.3f}"] for n, f in runs.items()]
             print_table("Partial labels", ["labels", "mAP", "AP at 0.50"], rows)
         else:
             for name, tables in repetitions(job, 1 if options.quick else options.repetitions):
-                runs[name] = compared(tables)
+                runs[name] = compared(tables, speed)
                 print(job, name, runs[name], flush=True)
             table(job, runs)
         results[job] = {"machine": machine(), "runs": runs}
