@@ -31,7 +31,7 @@ from fedsight.run.session import start
 from fedsight.run.store import RunStore
 
 CLASSES = ["Trouser", "Sandal", "Bag"]
-SIDES = ("right", "left", "top", "bottom")
+SIDES = ("left", "right", "top", "bottom")
 
 
 def example(name: str) -> dict[str, Any]:
@@ -129,21 +129,26 @@ def main() -> None:
     speed = Speed(workers=options.workers)
     path = RESULTS / ("detect-quick.json" if options.quick else "detect.json")
     results = json.loads(path.read_text()) if path.exists() else {}
+
+    def save(job: str, runs: dict[str, Any]) -> None:
+        results[job] = {"machine": machine(), "runs": runs}  # of what is done so far
+        write_json(path, results)
+
     for job in options.jobs:
         runs: dict[str, Any] = {}
         if job == "partial":
             for name, tables in partial(options.quick):
                 runs[name] = trained(tables, speed)
                 print(name, runs[name], flush=True)
+                save(job, runs)
             rows = [[n, f"{f['map']:.3f}", f"{f['map_50']:.3f}"] for n, f in runs.items()]
             print_table("Partial labels", ["labels", "mAP", "AP at 0.50"], rows)
         else:
             for name, tables in repetitions(job, 1 if options.quick else options.repetitions):
                 runs[name] = compared(tables, speed)
                 print(job, name, runs[name], flush=True)
+                save(job, runs)
             table(job, runs)
-        results[job] = {"machine": machine(), "runs": runs}
-        write_json(path, results)
     print(f"Written: {path}")
 
 
