@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from abc import abstractmethod
 from collections.abc import Iterable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +18,6 @@ class Detector(nn.Module):
     """A network that finds objects; the detection task asks nothing else of it."""
 
     classes: int
-    remembers: ClassVar[bool] = False  # whether what it said before can teach it: `remember`
-
-    def remember(self) -> None:
-        """Let the model as it is now say where classes are that the images to come do not label.
-
-        What it is sure of is taught then as if it had been labelled (pseudo labels; Zhao et al.,
-        Object Detection with a Unified Label Space from Multiple Datasets, ECCV 2020).
-        """
-        raise NotImplementedError
 
     @abstractmethod
     def loss(self, x: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
@@ -49,14 +38,11 @@ class Detector(nn.Module):
 class HeatmapDetector(Detector):
     """A detector whose answer to [b, c, h, w] is a grid [b, classes + 4, h/stride, w/stride]."""
 
-    remembers: ClassVar[bool] = True
-
     def __init__(self, body: nn.Module, classes: int, stride: int) -> None:
         """`body`: the network that gives the grid."""
         super().__init__()
         self.body = body
         self.classes, self.stride = classes, stride
-        self._before: list[nn.Module] = []  # in a list: no part of the model
 
     def forward(self, x: Tensor) -> Tensor:
         """Heat maps' logits [b, classes], and logarithms of the distances to a box's sides [4]."""
@@ -65,15 +51,7 @@ class HeatmapDetector(Detector):
 
     def loss(self, x: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
         """Focal loss of the heat maps and GIoU loss of the boxes (`models.heatmap`)."""
-        before = None
-        if self.training and self._before and not bool(labelled.all()):
-            with torch.no_grad():
-                before = self._before[0](x)
-        return heatmap.loss(self(x), targets, labelled, self.stride, before)
-
-    def remember(self) -> None:
-        """A copy of the network, which learns nothing; it costs a forward pass in each step."""
-        self._before = [copy.deepcopy(self.body).requires_grad_(False).eval()]
+        return heatmap.loss(self(x), targets, labelled, self.stride)
 
     def find(self, x: Tensor) -> Tensor:
         """Peaks of the heat maps (`models.heatmap`), cut at the edges of the images."""

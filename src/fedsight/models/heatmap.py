@@ -15,21 +15,16 @@ from fedsight.core.boxes import present
 
 CORE = 0.54  # alpha = beta of the paper: the part of a box's side that learns from it
 BOX_WEIGHT = 5.0  # of the paper, equation 7
-SURE, DOUBT = 0.5, 0.15  # an earlier model's scores: from the one an object is there, below the
-# other none is; in between nobody knows
 _LARGEST = 8.0  # exponent of a distance in cells; e^8 cells are more than any image
 _SMALLEST = 1e-4  # below it, a probability's logarithm is of no use
 
 
-def loss(
-    dense: Tensor, targets: Tensor, labelled: Tensor, stride: int, before: Tensor | None = None
-) -> Tensor:
+def loss(dense: Tensor, targets: Tensor, labelled: Tensor, stride: int) -> Tensor:
     """The training loss of `dense` [b, classes + 4, h, w]: heat maps' logits, then box distances.
 
     `targets` [b, most, 5] as in `core.boxes`; classes that are not `labelled` [b, classes] in an
-    image are not taught to be background there, but where an earlier model was sure of it: `before`
-    is its answer, shaped as `dense`. Focal loss with Gaussian penalty (Law and Deng, CornerNet,
-    2018, equation 1) over the number of objects, plus GIoU (Rezatofighi et al. 2019).
+    image are not taught to be background there. Focal loss with Gaussian penalty (Law and Deng,
+    CornerNet, 2018, equation 1) over the number of objects, plus GIoU (Rezatofighi et al. 2019).
     """
     classes = labelled.shape[1]
     dense = dense.float()
@@ -37,14 +32,7 @@ def loss(
     kernels, boxes = _kernels(targets, dense.shape[2:], stride)
     objects = present(targets).sum().clamp(min=1)
     heat = _heat(kernels, targets, classes)
-    known = labelled[:, :, None, None].expand_as(heat)
-    if before is not None:
-        scores = before[:, :classes].float().sigmoid()
-        told = _peaks(scores) & (scores > SURE) & ~known
-        heat = torch.where(told, 1.0, heat)
-        objects = objects + told.sum()
-        known = known | (scores < DOUBT)
-    return _focal(dense[:, :classes], heat, known) / objects + BOX_WEIGHT * _box_loss(
+    return _focal(dense[:, :classes], heat, labelled) / objects + BOX_WEIGHT * _box_loss(
         dense[:, classes:], kernels, boxes, stride
     )
 
@@ -60,7 +48,7 @@ def find(dense: Tensor, classes: int, stride: int, most: int, overlap: float = 0
 
     dense = dense.float()
     scores = dense[:, :classes].sigmoid()
-    peaks = scores * _peaks(scores)
+    peaks = scores * (F.max_pool2d(scores, 3, 1, 1) == scores)
     count, _, height, width = dense.shape
     most_here = min(most, classes * height * width)
     sure, places = peaks.flatten(1).topk(most_here)
@@ -81,11 +69,6 @@ def find(dense: Tensor, classes: int, stride: int, most: int, overlap: float = 0
     rows = torch.cat([labels[:, :, None].float(), sure[:, :, None], boxes], 2)
     rows = rows.gather(1, order[:, :, None].expand(-1, -1, 6))
     return F.pad(rows, (0, 0, 0, most - most_here))
-
-
-def _peaks(scores: Tensor) -> Tensor:
-    """Which cells of [b, c, h, w] are as high as their eight neighbours."""
-    return F.max_pool2d(scores, 3, 1, 1) == scores
 
 
 def _trimmed(targets: Tensor) -> Tensor:
@@ -121,13 +104,12 @@ def _heat(kernels: Tensor, targets: Tensor, classes: int) -> Tensor:
     return heat.scatter_reduce_(1, labels, kernels, "amax")
 
 
-def _focal(logits: Tensor, heat: Tensor, known: Tensor) -> Tensor:
-    """Summed over all cells; where it is not `known`, a cell is not taught to be background."""
+def _focal(logits: Tensor, heat: Tensor, labelled: Tensor) -> Tensor:
     sure = logits.sigmoid().clamp(_SMALLEST, 1 - _SMALLEST)
     middle = heat == 1
     positive = -((1 - sure) ** 2) * sure.log()
     negative = -((1 - heat) ** 4) * sure**2 * (1 - sure).log()
-    negative = negative * known
+    negative = negative * labelled[:, :, None, None]
     return torch.where(middle, positive, negative).sum()
 
 

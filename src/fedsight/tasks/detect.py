@@ -9,13 +9,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from fedsight.core import boxes
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
-from fedsight.models.base import Network
 from fedsight.models.detector import Detector
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.detection import precision, show
@@ -30,9 +29,8 @@ class Detect(Task):
     neither taught nor judged on its images.
     """
 
-    # classes that an image does not label: "model": the round's global model labels them where it
-    # is sure; "ignore": they are not taught; "background": wrong, for comparison only
-    unlabelled: Literal["model", "ignore", "background"] = "ignore"
+    # what an unlabelled class's objects are taught as; "background" is wrong, for comparison only
+    unlabelled: Literal["ignore", "background"] = "ignore"
     mirror: bool = False  # mirror half of the training images left to right, with their boxes
     turn: bool = False  # and top to bottom, and across the diagonal: for views from above
     small: float = Field(32.0, gt=0)  # side up to which an object counts as small, in pixels of
@@ -53,19 +51,6 @@ class Detect(Task):
         if self.mirror or self.turn:
             x, y = _moved(x, y, self.turn)
         return self._loss(_detector(model), x, y)
-
-    def begin(self, model: nn.Module, labels: Tensor, draws: Generator) -> None:
-        """The global model is kept beside the one that trains, if it is to label what is not."""
-        if self.unlabelled == "model":
-            _detector(model).remember()
-
-    def check_network(self, network: Network) -> list[Problem]:
-        """A network that cannot learn from what it said before."""
-        module = network.module
-        if self.unlabelled != "model" or (isinstance(module, Detector) and module.remembers):
-            return []
-        cause = "this network cannot label what the images do not"
-        return [Problem("task.unlabelled", cause, "set it to 'ignore', or use small_detector")]
 
     def _loss(self, model: Detector, x: Tensor, y: Tensor) -> Tensor:
         known = boxes.labelled(y, model.classes)
