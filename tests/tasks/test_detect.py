@@ -16,7 +16,8 @@ from fedsight.core.errors import ConfigError
 from fedsight.core.types import Batch, add_metrics
 from fedsight.engine.inline import one_thread
 from fedsight.models.base import models
-from fedsight.models.detector import Detector
+from fedsight.models.detector import Detector, HeatmapDetector, layer
+from fedsight.models.norms import to_group_norm
 from fedsight.run.config import parse
 from fedsight.run.program import Program
 from fedsight.tasks.detect import Detect, _moved
@@ -111,9 +112,19 @@ def test_an_unlabelled_class_gets_no_gradient_from_the_background() -> None:
     assert gradients["background"] > 0
 
 
+def tiny() -> Detector:
+    """Four convolutions: these squares need no more, and a step takes little."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        body = nn.Sequential(*layer(1, 8, 2), *layer(8, 16, 2), *layer(16, 16), nn.Conv2d(16, 6, 1))
+        nn.init.normal_(body[-1].weight, std=0.05)  # type: ignore[arg-type]
+        body[-1].bias.data = torch.tensor([-2.2, -2.2, 0.5, 0.5, 0.5, 0.5])
+    return HeatmapDetector(to_group_norm(body), 2, 4)
+
+
 def federated(task: Detect, sites: list[Batch], rounds: int, steps: int) -> Detector:
     """Federated averaging by hand."""
-    whole = detector()
+    whole = tiny()
     for _ in range(rounds):
         states = [learn(task, copy.deepcopy(whole), site, steps).state_dict() for site in sites]
         mean = {name: torch.stack([s[name] for s in states]).mean(0) for name in states[0]}
@@ -122,21 +133,23 @@ def federated(task: Detect, sites: list[Batch], rounds: int, steps: int) -> Dete
 
 
 def test_sites_that_label_one_class_each_learn_both_as_if_all_were_labelled() -> None:
-    (x, rows), unseen = squares(24), squares(16, seed=9)
+    (x, rows), unseen = squares(40), squares(16, seed=9)
     found = {}
     for name in ("all", "ignore", "background"):
         sites = []
         for site in (0, 1):
-            own = list(range(site, 24, 2))
+            own = list(range(site, 40, 2))
             seen = [[r for r in rows[i] if name == "all" or r[0] == site] for i in own]
             hidden = [[] if name == "all" else [1 - site]] * len(own)
             sites.append(Batch(x[own], pack(seen, hidden)))
         task = Detect(unlabelled="background" if name == "background" else "ignore")
         with one_thread():
-            found[name] = score(Detect(), federated(task, sites, 10, 16), *unseen)["map_50"]
-    assert found["background"] < found["ignore"] - 0.1
-    # nearer to what all labels teach than to what missing ones do
-    assert found["all"] - found["ignore"] < found["ignore"] - found["background"]
+            found[name] = score(Detect(), federated(task, sites, 10, 10), *unseen)
+    assert found["all"]["f1_50"] > 0.9
+    for figure in ("f1_50", "map_50"):
+        assert found["ignore"][figure] > found["all"][figure] - 0.15
+    # a model that was told that objects are background does not dare to name them
+    assert found["background"]["f1_50"] < found["ignore"]["f1_50"] - 0.3
 
 
 def test_mirrored_and_turned_images_take_their_boxes_along() -> None:

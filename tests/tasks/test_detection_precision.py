@@ -14,7 +14,13 @@ from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
 from fedsight.core.boxes import Row, pack
-from fedsight.tasks.detection.precision import areas, average_precision, histograms, recall_curve
+from fedsight.tasks.detection.precision import (
+    areas,
+    average_precision,
+    f1,
+    histograms,
+    recall_curve,
+)
 
 CLASSES, SMALL, MEDIUM = 3, 20.0, 30.0
 RANGES = areas(SMALL, MEDIUM)
@@ -126,3 +132,18 @@ def test_perfect_answers_score_one_and_classes_without_objects_nothing() -> None
     np.testing.assert_allclose(precision[:CLASSES, 0], 1)
     assert np.isnan(precision[CLASSES]).all()
     assert recall_curve(counts[0, 0, 0], objects[0, 0]) == [(1.0, 1.0)]
+
+
+def test_f1_counts_what_has_at_least_the_score() -> None:
+    rows: list[Row] = [(0, 0, 0, 20, 20), (0, 40, 40, 60, 60), (1, 0, 40, 20, 60)]
+    found = torch.zeros(1, 4, 6)
+    found[0, 0] = torch.tensor([0, 0.9, 0, 0, 20, 20])  # right
+    found[0, 1] = torch.tensor([0, 0.3, 40, 40, 60, 60])  # right, and just sure enough
+    found[0, 2] = torch.tensor([0, 0.4, 10, 60, 30, 80])  # wrong
+    found[0, 3] = torch.tensor([1, 0.29, 0, 40, 20, 60])  # right, but not sure enough
+    counts, objects = histograms(found, pack([rows], [()]), 3, RANGES)
+    told = f1(counts, objects, 0.3)[:, 0]
+    assert told[:2].tolist() == [pytest.approx(2 * 2 / (3 + 2)), 0]
+    assert np.isnan(told[2])  # no object
+    assert f1(counts, objects, 0.0)[1, 0] == 1
+    assert f1(counts, objects, 1.0)[0, 0] == 0

@@ -75,15 +75,18 @@ class Detect(Task):
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
-        """mAP over IoU 0.50 to 0.95 (`map`), at 0.50, and of small, medium and large objects.
+        """mAP over IoU 0.50 to 0.95 (`map`), at 0.50, and of small, medium and large objects; F1 at
+        IoU 0.50 of what is told (a score from `shown`).
 
         Each class counts alike, or as often as `mix` says; those without objects are left out.
         """
         found = precision.average_precision(sums["detections"].total, sums["objects"].total)
         by_class = found.mean(2)  # [classes, areas]
+        told = precision.f1(sums["detections"].total, sums["objects"].total, self.shown)
         return {
             "map": _weighted(by_class[:, 0], mix),
             "map_50": _weighted(found[:, 0, 0], mix),
+            "f1_50": _weighted(told[:, 0], mix),
             "map_small": _weighted(by_class[:, 1], mix),
             "map_medium": _weighted(by_class[:, 2], mix),
             "map_large": _weighted(by_class[:, 3], mix),
