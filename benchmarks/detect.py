@@ -30,7 +30,7 @@ from fedsight.run.program import Speed
 from fedsight.run.session import start
 from fedsight.run.store import RunStore
 
-ROUNDS = 24  # of the partial labels
+ROUNDS = 20  # of the partial labels
 CLASSES = ["Trouser", "Sandal", "Bag"]
 SIDES = ("left", "right", "top", "bottom")
 
