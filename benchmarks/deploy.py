@@ -40,7 +40,7 @@ QUIET = 5  # looks in which it computes for no more than one clock tick: it is i
 RULE = 4  # vectors of float32 that the coordinator may take on top of its base
 PATIENCE = 900.0  # seconds that Flower may take
 # Memory that a site and the rest need beside vectors, and the vectors that a site holds.
-PER_SITE, SERVER, SITE_VECTORS = 750 * MIB, 1200 * MIB, 12
+PER_SITE, SERVER, SITE_VECTORS = 400 * MIB, 1200 * MIB, 12
 FLOWER = {"Flower": [], "Flower, polling oftener": ["--tuned"]}
 
 
@@ -168,10 +168,10 @@ def measure(loopback: Loopback, millions: float, rounds: int) -> dict[str, Any]:
 
 
 def resident(loopback: Loopback) -> dict[str, float]:
-    """Resident MiB by role: the sum over all sites; shared pages count once for each process."""
+    """MiB by role: the sum over all sites; a page is divided among those that share it."""
     found: dict[str, float] = {}
     for one in loopback.look():
-        found[one.role] = found.get(one.role, 0.0) + one.status().get("VmRSS", 0) / 1024
+        found[one.role] = found.get(one.role, 0.0) + one.share() / 1024
     return {role: round(value, 1) for role, value in found.items()}
 
 

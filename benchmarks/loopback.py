@@ -60,6 +60,13 @@ class Seen:
             return {pair[0].rstrip(":"): int(pair[1]) for pair in pairs}
         return {}
 
+    def share(self) -> int:
+        """KiB in memory, a page divided by the number of processes that share it; 0 if gone."""
+        with contextlib.suppress(OSError):
+            lines = Path(f"/proc/{self.pid}/smaps_rollup").read_text().splitlines()
+            return next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return 0
+
     def ticks(self) -> int:
         """Clock ticks of computing so far; 0 if it is gone."""
         with contextlib.suppress(OSError):

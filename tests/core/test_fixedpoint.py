@@ -98,6 +98,32 @@ def test_mean_of_nothing_is_zero() -> None:
     assert ExactSum(2, 1).mean().tolist() == [0.0, 0.0]
 
 
+def test_the_mean_takes_the_place_of_the_sum_which_is_closed_then() -> None:
+    size = fixedpoint._BLOCK + 3
+    values = torch.randn(size, generator=torch.Generator().manual_seed(1))
+    total = ExactSum(size, 3)
+    total.add(values, 4, "a")
+    expected = encode(values).double() / ONE
+    mean = total.mean()
+    assert torch.equal(mean, expected)
+    assert mean.data_ptr() == total.total.data_ptr()
+    assert total.mean() is mean
+    with pytest.raises(SiteError, match="term 2 of a sum of 1"):
+        total.add(values, 1, "late")
+    with pytest.raises(SiteError, match="in a sum of 1"):
+        total.merge(_of(values))
+    assert torch.equal(mean, expected)
+    total.clear(1)
+    total.add(values, 2, "a")
+    assert torch.equal(total.total, 2 * encode(values))
+
+
+def _of(values: torch.Tensor) -> ExactSum:
+    total = ExactSum(len(values), 1)
+    total.add(values, 1, "other")
+    return total
+
+
 def test_empty_vectors_add_to_an_empty_sum() -> None:
     total = ExactSum(0, 1)
     total.add(torch.empty(0), 2, "a")

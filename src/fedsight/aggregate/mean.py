@@ -80,7 +80,7 @@ class PayloadSum:
     def filled(self, terms: int, count: int, weight: int) -> None:
         """Its tensors now hold the sum of `count` of at most `terms` replies."""
         for total in self.sums.values():
-            total.terms, total.count, total.weight = terms, count, weight
+            total.filled(terms, count, weight)
 
     @property
     def count(self) -> int:
@@ -93,7 +93,7 @@ class PayloadSum:
         return next(iter(self.sums.values())).weight
 
     def mean(self) -> dict[str, Tensor]:
-        """Weighted mean of each part, float64."""
+        """Weighted mean of each part, float64, in the sums' memory (`ExactSum.mean`)."""
         return {part: total.mean() for part, total in self.sums.items()}
 
     def plain(self) -> dict[str, Tensor]:

@@ -37,7 +37,8 @@ class Local:
 class Mean:
     """What came out of a round's sum: the weighted mean of each payload part, float64 [d].
 
-    The server's step may change the parts in place: they are the largest vectors there are.
+    The server's step may change the parts in place, but not keep them: they are the largest
+    vectors there are, and their memory is that of the next round's sum.
     """
 
     parts: Mapping[str, Tensor]

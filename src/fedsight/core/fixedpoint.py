@@ -8,6 +8,8 @@ nothing ever wraps.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -39,9 +41,12 @@ class ExactSum:
     def clear(self, terms: int) -> None:
         """Start again from nothing."""
         self.total.zero_()
-        self.weight = 0
-        self.count = 0
-        self.terms = terms
+        self.filled(terms, 0, 0)
+
+    def filled(self, terms: int, count: int, weight: int) -> None:
+        """`total` now holds the sum of `count` of at most `terms` replies."""
+        self.terms, self.count, self.weight = terms, count, weight
+        self._mean: Tensor | None = None
 
     def check(self, values: Tensor, weight: int, site: str) -> None:
         """Raise SiteError naming `site` unless `weight * values` may be added.
@@ -94,8 +99,7 @@ class ExactSum:
 
     def add_checked(self, values: Tensor, weight: int) -> None:
         """Add what `check` has let pass."""
-        for start in range(0, len(values), _BLOCK):
-            part = slice(start, start + _BLOCK)
+        for part in _blocks(len(values)):
             self.total[part].add_(encode(values[part]), alpha=weight)
         self.weight += weight
         self.count += 1
@@ -112,5 +116,18 @@ class ExactSum:
         self.count += other.count
 
     def mean(self) -> Tensor:
-        """Weighted mean, float64 [d]; zero when nothing was added."""
-        return self.total.to(torch.float64).div_(_SCALE * max(self.weight, 1))
+        """Weighted mean, float64 [d]; zero when nothing was added.
+
+        It takes the sum's place in memory, and nothing can be added any more before `clear`: these
+        are the largest vectors there are.
+        """
+        if self._mean is None:
+            mean, divisor = self.total.view(torch.float64), _SCALE * max(self.weight, 1)
+            for part in _blocks(len(mean)):
+                mean[part] = self.total[part].to(torch.float64).div_(divisor)
+            self._mean, self.terms = mean, self.count
+        return self._mean
+
+
+def _blocks(size: int) -> Iterator[slice]:
+    return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))

@@ -32,7 +32,7 @@ from nvflare.app_common.job_launcher.server_process_launcher import ServerProces
 from nvflare.collab import collab
 from nvflare.utils.job_launcher_utils import get_credential_env
 
-from fedsight.deploy import presence, processes
+from fedsight.deploy import heap, presence, processes
 
 DECLARED = "fedsight_declared"
 log = logging.getLogger(__name__)
@@ -42,7 +42,10 @@ class FlareLink:
     """The coordinator's line to the sites of one job."""
 
     def __init__(self, proxies: Sequence[Any]) -> None:
+        # It writes two lines into three files for each message, and a model is many.
+        logging.getLogger("nvflare.collab.runtime.cell_dispatcher").setLevel(logging.WARNING)
         self._proxies = {proxy.name: proxy for proxy in proxies}
+        self._sweeper = heap.Sweeper()
 
     @property
     def sites(self) -> list[str]:
@@ -62,6 +65,7 @@ class FlareLink:
             raise ConnectionError(str(error.cause)) from None
         if not isinstance(answer, list | tuple) or len(answer) != 2:
             return None, None
+        self._sweeper.passed(len(body) + len(answer[1] or b""))
         return answer[0], answer[1]
 
 
@@ -91,6 +95,7 @@ class Site:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._sweeper = heap.Sweeper()
         self._seat: Any = None
 
     @collab.publish
@@ -110,7 +115,11 @@ class Site:
                 torch.set_num_threads(1)  # it copies and packs; the trainer has threads of its own
                 home = Path(collab.workspace.get_root_dir()).resolve().parent
                 self._seat = Seat(home, collab.site_name, asker())
-        return list(self._seat.answer(kind, header, body))
+        text, data = self._seat.answer(kind, header, body)
+        if kind == "propose":
+            heap.settle()
+        self._sweeper.passed(len(body) + len(data))
+        return [text, data]
 
     @collab.final
     def close(self) -> None:

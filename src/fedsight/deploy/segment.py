@@ -19,7 +19,7 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.layout import Kind
 from fedsight.core.settings import Settings
-from fedsight.deploy import presence
+from fedsight.deploy import heap, presence
 from fedsight.deploy.declare import Declaration, gather, read_declaration
 from fedsight.deploy.federation import Federation as Folder
 from fedsight.engine import wire
@@ -118,6 +118,7 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
         run=str(facts["id"]),
     )
     watch.engine = engine
+    heap.settle()
     session.go(
         federation, engine, speed, store, "run", checkpoint, [watch], pictures=False, secret=secret
     )

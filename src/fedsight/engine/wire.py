@@ -22,7 +22,7 @@ from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Sum
 
 PIECE = 4 << 20  # bytes sent at once, at most: what is lost when a connection is cut
-IN_FLIGHT = 16 << 20  # bytes: many small pieces over slow lines, or a few large ones
+IN_FLIGHT = 12 << 20  # bytes: many small pieces over slow lines, or a few large ones
 FIRST, LEAST = 256 << 10, 64 << 10  # bytes: the first piece over a line, and the smallest
 QUICK, LONG = 0.3, 2.0  # seconds: the next piece is larger, or smaller
 LONGEST = 16 << 20  # characters of a header: a confusion matrix of a thousand classes fits

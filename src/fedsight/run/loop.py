@@ -73,7 +73,9 @@ def run(
         began = time.perf_counter()
         cohort = protection.cohort(round)
         order = Order(round, now.vector, program.shared(now.state))
+        down = 4 * (len(order.vector) + sum(value.numel() for value in order.shared.values()))
         outcome = engine.train(order, cohort, observer.on_reply if observer else lambda: None)
+        del order  # a model is large: the old one goes as soon as there is a new one
         _judge(federation, outcome, round, len(cohort))
         vector, state = _server_step(protection, federation, network, layout, now, outcome, round)
         last = round == protection.rounds
@@ -81,7 +83,6 @@ def run(
         if last or round % rounds.evaluate_every == 0:
             sums = engine.measure(vector, round)
         seconds = time.perf_counter() - began
-        down = 4 * (len(vector) + sum(value.numel() for value in order.shared.values()))
         up = reply_size(federation, layout)
         now = Checkpoint(
             round,
