@@ -246,6 +246,7 @@ def main() -> None:
     parser.add_argument(
         "--peers", action=argparse.BooleanOptionalAction, help="default: if installed; not --quick"
     )
+    parser.add_argument("--peer-rounds", type=int, help="default: as many as ours")
     parser.add_argument(
         "--quiet", type=float, default=0.0, metavar="S", help="wait so long for others to pause"
     )
@@ -263,6 +264,16 @@ def main() -> None:
     facts = machine() | {"peers": installed(PEERS, "flwr"), "deployed": installed_engine()}
     found: list[dict[str, Any]] = []
     left_out: list[str] = []
+    content = {
+        "benchmark": "deploy",
+        "quick": options.quick,
+        "machine": facts,
+        "rounds": rounds,
+        "not_counted": f"the first {WARM_UP} and the last",
+        "rule": f"coordinator's peak in the rounds at most base + {RULE} float32 vectors",
+        "deployments": found,
+        "left_out": left_out,
+    }
     for count in sites:
         with tempfile.TemporaryDirectory(prefix="fedsight-benchmark-") as scratch:
             print(f"making keys and kits for {count} sites")
@@ -287,21 +298,12 @@ def main() -> None:
                     f"{count} x {size:g} M: {one['overhead']:.2f} of {one['round']:.2f} s a round"
                 )
                 if peers:
-                    one["peers"] = flower(one, rounds)
+                    one["peers"] = flower(one, max(options.peer_rounds or rounds, WARM_UP + 1))
                 found.append(one)
+                write_json(options.out, json.loads(json.dumps(content)))
+    write_json(options.out, json.loads(json.dumps(content)))
     print()
     show(found)
-    content = {
-        "benchmark": "deploy",
-        "quick": options.quick,
-        "machine": facts,
-        "rounds": rounds,
-        "not_counted": f"the first {WARM_UP} and the last",
-        "rule": f"coordinator's peak in the rounds at most base + {RULE} float32 vectors",
-        "deployments": found,
-        "left_out": left_out,
-    }
-    write_json(options.out, json.loads(json.dumps(content)))
     print(f"wrote {options.out}")
 
 
