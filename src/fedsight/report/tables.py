@@ -19,7 +19,7 @@ MOST_CELLS = 1_600
 def labels(
     name: str, title: str, classes: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]
 ) -> Markup:
-    """How many training images or texts of each class each site holds; `rows` are (site, counts)."""
+    """How much of each class each site trains on; `rows` are (site, counts)."""
     counts = np.array([list(row) for _, row in rows], dtype=float)
     said = "; ".join(
         f"{label(site)}: "
@@ -39,7 +39,7 @@ def labels(
 
 
 def confusion(name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
-    """Test images or texts by right answer (rows) and given answer (columns), shaded by share of row."""
+    """Test part by right answer (rows) and given answer (columns), shaded by share of row."""
     counts = np.array(matrix, dtype=float)
     rows = counts.sum(1, keepdims=True)
     right = "; ".join(

@@ -133,16 +133,16 @@ def _alone(tried: int, population: int) -> str:
 def certainty(run: Run) -> str:
     """How far the accuracy may be off only because the test part is finite (an estimate)."""
     reached, tested = score(run), run.facts.data.test
-    if run.facts.headline != ACCURACY:
+    if run.facts.headline != ACCURACY or reached is None:
         return ""  # the interval is that of a share of right answers
-    if reached is None or not tested or not 0 <= reached <= 1:
-        return ""
-    if run.evaluation is not None and run.evaluation.personal:
+    personal = run.evaluation is not None and run.evaluation.personal
+    if personal or not tested or not 0 <= reached <= 1:
         return ""
     half = percent(half_width(reached, tested)).replace("%", "points")
     return (
         f"Measured on {count(tested)} test {run.things}, an accuracy of {percent(reached)} is "
-        f"certain to about ±{half} (95 % Wilson interval, an estimate); a smaller difference may be chance."
+        f"certain to about ±{half} (95 % Wilson interval, an estimate); a smaller "
+        "difference may be chance."
     )
 
 
