@@ -53,7 +53,7 @@ class StateOfTheUnion(TextSource):
         """The words around the first `____`, which takes the place of the missing noun."""
         before, gap, after = text.partition(GAP_SHOWN)
         if not gap:
-            cause = "the text has no gap"
+            cause = f"the text has no gap, {GAP_SHOWN}"
             raise DataError(cause, f"write {GAP_SHOWN} where the noun is missing")
         return self._around(words(before), words(after))
 
