@@ -138,4 +138,4 @@ def test_files_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> Non
     assert f"the run learned from images, and '{letter}' holds texts" in text
     assert ".png" in text
     assert "photo.png" in done("predict", tmp_path / "run", tmp_path / "photo.png").out
-    assert "holds no text" in refused(3, "predict", texts / "run", tmp_path / "run")
+    assert "holds no text" in refused(3, "predict", texts / "run", tmp_path / "images")
