@@ -131,7 +131,7 @@ def test_the_summary(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     show_summary({**SUMMARY, "worst_site": worst, "pooled": 0.9, "alone_mean": 0.4}, "r")
     out = capsys.readouterr().out
     assert "[ward] 3 with 50.00%" in out
-    assert "90.00% (all images at one place)" in out
+    assert "90.00% (all data at one place)" in out
     assert "40.00% (mean of the sites)" in out
 
 

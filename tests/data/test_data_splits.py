@@ -190,7 +190,7 @@ def test_refusals_name_the_numbers_and_the_cure(
 
 
 def test_a_natural_site_below_the_minimum_is_named() -> None:
-    with pytest.raises(DataError, match="site 'tiny' has 1 training images"):
+    with pytest.raises(DataError, match="site 'tiny' has 1 training samples"):
         divide("natural", part(np.zeros(4), ["big", "big", "big", "tiny"]), min_samples=2)
 
 

@@ -196,6 +196,17 @@ def test_each_noun_becomes_a_gap_and_whole_addresses_are_tested(addresses: Path)
     assert gaps.tolist() == [1] * len(images)
 
 
+def test_a_text_is_asked_about_as_it_was_trained_on(addresses: Path) -> None:
+    source = StateOfTheUnion(nouns=NOUNS, length=6)
+    images = source.open().train.images
+    shown = images.read(torch.tensor([1]))[0, 0, 0].tolist()
+    assert row(source.words("In 1802: The people want ____, not war. In 1802"), 6) == shown
+    assert source.words("____ first") == ["", "", "", None, "first"]
+    with pytest.raises(DataError, match="no gap") as caught:
+        source.words("nothing is missing")
+    assert "____" in caught.value.cure
+
+
 def test_other_nouns_can_be_asked_for(addresses: Path) -> None:
     opened = StateOfTheUnion(nouns=("war", "peace")).open()
     assert opened.classes == ("war", "peace")

@@ -16,8 +16,9 @@ from fedsight.cli.use import export_command, predict_command
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Preprocess
 from fedsight.models.detector import MOST, Detector
+from fedsight.run.ask import find_images
 from fedsight.run.drawn import draw_all
-from fedsight.run.predict import find_images, predict
+from fedsight.run.predict import predict
 from fedsight.run.saved import Saved
 from fedsight.tasks.classify import Classify
 from fedsight.tasks.detect import Detect

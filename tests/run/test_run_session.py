@@ -194,7 +194,7 @@ def test_resume_refuses_another_program_or_other_images(half: Path) -> None:
     assert "is not the program that this run began with" in refused(7, "resume", half)
     (half / "run.toml").write_text(text)
     write_images(half.parent / "images", train=120)
-    assert "images or the model" in refused(7, "resume", half)
+    assert "data or the model" in refused(7, "resume", half)
     write_images(half.parent / "images")
     done("resume", half)
 

@@ -52,7 +52,7 @@ def inspect_command(
     source: Annotated[str, typer.Argument(help="A source's name, a file or folder, or a config.")],
     options: Options = None,
 ) -> None:
-    """Open a source and say what it holds: images, classes, sizes, sites, what was skipped.
+    """Open a source and say what it holds: how much, classes, sizes, sites, what was skipped.
 
     Example: fedsight data inspect my_images/ --set size=64 --set sites_in_path=true
     """
@@ -112,8 +112,8 @@ def split_command(
     totals = counts.sum(axis=1)
     seen = "" if len(counts) == len(partition) else f"; of the first {len(counts)}:"
     typer.echo(
-        f"{len(partition)} sites{seen or ','} {totals.min()} to {totals.max()} images "
-        f"(median {sorted(totals)[len(totals) // 2]}), "
+        f"{len(partition)} sites{seen or ','} {totals.min()} to {totals.max()} "
+        f"{opened.preprocess.things} (median {sorted(totals)[len(totals) // 2]}), "
         f"{(counts > 0).sum(axis=1).mean():.1f} of {len(opened.classes)} classes per site"
     )
     if picture is not None:
@@ -177,26 +177,34 @@ def _toml(value: Any) -> str:
 
 
 def _summary(opened: Dataset) -> Table:
-    import torch
-
     table = _table("what", "value")
     for key, value in opened.facts.items():
         table.add_row(key, str(value))
-    table.add_row("training images", f"{len(opened.train):,}")
-    table.add_row("test images", f"{len(opened.test):,}")
+    size = opened.preprocess
+    table.add_row(f"training {size.things}", f"{len(opened.train):,}")
+    table.add_row(f"test {size.things}", f"{len(opened.test):,}")
+    if opened.train.sites is not None:
+        table.add_row("sites", f"{len(set(opened.train.sites))}")
+    if size.thing == "text":
+        table.add_row("length", f"{size.width} words")
+    else:
+        _add_pixels(table, opened)
+    table.add_row("skipped", f"{len(opened.skipped)} corrupt {size.things}")
+    return table
+
+
+def _add_pixels(table: Table, opened: Dataset) -> None:
+    import torch
+
     size = opened.preprocess
     colour = "grey" if size.channels == 1 else "colour"
     table.add_row("size", f"{size.height} x {size.width}, {colour}, fit: {size.fit}")
-    if opened.train.sites is not None:
-        table.add_row("sites", f"{len(set(opened.train.sites))}")
     step = max(1, len(opened.train) // 1000)
     pixels = opened.train.images.read(torch.arange(0, len(opened.train), step))
     mean, std = pixels.mean(dim=(0, 2, 3)).tolist(), pixels.std(dim=(0, 2, 3)).tolist()
     table.add_row("mean (measured)", ", ".join(f"{value:.3f}" for value in mean))
     table.add_row("std (measured)", ", ".join(f"{value:.3f}" for value in std))
     table.add_row("normalised with", f"mean {list(size.mean)}, std {list(size.std)}")
-    table.add_row("skipped", f"{len(opened.skipped)} corrupt images")
-    return table
 
 
 def _class_table(opened: Dataset) -> Table:
@@ -215,7 +223,7 @@ def _class_table(opened: Dataset) -> Table:
 
 
 def _split_table(partition: Partition, counts: Any, classes: Sequence[str]) -> Table:
-    """A row per site: all images, then as many classes as the terminal has room for."""
+    """A row per site: all it has, then as many classes as the terminal has room for."""
     from rich.console import Console
 
     room = (Console().width - len(partition.name(0)) - 9) // 5

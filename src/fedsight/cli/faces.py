@@ -64,8 +64,8 @@ def enrol_command(
 
     Example: fedsight faces enrol runs/faces staff.gallery "Ada L." ada1.jpg ada2.jpg
     """
+    from fedsight.run.ask import find_images
     from fedsight.run.gallery import Gallery, locked, read, write
-    from fedsight.run.predict import find_images
     from fedsight.run.recognise import Recogniser, enrol
 
     model, secret = Recogniser(run, site), _secret(gallery, key, passphrase)
@@ -125,8 +125,8 @@ def identify_command(
 
     Example: fedsight faces identify runs/faces staff.gallery door/
     """
+    from fedsight.run.ask import find_images
     from fedsight.run.gallery import read
-    from fedsight.run.predict import find_images
     from fedsight.run.recognise import Recogniser
 
     model = Recogniser(run, site)

@@ -75,6 +75,7 @@ class Screen(Reporter):
         self._rounds = 1
         self._bytes = 0
         self._headline = ""
+        self._things = "images"
 
     def begin(self, federation: Federation, done: int) -> None:
         """Training starts, with `done` rounds behind it."""
@@ -82,11 +83,12 @@ class Screen(Reporter):
         self._cohort = program.rounds.cohort or federation.population
         self._rounds = program.rounds.rounds
         self._headline = word(program.task.headline_title)
+        self._things = federation.dataset.preprocess.things
         name = program.algorithm.registered
         self.say(
             f"{program.name}: {name}, {federation.population:,} "
             f"site{'s' if federation.population > 1 else ''}, "
-            f"{len(federation.dataset.train):,} training images, {self._rounds} rounds"
+            f"{len(federation.dataset.train):,} training {self._things}, {self._rounds} rounds"
             + (f", going on after round {done}" if done else "")
         )
         self._progress.start()
@@ -122,7 +124,7 @@ class Screen(Reporter):
 
     def begin_baselines(self, rounds: int) -> None:
         """The baselines start."""
-        self.say("For comparison: each site alone, and all images pooled")
+        self.say(f"For comparison: each site alone, and all {self._things} pooled")
         self._task = self._progress.add_task("alone, pooled", total=rounds, status="")
 
     def baseline_round(self) -> None:
@@ -151,7 +153,7 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
     table.add_row("federated", f"[bold]{summary['score']:.2%}[/] {word(summary['headline'])}")
     if "pooled" in summary:
-        table.add_row("pooled", f"{summary['pooled']:.2%} (all images at one place)")
+        table.add_row("pooled", f"{summary['pooled']:.2%} (all data at one place)")
         table.add_row("alone", f"{summary['alone_mean']:.2%} (mean of the sites)")
     if summary["worst_site"]:
         worst = summary["worst_site"]

@@ -146,9 +146,10 @@ def check_command(
     check(program, speed)
     federation = federate(program)
     Protection(federation).facts()  # noise that cannot be had is said before a run is begun
+    things = federation.dataset.preprocess.things
     typer.echo(
-        f"{program.name} is fine: {len(federation.dataset.train):,} training images and "
-        f"{len(federation.dataset.test):,} test images of {len(federation.dataset.classes)} "
+        f"{program.name} is fine: {len(federation.dataset.train):,} training {things} and "
+        f"{len(federation.dataset.test):,} test {things} of {len(federation.dataset.classes)} "
         f"classes at {federation.population:,} sites; fingerprint {program.fingerprint[:12]}"
     )
 
@@ -221,7 +222,7 @@ def _begin(
 def _refuse(command: Command, workers: int | None) -> None:
     """What a run on a federation cannot do."""
     if command == "compare":
-        cause = "the baselines would need all images at one place, and they stay at their sites"
+        cause = "the baselines would need all data at one place, and they stay at their sites"
         raise ConfigError([Problem("--federation", cause, "use: fedsight run --federation DIR")])
     if workers is not None:
         cause = "has no meaning on a federation: every site trains in its own process"

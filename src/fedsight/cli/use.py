@@ -35,18 +35,18 @@ class ExportFormat(StrEnum):
 
 def predict_command(
     run: Run,
-    images: Annotated[
+    files: Annotated[
         list[Path],
         typer.Argument(
-            metavar="IMAGE...",
-            help="Image files, or folders that are searched at any depth.",
+            metavar="FILE...",
+            help="Images, or for a run on texts .txt, .csv and .jsonl; folders are searched.",
             show_default=False,
         ),
     ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON list instead of a table.")
     ] = False,
-    top: Annotated[int, typer.Option(min=1, help="Labels to show for each image.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="Labels to show for each.")] = 1,
     draw: Annotated[
         Path | None,
         typer.Option(
@@ -57,10 +57,11 @@ def predict_command(
     ] = None,
     site: Site = None,
 ) -> None:
-    """Say what a run's model sees in images: label and probability, or boxes.
+    """Say what a run's model sees in images or texts: label and probability, or boxes.
 
-    An image that cannot be read is listed with the reason; the others are still answered, and
-    the exit code is 3.
+    A `.txt` file is one text; CSV and JSONL hold one in each row, in the column `text`. What
+    cannot be read is listed with the reason; the others are still answered, and the exit code
+    is 3.
 
     Example: fedsight predict runs/first photo.jpg more-photos/ --top 3
     """
@@ -68,19 +69,22 @@ def predict_command(
     from fedsight.run.saved import load
 
     saved = load(run, site)
-    found = predict(saved, images)
+    seen = saved.preprocess
+    if draw is not None and seen.thing != "image":
+        raise DataError(f"there is nothing to draw on {seen.things}", "leave out --draw")
+    found = predict(saved, files)
     if draw is not None:
         from fedsight.run.drawn import draw_all
 
-        draw_all(found, draw, saved.preprocess)
+        draw_all(found, draw, seen)
     if as_json:
         typer.echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
     else:
-        _print_table(found, top)
-    bad = [str(one.path) for one in found if one.error is not None]
+        _print_table(seen.thing, found, top)
+    bad = [one.where for one in found if one.error is not None]
     if bad:
         raise DataError(
-            f"{len(bad)} of {len(found)} images could not be read: {', '.join(bad[:5])}"
+            f"{len(bad)} of {len(found)} {seen.things} could not be read: {', '.join(bad[:5])}"
             f"{', ...' if len(bad) > 5 else ''}",
             "the reasons are listed above; restore these files or leave them out",
         )
@@ -118,17 +122,17 @@ def export_command(
     typer.echo(f"Wrote {export(load(run, site), format.value, path)}")
 
 
-def _print_table(found: Sequence[Prediction], top: int) -> None:
+def _print_table(thing: str, found: Sequence[Prediction], top: int) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("image", "label", "probability")
+    table = Table(thing, "label", "probability")
     for one in found:
         if one.answer is None:
-            table.add_row(escape(str(one.path)), f"[red]{escape(one.error or '')}[/red]", "")
+            table.add_row(escape(one.where), f"[red]{escape(one.error or '')}[/red]", "")
             continue
         shown = one.answer.shown(top)
         labels = "\n".join(escape(label) for label, _ in shown)
-        table.add_row(escape(str(one.path)), labels, "\n".join(f"{p:.1%}" for _, p in shown))
+        table.add_row(escape(one.where), labels, "\n".join(f"{p:.1%}" for _, p in shown))
     Console().print(table)

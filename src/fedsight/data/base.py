@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, runtime_checkable
+from typing import Annotated, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,7 @@ from fedsight.data.windowing import Reading
 
 Indices = npt.NDArray[np.int64]
 Fit = Literal["stretch", "crop", "pad"]
+Thing = Literal["image", "text"]  # what a network looks at; reports and messages call it so
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 Location = Annotated[Path, Field(strict=False)]  # a file or folder; TOML gives it as a string
@@ -109,6 +110,8 @@ class Preprocess:
     onto black), resized to (height, width) by the `fit` rule, scaled to [0, 1], and normalised
     with `mean` and `std` per channel. Fit: `stretch` ignores the aspect ratio, `crop` scales the
     shorter side and cuts the middle out, `pad` scales the longer side and adds black borders.
+
+    A text becomes its first `width` words' numbers in one row; `thing` says which of both it is.
     """
 
     channels: int
@@ -118,16 +121,24 @@ class Preprocess:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     dicom: Reading | None = None  # how DICOM files become grey, where the images are such
+    thing: Thing = field(default="image", repr=False)  # galleries of faces are told by the repr
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Preprocess:
-        """From plain values, as `asdict` and JSON have them; TypeError if they are none."""
+        """From plain values, as `asdict` and JSON have them; TypeError or ValueError if not."""
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
         }
         if fields.get("dicom") is not None:
             fields["dicom"] = Reading.of(fields["dicom"])
+        if fields.get("thing", "image") not in get_args(Thing):
+            raise ValueError(f"'{fields['thing']}' is nothing that a network looks at")
         return cls(**fields)
+
+    @property
+    def things(self) -> str:
+        """Several of them: images or texts."""
+        return f"{self.thing}s"
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """[b, c, h, w] in [0, 1] -> normalised."""

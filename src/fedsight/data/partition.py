@@ -94,16 +94,16 @@ class Split(Settings, ABC):
         if not self._shares and sites * self.min_samples > len(part):
             raise DataError(
                 f"{sites} sites with at least {self.min_samples} sample(s) each need more than the "
-                f"{len(part)} training images there are",
+                f"{len(part)} training samples there are",
                 "lower split.sites or split.min_samples",
             )
         partition = self._divide(part, classes, seed)
         if isinstance(partition, Groups) and partition.sizes.min() < self.min_samples:
             site = int(partition.sizes.argmin())
             raise DataError(
-                f"site '{partition.name(site)}' has {partition.sizes[site]} training images, fewer "
-                f"than split.min_samples = {self.min_samples}",
-                "lower split.min_samples or split.sites, or leave this site's images out",
+                f"site '{partition.name(site)}' has {partition.sizes[site]} training samples, "
+                f"fewer than split.min_samples = {self.min_samples}",
+                "lower split.min_samples or split.sites, or leave this site out",
             )
         return partition
 

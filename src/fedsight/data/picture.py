@@ -59,7 +59,7 @@ def _bars(axes: Any, counts: Indices, sites: Sequence[str], classes: Sequence[st
         left += counts[:, number]
     axes.set_yticks(rows, sites)
     axes.invert_yaxis()
-    axes.set_xlabel("training images")
+    axes.set_xlabel("training samples")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False, fontsize=8)
 
@@ -72,4 +72,4 @@ def _heat(
     if len(classes) <= 60:
         axes.set_yticks(np.arange(len(classes)), classes, fontsize=8)
     axes.set_xlabel(f"sites, {sites[0]} to {sites[-1]}")
-    figure.colorbar(image, ax=axes, label="share of the site's training images")
+    figure.colorbar(image, ax=axes, label="share of the site's training samples")

@@ -21,6 +21,7 @@ from fedsight.data.base import ArrayImages, Preprocess, Source
 PADDING, GAP, FIRST = 0, 1, 2  # no word; a word taken out; the least number of a word
 NUMBERS = 1 << 22  # of words; float32 holds every one of them exactly
 GAP_SHOWN = "____"
+NO_WORDS = "the text has no words"
 _WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*")
 
 
@@ -73,8 +74,12 @@ class TextSource(Source):
     length: int = Field(64, ge=1, le=8192)  # words that are read of a text
     corrupt: Literal["error", "skip"] = "error"  # what to do with a text without a word
 
+    def words(self, text: str) -> list[str | None]:
+        """A text's words as the network is to see them; None is a gap. DataError if it cannot."""
+        return list(words(text))
+
     def numbers(self) -> Preprocess:
         """Word numbers are taken as they are. Raises DataError if they should be normalised."""
         if self.mean is not None or self.std is not None:
             raise DataError("texts have no brightness", "leave data.mean and data.std out")
-        return Preprocess(1, 1, self.length, mean=(0.0,), std=(1.0,))
+        return Preprocess(1, 1, self.length, mean=(0.0,), std=(1.0,), thing="text")

@@ -38,6 +38,8 @@ class Reading:
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Reading:
         """From plain values, as `asdict` and JSON have them; TypeError or ValueError for others."""
+        if not isinstance(table, Mapping):
+            raise TypeError("how DICOM files are read is no table")
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
         }

@@ -67,7 +67,7 @@ class Mechanism(Settings):
 
     unit: ClassVar[Literal["", "client", "example"]] = ""  # whose data epsilon speaks of
     trusts: ClassVar[str] = ""  # whom it must trust
-    covers: ClassVar[str] = ""  # what epsilon speaks of
+    covers: ClassVar[str] = ""  # what epsilon speaks of; {thing} and {things}: image(s) or text(s)
 
     @property
     def protects(self) -> bool:

@@ -67,6 +67,7 @@ def render(runs: Sequence[Run]) -> str:
         sites=sites,
         protect=protect,
         words=words,
+        thing=" or ".join(dict.fromkeys(run.thing for run in runs)),
         compared=any(view.three_way(run) for run in runs),
         headlines={run.facts.headline for run in runs},
         evaluated=any(run.evaluation for run in runs),
@@ -100,7 +101,7 @@ def _figures(run: Run, anchor: str) -> dict[str, Markup]:
             ("pooled, at its end", three.pooled, plots.POOLED),
             ("mean of sites alone", three.mean, plots.ALONE),
         ]
-    losses = [_line(run, "on test images", "loss"), _line(run, "in training", "train_loss")]
+    losses = [_line(run, f"on test {run.things}", "loss"), _line(run, "in training", "train_loss")]
     figures = {
         "score": plots.curves(
             f"{anchor}-score",
@@ -133,7 +134,8 @@ def _figures(run: Run, anchor: str) -> dict[str, Markup]:
         )
     held = [(site.name, site.labels) for site in facts.sites if site.labels]
     if held:
-        figures["labels"] = tables.labels(f"{anchor}-labels", facts.classes, held)
+        title = f"Training {run.things} of each class at each site"
+        figures["labels"] = tables.labels(f"{anchor}-labels", title, facts.classes, held)
     if evaluation is not None and evaluation.confusion:
         figures["confusion"] = tables.confusion(
             f"{anchor}-confusion", evaluation.classes, evaluation.confusion

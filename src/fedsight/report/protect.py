@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedsight.report.read import Run
 from fedsight.report.words import several
 
-UNITS = {"client": "a client, with all its images", "example": "a single image"}
+UNITS = {"client": "a client, with all its {things}", "example": "a single {thing}"}
 NEIGHBOURS = {
     "add_remove": "one more or one fewer (add/remove)",
     "replace_one": "one in the place of another (replace-one)",
@@ -25,13 +25,14 @@ def rows(run: Run) -> list[tuple[str, str]]:
     found = run.summary.privacy if run.summary is not None else None
     if found is None:
         return []
+    unit = UNITS.get(found.unit, "").format(thing=run.thing, things=run.things) or found.unit
     noise = (
         "each site its own" if found.noise_multiplier is None else f"{found.noise_multiplier:.4g}"
     )
     table = [
         ("Spent", spent(run)),
         ("Target", "none" if found.target is None else f"ε {found.target:g}"),
-        ("Protects", f"{UNITS.get(found.unit, found.unit)}: {found.covers}"),
+        ("Protects", f"{unit}: {found.covers}"),
         ("Neighbours", NEIGHBOURS.get(found.neighbours, found.neighbours)),
         ("Mechanism", found.mechanism),
         ("Who takes part", found.sampling),

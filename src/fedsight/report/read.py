@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from fedsight.core.errors import StoreError
 from fedsight.report.records import Comparison, Evaluation, Facts, Record, Round, Summary
+from fedsight.report.words import plural
 
 CURE = "Make the run anew or go on with `fedsight resume`, then ask for the report again."
 
@@ -28,6 +29,16 @@ class Run:
     comparison: Comparison | None = None
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def thing(self) -> str:
+        """What the model looks at: image or text. The whole report calls it so."""
+        return self.facts.preprocess.thing
+
+    @property
+    def things(self) -> str:
+        """Several of them: images or texts."""
+        return plural(self.thing)
 
     @property
     def population(self) -> int:

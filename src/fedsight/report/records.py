@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import struct
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -22,7 +22,7 @@ class Record(BaseModel):
 
 
 class Data(Record):
-    """Where the images came from and how many there are."""
+    """Where the images or texts came from and how many there are."""
 
     title: str = ""
     licence: str = ""
@@ -30,6 +30,12 @@ class Data(Record):
     train: int | None = None
     test: int | None = None
     skipped: tuple[str, ...] = ()
+
+
+class Preprocess(Record):
+    """What becomes the network's input."""
+
+    thing: Literal["image", "text"] = "image"
 
 
 class Model(Record):
@@ -58,6 +64,7 @@ class Facts(Record):
     created: str = ""
     environment: dict[str, Any] = Field(default_factory=dict)
     data: Data = Data()
+    preprocess: Preprocess = Preprocess()
     classes: tuple[str, ...] = ()
     model: Model = Model()
     algorithm: str = ""

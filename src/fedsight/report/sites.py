@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedsight.report.read import Run
-from fedsight.report.records import Evaluation
 
 SITE_TEST = {
-    "label mix": "Each site’s figure is measured on the common test images, where every class "
-    "counts as much as it does among the site’s own training images. It is an estimate of what "
-    "the site would see if its images of a class look like the test images of that class.",
-    "own images": "Each site’s figure is measured on test images of its own, which it did not "
+    "label mix": "Each site’s figure is measured on the common test {things}, where every class "
+    "counts as much as it does among the site’s own training {things}. It is an estimate of what "
+    "the site would see if its {things} of a class look like the test {things} of that class.",
+    "own images": "Each site’s figure is measured on test {things} of its own, which it did not "
     "train on.",
     "whole test part": "Each site’s figure is measured on the same whole test part.",
 }
 MOST_DRAWN = 20
 SHORT = {
     "label mix": "its own label mix",
-    "own images": "its own test images",
+    "own images": "its own test {things}",
     "whole test part": "the whole test part",
 }
 
 
-def measured_on(evaluation: Evaluation | None) -> str:
+def measured_on(run: Run) -> str:
     """What a site's figure was measured on, in a few words; empty where the files do not say."""
-    return "" if evaluation is None else SHORT.get(evaluation.site_test, "")
+    return _said(SHORT, run)
+
+
+def how_measured(run: Run) -> str:
+    """The same in a sentence or two."""
+    return _said(SITE_TEST, run)
+
+
+def _said(words: Mapping[str, str], run: Run) -> str:
+    test = "" if run.evaluation is None else run.evaluation.site_test
+    return words.get(test, "").format(things=run.things)
 
 
 @dataclass(frozen=True)

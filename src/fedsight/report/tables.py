@@ -16,8 +16,10 @@ MOST_NUMBERS = 12
 MOST_CELLS = 1_600
 
 
-def labels(name: str, classes: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]) -> Markup:
-    """How many training images of each class each site holds; `rows` are (site, counts)."""
+def labels(
+    name: str, title: str, classes: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]
+) -> Markup:
+    """How much of each class each site trains on; `rows` are (site, counts)."""
     counts = np.array([list(row) for _, row in rows], dtype=float)
     said = "; ".join(
         f"{label(site)}: "
@@ -26,7 +28,7 @@ def labels(name: str, classes: Sequence[str], rows: Sequence[tuple[str, Sequence
     )
     return _cells(
         name,
-        "Training images of each class at each site",
+        title,
         said,
         counts,
         counts / max(1.0, float(counts.max())),
@@ -37,7 +39,7 @@ def labels(name: str, classes: Sequence[str], rows: Sequence[tuple[str, Sequence
 
 
 def confusion(name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
-    """Test images by right answer (rows) and given answer (columns), shaded by share of row."""
+    """Test part by right answer (rows) and given answer (columns), shaded by share of row."""
     counts = np.array(matrix, dtype=float)
     rows = counts.sum(1, keepdims=True)
     right = "; ".join(

@@ -25,7 +25,7 @@ from fedsight.report.words import (
     word,
 )  # fmt: skip
 
-ACCURACY = "Accuracy"  # the one headline that is a share of images
+ACCURACY = "Accuracy"  # the one headline that is a share of right answers
 
 
 @dataclass(frozen=True)
@@ -111,14 +111,14 @@ def headline(run: Run) -> str:
     figure = "" if run.facts.headline == ACCURACY else f" ({run.facts.headline})"
     if three is not None:
         return (
-            f"{sites} that kept {whose} images reached {percent(three.federated)}{figure}; "
+            f"{sites} that kept {whose} {run.things} reached {percent(three.federated)}{figure}; "
             f"{_alone(len(three.alone), run.population)} {percent(three.mean)}; "
-            f"pooling all images reaches {percent(three.pooled)}."
+            f"pooling all {run.things} reaches {percent(three.pooled)}."
         )
     if reached is None:
         done, nothing = several(rounds(run), "round"), f"no {word(run.facts.headline)}"
         return f"{sites} trained {done}; {nothing} was measured."
-    return f"{sites} that kept {whose} images reached {percent(reached)}{figure}."
+    return f"{sites} that kept {whose} {run.things} reached {percent(reached)}{figure}."
 
 
 def _alone(tried: int, population: int) -> str:
@@ -132,17 +132,17 @@ def _alone(tried: int, population: int) -> str:
 
 def certainty(run: Run) -> str:
     """How far the accuracy may be off only because the test part is finite (an estimate)."""
-    reached, images = score(run), run.facts.data.test
-    if run.facts.headline != ACCURACY:
+    reached, tested = score(run), run.facts.data.test
+    if run.facts.headline != ACCURACY or reached is None:
         return ""  # the interval is that of a share of right answers
-    if reached is None or not images or not 0 <= reached <= 1:
+    personal = run.evaluation is not None and run.evaluation.personal
+    if personal or not tested or not 0 <= reached <= 1:
         return ""
-    if run.evaluation is not None and run.evaluation.personal:
-        return ""
-    half = percent(half_width(reached, images)).replace("%", "points")
+    half = percent(half_width(reached, tested)).replace("%", "points")
     return (
-        f"Measured on {count(images)} test images, an accuracy of {percent(reached)} is certain "
-        f"to about ±{half} (95 % Wilson interval, an estimate); a smaller difference may be chance."
+        f"Measured on {count(tested)} test {run.things}, an accuracy of {percent(reached)} is "
+        f"certain to about ±{half} (95 % Wilson interval, an estimate); a smaller "
+        "difference may be chance."
     )
 
 
@@ -151,7 +151,7 @@ def key_figures(run: Run) -> list[Figure]:
     figures = []
     reached, three, tested = score(run), three_way(run), run.facts.data.test
     if reached is not None:
-        note = f"on {count(tested)} test images" if tested else ""
+        note = f"on {count(tested)} test {run.things}" if tested else ""
         figures.append(Figure(run.facts.headline, percent(reached), note))
     if three is not None:
         gain, gap = three.federated - three.mean, three.federated - three.pooled
@@ -177,8 +177,10 @@ def key_figures(run: Run) -> list[Figure]:
     return figures
 
 
-def mistakes(classes: Sequence[str], matrix: Sequence[Sequence[int]], most: int = 3) -> list[str]:
+def mistakes(run: Run, most: int = 3) -> list[str]:
     """The most frequent confusions, worst first, as sentences."""
+    assert run.evaluation is not None
+    classes, matrix = run.evaluation.classes, run.evaluation.confusion or ()
     wrong = sorted(
         (-matrix[i][j], i, j)
         for i in range(len(classes))
@@ -186,7 +188,7 @@ def mistakes(classes: Sequence[str], matrix: Sequence[Sequence[int]], most: int 
         if i != j and matrix[i][j]
     )
     return [
-        f"{count(-times)} of {count(sum(matrix[i]))} images of “{classes[i]}” "
+        f"{count(-times)} of {count(sum(matrix[i]))} {run.things} of “{classes[i]}” "
         f"were taken for “{classes[j]}”."
         for times, i, j in wrong[:most]
     ]
@@ -269,13 +271,13 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def lead(run: Run) -> str:
-    """What the headline rests on: images, sites, model, rounds."""
+    """What the headline rests on: data, sites, model, rounds."""
     facts, data = run.facts, run.facts.data
-    images = f"{count(data.train)} training images" if data.train is not None else "images"
+    held = run.things if data.train is None else f"{count(data.train)} training {run.things}"
     source = f" ({data.title})" if data.title else ""
     model = f" of {count(facts.model.parameters)} parameters" if facts.model.parameters else ""
     return (
-        f"{images}{source}, held by {several(run.population, 'site')}; one model{model}, "
+        f"{held}{source}, held by {several(run.population, 'site')}; one model{model}, "
         f"trained for {several(rounds(run), 'round')}."
     )
 

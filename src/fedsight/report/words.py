@@ -94,10 +94,20 @@ def date(text: str) -> str:
     return f"{when.day} {MONTHS[when.month - 1]} {when.year}, {when:%H:%M}{zone}"
 
 
+def plural(things: str) -> str:
+    """`images`; of `image or text`, as runs of both kinds have it, `images or texts`."""
+    return " or ".join(f"{thing}s" for thing in things.split(" or "))
+
+
+def one(thing: str) -> str:
+    """`an image`, `a text`."""
+    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+
+
 def several(value: int, thing: str) -> str:
     """`ten sites`, `one site`, `1,000 sites`."""
     name = SMALL[value] if 0 <= value < len(SMALL) else f"{value:,}"
-    return f"{name} {thing}{'' if value == 1 else 's'}"
+    return f"{name} {thing if value == 1 else plural(thing)}"
 
 
 def sentence(text: str) -> str:

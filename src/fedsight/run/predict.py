@@ -1,8 +1,8 @@
-"""What a trained network sees in image files."""
+"""What a trained network sees in images, or in texts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -12,31 +12,37 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
-from fedsight.data import dicom
 from fedsight.data.base import Preprocess
-from fedsight.data.decode import decode, whole
+from fedsight.data.decode import whole
 from fedsight.data.objects import returned
-from fedsight.data.pixels import SUFFIXES
+from fedsight.run.ask import Question, questions
 from fedsight.run.saved import Saved
 from fedsight.tasks.shown import Answer
-
-ENDINGS = SUFFIXES | dicom.SUFFIXES  # of the files that are looked for in a folder
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """The task's answer for one image file, or why it could not be read."""
+    """The task's answer for one image or text, or why it could not be read."""
 
     path: Path
     answer: Answer | None = None
     error: str | None = None
+    line: int | None = None  # of a file with several texts
+
+    @property
+    def where(self) -> str:
+        """The file, and the line where it matters."""
+        return str(self.path) if self.line is None else f"{self.path}, line {self.line}"
 
     def table(self) -> dict[str, Any]:
-        """As plain values, for JSON; an image that could not be read has only path and error."""
+        """As plain values, for JSON; what could not be read has only its place and the error."""
+        place: dict[str, Any] = {"path": str(self.path)}
+        if self.line is not None:
+            place["line"] = self.line
         if self.answer is None:
-            return {"path": str(self.path), "error": self.error}
+            return {**place, "error": self.error}
         return {
-            "path": str(self.path),
+            **place,
             "label": self.answer.label,
             "probability": self.answer.probability,
             **self.answer.details,
@@ -44,63 +50,44 @@ class Prediction:
 
 
 def predict(saved: Saved, paths: Sequence[Path], batch: int = 64) -> list[Prediction]:
-    """One prediction for each image, in order; at most `batch` images are in memory at once.
+    """One prediction for each image or text, in order; at most `batch` are decoded at once.
 
-    Folders are searched at any depth for image files, in the order of their names. An image that
-    cannot be read becomes a prediction with `error` and does not stop the others. Raises DataError
-    for a path that does not exist and for a folder without images, before anything is decoded.
+    Folders are searched at any depth for the run's kind of files, in the order of their names; see
+    `questions` for what a file holds. What cannot be read becomes a prediction with `error` and
+    does not stop the others. Raises DataError for a path that does not exist, a folder without
+    such files, and a file of the other kind, before anything is decoded.
     """
-    files = iter(find_images(paths))
+    asked = questions(saved, paths)
     found: list[Prediction] = []
-    while group := list(islice(files, batch)):
+    while group := list(islice(asked, batch)):
         found += _predict(saved, group)
     return found
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """The files among `paths`, and the image files in the folders among them, sorted in each."""
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise DataError(f"there is no file or folder '{path}'", "correct the path")
-        inside = sorted(_images_in(path)) if path.is_dir() else [path]
-        if not inside:
-            raise DataError(
-                f"the folder '{path}' holds no image", f"images end in {' '.join(sorted(ENDINGS))}"
-            )
-        files += inside
-    return files
-
-
-def _images_in(folder: Path) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in ENDINGS and not hidden and path.is_file():
-            yield path
-
-
-def _predict(saved: Saved, files: list[Path]) -> list[Prediction]:
-    pixels: list[Tensor] = []
+def _predict(saved: Saved, group: list[Question]) -> list[Prediction]:
+    inputs: list[Tensor] = []
     errors: dict[int, str] = {}
-    for number, path in enumerate(files):
+    for number, one in enumerate(group):
         try:
-            pixels.append(decode(path, saved.preprocess))
+            inputs.append(one.read())
         except DataError as error:
             errors[number] = error.cause
-    answers = iter(_ask(saved, pixels))
+    answers = iter(_ask(saved, inputs))
     return [
-        Prediction(path, error=errors[number])
+        Prediction(one.path, error=errors[number], line=one.line)
         if number in errors
-        else Prediction(path, _in_file(next(answers), path, saved.preprocess))
-        for number, path in enumerate(files)
+        else Prediction(
+            one.path, _in_file(next(answers), one.path, saved.preprocess), None, one.line
+        )
+        for number, one in enumerate(group)
     ]
 
 
-def _ask(saved: Saved, pixels: list[Tensor]) -> list[Answer]:
-    if not pixels:
+def _ask(saved: Saved, inputs: list[Tensor]) -> list[Answer]:
+    if not inputs:
         return []
     with torch.inference_mode():
-        x = saved.preprocess.normalise(torch.stack(pixels))
+        x = saved.preprocess.normalise(torch.stack(inputs))
         return saved.task.answers(saved.module, x, saved.classes)
 
 

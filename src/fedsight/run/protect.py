@@ -62,6 +62,11 @@ class Protection:
         spent = self.mechanism.spent(self.plan, round)
         return spent if math.isfinite(spent) else None
 
+    @property
+    def _words(self) -> dict[str, str]:
+        seen = self._federation.dataset.preprocess
+        return {"thing": seen.thing, "things": seen.things}
+
     def facts(self) -> dict[str, Any] | None:
         """What a reader must know to judge an epsilon; None where nothing is protected."""
         mechanism = self.mechanism
@@ -70,8 +75,8 @@ class Protection:
         facts: dict[str, Any] = {
             "mechanism": mechanism.registered,
             "unit": mechanism.unit,
-            "trusts": mechanism.trusts,
-            "covers": mechanism.covers,
+            "trusts": mechanism.trusts.format(**self._words),
+            "covers": mechanism.covers.format(**self._words),
             "delta": mechanism.delta,
             "target": mechanism.epsilon,
             "rounds_within": self.rounds,
@@ -99,10 +104,10 @@ class Protection:
         return {"epsilon": self.epsilon(round), **facts, "rounds": round, "stopped": stopped}
 
     def _not_covered(self) -> list[str]:
-        views = self._federation.views
-        found = ["how many images of each class a site declares"]
+        views, things = self._federation.views, self._words["things"]
+        found = [f"how many {things} of each class a site declares"]
         if any(view.site is not None for view in views):
-            found.append("figures measured on the sites' own test images")
+            found.append(f"figures measured on the sites' own test {things}")
         if self._federation.partition.name(0) and not self.simulated:
             found.append("whether a site answered, and when")
         found += rules.remarks(self._federation.program)

@@ -15,8 +15,8 @@ from torch import Tensor
 from fedsight.core.errors import DataError, ModelError, StoreError
 from fedsight.data.decode import decode
 from fedsight.models.embedding import Embedding
+from fedsight.run.ask import find_images
 from fedsight.run.gallery import Gallery
-from fedsight.run.predict import find_images
 from fedsight.run.saved import Saved, load
 from fedsight.run.store import RunStore
 from fedsight.tasks import verification

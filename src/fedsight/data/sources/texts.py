@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +12,8 @@ from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Location, Part, sources
 from fedsight.data.base import Words as Names
 from fedsight.data.records import Record, held_out, vocabulary
-from fedsight.data.texts import Texts, TextSource, words
-
-_COLUMNS = ("text", "label", "site", "split")
+from fedsight.data.textrows import COLUMNS, text_rows
+from fedsight.data.texts import NO_WORDS, Texts, TextSource
 
 
 @sources.add("texts", reads="CSV or JSONL with text and label, optionally site and split")
@@ -78,63 +74,25 @@ class TextFile(TextSource):
                 f"'{self.path}': site '{min(absent)}' has no training texts", "add some"
             )
 
-    def _read(self) -> tuple[list[Record], list[list[str]], list[str]]:
+    def _read(self) -> tuple[list[Record], list[list[str | None]], list[str]]:
         """Records, their words, and where texts without a word were left out."""
         records, texts, skipped = [], [], []
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as stream:
-                rows = self._objects(stream) if self.path.suffix == ".jsonl" else self._csv(stream)
-                for where, values in rows:
-                    found = words(values["text"])
-                    if found:
-                        records.append(_record(values, where))
-                        texts.append(found)
-                    elif self.corrupt == "skip":
-                        skipped.append(where)
-                    else:
-                        cure = 'remove the line, or set data.corrupt = "skip" to leave it out'
-                        raise DataError(f"{where}: the text has no words", cure)
-        except OSError as error:
-            cause = f"'{self.path}' cannot be read: {error.strerror or error}"
-            raise DataError(cause, "set data.path to a .csv or .jsonl file") from error
-        except UnicodeDecodeError as error:
-            raise DataError(f"'{self.path}' is not UTF-8: {error}", "save it as UTF-8") from error
-        return records, texts, skipped
-
-    def _objects(self, stream: Any) -> Iterator[tuple[str, dict[str, str]]]:
-        for line, text in enumerate(stream, 1):
+        for line, values in text_rows(self.path, ("text", "label")):
             where = f"{self.path}, line {line}"
-            try:
-                values = json.loads(text)
-            except ValueError as error:
-                raise DataError(f"{where}: {error}", "write one JSON object a line") from error
-            given = isinstance(values, dict) and {"text", "label"} <= values.keys()
-            used = {key: values[key] for key in _COLUMNS if key in values} if given else {}
-            if not given or not all(isinstance(value, str) for value in used.values()):
-                cause = f"{where}: there must be 'text' and 'label', and all must be texts"
-                raise DataError(cause, 'write {"text": "...", "label": "..."}')
-            yield where, used
-
-    def _csv(self, stream: Any) -> Iterator[tuple[str, dict[str, str]]]:
-        rows = csv.DictReader(stream, strict=True)
-        try:
-            missing = {"text", "label"} - set(rows.fieldnames or ())
-            if missing:
-                cause = f"{self.path}, line 1: there is no column '{max(missing)}'"
-                raise DataError(cause, "name the columns in the first line: text,label,site,split")
-            for row in rows:
-                where = f"{self.path}, line {rows.line_num}"
-                if None in row or None in row.values():
-                    cause = f"{where} has more or fewer values than the first line"
-                    raise DataError(cause, "put texts that hold commas in quotes")
-                yield where, {key: row[key] for key in _COLUMNS if key in row}
-        except csv.Error as error:
-            where = f"{self.path}, line {rows.line_num + 1}"
-            raise DataError(f"{where}: {error}", "correct the quotes of this line") from error
+            found = self.words(values["text"])
+            if found:
+                records.append(_record(values, where))
+                texts.append(found)
+            elif self.corrupt == "skip":
+                skipped.append(where)
+            else:
+                cure = 'remove the line, or set data.corrupt = "skip" to leave it out'
+                raise DataError(f"{where}: {NO_WORDS}", cure)
+        return records, texts, skipped
 
 
 def _record(values: dict[str, str], where: str) -> Record:
-    for key in _COLUMNS[1:]:
+    for key in COLUMNS[1:]:
         if key in values and not values[key].strip():
             raise DataError(f"{where}: '{key}' is empty", "fill it in or remove the line")
     split = values.get("split", "").strip() or None

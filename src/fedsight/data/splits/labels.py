@@ -40,7 +40,7 @@ class LabelsPerSite(Split):
         total = self.sites * self.labels
         if self.labels > len(counts):
             raise DataError(
-                f"a site cannot hold {self.labels} classes: the training images have {len(counts)}",
+                f"a site cannot hold {self.labels} classes: the training part has {len(counts)}",
                 "lower split.labels",
             )
         if total < len(counts):

@@ -54,7 +54,7 @@ class Virtual(Split):
         if not self.min_samples <= self.samples <= len(part):
             raise DataError(
                 f"split.samples = {self.samples} is not between split.min_samples = "
-                f"{self.min_samples} and the {len(part)} training images there are",
+                f"{self.min_samples} and the {len(part)} training samples there are",
                 "change split.samples",
             )
         return Population(self.sites, self.samples, len(part), seed)

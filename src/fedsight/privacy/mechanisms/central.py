@@ -41,7 +41,7 @@ class Central(Protected):
 
     unit: ClassVar[Literal["", "client", "example"]] = "client"
     trusts: ClassVar[str] = "the coordinator, which sees each clipped update before the noise"
-    covers: ClassVar[str] = "all that one client's images ever change in the published models"
+    covers: ClassVar[str] = "all that one client's {things} ever change in the published models"
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update; with quantile, the first
     # how rounds.cohort is drawn: by a coin for each client, or a fixed number (dearer)
     sampling: Literal["poisson", "fixed"] = "poisson"

@@ -31,7 +31,9 @@ class Distributed(Protected):
     trusts: ClassVar[str] = (
         "secure aggregation: that no more sites collude with the coordinator than secure.corrupt"
     )
-    covers: ClassVar[str] = "all that a site's images change in the sums that the coordinator sees"
+    covers: ClassVar[str] = (
+        "all that a site's {things} change in the sums that the coordinator sees"
+    )
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:

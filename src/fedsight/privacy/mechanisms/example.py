@@ -26,8 +26,8 @@ class Example(Protected):
     """
 
     unit: ClassVar[Literal["", "client", "example"]] = "example"
-    trusts: ClassVar[str] = "the site that holds the image"
-    covers: ClassVar[str] = "all that one image changes in the updates that leave its site"
+    trusts: ClassVar[str] = "the site that holds the {thing}"
+    covers: ClassVar[str] = "all that one {thing} changes in the updates that leave its site"
     clip: float = Field(1.0, gt=0)  # largest L2 norm of one image's gradient
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:

@@ -48,7 +48,7 @@ class Matrix(Protected):
 
     unit: ClassVar[Literal["", "client", "example"]] = "client"
     trusts: ClassVar[str] = "the coordinator, which sees each clipped update before the noise"
-    covers: ClassVar[str] = "all that one client's images ever change in the published models"
+    covers: ClassVar[str] = "all that one client's {things} ever change in the published models"
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
     bands: int = Field(8, ge=1, le=256)  # rounds that noise is correlated over; 1: independent
 
