@@ -48,7 +48,8 @@ def test_as_many_features_as_said(height: int, width: int) -> None:
 
 
 def test_sites_statistics_average_to_those_of_all_images() -> None:
-    x = torch.randn(40, 6) @ torch.randn(6, 6) + 2
+    draws = torch.Generator().manual_seed(1)
+    x = torch.randn(40, 6, generator=draws) @ torch.randn(6, 6, generator=draws) + 2
     sites = [Whiten(6, 0.1), Whiten(6, 0.1)]
     for site, part in zip(sites, x.split(20), strict=True):
         for batch in part.split(5):
@@ -61,7 +62,9 @@ def test_sites_statistics_average_to_those_of_all_images() -> None:
 
 
 def test_what_is_whitened_has_no_mean_and_no_covariance() -> None:
-    x = torch.randn(500, 5) @ torch.randn(5, 5) + 3
+    draws = torch.Generator().manual_seed(1)
+    mixed = torch.eye(5) + 0.1 * torch.randn(5, 5, generator=draws)  # far from singular
+    x = torch.randn(500, 5, generator=draws) @ mixed + 3
     white = Whiten(5, 1e-4)
     white(x)
     white.eval()
