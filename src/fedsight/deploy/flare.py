@@ -65,8 +65,10 @@ class FlareLink:
             raise ConnectionError(str(error.cause)) from None
         if not isinstance(answer, list | tuple) or len(answer) != 2:
             return None, None
-        self._sweeper.passed(len(body) + len(answer[1] or b""))
-        return answer[0], answer[1]
+        text, data = answer
+        came = len(data) if isinstance(data, bytes | bytearray | memoryview) else 0
+        self._sweeper.passed(len(body) + came)
+        return text, data
 
 
 class Coordinator:
