@@ -128,7 +128,7 @@ def test_torn_files_of_a_crash_are_cleared_away(home: Path, tmp_path: Path) -> N
 
 def test_ctrl_c_in_training(home: Path, tmp_path: Path) -> None:
     """Pressed in a real terminal's process group; then the run goes on to the same bits."""
-    config = write_config(home, "stopped", rounds={"rounds": 150})
+    config = write_config(home, "stopped", rounds={"rounds": 80})
     run = tmp_path / "run"
     words = ["run", str(config), "--out", str(run), "--workers", "2"]
     with subprocess.Popen(
@@ -145,7 +145,7 @@ def test_ctrl_c_in_training(home: Path, tmp_path: Path) -> None:
     check_message(said)
     assert f"fedsight resume {run}" in said
     assert "checkpoint" in said
-    assert lines(run) < 150
+    assert lines(run) < 80
     done("resume", run, "--workers", 1)
     done("run", config, "--out", tmp_path / "whole", "--workers", 2)
     same(run, tmp_path / "whole")
