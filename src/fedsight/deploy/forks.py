@@ -12,8 +12,6 @@ A process that needs another asks the keeper for it over a socket (`processes.py
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import gc
 import importlib
 import json
 import os
@@ -31,6 +29,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from fedsight.core.errors import EngineError, FedSightError
+from fedsight.deploy import heap
 from fedsight.deploy.copies import become, ended, fork
 from fedsight.deploy.processes import ADDRESS, CODE, LENGTH, Start, kill, received
 
@@ -38,7 +37,6 @@ PATIENCE = 2.0  # seconds that a request may take to be said
 LONGEST = 1 << 22  # bytes of a request
 LOOK = 0.1
 MOST_LETTERS = 80  # of the folder of temporary files: a socket's address is short (`unix(7)`)
-_M_ARENA_MAX = -8  # `mallopt(3)`
 T = TypeVar("T")
 
 
@@ -49,14 +47,10 @@ def prepare(modules: Iterable[str], environment: Mapping[str, str]) -> None:
     getproctitle()  # looks where the title is kept, for which the environment must be unchanged
     os.environ.update(environment)  # some is read by what is imported
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, nobody learns of exit codes
-    with contextlib.suppress(OSError, AttributeError):
-        # Else each of the engine's threads frees large pieces into a heap of its own, which keeps
-        # them. MALLOC_ARENA_MAX says the same, but to a program that begins.
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+    heap.one_for_all_threads()
     for module in modules:
         importlib.import_module(module)
-    gc.collect()
-    gc.freeze()  # a collection in a copy would write to, and so copy, every page
+    heap.settle()  # a collection in a copy would write to, and so copy, every page
 
 
 def aside(work: Callable[[], T]) -> T:

@@ -14,6 +14,17 @@ import threading
 
 COLLECT = 8 << 20  # bytes: less than may be on their way at once (`engine/wire.py`)
 TRIM = 32 << 20  # bytes: pages that are given back must be had again, so less often
+_M_ARENA_MAX = -8  # `mallopt(3)`
+
+
+def one_for_all_threads() -> None:
+    """From now on all threads allocate from one heap; call it before there are any.
+
+    Else each of the engine's threads frees large pieces into a heap of its own, which keeps them.
+    MALLOC_ARENA_MAX says the same, but to a program that begins.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
 def settle() -> None:
