@@ -48,6 +48,39 @@ def test_moving_twice_is_not_moving(case: tuple[list[list[Row]], list[list[int]]
         assert bool((moved[:, 3:] > moved[:, 1:3]).all())
 
 
+@given(
+    packed(),
+    st.floats(0.25, 4),
+    st.tuples(st.floats(-60, 60), st.floats(-60, 60)),
+    st.floats(0.05, 0.95),
+)
+def test_placed_boxes_lie_in_the_frame_with_the_least_of_their_area(
+    case: tuple[list[list[Row]], list[list[int]]],
+    scale: float,
+    offset: tuple[float, float],
+    least: float,
+) -> None:
+    targets = pack(*case)
+    count = len(targets)
+    moved = boxes.placed(
+        targets, torch.full((count, 1), scale), torch.tensor([offset] * count), SIDE, SIDE, least
+    )
+    assert torch.equal(labelled(moved, CLASSES), labelled(targets, CLASSES))
+    assert not bool((present(moved) & ~present(targets)).any())
+    for before, after in zip(targets.view(-1, 5), moved.view(-1, 5), strict=True):
+        if before[0] < 0:
+            continue
+        whole = before[1:] * scale + torch.tensor(offset * 2)
+        inside = whole.clamp(0, SIDE)
+        area, left = ((box[2:] - box[:2]).prod() for box in (whole, inside))
+        if after[0] >= 0:
+            assert after[0] == before[0]
+            assert torch.allclose(after[1:], inside, atol=1e-3)
+            assert left >= least * area * 0.999
+        else:
+            assert left <= least * area * 1.001
+
+
 def test_the_majority_counts_boxes_only() -> None:
     rows: list[list[Row]] = [[(2, 0, 0, 1, 1), (1, 0, 0, 1, 1), (2, 1, 1, 2, 2)], []]
     assert majority(pack(rows, [[3], [0, 1]])).tolist() == [2, 0]

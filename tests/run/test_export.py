@@ -16,6 +16,7 @@ from safetensors import safe_open
 import fedsight.run.export as exporting
 from fedsight.core.errors import FedSightError, ModelError, StoreError
 from fedsight.data.base import Preprocess
+from fedsight.data.texts import row
 from fedsight.models.base import models
 from fedsight.run.export import Recogniser, export
 from fedsight.run.saved import Saved
@@ -79,6 +80,21 @@ def test_onnx_answers_like_the_network_for_any_batch(tmp_path: Path, name, setti
     check_metadata({p.key: p.value for p in onnx.load(path).metadata_props}, one)
     onnx.checker.check_model(onnx.load(path))
     assert [entry.name for entry in path.parent.iterdir()] == ["m.onnx"]
+
+
+def test_onnx_reads_texts_as_the_numbers_of_their_words(tmp_path: Path) -> None:
+    words = 9
+    module = models.get("text_bag")(buckets=64, near=2).build(1, 1, words, 3, 3).module.eval()
+    preprocess = Preprocess(1, 1, words, mean=(0.0,), std=(1.0,), thing="text")
+    one = Saved(module, preprocess, CLASSES, Classify(), "texts", "f" * 64, {})
+    session = onnxruntime.InferenceSession(export(one, "onnx", tmp_path / "m.onnx"))
+    [given] = session.get_inputs()
+    assert (given.name, given.shape[1:]) == ("words", [1, 1, words])
+    rows = [row(text.split(), words) for text in ("one two", "a longer text of some words")]
+    x = torch.tensor(rows).float().view(2, 1, 1, words)
+    [out] = session.run(None, {"words": x.numpy()})
+    assert np.abs(out - expected(one, x)).max() <= 1e-5
+    assert np.abs(out[0] - out[1]).max() > 1e-3
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fedsight.core import boxes
 from fedsight.core.boxes import Row, pack
 from fedsight.core.errors import ConfigError
 from fedsight.core.types import Batch, add_metrics
@@ -20,7 +19,7 @@ from fedsight.models.detector import Detector, HeatmapDetector, layer
 from fedsight.models.norms import to_group_norm
 from fedsight.run.config import parse
 from fedsight.run.program import Program
-from fedsight.tasks.detect import Detect, _moved
+from fedsight.tasks.detect import Detect
 
 SIDE = 32
 
@@ -152,20 +151,6 @@ def test_sites_that_label_one_class_each_learn_both_as_if_all_were_labelled() ->
     assert found["background"]["f1_50"] < found["ignore"]["f1_50"] - 0.3
 
 
-def test_mirrored_and_turned_images_take_their_boxes_along() -> None:
-    x, rows = squares(6)
-    torch.manual_seed(3)
-    moved, y = _moved(x, pack(rows, [[1]] * 6), turn=True)
-    assert not torch.equal(moved, x)
-    assert bool((~boxes.labelled(y, 2)).all(1).sum() == 0)
-    for image in range(6):
-        for row in y[image][y[image, :, 0] >= 0].tolist():
-            _, left, top, right, bottom = map(int, row)
-            inside = moved[image, 0, top:bottom, left:right]
-            assert bool((inside == inside.flatten()[0]).all())
-            assert inside.flatten()[0] != 0
-
-
 def test_answers_tell_and_mark_what_was_found(learnt: Detector) -> None:
     x, rows = squares(16)
     task, classes = Detect(), ("light", "dark")
@@ -201,6 +186,26 @@ def test_the_report_gets_a_curve_and_a_table_by_class(learnt: Detector) -> None:
     )
     (table,) = Detect().tables(sums, ("light", "dark"))
     assert [row[:2] for row in table.rows] == [("light", 8.0), ("dark", 8.0)]
+
+
+def test_the_report_tells_which_site_finds_which_class(learnt: Detector) -> None:
+    x, rows = squares(16)
+    second = [[box for box in image if box[0] == 0] for image in rows[8:]]  # no dark one is there
+    x[8:][x[8:] < 0] = 0
+    with torch.inference_mode():
+        parts = {
+            "north": Batch(x[:8], pack(rows[:8], [()] * 8)),
+            "south": Batch(x[8:], pack(second, [()] * 8)),
+        }
+        sums = {site: Detect().measure(learnt, batch, 2) for site, batch in parts.items()}
+    (table,) = Detect().site_tables(sums, ("light", "dark"))
+    assert table.columns == ("Class", "north", "south")
+    (_, *light), (_, dark_north, dark_south) = table.rows
+    expected = [Detect().summary(sums[site], np.array([1.0, 0.0]))["map"] for site in sums]
+    assert light == pytest.approx(expected)
+    assert dark_north is not None
+    assert dark_south is None
+    assert Detect().site_tables({"north": sums["north"]}, ("light", "dark")) == []
 
 
 def scenes(**sections: dict[str, object]) -> Program:

@@ -108,8 +108,8 @@ def export_command(
 ) -> None:
     """Write a run's model as one file, with its preprocessing and label names inside.
 
-    onnx and torchscript take pixels (n, channels, height, width) from 0 to 1 and give
-    probabilities (n, classes).
+    onnx and torchscript take pixels (n, channels, height, width) from 0 to 1, or of texts the
+    numbers of their words (n, 1, 1, length), and give probabilities (n, classes).
 
     Example: fedsight export runs/first --format onnx --out garments.onnx
     """

@@ -80,6 +80,26 @@ def transposed(targets: Tensor) -> Tensor:
     return targets[:, :, [0, 2, 1, 4, 3]]
 
 
+def placed(
+    targets: Tensor, scale: Tensor, offset: Tensor, width: float, height: float, least: float
+) -> Tensor:
+    """The boxes [b, most, 5] after each image was scaled by `scale` [b, 1], and its corner put at
+    `offset` [b, 2] (across, down), in a frame of `width` x `height`.
+
+    Boxes are cut at the frame; of one that keeps less than `least` of its area nothing is left.
+    """
+    edge = torch.tensor([width, height, width, height])
+    whole = targets[:, :, 1:] * scale[:, :, None] + offset.repeat(1, 2)[:, None]
+    inside = torch.minimum(whole.clamp(min=0), edge)
+    area, left = (box[..., 2:] - box[..., :2] for box in (whole, inside))
+    found = present(targets)
+    kept = found & (left > 0).all(2) & (left.prod(2) >= least * area.prod(2))
+    moved = targets.clone()
+    moved[:, :, 0] = torch.where(found & ~kept, float(PADDING), targets[:, :, 0])
+    moved[:, :, 1:] = torch.where(kept[:, :, None], inside, 0.0)
+    return moved
+
+
 def majority(targets: Tensor) -> Tensor:
     """The most frequent class of each image, 0 where there is none: int64 [n]."""
     numbers = targets[:, :, 0].long()

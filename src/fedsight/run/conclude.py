@@ -121,6 +121,12 @@ def _write_evaluation(
             "personal": federation.program.differs(federation.network()),
             "samples": samples,
             "curves": [asdict(curve) for curve in task.curves(figures.sums, classes)],
-            "tables": [asdict(table) for table in task.tables(figures.sums, classes)],
+            "tables": [
+                asdict(table)
+                for table in (
+                    *task.tables(figures.sums, classes),
+                    *task.site_tables(figures.site_sums, classes),
+                )
+            ],
         },
     )

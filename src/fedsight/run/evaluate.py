@@ -19,13 +19,15 @@ class Figures:
     """What one model, or one federation of personal models, is worth.
 
     Every set of figures has a `score`, the task's headline. A site that has no test image of its
-    classes has no figures, and is not in `by_site`. `sums` are those of all views together.
+    classes has no figures, and is not in `by_site`. `sums` are those of all views together, and
+    `site_sums` each site's, where sites have views of their own.
     """
 
     overall: Mapping[str, float]
     by_site: Mapping[str, Mapping[str, float]]
     confusion: npt.NDArray[np.int64] | None
     sums: Mapping[str, Sum]
+    site_sums: Mapping[str, Mapping[str, Sum]]
 
 
 class Evaluator:
@@ -58,9 +60,10 @@ class Evaluator:
         views, summary = self.federation.views, self._summary
         names = self.federation.partition.name
         everything = add_metrics(list(sums))
+        pairs = zip(views, sums, strict=True)
+        site_sums = {names(v.site): s for v, s in pairs if v.site is not None and s}
         if self.site_test == "own images":
-            pairs = zip(views, sums, strict=True)
-            by_site = {names(v.site): summary(s) for v, s in pairs if v.site is not None and s}
+            by_site = {name: summary(own) for name, own in site_sums.items()}
             overall = summary(everything)
         elif self.site_test == "label mix":
             by_site = {names(site): summary(sums[0], self.mix(site)) for site in self.sites}
@@ -76,7 +79,7 @@ class Evaluator:
         by_site = {name: one for name, one in by_site.items() if not np.isnan(one["score"])}
         found = everything.get("confusion")
         confusion = None if found is None else found.total.astype(np.int64)
-        return Figures(overall, by_site, confusion, everything)
+        return Figures(overall, by_site, confusion, everything, site_sums)
 
     def _summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None

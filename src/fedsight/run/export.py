@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fedsight.core.errors import FedSightError, ModelError, StoreError
 from fedsight.core.files import write_atomically
+from fedsight.data.texts import FIRST, NUMBERS
 from fedsight.run.saved import Saved
 
 Format = Literal["onnx", "torchscript", "safetensors"]
@@ -25,7 +26,8 @@ _ONNX_LIMIT = 2**31 - 2**20  # bytes; one protobuf message holds no more than 2 
 
 
 class Recogniser(nn.Module):
-    """Preprocessed pixels [n, c, h, w] in [0, 1] -> probabilities [n, classes]."""
+    """Preprocessed images [n, c, h, w] in [0, 1], or texts as numbers of words [n, 1, 1, length] ->
+    probabilities [n, classes]."""
 
     mean: Tensor
     std: Tensor
@@ -38,16 +40,17 @@ class Recogniser(nn.Module):
         self.register_buffer("mean", torch.tensor(saved.preprocess.mean).view(shape))
         self.register_buffer("std", torch.tensor(saved.preprocess.std).view(shape))
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """Normalises, then asks the task."""
-        return self.task.predict(self.model, (pixels - self.mean) / self.std)
+        return self.task.predict(self.model, (x - self.mean) / self.std)
 
 
 def export(saved: Saved, format: Format, path: Path) -> Path:
     """Write `saved` to `path`, whole or not at all; returns `path`.
 
     onnx and torchscript take `pixels` [n, c, h, w] float32 in [0, 1] for any n, normalise inside,
-    and give `probabilities` [n, classes]; before they are written their answers are compared with
+    and give `probabilities` [n, classes]; of texts they take `words` [n, 1, 1, length] float32, the
+    numbers of `fedsight.data.texts`. Before they are written their answers are compared with
     the network's own, to 1e-5. safetensors holds the weights only. All three carry `metadata`.
 
     Raises FedSightError when a package is missing, ModelError when the network cannot be expressed
@@ -66,7 +69,7 @@ def export(saved: Saved, format: Format, path: Path) -> Path:
 
 
 def metadata(saved: Saved) -> dict[str, str]:
-    """What travels inside the file, as JSON texts: how to prepare an image, and what answers mean.
+    """What travels inside the file, as JSON texts: how to prepare an input, and what answers mean.
 
     `labels` are the class names in the order of the answers, `preprocess` the fields of
     `fedsight.data.base.Preprocess`, `task` and `model` the settings of the run.
@@ -101,14 +104,15 @@ def _onnx(saved: Saved) -> bytes:
             "export it with --format safetensors",
         )
     model = Recogniser(saved).eval()
+    name = "words" if saved.preprocess.thing == "text" else "pixels"
     try:
         program: Any = torch.onnx.export(
             model,
-            (_pixels(saved, 2),),
+            (_example(saved, 2),),
             dynamo=True,
-            input_names=["pixels"],
+            input_names=[name],
             output_names=["probabilities"],
-            dynamic_shapes={"pixels": {0: torch.export.Dim("n")}},
+            dynamic_shapes={"x": {0: torch.export.Dim("n")}},
             verbose=False,
         )
     except Exception as error:  # the exporter's errors have no common root but this
@@ -122,8 +126,8 @@ def _onnx(saved: Saved) -> bytes:
         return data
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
-    def answer(pixels: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["probabilities"], {"pixels": pixels.numpy()})[0])
+    def answer(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["probabilities"], {name: x.numpy()})[0])
 
     _compare(saved, model, answer, "ONNX")
     return data
@@ -140,7 +144,7 @@ def _torchscript(saved: Saved) -> bytes:
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
             with torch.no_grad():
-                traced = torch.jit.trace(model, _pixels(saved, 2), check_trace=False)
+                traced = torch.jit.trace(model, _example(saved, 2), check_trace=False)
         except Exception as error:  # third-party code is traced: anything may be raised
             raise _impossible(saved, "TorchScript", error) from error
         torch.jit.save(traced, buffer, _extra_files=metadata(saved))
@@ -149,17 +153,17 @@ def _torchscript(saved: Saved) -> bytes:
 
 
 def _compare(saved: Saved, model: Recogniser, answer: Any, title: str) -> None:
-    """ModelError unless `answer(pixels)` is what `model` says, for batches of one and of five."""
+    """ModelError unless `answer(x)` is what `model` says, for batches of one and of five."""
     for count in (1, 5):
-        pixels = _pixels(saved, count)
+        x = _example(saved, count)
         with torch.inference_mode():
-            ours, theirs = model(pixels), answer(pixels)
+            ours, theirs = model(x), answer(x)
             apart = _apart(ours, theirs)
             if apart <= TOLERANCE:
                 continue
             # Some networks amplify rounding beyond that; then float64 says what is exact, and
             # the file may be as far from it as PyTorch itself is, within a factor.
-            exact = copy.deepcopy(model).double()(pixels.double())
+            exact = copy.deepcopy(model).double()(x.double())
             if _apart(theirs, exact) <= 10 * max(_apart(ours, exact), TOLERANCE / 10):
                 continue
         raise ModelError(
@@ -173,9 +177,12 @@ def _apart(a: Tensor, b: Tensor) -> float:
     return float((a.double() - b.double()).abs().max())
 
 
-def _pixels(saved: Saved, count: int) -> Tensor:
-    shape = (count, saved.preprocess.channels, saved.preprocess.height, saved.preprocess.width)
-    return torch.rand(shape, generator=torch.Generator().manual_seed(count))
+def _example(saved: Saved, count: int) -> Tensor:
+    seen, draws = saved.preprocess, torch.Generator().manual_seed(count)
+    shape = (count, seen.channels, seen.height, seen.width)
+    if seen.thing == "text":
+        return torch.randint(FIRST + NUMBERS, shape, generator=draws).float()
+    return torch.rand(shape, generator=draws)
 
 
 def _impossible(saved: Saved, title: str, error: Exception) -> ModelError:

@@ -108,6 +108,12 @@ class Task(Settings, ABC):
         """Tables for the report, from the sums of all views."""
         return []
 
+    def site_tables(
+        self, sums: Mapping[str, Mapping[str, Sum]], classes: tuple[str, ...]
+    ) -> list[Table]:
+        """Tables for the report that tell sites apart, from the sums of each, where there are."""
+        return []
+
 
 def _ranked(probabilities: list[float], classes: tuple[str, ...]) -> Answer:
     # Equal probabilities keep the order of the classes, as argmax would have it.

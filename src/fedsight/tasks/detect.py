@@ -18,6 +18,7 @@ from fedsight.data.base import Dataset
 from fedsight.models.detector import Detector
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.detection import precision, show
+from fedsight.tasks.detection.moved import moved
 from fedsight.tasks.shown import Answer, Curve, Sample, Table
 
 
@@ -33,6 +34,9 @@ class Detect(Task):
     unlabelled: Literal["ignore", "background"] = "ignore"
     mirror: bool = False  # mirror half of the training images left to right, with their boxes
     turn: bool = False  # and top to bottom, and across the diagonal: for views from above
+    # training images up to so many times larger or smaller, at random places; objects of which less
+    # than half remains are background
+    zoom: float = Field(1.0, ge=1, le=4)
     small: float = Field(32.0, gt=0)  # side up to which an object counts as small, in pixels of
     medium: float = Field(96.0, gt=0)  # the network's input; as medium
     shown: float = Field(0.3, ge=0, le=1)  # score from which an object is told and drawn
@@ -43,13 +47,13 @@ class Detect(Task):
     placed: ClassVar[bool] = True
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The detector's own loss; images are mirrored and turned first, where that is asked for.
+        """The detector's own loss; images are moved first, where that is asked for.
 
         The draws are torch's own, which the client step has seeded.
         """
         x, y = batch.x, batch.y
-        if self.mirror or self.turn:
-            x, y = _moved(x, y, self.turn)
+        if self.mirror or self.turn or self.zoom > 1:
+            x, y = moved(x, y, self.mirror, self.turn, self.zoom)
         return self._loss(_detector(model), x, y)
 
     def _loss(self, model: Detector, x: Tensor, y: Tensor) -> Tensor:
@@ -133,30 +137,21 @@ class Detect(Task):
         """Average precision of each class."""
         return show.tables(sums["detections"].total, sums["objects"].total, classes)
 
+    def site_tables(
+        self, sums: Mapping[str, Mapping[str, Sum]], classes: tuple[str, ...]
+    ) -> list[Table]:
+        """Average precision of each class at each site."""
+        pairs = {
+            site: (own["detections"].total, own["objects"].total) for site, own in sums.items()
+        }
+        return show.site_tables(pairs, classes)
+
 
 def _detector(model: nn.Module) -> Detector:
     if isinstance(model, Detector):
         return model
     cause = f"the task 'detect' needs a detector, and the model is a {type(model).__name__}"
     raise ConfigError([Problem("model.name", cause, "set model.name = 'small_detector', say")])
-
-
-def _moved(x: Tensor, y: Tensor, turn: bool) -> tuple[Tensor, Tensor]:
-    """Each image mirrored or not, at random; if `turn`, also upside down and about the diagonal."""
-    x, y = _some(x, y, x.flip(3), boxes.mirrored(y, x.shape[3]))
-    if turn:
-        x, y = _some(x, y, x.flip(2), boxes.upset(y, x.shape[2]))
-        if x.shape[2] == x.shape[3]:
-            x, y = _some(x, y, x.transpose(2, 3), boxes.transposed(y))
-    return x.contiguous(memory_format=torch.channels_last), y
-
-
-def _some(x: Tensor, y: Tensor, other_x: Tensor, other_y: Tensor) -> tuple[Tensor, Tensor]:
-    chosen = torch.rand(len(x)) < 0.5
-    return (
-        torch.where(chosen[:, None, None, None], other_x, x),
-        torch.where(chosen[:, None, None], other_y, y),
-    )
 
 
 def _weighted(values: npt.NDArray[np.float64], mix: npt.NDArray[np.float64] | None) -> float:

@@ -165,7 +165,7 @@ class MultiLabel(Task):
         return [
             Table(
                 "By label (sensitivity and specificity at a probability of one half)",
-                ("Label", "Test images", "AUC", "from", "to", "Sensitivity", "Specificity"),
+                ("Label", "Tested", "AUC", "from", "to", "Sensitivity", "Specificity"),
                 rows,
             )
         ]

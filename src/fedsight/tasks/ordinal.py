@@ -117,7 +117,7 @@ class Ordinal(Task):
             near = row[max(0, grade - 1) : grade + 2].sum()
             shares = (value / count if count else None for value in (row[grade], near, off))
             rows.append((classes[grade], count, *map(_float, shares)))
-        columns = ("Grade", "Test images", "Right", "At most one off", "Grades off, mean")
+        columns = ("Grade", "Tested", "Right", "At most one off", "Grades off, mean")
         return [Table("By grade", columns, rows)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -104,6 +104,17 @@ def tables(counts: Floats, objects: Floats, classes: tuple[str, ...]) -> list[Ta
     ]
     columns = ("Class", "Objects", "mAP", "AP, IoU 0.50")
     return [Table("Average precision by class", columns, rows)]
+
+
+def site_tables(
+    sites: Mapping[str, tuple[Floats, Floats]], classes: tuple[str, ...]
+) -> list[Table]:
+    """Average precision over IoU 0.50 to 0.95 of each class (a row) at each site (a column)."""
+    if len(sites) < 2:
+        return []
+    found = [average_precision(*sums)[:, 0].mean(1) for sums in sites.values()]
+    rows = [(name, *(_known(one[number]) for one in found)) for number, name in enumerate(classes)]
+    return [Table("mAP by class at each site", ("Class", *sites), rows)]
 
 
 def _known(value: float) -> float | None:
