@@ -32,7 +32,7 @@ from fedsight.run.program import Speed
 from fedsight.run.session import start
 from fedsight.run.store import RunStore
 
-ROUNDS = 150  # of the partial labels
+ROUNDS = 120  # of the partial labels
 CLASSES = ["Trouser", "Sandal", "Bag"]
 SIDES = ("left", "right", "top", "bottom")
 ONE = Speed(workers=1)  # several runs side by side keep the cores busier than one with few sites
