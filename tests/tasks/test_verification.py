@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fedsight.tasks import verification as v
 
@@ -60,6 +63,56 @@ def test_every_pair_is_counted_once_and_sites_add() -> None:
     both = one["pairs"] + other["pairs"]
     assert both.total.sum() == 30
     assert set(v.figures({**one, **v.identify(unit(6), people)}, (0.1,))) >= {"auc", "rank_1"}
+
+
+def plainly(vectors: torch.Tensor, people: torch.Tensor, draws: torch.Tensor) -> list[Any]:
+    """The sums of `verify`, pair by pair: [3, 2, BINS] and [RESAMPLES, 3, 2, COARSE]."""
+    pairs = np.zeros((3, 2, v.BINS))
+    resampled = np.zeros((v.RESAMPLES, 3, 2, v.COARSE))
+    number = people.unique(return_inverse=True)[1].tolist()
+    for at, one in enumerate(number):
+        for to, other in list(enumerate(number))[at + 1 :]:
+            score = float(vectors[at] @ vectors[to])
+            group = one % 2 if one % 2 == other % 2 else 2
+            kind = v.GENUINE if one == other else v.IMPOSTOR
+            weights = draws[:, one] if one == other else draws[:, one] * draws[:, other]
+            fine, coarse = ((score + 1) * (bins / 2) for bins in (v.BINS, v.COARSE))
+            pairs[group, kind, min(max(int(fine), 0), v.BINS - 1)] += 1
+            place = min(max(int(coarse), 0), v.COARSE - 1)
+            resampled[:, group, kind, place] += weights.numpy()
+    return [pairs, resampled]
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=24), st.integers(0, 99))
+def test_sums_are_those_of_all_pairs_one_by_one(people: list[int], seed: int) -> None:
+    numbers = torch.tensor(people)
+    vectors = (unit(len(people), seed=seed) * 256).round() / 256  # products are then exact
+    pixels = torch.rand(len(people), 3, generator=torch.Generator().manual_seed(seed))
+    found = v.verify(vectors, numbers, pixels)
+    number = numbers.unique(return_inverse=True)[1]
+    pairs, resampled = plainly(vectors, numbers, v._draws(number, len(set(people)), pixels))
+    assert np.array_equal(found["pairs"].total, pairs)
+    assert np.array_equal(found["resampled"].total, resampled)
+
+
+class Largest(TorchDispatchMode):
+    """The most bytes that any tensor had which was made meanwhile."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, list | tuple) else [made]:
+            if isinstance(one, torch.Tensor):
+                self.bytes = max(self.bytes, one.numel() * one.element_size())
+        return made
+
+
+def test_memory_goes_by_images_not_by_pairs_and_resamples() -> None:
+    with Largest() as largest:
+        v.verify(unit(600), torch.arange(150).repeat_interleave(4))
+    assert largest.bytes < 600**2  # two bytes a pair; with all their resamples it was 800
 
 
 def test_resamples_repeat_and_hang_on_the_images_alone() -> None:

@@ -30,10 +30,14 @@ GENUINE, IMPOSTOR = 0, 1
 Array = npt.NDArray[np.float64]
 
 
-def count(scores: Tensor, weights: Tensor | None = None, bins: int = BINS) -> Tensor:
-    """How many of `scores` [n] in [-1, 1] fall into each bin [bins]; or their `weights` [n]."""
-    places = ((scores.double() + 1) * (bins / 2)).long().clamp_(0, bins - 1)
-    return torch.bincount(places, weights, bins).double()
+def count(scores: Tensor, bins: int = BINS) -> Tensor:
+    """How many of `scores` [n] in [-1, 1] fall into each bin [bins]."""
+    return torch.bincount(_places(scores, bins), minlength=bins).double()
+
+
+def _places(scores: Tensor, bins: int) -> Tensor:
+    """The bins of scores."""
+    return ((scores.double() + 1) * (bins / 2)).long().clamp_(0, bins - 1)
 
 
 def verify(vectors: Tensor, people: Tensor, pixels: Tensor | None = None) -> dict[str, Sum]:
@@ -44,25 +48,38 @@ def verify(vectors: Tensor, people: Tensor, pixels: Tensor | None = None) -> dic
     parts add). The draws come from the person's own `pixels` [n, ...]: they repeat, and nobody
     who lacks the images can undo them to see one person's scores.
     """
-    first, second = torch.triu_indices(len(people), len(people), 1, device=people.device)
-    scores = (vectors @ vectors.T)[first, second]
     names, number = people.unique(return_inverse=True)
-    half = number % 2
-    impostor = (number[first] != number[second]).long()
-    group = torch.where(half[first] == half[second], half[first], 2)
-    kind = group * 2 + impostor
-    pairs = torch.stack([count(scores[kind == one]) for one in range(6)])
     draws = _draws(number, len(names), vectors if pixels is None else pixels)
-    both = draws[:, number[first]] * draws[:, number[second]]
-    # A person who is drawn twice makes genuine pairs as one person does, twice.
-    weights = torch.where(impostor == 1, both, draws[:, number[first]])
-    places = ((scores.double() + 1) * (COARSE / 2)).long().clamp_(0, COARSE - 1) + kind * COARSE
-    resampled = torch.zeros(RESAMPLES, 6 * COARSE, dtype=torch.float64)
-    resampled.index_add_(1, places, weights)
+    order = torch.argsort(number, stable=True)
+    vectors, number = vectors[order], number[order]
+    pairs = torch.zeros(3, 2, BINS, dtype=torch.float64)
+    resampled = torch.zeros(RESAMPLES, 3, 2, COARSE, dtype=torch.float64)
+    stop = 0
+    # One person at a time, against those who follow: memory goes by images, not by pairs.
+    for person, images in enumerate(torch.bincount(number).tolist()):
+        own, stop = vectors[stop : stop + images], stop + images
+        drawn = draws[:, person, None]
+        scores = (own @ own.T)[*torch.triu_indices(images, images, 1, device=own.device)]
+        pairs[person % 2, GENUINE] += count(scores)
+        # A person who is drawn twice makes genuine pairs as one person does, twice.
+        resampled[:, person % 2, GENUINE] += drawn * count(scores, COARSE)
+        for half in (0, 1):
+            others = number[stop:][number[stop:] % 2 == half]
+            scores = own @ vectors[stop:][number[stop:] % 2 == half].T  # [images, others' images]
+            group = half if half == person % 2 else 2
+            pairs[group, IMPOSTOR] += count(scores.flatten())
+            cells = _cells(scores, others, len(names))
+            resampled[:, group, IMPOSTOR] += drawn * (draws @ cells)
     return {
-        "pairs": Sum(pairs.view(3, 2, BINS).numpy(), len(people)),
-        "resampled": Sum(resampled.view(RESAMPLES, 3, 2, COARSE).numpy(), len(people)),
+        "pairs": Sum(pairs.numpy(), len(people)),
+        "resampled": Sum(resampled.numpy(), len(people)),
     }
+
+
+def _cells(scores: Tensor, owners: Tensor, people: int) -> Tensor:
+    """`scores` [n, m] with images of `owners` [m], counted for each owner: [people, COARSE]."""
+    places = owners * COARSE + _places(scores, COARSE)
+    return torch.bincount(places.flatten(), minlength=people * COARSE).double().view(people, COARSE)
 
 
 def _draws(number: Tensor, people: int, pixels: Tensor) -> Tensor:
