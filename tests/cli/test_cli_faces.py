@@ -98,6 +98,7 @@ def test_a_passphrase_instead_of_a_key(
     monkeypatch.setenv("FEDSIGHT_PASSPHRASE", "wrong")
     assert "cannot be opened" in refused(7, "faces", "list", gallery, "--passphrase")
     refused(3, "faces", "list", gallery, "--passphrase", "--key", tmp_path / "k")
+    refused(3, "faces", "list", gallery, "--key", gallery)
 
 
 def test_what_cannot_be_told_is_refused(home: Path, tmp_path: Path) -> None:

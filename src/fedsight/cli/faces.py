@@ -200,6 +200,8 @@ def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:
     from fedsight.core.errors import DataError
     from fedsight.run.gallery import KeyFile, Passphrase
 
+    if key is not None and key.absolute() == gallery.absolute():
+        raise DataError("the key file cannot be the gallery itself", "give another file with --key")
     if not passphrase:
         return KeyFile(key or gallery.with_name(f"{gallery.name}.key"))
     if key is not None:
