@@ -62,9 +62,13 @@ def test_from_the_first_image_to_the_last_template(home: Path, tmp_path: Path) -
         assert "1 templates added, 1 in all" in said
     assert (tmp_path / "g.key").stat().st_mode & 0o077 == 0
     assert "threshold" in done("faces", "calibrate", run, gallery, staff, "--far", "0.1").out
-    found = json.loads(
-        done("faces", "verify", run, gallery, "20", staff / "20" / "0.png", "--json").out
-    )
+    asked = ("faces", "verify", run, gallery, "20", staff / "20" / "0.png")
+    said = refused(7, *asked, "--far", "0.2")  # which the run has a threshold for
+    assert "is for a false accept rate of 0.1, not 0.2" in said
+    assert "calibrate --far 0.2" in said
+    refused(7, "faces", "identify", run, gallery, staff / "21", "--far", "0.2")
+    assert done(*asked, "--far", "0.1").out == done(*asked).out
+    found = json.loads(done(*asked, "--json").out)
     assert found["accepted"]
     assert found["score"] == pytest.approx(1.0, abs=1e-4)
     assert done("faces", "verify", run, gallery, "20", staff / "20" / "0.png").out[:3] == "yes"
@@ -76,6 +80,11 @@ def test_from_the_first_image_to_the_last_template(home: Path, tmp_path: Path) -
     assert done("faces", "list", gallery).out == "20: 1\n21: 1\n"
     assert "1 templates erased" in done("faces", "delete", gallery, "20").out
     assert done("faces", "list", gallery).out == "21: 1\n"
+    more = [staff / "21" / f"{number}.png" for number in (1, 2)]
+    said = done("faces", "enrol", run, gallery, "21", *more).out
+    assert "chosen for people with 1 templates; choose it anew" in said
+    done("faces", "calibrate", run, gallery, staff, "--far", "0.1")
+    assert "anew" not in done("faces", "enrol", run, gallery, "22", *more, more[0]).out
     refused(7, "faces", "verify", run, gallery, "20", staff / "20" / "0.png")
     refused(7, "faces", "delete", gallery, "20")
 

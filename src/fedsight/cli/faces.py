@@ -43,6 +43,16 @@ Phrase = Annotated[
 Far = Annotated[
     float, typer.Option(min=1e-9, max=0.999, help="The false accept rate of the threshold.")
 ]
+Asked = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-9,
+        max=0.999,
+        help="The false accept rate of the run's threshold (default: 0.01). A gallery that was "
+        "calibrated has its own, and no other is taken.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Site = Annotated[
     str | None,
@@ -74,7 +84,13 @@ def enrol_command(
         kept = model.open(read(gallery, secret)) if gallery.exists() else Gallery(model.digest)
         enrol(kept, name, vectors)
         write(gallery, kept, secret)
-    typer.echo(f"{name}: {len(vectors)} templates added, {len(kept.people[name])} in all")
+    count = len(kept.people[name])
+    typer.echo(f"{name}: {len(vectors)} templates added, {count} in all")
+    if kept.threshold is not None and count not in kept.calibrated:
+        typer.echo(
+            f"the threshold was chosen for people with {', '.join(map(str, kept.calibrated))} "
+            "templates; choose it anew: fedsight faces calibrate"
+        )
 
 
 @app.command("verify")
@@ -85,7 +101,7 @@ def verify_command(
     image: Annotated[Path, typer.Argument(metavar="IMAGE", show_default=False)],
     key: Key = None,
     passphrase: Phrase = False,
-    far: Far = 0.01,
+    far: Asked = None,
     as_json: AsJson = False,
     site: Site = None,
 ) -> None:
@@ -116,7 +132,7 @@ def identify_command(
     images: Images,
     key: Key = None,
     passphrase: Phrase = False,
-    far: Far = 0.01,
+    far: Asked = None,
     top: Annotated[int, typer.Option(min=1, help="People to show for each image.")] = 1,
     as_json: AsJson = False,
     site: Site = None,
@@ -156,20 +172,25 @@ def calibrate_command(
     far: Far = 0.01,
     site: Site = None,
 ) -> None:
-    """Choose the gallery's threshold on people of this site, who were not trained on.
+    """Choose the gallery's threshold on people of this site who are not trained on, nor enrolled.
+
+    Each needs as many images as those enrolled have templates.
 
     Example: fedsight faces calibrate runs/faces staff.gallery volunteers/ --far 0.01
     """
     from fedsight.run.gallery import locked, read, write
-    from fedsight.run.recognise import Recogniser
+    from fedsight.run.recognise import Recogniser, calibrate
 
     model, secret = Recogniser(run, site), _secret(gallery, key, passphrase)
-    threshold, pairs = model.calibrate(folder, far)
+    people = model.volunteers(folder)
     with locked(gallery):
         kept = model.open(read(gallery, secret))
-        kept.threshold, kept.far = threshold, far
+        compared = calibrate(kept, people, far)
         write(gallery, kept, secret)
-    typer.echo(f"threshold {threshold:.3f} for a false accept rate of {far:g}, of {pairs} pairs")
+    typer.echo(
+        f"threshold {kept.threshold:.3f} for a false accept rate of {far:g}, "
+        f"from {compared} comparisons"
+    )
 
 
 @app.command("list")

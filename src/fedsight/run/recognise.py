@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,6 +24,7 @@ from fedsight.run.store import RunStore
 from fedsight.tasks import verification
 
 BATCH = 64
+FAR = 0.01  # the false accept rate where none is asked for
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,20 @@ class Recogniser:
                 found.append(self._network.embed(x))
         return torch.cat(found)
 
-    def threshold(self, gallery: Gallery, far: float) -> float:
-        """The gallery's own, or the run's for `far`; StoreError if the run measured none."""
+    def threshold(self, gallery: Gallery, far: float | None = None) -> float:
+        """The gallery's own, or else the run's for `far` (None: 0.01).
+
+        StoreError if the gallery's is for another rate, or if the run measured none.
+        """
         if gallery.threshold is not None:
+            if far is not None and far != gallery.far:
+                raise StoreError(
+                    f"the gallery's threshold is for a false accept rate of {gallery.far}, "
+                    f"not {far:g}",
+                    f"leave --far out, or calibrate again: fedsight faces calibrate --far {far:g}",
+                )
             return gallery.threshold
+        far = FAR if far is None else far
         value = self._summary.get(f"threshold_at_{far:g}")
         if value is None:
             raise StoreError(
@@ -84,38 +97,79 @@ class Recogniser:
             )
         return float(value)
 
-    def matches(self, gallery: Gallery, vector: Tensor, far: float) -> list[Match]:
+    def matches(self, gallery: Gallery, vector: Tensor, far: float | None = None) -> list[Match]:
         """Everybody enrolled, the nearest first: `vector` [d] against the mean of templates."""
         threshold = self.threshold(gallery, far)
         found = []
         for name, templates in gallery.people.items():
-            mean = torch.tensor(templates).mean(0)
-            score = float(vector @ torch.nn.functional.normalize(mean, dim=0))
+            score = float(vector @ mean(torch.tensor(templates)))
             found.append(Match(name, score, score >= threshold))
         return sorted(found, key=lambda match: -match.score)
 
-    def calibrate(self, folder: Path, far: float) -> tuple[float, int]:
-        """(threshold for `far`, impostor pairs it is from) on people of one's own: person/image.
+    def volunteers(self, folder: Path) -> list[Tensor]:
+        """Vectors [n, d] of each person in `folder` (person/image); DataError names a bad file."""
+        if not folder.is_dir():
+            raise DataError(f"there is no folder '{folder}'", "give one with a folder per person")
+        people = sorted(child for child in folder.iterdir() if child.is_dir())
+        return [self.vectors(find_images([person])) for person in people]
 
-        DataError when there are too few pairs of two people to tell such a rate.
-        """
-        people = (
-            sorted(child for child in folder.iterdir() if child.is_dir())
-            if (folder.is_dir())
-            else []
+
+def mean(templates: Tensor) -> Tensor:
+    """What images are compared with: the mean's direction [..., d] of templates [..., n, d]."""
+    return torch.nn.functional.normalize(templates.mean(-2), dim=-1)
+
+
+def calibrate(gallery: Gallery, people: Sequence[Tensor], far: float) -> int:
+    """Choose the gallery's threshold for `far` on people [n, d] who are not in it.
+
+    By the rule that they will be matched by: every image against means of as many templates as the
+    gallery's people have, of another person. Where these have more and fewer, each number counts
+    as often as it occurs. Returns how many comparisons it is from, of the number with the fewest.
+
+    Raises StoreError where nobody is enrolled, and DataError when there are too few comparisons to
+    tell such a rate.
+    """
+    occurs = Counter(len(templates) for templates in gallery.people.values())
+    if not occurs:
+        raise StoreError(
+            "nobody is enrolled, and the threshold goes by how many templates people have",
+            "enrol somebody first",
         )
-        files = [find_images([person]) for person in people]
-        names = torch.repeat_interleave(torch.tensor([len(own) for own in files]))
-        impostors = len(names) ** 2 - sum(len(own) ** 2 for own in files)
-        if impostors // 2 * far < 1:
+    impostors, fewest = np.zeros(verification.BINS), 0
+    for size, times in sorted(occurs.items()):
+        counts = _impostors(people, size)
+        # With one template, either image of a pair is compared with the other: one comparison.
+        found = int(counts.sum()) // (2 if size == 1 else 1)
+        if found * far < 1:
             raise DataError(
-                f"'{folder}' has {impostors // 2} pairs of two people: a false accept rate of "
-                f"{far:g} cannot be told from them",
-                "add people (a folder each) or images, or ask for a higher rate with --far",
+                f"there are {found} comparisons of one person's image with {size} of another's: a "
+                f"false accept rate of {far:g} cannot be told from them",
+                "add people (a folder each) or images, so that people have as many as those "
+                "enrolled, or ask for a higher rate with --far",
             )
-        vectors = self.vectors([file for own in files for file in own])
-        counts = verification.verify(vectors, names)["pairs"].total.sum(axis=0)
-        return verification.threshold_at(counts, far), impostors // 2
+        impostors += counts / counts.sum() * times
+        fewest = min(found, fewest or found)
+    both = np.stack([np.zeros_like(impostors), impostors])
+    gallery.threshold, gallery.far = verification.threshold_at(both, far), far
+    gallery.calibrated = sorted(occurs)
+    return fewest
+
+
+def _impostors(people: Sequence[Tensor], size: int) -> npt.NDArray[np.float64]:
+    """Scores of everybody's images against means of `size` images of each other person, counted.
+
+    A person's images are dealt into as many groups of this size as they give.
+    """
+    counts = torch.zeros(verification.BINS, dtype=torch.float64)
+    for person, vectors in enumerate(people):
+        groups = len(vectors) // size
+        if not groups:
+            continue
+        means = mean(vectors[: groups * size].unflatten(0, (groups, size)))
+        for other, probes in enumerate(people):
+            if other != person:
+                counts += verification.count((probes @ means.T).flatten())
+    return counts.numpy()
 
 
 def enrol(gallery: Gallery, name: str, vectors: Tensor) -> None:
