@@ -15,7 +15,7 @@ from fedsight.run.config import parse
 from fedsight.run.federate import federate
 
 SIDE = 16
-NAMES = ("Ada", "Bob", "Cleo", "Dan", "Eve", "Fay")
+NAMES = ("Adalovelace", "Bobadilla", "Cleopatra", "Dandelion", "Evangelina", "Fayetteville")
 
 
 def picture(person: int, number: int) -> Image.Image:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -125,8 +126,25 @@ def test_what_cannot_be_told_is_refused(home: Path, tmp_path: Path) -> None:
     assert "faces enrol" in refused(4, "predict", run, image)
 
 
-def test_no_persons_name_is_in_the_run(home: Path) -> None:
-    for path in home.joinpath("one").iterdir():
-        if path.suffix in (".json", ".jsonl") and path.name != "evaluation.json":
-            text = path.read_text()
-            assert not any(name in text for name in tinyfaces.NAMES), path.name
+def test_no_persons_name_is_in_any_file_of_a_run(tmp_path: Path) -> None:
+    people = tinyfaces.draw(tmp_path / "people")
+    broken, loose = (
+        people / "clinic-0" / tinyfaces.NAMES[0] / "0.png",
+        people / "clinic-1" / f"{tinyfaces.NAMES[4]}.png",
+    )
+    broken.write_bytes(b"no image")
+    tinyfaces.picture(9, 0).save(loose)
+    config, run = tmp_path / "faces.toml", tmp_path / "run"
+    text = CONFIG.format(people=people, dimension=8)
+    options = 'unseen = 0.5\ncorrupt = "skip"\nnameless = "skip"\n'
+    config.write_text(text.replace("unseen = 0.5\n", options))
+    done("run", config, "--out", run)
+    assert json.loads((run / "run.json").read_text())["data"]["skipped"] == ["file 17", "file 1"]
+    shown = json.loads((run / "evaluation.json").read_text())["samples"]
+    assert all(re.fullmatch(r"file \d+, file \d+", one["name"]) for one in shown)
+    done("report", run)
+    files = [path for path in run.rglob("*") if path.is_file()]
+    assert {"run.json", "evaluation.json", "report.html"} <= {path.name for path in files}
+    for path in files:
+        held = path.read_bytes()
+        assert not any(name.encode() in held for name in tinyfaces.NAMES), path.name

@@ -19,11 +19,11 @@ from fedsight.fetch.packages import find
 
 def test_people_are_held_out_whole_and_lose_their_names(tmp_path: Path) -> None:
     tinyfaces.draw(tmp_path)
-    found = People(path=tmp_path, size=16, sites_in_path=True, unseen=0.25).open()
+    found = People(path=tmp_path, size=16, sites_in_path=True, unseen=0.5).open()
     assert not set(found.train.labels) & set(found.test.labels)
     assert len(found.classes) == 8  # the same name at two sites is two people
     assert found.classes[0] == "person 0001"
-    assert np.bincount(found.train.labels).tolist() == [4] * 6
+    assert np.bincount(found.train.labels).tolist() == [4] * 4
     assert set(found.test.sites or ()) == {"clinic-0", "clinic-1"}
 
 
@@ -43,14 +43,16 @@ def test_a_csv_and_its_nameless_line(tmp_path: Path) -> None:
     for name in tinyfaces.NAMES[:4]:
         part = "train" if name in tinyfaces.NAMES[:2] else "test"
         lines += [f"clinic-0/{name}/{k}.png,{name},a,{part}" for k in range(4)]
-    lines[3] = lines[3].replace(",Ada,", ",,")
+    lines[3] = lines[3].replace(f",{tinyfaces.NAMES[0]},", ",,")
     table = tmp_path / "people.csv"
     table.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"people.csv, line 4.*names no person"):
         People(path=table, size=16).open()
     found = People(path=table, size=16, nameless="skip").open()
     assert (len(found.train), len(found.test), len(found.skipped)) == (7, 8, 1)
-    assert "line 4" in found.skipped[0]
+    assert found.skipped == ("line 4",)
+    assert found.train.images.name(0) == "line 2"
+    assert found.test.images.name(7) == "line 17"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +81,44 @@ def test_an_image_in_no_persons_folder_is_nameless(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"loose\.png"):
         People(path=tmp_path, size=16, sites_in_path=True).open()
     found = People(path=tmp_path, size=16, sites_in_path=True, nameless="skip").open()
-    assert found.skipped == (str(loose),)
+    assert found.skipped == ("file 1",)
+    (tmp_path / "clinic-1" / tinyfaces.NAMES[0] / "0.png").write_bytes(b"no image")
+    skip = {"size": 16, "sites_in_path": True, "nameless": "skip", "corrupt": "skip"}
+    assert People(path=tmp_path, **skip).open().skipped == ("file 1", "file 18")
+    named = People(path=tmp_path, names="path", **skip).open()
+    assert named.skipped == (
+        str(loose),
+        str(tmp_path / "clinic-1" / tinyfaces.NAMES[0] / "0.png"),
+    )
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_images_are_called_by_number_and_named_on_the_owners_screen(
+    tmp_path: Path, in_memory: bool
+) -> None:
+    tinyfaces.draw(tmp_path)
+    source = People(path=tmp_path, size=16, sites_in_path=True, in_memory=in_memory)
+    found = source.open()
+    names = [part.images.name(k) for part in (found.train, found.test) for k in range(len(part))]
+    assert sorted(names) == sorted(f"file {number}" for number in range(1, 33))
+    broken = tmp_path / "clinic-0" / tinyfaces.NAMES[2] / "0.png"
+    broken.write_bytes(b"no image")
+    with pytest.raises(DataError, match=str(broken)):
+        source.open()
+
+
+@pytest.mark.parametrize(
+    ("people", "unseen", "held"),
+    [
+        *((1, 0.2, 0), (2, 0.2, 0), (3, 0.2, 0), (4, 0.2, 2), (6, 0.2, 2)),
+        *((6, 0.05, 0), (6, 0.5, 3), (2, 0.5, 0), (3, 0.5, 2)),
+    ],
+)
+def test_nobody_is_held_out_alone(tmp_path: Path, people: int, unseen: float, held: int) -> None:
+    tinyfaces.draw(tmp_path, sites=3, each=people, pictures=1)
+    found = People(path=tmp_path, size=16, sites_in_path=True, unseen=unseen).open()
+    assert len(found.test) == 3 * held
+    assert len(found.train) == 3 * (people - held)
 
 
 def test_sites_agree_on_the_room(tmp_path: Path) -> None:

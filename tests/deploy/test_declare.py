@@ -162,6 +162,13 @@ def test_what_the_program_asks_of_the_population_is_checked(site_images: Path) -
 # -- whose word counts -----------------------------------------------------------------------------
 
 
+def test_sites_that_hold_nothing_out_are_refused_before_training(program: Program) -> None:
+    without = replace(SOUND, test=0)
+    assert len(gather(program, {"a": without, "b": SOUND}).views) == 1
+    with pytest.raises(ConfigError, match="no site has test images"):
+        gather(program, {"a": without, "b": without})
+
+
 def test_meaning_is_the_programs_and_places_are_the_owners(tmp_path: Path) -> None:
     folder = sources.get("folder")
     wanted = folder(

@@ -237,7 +237,7 @@ def test_processes_that_change_galleries_under_one_key_file_wait_for_each_other(
     tmp_path: Path,
 ) -> None:
     secret = g.KeyFile(tmp_path / "key")
-    paths = [tmp_path / f"gallery{number}" for number in range(8)]
+    paths = [tmp_path / f"gallery{number}" for number in range(4)]
     with ThreadPoolExecutor(len(paths)) as pool:
         list(pool.map(lambda path: g.write(path, filled(), secret), paths))
         list(pool.map(lambda path: g.erase(path, "Bob", secret), paths))

@@ -16,6 +16,7 @@ from fedsight.core.types import Order
 from fedsight.engine.base import Federation
 from fedsight.engine.client import Client
 from fedsight.models.embedding import Embedding
+from fedsight.tasks.faces import Faces
 
 
 @pytest.fixture(scope="module")
@@ -100,9 +101,9 @@ def test_sites_of_one_person_learn_and_their_vectors_stay_near_their_starts(
     tmp_path: Path,
 ) -> None:
     root = tinyfaces.draw(tmp_path, sites=4, each=1)
-    for place in (4, 5):  # a site's only person is never held out; these are two sites' second
-        folder = root / f"clinic-{place - 4}" / "Zoe"
-        folder.mkdir()
+    for place in range(4, 8):  # a site's only person is never held out; another site has four
+        folder = root / "clinic-9" / str(place)
+        folder.mkdir(parents=True)
         for number in range(4):
             tinyfaces.picture(place, number).save(folder / f"{number}.png")
     of = tinyfaces.federation(root, unseen=0.5, task={"name": "faces", "reach": 0.2})
@@ -132,6 +133,35 @@ def test_a_network_of_classes_is_refused(root: Path) -> None:
 def test_people_of_the_test_part_must_be_unseen() -> None:
     with pytest.raises(ConfigError, match="trained on"):
         tiny.federation(task={"name": "faces"}, model={"name": "face_net"})
+
+
+def test_sites_where_nobody_can_be_told_apart_are_refused_before_training(tmp_path: Path) -> None:
+    root = tinyfaces.draw(tmp_path, each=3)
+    with pytest.raises(ConfigError, match="no site has two people to test on") as caught:
+        tinyfaces.federation(root, unseen=0.2)
+    assert "0.5" in caught.value.problems[0].cure
+    diary = tiny.Diary()
+    tiny.learn(tinyfaces.federation(root, unseen=0.5), diary=diary)  # as the cure says
+    assert 0 <= diary.lines[-1]["auc"] <= 1
+
+
+def test_whether_anything_can_be_measured_goes_by_what_is_tested_together() -> None:
+    one, two = np.array([3, 3]), np.array([3, 4])
+    assert not Faces().check_tested({"a": one, "b": two})
+    assert not Faces().check_tested({"": two})
+    (found,) = Faces().check_tested({f"site {k}": one + k for k in range(7)})
+    assert "(one at site 0, site 1, site 2, site 3, site 4 and 2 more)" in found.cause
+    (found,) = Faces().check_tested({"": one})
+    assert found.cause.startswith("there are fewer than two people")
+    (found,) = Faces().check_tested({})
+    assert found.cause.startswith("no site")
+
+
+def test_four_people_a_site_give_a_figure_with_the_defaults(tmp_path: Path) -> None:
+    diary = tiny.Diary()
+    of = tinyfaces.federation(tinyfaces.draw(tmp_path), unseen=0.2, rounds={"rounds": 1})
+    tiny.learn(of, diary=diary)
+    assert 0 <= diary.lines[-1]["auc"] <= 1
 
 
 def test_the_model_knows_nobody_by_name(root: Path) -> None:

@@ -78,6 +78,32 @@ class DiskImages(LazyImages):
         return DiskImages([self.origin(index) for index in indices], self.preprocess)
 
 
+class NumberedImages(DiskImages):
+    """Image files whose names may say who is on them: only the site's own screen sees the paths."""
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        preprocess: Preprocess,
+        names: Sequence[str],
+    ) -> None:
+        super().__init__(paths, preprocess)
+        self._names = list(names)
+
+    def name(self, index: int) -> str:
+        """A number."""
+        return self._names[index]
+
+    def shown(self, index: int) -> str:
+        """The path."""
+        return self.origin(index)
+
+    def only(self, indices: Indices) -> NumberedImages:
+        """The same with some files left out."""
+        paths = [self.origin(index) for index in indices]
+        return NumberedImages(paths, self.preprocess, [self._names[index] for index in indices])
+
+
 def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, list[str]]:
     """Decide between memory and disk, and deal with corrupt images, as `source` says.
 

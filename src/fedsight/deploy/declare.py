@@ -169,7 +169,7 @@ def merged(wanted: Source, own: Source) -> Source:
 # What an owner decides for his own files, whatever the program says.
 LOCAL = frozenset(
     {
-        *("corrupt", "in_memory", "verify", "sites_in_path", "missing"),
+        *("corrupt", "in_memory", "verify", "sites_in_path", "missing", "names"),
         # how a table or a set of files is laid out
         *("path_column", "label_column", "site_column", "split_column", "delimiter"),
         *("image_column", "train_part", "test_part", "first_label", "transpose"),
@@ -219,7 +219,12 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     if problems := program.check_network(network):
         raise ConfigError(problems)
     differ = program.differs(network) or program.shift.kind != "none"
-    return replace(federation, views=_views(dataset, names, differ))
+    views = _views(dataset, names, differ)
+    if not views:
+        cause = "no site has test images, so nothing could be measured"
+        cure = "hold some out at a site at least, or mark them (docs/data.md)"
+        raise ConfigError([Problem("data", cause, cure)])
+    return replace(federation, views=views)
 
 
 def _agree(name: str, found: Declaration, other: str, first: Declaration) -> None:

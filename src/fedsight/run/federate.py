@@ -33,8 +33,14 @@ def federate(program: Program) -> Federation:
     if problems := program.check_network(network):
         raise ConfigError(problems)
     differ = program.differs(network) or program.shift.kind != "none"
-    views = _views(dataset, partition, differ)
-    return replace(federation, views=tuple(views))
+    federation = replace(federation, views=tuple(_views(dataset, partition, differ)))
+    tested = {
+        "" if view.site is None else partition.name(view.site): dataset.test.labels[view.indices]
+        for view in federation.views
+    }
+    if problems := program.task.check_tested(tested):
+        raise ConfigError(problems)
+    return federation
 
 
 def listed(partition: Partition) -> range:

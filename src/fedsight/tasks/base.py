@@ -62,6 +62,10 @@ class Task(Settings, ABC):
         cause = f"the task '{self.registered}' learns one label per image, the data have targets"
         return [Problem("task.name", cause, "name the task that these data are for")]
 
+    def check_tested(self, tested: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
+        """What the task misses in the labels [n] of images that are tested together, by site."""
+        return []
+
     def blank(self, classes: int) -> Tensor:
         """The target [1, ...] of one black image: what a coordinator without images measures."""
         return torch.zeros(1, dtype=torch.int64)

@@ -24,6 +24,7 @@ from fedsight.tasks.shown import Answer, Curve, Sample, Table
 
 SHOWN = 16  # pairs of each kind in a report
 MOST_POINTS = 200  # of a curve
+NAMED = 5  # sites in a message
 
 Far = Annotated[float, Field(gt=0, lt=1)]
 
@@ -57,11 +58,24 @@ class Faces(Task):
             cause = f"{len(seen)} people of the test part are trained on: the figures would flatter"
             cure = "use a source of people (orl-faces, people), which holds out people, not images"
             problems.append(Problem("data.name", cause, cure))
-        if len(np.unique(dataset.test.labels)) < 2:
-            cause = "there are fewer than two people to test on whom nobody trains on"
-            cure = "add people, mark whom to test on, or raise the share that is held out"
-            problems.append(Problem("data", cause, cure))
         return problems
+
+    def check_tested(self, tested: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
+        """Two people must be tested together somewhere: no vector goes from site to site."""
+        if any(len(np.unique(labels)) > 1 for labels in tested.values()):
+            return []
+        cause = "there are fewer than two people to test on whom nobody trains on"
+        if set(tested) != {""}:
+            sites = sorted(name for name in tested if name)
+            more = f" and {len(sites) - NAMED} more" if len(sites) > NAMED else ""
+            cause = "no site has two people to test on whom nobody trains on"
+            cause += f" (one at {', '.join(sites[:NAMED])}{more})" if sites else ""
+            cause += ", and faces are compared within a site only: nothing could be measured"
+        cure = (
+            "add people (of four at a site two are held out), set data.unseen = 0.5 (which holds "
+            "out two of three), or mark whom to test on"
+        )
+        return [Problem("data", cause, cure)]
 
     def check_network(self, network: Network) -> list[Problem]:
         """The network must give vectors."""
