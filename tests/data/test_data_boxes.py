@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -243,3 +245,53 @@ def test_train_and_test_folders_are_the_parts(tmp_path: Path) -> None:
     assert found.train.targets is not None
     assert found.train.targets.dtype == torch.float32
     assert present(found.train.targets).sum() == 4
+
+
+def test_a_folder_of_unknown_name_beside_known_ones_is_refused(tmp_path: Path) -> None:
+    for part in ("train", "valid"):
+        yolo(tmp_path / part)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    assert (len(opened(tmp_path).train), len(opened(tmp_path).test)) == (4, 4)
+    (tmp_path / "valid").rename(tmp_path / "wallet")
+    assert "wallet" in refused(tmp_path, sites_in_path=False)
+
+
+def test_lines_are_found_where_a_folder_above_is_called_images(tmp_path: Path) -> None:
+    expected = everything(opened(yolo(tmp_path / "set")))
+    assert everything(opened(yolo(tmp_path / "images" / "set"))) == expected
+    root = tmp_path / "images" / "beside"
+    shutil.copytree(tmp_path / "set" / "images", root)
+    shutil.copytree(tmp_path / "set" / "labels", root, dirs_exist_ok=True)
+    shutil.copy(tmp_path / "set" / "classes.txt", root)
+    assert everything(opened(root)) == expected
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_an_unreadable_image_is_refused_or_left_out(tmp_path: Path, kind: str) -> None:
+    path = WRITERS[kind](tmp_path)
+    broken = next(tmp_path.rglob("train2.png"))
+    broken.write_bytes(b"no image")
+    assert "train2.png" in refused(path)
+    found = opened(path, corrupt="skip", test_fraction=0.5)
+    assert found.skipped == (str(broken),)
+    assert sorted(everything(found)) == ["train1", "train3", "train4"]
+
+
+def test_a_box_that_lies_in_the_slack_beyond_the_edge_is_not_lost_in_silence(
+    tmp_path: Path,
+) -> None:
+    outside = {"image_id": 3, "category_id": 0, "bbox": [40, 5, 0.02, 10]}  # rounding allows 0.04
+    path = coco(tmp_path, annotations=[outside])
+    assert "annotations[4]: box (40, 5, 40.02, 15)" in refused(path)
+    for policy in ("skip", "clip"):
+        assert len(opened(path, outside=policy).skipped) == 1
+
+
+def test_an_image_counts_for_each_class_that_it_shows(tmp_path: Path) -> None:
+    found = opened(coco(tmp_path))
+    counts = found.train.counts(2) + found.test.counts(2)
+    assert counts.tolist() == [2, 2]  # one shows both, one nothing
+    first = found.train.counts(2, np.array([0]))
+    assert sum(first) == len(
+        {row[0] for row in everything(found)[Path(found.train.images.name(0)).stem]}
+    )

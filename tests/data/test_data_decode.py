@@ -15,7 +15,7 @@ from PIL import Image
 from fedsight.core.errors import DataError
 from fedsight.data import pixels as pixels_module
 from fedsight.data.base import Preprocess
-from fedsight.data.decode import decode, raster
+from fedsight.data.decode import decode, raster, upright
 
 RNG = np.random.default_rng(0)
 GREY = RNG.integers(0, 256, (6, 5), dtype=np.uint8)
@@ -193,6 +193,7 @@ def test_exif_orientation(tmp_path: Path, orientation: int, suffix: str) -> None
     Image.fromarray(np.ascontiguousarray(undo[orientation](blocks))).save(path, exif=exif)
     found = raster(path, prep(1, *blocks.shape))[0]
     assert np.abs(found.astype(int) - blocks).max() < 12
+    assert upright(path) == blocks.shape[::-1]
 
 
 def test_fit_rules() -> None:
@@ -263,11 +264,14 @@ def test_programs_are_not_started_and_layouts_not_guessed() -> None:
         decode(png(np.dstack([DEEP, DEEP])), prep())
 
 
-def test_decompression_bombs(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decompression_bombs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for width in (20_000, 10_000):  # Pillow's limit once more and once not: an error, a warning
         data = b"P5\n%d 10000\n255\n" % width
         with pytest.raises(DataError, match="too large"):
             decode(data, prep())
+        (tmp_path / "a.pgm").write_bytes(data)
+        with pytest.raises(DataError, match=r"a\.pgm' is too large"):
+            upright(tmp_path / "a.pgm")
     monkeypatch.setattr(pixels_module, "MAX_PIXELS", 10)
     with pytest.raises(DataError, match="too large"):
         decode(Image.fromarray(GREY), prep())

@@ -52,11 +52,17 @@ def test_masks_become_targets(tmp_path: Path) -> None:
     assert np.array_equal(large.train.targets[1].numpy(), masks[1].repeat(2, 0).repeat(2, 1))
 
 
+def test_an_image_counts_for_each_class_that_it_shows(tmp_path: Path) -> None:
+    found = opened(write(tmp_path, [mask(0), mask(3), np.zeros((8, 8), np.uint8), mask(4)]), size=8)
+    assert found.train.counts(3).tolist() == [3, 2, 1]
+
+
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, [mask(3), mask(3), mask(2)])
     cases: list[tuple[Any, str]] = [
         (np.full((8, 8), 7, np.uint8), "has the value 7"),
         (np.zeros((8, 8, 3), np.uint8), "in colour"),
+        (np.zeros((4, 8), np.uint8), "has 8 x 4 pixels, and its image 8 x 8"),
         (b"junk", "mask1.png' is corrupt"),
         (None, "line 3: there is no mask"),
     ]

@@ -107,6 +107,7 @@ def test_an_empty_text_is_named_or_skipped_and_counted(tmp_path: Path) -> None:
 
 BROKEN = {
     "line 2: Expecting": '{"text": "a", "label": "b"}\n{"text"\n',
+    "line 1: maximum recursion": "[" * 100_000,
     "line 1: there must be 'text'": '{"label": "b"}\n',
     "line 1: there must be": '["text", "label"]\n',
     "all must be texts": '{"text": 1, "label": "b"}\n',

@@ -124,6 +124,7 @@ class Stand(nn.Module):
         self.head = Head()
 
     def forward(self, x: list[torch.Tensor], truth: object = None) -> object:
+        self.truth = truth
         logits = self.head(torch.stack(x))["cls_logits"]
         if self.training:
             return {"classes": nn.functional.softplus(logits).sum()}
@@ -154,6 +155,13 @@ def test_a_wrapped_detector_leaves_out_what_was_not_labelled() -> None:
     assert found.shape == (2, MOST, 6)
     with pytest.raises(ModelError, match="cannot learn from images where a class"):
         TorchvisionDetector(Stand(), 2, "ssd").loss(x, targets, labelled(targets, 2))
+
+
+def test_a_wrapped_detector_is_not_taught_an_object_whose_class_it_leaves_out() -> None:
+    wrapped = TorchvisionDetector(Stand(), 2, "fcos_resnet50_fpn")
+    beside_a_crowd = pack([[BOX]], [[int(BOX[0])]])
+    wrapped.loss(torch.zeros(1, 3, 8, 8), beside_a_crowd, labelled(beside_a_crowd, 2))
+    assert [len(one["boxes"]) for one in wrapped.inner.truth] == [0]
 
 
 def test_a_real_one_of_torchvision_learns_and_finds() -> None:

@@ -4,6 +4,7 @@ import io
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from fedsight.models.base import models
 from fedsight.run.export import Recogniser, export
 from fedsight.run.saved import Saved
 from fedsight.tasks.classify import Classify
+from fedsight.tasks.ordinal import Ordinal
 
 CLASSES = ("T-shirt", "Größe", "裤子")
 
@@ -95,6 +97,14 @@ def test_onnx_reads_texts_as_the_numbers_of_their_words(tmp_path: Path) -> None:
     [out] = session.run(None, {"words": x.numpy()})
     assert np.abs(out - expected(one, x)).max() <= 1e-5
     assert np.abs(out[0] - out[1]).max() > 1e-3
+
+
+def test_onnx_answers_in_grades(tmp_path: Path) -> None:
+    one = replace(saved(), task=Ordinal())
+    session = onnxruntime.InferenceSession(export(one, "onnx", tmp_path / "m.onnx"))
+    x = pixels(one, 3)
+    [out] = session.run(None, {"pixels": x.numpy()})
+    assert np.abs(out - expected(one, x)).max() <= 1e-5
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,25 @@ def test_a_source_that_names_paths_would_have_been_caught(home: Path) -> None:
     assert "zibulskaya" in found_in(run)
 
 
+def test_a_list_of_dicom_files_names_none_of_them(home: Path) -> None:
+    rows = ["path,label,site"]
+    for path in sorted((home / "scans").rglob("*.dcm")):
+        label, site = path.parent.name, path.parent.parent.name
+        rows.append(f"{path.relative_to(home)},{label},{site}")
+    (home / "scans.csv").write_text("\n".join(rows) + "\n")
+    config = write_config(
+        home,
+        data={"name": "manifest", "path": "scans.csv", "size": 8, "corrupt": "skip"},
+        split={"name": "natural"},
+        rounds={"rounds": 1},
+    )
+    run = home / "listed"
+    done("run", config, "--workers", "1", "--out", run)
+    assert found_in(run) == set()
+    assert len(read(run, "run.json")["data"]["skipped"]) == 2
+    assert read(run, "evaluation.json")["samples"][0]["name"].startswith("DICOM image ")
+
+
 def test_the_owners_own_screen_names_the_file(home: Path) -> None:
     answer = cli("run", write_program(home, pixelless="error"), "--out", home / "refused")
     assert answer.code == 3

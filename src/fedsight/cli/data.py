@@ -208,13 +208,8 @@ def _add_pixels(table: Table, opened: Dataset) -> None:
 
 
 def _class_table(opened: Dataset) -> Table:
-    import numpy as np
-
     table = _table("class", "training", "test")
-    train, test = (
-        np.bincount(part.labels, minlength=len(opened.classes))
-        for part in (opened.train, opened.test)
-    )
+    train, test = (part.counts(len(opened.classes)) for part in (opened.train, opened.test))
     for number, name in enumerate(opened.classes[:100]):
         table.add_row(name, str(train[number]), str(test[number]))
     if len(opened.classes) > 100:

@@ -101,6 +101,23 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def counts(self, classes: int, indices: Indices | None = None) -> Indices:
+        """How many images (of those at `indices`) show each class [classes].
+
+        One that shows several counts for each of them, and one that shows none for none.
+        """
+        chosen = slice(None) if indices is None else indices
+        if self.targets is None or self.targets.dim() == 1:
+            return np.bincount(self.labels[chosen], minlength=classes)
+        targets = self.targets[chosen if indices is None else torch.from_numpy(indices)]
+        if targets.dim() == 2:  # labels, each there or not
+            shown = targets > 0
+        else:  # boxes by their class, or pixels by theirs
+            found = targets[:, :, 0] if targets.is_floating_point() else targets.flatten(1)
+            shown = torch.stack([(found == label).any(1) for label in range(classes)], 1)
+        counts: Indices = shown.sum(0).numpy()
+        return counts
+
 
 @dataclass(frozen=True)
 class Preprocess:

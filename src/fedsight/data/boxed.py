@@ -14,10 +14,10 @@ from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.data.base import Dataset, Indices, Part, SizedSource
 from fedsight.data.decode import upright
-from fedsight.data.images import DiskImages, settle
+from fedsight.data.images import DiskImages, named, settle
 from fedsight.data.objects import Annotated as Shown
 from fedsight.data.objects import Judge, Policy, placed
-from fedsight.data.records import held_out
+from fedsight.data.records import tested
 
 EVERYWHERE = ""  # the site of classes that are labelled at all sites
 
@@ -84,6 +84,7 @@ def dataset(
     judge = Judge(tuple(classes), source.policy)
     rows: list[list[Row]] = []
     missing: list[list[int]] = []
+    images, unreadable = _readable(images, source)
     for image in images:
         size = seen_size(image)
         found = [placed(row, size, preprocess) for row in judge.rows(image.objects, size)]
@@ -95,9 +96,10 @@ def dataset(
     sites = None if images[0].site is None else np.array([image.site for image in images])
     if any((image.site is None) != (sites is None) for image in images):
         raise DataError(f"'{origin}': some images have a site and some have none", "name all sites")
-    test = _test_mask(images, labels, sites, source)
+    marks = [(image.test, image.where) for image in images]
+    test = tested(marks, labels, sites, source)
     files = DiskImages([image.path for image in images], preprocess)
-    parts, skipped = [], []
+    parts, skipped = [], unreadable
     for mask in (~test, test):
         chosen: Indices = np.flatnonzero(mask)
         settled, kept, left_out = settle(files.only(chosen), source)
@@ -111,6 +113,21 @@ def dataset(
     )
     _check_full(opened, origin, source.missing)
     return opened
+
+
+def _readable(images: Sequence[Shown], source: BoxSource) -> tuple[list[Shown], list[str]]:
+    """The images that can be read at all, and where corrupt ones are skipped, the others' names."""
+    if source.corrupt == "error":
+        return list(images), []
+    good, bad = [], []
+    for index, image in enumerate(images):
+        try:
+            upright(image.path)
+        except DataError:
+            bad.append(named(image.path, index))
+        else:
+            good.append(image)
+    return good, bad
 
 
 def seen_size(image: Shown) -> tuple[int, int]:
@@ -136,13 +153,6 @@ def _check_names(source: BoxSource, classes: Sequence[str], sites: set[str]) -> 
             if name not in classes:
                 cause = f"data.labelled names the unknown class '{name}'"
                 raise DataError(cause, nearest(name, classes))
-
-
-def _test_mask(images: Sequence[Shown], labels: Indices, sites: Any, source: BoxSource) -> Any:
-    given = [image.test for image in images]
-    if any(value is None for value in given):
-        return held_out(labels, sites, source.test_fraction, source.test_seed)
-    return np.array(given, dtype=bool)
 
 
 def _check_full(opened: Dataset, origin: str, missing: str) -> None:

@@ -15,12 +15,11 @@ from torch import Tensor
 from fedsight.core.errors import DataError
 from fedsight.data.base import Preprocess
 from fedsight.data.dicom import Frame, is_dicom, read_dicom
-from fedsight.data.pixels import Pixels, read_pixels
+from fedsight.data.pixels import Pixels, read_pixels, seen_size
 from fedsight.data.windowing import Reading
 
 # bytes: a file's content; Frame: one of a DICOM file's images
 Origin = str | os.PathLike[str] | bytes | Image.Image | Frame
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that change the sides' places
 _LUMA = np.array([299, 587, 114], dtype=np.uint32)  # ITU-R BT.601, in thousandths
 
 
@@ -40,15 +39,16 @@ def decode(path: Origin, preprocess: Preprocess, name: str | None = None) -> Ten
 def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) of an image as it is seen, from its header; DataError if it has none."""
     try:
-        with Image.open(path) as opened:
-            width, height = opened.size
-            turned = opened.getexif().get(_ORIENTATION) in _TURNED
-    except (OSError, ValueError, SyntaxError) as error:
+        data = Path(path).read_bytes()
+    except OSError as error:
         raise DataError(
-            f"image '{path}' cannot be read: {getattr(error, 'strerror', None) or error}",
+            f"image '{path}' cannot be read: {error.strerror or error}",
             "correct the path, or restore the file",
         ) from error
-    return (height, width) if turned else (width, height)
+    if is_dicom(data):
+        height, width = read_dicom(data, str(path), Reading()).shape[:2]
+        return width, height
+    return seen_size(data, str(path))
 
 
 def whole(path: Path, preprocess: Preprocess) -> Pixels:

@@ -7,12 +7,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
+from fedsight.data import dicom
 from fedsight.data.base import ArrayImages, Images, Indices, Preprocess, SizedSource
 from fedsight.data.decode import Origin, decode, raster
 from fedsight.data.pixels import Pixels
@@ -71,7 +73,13 @@ class DiskImages(LazyImages):
         """The path."""
         return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
 
-    name = origin
+    def name(self, index: int) -> str:
+        """The path, or a number (`named`)."""
+        return named(self.origin(index), index)
+
+    def shown(self, index: int) -> str:
+        """The path."""
+        return self.origin(index)
 
     def only(self, indices: Indices) -> DiskImages:
         """The same with some files left out."""
@@ -94,14 +102,26 @@ class NumberedImages(DiskImages):
         """A number."""
         return self._names[index]
 
-    def shown(self, index: int) -> str:
-        """The path."""
-        return self.origin(index)
-
     def only(self, indices: Indices) -> NumberedImages:
         """The same with some files left out."""
         paths = [self.origin(index) for index in indices]
         return NumberedImages(paths, self.preprocess, [self._names[index] for index in indices])
+
+
+def named(path: str, index: int) -> str:
+    """A path as run files may have it: of a DICOM file, which often is named after its patient,
+    the number of the image."""
+    return f"DICOM image {index + 1}" if _is_dicom(path) else path
+
+
+def _is_dicom(path: str) -> bool:
+    if Path(path).suffix.lower() in dicom.SUFFIXES:
+        return True
+    try:
+        with Path(path).open("rb") as file:
+            return dicom.is_dicom(file.read(132))
+    except OSError:
+        return False
 
 
 def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, list[str]]:

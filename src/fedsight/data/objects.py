@@ -85,21 +85,18 @@ class Judge:
             return None
         width, height = size
         slack = 1e-3 * max(size)  # what rounding to three digits makes
-        if min(left, top) < -slack or right > width + slack or bottom > height + slack:
+        reaches = min(left, top) < -slack or right > width + slack or bottom > height + slack
+        inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
+        nothing = not (inside[2] > inside[0] and inside[3] > inside[1])
+        if nothing or (reaches and self.policy.outside != "clip"):
             cause = (
-                f"{one.where}: {shown} (left, top, right, bottom) reaches outside its image of "
-                f"{width} x {height} pixels"
+                f"{one.where}: {shown} (left, top, right, bottom) "
+                f"{'lies' if nothing else 'reaches'} outside its image of {width} x {height} pixels"
             )
-            clips = self.policy.outside == "clip" and left < width and top < height
-            if not (clips and right > 0 and bottom > 0):
-                how: Literal["error", "skip"] = (
-                    "error" if self.policy.outside == "error" else "skip"
-                )
-                cure = "correct it, or set data.outside = 'clip' or 'skip'"
-                self._refuse(how, cause, cure)
-                return None
-        label = float(self.classes.index(one.label))
-        return (label, max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
+            cure = "correct it, or set data.outside = 'clip' or 'skip'"
+            self._refuse("error" if self.policy.outside == "error" else "skip", cause, cure)
+            return None
+        return (float(self.classes.index(one.label)), *inside)
 
     def _refuse(self, policy: Literal["error", "skip"], cause: str, cure: str) -> None:
         if policy == "error":

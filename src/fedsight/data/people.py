@@ -22,8 +22,7 @@ class PeopleSource(SizedSource):
     """A source whose classes are people."""
 
     channels: Literal[1, 3] = 1
-    # fraction of each site's people whom nobody trains on: the test part, where none is marked. At
-    # least two at a site of four, since one alone is told apart from nobody
+    # share of each site's people whom nobody trains on, where none are marked; never one alone
     unseen: float = Field(0.2, gt=0, lt=1)
     # people that the numbering has room for. Sites of a deployed federation must agree on it.
     room: int | None = Field(None, ge=1)

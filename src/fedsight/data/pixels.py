@@ -6,6 +6,8 @@ import io
 import re
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -43,7 +45,7 @@ SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".gif"}
 )
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GiB of colour
-_ORIENTATION = 0x0112
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that change the sides' places
 _LOW = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -55,7 +57,7 @@ def read_pixels(data: bytes | Image.Image, name: str, thorough: bool = False) ->
     `thorough` also compares a PNG's checksums. Raises DataError naming `name` for a broken, a too
     large or an ambiguous image.
     """
-    try:
+    with _named(name):
         if thorough and isinstance(data, bytes) and data.startswith(b"\x89PNG"):
             with Image.open(io.BytesIO(data), formats=("PNG",)) as png:
                 png.verify()
@@ -64,6 +66,21 @@ def read_pixels(data: bytes | Image.Image, name: str, thorough: bool = False) ->
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         pixels = _deep_colour(image, data) if _is_deep_colour(image) else _pixels(image)
         return _on_black(_upright(pixels, _orientation(image)))
+
+
+def seen_size(data: bytes, name: str) -> tuple[int, int]:
+    """(width, height) of an image file's bytes as it is seen, from its header; DataError."""
+    with _named(name), _open(data) as image:
+        width, height = image.size
+        turned = image.format != "TIFF" and _orientation(image) in _TURNED  # TIFF is told upright
+        return (height, width) if turned else (width, height)
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Turns what Pillow raises into a DataError that names the image."""
+    try:
+        yield
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(
             f"image '{name}' is too large to be opened safely: {error}",
@@ -98,7 +115,7 @@ def _orientation(image: Image.Image) -> int:
 
 def _upright(a: Pixels, orientation: int) -> Pixels:
     """Undo an EXIF orientation of [h, w, c]."""
-    if orientation in (5, 6, 7, 8):
+    if orientation in _TURNED:
         a = a.transpose(1, 0, 2)
     if orientation in (2, 3, 6, 7):
         a = a[:, ::-1]

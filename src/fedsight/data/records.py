@@ -59,7 +59,8 @@ def dataset(
     sites = None if records[0].site is None else np.array([record.site for record in records])
     if any((record.site is None) != (sites is None) for record in records):
         raise DataError(f"'{origin}': some images have a site and some have none", "name all sites")
-    test = _test_mask(records, labels, sites, source)
+    marks = [(record.test, record.where or record.path) for record in records]
+    test = tested(marks, labels, sites, source)
     parts, skipped = [], []
     for mask in (~test, test):
         chosen = np.flatnonzero(mask)
@@ -120,6 +121,26 @@ def several(
     return names, targets.argmax(1).numpy(), targets  # argmax of equal values is the first
 
 
+def tested(
+    marks: Sequence[tuple[bool | None, str]], labels: Indices, sites: Any, source: SizedSource
+) -> Any:
+    """A mask [n] of test images: those marked so (with where), or `held_out` where none is marked.
+
+    Raises DataError naming the first image without a mark where others have one: drawing anew would
+    train on images that somebody set aside.
+    """
+    if all(test is None for test, _ in marks):
+        return held_out(labels, sites, source.test_fraction, source.test_seed)
+    for test, where in marks:
+        if test is None:
+            raise DataError(
+                f"{where}: nothing says whether it is for training or for testing, and of other "
+                "images something does",
+                "move it into the part's folder, or mark all images or none",
+            )
+    return np.array([test for test, _ in marks], dtype=bool)
+
+
 def held_out_groups(
     labels: Indices, sites: Any, groups: Sequence[str], fraction: float, seed: int
 ) -> Any:
@@ -151,13 +172,6 @@ def held_out(labels: Indices, sites: Any, fraction: float, seed: int) -> Any:
     for site in np.flatnonzero(np.bincount(site_of[~test], minlength=site_of.max() + 1) == 0):
         test[np.flatnonzero(site_of == site)[0]] = False
     return test
-
-
-def _test_mask(records: Sequence[Record], labels: Indices, sites: Any, source: SizedSource) -> Any:
-    given = [record.test for record in records]
-    if any(value is None for value in given):
-        return held_out(labels, sites, source.test_fraction, source.test_seed)
-    return np.array(given, dtype=bool)
 
 
 def _check_full(opened: Dataset, origin: str, sites: Sequence[str], missing: str) -> None:

@@ -37,7 +37,7 @@ def _objects(stream: Iterable[str], path: Path, needed: Sequence[str]) -> Iterat
         where = f"{path}, line {line}"
         try:
             values = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: {error}", "write one JSON object a line") from error
         given = isinstance(values, dict) and set(needed) <= values.keys()
         used = {key: values[key] for key in COLUMNS if key in values} if given else {}

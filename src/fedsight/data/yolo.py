@@ -51,14 +51,21 @@ def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[
     return tuple(objects)
 
 
-def labels_of(image: Path) -> Path:
-    """Where an image's lines are: in `labels` for an image in `images`, or else beside it."""
-    parts = list(image.parts)
-    for place in range(len(parts) - 2, -1, -1):
-        if parts[place] == "images":
-            parts[place] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+def labels_of(image: Path, root: Path) -> Path | None:
+    """The file of an image's lines: in `labels` for an image in `images`, or else beside it.
+
+    The folder `images` is `root` or lies below it; what is above has other reasons for its name.
+    None: there is no such file.
+    """
+    below = image.relative_to(root.parent).parts
+    for place in range(len(below) - 2, -1, -1):
+        if below[place] == "images":
+            parts = (*below[:place], "labels", *below[place + 1 :])
+            found = (root.parent / Path(*parts)).with_suffix(".txt")
+            if found.is_file():
+                return found
+    beside = image.with_suffix(".txt")
+    return beside if beside.is_file() else None
 
 
 def _text(path: Path) -> str:

@@ -89,14 +89,14 @@ class Evaluator:
         return {"score": figures[task.headline], **figures}
 
     def counts(self, site: int) -> npt.NDArray[np.int64]:
-        """How many of the site's training images each class has [classes]."""
-        labels = self.federation.dataset.train.labels[self.federation.partition.indices(site)]
-        return np.bincount(labels, minlength=len(self.federation.dataset.classes))
+        """How many of the site's training images show each class [classes]."""
+        dataset, chosen = self.federation.dataset, self.federation.partition.indices(site)
+        return dataset.train.counts(len(dataset.classes), chosen)
 
     def mix(self, site: int) -> npt.NDArray[np.float64]:
         """The site's label proportions [classes]."""
         counts = self.counts(site)
-        return np.asarray(counts / counts.sum())
+        return np.asarray(counts / max(1, counts.sum()))
 
 
 def _mean(values: Sequence[float]) -> float:

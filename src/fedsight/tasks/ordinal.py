@@ -136,7 +136,8 @@ def _losses(logits: Tensor, y: Tensor) -> Tensor:
 
 def _chained(logits: Tensor) -> Tensor:
     """P(y > k) [b, classes - 1], falling with k."""
-    return torch.sigmoid(logits[:, :-1]).cumprod(dim=1)
+    # a product, as a sum of logarithms: ONNX has no products along a dimension
+    return F.logsigmoid(logits[:, :-1]).cumsum(dim=1).exp()
 
 
 def _above(probabilities: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from fedsight.data.pixels import SUFFIXES
 from fedsight.data.voc import read_voc
 from fedsight.data.yolo import labels_of, read_names, read_yolo
 
-PARTS = {"train": False, "test": True, "val": True}  # folders that are parts, and which
+# folders that are parts, and which
+PARTS = {"train": False, "test": True, "val": True, "valid": True, "validation": True}
 
 
 @sources.add("boxes", reads="COCO JSON, Pascal VOC XML, YOLO text")
@@ -24,7 +25,7 @@ class Boxes(BoxSource):
     """Images whose objects are boxed, for detection; the files' format is told by what is there.
 
     `path` is a COCO JSON, a folder with Pascal VOC's XML files, or one with YOLO's text files. A
-    folder may hold `train/` and `test/` (or `val/`); otherwise `test_fraction` is held out.
+    folder may hold `train/` and `test/` (or `val/`, `valid/`); else `test_fraction` is held out.
     """
 
     path: Location  # the JSON, or the folder
@@ -123,13 +124,19 @@ class Boxes(BoxSource):
     def _yolo_image(
         self, path: Path, root: Path, names: tuple[str, ...], test: bool | None
     ) -> Annotated:
-        lines = labels_of(path)
+        lines = labels_of(path, root)
         below = [p for p in path.relative_to(root).parts[:-1] if p != "images"]
         part, folders = _part(tuple(below), test)
         bare = Annotated(str(path), (), str(path), None, self._site(folders, str(path)), part)
-        if not lines.is_file():  # YOLO's way to say that there is nothing in the image
+        if lines is None:  # YOLO's way to say that there is nothing in the image
             return bare
-        objects = read_yolo(lines, names, upright(path))
+        try:
+            size = upright(path)
+        except DataError:
+            if self.corrupt == "error":
+                raise
+            return bare  # it will be left out
+        objects = read_yolo(lines, names, size)
         return Annotated(bare.path, objects, str(lines), None, bare.site, part)
 
     def _site(self, folders: tuple[str, ...], where: str) -> str | None:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
+from fedsight.data.decode import upright
 from fedsight.data.pixels import read_pixels
 from fedsight.data.records import Record, dataset
 from fedsight.data.sources.manifest import Manifest
@@ -75,6 +76,13 @@ class Masks(SizedSource):
                 "save it as an 8-bit grey image whose values are class numbers",
             )
         values = pixels[..., 0]
+        seen = upright(record.path)
+        if values.shape != (seen[1], seen[0]):
+            raise DataError(
+                f"{record.where}: mask '{path}' has {values.shape[1]} x {values.shape[0]} pixels, "
+                f"and its image {seen[0]} x {seen[1]}",
+                "draw it on the image as it is seen; one that a camera turned (EXIF) is upright",
+            )
         wrong = values[(values >= len(self.classes)) & (values != IGNORED)]
         if wrong.size:
             raise DataError(

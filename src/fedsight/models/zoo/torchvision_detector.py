@@ -55,7 +55,9 @@ class TorchvisionDetector(Detector):
                 "it tells each class from background",
                 "use small_detector, mobilenet_detector, or an fcos or retinanet of torchvision",
             )
-        boxes = present(targets)
+        # One object beside a crowd of its class has a logit that is left out: it cannot be taught.
+        known = labelled.gather(1, targets[:, :, 0].long().clamp(0, self.classes - 1))
+        boxes = present(targets) & known
         truth = [
             {"boxes": rows[own, 1:], "labels": rows[own, 0].long() + 1}
             for rows, own in zip(targets, boxes, strict=True)
