@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -22,6 +23,7 @@ from fedsight.deploy.segment import _propose
 from fedsight.deploy.sitelog import told
 from fedsight.deploy.trainer import TrainStep
 from fedsight.engine import wire
+from fedsight.engine.secured import fingerprint
 from fedsight.run.program import Program
 
 Home = tuple[Seat, Path, Program]
@@ -213,6 +215,45 @@ def test_pieces_may_come_twice_and_in_any_order(home: Home) -> None:
     for _ in range(2):
         assert torch.equal(of._model(5, {"vector": 1}), vector)
     assert torch.equal(of._model(5, {"vector": 0}), vector)
+
+
+def test_a_model_that_was_checked_is_the_one_that_is_trained(home: Home) -> None:
+    """Else keys that are bound to one model would mask an update made from another."""
+    of, folder, _ = home
+    good, other = torch.arange(6.0), torch.full((6,), 666.0)
+    header = {"name": "vector", "mark": 1, "start": 0, "total": 24}
+    for _ in range(2):  # and again, after it was put to use
+        assert of.answer("piece", json.dumps(header), bytes(wire.pack({"v": good})))[0] == "{}"
+        vector = of._model(5, {"vector": 1})
+        checked = fingerprint(vector)
+    assert "would change the vector" in refused(
+        of, folder, "piece", header, bytes(wire.pack({"v": other}))
+    )
+    assert torch.equal(vector, good)
+    assert fingerprint(of._model(5, {"vector": 1})) == checked
+
+
+def test_a_vector_with_pieces_missing_is_no_vector_with_zeros(home: Home) -> None:
+    of, folder, program = home
+    proposed = json.dumps({**proposal(program), "seconds": 30})
+    assert json.loads(of.answer("propose", proposed, b"")[0])["done"]
+    for start in (0, 16):
+        header = {"name": "vector", "mark": 1, "start": start, "total": 24}
+        assert of.answer("piece", json.dumps(header), bytes(8))[0] == "{}"
+    why = refused(of, folder, "train", {**TRAIN, "vector": 1})
+    assert why == "pieces of the vector that is meant are missing"
+
+
+def test_work_that_ends_with_a_timeout_has_ended(home: Home) -> None:
+    """A line of the site's own that timed out, to its images, say: it is not still at work."""
+    of, _, program = home
+
+    def join(*_: Any) -> None:
+        raise OSError(errno.ETIMEDOUT, "the file server does not answer")
+
+    of._gate.join = join  # type: ignore[method-assign]
+    text, _ = of.answer("propose", json.dumps({**proposal(program), "seconds": 30}), b"")
+    assert json.loads(text) == {"error": "it failed (TimeoutError); see its log"}
 
 
 def test_words_that_could_name_files_do_not_leave() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -90,6 +91,106 @@ def test_a_site_that_is_never_done_meets_the_deadline(clock: Clock) -> None:
 
     with pytest.raises(SiteError, match=r"rounds\.deadline"):
         Talk(Script(reply), "ward", 60).finish("train", {})
+
+
+def test_an_answer_that_trickles_in_does_not_outlast_the_deadline(clock: Clock) -> None:
+    """A line goes by its own clock: FLARE's begins anew with every byte."""
+    hangs = threading.Event()
+
+    def reply(*_: Any) -> tuple[str, bytes]:
+        clock.sleep(10)
+        hangs.wait(60)
+        return fields()
+
+    line = Script(reply)
+    try:
+        with pytest.raises(SiteError, match=r"^site 'ward' did not answer within rounds\.deadline"):
+            Talk(line, "ward", 9).ask("train", {})
+    finally:
+        hangs.set()
+    assert len(line.asked) == 1
+
+
+@pytest.mark.parametrize(("takes", "pause"), [(0.0, talk.BREATH), (talk.NAP, talk.NAP)])
+def test_a_site_that_is_not_done_is_asked_again_without_haste(
+    clock: Clock, takes: float, pause: float
+) -> None:
+    """And one that takes its time to say so is asked again at once."""
+    when: list[float] = []
+
+    def reply(*_: Any) -> tuple[str, bytes]:
+        when.append(clock.monotonic())
+        assert len(when) < 100
+        clock.sleep(takes)
+        return fields(ticket=1, done=False)
+
+    with pytest.raises(SiteError, match=r"rounds\.deadline"):
+        Talk(Script(reply), "ward", 20).finish("train", {})
+    assert when == [pause * number for number in range(int(20 / pause))]
+
+
+def test_sites_that_hang_do_not_hold_the_others_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wire, "OVERDUE", 0.2)
+    monkeypatch.setattr(wire, "PIECE", 8)
+    monkeypatch.setattr(wire, "IN_FLIGHT", 24)
+    hangs, begun = threading.Event(), threading.Semaphore(0)
+    done = {site: threading.Event() for site in ("a", "b", "c", "d")}
+
+    class Line(Script):
+        def ask(self, site: str, *_: Any) -> tuple[Any, Any]:
+            if site not in done:
+                begun.release()
+                hangs.wait(120)
+                return fields(error="it hung")
+            return fields()
+
+    def one(with_site: Talk) -> None:
+        if with_site.site in done:
+            for _ in range(3):  # those that hang have used up the room
+                begun.acquire(timeout=60)
+            begun.release(3)
+        with_site.send("vector", memoryview(bytes(16)))
+        done[with_site.site].set()
+
+    line, budget = Line(lambda *_: fields()), wire.Budget()
+    end = time.monotonic() + 120
+    talks = [Talk(line, site, end, budget=budget) for site in ("x", "y", "z", *done)]
+    failed: dict[str, SiteError | Silent] = {}
+    talking = threading.Thread(target=lambda: failed.update(converse(talks, one)))
+    talking.start()
+    try:
+        assert all(event.wait(30) for event in done.values())
+    finally:
+        hangs.set()
+        talking.join()
+    assert failed.keys() == {"x", "y", "z"}
+
+
+def test_a_site_whose_turn_does_not_come_is_not_blamed(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget, full, over = wire.Budget(), threading.Event(), threading.Event()
+    monkeypatch.setattr(wire, "OVERDUE", 1e6)
+
+    def hold() -> None:
+        with budget.take(wire.IN_FLIGHT):
+            full.set()
+            over.wait(30)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    full.wait(30)
+    line = Script(lambda *_: fields())
+    why = r"^the turn of site 'ward' did not come within rounds\.deadline: the vectors of other"
+    try:
+        with pytest.raises(SiteError, match=why):
+            Talk(line, "ward", 0.05, budget=budget).send("vector", memoryview(bytes(8)))
+        with pytest.raises(SiteError, match=why):
+            list(Talk(line, "ward", 0.05, budget=budget).fetch(1, 8))
+    finally:
+        over.set()
+        holding.join()
+    assert line.asked == []
 
 
 def test_a_site_that_has_left_is_not_waited_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from itertools import pairwise
@@ -206,3 +207,27 @@ def test_pieces_grow_over_a_quick_line_and_shrink_over_a_slow_one(
         for _ in stride.pieces(total):
             now[0] += seconds
         assert stride.size == size
+
+
+def test_an_overdue_piece_makes_room_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(wire.time, "monotonic", lambda: now[0])
+    budget, third = wire.Budget(), wire.IN_FLIGHT // 3
+
+    def fill() -> contextlib.ExitStack:
+        held = contextlib.ExitStack()
+        for _ in range(3):
+            held.enter_context(budget.take(third, 0.0))
+        with pytest.raises(TimeoutError), budget.take(third, 0.0):
+            raise AssertionError
+        return held
+
+    hung = fill()
+    now[0] += wire.OVERDUE
+    with fill():
+        hung.close()  # its room was given back already
+        with pytest.raises(TimeoutError), budget.take(third, 0.0):
+            raise AssertionError
+    fill().close()
+    with budget.take(100 * wire.IN_FLIGHT, 0.0):  # more than all of it is all of it
+        pass

@@ -187,10 +187,12 @@ class Seat:
 
     def _waited(self, ticket: int, fields: dict[str, Any]) -> Answer:
         """Says at once when it is done, or after the header's `seconds` that it is not."""
-        try:
-            answer, _ = self._ticket(ticket).result(min(float(fields.get("seconds", 0)), 30.0))
-        except TimeoutError:
+        future = self._ticket(ticket)
+        with contextlib.suppress(TimeoutError):  # this one's, or what the work ended with
+            future.result(min(float(fields.get("seconds", 0)), 30.0))
+        if not future.done():
             return {"ticket": ticket, "done": False}, b""
+        answer, _ = future.result()
         return {**answer, "ticket": ticket, "done": True}, b""
 
     def _ticket(self, ticket: int) -> Future[Answer]:

@@ -4,6 +4,7 @@ is broken, and answers that are checked before anything is made of them.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import threading
@@ -17,7 +18,8 @@ from fedsight.engine import wire
 
 NAP = 5.0  # seconds that a site may take to say that it is not done yet
 SILENCE = 30.0  # seconds without any answer after which a site is given up
-LOOK = 0.5  # seconds between two looks at whether a site has left
+LOOK = 0.5  # seconds between two looks at whether a site has left, or the deadline has passed
+BREATH = 1.0  # seconds between two questions whether a site is done, at least
 SLOW = 180.0  # seconds that one piece of a vector may take: 4 MiB over 0.2 Mbit/s
 
 
@@ -74,10 +76,7 @@ class Talk:
         while True:
             now = time.monotonic()
             if now >= self._deadline:
-                raise SiteError(
-                    f"site '{self.site}' did not answer within rounds.deadline",
-                    "raise rounds.deadline, or look at the site's machine and its line",
-                )
+                raise self._late()
             left = min(began + patience, self._deadline) - now
             if left <= 0:
                 raise Silent(f"site '{self.site}' does not answer any more")
@@ -90,12 +89,16 @@ class Talk:
 
     def finish(self, kind: str, header: Mapping[str, Any], body: bytes = b"") -> dict[str, Any]:
         """Let the site begin something long, and wait until it is done."""
+        asked = time.monotonic()
         answer, _ = self.ask(kind, {**header, "seconds": NAP}, body)
         ticket = wire.whole_number(answer, "ticket", self._sender)
         while answer.get("done") is not True:
             if answer.get("done") is not False:
                 cause = f"{self._sender} does not say whether it is done"
                 raise SiteError(cause, "let it run the same FedSight version as the coordinator")
+            # An honest site has taken NAP to say so; one that says it at once is not asked at once.
+            time.sleep(max(0.0, asked + BREATH - time.monotonic()))
+            asked = time.monotonic()
             answer, _ = self.ask("wait", {"ticket": ticket, "seconds": NAP})
         return {**answer, "ticket": ticket}
 
@@ -107,7 +110,7 @@ class Talk:
         mark = next(_marks)
         for start, stop in self._stride.pieces(len(data)):
             header = {"name": name, "mark": mark, "start": start, "total": len(data)}
-            with self._budget.take(stop - start):
+            with self._turn(stop - start):
                 self.ask("piece", header, bytes(data[start:stop]), SLOW)
         return mark
 
@@ -115,7 +118,7 @@ class Talk:
         """The pieces of a vector of `total` bytes; SiteError unless it is exactly that."""
         for start, stop in self._stride.pieces(total):
             header = {"ticket": ticket, "start": start, "stop": stop}
-            with self._budget.take(stop - start):
+            with self._turn(stop - start):
                 _, piece = self.ask("fetch", header, b"", SLOW)
             if len(piece) != stop - start:
                 raise SiteError(
@@ -127,10 +130,10 @@ class Talk:
     def _answer(
         self, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
     ) -> tuple[Any, Any]:
-        """The line's answer; a site that has left is not waited for.
+        """The line's answer; a site that has left is not waited for, and none beyond the deadline.
 
-        A line that is waiting cannot be interrupted: it waits in a thread of its own, which is
-        left to itself then.
+        A line that is waiting cannot be interrupted, and may wait for longer than `timeout` while
+        an answer trickles in: it waits in a thread of its own, which is left to itself then.
         """
         found: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -147,10 +150,33 @@ class Talk:
             except queue.Empty:
                 if self._gone(self.site):
                     raise Silent(f"site '{self.site}' has left") from None
+                if time.monotonic() >= self._deadline:
+                    raise self._late() from None
                 continue
             if isinstance(answer, BaseException):
                 raise answer
             return answer  # type: ignore[no-any-return]
+
+    @contextlib.contextmanager
+    def _turn(self, size: int) -> Iterator[None]:
+        """Room for a piece among those of all conversations."""
+        with contextlib.ExitStack() as held:
+            try:
+                held.enter_context(self._budget.take(size, self._deadline - time.monotonic()))
+            except TimeoutError:
+                raise SiteError(
+                    f"the turn of {self._sender} did not come within rounds.deadline: the vectors "
+                    "of other sites were on their way",
+                    "look at the lines of the other sites that were rejected, or raise "
+                    "rounds.deadline",
+                ) from None
+            yield
+
+    def _late(self) -> SiteError:
+        return SiteError(
+            f"{self._sender} did not answer within rounds.deadline",
+            "raise rounds.deadline, or look at the site's machine and its line",
+        )
 
     @property
     def _sender(self) -> str:

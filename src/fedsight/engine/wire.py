@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ from fedsight.core.types import Metrics, Sum
 
 PIECE = 4 << 20  # bytes sent at once, at most: what is lost when a connection is cut
 IN_FLIGHT = 12 << 20  # bytes: many small pieces over slow lines, or a few large ones
+OVERDUE = 10.0  # seconds after which a piece does not count among those on their way any more
 FIRST, LEAST = 256 << 10, 64 << 10  # bytes: the first piece over a line, and the smallest
 QUICK, LONG = 0.3, 2.0  # seconds: the next piece is larger, or smaller
 LONGEST = 16 << 20  # characters of a header: a confusion matrix of a thousand classes fits
@@ -49,24 +51,41 @@ def unpack(data: bytearray, sizes: Mapping[str, int]) -> dict[str, Tensor]:
 
 
 class Budget:
-    """How many bytes may be on their way at once, over all lines together."""
+    """How many bytes may be on their way at once, over all lines together.
+
+    A piece that is overdue holds nobody up, or a few sites that hang could stop all others. What
+    then is on its way beyond IN_FLIGHT is one piece a site at most, and those shrink (Stride).
+    """
 
     def __init__(self) -> None:
-        self._left = IN_FLIGHT
+        self._held: dict[object, tuple[float, int]] = {}  # since when, and bytes; oldest first
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
-    def take(self, size: int) -> Iterator[None]:
-        """Wait until `size` bytes may be on their way, and count them while they are."""
-        size = min(size, IN_FLIGHT)
+    def take(self, size: int, patience: float = math.inf) -> Iterator[None]:
+        """Wait until `size` bytes may be on their way, and count them while they are.
+
+        Raises TimeoutError when they may not within `patience` seconds.
+        """
+        size, share = min(size, IN_FLIGHT), object()
+        end = time.monotonic() + patience
         with self._changed:
-            self._changed.wait_for(lambda: self._left >= size)
-            self._left -= size
+            while True:
+                now = time.monotonic()
+                due = [
+                    (since, held) for since, held in self._held.values() if now < since + OVERDUE
+                ]
+                if sum(held for _, held in due) + size <= IN_FLIGHT:
+                    break
+                if now >= end:
+                    raise TimeoutError
+                self._changed.wait(min(end, due[0][0] + OVERDUE) - now)
+            self._held[share] = now, size
         try:
             yield
         finally:
             with self._changed:
-                self._left += size
+                del self._held[share]
                 self._changed.notify_all()
 
 
