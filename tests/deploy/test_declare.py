@@ -23,6 +23,7 @@ from fedsight.deploy.declare import (
     MOST_TOGETHER,
     Declaration,
     declare,
+    deviants,
     gather,
     merged,
     open_site,
@@ -133,6 +134,18 @@ def test_an_implausible_declaration_is_refused(where: str, value: Any) -> None:
 @pytest.fixture
 def program(site_images: Path) -> Program:
     return tinysites.program(site_images)
+
+
+def test_who_deviates_from_most_or_from_those_who_take_part() -> None:
+    other = replace(SOUND, classes=("x", "y", "z"))
+    assert deviants({}, {}) == {}
+    assert deviants({"a": SOUND, "b": SOUND}, {}) == {}
+    found = deviants({"a": other, "b": SOUND, "c": SOUND}, {})
+    assert list(found) == ["a"]
+    assert "site 'a' has the classes x, y, z, not" in found["a"].cause
+    assert list(deviants({"a": SOUND, "b": other}, {})) == ["b"]
+    # most of those who come now do not change what a run has begun with
+    assert list(deviants({"a": other, "b": other, "c": SOUND}, {"c": SOUND})) == ["a", "b"]
 
 
 def test_a_federation_is_gathered_in_the_order_of_names(program: Program) -> None:

@@ -216,6 +216,38 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     return replace(federation, views=views)
 
 
+def deviants(
+    found: Mapping[str, Declaration], roster: Mapping[str, Declaration]
+) -> dict[str, DeployError]:
+    """The sites in `found` that do not agree with those that take part already, and why.
+
+    Where nobody does yet, with most of `found`; of two camps of one size, with the alphabetically
+    first site.
+    """
+    everybody = {**found, **roster}
+    names = sorted(roster or found)
+    if not names:
+        return {}
+    firm = max(
+        names, key=lambda one: sum(_likes(everybody[one], other) for other in found.values())
+    )
+    odd = {}
+    for name in sorted(found):
+        try:
+            _agree(name, found[name], firm, everybody[firm])
+        except DeployError as error:
+            odd[name] = error
+    return odd
+
+
+def _likes(one: Declaration, other: Declaration) -> bool:
+    return (one.share, one.classes, one.preprocess) == (
+        other.share,
+        other.classes,
+        other.preprocess,
+    )
+
+
 def _agree(name: str, found: Declaration, other: str, first: Declaration) -> None:
     if found.share != first.share:
         cause = "has images of its own, and another a part of a sample"
