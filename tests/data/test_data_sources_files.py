@@ -62,6 +62,23 @@ def test_folder_holds_out_a_part_of_each_class(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("source", ["folder", "people"])
+@pytest.mark.parametrize("place", ["loop", "cat/loop", "cat/loop.png"])
+def test_what_cannot_be_looked_at_is_named(tmp_path: Path, source: str, place: str) -> None:
+    """A link to itself: even an administrator cannot follow it, as others not a locked folder."""
+    tree(tmp_path, {"cat": 4, "dog": 4})
+    (tmp_path / place).symlink_to(tmp_path / place)
+    error = refused(source, path=tmp_path)
+    assert str((tmp_path / place).parent) in error.cause
+    assert f"('{tmp_path / place}')" in error.cause
+    assert "Too many levels of symbolic links" in error.cause
+
+
+def test_a_folder_that_cannot_even_be_asked_for_is_named(tmp_path: Path) -> None:
+    error = refused("folder", path=tmp_path / ("x" * 300))
+    assert "x' cannot be read: File name too long" in error.cause
+
+
 def test_folder_with_parts_and_sites(tmp_path: Path) -> None:
     tree(tmp_path, {"train/a/cat": 2, "train/b/dog": 3, "test/a/dog": 1})
     found = opened("folder", path=tmp_path, sites_in_path=True)

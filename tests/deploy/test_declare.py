@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-from dataclasses import replace
+import tracemalloc
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,12 @@ from fedsight.core.errors import ConfigError, DataError, DeployError
 from fedsight.data.base import Preprocess, sources
 from fedsight.deploy.declare import (
     LOCAL,
+    MOST_CLASSES,
     MOST_IMAGES,
+    MOST_TOGETHER,
     Declaration,
     declare,
+    deviants,
     gather,
     merged,
     open_site,
@@ -85,14 +89,21 @@ WRONG: dict[str, tuple[str, Any]] = {
     "too many images": ("labels", [MOST_IMAGES, 1, 0]),
     "an infinite count": ("labels", [float("inf"), 4, 4]),
     "too few counts": ("labels", [6, 4]),
-    "too many test images": ("test", 2**40),
+    "too many test images": ("test", MOST_IMAGES + 1),
+    "more test images than anybody has": ("test", 1 << 27),
     "no test count": ("test", None),
+    "more classes than anybody knows": ("many", MOST_CLASSES + 1),
     "a class twice": ("classes", ["ant", "ant", "bee"]),
     "classes that are no texts": ("classes", [1, 2, 3]),
     "nobody's images": ("share", 1),
     "negative skipped": ("skipped", -1),
     "no size": ("preprocess.height", 0),
     "an endless size": ("preprocess.width", 2**40),
+    "an endless area": ("preprocess", {**asdict(SIZE), "width": 8192, "height": 8193}),
+    "an area that no memory holds": (
+        "preprocess",
+        {**asdict(Preprocess(16, 4096, 4096, "stretch", (0.5,) * 16, (0.25,) * 16))},
+    ),
     "half a channel": ("preprocess.channels", 1.0),
     "more channels than means": ("preprocess.channels", 3),
     "a mean that is none": ("preprocess.mean", ["0.5"]),
@@ -107,6 +118,9 @@ WRONG: dict[str, tuple[str, Any]] = {
 @pytest.mark.parametrize(("where", "value"), WRONG.values(), ids=WRONG.keys())
 def test_an_implausible_declaration_is_refused(where: str, value: Any) -> None:
     table = copy.deepcopy(sent(SOUND.table()))
+    if where == "many":
+        table |= {"labels": [1] * value, "classes": [str(label) for label in range(value)]}
+        where, value = "test", 5
     *section, key = where.split(".")
     (table[section[0]] if section else table)[key] = value
     with pytest.raises(DeployError, match=r"^site 'a' declared its images in a way") as caught:
@@ -120,6 +134,18 @@ def test_an_implausible_declaration_is_refused(where: str, value: Any) -> None:
 @pytest.fixture
 def program(site_images: Path) -> Program:
     return tinysites.program(site_images)
+
+
+def test_who_deviates_from_most_or_from_those_who_take_part() -> None:
+    other = replace(SOUND, classes=("x", "y", "z"))
+    assert deviants({}, {}) == {}
+    assert deviants({"a": SOUND, "b": SOUND}, {}) == {}
+    found = deviants({"a": other, "b": SOUND, "c": SOUND}, {})
+    assert list(found) == ["a"]
+    assert "site 'a' has the classes x, y, z, not" in found["a"].cause
+    assert list(deviants({"a": SOUND, "b": other}, {})) == ["b"]
+    # most of those who come now do not change what a run has begun with
+    assert list(deviants({"a": other, "b": other, "c": SOUND}, {"c": SOUND})) == ["a", "b"]
 
 
 def test_a_federation_is_gathered_in_the_order_of_names(program: Program) -> None:
@@ -148,6 +174,31 @@ def test_a_site_that_disagrees_is_named(
         gather(program, {"a": SOUND, "b": other, "c": SOUND})
     assert why in caught.value.cause or other.share
     assert cure in caught.value.cure
+
+
+def test_declared_test_images_cost_a_number_each(program: Program) -> None:
+    """One site may name many: 8 bytes for each are planned, and no name for each."""
+    many = 1 << 18
+    long = "a" * 63
+    tracemalloc.start()
+    try:
+        found = gather(program, {"b": SOUND, long: replace(SOUND, test=many)})
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 40 * many  # in bytes; with names it was 63 characters of 4 bytes, and a list
+    owners = found.dataset.test.sites
+    assert owners is not None
+    assert (owners[0], owners[many - 1], owners[many], owners[-1]) == (long, long, "b", "b")
+    assert [len(view.indices) for view in found.views] == [many, 5]
+    assert found.views[1].indices.tolist() == list(range(many, many + 5))
+
+
+def test_all_sites_together_declare_what_the_coordinator_can_hold(program: Program) -> None:
+    much = replace(SOUND, labels=(MOST_IMAGES, 0, 0), test=0)
+    declared = {f"s{number}": much for number in range(MOST_TOGETHER // MOST_IMAGES)}
+    with pytest.raises(DeployError, match=r"most of them site 'c', 16,777,221\n"):
+        gather(program, {"a": SOUND, **declared, "c": replace(much, test=5)})
 
 
 def test_what_the_program_asks_of_the_population_is_checked(site_images: Path) -> None:

@@ -16,6 +16,8 @@ import pytest
 from fedsight.core.errors import DeployError, EngineError
 from fedsight.core.locks import held, hold
 from fedsight.deploy import keeper, segment
+from fedsight.engine import wire
+from fedsight.privacy.secagg import messages
 
 # Fails the first time; then it lives on, and so does a process of its session.
 FRAGILE = """\
@@ -37,6 +39,54 @@ keeper.PAUSE = (0.01, 0.02)
 folder = pathlib.Path(sys.argv[1])
 with keeper.only_one(folder, "it"):
     keeper.Keeper("fragile", [str(folder)], folder, folder).run(print)
+"""
+# The same, in a folder of which something cannot be written at first.
+FULL = """\
+import os, pathlib, sys
+from fedsight.deploy import keeper
+keeper.PAUSE = (0.01, 0.02)
+home, broken, kind = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
+fork, calls = os.fork, []
+if kind == "fork":  # as the kernel does when a user has as many processes as he may
+    def refuses():
+        if not calls:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return fork()
+    os.fork = refuses
+else:
+    broken.mkdir()  # in the way of the file
+def say(text):
+    print(text, flush=True)
+    calls.append(text)
+    if len(calls) == 1 and kind != "fork":
+        broken.rmdir()
+    if kind == "deaf":
+        raise OSError(28, "No space left on device")
+keeper.Keeper("fragile", [str(home)], home, home).run(say)
+"""
+CANNOT_FORK = """\
+import os, signal
+from fedsight.deploy import copies
+def refuses():
+    raise BlockingIOError(11, "Resource temporarily unavailable")
+os.fork = refuses
+try:
+    copies.fork()
+except BlockingIOError:
+    print("refused")
+print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
+"""
+LARGEST = """\
+from types import SimpleNamespace
+from nvflare.fuel.f3.comm_config import CommConfigurator
+from nvflare.fuel.f3.streaming.blob_streamer import BlobTask
+largest = CommConfigurator().get_streaming_max_blob_size()
+print(largest)
+BlobTask(None, SimpleNamespace(get_size=lambda: 1000), largest)
+try:
+    BlobTask(None, SimpleNamespace(get_size=lambda: largest + 1), largest)
+except Exception as error:
+    print(error)
 """
 LIVES = """\
 import os, pathlib, sys, time
@@ -71,11 +121,12 @@ def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     (tmp_path / "fragile.py").write_text(FRAGILE)
     (tmp_path / "lives.py").write_text(LIVES)
     begun = []
+    before = [path] if (path := os.environ.get("PYTHONPATH")) else []
 
     def begin(code: str, *words: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
             [sys.executable, "-c", code, *map(str, words)],
-            env={**os.environ, "PYTHONPATH": str(tmp_path)},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *before])},
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -95,6 +146,7 @@ def test_a_process_that_dies_is_started_again_and_ends_with_its_session(
     until((tmp_path / "pids").exists)
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
     assert all(map(runs, pids))
+    until(lambda: (tmp_path / "process.pid").exists())
     assert (tmp_path / "process.pid").read_text() == str(pids[0])
     assert held(tmp_path / ".lock")
     with (
@@ -111,6 +163,65 @@ def test_a_process_that_dies_is_started_again_and_ends_with_its_session(
     with keeper.only_one(tmp_path, "it"):
         assert keeper.kept(tmp_path)
     assert not keeper.kept(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("kind", "broken"),
+    [
+        ("output", "process.txt"),
+        ("number", "process.pid"),
+        ("deaf", "process.txt"),
+        ("fork", "none"),
+    ],
+)
+def test_a_start_that_fails_is_told_and_tried_again(
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]], kind: str, broken: str
+) -> None:
+    (tmp_path / "first").touch()
+    keeping = start(FULL, tmp_path, tmp_path / broken, kind)
+    number, told = tmp_path / "process.pid", tmp_path / "pids"
+
+    def lives() -> bool:  # one that was ended again may have told its own
+        files = number.is_file() and told.exists()
+        return files and told.read_text().split()[0] == number.read_text()
+
+    until(lambda: lives() or keeping.poll() is not None)
+    assert keeping.poll() is None
+    pids = [int(pid) for pid in told.read_text().split()]
+    assert all(map(runs, pids))
+    keeping.send_signal(signal.SIGTERM)
+    output, _ = keeping.communicate(timeout=60)
+    assert keeping.returncode == 0
+    (line,) = output.splitlines()
+    assert line.startswith("its process cannot be started (")
+    assert line.endswith("); trying it again in 0 s")
+    assert broken in line or (kind == "fork" and "Resource temporarily unavailable" in line)
+    until(lambda: not any(map(runs, pids)))
+
+
+def test_a_process_that_cannot_fork_is_not_deaf(
+    start: Callable[..., subprocess.Popen[str]],
+) -> None:
+    """The kernel refuses when a user has as many processes as he may, or memory is short."""
+    asked = start(CANNOT_FORK)
+    output, _ = asked.communicate(timeout=60)
+    assert output == "refused\nset()\n"
+
+
+def test_no_message_makes_room_for_more_than_ours_need() -> None:
+    """Asked of the engine itself, in a process that has the environment of those it keeps."""
+    asked = subprocess.run(
+        [sys.executable, "-c", LARGEST],
+        env={**os.environ, **keeper.LINE},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    largest, refusal = asked.stdout.splitlines()
+    assert int(largest) == 64 << 20
+    assert "exceeds configured limit" in refusal
+    body = max(wire.PIECE, messages.LONGEST)
+    assert int(largest) >= wire.LONGEST + body + (1 << 20)  # and an envelope
 
 
 def test_a_process_ends_with_its_parent_however_that_ends(

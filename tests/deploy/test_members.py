@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.deploy import kits, presence
@@ -274,30 +276,59 @@ def test_folders_without_federation_or_site_are_named(tmp_path: Path) -> None:
 def test_a_sign_of_life_is_noted_whatever_the_name(tmp_path: Path) -> None:
     home = tmp_path / "sites"
     for name in ("a", "../b", "c/d", "ä ö"):
-        presence.note(home, name, 5.0, {"train": 3})
-    presence.note(home, "a", 7.0, None)
+        presence.note(home, name, "first", {"train": 3})
+    presence.note(home, "a", "first", None)
     found = presence.presences(home)
     assert set(found) == {"a", "../b", "c/d", "ä ö"}
-    assert (found["a"].since, found["a"].declared, found["a"].alive) == (7.0, None, True)
+    assert (found["a"].declared, found["a"].alive) == (None, True)
     assert found["c/d"].declared == {"train": 3}
     assert list(tmp_path.iterdir()) == [home]
-    one = presence.presence(home, "../b")
-    assert one is not None
-    assert one.since == 5.0
+    assert presence.presence(home, "../b") == found["../b"]
     assert presence.presence(home, "nobody") is None
+
+
+def test_the_servers_clock_tells_since_when_a_process_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter((100.0, 200.0, 300.0, 400.0))
+    monkeypatch.setattr(presence.time, "time", lambda: next(clock))
+    seen = []
+    for process in ("first", "first", "second", "second"):
+        presence.note(tmp_path, "a", process, None)
+        one = presence.presence(tmp_path, "a")
+        assert one is not None
+        seen.append((one.since, one.seen))
+    assert seen == [(100.0, 100.0), (100.0, 200.0), (300.0, 300.0), (300.0, 400.0)]
+
+
+JSON = st.sampled_from(
+    ["null", "7", "[]", '{"process": 1}', '{"process": [], "declared": 3}', "[" * 100_000]
+)
+
+
+@given(st.one_of(st.none(), st.text(), st.binary(), JSON))
+def test_any_sign_of_life_is_understood_or_blank(text: object) -> None:
+    process, declared = presence.understood(text)
+    assert isinstance(process, str)
+    assert declared is None or isinstance(declared, dict)
+
+
+def test_a_sign_of_life_comes_across_and_a_huge_one_does_not() -> None:
+    assert presence.understood(presence.said("p", {"train": 3})) == ("p", {"train": 3})
+    assert presence.understood(presence.said("p", {"x": "y" * presence.LONGEST})) == ("", None)
 
 
 def test_a_site_is_gone_when_it_has_been_silent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    presence.note(tmp_path, "a", 0.0, None)
+    presence.note(tmp_path, "a", "first", None)
     now = presence.time.time()
     monkeypatch.setattr(presence.time, "time", lambda: now + presence.ALIVE + 1)
     assert not presence.presences(tmp_path)["a"].alive
 
 
 def test_files_that_are_no_presence_are_passed_over(tmp_path: Path) -> None:
-    presence.note(tmp_path, "a", 0.0, None)
+    presence.note(tmp_path, "a", "first", None)
     for number, text in enumerate(("", "{", "[]", "7", "{}", '{"name": "x"}')):
         (tmp_path / f"junk{number}.json").write_text(text)
     (tmp_path / "b.partial").write_text("{")

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 import tinysites
 import tomli_w
-from tinysites import FaultyLink, Places
+from tinysites import SITES, FaultyLink, Places
 
+from fedsight.core import locks
 from fedsight.deploy import presence
 from fedsight.deploy.federation import Federation, Invitation
-from fedsight.deploy.segment import segment
+from fedsight.deploy.segment import OUTCOME, segment
 from fedsight.run import session
 from fedsight.run.program import Speed
 from fedsight.run.store import RunStore
@@ -96,6 +97,60 @@ def test_a_revoked_site_is_not_asked(runs: Runs) -> None:
     assert [line["sites"] for line in store.history()] == [["north", "west"]] * 2
 
 
+def test_what_a_site_sends_after_it_was_revoked_does_not_count(runs: Runs) -> None:
+    revoked = runs.federation.folder / "revoked.json"
+
+    def leave(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        if kind == "train" and header["round"] == 2:
+            revoked.write_text('{"north": "left"}')
+        return text, body
+
+    store = runs.begin("leaving", rounds={"rounds": 3, "quorum": 2})
+    ended = runs.carry_on(store, FaultyLink(runs.places.sit(), "north", leave))
+    assert ended["state"] == "finished"
+    lines = store.history()
+    assert [line["sites"] for line in lines] == [list(SITES), ["south", "west"], ["south", "west"]]
+    assert "north" in lines[1]["rejected"]
+
+
+def test_a_site_whose_images_do_not_fit_is_gone_on_without(runs: Runs) -> None:
+    def other(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        if kind != "propose":
+            return text, body
+        answer = json.loads(text)
+        answer["declared"]["classes"] = [name.upper() for name in answer["declared"]["classes"]]
+        return json.dumps(answer), body
+
+    for name in ("north", "west"):  # the first by name is not the norm
+        store = runs.begin(f"fit{name}", rounds={"quorum": 2})
+        assert (
+            runs.carry_on(store, FaultyLink(runs.places.sit(), name, other))["state"] == "finished"
+        )
+        others = [site for site in SITES if site != name]
+        assert [line["sites"] for line in store.history()] == [others] * 2
+        (why,) = {e["why"] for e in runs.federation.events() if e["run"] == store.folder.name}
+        assert f"site '{name}' has the classes" in why
+    ended = runs.carry_on(runs.begin("fitall"), FaultyLink(runs.places.sit(), "west", other))
+    assert (ended["state"], ended["again"]) == ("failed", False)
+    assert "site 'west' has the classes" in ended["cause"]
+
+
+def test_the_outcome_is_there_before_the_folder_is_free(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = runs.begin("order")
+    write, seen = RunStore.write_json, []
+
+    def watched(self: RunStore, name: str, value: Any) -> None:
+        if name == OUTCOME:
+            seen.append((value["state"], locks.held(self.folder / ".lock")))
+        write(self, name, value)
+
+    monkeypatch.setattr(RunStore, "write_json", watched)
+    runs.carry_on(store)
+    assert seen == [("running", True), ("finished", True)]
+
+
 def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_whole(runs: Runs) -> None:
     store = runs.begin("full", rounds={"rounds": 3})
     history = store.folder / "history.jsonl"
@@ -126,7 +181,7 @@ def test_a_site_that_has_come_is_taken_in_by_another_segment(runs: Runs) -> None
     west = seats.pop("west")
 
     def come(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
-        presence.note(runs.federation.presences, "west", presence.time.time(), None)
+        presence.note(runs.federation.presences, "west", "its first process", None)
         return text, body
 
     ended = runs.carry_on(store, FaultyLink(tinysites.LocalLink(seats), "north", come))

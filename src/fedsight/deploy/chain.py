@@ -102,17 +102,19 @@ class _Chain:
         self._reporters = reporters
         self._say = say
         self._job: str | None = None
+        # of the job in work; what a coordinator of an earlier one writes late does not count
+        self._number = secrets.randbelow(1 << 30)
         self._shown: int | None = None  # rounds that the reporters have heard of
         self._size = 0  # of the history when they heard
 
     def run(self) -> dict[str, Any]:
         """Segment after segment."""
-        failures, number, done = 0, 0, self._rounds()
+        failures, done = 0, self._rounds()
         while True:
             sites = self._gathered()
-            number += 1
+            self._number += 1
             (self._store.folder / OUTCOME).unlink(missing_ok=True)
-            outcome = self._segment(number, sites)
+            outcome = self._segment(self._number, sites)
             if outcome["state"] == "finished":
                 return self._finish()
             before, done = done, self._rounds()
@@ -189,7 +191,8 @@ class _Chain:
 
     def _outcome(self) -> dict[str, Any] | None:
         path = self._store.folder / OUTCOME
-        return self._store.read_json(OUTCOME) if path.exists() else None
+        found = self._store.read_json(OUTCOME) if path.exists() else None
+        return found if found is not None and found.get("number") == self._number else None
 
     def _gathered(self) -> list[str]:
         """The sites that are there: all if they come soon, the quorum if it comes at all."""

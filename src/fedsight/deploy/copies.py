@@ -25,13 +25,20 @@ _ASKING = {signal.SIGTERM, signal.SIGINT}
 def fork() -> int:
     """`os.fork`; the copy dies with this process, and is deaf to SIGTERM and Ctrl-C until `ended`.
 
-    A copy that handled them as its keeper does would end what is its keeper's.
+    A copy that handled them as its keeper does would end what is its keeper's. Raises OSError
+    when there can be no further process; this one then listens as before.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # what cannot be said is no reason not to start
+            stream.flush()
     parent = os.getpid()
     signal.pthread_sigmask(signal.SIG_BLOCK, _ASKING)
-    pid = os.fork()
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid != 0:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
     if pid == 0:
         with contextlib.suppress(OSError, AttributeError):  # not everywhere
             ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
@@ -40,8 +47,6 @@ def fork() -> int:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         atexit._clear()  # nor is what the keeper does at its end
-    else:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ASKING)
     return pid
 
 

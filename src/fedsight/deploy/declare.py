@@ -10,21 +10,24 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import numpy as np
-from torch import Tensor
 
-from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
+from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.data.base import Dataset, Fit, Part, Preprocess, Source
 from fedsight.data.partition import Groups
+from fedsight.deploy.elsewhere import Elsewhere, Owners, part
 from fedsight.deploy.owner import Owner, lenient
 from fedsight.engine.base import Federation, View
 from fedsight.run.federate import federate
 from fedsight.run.program import Program
 
-MOST_IMAGES = 1 << 27  # of one site: the coordinator holds a number for each
+# The coordinator holds a few numbers for each image: of one site, and of all together.
+MOST_IMAGES, MOST_TOGETHER = 1 << 24, 1 << 26
+MOST_CLASSES = 1 << 16
 MOST_PIXELS = 8192  # of a side
+MOST_VALUES = 1 << 26  # of an image: the coordinator sends an empty one through the network
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def _check_plausible(found: Declaration) -> None:
         raise ValueError("a count is none")
     if not 1 <= found.train <= MOST_IMAGES or found.test > MOST_IMAGES:
         raise ValueError(f"between 1 and {MOST_IMAGES:,} images are plausible")
+    if len(found.labels) > MOST_CLASSES:
+        raise ValueError(f"at most {MOST_CLASSES:,} classes are plausible")
     names = [name for name in found.classes if type(name) is str]
     if not len(found.labels) == len(found.classes) == len(set(names)):
         raise ValueError("each class needs a name and a count")
@@ -92,28 +97,11 @@ def _check_plausible(found: Declaration) -> None:
     fits = all(type(value) is float and math.isfinite(value) for value in floats)
     if not fits or not len(size.mean) == len(size.std) == size.channels or min(size.std) <= 0:
         raise ValueError("each channel needs a mean and a standard deviation")
-    if not all(1 <= side <= MOST_PIXELS for side in sides) or size.fit not in get_args(Fit):
+    fits = all(1 <= side <= MOST_PIXELS for side in sides) and math.prod(sides) <= MOST_VALUES
+    if not fits or size.fit not in get_args(Fit):
         raise ValueError("images cannot have that size")
     if type(found.share) is not bool:
         raise ValueError("it does not say whose images they are")
-
-
-class Elsewhere:
-    """Images that this process does not have and must not ask for."""
-
-    def __init__(self, count: int) -> None:
-        self._count = count
-
-    def __len__(self) -> int:
-        return self._count
-
-    def read(self, indices: Tensor) -> NoReturn:
-        """They never come here."""
-        raise DataError("the images of a deployed federation stay at its sites", "ask the site")
-
-    def name(self, index: int) -> str:
-        """Nobody here knows."""
-        return "elsewhere"
 
 
 def weightless(program: Program) -> Program:
@@ -203,6 +191,7 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     first = declared[names[0]]
     for name in names:
         _agree(name, declared[name], names[0], first)
+    _check_together(declared)
     if not first.share and program.shift.kind != "none":
         cause = "a simulated shift is for simulated sites"
         raise ConfigError([Problem("shift", cause, "leave out [shift]")])
@@ -227,6 +216,38 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     return replace(federation, views=views)
 
 
+def deviants(
+    found: Mapping[str, Declaration], roster: Mapping[str, Declaration]
+) -> dict[str, DeployError]:
+    """The sites in `found` that do not agree with those that take part already, and why.
+
+    Where nobody does yet, with most of `found`; of two camps of one size, with the alphabetically
+    first site.
+    """
+    everybody = {**found, **roster}
+    names = sorted(roster or found)
+    if not names:
+        return {}
+    firm = max(
+        names, key=lambda one: sum(_likes(everybody[one], other) for other in found.values())
+    )
+    odd = {}
+    for name in sorted(found):
+        try:
+            _agree(name, found[name], firm, everybody[firm])
+        except DeployError as error:
+            odd[name] = error
+    return odd
+
+
+def _likes(one: Declaration, other: Declaration) -> bool:
+    return (one.share, one.classes, one.preprocess) == (
+        other.share,
+        other.classes,
+        other.preprocess,
+    )
+
+
 def _agree(name: str, found: Declaration, other: str, first: Declaration) -> None:
     if found.share != first.share:
         cause = "has images of its own, and another a part of a sample"
@@ -248,16 +269,26 @@ def _test(names: list[str], declared: Mapping[str, Declaration]) -> Part:
     if declared[names[0]].share:  # one test part that every site has
         count = declared[names[0]].test
         return Part(Elsewhere(count), np.zeros(count, np.int64))
-    owners = [name for name in names for _ in range(declared[name].test)]
-    return Part(Elsewhere(len(owners)), np.zeros(len(owners), np.int64), owners)
+    return part({name: declared[name].test for name in names})
+
+
+def _check_together(declared: Mapping[str, Declaration]) -> None:
+    sizes = {
+        name: found.train + (0 if found.share else found.test) for name, found in declared.items()
+    }
+    if sum(sizes.values()) > MOST_TOGETHER:
+        name = max(sorted(sizes), key=sizes.__getitem__)
+        raise DeployError(
+            f"the sites declare {sum(sizes.values()):,} images, more than {MOST_TOGETHER:,}: most "
+            f"of them site '{name}', {sizes[name]:,}",
+            "shut out a site that made its number up, or let sites take part with fewer images",
+        )
 
 
 def _views(dataset: Dataset, names: list[str], differ: bool) -> tuple[View, ...]:
     """What is tested; `differ`: sites have models of their own or see the world differently."""
-    if dataset.test.sites is not None:
-        owners = np.asarray(dataset.test.sites)
-        found = ((number, np.flatnonzero(owners == name)) for number, name in enumerate(names))
-        return tuple(View(number, mine) for number, mine in found if len(mine))
+    if isinstance(dataset.test.sites, Owners):
+        return dataset.test.sites.views()
     everything = np.arange(len(dataset.test))
     if differ:
         return tuple(View(number, everything) for number in range(len(names)))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import shlex
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -180,10 +180,10 @@ class _Launcher(ProcessJobLauncher):
 
     def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> _Job:
         """Called by FLARE when a job is to run here."""
-        secrets = get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {})
+        credentials = get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {})
         words = shlex.split(self.get_command(job_meta, fl_ctx))
         at = words.index("-m")
-        return _Job(processes.begin(words[at + 1], words[at + 2 :], 1, environment=secrets))
+        return _Job(processes.begin(words[at + 1], words[at + 2 :], 1, environment=credentials))
 
 
 class SiteLauncher(_Launcher, ClientProcessJobLauncher):
@@ -199,23 +199,19 @@ class Presence(FLComponent):
 
     def __init__(self) -> None:
         super().__init__()
-        self._since = time.time()
+        self._process = secrets.token_hex(8)
 
     def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
         """Called by FLARE in the long-lived processes of server and site."""
         home = Path(os.environ.get("FEDSIGHT_HOME", "."))
         if event_type in (EventType.BEFORE_CLIENT_REGISTER, EventType.BEFORE_CLIENT_HEARTBEAT):
             path = home / "declared.json"
-            declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
-            said = json.dumps({"since": self._since, "declared": json.loads(declared)})
+            found = path.read_text(encoding="utf-8") if path.is_file() else "null"
+            said = presence.said(self._process, json.loads(found))
             fl_ctx.set_prop(DECLARED, said, private=False, sticky=True)
         elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
             presence.heard(home)
         elif event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
             peer = fl_ctx.get_peer_context()
-            try:
-                said = json.loads(peer.get_prop(DECLARED))
-                since, declared = float(said["since"]), said["declared"]
-            except (TypeError, ValueError, KeyError):
-                since, declared = time.time(), None
-            presence.note(home / "sites", peer.get_identity_name(), since, declared)
+            process, declared = presence.understood(peer.get_prop(DECLARED))
+            presence.note(home / "sites", peer.get_identity_name(), process, declared)

@@ -24,11 +24,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from fedsight.core.errors import EngineError, FedSightError
+from fedsight.core.errors import DataError, EngineError, FedSightError
 from fedsight.deploy import heap
 from fedsight.deploy.copies import become, ended, fork
 from fedsight.deploy.processes import ADDRESS, CODE, LENGTH, Start, kill, received
@@ -56,19 +57,21 @@ def prepare(modules: Iterable[str], environment: Mapping[str, str]) -> None:
 def aside(work: Callable[[], T]) -> T:
     """What `work` returns, from a copy of this process: what it starts stays there.
 
-    Raises what `work` raises, if that is a FedSightError, and EngineError if the copy dies.
+    Raises what `work` raises, if that is a FedSightError, and a DataError with the text of any
+    other exception; EngineError if the copy dies, lacks memory, or cannot be made.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     ours, theirs = os.pipe()
-    pid = fork()
+    try:
+        pid = fork()
+    except OSError as error:
+        os.close(ours)
+        os.close(theirs)
+        cause = f"no process can be started here: {error.strerror or error}"
+        raise EngineError(cause, "end other processes, or free memory") from None
     if pid == 0:
         with ended(), os.fdopen(theirs, "wb") as file:
-            found: tuple[bool, Any]
-            try:
-                found = True, work()
-            except FedSightError as error:
-                found = False, error
-            file.write(pickle.dumps(found))
+            file.write(_outcome(work))
     os.close(theirs)
     try:
         with os.fdopen(ours, "rb") as file:
@@ -86,6 +89,23 @@ def aside(work: Callable[[], T]) -> T:
     if not done:
         raise value
     return value  # type: ignore[no-any-return]
+
+
+def _outcome(work: Callable[[], Any]) -> bytes:
+    """Whether `work` was done, and what it returned or raised, pickled."""
+    try:
+        return pickle.dumps((True, work()))
+    except FedSightError as error:
+        raised: FedSightError = error
+    except MemoryError:
+        raised = EngineError("a process ran out of memory", "free some")
+    except Exception as error:  # a file that cannot be read, or a defect: whoever waits is told
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        cause = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
+        raised = DataError(
+            cause, "look at the images and their permissions; without fault, it is FedSight's"
+        )
+    return pickle.dumps((False, raised))
 
 
 @contextlib.contextmanager
@@ -165,7 +185,9 @@ class Forks:
                 try:
                     self._serve(self._door.accept()[0])
                 except Exception as error:  # whoever asked has died, or asked for nonsense
-                    print(f"a request for a process failed: {error!r}", file=sys.stderr, flush=True)
+                    with contextlib.suppress(OSError):  # nor may the log be writable
+                        print(f"a request for a process failed: {error!r}", file=sys.stderr)
+                        sys.stderr.flush()
             else:  # nothing more is ever said: whoever asked has ended, or lets go
                 kill(key.data)
                 self._watch.unregister(key.fileobj)

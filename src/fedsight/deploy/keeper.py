@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from fedsight.core import locks
-from fedsight.core.errors import DeployError
+from fedsight.core.errors import DeployError, StoreError
+from fedsight.core.files import write_atomically
 from fedsight.deploy import forks, processes
 from fedsight.deploy.kits import HEARTBEAT, organisation
 
@@ -26,6 +27,9 @@ LINE = {
     # ours are answered within few, and asked again if not.
     "NVFLARE_STREAMING_RETRY_TIMEOUT": "8",
     "NVFLARE_STREAMING_RETRY_WAIT": "4",
+    # Bytes of a message. It makes room for as many as are announced, before they come: 4 GiB, if
+    # it is not told less. Ours are a header and a piece or a binding, 32 MiB at the very most.
+    "NVFLARE_STREAMING_MAX_BLOB_SIZE": str(64 << 20),
 }
 _APP = "nvflare.private.fed.app"
 SERVER = (  # what the processes of a server import
@@ -60,7 +64,10 @@ class Keeper:
         self._asked = False
 
     def run(self, say: Callable[[str], None], look: Callable[[], None] = lambda: None) -> None:
-        """Keep the process running until SIGTERM or Ctrl-C; `look` is called all the while."""
+        """Keep the process running until SIGTERM or Ctrl-C; `look` is called all the while.
+
+        One that cannot be started now, since the disk is full, say, is tried again, too.
+        """
         before = {
             number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)
         }
@@ -70,13 +77,20 @@ class Keeper:
             try:
                 while not self._asked:
                     began = time.monotonic()
-                    self._start(others)
-                    code = self._watch(others, look)
+                    try:
+                        self._start(others)
+                    except (OSError, StoreError) as error:
+                        self._end(others)
+                        why = error.cause if isinstance(error, StoreError) else error
+                        what = f"its process cannot be started ({why}); trying"
+                    else:
+                        what = f"its process ended with code {self._watch(others, look)}; starting"
                     if self._asked:
                         break
                     lasted = time.monotonic() - began > LASTED
                     pause = PAUSE[0] if lasted else min(2 * pause, PAUSE[1])
-                    say(f"its process ended with code {code}; starting it again in {pause:.0f} s")
+                    with contextlib.suppress(OSError):  # who listened is gone, or the disk is full
+                        say(f"{what} it again in {pause:.0f} s")
                     self._sleep(pause, others)
             finally:
                 self._end(others)
@@ -84,6 +98,7 @@ class Keeper:
                     signal.signal(number, handler)
 
     def _start(self, others: forks.Forks) -> None:
+        """Raises OSError or StoreError when it cannot; then the process may be running even so."""
         environment = {
             **os.environ,
             "FEDSIGHT_HOME": str(self._home),
@@ -92,14 +107,15 @@ class Keeper:
         start = processes.Start(self.module, self.words, environment, str(self._folder))
         with (self._folder / "process.txt").open("ab") as output:
             self._pid = others.start(start, output.fileno())
-        (self._home / "process.pid").write_text(str(self._pid))
+        write_atomically(self._home / "process.pid", str(self._pid).encode())
 
     def _watch(self, others: forks.Forks, look: Callable[[], None]) -> int | None:
         while not self._asked:
             code = self._poll()
             if code is not None:
                 return code
-            look()
+            with contextlib.suppress(OSError):  # as above
+                look()
             others.look(LOOK)
         return None
 
@@ -132,6 +148,7 @@ class Keeper:
             os.killpg(pid, signal.SIGKILL)
         if self._pid is not None:
             os.waitpid(pid, 0)
+            self._pid = None
 
 
 @contextlib.contextmanager

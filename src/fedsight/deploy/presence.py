@@ -17,6 +17,8 @@ from urllib.parse import quote
 from fedsight.deploy.kits import HEARTBEAT
 
 ALIVE = 4 * HEARTBEAT  # seconds since the last sign of life
+LONGEST = 1 << 20  # letters of a sign of life; a declaration of 10,000 classes has some 300,000
+MOST_LETTERS = 64  # of what tells a process from others
 
 
 @dataclass(frozen=True)
@@ -24,9 +26,10 @@ class Presence:
     """One site as the server sees it."""
 
     name: str
-    since: float  # when the site's present process began
+    since: float  # when the server first heard of the site's present process
     seen: float  # its last sign of life
     declared: dict[str, Any] | None  # what its owner's process found in its images
+    process: str = ""  # what tells the site's present process from earlier ones
 
     @property
     def silence(self) -> float:
@@ -39,13 +42,33 @@ class Presence:
         return self.silence < ALIVE
 
 
-def note(folder: Path, name: str, since: float, declared: dict[str, Any] | None) -> None:
-    """Note a sign of life."""
+def said(process: str, declared: dict[str, Any] | None) -> str:
+    """What a site says of itself with each sign of life."""
+    return json.dumps({"process": process, "declared": declared})
+
+
+def understood(text: object) -> tuple[str, dict[str, Any] | None]:
+    """The process and the declaration in a sign of life; blank where it is not as `said`."""
+    if not isinstance(text, str) or len(text) > LONGEST:
+        return "", None
+    try:
+        table = json.loads(text)
+        process, declared = table["process"], table["declared"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "", None
+    process = process if isinstance(process, str) and len(process) <= MOST_LETTERS else ""
+    return process, declared if isinstance(declared, dict) else None
+
+
+def note(folder: Path, name: str, process: str, declared: dict[str, Any] | None) -> None:
+    """Note a sign of life of a site's `process`. All times are this machine's: a site's clock may
+    be wrong by hours."""
     folder.mkdir(exist_ok=True)
     path = _path(folder, name)
     partial = path.with_suffix(".partial")
-    now = time.time()
-    found = Presence(name, since if since <= now else now, now, declared)
+    now, known = time.time(), _read(path)
+    since = known.since if known is not None and known.process == process else now
+    found = Presence(name, since, now, declared, process)
     partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
     partial.replace(path)  # whole or not at all; the next sign of life comes soon
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteEr
 from fedsight.core.layout import Kind
 from fedsight.core.settings import Settings
 from fedsight.deploy import heap, presence
-from fedsight.deploy.declare import Declaration, gather, read_declaration
+from fedsight.deploy.declare import Declaration, deviants, gather, read_declaration
 from fedsight.deploy.federation import Federation as Folder
 from fedsight.engine import wire
 from fedsight.engine.base import Federation
@@ -51,24 +51,35 @@ def segment(folder: Path, run: str, fingerprint: str, number: int, link: Link) -
     if place.parent != federation.runs.resolve() or not place.is_dir():
         raise DeployError(f"'{run}' is no run of this federation", "start it with `fedsight run`")
     store = RunStore(place)
-    outcome: dict[str, Any]
+
+    def ends(outcome: dict[str, Any]) -> None:
+        log.info("segment %d ends: %s", number, outcome)
+        with contextlib.suppress(StoreError):  # the disk is full: the job's end says enough
+            store.write_json(OUTCOME, {"number": number, **outcome})
+
     try:
         with alone(store.folder):
-            store.write_json(OUTCOME, {"number": number, "state": "running"})
-            _carry_on(federation, store, fingerprint, link)
-        outcome = {"state": "finished"}
-    except Handover as why:
-        outcome = {"state": "handover", "why": str(why)}
-    except FedSightError as error:
-        again = isinstance(error, SiteError)  # the site may be back, or do better, next time
-        outcome = {"state": "failed", "again": again, "family": type(error).__name__}
-        outcome |= {"cause": error.cause, "cure": error.cure}
-    except OSError as error:
-        outcome = {"state": "failed", "again": False, "family": "StoreError"}
-        outcome |= {"cause": f"the coordinator cannot go on: {error}", "cure": "look at its disk"}
-    log.info("segment %d ends: %s", number, outcome)
-    with contextlib.suppress(StoreError):  # the disk is full: the job's end says enough
-        store.write_json(OUTCOME, {"number": number, **outcome})
+            # Whoever sees the folder free again must find the outcome: it is written before that.
+            try:
+                store.write_json(OUTCOME, {"number": number, "state": "running"})
+                _carry_on(federation, store, fingerprint, link)
+            except (Handover, FedSightError, OSError) as why:
+                ends(_outcome(why))
+            else:
+                ends({"state": "finished"})
+    except FedSightError as error:  # another coordinator is at work
+        ends(_outcome(error))
+
+
+def _outcome(why: Exception) -> dict[str, Any]:
+    """What is written of a segment that ended before the run did."""
+    if isinstance(why, Handover):
+        return {"state": "handover", "why": str(why)}
+    if not isinstance(why, FedSightError):
+        why = StoreError(f"the coordinator cannot go on: {why}", "look at its disk")
+    again = isinstance(why, SiteError)  # the site may be back, or do better, next time
+    outcome = {"state": "failed", "again": again, "family": type(why).__name__}
+    return {**outcome, "cause": why.cause, "cure": why.cure}
 
 
 @contextlib.contextmanager
@@ -88,6 +99,13 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
         site: read_declaration(table, site) for site, table in facts.get("declared", {}).items()
     }
     found, absent = _propose(program, str(facts["id"]), link, folder.revoked())
+    odd = deviants(found, roster)
+    least = program.rounds.quorum
+    if odd and (least is None or len(found) - len(odd) < least):
+        raise next(iter(odd.values()))
+    for site, error in odd.items():
+        del found[site]
+        absent[site] = f"{error.cause}; {error.cure}"
     for site, declared in found.items():
         if roster.setdefault(site, declared) != declared:
             absent[site] = f"site '{site}' has other images than when it joined this run"
@@ -111,7 +129,7 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
     _hand_out_personal(federation, link, absent)
     checkpoint = session.rewound(store)
     accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
-    watch = _Watch(folder, store, speed.checkpoint_every, program.rounds.rounds)
+    watch = _Watch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
     watch.durable = checkpoint.round if checkpoint else 0
     engine = RemoteEngine(
         *(federation, link, absent, accepted, lambda: watch.durable, watch.has_left),
@@ -129,33 +147,36 @@ class _Watch(Reporter):
 
     engine: RemoteEngine
 
-    def __init__(self, folder: Folder, store: RunStore, every: int, rounds: int) -> None:
+    def __init__(self, folder: Folder, asked: Sequence[str], every: int, rounds: int) -> None:
         self._folder = folder
+        self._asked = asked  # the sites of this job
         self._every = every
         self._rounds = rounds
         self._began = time.time()
         self.durable = 0
 
     def has_left(self, site: str) -> bool:
-        """Whether the site's process is gone or was started anew: its part in this job is over."""
+        """Whether a site takes no more part in this job: revoked, gone, or started anew."""
+        if site in self._folder.revoked():
+            return True
         one = presence.presence(self._folder.presences, site)
         return one is not None and (one.since > self._began or one.silence > GONE)
 
     def round(self, line: Mapping[str, Any]) -> None:
         """After the checkpoint: hand over if somebody could join."""
         number = int(line["round"])
+        present, revoked = self.engine.present(), self._folder.revoked()
+        for site in present:
+            if site in revoked:
+                self.engine.absent[site] = f"site '{site}' was revoked"
         if number % self._every and number < self._rounds:
             return
         self.durable = number
         if number == self._rounds:
             return
-        present, revoked = self.engine.present(), self._folder.revoked()
-        for site in present:
-            if site in revoked:
-                self.engine.absent[site] = f"site '{site}' was revoked"
         for name, one in presence.presences(self._folder.presences).items():
-            came = one.alive and one.since > self._began and name not in revoked
-            if came and name not in present:
+            new = name not in self._asked or one.since > self._began
+            if one.alive and new and name not in present and name not in revoked:
                 raise Handover(f"site '{name}' is there")
 
 

@@ -106,6 +106,8 @@ class RemoteEngine:
                 for piece in talk.fetch(answer["ticket"], replies.due_bytes(total, self._sizes)):
                     spool.write(piece)
                 with self._lock:  # one reply at a time is held whole
+                    if self._gone(talk.site):  # revoked while it answered, say
+                        raise Silent(talk.site)
                     replies.add(total, self._sizes, spool, note)
                     outcome.notes.append(note)
 

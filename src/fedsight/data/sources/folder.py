@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,7 +35,9 @@ class Folder(SizedSource):
 
     def records(self) -> list[Record]:
         """All images by class and site; DataError names the folder or file at fault."""
-        if not self.path.is_dir():
+        with looking_at(self.path):
+            there = self.path.is_dir()
+        if not there:
             raise DataError(f"'{self.path}' is no folder", "set data.path to the images' folder")
         children = {child.name: child for child in subfolders(self.path)}
         if {"train", "test"} <= children.keys():
@@ -89,7 +92,7 @@ class Folder(SizedSource):
 
     def _files(self, root: Path) -> list[str]:
         """Image files that are not hidden, by name; files of other kinds are passed over."""
-        with os.scandir(root) as entries:
+        with looking_at(root), os.scandir(root) as entries:
             return sorted(
                 entry.path
                 for entry in entries
@@ -97,8 +100,22 @@ class Folder(SizedSource):
             )
 
 
+@contextlib.contextmanager
+def looking_at(root: Path) -> Iterator[None]:
+    """Turns the OSError of a folder, or of something in it, into a DataError that names both."""
+    try:
+        yield
+    except OSError as error:
+        what = str(error.filename or root)
+        inside = "" if what == str(root) else f" ('{what}')"
+        raise DataError(
+            f"folder '{root}' cannot be read: {error.strerror or error}{inside}",
+            "let this user read it (chmod u+rx), or take it away",
+        ) from error
+
+
 def subfolders(root: Path) -> list[Path]:
-    """Subfolders that are not hidden, by name."""
-    with os.scandir(root) as entries:
+    """Subfolders that are not hidden, by name; DataError names a folder that cannot be read."""
+    with looking_at(root), os.scandir(root) as entries:
         names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
     return [root / name for name in names]

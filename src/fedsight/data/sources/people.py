@@ -12,7 +12,7 @@ from fedsight.data.base import Dataset, Location, sources
 from fedsight.data.people import PeopleSource, people
 from fedsight.data.pixels import SUFFIXES
 from fedsight.data.records import Record
-from fedsight.data.sources.folder import subfolders
+from fedsight.data.sources.folder import looking_at, subfolders
 
 COLUMNS = ("path", "person")
 
@@ -109,7 +109,7 @@ class People(PeopleSource):
 
 def image_files(root: Path) -> list[str]:
     """Image files that are not hidden, by name; files of other kinds are passed over."""
-    with os.scandir(root) as entries:
+    with looking_at(root), os.scandir(root) as entries:
         return sorted(
             entry.path
             for entry in entries
