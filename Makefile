@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TESTERS ?= 4  # processes that run tests, some of which wait; a file's tests stay together
+TESTERS ?= 3  # processes that run tests, some of which wait; a file's tests stay together
 COVERAGE ?=  # 1: say what the tests reach, and fail if it is little; half as long again
 
 .PHONY: run examples test lint install browser bench reference clean
