@@ -84,9 +84,10 @@ def dataset(
     judge = Judge(tuple(classes), source.policy)
     rows: list[list[Row]] = []
     missing: list[list[int]] = []
-    images, unreadable = _readable(images, source)
-    for image in images:
-        size = seen_size(image)
+    sized, unreadable = _sized(images, source)
+    images = [image for image, _ in sized]
+    for image, size in sized:
+        _check_stated(image, size)
         found = [placed(row, size, preprocess) for row in judge.rows(image.objects, size)]
         rows.append([row for row in found if row is not None])
         hidden = {*judge.crowds(image.objects), *source.unlabelled(image.site, classes)}
@@ -115,32 +116,30 @@ def dataset(
     return opened
 
 
-def _readable(images: Sequence[Shown], source: BoxSource) -> tuple[list[Shown], list[str]]:
-    """The images that can be read at all, and where corrupt ones are skipped, the others' names."""
-    if source.corrupt == "error":
-        return list(images), []
-    good, bad = [], []
+def _sized(
+    images: Sequence[Shown], source: BoxSource
+) -> tuple[list[tuple[Shown, tuple[int, int]]], list[str]]:
+    """The images with (width, height) as they are seen; the names of corrupt ones, if skipped."""
+    sized, unreadable = [], []
     for index, image in enumerate(images):
         try:
-            upright(image.path)
+            sized.append((image, upright(image.path)))
         except DataError:
-            bad.append(named(image.path, index))
-        else:
-            good.append(image)
-    return good, bad
+            if source.corrupt == "error":
+                raise
+            unreadable.append(named(image.path, index))
+    return sized, unreadable
 
 
-def seen_size(image: Shown) -> tuple[int, int]:
-    """(width, height) of the image as it is seen; DataError if the annotations say otherwise."""
-    width, height = upright(image.path)
-    if image.stated not in (None, (width, height)):
+def _check_stated(image: Shown, size: tuple[int, int]) -> None:
+    """DataError if the annotations say another size than the image has."""
+    if image.stated not in (None, size):
         stated = " x ".join(map(str, image.stated or ()))
         raise DataError(
-            f"{image.where}: '{image.path}' has {width} x {height} pixels, not {stated} as the "
+            f"{image.where}: '{image.path}' has {size[0]} x {size[1]} pixels, not {stated} as the "
             "annotations say",
             "annotate the image as it is; one that a camera turned (EXIF) is read upright",
         )
-    return width, height
 
 
 def _check_names(source: BoxSource, classes: Sequence[str], sites: set[str]) -> None:

@@ -39,16 +39,19 @@ def decode(path: Origin, preprocess: Preprocess, name: str | None = None) -> Ten
 def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
     """(width, height) of an image as it is seen, from its header; DataError if it has none."""
     try:
-        data = Path(path).read_bytes()
+        with Path(path).open("rb") as file:
+            whole = is_dicom(file.read(132))
+            file.seek(0)
+            if not whole:
+                return seen_size(file, str(path))
+            data = file.read()
     except OSError as error:
         raise DataError(
             f"image '{path}' cannot be read: {error.strerror or error}",
             "correct the path, or restore the file",
         ) from error
-    if is_dicom(data):
-        height, width = read_dicom(data, str(path), Reading()).shape[:2]
-        return width, height
-    return seen_size(data, str(path))
+    height, width = read_dicom(data, str(path), Reading()).shape[:2]
+    return width, height
 
 
 def whole(path: Path, preprocess: Preprocess) -> Pixels:

@@ -8,7 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -68,9 +68,9 @@ def read_pixels(data: bytes | Image.Image, name: str, thorough: bool = False) ->
         return _on_black(_upright(pixels, _orientation(image)))
 
 
-def seen_size(data: bytes, name: str) -> tuple[int, int]:
-    """(width, height) of an image file's bytes as it is seen, from its header; DataError."""
-    with _named(name), _open(data) as image:
+def seen_size(file: BinaryIO, name: str) -> tuple[int, int]:
+    """(width, height) of an opened image file as it is seen, from its header; DataError."""
+    with _named(name), Image.open(file, formats=FORMATS) as image:
         width, height = image.size
         turned = image.format != "TIFF" and _orientation(image) in _TURNED  # TIFF is told upright
         return (height, width) if turned else (width, height)

@@ -190,7 +190,8 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     names = sorted(declared)
     first = declared[names[0]]
     for name in names:
-        _agree(name, declared[name], names[0], first)
+        if error := _disagreement(name, declared[name], names[0], first):
+            raise error
     _check_together(declared)
     if not first.share and program.shift.kind != "none":
         cause = "a simulated shift is for simulated sites"
@@ -228,27 +229,19 @@ def deviants(
     names = sorted(roster or found)
     if not names:
         return {}
-    firm = max(
-        names, key=lambda one: sum(_likes(everybody[one], other) for other in found.values())
-    )
-    odd = {}
-    for name in sorted(found):
-        try:
-            _agree(name, found[name], firm, everybody[firm])
-        except DeployError as error:
-            odd[name] = error
-    return odd
+
+    def against(firm: str) -> dict[str, DeployError]:
+        errors = {
+            name: _disagreement(name, found[name], firm, everybody[firm]) for name in sorted(found)
+        }
+        return {name: error for name, error in errors.items() if error is not None}
+
+    return min((against(name) for name in names), key=len)
 
 
-def _likes(one: Declaration, other: Declaration) -> bool:
-    return (one.share, one.classes, one.preprocess) == (
-        other.share,
-        other.classes,
-        other.preprocess,
-    )
-
-
-def _agree(name: str, found: Declaration, other: str, first: Declaration) -> None:
+def _disagreement(
+    name: str, found: Declaration, other: str, first: Declaration
+) -> DeployError | None:
     if found.share != first.share:
         cause = "has images of its own, and another a part of a sample"
         cure = "let all sites have their own images, or all a part of the same sample"
@@ -261,8 +254,8 @@ def _agree(name: str, found: Declaration, other: str, first: Declaration) -> Non
         cause = f"prepares images as {found.preprocess}, not as {first.preprocess}"
         cure = "set data.size, data.channels, data.mean and data.std in the config"
     else:
-        return
-    raise DeployError(f"site '{name}' {cause} (as site '{other}' has)", cure)
+        return None
+    return DeployError(f"site '{name}' {cause} (as site '{other}' has)", cure)
 
 
 def _test(names: list[str], declared: Mapping[str, Declaration]) -> Part:
