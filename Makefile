@@ -14,7 +14,7 @@ run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the repor
 
 # Other kinds of sight, each on real data that the example fetches by itself.
 EXAMPLES ?= $(filter faces trees scenes texts, \
-  $(basename $(notdir $(wildcard src/fedsight/run/examples/*.toml))))
+  $(basename $(notdir $(wildcard src/fedsight/program/examples/*.toml))))
 examples: $(READY)  ## faces, objects and texts, one after the other, a report each
 	@for name in $(EXAMPLES); do \
 	  echo "== $$name"; $(BIN)/fedsight run --example $$name || exit $$?; done

@@ -28,10 +28,10 @@ from common import (
 )
 from loopback import Loopback, Seen, available, finished, identity
 
+from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import FedSightError
-from fedsight.deploy import chain
-from fedsight.run import config
-from fedsight.run.store import RunStore
+from fedsight.deploy.server import scheduler
+from fedsight.program import config
 
 WARM_UP = 1  # rounds whose time is not counted; nor is that of the last one, which is evaluated
 MIB = 2**20
@@ -140,7 +140,7 @@ def measure(loopback: Loopback, millions: float, rounds: int) -> dict[str, Any]:
     began = time.monotonic()
     with loopback.up(), Watch(loopback, store, rounds) as watch:
         connected = time.monotonic() - began
-        chain.start(loopback.federation, program, speed, store, [], lambda _: None)
+        scheduler.start(loopback.federation, program, speed, store, [], lambda _: None)
     left = loopback.leftovers()
     history = store.history()
     updates = loopback.updates(identity(store))

@@ -27,10 +27,10 @@ from typing import Any
 
 from common import RESULTS, machine, print_table, spread, write_json
 
-from fedsight.run.config import parse
-from fedsight.run.program import Speed
-from fedsight.run.session import start
-from fedsight.run.store import RunStore
+from fedsight.coordinator.store import RunStore
+from fedsight.program.config import parse
+from fedsight.program.program import Speed
+from fedsight.runs.lifecycle import start
 
 ROUNDS = 120  # of the partial labels
 CLASSES = ["Trouser", "Sandal", "Bag"]

@@ -24,14 +24,13 @@ from typing import Any
 import torch
 from common import RESULTS, machine, print_table, write_json
 
+from fedsight.coordinator.loop import run
 from fedsight.core.types import Metrics
-from fedsight.engine.base import Federation
-from fedsight.engine.inline import InlineEngine
-from fedsight.run.config import check, parse
-from fedsight.run.evaluate import Evaluator
-from fedsight.run.federate import federate
-from fedsight.run.loop import run
-from fedsight.tasks import verification
+from fedsight.engines.in_process import InProcessEngine
+from fedsight.evaluation.figures import Evaluator
+from fedsight.program.config import check, parse
+from fedsight.program.federation import Federation, federate
+from fedsight.tasks.faces import verification
 
 WAYS = ("federated", "pooled", "alone_best", "statistics", "pixels", "pixels_centred")
 KEYS = ("auc", "eer", "tar_at_0.01", "rank_1")
@@ -54,7 +53,7 @@ def job(split: int, rounds: int | None, learn: bool = True) -> dict[str, Any]:
 def train(federation: Federation) -> dict[str, float]:
     """The figures of a trained model."""
     evaluator = Evaluator(federation)
-    engine = InlineEngine(federation)  # the same bits as with workers, and no start of processes
+    engine = InProcessEngine(federation)  # the same bits as with workers, and no start of processes
 
     def overall(sums: list[Metrics]) -> Any:
         return evaluator.figures(sums).overall

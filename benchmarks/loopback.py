@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedsight.coordinator.store import RunStore
 from fedsight.deploy import demo
-from fedsight.run.store import RunStore
 
 AGAIN = 1.0  # seconds until a process that ended is started again, as an init system would
 LOOK = 0.2
@@ -25,7 +25,7 @@ ROLES = {  # a word of the command line that tells the role
     "nvflare.private.fed.app.server.runner_process": "coordinator's job",
     "nvflare.private.fed.app.client.client_train": "site's parent",
     "nvflare.private.fed.app.client.worker_process": "site's job",
-    "fedsight.deploy.bench": "trainer",
+    "fedsight.deploy.site.trainer_process": "trainer",
 }
 
 

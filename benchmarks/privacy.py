@@ -20,12 +20,12 @@ from typing import Any
 
 from common import RESULTS, machine, print_table, write_json
 
-from fedsight.engine.embedded import EmbeddedEngine
-from fedsight.run.config import check, parse
-from fedsight.run.evaluate import Evaluator
-from fedsight.run.federate import federate
-from fedsight.run.loop import run
-from fedsight.run.protect import Protection
+from fedsight.coordinator.loop import run
+from fedsight.coordinator.protection import Protection
+from fedsight.engines.workers import WorkerEngine
+from fedsight.evaluation.figures import Evaluator
+from fedsight.program.config import check, parse
+from fedsight.program.federation import federate
 
 CLIENTS, DELTA = 1000, 1e-5
 JOB: dict[str, Any] = {
@@ -72,7 +72,7 @@ def train(tables: dict[str, Any]) -> dict[str, Any]:
     began = time.perf_counter()
     federation = federate(program)
     evaluator = Evaluator(federation)
-    engine = EmbeddedEngine(federation, speed)
+    engine = WorkerEngine(federation, speed)
     try:
         trained = run(federation, engine, lambda sums: evaluator.figures(sums).overall)
     finally:

@@ -27,12 +27,12 @@ import torch
 from common import RESULTS, await_quiet, machine, print_table, spread, write_json
 
 from fedsight.privacy.secagg import messages, pack
-from fedsight.privacy.secagg.client import Client, Minimums
+from fedsight.privacy.secagg.client import Minimums, SecAggClient
 from fedsight.privacy.secagg.graph import parameters
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.masks import Masker
 from fedsight.privacy.secagg.messages import Binding
-from fedsight.privacy.secagg.server import Server
+from fedsight.privacy.secagg.server import SecAggServer
 from fedsight.privacy.secure import Secure
 
 PER_VALUE = 0.7e-9  # seconds: a value of a mask, on one core, as the plan states it
@@ -70,9 +70,9 @@ class Round:
         roster = tuple((f"site-{n}", one.public.hex()) for n, one in enumerate(known))
         table = self.quantiser.table()
         self.binding = Binding("bench", 1, 1, "model", roster, given, table)
-        self.server = Server(self.binding)
+        self.server = SecAggServer(self.binding)
         least = Minimums().at_least(given)
-        self.clients = [Client(one, self.binding, n, least) for n, one in enumerate(known)]
+        self.clients = [SecAggClient(one, self.binding, n, least) for n, one in enumerate(known)]
         self.up: list[int] = [0] * sites
         self.down: list[int] = [len(self.binding.data)] * sites
         self.seconds: dict[str, list[float]] = {}

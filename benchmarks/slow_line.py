@@ -20,10 +20,10 @@ from pathlib import Path
 from common import RESULTS, machine, write_json
 from shaped import HOST, SPACES, line
 
-from fedsight.deploy.federation import Federation
-from fedsight.deploy.site import Site
-from fedsight.run import config
-from fedsight.run.federate import federate
+from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.site.folder import SiteFolder
+from fedsight.program import config
+from fedsight.program.federation import federate
 
 PORT = 8002
 SAMPLE = "fashion-mnist-12k"
@@ -31,7 +31,15 @@ SAMPLE = "fashion-mnist-12k"
 
 def fedsight(space: str, home: Path, *words: object) -> subprocess.Popen[bytes]:
     """`fedsight WORDS` in a namespace, as a process that ends with this one."""
-    command = ["ip", "netns", "exec", space, sys.executable, "-m", "fedsight.deploy.child"]
+    command = [
+        "ip",
+        "netns",
+        "exec",
+        space,
+        sys.executable,
+        "-m",
+        "fedsight.deploy.processes.child",
+    ]
     with (home / "said.txt").open("ab") as said:
         return subprocess.Popen([*command, "fedsight", *map(str, words)], stdout=said, stderr=said)
 
@@ -60,9 +68,9 @@ def main() -> None:
     print(f"{size:,} parameters: {4 * size / 1e6:.1f} MB each way, {alone:.0f} s at full rate")
     with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
         root = Path(scratch)
-        federation = Federation.create(root / "slow", HOST, PORT)
+        federation = FederationFolder.create(root / "slow", HOST, PORT)
         home = root / "site-00"
-        federation.admit(Site.create(home, "site-00", federation.invitation))
+        federation.admit(SiteFolder.create(home, "site-00", federation.invitation))
         words = ["--federation", federation.folder]
         processes = []
         with line(asked.mbit, asked.delay, asked.loss) as shaped:

@@ -22,11 +22,11 @@ import numpy as np
 from common import RESULTS, machine, print_table, write_json
 from loopback import Loopback, Seen, finished, identity
 
+from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import FedSightError
-from fedsight.deploy import chain
-from fedsight.run import config
-from fedsight.run.program import Program, Speed
-from fedsight.run.store import RunStore
+from fedsight.deploy.server import scheduler
+from fedsight.program import config
+from fedsight.program.program import Program, Speed
 
 SITE_KINDS = ("trainer", "site's job", "site's parent", "site start")
 SERVER_KINDS = ("coordinator's job", "server's parent", "server start")
@@ -135,7 +135,11 @@ def deployed(
     """The run's summary, what it said on its way, and why it failed if it did."""
     said: list[str] = []
     try:
-        return chain.start(loopback.federation, program, speed, store, [], said.append), said, ""
+        return (
+            scheduler.start(loopback.federation, program, speed, store, [], said.append),
+            said,
+            "",
+        )
     except FedSightError as error:
         return {}, said, f"{error.cause} ({error.cure})"
 

@@ -11,7 +11,7 @@ import tinysites
 from hypothesis import settings
 
 from fedsight.deploy import demo
-from fedsight.engine.base import Federation
+from fedsight.program.federation import Federation
 
 # Two cores are shared with worker processes, so no example is judged by its time.
 settings.register_profile("house", deadline=None, derandomize=True, max_examples=40)

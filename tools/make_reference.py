@@ -27,6 +27,7 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from fedsight.algorithms.base import algorithms
 from fedsight.cli.app import app
+from fedsight.coordinator import store
 from fedsight.core.errors import FedSightError
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
@@ -34,21 +35,20 @@ from fedsight.data import augment
 from fedsight.data.base import SizedSource, Source, sources
 from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
-from fedsight.deploy.owner import Guarded, Pace
+from fedsight.deploy.site.owner import Guarded, Pace
+from fedsight.governance.contract import Contract
 from fedsight.models.base import Model, models
-from fedsight.privacy import rules
 from fedsight.privacy.base import Protected, mechanisms
-from fedsight.privacy.contract import Contract
 from fedsight.privacy.secure import Secure
-from fedsight.run import store
-from fedsight.run.config import SECTIONS
-from fedsight.run.program import Rounds, Speed, Train
+from fedsight.program import rules
+from fedsight.program.config import SECTIONS
+from fedsight.program.program import Rounds, Speed, Train
 from fedsight.tasks.base import tasks
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "reference.md"
 COMPATIBILITY = ROOT / "docs" / "compatibility.md"
-EXAMPLE = ROOT / "src/fedsight/run/examples/fashion.toml"
+EXAMPLE = ROOT / "src/fedsight/program/examples/fashion.toml"
 
 INTRO = """\
 # Reference
@@ -492,7 +492,9 @@ def _run_folder() -> Iterator[str]:
     known = {"run.toml", "run.json", "memory/", *store.WRITTEN}
     if known != set(RUN_FILES):
         odd = sorted(known ^ set(RUN_FILES))
-        raise SystemExit(f"tools/make_reference.py: RUN_FILES and run/store.py differ: {odd}")
+        raise SystemExit(
+            f"tools/make_reference.py: RUN_FILES and coordinator/store.py differ: {odd}"
+        )
     yield (
         "`--out DIR`, or `runs/NAME` (`runs/NAME-2` and so on when that is taken). Files are "
         "written whole or not at all; `fedsight resume` needs nothing else.\n"

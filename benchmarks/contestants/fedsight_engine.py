@@ -11,15 +11,15 @@ from typing import Any
 from task import Job
 
 from fedsight.algorithms.base import algorithms
+from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.store import RunStore
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
 from fedsight.data.shift import Shift
-from fedsight.engine.base import Federation
 from fedsight.models.base import models
-from fedsight.run import session
-from fedsight.run.program import Program, Rounds, Speed, Train
-from fedsight.run.reporter import Reporter
-from fedsight.run.store import RunStore
+from fedsight.program.federation import Federation
+from fedsight.program.program import Program, Rounds, Speed, Train
+from fedsight.runs import lifecycle
 from fedsight.tasks.base import tasks
 
 WORKERS = 2
@@ -42,7 +42,7 @@ def program(job: Job) -> Program:
     )
 
 
-class Stopwatch(Reporter):
+class Stopwatch(Callback):
     """The moments at which training began and each round ended."""
 
     def __init__(self) -> None:
@@ -62,7 +62,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = RunStore(Path(folder))
         speed = Speed(workers=WORKERS)
-        summary = session.start(program(job), speed, store, "run", [watch])
+        summary = lifecycle.start(program(job), speed, store, "run", [watch])
     note = f"{WORKERS} workers, 1 thread each"
     job.report_stamps(watch.stamps[:-1], summary["accuracy"], note)
 

@@ -17,7 +17,7 @@ from fedsight.algorithms.scaffold import Scaffold
 from fedsight.core.layout import Kind, Layout
 from fedsight.models.zoo.fedavg_cnn import MLP
 from fedsight.models.zoo.small_cnn import SmallCNN
-from fedsight.run.program import Train
+from fedsight.program.program import Train
 
 Vector = npt.NDArray[np.float64]
 RNG = np.random.default_rng(0)

@@ -20,8 +20,8 @@ import pytest
 
 from fedsight.privacy.secagg import masks
 from fedsight.privacy.secagg.graph import parameters
-from fedsight.privacy.secagg.local import Local
-from fedsight.privacy.secagg.masks import Words
+from fedsight.privacy.secagg.local import LocalExchange
+from fedsight.privacy.secagg.masks import Residues
 from fedsight.privacy.secure import Secure
 
 BITS = 22  # of a quantised value, as in Flower's default
@@ -34,12 +34,12 @@ def fold(secret: bytes) -> int:
     return int(np.bitwise_xor.reduce(np.frombuffer(secret, "<u4")))
 
 
-def weak_mask(seed: int) -> Words:
+def weak_mask(seed: int) -> Residues:
     """The mask that is made of them."""
     return np.random.RandomState(seed).randint(0, 1 << 32, LENGTH, dtype=np.uint32)
 
 
-def first_numbers(seeds: Words) -> Words:
+def first_numbers(seeds: Residues) -> Residues:
     """The first number of the Mersenne twister (Matsumoto and Nishimura 1998) for each seed."""
     word = seeds.copy()
     first, second = seeds, seeds
@@ -55,7 +55,7 @@ def first_numbers(seeds: Words) -> Words:
     return y ^ (y >> np.uint32(18))
 
 
-def attack(masked: Words, centre: int) -> tuple[int, Words] | None:
+def attack(masked: Residues, centre: int) -> tuple[int, Residues] | None:
     """The seed whose mask, once taken off, leaves an update, and that update; None if none does."""
     start = centre & ~(WINDOW - 1)
     for begin in range(start, start + WINDOW, 1 << 16):
@@ -72,7 +72,7 @@ def attack(masked: Words, centre: int) -> tuple[int, Words] | None:
 
 
 @pytest.fixture
-def update() -> Words:
+def update() -> Residues:
     """What a client wants to hide."""
     return np.random.default_rng(0).integers(0, 1 << BITS, LENGTH).astype(np.uint32)
 
@@ -83,7 +83,7 @@ def test_first_numbers_are_those_of_numpy() -> None:
     assert first_numbers(seeds).tolist() == due
 
 
-def test_an_update_masked_from_32_bit_seeds_is_recovered(update: Words) -> None:
+def test_an_update_masked_from_32_bit_seeds_is_recovered(update: Residues) -> None:
     own, *pairs = (secrets.token_bytes(32) for _ in range(4))
     masked = update + weak_mask(fold(own))  # the server is told the own one: the client survived
     for secret in pairs:
@@ -96,10 +96,10 @@ def test_an_update_masked_from_32_bit_seeds_is_recovered(update: Words) -> None:
     assert np.array_equal(found[1], update)
 
 
-def test_the_same_attack_fails_on_ours(update: Words) -> None:
+def test_the_same_attack_fails_on_ours(update: Residues) -> None:
     sites = [f"site-{number}" for number in range(4)]
     quantiser = Secure(bits=BITS).quantiser({"delta": LENGTH}, 4, 1, 0.1)
-    local = Local("run")
+    local = LocalExchange("run")
     maskers = local.begin(1, "model", sites, parameters(4, 0.0, 0.25, True), quantiser)
     masked = update.copy()
     masker = maskers["site-0"]

@@ -19,12 +19,15 @@ from tinyrun import check_message, cli, done, refused, write_config
 
 from fedsight.cli import members
 from fedsight.core.errors import DeployError
-from fedsight.deploy import keeper, needed, presence, server
-from fedsight.deploy.federation import Federation, Invitation
-from fedsight.deploy.processes import Process
-from fedsight.deploy.sitelog import SiteLog
-from fedsight.privacy.entries import Entry
-from fedsight.privacy.ledger import Ledger
+from fedsight.deploy import requirements
+from fedsight.deploy.membership import presence
+from fedsight.deploy.membership.federation import FederationFolder, Invitation
+from fedsight.deploy.processes import supervisor
+from fedsight.deploy.processes.spawn import Process
+from fedsight.deploy.server import server
+from fedsight.deploy.site.log import SiteLog
+from fedsight.governance.entries import LedgerEntry
+from fedsight.governance.ledger import Ledger
 
 PRINT = "SHA256:AB:CD"
 DECLARED = {
@@ -33,13 +36,13 @@ DECLARED = {
 }
 
 
-def federation(folder: Path, *sites: str, port: int = 8002) -> Federation:
+def federation(folder: Path, *sites: str, port: int = 8002) -> FederationFolder:
     """A federation's folder as `init` and `admit` leave it, without any key."""
     for part in ("admitted", "runs", "server/sites", "server/kit"):
         (folder / part).mkdir(parents=True)
     invitation = {"federation": folder.name, "host": "localhost", "port": port}
     (folder / "invitation.toml").write_text(tomli_w.dumps({**invitation, "fingerprint": PRINT}))
-    made = Federation.open(folder)
+    made = FederationFolder.open(folder)
     made.note("created", host="localhost", port=port)
     for site in sites:
         (folder / "admitted" / f"{site}.toml").write_text("days = 825\n")
@@ -52,7 +55,7 @@ def rows(text: str) -> dict[str, str]:
     return {line.split()[0]: line for line in text.splitlines() if line.strip()}
 
 
-def write_run(federation: Federation, name: str, created: str, **files: Any) -> Path:
+def write_run(federation: FederationFolder, name: str, created: str, **files: Any) -> Path:
     """A run's folder with two rounds."""
     folder = federation.runs / name
     folder.mkdir()
@@ -137,7 +140,7 @@ def test_status_tells_whether_the_server_runs(tmp_path: Path) -> None:
     words = ("federation", "status", "--federation", made.folder)
     (home / "process.pid").write_text("1")
     assert "the server does not run" in done(*words).out, "a number left over from before"
-    with keeper.only_one(home, "the server"):
+    with supervisor.only_one(home, "the server"):
         assert "the server runs (process 1)" in done(*words).out
         (home / "process.pid").write_text(str(2**22 + 1))  # beyond the largest there is
         assert "is being started again" in done(*words).out
@@ -222,9 +225,11 @@ def test_the_sites_ledger_shows_entries_runs_and_epsilon(tmp_path: Path, monkeyp
     assert "The ledger is whole: 0 entries" in text
     ledger = Ledger(tmp_path)
     run = {"run": "0123456789abcdef", "program": "ab" * 32, "data_set": "images"}
-    ledger.append(Entry("declaration", **run, bytes=100, sha256="a"))
-    ledger.append(Entry("update", **run, round=1, bytes=4000, sha256="b", asked_by=("[anna]",)))
-    ledger.append(Entry("figures", **run, round=1, bytes=500, sha256="c"))
+    ledger.append(LedgerEntry("declaration", **run, bytes=100, sha256="a"))
+    ledger.append(
+        LedgerEntry("update", **run, round=1, bytes=4000, sha256="b", asked_by=("[anna]",))
+    )
+    ledger.append(LedgerEntry("figures", **run, round=1, bytes=500, sha256="c"))
     text = done("site", "ledger").out
     assert "[anna]" in text
     assert rows(text)["01234567"].split() == ["01234567", "ab" * 6, "images", "1", "4,000", "600"]
@@ -247,7 +252,7 @@ def test_an_altered_ledger_is_told_with_its_entry(tmp_path: Path) -> None:
     (tmp_path / "identity.toml").write_text("")
     ledger = Ledger(tmp_path)
     for round in (1, 2, 3):
-        ledger.append(Entry("update", run="r", round=round))
+        ledger.append(LedgerEntry("update", run="r", round=round))
     path = tmp_path / "ledger.sqlite"
     path.write_bytes(path.read_bytes().replace(b'"round":2', b'"round":7'))
     for words in ((), ("--verify",), ("--json",)):
@@ -278,7 +283,7 @@ def test_a_site_is_revoked_while_the_server_does_not_run(tmp_path: Path) -> None
     words = ("federation", "revoke", "a", "--federation", made.folder, "--why", "stolen")
     assert "it refuses the site when it starts" in done(*words).out
     assert made.revoked() == {"a": "stolen"}
-    with mock.patch.object(keeper.Keeper, "run", lambda self, say, *look: say("here")):
+    with mock.patch.object(supervisor.Supervisor, "run", lambda self, say, *look: say("here")):
         text = done("server", "start", "--federation", made.folder).out
     assert text.endswith("here\n")
     kit = made.folder / "server" / "kit"
@@ -294,19 +299,19 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         text = refused(8, "server", "start", "--federation", made.folder, "--port", port)
     assert f"cannot listen on port {port}" in text
-    assert Federation.open(made.folder).invitation.port == 8002
+    assert FederationFolder.open(made.folder).invitation.port == 8002
 
 
 def test_two_servers_of_one_federation_are_refused(tmp_path: Path) -> None:
     made = federation(tmp_path / "wards")
-    with keeper.only_one(made.folder / "server", "the server"):
+    with supervisor.only_one(made.folder / "server", "the server"):
         text = refused(8, "server", "start", "--federation", made.folder)
     assert "the server of federation 'wards' is running already" in text
 
 
 def test_without_the_deployment_engine_one_cure(tmp_path: Path, monkeypatch) -> None:
     made = federation(tmp_path / "wards", "a")
-    monkeypatch.setattr(needed, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     monkeypatch.chdir(tmp_path)
     config = write_config(tmp_path)
     for words in (
@@ -341,7 +346,7 @@ def test_a_run_on_a_federation_is_resumed_there(tmp_path: Path, monkeypatch) -> 
     made = federation(tmp_path / "wards", "a")
     run = write_run(made, "first", "2026-01-02T00:00:00+00:00")
     assert "--workers" in refused(2, "resume", run, "--workers", 2)
-    monkeypatch.setattr(needed, "find_spec", lambda name: None)
+    monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     assert "fedsight[deploy]" in refused(8, "resume", run), "the federation around it was found"
     alone = run.rename(tmp_path / "alone")
     assert "elsewhere holds no federation" in refused(8, "resume", alone)
@@ -437,7 +442,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 
 
 def test_the_commands_say_what_comes_next(made: Made) -> None:
-    mark = Federation.open(made.root / "wards").invitation.fingerprint
+    mark = FederationFolder.open(made.root / "wards").invitation.fingerprint
     assert mark.startswith("SHA256:")
     assert mark in made.init
     assert mark in made.ask
@@ -468,7 +473,7 @@ def test_another_name_or_federation_needs_another_folder(made: Made, tmp_path: P
 def test_site_and_server_start_and_move_to_another_port(made: Made) -> None:
     wards, site = made.root / "wards", made.root / "site"
     signed = made.root / "ward-3.signed.zip"
-    with mock.patch.object(keeper.Keeper, "run", lambda self, say, *look: say("here")):
+    with mock.patch.object(supervisor.Supervisor, "run", lambda self, say, *look: say("here")):
         words = ("site", "start", site, "--data", "fashion-mnist-12k")
         text = done(*words, "--admission", signed).out
         assert "10,000 training images" in text
@@ -495,7 +500,7 @@ def test_site_and_server_start_and_move_to_another_port(made: Made) -> None:
         assert str(port) in text
         assert "18777" not in text
     assert "18777" not in (wards / "profile.yml").read_text()
-    assert Federation.open(wards).events()[-1]["event"] == "moved"
+    assert FederationFolder.open(wards).events()[-1]["event"] == "moved"
 
 
 def test_a_revoked_site_is_not_admitted_again(made: Made) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from tinyrun import cli, done, refused, write_config
 
 from fedsight.data.sources.texts import TextFile
-from fedsight.run.saved import load
+from fedsight.inference.saved import load
 
 LENGTH = 8
 

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from loopback import Loopback, loopback, program_of
 
-from fedsight.run import session
-from fedsight.run.store import RunStore
+from fedsight.coordinator.store import RunStore
+from fedsight.runs import lifecycle
 
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "fedadam": {"algorithm": {"name": "fedadam"}},
@@ -38,7 +38,7 @@ def test_deployed_run_ends_with_the_embedded_engines_bits(
     deployed = four.run(name, **CASES[name])
     program, speed = program_of(4, **CASES[name])
     embedded = RunStore(tmp_path / "run")
-    session.start(program, speed, embedded, "run", [])
+    lifecycle.start(program, speed, embedded, "run", [])
 
     ours, theirs = deployed.load_checkpoint(), embedded.load_checkpoint()
     assert ours is not None

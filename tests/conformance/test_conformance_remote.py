@@ -15,13 +15,13 @@ import torch
 from safetensors.torch import save_file
 from tinysites import FaultyLink, Places
 
+from fedsight.client.memory import MemoryStore
 from fedsight.core.types import Order
-from fedsight.deploy.segment import _hand_out_personal
-from fedsight.engine.base import Federation, Outcome
-from fedsight.engine.inline import InlineEngine
-from fedsight.engine.memory import MemoryStore
-from fedsight.run.federate import federate
-from fedsight.run.program import Program
+from fedsight.deploy.server.job import _hand_out_personal
+from fedsight.engines.base import Outcome
+from fedsight.engines.in_process import InProcessEngine
+from fedsight.program.federation import Federation, federate
+from fedsight.program.program import Program
 
 BATCH_NORM: dict[str, Any] = {"model": {"norm": "batch", "dropout": 0.2}}
 CASES: dict[str, dict[str, Any]] = {
@@ -52,7 +52,7 @@ CASES: dict[str, dict[str, Any]] = {
 def inline(program: Program, memory: Path) -> tuple[Any, tiny.Diary]:
     """The run in this process, over the images of all sites in one tree."""
     federation, diary = federate(program), tiny.Diary()
-    engine = InlineEngine(federation, memory)
+    engine = InProcessEngine(federation, memory)
     return tiny.learn(federation, engine, diary), diary
 
 
@@ -162,7 +162,7 @@ def test_a_run_gone_on_with_by_new_seats_neither_loses_nor_repeats_memory(
     assert tiny.same_sums(found.sums, expected.sums)
 
 
-class Deaf(InlineEngine):
+class Deaf(InProcessEngine):
     """Does not let one site take its step in one round: as if it had never been asked."""
 
     def __init__(self, federation: Federation, memory: Path, site: str, round: int) -> None:

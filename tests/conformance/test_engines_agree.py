@@ -10,10 +10,11 @@ import tiny
 import torch
 
 from fedsight.core.types import Order
-from fedsight.engine.base import Engine, Federation
-from fedsight.engine.embedded import EmbeddedEngine
-from fedsight.engine.inline import InlineEngine
-from fedsight.run.program import Speed
+from fedsight.engines.base import Engine
+from fedsight.engines.in_process import InProcessEngine
+from fedsight.engines.workers import WorkerEngine
+from fedsight.program.federation import Federation
+from fedsight.program.program import Speed
 
 Make = Callable[..., Federation]
 
@@ -37,8 +38,8 @@ CASES = {
 def engine_of(kind: int, federation: Federation, memory: Path) -> Engine:
     """Inline for 0, else embedded with so many workers."""
     if kind == 0:
-        return InlineEngine(federation, memory)
-    return EmbeddedEngine(federation, Speed(workers=kind), memory)
+        return InProcessEngine(federation, memory)
+    return WorkerEngine(federation, Speed(workers=kind), memory)
 
 
 @pytest.fixture(scope="module", params=list(CASES.values()), ids=list(CASES))
@@ -102,12 +103,12 @@ def test_reduced_precision_trains_and_repeats_exactly(tiny_federation: Make) -> 
     federation = tiny_federation()
     shas = []
     for _ in range(2):
-        engine = EmbeddedEngine(federation, Speed(workers=2, precision="bfloat16"))
+        engine = WorkerEngine(federation, Speed(workers=2, precision="bfloat16"))
         trained = tiny.learn(federation, engine)
         engine.close()
         assert torch.isfinite(trained.vector).all()
         shas.append(tiny.sha(trained.vector))
-    inline = InlineEngine(federation, precision="bfloat16")
+    inline = InProcessEngine(federation, precision="bfloat16")
     shas.append(tiny.sha(tiny.learn(federation, inline).vector))
     inline.close()
     assert len(set(shas)) == 1
@@ -115,7 +116,7 @@ def test_reduced_precision_trains_and_repeats_exactly(tiny_federation: Make) -> 
 
 
 def test_no_more_workers_are_started_than_there_are_sites(tiny_federation: Make) -> None:
-    engine = EmbeddedEngine(tiny_federation(split={"sites": 2}), Speed(workers=9))
+    engine = WorkerEngine(tiny_federation(split={"sites": 2}), Speed(workers=9))
     started = len(engine._pool)
     engine.close()
     assert started == 2
@@ -125,7 +126,7 @@ def test_notes_come_in_the_order_of_sites_whatever_the_order_of_work(tiny_federa
     federation = tiny_federation(split={"name": "quantity", "sites": 4, "min_samples": 5})
     sizes = [federation.size(site) for site in range(4)]
     assert sizes != sorted(sizes, reverse=True), "the largest is trained first"
-    engine = EmbeddedEngine(federation, Speed(workers=1))
+    engine = WorkerEngine(federation, Speed(workers=1))
     vector = torch.zeros(federation.program.layout(federation.network()).travelling.stop)
     everyone = engine.train(Order(1, vector), [0, 1, 2, 3], lambda: None)
     some = engine.train(Order(2, vector), [1, 3], lambda: None)

@@ -14,8 +14,8 @@ import torch
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import append_line, make_folder, records, write_atomically
-from fedsight.core.sharing import Shared
-from fedsight.engine.pool import context
+from fedsight.core.shared_memory import Shared
+from fedsight.engines.pool import context
 
 
 def test_file_holds_what_was_written_and_nothing_lies_beside_it(tmp_path: Path) -> None:

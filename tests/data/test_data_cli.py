@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from fedsight.cli.data import app
 from fedsight.core.errors import ConfigError, DataError, FedSightError, StoreError
 from fedsight.data.base import sources
-from fedsight.data.locate import find_source
 from fedsight.data.partition import splits
+from fedsight.program.locate import find_source
 
 RUNNER = CliRunner()
 
@@ -94,7 +94,7 @@ def test_config_files_give_source_split_and_seed(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[list[str]] = []
-    module: Any = types.ModuleType("fedsight.run.config")
+    module: Any = types.ModuleType("fedsight.program.config")
 
     def load(path: Path, sets: list[str]) -> tuple[Any, None]:
         seen.append(sets)
@@ -103,7 +103,7 @@ def test_config_files_give_source_split_and_seed(
         return types.SimpleNamespace(data=source, split=split, seed=3), None
 
     module.load = load
-    monkeypatch.setitem(sys.modules, "fedsight.run.config", module)
+    monkeypatch.setitem(sys.modules, "fedsight.program.config", module)
     assert "4 sites" in call("split", "a.toml", "--set", "data.size=8", "--set", "min_samples=2")
     assert "2 sites" in call("split", "a.toml", "--split", "iid", "--sites", "2")
     assert "training images" in call("inspect", "a.toml", "--set", "size=8")

@@ -11,7 +11,7 @@ from nvflare.collab.api.exceptions import CollabCallError
 
 from fedsight.core.errors import SiteError
 from fedsight.deploy.flare import FlareLink
-from fedsight.engine.talk import Talk
+from fedsight.engines.remote.conversation import Talk
 
 
 class Proxy:

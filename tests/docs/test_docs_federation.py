@@ -20,8 +20,8 @@ from test_docs_tutorial import ROOT, blocks, prompts, text
 from tinyrun import done
 
 from fedsight.cli.app import app
-from fedsight.deploy.owner import parse_owner
-from fedsight.run.config import parse
+from fedsight.deploy.site.owner import parse_owner
+from fedsight.program.config import parse
 
 PAGE = "docs/federation.md"
 INSTRUCTIONS = {

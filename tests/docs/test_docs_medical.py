@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fedsight.run.config import parse
+from fedsight.program.config import parse
 
 PAGE = Path(__file__).parents[2] / "docs" / "medical.md"
 BLOCKS = re.findall(r"```toml\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)

@@ -22,7 +22,7 @@ from fedsight.core.registry import Registry
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
 from fedsight.models.base import models
-from fedsight.run.config import parse
+from fedsight.program.config import parse
 from fedsight.tasks.base import tasks
 
 ROOT = Path(__file__).parents[2]

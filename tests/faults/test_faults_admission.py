@@ -18,11 +18,11 @@ from cryptography.x509.oid import NameOID
 from loopback import Loopback, until
 
 from fedsight.core.errors import DeployError
-from fedsight.deploy import kits, presence
-from fedsight.deploy.console import console, write_job
-from fedsight.deploy.federation import OPERATOR
-from fedsight.deploy.server import shut_out
-from fedsight.privacy.ledger import Ledger
+from fedsight.deploy.membership import kits, presence
+from fedsight.deploy.membership.federation import OPERATOR
+from fedsight.deploy.server.operator import console, write_job
+from fedsight.deploy.server.server import shut_out
+from fedsight.governance.ledger import Ledger
 
 SILENT = 3.0  # seconds after which a server that has not hung up has let somebody in
 
@@ -131,11 +131,12 @@ def test_a_plaintext_client_is_refused(server: Loopback) -> None:
 
 def test_a_site_cannot_take_anothers_name(server: Loopback) -> None:
     """Certified as site-00, it says that it is site-01."""
-    from fedsight.deploy import demo, keeper
+    from fedsight.deploy import demo
+    from fedsight.deploy.processes import supervisor
 
     site = server.sites["site-00"]
     kits.write_policies(site.kit, "site")
-    other = keeper.site(site.kit, site.folder, "site-01")
+    other = supervisor.site(site.kit, site.folder, "site-01")
     server.running[site.folder] = demo.launch(other.words, site.folder, module=other.module)
     log = server.server / "kit" / "log.txt"
     try:
@@ -209,7 +210,10 @@ def test_a_job_with_code_is_refused(connected: Loopback, tmp_path: Path) -> None
 def test_a_job_with_another_class_is_refused(connected: Loopback, tmp_path: Path) -> None:
     write_job(tmp_path / "job", "job", ["site-00"], {"run": "r", "fingerprint": "f", "number": 1})
     path = tmp_path / "job" / "app" / "config" / "config_fed_client.json"
-    ours, theirs = "fedsight.deploy.flare.Site", "nvflare.app_common.np.np_trainer.NPTrainer"
+    ours, theirs = (
+        "fedsight.deploy.flare.SiteComponent",
+        "nvflare.app_common.np.np_trainer.NPTrainer",
+    )
     path.write_text(path.read_text().replace(ours, theirs))
     assert not outcome(connected, tmp_path / "job").endswith("COMPLETED")
     kit = connected.sites["site-00"].kit

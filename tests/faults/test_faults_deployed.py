@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from loopback import Loopback, loopback, program_of, until
 
-from fedsight.run import session
-from fedsight.run.reporter import Reporter
-from fedsight.run.store import RunStore
+from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.store import RunStore
+from fedsight.runs import lifecycle
 
 SCAFFOLD = {
     "name": "scaffold"
@@ -24,7 +24,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
         yield made
 
 
-class Killer(Reporter):
+class Killer(Callback):
     """After each of the first rounds, kills the next one on its list."""
 
     def __init__(self, *kills: Callable[[], None]) -> None:
@@ -60,7 +60,7 @@ def test_run_ends_with_the_same_bits_whoever_is_killed(three: Loopback, tmp_path
 
     program, speed = program_of(3, algorithm=SCAFFOLD, rounds=rounds)
     embedded = RunStore(tmp_path / "run")
-    session.start(program, speed, embedded, "run", [])
+    lifecycle.start(program, speed, embedded, "run", [])
     ours, theirs = deployed.load_checkpoint(), embedded.load_checkpoint()
     assert ours is not None
     assert theirs is not None

@@ -26,7 +26,7 @@ from tinyrun import (
     write_images,
 )
 
-from fedsight.run.store import RunStore
+from fedsight.coordinator.store import RunStore
 
 
 @pytest.fixture(scope="module")
@@ -213,10 +213,10 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
     tmp_path: Path, monkeypatch
 ) -> None:
     """The images of one site turn to NaN in round 3; the sum never sees its update."""
-    from fedsight.engine.inline import Desk, InlineEngine
-    from fedsight.run import session
+    from fedsight.engines.in_process import InProcessEngine, LocalWorker
+    from fedsight.runs import lifecycle
 
-    original = Desk.train
+    original = LocalWorker.train
 
     def train(self: Any, order: Any, client: int, total: Any) -> Any:
         if order.round >= 3 and client == 1:
@@ -226,11 +226,11 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
 
     import torch
 
-    monkeypatch.setattr(Desk, "train", train)
+    monkeypatch.setattr(LocalWorker, "train", train)
     monkeypatch.setattr(
-        session,
+        lifecycle,
         "EmbeddedEngine",
-        lambda federation, speed, memory: InlineEngine(federation, memory, speed.precision),
+        lambda federation, speed, memory: InProcessEngine(federation, memory, speed.precision),
     )
     config = write_config(tmp_path, rounds={"rounds": 4})
     run = tmp_path / "stop"
@@ -329,7 +329,7 @@ def test_a_place_without_permission(tmp_path: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "interrupt",
-    ["fedsight.run.conclude.answers", "fedsight.run.conclude._summarise"],
+    ["fedsight.evaluation.conclusion.answers", "fedsight.evaluation.conclusion._summarise"],
 )
 def test_ctrl_c_after_the_last_round(tmp_path: Path, monkeypatch, interrupt: str) -> None:
     def press(*_: object) -> None:
@@ -348,6 +348,6 @@ def test_a_defect_is_not_dressed_up_as_a_mistake_of_the_user(tmp_path: Path, mon
     def stumble(*_: object) -> None:
         raise ZeroDivisionError("ours")
 
-    monkeypatch.setattr("fedsight.run.conclude._summarise", stumble)
+    monkeypatch.setattr("fedsight.evaluation.conclusion._summarise", stumble)
     with pytest.raises(ZeroDivisionError):
         cli("run", write_config(tmp_path), "--out", tmp_path / "run", "--workers", 1)

@@ -176,12 +176,12 @@ def test_ctrl_c_before_the_first_round_and_in_the_comparison(home: Path, tmp_pat
 def test_ctrl_c_where_nothing_is_begun(monkeypatch, home: Path) -> None:
     from tinyrun import cli
 
-    from fedsight.run import federate
+    from fedsight.program import federation
 
     def press(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(federate, "federate", press)
+    monkeypatch.setattr(federation, "federate", press)
     answer = cli("check", write_config(home))
     assert (answer.code, answer.err) == (130, "Stopped by Ctrl-C\n")
 
@@ -190,17 +190,17 @@ def test_a_worker_that_is_killed_is_named(home: Path, tmp_path: Path, monkeypatc
     """As the kernel does when memory runs out."""
     from tinyrun import refused
 
-    from fedsight.engine import embedded
+    from fedsight.engines import workers
 
     config = write_config(home, "murder", rounds={"rounds": 5})
-    original = embedded.EmbeddedEngine.train
+    original = workers.WorkerEngine.train
 
     def train(self: Any, order: Any, *rest: Any) -> Any:
         if order.round == 3:
             self._pool._processes[1].kill()
         return original(self, order, *rest)
 
-    monkeypatch.setattr(embedded.EmbeddedEngine, "train", train)
+    monkeypatch.setattr(workers.WorkerEngine, "train", train)
     said = refused(6, "run", config, "--out", tmp_path / "run", "--workers", 2)
     assert "fedsight-worker-1 died while training in round 3 (killed by signal 9)" in said
     assert "fedsight resume" in said

@@ -12,14 +12,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fedsight.algorithms.base import Algorithm
+from fedsight.client.step import Client
+from fedsight.coordinator.loop import Trained, run
 from fedsight.core.errors import ConfigError
 from fedsight.core.layout import Layout
 from fedsight.core.rng import generator
 from fedsight.core.types import Order
-from fedsight.engine.base import Federation
-from fedsight.engine.client import Client
-from fedsight.engine.inline import InlineEngine, one_thread
-from fedsight.run.loop import Trained, run
+from fedsight.engines.in_process import InProcessEngine, one_thread
+from fedsight.program.federation import Federation
 
 Make = Callable[..., Federation]
 TWO_EPOCHS = {"epochs": 2, "momentum": 0.9, "weight_decay": 0.01, "lr": 0.05}
@@ -222,7 +222,7 @@ def test_order_of_the_cohort_does_not_matter(tiny_federation: Make) -> None:
     vector = start(federation)
     outcomes = []
     for cohort in ([0, 1, 2, 3, 4], [3, 0, 4, 2, 1]):
-        engine = InlineEngine(federation)
+        engine = InProcessEngine(federation)
         outcomes.append(engine.train(Order(1, vector), cohort, lambda: None))
         engine.close()
     one, other = (outcome.total.sums["delta"] for outcome in outcomes)
@@ -244,7 +244,7 @@ def test_loop_goes_on_from_any_checkpoint_to_the_same_end(tiny_federation: Make)
     diary = tiny.Diary()
     whole = tiny.learn(federation, diary=diary)
     for checkpoint in diary.checkpoints:
-        engine = InlineEngine(federation)
+        engine = InProcessEngine(federation)
         again = run(federation, engine, tiny.overall(federation), start=checkpoint)
         engine.close()
         assert tiny.sha(again.vector) == tiny.sha(whole.vector)

@@ -10,9 +10,9 @@ import torch
 import torchvision
 from torch import nn
 
-from fedsight.core.boxes import labelled, pack
 from fedsight.core.errors import ModelError
 from fedsight.core.layout import Kind, Layout
+from fedsight.data.detection.boxes import labelled, pack
 from fedsight.models import heatmap
 from fedsight.models.base import models
 from fedsight.models.detector import MOST, Detector

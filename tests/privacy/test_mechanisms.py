@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from fedsight.aggregate.mean import PayloadSum
+from fedsight.aggregation.mean import PayloadSum
 from fedsight.core.errors import FedSightError, SiteError
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.base import Mechanism, Plan

@@ -7,9 +7,9 @@ import tiny
 import torch
 
 from fedsight.core.errors import ConfigError, SiteError
-from fedsight.engine.embedded import EmbeddedEngine
-from fedsight.run.config import check
-from fedsight.run.program import Speed
+from fedsight.engines.workers import WorkerEngine
+from fedsight.program.config import check
+from fedsight.program.program import Speed
 
 MASKED = {"name": "secagg", "dropout": 0.3}
 OPEN = {**MASKED, "name": "quantised"}
@@ -37,7 +37,7 @@ def test_masked_run_ends_with_the_bits_of_the_same_rounding_without_masks(
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(workers: int) -> None:
     of = tiny.federation(secure=MASKED, algorithm={"name": "scaffold"})
-    engine = EmbeddedEngine(of, Speed(workers=workers))
+    engine = WorkerEngine(of, Speed(workers=workers))
     try:
         found = tiny.learn(of, engine)
     finally:

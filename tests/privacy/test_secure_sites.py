@@ -14,14 +14,14 @@ import tinysites
 from siteprocess import SiteProcess
 from tinysites import FaultyLink, Places
 
+from fedsight.coordinator.loop import Trained, run
 from fedsight.core.errors import SiteError
-from fedsight.deploy import segment
-from fedsight.engine.embedded import EmbeddedEngine
-from fedsight.engine.remote import RemoteEngine
-from fedsight.engine.talk import Link
-from fedsight.run.federate import federate
-from fedsight.run.loop import Trained, run
-from fedsight.run.program import Program, Speed
+from fedsight.deploy.server import job
+from fedsight.engines.remote.conversation import Link
+from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.workers import WorkerEngine
+from fedsight.program.federation import federate
+from fedsight.program.program import Program, Speed
 
 MASKED = {"name": "secagg", "dropout": 0.3}
 OPEN = {**MASKED, "name": "quantised"}
@@ -49,7 +49,7 @@ def test_deployed_embedded_and_unmasked_runs_end_with_the_same_bits(
     masked, unmasked = (program(site_images, secure, **sections) for secure in (MASKED, OPEN))
     diaries = [tiny.Diary() for _ in range(3)]
     here = federate(masked)
-    engine = EmbeddedEngine(here, Speed(workers=1))
+    engine = WorkerEngine(here, Speed(workers=1))
     try:
         embedded = tiny.learn(here, engine, diaries[0])
     finally:
@@ -200,7 +200,7 @@ def test_a_site_that_requires_masks_takes_no_part_without(
 ) -> None:
     strict(contract={"require": ["secure_aggregation"]})
     link = places.sit()
-    _, absent = segment._propose(program(site_images, OPEN), "open1", link, {})
+    _, absent = job._propose(program(site_images, OPEN), "open1", link, {})
     assert list(absent) == [LOST]
     assert "contract.require" in absent[LOST]
     places.meet(program(site_images, MASKED))

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from fedsight.aggregation.secure import EncodingPlan, SecureSum
 from fedsight.core.errors import FedSightError, SiteError
 from fedsight.privacy import event, skellam
 from fedsight.privacy.accounting import _skellam, spent
@@ -20,8 +21,7 @@ from fedsight.privacy.base import Plan as Accounted
 from fedsight.privacy.clip import clip
 from fedsight.privacy.mechanisms.distributed import Distributed
 from fedsight.privacy.noise import Noise
-from fedsight.privacy.secagg.local import Local
-from fedsight.privacy.secagg.total import Plan, SecureSum
+from fedsight.privacy.secagg.local import LocalExchange
 from fedsight.privacy.secure import Secure
 from fedsight.privacy.skellam import Round
 
@@ -34,10 +34,10 @@ def noise(secret: int = 1):  # type: ignore[no-untyped-def]
 
 def plan(
     sizes: dict[str, int] | None = None, multiplier: float = 1.0, secret: int = 1, **secure: object
-) -> Plan:
+) -> EncodingPlan:
     settings = Secure(**{"name": "secagg", **secure})  # type: ignore[arg-type]
     privacy = Distributed(noise_multiplier=multiplier, clip=0.5)
-    return Plan(settings, sizes or {"delta": SIZE}, 3, 1, 0.1, privacy, 10, noise(secret))
+    return EncodingPlan(settings, sizes or {"delta": SIZE}, 3, 1, 0.1, privacy, 10, noise(secret))
 
 
 # What a site adds ------------------------------------------------------------------------------
@@ -229,7 +229,7 @@ def test_down_to_the_threshold_whoever_drops_out_leaves_enough_noise() -> None:
     assert (parameters.survivors, of.accounted(6).honest) == (4, 3)
     payload = {"delta": torch.full((300,), 0.01), "control": torch.full((40,), -0.02)}
     words = {site: how.encode(payload, 1, site, 3, 1, noise(hash(site))) for site in sites}
-    everyone = Local("run")
+    everyone = LocalExchange("run")
     for gone in itertools.chain.from_iterable(
         itertools.combinations(sites, count) for count in range(3)
     ):

@@ -14,7 +14,7 @@ from fedsight.core.errors import Problem
 from fedsight.core.types import Memory, Payload
 
 if TYPE_CHECKING:
-    from fedsight.run.program import Train
+    from fedsight.program.program import Train
 
 
 @algorithms.add("scaffold", paper="Karimireddy et al. 2020, Algorithm 1, option II")

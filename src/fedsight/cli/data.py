@@ -117,7 +117,7 @@ def split_command(
         f"{(counts > 0).sum(axis=1).mean():.1f} of {len(opened.classes)} classes per site"
     )
     if picture is not None:
-        from fedsight.data.picture import draw_split
+        from fedsight.data.splits_picture import draw_split
 
         names = [partition.name(site) for site in range(len(counts))]
         title = f"{opened.facts.get('title', source)}: {spread.registered}, seed {used}"
@@ -127,12 +127,12 @@ def split_command(
 
 def _source(word: str, options: Sequence[str]) -> Source:
     if word.endswith(".toml"):
-        from fedsight.run.config import load
+        from fedsight.program.config import load
 
         sets = [option if option.startswith("data.") else f"data.{option}" for option in options]
         source: Source = load(Path(word), sets)[0].data
         return source
-    from fedsight.data.locate import find_source
+    from fedsight.program.locate import find_source
 
     return find_source(word, [option.removeprefix("data.") for option in options])
 
@@ -141,11 +141,11 @@ def _source_and_split(
     word: str, split: str | None, of_data: Sequence[str], of_split: Sequence[str]
 ) -> tuple[Source, Split, int]:
     """The source, the split and the seed that the arguments ask for."""
-    from fedsight.data.locate import build, find_source, parse
     from fedsight.data.partition import splits
+    from fedsight.program.locate import build, find_source, parse
 
     if word.endswith(".toml"):
-        from fedsight.run.config import load
+        from fedsight.program.config import load
 
         sets = [f"data.{option}" for option in of_data]
         if split is None:

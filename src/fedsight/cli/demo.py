@@ -31,15 +31,15 @@ def demo_command(
 
     Example: fedsight federation demo --sites 3 --keep trial
     """
-    from fedsight.deploy.needed import need_engine
+    from fedsight.deploy.requirements import need_engine
 
     need_engine()
     from fedsight.cli.members import show_departures
     from fedsight.cli.screen import Screen, show_summary
+    from fedsight.coordinator.store import RunStore, free_folder
     from fedsight.deploy import demo
+    from fedsight.program import config
     from fedsight.report.page import build
-    from fedsight.run import config
-    from fedsight.run.store import RunStore, free_folder
 
     changes = [f"name={demo.NAME}", f"split.sites={sites}", f"rounds.rounds={rounds}"]
     program, speed = config.example("fashion", changes)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fedsight.run.gallery import Secret
-    from fedsight.run.recognise import Match
+    from fedsight.inference.gallery import Secret
+    from fedsight.inference.recognition import Match
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -19,7 +19,7 @@ app = typer.Typer(
 )
 VARIABLE = "FEDSIGHT_PASSPHRASE"
 
-Run = Annotated[
+RunArgument = Annotated[
     Path, typer.Argument(metavar="RUN", help="A run folder of the task faces.", show_default=False)
 ]
 File = Annotated[
@@ -28,7 +28,7 @@ File = Annotated[
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="What the person is called.", show_default=False)
 ]
-Images = Annotated[
+ImagesArgument = Annotated[
     list[Path],
     typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False),
 ]
@@ -40,7 +40,7 @@ Phrase = Annotated[
     bool,
     typer.Option("--passphrase", help=f"Ask for a passphrase, or take ${VARIABLE}; no key file."),
 ]
-Far = Annotated[
+FarOption = Annotated[
     float, typer.Option(min=1e-9, max=0.999, help="The false accept rate of the threshold.")
 ]
 Asked = Annotated[
@@ -54,7 +54,7 @@ Asked = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Site = Annotated[
+SiteOption = Annotated[
     str | None,
     typer.Option(help="Use this site's own model, where there is one.", show_default=False),
 ]
@@ -62,21 +62,21 @@ Site = Annotated[
 
 @app.command("enrol")
 def enrol_command(
-    run: Run,
+    run: RunArgument,
     gallery: File,
     name: Name,
-    images: Images,
+    images: ImagesArgument,
     key: Key = None,
     passphrase: Phrase = False,
-    site: Site = None,
+    site: SiteOption = None,
 ) -> None:
     """Add a person's images to the gallery, as templates; the images themselves are not kept.
 
     Example: fedsight faces enrol runs/faces staff.gallery "Ada L." ada1.jpg ada2.jpg
     """
-    from fedsight.run.ask import find_images
-    from fedsight.run.gallery import Gallery, locked, read, write
-    from fedsight.run.recognise import Recogniser, enrol
+    from fedsight.inference.gallery import Gallery, locked, read, write
+    from fedsight.inference.inputs import find_images
+    from fedsight.inference.recognition import Recogniser, enrol
 
     model, secret = Recogniser(run, site), _secret(gallery, key, passphrase)
     vectors = model.vectors(find_images(images))
@@ -95,7 +95,7 @@ def enrol_command(
 
 @app.command("verify")
 def verify_command(
-    run: Run,
+    run: RunArgument,
     gallery: File,
     name: Name,
     image: Annotated[Path, typer.Argument(metavar="IMAGE", show_default=False)],
@@ -103,14 +103,14 @@ def verify_command(
     passphrase: Phrase = False,
     far: Asked = None,
     as_json: AsJson = False,
-    site: Site = None,
+    site: SiteOption = None,
 ) -> None:
     """Say whether an image shows the person it is said to show.
 
     Example: fedsight faces verify runs/faces staff.gallery "Ada L." door.jpg
     """
-    from fedsight.run.gallery import read
-    from fedsight.run.recognise import Recogniser
+    from fedsight.inference.gallery import read
+    from fedsight.inference.recognition import Recogniser
 
     model = Recogniser(run, site)
     kept = model.open(read(gallery, _secret(gallery, key, passphrase)))
@@ -127,23 +127,23 @@ def verify_command(
 
 @app.command("identify")
 def identify_command(
-    run: Run,
+    run: RunArgument,
     gallery: File,
-    images: Images,
+    images: ImagesArgument,
     key: Key = None,
     passphrase: Phrase = False,
     far: Asked = None,
     top: Annotated[int, typer.Option(min=1, help="People to show for each image.")] = 1,
     as_json: AsJson = False,
-    site: Site = None,
+    site: SiteOption = None,
 ) -> None:
     """Say who of the gallery images show, or that it is nobody of them.
 
     Example: fedsight faces identify runs/faces staff.gallery door/
     """
-    from fedsight.run.ask import find_images
-    from fedsight.run.gallery import read
-    from fedsight.run.recognise import Recogniser
+    from fedsight.inference.gallery import read
+    from fedsight.inference.inputs import find_images
+    from fedsight.inference.recognition import Recogniser
 
     model = Recogniser(run, site)
     kept = model.open(read(gallery, _secret(gallery, key, passphrase)))
@@ -161,7 +161,7 @@ def identify_command(
 
 @app.command("calibrate")
 def calibrate_command(
-    run: Run,
+    run: RunArgument,
     gallery: File,
     folder: Annotated[
         Path,
@@ -169,8 +169,8 @@ def calibrate_command(
     ],
     key: Key = None,
     passphrase: Phrase = False,
-    far: Far = 0.01,
-    site: Site = None,
+    far: FarOption = 0.01,
+    site: SiteOption = None,
 ) -> None:
     """Choose the gallery's threshold on people of this site who are not trained on, nor enrolled.
 
@@ -178,8 +178,8 @@ def calibrate_command(
 
     Example: fedsight faces calibrate runs/faces staff.gallery volunteers/ --far 0.01
     """
-    from fedsight.run.gallery import locked, read, write
-    from fedsight.run.recognise import Recogniser, calibrate
+    from fedsight.inference.gallery import locked, read, write
+    from fedsight.inference.recognition import Recogniser, calibrate
 
     model, secret = Recogniser(run, site), _secret(gallery, key, passphrase)
     people = model.volunteers(folder)
@@ -199,7 +199,7 @@ def list_command(gallery: File, key: Key = None, passphrase: Phrase = False) -> 
 
     Example: fedsight faces list staff.gallery
     """
-    from fedsight.run.gallery import read
+    from fedsight.inference.gallery import read
 
     for name, templates in read(gallery, _secret(gallery, key, passphrase)).people.items():
         typer.echo(f"{name}: {len(templates)}")
@@ -211,7 +211,7 @@ def delete_command(gallery: File, name: Name, key: Key = None, passphrase: Phras
 
     Example: fedsight faces delete staff.gallery "Ada L."
     """
-    from fedsight.run.gallery import erase
+    from fedsight.inference.gallery import erase
 
     count = erase(gallery, name, _secret(gallery, key, passphrase))
     typer.echo(f"{name}: {count} templates erased")
@@ -219,7 +219,7 @@ def delete_command(gallery: File, name: Name, key: Key = None, passphrase: Phras
 
 def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:
     from fedsight.core.errors import DataError
-    from fedsight.run.gallery import KeyFile, Passphrase
+    from fedsight.inference.gallery import KeyFile, Passphrase
 
     if key is not None and key.absolute() == gallery.absolute():
         raise DataError("the key file cannot be the gallery itself", "give another file with --key")

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fedsight.cli.demo import demo_command
-from fedsight.cli.place import FederationFolder, open_federation
+from fedsight.cli.place import FederationOption, open_federation
 
 app = typer.Typer(
     no_args_is_help=True, help="Run a federation across machines: its members and its history."
@@ -30,11 +30,11 @@ def init_command(
 
     Example: fedsight federation init hospitals --host fl.example.org
     """
-    from fedsight.deploy.federation import Federation
-    from fedsight.deploy.needed import need_engine
+    from fedsight.deploy.membership.federation import FederationFolder
+    from fedsight.deploy.requirements import need_engine
 
     need_engine()
-    federation = Federation.create(name, host, port)
+    federation = FederationFolder.create(name, host, port)
     typer.echo(
         f"Made the federation '{federation.name}' in {name}\n"
         f"Authority: {federation.invitation.fingerprint}\n\n"
@@ -56,7 +56,7 @@ def admit_command(
         Path,
         typer.Argument(metavar="REQUEST", help="A site's .request.zip.", show_default=False),
     ],
-    federation: FederationFolder = None,
+    federation: FederationOption = None,
     days: Annotated[
         int, typer.Option(min=1, max=3650, help="How long the certificate is good for.")
     ] = 825,
@@ -65,8 +65,8 @@ def admit_command(
 
     Example: fedsight federation admit ward-3.request.zip --federation hospitals
     """
-    from fedsight.deploy.federation import key_mark
-    from fedsight.deploy.needed import need_engine
+    from fedsight.deploy.membership.federation import key_mark
+    from fedsight.deploy.requirements import need_engine
 
     found = open_federation(federation)
     need_engine()
@@ -84,19 +84,19 @@ def admit_command(
 @app.command("revoke")
 def revoke_command(
     site: Annotated[str, typer.Argument(metavar="SITE", help="A site's name.", show_default=False)],
-    federation: FederationFolder = None,
+    federation: FederationOption = None,
     why: Annotated[str, typer.Option(help="The reason, for the history.", show_default=False)] = "",
 ) -> None:
     """Shut a site out for good: its connection is dropped and nothing of it is counted.
 
     Example: fedsight federation revoke ward-3 --why "its machine was stolen"
     """
-    from fedsight.deploy.needed import need_engine
+    from fedsight.deploy.requirements import need_engine
 
     found = open_federation(federation)
     found.revoke(site, why)
     need_engine()
-    from fedsight.deploy.server import shut_out
+    from fedsight.deploy.server.server import shut_out
 
     now = shut_out(found, site)
     typer.echo(
@@ -110,7 +110,7 @@ def revoke_command(
 
 
 @app.command("status")
-def status_command(federation: FederationFolder = None) -> None:
+def status_command(federation: FederationOption = None) -> None:
     """Show whether the server runs, and for each site whether it is connected and what it has.
 
     Example: fedsight federation status --federation hospitals
@@ -122,7 +122,7 @@ def status_command(federation: FederationFolder = None) -> None:
 
 @app.command("history")
 def history_command(
-    federation: FederationFolder = None,
+    federation: FederationOption = None,
     run: Annotated[
         str | None,
         typer.Option(

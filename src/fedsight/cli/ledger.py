@@ -11,9 +11,9 @@ from typing import Any
 from rich.markup import escape
 
 from fedsight.cli.members import _print, _show, _table, _when
-from fedsight.privacy.contract import Contract
-from fedsight.privacy.entries import Entry
-from fedsight.privacy.ledger import Ledger
+from fedsight.governance.contract import Contract
+from fedsight.governance.entries import LedgerEntry
+from fedsight.governance.ledger import Ledger
 
 
 def told(ledger: Ledger) -> str:
@@ -61,7 +61,7 @@ def show(ledger: Ledger, folder: Path) -> None:
     _print(told(ledger))
 
 
-def _runs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _runs(entries: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
     """What left for each run."""
     found: dict[str, dict[str, Any]] = {}
     for one in entries:
@@ -74,7 +74,7 @@ def _runs(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return list(found.values())
 
 
-def _epsilons(ledger: Ledger, folder: Path, entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _epsilons(ledger: Ledger, folder: Path, entries: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
     """What each data set has cost, and what the contract permits; null: not bounded by noise."""
     contract = _contract(folder)
     limit, found = contract.limit, []
@@ -98,6 +98,6 @@ def _sentence(line: dict[str, Any]) -> str:
 
 def _contract(folder: Path) -> Contract:
     """The contract in the owner's file, which may have been edited since the site was started."""
-    from fedsight.deploy.owner import read_contract
+    from fedsight.deploy.site.owner import read_contract
 
     return read_contract(folder / "site.toml")

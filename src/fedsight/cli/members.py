@@ -16,20 +16,21 @@ from rich.table import Table
 
 from fedsight.cli.screen import size
 from fedsight.core.errors import StoreError
-from fedsight.deploy import keeper, server
-from fedsight.deploy.federation import Federation
-from fedsight.deploy.presence import Presence, presences
+from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.membership.presence import Presence, presences
+from fedsight.deploy.processes import supervisor
+from fedsight.deploy.server import server
 
 _NUMBERS = {"train", "test", "classes", "corrupt", "rounds", "round", "updates", "figures"}
 _NUMBERS |= {"score", "loss", "seconds"}
 _WHOLE = {"time", "began", "event", "bytes"}
 
 
-def show_status(federation: Federation) -> None:
+def show_status(federation: FederationFolder) -> None:
     """The server, and a line a site."""
     home, invitation = federation.folder / "server", federation.invitation
     number = server.process(home)
-    if not keeper.kept(home):
+    if not supervisor.kept(home):
         state = "the server does not run: start it with `fedsight server start`"
     elif number is None:
         state = "the server's process has ended and is being started again"
@@ -49,7 +50,7 @@ def show_status(federation: Federation) -> None:
     _show(table)
 
 
-def show_history(federation: Federation) -> None:
+def show_history(federation: FederationFolder) -> None:
     """Events and runs, newest last."""
     events = _table("time", "event", "what")
     for line in federation.events():
@@ -68,7 +69,7 @@ def show_history(federation: Federation) -> None:
     _show(table)
 
 
-def show_rounds(federation: Federation, name: str) -> None:
+def show_rounds(federation: FederationFolder, name: str) -> None:
     """A run's rounds: figures, who took part, and who was refused and why."""
     folder = federation.runs / name
     if not (folder / "run.json").is_file():
@@ -163,7 +164,7 @@ def _run(folder: Path) -> tuple[str, list[str]]:
     elif outcome.get("state") == "failed":
         state = f"stopped: {outcome.get('cause')}"
     else:
-        state = "in work" if keeper.kept(folder) else "not finished"
+        state = "in work" if supervisor.kept(folder) else "not finished"
     rounds = f"{last.get('round', 0)} of {facts['rounds']}" if "rounds" in facts else "0"
     sites = str(facts.get("population", ""))
     figure = _figure(summary.get("score", score), ".2%")

@@ -10,9 +10,9 @@ import typer
 from fedsight.core.errors import DeployError
 
 if TYPE_CHECKING:
-    from fedsight.deploy.federation import Federation
+    from fedsight.deploy.membership.federation import FederationFolder
 
-FederationFolder = Annotated[
+FederationOption = Annotated[
     Path | None,
     typer.Option(
         "--federation",
@@ -23,19 +23,19 @@ FederationFolder = Annotated[
 ]
 
 
-def open_federation(given: Path | None) -> Federation:
+def open_federation(given: Path | None) -> FederationFolder:
     """The federation in the folder `given`, else the only one in the current folder, or that
     folder itself; DeployError if there is none or more than one."""
-    from fedsight.deploy.federation import Federation
+    from fedsight.deploy.membership.federation import FederationFolder
 
     if given is not None:
-        return Federation.open(given)
+        return FederationFolder.open(given)
     here = Path.cwd()
     if _is_federation(here):
-        return Federation.open(here)
+        return FederationFolder.open(here)
     found = sorted(path for path in here.iterdir() if _is_federation(path))
     if len(found) == 1:
-        return Federation.open(found[0])
+        return FederationFolder.open(found[0])
     if found:
         names = ", ".join(path.name for path in found)
         raise DeployError(

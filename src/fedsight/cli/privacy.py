@@ -111,8 +111,8 @@ def _show(asked: Plan, epsilon: float, delta: float, size: int) -> None:
 
 def _parameters(config: Path) -> int:
     """Parameters that travel, of the model of a config; its data are opened for it."""
-    from fedsight.run.config import load
-    from fedsight.run.federate import federate
+    from fedsight.program.config import load
+    from fedsight.program.federation import federate
 
     federation = federate(load(config)[0])
     layout = federation.program.layout(federation.network())

@@ -19,12 +19,12 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from fedsight.coordinator.callbacks import Callback
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.report.words import word
-from fedsight.run.reporter import Reporter
 
 if TYPE_CHECKING:
-    from fedsight.engine.base import Federation
+    from fedsight.program.federation import Federation
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
@@ -52,7 +52,7 @@ def size(count: float) -> str:
     return f"{count:.1f} {_UNITS[-1]}"
 
 
-class Screen(Reporter):
+class Screen(Callback):
     """The progress bar; on a pipe, a line a round instead."""
 
     def __init__(self) -> None:

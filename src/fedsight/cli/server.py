@@ -6,14 +6,14 @@ from typing import Annotated
 
 import typer
 
-from fedsight.cli.place import FederationFolder, open_federation
+from fedsight.cli.place import FederationOption, open_federation
 
 app = typer.Typer(no_args_is_help=True, help="Run the server of a federation.")
 
 
 @app.command("start")
 def start_command(
-    federation: FederationFolder = None,
+    federation: FederationOption = None,
     port: Annotated[
         int | None,
         typer.Option(
@@ -28,10 +28,10 @@ def start_command(
 
     Example: fedsight server start --federation hospitals
     """
-    from fedsight.deploy.needed import need_engine
+    from fedsight.deploy.requirements import need_engine
 
     found = open_federation(federation)
     need_engine()
-    from fedsight.deploy.server import start
+    from fedsight.deploy.server.server import start
 
     start(found, port, typer.echo)

@@ -12,7 +12,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Take part in a federation; the images stay at the site."
 )
 
-Folder = Annotated[
+SiteFolderOption = Annotated[
     Path,
     typer.Argument(metavar="[DIR]", help="The site's folder (default: the current one)."),
 ]
@@ -38,21 +38,21 @@ def init_command(
 
     Example: fedsight site init invitation.toml --name ward-3
     """
-    from fedsight.deploy.federation import Invitation, check_name
-    from fedsight.deploy.needed import need_engine
+    from fedsight.deploy.membership.federation import Invitation, check_name
+    from fedsight.deploy.requirements import need_engine
 
     found = Invitation.read(invitation)
     check_name(name, "the site")
     need_engine()
-    from fedsight.deploy.federation import key_mark
-    from fedsight.deploy.site import Site
+    from fedsight.deploy.membership.federation import key_mark
+    from fedsight.deploy.site.folder import SiteFolder
 
     folder = dir or Path(name)
-    if (folder / "identity.toml").is_file() and (site := Site.open(folder)).name == name:
+    if (folder / "identity.toml").is_file() and (site := SiteFolder.open(folder)).name == name:
         site.moved(found)
         typer.echo(f"'{name}' connects to {found.host}:{found.port} when it is next started")
         return
-    request = Site.create(folder, name, found)
+    request = SiteFolder.create(folder, name, found)
     typer.echo(
         f"Send this file to the operator: {request}\n"
         f"Authority: {found.fingerprint}\n"
@@ -67,7 +67,7 @@ def init_command(
 
 @app.command("start")
 def start_command(
-    folder: Folder = Path(),
+    folder: SiteFolderOption = Path(),
     data: Annotated[
         str | None,
         typer.Option(
@@ -95,17 +95,17 @@ def start_command(
 
     Example: fedsight site start ward-3 --data /images --admission ward-3.signed.zip
     """
-    from fedsight.deploy.needed import need_engine
+    from fedsight.deploy.requirements import need_engine
 
     need_engine()
-    from fedsight.deploy.site import Site
+    from fedsight.deploy.site.folder import SiteFolder
 
-    Site.open(folder).start(data, contract, typer.echo, admission)
+    SiteFolder.open(folder).start(data, contract, typer.echo, admission)
 
 
 @app.command("log")
 def log_command(
-    folder: Folder = Path(),
+    folder: SiteFolderOption = Path(),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON list instead of a table.")
     ] = False,
@@ -115,7 +115,7 @@ def log_command(
     Example: fedsight site log ward-3
     """
     from fedsight.cli.members import show_log
-    from fedsight.deploy.sitelog import SiteLog
+    from fedsight.deploy.site.log import SiteLog
 
     _need_site(folder)
     lines = SiteLog(folder).read()
@@ -127,7 +127,7 @@ def log_command(
 
 @app.command("ledger")
 def ledger_command(
-    folder: Folder = Path(),
+    folder: SiteFolderOption = Path(),
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a JSON object instead of tables.")
     ] = False,
@@ -147,12 +147,12 @@ def ledger_command(
     """
     _need_site(folder)
     from fedsight.cli.ledger import as_table, show, told
-    from fedsight.privacy.entries import Entry
-    from fedsight.privacy.ledger import Ledger
+    from fedsight.governance.entries import LedgerEntry
+    from fedsight.governance.ledger import Ledger
 
     ledger = Ledger(folder)
     if clock:
-        ledger.append(Entry("clock"))
+        ledger.append(LedgerEntry("clock"))
     if verify:
         typer.echo(told(ledger))
     elif as_json:

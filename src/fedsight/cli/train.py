@@ -13,12 +13,12 @@ from fedsight.cli.fetch import fetch_needed
 from fedsight.core.errors import ConfigError, Problem, StoreError
 
 if TYPE_CHECKING:
-    from fedsight.run.conclude import Command
-    from fedsight.run.program import Program, Speed
-    from fedsight.run.reporter import Reporter
-    from fedsight.run.store import RunStore
+    from fedsight.coordinator.callbacks import Callback
+    from fedsight.coordinator.store import RunStore
+    from fedsight.evaluation.conclusion import Command
+    from fedsight.program.program import Program, Speed
 
-    Go = Callable[[Sequence[Reporter], Callable[[str], None]], dict[str, Any]]
+    Go = Callable[[Sequence[Callback], Callable[[str], None]], dict[str, Any]]
 
 
 class LogFormat(StrEnum):
@@ -34,7 +34,7 @@ ConfigFile = Annotated[
     Path | None,
     typer.Argument(metavar="CONFIG", help="A TOML file.", show_default=False),
 ]
-Example = Annotated[
+ExampleOption = Annotated[
     str | None,
     typer.Option(
         help=f"A built-in example instead of a file: {', '.join(EXAMPLES)}. "
@@ -80,7 +80,7 @@ def _training(command: Command, about: str) -> Callable[..., None]:
 
     def begin(
         config: ConfigFile = None,
-        example: Example = None,
+        example: ExampleOption = None,
         sets: Sets = None,
         out: Out = None,
         rounds: RoundCount = None,
@@ -121,7 +121,7 @@ compare_command = _training(
 
 def check_command(
     config: ConfigFile = None,
-    example: Example = None,
+    example: ExampleOption = None,
     sets: Sets = None,
     elsewhere: Annotated[
         bool,
@@ -132,9 +132,9 @@ def check_command(
 
     Example: fedsight check my.toml
     """
-    from fedsight.run.config import check, check_elsewhere
-    from fedsight.run.federate import federate
-    from fedsight.run.protect import Protection
+    from fedsight.coordinator.protection import Protection
+    from fedsight.program.config import check, check_elsewhere
+    from fedsight.program.federation import federate
 
     program, speed = _program(config, example, sets, None, None, None)
     if elsewhere:
@@ -163,14 +163,14 @@ def resume_command(
 
     Example: fedsight resume runs/first
     """
-    from fedsight.run import session
-    from fedsight.run.store import RunStore
+    from fedsight.coordinator.store import RunStore
+    from fedsight.runs import lifecycle
 
     store = RunStore(run)
     store.program()  # refuses a folder that is no run
     facts = store.read_json("run.json")
     if "federation" not in facts:
-        _finish(run, log, lambda reporters, say: session.resume(store, workers, reporters))
+        _finish(run, log, lambda reporters, say: lifecycle.resume(store, workers, reporters))
     elif (run / "summary.json").exists():
         _finish(run, log, lambda reporters, say: store.read_json("summary.json"))
     else:
@@ -186,7 +186,7 @@ def _program(
     workers: int | None,
     seed: int | None,
 ) -> tuple[Program, Speed]:
-    from fedsight.run import config as configs
+    from fedsight.program import config as configs
 
     changes = list(sets or [])
     changes += [
@@ -207,15 +207,15 @@ def _program(
 def _begin(
     command: Command, program: Program, speed: Speed, out: Path | None, log: list[LogFormat] | None
 ) -> None:
-    from fedsight.run import session
-    from fedsight.run.store import RunStore, free_folder
+    from fedsight.coordinator.store import RunStore, free_folder
+    from fedsight.runs import lifecycle
 
     folder = out or free_folder(Path("runs"), program.name)
     store = RunStore(folder)
     _finish(
         folder,
         log,
-        lambda reporters, say: session.start(program, speed, store, command, reporters),
+        lambda reporters, say: lifecycle.start(program, speed, store, command, reporters),
     )
 
 
@@ -234,11 +234,11 @@ def _deploy(
     folder: Path, program: Program, speed: Speed, out: Path | None, log: list[LogFormat] | None
 ) -> None:
     """`run` on a federation."""
-    from fedsight.deploy.federation import Federation
-    from fedsight.deploy.needed import need_engine
-    from fedsight.run.store import RunStore, free_folder
+    from fedsight.coordinator.store import RunStore, free_folder
+    from fedsight.deploy.membership.federation import FederationFolder
+    from fedsight.deploy.requirements import need_engine
 
-    federation = Federation.open(folder)
+    federation = FederationFolder.open(folder)
     place = out or free_folder(folder / "runs", program.name)
     if place.resolve().parent != federation.runs:
         raise StoreError(
@@ -247,40 +247,40 @@ def _deploy(
             f"write --out {folder / 'runs' / place.name}, or leave --out away",
         )
     need_engine()
-    from fedsight.deploy import chain
+    from fedsight.deploy.server import scheduler
 
     store = RunStore(place)
     _finish(
         place,
         log,
-        lambda reporters, say: chain.start(federation, program, speed, store, reporters, say),
+        lambda reporters, say: scheduler.start(federation, program, speed, store, reporters, say),
     )
 
 
 def _redeploy(store: RunStore, before: Path, log: list[LogFormat] | None) -> None:
     """`resume` on a federation, whose folder may have been moved as a whole."""
-    from fedsight.deploy.federation import Federation
-    from fedsight.deploy.needed import need_engine
+    from fedsight.deploy.membership.federation import FederationFolder
+    from fedsight.deploy.requirements import need_engine
 
     around = store.folder.resolve().parent.parent
-    federation = Federation.open(around if (around / "invitation.toml").is_file() else before)
+    federation = FederationFolder.open(around if (around / "invitation.toml").is_file() else before)
     need_engine()
-    from fedsight.deploy import chain
+    from fedsight.deploy.server import scheduler
 
     _finish(
         store.folder,
         log,
-        lambda reporters, say: chain.resume(federation, store, reporters, say),
+        lambda reporters, say: scheduler.resume(federation, store, reporters, say),
     )
 
 
 def _finish(folder: Path, log: list[LogFormat] | None, go: Go) -> None:
     from fedsight.cli.screen import Screen, show_summary
+    from fedsight.coordinator.trackers import open_log
     from fedsight.report.page import build
-    from fedsight.run.logs import open_log
 
     screen = Screen()
-    reporters: list[Reporter] = [screen, *(open_log(kind.value, folder) for kind in log or [])]
+    reporters: list[Callback] = [screen, *(open_log(kind.value, folder) for kind in log or [])]
     try:
         summary = go(reporters, screen.say)
     finally:

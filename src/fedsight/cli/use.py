@@ -13,10 +13,12 @@ import typer
 from fedsight.core.errors import DataError, StoreError
 
 if TYPE_CHECKING:
-    from fedsight.run.predict import Prediction
+    from fedsight.inference.predict import Prediction
 
-Run = Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)]
-Site = Annotated[
+RunArgument = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)
+]
+SiteOption = Annotated[
     str | None,
     typer.Option(
         help="Use this site's own model, where the algorithm keeps part of it at the sites.",
@@ -34,7 +36,7 @@ class ExportFormat(StrEnum):
 
 
 def predict_command(
-    run: Run,
+    run: RunArgument,
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -55,7 +57,7 @@ def predict_command(
             show_default=False,
         ),
     ] = None,
-    site: Site = None,
+    site: SiteOption = None,
 ) -> None:
     """Say what a run's model sees in images or texts: label and probability, or boxes.
 
@@ -65,8 +67,8 @@ def predict_command(
 
     Example: fedsight predict runs/first photo.jpg more-photos/ --top 3
     """
-    from fedsight.run.predict import predict
-    from fedsight.run.saved import load
+    from fedsight.inference.predict import predict
+    from fedsight.inference.saved import load
 
     saved = load(run, site)
     seen = saved.preprocess
@@ -74,7 +76,7 @@ def predict_command(
         raise DataError(f"there is nothing to draw on {seen.things}", "leave out --draw")
     found = predict(saved, files)
     if draw is not None:
-        from fedsight.run.drawn import draw_all
+        from fedsight.inference.drawing import draw_all
 
         draw_all(found, draw, seen)
     if as_json:
@@ -91,7 +93,7 @@ def predict_command(
 
 
 def export_command(
-    run: Run,
+    run: RunArgument,
     format: Annotated[
         ExportFormat,
         typer.Option(help="onnx and torchscript normalise inside; safetensors holds weights."),
@@ -104,7 +106,7 @@ def export_command(
             show_default=False,
         ),
     ] = None,
-    site: Site = None,
+    site: SiteOption = None,
 ) -> None:
     """Write a run's model as one file, with its preprocessing and label names inside.
 
@@ -113,8 +115,8 @@ def export_command(
 
     Example: fedsight export runs/first --format onnx --out garments.onnx
     """
-    from fedsight.run.export import SUFFIX, export
-    from fedsight.run.saved import load
+    from fedsight.inference.export import SUFFIX, export
+    from fedsight.inference.saved import load
 
     path = out or run / f"export{SUFFIX[format.value]}"
     if path.resolve() == (run / "model.safetensors").resolve():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -75,3 +76,25 @@ class Reply:
     weight: int
     metrics: Metrics
     memory: Memory = field(default_factory=dict)
+
+
+class Total(Protocol):
+    """A round's sum, however it was added up."""
+
+    @property
+    def count(self) -> int:
+        """Replies added."""
+        ...
+
+    @property
+    def tensors(self) -> Mapping[str, Tensor]:
+        """What it has added so far, as it keeps it."""
+        ...
+
+    def mean(self) -> dict[str, Tensor]:
+        """Weighted mean of each part, float64."""
+        ...
+
+    def plain(self) -> dict[str, Tensor]:
+        """Weighted sum of each part, float64."""
+        ...

@@ -17,12 +17,12 @@ from torch import Tensor
 from fedsight.core.errors import DataError, Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
-from fedsight.core.sharing import Shared
-from fedsight.data.windowing import Reading
+from fedsight.core.shared_memory import Shared
+from fedsight.data.images.windowing import Reading
 
 Indices = npt.NDArray[np.int64]
 Fit = Literal["stretch", "crop", "pad"]
-Thing = Literal["image", "text"]  # what a network looks at; reports and messages call it so
+Modality = Literal["image", "text"]  # what a network looks at; reports and messages call it so
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 Location = Annotated[Path, Field(strict=False)]  # a file or folder; TOML gives it as a string
@@ -138,7 +138,7 @@ class Preprocess:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     dicom: Reading | None = None  # how DICOM files become grey, where the images are such
-    thing: Thing = field(default="image", repr=False)  # galleries of faces are told by the repr
+    thing: Modality = field(default="image", repr=False)  # galleries of faces are told by the repr
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Preprocess:
@@ -148,7 +148,7 @@ class Preprocess:
         }
         if fields.get("dicom") is not None:
             fields["dicom"] = Reading.of(fields["dicom"])
-        if fields.get("thing", "image") not in get_args(Thing):
+        if fields.get("thing", "image") not in get_args(Modality):
             raise ValueError(f"'{fields['thing']}' is nothing that a network looks at")
         return cls(**fields)
 

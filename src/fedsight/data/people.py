@@ -10,9 +10,9 @@ from pydantic import Field
 
 from fedsight.core.errors import DataError
 from fedsight.core.rng import numpy_generator
+from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Part, SizedSource
-from fedsight.data.images import NumberedImages, settle
-from fedsight.data.records import Record
+from fedsight.data.images.disk import NumberedImages, settle
 
 NAMES = 4  # digits of a person's number
 LEAST = 4  # people of a site, for two to be held out where the share is less

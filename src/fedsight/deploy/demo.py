@@ -14,16 +14,18 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DeployError
 from fedsight.data.partition import site_name
-from fedsight.deploy import chain, forks, keeper, presence, processes
-from fedsight.deploy.federation import Federation
-from fedsight.deploy.processes import Process
-from fedsight.deploy.server import free_port
-from fedsight.deploy.site import Site
-from fedsight.run.program import Program, Speed
-from fedsight.run.reporter import Reporter
-from fedsight.run.store import RunStore
+from fedsight.deploy.membership import presence
+from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.processes import prefork, spawn, supervisor
+from fedsight.deploy.processes.spawn import Process
+from fedsight.deploy.server import scheduler
+from fedsight.deploy.server.server import free_port
+from fedsight.deploy.site.folder import SiteFolder
+from fedsight.program.program import Program, Speed
 
 SAMPLE = "fashion-mnist-12k"
 NAME = "demo"
@@ -36,19 +38,20 @@ Say = Callable[[str], None]
 def together() -> AbstractContextManager[None]:
     """Meanwhile, all that is started here is forked from one process, which has the imports done.
 
-    On machines of their own, each server and site is that process for itself (`keeper.py`).
+    On machines of their own, each server and site is that process for itself
+    (`deploy/processes/supervisor.py`).
     """
-    return forks.apart(["nvflare.cli", "fedsight.cli.app", *keeper.SERVER, *keeper.SITE])
+    return prefork.apart(["nvflare.cli", "fedsight.cli.app", *supervisor.SERVER, *supervisor.SITE])
 
 
-def prepare(folder: Path, count: int) -> tuple[Federation, list[Site]]:
+def prepare(folder: Path, count: int) -> tuple[FederationFolder, list[SiteFolder]]:
     """A federation of `count` admitted sites in `folder`: keys, certificates, kits."""
-    federation = Federation.create(folder / NAME, "localhost", free_port())
+    federation = FederationFolder.create(folder / NAME, "localhost", free_port())
 
-    def one(name: str) -> Site:
-        request = Site.create(folder / name, name, federation.invitation)
+    def one(name: str) -> SiteFolder:
+        request = SiteFolder.create(folder / name, name, federation.invitation)
         federation.admit(request)  # the answer lies beside the request: in the site's folder
-        site = Site.open(folder / name)
+        site = SiteFolder.open(folder / name)
         site.settle()
         return site
 
@@ -58,12 +61,12 @@ def prepare(folder: Path, count: int) -> tuple[Federation, list[Site]]:
 
 
 def run(
-    federation: Federation,
-    sites: Sequence[Site],
+    federation: FederationFolder,
+    sites: Sequence[SiteFolder],
     program: Program,
     speed: Speed,
     store: RunStore,
-    reporters: Sequence[Reporter],
+    reporters: Sequence[Callback],
     say: Say,
 ) -> dict[str, Any]:
     """Start server and sites, train, end them whatever happens; returns the summary."""
@@ -76,16 +79,18 @@ def run(
             running[home] = launch(words, home)
         say(f"started the server and {len(sites)} sites; waiting until they are connected")
         wait_for(federation, [site.name for site in sites], running)
-        return chain.start(federation, program, speed, store, reporters, say)
+        return scheduler.start(federation, program, speed, store, reporters, say)
 
 
 def launch(words: Sequence[str], home: Path, module: str = "fedsight") -> Process:
     """`fedsight WORDS` as a process that Ctrl-C does not reach, and that ends with this one."""
     with (home / "said.txt").open("wb") as said:
-        return processes.begin(module, words, said.fileno())
+        return spawn.begin(module, words, said.fileno())
 
 
-def wait_for(federation: Federation, names: Sequence[str], running: dict[Path, Process]) -> None:
+def wait_for(
+    federation: FederationFolder, names: Sequence[str], running: dict[Path, Process]
+) -> None:
     """Wait until all sites are connected; DeployError if a process ends or they do not come."""
     until = time.monotonic() + START
     while True:

@@ -1,9 +1,9 @@
 """The deployment engine's adapter: our coordinator and our site as NVIDIA FLARE components.
 
 FLARE carries messages between job processes over mutual TLS; everything that is said lies in
-`engine/remote.py` (the coordinator's side) and `deploy/seat.py` (the site's). One method is
-published, and what passes through it are texts, bytes and small numbers: a larger integer, or a
-stranger's object, would fail in FLARE's serialisation as a silent timeout.
+`engines/remote/engine.py` (the coordinator's side) and `deploy/site/service.py` (the site's). One
+method is published, and what passes through it is text, bytes and small numbers: a larger integer,
+or an object of another class, would fail in FLARE's serialisation as a silent timeout.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from nvflare.app_common.job_launcher.server_process_launcher import ServerProces
 from nvflare.collab import collab
 from nvflare.utils.job_launcher_utils import get_credential_env
 
-from fedsight.deploy import heap, presence, processes
+from fedsight.deploy.membership import presence
+from fedsight.deploy.processes import memory_reclaim, spawn
 
 DECLARED = "fedsight_declared"
 log = logging.getLogger(__name__)
@@ -45,7 +46,7 @@ class FlareLink:
         # It writes two lines into three files for each message, and a model is many.
         logging.getLogger("nvflare.collab.runtime.cell_dispatcher").setLevel(logging.WARNING)
         self._proxies = {proxy.name: proxy for proxy in proxies}
-        self._sweeper = heap.Sweeper()
+        self._sweeper = memory_reclaim.Sweeper()
 
     @property
     def sites(self) -> list[str]:
@@ -84,7 +85,7 @@ class Coordinator:
         """Carry the run on until it is finished, fails, or another site is to join."""
         import torch
 
-        from fedsight.deploy.segment import segment
+        from fedsight.deploy.server.job import segment
 
         torch.set_num_threads(1)  # sums of a few vectors: more threads would wait for one another
         folder = Path(collab.workspace.get_root_dir()).resolve().parent.parent
@@ -92,12 +93,12 @@ class Coordinator:
         segment(folder, self.run, self.fingerprint, self.number, link)
 
 
-class Site:
+class SiteComponent:
     """FLARE's client component: answers the coordinator's questions."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sweeper = heap.Sweeper()
+        self._sweeper = memory_reclaim.Sweeper()
         self._seat: Any = None
 
     @collab.publish
@@ -112,14 +113,14 @@ class Site:
             if self._seat is None:
                 import torch
 
-                from fedsight.deploy.seat import Seat
+                from fedsight.deploy.site.service import SiteService
 
                 torch.set_num_threads(1)  # it copies and packs; the trainer has threads of its own
                 home = Path(collab.workspace.get_root_dir()).resolve().parent
-                self._seat = Seat(home, collab.site_name, asker())
+                self._seat = SiteService(home, collab.site_name, asker())
         text, data = self._seat.answer(kind, header, body)
         if kind == "propose":
-            heap.settle()
+            memory_reclaim.settle()
         self._sweeper.passed(len(body) + len(data))
         return [text, data]
 
@@ -136,7 +137,7 @@ def asker() -> Any:
     """
     from nvflare.lighter.utils import verify_folder_signature_and_get_signers
 
-    from fedsight.deploy.gate import Asker
+    from fedsight.deploy.site.enforcement import Asker
 
     workspace = collab.workspace
     app = Path(workspace.get_app_dir(collab.fl_ctx.get_job_id()))
@@ -156,7 +157,7 @@ def asker() -> Any:
 class _Job(JobHandleSpec):
     """FLARE's handle on a job's process."""
 
-    def __init__(self, process: processes.Process) -> None:
+    def __init__(self, process: spawn.Process) -> None:
         self._process = process
 
     def poll(self) -> Any:
@@ -183,7 +184,7 @@ class _Launcher(ProcessJobLauncher):
         credentials = get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {})
         words = shlex.split(self.get_command(job_meta, fl_ctx))
         at = words.index("-m")
-        return _Job(processes.begin(words[at + 1], words[at + 2 :], 1, environment=credentials))
+        return _Job(spawn.begin(words[at + 1], words[at + 2 :], 1, environment=credentials))
 
 
 class SiteLauncher(_Launcher, ClientProcessJobLauncher):
@@ -194,7 +195,7 @@ class ServerLauncher(_Launcher, ServerProcessJobLauncher):
     """For the jobs of the server."""
 
 
-class Presence(FLComponent):
+class PresenceComponent(FLComponent):
     """Tells the server with each sign of life which images a site declares; the server notes it."""
 
     def __init__(self) -> None:

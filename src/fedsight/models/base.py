@@ -18,7 +18,7 @@ from fedsight.core.registry import Registry
 from fedsight.core.rng import derive
 from fedsight.core.settings import Settings
 from fedsight.models.norms import freeze_norms, norm_names, statistic_names, to_group_norm
-from fedsight.models.probe import Answer, probe
+from fedsight.models.probe import OutputShape, probe
 from fedsight.models.weights import load_weights
 
 
@@ -65,7 +65,7 @@ class Model(Settings, ABC):
         """The same network before any pretraining: what a trained vector is bound to."""
         return self.model_copy(update={"weights": None, "sha256": None})
 
-    def answer(self, height: int, width: int, classes: int) -> Answer:
+    def answer(self, height: int, width: int, classes: int) -> OutputShape:
         """The shape of the network's answer to one image; None for a side that may be any."""
         return (classes,)
 

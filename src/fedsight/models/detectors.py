@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar
 
 from fedsight.models.base import Model
-from fedsight.models.probe import Answer
+from fedsight.models.probe import OutputShape
 
 
 class DetectorModel(Model):
@@ -13,6 +13,6 @@ class DetectorModel(Model):
 
     gives: ClassVar[str] = "boxes"
 
-    def answer(self, height: int, width: int, classes: int) -> Answer:
+    def answer(self, height: int, width: int, classes: int) -> OutputShape:
         """A grid of heat maps and box distances."""
         return (classes + 4, None, None)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-class People(nn.Module):
+class PersonHead(nn.Module):
     """One unit vector per person: a fixed starting direction plus a learnt move, normalised.
 
     Only the move is a parameter, and it starts at zero: where each site's people start is the
@@ -46,7 +46,7 @@ class Embedding(nn.Module):
     def __init__(self, body: nn.Module, people: int, dimension: int) -> None:
         super().__init__()
         self.body = body
-        self.head = People(people, dimension)
+        self.head = PersonHead(people, dimension)
 
     def embed(self, x: Tensor) -> Tensor:
         """Unit vectors [b, d] of images [b, c, h, w].

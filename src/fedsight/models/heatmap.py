@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsight.core.boxes import present
+from fedsight.data.detection.boxes import present
 
 CORE = 0.54  # alpha = beta of the paper: the part of a box's side that learns from it
 BOX_WEIGHT = 5.0  # of the paper, equation 7

@@ -13,10 +13,10 @@ _SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 _LARGE = 4_000_000  # parameters
 
 
-Answer = tuple[int | None, ...]  # a shape without the batch's side; None: any
+OutputShape = tuple[int | None, ...]  # a shape without the batch's side; None: any
 
 
-def probe(module: nn.Module, image: tuple[int, int, int], answer: Answer, title: str) -> None:
+def probe(module: nn.Module, image: tuple[int, int, int], answer: OutputShape, title: str) -> None:
     """Send shapes through `module` in training and in evaluation mode; weights stay as they are.
 
     `image` is (channels, height, width). The batch has two images: one alone cannot pass a
@@ -34,7 +34,7 @@ def probe(module: nn.Module, image: tuple[int, int, int], answer: Answer, title:
     raise ModelError(cause, "choose another model, or another data.size")
 
 
-def _attempt(module: nn.Module, image: tuple[int, int, int], wanted: Answer) -> str | None:
+def _attempt(module: nn.Module, image: tuple[int, int, int], wanted: OutputShape) -> str | None:
     """What went wrong, in one line; None if nothing did."""
     # Shapes alone are enough for large networks; small ones compute sooner than that machinery
     # loads. A network that holds plain tensors cannot run on shapes: then it computes, too.
@@ -45,7 +45,7 @@ def _attempt(module: nn.Module, image: tuple[int, int, int], wanted: Answer) -> 
 
 
 def _forward(
-    module: nn.Module, image: tuple[int, int, int], wanted: Answer, device: str
+    module: nn.Module, image: tuple[int, int, int], wanted: OutputShape, device: str
 ) -> str | None:
     was_training = {name: part.training for name, part in module.named_modules()}
     # Stand-ins, so that the real running statistics do not move.
@@ -71,7 +71,7 @@ def _forward(
     return None
 
 
-def _fits(shape: tuple[int, ...], wanted: Answer) -> bool:
+def _fits(shape: tuple[int, ...], wanted: OutputShape) -> bool:
     return len(shape) == len(wanted) and all(
         side in (size, None) for size, side in zip(shape, wanted, strict=True)
     )

@@ -16,11 +16,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.aggregate.mean import Total
 from fedsight.core.errors import Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
-from fedsight.core.types import Payload
+from fedsight.core.types import Payload, Total
 from fedsight.privacy.accounting import COARSE, Events, calibrate, rounds_within, spent
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Everyone, FixedSize, Sampler

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 from fedsight.core.errors import FedSightError
 
 Neighbours = Literal["add_remove", "replace_one"]
-Kind = Literal["gaussian", "poisson", "fixed_size", "matrix", "skellam", "laplace"]
+EventKind = Literal["gaussian", "poisson", "fixed_size", "matrix", "skellam", "laplace"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Event:
     counts half. Raises FedSightError for values that no release has.
     """
 
-    kind: Kind
+    kind: EventKind
     noise: float  # standard deviation (of Laplace noise: scale) over the norm of one contribution
     neighbours: Neighbours = "add_remove"
     rate: float = 1.0  # poisson: the probability that one takes part
@@ -37,7 +37,7 @@ class Event:
         numbers = {f.name: getattr(self, f.name) for f in fields(self) if f.type in ("float",)}
         sizes = self.population, self.sample
         good = (
-            self.kind in get_args(Kind)
+            self.kind in get_args(EventKind)
             and self.neighbours in get_args(Neighbours)
             and all(
                 isinstance(value, float | int)

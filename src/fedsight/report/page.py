@@ -16,7 +16,7 @@ from fedsight.report.read import Run, read
 
 
 @dataclass(frozen=True)
-class Part:
+class Section:
     """One run as the template sees it: its files' content, its name on the page, its figures."""
 
     run: Run
@@ -58,7 +58,7 @@ def render(runs: Sequence[Run]) -> str:
         date=words.date,
     )
     parts = [
-        Part(run, name, f"run{at}", _figures(run, f"run{at}"))
+        Section(run, name, f"run{at}", _figures(run, f"run{at}"))
         for at, (run, name) in enumerate(zip(runs, _names(runs), strict=True), 1)
     ]
     return environment.get_template("page.html").render(
@@ -86,8 +86,8 @@ def _names(runs: Sequence[Run]) -> list[str]:
     ]
 
 
-def _line(run: Run, name: str, what: str) -> plots.Line:
-    return plots.Line(
+def _line(run: Run, name: str, what: str) -> plots.Polyline:
+    return plots.Polyline(
         name, [line.round for line in run.rounds], [getattr(line, what) for line in run.rounds]
     )
 
@@ -147,7 +147,7 @@ def _figures(run: Run, anchor: str) -> dict[str, Markup]:
     return {name: figure for name, figure in figures.items() if figure}
 
 
-def _overlays(parts: Sequence[Part]) -> dict[str, Markup]:
+def _overlays(parts: Sequence[Section]) -> dict[str, Markup]:
     headline = view.headlines([part.run for part in parts])
     lines = {
         what: [_line(part.run, part.name, what) for part in parts] for what in ("score", "loss")

@@ -20,7 +20,7 @@ STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), ("-.", "^"), (":
 
 
 @dataclass(frozen=True)
-class Line:
+class Polyline:
     """A named series over rounds; `values` may hold None where nothing was measured."""
 
     name: str
@@ -40,7 +40,7 @@ class Line:
 def curves(
     name: str,
     title: str,
-    lines: Sequence[Line],
+    lines: Sequence[Polyline],
     share: bool = False,
     levels: Sequence[tuple[str, float, str]] = (),
 ) -> Markup:

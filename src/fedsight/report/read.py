@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from fedsight.core.errors import StoreError
-from fedsight.report.records import Comparison, Evaluation, Facts, Record, Round, Summary
+from fedsight.report.records import Comparison, Evaluation, Facts, Record, RoundRecord, Summary
 from fedsight.report.words import plural
 
 CURE = "Make the run anew or go on with `fedsight resume`, then ask for the report again."
@@ -23,7 +23,7 @@ class Run:
 
     folder: Path
     facts: Facts
-    rounds: tuple[Round, ...]
+    rounds: tuple[RoundRecord, ...]
     summary: Summary | None = None
     evaluation: Evaluation | None = None
     comparison: Comparison | None = None
@@ -110,14 +110,14 @@ def _why(error: ValueError) -> str:
     return f"{where}: {first['msg']}"
 
 
-def _history(path: Path) -> tuple[Round, ...]:
+def _history(path: Path) -> tuple[RoundRecord, ...]:
     """The rounds in order; where a resumed run wrote a round twice, its last line counts."""
     raw = _bytes(path, required=True) or b""
     lines = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
-    rounds: dict[int, Round] = {}
+    rounds: dict[int, RoundRecord] = {}
     for number, line in lines:
         try:
-            entry = Round.model_validate(json.loads(line))
+            entry = RoundRecord.model_validate(json.loads(line))
         except ValueError as error:
             if number == lines[-1][0] and not isinstance(error, ValidationError):
                 break  # the run was stopped while it wrote this line

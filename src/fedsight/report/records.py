@@ -32,13 +32,13 @@ class Data(Record):
     skipped: tuple[str, ...] = ()
 
 
-class Preprocess(Record):
+class PreprocessRecord(Record):
     """What becomes the network's input."""
 
     thing: Literal["image", "text"] = "image"
 
 
-class Model(Record):
+class ModelRecord(Record):
     """The network; `travelling` counts the parameters that leave a site."""
 
     name: str = ""
@@ -46,7 +46,7 @@ class Model(Record):
     travelling: int | None = None
 
 
-class Site(Record):
+class SiteRecord(Record):
     """One site: its training images, and how many of each class."""
 
     name: str
@@ -64,12 +64,12 @@ class Facts(Record):
     created: str = ""
     environment: dict[str, Any] = Field(default_factory=dict)
     data: Data = Data()
-    preprocess: Preprocess = Preprocess()
+    preprocess: PreprocessRecord = PreprocessRecord()
     classes: tuple[str, ...] = ()
-    model: Model = Model()
+    model: ModelRecord = ModelRecord()
     algorithm: str = ""
     headline: str = "Accuracy"  # what the score is
-    sites: tuple[Site, ...] = ()
+    sites: tuple[SiteRecord, ...] = ()
     population: int | None = None
 
     @model_validator(mode="after")
@@ -82,7 +82,7 @@ class Facts(Record):
         return self
 
 
-class Round(Record):
+class RoundRecord(Record):
     """One line of `history.jsonl`; bytes and seconds are those of this round."""
 
     round: int
@@ -112,7 +112,7 @@ class NamedScore(Record):
     score: float | None = _SCORE
 
 
-class Protection(Record):
+class ProtectionRecord(Record):
     """What protected updates cost, and what that speaks of."""
 
     epsilon: float | None = None
@@ -144,10 +144,10 @@ class Summary(Record):
     model_sha256: str = ""
     worst_site: NamedScore | None = None
     by_site: dict[str, Score] = Field(default_factory=dict)
-    privacy: Protection | None = None
+    privacy: ProtectionRecord | None = None
 
 
-class Sample(Record):
+class SampleRecord(Record):
     """One test image (base64 PNG) with what the model said about it."""
 
     image: str | None = None
@@ -189,7 +189,7 @@ class Sample(Record):
         return value
 
 
-class Curve(Record):
+class CurveRecord(Record):
     """Lines over axes from 0 to 1."""
 
     title: str
@@ -198,7 +198,7 @@ class Curve(Record):
     lines: dict[str, tuple[tuple[float, float], ...]]
 
 
-class Table(Record):
+class TableRecord(Record):
     """Figures by row; the first cell names the row."""
 
     title: str
@@ -213,9 +213,9 @@ class Evaluation(Record):
     confusion: tuple[tuple[int, ...], ...] | None = ()  # None: the task has none
     site_test: str = ""
     personal: bool = False
-    samples: tuple[Sample, ...] = ()
-    curves: tuple[Curve, ...] = ()
-    tables: tuple[Table, ...] = ()
+    samples: tuple[SampleRecord, ...] = ()
+    curves: tuple[CurveRecord, ...] = ()
+    tables: tuple[TableRecord, ...] = ()
 
     @model_validator(mode="after")
     def _square(self) -> Evaluation:

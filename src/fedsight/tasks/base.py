@@ -18,7 +18,7 @@ from fedsight.core.settings import Settings
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.models.base import Network
-from fedsight.tasks.shown import Answer, Curve, Sample, Table
+from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 
 
 class Task(Settings, ABC):

@@ -16,8 +16,8 @@ from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 from fedsight.tasks.roc import BINS, auc, auc_interval, histogram, roc, thin
-from fedsight.tasks.shown import Answer, Curve, Sample, Table
 
 Weight = Annotated[float, Field(gt=0)]
 _DRAWN = 8  # more lines cannot be told apart

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.confusion import confusion
-from fedsight.tasks.shown import Answer, Sample, Table
+from fedsight.tasks.presentation import Answer, Sample, Table
 
 
 @tasks.add("ordinal", paper="Shi, Cao and Raschka 2023 (CORN), arXiv:2111.08851")

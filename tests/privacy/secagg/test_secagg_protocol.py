@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from fedsight.core.errors import SiteError
 from fedsight.privacy.secagg import messages as m
-from fedsight.privacy.secagg.client import Client, Minimums
+from fedsight.privacy.secagg.client import Minimums, SecAggClient
 from fedsight.privacy.secagg.graph import Parameters, parameters
 from fedsight.privacy.secagg.keys import Identity
-from fedsight.privacy.secagg.masks import Words
+from fedsight.privacy.secagg.masks import Residues
 from fedsight.privacy.secagg.messages import Binding
-from fedsight.privacy.secagg.server import Server
+from fedsight.privacy.secagg.server import SecAggServer
 
 IDENTITIES = [Identity(bytes([number]) * 32) for number in range(40)]
 LENGTH = 300
@@ -28,8 +28,8 @@ def binding(sites: int, given: Parameters, round: int = 1, serial: int = 1) -> B
     return Binding("run", round, serial, "model", roster, given, {"bits": 20})
 
 
-def client(of: Binding, number: int, least: Minimums | None = None) -> Client:
-    return Client(IDENTITIES[number], of, number, least or Minimums())
+def client(of: Binding, number: int, least: Minimums | None = None) -> SecAggClient:
+    return SecAggClient(IDENTITIES[number], of, number, least or Minimums())
 
 
 @dataclass
@@ -37,14 +37,14 @@ class Table:
     """All sides of a round."""
 
     binding: Binding
-    server: Server
-    clients: list[Client]
+    server: SecAggServer
+    clients: list[SecAggClient]
 
     @classmethod
     def of(cls, sites: int, given: Parameters | None = None, **changes: int) -> Table:
         """A new round."""
         made = binding(sites, given or parameters(sites, 0.0, 0.25, True), **changes)
-        return cls(made, Server(made), [client(made, n) for n in range(sites)])
+        return cls(made, SecAggServer(made), [client(made, n) for n in range(sites)])
 
     def advertise(self, sites: Iterable[int]) -> None:
         for n in sites:
@@ -54,11 +54,11 @@ class Table:
         for n in sites:
             self.server.share(n, self.clients[n].share(self.server.adverts(n)))
 
-    def update(self, number: int) -> Words:
+    def update(self, number: int) -> Residues:
         draws = np.random.default_rng(number)
         return draws.integers(0, 1 << 20, LENGTH).astype(np.uint32)
 
-    def masked(self, sites: Iterable[int]) -> Words:
+    def masked(self, sites: Iterable[int]) -> Residues:
         total = np.zeros(LENGTH, np.uint32)
         for n in sites:
             words = self.update(n)
@@ -67,7 +67,7 @@ class Table:
             total += words
         return total
 
-    def plain(self, sites: Iterable[int]) -> Words:
+    def plain(self, sites: Iterable[int]) -> Residues:
         return np.sum([self.update(n) for n in sites], axis=0, dtype=np.uint32)
 
     def to_unmask(self) -> bytes:
@@ -162,7 +162,7 @@ def test_a_coordinator_cannot_go_below_what_the_program_asks_for() -> None:
 
 def test_a_roster_with_another_key_for_this_site_is_refused() -> None:
     with pytest.raises(SiteError, match="another identity key"):
-        Client(IDENTITIES[7], binding(4, Parameters(3, 3, 3)), 0, Minimums())
+        SecAggClient(IDENTITIES[7], binding(4, Parameters(3, 3, 3)), 0, Minimums())
 
 
 def flip(message: bytes, place: int) -> bytes:

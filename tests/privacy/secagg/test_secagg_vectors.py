@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from fedsight.privacy.secagg.keys import Identity, agree, derive, public_key, seal, signed, unseal
+from fedsight.privacy.secagg.keys import (
+    Identity,
+    agree,
+    derive,
+    public_key,
+    seal,
+    signed,
+    unseal,
+)
 from fedsight.privacy.secagg.masks import apply
 
 

@@ -8,13 +8,13 @@ from typing import Literal
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Location, Words, sources
-from fedsight.data.boxed import BoxSource, dataset
-from fedsight.data.coco import CocoImage, read_coco
-from fedsight.data.decode import upright
-from fedsight.data.objects import Annotated, Object
-from fedsight.data.pixels import SUFFIXES
-from fedsight.data.voc import read_voc
-from fedsight.data.yolo import labels_of, read_names, read_yolo
+from fedsight.data.detection.assembly import BoxSource, dataset
+from fedsight.data.detection.coco import CocoImage, read_coco
+from fedsight.data.detection.objects import Annotated, Object
+from fedsight.data.detection.voc import read_voc
+from fedsight.data.detection.yolo import labels_of, read_names, read_yolo
+from fedsight.data.images.decode import upright
+from fedsight.data.images.pixels import SUFFIXES
 
 # folders that are parts, and which
 PARTS = {"train": False, "test": True, "val": True, "valid": True, "validation": True}

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedsight.core.errors import DataError
+from fedsight.data.assembly import Record, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, sources
-from fedsight.data.coco import read_coco
-from fedsight.data.records import Record, dataset
+from fedsight.data.detection.coco import read_coco
 
 
 @sources.add("coco", reads="COCO JSON; for classification, one category per image")

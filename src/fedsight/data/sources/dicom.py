@@ -12,6 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError, Problem
+from fedsight.data.assembly import Record, dataset, held_out_groups
 from fedsight.data.base import (
     Dataset,
     Indices,
@@ -22,13 +23,20 @@ from fedsight.data.base import (
     Words,
     sources,
 )
-from fedsight.data.decode import Origin
-from fedsight.data.dicom import EXTRA, SUFFIXES, Frame, NoPixels, NoPlugin, inspect, is_dicom
-from fedsight.data.images import DiskImages, LazyImages
-from fedsight.data.records import Record, dataset, held_out_groups
+from fedsight.data.images.decode import Origin
+from fedsight.data.images.dicom import (
+    EXTRA,
+    SUFFIXES,
+    Frame,
+    NoPixels,
+    NoPlugin,
+    inspect,
+    is_dicom,
+)
+from fedsight.data.images.disk import DiskImages, LazyImages
+from fedsight.data.images.windowing import Function, Orientation, Reading
 from fedsight.data.sources.folder import Folder
 from fedsight.data.sources.manifest import Manifest
-from fedsight.data.windowing import Function, Orientation, Reading
 
 _OF_A_CSV = (
     *("path_column", "label_column", "label_separator", "site_column", "split_column"),

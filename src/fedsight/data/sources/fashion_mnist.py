@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from fedsight.data.base import Dataset, Source, sources
+from fedsight.data.fetch.cache import fetched
 from fedsight.data.sources.idx import Idx
 from fedsight.data.sources.samples import FashionMnist12k
-from fedsight.fetch.cache import fetched
 
 
 @sources.add("fashion-mnist", licence="MIT", images="60,000 train, 10,000 test, 28x28 grey")

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedsight.core.errors import DataError
+from fedsight.data.assembly import Record, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
-from fedsight.data.pixels import SUFFIXES
-from fedsight.data.records import Record, dataset
+from fedsight.data.images.pixels import SUFFIXES
 
 
 @sources.add("folder", reads="PNG, JPEG, TIFF, BMP, WebP, PGM, GIF; 8 and 16 bit")

@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import Dataset, Indices, Location, Preprocess, SizedSource, Words, sources
-from fedsight.data.decode import Origin
-from fedsight.data.images import LazyImages
-from fedsight.data.records import Record, dataset
+from fedsight.data.assembly import Record, dataset
+from fedsight.data.base import (
+    Dataset,
+    Indices,
+    Location,
+    Preprocess,
+    SizedSource,
+    Words,
+    sources,
+)
+from fedsight.data.images.decode import Origin
+from fedsight.data.images.disk import LazyImages
 
 
 class TableImages(LazyImages):

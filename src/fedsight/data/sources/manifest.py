@@ -9,8 +9,8 @@ from pathlib import Path
 from pydantic import Field
 
 from fedsight.core.errors import DataError
+from fedsight.data.assembly import Record, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
-from fedsight.data.records import Record, dataset
 
 
 @sources.add("manifest", reads="CSV with columns path and label, optionally site and split")

@@ -14,10 +14,10 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsight.core.errors import DataError
+from fedsight.data.assembly import Record, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
-from fedsight.data.decode import upright
-from fedsight.data.pixels import read_pixels
-from fedsight.data.records import Record, dataset
+from fedsight.data.images.decode import upright
+from fedsight.data.images.pixels import read_pixels
 from fedsight.data.sources.manifest import Manifest
 
 IGNORED = 255

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from fedsight.core.errors import DataError, Problem
 from fedsight.core.rng import numpy_generator
+from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Side, sources
+from fedsight.data.fetch.cache import fetched
+from fedsight.data.fetch.packages import find
 from fedsight.data.partition import site_name
 from fedsight.data.people import PeopleSource, people
-from fedsight.data.records import Record
-from fedsight.fetch.cache import fetched
-from fedsight.fetch.packages import find
 
 PEOPLE, PICTURES = 40, 10
 LEAST = 4  # unseen people: two to choose a threshold on, two to test it on

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from fedsight.core.errors import DataError
+from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Location, sources
+from fedsight.data.images.pixels import SUFFIXES
 from fedsight.data.people import PeopleSource, people
-from fedsight.data.pixels import SUFFIXES
-from fedsight.data.records import Record
 from fedsight.data.sources.folder import looking_at, subfolders
 
 COLUMNS = ("path", "person")

@@ -13,7 +13,7 @@ from fedsight.data.base import Dataset, Source, sources
 from fedsight.data.numbered import array_part
 
 
-class Sample(Source):
+class BundledSample(Source):
     """A set in `data/samples/`: an .npz with train and test images [n, h, w(, c)] and labels [n].
 
     A further set costs a file there (made by `tools/make_samples.py`), its notice, and a subclass.
@@ -48,7 +48,7 @@ class Sample(Source):
 
 
 @sources.add("fashion-mnist-12k", licence="MIT", images="10,000 train, 2,000 test, 28x28 grey")
-class FashionMnist12k(Sample):
+class FashionMnist12k(BundledSample):
     """12,000 Fashion-MNIST images in 10 balanced classes, shipped with the package."""
 
     file: ClassVar[str] = "fashion_mnist_12k.npz"

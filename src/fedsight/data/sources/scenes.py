@@ -13,11 +13,11 @@ import torch
 from PIL import Image
 from pydantic import Field
 
-from fedsight.core.boxes import Row, joined, majority, pack
 from fedsight.core.errors import DataError, Problem
 from fedsight.core.registry import nearest
 from fedsight.core.rng import numpy_generator
 from fedsight.data.base import ArrayImages, Dataset, Part, Source, Words, sources
+from fedsight.data.detection.boxes import Row, joined, majority, pack
 from fedsight.data.partition import site_name
 from fedsight.data.sources.samples import FashionMnist12k
 

@@ -12,8 +12,8 @@ from pydantic import Field
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Part, Words, sources
-from fedsight.data.texts import GAP_SHOWN, Texts, TextSource, words
-from fedsight.fetch.cache import fetched
+from fedsight.data.fetch.cache import fetched
+from fedsight.data.text.texts import GAP_SHOWN, Texts, TextSource, words
 
 NOUNS = (
     *("congress", "country", "government", "law", "peace"),

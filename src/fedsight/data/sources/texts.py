@@ -9,11 +9,11 @@ import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError
+from fedsight.data.assembly import Record, held_out, vocabulary
 from fedsight.data.base import Dataset, Location, Part, sources
 from fedsight.data.base import Words as Names
-from fedsight.data.records import Record, held_out, vocabulary
-from fedsight.data.textrows import COLUMNS, text_rows
-from fedsight.data.texts import NO_WORDS, Texts, TextSource
+from fedsight.data.text.rows import COLUMNS, text_rows
+from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
 
 
 @sources.add("texts", reads="CSV or JSONL with text and label, optionally site and split")

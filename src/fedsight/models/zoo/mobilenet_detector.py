@@ -10,7 +10,7 @@ from typing import Self
 from torch import nn
 
 from fedsight.core.errors import ModelError, Problem
-from fedsight.fetch.cache import fetched
+from fedsight.data.fetch.cache import fetched
 from fedsight.models.base import models
 from fedsight.models.detector import HeatmapDetector, Pyramid
 from fedsight.models.detectors import DetectorModel

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedsight.core.boxes import present
 from fedsight.core.errors import ModelError, Problem
 from fedsight.core.registry import nearest
+from fedsight.data.detection.boxes import present
 from fedsight.models.base import models
 from fedsight.models.detector import MOST, Detector
 from fedsight.models.detectors import DetectorModel
-from fedsight.models.probe import Answer
+from fedsight.models.probe import OutputShape
 
 _OTHER_TARGETS = ("maskrcnn", "keypointrcnn")  # they need outlines or joints
 _BY_CLASS = ("fcos", "retinanet")  # a sigmoid for each class, so that one can be left out
@@ -104,7 +104,7 @@ class TorchvisionDetectorModel(DetectorModel):
 
     architecture: str  # the detector's name
 
-    def answer(self, height: int, width: int, classes: int) -> Answer:
+    def answer(self, height: int, width: int, classes: int) -> OutputShape:
         """Detections."""
         return (MOST, 6)
 

@@ -10,18 +10,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.aggregate.mean import Total
 from fedsight.core.errors import FedSightError, Problem
-from fedsight.core.types import Payload
+from fedsight.core.types import Payload, Total
 from fedsight.privacy.accounting import Events
-from fedsight.privacy.base import (
-    PREFIX,
-    Plan,
-    Protected,
-    Released,
-    State,
-    mechanisms,
-)
+from fedsight.privacy.base import PREFIX, Plan, Protected, Released, State, mechanisms
 from fedsight.privacy.clip import clip, cut, flat, norm
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Everyone, FixedSize, Poisson, Sampler

@@ -18,18 +18,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.aggregate.mean import Total
-from fedsight.core.types import Payload
+from fedsight.core.types import Payload, Total
 from fedsight.privacy import event
 from fedsight.privacy.accounting import Events
-from fedsight.privacy.base import (
-    PREFIX,
-    Plan,
-    Protected,
-    Released,
-    State,
-    mechanisms,
-)
+from fedsight.privacy.base import PREFIX, Plan, Protected, Released, State, mechanisms
 from fedsight.privacy.clip import clip, cut, flat
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Cyclic

@@ -93,7 +93,7 @@ def mask_key(private: bytes, public: bytes, digest: bytes) -> bytes:
     return derive(agree(private, public), digest, b"fedsight mask")
 
 
-class Client:
+class SecAggClient:
     """One site in one round; its secrets live here and nowhere else."""
 
     def __init__(

@@ -5,24 +5,24 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
-from fedsight.privacy.secagg.client import Client, Minimums
+from fedsight.privacy.secagg.client import Minimums, SecAggClient
 from fedsight.privacy.secagg.graph import Parameters
 from fedsight.privacy.secagg.keys import Identity
-from fedsight.privacy.secagg.masks import Masker, Words
+from fedsight.privacy.secagg.masks import Masker, Residues
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.quantise import Quantiser
-from fedsight.privacy.secagg.server import Server
+from fedsight.privacy.secagg.server import SecAggServer
 
 
-class Local:
+class LocalExchange:
     """The rounds of one run; identities are made for it and lie nowhere."""
 
     def __init__(self, run: str) -> None:
         self._run = run
         self._identities: dict[str, Identity] = {}
         self._serial = itertools.count(1)
-        self._clients: list[Client] = []
-        self._server: Server | None = None
+        self._clients: list[SecAggClient] = []
+        self._server: SecAggServer | None = None
 
     def begin(
         self,
@@ -40,9 +40,11 @@ class Local:
         roster = tuple((site, one.public.hex()) for site, one in zip(sites, known, strict=True))
         serial, table = next(self._serial), quantiser.table()
         binding = Binding(self._run, round, serial, model, roster, parameters, table)
-        server = self._server = Server(binding)
+        server = self._server = SecAggServer(binding)
         least = Minimums().at_least(parameters)
-        self._clients = [Client(one, binding, number, least) for number, one in enumerate(known)]
+        self._clients = [
+            SecAggClient(one, binding, number, least) for number, one in enumerate(known)
+        ]
         for client in self._clients:
             server.advert(client.number, client.advertise())
         for client in self._clients:
@@ -52,7 +54,7 @@ class Local:
             for site, client in zip(sites, self._clients, strict=True)
         }
 
-    def finish(self, total: Words, survivors: Iterable[str]) -> None:
+    def finish(self, total: Residues, survivors: Iterable[str]) -> None:
         """Take the masks off the sum over `survivors`; the others dropped out.
 
         Raises SiteError when too few are left.

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext
 from cryptography.hazmat.primitives.ciphers.algorithms import AES
 from cryptography.hazmat.primitives.ciphers.modes import CTR
 
-Words = npt.NDArray[np.uint32]
+Residues = npt.NDArray[np.uint32]
 
 KEY = 32  # bytes
 BLOCK = 64 << 10  # bytes
@@ -25,7 +25,7 @@ _SPARE = 15  # bytes that the cipher wants beyond the end
 _ZEROS = memoryview(bytes(BLOCK))
 
 
-def apply(words: Words, keys: Iterable[tuple[bytes, bool]], counter: bytes = bytes(16)) -> None:
+def apply(words: Residues, keys: Iterable[tuple[bytes, bool]], counter: bytes = bytes(16)) -> None:
     """Add the mask of each (key, subtract?) to `words` [d] modulo 2^32, or subtract it, in place.
 
     Block after block, each with all masks: `words` goes through the memory once for `TOGETHER` of
@@ -59,6 +59,6 @@ class Masker:
     own: bytes
     pairs: Sequence[tuple[bytes, bool]]
 
-    def mask(self, words: Words) -> None:
+    def mask(self, words: Residues) -> None:
         """Add all of them to `words` [d], in place (Bonawitz et al. 2017, section 4)."""
         apply(words, [(self.own, False), *self.pairs])

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from fedsight.privacy.secagg.masks import Words
+from fedsight.privacy.secagg.masks import Residues
 
 _GROUPS = 1 << 13  # groups packed at once
 
@@ -23,7 +23,7 @@ def _shape(bits: int) -> tuple[int, int]:
     return numbers, numbers * bits // 8
 
 
-def pack(words: Words, bits: int) -> bytes:
+def pack(words: Residues, bits: int) -> bytes:
     """`words` [d] below 2^bits (1 to 32), the first one in the lowest bits of the first byte."""
     if bits == 32:
         return words.astype("<u4", copy=False).tobytes()
@@ -39,7 +39,7 @@ def pack(words: Words, bits: int) -> bytes:
     return out.tobytes()[: size(len(words), bits)]
 
 
-def _pack(rows: Words, bits: int, out: npt.NDArray[np.uint8]) -> None:
+def _pack(rows: Residues, bits: int, out: npt.NDArray[np.uint8]) -> None:
     """Byte by byte of a group: the bits of the one to five numbers that it spans."""
     wide = rows.astype(np.uint64)
     for byte in range(out.shape[1]):
@@ -52,7 +52,7 @@ def _pack(rows: Words, bits: int, out: npt.NDArray[np.uint8]) -> None:
         out[:, byte] = (value & np.uint64(0xFF)).astype(np.uint8)
 
 
-def unpack(data: bytes | bytearray | memoryview, count: int, bits: int) -> Words:
+def unpack(data: bytes | bytearray | memoryview, count: int, bits: int) -> Residues:
     """The `count` numbers that `data` holds [count]; ValueError if it has another length."""
     if len(data) != size(count, bits):
         raise ValueError(f"{len(data):,} bytes, not {size(count, bits):,}")

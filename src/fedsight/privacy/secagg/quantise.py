@@ -24,7 +24,7 @@ from fedsight.core.rng import generator
 from fedsight.core.types import Payload
 from fedsight.privacy import skellam
 from fedsight.privacy.noise import MakeNoise
-from fedsight.privacy.secagg.masks import Words
+from fedsight.privacy.secagg.masks import Residues
 
 MODULUS = 32  # bits, at most
 _BLOCK = 1 << 16  # values rounded at once; part of the definition: a draw fills a block
@@ -73,7 +73,7 @@ class Quantiser:
         seed: int,
         round: int,
         noise: MakeNoise | None = None,
-    ) -> Words:
+    ) -> Residues:
         """A client's levels [d], each below 2^bits before noise, which is drawn from `noise`.
 
         Raises SiteError naming `site` for other parts or lengths, for NaN or infinity and for a
@@ -97,7 +97,7 @@ class Quantiser:
             out += self._noise(out, site, round, noise)
         return out
 
-    def _noise(self, levels: Words, site: str, round: int, noise: MakeNoise | None) -> Words:
+    def _noise(self, levels: Residues, site: str, round: int, noise: MakeNoise | None) -> Residues:
         """Noise [d] modulo 2^32. The levels and how much there is of it are part of its key: the
         same update rounded for another cohort must not get the same noise in another size."""
         if noise is None:  # never a release without its noise
@@ -107,7 +107,7 @@ class Quantiser:
         stream = noise(*path, values=[torch.from_numpy(levels.view(np.int32))])
         return skellam.noise(len(levels), self.deviation, stream.uniform).astype(np.uint32)
 
-    def decode(self, total: Words, count: int, weight: int) -> dict[str, Tensor]:
+    def decode(self, total: Residues, count: int, weight: int) -> dict[str, Tensor]:
         """Weighted mean of each part, float64, from the sum of `count` clients' levels."""
         found, start = {}, 0
         for part, size in self.sizes.items():
@@ -150,7 +150,7 @@ class Quantiser:
                     "or look at its images; with rounds.quorum a run goes on without such replies",
                 )
 
-    def _unwrapped(self, total: Words, count: int) -> npt.NDArray[np.float64]:
+    def _unwrapped(self, total: Residues, count: int) -> npt.NDArray[np.float64]:
         """Sums of `count` clients as they were before the modulus; noise may lead below 0."""
         levels = total.astype(np.float64)
         if self.deviation:
@@ -180,7 +180,7 @@ class Quantiser:
         shrink: float,
         share: float,
         draws: torch.Generator,
-    ) -> Words:
+    ) -> Residues:
         y = values.astype(np.float64)
         y *= shrink
         np.clip(y, -c, c, out=y)

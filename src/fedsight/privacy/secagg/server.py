@@ -16,7 +16,7 @@ from fedsight.privacy.secagg.keys import PUBLIC, SIGNATURE, derive, public_key, 
 from fedsight.privacy.secagg.shares import SHARE, join
 
 
-class Server:
+class SecAggServer:
     """One round; `advert`, `share` and `answer` take what came from a site, by its number."""
 
     def __init__(self, binding: m.Binding) -> None:
@@ -87,7 +87,7 @@ class Server:
         for other, record in records.items():
             self._answers.setdefault(other, {})[site] = record[m.KIND :]
 
-    def unmask(self, total: masks.Words) -> None:
+    def unmask(self, total: masks.Residues) -> None:
         """Take the masks off the sum of the survivors' masked values [d] (modulo 2^32), in place.
 
         Raises SiteError when a secret lacks shares, or its shares make another one.

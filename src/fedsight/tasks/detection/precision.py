@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedsight.core.boxes import labelled, present
+from fedsight.data.detection.boxes import labelled, present
 
 BINS = 1000  # of scores from 0 to 1
 OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())  # IoU from which a match counts

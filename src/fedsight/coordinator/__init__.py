@@ -1,0 +1,1 @@
+"""What the coordinator computes: the round loop, the run folder, protection, callbacks."""

@@ -1,0 +1,121 @@
+"""The coordinator's side of protected updates: cohorts, noise on sums, and what has been spent."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any
+
+from fedsight.algorithms.base import Mean, State
+from fedsight.core.errors import ConfigError, Problem
+from fedsight.core.types import Total
+from fedsight.engines.protected import accounted
+from fedsight.privacy.base import Protected, split
+from fedsight.privacy.mechanisms.example import Example
+from fedsight.privacy.noise import Noise
+from fedsight.program import rules
+from fedsight.program.federation import Federation
+
+
+class Protection:
+    """What one run's mechanism does between the rounds.
+
+    `secret` is where cohorts and noise come from; None: the program's seed, as in a simulation.
+    Raises ConfigError when not even one round fits into the target epsilon.
+    """
+
+    def __init__(self, federation: Federation, secret: int | None = None) -> None:
+        self.mechanism = federation.program.privacy
+        self.plan = accounted(federation)
+        self.simulated = secret is None
+        self._federation = federation
+        self._secret = federation.program.seed if secret is None else secret
+        self._fingerprint = federation.program.fingerprint
+        # Without amplification a cohort is no secret, and the seed says who takes part.
+        self._seed = self._secret if self.mechanism.protects else federation.program.seed
+        self.rounds = self.plan.rounds
+        if isinstance(self.mechanism, Protected):
+            self.rounds = self.mechanism.rounds(self.plan)
+            if not self.rounds:
+                cause = f"not one round stays within epsilon {self.mechanism.epsilon:g}: the first "
+                cause += f"would spend {self.mechanism.spent(self.plan, 1):.3g}"
+                cure = "raise it or privacy.noise_multiplier, or leave the multiplier out"
+                raise ConfigError([Problem("privacy.epsilon", cause, cure)])
+
+    def cohort(self, round: int) -> list[int]:
+        """The clients of `round`, sorted."""
+        sampler = self.mechanism.sampler(self.plan)
+        return sampler.draw(self._federation.population, self._seed, round)
+
+    def mean(self, total: Total, state: State, round: int) -> tuple[Mean, State, State]:
+        """The mean of a round's sum as the algorithm may see it; both parts of the state."""
+        own, rest = split(state)
+        noise = partial(Noise, self._secret, self._fingerprint, "round", round)
+        released = self.mechanism.mean(total, self.plan, own, noise)
+        mean = Mean(released.parts, released.replies, self._federation.population)
+        return mean, released.state, rest
+
+    def epsilon(self, round: int) -> float | None:
+        """Spent after `round`; None where nothing is protected, or no noise was added."""
+        if not isinstance(self.mechanism, Protected):
+            return None
+        spent = self.mechanism.spent(self.plan, round)
+        return spent if math.isfinite(spent) else None
+
+    @property
+    def _words(self) -> dict[str, str]:
+        seen = self._federation.dataset.preprocess
+        return {"thing": seen.thing, "things": seen.things}
+
+    def facts(self) -> dict[str, Any] | None:
+        """What a reader must know to judge an epsilon; None where nothing is protected."""
+        mechanism = self.mechanism
+        if not isinstance(mechanism, Protected):
+            return None
+        facts: dict[str, Any] = {
+            "mechanism": mechanism.registered,
+            "unit": mechanism.unit,
+            "trusts": mechanism.trusts.format(**self._words),
+            "covers": mechanism.covers.format(**self._words),
+            "delta": mechanism.delta,
+            "target": mechanism.epsilon,
+            "rounds_within": self.rounds,
+            "rounds_planned": self.plan.rounds,
+            "neighbours": "",
+            "noise_from": "the program's seed (a simulation)" if self.simulated else "a secret",
+        }
+        noise = 1.0
+        if isinstance(mechanism, Example):
+            facts["noise_multiplier"] = mechanism.noise_multiplier  # else each site has its own
+        else:
+            noise = facts["noise_multiplier"] = mechanism.noise(self.plan)
+        for event, _ in mechanism.events(self.plan, 1, noise):
+            facts["neighbours"] = event.neighbours
+            facts["sampling"] = _sampling(event.kind, event.rate)
+        facts["not_covered"] = list(self._not_covered())
+        return facts
+
+    def summary(self, round: int) -> dict[str, Any] | None:
+        """`facts`, with what was spent in the end."""
+        facts = self.facts()
+        if facts is None:
+            return None
+        stopped = round < self.plan.rounds
+        return {"epsilon": self.epsilon(round), **facts, "rounds": round, "stopped": stopped}
+
+    def _not_covered(self) -> list[str]:
+        views, things = self._federation.views, self._words["things"]
+        found = [f"how many {things} of each class a site declares"]
+        if any(view.site is not None for view in views):
+            found.append(f"figures measured on the sites' own test {things}")
+        if self._federation.partition.name(0) and not self.simulated:
+            found.append("whether a site answered, and when")
+        found += rules.remarks(self._federation.program)
+        return found
+
+
+def _sampling(kind: str, rate: float) -> str:
+    if kind == "poisson":
+        return f"poisson, rate {rate:.4g}"
+    names = {"fixed_size": "fixed size, without replacement", "matrix": "fixed groups in turn"}
+    return names.get(kind, "everyone (no amplification)")

@@ -1,0 +1,104 @@
+"""Writers for the log formats of other tools; each belongs to an extra."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from fedsight.coordinator.callbacks import Callback
+from fedsight.core.errors import FedSightError
+from fedsight.program.federation import Federation
+
+STRUCTURE = {"round", "score", "cohort", "replies", "weight"}  # of a line; no figures
+
+
+def open_log(kind: str, folder: Path) -> Log:
+    """The writer called `kind`; FedSightError when its extra is not installed."""
+    writers: dict[str, type[Log]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
+    return writers[kind](folder)
+
+
+class Log(Callback, ABC):
+    """A reporter that writes the figures of each round somewhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @abstractmethod
+    def write(self, name: str, value: float, round: int) -> None:
+        """Write one figure."""
+
+    def round(self, line: Mapping[str, Any]) -> None:
+        """Write the figures of a round that were measured."""
+        for name, value in line.items():
+            if isinstance(value, int | float) and name not in STRUCTURE:
+                self.write(name, value, line["round"])
+
+
+class TensorBoard(Log):
+    """Event files in the run folder, for `tensorboard --logdir runs`."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._events = _extra("torch.utils.tensorboard", "tensorboard")
+        self._writer: Any = None
+
+    def begin(self, federation: Federation, done: int) -> None:
+        """Open the event file; what a crashed run wrote after its checkpoint is hidden."""
+        self._writer = self._events.SummaryWriter(str(self.folder), purge_step=done + 1)
+
+    def write(self, name: str, value: float, round: int) -> None:
+        """One scalar."""
+        self._writer.add_scalar(name, value, round)
+
+    def round(self, line: Mapping[str, Any]) -> None:
+        """Write the figures out: what a killed run had only in memory would be missing for good."""
+        super().round(line)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Close the event file."""
+        if self._writer is not None:
+            self._writer.close()
+
+
+class MLflow(Log):
+    """A run of MLflow's tracking store, wherever MLFLOW_TRACKING_URI says that is."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._mlflow = _extra("mlflow", "mlflow")
+        self._status: str | None = None  # of the run that was begun, if it ended now
+
+    def begin(self, federation: Federation, done: int) -> None:
+        """Open a run of the tracking store, with the program's fingerprint."""
+        program = federation.program
+        tags = {"fedsight.fingerprint": program.fingerprint}
+        self._mlflow.start_run(run_name=program.name, tags=tags)
+        self._status = "KILLED"
+
+    def write(self, name: str, value: float, round: int) -> None:
+        """One metric."""
+        self._mlflow.log_metric(name, value, step=round)
+
+    def finish(self, summary: Mapping[str, Any]) -> None:
+        """The run is whole."""
+        self._status = "FINISHED"
+
+    def close(self) -> None:
+        """Close the run."""
+        if self._status is not None:
+            self._mlflow.end_run(self._status)
+
+
+def _extra(module: str, extra: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise FedSightError(
+            f"--log {extra} needs a package that is not installed: {error.name}",
+            f"pip install 'fedsight[{extra}]'",
+        ) from error

@@ -1,0 +1,1 @@
+"""Objects in images: boxes, and the formats that annotate them."""

@@ -1,0 +1,169 @@
+"""From a list of images with objects to a data set with boxes at the network's size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+from pydantic import BeforeValidator, Field, PlainSerializer
+
+from fedsight.core.errors import DataError
+from fedsight.core.registry import nearest
+from fedsight.data.assembly import tested
+from fedsight.data.base import Dataset, Indices, Part, SizedSource
+from fedsight.data.detection.boxes import Row, majority, pack
+from fedsight.data.detection.objects import Annotated as Shown
+from fedsight.data.detection.objects import Judge, Policy, placed
+from fedsight.data.images.decode import upright
+from fedsight.data.images.disk import DiskImages, named, settle
+
+EVERYWHERE = ""  # the site of classes that are labelled at all sites
+
+
+def _pairs(value: Any) -> Any:
+    """A list of classes, or a table of such lists by site, as pairs (site, classes)."""
+    if isinstance(value, Mapping):
+        return tuple((site, tuple(names)) for site, names in value.items())
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        return ((EVERYWHERE, tuple(value)),)
+    return value
+
+
+def _table(pairs: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
+    table = {site: list(names) for site, names in pairs}
+    return table.get(EVERYWHERE, table)
+
+
+# Which classes were labelled: ["cat"], or by site {clinic = ["cat"], zoo = ["cat", "lion"]}.
+Labelled = Annotated[
+    tuple[tuple[str, tuple[str, ...]], ...],
+    Field(strict=False),
+    BeforeValidator(_pairs),
+    PlainSerializer(_table),
+]
+
+
+class BoxSource(SizedSource):
+    """A source whose images have boxes; says what becomes of annotations that cannot be right."""
+
+    outside: Literal["error", "skip", "clip"] = "error"  # a box that reaches outside its image
+    no_area: Literal["error", "skip"] = "error"  # a box without area
+    unknown: Literal["error", "skip"] = "error"  # an object of a class outside the vocabulary
+    # which classes were labelled at all: a list, or lists by site; None: every class everywhere.
+    # What is not labelled is not taught to be background there, nor tested.
+    labelled: Labelled | None = None
+
+    @property
+    def policy(self) -> Policy:
+        """What becomes of bad annotations."""
+        return Policy(self.outside, self.no_area, self.unknown)
+
+    def unlabelled(self, site: str | None, classes: Sequence[str]) -> list[int]:
+        """The numbers of the classes that are not labelled in images of `site`."""
+        if self.labelled is None:
+            return []
+        table = dict(self.labelled)
+        known = table.get(EVERYWHERE, table.get(site or "", tuple(classes)))
+        return [number for number, name in enumerate(classes) if name not in known]
+
+
+def dataset(
+    images: Sequence[Shown], source: BoxSource, origin: str, classes: Sequence[str]
+) -> Dataset:
+    """The data set of `images` with the vocabulary `classes`.
+
+    Raises DataError for no images, a bad annotation (unless the source's policy skips it), a class
+    without a training box, and what is wrong with the images themselves.
+    """
+    if not images:
+        raise DataError(f"'{origin}' has no images", "check the path and the file formats")
+    _check_names(source, classes, {image.site for image in images if image.site})
+    preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
+    judge = Judge(tuple(classes), source.policy)
+    rows: list[list[Row]] = []
+    missing: list[list[int]] = []
+    sized, unreadable = _sized(images, source)
+    images = [image for image, _ in sized]
+    for image, size in sized:
+        _check_stated(image, size)
+        found = [placed(row, size, preprocess) for row in judge.rows(image.objects, size)]
+        rows.append([row for row in found if row is not None])
+        hidden = {*judge.crowds(image.objects), *source.unlabelled(image.site, classes)}
+        missing.append(sorted(hidden))
+    targets = pack(rows, missing)
+    labels = majority(targets).numpy()
+    sites = None if images[0].site is None else np.array([image.site for image in images])
+    if any((image.site is None) != (sites is None) for image in images):
+        raise DataError(f"'{origin}': some images have a site and some have none", "name all sites")
+    marks = [(image.test, image.where) for image in images]
+    test = tested(marks, labels, sites, source)
+    files = DiskImages([image.path for image in images], preprocess)
+    parts, skipped = [], unreadable
+    for mask in (~test, test):
+        chosen: Indices = np.flatnonzero(mask)
+        settled, kept, left_out = settle(files.only(chosen), source)
+        chosen = chosen[kept]
+        skipped += left_out
+        ids = None if sites is None else sites[chosen].tolist()
+        parts.append(Part(settled, labels[chosen], ids, targets[torch.from_numpy(chosen)]))
+    facts = {"title": origin, "left_out": tuple(judge.skipped)}
+    opened = Dataset(
+        parts[0], parts[1], tuple(classes), preprocess, (*skipped, *judge.skipped), facts
+    )
+    _check_full(opened, origin, source.missing)
+    return opened
+
+
+def _sized(
+    images: Sequence[Shown], source: BoxSource
+) -> tuple[list[tuple[Shown, tuple[int, int]]], list[str]]:
+    """The images with (width, height) as they are seen; the names of corrupt ones, if skipped."""
+    sized, unreadable = [], []
+    for index, image in enumerate(images):
+        try:
+            sized.append((image, upright(image.path)))
+        except DataError:
+            if source.corrupt == "error":
+                raise
+            unreadable.append(named(image.path, index))
+    return sized, unreadable
+
+
+def _check_stated(image: Shown, size: tuple[int, int]) -> None:
+    """DataError if the annotations say another size than the image has."""
+    if image.stated not in (None, size):
+        stated = " x ".join(map(str, image.stated or ()))
+        raise DataError(
+            f"{image.where}: '{image.path}' has {size[0]} x {size[1]} pixels, not {stated} as the "
+            "annotations say",
+            "annotate the image as it is; one that a camera turned (EXIF) is read upright",
+        )
+
+
+def _check_names(source: BoxSource, classes: Sequence[str], sites: set[str]) -> None:
+    if not classes or len(set(classes)) < len(classes):
+        raise DataError("data.classes is empty or names a class twice", "name each class once")
+    for site, names in source.labelled or ():
+        if site != EVERYWHERE and site not in sites:
+            raise DataError(f"data.labelled names '{site}', no site", nearest(site, sites or {"-"}))
+        for name in names:
+            if name not in classes:
+                cause = f"data.labelled names the unknown class '{name}'"
+                raise DataError(cause, nearest(name, classes))
+
+
+def _check_full(opened: Dataset, origin: str, missing: str) -> None:
+    left = f" ({len(opened.skipped)} images or boxes were left out)" if opened.skipped else ""
+    for name, part in (("training", opened.train), ("test", opened.test)):
+        if not len(part):
+            raise DataError(f"'{origin}' has no {name} images{left}", "add images")
+    assert opened.train.targets is not None
+    seen = set(opened.train.targets[:, :, 0].flatten().long().tolist())
+    for number, name in enumerate(opened.classes):
+        if number not in seen and missing == "error":
+            raise DataError(
+                f"'{origin}': class '{name}' has no training box{left}",
+                "add images of it, take it out of data.classes, or set data.missing = 'allow'",
+            )

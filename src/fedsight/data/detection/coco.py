@@ -1,0 +1,135 @@
+"""COCO annotation files: images, categories and boxes, read with every reference checked."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fedsight.core.errors import DataError
+
+_CURE = "correct the file, or export it again from the labelling tool"
+
+
+@dataclass(frozen=True)
+class CocoBox:
+    """One annotated object: category name and [left, top, width, height] in pixels, if given.
+
+    `where` names the file and the entry. Read for a judge, a category that the file does not have
+    is called by its number, and a box may have no area.
+    """
+
+    category: str
+    box: tuple[float, float, float, float] | None = None
+    crowd: bool = False
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class CocoImage:
+    """One image of the file: name, size in pixels where given, and its objects."""
+
+    file: str
+    height: int | None
+    width: int | None
+    boxes: tuple[CocoBox, ...]
+    site: str | None = None
+
+
+@dataclass(frozen=True)
+class CocoFile:
+    """What a COCO file holds; `categories` in the order of their ids."""
+
+    images: tuple[CocoImage, ...]
+    categories: tuple[str, ...]
+
+
+def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> CocoFile:
+    """Parse a COCO JSON; `site_key` is what its images call their site, if they name one.
+
+    Raises DataError, naming the entry at fault, for broken JSON, missing keys, ids used twice,
+    references to unknown images or categories, and boxes that are not four finite numbers with
+    positive sides; the last two (unknown category, no area) are left alone if they are to be
+    `judged` by the caller.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"'{path}' cannot be read: {error.strerror or error}", "set data.path to the COCO JSON"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"'{path}' is no JSON: {error}", _CURE) from error
+    if not isinstance(data, dict):
+        raise DataError(f"'{path}' is no COCO file: its top level is no object", _CURE)
+    categories: dict[int, str] = {}
+    for where, entry in _entries(path, data, "categories"):
+        _unique(categories, _number(entry, "id", where), where)
+        categories[entry["id"]] = _text(entry, "name", where)
+    images: dict[int, dict[str, Any]] = {}
+    for where, entry in _entries(path, data, "images"):
+        _unique(images, _number(entry, "id", where), where)
+        images[entry["id"]] = {
+            "file": _text(entry, "file_name", where),
+            "height": _number(entry, "height", where) if "height" in entry else None,
+            "width": _number(entry, "width", where) if "width" in entry else None,
+            "site": None if site_key is None else _text(entry, site_key, where),
+        }
+    boxes: dict[int, list[CocoBox]] = {number: [] for number in images}
+    for where, entry in _entries(path, data, "annotations"):
+        image, category = _number(entry, "image_id", where), _number(entry, "category_id", where)
+        for key, number, known in (("image", image, images), ("category", category, categories)):
+            if number not in known and not (judged and key == "category"):
+                raise DataError(f"{where}: there is no {key} with id {number}", _CURE)
+        name, crowd = categories.get(category, str(category)), entry.get("iscrowd") in (1, True)
+        boxes[image].append(CocoBox(name, _box(entry, where, judged), crowd, where))
+    names = tuple(categories[number] for number in sorted(categories))
+    if len(set(names)) < len(names):
+        raise DataError(f"'{path}' has two categories of one name", "rename or join them")
+    return CocoFile(
+        tuple(CocoImage(**image, boxes=tuple(boxes[i])) for i, image in images.items()), names
+    )
+
+
+def _entries(path: Path, data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
+    entries = data.get(key)
+    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+        raise DataError(f"'{path}' has no list of objects '{key}'", _CURE)
+    return [(f"{path}, {key}[{index}]", entry) for index, entry in enumerate(entries)]
+
+
+def _number(entry: dict[str, Any], key: str, where: str) -> int:
+    value = entry.get(key)
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"{where}: '{key}' is {value!r}, not an integer", _CURE)
+    return value
+
+
+def _text(entry: dict[str, Any], key: str, where: str) -> str:
+    value = entry.get(key)
+    if not isinstance(value, str) or not value:
+        raise DataError(f"{where}: '{key}' is {value!r}, not a name", _CURE)
+    return value
+
+
+def _unique(known: dict[int, Any], number: int, where: str) -> None:
+    if number in known:
+        raise DataError(f"{where}: id {number} is used twice", _CURE)
+
+
+def _box(
+    entry: dict[str, Any], where: str, judged: bool
+) -> tuple[float, float, float, float] | None:
+    box = entry.get("bbox")
+    if box is None:
+        return None
+    numbers = isinstance(box, list) and all(
+        isinstance(value, int | float) and math.isfinite(value) for value in box
+    )
+    if not numbers or len(box) != 4 or (min(box[2:]) <= 0 and not judged):
+        raise DataError(
+            f"{where}: bbox {box!r} is not [left, top, width, height] with positive sides", _CURE
+        )
+    return (float(box[0]), float(box[1]), float(box[2]), float(box[3]))

@@ -1,0 +1,146 @@
+"""Objects in images as annotation files state them, and what becomes of those that cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from fedsight.core.errors import DataError
+from fedsight.core.registry import nearest
+from fedsight.data.base import Preprocess
+from fedsight.data.detection.boxes import Row
+
+LEAST_SHOWN = 0.25  # of a box's area that must be left when an image is cropped
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the file
+
+
+@dataclass(frozen=True)
+class Object:
+    """One annotated object; `where` names the file and the line or entry."""
+
+    label: str
+    box: Box
+    where: str
+    crowd: bool = False  # a group, drawn as one box
+
+
+@dataclass(frozen=True)
+class Annotated:
+    """One image with its objects."""
+
+    path: str
+    objects: tuple[Object, ...]
+    where: str
+    stated: tuple[int, int] | None = None  # width and height, if the annotations say them
+    site: str | None = None
+    test: bool | None = None
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What becomes of annotations that cannot be right."""
+
+    outside: Literal["error", "skip", "clip"] = "error"
+    no_area: Literal["error", "skip"] = "error"
+    unknown: Literal["error", "skip"] = "error"
+
+
+@dataclass
+class Judge:
+    """Turns objects into rows of class numbers and checked boxes; `skipped` says what was not."""
+
+    classes: tuple[str, ...]
+    policy: Policy = field(default_factory=Policy)
+    skipped: list[str] = field(default_factory=list)
+
+    def rows(self, objects: Sequence[Object], size: tuple[int, int]) -> list[Row]:
+        """The rows (class, left, top, right, bottom) of an image of `size` (width, height).
+
+        Raises DataError naming the entry for a box outside its image or with no area and for an
+        unknown class, unless the policy says otherwise. Crowds are left to `crowds`.
+        """
+        found = [self._row(one, size) for one in objects if not one.crowd]
+        return [row for row in found if row is not None]
+
+    def crowds(self, objects: Sequence[Object]) -> list[int]:
+        """The classes of which an image shows groups: they cannot be counted there."""
+        return sorted(
+            {self.classes.index(o.label) for o in objects if o.crowd and o.label in self.classes}
+        )
+
+    def _row(self, one: Object, size: tuple[int, int]) -> Row | None:
+        if one.label not in self.classes:
+            cause = f"{one.where}: unknown class '{one.label}'"
+            cure = f"{nearest(one.label, self.classes)}; correct it, add it to data.classes, or"
+            self._refuse(self.policy.unknown, cause, f"{cure} set data.unknown = 'skip'")
+            return None
+        left, top, right, bottom = one.box
+        shown = f"box {_short(one.box)}"
+        if not (right > left and bottom > top):
+            cause = f"{one.where}: {shown} (left, top, right, bottom) has no area"
+            cure = "correct it, or set data.no_area = 'skip'"
+            self._refuse(self.policy.no_area, cause, cure)
+            return None
+        width, height = size
+        slack = 1e-3 * max(size)  # what rounding to three digits makes
+        reaches = min(left, top) < -slack or right > width + slack or bottom > height + slack
+        inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
+        nothing = not (inside[2] > inside[0] and inside[3] > inside[1])
+        if nothing or (reaches and self.policy.outside != "clip"):
+            cause = (
+                f"{one.where}: {shown} (left, top, right, bottom) "
+                f"{'lies' if nothing else 'reaches'} outside its image of {width} x {height} pixels"
+            )
+            cure = "correct it, or set data.outside = 'clip' or 'skip'"
+            self._refuse("error" if self.policy.outside == "error" else "skip", cause, cure)
+            return None
+        return (float(self.classes.index(one.label)), *inside)
+
+    def _refuse(self, policy: Literal["error", "skip"], cause: str, cure: str) -> None:
+        if policy == "error":
+            raise DataError(cause, cure)
+        self.skipped.append(cause)
+
+
+def placed(row: Row, size: tuple[int, int], goal: Preprocess) -> Row | None:
+    """The row in pixels of the network's input, for an image of `size` (width, height).
+
+    None where cropping leaves less than a quarter of the box.
+    """
+    across, down, left, top = _fitting(size, goal)
+    box = (row[1] * across + left, row[2] * down + top, row[3] * across + left, row[4] * down + top)
+    return cut(row[0], box, goal.width, goal.height, LEAST_SHOWN)
+
+
+def returned(box: Box, size: tuple[int, int], goal: Preprocess) -> Box:
+    """A box on the network's input in pixels of the file, an image of `size` (width, height)."""
+    across, down, left, top = _fitting(size, goal)
+    x = [min(max((value - left) / across, 0.0), float(size[0])) for value in (box[0], box[2])]
+    y = [min(max((value - top) / down, 0.0), float(size[1])) for value in (box[1], box[3])]
+    return (x[0], y[0], x[1], y[1])
+
+
+def _fitting(size: tuple[int, int], goal: Preprocess) -> tuple[float, float, float, float]:
+    """How an image of `size` is scaled across and down, and moved right and down after that."""
+    width, height = size
+    if goal.fit == "stretch":
+        return goal.width / width, goal.height / height, 0.0, 0.0
+    choose = max if goal.fit == "crop" else min
+    scale = choose(goal.width / width, goal.height / height)
+    return scale, scale, (goal.width - width * scale) / 2, (goal.height - height * scale) / 2
+
+
+def cut(label: float, box: Box, width: float, height: float, least: float) -> Row | None:
+    """The part of a box that lies in an image of `width` x `height`; None below `least` of it."""
+    left, top = max(box[0], 0.0), max(box[1], 0.0)
+    right, bottom = min(box[2], width), min(box[3], height)
+    area = (box[2] - box[0]) * (box[3] - box[1])
+    if right <= left or bottom <= top or (right - left) * (bottom - top) < least * area:
+        return None
+    return (label, left, top, right, bottom)
+
+
+def _short(box: Box) -> str:
+    return "(" + ", ".join(f"{value:g}" for value in box) + ")"

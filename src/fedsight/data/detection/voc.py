@@ -1,0 +1,69 @@
+"""Pascal VOC annotations: an XML file for each image."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from xml.etree import ElementTree
+from xml.etree.ElementTree import Element
+
+from fedsight.core.errors import DataError
+from fedsight.data.detection.objects import Annotated, Box, Object
+
+_CURE = "correct the file, or export it again from the labelling tool"
+_SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+def read_voc(path: Path, first_pixel: int = 1) -> tuple[str, Annotated]:
+    """The image's file name, and its objects with `path` empty.
+
+    `first_pixel` is the number of the leftmost and topmost pixel: 1 in Pascal VOC, whose boxes
+    include their last pixel; 0 in tools that write edges (Everingham et al., VOC2012 devkit).
+    Raises DataError naming the object for broken XML and missing or unreadable values.
+    """
+    try:
+        root = ElementTree.fromstring(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"'{path}' cannot be read: {error.strerror or error}", "restore the file"
+        ) from error
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
+        raise DataError(f"'{path}' is no XML: {error}", _CURE) from error
+    name = (root.findtext("filename") or "").strip()
+    objects = []
+    for number, entry in enumerate(root.iter("object")):
+        where = f"{path}, object {number + 1}"
+        label = (entry.findtext("name") or "").strip()
+        if not label:
+            raise DataError(f"{where} has no name", _CURE)
+        objects.append(Object(label, _box(entry, where, first_pixel), where))
+    size = root.find("size")
+    stated = None if size is None else _stated(size, path)
+    return name, Annotated("", tuple(objects), str(path), stated)
+
+
+def _box(entry: Element, where: str, first_pixel: int) -> Box:
+    values = []
+    for side in _SIDES:
+        text = entry.findtext(f"bndbox/{side}")
+        value = _number(text)
+        if value is None:
+            raise DataError(f"{where}: {side} is {text!r}, not a number", _CURE)
+        values.append(value)
+    left, top, right, bottom = values
+    return (left - first_pixel, top - first_pixel, right, bottom)
+
+
+def _stated(size: Element, path: Path) -> tuple[int, int] | None:
+    width, height = _number(size.findtext("width")), _number(size.findtext("height"))
+    if width is None or height is None:
+        raise DataError(f"'{path}': the image's size is not two numbers", _CURE)
+    return (int(width), int(height)) if width and height else None  # 0 is written for unknown
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if math.isfinite(value) else None

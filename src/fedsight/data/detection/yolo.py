@@ -1,0 +1,79 @@
+"""YOLO annotations: a text file for each image, a line for each object."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedsight.core.errors import DataError
+from fedsight.data.detection.objects import Object
+
+NAMES = ("classes.txt", "obj.names")  # one class a line, by number
+
+
+def read_names(folder: Path) -> tuple[str, ...] | None:
+    """The class names that lie in `folder`, in the order of their numbers; None without a file."""
+    for name in NAMES:
+        if (folder / name).is_file():
+            lines = _text(folder / name).splitlines()
+            return tuple(line.strip() for line in lines if line.strip())
+    return None
+
+
+def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[Object, ...]:
+    """The objects of one image of `size` (width, height), boxes in its pixels.
+
+    A line is a class number, then the middle, width and height in parts of the image. A number
+    without a name becomes a label of its own, which no vocabulary has. Raises DataError naming
+    the line for what is no such line.
+    """
+    objects = []
+    for number, line in enumerate(_text(path).splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        where = f"{path}, line {number}"
+        try:
+            label, *values = int(words[0]), *map(float, words[1:])
+            sound = len(values) == 4 and label >= 0 and all(map(math.isfinite, values))
+        except ValueError:
+            sound = False
+        if not sound:
+            raise DataError(
+                f"{where}: '{line.strip()[:60]}' is not a class number and four numbers",
+                "write: class x y width height, in parts of the image; outlines are not read",
+            )
+        x, y, w, h = values
+        left, top = (x - w / 2) * size[0], (y - h / 2) * size[1]
+        box = (left, top, left + w * size[0], top + h * size[1])
+        objects.append(Object(names[label] if label < len(names) else f"#{label}", box, where))
+    return tuple(objects)
+
+
+def labels_of(image: Path, root: Path) -> Path | None:
+    """The file of an image's lines: in `labels` for an image in `images`, or else beside it.
+
+    The folder `images` is `root` or lies below it; what is above has other reasons for its name.
+    None: there is no such file.
+    """
+    below = image.relative_to(root.parent).parts
+    for place in range(len(below) - 2, -1, -1):
+        if below[place] == "images":
+            parts = (*below[:place], "labels", *below[place + 1 :])
+            found = (root.parent / Path(*parts)).with_suffix(".txt")
+            if found.is_file():
+                return found
+    beside = image.with_suffix(".txt")
+    return beside if beside.is_file() else None
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(
+            f"'{path}' cannot be read: {error.strerror or error}", "restore the file"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{path}' is not UTF-8: {error}", "save it as UTF-8") from error

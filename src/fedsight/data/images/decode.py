@@ -1,0 +1,147 @@
+"""From an image file to the network's input: the one way, for training and prediction alike."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fedsight.core.errors import DataError
+from fedsight.data.base import Preprocess
+from fedsight.data.images.dicom import Frame, is_dicom, read_dicom
+from fedsight.data.images.pixels import Pixels, read_pixels, seen_size
+from fedsight.data.images.windowing import Reading
+
+# bytes: a file's content; Frame: one of a DICOM file's images
+Origin = str | os.PathLike[str] | bytes | Image.Image | Frame
+_LUMA = np.array([299, 587, 114], dtype=np.uint32)  # ITU-R BT.601, in thousandths
+
+
+def decode(path: Origin, preprocess: Preprocess, name: str | None = None) -> Tensor:
+    """The image in a file (its bytes, or an opened Pillow image), float32 [c, h, w], 0 to 1.
+
+    It is turned upright, put on black, resized by `preprocess.fit` (bilinear, antialiased) and
+    rounded to the file's own depth (8 or 16 bits), so that a decoded image kept in memory and
+    one read again are equal bit for bit. Of several frames or pages the first counts. Raises
+    DataError with the path (or `name`) for a missing, corrupt, ambiguous or too large image.
+    """
+    values = raster(path, preprocess, name)
+    full = float(np.iinfo(values.dtype).max)
+    return torch.from_numpy(values).to(torch.float32).mul_(1.0 / full)
+
+
+def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of an image as it is seen, from its header; DataError if it has none."""
+    try:
+        with Path(path).open("rb") as file:
+            whole = is_dicom(file.read(132))
+            file.seek(0)
+            if not whole:
+                return seen_size(file, str(path))
+            data = file.read()
+    except OSError as error:
+        raise DataError(
+            f"image '{path}' cannot be read: {error.strerror or error}",
+            "correct the path, or restore the file",
+        ) from error
+    height, width = read_dicom(data, str(path), Reading()).shape[:2]
+    return width, height
+
+
+def whole(path: Path, preprocess: Preprocess) -> Pixels:
+    """The image in a file as it is seen, uint8 or uint16 [h, w, c], not resized; DataError."""
+    try:
+        return _pixels(path.read_bytes(), str(path), preprocess, False)
+    except OSError as error:
+        raise DataError(
+            f"image '{path}' cannot be read: {error.strerror or error}", "restore the file"
+        ) from error
+
+
+def raster(
+    path: Origin, preprocess: Preprocess, name: str | None = None, thorough: bool = False
+) -> npt.NDArray[Any]:
+    """As `decode`, but before scaling: uint8 or uint16 [c, h, w]. `thorough`: also checksums."""
+    frame = None
+    if isinstance(path, Frame):
+        frame, path = path.number, path.path
+    if isinstance(path, bytes):
+        pixels = _pixels(path, name or "(in memory)", preprocess, thorough)
+    elif isinstance(path, Image.Image):
+        pixels = read_pixels(path, name or str(getattr(path, "filename", "")) or "(in memory)")
+    else:
+        name = name or os.fspath(path)
+        try:
+            data = Path(path).read_bytes()
+        except OSError as error:
+            raise DataError(
+                f"image '{name}' cannot be read: {error.strerror or error}",
+                "correct the path, or restore the file and its permissions",
+            ) from error
+        pixels = _pixels(data, name, preprocess, thorough, frame)
+    fitted = _channels(_fit(pixels, preprocess), preprocess.channels)
+    return np.array(fitted.transpose(2, 0, 1), order="C")  # Pillow lends read-only memory
+
+
+def _pixels(
+    data: bytes, name: str, preprocess: Preprocess, thorough: bool, frame: int | None = None
+) -> Pixels:
+    if is_dicom(data):
+        return read_dicom(data, name, preprocess.dicom or Reading(), frame)
+    return read_pixels(data, name, thorough)
+
+
+def _fit(a: Pixels, preprocess: Preprocess) -> Pixels:
+    """[h, w, c] at the size of `preprocess`, by its rule."""
+    height, width = a.shape[:2]
+    goal_h, goal_w = preprocess.height, preprocess.width
+    if preprocess.fit == "stretch":
+        return _resize(a, (goal_h, goal_w), (0.0, 0.0, width, height))
+    if preprocess.fit == "crop":
+        box_w, box_h = min(width, height * goal_w / goal_h), min(height, width * goal_h / goal_w)
+        left, top = (width - box_w) / 2, (height - box_h) / 2
+        return _resize(a, (goal_h, goal_w), (left, top, left + box_w, top + box_h))
+    scale = min(goal_w / width, goal_h / height)
+    inner_h = min(goal_h, max(1, round(height * scale)))
+    inner_w = min(goal_w, max(1, round(width * scale)))
+    canvas = np.zeros((goal_h, goal_w, a.shape[2]), a.dtype)
+    top, left = (goal_h - inner_h) // 2, (goal_w - inner_w) // 2
+    canvas[top : top + inner_h, left : left + inner_w] = _resize(
+        a, (inner_h, inner_w), (0.0, 0.0, width, height)
+    )
+    return canvas
+
+
+def _resize(a: Pixels, size: tuple[int, int], box: tuple[float, float, float, float]) -> Pixels:
+    """The `box` (left, top, right, bottom) of [h, w, c] at `size` (h, w): bilinear, antialiased."""
+    if a.shape[:2] == size and box == (0, 0, a.shape[1], a.shape[0]):
+        return a
+    goal, rule = (size[1], size[0]), Image.Resampling.BILINEAR
+    if a.dtype == np.uint8:
+        image = Image.fromarray(np.ascontiguousarray(a[..., 0] if a.shape[2] == 1 else a))
+        resized = np.asarray(image.resize(goal, rule, box))
+        return resized if resized.ndim == 3 else resized[..., None]
+    planes = [
+        Image.fromarray(np.ascontiguousarray(a[..., channel], dtype=np.float32))
+        for channel in range(a.shape[2])
+    ]
+    values = np.stack([np.asarray(plane.resize(goal, rule, box)) for plane in planes], axis=2)
+    rounded: Pixels = np.rint(values).clip(0, 65535)
+    return rounded.astype(np.uint16)
+
+
+def _channels(a: Pixels, channels: int) -> Pixels:
+    """Grey [h, w, 1] or colour [h, w, 3] to `channels`."""
+    if a.shape[2] == channels:
+        return a
+    if channels == 3:
+        return np.repeat(a, 3, axis=2)
+    luma: Pixels = (a.astype(np.uint32) * _LUMA).sum(axis=2, keepdims=True)
+    rounded: Pixels = (luma + 500) // 1000
+    return rounded.astype(a.dtype)

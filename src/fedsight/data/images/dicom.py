@@ -1,0 +1,279 @@
+"""DICOM files as grey or colour pixels: decoded, windowed, upright, and nobody's name read."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fedsight.core.errors import DataError
+from fedsight.data.images.pixels import MAX_PIXELS, Pixels
+from fedsight.data.images.windowing import Reading, UnclearError, colour, grey
+
+SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
+EXTRA = "pip install 'fedsight[medical]'"
+
+# Only these are parsed. Whose images they are stands in other elements, which are never read.
+_HEADER = (
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
+)
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_TAGS = (
+    *_HEADER,
+    *_PIXELS,
+    *("Modality", "LossyImageCompression", "ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+    *("PixelPaddingValue", "PixelPaddingRangeLimit", "ModalityLUTSequence", "VOILUTSequence"),
+    *("RescaleSlope", "RescaleIntercept", "WindowCenter", "WindowWidth", "VOILUTFunction"),
+    *("ImageOrientationPatient", "PatientOrientation", "AnatomicalOrientationType"),
+    *("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"),
+    *(
+        f"{kind}{colour}PaletteColorLookupTable{what}"
+        for kind, what in (("", "Descriptor"), ("", "Data"), ("Segmented", "Data"))
+        for colour in ("Red", "Green", "Blue")
+    ),
+)
+_GROUPS = {  # where the newer ("enhanced") files keep what belongs to one frame
+    "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
+    "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
+    "PlaneOrientationSequence": ("ImageOrientationPatient",),
+}
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_RCT", "YBR_ICT", "PALETTE COLOR")
+_AXES = {"L": (0, 1), "R": (0, -1), "P": (1, 1), "A": (1, -1), "H": (2, 1), "F": (2, -1)}
+_UPRIGHT = {  # of axial, coronal and sagittal planes: where rows and columns lead
+    (0, 1): ((0, 1), (1, 1)),  # to the left, to the back
+    (0, 2): ((0, 1), (2, -1)),  # to the left, to the feet
+    (1, 2): ((1, 1), (2, -1)),  # to the back, to the feet
+}
+_quieting = threading.Lock()  # Python's warning filters belong to all threads
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a DICOM file."""
+
+    path: str
+    number: int
+
+
+class NoPlugin(DataError):  # noqa: N818 - its sisters are called by what is wrong, too
+    """A whole DICOM file whose compression nothing that is installed can undo."""
+
+
+class NoPixels(DataError):  # noqa: N818 - its sisters are called by what is wrong, too
+    """A DICOM file that holds no image: a report, a plan, a directory."""
+
+
+def is_dicom(data: bytes) -> bool:
+    """Whether the first 132 bytes (or more) of a file are those of a DICOM file (Part 10)."""
+    return data[128:132] == b"DICM"
+
+
+def inspect(path: Path, name: str) -> tuple[int, str]:
+    """How many frames a file has and of which patient, as its ID (empty: it does not say).
+
+    The ID is for holding out whole patients, in memory; nobody may write it down. Raises NoPixels,
+    and DataError for a file that is no DICOM file or whose compression no installed plugin knows.
+    """
+    pydicom = _pydicom()
+    try:
+        with path.open("rb") as stream:
+            if not is_dicom(stream.read(132)):
+                raise DataError(
+                    f"'{name}' is no DICOM file: 'DICM' is missing at byte 128",
+                    "write it anew with a file header (dcmconv does), or remove it",
+                )
+            stream.seek(0)
+            with _quiet():
+                found = pydicom.dcmread(
+                    stream, defer_size=1024, specific_tags=[*_HEADER, *_PIXELS, "PatientID"]
+                )
+                _check(found, name)
+                return int(found.get("NumberOfFrames") or 1), str(found.get("PatientID") or "")
+    except OSError as error:
+        raise DataError(
+            f"'{name}' cannot be read: {error.strerror or error}",
+            "correct the path, or restore the file and its permissions",
+        ) from error
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises nearly every kind on broken files
+        raise _broken(name, error) from error
+
+
+def read_dicom(data: bytes, name: str, reading: Reading, frame: int | None = None) -> Pixels:
+    """One frame of a DICOM file's bytes: uint8 or uint16 [h, w, 1] (grey) or [h, w, 3] (colour).
+
+    Grey is 0 (black) to full (white) after rescaling and windowing, by pydicom's own functions
+    (DICOM PS3.3, C.11.1 and C.11.2); padding is black. With the orientation `patient`, rows lead to
+    the patient's left (sagittal: to the back) and columns to the feet (axial: to the back), as far
+    as the file says how it lies; mammograms stay as they are hung. Raises NoPixels, and DataError
+    naming `name` for a file that is broken, too large, unclear, or compressed in an unknown way.
+    """
+    pydicom = _pydicom()
+    others = ""
+    try:
+        with _quiet():
+            found = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_TAGS))
+            _check(found, name)
+            number = _number(found, reading, frame)
+            _gather(found, number)
+            others = _plugins(found)
+            raw = pydicom.pixels.pixel_array(found, index=number)
+            others = ""
+            is_grey = found.PhotometricInterpretation in _GREY
+            pixels = grey(raw, found, reading) if is_grey else colour(raw, found)
+            lying = _lying(found) if reading.orientation == "patient" else None
+    except UnclearError as error:
+        raise DataError(f"'{name}' {error.args[0]}", error.args[1]) from error
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:
+        raise _broken(name, error, others) from error
+    return np.ascontiguousarray(pixels if lying is None else _turned(pixels, *lying))
+
+
+def _pydicom() -> Any:
+    try:
+        import pydicom
+        import pydicom.pixels
+    except ImportError as error:
+        raise DataError("DICOM files need pydicom, which is not installed", EXTRA) from error
+    return pydicom
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """pydicom warns of every oddity; what is too odd to read raises anyway."""
+    with _quieting, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _plugins(found: Any) -> str:
+    """The packages that could decode this file and are not installed."""
+    syntax = found.file_meta.get("TransferSyntaxUID")
+    if syntax is None or not syntax.is_encapsulated:
+        return ""
+    return "; ".join(_pydicom().pixels.get_decoder(syntax).missing_dependencies)
+
+
+def _broken(name: str, error: Exception, others: str = "") -> DataError:
+    text = str(error).partition("Traceback")[0]  # which pydicom may put into its messages
+    words = " ".join(line.strip() for line in text.splitlines())
+    words += f" (other plugins that are not installed: {others})" if others else ""
+    return DataError(
+        f"'{name}' is corrupt, cut off, or no image that is read: {words}",
+        "replace or remove it, or set data.corrupt = 'skip' to leave such images out",
+    )
+
+
+def _check(found: Any, name: str) -> None:
+    """Refuse what must not be decoded, before it is."""
+    if "FloatPixelData" in found or "DoubleFloatPixelData" in found:
+        raise DataError(f"'{name}' has floating-point pixels", "only integer pixels are read")
+    if "PixelData" not in found or not found.get("Rows") or not found.get("Columns"):
+        raise NoPixels(
+            f"'{name}' is a DICOM file without pixels",
+            "remove it, or set data.pixelless = 'skip' to leave such files out",
+        )
+    if found.Rows * found.Columns > MAX_PIXELS:
+        raise DataError(
+            f"'{name}' is too large to be opened safely: {found.Columns} x {found.Rows} pixels",
+            f"cut or shrink it to at most {MAX_PIXELS:,} pixels",
+        )
+    kind = found.get("PhotometricInterpretation")
+    if kind not in (*_GREY, *_COLOUR):
+        raise DataError(
+            f"'{name}' has the photometric interpretation '{kind}', which is not read",
+            f"convert it to one of {', '.join((*_GREY, *_COLOUR))}",
+        )
+    syntax = found.file_meta.get("TransferSyntaxUID")
+    if syntax is None or not syntax.is_encapsulated:
+        return
+    try:
+        decoder = _pydicom().pixels.get_decoder(syntax)
+    except NotImplementedError:
+        raise NoPlugin(
+            f"'{name}' is compressed as '{syntax.name}', which pydicom cannot decode",
+            "decompress it first (dcmdjpeg, dcmdjpls or gdcmconv do)",
+        ) from None
+    if not decoder.is_available:
+        raise NoPlugin(
+            f"'{name}' is compressed as '{syntax.name}', and no plugin that decodes it is "
+            f"installed ({'; '.join(decoder.missing_dependencies)})",
+            "install one of these packages (gdcm is python-gdcm; mind that pylibjpeg-libjpeg is "
+            "under the GPL), or decompress the file first (dcmdjpeg, dcmdjpls or gdcmconv do)",
+        )
+
+
+def _number(found: Any, reading: Reading, frame: int | None) -> int:
+    count = int(found.get("NumberOfFrames") or 1)
+    if frame is None and count > 1 and reading.frame == "refuse":
+        raise UnclearError(
+            f"has {count} frames, not one",
+            "set data.frames to 'first', 'middle' or 'each', or give one file per image",
+        )
+    if frame is None:
+        return count // 2 if reading.frame == "middle" else 0
+    return frame
+
+
+def _gather(found: Any, number: int) -> None:
+    """Bring what newer files say of all frames, and of this one, to where older files have it."""
+    per_frame = found.get("PerFrameFunctionalGroupsSequence") or []
+    groups = [*(found.get("SharedFunctionalGroupsSequence") or [])[:1]]
+    for group in [*groups, *per_frame[number : number + 1]]:
+        for sequence, keywords in _GROUPS.items():
+            for item in (group.get(sequence) or [])[:1]:
+                for keyword in keywords:
+                    if keyword in item:
+                        setattr(found, keyword, item[keyword].value)
+
+
+def _lying(found: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """Where rows and columns lead: (axis, sign) each, axes to the left, the back, the head (LPS).
+
+    None where the file does not say, for animals (other words) and for mammograms (hung by breast).
+    """
+    if found.get("AnatomicalOrientationType") == "QUADRUPED" or found.get("Modality") == "MG":
+        return None
+    cosines = found.get("ImageOrientationPatient")
+    letters = found.get("PatientOrientation")
+    if cosines is not None and len(cosines) == 6:
+        row, column = np.asarray(cosines, np.float64).reshape(2, 3)
+        axes = [int(np.abs(way).argmax()) for way in (row, column)]
+        ways = [
+            (axis, 1 if way[axis] > 0 else -1)
+            for axis, way in zip(axes, (row, column), strict=True)
+        ]
+    elif letters is not None and not isinstance(letters, str) and len(letters) == 2:
+        if any(str(word)[:1] not in _AXES for word in letters):
+            return None
+        ways = [_AXES[str(word)[0]] for word in letters]
+    else:
+        return None
+    return (ways[0], ways[1]) if ways[0][0] != ways[1][0] else None
+
+
+def _towards(way: Any) -> tuple[int, int]:
+    axis = int(np.abs(way).argmax())
+    return axis, 1 if way[axis] > 0 else -1
+
+
+def _turned(a: Pixels, row: tuple[int, int], column: tuple[int, int]) -> Pixels:
+    """[h, w, c] whose rows and columns lead as given -> as `_UPRIGHT` has it."""
+    upright = _UPRIGHT[min(row[0], column[0]), max(row[0], column[0])]
+    if row[0] != upright[0][0]:
+        a, row, column = a.transpose(1, 0, 2), column, row
+    if row[1] != upright[0][1]:
+        a = a[:, ::-1]
+    return a if column[1] == upright[1][1] else a[::-1]

@@ -1,0 +1,193 @@
+"""Images that lie on disk: decoded when read, or once into memory; the corrupt ones found first."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import DataError
+from fedsight.data.base import ArrayImages, Images, Indices, Preprocess, SizedSource
+from fedsight.data.images import dicom
+from fedsight.data.images.decode import Origin, decode, raster
+from fedsight.data.images.pixels import Pixels
+
+MEMORY = 1 << 30  # bytes of pixels that are kept in memory unless the config says otherwise
+Loaded = Pixels | DataError
+_BATCH = 256  # images decoded ahead of being stored
+
+
+class LazyImages(ABC):
+    """Images decoded whenever they are read; subclasses say where number i comes from."""
+
+    preprocess: Preprocess
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def origin(self, index: int) -> Origin:
+        """The path, or the file's bytes."""
+
+    @abstractmethod
+    def name(self, index: int) -> str:
+        """Where an image came from, for messages and reports."""
+
+    def shown(self, index: int) -> str:
+        """As `name`, but only for messages on the site's own screen."""
+        return self.name(index)
+
+    @abstractmethod
+    def only(self, indices: Indices) -> LazyImages:
+        """The same with some images left out."""
+
+    def read(self, indices: Tensor) -> Tensor:
+        """The images at `indices` [b]: float32 [b, c, h, w], values 0 to 1."""
+        shape = (self.preprocess.channels, self.preprocess.height, self.preprocess.width)
+        batch = torch.empty((len(indices), *shape))
+        for row, index in enumerate(indices.tolist()):
+            batch[row] = decode(self.origin(index), self.preprocess, self.name(index))
+        return batch
+
+
+class DiskImages(LazyImages):
+    """Image files; the paths are one block of bytes, so that sending them to a worker is cheap."""
+
+    def __init__(self, paths: Sequence[str | os.PathLike[str]], preprocess: Preprocess) -> None:
+        encoded = [os.fsencode(path) for path in paths]
+        self.preprocess = preprocess
+        self._text = b"".join(encoded)
+        self._ends = np.cumsum([0, *(len(path) for path in encoded)])
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def origin(self, index: int) -> str:
+        """The path."""
+        return os.fsdecode(self._text[self._ends[index] : self._ends[index + 1]])
+
+    def name(self, index: int) -> str:
+        """The path, or a number (`named`)."""
+        return named(self.origin(index), index)
+
+    def shown(self, index: int) -> str:
+        """The path."""
+        return self.origin(index)
+
+    def only(self, indices: Indices) -> DiskImages:
+        """The same with some files left out."""
+        return DiskImages([self.origin(index) for index in indices], self.preprocess)
+
+
+class NumberedImages(DiskImages):
+    """Image files whose names may say who is on them: only the site's own screen sees the paths."""
+
+    def __init__(
+        self,
+        paths: Sequence[str | os.PathLike[str]],
+        preprocess: Preprocess,
+        names: Sequence[str],
+    ) -> None:
+        super().__init__(paths, preprocess)
+        self._names = list(names)
+
+    def name(self, index: int) -> str:
+        """A number."""
+        return self._names[index]
+
+    def only(self, indices: Indices) -> NumberedImages:
+        """The same with some files left out."""
+        paths = [self.origin(index) for index in indices]
+        return NumberedImages(paths, self.preprocess, [self._names[index] for index in indices])
+
+
+def named(path: str, index: int) -> str:
+    """A path as run files may have it: of a DICOM file, which often is named after its patient,
+    the number of the image."""
+    return f"DICOM image {index + 1}" if _is_dicom(path) else path
+
+
+def _is_dicom(path: str) -> bool:
+    if Path(path).suffix.lower() in dicom.SUFFIXES:
+        return True
+    try:
+        with Path(path).open("rb") as file:
+            return dicom.is_dicom(file.read(132))
+    except OSError:
+        return False
+
+
+def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, list[str]]:
+    """Decide between memory and disk, and deal with corrupt images, as `source` says.
+
+    Returns the images, which of those given they are, and the names of those left out. Raises the
+    DataError of the first corrupt image unless `source.corrupt` is "skip".
+    """
+    preprocess = images.preprocess
+    shape = (preprocess.channels, preprocess.height, preprocess.width)
+    keep = source.in_memory
+    if keep is None:
+        keep = len(images) * int(np.prod(shape)) <= MEMORY
+    if not keep and not source.verify:
+        return images, np.arange(len(images)), []
+    pixels = torch.empty((len(images) if keep else 0, *shape), dtype=torch.uint8)
+    good: list[int] = []
+    skipped: list[str] = []
+
+    def load(index: int) -> Loaded:
+        try:
+            return raster(images.origin(index), preprocess, images.shown(index), thorough=True)
+        except DataError as error:
+            return error
+
+    for index, result in enumerate(_ahead(load, len(images))):
+        if isinstance(result, DataError):
+            if source.corrupt == "error":
+                raise result
+            skipped.append(images.name(index))
+            continue
+        if keep:
+            pixels = _store(pixels, len(good), result)
+        good.append(index)
+    kept = np.asarray(good, dtype=np.int64)
+    if keep:
+        return NamedArray(pixels[: len(good)], images.only(kept)), kept, skipped
+    return images.only(kept) if skipped else images, kept, skipped
+
+
+class NamedArray(ArrayImages):
+    """Images in memory that remember where they came from."""
+
+    def __init__(self, pixels: Tensor, names: LazyImages) -> None:
+        super().__init__(pixels, "image")
+        self._names = names
+
+    def name(self, index: int) -> str:
+        """The path, or source and number."""
+        return self._names.name(index)
+
+
+def _store(pixels: Tensor, row: int, values: Pixels) -> Tensor:
+    """Put one image in; the first 16-bit image makes room for 16 bits in all (8-bit x 257)."""
+    image = torch.from_numpy(values)
+    if image.dtype == torch.uint16 and pixels.dtype == torch.uint8:
+        pixels = (pixels.to(torch.int32) * 257).to(torch.uint16)
+    if pixels.dtype == torch.uint16 and image.dtype == torch.uint8:
+        image = (image.to(torch.int32) * 257).to(torch.uint16)
+    pixels[row] = image
+    return pixels
+
+
+def _ahead(load: Callable[[int], Loaded], count: int) -> Iterator[Loaded]:
+    """load(0), load(1), ... by threads, with few results waiting."""
+    numbers = iter(range(count))
+    with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
+        while batch := list(islice(numbers, _BATCH)):
+            yield from pool.map(load, batch)

@@ -1,0 +1,1 @@
+"""Processes that are kept alive, and forked from one that has its imports done."""

@@ -1,0 +1,1 @@
+"""The coordinator's machine: server, run scheduler, jobs, operators."""

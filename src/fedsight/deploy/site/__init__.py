@@ -1,0 +1,1 @@
+"""The site's machine: service, contract enforcement, trainer process."""

@@ -1,0 +1,132 @@
+"""The engine without processes: client steps one after the other, here."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedsight.aggregation.secure import SecureSum
+from fedsight.client.memory import MemoryStore
+from fedsight.client.step import Client, chunk
+from fedsight.core.errors import SiteError
+from fedsight.core.types import Metrics, Order, add_metrics
+from fedsight.engines.base import Note, Outcome, Total
+from fedsight.engines.protected import Keys, total_of
+from fedsight.program.federation import Federation
+
+
+class LocalWorker:
+    """One process's work: train a client into a sum, measure a chunk. Both engines use it."""
+
+    def __init__(
+        self, federation: Federation, memory: Path, precision: str, checkpoint_every: int = 1
+    ) -> None:
+        self.federation = federation
+        self.client = Client(federation, precision)
+        self.memory = MemoryStore(memory)
+        self._checkpoint_every = checkpoint_every
+        self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
+
+    def train(self, order: Order, client: int, total: Total) -> Note | SiteError:
+        """Run a client step and add its reply; a rejected reply leaves sum and memory alone."""
+        site = self.federation.name(client)
+        try:
+            reply = self.client.step(order, client, self.memory.load(site, order.round))
+            total.add(reply.payload, reply.weight, site)
+        except SiteError as error:
+            return error
+        if reply.memory:
+            self.memory.save(site, order.round, reply.memory)
+            self.memory.prune(site, order.round - self._checkpoint_every)
+        loss = reply.metrics.get("train_loss")
+        return Note(client, site, reply.weight, loss.mean if loss else float("nan"))
+
+    def measure(self, vector: Tensor, round: int, view: int, start: int) -> Metrics:
+        """The sums of one chunk of a view, for the model after `round`."""
+        seen = self.federation.views[view]
+        memory = {}
+        if self._remembers and seen.site is not None:
+            memory = self.memory.load(self.federation.partition.name(seen.site), round + 1)
+        self.client.load(vector, memory)
+        return self.client.measure(self.federation.tested(seen), start)
+
+
+def chunks(federation: Federation) -> list[tuple[int, int]]:
+    """(view, start) of every chunk of test images."""
+    return [
+        (number, start)
+        for number, view in enumerate(federation.views)
+        for start in range(0, len(view.indices), chunk(federation, len(view.indices)))
+    ]
+
+
+def by_view(
+    federation: Federation, jobs: Sequence[tuple[int, int]], done: Sequence[Metrics]
+) -> list[Metrics]:
+    """Chunk sums added up view by view, always in the same order."""
+    parts: list[list[Metrics]] = [[] for _ in federation.views]
+    for (view, _), metrics in zip(jobs, done, strict=True):
+        parts[view].append(metrics)
+    return [add_metrics(part) for part in parts]
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One compute thread, as workers have: how a sum is split over threads changes its bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class InProcessEngine:
+    """Everything in the calling process, on one client after the other."""
+
+    def __init__(
+        self, federation: Federation, memory: Path | None = None, precision: str = "float32"
+    ) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="fedsight-") if memory is None else None
+        folder = Path(self._scratch.name) if self._scratch else memory
+        assert folder is not None
+        self.federation = federation
+        self._desk = LocalWorker(federation, folder, precision)
+        layout = self._desk.client.layout
+        self._total = total_of(federation, layout, federation.population)
+        self._keys = Keys(federation)
+
+    def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
+        """One round of local training."""
+        self._total.clear(len(cohort))
+        outcome = Outcome(self._total)
+        maskers = self._keys.begin(order, cohort, self._total)
+        if isinstance(self._total, SecureSum):
+            self._total.begin(order.round, maskers)
+        for client in cohort:
+            with one_thread():
+                note = self._desk.train(order, client, self._total)
+            if isinstance(note, Note):
+                outcome.notes.append(note)
+            else:
+                outcome.rejected[self.federation.name(client)] = note.cause
+            on_reply()
+        self._keys.finish(outcome, len(cohort))
+        return outcome
+
+    def measure(self, vector: Tensor, round: int) -> list[Metrics]:
+        """The sums of each view."""
+        jobs = chunks(self.federation)
+        with one_thread():
+            done = [self._desk.measure(vector, round, *job) for job in jobs]
+        return by_view(self.federation, jobs, done)
+
+    def close(self) -> None:
+        """Remove scratch memory."""
+        if self._scratch:
+            self._scratch.cleanup()

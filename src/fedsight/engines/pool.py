@@ -1,0 +1,153 @@
+"""Worker processes with a pipe each: started together, heard as they speak, ended for certain."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import threading
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import forkserver
+from multiprocessing.connection import Connection, wait
+from typing import Any, cast
+
+from fedsight.core.errors import EngineError, FedSightError
+
+PATIENCE = 1.0  # seconds that a worker gets to see that its pipe is closed: an idle one needs none
+GRACE = 5.0  # seconds that it gets to end when asked to
+
+Serve = Callable[[Any, Connection], None]  # (setup, pipe): runs in the worker until the pipe ends
+
+
+def context() -> Any:
+    """How workers are made: forked from a clean server that has the imports done already."""
+    found = multiprocessing.get_context("forkserver")
+    found.set_forkserver_preload(["fedsight.engines.worker", "fedsight.evaluation.baselines"])
+    return found
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Ctrl-C waits until workers are started: one that is half born would end with a traceback.
+
+    The server that they are forked from is deaf to Ctrl-C, and so are they: it is the
+    coordinator's to handle.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked: list[int] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits
+    try:
+        forkserver.ensure_running()
+        signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if asked:
+        raise KeyboardInterrupt
+
+
+class Pool:
+    """One process for each setup, running `serve(setup, pipe)`.
+
+    A FedSightError that a worker raises is raised here; a worker that dies is an EngineError.
+    Workers end when the pipe closes, so they do not outlive a coordinator that was killed.
+    """
+
+    def __init__(self, serve: Serve, setups: Sequence[Any]) -> None:
+        self._pipes: list[Connection] = []
+        self._processes: list[Any] = []
+        made = context()
+        try:
+            with _uninterrupted():
+                for number, setup in enumerate(setups):
+                    self._start(made, serve, setup, number)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, made: Any, serve: Serve, setup: Any, number: int) -> None:
+        ours, theirs = made.Pipe()
+        process = made.Process(
+            target=_guard,
+            args=(serve, setup, theirs),
+            name=f"fedsight-worker-{number}",
+            daemon=True,
+        )
+        process.start()
+        theirs.close()
+        self._pipes.append(ours)
+        self._processes.append(process)
+
+    def __len__(self) -> int:
+        return len(self._pipes)
+
+    def send(self, worker: int, message: object, doing: str) -> None:
+        """Hand `message` to a worker; `doing` says what for, should it be found dead."""
+        try:
+            self._pipes[worker].send(message)
+        except BrokenPipeError:
+            raise self._death(worker, doing) from None
+
+    def receive(self, worker: int, doing: str) -> Any:
+        """The next message of one worker; waits for it."""
+        try:
+            message = self._pipes[worker].recv()
+        except (EOFError, ConnectionResetError):
+            raise self._death(worker, doing) from None
+        if isinstance(message, FedSightError):
+            raise message
+        return message
+
+    def messages(self, busy: set[int], doing: str) -> Iterator[tuple[int, Any]]:
+        """(worker, message) as they come, while `busy`, which the caller shrinks, has workers."""
+        while busy:
+            numbers = {self._pipes[worker]: worker for worker in busy}
+            for pipe in wait(list(numbers)):
+                worker = numbers[cast(Connection, pipe)]
+                yield worker, self.receive(worker, doing)
+
+    def close(self) -> None:
+        """End the workers: politely, then firmly."""
+        for pipe in self._pipes:
+            pipe.close()
+        for process in self._processes:
+            process.join(PATIENCE)
+        for process in self._processes:
+            process.terminate()
+        for process in self._processes:
+            process.join(GRACE)
+            if process.is_alive():
+                process.kill()
+                process.join()
+
+    def _death(self, worker: int, doing: str) -> EngineError:
+        process = self._processes[worker]
+        process.join(GRACE)
+        code = process.exitcode or 0
+        how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
+        return EngineError(
+            f"worker process {process.name} died while {doing} ({how})",
+            "often the machine ran out of memory: lower speed.workers or train.batch, then "
+            "`fedsight resume` goes on from the last checkpoint",
+        )
+
+
+def _guard(serve: Serve, setup: Any, pipe: Connection) -> None:
+    """The worker's outermost frame: what goes wrong is told to the coordinator, if it is there."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        serve(setup, pipe)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the coordinator is gone; so is the reason to work
+    except FedSightError as error:
+        pipe.send(error)
+    except Exception as error:  # a defect: without this, all that is seen is a dead process
+        pipe.send(
+            EngineError(
+                f"a worker failed: {type(error).__name__}: {error}",
+                f"this is a defect of FedSight; please report it with\n{traceback.format_exc()}",
+            )
+        )

@@ -1,0 +1,1 @@
+"""The engine whose sites are on other machines."""

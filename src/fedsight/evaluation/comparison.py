@@ -1,0 +1,85 @@
+"""What federation bought: each site alone and all images pooled, on the same budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isnan
+from typing import Any
+
+from fedsight.coordinator.store import RunStore
+from fedsight.engines.pool import Pool
+from fedsight.evaluation.baselines import POOLED, Tick, TrainedBaseline, work
+from fedsight.evaluation.figures import Evaluator, Figures
+from fedsight.program.federation import Federation, listed
+from fedsight.program.program import Speed
+
+PARTIAL = "comparison.partial.json"  # finished baselines: an interruption costs those in work
+
+
+def jobs(federation: Federation) -> list[int]:
+    """The baselines to train, the longest first."""
+    sites = sorted(listed(federation.partition), key=federation.partition.size, reverse=True)
+    return [POOLED, *sites]
+
+
+def compare(
+    federation: Federation, speed: Speed, store: RunStore, on_round: Callable[[], None]
+) -> dict[str, Any]:
+    """Train every listed site alone, and all pooled, side by side on worker processes.
+
+    Each baseline runs the same round loop, with as many rounds and local epochs as the
+    federation. `on_round` is called after each round of one. Returns, by job number as a text,
+    figures as `comparison.json` holds them.
+    """
+    evaluator = Evaluator(federation)
+    done: dict[str, Any] = {}
+    if (store.folder / PARTIAL).exists():
+        done = store.read_json(PARTIAL)
+    for _ in range(len(done) * federation.program.rounds.rounds):
+        on_round()
+    left = [job for job in jobs(federation) if str(job) not in done]
+    workers = min(speed.processes, len(left))
+    pool = Pool(work, [(federation, speed)] * workers)
+    try:
+        for worker in range(workers):
+            pool.send(worker, left.pop(0), "starting")
+        busy = set(range(workers))
+        for worker, message in pool.messages(busy, "training a baseline"):
+            if isinstance(message, Tick):
+                on_round()
+                continue
+            done[str(message.job)] = _figures(evaluator, message)
+            store.write_json(PARTIAL, done)
+            if left:
+                pool.send(worker, left.pop(0), "training a baseline")
+            else:
+                busy.discard(worker)
+    finally:
+        pool.close()
+    return done
+
+
+def comparison(federation: Federation, done: dict[str, Any], federated: Figures) -> dict[str, Any]:
+    """The content of `comparison.json`."""
+    names = federation.partition.name
+    sites = listed(federation.partition)
+    return {
+        "alone": {names(site): done[str(site)] for site in sites},
+        "pooled": done[str(POOLED)],
+        "federated": together(federated),
+    }
+
+
+def together(figures: Figures) -> dict[str, Any]:
+    """One model for all sites: overall, and by site."""
+    by_site = {site: figures.by_site[site]["score"] for site in figures.by_site}
+    return {**figures.overall, "by_site": by_site}
+
+
+def _figures(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
+    if trained.job == POOLED:
+        return together(evaluator.figures(trained.sums))
+    figures = evaluator.figures(trained.sums, only=trained.job)
+    own = figures.by_site.get(evaluator.federation.partition.name(trained.job), {})
+    overall = {key: None if isnan(value) else value for key, value in figures.overall.items()}
+    return {**overall, "own_score": own.get("score")}

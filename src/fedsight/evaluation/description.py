@@ -1,0 +1,97 @@
+"""What a run says about itself before it starts: `run.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import fedsight
+from fedsight.coordinator.protection import Protection
+from fedsight.core.layout import Layout
+from fedsight.evaluation.figures import Evaluator
+from fedsight.program.federation import Federation
+
+SHOWN = ("title", "licence", "credit")  # of what a source says of itself
+
+
+def environment() -> dict[str, str | int]:
+    """The software and the machine."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+    }
+
+
+def describe(
+    federation: Federation, evaluator: Evaluator, command: str, secret: int | None = None
+) -> dict[str, Any]:
+    """Program, data, model, sites and environment of a run."""
+    program, data = federation.program, federation.dataset
+    network = federation.network()
+    layout: Layout = program.layout(network)
+    partition = federation.partition
+    return {
+        "command": command,
+        "name": program.name,
+        "fingerprint": program.fingerprint,
+        "fedsight": fedsight.__version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "environment": environment(),
+        "data": {
+            **{
+                key: str(data.facts[key])
+                for key in ("title", "licence", "credit")
+                if key in data.facts
+            },
+            "train": len(data.train),
+            "test": len(data.test),
+            "skipped": list(data.skipped),
+        },
+        "preprocess": asdict(data.preprocess),
+        "classes": list(data.classes),
+        "model": {
+            "name": program.model.registered,
+            "parameters": layout.size,
+            "travelling": layout.travelling.stop,
+            "weights_sha256": _sha256(program.model.weights),
+            "notes": list(network.notes),
+        },
+        "algorithm": program.algorithm.registered,
+        "headline": program.task.headline_title,
+        "rounds": program.rounds.rounds,
+        "privacy": Protection(federation, secret).facts(),
+        "population": federation.population,
+        "sites": [
+            {
+                "name": partition.name(site),
+                "samples": partition.size(site),
+                "labels": evaluator.counts(site).tolist(),
+            }
+            for site in evaluator.sites
+        ],
+    }
+
+
+def _sha256(path: Path | None) -> str | None:
+    """Of the whole file: `model.sha256` may be its beginning only."""
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()

@@ -1,0 +1,50 @@
+"""Image files with what a model found in them drawn on, as PNG."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fedsight.core.errors import StoreError
+from fedsight.core.files import make_folder, write_atomically
+from fedsight.data.base import Preprocess
+from fedsight.data.images.decode import whole
+from fedsight.evaluation.marks import marked
+from fedsight.inference.predict import Prediction
+
+
+def draw_all(found: Sequence[Prediction], folder: Path, preprocess: Preprocess) -> list[Path]:
+    """Write each image that was answered into `folder`, by its name; the files written.
+
+    Images of one name from several folders are numbered. Raises StoreError when the folder cannot
+    be written, or holds one of the images themselves.
+    """
+    make_folder(folder)
+    written: list[Path] = []
+    for one in found:
+        if one.answer is None:
+            continue
+        path = folder / f"{one.path.stem}.png"
+        number = 1
+        while path in written:
+            number += 1
+            path = folder / f"{one.path.stem}-{number}.png"
+        if any(path.resolve() == other.path.resolve() for other in found):
+            raise StoreError(f"'{path}' is one of the images", "choose another folder with --draw")
+        file = io.BytesIO()
+        marked(_opened(one.path, preprocess), one.answer.marks).save(file, "PNG")
+        write_atomically(path, file.getvalue())
+        written.append(path)
+    return written
+
+
+def _opened(path: Path, preprocess: Preprocess) -> Image.Image:
+    """The image as it is seen, 8 bits per channel."""
+    pixels = whole(path, preprocess)
+    if pixels.dtype != np.uint8:
+        pixels = (pixels >> 8).astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels))

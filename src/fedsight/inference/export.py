@@ -1,0 +1,203 @@
+"""A trained network as one file for other programs: ONNX, TorchScript or plain weights."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import json
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedsight.core.errors import FedSightError, ModelError, StoreError
+from fedsight.core.files import write_atomically
+from fedsight.data.text.texts import FIRST, NUMBERS
+from fedsight.inference.saved import Saved
+
+Format = Literal["onnx", "torchscript", "safetensors"]
+SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
+TOLERANCE = 1e-5  # of probabilities
+_ONNX_LIMIT = 2**31 - 2**20  # bytes; one protobuf message holds no more than 2 GiB
+
+
+class ExportedModel(nn.Module):
+    """Preprocessed images [n, c, h, w] in [0, 1], or texts as numbers of words [n, 1, 1, length] ->
+    probabilities [n, classes]."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, saved: Saved) -> None:
+        super().__init__()
+        self.model = saved.module
+        self.task = saved.task
+        shape = (1, saved.preprocess.channels, 1, 1)
+        self.register_buffer("mean", torch.tensor(saved.preprocess.mean).view(shape))
+        self.register_buffer("std", torch.tensor(saved.preprocess.std).view(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalises, then asks the task."""
+        return self.task.predict(self.model, (x - self.mean) / self.std)
+
+
+def export(saved: Saved, format: Format, path: Path) -> Path:
+    """Write `saved` to `path`, whole or not at all; returns `path`.
+
+    onnx and torchscript take `pixels` [n, c, h, w] float32 in [0, 1] for any n, normalise inside,
+    and give `probabilities` [n, classes]; of texts they take `words` [n, 1, 1, length] float32, the
+    numbers of `fedsight.data.text.texts`. Before they are written their answers are compared with
+    the network's own, to 1e-5. safetensors holds the weights only. All three carry `metadata`.
+
+    Raises FedSightError when a package is missing, ModelError when the network cannot be expressed
+    in the format, StoreError when the file cannot be written.
+    """
+    write = {"onnx": _onnx, "torchscript": _torchscript, "safetensors": _safetensors}[format]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StoreError(
+            f"cannot make the folder {path.parent}: {error.strerror or error}",
+            "choose another place for the file",
+        ) from error
+    write_atomically(path, write(saved))
+    return path
+
+
+def metadata(saved: Saved) -> dict[str, str]:
+    """What travels inside the file, as JSON texts: how to prepare an input, and what answers mean.
+
+    `labels` are the class names in the order of the answers, `preprocess` the fields of
+    `fedsight.data.base.Preprocess`, `task` and `model` the settings of the run.
+    """
+    return {
+        "labels": json.dumps(saved.classes, ensure_ascii=False),
+        "preprocess": json.dumps(asdict(saved.preprocess)),
+        "task": json.dumps(saved.task.table()),
+        "model": json.dumps(dict(saved.model)),
+        "name": saved.name,
+        "fingerprint": saved.fingerprint,
+    }
+
+
+def _safetensors(saved: Saved) -> bytes:
+    from safetensors.torch import save
+
+    # Clones: the format refuses tensors that share memory (tied, or views of the flat vector).
+    state = {
+        name: value.detach().clone(memory_format=torch.contiguous_format)
+        for name, value in saved.module.state_dict().items()
+    }
+    return save(state, metadata(saved))
+
+
+def _onnx(saved: Saved) -> bytes:
+    onnx = _extra("onnx")
+    _extra("onnxscript")
+    if sum(value.numel() * 4 for value in saved.module.state_dict().values()) > _ONNX_LIMIT:
+        raise ModelError(
+            f"the network of '{saved.name}' is larger than the 2 GiB of one ONNX file",
+            "export it with --format safetensors",
+        )
+    model = ExportedModel(saved).eval()
+    name = "words" if saved.preprocess.thing == "text" else "pixels"
+    try:
+        program: Any = torch.onnx.export(
+            model,
+            (_example(saved, 2),),
+            dynamo=True,
+            input_names=[name],
+            output_names=["probabilities"],
+            dynamic_shapes={"x": {0: torch.export.Dim("n")}},
+            verbose=False,
+        )
+    except Exception as error:  # the exporter's errors have no common root but this
+        raise _impossible(saved, "ONNX", error) from error
+    proto = program.model_proto
+    onnx.helper.set_model_props(proto, metadata(saved))
+    data: bytes = proto.SerializeToString()
+    try:
+        runtime = importlib.import_module("onnxruntime")
+    except ImportError:  # it is only needed to make sure
+        return data
+    session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
+
+    def answer(x: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(["probabilities"], {name: x.numpy()})[0])
+
+    _compare(saved, model, answer, "ONNX")
+    return data
+
+
+def _torchscript(saved: Saved) -> bytes:
+    model = ExportedModel(saved).eval()
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # PyTorch 2.15 deprecates TorchScript in favour of torch.export; it is offered because
+        # programs in C++ and on phones still read it.
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
+        # What tracing takes for constant is checked below, with other batch sizes.
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
+        try:
+            with torch.no_grad():
+                traced = torch.jit.trace(model, _example(saved, 2), check_trace=False)
+        except Exception as error:  # third-party code is traced: anything may be raised
+            raise _impossible(saved, "TorchScript", error) from error
+        torch.jit.save(traced, buffer, _extra_files=metadata(saved))
+    _compare(saved, model, traced, "TorchScript")
+    return buffer.getvalue()
+
+
+def _compare(saved: Saved, model: ExportedModel, answer: Any, title: str) -> None:
+    """ModelError unless `answer(x)` is what `model` says, for batches of one and of five."""
+    for count in (1, 5):
+        x = _example(saved, count)
+        with torch.inference_mode():
+            ours, theirs = model(x), answer(x)
+            apart = _apart(ours, theirs)
+            if apart <= TOLERANCE:
+                continue
+            # Some networks amplify rounding beyond that; then float64 says what is exact, and
+            # the file may be as far from it as PyTorch itself is, within a factor.
+            exact = copy.deepcopy(model).double()(x.double())
+            if _apart(theirs, exact) <= 10 * max(_apart(ours, exact), TOLERANCE / 10):
+                continue
+        raise ModelError(
+            f"the {title} file of '{saved.name}' answers differently from the network, by "
+            f"{apart:.1e}, and was not written",
+            "export it in another format, and report this model to FedSight",
+        )
+
+
+def _apart(a: Tensor, b: Tensor) -> float:
+    return float((a.double() - b.double()).abs().max())
+
+
+def _example(saved: Saved, count: int) -> Tensor:
+    seen, draws = saved.preprocess, torch.Generator().manual_seed(count)
+    shape = (count, seen.channels, seen.height, seen.width)
+    if seen.thing == "text":
+        return torch.randint(FIRST + NUMBERS, shape, generator=draws).float()
+    return torch.rand(shape, generator=draws)
+
+
+def _impossible(saved: Saved, title: str, error: Exception) -> ModelError:
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return ModelError(
+        f"the network of '{saved.name}' cannot be expressed in {title}: {reason}",
+        "export it with --format safetensors",
+    )
+
+
+def _extra(package: str) -> Any:
+    try:
+        return importlib.import_module(package)
+    except ImportError as error:
+        raise FedSightError(
+            f"writing ONNX needs the package '{package}', which is not installed",
+            "run: pip install 'fedsight[export]'",
+        ) from error

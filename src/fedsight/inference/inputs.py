@@ -1,0 +1,121 @@
+"""What a network is asked about: image files, and texts in files."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import DataError
+from fedsight.data.base import Modality
+from fedsight.data.images import dicom, pixels
+from fedsight.data.images.decode import decode
+from fedsight.data.text import rows
+from fedsight.data.text.texts import NO_WORDS, TextSource, row, words
+from fedsight.inference.saved import Saved
+
+ENDINGS: dict[Modality, frozenset[str]] = {  # of the files that are looked for in a folder
+    "image": frozenset(pixels.SUFFIXES | dicom.SUFFIXES),
+    "text": frozenset({".txt", *rows.SUFFIXES}),
+}
+
+
+@dataclass(frozen=True)
+class Question:
+    """One image or text: where it is, and how it becomes the network's input [c, h, w].
+
+    `read` raises DataError where it cannot.
+    """
+
+    path: Path
+    read: Callable[[], Tensor]
+    line: int | None = None  # of a file with several texts
+
+
+def questions(saved: Saved, paths: Sequence[Path]) -> Iterator[Question]:
+    """An image of each file, or the texts of each: a `.txt` is one, CSV and JSONL one a row.
+
+    Only `text` is needed of a row. Raises DataError as `find_files` does, before a file is read.
+    """
+    files = find_files(paths, saved.preprocess.thing)
+    if saved.preprocess.thing == "image":
+        return (Question(path, partial(decode, path, saved.preprocess)) for path in files)
+    return (question for path in files for question in _texts(saved, path))
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """`find_files` for images."""
+    return find_files(paths, "image")
+
+
+def find_files(paths: Sequence[Path], thing: Modality) -> list[Path]:
+    """The files among `paths`, and those of images or texts in the folders, sorted in each.
+
+    Raises DataError for a path that does not exist, a folder without such files, and a file that
+    is named as one of the other kind.
+    """
+    files: list[Path] = []
+    cure = f"{thing}s end in {' '.join(sorted(ENDINGS[thing]))}"
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"there is no file or folder '{path}'", "correct the path")
+        if not path.is_dir():
+            _check_ending(path, thing)
+        inside = sorted(_inside(path, thing)) if path.is_dir() else [path]
+        if not inside:
+            raise DataError(f"the folder '{path}' holds no {thing}", cure)
+        files += inside
+    return files
+
+
+def _check_ending(path: Path, thing: Modality) -> None:
+    for other, endings in ENDINGS.items():
+        if other != thing and path.suffix.lower() in endings:
+            raise DataError(
+                f"the run learned from {thing}s, and '{path}' holds {other}s",
+                f"give files that end in {' '.join(sorted(ENDINGS[thing]))}, or a run that "
+                f"learned from {other}s",
+            )
+
+
+def _inside(folder: Path, thing: Modality) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if path.suffix.lower() in ENDINGS[thing] and not hidden and path.is_file():
+            yield path
+
+
+def _texts(saved: Saved, path: Path) -> list[Question]:
+    """A question for each text; a single one that fails where the file cannot be understood."""
+    if path.suffix.lower() not in rows.SUFFIXES:
+        return [Question(path, lambda: _numbers(saved, _whole(path)))]
+    try:
+        found = [(line, values["text"]) for line, values in rows.text_rows(path, ("text",))]
+    except DataError as error:
+        return [Question(path, partial(_fail, error))]
+    return [Question(path, partial(_numbers, saved, text), line) for line, text in found]
+
+
+def _whole(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise DataError(f"'{path}' cannot be read: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"'{path}' is not UTF-8: {error}", "save it as UTF-8") from error
+
+
+def _numbers(saved: Saved, text: str) -> Tensor:
+    """Word numbers [1, 1, length], as the run's source makes them."""
+    made = saved.source.words(text) if isinstance(saved.source, TextSource) else words(text)
+    if not any(made):
+        raise DataError(NO_WORDS, "write some, or leave it out")
+    return torch.tensor(row(made, saved.preprocess.width), dtype=torch.float32).view(1, 1, -1)
+
+
+def _fail(error: DataError) -> Tensor:
+    raise error

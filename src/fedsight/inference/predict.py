@@ -1,0 +1,105 @@
+"""What a trained network sees in images, or in texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import DataError
+from fedsight.data.base import Preprocess
+from fedsight.data.detection.objects import returned
+from fedsight.data.images.decode import whole
+from fedsight.inference.inputs import Question, questions
+from fedsight.inference.saved import Saved
+from fedsight.tasks.presentation import Answer
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The task's answer for one image or text, or why it could not be read."""
+
+    path: Path
+    answer: Answer | None = None
+    error: str | None = None
+    line: int | None = None  # of a file with several texts
+
+    @property
+    def where(self) -> str:
+        """The file, and the line where it matters."""
+        return str(self.path) if self.line is None else f"{self.path}, line {self.line}"
+
+    def table(self) -> dict[str, Any]:
+        """As plain values, for JSON; what could not be read has only its place and the error."""
+        place: dict[str, Any] = {"path": str(self.path)}
+        if self.line is not None:
+            place["line"] = self.line
+        if self.answer is None:
+            return {**place, "error": self.error}
+        return {
+            **place,
+            "label": self.answer.label,
+            "probability": self.answer.probability,
+            **self.answer.details,
+        }
+
+
+def predict(saved: Saved, paths: Sequence[Path], batch: int = 64) -> list[Prediction]:
+    """One prediction for each image or text, in order; at most `batch` are decoded at once.
+
+    Folders are searched at any depth for the run's kind of files, in the order of their names; see
+    `questions` for what a file holds. What cannot be read becomes a prediction with `error` and
+    does not stop the others. Raises DataError for a path that does not exist, a folder without
+    such files, and a file of the other kind, before anything is decoded.
+    """
+    asked = questions(saved, paths)
+    found: list[Prediction] = []
+    while group := list(islice(asked, batch)):
+        found += _predict(saved, group)
+    return found
+
+
+def _predict(saved: Saved, group: list[Question]) -> list[Prediction]:
+    inputs: list[Tensor] = []
+    errors: dict[int, str] = {}
+    for number, one in enumerate(group):
+        try:
+            inputs.append(one.read())
+        except DataError as error:
+            errors[number] = error.cause
+    answers = iter(_ask(saved, inputs))
+    return [
+        Prediction(one.path, error=errors[number], line=one.line)
+        if number in errors
+        else Prediction(
+            one.path, _in_file(next(answers), one.path, saved.preprocess), None, one.line
+        )
+        for number, one in enumerate(group)
+    ]
+
+
+def _ask(saved: Saved, inputs: list[Tensor]) -> list[Answer]:
+    if not inputs:
+        return []
+    with torch.inference_mode():
+        x = saved.preprocess.normalise(torch.stack(inputs))
+        return saved.task.answers(saved.module, x, saved.classes)
+
+
+def _in_file(answer: Answer, path: Path, goal: Preprocess) -> Answer:
+    """The answer with boxes in pixels of the file, not of the network's input."""
+    if not answer.marks:
+        return answer
+    height, width = whole(path, goal).shape[:2]
+    size = (width, height)
+    marks = tuple(replace(mark, box=returned(mark.box, size, goal)) for mark in answer.marks)
+    boxes = [
+        {**one, "box": [round(value, 2) for value in returned(tuple(one["box"]), size, goal)]}
+        for one in answer.details.get("boxes", ())
+    ]
+    return replace(answer, marks=marks, details={**answer.details, "boxes": boxes})

@@ -1,0 +1,92 @@
+"""A finished run's model, ready to be used."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import nn
+
+from fedsight.client.memory import MemoryStore
+from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import StoreError
+from fedsight.data.base import Preprocess, Source
+from fedsight.tasks.base import Task
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A trained network in evaluation mode, and all that is needed to ask it."""
+
+    module: nn.Module
+    preprocess: Preprocess
+    classes: tuple[str, ...]
+    task: Task
+    name: str
+    fingerprint: str
+    model: Mapping[str, Any] = field(default_factory=dict)  # the `[model]` table of the program
+    source: Source | None = None  # what it learned from, which says how texts become words
+
+
+def load(run: Path, site: str | None = None) -> Saved:
+    """The trained model of the run folder `run`; with `site`, that site's own.
+
+    Raises StoreError when the run is not finished, has no such site, or keeps a part of the model
+    at the sites and none is named.
+    """
+    store = RunStore(run)
+    program, _ = store.program()
+    facts = store.read_json("run.json")
+    path = run / "model.safetensors"
+    if not path.is_file():
+        raise StoreError(f"{run} is not finished", f"go on with `fedsight resume {run}`")
+    try:
+        size = Preprocess.of(facts["preprocess"])
+        classes, sites = tuple(facts["classes"]), [entry["name"] for entry in facts["sites"]]
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"{run / 'run.json'} is broken: {error!r}", "run it again") from error
+    network = program.model.fresh().build(
+        size.channels, size.height, size.width, len(classes), program.seed
+    )
+    layout = program.layout(network)
+    try:
+        vector = layout.vector(load_file(path))
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path} is broken: {error}", "run it again") from error
+    if program.differs(network):
+        vector[layout.personal] = _personal(store, sites, program.rounds.rounds, site)
+    elif site is not None:
+        raise StoreError(
+            f"the sites of {run} share one model; there is none of '{site}'", "leave out --site"
+        )
+    layout.bind(network.module, vector)
+    network.module.eval()
+    return Saved(
+        network.module,
+        size,
+        classes,
+        program.task,
+        program.name,
+        program.fingerprint,
+        program.model.table(),
+        program.data,
+    )
+
+
+def _personal(store: RunStore, names: list[str], rounds: int, site: str | None) -> Any:
+    if site is None:
+        raise StoreError(
+            f"in {store.folder} each site has a part of the model of its own",
+            f"name the site with --site: {', '.join(names[:10])}",
+        )
+    memory = MemoryStore(store.memory).load(site, rounds + 1)
+    if "personal" not in memory:
+        raise StoreError(
+            f"{store.folder} has no model of site '{site}'",
+            f"sites of this run: {', '.join(names[:10])}",
+        )
+    return memory["personal"]

@@ -1,0 +1,1 @@
+"""A program: what a run computes, read from a config file and checked."""

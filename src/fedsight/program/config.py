@@ -1,0 +1,230 @@
+"""From a TOML file to a program: every problem at once, each with its cure."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from fedsight.algorithms.base import algorithms
+from fedsight.core.errors import ConfigError, Problem
+from fedsight.core.registry import Registry, nearest
+from fedsight.core.settings import Settings
+from fedsight.data.base import sources
+from fedsight.data.partition import splits
+from fedsight.data.shift import Shift
+from fedsight.models.base import models
+from fedsight.privacy.base import mechanisms
+from fedsight.privacy.secure import Secure
+from fedsight.program.program import Program, Rounds, Speed, Train
+from fedsight.tasks.base import tasks
+
+ConfigTable = dict[str, Any]
+
+# Each section is one settings class, or a registry and the name that is used when none is given.
+SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
+    "data": (sources, None),
+    "split": (splits, "iid"),
+    "shift": Shift,
+    "model": (models, "small_cnn"),
+    "task": (tasks, "classify"),
+    "algorithm": (algorithms, "fedavg"),
+    "train": Train,
+    "rounds": Rounds,
+    "privacy": (mechanisms, "none"),
+    "secure": Secure,
+    "speed": Speed,
+}
+
+
+def load(path: Path, sets: Sequence[str] = ()) -> tuple[Program, Speed]:
+    """The program and the speed settings in the file at `path`, changed by `key=value` sets.
+
+    A relative path in the file is meant from the file's folder. Raises ConfigError with every
+    problem.
+    """
+    return parse(change(read(path), sets), path.resolve().parent, path.stem)
+
+
+def read(path: Path) -> ConfigTable:
+    """The tables of a TOML file."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        cause = f"cannot read {path}: {error.strerror}"
+        raise ConfigError([Problem("config", cause, "give the path of a TOML file")]) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        cause = f"{path} is not TOML: {error}"
+        cure = "texts need quotes, sections look like [train], see the reference for an example"
+        raise ConfigError([Problem("config", cause, cure)]) from None
+
+
+def example(name: str, sets: Sequence[str] = ()) -> tuple[Program, Speed]:
+    """A built-in example; ConfigError names the ones there are."""
+    folder = resources.files("fedsight.program") / "examples"
+    known = [item.name.removesuffix(".toml") for item in folder.iterdir() if item.name[0] != "_"]
+    if name not in known:
+        cause = f"there is no example '{name}'"
+        raise ConfigError([Problem("--example", cause, nearest(name, known))])
+    table = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
+    return parse(change(table, sets), Path.cwd(), name)
+
+
+def change(table: ConfigTable, sets: Sequence[str]) -> ConfigTable:
+    """`table` with each `section.key=value` applied; the value is TOML, or else a text."""
+    problems = []
+    for item in sets:
+        key, found, text = item.partition("=")
+        if not found or not key.strip():
+            cause = f"'{item}' is not of the form key=value"
+            problems.append(Problem("--set", cause, "write for example --set train.lr=0.1"))
+            continue
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *folders, last = key.strip().split(".")
+        place = table
+        for folder in folders:
+            inner = place.setdefault(folder, {})
+            if not isinstance(inner, dict):
+                cause = f"'{folder}' in '{key}' is a value, not a section"
+                problems.append(Problem("--set", cause, "name the value itself"))
+                break
+            place = inner
+        else:
+            place[last] = value
+    if problems:
+        raise ConfigError(problems)
+    return table
+
+
+def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, Speed]:
+    """The program and the speed settings in `table`; ConfigError carries every problem.
+
+    `base` is the folder that relative paths are meant from, `name` the run's name if none is set.
+    """
+    problems = unknown(table, ["name", "seed", *SECTIONS], "")
+    sections: dict[str, Any] = {}
+    for key, kind in SECTIONS.items():
+        values = table.get(key, {})
+        if not isinstance(values, dict):
+            cause = f"'{values}' is a value, but {key} is a section"
+            problems.append(Problem(key, cause, f"write [{key}] and its settings below it"))
+            continue
+        try:
+            sections[key] = section(key, kind, values, base)
+        except ConfigError as error:
+            problems += error.problems
+    seed, title = table.get("seed", 0), table.get("name", name)
+    if type(seed) is not int:
+        problems.append(Problem("seed", f"{seed!r} is not a whole number", "write seed = 0"))
+    if not isinstance(title, str):
+        problems.append(Problem("name", f"{title!r} is not a text", 'write name = "my run"'))
+    elif not title.strip(". ") or "/" in title or "\0" in title:  # it may become a folder's name
+        cause = f"{title!r} cannot be the name of a folder"
+        problems.append(Problem("name", cause, 'write name = "my run"'))
+    if problems:
+        raise ConfigError(problems)
+    speed = sections.pop("speed")
+    return Program(title, seed, **sections), speed
+
+
+def check(program: Program, speed: Speed) -> None:
+    """Raise ConfigError with all problems that show before data are read."""
+    problems = [*program.check(), *speed.check()]
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_elsewhere(program: Program, speed: Speed) -> None:
+    """`check`, but for where the images are: that is each site's own affair."""
+    problems = [*program.check(), *speed.check()]
+    problems = [found for found in problems if not found.where.startswith("data.")]
+    if problems:
+        raise ConfigError(problems)
+
+
+def section(
+    section: str,
+    kind: type[Settings] | tuple[Registry[Any], str | None],
+    values: ConfigTable,
+    base: Path,
+) -> Settings:
+    """The settings of one section; `kind` as in `SECTIONS`. ConfigError carries every problem."""
+    values = dict(values)
+    if isinstance(kind, tuple):
+        registry, default = kind
+        name = values.pop("name", default)
+        if not isinstance(name, str):
+            cause = f"no {registry.kind} is named" if name is None else f"{name!r} is not a name"
+            cure = f"write name = one of: {', '.join(registry.names())}"
+            raise ConfigError([Problem(f"{section}.name", cause, cure)])
+        try:
+            kind = registry.get(name)
+        except ConfigError as error:
+            found = error.problems[0]
+            raise ConfigError([Problem(f"{section}.name", found.cause, found.cure)]) from None
+    problems = unknown(values, list(kind.model_fields), f"{section}.")
+    known = {key: value for key, value in values.items() if key in kind.model_fields}
+    try:
+        settings = kind.model_validate(known)
+    except ValidationError as error:
+        problems += _problems(section, kind, error)
+        raise ConfigError(problems) from None
+    if problems:
+        raise ConfigError(problems)
+    return settings.anchored(base)
+
+
+def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> list[Problem]:
+    """A problem for each key of `values` that is not `known`, with the nearest one that is."""
+    problems = []
+    for key in values:
+        if key not in known:
+            cure = nearest(key, known)
+            if not prefix and not difflib.get_close_matches(key, known, n=1, cutoff=0.6):
+                cure = _home(key) or cure
+            problems.append(Problem(f"{prefix}{key}", "there is no such setting", cure))
+    return problems
+
+
+def _home(key: str) -> str | None:
+    """Where a setting written outside its section belongs."""
+    for section, kind in SECTIONS.items():
+        if not isinstance(kind, tuple) and key in kind.model_fields:
+            return f"did you mean '{section}.{key}'? It belongs under [{section}]"
+    return None
+
+
+def _problems(section: str, kind: type[Settings], error: ValidationError) -> list[Problem]:
+    """Pydantic's errors in this house's words; those of a setting's alternatives as one."""
+    found: dict[str, list[ErrorDetails]] = {}
+    for item in error.errors():
+        # Texts after the first name the alternatives of a type, not a place in the file.
+        place = [*item["loc"][:1], *(part for part in item["loc"][1:] if isinstance(part, int))]
+        found.setdefault(".".join([section, *map(str, place)]), []).append(item)
+    return [_problem(where, kind, items) for where, items in found.items()]
+
+
+def _problem(where: str, kind: type[Settings], items: list[ErrorDetails]) -> Problem:
+    first = items[0]
+    if first["type"] == "missing":
+        return Problem(where, "this setting is required", f"write {first['loc'][-1]} = ...")
+    messages = [item["msg"].removeprefix("Value error, ") for item in items]
+    messages = [f"{message[0].lower()}{message[1:]}" for message in messages]
+    messages = [message.replace("tuple", "list").split(" for <class")[0] for message in messages]
+    cause = f"{first['input']!r} does not fit: {'; or: '.join(messages)}"
+    field = kind.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+    if field is None or field.is_required():
+        return Problem(where, cause, "correct the value")
+    default = field.get_default()
+    used = "" if default is None else f" for {json.dumps(default, default=str)}"
+    return Problem(where, cause, f"correct the value, or leave it out{used}")

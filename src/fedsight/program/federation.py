@@ -1,0 +1,217 @@
+"""A federation: a program with its data opened. Who has which images, and what is tested."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import ConfigError
+from fedsight.core.layout import Layout
+from fedsight.core.types import Batch
+from fedsight.data.base import Dataset, Indices, Part
+from fedsight.data.partition import Partition
+from fedsight.models.base import Network
+from fedsight.privacy.base import Plan
+from fedsight.program.program import Program
+
+LISTED = 200  # sites that get figures of their own; a larger population is shown by its first
+
+
+@dataclass(frozen=True)
+class SiteData:
+    """The images of one client: indices into a part, each seen as its site of origin sees it."""
+
+    part: Part
+    indices: Tensor  # [n]
+    origins: Tensor  # [n] number of the site whose camera took the image
+    view: Callable[[Tensor, int, Tensor], Tensor]  # (pixels, origin, indices) -> pixels
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def pixels(self, positions: Tensor) -> Tensor:
+        """Images at `positions` [b] within this site: [b, c, h, w] in [0, 1]."""
+        indices = self.indices[positions]
+        pixels = self.part.images.read(indices)
+        origins = self.origins[positions]
+        for origin in origins.unique().tolist():
+            mine = origins == origin
+            if bool(mine.all()):
+                return self.view(pixels, origin, indices)
+            pixels[mine] = self.view(pixels[mine], origin, indices[mine])
+        return pixels
+
+    def labels(self) -> Tensor:
+        """Class numbers of all images [n] int64."""
+        return torch.from_numpy(self.part.labels)[self.indices]
+
+    def targets(self, positions: Tensor) -> Tensor:
+        """What the task learns from at `positions` [b]: [b, ...], or class numbers [b]."""
+        known = self.part.targets
+        whole = torch.from_numpy(self.part.labels) if known is None else known
+        return whole[self.indices[positions]]
+
+
+@dataclass(frozen=True)
+class View:
+    """Test images as one site sees them; `site` None: as nobody in particular does."""
+
+    site: int | None
+    indices: Indices
+
+
+@dataclass(frozen=True)
+class Federation:
+    """A program with its data opened: who has which images, and what is tested."""
+
+    program: Program
+    dataset: Dataset
+    partition: Partition
+    views: tuple[View, ...]
+    only: int | None = None  # the only site that takes part; None: all
+    pooled: bool = False  # all sites' images as one client
+
+    @property
+    def population(self) -> int:
+        """Number of clients."""
+        return 1 if self.pooled or self.only is not None else len(self.partition)
+
+    def name(self, client: int) -> str:
+        """A client's name."""
+        if self.pooled:
+            return "pooled"
+        return self.partition.name(client if self.only is None else self.only)
+
+    def size(self, client: int) -> int:
+        """A client's number of samples."""
+        if self.pooled:
+            return sum(self.partition.size(site) for site in range(len(self.partition)))
+        return self.partition.size(client if self.only is None else self.only)
+
+    def client(self, client: int) -> SiteData:
+        """A client's training images; made when asked for, kept by nobody."""
+        if not self.pooled:
+            site = client if self.only is None else self.only
+            indices = torch.from_numpy(self.partition.indices(site))
+            return self._data(self.dataset.train, indices, torch.full_like(indices, site))
+        sites = range(len(self.partition))
+        groups = [self.partition.indices(site) for site in sites]
+        origins = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
+        indices = torch.from_numpy(np.concatenate(groups))
+        return self._data(self.dataset.train, indices, torch.from_numpy(origins))
+
+    def tested(self, view: View) -> SiteData:
+        """The test images of a view."""
+        indices = torch.from_numpy(view.indices)
+        origin = -1 if view.site is None else view.site
+        return self._data(self.dataset.test, indices, torch.full_like(indices, origin))
+
+    def alone(self, site: int) -> Federation:
+        """Only this site, trained by the baseline program."""
+        return replace(self, program=self.program.baseline(), only=site)
+
+    def all_pooled(self) -> Federation:
+        """All images at one place, trained by the baseline program."""
+        return replace(self, program=self.program.baseline(), pooled=True)
+
+    def _data(self, part: Part, indices: Tensor, origins: Tensor) -> SiteData:
+        shift, sites, seed = self.program.shift, len(self.partition), self.program.seed
+
+        def view(pixels: Tensor, origin: int, indices: Tensor) -> Tensor:
+            return shift.apply(pixels, origin, sites, seed, indices) if origin >= 0 else pixels
+
+        return SiteData(part, indices, origins, view)
+
+    def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
+        """A normalised, channels-last batch; `pixels` if they were already read."""
+        pixels = data.pixels(positions) if pixels is None else pixels
+        x = self.dataset.preprocess.normalise(pixels)
+        return Batch(x.contiguous(memory_format=torch.channels_last), data.targets(positions))
+
+    def network(self) -> Network:
+        """The freshly initialised network; the same in every process."""
+        size = self.dataset.preprocess
+        return self.program.model.build(
+            size.channels, size.height, size.width, len(self.dataset.classes), self.program.seed
+        )
+
+    def parts(self, layout: Layout) -> dict[str, int]:
+        """Lengths of a payload's parts: the update covers statistics too, the others do not."""
+        return {
+            part: layout.travelling.stop if part == "delta" else layout.shared.stop
+            for part in self.program.algorithm.parts
+        } | dict(self.program.privacy.parts())
+
+    def plan(self) -> Plan:
+        """What the accountant must know of this run."""
+        program = self.program
+        sizes: frozenset[int] = frozenset()
+        if program.privacy.unit == "example":
+            sizes = frozenset(map(self.size, range(self.population)))
+        phases = program.algorithm.phases(program.train.epochs)
+        return Plan(
+            self.population,
+            program.rounds.cohort,
+            program.rounds.rounds,
+            program.train.batch,
+            sum(phase.epochs for phase in phases),
+            tuple(sorted(sizes)),
+        )
+
+
+def federate(program: Program) -> Federation:
+    """Open the program's data and divide them.
+
+    Raises DataError for unusable images or an impossible split, and ConfigError for what the
+    program asks of a population or a model that they do not have.
+    """
+    dataset = program.data.open()
+    if problems := program.task.check(dataset):
+        raise ConfigError(problems)
+    partition = program.split.divide(dataset.train, len(dataset.classes), program.seed)
+    if problems := program.rounds.check(len(partition)):
+        raise ConfigError(problems)
+    federation = Federation(program, dataset, partition, ())
+    network = federation.network()
+    if problems := program.check_network(network):
+        raise ConfigError(problems)
+    differ = program.differs(network) or program.shift.kind != "none"
+    federation = replace(federation, views=tuple(_views(dataset, partition, differ)))
+    tested = {
+        "" if view.site is None else partition.name(view.site): dataset.test.labels[view.indices]
+        for view in federation.views
+    }
+    if problems := program.task.check_tested(tested):
+        raise ConfigError(problems)
+    return federation
+
+
+def listed(partition: Partition) -> range:
+    """The sites that get figures of their own."""
+    return range(min(len(partition), LISTED))
+
+
+def _views(dataset: Dataset, partition: Partition, differ: bool) -> Iterator[View]:
+    """What is tested; `differ`: sites have models of their own or see the world differently."""
+    everything = np.arange(len(dataset.test))
+    if dataset.test.sites is not None:
+        # The source says whose test image is whose; what belongs to no listed site is tested too.
+        origins = np.asarray(dataset.test.sites)
+        left = np.ones(len(everything), dtype=bool)
+        for site in listed(partition):
+            mine = origins == partition.name(site)
+            if mine.any():
+                left &= ~mine
+                yield View(site, everything[mine])
+        if left.any():
+            yield View(None, everything[left])
+        return
+    if differ:
+        for site in listed(partition):
+            yield View(site, everything)
+        return
+    yield View(None, everything)

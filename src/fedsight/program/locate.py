@@ -1,0 +1,103 @@
+"""What a user names at the command line, a source's name or a path, as a configured source."""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from fedsight.core.errors import ConfigError, DataError, Problem
+from fedsight.core.registry import Registry, nearest
+from fedsight.core.settings import Settings
+from fedsight.data.base import Source, sources
+from fedsight.data.images.dicom import is_dicom
+
+T = TypeVar("T", bound=Settings)
+_BY_SUFFIX = {".csv": "manifest", ".npz": "medmnist", ".json": "coco", ".jsonl": "texts"}
+
+
+def find_source(word: str, options: Sequence[str]) -> Source:
+    """The source called `word`, or one that reads the file or folder `word`.
+
+    `options` are `key=value`. Raises DataError when `word` is neither, ConfigError for bad options.
+    """
+    if word in sources.names():
+        return build(sources, word, parse(options))
+    path = Path(word)
+    if not path.exists():
+        raise DataError(
+            f"'{word}' is neither a data source nor a file or folder",
+            f"{nearest(word, sources.names())}; 'fedsight data list' describes the sources",
+        )
+    return build(sources, _kind(path), {"path": path, **parse(options)})
+
+
+def _kind(path: Path) -> str:
+    """The name of the source that reads `path`."""
+    if path.is_dir():
+        if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
+            return "huggingface"
+        if any(path.glob("*-idx[13]-ubyte*")):
+            return "idx"
+        return "dicom" if _holds_dicom(path) else "folder"
+    if path.suffix.lower() not in _BY_SUFFIX:
+        raise DataError(
+            f"'{path}' is no data set that can be told by its name",
+            "give a folder, a .csv manifest, a MedMNIST .npz, a COCO .json or a config .toml, or "
+            "name the source and set its path: manifest --set path=FILE",
+        )
+    return _BY_SUFFIX[path.suffix.lower()]
+
+
+def _holds_dicom(root: Path) -> bool:
+    """Whether the first file in class folders (or in those of sites) is a DICOM file."""
+    files = (path for depth in ("*/*", "*/*/*") for path in root.glob(depth) if path.is_file())
+    path = next((path for path in files if not path.name.startswith(".")), None)
+    if path is None:
+        return False
+    with path.open("rb") as stream:
+        return is_dicom(stream.read(132))
+
+
+def parse(options: Sequence[str]) -> dict[str, Any]:
+    """`["size=64", "fit=crop"]` -> {"size": 64, "fit": "crop"}; values as in TOML, or plain words.
+
+    Raises ConfigError for one without `=`.
+    """
+    values: dict[str, Any] = {}
+    for option in options:
+        key, equals, text = option.partition("=")
+        if not equals or not key.strip():
+            cause, cure = f"'{option}' is not of the form key=value", "write --set size=64, say"
+            raise ConfigError([Problem("--set", cause, cure)])
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        values[key.strip()] = value
+    return values
+
+
+def build(registry: Registry[T], name: str, options: dict[str, Any]) -> T:
+    """The registered class `name` with `options`; ConfigError with every option that is wrong."""
+    cls = registry.get(name)
+    try:
+        return cls(**options)
+    except ValidationError as error:
+        problems = []
+        for item in error.errors():
+            key = str(item["loc"][0]) if item["loc"] else name
+            if item["type"] == "extra_forbidden":
+                cause = f"{registry.kind} '{name}' has no setting '{key}'"
+                problems.append(Problem(key, cause, nearest(key, cls.model_fields)))
+            elif item["type"] == "missing":
+                cause = f"{registry.kind} '{name}' needs the setting '{key}'"
+                problems.append(Problem(key, cause, f"add --set {key}=..."))
+            else:
+                problems.append(
+                    Problem(key, f"{item['msg']} (given: {item['input']!r})", "correct it")
+                )
+        raise ConfigError(problems) from error

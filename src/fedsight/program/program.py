@@ -1,0 +1,247 @@
+"""The program: everything that decides a run's result, as one frozen, hashable value."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from fedsight.algorithms.base import Algorithm, State, algorithms
+from fedsight.core.errors import Problem
+from fedsight.core.layout import Kind, Layout
+from fedsight.core.settings import Settings
+from fedsight.data.augment import MOVING, Augmentation
+from fedsight.data.base import Source
+from fedsight.data.fetch.cache import missing
+from fedsight.data.partition import Split
+from fedsight.data.shift import Shift
+from fedsight.models.base import Model, Network, models
+from fedsight.privacy.base import Mechanism, split
+from fedsight.privacy.mechanisms.none import Unprotected
+from fedsight.privacy.secure import Secure
+from fedsight.program import rules
+from fedsight.tasks.base import Task
+
+
+class Train(Settings):
+    """Local training at a site: `[train]`."""
+
+    epochs: int = Field(1, ge=1)  # passes over the site's images in a round
+    batch: int = Field(32, ge=1)  # images in a step; a single image left over joins the last one
+    lr: float = Field(0.05, gt=0)
+    momentum: float = Field(0.0, ge=0, lt=1)  # forgotten between rounds
+    weight_decay: float = Field(0.0, ge=0)
+    clip: float | None = Field(None, gt=0)  # largest norm of a step's gradient
+    schedule: Literal["constant", "cosine", "linear"] = "constant"  # of lr over the rounds
+    warmup: int = Field(0, ge=0)  # rounds in which lr rises to its value
+    augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
+
+    def rate(self, round: int, rounds: int) -> float:
+        """The local learning rate in `round` (from 1) of `rounds`."""
+        if round <= self.warmup:
+            return self.lr * round / (self.warmup + 1)
+        done = (round - 1 - self.warmup) / max(1, rounds - self.warmup)
+        if self.schedule == "cosine":
+            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
+        return self.lr * (1 - done) if self.schedule == "linear" else self.lr
+
+
+class Rounds(Settings):
+    """Who takes part, how often, and what happens when a site fails: `[rounds]`."""
+
+    rounds: int = Field(20, ge=1)
+    cohort: int | None = Field(None, ge=1)  # sites per round; None: all of them
+    weighting: Literal["samples", "uniform"] = "samples"
+    evaluate_every: int = Field(1, ge=1)  # rounds; the last one is always evaluated
+    quorum: int | None = Field(None, ge=1)  # good replies that close a round; None: of every site
+    # seconds that a round of a deployed federation waits for its sites; an embedded one never does
+    deadline: float = Field(600.0, gt=0)
+
+    def check(self, sites: int | None) -> list[Problem]:
+        """What can never be had from so many sites; None: their number is not known yet."""
+        problems = []
+        most = sites if self.cohort is None else self.cohort
+        if sites is not None and self.cohort is not None and self.cohort > sites:
+            cause = f"a cohort of {self.cohort} cannot be drawn from {sites} sites"
+            cure = f"lower rounds.cohort to {sites} or fewer, or leave it out to take all"
+            problems.append(Problem("rounds.cohort", cause, cure))
+        if most is not None and self.quorum is not None and self.quorum > most:
+            cause = f"{self.quorum} good replies can never come from a cohort of {most}"
+            cure = f"lower rounds.quorum to {most} or fewer, or leave it out to need every site"
+            problems.append(Problem("rounds.quorum", cause, cure))
+        return problems
+
+
+class Speed(Settings):
+    """How fast a run goes, not what it means: `[speed]`. Not part of the fingerprint.
+
+    Workers and checkpoints do not change a bit of the result; threads and precision change its
+    rounding.
+    """
+
+    workers: int | None = Field(None, ge=1)  # processes; None: one for each core
+    threads: int = Field(1, ge=1)  # compute threads of each worker
+    precision: Literal["float32", "bfloat16"] = "float32"
+    checkpoint_every: int = Field(1, ge=1)  # rounds
+
+    def check(self) -> list[Problem]:
+        """Settings that this machine cannot follow."""
+        if self.precision == "bfloat16" and not _has_bfloat16():
+            cause = "this processor has no bfloat16 instructions"
+            return [Problem("speed.precision", cause, "use precision = 'float32'")]
+        return []
+
+    @property
+    def processes(self) -> int:
+        """Worker processes to start."""
+        return self.workers or len(os.sched_getaffinity(0))
+
+
+@dataclass(frozen=True)
+class Program:
+    """Everything that decides a run's result."""
+
+    name: str
+    seed: int
+    data: Source
+    split: Split
+    shift: Shift
+    model: Model
+    task: Task
+    algorithm: Algorithm
+    train: Train
+    rounds: Rounds
+    privacy: Mechanism = field(default_factory=Unprotected)
+    secure: Secure = field(default_factory=Secure)
+
+    def table(self) -> dict[str, Any]:
+        """The program as nested plain values: what the config file would say in full."""
+        return {
+            item.name: value.table() if isinstance(value, Settings) else value
+            for item in fields(self)
+            for value in [getattr(self, item.name)]
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over what the program means: everything but its name and where files lie."""
+        meaning = {
+            item.name: value.meaning() if isinstance(value, Settings) else value
+            for item in fields(self)
+            for value in [getattr(self, item.name)]
+            if item.name != "name"
+        }
+        return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
+
+    def init(self, vector: Tensor) -> State:
+        """The state before the first round: the algorithm's and the mechanism's."""
+        return {**self.algorithm.init(vector), **self.privacy.init()}
+
+    def shared(self, state: State) -> Mapping[str, Tensor]:
+        """The part of the state that each site of the cohort needs."""
+        own, rest = split(state)
+        return {**self.algorithm.shared(rest), **self.privacy.shared(own)}
+
+    def layout(self, network: Network) -> Layout:
+        """The layout of `network`, with the slices that algorithm and task keep at the sites."""
+
+        def kind(name: str, kind: Kind) -> Kind:
+            return self.task.kind(name, self.algorithm.kind(name, kind, network), network)
+
+        return Layout.of(network.module).rekind(kind)
+
+    def differs(self, network: Network) -> bool:
+        """Whether sites have models of their own to test: personal slices that answers need."""
+        unasked = frozenset() if self.task.asks_head else network.head
+        entries = self.layout(network).entries
+        return any(e.kind == Kind.PERSONAL and e.name not in unasked for e in entries)
+
+    def baseline(self) -> Program:
+        """The same training without a federated algorithm: for a site alone and for all pooled.
+
+        Nothing of it leaves a site, so nothing is protected.
+        """
+        rounds = self.rounds.model_copy(
+            update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
+        )
+        plain = algorithms.get("fedavg")()
+        return replace(self, algorithm=plain, rounds=rounds, privacy=Unprotected(), secure=Secure())
+
+    def check(self) -> list[Problem]:
+        """Every problem that can be told without reading images, each with its cure."""
+        return list(self._problems())
+
+    def needs(self) -> tuple[str, ...]:
+        """The data sets that must have been fetched for this program, by name."""
+        return tuple(name for _, name in self._needs())
+
+    def _needs(self) -> Iterator[tuple[str, str]]:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Settings):
+                yield from ((f"{item.name}.name", name) for name in value.needs())
+
+    def _problems(self) -> Iterator[Problem]:
+        for where, name in self._needs():
+            yield from missing(name, where)
+        yield from self.data.check()
+        yield from self.model.check()
+        yield from self.algorithm.check(self.train)
+        yield from self.privacy.check()
+        yield from rules.problems(self)
+        if self.model.gives != self.task.takes:
+            cause = (
+                f"the task '{self.task.registered}' needs a network that gives {self.task.takes}, "
+                f"and '{self.model.registered}' gives {self.model.gives}"
+            )
+            kinds = [name for name in models.names() if models.get(name).gives == self.task.takes]
+            yield Problem("model.name", cause, f"choose one of: {', '.join(kinds)}")
+        if self.task.placed:
+            cause = "'{}' moves what an image shows, and its targets would stay behind"
+            for name in self.train.augment:
+                if name in MOVING:
+                    cure = "leave it out; the task may have a setting of its own for it"
+                    yield Problem("train.augment", cause.format(name), cure)
+            if self.shift.kind == "rotate":
+                yield Problem("shift.kind", cause.format("rotate"), "choose another kind")
+        if self.train.warmup >= self.rounds.rounds:
+            yield Problem(
+                "train.warmup",
+                f"{self.train.warmup} warm-up rounds leave none of the {self.rounds.rounds} rounds",
+                "lower train.warmup or raise rounds.rounds",
+            )
+        sites = getattr(self.split, "sites", None)
+        yield from self.rounds.check(sites)
+        most = sites if self.rounds.cohort is None else self.rounds.cohort
+        yield from self.secure.check(most, self.rounds.quorum)
+
+    def check_network(self, network: Network) -> list[Problem]:
+        """Problems that show when the network is there."""
+        if problems := self.task.check_network(network):
+            return problems
+        algorithm = self.algorithm
+        personalises = type(algorithm).kind is not Algorithm.kind
+        if personalises and not self.layout(network).length(Kind.PERSONAL):
+            cause = (
+                f"{algorithm.registered} keeps a slice of the model at the site, and this has none"
+            )
+            return [Problem("algorithm", cause, "choose another algorithm, or a model with norms")]
+        if self.secure.rounds_values and self.layout(network).length(Kind.BUFFER):
+            cause = "running statistics are no updates: secure.clip would cut them off"
+            cure = "use model.norm = 'group', or an algorithm that keeps norms at the site (fedbn)"
+            return [Problem("secure", cause, cure)]
+        return []
+
+
+def _has_bfloat16() -> bool:
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    return torch.backends.mkldnn.is_available() and ("avx512_bf16" in flags or "amx_bf16" in flags)

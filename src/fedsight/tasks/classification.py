@@ -1,0 +1,57 @@
+"""Image classification with one label per image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedsight.core.types import Batch, Metrics, Sum
+from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.confusion import confusion
+
+
+@tasks.add("classify")
+class Classification(Task):
+    """One label per image: cross-entropy, accuracy, confusion matrix."""
+
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy with label smoothing, mean over the batch."""
+        return F.cross_entropy(model(batch.x), batch.y, label_smoothing=self.label_smoothing)
+
+    def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
+        """`confusion` [true, predicted] counts and `loss` [true] sums (no smoothing)."""
+        logits = model(batch.x).float()
+        losses = F.cross_entropy(logits, batch.y, reduction="none")
+        return confusion(batch.y, logits.argmax(1), losses, classes)
+
+    def summary(
+        self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
+    ) -> dict[str, float]:
+        """`accuracy` and `loss`; under `mix`, the classes' own figures weighted by it.
+
+        Classes in `mix` that no test image has are left out, the rest scaled to sum to 1.
+        """
+        confusion, loss = sums["confusion"].total, sums["loss"].total
+        counts = confusion.sum(axis=1)
+        seen = counts > 0
+        weights = counts / counts.sum() if mix is None else np.where(seen, mix, 0.0)
+        if weights.sum() == 0:
+            return {"accuracy": float("nan"), "loss": float("nan")}
+        weights = weights / weights.sum()
+        per_class = np.maximum(counts, 1)
+        return {
+            "accuracy": float((weights * np.diag(confusion) / per_class).sum()),
+            "loss": float((weights * loss / per_class).sum()),
+        }
+
+    def predict(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Softmax probabilities [b, classes]."""
+        return torch.softmax(model(x).float(), dim=1)

@@ -1,0 +1,121 @@
+"""How detections are told and drawn, and what the report says of them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsight.tasks.detection.precision import Floats, average_precision, recall_curve
+from fedsight.tasks.presentation import Answer, Curve, Mark, Sample, Table
+
+RIGHT = 0.5  # IoU from which a box is the object's
+MOST_LINES = 10
+Found = Sequence[Sequence[float]]  # rows (class, score, left, top, right, bottom)
+
+
+def surest(found: Tensor, least: float) -> list[Found]:
+    """The rows of each image of [b, most, 6] with a score from `least`."""
+    return [rows[(rows[:, 1] > 0) & (rows[:, 1] >= least)].tolist() for rows in found.float()]
+
+
+def answer(found: Found, classes: tuple[str, ...]) -> Answer:
+    """What is seen in one image, in words, as plain values and as marks."""
+    labels = [classes[int(row[0])] for row in found]
+    details = {
+        "boxes": [
+            {"label": label, "score": row[1], "box": list(row[2:])}
+            for label, row in zip(labels, found, strict=True)
+        ]
+    }
+    sure = max((row[1] for row in found), default=0.0)
+    return Answer(_counted(labels), sure, details, _found_marks(found, classes))
+
+
+def sample(at: int, found: Found, truth: Found, classes: tuple[str, ...]) -> Sample:
+    """Image `at` of a batch; `truth` are target rows (class, left, top, right, bottom)."""
+    objects = [row for row in truth if row[0] >= 0]
+    labels = [classes[int(row[0])] for row in objects]
+    marks = [
+        Mark((row[1], row[2], row[3], row[4]), label, "truth")
+        for row, label in zip(objects, labels, strict=True)
+    ]
+    told = answer(found, classes)
+    return Sample(
+        positions=(at,),
+        truth=_counted(labels),
+        predicted=told.label,
+        probability=min((row[1] for row in found), default=0.0),
+        right=_matches(found, objects),
+        marks=(*marks, *told.marks),
+    )
+
+
+def _counted(labels: Sequence[str]) -> str:
+    counts = Counter(labels).most_common()
+    return ", ".join(f"{n} {name}" if n > 1 else name for name, n in counts) or "nothing"
+
+
+def _found_marks(found: Found, classes: tuple[str, ...]) -> tuple[Mark, ...]:
+    return tuple(
+        Mark((row[2], row[3], row[4], row[5]), f"{classes[int(row[0])]} {row[1]:.0%}")
+        for row in found
+    )
+
+
+def _matches(found: Found, objects: Found) -> bool:
+    """Whether each object has its box, and each box its object, of the same class."""
+    from torchvision.ops import box_iou
+
+    if len(found) != len(objects):
+        return False
+    if not found:
+        return True
+    mine, theirs = torch.tensor(found), torch.tensor(objects)
+    overlaps = box_iou(mine[:, 2:], theirs[:, 1:]) * (mine[:, :1] == theirs[:, 0])
+    best = overlaps.max(1)
+    return bool((best.values >= RIGHT).all()) and len(best.indices.unique()) == len(objects)
+
+
+def curves(counts: Floats, objects: Floats, classes: tuple[str, ...]) -> list[Curve]:
+    """Precision over recall at IoU 0.50 for each class, up to ten."""
+    seen = [number for number in range(len(classes)) if objects[number, 0]][:MOST_LINES]
+    lines = {
+        classes[number]: recall_curve(counts[number, 0, 0], objects[number, 0]) for number in seen
+    }
+    lines = {name: line for name, line in lines.items() if line}
+    return [Curve("Precision over recall, IoU 0.50", "recall", "precision", lines)] if lines else []
+
+
+def tables(counts: Floats, objects: Floats, classes: tuple[str, ...]) -> list[Table]:
+    """Average precision of each class, over IoU 0.50 to 0.95 and at 0.50."""
+    found = average_precision(counts, objects)
+    rows = [
+        (
+            name,
+            float(objects[number, 0]),
+            _known(found[number, 0].mean()),
+            _known(found[number, 0, 0]),
+        )
+        for number, name in enumerate(classes)
+    ]
+    columns = ("Class", "Objects", "mAP", "AP, IoU 0.50")
+    return [Table("Average precision by class", columns, rows)]
+
+
+def site_tables(
+    sites: Mapping[str, tuple[Floats, Floats]], classes: tuple[str, ...]
+) -> list[Table]:
+    """Average precision over IoU 0.50 to 0.95 of each class (a row) at each site (a column)."""
+    if len(sites) < 2:
+        return []
+    found = [average_precision(*sums)[:, 0].mean(1) for sums in sites.values()]
+    rows = [(name, *(_known(one[number]) for one in found)) for number, name in enumerate(classes)]
+    return [Table("mAP by class at each site", ("Class", *sites), rows)]
+
+
+def _known(value: float) -> float | None:
+    return None if np.isnan(value) else float(value)

@@ -1,0 +1,163 @@
+"""Object detection: boxes with a class, found in images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedsight.core.errors import ConfigError, Problem
+from fedsight.core.types import Batch, Metrics, Sum
+from fedsight.data.base import Dataset
+from fedsight.data.detection import boxes
+from fedsight.models.detector import Detector
+from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.detection import precision, presentation
+from fedsight.tasks.detection.augment import moved
+from fedsight.tasks.presentation import Answer, Curve, Sample, Table
+
+
+@tasks.add("detect", source="Lin et al., Microsoft COCO, ECCV 2014")
+class Detection(Task):
+    """Boxes around objects of each class: mean average precision as COCO counts it.
+
+    Targets are boxes [b, most, 5] (`fedsight.data.detection.boxes`). A class that a site does not
+    label is neither taught nor judged on its images.
+    """
+
+    # what an unlabelled class's objects are taught as; "background" is wrong, for comparison only
+    unlabelled: Literal["ignore", "background"] = "ignore"
+    mirror: bool = False  # mirror half of the training images left to right, with their boxes
+    turn: bool = False  # and top to bottom, and across the diagonal: for views from above
+    # training images up to so many times larger or smaller, at random places; objects of which less
+    # than half remains are background
+    zoom: float = Field(1.0, ge=1, le=4)
+    small: float = Field(32.0, gt=0)  # side up to which an object counts as small, in pixels of
+    medium: float = Field(96.0, gt=0)  # the network's input; as medium
+    shown: float = Field(0.3, ge=0, le=1)  # score from which an object is told and drawn
+
+    headline: ClassVar[str] = "map"
+    headline_title: ClassVar[str] = "mAP"
+    takes: ClassVar[str] = "boxes"
+    placed: ClassVar[bool] = True
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The detector's own loss; images are moved first, where that is asked for.
+
+        The draws are torch's own, which the client step has seeded.
+        """
+        x, y = batch.x, batch.y
+        if self.mirror or self.turn or self.zoom > 1:
+            x, y = moved(x, y, self.mirror, self.turn, self.zoom)
+        return self._loss(_detector(model), x, y)
+
+    def _loss(self, model: Detector, x: Tensor, y: Tensor) -> Tensor:
+        known = boxes.labelled(y, model.classes)
+        if self.unlabelled == "background":
+            known = torch.ones_like(known)
+        return model.loss(x, y, known)
+
+    def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
+        """Detections by score and objects (`detection.precision`), and the training loss."""
+        detector = _detector(model)
+        found = detector.find(batch.x).float()
+        ranges = precision.areas(self.small, self.medium)
+        counts, objects = precision.histograms(found, batch.y, classes, ranges)
+        loss = float(detector.loss(batch.x, batch.y, boxes.labelled(batch.y, classes)))
+        images = len(batch.y)
+        return {
+            "detections": Sum(counts, images),
+            "objects": Sum(objects, images),
+            "loss": Sum(np.asarray(loss * images), images),
+        }
+
+    def summary(
+        self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
+    ) -> dict[str, float]:
+        """mAP over IoU 0.50 to 0.95 (`map`), at 0.50, and of small, medium and large objects; F1 at
+        IoU 0.50 of what is told (a score from `shown`).
+
+        Each class counts alike, or as often as `mix` says; those without objects are left out.
+        """
+        found = precision.average_precision(sums["detections"].total, sums["objects"].total)
+        by_class = found.mean(2)  # [classes, areas]
+        told = precision.f1(sums["detections"].total, sums["objects"].total, self.shown)
+        return {
+            "map": _weighted(by_class[:, 0], mix),
+            "map_50": _weighted(found[:, 0, 0], mix),
+            "f1_50": _weighted(told[:, 0], mix),
+            "map_small": _weighted(by_class[:, 1], mix),
+            "map_medium": _weighted(by_class[:, 2], mix),
+            "map_large": _weighted(by_class[:, 3], mix),
+            "loss": sums["loss"].mean,
+        }
+
+    def predict(self, model: nn.Module, x: Tensor) -> Tensor:
+        """The score of the surest box of each class, [b, classes]."""
+        detector = _detector(model)
+        return precision.padded_scores(detector.find(x), detector.classes)
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        """The data must have boxes."""
+        found = dataset.train.targets
+        if found is not None and found.dim() == 3 and found.shape[2] == 5:
+            return []
+        cause = "the task 'detect' learns from boxes, and these data have none"
+        return [Problem("data.name", cause, "use data.name = 'boxes', say, or another task")]
+
+    def blank(self, classes: int) -> Tensor:
+        """No box: [1, 1, 5]."""
+        return boxes.pack([[]], [[]])
+
+    def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
+        """The objects with a score from `shown`; `boxes` in the details, and marks."""
+        return [
+            presentation.answer(rows, classes)
+            for rows in presentation.surest(_detector(model).find(x), self.shown)
+        ]
+
+    def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
+        """Images with true and found boxes; right: each object found (IoU 0.5), nothing else."""
+        found = presentation.surest(_detector(model).find(batch.x), self.shown)
+        truths = batch.y.tolist()
+        return [
+            presentation.sample(at, rows, truth, classes)
+            for at, (rows, truth) in enumerate(zip(found, truths, strict=True))
+        ]
+
+    def curves(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Curve]:
+        """Precision over recall at IoU 0.50: of each class with objects, up to ten."""
+        return presentation.curves(sums["detections"].total, sums["objects"].total, classes)
+
+    def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
+        """Average precision of each class."""
+        return presentation.tables(sums["detections"].total, sums["objects"].total, classes)
+
+    def site_tables(
+        self, sums: Mapping[str, Mapping[str, Sum]], classes: tuple[str, ...]
+    ) -> list[Table]:
+        """Average precision of each class at each site."""
+        pairs = {
+            site: (own["detections"].total, own["objects"].total) for site, own in sums.items()
+        }
+        return presentation.site_tables(pairs, classes)
+
+
+def _detector(model: nn.Module) -> Detector:
+    if isinstance(model, Detector):
+        return model
+    cause = f"the task 'detect' needs a detector, and the model is a {type(model).__name__}"
+    raise ConfigError([Problem("model.name", cause, "set model.name = 'small_detector', say")])
+
+
+def _weighted(values: npt.NDArray[np.float64], mix: npt.NDArray[np.float64] | None) -> float:
+    seen = ~np.isnan(values)
+    weights = seen.astype(float) if mix is None else np.where(seen, mix, 0.0)
+    if not weights.sum():
+        return float("nan")
+    return float((weights[seen] * values[seen]).sum() / weights.sum())

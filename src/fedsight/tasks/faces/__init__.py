@@ -1,0 +1,1 @@
+"""Face recognition: training, verification, galleries."""

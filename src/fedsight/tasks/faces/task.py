@@ -1,0 +1,207 @@
+"""Face recognition: vectors that are close for one person and far apart for two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Generator, Tensor, nn
+
+from fedsight.core.errors import ModelError, Problem
+from fedsight.core.layout import Kind
+from fedsight.core.types import Batch, Metrics, Sum
+from fedsight.data.base import Dataset
+from fedsight.models.base import Network
+from fedsight.models.embedding import Embedding
+from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.faces import verification
+from fedsight.tasks.faces.margins import Margin, margin_loss, positive_loss, spread_loss
+from fedsight.tasks.presentation import Answer, Curve, Sample, Table
+
+SHOWN = 16  # pairs of each kind in a report
+MOST_POINTS = 200  # of a curve
+NAMED = 5  # sites in a message
+
+Far = Annotated[float, Field(gt=0, lt=1)]
+
+
+@tasks.add("faces", paper="Deng et al. 2019; Wang et al. 2018; Yu et al. 2020")
+class FaceRecognition(Task):
+    """Verification of people unseen in training; one vector per person stays at the site.
+
+    A site's softmax is over its own people. A site with one person has none to tell apart: its
+    images are pulled to the person's vector instead, and the vector is held near its start.
+    """
+
+    headline: ClassVar[str] = "auc"
+    headline_title: ClassVar[str] = "Verification AUC"
+    whole: ClassVar[bool] = True
+    asks_head: ClassVar[bool] = False
+
+    softmax: Margin = "cosface"  # arcface or cosface
+    margin: float = Field(0.2, ge=0, lt=1.5)  # of the angle (arcface) or of its cosine (cosface)
+    scale: float = Field(16.0, gt=0)  # of cosines before the softmax
+    spread: float = Field(1.0, ge=0)  # weight of what holds people's vectors near their starts
+    reach: float = Field(0.5, ge=0, le=2)  # distance from its start that a vector is free to go
+    # false accept rates at which true accept rates are reported
+    fars: Annotated[tuple[Far, ...], Field(strict=False, min_length=1)] = (0.01, 0.001)
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        """Test images must be of people who are not trained on."""
+        problems = super().check(dataset)
+        seen = np.intersect1d(dataset.train.labels, dataset.test.labels)
+        if len(seen):
+            cause = f"{len(seen)} people of the test part are trained on: the figures would flatter"
+            cure = "use a source of people (orl-faces, people), which holds out people, not images"
+            problems.append(Problem("data.name", cause, cure))
+        return problems
+
+    def check_tested(self, tested: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
+        """Two people must be tested together somewhere: no vector goes from site to site."""
+        if any(len(np.unique(labels)) > 1 for labels in tested.values()):
+            return []
+        cause = "there are fewer than two people to test on whom nobody trains on"
+        if set(tested) != {""}:
+            sites = sorted(name for name in tested if name)
+            more = f" and {len(sites) - NAMED} more" if len(sites) > NAMED else ""
+            cause = "no site has two people to test on whom nobody trains on"
+            cause += f" (one at {', '.join(sites[:NAMED])}{more})" if sites else ""
+            cause += ", and faces are compared within a site only: nothing could be measured"
+        cure = (
+            "add people (of four at a site two are held out), set data.unseen = 0.5 (which holds "
+            "out two of three), or mark whom to test on"
+        )
+        return [Problem("data", cause, cure)]
+
+    def check_network(self, network: Network) -> list[Problem]:
+        """The network must give vectors."""
+        if isinstance(network.module, Embedding):
+            return []
+        cause = "the task 'faces' needs a network that gives vectors, and this one gives classes"
+        return [Problem("model.name", cause, "use 'face_net', or 'embedding' around another")]
+
+    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
+        """People's vectors stay at the site."""
+        return Kind.PERSONAL if name in network.head else kind
+
+    def begin(self, model: nn.Module, labels: Tensor, draws: Generator) -> None:
+        """Before a site trains: these are its people, and there they start."""
+        _embedding(model).head.start_at(labels.unique(), draws)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Margin softmax over the site's own people, or the pull to a single one; and the hold."""
+        network = _embedding(model)
+        head = network.head
+        vectors = head.vectors()
+        cosines = network.embed(batch.x) @ vectors.T
+        if int(head.own.sum()) > 1:
+            loss = margin_loss(cosines, batch.y, head.own, self.softmax, self.margin, self.scale)
+        else:
+            loss = positive_loss(cosines, batch.y)
+        if self.spread:
+            held = spread_loss(vectors[head.own], head.start[head.own], self.reach)
+            loss = loss + self.spread * held
+        return loss
+
+    def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
+        """Histograms of scores and counts of `verification`; no score and no vector by itself."""
+        vectors = _embedding(model).embed(batch.x)
+        return {
+            **verification.verify(vectors, batch.y, batch.x),
+            **verification.identify(vectors, batch.y),
+        }
+
+    def summary(
+        self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
+    ) -> dict[str, float]:
+        """`auc`, `eer`, `tar_at_F` and the like; a mix of labels means nothing here."""
+        return verification.figures(sums, self.fars)
+
+    def predict(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Refused: who somebody is stands in a site's gallery, not in the model."""
+        raise ModelError(
+            "this model tells people apart and knows none by name",
+            "enrol people with `fedsight faces enrol` and ask with `fedsight faces identify`",
+        )
+
+    def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
+        """Refused, as `predict`."""
+        self.predict(model, x)
+        return []
+
+    def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
+        """Pairs side by side, the worst errors first, at the threshold of equal error."""
+        vectors = _embedding(model).embed(batch.x)
+        scores = vectors @ vectors.T
+        first, second = torch.triu_indices(len(scores), len(scores), 1)
+        flat = scores[first, second]
+        same = batch.y[first] == batch.y[second]
+        threshold = _equal_error_threshold(flat, same)
+        said = flat >= threshold
+        order = torch.argsort((flat - threshold).abs(), descending=True, stable=True)
+        words = {True: "same person", False: "two people"}
+        chosen: list[int] = []
+        for truth in (True, False):
+            for right in (False, True):
+                kind = order[((same == truth) & ((said == same) == right))[order]]
+                # The surest errors; of right answers the closest, which show where the limit is.
+                chosen += (kind if not right else kind.flip(0))[:SHOWN].tolist()
+        chosen.sort(key=lambda at: -abs(float(flat[at]) - threshold))
+        return [
+            Sample(
+                positions=(int(first[at]), int(second[at])),
+                truth=words[bool(same[at])],
+                predicted=words[bool(said[at])],
+                probability=(float(flat[at]) + 1) / 2 if said[at] else (1 - float(flat[at])) / 2,
+                right=bool(said[at] == same[at]),
+            )
+            for at in chosen
+        ]
+
+    def curves(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Curve]:
+        """The ROC curve over all pairs."""
+        counts = sums["pairs"].total.sum(axis=0)
+        if not counts.sum(axis=1).all():
+            return []
+        false, true = verification.roc(counts)
+        points = sorted(set(zip(false.tolist(), true.tolist(), strict=True)))
+        step = max(1, len(points) // MOST_POINTS)
+        kept = [*points[::step], points[-1]]
+        lines = {"this model": kept, "by chance": [(0.0, 0.0), (1.0, 1.0)]}
+        title = "Verification of people unseen in training"
+        return [Curve(title, "false accept rate", "true accept rate", lines)]
+
+    def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
+        """Verification and identification at each false accept rate."""
+        found = verification.figures(sums, self.fars)
+        columns = (
+            *("wanted false accept rate", "reached on other people", "true accept rate"),
+            *("95 % from", "to", "threshold", "enrolled people found among strangers"),
+        )
+        keys = ("far", "tar", "tar_low", "tar_high", "threshold", "identified")
+        rows: list[tuple[str | float | None, ...]] = []
+        for far in self.fars:
+            names = [_key(key, far) for key in keys]
+            values = [None if np.isnan(found[name]) else found[name] for name in names]
+            rows.append((f"{far:g}", *values))
+        return [Table("At thresholds chosen on other people", columns, rows)]
+
+
+def _key(key: str, far: float) -> str:
+    name, _, bound = key.partition("_")
+    return f"{name}_at_{far:g}" + (f"_{bound}" if bound else "")
+
+
+def _embedding(model: nn.Module) -> Embedding:
+    assert isinstance(model, Embedding)  # Faces.check_network saw to it
+    return model
+
+
+def _equal_error_threshold(scores: Tensor, same: Tensor) -> float:
+    counts = np.stack([verification.count(scores[kind]).numpy() for kind in (same, ~same)])
+    false, true = verification.roc(counts)
+    return float(verification.edges(counts)[int(np.argmin(np.abs(false - (1 - true))))])

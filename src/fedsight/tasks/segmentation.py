@@ -1,0 +1,175 @@
+"""A class for each pixel: cross-entropy and Dice, measured from pixel counts that add."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fedsight.core.errors import Problem
+from fedsight.core.types import Batch, Metrics, Sum
+from fedsight.data.base import Dataset
+from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.presentation import Answer, Mark, Sample, Table
+
+IGNORED = 255  # a pixel that nobody labelled: it teaches nothing and is not measured
+_RIGHT = 0.9  # the mean Dice from which the report calls an image right
+
+
+@tasks.add("segment", source="Dice loss: Milletari et al. 2016, arXiv:1606.04797")
+class Segmentation(Task):
+    """A class for each pixel, 0 being background: cross-entropy and soft Dice, Dice and IoU.
+
+    Targets are [n, h, w], 255 where a pixel is not labelled. Figures are made of all test pixels
+    together, not image by image, and leave the background out.
+    """
+
+    headline: ClassVar[str] = "dice"
+    headline_title: ClassVar[str] = "Mean Dice"
+    takes: ClassVar[str] = "masks"
+    placed: ClassVar[bool] = True
+    dice: float = Field(0.5, ge=0, le=1)  # share of the Dice loss; the rest is cross-entropy
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        """Targets of the images' size, with class numbers or 255."""
+        size = (dataset.preprocess.height, dataset.preprocess.width)
+        for part in (dataset.train, dataset.test):
+            found = part.targets
+            if found is None or found.shape[1:] != size or not _known(found, dataset.classes):
+                cause = "the data do not give each pixel a class"
+                cure = "use a source of images with masks, such as 'masks'"
+                return [Problem("task.name", cause, cure)]
+        return []
+
+    def blank(self, classes: int) -> Tensor:
+        """One pixel that stands for all, without a label."""
+        return torch.full((1, 1, 1), IGNORED, dtype=torch.uint8)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Cross-entropy and one minus soft Dice, each the mean over the images of the batch."""
+        logits = model(batch.x)
+        loss = (1 - self.dice) * _entropy(logits, batch.y).mean()
+        if self.dice:
+            loss = loss + self.dice * (1 - _soft_dice(logits, batch.y)).mean()
+        return loss
+
+    def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
+        """`pixels` [true, said] counts and the cross-entropy's `loss`, a sum over images."""
+        logits = model(batch.x).float()
+        y = batch.y.long().expand(len(logits), *logits.shape[2:])
+        losses = _entropy(logits, y).double()
+        known = y != IGNORED
+        pairs = y[known] * classes + logits.argmax(1)[known]
+        pixels = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        return {
+            "pixels": Sum(pixels.double().numpy(), len(logits)),
+            "loss": Sum(losses.sum().numpy(), len(logits)),
+        }
+
+    def summary(
+        self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
+    ) -> dict[str, float]:
+        """`dice` and `iou`, means over the classes that are there or were said; `accuracy` over
+        pixels; `loss`. `mix` changes nothing: an image has no one class.
+        """
+        pixels = sums["pixels"].total
+        overlap = [value for value in _dice(pixels)[1:] if not np.isnan(value)]
+        joint = [value / (2 - value) for value in overlap]  # IoU = Dice / (2 - Dice)
+        nan, count = float("nan"), pixels.sum()
+        return {
+            "dice": float(np.mean(overlap)) if overlap else nan,
+            "iou": float(np.mean(joint)) if joint else nan,
+            "accuracy": float(np.trace(pixels) / count) if count else nan,
+            "loss": sums["loss"].mean,
+        }
+
+    def predict(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Probabilities of the classes at each pixel [b, classes, h, w]."""
+        return torch.softmax(model(x).float(), dim=1)
+
+    def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
+        """What there is, the share of the image that each class covers, and boxes around them."""
+        found = []
+        for row in self.predict(model, x):
+            sure, said = row.max(0)
+            shares = torch.bincount(said.flatten(), minlength=len(classes)) / said.numel()
+            details = {"shares": dict(zip(classes, shares.tolist(), strict=True))}
+            marks = _marks(said, classes, "found")
+            found.append(Answer(_words(said, classes), float(sure.mean()), details, marks))
+        return found
+
+    def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
+        """The worst first; right from a mean Dice of 0.9 in the image; boxes around classes."""
+        sure, said = self.predict(model, batch.x).max(1)
+        found = []
+        for at, (answer, truth) in enumerate(zip(said, batch.y.long(), strict=True)):
+            known = truth != IGNORED
+            pairs = truth[known] * len(classes) + answer[known]
+            pixels = torch.bincount(pairs, minlength=len(classes) ** 2).double().numpy()
+            overlap = _dice(pixels.reshape(len(classes), len(classes)))[1:]
+            score = 1.0 if np.isnan(overlap).all() else float(np.nanmean(overlap))
+            marks = (*_marks(truth, classes, "truth"), *_marks(answer, classes, "found"))
+            words = (_words(truth, classes), _words(answer, classes))
+            sample = Sample((at,), *words, float(sure[at].mean()), score >= _RIGHT, None, marks)
+            found.append((score, sample))
+        return [sample for _, sample in sorted(found, key=lambda pair: pair[0])]
+
+    def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
+        """For each class: pixels, Dice and IoU."""
+        pixels = sums["pixels"].total
+        rows: list[tuple[str | float | None, ...]] = []
+        for name, count, value in zip(classes, pixels.sum(axis=1), _dice(pixels), strict=True):
+            figures = (
+                (None, None) if np.isnan(value) else (float(value), float(value / (2 - value)))
+            )
+            rows.append((name, float(count), *figures))
+        return [Table("By class, over all test pixels", ("Class", "Pixels", "Dice", "IoU"), rows)]
+
+
+def _known(targets: Tensor, classes: tuple[str, ...]) -> bool:
+    return bool(torch.all((targets < len(classes)) | (targets == IGNORED)))
+
+
+def _entropy(logits: Tensor, y: Tensor) -> Tensor:
+    """[b], each the mean over the labelled pixels of an image; 0 where it has none."""
+    losses = F.cross_entropy(logits, y.long(), ignore_index=IGNORED, reduction="none")
+    return losses.sum((1, 2)) / (y != IGNORED).sum((1, 2)).clamp(min=1)
+
+
+def _soft_dice(logits: Tensor, y: Tensor) -> Tensor:
+    """[b], each the mean over classes of twice the overlap over the sum, both one pixel more."""
+    known = (y != IGNORED)[:, None]
+    probabilities = torch.softmax(logits, dim=1) * known
+    truth = F.one_hot(torch.where(known[:, 0], y, 0).long(), logits.shape[1]).movedim(-1, 1) * known
+    both = (probabilities * truth).sum((2, 3))
+    each = probabilities.sum((2, 3)) + truth.sum((2, 3))
+    return ((2 * both + 1) / (each + 1)).mean(1)
+
+
+def _dice(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """[classes] from counts [true, said]; NaN for a class that is neither there nor said."""
+    each = pixels.sum(axis=0) + pixels.sum(axis=1)
+    return np.where(each > 0, 2 * np.diag(pixels) / np.maximum(each, 1), np.nan)
+
+
+def _words(mask: Tensor, classes: tuple[str, ...]) -> str:
+    present = [int(number) for number in mask.unique() if 0 < number < len(classes)]
+    return ", ".join(classes[number] for number in present) or classes[0]
+
+
+def _marks(mask: Tensor, classes: tuple[str, ...], kind: str) -> tuple[Mark, ...]:
+    """A box around all pixels of each class but the background."""
+    found = []
+    for number in range(1, len(classes)):
+        rows, columns = torch.nonzero(mask == number, as_tuple=True)
+        if len(rows):
+            low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
+            box = tuple(float(value) for value in (*low, *high))
+            found.append(Mark(box, classes[number], kind))  # type: ignore[arg-type]
+    return tuple(found)

@@ -1,0 +1,298 @@
+"""The client step: batches, augmentation, dropout, clipping, views and cohorts."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from fedsight.client.step import Client, batches
+from fedsight.coordinator.protection import Protection
+from fedsight.core.layout import Kind
+from fedsight.core.rng import generator
+from fedsight.core.types import Order, Reply
+from fedsight.data.augment import augment
+from fedsight.engines.in_process import InProcessEngine
+from fedsight.program import program as program_module
+from fedsight.program.federation import Federation, View
+from fedsight.program.program import Speed
+
+Make = Callable[..., Federation]
+
+
+def step(federation: Federation, round: int = 1, client: int = 0, **memory: Tensor) -> Reply:
+    worker = Client(federation)
+    vector = worker.initial[worker.layout.travelling].clone()
+    return worker.step(Order(round, vector), client, memory)
+
+
+# -- batches and augmentation ----------------------------------------------------------------------
+
+
+@given(st.integers(1, 70), st.integers(1, 3), st.integers(1, 40), st.integers(0, 9))
+@example(samples=33, epochs=2, size=16, seed=0)
+@example(samples=3, epochs=1, size=1, seed=0)
+@example(samples=1, epochs=1, size=8, seed=0)
+def test_every_sample_comes_once_an_epoch_and_none_is_left_single(
+    samples: int, epochs: int, size: int, seed: int
+) -> None:
+    made = list(batches(samples, epochs, size, generator(seed)))
+    sizes = [len(batch) for batch in made]
+    per_epoch = len(made) // epochs
+    for epoch in range(epochs):
+        mine = made[epoch * per_epoch : (epoch + 1) * per_epoch]
+        assert sorted(torch.cat(mine).tolist()) == list(range(samples))
+    assert max(sizes) <= size + (size > 1)
+    if samples > 1 and size > 1:
+        assert min(sizes) > 1
+    assert per_epoch == -(-samples // size) - (1 < size < samples and samples % size == 1)
+    again = list(batches(samples, epochs, size, generator(seed)))
+    assert all(torch.equal(a, b) for a, b in zip(made, again, strict=True))
+
+
+def test_epochs_and_rounds_are_shuffled_differently() -> None:
+    first, second = batches(50, 2, 50, generator(0, "round", 1))
+    (third,) = batches(50, 1, 50, generator(0, "round", 2))
+    assert len({tuple(order.tolist()) for order in (first, second, third)}) == 3
+
+
+IMAGES = torch.rand(12, 2, 17, 9, generator=generator(3)) * 0.8 + 0.1
+
+
+@pytest.mark.parametrize("name", ["flip", "shift", "brightness", "erase"])
+def test_augmentation_changes_images_by_its_generator_alone(name: str) -> None:
+    before = IMAGES.clone()
+    made = augment(IMAGES, (name,), generator(0))
+    assert torch.equal(IMAGES, before)
+    assert (made.shape, made.dtype) == (IMAGES.shape, torch.float32)
+    assert made.min() >= 0
+    assert made.max() <= 1
+    assert not torch.equal(made, IMAGES)
+    assert torch.equal(made, augment(IMAGES, (name,), generator(0)))
+    assert not torch.equal(made, augment(IMAGES, (name,), generator(1)))
+
+
+def test_augmentations_do_what_they_are_called() -> None:
+    flipped = augment(IMAGES, ("flip",), generator(0))
+    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(flipped, IMAGES, strict=True)]
+    same = [torch.equal(a, b) for a, b in zip(flipped, IMAGES, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, same, strict=True))
+    assert 0 < sum(mirrored) < len(IMAGES)
+    erased = augment(IMAGES, ("erase",), generator(0)) == 0
+    assert erased.sum((1, 2, 3)).tolist() == [2 * 2 * 2] * len(IMAGES)
+    dot = torch.zeros(40, 1, 17, 17)
+    dot[:, 0, 8, 8] = 1
+    moved = augment(dot, ("shift",), generator(0)).nonzero()[:, 2:]
+    assert len(moved) == 40
+    assert len({tuple(place) for place in moved.tolist()}) > 10
+    assert (moved - 8).abs().max() == 2
+    factors = augment(torch.full((200, 1, 1, 1), 0.5), ("brightness",), generator(0)) / 0.5
+    assert 0.8 <= factors.min() < 0.82
+    assert 1.18 < factors.max() <= 1.2
+
+
+def test_no_augmentation_leaves_images_alone_and_several_go_in_order() -> None:
+    assert augment(IMAGES, (), generator(0)) is IMAGES
+    draws = generator(0)
+    by_hand = augment(augment(IMAGES, ("erase",), draws), ("brightness",), draws)
+    assert torch.equal(augment(IMAGES, ("erase", "brightness"), generator(0)), by_hand)
+
+
+# -- one step --------------------------------------------------------------------------------------
+
+
+def test_step_repeats_exactly_and_leaves_torchs_own_generator_alone(tiny_federation: Make) -> None:
+    federation = tiny_federation(
+        model={"dropout": 0.5}, train={"augment": ("flip", "shift", "brightness", "erase")}
+    )
+    shas = set()
+    for seed in (1, 2):
+        torch.default_generator.manual_seed(seed)
+        before = torch.get_rng_state()
+        shas.add(tiny.sha(step(federation).payload["delta"]))
+        assert torch.equal(torch.get_rng_state(), before)
+    assert len(shas) == 1
+    assert tiny.sha(step(federation, round=2).payload["delta"]) not in shas
+    plain = tiny_federation(train={"augment": ("flip", "shift", "brightness", "erase")})
+    assert tiny.sha(step(plain).payload["delta"]) not in shas  # dropout was there
+
+
+def test_step_seeds_no_accelerator(tiny_federation: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise AssertionError("a client step seeded every device")
+
+    monkeypatch.setattr(torch, "manual_seed", forbidden)
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", forbidden)
+    step(tiny_federation())
+
+
+def test_one_client_object_serves_one_site_after_the_other_without_a_trace(
+    tiny_federation: Make,
+) -> None:
+    federation = tiny_federation()
+    counting = tiny.Counting(norm="batch", dropout=0.2)
+    worker = Client(replace(federation, program=replace(federation.program, model=counting)))
+    order = Order(1, worker.initial[worker.layout.travelling].clone())
+    shas = [tiny.sha(worker.step(order, client, {}).payload["delta"]) for client in (0, 1, 0)]
+    assert shas[0] == shas[2] != shas[1]
+    assert torch.equal(order.vector, worker.initial[worker.layout.travelling])
+
+
+def test_clip_bounds_each_steps_gradient(tiny_federation: Make) -> None:
+    clipped = step(tiny_federation(train={"clip": 1e-3, "lr": 0.5, "batch": 40}))
+    free = step(tiny_federation(train={"lr": 0.5, "batch": 40}))
+    norm = clipped.payload["delta"].norm()
+    assert norm == pytest.approx(0.5 * 1e-3, rel=1e-3)
+    torch.testing.assert_close(
+        clipped.payload["delta"] / norm,
+        free.payload["delta"] / free.payload["delta"].norm(),
+        rtol=1e-3,
+        atol=1e-4,
+    )
+
+
+def test_reply_says_what_was_learnt_and_from_how_much(tiny_federation: Make) -> None:
+    federation = tiny_federation(train={"epochs": 3}, algorithm={"name": "fedrep"})
+    reply = step(federation)
+    assert (reply.site, reply.weight) == ("site-00", 40)
+    assert reply.metrics["train_loss"].count == 40 * (3 + 1)  # the head's epoch, then the body's
+    assert 1 < reply.metrics["train_loss"].mean < 4
+    assert set(reply.memory) == {"personal"}
+    uniform = tiny_federation(rounds={"weighting": "uniform"})
+    assert step(uniform).weight == 1
+
+
+def test_body_and_head_learn_in_their_own_phases_only(tiny_federation: Make) -> None:
+    federation = tiny_federation(algorithm={"name": "fedrep"}, train={"momentum": 0.9})
+    worker = Client(federation)
+    layout, initial = worker.layout, worker.initial.clone()
+    order = Order(1, initial[layout.travelling].clone())
+    phases = type(federation.program.algorithm).phases
+    for number, (learns, rests) in enumerate(
+        [(layout.personal, layout.travelling), (layout.travelling, layout.personal)]
+    ):
+        only = replace(federation.program.algorithm.phases(1)[number], epochs=1)
+        try:
+            type(federation.program.algorithm).phases = lambda self, epochs, only=only: [only]
+            worker.step(order, 0, {})
+        finally:
+            type(federation.program.algorithm).phases = phases
+        assert torch.equal(worker.vector[rests], initial[rests])
+        assert not torch.equal(worker.vector[learns], initial[learns])
+
+
+def test_personal_slice_comes_from_memory_and_never_travels(tiny_federation: Make) -> None:
+    federation = tiny_federation(algorithm={"name": "fedrep"})
+    layout = federation.program.layout(federation.network())
+    mine = torch.full((layout.length(Kind.PERSONAL),), 0.25)
+    fresh, remembered = step(federation), step(federation, personal=mine)
+    assert len(fresh.payload["delta"]) == layout.travelling.stop == layout.size - len(mine)
+    assert not torch.equal(fresh.memory["personal"], remembered.memory["personal"])
+    assert (remembered.memory["personal"] - mine).abs().max() < 0.2
+
+
+def test_personal_model_is_measured_with_its_sites_memory(tiny_federation: Make, tmp_path) -> None:
+    federation = tiny_federation(algorithm={"name": "fedrep"}, rounds={"rounds": 1})
+    engine = InProcessEngine(federation, tmp_path)
+    trained = tiny.learn(federation, engine)
+    by_site = [sums["loss"].mean for sums in trained.sums]
+    assert len(set(by_site)) == len(federation.partition) == 3
+    before = engine.measure(trained.checkpoint.vector, 0)  # nobody remembered anything yet
+    assert len({sums["loss"].mean for sums in before}) == 1
+
+
+# -- what sites see --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["none", "noise", "invert"])
+def test_pooled_data_shows_every_image_as_its_own_site_sees_it(
+    tiny_federation: Make, kind: str
+) -> None:
+    federation = tiny_federation(shift={"kind": kind, "strength": 0.4})
+    pooled = federation.all_pooled().client(0)
+    everything = torch.arange(len(pooled))
+    by_site = [federation.client(site) for site in range(3)]
+    apart = torch.cat([data.pixels(torch.arange(len(data))) for data in by_site])
+    assert torch.equal(pooled.pixels(everything), apart)
+    shuffled = torch.randperm(len(pooled), generator=generator(0))
+    assert torch.equal(pooled.pixels(shuffled), apart[shuffled])
+    labels = torch.cat([data.targets(torch.arange(len(data))) for data in by_site])
+    assert torch.equal(pooled.targets(everything), labels)
+    raw = federation.dataset.train.images.read(pooled.indices)
+    assert torch.equal(apart[:40], raw[:40])  # the first site sees the world as it is
+    assert torch.equal(apart[80:], raw[80:]) == (kind == "none")
+
+
+def test_test_images_are_seen_as_the_view_says(tiny_federation: Make) -> None:
+    federation = tiny_federation(shift={"kind": "invert", "strength": 0.5})
+    assert [view.site for view in federation.views] == [0, 1, 2]
+    indices = np.arange(5)
+    neutral, last = (federation.tested(View(site, indices)) for site in (None, 2))
+    positions = torch.arange(5)
+    raw = federation.dataset.test.images.read(positions)
+    assert torch.equal(neutral.pixels(positions), raw)
+    torch.testing.assert_close(last.pixels(positions), torch.full_like(raw, 0.5))
+
+
+def test_baselines_have_one_client_of_the_right_name_and_size(tiny_federation: Make) -> None:
+    federation = tiny_federation(split={"name": "quantity", "sites": 3, "min_samples": 5})
+    alone = federation.alone(2)
+    assert (alone.population, alone.name(0)) == (1, "site-02")
+    assert alone.size(0) == len(alone.client(0)) == federation.size(2)
+    assert torch.equal(alone.client(0).indices, federation.client(2).indices)
+    assert federation.all_pooled().size(0) == 120
+    assert alone.program.algorithm.registered == "fedavg"
+
+
+# -- cohorts and speed -----------------------------------------------------------------------------
+
+
+def test_cohort_is_drawn_without_replacement_sorted_and_anew_in_each_round(
+    tiny_federation: Make,
+) -> None:
+    federation = tiny_federation(split={"sites": 30}, rounds={"cohort": 7})
+    cohorts = [Protection(federation).cohort(round) for round in range(1, 60)]
+    assert cohorts == [Protection(federation).cohort(round) for round in range(1, 60)]
+    for cohort in cohorts:
+        assert cohort == sorted(set(cohort))
+        assert len(cohort) == 7
+        assert all(type(client) is int and 0 <= client < 30 for client in cohort)
+    assert len({tuple(cohort) for cohort in cohorts}) > 50
+    drawn = np.bincount(np.concatenate(cohorts), minlength=30)
+    assert drawn.min() > 0
+    everyone = tiny_federation(split={"sites": 30})
+    assert Protection(everyone).cohort(1) == list(range(30))
+
+
+def test_drawing_from_a_million_clients_costs_what_the_cohort_costs(tiny_federation: Make) -> None:
+    population = {"name": "virtual", "sites": 1_000_000, "samples": 10}
+    federation = tiny_federation(split=population, rounds={"cohort": 20})
+    Protection(federation).cohort(1)
+    tracemalloc.start()
+    try:
+        cohort = Protection(federation).cohort(2)
+        clients = [federation.client(client) for client in cohort]
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(set(cohort)) == len(clients) == 20
+    assert peak < 200_000  # bytes; a list of the population alone would take 8,000,000
+
+
+def test_reduced_precision_is_a_problem_only_where_the_processor_lacks_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(program_module, "_has_bfloat16", lambda: False)
+    (problem,) = Speed(precision="bfloat16").check()
+    assert problem.where == "speed.precision"
+    assert Speed().check() == []
+    monkeypatch.setattr(program_module, "_has_bfloat16", lambda: True)
+    assert Speed(precision="bfloat16").check() == []

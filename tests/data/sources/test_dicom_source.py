@@ -1,0 +1,185 @@
+"""DICOM files as a data source: labels, sites, patients, frames, and what is left out."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dicoms import sample, write
+
+from fedsight.core.errors import DataError
+from fedsight.data.base import Dataset, sources
+from fedsight.program.locate import find_source
+
+RNG = np.random.default_rng(0)
+
+
+def image(level: int = 0) -> np.ndarray:
+    return (RNG.integers(0, 100, (9, 7)) + level).astype(np.uint16)
+
+
+def opened(path: Path, **options: Any) -> Dataset:
+    return sources.get("dicom")(path=path, size=8, **options).open()
+
+
+def refused(path: Path, **options: Any) -> DataError:
+    with pytest.raises(DataError) as caught:
+        opened(path, **options)
+    assert caught.value.cure
+    return caught.value
+
+
+def folders(root: Path, patients: int = 6, each: int = 3) -> Path:
+    """Two classes; a patient's images have one class, and as many numbers as there are."""
+    for patient in range(patients):
+        for number in range(each):
+            path = root / ("ill" if patient % 2 else "well") / f"{patient}_{number}.dcm"
+            write(path, image(), PatientID=f"P{patient}")
+    return root
+
+
+def of_patients(found: Dataset) -> tuple[set[str], set[str]]:
+    """Whose images are in the training and in the test part, by the file names of `folders`."""
+    whose = [
+        {Path(part.images.name(i)).name.split("_")[0] for i in range(len(part))}
+        for part in (found.train, found.test)
+    ]
+    return whose[0], whose[1]
+
+
+def test_folders_are_classes_and_patients_stay_together(tmp_path: Path) -> None:
+    found = opened(folders(tmp_path), names="path", test_fraction=0.34)
+    assert found.classes == ("ill", "well")
+    assert found.preprocess.dicom is not None
+    train, test = of_patients(found)
+    assert not train & test
+    assert len(test) == 2
+    pixels = found.train.images.read(torch.arange(len(found.train)))
+    assert pixels.shape == (12, 1, 8, 8)
+    apart = opened(tmp_path, names="path", test_fraction=0.34, held_out_by="image")
+    train, test = of_patients(apart)
+    assert train & test  # as one would not want it
+
+
+def test_streaming_and_memory_read_the_same(tmp_path: Path) -> None:
+    root = folders(tmp_path)
+    one, two = (opened(root, in_memory=kept) for kept in (True, False))
+    everything = torch.arange(len(one.train))
+    assert torch.equal(one.train.images.read(everything), two.train.images.read(everything))
+    assert [one.train.images.name(i) for i in range(3)] == [
+        two.train.images.name(i) for i in range(3)
+    ]
+
+
+def test_files_without_suffix_and_sites(tmp_path: Path) -> None:
+    for site in ("north", "south"):
+        for label in ("a", "b"):
+            for number in range(3):
+                write(tmp_path / site / label / f"1.2.840.{number}", image())
+        (tmp_path / site / "a" / "readme.txt").write_text("not an image")
+        write(tmp_path / site / "a" / "DICOMDIR", None)
+    found = opened(tmp_path, sites_in_path=True)
+    assert len(found.train) + len(found.test) == 12
+    assert set(found.train.sites or ()) == {"north", "south"}
+
+
+def listing(root: Path, *lines: str, head: str = "path,label") -> Path:
+    (root / "list.csv").write_text("\n".join([head, *lines]) + "\n")
+    return root / "list.csv"
+
+
+def test_a_csv_gives_several_labels(tmp_path: Path) -> None:
+    for number in range(4):
+        write(tmp_path / f"{number}.dcm", image())
+    path = listing(
+        tmp_path,
+        *("0.dcm,Effusion|Edema,train", "1.dcm,,train", "2.dcm,Edema,train", "3.dcm,Edema,test"),
+        head="path,label,split",
+    )
+    found = opened(path, label_separator="|")
+    assert found.classes == ("Edema", "Effusion")
+    assert found.train.targets is not None
+    assert found.train.targets.tolist() == [[1, 1], [0, 0], [1, 0]]
+    assert found.train.labels.tolist() == [0, 0, 0]
+    assert found.test.targets is not None
+    assert found.test.targets.tolist() == [[1, 0]]
+    assert found.train.images.name(1) == "line 3"
+    ordered = opened(path, label_separator="|", classes=["Effusion", "Edema"])
+    assert ordered.train.targets is not None
+    assert ordered.train.targets.tolist() == [[1, 1], [0, 0], [0, 1]]
+    error = refused(path, label_separator="|", classes=["Edema"])
+    assert "line 2" in error.cause
+    assert "'Effusion'" in error.cause
+    nobody = refused(path, label_separator="|", classes=["Effusion", "Edema", "Mass"])
+    assert "class 'Mass' has no training images" in nobody.cause
+    assert "'label' is empty" in refused(path).cause
+
+
+def test_files_without_pixels_are_refused_or_counted(tmp_path: Path) -> None:
+    root = folders(tmp_path)
+    shutil.copy(sample("rtplan.dcm"), root / "ill" / "plan.dcm")
+    assert "ill/plan.dcm' is a DICOM file without pixels" in refused(root).cause
+    assert "without pixels" in refused(root, corrupt="skip").cause
+    found = opened(root, pixelless="skip")
+    assert found.skipped == ("file 10: no pixels",)
+    assert len(found.train) + len(found.test) == 18
+    assert "plan.dcm" in opened(root, pixelless="skip", names="path").skipped[0]
+    only = tmp_path / "only"
+    (only / "a").mkdir(parents=True)
+    shutil.copy(sample("rtplan.dcm"), only / "a")
+    assert "1 files left out" in refused(only, pixelless="skip").cause
+
+
+def test_broken_files_are_refused_or_counted(tmp_path: Path) -> None:
+    root = folders(tmp_path)
+    shutil.copy(sample("MR_truncated.dcm"), root / "ill" / "torn.dcm")  # whole in its header
+    (root / "well" / "zzz.dcm").write_bytes(b"no DICOM at all")
+    assert "zzz.dcm' is no DICOM file" in refused(root).cause
+    assert opened(root, corrupt="skip").skipped == ("file 20", "file 10")
+    (root / "well" / "zzz.dcm").unlink()
+    assert "ill/torn.dcm' is corrupt" in refused(root).cause
+
+
+def test_a_missing_plugin_leaves_nothing_out_in_silence(tmp_path: Path) -> None:
+    root = folders(tmp_path)
+    shutil.copy(sample("SC_rgb_jpeg_gdcm.dcm"), root / "ill")
+    error = refused(root, corrupt="skip", pixelless="skip")
+    assert "SC_rgb_jpeg_gdcm.dcm' is compressed as 'JPEG Lossless" in error.cause
+
+
+def test_frames(tmp_path: Path) -> None:
+    for label in ("a", "b"):
+        for number in range(2):
+            frames = np.stack([np.full((4, 4), level, np.uint16) for level in (0, 100, 200)])
+            write(tmp_path / label / f"{number}.dcm", frames)
+    assert "has 3 frames" in refused(tmp_path).cause
+    first, middle, each = (
+        opened(tmp_path, frames=policy, window=(100.0, 201.0))
+        for policy in ("first", "middle", "each")
+    )
+    level = [float(part.train.images.read(torch.tensor([0])).mean()) for part in (first, middle)]
+    assert level == pytest.approx([0, 0.5], abs=0.01)
+    assert len(each.train) == len(each.test) == 6  # one file of three frames for each class
+    assert each.train.images.name(1).endswith(", frame 2")
+    names = [
+        {part.images.name(i).split(",")[0] for i in range(6)} for part in (each.train, each.test)
+    ]
+    assert not names[0] & names[1]
+    assert each.preprocess.dicom is not None
+    assert each.preprocess.dicom.frame == "middle"
+
+
+def test_a_folder_of_dicom_files_is_known_by_its_files(tmp_path: Path) -> None:
+    assert find_source(str(folders(tmp_path)), []).registered == "dicom"
+
+
+def test_nothing_to_read(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    assert "no images" in refused(tmp_path).cause
+    path = listing(tmp_path, "none.dcm,a")
+    assert "line 2: there is no image" in refused(path).cause
+    assert sources.get("dicom")(path=tmp_path / "none").check()[0].where == "data.path"

@@ -1,0 +1,370 @@
+"""Who belongs to a federation: keys, kits, admission and revocation, by FLARE's own tools."""
+
+from __future__ import annotations
+
+import json
+import re
+import stat
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tomli_w
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsight.core.errors import DeployError, StoreError
+from fedsight.deploy.membership import kits, presence
+from fedsight.deploy.membership.federation import FederationFolder, Invitation, check_name
+from fedsight.deploy.membership.kits import write_policies
+from fedsight.deploy.site.folder import SiteFolder
+from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.owner import TEMPLATE, read_owner
+
+Pair = tuple[FederationFolder, SiteFolder]
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A real federation with one admitted site, each with its kit."""
+    root = tmp_path_factory.mktemp("federation")
+    federation = FederationFolder.create(root / "wards", "localhost", 18999)
+    invitation = Invitation.read(federation.folder / "invitation.toml")
+    request = SiteFolder.create(root / "north", "north", invitation)
+    site = SiteFolder.open(root / "north")
+    site.settle(federation.admit(request))
+    return federation, site
+
+
+def private(path: Path) -> bool:
+    return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+
+
+def test_private_keys_and_their_folders_are_their_owners_only(pair: Pair) -> None:
+    federation, site = pair
+    for home, least in ((federation.folder, 3), (site.folder, 2)):
+        keys = [path for path in home.rglob("*") if path.suffix == ".key"]
+        assert len(keys) >= least
+        for key in keys:
+            assert private(key), key
+            inside = [p for p in key.parents if p == home or home in p.parents]
+            assert private(inside[-1])
+            assert any(map(private, inside[:2])), key  # its folder, or the kit around it
+    assert private(federation.folder / "ca")
+
+
+def test_a_key_never_travels(pair: Pair) -> None:
+    federation, site = pair
+    for archive in (site.folder / "north.request.zip", site.folder / "north.signed.zip"):
+        with zipfile.ZipFile(archive) as found:
+            content = b"".join(found.read(name) for name in found.namelist())
+        assert content
+        assert b"PRIVATE KEY" not in content
+    assert not list(federation.folder.rglob("north*.key"))
+
+
+def test_a_site_knows_its_federation_and_its_name(pair: Pair) -> None:
+    federation, site = pair
+    assert site.invitation == federation.invitation
+    assert (site.name, federation.name, federation.admitted()) == ("north", "wards", ["north"])
+    assert [event["event"] for event in federation.events()][:2] == ["created", "admitted"]
+    assert len(federation.invitation.fingerprint.replace(":", "").split()[-1]) >= 64
+    site.settle()  # it has its kit
+
+
+def test_another_authoritys_answer_is_refused(pair: Pair) -> None:
+    _, site = pair
+    stranger = Invitation("wards", "localhost", 18999, "SHA256:" + ":".join(["00"] * 32))
+    with pytest.raises(DeployError, match="failed"):
+        SiteFolder(site.folder, site.name, stranger).settle(site.folder / "north.signed.zip")
+    assert (site.kit / "startup").is_dir()
+
+
+@pytest.mark.parametrize("side", ["server", "site"])
+def test_policies_bring_no_code_and_name_four_classes(pair: Pair, side: Any) -> None:
+    federation, site = pair
+    kit = federation.folder / "server" / "kit" if side == "server" else site.kit
+    (kit / "local").mkdir(exist_ok=True)
+    (kit / "local" / "resources.json.default").write_text("{}")
+    (kit / "local" / "authorization.json").write_text("{}")
+    write_policies(kit, side)
+    rights = json.loads((kit / "local" / "authorization.json").read_text())["permissions"]
+    assert set(rights) == {"project_admin", "org_admin", "lead", "member"}
+    assert {right["byoc"] for right in rights.values()} == {"none"}
+    assert {right["shell_commands"] for right in rights.values()} == {"none"}
+    assert {right["download_job"] for right in rights.values()} == {"none"}
+    may = {role for role, right in rights.items() if right["submit_job"] != "none"}
+    assert may == {"lead"}
+    resources = json.loads((kit / "local" / "resources.json").read_text())
+    assert resources["class_list_enforcement_mode"] == "enforce"
+    ours, flares = ("Coordinator", "controller.CollabController")
+    if side == "site":
+        ours, flares = ("SiteComponent", "executor.CollabExecutor")
+    assert set(resources["class_allow_list"]) == {
+        f"fedsight.deploy.flare.{ours}",
+        f"nvflare.collab.runtime.{flares}",
+    }
+    assert not list((kit / "local").glob("*.default"))
+    places = [value for key, value in leaves(resources) if key in ("root_dir", "uri_root")]
+    for place in places:
+        assert place == "/" or kit.resolve() in Path(place).parents
+    assert sum(place != "/" for place in places) == (2 if side == "server" else 0)
+
+
+def leaves(value: Any, key: str = "") -> list[tuple[str, Any]]:
+    if isinstance(value, dict):
+        return [leaf for k, inner in value.items() for leaf in leaves(inner, k)]
+    if isinstance(value, list):
+        return [leaf for inner in value for leaf in leaves(inner, key)]
+    return [(key, value)]
+
+
+# -- without FLARE's tools -------------------------------------------------------------------------
+
+
+def broken(*_: Any, **__: Any) -> None:
+    raise DeployError("`cert init` of the deployment engine failed", "")
+
+
+def test_a_federation_is_made_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kits, "_flare", broken)
+    with pytest.raises(DeployError, match="failed"):
+        FederationFolder.create(tmp_path / "wards", "localhost", 1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_taken_folder_is_refused(tmp_path: Path, pair: Pair) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").touch()
+    (tmp_path / "file").touch()
+    for name in ("full", "file"):
+        with pytest.raises(DeployError, match="is not empty"):
+            FederationFolder.create(tmp_path / name, "localhost", 1)
+        with pytest.raises(DeployError, match="is not empty"):
+            SiteFolder.create(tmp_path / name, "a", pair[0].invitation)
+    assert len(list(tmp_path.rglob("*"))) == 3
+
+
+GOOD_NAMES = ["a", "site-01", "Ward_3", "x" * 63, "7"]
+BAD_NAMES = [
+    "",
+    "x" * 64,
+    "-a",
+    "_a",
+    "a b",
+    "a/b",
+    "..",
+    "a.b",
+    "ä",
+    "a\n",
+    "@ALL",
+    "a@b",
+    "server",
+]
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_a_fit_name_passes(name: str) -> None:
+    check_name(name, "the site")
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_an_unfit_name_is_refused_everywhere(name: str, tmp_path: Path, pair: Pair) -> None:
+    with pytest.raises(DeployError, match="cannot be the name of the site"):
+        check_name(name, "the site")
+    with pytest.raises(DeployError, match="cannot be the name of the site"):
+        SiteFolder.create(tmp_path / "new", name, pair[0].invitation)
+    with pytest.raises(DeployError, match="cannot be the name of the site"):
+        pair[0].admit(request(tmp_path, {"name": name, "participant_type": "client"}))
+    assert not (tmp_path / "new").exists()
+
+
+def request(folder: Path, facts: Any) -> Path:
+    path = folder / "some.request.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("request.json", facts if isinstance(facts, str) else json.dumps(facts))
+    return path
+
+
+NO_REQUESTS: dict[str, Any] = {
+    "no JSON": "{",
+    "a list": [1],
+    "a text": '"text"',
+    "null": "null",
+    "a number": "7",
+    "no name": {"participant_type": "client"},
+    "a nest": "[" * 10**5,
+}
+
+
+@pytest.mark.parametrize("facts", NO_REQUESTS.values(), ids=NO_REQUESTS.keys())
+def test_what_is_no_request_is_refused(pair: Pair, tmp_path: Path, facts: Any) -> None:
+    with pytest.raises(DeployError, match="is no signing request"):
+        pair[0].admit(request(tmp_path, facts))
+
+
+def test_files_that_are_no_requests_are_refused(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"no archive")
+    with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
+        pass
+    for name in ("photo.png", "empty.zip", "none.zip", "."):
+        with pytest.raises(DeployError, match="is no signing request"):
+            pair[0].admit(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["admin", "server", "relay", ""])
+def test_only_sites_are_admitted(pair: Pair, tmp_path: Path, kind: str) -> None:
+    with pytest.raises(DeployError, match=r"asks to be a|is no signing request"):
+        pair[0].admit(request(tmp_path, {"name": "boss", "participant_type": kind}))
+    assert "boss" not in pair[0].admitted()
+
+
+@pytest.fixture
+def members(tmp_path: Path) -> FederationFolder:
+    """A federation's folder without keys: three sites were admitted."""
+    (tmp_path / "admitted").mkdir()
+    for name in ("a", "b", "c"):
+        (tmp_path / "admitted" / f"{name}.toml").touch()
+    return FederationFolder(tmp_path, Invitation("f", "localhost", 1, "x"))
+
+
+def test_a_revoked_site_stays_out_under_its_name(members: FederationFolder, tmp_path: Path) -> None:
+    members.revoke("b", "left the study")
+    assert members.admitted() == ["a", "c"]
+    assert members.revoked() == {"b": "left the study"}
+    with pytest.raises(DeployError, match=r"'b' was revoked: left the study") as caught:
+        members.admit(request(tmp_path, {"name": "b", "participant_type": "client"}))
+    assert "another name" in caught.value.cure
+    members.revoke("c", "")
+    assert members.revoked() == {"b": "left the study", "c": "revoked"}
+    assert [event["site"] for event in members.events()] == ["b", "c"]
+
+
+@pytest.mark.parametrize("name", ["d", "", "../a", "A"])
+def test_a_stranger_cannot_be_revoked(members: FederationFolder, name: str) -> None:
+    with pytest.raises(DeployError, match="was never admitted") as caught:
+        members.revoke(name, "")
+    assert "a, b, c" in caught.value.cure
+    assert members.revoked() == {}
+
+
+NO_INVITATIONS = ["", "x = ", 'federation = "f"', "a = 1\nb = 2", "\x00"]
+
+
+@pytest.mark.parametrize("text", NO_INVITATIONS)
+def test_what_is_no_invitation_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "invitation.toml").write_text(text)
+    with pytest.raises(DeployError, match="is no invitation"):
+        Invitation.read(tmp_path / "invitation.toml")
+
+
+def test_folders_without_federation_or_site_are_named(tmp_path: Path) -> None:
+    for opens, what in ((FederationFolder.open, "no federation"), (SiteFolder.open, "no site")):
+        calls: Callable[[Path], Any] = opens
+        with pytest.raises(DeployError, match=f"holds {what}"):
+            calls(tmp_path)
+
+
+# -- presence and the site's log -------------------------------------------------------------------
+
+
+def test_a_sign_of_life_is_noted_whatever_the_name(tmp_path: Path) -> None:
+    home = tmp_path / "sites"
+    for name in ("a", "../b", "c/d", "ä ö"):
+        presence.note(home, name, "first", {"train": 3})
+    presence.note(home, "a", "first", None)
+    found = presence.presences(home)
+    assert set(found) == {"a", "../b", "c/d", "ä ö"}
+    assert (found["a"].declared, found["a"].alive) == (None, True)
+    assert found["c/d"].declared == {"train": 3}
+    assert list(tmp_path.iterdir()) == [home]
+    assert presence.presence(home, "../b") == found["../b"]
+    assert presence.presence(home, "nobody") is None
+
+
+def test_the_servers_clock_tells_since_when_a_process_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter((100.0, 200.0, 300.0, 400.0))
+    monkeypatch.setattr(presence.time, "time", lambda: next(clock))
+    seen = []
+    for process in ("first", "first", "second", "second"):
+        presence.note(tmp_path, "a", process, None)
+        one = presence.presence(tmp_path, "a")
+        assert one is not None
+        seen.append((one.since, one.seen))
+    assert seen == [(100.0, 100.0), (100.0, 200.0), (300.0, 300.0), (300.0, 400.0)]
+
+
+JSON = st.sampled_from(
+    ["null", "7", "[]", '{"process": 1}', '{"process": [], "declared": 3}', "[" * 100_000]
+)
+
+
+@given(st.one_of(st.none(), st.text(), st.binary(), JSON))
+def test_any_sign_of_life_is_understood_or_blank(text: object) -> None:
+    process, declared = presence.understood(text)
+    assert isinstance(process, str)
+    assert declared is None or isinstance(declared, dict)
+
+
+def test_a_sign_of_life_comes_across_and_a_huge_one_does_not() -> None:
+    assert presence.understood(presence.said("p", {"train": 3})) == ("p", {"train": 3})
+    assert presence.understood(presence.said("p", {"x": "y" * presence.LONGEST})) == ("", None)
+
+
+def test_a_site_is_gone_when_it_has_been_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    presence.note(tmp_path, "a", "first", None)
+    now = presence.time.time()
+    monkeypatch.setattr(presence.time, "time", lambda: now + presence.ALIVE + 1)
+    assert not presence.presences(tmp_path)["a"].alive
+
+
+def test_files_that_are_no_presence_are_passed_over(tmp_path: Path) -> None:
+    presence.note(tmp_path, "a", "first", None)
+    for number, text in enumerate(("", "{", "[]", "7", "{}", '{"name": "x"}')):
+        (tmp_path / f"junk{number}.json").write_text(text)
+    (tmp_path / "b.partial").write_text("{")
+    assert set(presence.presences(tmp_path)) == {"a"}
+    assert presence.presences(tmp_path / "none") == {}
+
+
+def test_a_torn_last_line_of_the_sites_log_is_none(tmp_path: Path) -> None:
+    log = SiteLog(tmp_path)
+    assert log.read() == []
+    log.write("joined", run="r", images=3)
+    log.write("update", bytes=8)
+    with log.path.open("ab") as file:
+        file.write(b'{"time": "20')
+    assert [line["event"] for line in log.read()] == ["joined", "update"]
+    assert log.read()[0]["images"] == 3
+
+
+def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
+    log = SiteLog(tmp_path)
+    log.path.mkdir()
+    with pytest.raises(StoreError, match="the site's log cannot be written"):
+        log.write("update")
+
+
+def test_all_that_an_owner_says_is_in_force(tmp_path: Path, pair: Pair) -> None:
+    said = {
+        "data": {"name": "fashion-mnist-12k"},
+        "contract": {"sites": 5, "epsilon": 2.0, "require": ["local_dp"]},
+        "secure": {"cohort": 20, "threshold": 10, "neighbours": 9, "survivors": 15},
+        "speed": {"threads": 3},
+    }
+    (tmp_path / "site.toml").write_text(tomli_w.dumps(said))
+    owner = read_owner(tmp_path / "site.toml", None)
+    site = replace(pair[1], folder=tmp_path)
+    site._write_owner(owner)
+    assert read_owner(tmp_path / "owner.toml", None) == owner
+    sections = set(re.findall(r"^\[(\w+)\]", TEMPLATE, re.MULTILINE))
+    assert sections == set(said), "a section that is not tried here"

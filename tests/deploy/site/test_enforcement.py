@@ -1,0 +1,407 @@
+"""The site's gate: what the contract does not permit does not leave, nor what is in no ledger."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import tinysites
+import tomli_w
+import torch
+from tinysites import FaultyLink, Places
+
+from fedsight.core.errors import DeployError
+from fedsight.core.types import Sum
+from fedsight.deploy.processes import upkeep
+from fedsight.deploy.server.job import _propose
+from fedsight.deploy.site.enforcement import Asker, Enforcement
+from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.service import SiteService
+from fedsight.deploy.site.trainer import TrainedUpdate
+from fedsight.engines.remote import messages
+from fedsight.governance.entries import LedgerEntry
+from fedsight.governance.ledger import Ledger
+from fedsight.privacy.accounting import spent
+from fedsight.privacy.event import gaussian
+from fedsight.program.program import Program
+
+DATA = {"name": "fashion-mnist-12k"}
+
+
+@pytest.fixture
+def home(tmp_path: Path, site_images: Path) -> Path:
+    folder = tmp_path / "ward"
+    folder.mkdir()
+    write(folder, site_images)
+    return folder
+
+
+def write(folder: Path, images: Path, **contract: Any) -> None:
+    owner = {"data": {"name": "folder", "path": str(images / "north")}, "contract": contract}
+    (folder / "owner.toml").write_text(tomli_w.dumps(owner))
+
+
+def proposed(of: SiteService, program: Program, **changes: Any) -> dict[str, Any]:
+    """The answer to a proposal, when it is done."""
+    fields = {"run": "abc1", "program": program.table(), "fingerprint": program.fingerprint}
+    answer = json.loads(of.answer("propose", json.dumps({**fields, "sites": 3, **changes}), b"")[0])
+    if "ticket" in answer:
+        wait = {"ticket": answer["ticket"], "seconds": 30}
+        answer = json.loads(of.answer("wait", json.dumps(wait), b"")[0])
+    return dict(answer)
+
+
+# Who may ask
+
+
+def test_only_a_job_that_a_named_operator_signed_is_answered(home: Path, site_images: Path) -> None:
+    program = tinysites.program(site_images)
+    write(home, site_images, operators=["anna"])
+    mark = program.fingerprint
+    for asker, why in (
+        (None, "contract.operators: nobody has signed the job"),
+        (Asker(("ben",), mark), "contract.operators: ben may not ask"),
+        (Asker(("anna",), "0" * 64), "contract.operators: anna signed the program 000000000000"),
+        (Asker(("anna",), ""), "contract.operators: anna signed the program without a name"),
+    ):
+        of = SiteService(home, "north", asker)
+        answer = proposed(of, program)
+        of.close()
+        assert answer["error"].startswith(why)
+        assert set(answer) == {"error", "cure"}
+    assert not (home / "ledger.sqlite").exists(), "nothing was even looked at"
+
+
+def test_who_asked_is_in_the_ledger(home: Path, site_images: Path) -> None:
+    program = tinysites.program(site_images)
+    write(home, site_images, operators=["anna"], data_set="wards 1 to 3")
+    of = SiteService(home, "north", Asker(("anna", "ben"), program.fingerprint))
+    declared = proposed(of, program)["declared"]
+    of.close()
+    (entry,) = Ledger(home).entries()
+    assert (entry.kind, entry.run, entry.asked_by) == ("declaration", "abc1", ("anna", "ben"))
+    assert (entry.data_set, entry.program) == ("wards 1 to 3", program.fingerprint)
+    assert entry.bytes == len(json.dumps(declared))
+    text = json.dumps(declared, sort_keys=True, separators=(",", ":"))
+    assert entry.declared == entry.sha256 == hashlib.sha256(text.encode()).hexdigest()
+
+
+def test_a_protection_that_is_missing_is_named_by_its_clause(home: Path, site_images: Path) -> None:
+    program = tinysites.program(site_images)
+    of = SiteService(home, "north")
+    for contract, why in (
+        ({"require": ["secure_aggregation"]}, "contract.require: secure_aggregation is demanded"),
+        ({"epsilon": 3.0}, "contract.epsilon: the program adds no noise at the site"),
+        ({"rounds": 1}, "contract.rounds: it permits 1 rounds, and there are 2"),
+        ({"epsilom": 3.0}, "contract.epsilom: there is no such setting"),
+        ({"sites": 0}, "contract.sites: 0 does not fit"),
+    ):
+        write(home, site_images, **contract)
+        answer = proposed(of, program)
+        assert answer["error"].startswith(why), answer
+    (home / "owner.toml").write_text("[contract]\nsites = ")
+    assert set(proposed(of, program)) == {"error", "cure"}
+    of.close()
+    assert not (home / "ledger.sqlite").exists()
+
+
+# The ledger
+
+
+def alter(home: Path, number: int) -> None:
+    table = sqlite3.connect(home / "ledger.sqlite")
+    table.execute("DROP TRIGGER no_update")
+    change = "UPDATE entries SET body = replace(body, 'a', 'b') WHERE number = ?"
+    table.execute(change, (number,))
+    table.commit()
+    table.close()
+
+
+def test_a_site_whose_ledger_was_altered_declares_nothing(home: Path, site_images: Path) -> None:
+    program = tinysites.program(site_images)
+    written = Ledger(home)
+    for run in ("one", "two", "three"):
+        written.append(LedgerEntry("update", run=run, sha256="a"))
+    alter(home, 2)
+    of = SiteService(home, "north")
+    answer = proposed(of, program)
+    of.close()
+    assert answer["error"] == "the site's ledger was altered: entry 2 does not fit the chain"
+    assert "nothing leaves this site" in answer["cure"]
+    assert set(answer) == {"error", "cure"}
+
+
+def test_every_update_and_figure_has_its_entry_before_it_leaves(
+    places: Places, site_images: Path
+) -> None:
+    program = tinysites.program(site_images)
+    south = places.root / "south"
+    left: list[tuple[str, int]] = []
+
+    def look(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
+        fields = json.loads(text)
+        done = kind in ("train", "measure", "wait") and fields.get("done")
+        if done and "round" in fields:
+            what = "update" if "weight" in fields else "figures"
+            last = Ledger(south).entries()[-1]
+            assert (last.kind, last.round) == (what, fields["round"])
+            left.append((what, last.round))
+        return text, data
+
+    federation, link = places.meet(program)
+    before = len(Ledger(south).entries())
+    tinysites.learn(federation, FaultyLink(link, "south", look))
+    found = Ledger(south).entries()[before:]
+    assert [(one.kind, one.round) for one in found] == left
+    assert left == [("update", 1), ("figures", 1), ("update", 2), ("figures", 2)]
+    assert {one.run for one in found} == {f"run{places._runs}"}
+    logged = [line for line in places.log("south") if line.get("run") == found[0].run]
+    assert [line["bytes"] for line in logged if line["event"] == "update"] == [
+        one.bytes for one in found if one.kind == "update"
+    ]
+
+
+def test_a_round_that_is_trained_again_to_the_same_bits_is_charged_once(
+    places: Places, site_images: Path
+) -> None:
+    program = tinysites.program(site_images)
+    federation, link = places.meet(program, run="again1")
+    tinysites.learn(federation, link)
+    first = [one for one in Ledger(places.root / "south").entries() if one.run == "again1"]
+    federation, link = places.meet(program, places.sit(), run="again1")  # from the beginning
+    tinysites.learn(federation, link)
+    again = [one for one in Ledger(places.root / "south").entries() if one.run == "again1"]
+    assert again == first
+
+
+@pytest.mark.parametrize("fault", ["altered", "unwritable"])
+def test_without_its_ledger_nothing_leaves(places: Places, site_images: Path, fault: str) -> None:
+    program = tinysites.program(site_images, rounds={"quorum": 2})
+    federation, link = places.meet(program)
+    home = places.root / "south"
+    kept = {name: (home / name).read_bytes() for name in ("ledger.sqlite", "ledger.head")}
+    if fault == "altered":
+        alter(home, 1)
+    else:
+        (home / "ledger.sqlite").unlink()
+        (home / "ledger.sqlite").mkdir(mode=0o700)
+
+    def look(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
+        assert not data
+        assert not json.loads(text).keys() & {"weight", "metrics"}
+        return text, data
+
+    diary = tinysites.tiny.Diary()
+    try:
+        tinysites.learn(federation, FaultyLink(link, "south", look), diary)
+    finally:
+        if fault == "unwritable":
+            (home / "ledger.sqlite").rmdir()
+            (home / "ledger.sqlite").touch(0o600)
+        for name, data in kept.items():
+            (home / name).write_bytes(data)
+    why = "entry 1 does not fit" if fault == "altered" else "cannot be read or written"
+    for line in diary.lines:
+        assert line["sites"] == ["north", "west"]
+        assert why in line["rejected"]["south"]
+
+
+def test_figures_leave_only_if_the_contract_says_so(places: Places, site_images: Path) -> None:
+    program = tinysites.program(site_images)
+    before = (places.root / "south" / "owner.toml").read_text()
+    data = {"name": "folder", "path": str(site_images / "south")}
+    places.write_owner("south", {"data": data, "contract": {"figures": False}})
+    try:
+        _, link = places.meet(program)
+        header = {"round": 0, "accepted": 0, "jobs": [[True, 0]]}
+        text, data_ = link.ask("south", "measure", header, b"", 9)
+    finally:
+        (places.root / "south" / "owner.toml").write_text(before)
+    assert not data_
+    assert json.loads(text)["error"] == (
+        "contract.figures: sums over the test images may not leave"
+    )
+
+
+def test_a_round_beyond_the_programs_is_not_trained(places: Places, site_images: Path) -> None:
+    _, link = places.meet(tinysites.program(site_images))
+    for round in (0, 3, 10**6):
+        header = {"round": round, "attempt": 0, "sites": 3}
+        text, _ = link.ask("south", "train", header, b"", 9)
+        assert json.loads(text)["error"] == f"the program has 2 rounds, and no round {round}"
+
+
+def test_a_refusal_reaches_the_coordinator_with_its_clause(
+    places: Places, site_images: Path
+) -> None:
+    before = (places.root / "west" / "owner.toml").read_text()
+    data = {"name": "folder", "path": str(site_images / "west")}
+    places.write_owner("west", {"data": data, "contract": {"require": ["secure_aggregation"]}})
+    try:
+        found, absent = _propose(tinysites.program(site_images), "asks1", places.sit(), {})
+    finally:
+        (places.root / "west" / "owner.toml").write_text(before)
+    assert set(found) == {"north", "south"}
+    assert absent["west"].startswith("site 'west': contract.require: secure_aggregation")
+
+
+# Epsilon for the life of a data set
+
+NOISE = {"kind": "gaussian", "noise": 4.0, "neighbours": "add_remove"}
+
+
+def noised(privacy: str, **sections: Any) -> Program:
+    """A program with noise by this mechanism, of 20 rounds."""
+    rounds = {"rounds": 20, "weighting": "uniform", **sections.pop("rounds", {})}
+    return tiny.program(
+        privacy={"name": privacy, "noise_multiplier": 4.0}, rounds=rounds, **sections
+    )
+
+
+def at_the_gate(home: Path, run: str, privacy: str = "local", **contract: Any) -> Enforcement:
+    """A gate behind which a run with noise has been agreed upon."""
+    (home / "owner.toml").write_text(tomli_w.dumps({"data": DATA, "contract": contract}))
+    program = noised(privacy)
+    gate = Enforcement(home, Asker())
+    gate.join(program, gate.admit(program, 3), run)
+    return gate
+
+
+def release(gate: Enforcement, round: int, value: float, **changes: Any) -> None:
+    """An update that is to leave."""
+    payload = {"delta": torch.full((3,), value)}
+    found = TrainedUpdate(payload, 7, {"train_loss": Sum(1.0, 7)}, **{"event": NOISE, **changes})
+    gate.update(round, found, messages.pack(payload), 0.1)
+
+
+def test_epsilon_is_spent_over_runs_and_jobs_and_then_nothing_leaves(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    rounds = 0
+    for run in ("one", "two", "three", "four"):
+        with contextlib.suppress(DeployError):
+            gate = at_the_gate(tmp_path, run, epsilon=3.4)
+            for round in (1, 2, 3):
+                release(gate, round, float(rounds))
+                rounds += 1
+    assert rounds == 10, "as the table of known answers has it: ten cost 3.341"
+    with pytest.raises(DeployError, match=r"contract\.epsilon: with this .* 3\.4 is permitted"):
+        release(gate, 9, 9.0)
+    with pytest.raises(DeployError, match=r"contract\.epsilon: 3 is permitted and 3\.34"):
+        at_the_gate(tmp_path, "five", epsilon=3.0)
+    logged = [line for line in SiteLog(tmp_path).read() if line["event"] == "update"]
+    assert len(logged) == 10
+    assert logged[0]["protections"] == ["local_dp"]
+    release(at_the_gate(tmp_path, "six", epsilon=3.4, data_set="others"), 1, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("privacy", "sections", "why"),
+    [
+        ("local", {"rounds": {"weighting": "samples"}}, "an update's weight would tell"),
+        ("distributed", {}, "each site adds only a part of the noise"),
+        ("distributed", {"secure": {"name": "quantised"}}, "each site adds only a part"),
+    ],
+)
+def test_a_program_whose_epsilon_would_not_hold_is_refused_here_too(
+    tmp_path: Path, privacy: str, sections: dict[str, Any], why: str
+) -> None:
+    """Whatever the coordinator's own check said."""
+    (tmp_path / "owner.toml").write_text(tomli_w.dumps({"data": DATA}))
+    with pytest.raises(DeployError, match=f"the program is unsound: under privacy '.*': {why}"):
+        Enforcement(tmp_path, Asker()).admit(noised(privacy, **sections), 3)
+
+
+def test_an_update_whose_noise_nobody_accounts_for_does_not_leave(tmp_path: Path) -> None:
+    gate = at_the_gate(tmp_path, "one", epsilon=3.0)
+    with pytest.raises(DeployError, match=r"contract\.epsilon: the update would leave without"):
+        release(gate, 1, 1.0, event=None)
+    assert Ledger(tmp_path).entries() == []
+
+
+def test_noise_that_the_coordinator_promises_is_noted_as_promised(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    with pytest.raises(DeployError, match="noise that the coordinator promises"):
+        at_the_gate(tmp_path, "one", "central", epsilon=3.0)
+    trusting = {"epsilon": 3.0, "trust_coordinator_noise": True}
+    release(at_the_gate(tmp_path, "one", "central", **trusting), 1, 1.0)
+    (entry,) = Ledger(tmp_path).entries()
+    assert (entry.enforced, entry.protections) == (False, ("client_dp",))
+    with pytest.raises(DeployError, match=r"3 is permitted and inf is spent"):
+        at_the_gate(tmp_path, "two", epsilon=3.0)
+
+
+def test_the_noise_of_real_sites_is_charged_until_it_is_spent(
+    places: Places, site_images: Path
+) -> None:
+    pytest.importorskip("dp_accounting")
+    program = tinysites.program(
+        site_images,
+        privacy={"name": "local", "noise_multiplier": 8.0},
+        rounds={"weighting": "uniform"},
+    )
+    home = places.root / "south"
+    before = (home / "owner.toml").read_text()
+    data = {"name": "folder", "path": str(site_images / "south")}
+    event = gaussian(8.0, "replace_one")
+    limit = spent([(event, 3)], 1e-5) + 0.01
+    contract = {"epsilon": limit, "figures": True, "data_set": "noised"}
+    diaries = []
+    try:
+        places.write_owner("south", {"data": data, "contract": contract})
+        for run in ("noised1", "noised2"):
+            quorum = replace(program, rounds=program.rounds.model_copy(update={"quorum": 2}))
+            federation, link = places.meet(quorum, places.sit(), run=run)
+            diaries.append(tinysites.tiny.Diary())
+            tinysites.learn(federation, link, diaries[-1])
+    finally:
+        (home / "owner.toml").write_text(before)
+    found = [one for one in Ledger(home).entries() if one.data_set == "noised"]
+    updates = [one for one in found if one.kind == "update"]
+    assert [(one.run, one.round) for one in updates] == [
+        *(("noised1", 1), ("noised1", 2), ("noised2", 1)),
+    ]
+    assert all(one.event == event.table() and one.enforced for one in updates)
+    assert all(one.protections == ("local_dp",) for one in updates)
+    took_part = [line["sites"] for diary in diaries for line in diary.lines]
+    assert ["south" in sites for sites in took_part] == [True, True, True, False]
+    why = diaries[1].lines[1]["rejected"]["south"]
+    assert "contract.epsilon: with this the updates would cost epsilon" in why
+
+
+# Keys and jobs' remains
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_key_that_others_may_read_is_refused_with_its_mode(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "startup").mkdir()
+    key = tmp_path / "startup" / "client.key"
+    key.touch(0o600)
+    upkeep.refuse_readable_keys(tmp_path, tmp_path / "none")
+    key.chmod(mode)
+    with pytest.raises(DeployError, match=rf"client\.key has the mode {mode:04o}") as caught:
+        upkeep.refuse_readable_keys(tmp_path)
+    assert "chmod 600 client.key" in caught.value.cure
+
+
+def test_only_what_old_jobs_left_is_cleared(tmp_path: Path, monkeypatch: Any) -> None:
+    old, new = "0b2f8a7e-1111-4222-8333-0123456789ab", "1b2f8a7e-1111-4222-8333-0123456789ab"
+    for name in (old, "startup", "local", "transfer"):
+        (tmp_path / name).mkdir()
+    (tmp_path / old / "log.txt").touch()
+    upkeep.clear_jobs(tmp_path)
+    assert (tmp_path / old).exists()
+    now = upkeep.time.time()
+    monkeypatch.setattr(upkeep.time, "time", lambda: now + upkeep.KEPT + 60)
+    (tmp_path / new).mkdir()
+    os.utime(tmp_path / new, (now + upkeep.KEPT, now + upkeep.KEPT))
+    upkeep.clear_jobs(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {new, "startup", "local", "transfer"}

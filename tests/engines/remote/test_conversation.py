@@ -1,0 +1,285 @@
+"""A conversation with one site: asked again while the line is broken, never for ever."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from tinysites import Clock
+
+from fedsight.core.errors import SiteError
+from fedsight.engines.remote import conversation, messages
+from fedsight.engines.remote.conversation import Silent, Talk, converse, reason
+
+
+@dataclass
+class Script:
+    """A line that answers as a function says."""
+
+    reply: Callable[[str, Mapping[str, Any], bytes], tuple[Any, Any]]
+    asked: list[tuple[str, dict[str, Any], bytes]] = field(default_factory=list)
+    sites: tuple[str, ...] = ("ward",)
+
+    def ask(
+        self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
+    ) -> tuple[Any, Any]:
+        assert site == "ward"
+        assert timeout > 0
+        self.asked.append((kind, dict(header), bytes(body)))
+        return self.reply(kind, header, body)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock().rule(monkeypatch)
+
+
+def fields(**values: Any) -> tuple[str, bytes]:
+    return json.dumps(values), b""
+
+
+def test_an_answer_is_its_fields_and_bytes(clock: Clock) -> None:
+    line = Script(lambda *_: ('{"a": 1}', memoryview(b"xy")))
+    assert Talk(line, "ward", 9).ask("hold", {"round": 3}, b"z") == ({"a": 1}, b"xy")
+    assert line.asked == [("hold", {"round": 3}, b"z")]
+
+
+def test_a_question_is_asked_again_until_the_line_is_whole(clock: Clock) -> None:
+    def reply(*_: Any) -> tuple[str, bytes]:
+        if len(line.asked) < 5:
+            raise ConnectionError
+        return fields(a=1)
+
+    line = Script(reply)
+    assert Talk(line, "ward", 99).ask("hold", {}) == ({"a": 1}, b"")
+    assert len(line.asked) == 5
+
+
+def broken(*_: Any) -> Any:
+    raise ConnectionError
+
+
+def test_a_site_that_never_answers_is_given_up_before_the_deadline(clock: Clock) -> None:
+    line = Script(broken)
+    with pytest.raises(Silent, match="site 'ward' does not answer any more"):
+        Talk(line, "ward", 1e6).ask("hold", {})
+    assert conversation.SILENCE <= clock.monotonic() < conversation.SILENCE + 2
+
+
+def test_a_vectors_piece_may_take_longer(clock: Clock) -> None:
+    with pytest.raises(Silent):
+        Talk(Script(broken), "ward", 1e6).send("vector", messages.pack({"a": torch.ones(2)}))
+    assert conversation.SLOW <= clock.monotonic() < conversation.SLOW + 2
+
+
+def test_the_deadline_is_named(clock: Clock) -> None:
+    with pytest.raises(SiteError, match=r"^site 'ward' did not answer within rounds\.deadline"):
+        Talk(Script(broken), "ward", 10).ask("hold", {})
+    assert clock.monotonic() <= 10
+
+
+def test_a_site_that_is_never_done_meets_the_deadline(clock: Clock) -> None:
+    def reply(kind: str, header: Mapping[str, Any], body: bytes) -> tuple[str, bytes]:
+        clock.sleep(conversation.NAP)
+        return fields(ticket=1, done=False)
+
+    with pytest.raises(SiteError, match=r"rounds\.deadline"):
+        Talk(Script(reply), "ward", 60).finish("train", {})
+
+
+def test_an_answer_that_trickles_in_does_not_outlast_the_deadline(clock: Clock) -> None:
+    """A line goes by its own clock: FLARE's begins anew with every byte."""
+    hangs = threading.Event()
+
+    def reply(*_: Any) -> tuple[str, bytes]:
+        clock.sleep(10)
+        hangs.wait(60)
+        return fields()
+
+    line = Script(reply)
+    try:
+        with pytest.raises(SiteError, match=r"^site 'ward' did not answer within rounds\.deadline"):
+            Talk(line, "ward", 9).ask("train", {})
+    finally:
+        hangs.set()
+    assert len(line.asked) == 1
+
+
+@pytest.mark.parametrize(
+    ("takes", "pause"), [(0.0, conversation.BREATH), (conversation.NAP, conversation.NAP)]
+)
+def test_a_site_that_is_not_done_is_asked_again_without_haste(
+    clock: Clock, takes: float, pause: float
+) -> None:
+    """And one that takes its time to say so is asked again at once."""
+    when: list[float] = []
+
+    def reply(*_: Any) -> tuple[str, bytes]:
+        when.append(clock.monotonic())
+        assert len(when) < 100
+        clock.sleep(takes)
+        return fields(ticket=1, done=False)
+
+    with pytest.raises(SiteError, match=r"rounds\.deadline"):
+        Talk(Script(reply), "ward", 20).finish("train", {})
+    assert when == [pause * number for number in range(int(20 / pause))]
+
+
+def test_sites_that_hang_do_not_hold_the_others_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "OVERDUE", 0.2)
+    monkeypatch.setattr(messages, "PIECE", 8)
+    monkeypatch.setattr(messages, "IN_FLIGHT", 24)
+    hangs, begun = threading.Event(), threading.Semaphore(0)
+    done = {site: threading.Event() for site in ("a", "b", "c", "d")}
+
+    class Line(Script):
+        def ask(self, site: str, *_: Any) -> tuple[Any, Any]:
+            if site not in done:
+                begun.release()
+                hangs.wait(120)
+                return fields(error="it hung")
+            return fields()
+
+    def one(with_site: Talk) -> None:
+        if with_site.site in done:
+            for _ in range(3):  # those that hang have used up the room
+                begun.acquire(timeout=60)
+            begun.release(3)
+        with_site.send("vector", memoryview(bytes(16)))
+        done[with_site.site].set()
+
+    line, budget = Line(lambda *_: fields()), messages.Budget()
+    end = time.monotonic() + 120
+    talks = [Talk(line, site, end, budget=budget) for site in ("x", "y", "z", *done)]
+    failed: dict[str, SiteError | Silent] = {}
+    talking = threading.Thread(target=lambda: failed.update(converse(talks, one)))
+    talking.start()
+    try:
+        assert all(event.wait(30) for event in done.values())
+    finally:
+        hangs.set()
+        talking.join()
+    assert failed.keys() == {"x", "y", "z"}
+
+
+def test_a_site_whose_turn_does_not_come_is_not_blamed(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    budget, full, over = messages.Budget(), threading.Event(), threading.Event()
+    monkeypatch.setattr(messages, "OVERDUE", 1e6)
+
+    def hold() -> None:
+        with budget.take(messages.IN_FLIGHT):
+            full.set()
+            over.wait(30)
+
+    holding = threading.Thread(target=hold)
+    holding.start()
+    full.wait(30)
+    line = Script(lambda *_: fields())
+    why = r"^the turn of site 'ward' did not come within rounds\.deadline: the vectors of other"
+    try:
+        with pytest.raises(SiteError, match=why):
+            Talk(line, "ward", 0.05, budget=budget).send("vector", memoryview(bytes(8)))
+        with pytest.raises(SiteError, match=why):
+            list(Talk(line, "ward", 0.05, budget=budget).fetch(1, 8))
+    finally:
+        over.set()
+        holding.join()
+    assert line.asked == []
+
+
+def test_a_site_that_has_left_is_not_waited_for() -> None:
+    hangs = threading.Event()
+    line = Script(lambda *_: (hangs.wait(60), fields())[1])
+    try:
+        with pytest.raises(Silent, match="site 'ward' has left"):
+            Talk(line, "ward", 1e9, lambda site: site == "ward").ask("hold", {})
+    finally:
+        hangs.set()
+
+
+def test_what_goes_wrong_on_the_line_itself_is_not_swallowed(clock: Clock) -> None:
+    def reply(*_: Any) -> tuple[str, bytes]:
+        raise ZeroDivisionError("a mistake")
+
+    with pytest.raises(ZeroDivisionError):
+        Talk(Script(reply), "ward", 9).ask("hold", {})
+
+
+def test_an_error_is_told_in_the_sites_words_but_not_too_many(clock: Clock) -> None:
+    line = Script(lambda *_: fields(error="no room " * 1000, cure={"a": 1}))
+    with pytest.raises(SiteError, match=r"^site 'ward': no room no") as caught:
+        Talk(line, "ward", 9).ask("hold", {})
+    assert len(caught.value.cause) < 600
+    assert caught.value.cure == "{'a': 1}"
+
+
+@pytest.mark.parametrize("text", [None, 7, b"{}", "", "[]", '{"a": 1', {"a": 1}])
+def test_garbage_is_refused(clock: Clock, text: Any) -> None:
+    with pytest.raises(SiteError, match="site 'ward' sent a message"):
+        Talk(Script(lambda *_: (text, b"")), "ward", 9).ask("hold", {})
+
+
+@pytest.mark.parametrize("data", [None, "text", 7, [1, 2], {"a": 1}])
+def test_a_body_that_is_no_bytes_is_refused(clock: Clock, data: Any) -> None:
+    with pytest.raises(SiteError, match="site 'ward' sent no bytes"):
+        Talk(Script(lambda *_: ("{}", data)), "ward", 9).ask("hold", {})
+
+
+@pytest.mark.parametrize("ticket", [None, -1, 1.5, True, "1", 2**41])
+def test_a_ticket_that_is_none_is_refused(clock: Clock, ticket: Any) -> None:
+    with pytest.raises(SiteError, match="site 'ward' sent ticket"):
+        Talk(Script(lambda *_: fields(ticket=ticket)), "ward", 9).finish("train", {})
+
+
+@pytest.mark.parametrize("done", [None, "yes", 1, 0, [], {}])
+def test_a_site_that_does_not_say_whether_it_is_done_is_refused(clock: Clock, done: Any) -> None:
+    line = Script(lambda kind, *_: fields(ticket=1, done=done))
+    with pytest.raises(SiteError, match="site 'ward' does not say whether it is done"):
+        Talk(line, "ward", 9).finish("train", {})
+
+
+def test_conversations_end_each_in_its_own_way(clock: Clock) -> None:
+    errors = {"a": SiteError("no", "yes"), "b": Silent("gone")}
+    both = threading.Barrier(3)  # met only if all of them are held at once
+
+    def one(with_site: Talk) -> None:
+        both.wait(60)
+        if with_site.site in errors:
+            raise errors[with_site.site]
+
+    line = Script(lambda *_: fields())
+    failed = converse([Talk(line, site, 9) for site in "abc"], one)
+    assert failed == errors
+    assert {site: reason(error) for site, error in failed.items()} == {"a": "no", "b": "gone"}
+    assert converse([], one) == {}
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "PIECE", 8)
+
+
+def test_a_vector_travels_in_pieces(clock: Clock, small_pieces: None) -> None:
+    data = bytes(range(20))
+    line = Script(lambda kind, header, body: fields())
+    Talk(line, "ward", 9).send("vector", memoryview(data))
+    assert [header["start"] for _, header, _ in line.asked] == [0, 8, 16]
+    assert b"".join(body for *_, body in line.asked) == data
+    line = Script(lambda kind, header, body: ("{}", data[header["start"] : header["stop"]]))
+    assert b"".join(Talk(line, "ward", 9).fetch(3, 20)) == data
+    assert all(header["ticket"] == 3 for _, header, _ in line.asked)
+
+
+@pytest.mark.parametrize("more", [-1, 1, 100, -8])
+def test_a_piece_of_another_length_is_refused(clock: Clock, small_pieces: None, more: int) -> None:
+    line = Script(lambda kind, header, body: ("{}", bytes(8 + more)))
+    with pytest.raises(SiteError, match=r"site 'ward' sent [\d,]+ bytes where 8 were due"):
+        list(Talk(line, "ward", 9).fetch(1, 16))

@@ -1,0 +1,462 @@
+"""The site's ledger: every change is noticed, nothing is charged twice, a crash loses nothing."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fedsight.core.errors import DeployError, FedSightError, StoreError
+from fedsight.core.files import write_atomically
+from fedsight.governance import entries, ledger_file
+from fedsight.governance.entries import GENESIS, LedgerEntry, canonical, chained
+from fedsight.governance.ledger import Ledger, Limit
+from fedsight.governance.ledger_file import Altered
+from fedsight.privacy.accounting import spent
+from fedsight.privacy.event import gaussian, poisson
+
+NOISE = {"kind": "gaussian", "noise": 2.0, "neighbours": "add_remove"}
+
+
+def steps(events: list[tuple[Mapping[str, Any], int]], delta: float) -> float:
+    """An accountant that adds up: each event costs one over its noise."""
+    return sum(count / float(event["noise"]) for event, count in events)
+
+
+def update(round: int, **changes: Any) -> LedgerEntry:
+    facts: dict[str, Any] = {
+        **{"kind": "update", "run": "run1", "program": "f" * 64, "round": round},
+        **{"bytes": 4000, "sha256": f"{round:064x}", "data_set": "images"},
+    }
+    return LedgerEntry(**{**facts, **changes})
+
+
+def noisy(round: int, **changes: Any) -> LedgerEntry:
+    return update(round, **{"event": NOISE, "enforced": True, **changes})
+
+
+def written(home: Path, count: int) -> Ledger:
+    home.mkdir(exist_ok=True)
+    ledger = Ledger(home, steps)
+    for round in range(1, count + 1):
+        ledger.append(noisy(round))
+    return ledger
+
+
+def rewrite(home: Path, *commands: tuple[str, tuple[Any, ...]]) -> None:
+    """Change the table behind the ledger's back, without its triggers."""
+    table = sqlite3.connect(home / "ledger.sqlite")
+    for name in ("no_update", "no_delete", "at_the_end"):
+        table.execute(f"DROP TRIGGER {name}")
+    for command, values in commands:
+        table.execute(command, values)
+    table.commit()
+    table.close()
+
+
+def body(home: Path, number: int) -> str:
+    table = sqlite3.connect(home / "ledger.sqlite")
+    ((text,),) = table.execute("SELECT body FROM entries WHERE number = ?", (number,))
+    table.close()
+    return str(text)
+
+
+# What it keeps
+
+
+def test_entries_come_back_as_they_were_written(tmp_path: Path) -> None:
+    ledger = written(tmp_path, 3)
+    assert ledger.append(update(4, kind="figures", asked_by=("anna",), protections=("x", "y")))
+    found = Ledger(tmp_path, steps).entries()
+    assert [one.number for one in found] == [1, 2, 3, 4]
+    assert found == ledger.entries()
+    assert found[0].event == NOISE
+    assert (found[3].asked_by, found[3].protections) == (("anna",), ("x", "y"))
+    assert all(one.moment.utcoffset() == timedelta(0) for one in found)
+
+
+def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        written(tmp_path, 1)
+    finally:
+        os.umask(before)
+    for name in ("ledger.sqlite", "ledger.head"):
+        assert (tmp_path / name).stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.parametrize("name", ["ledger.sqlite", "ledger.head"])
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
+def test_one_that_others_may_read_is_refused_with_its_mode(
+    tmp_path: Path, name: str, mode: int
+) -> None:
+    ledger = written(tmp_path, 1)
+    (tmp_path / name).chmod(mode)
+    for use in (lambda: Ledger(tmp_path), lambda: ledger.append(noisy(2))):
+        with pytest.raises(DeployError, match=rf"{name} has the mode {mode:04o}"):
+            use()
+
+
+def test_the_table_refuses_to_be_changed(tmp_path: Path) -> None:
+    written(tmp_path, 2)
+    table = sqlite3.connect(tmp_path / "ledger.sqlite")
+    for command in (
+        "UPDATE entries SET body = '{}' WHERE number = 1",
+        "DELETE FROM entries WHERE number = 2",
+        "INSERT INTO entries VALUES (7, '{}', 'x')",
+        "INSERT OR REPLACE INTO entries VALUES (2, '{}', 'x')",
+    ):
+        with pytest.raises(sqlite3.IntegrityError, match="the ledger only grows"):
+            table.execute(command)
+    table.close()
+
+
+def test_an_answer_that_is_given_again_is_not_charged_again(tmp_path: Path) -> None:
+    ledger = written(tmp_path, 2)
+    again = ledger.append(noisy(2))
+    assert again.number == 2
+    assert Ledger(tmp_path, steps).append(noisy(2)).number == 2
+    assert ledger.spent("images", 1e-5) == 1.0
+    other = ledger.append(noisy(2, sha256="0" * 64))  # the round anew, with other noise
+    assert other.number == 3
+    assert ledger.append(noisy(2, run="run2")).number == 4
+    assert ledger.spent("images", 1e-5) == 2.0
+
+
+# What it costs
+
+
+def test_costs_add_up_over_runs_and_processes_for_each_data_set(tmp_path: Path) -> None:
+    ledger = written(tmp_path, 3)
+    ledger.append(noisy(1, run="run2", times=10))
+    ledger.append(noisy(1, run="run3", data_set="others"))
+    again = Ledger(tmp_path, steps)
+    assert again.spent("images", 1e-5) == ledger.spent("images", 1e-5) == 6.5
+    assert again.spent("others", 1e-5) == 0.5
+    assert again.spent("new", 1e-5) == 0.0
+    assert again.would_spend(noisy(4, times=3), 1e-5) == 8.0
+    assert again.spent("images", 1e-5) == 6.5
+
+
+def test_an_update_without_noise_has_no_finite_cost(tmp_path: Path) -> None:
+    ledger = written(tmp_path, 1)
+    ledger.append(update(0, kind="declaration"))
+    ledger.append(update(1, kind="figures"))
+    assert ledger.spent("images", 1e-5) == 0.5, "only updates are of training images"
+    ledger.append(update(2))
+    assert ledger.spent("images", 1e-5) == math.inf
+    with pytest.raises(DeployError, match=r"contract\.epsilon: an update of these images left"):
+        ledger.append(noisy(3), Limit(100.0, 1e-5, trusted=True))
+
+
+def test_noise_that_is_only_promised_counts_only_if_it_is_trusted(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, steps)
+    ledger.append(noisy(1, enforced=False))
+    assert ledger.spent("images", 1e-5) == math.inf
+    assert ledger.spent("images", 1e-5, trusted=True) == 0.5
+
+
+def test_noise_that_is_only_promised_is_fresh_each_time_and_costs_each_time(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path, steps)
+    for _ in range(2):
+        ledger.append(noisy(1, enforced=False))
+    assert ledger.spent("images", 1e-5, trusted=True) == 1.0
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [{"event": {**NOISE, "noise": 2000.0}}, {"data_set": "others"}, {"enforced": False}],
+    ids=["cheaper", "other images", "promised"],
+)
+def test_an_entry_that_says_something_else_of_the_same_bytes_does_not_stand_for_them(
+    tmp_path: Path, forged: dict[str, Any]
+) -> None:
+    ledger = Ledger(tmp_path, steps)
+    ledger.append(noisy(1, **forged))
+    assert ledger.append(noisy(1)).number == 2
+
+
+def test_nothing_is_written_that_would_cost_more_than_is_permitted(tmp_path: Path) -> None:
+    ledger, limit = Ledger(tmp_path, steps), Limit(1.2, 1e-5, trusted=False)
+    for round in (1, 2):
+        ledger.append(noisy(round), limit)
+    with pytest.raises(DeployError) as caught:
+        ledger.append(noisy(3), limit)
+    assert "epsilon 1.5 at delta 1e-05, and 1.2 is permitted (1 is spent)" in caught.value.cause
+    assert "contract.epsilon" in caught.value.cause
+    with pytest.raises(DeployError, match="the update would leave without noise"):
+        ledger.append(update(3), limit)
+    assert len(Ledger(tmp_path).entries()) == 2
+    assert ledger.append(noisy(2), limit).number == 2, "what has left may be given again"
+
+
+def test_two_jobs_cannot_spend_the_same_epsilon(tmp_path: Path) -> None:
+    limit = Limit(1.2, 1e-5, trusted=False)
+    one, other = Ledger(tmp_path, steps), Ledger(tmp_path, steps)
+    one.append(noisy(1), limit)
+    other.append(noisy(1, run="run2"), limit)
+    with pytest.raises(DeployError, match="is permitted"):
+        one.append(noisy(2), limit)
+
+
+def test_epsilon_is_the_accountants_over_runs_and_restarts(tmp_path: Path) -> None:
+    pytest.importorskip("dp_accounting")
+    event = gaussian(4.0).table()
+    for run in ("one", "two"):
+        ledger = Ledger(tmp_path)
+        for round in range(1, 6):
+            ledger.append(noisy(round, run=run, event=event))
+    assert Ledger(tmp_path).spent("images", 1e-5) == pytest.approx(3.341409, abs=1e-3)
+    one = Limit(3.341409 + 1e-3, 1e-5, trusted=False)
+    with pytest.raises(DeployError, match=r"3\.34241 is permitted"):
+        ledger.append(noisy(6, run="two", event=event), one)
+    ledger.append(noisy(6, run="two", event=poisson(1.0, 0.01).table(), times=100))
+    mixed = [(gaussian(4.0), 10), (poisson(1.0, 0.01), 100)]
+    assert Ledger(tmp_path).spent("images", 1e-5) == pytest.approx(spent(mixed, 1e-5), abs=2e-3)
+
+
+@pytest.mark.parametrize("event", [{}, {"kind": "gaussian"}, {**NOISE, "noise": -1.0}])
+def test_an_event_that_is_none_is_refused(tmp_path: Path, event: Mapping[str, Any]) -> None:
+    ledger = Ledger(tmp_path)
+    with pytest.raises(FedSightError):
+        ledger.append(noisy(1, event=event), Limit(9.0, 1e-5, trusted=False))
+    assert Ledger(tmp_path).entries() == []
+
+
+# Clocks
+
+
+def at(monkeypatch: pytest.MonkeyPatch, moment: datetime) -> None:
+    monkeypatch.setattr(entries, "now", lambda: moment)
+
+
+def test_a_clock_that_goes_back_stops_the_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon = datetime(2030, 5, 1, 12, tzinfo=UTC)
+    at(monkeypatch, noon)
+    ledger = written(tmp_path, 1)
+    at(monkeypatch, noon - timedelta(minutes=4))
+    ledger.append(noisy(2))
+    at(monkeypatch, noon - timedelta(minutes=10))
+    with pytest.raises(StoreError, match="clock says 2030-05-01 11:50 UTC, but entry 2") as caught:
+        ledger.append(noisy(3))
+    assert "--clock" in caught.value.cure
+    assert Ledger(tmp_path, steps).append(LedgerEntry("clock")).number == 3
+    assert ledger.append(noisy(3)).number == 4
+    assert ledger.spent("images", 1e-5) == 1.5
+
+
+# Attacks
+
+
+def attack(number: int, *commands: tuple[str, tuple[Any, ...]]) -> Any:
+    return number, lambda home: rewrite(home, *commands)
+
+
+def edit_a_byte(home: Path) -> None:
+    path = home / "ledger.sqlite"
+    data = path.read_bytes()
+    where = data.index(b'"round":3')
+    path.write_bytes(data[:where] + b'"round":9' + data[where + 9 :])
+
+
+def swap(home: Path) -> None:
+    change = "UPDATE entries SET number = ? WHERE number = ?"
+    rewrite(home, (change, (99, 2)), (change, (2, 3)), (change, (3, 99)))
+
+
+def forge(home: Path) -> None:
+    """Entry 3 made cheaper, and all hashes after it made to fit."""
+    texts = [body(home, number) for number in range(1, 6)]
+    texts[2] = texts[2].replace('"noise":2.0', '"noise":9.0')
+    previous, commands = GENESIS, []
+    for number, text in enumerate(texts, 1):
+        previous = chained(previous, text)
+        values = (text, previous, number)
+        commands.append(("UPDATE entries SET body = ?, hash = ? WHERE number = ?", values))
+    rewrite(home, *commands)
+
+
+def append_two(home: Path) -> None:
+    head = json.loads((home / "ledger.head").read_text())
+    written(home, 7)
+    (home / "ledger.head").write_text(json.dumps(head))
+
+
+ATTACKS: dict[str, tuple[int, Callable[[Path], None]]] = {
+    "edit a byte": (3, edit_a_byte),
+    "swap two": (2, swap),
+    "delete the last": attack(5, ("DELETE FROM entries WHERE number = 5", ())),
+    "delete the first": attack(1, ("DELETE FROM entries WHERE number = 1", ())),
+    "delete all": attack(1, ("DELETE FROM entries", ())),
+    "delete the ledger": (1, lambda home: (home / "ledger.sqlite").unlink()),
+    "delete the head": (1, lambda home: (home / "ledger.head").unlink()),
+    "garble the head": (1, lambda home: (home / "ledger.head").write_text("[5")),
+    "empty the head": (1, lambda home: (home / "ledger.head").write_text("")),
+    "forge all from one on": (5, forge),
+    "append": (7, append_two),
+    "no text": attack(2, ("UPDATE entries SET body = '' WHERE number = 2", ())),
+}
+
+
+@pytest.mark.parametrize(("number", "change"), ATTACKS.values(), ids=ATTACKS.keys())
+def test_an_altered_ledger_is_refused_at_the_entry(
+    tmp_path: Path, number: int, change: Callable[[Path], None]
+) -> None:
+    ledger = written(tmp_path, 5)
+    change(tmp_path)
+    with pytest.raises(Altered, match=f"was altered: entry {number} ") as caught:
+        Ledger(tmp_path, steps)
+    assert caught.value.number == number
+    with pytest.raises(Altered):  # a process that was at work then notices, too
+        ledger.append(noisy(6))
+    assert "/" not in f"{caught.value.cause}{caught.value.cure}", "it may leave the site"
+
+
+def test_an_older_copy_that_is_put_back_is_noticed_by_the_head(tmp_path: Path) -> None:
+    home, copy = tmp_path / "home", tmp_path / "copy"
+    written(home, 3)
+    shutil.copytree(home, copy)
+    ledger = written(home, 5)
+    shutil.copy(copy / "ledger.sqlite", home / "ledger.sqlite")
+    with pytest.raises(Altered, match="entry 4 is missing: there were 5"):
+        Ledger(home, steps)
+    # Both together are not noticed by a new process: that takes a note of the head elsewhere ...
+    shutil.copy(copy / "ledger.head", home / "ledger.head")
+    assert Ledger(home, steps).head != ledger.head
+    with pytest.raises(Altered, match="entry 4 is missing"):  # ... or one that has seen more
+        ledger.append(noisy(6))
+
+
+def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, 1)
+    (tmp_path / "ledger.sqlite").write_bytes(b"no database" * 100)
+    with pytest.raises(StoreError, match="ledger cannot be read or written") as caught:
+        Ledger(tmp_path)
+    assert "nothing leaves it" in caught.value.cure
+
+
+def test_a_ledger_that_cannot_be_written_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = written(tmp_path, 1)
+
+    def full(*_: Any) -> None:
+        raise StoreError("the disk is full", "")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger_file, "write_atomically", full)
+        with pytest.raises(StoreError, match="full"):
+            ledger.append(noisy(2))
+    assert ledger_file.write_atomically is write_atomically
+    assert ledger.append(noisy(3)).number == 3, "what was not sent is charged all the same"
+    (tmp_path / "ledger.sqlite").rename(tmp_path / "kept")
+    (tmp_path / "ledger.sqlite").mkdir(mode=0o700)
+    with pytest.raises(StoreError, match="cannot be read or written"):
+        ledger.append(noisy(4))
+
+
+entry_values = st.builds(
+    LedgerEntry,
+    kind=st.sampled_from(["update", "figures", "declaration"]),
+    run=st.text(max_size=5),
+    round=st.integers(0, 10**9),
+    sha256=st.text(max_size=5),
+    asked_by=st.lists(st.text(max_size=3), max_size=2).map(tuple),
+    event=st.none() | st.dictionaries(st.text(max_size=3), st.floats(0, 9), max_size=2),
+    enforced=st.booleans(),
+)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(st.lists(entry_values, max_size=6), st.data())
+def test_any_entries_are_kept_and_any_change_is_noticed(
+    tmp_path_factory: pytest.TempPathFactory, values: list[LedgerEntry], data: st.DataObject
+) -> None:
+    home = tmp_path_factory.mktemp("ledger")
+    ledger = Ledger(home, steps)
+    for value in values:
+        ledger.append(value)
+    found = Ledger(home, steps).entries()
+
+    def said(entry: LedgerEntry) -> str:
+        facts = entry.times, entry.enforced, entry.data_set
+        return repr((entry.mark, canonical(entry.event), *facts))
+
+    assert {said(entry) for entry in found} == {said(value) for value in values}
+    assert len(found) <= len(values)
+    if not found:
+        return
+    number = data.draw(st.integers(1, len(found)))
+    text = body(home, number)
+    place = data.draw(st.integers(0, len(text) - 1))
+    other = chr((ord(text[place]) + data.draw(st.integers(1, 90))) % 128)
+    changed = text[:place] + other + text[place + 1 :]
+    rewrite(home, ("UPDATE entries SET body = ? WHERE number = ?", (changed, number)))
+    with pytest.raises(Altered) as caught:
+        Ledger(home, steps)
+    assert caught.value.number == number
+
+
+# Real processes
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from fedsight.privacy.entries import Entry
+from fedsight.privacy.ledger import Ledger
+home, run, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+ledger = Ledger(home)
+for round in range(1, count + 1):
+    entry = ledger.append(Entry("update", run=run, round=round, sha256=f"{run}{round}"))
+    print(entry.number, flush=True)  # from here on it may leave
+"""
+
+
+def writer(home: Path, run: str, count: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", WRITER, str(home), run, str(count)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE)
+
+
+def test_what_was_said_to_be_written_is_there_after_kill_9(tmp_path: Path) -> None:
+    draw, said = random.Random(5), 0
+    for attempt in range(8):
+        process = writer(tmp_path, f"run{attempt}", 10**6)
+        assert process.stdout is not None
+        for _ in range(draw.randint(1, 12)):
+            said = int(process.stdout.readline())
+        process.send_signal(signal.SIGKILL)
+        rest = process.stdout.read().split(b"\n")[:-1]
+        process.stdout.close()
+        process.wait()
+        said = int(rest[-1]) if rest else said
+        found = Ledger(tmp_path).entries()
+        assert said <= len(found) <= said + 1
+        assert [one.number for one in found] == list(range(1, len(found) + 1))
+
+
+def test_several_processes_write_one_chain(tmp_path: Path) -> None:
+    writers = [writer(tmp_path, f"run{number}", 15) for number in range(3)]
+    numbers = []
+    for process in writers:
+        out, _ = process.communicate()
+        assert process.returncode == 0
+        numbers += [int(line) for line in out.split()]
+    assert sorted(numbers) == list(range(1, 46))
+    assert len(Ledger(tmp_path).entries()) == 45

@@ -1,0 +1,194 @@
+"""Prediction from files and folders, and the two commands that use a run."""
+
+import json
+from pathlib import Path
+
+import fedsight.inference.saved as saving
+import numpy as np
+import pytest
+import torch
+import typer
+from PIL import Image
+from torch import nn
+from typer.testing import CliRunner
+
+from fedsight.cli.use import export_command, predict_command
+from fedsight.core.errors import DataError, StoreError
+from fedsight.data.base import Preprocess
+from fedsight.inference.drawing import draw_all
+from fedsight.inference.inputs import find_images
+from fedsight.inference.predict import predict
+from fedsight.inference.saved import Saved
+from fedsight.models.detector import MOST, Detector
+from fedsight.tasks.classification import Classification
+from fedsight.tasks.detection.task import Detection
+
+
+class Brightness(nn.Module):
+    """Dark, middle or bright: a network whose answers are known."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean((1, 2, 3))
+        return torch.stack([-10 * (mean - centre) ** 2 for centre in (-2.0, 0.0, 2.0)], 1)
+
+
+@pytest.fixture
+def bright() -> Saved:
+    preprocess = Preprocess(1, 4, 4, "stretch", (0.5,), (0.25,))
+    classes = ("dark", "[middle]", "bright")
+    return Saved(Brightness(), preprocess, classes, Classification(), "light", "0" * 64)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    (folder / "b" / "deep").mkdir(parents=True)
+    Image.new("L", (9, 7), 0).save(folder / "z.png")
+    Image.new("RGB", (4, 4), (255, 255, 255)).save(folder / "b" / "deep" / "a.JPG")
+    Image.new("L", (4, 4), 127).save(folder / "b" / "m.bmp")
+    (folder / "b" / "notes.txt").write_text("not an image")
+    (folder / ".hidden.png").write_text("not an image either")
+    return folder
+
+
+def test_folders_are_searched_at_any_depth_and_sorted(images: Path) -> None:
+    names = [path.relative_to(images).as_posix() for path in find_images([images])]
+    assert names == ["b/deep/a.JPG", "b/m.bmp", "z.png"]
+    assert find_images([images / "z.png", images / "b"])[0] == images / "z.png"
+
+
+@pytest.mark.parametrize("batch", [1, 2, 64])
+def test_each_image_gets_its_label_whatever_the_batch(bright: Saved, images: Path, batch) -> None:
+    found = predict(bright, [images], batch)
+    assert [one.answer.label for one in found if one.answer] == ["bright", "[middle]", "dark"]
+    for one in found:
+        assert one.error is None
+        assert one.answer is not None
+        probabilities = one.answer.details["probabilities"]
+        assert one.answer.probability == probabilities[one.answer.label] > 0.99
+        assert sum(probabilities.values()) == pytest.approx(1)
+        assert list(probabilities.values()) == sorted(probabilities.values(), reverse=True)
+
+
+def test_a_corrupt_image_does_not_lose_the_others(bright: Saved, images: Path) -> None:
+    (images / "b" / "broken.png").write_bytes((images / "z.png").read_bytes()[:40])
+    found = {one.path.name: one for one in predict(bright, [images], batch=2)}
+    assert [found[name].answer.label for name in ("z.png", "a.JPG")] == ["dark", "bright"]  # type: ignore[union-attr]
+    broken = found["broken.png"]
+    assert broken.answer is None
+    assert "broken.png" in broken.error
+    assert set(broken.table()) == {"path", "error"}
+    only = predict(bright, [images / "b" / "broken.png"])
+    assert [one.path for one in only] == [broken.path]
+
+
+def test_a_path_that_is_not_there_and_an_empty_folder_are_refused(bright, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"no file or folder .*none.png"):
+        predict(bright, [tmp_path / "none.png"])
+    with pytest.raises(DataError, match="holds no image") as caught:
+        predict(bright, [tmp_path])
+    assert ".png" in caught.value.cure
+
+
+@pytest.fixture
+def run_command(bright: Saved, tmp_path: Path, monkeypatch):
+    asked: list[tuple[Path, str | None]] = []
+
+    def load(run: Path, site: str | None = None) -> Saved:
+        asked.append((run, site))
+        return bright
+
+    monkeypatch.setattr(saving, "load", load, raising=False)
+    app = typer.Typer()
+    app.command("predict")(predict_command)
+    app.command("export")(export_command)
+
+    def run(*arguments: str | Path):
+        return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "400"})
+
+    run.asked = asked
+    return run
+
+
+def test_predict_prints_a_table(run_command, images: Path) -> None:
+    result = run_command("predict", "runs/x", images, "--site", "north")
+    assert result.exit_code == 0
+    assert run_command.asked == [(Path("runs/x"), "north")]
+    line = next(line for line in result.stdout.splitlines() if "m.bmp" in line)
+    assert "[middle]" in line
+    assert "100.0%" in line
+    assert "dark" in run_command("predict", "r", images / "b" / "m.bmp", "--top", "3").stdout
+
+
+def test_predict_prints_json(run_command, images: Path) -> None:
+    result = run_command("predict", "runs/x", images, "--json")
+    table = json.loads(result.stdout)
+    assert [row["label"] for row in table] == ["bright", "[middle]", "dark"]
+    assert set(table[0]) == {"path", "label", "probability", "probabilities"}
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_predict_ends_with_an_error_after_all_answers(run_command, images: Path, flags) -> None:
+    (images / "broken.png").write_bytes(b"no")
+    result = run_command("predict", "runs/x", images, *flags)
+    assert isinstance(result.exception, DataError)
+    assert "1 of 4 images" in result.exception.cause
+    assert "broken.png" in result.exception.cause
+    assert "bright" in result.stdout
+    assert "broken.png" in result.stdout
+
+
+def test_export_writes_beside_the_run_or_where_it_is_told(run_command, bright, tmp_path) -> None:
+    result = run_command("export", tmp_path, "--format", "torchscript")
+    assert (tmp_path / "export.pt").is_file()
+    assert "export.pt" in result.stdout
+    run_command("export", tmp_path, "--format", "onnx", "--out", tmp_path / "x.onnx")
+    assert (tmp_path / "x.onnx").is_file()
+    own = tmp_path / "model.safetensors"
+    result = run_command("export", tmp_path, "--format", "safetensors", "--out", own)
+    assert isinstance(result.exception, StoreError)
+    assert not own.exists()
+    assert run_command("export", tmp_path, "--format", "jpeg").exit_code == 2
+
+
+def test_both_commands_show_an_example(run_command) -> None:
+    for command in ("predict", "export"):
+        assert f"Example: fedsight {command}" in run_command(command, "--help").stdout
+
+
+class Finder(Detector):
+    """One object over the whole of a bright image: a detector whose answers are known."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = 1
+
+    def loss(self, x: torch.Tensor, targets: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+        raise AssertionError("nobody trains here")
+
+    def find(self, x: torch.Tensor) -> torch.Tensor:
+        found = torch.zeros(len(x), MOST, 6)
+        found[:, 0] = torch.tensor([0, 0.9, 1.0, 1.0, 3.0, 3.0])
+        found[:, 0, 1] *= x.mean((1, 2, 3)) > 1
+        return found
+
+
+def test_boxes_are_told_in_pixels_of_the_file_and_drawn(images: Path, tmp_path: Path) -> None:
+    preprocess = Preprocess(1, 4, 4, "stretch", (0.5,), (0.25,))
+    saved = Saved(Finder(), preprocess, ("lamp",), Detection(), "light", "0" * 64)
+    Image.new("RGB", (400, 200), (255, 255, 255)).save(images / "wide.png")
+    Image.new("L", (400, 200), 255).save(images / "b" / "wide.png")
+    found = predict(saved, [images / "wide.png", images / "b" / "wide.png", images / "z.png"])
+    assert [one.table()["label"] for one in found] == ["lamp", "lamp", "nothing"]
+    (box,) = found[0].table()["boxes"]
+    assert box["box"] == [100, 50, 300, 150]
+    assert box["score"] == pytest.approx(0.9)
+    assert found[2].table()["boxes"] == []
+    written = draw_all(found, tmp_path / "drawn", preprocess)
+    assert [path.name for path in written] == ["wide.png", "wide-2.png", "z.png"]
+    with Image.open(written[0]) as drawn, Image.open(images / "wide.png") as plain:
+        changed = np.argwhere((np.asarray(drawn) != np.asarray(plain)).any(2))
+        assert drawn.size == plain.size
+        assert changed.max(0).tolist() == [150, 300]
+    with pytest.raises(StoreError, match="one of the images"):
+        draw_all(found, images, preprocess)

@@ -1,0 +1,139 @@
+"""The compatibility matrix: check answers as the table says, pair by pair."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import tiny
+
+from fedsight.core.errors import ConfigError
+from fedsight.privacy.base import mechanisms
+from fedsight.program.program import Program
+from fedsight.program.rules import FEATURES, RULES, Rule, met, remarks
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "central": {"privacy": {"name": "central"}},
+    "matrix": {"privacy": {"name": "matrix"}},
+    "local": {"privacy": {"name": "local"}},
+    "example": {"privacy": {"name": "example"}},
+    "distributed": {"privacy": {"name": "distributed"}},
+    "secure aggregation": {"secure": {"name": "secagg"}},
+    "no secure aggregation": {"secure": {"name": "none"}},
+    "BatchNorm": {"model": {"norm": "batch"}},
+    "BatchNorm kept at the site (FedBN)": {
+        "model": {"norm": "batch"},
+        "algorithm": {"name": "fedbn"},
+    },
+    "weighting by samples": {"rounds": {"weighting": "samples"}},
+    "a cohort": {"rounds": {"cohort": 4}},
+    "a quorum": {"rounds": {"quorum": 4}},
+    "SCAFFOLD": {"algorithm": {"name": "scaffold"}},
+    "a personal slice (FedBN, FedRep)": {"algorithm": {"name": "fedrep"}},
+    "a feature shift": {"shift": {"kind": "noise", "strength": 0.5}},
+}
+MASKS, BARE = "secure aggregation", "no secure aggregation"
+
+
+def program(*features: str) -> Program:
+    sections: dict[str, Any] = {"rounds": {"weighting": "uniform"}, "split": {"sites": 5}}
+    if "distributed" in features:  # goes with nothing else
+        sections["secure"] = {"name": "secagg"}
+    for feature in features:
+        for section, values in SETTINGS[feature].items():
+            sections[section] = {**sections.get(section, {}), **values}
+    if "privacy" in sections:
+        sections["privacy"]["noise_multiplier"] = 1.0
+    return tiny.program(**sections)
+
+
+def test_every_mechanism_is_judged_with_every_feature() -> None:
+    heads = set(mechanisms.names()) - {"none"}
+    rows = FEATURES.keys() - heads
+    pairs = {(a, b) for a in {*heads, MASKS} for b in rows} - {(MASKS, MASKS), (MASKS, BARE)}
+    assert {(rule.a, rule.b) for rule in RULES} == pairs
+    assert len({(rule.a, rule.b) for rule in RULES}) == len(RULES)
+    assert FEATURES.keys() == SETTINGS.keys()
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.a}-{rule.b}")
+def test_check_answers_as_the_table_says(rule: Rule) -> None:
+    found = program(rule.a, rule.b)
+    assert rule in met(found)
+    problems = found.check()
+    if rule.verdict == "refused":
+        (problem,) = problems
+        assert rule.cause in problem.cause
+        assert (problem.where, problem.cure) == (rule.where, rule.cure)
+        assert rule.where
+        assert rule.cure
+    else:
+        assert problems == []
+    assert (rule.cause in remarks(found)) == (rule.verdict == "stated")
+
+
+@pytest.mark.parametrize("feature", [name for name in FEATURES if name not in mechanisms.names()])
+def test_without_protection_nothing_of_this_is_refused(feature: str) -> None:
+    assert program(feature).check() == []
+
+
+@pytest.mark.parametrize("name", sorted(set(mechanisms.names()) - {"none"}))
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("epsilon", 0.0),
+        ("epsilon", -1.0),
+        ("epsilon", float("inf")),
+        ("epsilon", "three"),
+        ("delta", 0.0),
+        ("delta", 1.0),
+        ("delta", -1e-5),
+        ("noise_multiplier", 0.0),
+        ("clip", 0.0),
+        ("clip", -1.0),
+        ("clip", float("nan")),
+    ],
+)
+def test_what_is_out_of_range_is_one_clear_message(name: str, setting: str, value: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny.program(privacy={"name": name, "epsilon": 3.0, setting: value})
+    (problem,) = caught.value.problems
+    assert problem.where == f"privacy.{setting}"
+    assert problem.cure
+
+
+def test_noise_that_is_shared_goes_with_masks_alone() -> None:
+    privacy = {"name": "distributed", "noise_multiplier": 1.0}
+    for name in ("none", "quantised"):  # rounded, but for all to see
+        of = tiny.program(privacy=privacy, secure={"name": name}, rounds={"weighting": "uniform"})
+        (problem,) = of.check()
+        assert problem.where == "privacy.name"
+        assert "only a part of the noise" in problem.cause
+        assert "secure.name = 'secagg'" in problem.cure
+
+
+def test_what_secure_aggregation_refuses_is_said_in_its_own_name() -> None:
+    (problem,) = program("secure aggregation", "BatchNorm").check()
+    assert problem.cause.startswith("under secure aggregation: running statistics")
+    (problem,) = program("distributed", "BatchNorm").check()  # once, though both refuse it
+    assert problem.cause.startswith("under privacy 'distributed': running statistics")
+
+
+def test_either_the_target_or_the_noise_must_be_said() -> None:
+    uniform = {"weighting": "uniform"}
+    (problem,) = tiny.program(privacy={"name": "central"}, rounds=uniform).check()
+    assert problem.where == "privacy.epsilon"
+
+
+def test_a_missing_library_is_a_problem_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fedsight.privacy.base.find_spec", lambda name: None)
+    monkeypatch.setattr("fedsight.privacy.mechanisms.example.find_spec", lambda name: None)
+    found = program("example").check()
+    assert len(found) == 2
+    assert all("fedsight[privacy]" in problem.cure for problem in found)
+
+
+def test_a_count_noise_needs_a_quantile() -> None:
+    privacy = {"name": "central", "epsilon": 3.0, "count_noise": 2.0}
+    (problem,) = tiny.program(privacy=privacy, rounds={"weighting": "uniform"}).check()
+    assert problem.where == "privacy.count_noise"

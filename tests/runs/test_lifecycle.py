@@ -1,0 +1,414 @@
+"""A run's folder: the fixed names, and the same bits whatever the number of workers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from tinyrun import done, figures, history, read, refused, same, write_config, write_images
+
+from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.store import Checkpoint, RunStore
+from fedsight.core.errors import StoreError
+from fedsight.program.federation import (Federation)
+from fedsight.engines.in_process import InProcessEngine
+from fedsight.evaluation import conclusion
+from fedsight.evaluation.description import describe
+from fedsight.evaluation.figures import Evaluator
+from fedsight.inference import saved
+from fedsight.program.config import load
+from fedsight.program.federation import (federate)
+from fedsight.program.program import Program, Speed
+from fedsight.report.page import build
+from fedsight.runs import lifecycle
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("session")
+
+
+@pytest.fixture(scope="module")
+def compared(home: Path) -> Path:
+    """The run folder of a comparison."""
+    done("compare", write_config(home), "--workers", "2", "--out", home / "compared")
+    return home / "compared"
+
+
+def check_folder(run: Path, rounds: int) -> dict[str, Any]:
+    """The names that scripts rely on."""
+    summary = read(run)
+    needed = {"score", "accuracy", "rounds", "seconds", "bytes_up", "bytes_down", "fingerprint"}
+    assert needed <= set(summary)
+    assert summary["rounds"] == rounds
+    lines = [json.loads(line) for line in (run / "history.jsonl").read_text().splitlines()]
+    assert [line["round"] for line in lines] == list(range(1, rounds + 1))
+    for key in ("seconds", "bytes_up", "bytes_down"):
+        assert summary[key] == pytest.approx(sum(line[key] for line in lines))
+    assert summary["accuracy"] == lines[-1]["accuracy"]
+    model = (run / "model.safetensors").read_bytes()
+    assert summary["model_sha256"] == hashlib.sha256(model).hexdigest()
+    page = (run / "report.html").read_text()
+    assert page.lower().startswith("<!doctype html>")
+    assert not list(run.glob(".*"))
+    return summary
+
+
+def test_the_built_in_example(tmp_path: Path) -> None:
+    run = tmp_path / "new" / "fashion"
+    words = ("--example", "fashion", "--rounds", 1, "--workers", 1, "--seed", 3, "--out", run)
+    answer = done("run", *words, "--set", "train.epochs=1", "--set", "train.batch=200")
+    summary = check_folder(run, 1)
+    assert 0.1 < summary["accuracy"] < 1
+    assert len(summary["by_site"]) == 10
+    assert "alone_mean" not in summary
+    facts = read(run, "run.json")
+    assert facts["data"]["licence"] == "MIT"
+    assert (facts["data"]["train"], facts["data"]["test"]) == (10000, 2000)
+    assert "seed = 3" in (run / "run.toml").read_text()
+    parameters = sum(value.numel() for value in load_file(run / "model.safetensors").values())
+    assert facts["model"]["travelling"] == facts["model"]["parameters"] == parameters
+    assert summary["bytes_up"] == summary["bytes_down"] == 4 * 10 * parameters
+    assert "round 1/1 accuracy 0." in answer.err
+    assert f"{summary['accuracy']:.2%} accuracy" in answer.out
+    assert f"Report: {run}/report.html" in answer.out
+
+
+def test_compare_adds_what_each_site_gets_alone(compared: Path) -> None:
+    summary = check_folder(compared, 2)
+    assert (
+        set(summary["alone_by_site"])
+        == set(summary["by_site"])
+        == {*("site-00", "site-01", "site-02")}
+    )
+    mean = sum(summary["alone_by_site"].values()) / 3
+    assert summary["alone_mean"] == pytest.approx(mean)
+    assert summary["federated"] == summary["accuracy"]
+    comparison = read(compared, "comparison.json")
+    assert summary["pooled"] == comparison["pooled"]["accuracy"]
+    assert set(comparison["pooled"]["by_site"]) == set(summary["by_site"])
+    assert all(entry["own_score"] is not None for entry in comparison["alone"].values())
+    assert "pooled" in done("report", compared).out + (compared / "report.html").read_text()
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "scaffold", "fedrep", "batchnorm"])
+def test_one_worker_and_two_give_the_same_bits(home: Path, compared: Path, algorithm: str) -> None:
+    if algorithm == "batchnorm":
+        path = write_config(home, algorithm, model={"norm": "batch"})
+    else:
+        path = write_config(home, algorithm, algorithm={"name": algorithm})
+    runs = [compared] if algorithm == "fedavg" else []
+    for workers in (1, 2)[: 2 - len(runs)]:
+        runs.append(home / f"{algorithm}-{workers}")
+        done("run", path, "--workers", workers, "--out", runs[-1])
+    assert history(runs[0]) == history(runs[1])
+    assert len({read(run)["model_sha256"] for run in runs}) == 1
+    assert read(runs[0])["by_site"] == read(runs[1])["by_site"]
+
+
+def test_seeds_and_settings_change_the_model(home: Path, compared: Path) -> None:
+    hashes = {read(compared)["model_sha256"]}
+    for number, item in enumerate(("seed=1", "train.lr=0.06")):
+        run = home / f"other-{number}"
+        done("run", home / "tiny.toml", "--set", item, "--out", run, "--workers", 2)
+        hashes.add(read(run)["model_sha256"])
+    assert len(hashes) == 3
+
+
+def test_resuming_what_is_finished_is_harmless(compared: Path, tmp_path: Path) -> None:
+    run = tmp_path / "copy"
+    shutil.copytree(compared, run)
+    answer = done("resume", run, "--workers", 1)
+    same(run, compared)
+    assert read(run)["seconds"] == read(compared)["seconds"]
+    assert "going on after round 2" in answer.err
+    (run / "summary.json").unlink()
+    (run / "comparison.partial.json").unlink()
+    done("resume", run)
+    same(run, compared)
+
+
+def test_from_another_folder_with_relative_paths(home: Path, monkeypatch, tmp_path: Path) -> None:
+    write_config(home)
+    monkeypatch.chdir(home.parent)
+    done("run", f"{home.name}/tiny.toml", "--out", f"{home.name}/relative", "--workers", 2)
+    monkeypatch.chdir(tmp_path)
+    (home / "relative" / "checkpoint.safetensors").unlink()
+    done("resume", home / "relative", "--workers", 2)
+    done("report", home / "relative", "--out", "page.html")
+    assert (tmp_path / "page.html").stat().st_size > 1000
+
+
+def test_without_out_runs_get_folders_of_their_own(home: Path, monkeypatch, tmp_path: Path) -> None:
+    path = write_config(home, rounds={"rounds": 1})
+    monkeypatch.chdir(tmp_path)
+    for _ in range(2):
+        done("run", path, "--workers", 1)
+    assert figures(Path("runs/tiny")) == figures(Path("runs/tiny-2"))
+
+
+def test_check_says_what_there_is(home: Path) -> None:
+    path = write_config(home)
+    answer = done("check", path)
+    assert "tiny is fine: 200 training images and 60 test images of 4 classes at 3" in answer.out
+    assert not (home / "runs").exists()
+
+
+def test_the_folder_of_the_same_program_is_used_again(home: Path, compared: Path) -> None:
+    run = home / "again"
+    shutil.copytree(compared, run)
+    (run / ".history.jsonl.1.partial").write_text("torn")
+    (run / "export.onnx").write_text("the user's")
+    done("run", write_config(home), "--out", run, "--workers", 1)
+    assert not (run / "comparison.json").exists()
+    assert not list(run.glob(".*"))
+    assert (run / "export.onnx").exists()
+    assert read(run)["model_sha256"] == read(compared)["model_sha256"]
+    assert "holds the run of another program" in refused(
+        7, "run", home / "tiny.toml", "--seed", 9, "--out", run
+    )
+    assert (run / "summary.json").exists()
+
+
+# ---------------------------------------------------------------- what resume refuses
+
+
+@pytest.fixture
+def half(compared: Path, tmp_path: Path) -> Path:
+    """A copy of the run whose images lie beside it."""
+    folder = tmp_path / "half"
+    config = write_config(folder)
+    done("run", config, "--out", folder / "run", "--workers", 1, "--rounds", 1)
+    return folder / "run"
+
+
+def test_resume_refuses_another_program_or_other_images(half: Path) -> None:
+    text = (half / "run.toml").read_text()
+    (half / "run.toml").write_text(text.replace("lr = 0.05", "lr = 0.07"))
+    assert "is not the program that this run began with" in refused(7, "resume", half)
+    (half / "run.toml").write_text(text)
+    write_images(half.parent / "images", train=120)
+    assert "data or the model" in refused(7, "resume", half)
+    write_images(half.parent / "images")
+    done("resume", half)
+
+
+def test_resume_goes_on_when_the_images_were_moved(half: Path) -> None:
+    """Skipped images are named by their paths, which are others now."""
+    whole = half.parent / "whole"
+    shutil.copytree(half, whole)
+    done("resume", whole, "--workers", 1)
+    home, facts = half.parent, read(half, "run.json")
+    (home / "moved").mkdir()
+    (home / "images").rename(home / "moved" / "images")
+    text = (half / "run.toml").read_text()
+    (half / "run.toml").write_text(text.replace(f"{home}/images", f"{home}/moved/images"))
+    facts["data"]["skipped"] = [f"{home}/images/3.png"]
+    (half / "run.json").write_text(json.dumps(facts))
+    done("resume", half, "--workers", 1)
+    assert (history(half), figures(half)) == (history(whole), figures(whole))
+
+
+def test_resume_refuses_other_weights_under_the_same_name(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    done("run", config, "--out", tmp_path / "first", "--workers", 1)
+    weights = tmp_path / "weights.safetensors"
+    shutil.copy(tmp_path / "first" / "model.safetensors", weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    model = {"weights": str(weights), "sha256": digest[:8]}
+    config = write_config(tmp_path, model=model)
+    run = tmp_path / "run"
+    done("run", config, "--out", run, "--workers", 1)
+    facts = read(run, "run.json")
+    assert facts["model"]["weights_sha256"] == digest
+    facts["model"]["weights_sha256"] = digest[:8] + "0" * 56  # a file that begins with the same 8
+    (run / "run.json").write_text(json.dumps(facts))
+    assert "the model" in refused(7, "resume", run)
+
+
+def test_a_folder_does_not_give_way_to_a_run_on_images_from_elsewhere(half: Path) -> None:
+    shutil.copytree(half.parent / "images", half.parent / "others")
+    words = ("--set", f"data.path={half.parent}/others", "--rounds", 1, "--out", half)
+    text = refused(7, "run", half.parent / "tiny.toml", *words)
+    assert "holds the run of another program" in text
+    assert (half / "summary.json").exists()
+
+
+# ---------------------------------------------------------------- for other engines
+
+
+class Listener(Callback):
+    """Hears what happens, and may fail when it hears of a round."""
+
+    def __init__(self, fails: int = 0) -> None:
+        self.heard: list[str] = []
+        self.fails = fails
+
+    def begin(self, federation: Federation, done: int) -> None:
+        self.heard.append(f"begin {done}")
+
+    def round(self, line: Any) -> None:
+        if line["round"] == self.fails:
+            raise OSError("the screen is gone")
+        self.heard.append(f"round {line['round']}")
+
+    def finish(self, summary: Any) -> None:
+        self.heard.append("finish")
+
+
+class Inline(InProcessEngine):
+    """Tells whether it was closed."""
+
+    closed = False
+
+    def close(self) -> None:
+        self.closed = True
+        super().close()
+
+
+def begun(folder: Path, program: Program) -> tuple[Federation, RunStore]:
+    federation, store = federate(program), RunStore(folder)
+    store.create(program, Speed(), describe(federation, Evaluator(federation), "run"))
+    return federation, store
+
+
+def test_any_engine_can_be_run_and_stays_open(tmp_path: Path) -> None:
+    federation, store = begun(tmp_path / "run", tiny.program())
+    engine, listener = Inline(federation, store.memory), Listener()
+    summary = lifecycle.go(federation, engine, Speed(), store, "run", None, [listener])
+    assert not engine.closed
+    engine.close()
+    assert listener.heard == ["begin 0", "round 1", "round 2", "finish"]
+    assert read(store.folder) == summary
+    assert read(store.folder, "evaluation.json")["samples"]
+    lifecycle.start(tiny.program(), Speed(workers=2), RunStore(tmp_path / "embedded"), "run", [])
+    same(store.folder, tmp_path / "embedded")
+
+
+def test_without_pictures_a_run_and_its_report_are_whole(tmp_path: Path) -> None:
+    federation, store = begun(tmp_path / "run", tiny.program())
+    engine = InProcessEngine(federation, store.memory)
+    lifecycle.go(federation, engine, Speed(), store, "run", None, [], pictures=False)
+    engine.close()
+    evaluation = read(store.folder, "evaluation.json")
+    assert evaluation["samples"] == []
+    assert len(evaluation["confusion"]) == 10
+    page = build([store.folder]).read_text()
+    assert "Right answers and given answers" in page
+    assert "data:image/png" not in page
+
+
+@pytest.mark.parametrize("every", [1, 5])
+def test_a_reporter_that_fails_leaves_a_run_that_can_be_resumed(tmp_path: Path, every: int) -> None:
+    config = write_config(tmp_path, rounds={"rounds": 4}, speed={"checkpoint_every": every})
+    done("run", config, "--out", tmp_path / "whole", "--workers", 1)
+    program, speed = load(config)
+    store = RunStore(tmp_path / "run")
+    with pytest.raises(OSError, match="the screen is gone"):
+        lifecycle.start(program, speed, store, "run", [Listener(fails=2)])
+    found = store.load_checkpoint()
+    assert (found.round if found else 0) == (2 if every == 1 else 0)
+    assert [line["round"] for line in history(store.folder)] == [1, 2]
+    listener = Listener()
+    lifecycle.resume(store, 1, [listener])
+    assert listener.heard[:2] == (["begin 2", "round 3"] if every == 1 else ["begin 0", "round 1"])
+    same(store.folder, tmp_path / "whole")
+
+
+def test_a_folder_is_rewound_to_its_checkpoint(tmp_path: Path) -> None:
+    _, store = begun(tmp_path / "run", tiny.program())
+    store.append_history({"round": 1})
+    assert lifecycle.rewound(store) is None
+    assert store.history() == []
+    checkpoint = Checkpoint(2, torch.zeros(1), {})
+    store.save_checkpoint(checkpoint)
+    for round in (1, 2, 3):
+        store.append_history({"round": round})
+    (store.folder / ".run.json.7.partial").write_text("{")
+    found = lifecycle.rewound(store)
+    assert found is not None
+    assert found.round == 2
+    assert [line["round"] for line in store.history()] == [1, 2]
+    assert not list(store.folder.glob(".*"))
+
+
+def test_a_figure_that_nobody_could_measure_is_null(home: Path, monkeypatch) -> None:
+    monkeypatch.setattr(
+        conclusion, "_summarise", lambda *_: {"score": float("nan"), "worst_site": None}
+    )
+    store = RunStore(home / "nan")
+    config = tiny.program(rounds={"rounds": 1})
+    lifecycle.start(config, Speed(workers=1), store, "run", [])
+    assert read(home / "nan")["score"] is None
+
+
+# ---------------------------------------------------------------- the saved model
+
+
+def test_a_shared_model_is_the_same_for_all(compared: Path) -> None:
+    one = saved.load(compared)
+    assert one.classes == ("0", "1", "2", "3")
+    assert not one.module.training
+    assert one.preprocess.height == 8
+    with pytest.raises(StoreError, match="share one model"):
+        saved.load(compared, "site-00")
+
+
+def test_each_site_has_a_model_of_its_own(home: Path) -> None:
+    run = home / "personal"
+    path = write_config(home, "personal", algorithm={"name": "fedrep"})
+    done("run", path, "--out", run, "--workers", 1)
+    summary = read(run)
+    assert read(run, "evaluation.json")["personal"]
+    assert read(run, "evaluation.json")["site_test"] == "whole test part"
+    assert len(summary["by_site"]) == 3
+    heads = {
+        site: dict(saved.load(run, site).module.named_parameters())["head.weight"][0, 0].item()
+        for site in summary["by_site"]
+    }
+    assert len(set(heads.values())) == 3
+    with pytest.raises(StoreError, match="of its own") as caught:
+        saved.load(run)
+    assert "--site: site-00, site-01, site-02" in caught.value.cure
+    with pytest.raises(StoreError, match="no model of site 'north'"):
+        saved.load(run, "north")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cause"),
+    [
+        (lambda run: (run / "model.safetensors").unlink(), "is not finished"),
+        (lambda run: (run / "model.safetensors").write_bytes(b"x" * 99), "is broken"),
+        (lambda run: (run / "run.json").write_text("{}"), "run.json is broken"),
+        (lambda run: (run / "run.json").write_text("[]"), "not a JSON object"),
+        (lambda run: (run / "run.json").unlink(), "No such file"),
+        (lambda run: (run / "run.toml").unlink(), "not a run folder"),
+    ],
+)
+def test_a_broken_run_has_no_model(
+    compared: Path, tmp_path: Path, spoil: Callable[[Path], Any], cause: str
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(compared, run)
+    spoil(run)
+    with pytest.raises(StoreError, match=cause) as caught:
+        saved.load(run)
+    assert caught.value.cure
+    assert cause in refused(7, "predict", run, tmp_path)
+    assert cause in refused(7, "export", run, "--format", "safetensors")
+
+
+def test_history_does_not_depend_on_how_often_checkpoints_are_written(
+    home: Path, compared: Path
+) -> None:
+    run = home / "rarely"
+    done("run", write_config(home), "--set", "speed.checkpoint_every=5", "--out", run)
+    assert history(run) == history(compared)

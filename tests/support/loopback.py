@@ -1,0 +1,150 @@
+"""A federation on loopback for tests: a real server and real sites, under mutual TLS."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.store import RunStore
+from fedsight.deploy import demo
+from fedsight.deploy.membership import presence
+from fedsight.deploy.server import scheduler
+from fedsight.program import config
+from fedsight.program.program import Program, Speed
+
+WAIT = 90.0  # seconds after which a test gives up
+ROLES = {  # a process of a site or the server, by what its command line holds
+    "parent": "_train",
+    "job": "_process",
+    "trainer": "deploy.bench",
+}
+
+
+class Loopback:
+    """Processes of a federation, started and ended by their numbers."""
+
+    def __init__(self, folder: Path, count: int, stack: contextlib.ExitStack) -> None:
+        self.federation, sites = demo.prepare(folder, count)
+        self.sites = {site.name: site for site in sites}
+        self.running = stack.enter_context(demo.all_ended())
+        self.said: list[str] = []
+
+    @property
+    def server(self) -> Path:
+        """The server's folder."""
+        return self.federation.folder / "server"
+
+    def start_server(self) -> None:
+        """Start the server."""
+        words = ("server", "start", "--federation", str(self.federation.folder))
+        self.running[self.server] = demo.launch(words, self.server)
+
+    def start_site(self, name: str) -> None:
+        """Start a site, which has its split of the built-in sample."""
+        home = self.sites[name].folder
+        self.running[home] = demo.launch(("site", "start", str(home), "--data", demo.SAMPLE), home)
+
+    def start(self) -> None:
+        """Start everybody, and wait until they are connected."""
+        self.start_server()
+        for name in self.sites:
+            self.start_site(name)
+        demo.wait_for(self.federation, list(self.sites), self.running)
+
+    def process(self, home: Path, role: str) -> psutil.Process | None:
+        """A process below the one that keeps `home` running."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            for process in psutil.Process(self.running[home].pid).children(recursive=True):
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    if any(ROLES[role] in word for word in process.cmdline()):
+                        return process
+        return None
+
+    def process_left(self, home: Path) -> bool:
+        """Whether any process works in a folder, whoever started it."""
+        words = (str(home) + "/", str(home))
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if any(word.startswith(words[0]) or word == words[1] for word in process.cmdline()):
+                    return True
+        return False
+
+    def kill(self, home: Path, role: str) -> None:
+        """SIGKILL a process, as soon as it is there."""
+        until(lambda: self.process(home, role) is not None)
+        process = self.process(home, role)
+        assert process is not None
+        os.kill(process.pid, signal.SIGKILL)
+
+    def alive(self, name: str) -> bool:
+        """Whether the server sees the site."""
+        found = presence.presence(self.federation.presences, name)
+        return found is not None and found.alive
+
+    def run(self, name: str, watch: Callback | None = None, **sections: Any) -> RunStore:
+        """A whole run, in this thread."""
+        program, speed = program_of(len(self.sites), **sections)
+        store = RunStore(self.federation.runs / name)
+        reporters = [] if watch is None else [watch]
+        scheduler.start(self.federation, program, speed, store, reporters, self.said.append)
+        return store
+
+
+def program_of(sites: int, **sections: Any) -> tuple[Program, Speed]:
+    """A small program on the built-in sample, split over `sites` sites."""
+    base = {
+        "data": {"name": demo.SAMPLE},
+        "split": {"name": "quantity", "sites": sites},
+        "model": {"name": "small_cnn", "width": 4, "blocks": 1},
+        "train": {"batch": 64, "lr": 0.05},
+        "rounds": {"rounds": 2, "evaluate_every": 2, "deadline": 60.0},
+        "speed": {"workers": 1},
+    }
+    tables = {name: {**base.get(name, {}), **sections.get(name, {})} for name in base | sections}
+    return config.parse(tables, Path.cwd())
+
+
+class OnRound(Callback):
+    """Does something once, after a round."""
+
+    def __init__(self, number: int, do: Callable[[], None]) -> None:
+        self._number = number
+        self._do = do
+
+    def round(self, line: Any) -> None:
+        """A round is done."""
+        if line["round"] == self._number:
+            self._do()
+
+
+def until(true: Callable[[], bool], seconds: float = WAIT) -> None:
+    """Wait until something is true; AssertionError if it does not become so."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "waited in vain"
+        time.sleep(0.05)
+
+
+@contextlib.contextmanager
+def loopback(folder: Path, count: int) -> Iterator[Loopback]:
+    """A federation of `count` sites that is up and running."""
+    with contextlib.ExitStack() as stack:
+        made = Loopback(folder, count, stack)
+        made.start()
+        yield made
+
+
+def said(home: Path) -> str:
+    """What the `fedsight` process of a folder printed."""
+    return (home / "said.txt").read_text(encoding="utf-8")
+
+
+__all__ = ["Loopback", "OnRound", "loopback", "program_of", "said", "until"]

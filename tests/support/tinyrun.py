@@ -1,0 +1,216 @@
+"""Whole runs in about a second: images on disk, a config file, the command line in this process.
+
+`launch` starts the command line in a process of its own that can be killed; it is forked from the
+server that workers come from, so it has torch imported already.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import resource
+import signal
+import struct
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import tomli_w
+
+from fedsight.cli import main
+from fedsight.engines.pool import context
+
+CLASSES, SIDE = 4, 8
+SECTIONS: dict[str, Any] = {
+    "data": {"name": "idx", "path": "images"},
+    "split": {"name": "dirichlet", "sites": 3, "alpha": 1.0},
+    "model": {"name": "small_cnn", "width": 4, "blocks": 1},
+    "train": {"epochs": 1, "batch": 16, "lr": 0.05},
+    "rounds": {"rounds": 2},
+}
+
+
+def write_images(folder: Path, train: int = 200, test: int = 60) -> None:
+    """IDX files: a bright quarter says the class, in noise enough that it takes rounds to learn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(7)
+    half = SIDE // 2
+    for part, count in (("train", train), ("t10k", test)):
+        labels = np.arange(count) % CLASSES
+        images = rng.integers(0, 200, (count, SIDE, SIDE))
+        for image, label in zip(images, labels, strict=True):
+            row, column = divmod(int(label), 2)
+            image[row * half : (row + 1) * half, column * half : (column + 1) * half] += 45
+        _write_idx(folder / f"{part}-images-idx3-ubyte", images)
+        _write_idx(folder / f"{part}-labels-idx1-ubyte", labels)
+
+
+def _write_idx(path: Path, values: Any) -> None:
+    head = struct.pack(">BBBB", 0, 0, 8, values.ndim) + struct.pack(
+        f">{values.ndim}I", *values.shape
+    )
+    path.write_bytes(head + values.astype(np.uint8).tobytes())
+
+
+def write_config(folder: Path, name: str = "tiny", **sections: Any) -> Path:
+    """A config file beside its images; a section given with a `name` replaces the usual one."""
+    if not (folder / "images").exists():
+        write_images(folder / "images")
+    table: dict[str, Any] = {**SECTIONS}
+    for section, values in sections.items():
+        usual = {} if isinstance(values, dict) and "name" in values else table.get(section, {})
+        table[section] = {**usual, **values} if isinstance(values, dict) else values
+    path = folder / f"{name}.toml"
+    path.write_text(tomli_w.dumps(table))
+    return path
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a command said."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def said(self) -> str:
+        """Both streams."""
+        return self.out + self.err
+
+
+def cli(*arguments: object) -> Answer:
+    """`fedsight ARGUMENTS` in this process, as a shell would see it."""
+    out, err = io.StringIO(), io.StringIO()
+    words = ["fedsight", *(str(argument) for argument in arguments)]
+    code: Any = 0
+    with (
+        mock.patch.object(sys, "argv", words),
+        mock.patch.dict(os.environ, {"COLUMNS": "200"}),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code or 0
+    return Answer(code, out.getvalue(), err.getvalue())
+
+
+def done(*arguments: object) -> Answer:
+    """`fedsight ARGUMENTS`, which must succeed."""
+    answer = cli(*arguments)
+    assert answer.code == 0, answer.said
+    return answer
+
+
+def refused(code: int, *arguments: object) -> str:
+    """`fedsight ARGUMENTS`, which must fail with `code` and one clear message; the message."""
+    answer = cli(*arguments)
+    assert answer.code == code, answer.said
+    check_message(answer.err)
+    return answer.err
+
+
+def check_message(text: str) -> None:
+    """One error with a cure below it, and no traceback."""
+    assert "Traceback" not in text
+    assert text.count("Error:") == 1
+    lines = text[text.index("Error:") :].splitlines()
+    assert len(lines) >= 2, "an error needs a cure"
+    assert lines[1].startswith("  "), "an error needs a cure"
+
+
+def read(run: Path, name: str = "summary.json") -> dict[str, Any]:
+    """One of a run's JSON files."""
+    return json.loads((run / name).read_text())
+
+
+def figures(run: Path) -> dict[str, Any]:
+    """The summary without what a clock measured."""
+    return {key: value for key, value in read(run).items() if key != "seconds"}
+
+
+def history(run: Path) -> list[dict[str, Any]]:
+    """The rounds' lines without what a clock measured."""
+    lines = (run / "history.jsonl").read_text().splitlines()
+    return [
+        {key: value for key, value in json.loads(line).items() if key != "seconds"}
+        for line in lines
+    ]
+
+
+def same(one: Path, other: Path) -> None:
+    """Two run folders tell of the same training, bit for bit."""
+    assert history(one) == history(other)
+    assert figures(one) == figures(other)
+    for name in ("evaluation.json", "comparison.json"):
+        if (one / name).exists() or (other / name).exists():
+            assert read(one, name) == read(other, name)
+
+
+class Launched:
+    """The command line in a process that can be killed; what it says goes to `said`."""
+
+    def __init__(self, folder: Path, *arguments: object, limit: int | None = None) -> None:
+        """`limit`: the length in bytes beyond which the kernel writes no file of it."""
+        self.said = folder / "said.txt"
+        words = ["fedsight", *(str(argument) for argument in arguments)]
+        self.process = context().Process(target=_enter, args=(words, self.said, Path.cwd(), limit))
+        self.process.start()
+
+    def wait_until(self, ready: Callable[[], bool], why: str) -> None:
+        """Wait for something to be seen from outside; the process must still be there."""
+        for _ in range(6000):
+            if ready():
+                return
+            assert self.process.is_alive(), f"it ended before {why}: {self.said.read_text()}"
+            time.sleep(0.005)
+        raise AssertionError(f"a minute went by, and not yet {why}")
+
+    def kill(self, delay: float = 0.0, how: int = signal.SIGKILL) -> int:
+        """Send the signal after `delay` seconds; the exit code."""
+        time.sleep(delay)
+        os.kill(self.process.pid or 0, how)
+        self.process.join()
+        return self.process.exitcode or 0
+
+
+def lines(run: Path) -> int:
+    """Whole lines of the history so far."""
+    path = run / "history.jsonl"
+    return path.read_bytes().count(b"\n") if path.exists() else 0
+
+
+def _enter(words: Sequence[str], said: Path, folder: Path, limit: int | None) -> None:
+    # Its workers come from the server that it comes from itself, not from another one.
+    server: Any = forkserver._forkserver  # type: ignore[attr-defined]
+    server.ensure_running = forkserver.ensure_running = lambda: None
+    page = ModuleType("fedsight.report.page")  # the real one imports for half a second
+    page.build = lambda runs: None  # type: ignore[attr-defined]
+    sys.modules[page.__name__] = page
+    os.chdir(folder)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell's child has it
+    file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
+    sys.argv = list(words)
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if limit is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, usual[1]))
+    try:
+        main()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)  # for the coverage of this process
+        sys.stdout.flush()
+        sys.stderr.flush()

@@ -1,0 +1,214 @@
+"""Sites in this process: real seats with real trainer processes, on images that are quickly drawn.
+
+Trainer processes are slow to start (they import torch), so those of one set of places are handed
+on from seat to seat unless a test asks for fresh ones.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import tiny
+import tomli_w
+from PIL import Image
+
+from fedsight.coordinator.loop import Trained, run
+from fedsight.coordinator.store import Checkpoint
+from fedsight.deploy.declaration import gather
+from fedsight.deploy.server.job import _propose
+from fedsight.deploy.site.service import SiteService
+from fedsight.engines.remote import conversation, engine
+from fedsight.engines.remote.conversation import Link
+from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.program.config import parse
+from fedsight.program.federation import Federation
+from fedsight.program.program import Program
+
+CLASSES = ("ant", "bee", "cat")
+# Training and test images of each class: unequal sites, and one without any cat.
+SITES = {
+    "north": {"ant": (6, 2), "bee": (4, 2), "cat": (4, 1)},
+    "south": {"ant": (2, 1), "bee": (4, 1), "cat": (5, 2)},
+    "west": {"ant": (5, 2), "bee": (4, 1)},
+}
+SECTIONS: dict[str, Any] = {
+    "split": {"name": "natural"},
+    "model": {"name": "small_cnn", "width": 4, "blocks": 1},
+    "algorithm": {"name": "fedavg"},
+    "train": {"batch": 8, "lr": 0.1},
+    "rounds": {"rounds": 2},
+}
+Alter = Callable[[str, dict[str, Any], str, bytes], tuple[Any, Any]]
+
+
+def draw(root: Path) -> None:
+    """`root/SITE/train/CLASS/N.png` and so on; `root/all` holds the same files by part and site."""
+    for site, classes in SITES.items():
+        for name, counts in classes.items():
+            for part, count in zip(("train", "test"), counts, strict=True):
+                folder = root / site / part / name
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    rng = np.random.default_rng(zlib.crc32(f"{folder.parts[-3:]}{number}".encode()))
+                    pixels = rng.integers(0, 160, (8, 8)) + 40 * CLASSES.index(name)
+                    Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{number}.png")
+        for part in ("train", "test"):
+            (root / "all" / part).mkdir(parents=True, exist_ok=True)
+            (root / "all" / part / site).symlink_to(root / site / part)
+
+
+def program(images: Path, **sections: Any) -> Program:
+    """A program on the images of all sites in one tree, which an embedded engine can open too."""
+    data = {"name": "folder", "path": str(images / "all"), "sites_in_path": True, "size": 8}
+    tables = {name: {**table, **sections.pop(name, {})} for name, table in SECTIONS.items()}
+    data |= {"channels": 1, "classes": list(CLASSES), **sections.pop("data", {})}
+    made, _ = parse({**tables, **sections, "data": data}, base=images)
+    return made
+
+
+class Places:
+    """Folders of sites, and the seats in them."""
+
+    def __init__(self, root: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
+        self.root = root
+        self.seats: dict[str, SiteService] = {}
+        self.names = list(data)
+        self._runs = 0
+        for site, table in data.items():
+            (root / site).mkdir()
+            self.write_owner(site, {"data": dict(table)})
+
+    def write_owner(self, site: str, table: Mapping[str, Any]) -> None:
+        """What the site's owner has agreed to."""
+        (self.root / site / "owner.toml").write_text(tomli_w.dumps(dict(table)))
+
+    def sit(self, fresh: Sequence[str] = ()) -> LocalLink:
+        """A new seat at each site, as a new job has; trainers are kept but at `fresh` sites."""
+        for site in self.names:
+            old, self.seats[site] = self.seats.get(site), SiteService(self.root / site, site)
+            if old is None:
+                continue
+            trainer = old._trainer
+            if trainer is not None and site not in fresh and trainer._process.poll() is None:
+                self.seats[site]._trainer, old._trainer = trainer, None
+                self.seats[site]._token = old._token  # the trainer would end for a newer one
+            old.close()
+        return LocalLink(self.seats)
+
+    def meet(
+        self, program: Program, link: Link | None = None, run: str | None = None
+    ) -> tuple[Federation, Link]:
+        """A run's beginning: the sites are asked to take part, and declare their images."""
+        link = link or self.sit()
+        self._runs += 1
+        found, absent = _propose(program, run or f"run{self._runs}", link, {})
+        assert absent == {}
+        return gather(program, found), link
+
+    def memory(self, site: str) -> Path:
+        """Where the site keeps memories of the last run."""
+        return self.root / site / "memory" / f"run{self._runs}"
+
+    def log(self, site: str) -> list[dict[str, Any]]:
+        """What the site has noted."""
+        return self.seats[site]._log.read()
+
+    def close(self) -> None:
+        """End all processes."""
+        for seat in self.seats.values():
+            seat.close()
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+@dataclass
+class LocalLink:
+    """A line to seats in this process."""
+
+    seats: Mapping[str, SiteService]
+
+    @property
+    def sites(self) -> list[str]:
+        """All seats."""
+        return sorted(self.seats)
+
+    def ask(
+        self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
+    ) -> tuple[Any, Any]:
+        """One question and its answer."""
+        return self.seats[site].answer(kind, json.dumps(header), body)
+
+
+@dataclass
+class FaultyLink:
+    """A line on which the answers of `site` are altered; `asked` counts questions by site, kind."""
+
+    link: Link
+    site: str
+    alter: Alter
+    asked: list[tuple[str, str]] = field(default_factory=list)
+
+    @property
+    def sites(self) -> list[str]:
+        """Those of the line within."""
+        return list(self.link.sites)
+
+    def ask(
+        self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
+    ) -> tuple[Any, Any]:
+        """The altered answer."""
+        self.asked.append((site, kind))
+        answer = self.link.ask(site, kind, header, body, timeout)
+        return self.alter(kind, dict(header), *answer) if site == self.site else answer
+
+
+class Clock:
+    """A clock for conversations that tests move: nobody waits, and no machine is too slow."""
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self._lock = threading.Lock()
+
+    def monotonic(self) -> float:
+        """Seconds."""
+        return self._now
+
+    def sleep(self, seconds: float) -> None:
+        """Time passes at once."""
+        with self._lock:
+            self._now += seconds
+
+    def rule(self, monkeypatch: Any) -> Clock:
+        """From now on conversations go by this clock."""
+        stand_in = SimpleNamespace(monotonic=self.monotonic, sleep=self.sleep)
+        monkeypatch.setattr(conversation, "time", stand_in)
+        monkeypatch.setattr(engine, "time", stand_in)
+        return self
+
+
+def learn(
+    federation: Federation,
+    link: Link,
+    diary: tiny.Diary | None = None,
+    start: Checkpoint | None = None,
+    accepted: Mapping[str, int] | None = None,
+    durable: Callable[[], int] = lambda: 0,
+    name: str = "",
+) -> Trained:
+    """The whole run through the real loop, on the sites at the other end of `link`; `name` is what
+    the run was proposed as, which the keys of secure aggregation are bound to."""
+    engine = RemoteEngine(federation, link, {}, accepted or {}, durable, run=name)
+    return run(federation, engine, tiny.overall(federation), diary, start)
+
+
+def figures(diary: tiny.Diary) -> list[dict[str, Any]]:
+    """The history without the time that it took."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in diary.lines]

@@ -1,0 +1,149 @@
+"""Average precision from added histograms equals pycocotools' own, however the images are cut."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import Tensor
+
+from fedsight.data.detection.boxes import Row, pack
+from fedsight.tasks.detection.precision import (
+    areas,
+    average_precision,
+    f1,
+    histograms,
+    recall_curve,
+)
+
+CLASSES, SMALL, MEDIUM = 3, 20.0, 30.0
+RANGES = areas(SMALL, MEDIUM)
+
+
+def scene(seed: int, images: int) -> tuple[Tensor, Tensor]:
+    """Detections that are the objects moved a little, some missed, some out of nowhere."""
+    rng = np.random.default_rng(seed)
+    truth: list[list[Row]] = []
+    found = torch.zeros(images, 12, 6)
+    for image in range(images):
+        rows: list[Row] = []
+        answers = []
+        for _ in range(rng.integers(0, 6)):
+            left, top = rng.uniform(0, 60, 2)
+            width, height = rng.uniform(10, 40, 2)
+            label = int(rng.integers(CLASSES))
+            rows.append((label, left, top, left + width, top + height))
+            if rng.random() < 0.8:
+                box = np.array(rows[-1][1:]) + rng.normal(0, 2, 4)
+                answers.append([label, rng.beta(4, 2), *box])
+        for _ in range(rng.integers(0, 4)):
+            left, top = rng.uniform(0, 60, 2)
+            answers.append([rng.integers(CLASSES), rng.beta(2, 4), left, top, left + 20, top + 20])
+        truth.append(rows)
+        for number, row in enumerate(answers):
+            found[image, number] = torch.tensor(np.array(row, dtype=np.float32))
+    return found, pack(truth, [()] * images)
+
+
+def theirs(found: Tensor, targets: Tensor) -> Any:
+    """pycocotools from beginning to end: precision averaged over recalls [overlap, class, area]."""
+    annotations, detections = [], []
+    for image in range(len(found)):
+        for row in targets[image].double().tolist():
+            if row[0] >= 0:
+                width, height = row[3] - row[1], row[4] - row[2]
+                annotations.append(
+                    {
+                        "id": len(annotations) + 1,
+                        "image_id": image,
+                        "category_id": int(row[0]),
+                        "bbox": [row[1], row[2], width, height],
+                        "area": width * height,
+                        "iscrowd": 0,
+                    }
+                )
+        for row in found[image].double().tolist():
+            if row[1] > 0:
+                box = [row[2], row[3], row[4] - row[2], row[5] - row[3]]
+                detections.append(
+                    {"image_id": image, "category_id": int(row[0]), "bbox": box, "score": row[1]}
+                )
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco = COCO()
+        coco.dataset = {
+            "images": [{"id": number} for number in range(len(found))],
+            "categories": [{"id": number} for number in range(CLASSES)],
+            "annotations": annotations,
+        }
+        coco.createIndex()
+        judge = COCOeval(coco, coco.loadRes(detections), "bbox")
+        judge.params.areaRng = RANGES
+        judge.params.areaRngLbl = ["all", "small", "medium", "large"]
+        judge.evaluate()
+        judge.accumulate()
+    return judge.eval["precision"][..., -1].mean(axis=1)
+
+
+def test_it_equals_pycocotools_where_no_two_scores_share_a_bin() -> None:
+    found, targets = scene(0, 30)
+    sure = found[:, :, 1] > 0
+    scores = (np.random.default_rng(0).permutation(1000)[: int(sure.sum())] + 0.5) / 1000
+    found[:, :, 1][sure] = torch.from_numpy(scores).float()
+    ours = average_precision(*histograms(found, targets, CLASSES, RANGES))
+    np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs(found, targets), atol=1e-9)
+
+
+def test_bins_move_the_mean_by_no_more_than_their_width() -> None:
+    found, targets = scene(1, 30)
+    ours = average_precision(*histograms(found, targets, CLASSES, RANGES))
+    assert ours[:, 0].mean() == pytest.approx(theirs(found, targets)[..., 0].mean(), abs=1e-3)
+
+
+def test_counts_add_over_images() -> None:
+    found, targets = scene(2, 20)
+    whole = histograms(found, targets, CLASSES, RANGES)
+    parts = [histograms(found[i : i + 7], targets[i : i + 7], CLASSES, RANGES) for i in (0, 7, 14)]
+    for number in range(2):
+        np.testing.assert_array_equal(whole[number], sum(part[number] for part in parts))
+
+
+def test_a_class_that_was_not_labelled_in_an_image_is_not_judged_there() -> None:
+    found, _ = scene(3, 1)
+    found[0, 0] = torch.tensor([0.0, 0.9, 5, 5, 25, 25])
+    hidden = pack([[(1.0, 0, 0, 9, 9)]], [[0]])
+    counts, objects = histograms(found, hidden, CLASSES, RANGES)
+    assert counts[0].sum() == 0
+    assert objects[:, 0].tolist() == [0, 1, 0]
+
+
+def test_perfect_answers_score_one_and_classes_without_objects_nothing() -> None:
+    _, targets = scene(4, 10)
+    right = targets[:, :, 0] >= 0
+    found = torch.cat([targets[:, :, :1], right[:, :, None] * 0.8, targets[:, :, 1:]], 2)
+    found[:, :, 0].clamp_(min=0)
+    counts, objects = histograms(found, targets, CLASSES + 1, RANGES)
+    precision = average_precision(counts, objects)
+    np.testing.assert_allclose(precision[:CLASSES, 0], 1)
+    assert np.isnan(precision[CLASSES]).all()
+    assert recall_curve(counts[0, 0, 0], objects[0, 0]) == [(1.0, 1.0)]
+
+
+def test_f1_counts_what_has_at_least_the_score() -> None:
+    rows: list[Row] = [(0, 0, 0, 20, 20), (0, 40, 40, 60, 60), (1, 0, 40, 20, 60)]
+    found = torch.zeros(1, 4, 6)
+    found[0, 0] = torch.tensor([0, 0.9, 0, 0, 20, 20])  # right
+    found[0, 1] = torch.tensor([0, 0.3, 40, 40, 60, 60])  # right, and just sure enough
+    found[0, 2] = torch.tensor([0, 0.4, 10, 60, 30, 80])  # wrong
+    found[0, 3] = torch.tensor([1, 0.29, 0, 40, 20, 60])  # right, but not sure enough
+    counts, objects = histograms(found, pack([rows], [()]), 3, RANGES)
+    told = f1(counts, objects, 0.3)[:, 0]
+    assert told[:2].tolist() == [pytest.approx(2 * 2 / (3 + 2)), 0]
+    assert np.isnan(told[2])  # no object
+    assert f1(counts, objects, 0.0)[1, 0] == 1
+    assert f1(counts, objects, 1.0)[0, 0] == 0

@@ -1,0 +1,189 @@
+"""The task faces, through the real round loop: what it learns, and what never leaves a site."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import tinyfaces
+import torch
+
+from fedsight.client.step import Client
+from fedsight.core.errors import ConfigError, ModelError
+from fedsight.core.layout import Kind
+from fedsight.core.types import Order
+from fedsight.models.embedding import Embedding
+from fedsight.program.federation import Federation
+from fedsight.tasks.faces.task import FaceRecognition
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tinyfaces.draw(tmp_path_factory.mktemp("people"))
+
+
+def step(of: Federation, site: int) -> tuple[Client, dict[str, torch.Tensor], object]:
+    client = Client(of)
+    order = Order(1, client.initial[client.layout.travelling].clone())
+    reply = client.step(order, site, {})
+    return client, dict(reply.memory), reply
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedprox", "scaffold", "fedrep"])
+@pytest.mark.parametrize("softmax", ["arcface", "cosface"])
+def test_every_algorithm_trains_it(root: Path, algorithm: str, softmax: str) -> None:
+    task = {"name": "faces", "softmax": softmax}
+    diary = tiny.Diary()
+    of = tinyfaces.federation(root, algorithm={"name": algorithm}, task=task)
+    tiny.learn(of, diary=diary)
+    assert 0 <= diary.lines[-1]["score"] <= 1
+    assert diary.lines[-1]["auc"] == diary.lines[-1]["score"]
+
+
+def test_a_few_rounds_tell_people_apart_better_than_none(root: Path) -> None:
+    def score(rounds: int) -> float:
+        diary = tiny.Diary()
+        train = {"epochs": 2, "batch": 4, "lr": 0.1 if rounds > 1 else 1e-9}
+        of = tinyfaces.federation(root, train=train, rounds={"rounds": rounds})
+        tiny.learn(of, diary=diary)
+        return float(diary.lines[-1]["score"])
+
+    assert score(6) >= score(1)
+
+
+def test_peoples_vectors_are_no_part_of_what_travels(root: Path) -> None:
+    client, memory, reply = step(tinyfaces.federation(root), 0)
+    heads = [e for e in client.layout.entries if e.name.startswith("head.")]
+    assert {e.kind for e in heads} == {Kind.PERSONAL}
+    assert heads[0].start >= client.layout.travelling.stop
+    payload = reply.payload  # type: ignore[attr-defined]
+    assert {len(part) for part in payload.values()} == {client.layout.travelling.stop}
+    assert memory["personal"].abs().sum() > 0  # it did learn, and kept it
+
+
+def test_a_reply_names_nobody_and_holds_no_image(root: Path) -> None:
+    of = tinyfaces.federation(root)
+    client, _, reply = step(of, 0)
+    assert set(reply.metrics) == {"train_loss"}  # type: ignore[attr-defined]
+    text = repr((of.dataset.classes, of.dataset.facts, reply))
+    assert not any(name in text.split("path")[0] for name in tinyfaces.NAMES)
+    sums = client.measure(of.tested(of.views[0]), 0)
+    pixels = of.views[0].indices.size * tinyfaces.SIDE**2
+    assert set(sums) == {"pairs", "resampled", "rank", "open"}
+    whole = [one.total for name, one in sums.items() if name != "resampled"]
+    assert all(np.array_equal(values, values.round()) for values in whole)  # counts, no scores
+    assert pixels not in {values.size for values in whole}
+
+
+def test_only_a_sites_own_people_move(root: Path) -> None:
+    of = tinyfaces.federation(root)
+    client, memory, _ = step(of, 1)
+    entry = next(e for e in client.layout.entries if e.name == "head.move")
+    moved = memory["personal"].view(entry.shape).abs().sum(1) > 0
+    own = np.unique(of.dataset.train.labels[of.partition.indices(1)])
+    assert np.flatnonzero(moved.numpy()).tolist() == own.tolist()
+
+
+def test_people_start_elsewhere_at_every_site_and_alike_in_every_round(root: Path) -> None:
+    of = tinyfaces.federation(root)
+    starts = []
+    for site in (0, 1, 0):
+        client, _, _ = step(of, site)
+        assert isinstance(client.model, Embedding)
+        starts.append(client.model.head.start.clone())
+    assert torch.equal(starts[0], starts[2])
+    assert not torch.allclose(starts[0], starts[1])
+
+
+def test_sites_of_one_person_learn_and_their_vectors_stay_near_their_starts(
+    tmp_path: Path,
+) -> None:
+    root = tinyfaces.draw(tmp_path, sites=4, each=1)
+    for place in range(4, 8):  # a site's only person is never held out; another site has four
+        folder = root / "clinic-9" / str(place)
+        folder.mkdir(parents=True)
+        for number in range(4):
+            tinyfaces.picture(place, number).save(folder / f"{number}.png")
+    of = tinyfaces.federation(root, unseen=0.5, task={"name": "faces", "reach": 0.2})
+    client, memory, _ = step(of, 0)
+    assert memory["personal"].abs().sum() > 0
+    assert isinstance(client.model, Embedding)
+    head = client.model.head
+    distance = (head.vectors() - head.start)[head.own].norm(dim=1)
+    assert int(head.own.sum()) == 1
+    assert float(distance.detach()) < 0.6
+    tiny.learn(of)
+
+
+def test_sites_are_tested_with_one_model(root: Path) -> None:
+    of = tinyfaces.federation(root)
+    assert not of.program.differs(of.network())
+    model = {"name": "embedding", "backbone": "small_cnn", "dimension": 8}
+    other = tinyfaces.federation(root, algorithm={"name": "fedbn"}, model=model)
+    assert other.program.differs(other.network())
+
+
+def test_a_network_of_classes_is_refused(root: Path) -> None:
+    with pytest.raises(ConfigError, match="face_net"):
+        tinyfaces.federation(root, model={"name": "small_cnn"})
+
+
+def test_people_of_the_test_part_must_be_unseen() -> None:
+    with pytest.raises(ConfigError, match="trained on"):
+        tiny.federation(task={"name": "faces"}, model={"name": "face_net"})
+
+
+def test_sites_where_nobody_can_be_told_apart_are_refused_before_training(tmp_path: Path) -> None:
+    root = tinyfaces.draw(tmp_path, each=3)
+    with pytest.raises(ConfigError, match="no site has two people to test on") as caught:
+        tinyfaces.federation(root, unseen=0.2)
+    assert "0.5" in caught.value.problems[0].cure
+    diary = tiny.Diary()
+    tiny.learn(tinyfaces.federation(root, unseen=0.5), diary=diary)  # as the cure says
+    assert 0 <= diary.lines[-1]["auc"] <= 1
+
+
+def test_whether_anything_can_be_measured_goes_by_what_is_tested_together() -> None:
+    one, two = np.array([3, 3]), np.array([3, 4])
+    assert not FaceRecognition().check_tested({"a": one, "b": two})
+    assert not FaceRecognition().check_tested({"": two})
+    (found,) = FaceRecognition().check_tested({f"site {k}": one + k for k in range(7)})
+    assert "(one at site 0, site 1, site 2, site 3, site 4 and 2 more)" in found.cause
+    (found,) = FaceRecognition().check_tested({"": one})
+    assert found.cause.startswith("there are fewer than two people")
+    (found,) = FaceRecognition().check_tested({})
+    assert found.cause.startswith("no site")
+
+
+def test_four_people_a_site_give_a_figure_with_the_defaults(tmp_path: Path) -> None:
+    diary = tiny.Diary()
+    of = tinyfaces.federation(tinyfaces.draw(tmp_path), unseen=0.2, rounds={"rounds": 1})
+    tiny.learn(of, diary=diary)
+    assert 0 <= diary.lines[-1]["auc"] <= 1
+
+
+def test_the_model_knows_nobody_by_name(root: Path) -> None:
+    of = tinyfaces.federation(root)
+    with pytest.raises(ModelError, match="enrol"):
+        of.program.task.answers(of.network().module, torch.zeros(1, 1, 16, 16), ("person 0001",))
+
+
+def test_a_report_gets_pairs_a_curve_and_a_table(root: Path) -> None:
+    of = tinyfaces.federation(root)
+    client = Client(of)
+    client.model.eval()
+    data = of.tested(of.views[0])
+    task, classes = of.program.task, of.dataset.classes
+    everything = torch.arange(len(data))
+    with torch.inference_mode():
+        pairs = task.samples(client.model, of.batch(data, everything), classes)
+    assert pairs
+    assert all(len(pair.positions) == 2 and 0 <= pair.probability <= 1 for pair in pairs)
+    sums = [client.measure(of.tested(view), 0) for view in of.views]
+    both = {name: sums[0][name] + sums[1][name] for name in sums[0]}
+    (curve,) = task.curves(both, classes) or [None]
+    if curve is not None:
+        assert curve.lines["this model"][0][0] == 0.0
+    assert len(task.tables(both, classes)[0].rows) == 2

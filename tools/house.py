@@ -1,0 +1,160 @@
+"""Print how the house stands: files, functions, imports between rooms.
+
+    python tools/house.py
+
+Names what breaks the rules (a cycle, an import that points upwards, a file or a function that is
+too long) and then exits with 1. `tests/test_house.py` keeps the same rules.
+"""
+
+from __future__ import annotations
+
+import ast
+import statistics
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1] / "src" / "fedsight"
+LONGEST_FILE = 500  # lines
+LONGEST_FUNCTION = 60  # lines
+MEDIAN_FILE = 120  # lines
+
+# The rooms from the ground up. A room may import the rooms of the lines before its own, and what
+# is named for it in BESIDE.
+FLOORS: tuple[tuple[str, ...], ...] = (
+    ("core",),
+    ("data", "models", "compression"),
+    ("privacy",),
+    ("aggregation", "governance", "tasks", "algorithms"),
+    ("program",),
+    ("client",),
+    ("engines",),
+    ("coordinator",),
+    ("evaluation",),
+    ("inference",),
+    ("runs",),
+    ("deploy",),
+    ("cli",),
+)
+BESIDE = {"models": {"data"}}  # weights that a package ships are fetched as data are
+APART = {"report": {"core"}}  # reads run files alone, and imports no torch
+ANYTHING = {"cli"}
+
+
+@cache
+def modules() -> dict[str, Path]:
+    """All modules of the package by dotted name."""
+    found = {}
+    for path in sorted(ROOT.rglob("*.py")):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+@cache
+def imports(name: str, deferred: bool = True) -> frozenset[str]:
+    """Modules that `name` imports: in functions too if `deferred`, never for typing alone."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+            return
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) and not deferred:
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{name} imports by a relative name"
+            module = node.module or ""
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                found.add(inner if inner in modules() else module)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(modules()[name].read_text(encoding="utf-8")))
+    return frozenset(found)
+
+
+def room(module: str) -> str:
+    """The room of a module: the second part of its name."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def allowed(name: str) -> set[str]:
+    """The rooms that room `name` may import."""
+    if name in APART:
+        return APART[name] | {name}
+    below: set[str] = set()
+    for floor in FLOORS:
+        if name in floor:
+            extra = set(APART) if name in ANYTHING else set()
+            return below | BESIDE.get(name, set()) | extra | {name}
+        below |= set(floor)
+    raise KeyError(f"the room '{name}' has no place in FLOORS (tools/house.py)")
+
+
+def upward() -> Iterator[str]:
+    """Imports that point upwards, as `module -> imported module`."""
+    for name in modules():
+        if room(name) in ("", "__main__"):
+            continue
+        for other in sorted(imports(name)):
+            if other.startswith("fedsight.") and room(other) not in allowed(room(name)):
+                yield f"{name} -> {other}"
+
+
+def cycles() -> Iterator[str]:
+    """Circles of imports, as `a -> b -> a`."""
+    done: set[str] = set()
+
+    def walk(name: str, path: tuple[str, ...]) -> Iterator[str]:
+        if name in path:
+            yield " -> ".join([*path[path.index(name) :], name])
+            return
+        if name in done:
+            return
+        for other in sorted(imports(name, deferred=False) & modules().keys()):
+            yield from walk(other, (*path, name))
+        done.add(name)
+
+    for name in modules():
+        yield from walk(name, ())
+
+
+def lines(path: Path) -> int:
+    """Lines of a file."""
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def functions() -> Iterator[tuple[int, str]]:
+    """Every function as (lines, `module.name`)."""
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield (node.end_lineno or node.lineno) - node.lineno + 1, f"{name}.{node.name}"
+
+
+def main() -> int:
+    """Print the table; 1 if a rule is broken."""
+    sizes = sorted((lines(path), name) for name, path in modules().items())
+    full = [size for size, name in sizes if size > 1]
+    median = int(statistics.median(full))
+    longest = max(functions())
+    broken = [*(f"upward: {one}" for one in upward()), *(f"cycle: {one}" for one in cycles())]
+    broken += [f"file: {name} has {n} lines" for n, name in sizes if n > LONGEST_FILE]
+    broken += [f"function: {name} has {n} lines" for n, name in functions() if n > LONGEST_FUNCTION]
+    print(f"files             {len(full)} in {len({room(n) for n in modules()} - {''})} rooms")
+    print(f"lines             {sum(full)}")
+    print(f"median file       {median} lines (about {MEDIAN_FILE} at most)")
+    print(f"longest file      {sizes[-1][0]} lines, {sizes[-1][1]} (at most {LONGEST_FILE})")
+    print(f"longest function  {longest[0]} lines, {longest[1]} (at most {LONGEST_FUNCTION})")
+    print(f"cycles, upward    {sum(1 for _ in cycles())}, {sum(1 for _ in upward())}")
+    for one in broken:
+        print(one)
+    return 1 if broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
