@@ -25,6 +25,7 @@ import torch
 from common import RESULTS, machine, print_table, write_json
 
 from fedsight.coordinator.loop import run
+from fedsight.coordinator.session import Session
 from fedsight.core.types import Metrics
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.evaluation.figures import Evaluator
@@ -59,7 +60,7 @@ def train(federation: Federation) -> dict[str, float]:
         return evaluator.figures(sums).overall
 
     try:
-        trained = run(federation, engine, overall)
+        trained = run(Session(federation), engine, overall)
     finally:
         engine.close()
     figures = federation.program.task.summary(trained.sums[0])

@@ -22,6 +22,7 @@ from common import RESULTS, machine, print_table, write_json
 
 from fedsight.coordinator.loop import run
 from fedsight.coordinator.protection import Protection
+from fedsight.coordinator.session import Session
 from fedsight.engines.workers import WorkerEngine
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program.config import check, parse
@@ -74,7 +75,7 @@ def train(tables: dict[str, Any]) -> dict[str, Any]:
     evaluator = Evaluator(federation)
     engine = WorkerEngine(federation, speed)
     try:
-        trained = run(federation, engine, lambda sums: evaluator.figures(sums).overall)
+        trained = run(Session(federation), engine, lambda sums: evaluator.figures(sums).overall)
     finally:
         engine.close()
     protection = Protection(federation)

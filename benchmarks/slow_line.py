@@ -49,7 +49,7 @@ def sets_for(millions: float) -> tuple[list[str], int]:
     width = 4 * round((millions * 1e6 / 378) ** 0.5 / 4)  # 378 w^2 + 99 w + 10 parameters
     sets = [f"model.width={width}", "model.blocks=4", "split.sites=10", "train.epochs=1"]
     program, _ = config.example("fashion", sets)
-    return sets, program.layout(federate(program).network()).size
+    return sets, federate(program).layout.size
 
 
 def main() -> None:

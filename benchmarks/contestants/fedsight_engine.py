@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from task import Job
 
 from fedsight.algorithms.base import algorithms
-from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan
 from fedsight.coordinator.store import RunStore
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
 from fedsight.data.shift import Shift
 from fedsight.models.base import models
-from fedsight.program.federation import Federation
 from fedsight.program.program import Program, Rounds, Speed, Train
 from fedsight.runs import lifecycle
 from fedsight.tasks.base import tasks
@@ -48,13 +45,10 @@ class Stopwatch(Callback):
     def __init__(self) -> None:
         self.stamps: list[float] = []
 
-    def begin(self, federation: Federation, done: int) -> None:
-        """The workers are about to start."""
-        self.stamps.append(time.perf_counter())
-
-    def round(self, line: Mapping[str, Any]) -> None:
-        """A round is in the history and the checkpoint."""
-        self.stamps.append(time.perf_counter())
+    def on(self, event: Event) -> None:
+        """The workers are about to start, or a round is in the history and the checkpoint."""
+        if isinstance(event, RunBegan | RoundEnded):
+            self.stamps.append(time.perf_counter())
 
 
 def main() -> None:

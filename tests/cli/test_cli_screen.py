@@ -13,12 +13,23 @@ from hypothesis import strategies as st
 from tinyrun import done, write_config
 
 from fedsight.cli.screen import Screen, show_error, show_summary, size
+from fedsight.coordinator.callbacks import (
+    BaselineRoundEnded,
+    BaselinesBegan,
+    ReplyArrived,
+    RoundEnded,
+    RunBegan,
+    RunEnded,
+)
 from fedsight.core.errors import ConfigError, DataError, FedSightError, Problem, StoreError
+from fedsight.engines.base import Accepted
 
 LINE: dict[str, Any] = {
     **{"round": 1, "score": 0.5, "loss": 1.25, "rejected": {}},
     **{"bytes_up": 1500, "bytes_down": 500},
 }
+
+REPLY = ReplyArrived(Accepted(0, "site-00", 1, 0.5))
 
 
 @pytest.mark.parametrize(
@@ -46,13 +57,17 @@ def test_a_size_is_near_what_it_stands_for(count: int) -> None:
 
 def test_a_line_a_round_on_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen()
-    screen.begin(tiny.federation(rounds={"rounds": 3}), 1)
-    screen.reply()
-    screen.round(LINE)
-    screen.round({**LINE, "round": 2, "score": None, "loss": None, "rejected": {"a": "NaN"}})
-    screen.begin_baselines(4)
-    screen.baseline_round()
-    screen.finish({})
+    screen.on(RunBegan(tiny.federation(rounds={"rounds": 3}), 1))
+    screen.on(REPLY)
+    screen.on(RoundEnded(LINE, None, False))
+    screen.on(
+        RoundEnded(
+            {**LINE, "round": 2, "score": None, "loss": None, "rejected": {"a": "NaN"}}, None, False
+        )
+    )
+    screen.on(BaselinesBegan(4))
+    screen.on(BaselineRoundEnded())
+    screen.on(RunEnded({}))
     screen.close()
     out, err = capsys.readouterr()
     assert out == ""
@@ -69,12 +84,12 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch) ->
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
-    screen.begin(tiny.federation(rounds={"cohort": 2}), 0)
-    screen.reply()
-    screen.reply()
-    screen.round(LINE)
-    screen.begin_baselines(8)
-    screen.baseline_round()
+    screen.on(RunBegan(tiny.federation(rounds={"cohort": 2}), 0))
+    screen.on(REPLY)
+    screen.on(REPLY)
+    screen.on(RoundEnded(LINE, None, False))
+    screen.on(BaselinesBegan(8))
+    screen.on(BaselineRoundEnded())
     screen.close()
     err = capsys.readouterr().err
     assert "2/4" in err
@@ -90,8 +105,10 @@ def test_what_is_said_meanwhile_stands_above_the_bar(
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
-    screen.begin(tiny.federation(rounds={"rounds": 2}), 0)
-    screen.round(LINE)  # without a word of single replies, as where sites are elsewhere
+    screen.on(RunBegan(tiny.federation(rounds={"rounds": 2}), 0))
+    screen.on(
+        RoundEnded(LINE, None, False)
+    )  # without a word of single replies, as where sites are elsewhere
     screen.say("waiting for [site-01]")
     screen.close()
     err = capsys.readouterr().err
@@ -101,7 +118,7 @@ def test_what_is_said_meanwhile_stands_above_the_bar(
 
 
 def test_a_reply_before_the_beginning_moves_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen().reply()
+    Screen().on(REPLY)
     assert capsys.readouterr().err == ""
 
 

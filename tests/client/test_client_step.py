@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedsight.client.step import Client, batches
+from fedsight.client.step import Client
+from fedsight.client.training import batches
 from fedsight.coordinator.protection import Protection
 from fedsight.core.layout import Kind
 from fedsight.core.rng import generator
@@ -191,7 +192,7 @@ def test_body_and_head_learn_in_their_own_phases_only(tiny_federation: Make) -> 
 
 def test_personal_slice_comes_from_memory_and_never_travels(tiny_federation: Make) -> None:
     federation = tiny_federation(algorithm={"name": "fedrep"})
-    layout = federation.program.layout(federation.network())
+    layout = federation.layout
     mine = torch.full((layout.length(Kind.PERSONAL),), 0.25)
     fresh, remembered = step(federation), step(federation, personal=mine)
     assert len(fresh.payload["delta"]) == layout.travelling.stop == layout.size - len(mine)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 import tiny
 import torch
 
-from fedsight.client.dpsgd import PrivateSteps, _single_gradients
-from fedsight.client.sgd import LocalSGD
+from fedsight.client.dpsgd import PrivateSteps, clipped_sum, single_gradients
+from fedsight.client.optimizers import make_optimizer
 from fedsight.client.step import Client
+from fedsight.client.training import Lesson
 from fedsight.core.types import Batch
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import Noise
@@ -25,20 +29,42 @@ def make(**sections: Any) -> Federation:
     return tiny.federation(rounds=rounds, privacy={"name": "example", **sections})
 
 
-def parts(clip: float, noise_multiplier: float = 1.0) -> tuple[Client, PrivateSteps, Batch]:
+def lesson_of(client: Client, **changes: Any) -> Lesson:
+    """A lesson on the first site's 40 images, with an ordinary SGD."""
+    program, data = client.federation.program, client.federation.client(0)
+    learning = dict(client.model.named_parameters())
+    made = Lesson(
+        model=client.model,
+        task=program.task,
+        read=lambda index: client.federation.batch(data, index),
+        samples=40,
+        epochs=1,
+        batch=16,
+        optimizer=make_optimizer(learning, program.train, 0.1, client.network),
+        correct=lambda gradients: gradients,
+        done=0,
+        draws=torch.Generator(),
+        noise=NOISE,
+    )
+    return replace(made, **changes)
+
+
+def parts(clip: float, noise_multiplier: float = 1.0) -> tuple[Client, Lesson, Batch]:
     federation = make(clip=clip, noise_multiplier=noise_multiplier)
     client = Client(federation)
-    mechanism = federation.program.privacy
-    assert isinstance(mechanism, Example)
-    steps = PrivateSteps(mechanism, federation.plan(), 40, NOISE)
-    data = federation.client(0)
     client.model.train()
-    return client, steps, federation.batch(data, torch.arange(7))
+    return client, lesson_of(client), federation.batch(federation.client(0), torch.arange(7))
+
+
+def steps_of(client: Client) -> PrivateSteps:
+    mechanism = client.federation.program.privacy
+    assert isinstance(mechanism, Example)
+    return PrivateSteps(mechanism, client.federation.plan)
 
 
 @pytest.mark.parametrize("clip", [0.05, 1.0, 1e9])
 def test_the_sum_is_that_of_gradients_taken_and_clipped_one_by_one(clip: float) -> None:
-    client, steps, batch = parts(clip)
+    client, lesson, batch = parts(clip)
     task, parameters = client.federation.program.task, list(client.model.parameters())
     expected = [torch.zeros_like(p) for p in parameters]
     for number in range(len(batch.y)):
@@ -47,9 +73,9 @@ def test_the_sum_is_that_of_gradients_taken_and_clipped_one_by_one(clip: float) 
         length = torch.nn.utils.get_total_norm(gradients)
         for total, gradient in zip(expected, gradients, strict=True):
             total += gradient * min(1.0, clip / float(length))
-    with _single_gradients(client.model):
-        found = steps._sum(client.model, task, parameters, batch)
-        again = steps._sum(client.model, task, parameters, batch)
+    with single_gradients(client.model):
+        found = clipped_sum(lesson, batch, clip)
+        again = clipped_sum(lesson, batch, clip)
     for one_sum, other, wanted in zip(found, again, expected, strict=True):
         assert torch.allclose(one_sum, wanted, atol=1e-5)
         assert torch.equal(one_sum, other)
@@ -64,9 +90,9 @@ def test_opacus_own_optimiser_makes_the_same_step_without_noise() -> None:
         warnings.simplefilter("ignore")
         from opacus.optimizers import DPOptimizer
 
-        client, steps, batch = parts(clip=0.5)
+        client, lesson, batch = parts(clip=0.5)
         task, parameters = client.federation.program.task, list(client.model.parameters())
-        with _single_gradients(client.model):
+        with single_gradients(client.model):
             task.loss(client.model, batch).backward()
             theirs = DPOptimizer(
                 torch.optim.SGD(parameters, lr=0.1),
@@ -78,28 +104,42 @@ def test_opacus_own_optimiser_makes_the_same_step_without_noise() -> None:
             wanted = [p.grad.clone() for p in parameters]
             for parameter in parameters:
                 parameter.grad_sample = None
-            found = steps._sum(client.model, task, parameters, batch)
+            found = clipped_sum(lesson, batch, 0.5)
     for ours, other in zip(found, wanted, strict=True):
         assert torch.allclose(ours / 16, other, atol=1e-5)
 
 
 def test_noise_is_the_clip_times_the_multiplier_over_the_expected_batch() -> None:
-    client, steps, _ = parts(clip=0.5, noise_multiplier=3.0)
-    parameters = list(client.model.parameters())
-    zeros = [torch.zeros_like(p) for p in parameters]
-    one, other = (
-        torch.cat([g.flatten() for g in steps._disturbed(zeros, zeros, step)]) for step in (0, 1)
-    )
+    """Measured on the weights: a step that meets no image moves them by noise alone."""
+    client, lesson, _ = parts(clip=0.5, noise_multiplier=3.0)
+    nothing = {"uniform": lambda size: np.ones(size)}  # no coin falls
+
+    class Coins(Noise):
+        def uniform(self, size: int) -> npt.NDArray[np.float64]:
+            return nothing["uniform"](size) if self.coins else super().uniform(size)
+
+    def noise(kind: str, step: int, values: Any) -> Coins:
+        stream = Coins(0, kind, step, values=values)
+        stream.coins = kind == "examples"
+        return stream
+
+    moved: list[torch.Tensor] = []
+
+    def correct(gradients: list[torch.Tensor]) -> list[torch.Tensor]:
+        moved.append(torch.cat([gradient.flatten() for gradient in gradients]))
+        return gradients
+
+    steps_of(client).train(replace(lesson, noise=noise, correct=correct))
+    one, other = moved[:2]
     assert float(one.std()) == pytest.approx(0.5 * 3.0 / 16, rel=0.1)
     assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.15
 
 
 def test_a_step_may_meet_no_image_and_nothing_stays_on_the_model() -> None:
-    client, steps, _ = parts(clip=1.0)
+    client, lesson, _ = parts(clip=1.0)
     parameters = list(client.model.parameters())
-    task = client.federation.program.task
-    with _single_gradients(client.model):
-        total = steps._sum(client.model, task, parameters, None)
+    with single_gradients(client.model):
+        total = clipped_sum(lesson, None, 1.0)
     assert all(not part.any() for part in total)
     assert all(p.grad is None and not hasattr(p, "grad_sample") for p in parameters)
     assert not client.model._forward_hooks
@@ -109,7 +149,7 @@ def test_weights_that_part_have_other_coins_from_there_on() -> None:
     """The accountant takes coins to be independent: another correction must not meet the same."""
     drawn: list[list[list[int]]] = []
     for correction in (0.0, 0.1):
-        client, steps, _ = parts(clip=1.0)
+        client, lesson, _ = parts(clip=1.0)
         data = client.federation.client(0)
         met: list[list[int]] = []
 
@@ -120,9 +160,7 @@ def test_weights_that_part_have_other_coins_from_there_on() -> None:
         def correct(gradients: list[torch.Tensor], by: float = correction) -> list[torch.Tensor]:
             return [gradient + by for gradient in gradients]
 
-        optimiser = LocalSGD(list(client.model.parameters()), 0.1, 0.0, 0.0)
-        task = client.federation.program.task
-        steps.train(client.model, task, optimiser, read, 2, correct, 0)
+        steps_of(client).train(replace(lesson, epochs=2, read=read, correct=correct))
         drawn.append(met)
     assert drawn[0][0] == drawn[1][0]  # of the same weights: the same release, no new one
     assert all(one != other for one, other in zip(drawn[0][1:], drawn[1][1:], strict=True))

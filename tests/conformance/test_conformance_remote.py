@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from tinysites import FaultyLink, Places
 from fedsight.client.memory import MemoryStore
 from fedsight.core.types import Order
 from fedsight.deploy.server.job import _hand_out_personal
-from fedsight.engines.base import Outcome
+from fedsight.engines.base import Work
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program
@@ -169,11 +169,11 @@ class Deaf(InProcessEngine):
         super().__init__(federation, memory)
         self._left_out = site, round
 
-    def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
+    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
         """The others' steps."""
         site, round = self._left_out
         heard = [c for c in cohort if (self.federation.name(c), order.round) != (site, round)]
-        return super().train(order, heard, on_reply)
+        return super().submit(order, heard)
 
 
 @pytest.mark.parametrize("algorithm", ["scaffold", "fedbn"])
@@ -213,7 +213,7 @@ def test_personal_weights_that_are_pretrained_come_from_the_coordinator(
     places: Places, site_images: Path, tmp_path: Path
 ) -> None:
     plain = tinysites.program(site_images, algorithm={"name": "fedbn"})
-    state = federate(plain).network().module.state_dict()
+    state = federate(plain).network.module.state_dict()
     path = tmp_path / "pretrained.safetensors"
     save_file({name: value + 0.25 for name, value in state.items()}, path)
     model = {"weights": str(path), "sha256": sha256(path.read_bytes()).hexdigest()}

@@ -10,7 +10,7 @@ import tiny
 import torch
 
 from fedsight.core.types import Order
-from fedsight.engines.base import Engine
+from fedsight.engines.base import Engine, collect
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program.federation import Federation
@@ -108,7 +108,7 @@ def test_reduced_precision_trains_and_repeats_exactly(tiny_federation: Make) -> 
         engine.close()
         assert torch.isfinite(trained.vector).all()
         shas.append(tiny.sha(trained.vector))
-    inline = InProcessEngine(federation, precision="bfloat16")
+    inline = InProcessEngine(federation, speed=Speed(precision="bfloat16", device="cpu"))
     shas.append(tiny.sha(tiny.learn(federation, inline).vector))
     inline.close()
     assert len(set(shas)) == 1
@@ -127,11 +127,11 @@ def test_notes_come_in_the_order_of_sites_whatever_the_order_of_work(tiny_federa
     sizes = [federation.size(site) for site in range(4)]
     assert sizes != sorted(sizes, reverse=True), "the largest is trained first"
     engine = WorkerEngine(federation, Speed(workers=1))
-    vector = torch.zeros(federation.program.layout(federation.network()).travelling.stop)
-    everyone = engine.train(Order(1, vector), [0, 1, 2, 3], lambda: None)
-    some = engine.train(Order(2, vector), [1, 3], lambda: None)
+    vector = torch.zeros(federation.layout.travelling.stop)
+    everyone = collect(engine, Order(1, vector), [0, 1, 2, 3])
+    some = collect(engine, Order(2, vector), [1, 3])
     engine.close()
-    assert [note.client for note in everyone.notes] == [0, 1, 2, 3]
-    assert [note.weight for note in everyone.notes] == sizes
-    assert [note.client for note in some.notes] == [1, 3]
+    assert [note.client for note in everyone.accepted] == [0, 1, 2, 3]
+    assert [note.weight for note in everyone.accepted] == sizes
+    assert [note.client for note in some.accepted] == [1, 3]
     assert some.total.weight == sizes[1] + sizes[3]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedsight.coordinator.loop import run
 from fedsight.coordinator.protection import Protection
+from fedsight.coordinator.session import Session
 from fedsight.core.errors import SiteError
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.program.federation import Federation
@@ -84,7 +85,7 @@ def test_from_any_checkpoint_the_rest_is_the_same(stop: int) -> None:
     diary = tiny.Diary()
     whole = tiny.learn(federation, diary=diary)
     engine = InProcessEngine(federation)
-    again = run(federation, engine, lambda sums: {}, None, diary.checkpoints[stop])
+    again = run(Session(federation), engine, lambda sums: {}, [], diary.checkpoints[stop])
     engine.close()
     assert torch.equal(again.vector, whole.vector)
     assert tiny.same_sums(again.sums, whole.sums)

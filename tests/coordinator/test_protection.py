@@ -11,6 +11,7 @@ import torch
 
 from fedsight.coordinator.loop import run
 from fedsight.coordinator.protection import Protection
+from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import ConfigError
 from fedsight.engines.in_process import InProcessEngine
@@ -64,7 +65,7 @@ def test_resumed_from_any_checkpoint_on_disk_the_rest_is_the_same(
         found = store.load_checkpoint()
         assert isinstance(found, Checkpoint)
         engine = InProcessEngine(of)
-        rest = run(of, engine, lambda sums: {}, again, found)
+        rest = run(Session(of), engine, lambda sums: {}, [again], found)
         engine.close()
         assert torch.equal(rest.vector, whole.vector)
         assert again.lines[-1]["epsilon"] == diary.lines[-1]["epsilon"]
@@ -129,7 +130,7 @@ def test_another_secret_draws_other_cohorts_and_other_noise() -> None:
     vectors = []
     for secret in (1, 2):
         engine = InProcessEngine(of)
-        vectors.append(run(of, engine, lambda sums: {}, secret=secret).vector)
+        vectors.append(run(Session(of, secret), engine, lambda sums: {}).vector)
         engine.close()
     assert not torch.equal(*vectors)
     summary = Protection(of, 1).summary(3)

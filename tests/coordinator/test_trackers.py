@@ -12,7 +12,7 @@ import pytest
 import tiny
 from tinyrun import cli, done, refused, write_config
 
-from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.callbacks import BaselinesBegan, Callback, RoundEnded, RunBegan, RunEnded
 from fedsight.coordinator.trackers import MLflow, open_log
 from fedsight.core.errors import FedSightError
 
@@ -55,7 +55,7 @@ def test_tensorboard_after_a_crash_hides_what_is_run_again(tmp_path: Path) -> No
         for round in rounds:
             log.round(line(round, loss=loss))
         if done_before:
-            log.finish({})
+            log.finish()
             log.close()
         else:  # killed: nothing is closed, and yet nothing is lost
             assert scalars(tmp_path)["loss"] == {1: 9.0, 2: 9.0, 3: 9.0}
@@ -112,11 +112,9 @@ def test_an_unknown_log_is_refused_by_the_command_line(tmp_path: Path) -> None:
 
 def test_a_reporter_hears_everything_and_minds_nothing() -> None:
     one = Callback()
-    one.begin(tiny.federation(), 0)
-    one.reply()
-    one.round({})
-    one.begin_baselines(3)
-    one.baseline_round()
-    one.finish({})
+    one.on(RunBegan(tiny.federation(), 0))
+    one.on(RoundEnded({}, None, False))
+    one.on(BaselinesBegan(3))
+    one.on(RunEnded({}))
     one.close()
     assert issubclass(MLflow, Callback)

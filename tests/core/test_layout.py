@@ -156,11 +156,14 @@ def test_with_any_kinds_what_travels_is_a_prefix_and_no_value_is_lost(
     order = [e.kind for e in layout.entries]
     assert order == sorted(order, key=list(Kind).index)
     assert all(
-        (e.stop <= layout.travelling.stop) == (e.kind != Kind.PERSONAL) for e in layout.entries
+        (e.stop <= layout.travelling.stop) == (e.kind in (Kind.SHARED, Kind.BUFFER))
+        for e in layout.entries
     )
     assert layout.size == before.size
     assert layout.shared.stop == layout.length(Kind.SHARED)
-    assert layout.personal == slice(layout.size - layout.length(Kind.PERSONAL), layout.size)
+    assert layout.personal.stop - layout.personal.start == layout.length(Kind.PERSONAL)
+    assert layout.frozen == slice(layout.size - layout.length(Kind.FROZEN), layout.size)
+    assert layout.kept == slice(layout.personal.start, layout.frozen.stop)
     vector = counting(before)
     moved = layout.vector(before.state_dict(vector))
     assert all(

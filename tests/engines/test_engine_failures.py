@@ -21,7 +21,7 @@ import torch
 from fedsight.client.memory import MemoryStore
 from fedsight.core.errors import DataError, EngineError, SiteError
 from fedsight.core.types import Order
-from fedsight.engines.base import Engine
+from fedsight.engines.base import Engine, collect
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.pool import Pool
 from fedsight.engines.workers import WorkerEngine
@@ -47,9 +47,8 @@ def started(workers: int, federation: Federation, memory: Path | None = None) ->
 
 
 def order(federation: Federation, round: int = 1) -> Order:
-    network = federation.network()
-    layout = federation.program.layout(network)
-    algorithm, vector = federation.program.algorithm, layout.read(network.module)
+    layout = federation.layout
+    algorithm, vector = federation.program.algorithm, federation.initial
     shared = algorithm.shared(algorithm.init(vector[layout.shared]))
     return Order(round, vector[layout.travelling], shared)
 
@@ -113,9 +112,9 @@ def test_other_sites_go_on_without_a_nan_site_and_it_remembers_nothing(
     assert all(memory.load(other, 3) for other in others)
     without = {federation.name(c): c for c in range(3) if federation.name(c) != site}
     with started(0, federation) as engine:
-        expected = engine.train(order(federation), list(without.values()), lambda: None)
+        expected = collect(engine, order(federation), list(without.values()))
     with started(0, federation) as engine:
-        found = engine.train(order(federation), [0, 1, 2], lambda: None)
+        found = collect(engine, order(federation), [0, 1, 2])
     assert torch.equal(expected.total.sums["delta"].total, found.total.sums["delta"].total)
 
 
@@ -155,7 +154,7 @@ def test_killed_worker_is_named_with_what_it_was_doing(tiny_federation: Make) ->
         os.kill(victim.pid, signal.SIGKILL)
         victim.join()
         for call, doing in (
-            (lambda: engine.train(order(federation, 4), [0], lambda: None), "training in round 4"),
+            (lambda: collect(engine, order(federation, 4), [0]), "training in round 4"),
             (lambda: engine.measure(order(federation).vector, 4), "measuring round 4"),
         ):
             with pytest.raises(
@@ -175,7 +174,7 @@ def test_worker_killed_at_work_is_named_too(tiny_federation: Make) -> None:
             victim.kill()  # again at the next reply, when it may be gone already
 
         with pytest.raises(EngineError, match="fedsight-worker-1 died while training in round 2"):
-            engine.train(order(federation, 2), [0, 1, 2], kill)
+            collect(engine, order(federation, 2), [0, 1, 2], lambda _: kill())
 
 
 def test_mistake_in_the_code_reaches_the_coordinator_with_its_place(tiny_federation: Make) -> None:
@@ -269,10 +268,10 @@ def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
     script = tmp_path / "coordinator.py"
     script.write_text(
         "import time, tiny\n"
-        "from fedsight.engines.workers import EmbeddedEngine\n"
+        "from fedsight.engines.workers import WorkerEngine\n"
         "from fedsight.program.program import Speed\n"
         "if __name__ == '__main__':\n"
-        "    engine = EmbeddedEngine(tiny.federation(), Speed(workers=2))\n"
+        "    engine = WorkerEngine(tiny.federation(), Speed(workers=2))\n"
         "    print(*(process.pid for process in engine._pool._processes), flush=True)\n"
         "    time.sleep(600)\n"
     )

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.coordinator.loop import run
+from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, StoreError
 from fedsight.core.types import Sum
@@ -121,7 +122,7 @@ def test_of_a_large_population_the_first_sites_are_listed() -> None:
     assert listed(federation.partition) == range(LISTED) == range(200)
     assert [view.site for view in federation.views] == list(range(200))
     assert len(Evaluator(federation).sites) == 200
-    facts = describe(federation, Evaluator(federation), "run")
+    facts = describe(Session(federation), "run")
     assert (facts["population"], len(facts["sites"])) == (1000, 200)
     assert len(jobs(federation)) == 201
 
@@ -134,9 +135,9 @@ def test_what_a_population_or_a_model_cannot_do_is_a_problem(monkeypatch) -> Non
         return found
 
     assert "a cohort of 4 cannot be drawn from 3 sites" in problem(rounds={"cohort": 4}).cause
-    bare = replace(tiny.federation().network(), norms=frozenset())
+    bare = replace(tiny.federation().network, norms=frozenset())
     with monkeypatch.context() as patch:
-        patch.setattr(Federation, "network", lambda self: bare)
+        patch.setattr(Federation, "build", lambda self: bare)
         found = problem(algorithm={"name": "fedbn"})
     assert "fedbn keeps a slice of the model at the site" in found.cause
     assert tiny.federation(algorithm={"name": "fedbn"}).views[0].site == 0
@@ -257,7 +258,7 @@ def naive(federation: Federation, job: int) -> Any:
     assert baseline.program.rounds.rounds == federation.program.rounds.rounds
     engine = InProcessEngine(baseline)
     try:
-        return run(baseline, engine, lambda _: {}).sums
+        return run(Session(baseline), engine, lambda _: {}).sums
     finally:
         engine.close()
 
@@ -322,7 +323,7 @@ def test_finished_baselines_are_not_trained_again(tmp_path: Path, monkeypatch) -
 
 def test_facts_of_a_run() -> None:
     federation = tiny.federation(split={"name": "labels", "sites": 5, "labels": 2})
-    facts = describe(federation, Evaluator(federation), "compare")
+    facts = describe(Session(federation), "compare")
     assert facts["command"] == "compare"
     assert facts["fingerprint"] == federation.program.fingerprint
     assert facts["data"]["train"] == sum(site["samples"] for site in facts["sites"]) == 120

@@ -230,7 +230,7 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
     monkeypatch.setattr(
         lifecycle,
         "EmbeddedEngine",
-        lambda federation, speed, memory: InProcessEngine(federation, memory, speed.precision),
+        lambda federation, speed, memory: InProcessEngine(federation, memory, speed),
     )
     config = write_config(tmp_path, rounds={"rounds": 4})
     run = tmp_path / "stop"

@@ -14,10 +14,12 @@ from torch.nn import functional as F
 from fedsight.algorithms.base import Algorithm
 from fedsight.client.step import Client
 from fedsight.coordinator.loop import Trained, run
+from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError
 from fedsight.core.layout import Layout
 from fedsight.core.rng import generator
 from fedsight.core.types import Order
+from fedsight.engines.base import collect
 from fedsight.engines.in_process import InProcessEngine, one_thread
 from fedsight.program.federation import Federation
 
@@ -30,8 +32,7 @@ def trained(make: Make, **sections: object) -> Trained:
 
 
 def start(federation: Federation) -> Tensor:
-    network = federation.network()
-    return federation.program.layout(network).read(network.module)
+    return federation.initial
 
 
 def all_images(federation: Federation) -> tuple[Tensor, Tensor]:
@@ -42,7 +43,7 @@ def all_images(federation: Federation) -> tuple[Tensor, Tensor]:
 
 def test_one_site_with_all_data_equals_plain_sgd_written_by_hand(tiny_federation: Make) -> None:
     federation = tiny_federation(split={"sites": 1}, train={**TWO_EPOCHS, "batch": 32})
-    model = federation.network().module  # plain: neither bound to a vector nor channels-last
+    model = federation.build().module  # plain: neither bound to a vector nor channels-last
     x, y = all_images(federation)
     site = federation.name(0)
     indices = torch.from_numpy(federation.partition.indices(0))
@@ -70,7 +71,7 @@ def test_one_full_batch_step_on_iid_parts_equals_one_pooled_gradient_step(
     tiny_federation: Make,
 ) -> None:
     federation = tiny_federation(split={"sites": 4}, train={"batch": 30}, rounds={"rounds": 1})
-    model = federation.network().module
+    model = federation.build().module
     x, y = all_images(federation)
     F.cross_entropy(model(x), y).backward()
     with torch.no_grad():
@@ -135,8 +136,7 @@ def test_scaffold_with_one_full_batch_step_a_round_is_pooled_gradient_descent(
     torch.testing.assert_close(scaffold.vector, plain.vector, rtol=0, atol=1e-6)
     control = scaffold.checkpoint.state["control"]
     federation = tiny_federation(**sections)
-    model = scaffold.network.module
-    layout = scaffold.layout
+    model, layout = federation.network.module, federation.layout
     before = tiny.learn(tiny_federation(**sections, rounds={"rounds": 1})).vector.clone()
     layout.bind(model, before)
     x, y = all_images(federation)
@@ -223,7 +223,7 @@ def test_order_of_the_cohort_does_not_matter(tiny_federation: Make) -> None:
     outcomes = []
     for cohort in ([0, 1, 2, 3, 4], [3, 0, 4, 2, 1]):
         engine = InProcessEngine(federation)
-        outcomes.append(engine.train(Order(1, vector), cohort, lambda: None))
+        outcomes.append(collect(engine, Order(1, vector), cohort))
         engine.close()
     one, other = (outcome.total.sums["delta"] for outcome in outcomes)
     assert torch.equal(one.total, other.total)
@@ -245,7 +245,7 @@ def test_loop_goes_on_from_any_checkpoint_to_the_same_end(tiny_federation: Make)
     whole = tiny.learn(federation, diary=diary)
     for checkpoint in diary.checkpoints:
         engine = InProcessEngine(federation)
-        again = run(federation, engine, tiny.overall(federation), start=checkpoint)
+        again = run(Session(federation), engine, tiny.overall(federation), start=checkpoint)
         engine.close()
         assert tiny.sha(again.vector) == tiny.sha(whole.vector)
         assert tiny.same_sums(again.sums, whole.sums)

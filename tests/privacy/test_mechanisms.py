@@ -9,8 +9,9 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from aggregators import exact_mean
 
-from fedsight.aggregation.mean import PayloadSum
+from fedsight.aggregation.mean import ExactMean
 from fedsight.core.errors import FedSightError, SiteError
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.base import Mechanism, Plan
@@ -28,10 +29,10 @@ def noise(round: int = 1, secret: int = 0) -> partial[Noise]:
     return partial(Noise, secret, "round", round)
 
 
-def summed(mechanism: Mechanism, payloads: list[torch.Tensor], state: dict) -> PayloadSum:
+def summed(mechanism: Mechanism, payloads: list[torch.Tensor], state: dict) -> ExactMean:
     """The sum of what so many sites release."""
     sizes = {"delta": SIZE, **mechanism.parts()}
-    total = PayloadSum.of(sizes, 1000)
+    total = exact_mean(sizes, 1000)
     for number, delta in enumerate(payloads):
         site = f"site-{number}"
         shared = mechanism.shared(state)
@@ -88,7 +89,7 @@ def test_from_any_start_the_clip_converges_to_the_quantile_of_the_norms(quantile
         state = mechanism.init()
         tail = []
         for round in range(1, 121):
-            total = PayloadSum.of({"delta": 4, BELOW: 1}, 100)
+            total = exact_mean({"delta": 4, BELOW: 1}, 100)
             for number, length in enumerate(norms):
                 update = {"delta": torch.tensor([float(length), 0.0, 0.0, 0.0])}
                 shared = mechanism.shared(state)
@@ -220,7 +221,7 @@ def noises(mechanism: Matrix, rounds: int, resume_at: int | None = None) -> torc
     state: dict[str, torch.Tensor] = {}
     found = []
     for round in range(1, rounds + 1):
-        total = PayloadSum.of({"delta": SIZE}, 10)
+        total = exact_mean({"delta": SIZE}, 10)
         released = mechanism.mean(total, PLAN, state, noise(round))
         state = released.state
         if round == resume_at:
@@ -252,7 +253,7 @@ def test_correlated_noise_disturbs_the_model_less_than_independent_noise_of_the_
 def test_a_resumed_stream_has_the_same_bits_and_keeps_few_rounds() -> None:
     mechanism = Matrix(noise_multiplier=1.0, bands=3)
     assert torch.equal(noises(mechanism, 8), noises(mechanism, 8, resume_at=4))
-    nobody = PayloadSum.of({"delta": SIZE}, 10)
+    nobody = exact_mean({"delta": SIZE}, 10)
     state: dict[str, torch.Tensor] = {}
     for round in range(1, 6):
         state = mechanism.mean(nobody, PLAN, state, noise(round)).state

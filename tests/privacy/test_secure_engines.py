@@ -78,7 +78,7 @@ def test_history_counts_the_bytes_that_travel() -> None:
     diary = tiny.Diary()
     of = tiny.federation(secure={**MASKED, "bits": 14})
     tiny.learn(of, None, diary)
-    layout = of.program.layout(of.network())
+    layout = of.layout
     assert diary.lines[0]["bytes_up"] == 3 * (layout.shared.stop * 16 // 8)  # 14 + 2 for 3 sites
 
 

@@ -15,6 +15,7 @@ from siteprocess import SiteProcess
 from tinysites import FaultyLink, Places
 
 from fedsight.coordinator.loop import Trained, run
+from fedsight.coordinator.session import Session
 from fedsight.core.errors import SiteError
 from fedsight.deploy.server import job
 from fedsight.engines.remote.conversation import Link
@@ -38,7 +39,7 @@ def deployed(
     """The run at the sites."""
     federation, link = places.meet(of, link)
     engine = RemoteEngine(federation, link, {}, {}, lambda: 0, run=f"run{places._runs}")
-    return run(federation, engine, tiny.overall(federation), diary)
+    return run(Session(federation), engine, tiny.overall(federation), [diary] if diary else [])
 
 
 @pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])

@@ -54,7 +54,7 @@ def program(**sections: Any) -> Program:
         ({"cohort": 3}, "cohort", "did you mean 'rounds.cohort'? It belongs under [rounds]"),
         ({"momentum": 0.9}, "momentum", "did you mean 'train.momentum'?"),
         ({"workers": 2}, "workers", "It belongs under [speed]"),
-        ({"qqqq": 1}, "qqqq", "known: algorithm, data,"),
+        ({"qqqq": 1}, "qqqq", "known: aggregation, algorithm,"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(table: dict[str, Any], where: str, cure: str) -> None:
@@ -309,6 +309,9 @@ TABLES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "clip": RATE,
             "schedule": st.sampled_from(["constant", "cosine", "linear"]),
             "augment": st.lists(st.sampled_from(["flip", "shift", "erase"]), max_size=3),
+            "optimizer": st.sampled_from(["sgd", "adamw"]),
+            "only": st.just(["head"]),
+            "groups": st.just([{"params": ["head", "conv*"], "lr": 0.5}]),
         },
     ),
     "rounds": st.fixed_dictionaries(
@@ -358,7 +361,8 @@ def values_of(settings: Settings, key: str) -> list[Any]:
     now = getattr(settings, key)
     guesses = [
         *(0, 1, 2, 8, 0.25, 0.5, True, False, "batch", "skip", "uniform", "cosine", "noise"),
-        *("/w", "ab" * 32, ["flip"], [0.3], [0.4], "crop", "x", "secagg"),
+        *("/w", "ab" * 32, ["flip"], [0.3], [0.4], "crop", "x", "secagg", "adamw"),
+        [{"params": ["head"], "lr": 0.3}],
     ]
     return [guess for guess in guesses if guess != now or type(guess) is not type(now)]
 

@@ -15,6 +15,9 @@ import torch
 from safetensors.torch import load_file
 from tinyrun import done, figures, history, read, refused, same, write_config, write_images
 
+from fedsight.coordinator.callbacks import Event, RoundEnded, RunBegan, RunEnded
+from fedsight.evaluation.conclusion import Conclusion
+from fedsight.coordinator.session import Session
 from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import StoreError
@@ -252,16 +255,16 @@ class Listener(Callback):
         self.heard: list[str] = []
         self.fails = fails
 
-    def begin(self, federation: Federation, done: int) -> None:
-        self.heard.append(f"begin {done}")
-
-    def round(self, line: Any) -> None:
-        if line["round"] == self.fails:
-            raise OSError("the screen is gone")
-        self.heard.append(f"round {line['round']}")
-
-    def finish(self, summary: Any) -> None:
-        self.heard.append("finish")
+    def on(self, event: Event) -> None:
+        match event:
+            case RunBegan():
+                self.heard.append(f"begin {event.done}")
+            case RoundEnded():
+                if event.line["round"] == self.fails:
+                    raise OSError("the screen is gone")
+                self.heard.append(f"round {event.line['round']}")
+            case RunEnded():
+                self.heard.append("finish")
 
 
 class Inline(InProcessEngine):
@@ -274,16 +277,16 @@ class Inline(InProcessEngine):
         super().close()
 
 
-def begun(folder: Path, program: Program) -> tuple[Federation, RunStore]:
-    federation, store = federate(program), RunStore(folder)
-    store.create(program, Speed(), describe(federation, Evaluator(federation), "run"))
-    return federation, store
+def begun(folder: Path, program: Program) -> tuple[Session, RunStore]:
+    session, store = Session(federate(program)), RunStore(folder)
+    store.create(program, Speed(), describe(session, "run"))
+    return session, store
 
 
 def test_any_engine_can_be_run_and_stays_open(tmp_path: Path) -> None:
-    federation, store = begun(tmp_path / "run", tiny.program())
-    engine, listener = Inline(federation, store.memory), Listener()
-    summary = lifecycle.go(federation, engine, Speed(), store, "run", None, [listener])
+    session, store = begun(tmp_path / "run", tiny.program())
+    engine, listener = Inline(session.federation, store.memory), Listener()
+    summary = lifecycle.go(Conclusion(session, Speed(), store, "run", [listener]), engine, None)
     assert not engine.closed
     engine.close()
     assert listener.heard == ["begin 0", "round 1", "round 2", "finish"]
@@ -294,9 +297,9 @@ def test_any_engine_can_be_run_and_stays_open(tmp_path: Path) -> None:
 
 
 def test_without_pictures_a_run_and_its_report_are_whole(tmp_path: Path) -> None:
-    federation, store = begun(tmp_path / "run", tiny.program())
-    engine = InProcessEngine(federation, store.memory)
-    lifecycle.go(federation, engine, Speed(), store, "run", None, [], pictures=False)
+    session, store = begun(tmp_path / "run", tiny.program())
+    engine = InProcessEngine(session.federation, store.memory)
+    lifecycle.go(Conclusion(session, Speed(), store, "run", [], False), engine, None)
     engine.close()
     evaluation = read(store.folder, "evaluation.json")
     assert evaluation["samples"] == []

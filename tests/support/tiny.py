@@ -20,7 +20,9 @@ from torch import Tensor, nn
 
 from fedsight.algorithms.base import Local
 from fedsight.algorithms.fedavg import FedAvg
-from fedsight.coordinator.loop import Line, Trained, run
+from fedsight.coordinator.callbacks import Callback, Event, ReplyArrived, RoundEnded
+from fedsight.coordinator.loop import Trained, run
+from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.errors import DataError
 from fedsight.core.types import Memory, Metrics, Payload
@@ -159,21 +161,20 @@ def federation(**sections: Any) -> Federation:
 
 
 @dataclass
-class Diary:
-    """An observer that writes everything down."""
+class Diary(Callback):
+    """A callback that writes everything down."""
 
-    lines: list[Line] = field(default_factory=list)
+    lines: list[Mapping[str, Any]] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)
     replies: int = 0
 
-    def on_reply(self) -> None:
-        """Count."""
-        self.replies += 1
-
-    def on_round(self, line: Line, checkpoint: Checkpoint, last: bool) -> None:
-        """Keep."""
-        self.lines.append(line)
-        self.checkpoints.append(checkpoint)
+    def on(self, event: Event) -> None:
+        """Count replies, keep rounds."""
+        if isinstance(event, ReplyArrived):
+            self.replies += 1
+        if isinstance(event, RoundEnded) and event.checkpoint is not None:
+            self.lines.append(event.line)
+            self.checkpoints.append(event.checkpoint)
 
 
 def overall(of: Federation) -> Callable[[list[Metrics]], Mapping[str, float]]:
@@ -186,7 +187,7 @@ def learn(of: Federation, engine: Engine | None = None, diary: Diary | None = No
     """The whole run through the real loop, in this process unless an engine is given."""
     used = engine or InProcessEngine(of)
     try:
-        return run(of, used, overall(of), diary)
+        return run(Session(of), used, overall(of), [diary] if diary else [])
     finally:
         if engine is None:
             used.close()

@@ -22,6 +22,7 @@ import tomli_w
 from PIL import Image
 
 from fedsight.coordinator.loop import Trained, run
+from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.deploy.declaration import gather
 from fedsight.deploy.server.job import _propose
@@ -206,7 +207,9 @@ def learn(
     """The whole run through the real loop, on the sites at the other end of `link`; `name` is what
     the run was proposed as, which the keys of secure aggregation are bound to."""
     engine = RemoteEngine(federation, link, {}, accepted or {}, durable, run=name)
-    return run(federation, engine, tiny.overall(federation), diary, start)
+    return run(
+        Session(federation), engine, tiny.overall(federation), [diary] if diary else [], start
+    )
 
 
 def figures(diary: tiny.Diary) -> list[dict[str, Any]]:

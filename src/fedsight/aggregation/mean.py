@@ -7,21 +7,31 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from fedsight.aggregation.base import Aggregation, aggregations
 from fedsight.core.errors import SiteError
 from fedsight.core.fixedpoint import FRACTION_BITS, ExactSum
-from fedsight.core.types import Payload
+from fedsight.core.types import PartSpecs, Payload
+
+
+@aggregations.add("mean", paper="McMahan et al. 2017, Algorithm 1")
+class Mean(Aggregation):
+    """The mean of the updates, weighted by `rounds.weighting`; exact, whatever the order."""
+
+    def aggregator(
+        self, specs: PartSpecs, terms: int, memory: Mapping[str, Tensor] | None = None
+    ) -> ExactMean:
+        """Exact sums, in `memory` if it is given."""
+        known = memory or {}
+        sums = {part: ExactSum(s.values, terms, known.get(part)) for part, s in specs.items()}
+        return ExactMean(specs, sums)
 
 
 @dataclass
-class PayloadSum:
+class ExactMean:
     """Exact sums of all parts of the payloads; a reply is added whole or not at all."""
 
+    specs: PartSpecs
     sums: Mapping[str, ExactSum]
-
-    @classmethod
-    def of(cls, sizes: Mapping[str, int], terms: int) -> PayloadSum:
-        """Empty sums for parts of the given lengths and at most `terms` replies."""
-        return cls({part: ExactSum(size, terms) for part, size in sizes.items()})
 
     def clear(self, terms: int) -> None:
         """Start again from nothing."""
@@ -33,18 +43,18 @@ class PayloadSum:
 
         Refused are a missing part, one that nobody asked for, and what `ExactSum.check` refuses.
         """
-        if payload.keys() != self.sums.keys():
-            came, wanted = sorted(map(str, payload)), sorted(self.sums)
-            raise SiteError(
-                f"site '{site}' sent the parts {came}, not {wanted}",
-                "the site runs another algorithm; compare the fingerprints",
-            )
-        for part, total in self.sums.items():
-            total.check(payload[part], weight, site)
-        for part, total in self.sums.items():
-            total.add_checked(payload[part], weight)
+        values = decoded(self.specs, payload, site)
+        added: list[str] = []
+        try:
+            for part, total in self.sums.items():
+                total.add(values[part], weight, site)
+                added.append(part)
+        except SiteError:
+            for part in added:
+                self.sums[part].take_back(values[part], weight)
+            raise
 
-    def merge(self, other: PayloadSum) -> None:
+    def merge(self, other: ExactMean) -> None:
         """Add the sums over other sites of the same cohort."""
         for part, total in self.sums.items():
             total.merge(other.sums[part])
@@ -78,3 +88,23 @@ class PayloadSum:
         return {
             part: total.total.double() / 2.0**FRACTION_BITS for part, total in self.sums.items()
         }
+
+
+def decoded(specs: PartSpecs, payload: Payload, site: str) -> dict[str, Tensor]:
+    """The values of a payload's parts; SiteError naming the site unless all fit their specs."""
+    if payload.keys() != specs.keys():
+        came, wanted = sorted(map(str, payload)), sorted(specs)
+        raise SiteError(
+            f"site '{site}' sent the parts {came}, not {wanted}",
+            "the site runs another algorithm; compare the fingerprints",
+        )
+    for part, spec in specs.items():
+        sent, (length, dtype) = payload[part], spec.encoded
+        if spec.codec is None:
+            continue  # checked with the values
+        if not isinstance(sent, Tensor) or sent.shape != (length,) or sent.dtype != dtype:
+            raise SiteError(
+                f"the part '{part}' of site '{site}' is not {length:,} bytes of its codec",
+                "the site runs another version of FedSight; install the same one everywhere",
+            )
+    return {part: spec.decode(payload[part]) for part, spec in specs.items()}

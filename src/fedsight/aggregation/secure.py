@@ -1,4 +1,4 @@
-"""The sum of a cohort's quantised, and perhaps masked, updates; used in place of `PayloadSum`."""
+"""The sum of a cohort's quantised, and perhaps masked, updates; it takes the mean's place."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ class Phase:
     trains: frozenset[Kind]
 
 
-EVERYTHING = frozenset(Kind)
+EVERYTHING = frozenset(Kind) - {Kind.FROZEN}
 
 
 class Algorithm(Settings):

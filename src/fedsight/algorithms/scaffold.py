@@ -54,7 +54,9 @@ class Scaffold(Algorithm):
     def check(self, train: Train) -> list[Problem]:
         """Option II reads the mean gradient off the distance: that holds for plain SGD only."""
         causes = {
+            "train.optimizer": train.optimizer != "sgd",
             "train.momentum": train.momentum != 0,
+            "train.groups": bool(train.groups),
             "train.clip": train.clip is not None,
         }
         return [

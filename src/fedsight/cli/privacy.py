@@ -115,7 +115,7 @@ def _parameters(config: Path) -> int:
     from fedsight.program.federation import federate
 
     federation = federate(load(config)[0])
-    layout = federation.program.layout(federation.network())
+    layout = federation.layout
     return int(layout.travelling.stop)
 
 

@@ -19,7 +19,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.callbacks import (
+    BaselineRoundEnded,
+    BaselinesBegan,
+    Callback,
+    Event,
+    ReplyArrived,
+    RoundEnded,
+    RunBegan,
+    RunEnded,
+)
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.report.words import word
 
@@ -77,8 +86,22 @@ class Screen(Callback):
         self._headline = ""
         self._things = "images"
 
-    def begin(self, federation: Federation, done: int) -> None:
-        """Training starts, with `done` rounds behind it."""
+    def on(self, event: Event) -> None:
+        """Show it."""
+        match event:
+            case RunBegan():
+                self._begin(event.federation, event.done)
+            case ReplyArrived() | BaselineRoundEnded():
+                self._advance()
+            case RoundEnded():
+                self._round(event.line)
+            case BaselinesBegan():
+                self.say(f"For comparison: each site alone, and all {self._things} pooled")
+                self._task = self._progress.add_task("alone, pooled", total=event.rounds, status="")
+            case RunEnded():
+                self.close()
+
+    def _begin(self, federation: Federation, done: int) -> None:
         program = federation.program
         self._cohort = program.rounds.cohort or federation.population
         self._rounds = program.rounds.rounds
@@ -97,12 +120,7 @@ class Screen(Callback):
             "federated", total=self._rounds * self._cohort, completed=done * self._cohort, status=""
         )
 
-    def reply(self) -> None:
-        """A client of the round is done."""
-        self._advance()
-
-    def round(self, line: Mapping[str, Any]) -> None:
-        """A round is done: its figures."""
+    def _round(self, line: Mapping[str, Any]) -> None:
         self._bytes += line["bytes_up"] + line["bytes_down"]
         status = " ".join(
             part
@@ -121,19 +139,6 @@ class Screen(Callback):
             self._progress.update(self._task, status=status, completed=done)
         else:
             self.say(status)
-
-    def begin_baselines(self, rounds: int) -> None:
-        """The baselines start."""
-        self.say(f"For comparison: each site alone, and all {self._things} pooled")
-        self._task = self._progress.add_task("alone, pooled", total=rounds, status="")
-
-    def baseline_round(self) -> None:
-        """A round of a baseline is done."""
-        self._advance()
-
-    def finish(self, summary: Mapping[str, Any]) -> None:
-        """Everything is done."""
-        self.close()
 
     def close(self) -> None:
         """Take the bar off the screen."""

@@ -3,101 +3,97 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fedsight.client.sgd import LocalSGD
+from fedsight.client.training import Lesson, Progress
 from fedsight.core.errors import ModelError, SiteError
 from fedsight.core.types import Batch
 from fedsight.privacy.base import Plan
 from fedsight.privacy.mechanisms.example import Example, steps
 from fedsight.privacy.noise import MakeNoise
-from fedsight.tasks.base import Task
 
 _HASTY = "inplace"  # of activations: write over the input
 
 
 class PrivateSteps:
-    """The steps of one phase at one site of `samples` images (Abadi et al. 2016, Algorithm 1)."""
+    """Noisy steps along clipped gradients (Abadi et al. 2016, Algorithm 1)."""
 
-    def __init__(self, mechanism: Example, plan: Plan, samples: int, noise: MakeNoise) -> None:
+    def __init__(self, mechanism: Example, plan: Plan) -> None:
+        self._mechanism = mechanism
         self._clip = mechanism.clip
-        self._expected = float(min(plan.batch, samples))
-        self._samples = samples
-        self._deviation = mechanism.at(plan, samples) * mechanism.clip
-        self._steps = steps(plan, samples) // plan.passes  # of one pass
-        self._noise = noise
+        self._plan = plan
 
-    def train(
-        self,
-        model: nn.Module,
-        task: Task,
-        optimiser: LocalSGD,
-        read: Callable[[Tensor], Batch],
-        epochs: int,
-        correct: Callable[[list[Tensor]], list[Tensor]],
-        done: int,
-    ) -> int:
-        """Train for so many passes; `correct` is the algorithm's word on a noised gradient.
+    def train(self, lesson: Lesson) -> Progress:
+        """Train for so many passes.
 
-        `done` steps of this round are behind.
-
-        Returns the number of steps, which depends on the number of images alone. Raises SiteError
-        when a gradient is not finite.
+        The number of steps depends on the number of images alone, and no loss is told. Raises
+        SiteError when a gradient is not finite.
         """
-        values = [parameter.detach() for parameter in optimiser.parameters]
-        whole = [parameter.detach() for parameter in model.parameters()]
-        count = self._steps * epochs
-        with _single_gradients(model):
-            for step in range(done, done + count):
+        samples, optimizer, plan = lesson.samples, lesson.optimizer, self._plan
+        expected = float(min(plan.batch, samples))
+        deviation = self._mechanism.at(plan, samples) * self._clip
+        count = steps(plan, samples) // plan.passes * lesson.epochs
+        values = [parameter.detach() for parameter in optimizer.parameters]
+        whole = [parameter.detach() for parameter in lesson.model.parameters()]
+        with single_gradients(lesson.model):
+            for step in range(lesson.done, lesson.done + count):
                 # Coins hang on all weights of this moment: another model never meets the same ones.
-                coins = self._noise("examples", step, values=whole)
-                drawn = np.flatnonzero(
-                    coins.uniform(self._samples) < self._expected / self._samples
-                )
-                batch = read(torch.from_numpy(drawn)) if len(drawn) else None
-                total = self._sum(model, task, optimiser.parameters, batch)
-                optimiser.step(correct(self._disturbed(total, values, step)))
-        return count
+                coins = lesson.noise("examples", step, values=[w.cpu() for w in whole])
+                drawn = np.flatnonzero(coins.uniform(samples) < expected / samples)
+                batch = lesson.read(torch.from_numpy(drawn)) if len(drawn) else None
+                total = clipped_sum(lesson, batch, self._clip)
+                noise = partial(lesson.noise, "gradient", step)
+                mean = noised_mean(total, deviation, expected, noise)
+                optimizer.step(lesson.correct(cut(mean, values)))
+        return Progress(count, torch.zeros((), dtype=torch.float64), 0)
 
-    def _sum(
-        self, model: nn.Module, task: Task, parameters: list[nn.Parameter], batch: Batch | None
-    ) -> list[Tensor]:
-        """The sum of the images' gradients, each scaled to a joint norm of at most the clip."""
-        if batch is None:
-            return [torch.zeros_like(parameter) for parameter in parameters]
-        with warnings.catch_warnings():
-            # The first layer's input needs no gradient, and the hook is asked for all the same.
-            warnings.filterwarnings("ignore", "Full backward hook is firing")
-            try:
-                task.loss(model, batch).backward()
-            except (RuntimeError, NotImplementedError) as error:
-                raise _unfit(error) from error
-        single = [_take(parameter, len(batch.y)) for parameter in parameters]
-        squares = torch.stack([g.flatten(1).double().square().sum(1) for g in single]).sum(0)
-        if not bool(torch.isfinite(squares).all()):
-            raise SiteError(
-                "the gradient of an image is not finite",
-                "its training diverged or its data are broken: lower train.lr, or look at its "
-                "images",
-            )
-        factors = (self._clip / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0).float()
-        return [torch.einsum("b,b...->...", factors, gradient) for gradient in single]
 
-    def _disturbed(self, total: list[Tensor], like: list[Tensor], step: int) -> list[Tensor]:
-        """(sum + noise) / expected batch, each in memory as its parameter is."""
-        flat = torch.cat([part.flatten() for part in total])
-        normal = self._noise("gradient", step, values=[flat]).normal(len(flat), self._deviation)
-        flat = ((flat.double() + normal) / self._expected).float()
-        pieces = flat.split([part.numel() for part in total])
-        return [
-            torch.empty_like(value).copy_(piece.view(value.shape))
-            for piece, value in zip(pieces, like, strict=True)
-        ]
+def clipped_sum(lesson: Lesson, batch: Batch | None, clip: float) -> list[Tensor]:
+    """The sum of the images' gradients, each scaled to a joint norm of at most `clip`.
+
+    None: a step that meets no image, whose sum is zero. Works within `single_gradients`.
+    """
+    model, parameters = lesson.model, lesson.optimizer.parameters
+    if batch is None:
+        return [torch.zeros_like(parameter) for parameter in parameters]
+    with warnings.catch_warnings():
+        # The first layer's input needs no gradient, and the hook is asked for all the same.
+        warnings.filterwarnings("ignore", "Full backward hook is firing")
+        try:
+            lesson.task.loss(model, batch).backward()
+        except (RuntimeError, NotImplementedError) as error:
+            raise _unfit(error) from error
+    single = [_take(parameter, len(batch.y)) for parameter in parameters]
+    squares = torch.stack([g.flatten(1).double().square().sum(1) for g in single]).sum(0)
+    if not bool(torch.isfinite(squares).all()):
+        raise SiteError(
+            "the gradient of an image is not finite",
+            "its training diverged or its data are broken: lower train.lr, or look at its images",
+        )
+    factors = (clip / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0).float()
+    return [torch.einsum("b,b...->...", factors, gradient) for gradient in single]
+
+
+def noised_mean(total: list[Tensor], deviation: float, expected: float, noise: MakeNoise) -> Tensor:
+    """(sum + noise) / expected batch as one vector [d], on the CPU."""
+    flat = torch.cat([part.flatten() for part in total]).cpu()
+    normal = noise(values=[flat]).normal(len(flat), deviation)
+    return ((flat.double() + normal) / expected).float()
+
+
+def cut(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """A vector [d] cut into tensors, each in memory and on the device as its parameter is."""
+    pieces = flat.split([value.numel() for value in like])
+    return [
+        torch.empty_like(value).copy_(piece.view(value.shape))
+        for piece, value in zip(pieces, like, strict=True)
+    ]
 
 
 def _channels_first(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -118,13 +114,13 @@ def _take(parameter: nn.Parameter, images: int) -> Tensor:
     found = getattr(parameter, "grad_sample", None)
     parameter.grad_sample, parameter.grad = None, None  # type: ignore[attr-defined]
     if found is None:
-        return torch.zeros(images, *parameter.shape)
+        return torch.zeros(images, *parameter.shape, device=parameter.device)
     assert isinstance(found, Tensor)
     return found.detach()
 
 
 @contextmanager
-def _single_gradients(model: nn.Module) -> Iterator[None]:
+def single_gradients(model: nn.Module) -> Iterator[None]:
     """While this lasts, a backward pass leaves each image's gradient at the parameters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of what Opacus imports

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 
-import numpy as np
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
 from fedsight.algorithms.base import Local, Phase
 from fedsight.client.dpsgd import PrivateSteps
-from fedsight.client.sgd import LocalSGD, clip
+from fedsight.client.optimizers import clip_gradients, make_optimizer
+from fedsight.client.training import GradientSteps, Lesson, LocalTraining, Progress, learning
+from fedsight.core.devices import find_device, seed
 from fedsight.core.errors import SiteError
-from fedsight.core.layout import Kind, Layout
+from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator
-from fedsight.core.types import Batch, Memory, Metrics, Order, Reply, Sum
+from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum
 from fedsight.data.augment import augment
-from fedsight.models.norms import to_moments
+from fedsight.models.norms import is_batch_norm, to_moments
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.program.federation import Federation, SiteData
+from fedsight.program.program import Speed
 
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
 
@@ -30,55 +31,79 @@ PREPARED = 1 << 24  # pixel values of a client up to which all its images are pr
 
 
 class Client:
-    """Trains and measures one client after the other with one network, bound to one vector."""
+    """Trains and measures one client after the other with one network, bound to one vector.
+
+    It alone knows of a device and a precision: vectors, payloads, memories and figures go in and
+    come out on the CPU.
+    """
 
     def __init__(
-        self, federation: Federation, precision: str = "float32", secret: int | None = None
+        self, federation: Federation, speed: Speed | None = None, secret: int | None = None
     ) -> None:
-        """`secret`: where the site's noise comes from; None: the program's seed (a simulation)."""
+        """`secret`: where the site's noise comes from; None: the program's seed (a simulation).
+
+        Raises EngineError when the device of `speed` is not there.
+        """
+        speed = speed or Speed(device="cpu")
+        program = federation.program
         self.federation = federation
-        self._secret = federation.program.seed if secret is None else secret
-        self._plan = federation.plan()
-        self._fingerprint = federation.program.fingerprint
-        self.network = federation.network()
+        self._secret = program.seed if secret is None else secret
+        self._fingerprint = program.fingerprint
+        self._device = find_device(speed.device)
+        self.network, self.layout = federation.network, federation.layout
         self.model = self.network.module
-        self.layout: Layout = federation.program.layout(self.network)
-        self.initial = self.layout.read(self.model)
-        self.vector = self.initial.clone()
+        self.initial = federation.initial.clone()
+        self.model.to(self._device)
+        self.vector = self.initial.to(self._device, copy=True)
         self.layout.bind(self.model, self.vector)
-        bfloat16 = torch.autocast("cpu", torch.bfloat16)
-        self._precise = contextlib.nullcontext if precision == "float32" else lambda: bfloat16
+        self._training = self._strategy(speed)
         self._parameters = dict(self.model.named_parameters())
         self._kinds = {entry.name: entry.kind for entry in self.layout.entries}
         counters = [b for b in self.model.buffers() if not b.is_floating_point()]
         self._counters = [(counter, counter.clone()) for counter in counters]
+        self._still = self._frozen_norms()
+
+    def _strategy(self, speed: Speed) -> LocalTraining:
+        privacy = self.federation.program.privacy
+        if isinstance(privacy, Example):
+            return PrivateSteps(privacy, self.federation.plan)
+        bfloat16 = torch.autocast(self._device.type, torch.bfloat16)
+        precise = speed.precision == "float32"
+        return GradientSteps(contextlib.nullcontext if precise else lambda: bfloat16)
+
+    def _frozen_norms(self) -> list[nn.Module]:
+        """BatchNorms of frozen parts: their statistics do not move in training either."""
+        return [
+            part
+            for prefix, part in self.model.named_modules()
+            if is_batch_norm(part) and self._kinds.get(f"{prefix}.running_mean") == Kind.FROZEN
+        ]
 
     def step(self, order: Order, client: int, memory: Memory) -> Reply:
         """Train client number `client` from the order's vector; what it learnt, as a reply.
 
         Raises SiteError naming the site when the training loss is not finite.
         """
-        program, layout, data = self.federation.program, self.layout, self.federation.client(client)
+        program, data = self.federation.program, self.federation.client(client)
         site = self.federation.name(client)
         path = ("round", order.round, "site", site)
-        shared = layout.shared
-        lr = program.train.rate(order.round, program.rounds.rounds)
-        local = Local(order.vector[shared], order.shared, memory, lr)
         self.load(order.vector, memory)
         program.task.begin(self.model, data.labels(), generator(program.seed, "begin", site))
         self.model.train()
-        loss = torch.zeros((), dtype=torch.float64)
-        seen = 0
+        for part in self._still:
+            part.eval()
+        lr = program.train.rate(order.round, program.rounds.rounds)
+        local = self._local(order, memory, lr)
         noise = partial(Noise, self._secret, self._fingerprint, *path)
         draws = generator(program.seed, *path, "batches")
-        with torch.random.fork_rng(devices=[]):  # dropout draws from torch's own generator
-            # Not torch.manual_seed: that would also reseed every accelerator, for good.
-            torch.default_generator.manual_seed(derive(program.seed, *path, "dropout"))
+        loss, seen = torch.zeros((), dtype=torch.float64), 0
+        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
+            seed(self._device, derive(program.seed, *path, "dropout"))
             read = self._reader(data, draws)
             for phase in program.algorithm.phases(program.train.epochs):
-                phase_loss, phase_seen = self._train(phase, data, read, draws, local, noise)
-                loss += phase_loss
-                seen += phase_seen
+                progress = self._train(phase, data, read, draws, local, noise)
+                loss += progress.loss
+                seen += progress.samples
         if not bool(torch.isfinite(loss)):
             raise SiteError(
                 f"the training loss of site '{site}' is not finite in round {order.round}",
@@ -88,7 +113,9 @@ class Client:
         metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
         if program.privacy.protects:  # no epsilon pays for it
             metrics = {}
-        return self._reply(order, local, site, len(data), metrics, noise)
+        weight = len(data) if program.rounds.weighting == "samples" else 1
+        payload, kept = self._result(order, memory, local)
+        return Reply(site, self._release(payload, order, site, noise), weight, metrics, kept)
 
     def measure(self, client: SiteData, start: int) -> Metrics:
         """Sums over the chunk of test images from `start`, with the weights loaded last."""
@@ -97,16 +124,36 @@ class Client:
         positions = torch.arange(start, min(start + size, len(client)))
         classes = len(self.federation.dataset.classes)
         with torch.inference_mode():
-            batch = self.federation.batch(client, positions)
+            batch = self.batch(client, positions)
             return self.federation.program.task.measure(self.model, batch, classes)
 
     def load(self, vector: Tensor, memory: Memory) -> None:
         """Make `vector` [travelling] and the site's personal slice the model's weights."""
-        personal = self.layout.personal
-        self.vector[self.layout.travelling].copy_(vector)
+        layout = self.layout
+        personal = layout.personal
+        self.vector[layout.travelling].copy_(vector)
         self.vector[personal].copy_(memory.get("personal", self.initial[personal]))
         for counter, fresh in self._counters:  # BatchNorm's: no site may see another's
             counter.copy_(fresh)
+
+    def adopt(self, kept: Tensor) -> None:
+        """Begin from these personal and frozen values [kept], not from those of the program."""
+        self.initial[self.layout.kept].copy_(kept)
+        self.vector[self.layout.kept].copy_(kept)
+
+    def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
+        """A normalised batch on this client's device; `pixels` if they were already read."""
+        made = self.federation.batch(data, positions, pixels)
+        return Batch(made.x.to(self._device), made.y.to(self._device))
+
+    def _local(self, order: Order, memory: Memory, lr: float) -> Local:
+        """What the algorithm knows while it trains, on the device."""
+
+        def here(vectors: Memory) -> Memory:
+            return {name: value.to(self._device) for name, value in vectors.items()}
+
+        start = order.vector[self.layout.shared].to(self._device)
+        return Local(start, here(order.shared), here(memory), lr)
 
     def _reader(self, data: SiteData, draws: Generator) -> Callable[[Tensor], Batch]:
         """How batches are made: cut from all images prepared at once, unless they are too many
@@ -115,9 +162,9 @@ class Client:
         size = self.federation.dataset.preprocess
         pixels = len(data) * size.channels * size.height * size.width
         if not names and pixels <= PREPARED:
-            whole = self.federation.batch(data, torch.arange(len(data)))
+            whole = self.batch(data, torch.arange(len(data)))
             return lambda positions: Batch(whole.x[positions], whole.y[positions])
-        return lambda positions: self.federation.batch(
+        return lambda positions: self.batch(
             data, positions, augment(data.pixels(positions), names, draws)
         )
 
@@ -129,41 +176,24 @@ class Client:
         draws: Generator,
         local: Local,
         noise: MakeNoise,
-    ) -> tuple[Tensor, int]:
-        program, samples = self.federation.program, len(data)
-        settings = program.train
-        learning = self._learning(phase)
-        steps = LocalSGD(
-            list(learning.values()), local.lr, settings.momentum, settings.weight_decay
-        )
-        if isinstance(program.privacy, Example):
-            private = PrivateSteps(program.privacy, self._plan, samples, noise)
-            correct = partial(self._correct, list(learning), local=local)
-            local.steps += private.train(
-                self.model, program.task, steps, read, phase.epochs, correct, local.steps
+    ) -> Progress:
+        program = self.federation.program
+        chosen = learning(self._parameters, lambda name: self._kinds[name] in phase.trains)
+        return self._training.train(
+            Lesson(
+                model=self.model,
+                task=program.task,
+                read=read,
+                samples=len(data),
+                epochs=phase.epochs,
+                batch=program.train.batch,
+                optimizer=make_optimizer(chosen, program.train, local.lr, self.network),
+                correct=partial(self._correct, list(chosen), local=local),
+                done=local.steps,
+                draws=draws,
+                noise=noise,
             )
-            return torch.zeros((), dtype=torch.float64), 0
-        losses, sizes = [], []
-        for positions in batches(samples, phase.epochs, settings.batch, draws):
-            batch = read(positions)
-            with self._precise():
-                loss = program.task.loss(self.model, batch)
-            gradients = steps.gradients(loss)
-            steps.step(self._correct(list(learning), gradients, local))
-            del gradients  # or the next step's would need other memory, cold in the cache
-            local.steps += 1
-            losses.append(loss.detach())
-            sizes.append(len(positions))
-        total = torch.stack(losses).double() @ torch.tensor(sizes, dtype=torch.float64)
-        return total, sum(sizes)
-
-    def _learning(self, phase: Phase) -> dict[str, torch.nn.Parameter]:
-        learning = {}
-        for name, parameter in self._parameters.items():
-            parameter.requires_grad_(self._kinds[name] in phase.trains)
-            if parameter.requires_grad:
-                learning[name] = parameter
-        return learning
+        )
 
     def _correct(self, names: list[str], gradients: list[Tensor], local: Local) -> list[Tensor]:
         """What is stepped along: the gradients as changed by the algorithm, then clipped.
@@ -174,12 +204,13 @@ class Client:
         if program.algorithm.corrects:
             gradients = self._corrected(names, gradients, local)
         if most is not None:
-            clip(gradients, most)
+            clip_gradients(gradients, most)
+        local.steps += 1
         return gradients
 
     def _corrected(self, names: list[str], gradients: list[Tensor], local: Local) -> list[Tensor]:
         shared = self.layout.shared
-        grad = torch.zeros(shared.stop)
+        grad = torch.zeros(shared.stop, device=self._device)
         entries = {e.name: e for e in self.layout.entries if e.kind == Kind.SHARED}
         for name, gradient in zip(names, gradients, strict=True):
             if name in entries:
@@ -190,46 +221,44 @@ class Client:
             for name, gradient in zip(names, gradients, strict=True)
         ]
 
-    def _reply(
-        self,
-        order: Order,
-        local: Local,
-        site: str,
-        samples: int,
-        metrics: Metrics,
-        noise: MakeNoise,
-    ) -> Reply:
-        program, layout = self.federation.program, self.layout
-        payload, kept = program.algorithm.finish(self.vector[layout.shared], local)
+    def _result(self, order: Order, memory: Memory, local: Local) -> tuple[Payload, Memory]:
+        """What the algorithm sends and keeps after training, on the CPU."""
+        layout, vector = self.layout, self.vector.cpu()
+        shared = layout.shared
+        here = Local(order.vector[shared], order.shared, memory, local.lr, local.steps)
+        payload, kept = self.federation.program.algorithm.finish(vector[shared], here)
         if layout.buffer.stop > layout.buffer.start:
             # Statistics travel as moments: means of moments are the pooled data's, variances'
             # means are not.
             pairs, travels = self.network.statistics, layout.travelling
-            after = to_moments(self.vector[travels], layout, pairs)
+            after = to_moments(vector[travels], layout, pairs)
             before = to_moments(order.vector[travels], layout, pairs)
             moved = (after - before)[layout.buffer]
             payload = {**payload, "delta": torch.cat([payload["delta"], moved])}
-        memory = dict(kept)
+        keeps = dict(kept)
         if layout.personal.stop > layout.personal.start:
-            memory["personal"] = self.vector[layout.personal].clone()
-        payload = program.privacy.release(payload, order.shared, self._plan, site, noise)
-        weight = samples if program.rounds.weighting == "samples" else 1
-        return Reply(site, payload, weight, metrics, memory)
+            keeps["personal"] = vector[layout.personal].clone()
+        return payload, keeps
+
+    def _release(self, payload: Payload, order: Order, site: str, noise: MakeNoise) -> Payload:
+        """What leaves the site: clipped, noised, and encoded as the parts' codecs say."""
+        federation = self.federation
+        released = federation.program.privacy.release(
+            payload, order.shared, federation.plan, site, noise
+        )
+        specs = federation.parts
+        try:
+            return {
+                part: specs[part].encode(value) if part in specs else value
+                for part, value in released.items()
+            }
+        except ValueError as error:
+            raise SiteError(
+                f"the update of site '{site}' cannot be encoded: {error}",
+                "its training diverged, or choose another compression.name",
+            ) from None
 
 
 def chunk(federation: Federation, images: int) -> int:
     """How many of `images` test images are measured at once."""
     return images if federation.program.task.whole else CHUNK
-
-
-def batches(samples: int, epochs: int, size: int, draws: Generator) -> Iterator[Tensor]:
-    """Shuffled positions, epoch by epoch; a single one left over joins the batch before it
-    (BatchNorm cannot learn from one image)."""
-    starts = np.arange(0, samples, size)
-    if size > 1 and len(starts) > 1 and samples - starts[-1] == 1:
-        starts = starts[:-1]
-    edges = [*starts.tolist(), samples]
-    for _ in range(epochs):
-        order = torch.randperm(samples, generator=draws)
-        for start, stop in itertools.pairwise(edges):
-            yield order[start:stop]

@@ -3,36 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isnan
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from fedsight.coordinator.protection import Protection
+from fedsight.coordinator.callbacks import Callback, ReplyArrived, RoundEnded, tell
+from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.errors import SiteError
-from fedsight.core.layout import Layout
 from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Engine, Outcome
-from fedsight.engines.protected import reply_size
-from fedsight.models.base import Network
+from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
-from fedsight.program.federation import Federation
 
-Line = Mapping[str, Any]
-
-
-class Observer(Protocol):
-    """Is told how a run goes: a progress bar, a store, a log writer."""
-
-    def on_reply(self) -> None:
-        """A client of the current round is done."""
-
-    def on_round(self, line: Line, checkpoint: Checkpoint, last: bool) -> None:
-        """A round is done; `line` is its line of the history."""
+Overall = Callable[[list[Metrics]], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -40,87 +28,127 @@ class Trained:
     """What the loop ends with."""
 
     checkpoint: Checkpoint
-    layout: Layout
-    network: Network
-    vector: Tensor  # whole: what travelled, then the initial personal slice
+    vector: Tensor  # whole: what travelled, then the initial personal slice and the frozen one
     sums: list[Metrics]  # of the federation's views
 
 
 def run(
-    federation: Federation,
+    session: Session,
     engine: Engine,
-    overall: Callable[[list[Metrics]], Mapping[str, float]],
-    observer: Observer | None = None,
+    overall: Overall,
+    callbacks: Sequence[Callback] = (),
     start: Checkpoint | None = None,
-    secret: int | None = None,
 ) -> Trained:
-    """Train `federation.program` on `engine`, from `start` or from the beginning.
+    """Train the session's program on `engine`, from `start` or from the beginning.
 
-    `overall` makes a round's figures from the sums of the views; `secret` is where the noise of
-    protected updates comes from (None: the program's seed), which end training before they exceed
-    their target. Raises SiteError when a round has fewer good replies than the program's quorum.
+    `overall` makes a round's figures from the sums of the views. Protected updates end training
+    before they exceed their target. Raises SiteError when a round has fewer good replies than the
+    program's quorum.
     """
-    program = federation.program
-    protection = Protection(federation, secret)
-    network = federation.network()
-    layout = program.layout(network)
-    initial = layout.read(network.module)
-    now = start or Checkpoint(
-        0, initial[layout.travelling].clone(), program.init(initial[layout.shared])
-    )
+    loop = _Loop(session, engine, overall, callbacks)
+    now = start or loop.beginning()
     sums: list[Metrics] = []
-    rounds = program.rounds
-    for round in range(now.round + 1, protection.rounds + 1):
+    for round in range(now.round + 1, session.protection.rounds + 1):
+        now, sums = loop.round(now, round)
+    loop.tell_of_round()
+    if not sums:  # resumed after the last round: only its figures are wanted
+        sums = engine.measure(now.vector, now.round)
+    return Trained(now, torch.cat([now.vector, session.initial[session.layout.kept]]), sums)
+
+
+class _Loop:
+    """One run of the loop, and the round that callbacks have not heard of yet."""
+
+    def __init__(
+        self, session: Session, engine: Engine, overall: Overall, callbacks: Sequence[Callback]
+    ) -> None:
+        self._session, self._engine, self._overall = session, engine, overall
+        self._callbacks = callbacks
+        self._untold: RoundEnded | None = None
+        self._reply_bytes = reply_bytes(session.federation)
+
+    def beginning(self) -> Checkpoint:
+        """What comes before the first round."""
+        initial, layout = self._session.initial, self._session.layout
+        state = self._session.program.init(initial[layout.shared].clone())
+        return Checkpoint(0, initial[layout.travelling].clone(), state)
+
+    def round(self, now: Checkpoint, round: int) -> tuple[Checkpoint, list[Metrics]]:
+        """One round from checkpoint `now`: the next one, and the sums of the views if measured."""
+        program, protection = self._session.program, self._session.protection
         began = time.perf_counter()
         cohort = protection.cohort(round)
         order = Order(round, now.vector, program.shared(now.state))
         down = 4 * (len(order.vector) + sum(value.numel() for value in order.shared.values()))
-        outcome = engine.train(order, cohort, observer.on_reply if observer else lambda: None)
+        outcome = self._collect(order, cohort)
         del order  # a model is large: the old one goes as soon as there is a new one
-        _judge(federation, outcome, round, len(cohort))
-        vector, state = _server_step(protection, federation, network, layout, now, outcome, round)
-        last = round == protection.rounds
-        sums = []
-        if last or round % rounds.evaluate_every == 0:
-            sums = engine.measure(vector, round)
+        _judge(outcome, round, len(cohort), program.rounds.quorum)
+        vector, state = _server_step(self._session, now, outcome, round)
+        last, sums = round == protection.rounds, []
+        if last or round % program.rounds.evaluate_every == 0:
+            sums = self._engine.measure(vector, round)
         seconds = time.perf_counter() - began
-        up = reply_size(federation, layout)
-        now = Checkpoint(
+        up = self._reply_bytes * len(outcome.accepted)
+        sent = {"bytes_up": up, "bytes_down": down * len(cohort)}
+        after = Checkpoint(
             round,
             vector,
             state,
             now.seconds + seconds,
-            now.bytes_up + up * len(outcome.notes),
-            now.bytes_down + down * len(cohort),
+            now.bytes_up + sent["bytes_up"],
+            now.bytes_down + sent["bytes_down"],
         )
-        figures = overall(sums) if sums else {}
         line = {
-            "round": round,
-            "score": None,
-            "loss": None,
-            **{key: None if isnan(value) else value for key, value in figures.items()},
-            "train_loss": _train_loss(outcome),
-            "epsilon": protection.epsilon(round),
-            "lr": program.train.rate(round, rounds.rounds),
-            "cohort": len(cohort),
-            "replies": len(outcome.notes),
-            "sites": sorted(note.site for note in outcome.notes),
-            "rejected": outcome.rejected,
-            "weight": outcome.total.weight,
-            "bytes_up": up * len(outcome.notes),
-            "bytes_down": down * len(cohort),
+            **self._figures(sums, round),
+            **_line_of(outcome, len(cohort)),
+            "lr": program.train.rate(round, program.rounds.rounds),
+            **sent,
             "seconds": seconds,
         }
-        if observer:
-            observer.on_round(line, now, last)
-    if not sums:  # resumed after the last round: only its figures are wanted
-        sums = engine.measure(now.vector, now.round)
-    return Trained(now, layout, network, torch.cat([now.vector, initial[layout.personal]]), sums)
+        self._untold = RoundEnded(line, after, last)
+        if last or not self._engine.overlaps:
+            self.tell_of_round()
+        return after, sums
+
+    def tell_of_round(self) -> None:
+        """Tell the callbacks of the last round, once."""
+        if self._untold is not None:
+            event, self._untold = self._untold, None
+            tell(self._callbacks, event)
+
+    def _collect(self, order: Order, cohort: Sequence[int]) -> Outcome:
+        """Have the cohort train; meanwhile the callbacks (the run folder, say) hear of the round
+        before."""
+        try:
+            work = self._engine.submit(order, cohort)
+        finally:
+            self.tell_of_round()
+        for arrival in work:
+            tell(self._callbacks, ReplyArrived(arrival))
+        return work.outcome
+
+    def _figures(self, sums: list[Metrics], round: int) -> dict[str, Any]:
+        figures = self._overall(sums) if sums else {}
+        measured = {key: None if isnan(value) else value for key, value in figures.items()}
+        spent = self._session.protection.epsilon(round)
+        return {"round": round, "score": None, "loss": None, **measured, "epsilon": spent}
 
 
-def _judge(federation: Federation, outcome: Outcome, round: int, asked: int) -> None:
+def _line_of(outcome: Outcome, asked: int) -> dict[str, Any]:
+    """What a line of the history says of a round's replies."""
+    return {
+        "train_loss": _train_loss(outcome),
+        "cohort": asked,
+        "replies": len(outcome.accepted),
+        "sites": sorted(one.site for one in outcome.accepted),
+        "rejected": outcome.rejected,
+        "weight": outcome.total.weight,
+    }
+
+
+def _judge(outcome: Outcome, round: int, asked: int, quorum: int | None) -> None:
     """Stop the run when a round has fewer good replies than its quorum."""
-    quorum, good = federation.program.rounds.quorum, len(outcome.notes)
+    good = len(outcome.accepted)
     if good >= (asked if quorum is None else quorum):
         return
     cause = f"round {round} has {good} good replies of {asked}, and needs {quorum or 'all'}"
@@ -136,20 +164,15 @@ def _judge(federation: Federation, outcome: Outcome, round: int, asked: int) -> 
 
 
 def _server_step(
-    protection: Protection,
-    federation: Federation,
-    network: Network,
-    layout: Layout,
-    now: Checkpoint,
-    outcome: Outcome,
-    round: int,
+    session: Session, now: Checkpoint, outcome: Outcome, round: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The algorithm moves the shared slice; statistics move by their mean moments."""
+    layout, program = session.layout, session.program
     shared, buffer = layout.shared, layout.buffer
-    mean, own, rest = protection.mean(outcome.total, now.state, round)
+    mean, own, rest = session.protection.mean(outcome.total, now.state, round)
     moved = mean.parts["delta"][buffer]
     mean = replace(mean, parts={**mean.parts, "delta": mean.parts["delta"][shared]})
-    new, state = federation.program.algorithm.step(now.vector[shared], rest, mean, round)
+    new, state = program.algorithm.step(now.vector[shared], rest, mean, round)
     state = {**state, **own}
     if not bool(torch.isfinite(new).all()):
         raise SiteError(
@@ -158,15 +181,16 @@ def _server_step(
         )
     if buffer.stop == buffer.start:
         return new, state
-    moments = to_moments(now.vector, layout, network.statistics)
+    statistics = session.network.statistics
+    moments = to_moments(now.vector, layout, statistics)
     moments[buffer] = (moments[buffer].double() + moved).float()
-    vector = from_moments(moments, layout, network.statistics)
+    vector = from_moments(moments, layout, statistics)
     vector[shared] = new
     return vector, state
 
 
 def _train_loss(outcome: Outcome) -> float | None:
-    weight = sum(note.weight for note in outcome.notes)
-    if not weight or any(isnan(note.train_loss) for note in outcome.notes):  # protected
+    weight = sum(one.weight for one in outcome.accepted)
+    if not weight or any(isnan(one.train_loss) for one in outcome.accepted):  # protected
         return None
-    return sum(note.train_loss * note.weight for note in outcome.notes) / weight
+    return sum(one.train_loss * one.weight for one in outcome.accepted) / weight

@@ -8,8 +8,7 @@ from typing import Any
 
 from fedsight.algorithms.base import Mean, State
 from fedsight.core.errors import ConfigError, Problem
-from fedsight.core.types import Total
-from fedsight.engines.protected import accounted
+from fedsight.core.types import RoundSum
 from fedsight.privacy.base import Protected, split
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import Noise
@@ -26,7 +25,7 @@ class Protection:
 
     def __init__(self, federation: Federation, secret: int | None = None) -> None:
         self.mechanism = federation.program.privacy
-        self.plan = accounted(federation)
+        self.plan = federation.accounted
         self.simulated = secret is None
         self._federation = federation
         self._secret = federation.program.seed if secret is None else secret
@@ -47,7 +46,7 @@ class Protection:
         sampler = self.mechanism.sampler(self.plan)
         return sampler.draw(self._federation.population, self._seed, round)
 
-    def mean(self, total: Total, state: State, round: int) -> tuple[Mean, State, State]:
+    def mean(self, total: RoundSum, state: State, round: int) -> tuple[Mean, State, State]:
         """The mean of a round's sum as the algorithm may see it; both parts of the state."""
         own, rest = split(state)
         noise = partial(Noise, self._secret, self._fingerprint, "round", round)

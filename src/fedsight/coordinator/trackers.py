@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, RunEnded
 from fedsight.core.errors import FedSightError
 from fedsight.program.federation import Federation
 
@@ -30,6 +30,23 @@ class Log(Callback, ABC):
     @abstractmethod
     def write(self, name: str, value: float, round: int) -> None:
         """Write one figure."""
+
+    def on(self, event: Event) -> None:
+        """Open at the beginning, write the figures of each round, note the end."""
+        match event:
+            case RunBegan():
+                self.begin(event.federation, event.done)
+            case RoundEnded():
+                self.round(event.line)
+            case RunEnded():
+                self.finish()
+
+    @abstractmethod
+    def begin(self, federation: Federation, done: int) -> None:
+        """Training starts, with `done` rounds behind it."""
+
+    def finish(self) -> None:
+        """The run is whole."""
 
     def round(self, line: Mapping[str, Any]) -> None:
         """Write the figures of a round that were measured."""
@@ -84,7 +101,7 @@ class MLflow(Log):
         """One metric."""
         self._mlflow.log_metric(name, value, step=round)
 
-    def finish(self, summary: Mapping[str, Any]) -> None:
+    def finish(self) -> None:
         """The run is whole."""
         self._status = "FINISHED"
 

@@ -48,12 +48,11 @@ class ExactSum:
         self.terms, self.count, self.weight = terms, count, weight
         self._mean: Tensor | None = None
 
-    def check(self, values: Tensor, weight: int, site: str) -> None:
-        """Raise SiteError naming `site` unless `weight * values` may be added.
+    def check_form(self, values: Tensor, weight: int, site: str) -> None:
+        """Raise SiteError naming `site` for anything but a reply of the right form.
 
         Refused are: what is not a float32 vector of this length, a weight that is not a whole
-        number from 1 to 2^40, more terms than agreed, a NaN or infinity, and a value that is too
-        large for its share of the sum.
+        number from 1 to 2^40, and more terms than agreed.
         """
         # What comes from elsewhere may be anything, whatever its type is said to be.
         if not isinstance(values, Tensor) or values.dtype != torch.float32:
@@ -77,15 +76,22 @@ class ExactSum:
                 f"site '{site}' would be term {self.count + 1} of a sum of {self.terms}",
                 "a site answered twice, or the cohort is larger than announced",
             )
-        edges = torch.aminmax(values) if len(values) else ()
-        peak = max((abs(float(edge)) for edge in edges), default=0.0)
+
+    def check(self, values: Tensor, weight: int, site: str) -> None:
+        """Raise SiteError naming `site` unless `weight * values` may be added.
+
+        Refused are, besides what `check_form` refuses, a NaN or infinity, and a value that is too
+        large for its share of the sum.
+        """
+        self.check_form(values, weight, site)
+        peak = _peak(values)
         if not peak < float("inf"):  # NaN fails this too
             raise SiteError(
                 f"site '{site}' sent an update that is not finite (NaN or infinity)",
                 "its training diverged or its data are broken: lower train.lr, set train.clip or "
                 "look at its images; with rounds.quorum a run goes on without such replies",
             )
-        if weight * (int(peak * _SCALE) + 1) > LIMIT // self.terms:
+        if not self._fits(peak, weight):
             raise SiteError(
                 f"the update of site '{site}' (largest value {peak:.3g}, weight {weight}) would "
                 "leave the 64-bit range of the exact sum",
@@ -94,15 +100,30 @@ class ExactSum:
 
     def add(self, values: Tensor, weight: int, site: str) -> None:
         """Add `weight * values`; either all of it or, with a SiteError, nothing."""
-        self.check(values, weight, site)
-        self.add_checked(values, weight)
-
-    def add_checked(self, values: Tensor, weight: int) -> None:
-        """Add what `check` has let pass."""
+        self.check_form(values, weight, site)
         for part in _blocks(len(values)):
-            self.total[part].add_(encode(values[part]), alpha=weight)
+            block = values[part]
+            peak = _peak(block)
+            if not (peak < float("inf") and self._fits(peak, weight)):
+                self._subtract(values[: part.start], weight)
+                self.check(values, weight, site)
+            # One pass: the block is in the cache when it is checked, converted and added.
+            self.total[part].add_(encode(block), alpha=weight)
         self.weight += weight
         self.count += 1
+
+    def take_back(self, values: Tensor, weight: int) -> None:
+        """Undo the last `add`."""
+        self._subtract(values, weight)
+        self.weight -= weight
+        self.count -= 1
+
+    def _subtract(self, values: Tensor, weight: int) -> None:
+        for part in _blocks(len(values)):
+            self.total[part].sub_(encode(values[part]), alpha=weight)
+
+    def _fits(self, peak: float, weight: int) -> bool:
+        return weight * (int(peak * _SCALE) + 1) <= LIMIT // self.terms
 
     def merge(self, other: ExactSum) -> None:
         """Add another sum over other sites of the same cohort."""
@@ -131,3 +152,8 @@ class ExactSum:
 
 def _blocks(size: int) -> Iterator[slice]:
     return (slice(start, start + _BLOCK) for start in range(0, size, _BLOCK))
+
+
+def _peak(values: Tensor) -> float:
+    """The largest absolute value; NaN if there is one, 0 for no values."""
+    return float(torch.linalg.vector_norm(values, float("inf"))) if len(values) else 0.0

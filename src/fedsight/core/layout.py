@@ -1,6 +1,6 @@
 """A model as one flat vector: `Layout` says which slice is which parameter, and who may see it.
 
-The vector is ordered [shared | buffer | personal], so that what travels is always a prefix.
+The vector is ordered [shared | buffer | personal | frozen], so that what travels is a prefix.
 Four-dimensional weights lie channels-last in it (O, H, W, I): bound to a model, they are the
 channels-last views that convolutions on the CPU want, and loading a vector is one copy.
 """
@@ -24,6 +24,7 @@ class Kind(StrEnum):
     SHARED = "shared"  # a parameter that travels and is averaged
     BUFFER = "buffer"  # a running statistic that travels and is pooled by its own rule
     PERSONAL = "personal"  # stays at the site
+    FROZEN = "frozen"  # neither trains nor travels: a site is given it once
 
 
 KindOf = Callable[[str, Kind], Kind]  # (tensor name, its kind so far) -> kind
@@ -126,6 +127,21 @@ class Layout:
     @property
     def personal(self) -> slice:
         """What stays at the site."""
+        return slice(self.buffer.stop, self.buffer.stop + self.length(Kind.PERSONAL))
+
+    @property
+    def frozen(self) -> slice:
+        """What never changes."""
+        return slice(self.personal.stop, self.size)
+
+    @property
+    def learning(self) -> int:
+        """Number of values that can learn: those of parameters, shared or personal."""
+        return self.length(Kind.SHARED) + self.length(Kind.PERSONAL)
+
+    @property
+    def kept(self) -> slice:
+        """Everything that does not travel: the personal slice, then the frozen one."""
         return slice(self.buffer.stop, self.size)
 
     def bind(self, model: nn.Module, vector: Tensor) -> None:

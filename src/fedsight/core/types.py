@@ -2,16 +2,76 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-Payload = Mapping[str, Tensor]  # named float32 vectors, one per part, all of the same length
+Payload = Mapping[str, Tensor]  # named vectors, one per part, each encoded as its PartSpec says
 Memory = Mapping[str, Tensor]  # what a site keeps between rounds
+
+
+class Codec(Protocol):
+    """How a float32 vector is written down for the way from a site to the coordinator."""
+
+    def bytes(self, values: int) -> int:
+        """Length of the encoding of `values` values."""
+        ...
+
+    def encode(self, values: Tensor) -> Tensor:
+        """float32 [n] -> uint8 [bytes(n)]. Raises ValueError for values that cannot be encoded."""
+        ...
+
+    def decode(self, data: Tensor, values: int) -> Tensor:
+        """uint8 [bytes(n)] -> float32 [n]."""
+        ...
+
+
+@dataclass(frozen=True)
+class PartSpec:
+    """What one part of a payload is: its shape and type, and the codec that it travels in.
+
+    Every size (of a sum, a message, a reply on the books) is computed from it.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype = torch.float32
+    codec: Codec | None = None  # None: the values themselves
+
+    @property
+    def values(self) -> int:
+        """Number of values."""
+        return math.prod(self.shape)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on the way to the coordinator."""
+        if self.codec is not None:
+            return self.codec.bytes(self.values)
+        return self.values * self.dtype.itemsize
+
+    @property
+    def encoded(self) -> tuple[int, torch.dtype]:
+        """Length and type of the vector that is sent."""
+        if self.codec is not None:
+            return self.bytes, torch.uint8
+        return self.values, self.dtype
+
+    def encode(self, values: Tensor) -> Tensor:
+        """What is sent for `values`."""
+        return values if self.codec is None else self.codec.encode(values)
+
+    def decode(self, sent: Tensor) -> Tensor:
+        """The values of what was sent."""
+        return sent if self.codec is None else self.codec.decode(sent, self.values)
+
+
+PartSpecs = Mapping[str, PartSpec]
 
 
 @dataclass(frozen=True)
@@ -78,8 +138,8 @@ class Reply:
     memory: Memory = field(default_factory=dict)
 
 
-class Total(Protocol):
-    """A round's sum, however it was added up."""
+class RoundSum(Protocol):
+    """A round's sum as a privacy mechanism sees it, however it was added up."""
 
     @property
     def count(self) -> int:

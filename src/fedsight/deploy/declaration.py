@@ -204,10 +204,9 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     if problems := program.rounds.check(len(names)):
         raise ConfigError(problems)
     federation = Federation(program, dataset, partition, ())
-    network = federation.network()
-    if problems := program.check_network(network):
+    if problems := program.check_network(federation.network):
         raise ConfigError(problems)
-    differ = program.differs(network) or program.shift.kind != "none"
+    differ = program.differs(federation.network) or program.shift.kind != "none"
     views = _views(dataset, names, differ)
     if not views:
         cause = "no site has test images, so nothing could be measured"

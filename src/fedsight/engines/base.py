@@ -1,23 +1,20 @@
-"""What an engine does, and what it gives back for a round."""
+"""What an engine does: it takes work for sites, and hands replies back as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
-from fedsight.aggregation.mean import PayloadSum
-from fedsight.aggregation.secure import SecureSum
+from fedsight.aggregation.base import Aggregator
 from fedsight.core.types import Metrics, Order
-
-Total = PayloadSum | SecureSum
 
 
 @dataclass(frozen=True)
-class Note:
-    """What the coordinator learns of one reply besides its share of the sum."""
+class Accepted:
+    """A reply that was added: what the coordinator learns of it besides its share of the sum."""
 
     client: int
     site: str
@@ -25,20 +22,66 @@ class Note:
     train_loss: float  # mean over the samples seen; NaN if it is protected
 
 
+@dataclass(frozen=True)
+class Rejected:
+    """A client whose reply was refused, or never came."""
+
+    client: int
+    site: str
+    cause: str
+
+
+Arrival = Accepted | Rejected
+
+
 @dataclass
 class Outcome:
-    """A round's sum and who contributed to it."""
+    """What a round's replies add up to, and who contributed."""
 
-    total: Total
-    notes: list[Note] = field(default_factory=list)
+    total: Aggregator
+    accepted: list[Accepted] = field(default_factory=list)  # by client
     rejected: dict[str, str] = field(default_factory=dict)  # site -> reason
+
+    def note(self, arrival: Arrival) -> None:
+        """Write down an arrival."""
+        if isinstance(arrival, Accepted):
+            self.accepted.append(arrival)
+            self.rejected.pop(arrival.site, None)
+        else:
+            self.rejected[arrival.site] = arrival.cause
+
+
+@dataclass
+class Work:
+    """Client steps under way for one order; iterate over it to get the replies as they come.
+
+    What has arrived lies in `outcome`. After the last arrival `settle` makes the total whole
+    (partial sums are merged, masks are taken off).
+    """
+
+    outcome: Outcome
+    arrivals: Iterator[Arrival]
+    settle: Callable[[], None]
+
+    def __iter__(self) -> Iterator[Arrival]:
+        for arrival in self.arrivals:
+            self.outcome.note(arrival)
+            yield arrival
+        self.outcome.accepted.sort(key=lambda one: one.client)
+        self.settle()
 
 
 class Engine(Protocol):
     """Runs client steps and measurements."""
 
-    def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
-        """One round of local training; `on_reply` is called whenever a client is done."""
+    # Whether submitted work goes on by itself while the coordinator writes the round before.
+    overlaps: ClassVar[bool]
+
+    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
+        """Have the clients of `cohort` train from `order`; nothing else may be under way.
+
+        Raises SiteError when secure aggregation has too few sites to begin with.
+        """
         ...
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
@@ -48,3 +91,16 @@ class Engine(Protocol):
     def close(self) -> None:
         """End worker processes."""
         ...
+
+
+def collect(
+    engine: Engine,
+    order: Order,
+    cohort: Sequence[int],
+    on_arrival: Callable[[Arrival], None] = lambda _: None,
+) -> Outcome:
+    """A synchronous round: submit, and wait until every client of the cohort has arrived."""
+    work = engine.submit(order, cohort)
+    for arrival in work:
+        on_arrival(arrival)
+    return work.outcome

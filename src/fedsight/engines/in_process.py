@@ -4,47 +4,49 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
+from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client, chunk
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order, add_metrics
-from fedsight.engines.base import Note, Outcome, Total
-from fedsight.engines.protected import Keys, total_of
+from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
+from fedsight.engines.protected import Keys, aggregator_of
 from fedsight.program.federation import Federation
+from fedsight.program.program import Speed
 
 
 class LocalWorker:
     """One process's work: train a client into a sum, measure a chunk. Both engines use it."""
 
-    def __init__(
-        self, federation: Federation, memory: Path, precision: str, checkpoint_every: int = 1
-    ) -> None:
+    def __init__(self, federation: Federation, memory: Path, speed: Speed) -> None:
         self.federation = federation
-        self.client = Client(federation, precision)
+        self.client = Client(federation, speed)
         self.memory = MemoryStore(memory)
-        self._checkpoint_every = checkpoint_every
+        # The checkpoint of the round before may still be being written.
+        self._lag = speed.checkpoint_every + 1
         self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
 
-    def train(self, order: Order, client: int, total: Total) -> Note | SiteError:
+    def train(self, order: Order, client: int, total: Aggregator) -> Arrival:
         """Run a client step and add its reply; a rejected reply leaves sum and memory alone."""
         site = self.federation.name(client)
         try:
             reply = self.client.step(order, client, self.memory.load(site, order.round))
             total.add(reply.payload, reply.weight, site)
         except SiteError as error:
-            return error
+            return Rejected(client, site, error.cause)
         if reply.memory:
             self.memory.save(site, order.round, reply.memory)
-            self.memory.prune(site, order.round - self._checkpoint_every)
+            self.memory.prune(site, order.round - self._lag)
         loss = reply.metrics.get("train_loss")
-        return Note(client, site, reply.weight, loss.mean if loss else float("nan"))
+        return Accepted(client, site, reply.weight, loss.mean if loss else float("nan"))
 
     def measure(self, vector: Tensor, round: int, view: int, start: int) -> Metrics:
         """The sums of one chunk of a view, for the model after `round`."""
@@ -89,41 +91,40 @@ def one_thread() -> Iterator[None]:
 class InProcessEngine:
     """Everything in the calling process, on one client after the other."""
 
+    overlaps: ClassVar[bool] = False
+
     def __init__(
-        self, federation: Federation, memory: Path | None = None, precision: str = "float32"
+        self, federation: Federation, memory: Path | None = None, speed: Speed | None = None
     ) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="fedsight-") if memory is None else None
         folder = Path(self._scratch.name) if self._scratch else memory
         assert folder is not None
         self.federation = federation
-        self._desk = LocalWorker(federation, folder, precision)
-        layout = self._desk.client.layout
-        self._total = total_of(federation, layout, federation.population)
+        self._worker = LocalWorker(federation, folder, speed or Speed(device="cpu"))
+        self._total = aggregator_of(federation, federation.terms)
         self._keys = Keys(federation)
 
-    def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
-        """One round of local training."""
+    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
+        """One round of local training, client by client as the work is iterated over."""
         self._total.clear(len(cohort))
         outcome = Outcome(self._total)
         maskers = self._keys.begin(order, cohort, self._total)
         if isinstance(self._total, SecureSum):
             self._total.begin(order.round, maskers)
-        for client in cohort:
-            with one_thread():
-                note = self._desk.train(order, client, self._total)
-            if isinstance(note, Note):
-                outcome.notes.append(note)
-            else:
-                outcome.rejected[self.federation.name(client)] = note.cause
-            on_reply()
-        self._keys.finish(outcome, len(cohort))
-        return outcome
+
+        def arrivals() -> Iterator[Arrival]:
+            for client in cohort:
+                with one_thread():
+                    arrival = self._worker.train(order, client, self._total)
+                yield arrival
+
+        return Work(outcome, arrivals(), lambda: self._keys.finish(outcome, len(cohort)))
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
         """The sums of each view."""
         jobs = chunks(self.federation)
         with one_thread():
-            done = [self._desk.measure(vector, round, *job) for job in jobs]
+            done = [self._worker.measure(vector, round, *job) for job in jobs]
         return by_view(self.federation, jobs, done)
 
     def close(self) -> None:

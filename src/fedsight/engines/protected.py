@@ -1,4 +1,4 @@
-"""Where secure aggregation meets the engines: a round's sum, and its keys in one process."""
+"""Which aggregator a federation's rounds use, and the keys of secure aggregation on one machine."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
+from torch import Tensor
 
-from fedsight.aggregation.mean import PayloadSum
+from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import EncodingPlan, SecureSum
-from fedsight.core.fixedpoint import ExactSum
-from fedsight.core.layout import Layout
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Order
-from fedsight.engines.base import Outcome, Total
-from fedsight.privacy.base import Plan as Accounted
+from fedsight.engines.base import Outcome
 from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.privacy.secagg import pack
 from fedsight.privacy.secagg.local import LocalExchange
@@ -24,8 +22,8 @@ from fedsight.program.federation import Federation
 from fedsight.program.program import Program
 
 
-def plan(federation: Federation, sizes: Mapping[str, int]) -> EncodingPlan | None:
-    """How a run's updates are rounded; None if they are not."""
+def encoding_plan(federation: Federation) -> EncodingPlan | None:
+    """How a run's updates are rounded for secure aggregation; None if they are not."""
     program = federation.program
     if not program.secure.rounds_values:
         return None
@@ -34,10 +32,12 @@ def plan(federation: Federation, sizes: Mapping[str, int]) -> EncodingPlan | Non
         largest = max((federation.size(c) for c in range(federation.population)), default=1)
         cap = program.secure.cap or largest
     noise = partial(Noise, program.seed, program.fingerprint)  # a simulation's
-    return plan_of(program, sizes, cap, noise)
+    return encoding_plan_of(program, federation.sizes, cap, noise)
 
 
-def plan_of(program: Program, sizes: Mapping[str, int], cap: int, noise: MakeNoise) -> EncodingPlan:
+def encoding_plan_of(
+    program: Program, sizes: Mapping[str, int], cap: int, noise: MakeNoise
+) -> EncodingPlan:
     """How the updates of `program` are rounded; `noise` is made under the secret of its place."""
     return EncodingPlan(
         program.secure,
@@ -51,44 +51,29 @@ def plan_of(program: Program, sizes: Mapping[str, int], cap: int, noise: MakeNoi
     )
 
 
-def accounted(federation: Federation) -> Accounted:
-    """What the accountant must know of a run, its rounding included."""
-    program, found = federation.program, federation.plan()
-    if not (program.secure.rounds_values and program.privacy.protects):
-        return found
-    parts = federation.parts(program.layout(federation.network()))
-    terms = program.rounds.cohort or federation.population
-    return program.secure.facing(found, parts, terms, program.train.lr)
-
-
-def reply_size(federation: Federation, layout: Layout) -> int:
+def reply_bytes(federation: Federation) -> int:
     """Bytes of the vectors of one reply."""
-    sizes = federation.parts(layout)
-    found = plan(federation, sizes)
+    found = encoding_plan(federation)
     if found is None:
-        return 4 * sum(sizes.values())
-    quantiser = found.quantiser(federation.program.rounds.cohort or federation.population)
+        return sum(spec.bytes for spec in federation.parts.values())
+    quantiser = found.quantiser(federation.terms)
     return pack.size(quantiser.length, quantiser.modulus)
 
 
-def total_of(federation: Federation, layout: Layout, terms: int) -> Total:
-    """An empty sum for rounds of `federation`."""
-    sizes = federation.parts(layout)
-    found = plan(federation, sizes)
-    return PayloadSum.of(sizes, terms) if found is None else SecureSum(found, terms)
+def aggregator_of(
+    federation: Federation, terms: int, memory: Mapping[str, Tensor] | None = None
+) -> Aggregator:
+    """An empty aggregator for rounds of `federation`, in `memory` if it is given."""
+    found = encoding_plan(federation)
+    if found is not None:
+        return SecureSum(found, terms, None if memory is None else memory["sum"])
+    return federation.program.aggregation.aggregator(federation.parts, terms, memory)
 
 
-def shared_tensors(total: Total) -> dict[str, Shared]:
-    """Shared memory for what `total` holds."""
-    return {name: Shared((len(t),), t.dtype) for name, t in total.tensors.items()}
-
-
-def total_over(federation: Federation, layout: Layout, shared: Mapping[str, Shared]) -> Total:
-    """A sum that lies in shared memory."""
-    found = plan(federation, federation.parts(layout))
-    if found is None:
-        return PayloadSum({part: ExactSum(0, 1, one.tensor) for part, one in shared.items()})
-    return SecureSum(found, 1, shared["sum"].tensor)
+def shared_memory_of(federation: Federation) -> dict[str, Shared]:
+    """Shared memory for what an aggregator of `federation` collects."""
+    blank = aggregator_of(federation, federation.terms)
+    return {name: Shared(tuple(t.shape), t.dtype) for name, t in blank.tensors.items()}
 
 
 def fingerprint(vector: torch.Tensor) -> str:
@@ -103,7 +88,7 @@ class Keys:
         self._federation = federation
         self._local = LocalExchange(federation.program.fingerprint)
 
-    def begin(self, order: Order, cohort: Sequence[int], total: Total) -> dict[str, Masker]:
+    def begin(self, order: Order, cohort: Sequence[int], total: Aggregator) -> dict[str, Masker]:
         """What each site of the cohort is to mask with; nothing if nobody masks."""
         secure = self._federation.program.secure
         if not secure.masks or not isinstance(total, SecureSum):
@@ -120,5 +105,5 @@ class Keys:
         program, total = self._federation.program, outcome.total
         if not program.secure.masks or not isinstance(total, SecureSum):
             return
-        if len(outcome.notes) >= (program.rounds.quorum or asked):
-            self._local.finish(total.words, [note.site for note in outcome.notes])
+        if len(outcome.accepted) >= (program.rounds.quorum or asked):
+            self._local.finish(total.words, [one.site for one in outcome.accepted])

@@ -11,12 +11,13 @@ from typing import TypeVar
 
 import torch
 
+from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Note, Total
+from fedsight.engines.base import Arrival
 from fedsight.engines.in_process import LocalWorker
-from fedsight.engines.protected import total_of
+from fedsight.engines.protected import aggregator_of
 from fedsight.privacy.secagg.masks import Masker
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
@@ -35,6 +36,15 @@ class Setup:
     extras: Mapping[str, Shared]  # the algorithm's other vectors, likewise
     totals: Mapping[str, Shared]  # this worker's partial sums
     ticket: Synchronized[int]  # number of the next client or chunk to take, for all workers
+
+    @property
+    def in_place(self) -> bool:
+        """Whether replies are collected in `totals` themselves.
+
+        Sums grow in the worker's own memory, which is quicker than shared, and are copied once;
+        rows of single replies are written once anyway.
+        """
+        return self.federation.program.aggregation.needs_replies
 
 
 @dataclass(frozen=True)
@@ -63,14 +73,6 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class Rejected:
-    """A reply that was refused."""
-
-    client: int
-    cause: str
-
-
-@dataclass(frozen=True)
 class Done:
     """Nothing is left to take; `count` and `weight` of this worker's sum."""
 
@@ -81,25 +83,24 @@ class Done:
 def work(setup: Setup, pipe: Connection) -> None:
     """Serve commands until the coordinator closes the pipe."""
     torch.set_num_threads(setup.speed.threads)
-    speed = setup.speed
-    desk = LocalWorker(setup.federation, setup.memory, speed.precision, speed.checkpoint_every)
-    # Sums grow in this process's own memory, which is quicker than shared; they are copied once.
-    total = total_of(setup.federation, desk.client.layout, 1)
+    worker = LocalWorker(setup.federation, setup.memory, setup.speed)
+    memory = {name: shared.tensor for name, shared in setup.totals.items()}
+    total = aggregator_of(setup.federation, 1, memory if setup.in_place else None)
     pipe.send("ready")
     while True:
         command = pipe.recv()
         if isinstance(command, TrainCommand):
-            _train(setup, desk, total, command, pipe.send)
+            _train(setup, worker, total, command, pipe.send)
         else:
-            _measure(setup, desk, command, pipe.send)
+            _measure(setup, worker, command, pipe.send)
 
 
 def _train(
     setup: Setup,
-    desk: LocalWorker,
-    total: Total,
+    worker: LocalWorker,
+    total: Aggregator,
     command: TrainCommand,
-    send: Callable[[Note | Rejected | Done], None],
+    send: Callable[[Arrival | Done], None],
 ) -> None:
     total.clear(len(command.cohort))
     if isinstance(total, SecureSum):
@@ -107,21 +108,21 @@ def _train(
     extras = {name: shared.tensor for name, shared in setup.extras.items()}
     order = Order(command.round, setup.vector.tensor, extras)
     for _, client in _tickets(setup, command.cohort):
-        note = desk.train(order, client, total)
-        send(note if isinstance(note, Note) else Rejected(client, note.cause))
-    for part, shared in setup.totals.items():
-        shared.tensor.copy_(total.tensors[part])
+        send(worker.train(order, client, total))
+    if not setup.in_place:
+        for part, shared in setup.totals.items():
+            shared.tensor.copy_(total.tensors[part])
     send(Done(total.count, total.weight))
 
 
 def _measure(
     setup: Setup,
-    desk: LocalWorker,
+    worker: LocalWorker,
     command: MeasureCommand,
     send: Callable[[Measured | Done], None],
 ) -> None:
     for number, job in _tickets(setup, command.jobs):
-        send(Measured(number, desk.measure(setup.vector.tensor, command.round, *job)))
+        send(Measured(number, worker.measure(setup.vector.tensor, command.round, *job)))
     send(Done())
 
 

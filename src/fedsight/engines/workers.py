@@ -3,54 +3,46 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from fedsight.core.layout import Layout
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Note, Outcome
+from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
 from fedsight.engines.in_process import by_view, chunks
 from fedsight.engines.pool import Pool, context
-from fedsight.engines.protected import Keys, shared_tensors, total_of, total_over
-from fedsight.engines.worker import (
-    Done,
-    MeasureCommand,
-    Measured,
-    Rejected,
-    Setup,
-    TrainCommand,
-    work,
-)
+from fedsight.engines.protected import Keys, aggregator_of, shared_memory_of
+from fedsight.engines.worker import Done, MeasureCommand, Measured, Setup, TrainCommand, work
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
-Message = Note | Rejected | Measured | Done
+Message = Arrival | Measured | Done
 
 
 class WorkerEngine:
     """Clients on worker processes, which `close` ends.
 
     The global vector lies in shared memory. Each worker takes the next client when it is free,
-    the largest first, and adds its update to its own exact sum; only these sums are merged, so
-    the result does not depend on the number of workers or on who trained whom.
+    the largest first, and adds its update to its own aggregator; only these are merged, so the
+    result does not depend on the number of workers or on who trained whom.
     """
+
+    overlaps: ClassVar[bool] = True
 
     def __init__(self, federation: Federation, speed: Speed, memory: Path | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="fedsight-") if memory is None else None
         folder = Path(self._scratch.name) if self._scratch else memory
         assert folder is not None
         self.federation = federation
-        layout: Layout = federation.program.layout(federation.network())
-        start = torch.zeros(layout.shared.stop)
-        extras = federation.program.shared(federation.program.init(start))
+        layout, program = federation.layout, federation.program
+        extras = program.shared(program.init(torch.zeros(layout.shared.stop)))
         self._vector = Shared((layout.travelling.stop,), torch.float32)
         self._extras = {name: Shared.of(value) for name, value in extras.items()}
-        blank = total_of(federation, layout, 1)
-        ticket = context().Value("q", 0)
+        self._ticket = context().Value("q", 0)
         setups = [
             Setup(
                 federation,
@@ -58,13 +50,17 @@ class WorkerEngine:
                 speed,
                 self._vector,
                 self._extras,
-                shared_tensors(blank),
-                ticket,
+                shared_memory_of(federation),
+                self._ticket,
             )
             for _ in range(min(speed.processes, federation.population))
         ]
-        self._ticket = ticket
-        self._totals = [total_over(federation, layout, setup.totals) for setup in setups]
+        self._totals = [
+            aggregator_of(
+                federation, federation.terms, {k: s.tensor for k, s in one.totals.items()}
+            )
+            for one in setups
+        ]
         self._keys = Keys(federation)
         self._pool = Pool(work, setups)
         try:
@@ -74,30 +70,31 @@ class WorkerEngine:
             self.close()
             raise
 
-    def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
-        """One round of local training; SiteError never reaches here, rejections are noted."""
+    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
+        """One round of local training, which goes on whether its work is iterated over or not."""
         self._publish(order)
         # The last clients decide when a round ends, so the largest go first.
         largest_first = sorted(cohort, key=self.federation.size, reverse=True)
-        outcome = Outcome(self._totals[0])
-        doing = f"training in round {order.round}"
-        self._totals[0].filled(len(cohort), 0, 0)
-        maskers = self._keys.begin(order, cohort, self._totals[0])
+        first = self._totals[0]
+        first.filled(len(cohort), 0, 0)
+        maskers = self._keys.begin(order, cohort, first)
+        outcome = Outcome(first)
         command = TrainCommand(order.round, largest_first, maskers)
-        for worker, message in self._ask(command, doing):
-            if isinstance(message, Done):
-                self._totals[worker].filled(len(cohort), message.count, message.weight)
-                continue
-            if isinstance(message, Note):
-                outcome.notes.append(message)
-            elif isinstance(message, Rejected):
-                outcome.rejected[self.federation.name(message.client)] = message.cause
-            on_reply()
-        for other in self._totals[1:]:
-            outcome.total.merge(other)  # type: ignore[arg-type]  # all of one kind
-        outcome.notes.sort(key=lambda note: note.client)
-        self._keys.finish(outcome, len(cohort))
-        return outcome
+        messages = self._ask(command, f"training in round {order.round}")
+
+        def arrivals() -> Iterator[Arrival]:
+            for worker, message in messages:
+                if isinstance(message, Done):
+                    self._totals[worker].filled(len(cohort), message.count, message.weight)
+                elif isinstance(message, Accepted | Rejected):
+                    yield message
+
+        def settle() -> None:
+            for other in self._totals[1:]:
+                first.merge(other)
+            self._keys.finish(outcome, len(cohort))
+
+        return Work(outcome, arrivals(), settle)
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
         """The sums of each view."""
@@ -124,11 +121,15 @@ class WorkerEngine:
     def _ask(
         self, command: TrainCommand | MeasureCommand, doing: str
     ) -> Iterator[tuple[int, Message]]:
-        """Send `command` to all workers; their messages as they come, until each is done."""
+        """Send `command` to all workers at once; their messages as they come, until all end."""
         busy = set(range(len(self._pool)))
         for worker in busy:
             self._pool.send(worker, command, doing)
-        for worker, message in self._pool.messages(busy, doing):
-            if isinstance(message, Done):
-                busy.discard(worker)
-            yield worker, message
+
+        def messages() -> Iterator[tuple[int, Message]]:
+            for worker, message in self._pool.messages(busy, doing):
+                if isinstance(message, Done):
+                    busy.discard(worker)
+                yield worker, message
+
+        return messages()

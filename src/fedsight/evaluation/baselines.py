@@ -8,8 +8,9 @@ from multiprocessing.connection import Connection
 
 import torch
 
-from fedsight.coordinator.loop import Line, run
-from fedsight.coordinator.store import Checkpoint
+from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
+from fedsight.coordinator.loop import run
+from fedsight.coordinator.session import Session
 from fedsight.core.types import Metrics
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.program.federation import Federation
@@ -31,27 +32,26 @@ class Tick:
 
 
 @dataclass(frozen=True)
-class _Ticker:
+class _Ticker(Callback):
     send: Callable[[Tick], None]
 
-    def on_reply(self) -> None:
-        """A baseline has one client; its rounds are what counts."""
-
-    def on_round(self, line: Line, checkpoint: Checkpoint, last: bool) -> None:
-        """Tell the coordinator, and notice when it is gone."""
-        self.send(Tick())
+    def on(self, event: Event) -> None:
+        """Tell the coordinator of each round, and notice when it is gone."""
+        if isinstance(event, RoundEnded):
+            self.send(Tick())
 
 
 def work(setup: tuple[Federation, Speed], pipe: Connection) -> None:
     """Train the jobs that come, until the coordinator closes the pipe."""
     federation, speed = setup
     torch.set_num_threads(speed.threads)
+    federation.network  # noqa: B018 - built once, for all baselines
     while True:
         job = pipe.recv()
         baseline = federation.all_pooled() if job == POOLED else federation.alone(job)
-        engine = InProcessEngine(baseline, precision=speed.precision)
+        engine = InProcessEngine(baseline, speed=speed)
         try:
-            trained = run(baseline, engine, lambda sums: {}, _Ticker(pipe.send))
+            trained = run(Session(baseline), engine, lambda sums: {}, [_Ticker(pipe.send)])
         finally:
             engine.close()
         pipe.send(TrainedBaseline(job, trained.sums))

@@ -4,66 +4,69 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
-from fedsight.coordinator.callbacks import Callback
-from fedsight.coordinator.protection import Protection
+from fedsight.coordinator.callbacks import (
+    BaselineRoundEnded,
+    BaselinesBegan,
+    Callback,
+    RunEnded,
+    tell,
+)
+from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation.figures import Evaluator, Figures, worst
 from fedsight.evaluation.samples import answers
-from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
 Command = Literal["run", "compare"]
 
 
-def conclude(
-    federation: Federation,
-    speed: Speed,
-    store: RunStore,
-    command: Command,
-    trained: loop.Trained,
-    reporters: Sequence[Callback],
-    pictures: bool,
-    secret: int | None = None,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Conclusion:
+    """What it takes to bring a run to its end: session, speed, folder, command, callbacks.
+
+    Without `pictures` the evaluation shows no images: a coordinator far from the sites has none.
+    """
+
+    session: Session
+    speed: Speed
+    store: RunStore
+    command: Command
+    callbacks: Sequence[Callback]
+    pictures: bool = True
+
+
+def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     """Train the baselines if the command wants them, then write all that tells of the result.
 
-    Without `pictures` the evaluation shows no images. Returns the summary, which is written last:
-    it says that the run is finished.
+    Returns the summary, which is written last: it says that the run is finished.
     """
+    federation, store = run.session.federation, run.store
     evaluator = Evaluator(federation)
     figures = evaluator.figures(trained.sums)
-    summary = _summarise(federation, store, trained, figures)
-    summary["privacy"] = Protection(federation, secret).summary(trained.checkpoint.round)
-    if command == "compare":
-        for reporter in reporters:
-            reporter.begin_baselines(
-                len(baselines.jobs(federation)) * federation.program.rounds.rounds
-            )
-
-        def on_round() -> None:
-            for reporter in reporters:
-                reporter.baseline_round()
-
-        found = baselines.compare(federation, speed, store, on_round)
-        _add_comparison(federation, store, summary, figures, found)
-    _write_evaluation(federation, store, evaluator, trained, figures, pictures)
+    summary = _summarise(run, trained, figures)
+    summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
+    if run.command == "compare":
+        rounds = len(baselines.jobs(federation)) * federation.program.rounds.rounds
+        tell(run.callbacks, BaselinesBegan(rounds))
+        found = baselines.compare(
+            federation, run.speed, store, lambda: tell(run.callbacks, BaselineRoundEnded())
+        )
+        _add_comparison(run, summary, figures, found)
+    _write_evaluation(run, evaluator, trained, figures)
     store.write_json("summary.json", summary)
-    for reporter in reporters:
-        reporter.finish(summary)
+    tell(run.callbacks, RunEnded(summary))
     return summary
 
 
-def _summarise(
-    federation: Federation, store: RunStore, trained: loop.Trained, figures: Figures
-) -> dict[str, Any]:
-    program, checkpoint = federation.program, trained.checkpoint
-    path = store.save_model(trained.layout.state_dict(trained.vector))
+def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict[str, Any]:
+    program, checkpoint = run.session.program, trained.checkpoint
+    path = run.store.save_model(run.session.layout.state_dict(trained.vector))
     return {
         "name": program.name,
         "headline": program.task.headline_title,
@@ -80,14 +83,10 @@ def _summarise(
 
 
 def _add_comparison(
-    federation: Federation,
-    store: RunStore,
-    summary: dict[str, Any],
-    figures: Figures,
-    found: dict[str, Any],
+    run: Conclusion, summary: dict[str, Any], figures: Figures, found: dict[str, Any]
 ) -> None:
-    comparison = baselines.comparison(federation, found, figures)
-    store.write_json("comparison.json", comparison)
+    comparison = baselines.comparison(run.session.federation, found, figures)
+    run.store.write_json("comparison.json", comparison)
     alone = {site: entry["score"] for site, entry in comparison["alone"].items()}
     summary["federated"] = figures.overall["score"]
     summary["pooled"] = comparison["pooled"]["score"]
@@ -97,28 +96,21 @@ def _add_comparison(
 
 
 def _write_evaluation(
-    federation: Federation,
-    store: RunStore,
-    evaluator: Evaluator,
-    trained: loop.Trained,
-    figures: Figures,
-    pictures: bool,
+    run: Conclusion, evaluator: Evaluator, trained: loop.Trained, figures: Figures
 ) -> None:
-    confusion, task, classes = (
-        figures.confusion,
-        federation.program.task,
-        federation.dataset.classes,
-    )
+    federation = run.session.federation
+    confusion, classes = figures.confusion, federation.dataset.classes
+    task = federation.program.task
     samples: list[dict[str, Any]] = []
-    if pictures:
-        samples = answers(federation, trained.checkpoint.vector, MemoryStore(store.memory))
-    store.write_json(
+    if run.pictures:
+        samples = answers(federation, trained.checkpoint.vector, MemoryStore(run.store.memory))
+    run.store.write_json(
         "evaluation.json",
         {
             "classes": list(classes),
             "confusion": None if confusion is None else confusion.tolist(),
             "site_test": evaluator.site_test,
-            "personal": federation.program.differs(federation.network()),
+            "personal": federation.program.differs(federation.network),
             "samples": samples,
             "curves": [asdict(curve) for curve in task.curves(figures.sums, classes)],
             "tables": [

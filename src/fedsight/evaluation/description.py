@@ -13,12 +13,9 @@ from typing import Any
 import torch
 
 import fedsight
-from fedsight.coordinator.protection import Protection
-from fedsight.core.layout import Layout
+from fedsight.coordinator.session import Session
+from fedsight.core.layout import Kind
 from fedsight.evaluation.figures import Evaluator
-from fedsight.program.federation import Federation
-
-SHOWN = ("title", "licence", "credit")  # of what a source says of itself
 
 
 def environment() -> dict[str, str | int]:
@@ -32,13 +29,10 @@ def environment() -> dict[str, str | int]:
     }
 
 
-def describe(
-    federation: Federation, evaluator: Evaluator, command: str, secret: int | None = None
-) -> dict[str, Any]:
+def describe(session: Session, command: str) -> dict[str, Any]:
     """Program, data, model, sites and environment of a run."""
-    program, data = federation.program, federation.dataset
-    network = federation.network()
-    layout: Layout = program.layout(network)
+    federation, layout = session.federation, session.layout
+    program, data, evaluator = federation.program, federation.dataset, Evaluator(federation)
     partition = federation.partition
     return {
         "command": command,
@@ -63,13 +57,14 @@ def describe(
             "name": program.model.registered,
             "parameters": layout.size,
             "travelling": layout.travelling.stop,
+            "frozen": layout.length(Kind.FROZEN),
             "weights_sha256": _sha256(program.model.weights),
-            "notes": list(network.notes),
+            "notes": list(session.network.notes),
         },
         "algorithm": program.algorithm.registered,
         "headline": program.task.headline_title,
         "rounds": program.rounds.rounds,
-        "privacy": Protection(federation, secret).facts(),
+        "privacy": session.protection.facts(),
         "population": federation.population,
         "sites": [
             {

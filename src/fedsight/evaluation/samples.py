@@ -40,7 +40,7 @@ def answers(federation: Federation, vector: Tensor, memory: MemoryStore) -> list
     draws = generator(federation.program.seed, "report", "samples")
     positions = torch.randperm(len(data), generator=draws)[:LOOKED_AT]
     with torch.inference_mode(), one_thread():
-        batch = federation.batch(data, positions)
+        batch = client.batch(data, positions)
         found = federation.program.task.samples(client.model, batch, federation.dataset.classes)
     wrong = [sample for sample in found if not sample.right][:MISTAKES]
     right = [sample for sample in found if sample.right][:RIGHT]

@@ -17,7 +17,13 @@ from fedsight.core.errors import Problem
 from fedsight.core.registry import Registry
 from fedsight.core.rng import derive
 from fedsight.core.settings import Settings
-from fedsight.models.norms import freeze_norms, norm_names, statistic_names, to_group_norm
+from fedsight.models.norms import (
+    freeze_norms,
+    frozen_names,
+    norm_names,
+    statistic_names,
+    to_group_norm,
+)
 from fedsight.models.probe import OutputShape, probe
 from fedsight.models.weights import load_weights
 
@@ -28,8 +34,8 @@ class Network:
 
     `head` are the names of the last layer's parameters (FedRep keeps them at the site); `norms`
     those of every normalisation layer's tensors (FedBN does); `statistics` pairs the names of
-    BatchNorm's running mean and running variance. `notes` says what a user should know about
-    how pretrained weights were fitted.
+    BatchNorm's running mean and running variance; `frozen` are tensors that neither learn nor
+    move. `notes` says what a user should know about how pretrained weights were fitted.
     """
 
     module: nn.Module
@@ -37,6 +43,7 @@ class Network:
     norms: frozenset[str]
     statistics: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
+    frozen: frozenset[str] = frozenset()
 
 
 class Model(Settings, ABC):
@@ -89,7 +96,14 @@ class Model(Settings, ABC):
         notes = self._pretrain(module, head)
         if self.norm == "frozen":
             module = freeze_norms(module)
-        return Network(module, head, norm_names(module), statistic_names(module), notes)
+        return Network(
+            module,
+            head,
+            norm_names(module),
+            statistic_names(module),
+            notes,
+            frozen_names(module),
+        )
 
     def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
         if self.weights is None:

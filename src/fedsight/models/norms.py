@@ -85,7 +85,7 @@ class FrozenNorm(nn.Module):
 
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
-        # Buffers, so that they are saved; not running statistics, so that no rounding moves them.
+        # Buffers, so that they are saved with the rest.
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
 
@@ -119,6 +119,16 @@ def _frozen(old: Any) -> FrozenNorm:
         bias = torch.zeros_like(var) if old.bias is None else old.bias
         scale = weight / (var + old.eps).sqrt()
         return FrozenNorm(scale.clone(), (bias - mean * scale).clone())
+
+
+def frozen_names(module: nn.Module) -> frozenset[str]:
+    """Names of the scales and shifts of frozen norms."""
+    return frozenset(
+        _join(prefix, name)
+        for prefix, part in module.named_modules()
+        if isinstance(part, FrozenNorm)
+        for name, _ in part.named_buffers(recurse=False)
+    )
 
 
 def norm_names(module: nn.Module) -> frozenset[str]:

@@ -19,7 +19,7 @@ from torch import Tensor
 from fedsight.core.errors import Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
-from fedsight.core.types import Payload, Total
+from fedsight.core.types import Payload, RoundSum
 from fedsight.privacy.accounting import COARSE, Events, calibrate, rounds_within, spent
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Everyone, FixedSize, Sampler
@@ -100,7 +100,7 @@ class Mechanism(Settings):
         """What leaves a site in place of `payload`."""
         return payload
 
-    def mean(self, total: Total, plan: Plan, state: State, noise: MakeNoise) -> Released:
+    def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """What becomes of the sum of a cohort's releases."""
         return Released(total.mean(), total.count, state)
 

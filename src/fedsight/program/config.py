@@ -13,7 +13,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from fedsight.aggregation.base import aggregations
 from fedsight.algorithms.base import algorithms
+from fedsight.compression.base import codecs
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.registry import Registry, nearest
 from fedsight.core.settings import Settings
@@ -40,6 +42,8 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "rounds": Rounds,
     "privacy": (mechanisms, "none"),
     "secure": Secure,
+    "aggregation": (aggregations, "mean"),
+    "compression": (codecs, "none"),
     "speed": Speed,
 }
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import Tensor
 
 from fedsight.core.errors import ConfigError
 from fedsight.core.layout import Layout
-from fedsight.core.types import Batch
+from fedsight.core.types import Batch, PartSpec
 from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
@@ -104,6 +106,12 @@ class Federation:
         indices = torch.from_numpy(np.concatenate(groups))
         return self._data(self.dataset.train, indices, torch.from_numpy(origins))
 
+    def viewed(self) -> Federation:
+        """The same with `views`: what is tested."""
+        differ = self.program.differs(self.network) or self.program.shift.kind != "none"
+        views = tuple(_views(self.dataset, self.partition, differ))
+        return self._alike(replace(self, views=views))
+
     def tested(self, view: View) -> SiteData:
         """The test images of a view."""
         indices = torch.from_numpy(view.indices)
@@ -112,11 +120,17 @@ class Federation:
 
     def alone(self, site: int) -> Federation:
         """Only this site, trained by the baseline program."""
-        return replace(self, program=self.program.baseline(), only=site)
+        return self._alike(replace(self, program=self.program.baseline(), only=site))
 
     def all_pooled(self) -> Federation:
         """All images at one place, trained by the baseline program."""
-        return replace(self, program=self.program.baseline(), pooled=True)
+        return self._alike(replace(self, program=self.program.baseline(), pooled=True))
+
+    def _alike(self, other: Federation) -> Federation:
+        """`other` with this one's network, if that is built: it is the same."""
+        if "_built" in self.__dict__:
+            other.__dict__["_built"] = self._built
+        return other
 
     def _data(self, part: Part, indices: Tensor, origins: Tensor) -> SiteData:
         shift, sites, seed = self.program.shift, len(self.partition), self.program.seed
@@ -132,22 +146,53 @@ class Federation:
         x = self.dataset.preprocess.normalise(pixels)
         return Batch(x.contiguous(memory_format=torch.channels_last), data.targets(positions))
 
-    def network(self) -> Network:
-        """The freshly initialised network; the same in every process."""
+    def build(self) -> Network:
+        """A freshly initialised network of its own; the same in every process."""
         size = self.dataset.preprocess
         return self.program.model.build(
             size.channels, size.height, size.width, len(self.dataset.classes), self.program.seed
         )
 
-    def parts(self, layout: Layout) -> dict[str, int]:
-        """Lengths of a payload's parts: the update covers statistics too, the others do not."""
-        return {
-            part: layout.travelling.stop if part == "delta" else layout.shared.stop
-            for part in self.program.algorithm.parts
-        } | dict(self.program.privacy.parts())
+    @cached_property
+    def _built(self) -> tuple[Network, dict[str, Tensor]]:
+        network = self.build()
+        state = network.module.state_dict()
+        return network, {name: value.clone() for name, value in state.items()}
 
+    @property
+    def network(self) -> Network:
+        """The network of this process: built once, and whoever trains binds it to its vector."""
+        return self._built[0]
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Where the network's tensors lie in its vector, and who may see them."""
+        return self.program.layout(self.network)
+
+    @cached_property
+    def initial(self) -> Tensor:
+        """The vector [size] that the network was built with."""
+        return self.layout.vector(self._built[1])
+
+    @cached_property
+    def parts(self) -> dict[str, PartSpec]:
+        """The parts of a payload: the update covers statistics too, the others do not."""
+        program, layout = self.program, self.layout
+        lengths = {
+            part: layout.travelling.stop if part == "delta" else layout.shared.stop
+            for part in program.algorithm.parts
+        } | dict(program.privacy.parts())
+        codec = program.codec
+        return {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
+
+    @cached_property
+    def sizes(self) -> dict[str, int]:
+        """Values of each part of a payload."""
+        return {part: spec.values for part, spec in self.parts.items()}
+
+    @cached_property
     def plan(self) -> Plan:
-        """What the accountant must know of this run."""
+        """What the accountant must know of this run, apart from rounding."""
         program = self.program
         sizes: frozenset[int] = frozenset()
         if program.privacy.unit == "example":
@@ -161,6 +206,23 @@ class Federation:
             sum(phase.epochs for phase in phases),
             tuple(sorted(sizes)),
         )
+
+    @cached_property
+    def accounted(self) -> Plan:
+        """`plan` with the rounding of secure aggregation."""
+        program = self.program
+        if not (program.secure.rounds_values and program.privacy.protects):
+            return self.plan
+        return program.secure.facing(self.plan, self.sizes, self.terms, program.train.lr)
+
+    @property
+    def terms(self) -> int:
+        """Replies of a round, as planned."""
+        return self.program.rounds.cohort or self.population
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process builds its own network: what is cached here does not travel."""
+        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
 
 def federate(program: Program) -> Federation:
@@ -176,11 +238,9 @@ def federate(program: Program) -> Federation:
     if problems := program.rounds.check(len(partition)):
         raise ConfigError(problems)
     federation = Federation(program, dataset, partition, ())
-    network = federation.network()
-    if problems := program.check_network(network):
+    if problems := program.check_network(federation.network):
         raise ConfigError(problems)
-    differ = program.differs(network) or program.shift.kind != "none"
-    federation = replace(federation, views=tuple(_views(dataset, partition, differ)))
+    federation = federation.viewed()
     tested = {
         "" if view.site is None else partition.name(view.site): dataset.test.labels[view.indices]
         for view in federation.views

@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,9 +16,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedsight.aggregation.base import Aggregation
+from fedsight.aggregation.mean import Mean
 from fedsight.algorithms.base import Algorithm, State, algorithms
-from fedsight.core.errors import Problem
+from fedsight.compression.base import Compression
+from fedsight.compression.none import Uncompressed
+from fedsight.core.devices import find_device
+from fedsight.core.errors import EngineError, Problem
 from fedsight.core.layout import Kind, Layout
+from fedsight.core.registry import nearest
 from fedsight.core.settings import Settings
 from fedsight.data.augment import MOVING, Augmentation
 from fedsight.data.base import Source
@@ -31,6 +38,15 @@ from fedsight.privacy.secure import Secure
 from fedsight.program import rules
 from fedsight.tasks.base import Task
 
+Patterns = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class Group(Settings):
+    """Parameters that learn at a rate of their own: `[[train.groups]]`."""
+
+    params: Patterns  # names or patterns of tensors, "head" for the last layer
+    lr: float = Field(gt=0)  # in place of train.lr; follows the same schedule
+
 
 class Train(Settings):
     """Local training at a site: `[train]`."""
@@ -38,12 +54,25 @@ class Train(Settings):
     epochs: int = Field(1, ge=1)  # passes over the site's images in a round
     batch: int = Field(32, ge=1)  # images in a step; a single image left over joins the last one
     lr: float = Field(0.05, gt=0)
-    momentum: float = Field(0.0, ge=0, lt=1)  # forgotten between rounds
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # its state is forgotten between rounds
+    momentum: float = Field(0.0, ge=0, lt=1)  # of sgd
+    beta1: float = Field(0.9, ge=0, lt=1)  # of adamw: decay of the mean gradient
+    beta2: float = Field(0.999, ge=0, lt=1)  # of adamw: decay of the mean squared gradient
     weight_decay: float = Field(0.0, ge=0)
+    # names or patterns of the tensors that learn ("head", "blocks.6.*"); none: all of them
+    only: Patterns = ()
+    groups: Annotated[tuple[Group, ...], Field(strict=False)] = ()  # learning rates by name
     clip: float | None = Field(None, gt=0)  # largest norm of a step's gradient
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # of lr over the rounds
     warmup: int = Field(0, ge=0)  # rounds in which lr rises to its value
     augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
+
+    def check(self) -> list[Problem]:
+        """Settings of one optimizer with another."""
+        if self.optimizer == "adamw" and self.momentum:
+            cause = "AdamW has no momentum of this kind"
+            return [Problem("train.momentum", cause, "leave it out; train.beta1 is AdamW's")]
+        return []
 
     def rate(self, round: int, rounds: int) -> float:
         """The local learning rate in `round` (from 1) of `rounds`."""
@@ -84,18 +113,23 @@ class Rounds(Settings):
 class Speed(Settings):
     """How fast a run goes, not what it means: `[speed]`. Not part of the fingerprint.
 
-    Workers and checkpoints do not change a bit of the result; threads and precision change its
-    rounding.
+    Workers and checkpoints do not change a bit of the result; threads, device and precision change
+    its rounding.
     """
 
-    workers: int | None = Field(None, ge=1)  # processes; None: one for each core
+    workers: int | None = Field(None, ge=1)  # processes; None: one for each core, one on a GPU
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps; auto: the first accelerator, or the CPU
     threads: int = Field(1, ge=1)  # compute threads of each worker
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: int = Field(1, ge=1)  # rounds
 
     def check(self) -> list[Problem]:
         """Settings that this machine cannot follow."""
-        if self.precision == "bfloat16" and not _has_bfloat16():
+        try:
+            device = find_device(self.device)
+        except EngineError as error:
+            return [Problem("speed.device", error.cause, error.cure)]
+        if self.precision == "bfloat16" and device.type == "cpu" and not _has_bfloat16():
             cause = "this processor has no bfloat16 instructions"
             return [Problem("speed.precision", cause, "use precision = 'float32'")]
         return []
@@ -103,7 +137,9 @@ class Speed(Settings):
     @property
     def processes(self) -> int:
         """Worker processes to start."""
-        return self.workers or len(os.sched_getaffinity(0))
+        if self.workers:
+            return self.workers
+        return len(os.sched_getaffinity(0)) if find_device(self.device).type == "cpu" else 1
 
 
 @dataclass(frozen=True)
@@ -122,6 +158,8 @@ class Program:
     rounds: Rounds
     privacy: Mechanism = field(default_factory=Unprotected)
     secure: Secure = field(default_factory=Secure)
+    aggregation: Aggregation = field(default_factory=Mean)
+    compression: Compression = field(default_factory=Uncompressed)
 
     def table(self) -> dict[str, Any]:
         """The program as nested plain values: what the config file would say in full."""
@@ -155,9 +193,21 @@ class Program:
         """The layout of `network`, with the slices that algorithm and task keep at the sites."""
 
         def kind(name: str, kind: Kind) -> Kind:
+            if name in network.frozen or not self._learns(name, network):
+                return Kind.FROZEN
             return self.task.kind(name, self.algorithm.kind(name, kind, network), network)
 
         return Layout.of(network.module).rekind(kind)
+
+    def _learns(self, name: str, network: Network) -> bool:
+        """Whether `train.only` lets the tensor `name` learn."""
+        only = self.train.only
+        return not only or any(matches(name, pattern, network) for pattern in only)
+
+    @property
+    def codec(self) -> Compression | None:
+        """The codec of updates; None where values travel as they are."""
+        return None if self.compression.exact else self.compression
 
     def differs(self, network: Network) -> bool:
         """Whether sites have models of their own to test: personal slices that answers need."""
@@ -195,6 +245,7 @@ class Program:
             yield from missing(name, where)
         yield from self.data.check()
         yield from self.model.check()
+        yield from self.train.check()
         yield from self.algorithm.check(self.train)
         yield from self.privacy.check()
         yield from rules.problems(self)
@@ -226,7 +277,7 @@ class Program:
 
     def check_network(self, network: Network) -> list[Problem]:
         """Problems that show when the network is there."""
-        if problems := self.task.check_network(network):
+        if problems := [*self.task.check_network(network), *self._check_patterns(network)]:
             return problems
         algorithm = self.algorithm
         personalises = type(algorithm).kind is not Algorithm.kind
@@ -240,6 +291,33 @@ class Program:
             cure = "use model.norm = 'group', or an algorithm that keeps norms at the site (fedbn)"
             return [Problem("secure", cause, cure)]
         return []
+
+    def _check_patterns(self, network: Network) -> Iterator[Problem]:
+        """Patterns that name no tensor, and a network of which nothing would learn."""
+        names = [entry.name for entry in Layout.of(network.module).entries]
+        asked = {"train.only": self.train.only}
+        for number, group in enumerate(self.train.groups):
+            asked[f"train.groups.{number}"] = group.params
+        for where, patterns in asked.items():
+            for pattern in patterns:
+                if not any(matches(name, pattern, network) for name in names):
+                    stems = {name.rpartition(".")[0] or name for name in names} | {"head"}
+                    cause = f"no tensor of the network is called '{pattern}'"
+                    yield Problem(where, cause, nearest(pattern, stems))
+        if self.train.only and not self.layout(network).learning:
+            cause = "nothing would learn: all that is named is frozen or not a parameter"
+            yield Problem("train.only", cause, 'name parameters that learn, ["head"] for example')
+
+
+def matches(name: str, pattern: str, network: Network) -> bool:
+    """Whether the tensor `name` is meant by `pattern`.
+
+    It is by its own name, by that of a module around it, by a pattern (`blocks.6.*`), and, as part
+    of the last layer, by "head", whatever that layer is called.
+    """
+    if pattern == "head" and name in network.head:
+        return True
+    return name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
 
 
 def _has_bfloat16() -> bool:

@@ -8,49 +8,49 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fedsight.client.memory import MemoryStore
+from fedsight.coordinator import loop
+from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, tell
+from fedsight.coordinator.session import Session
+from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import Interrupted, StoreError
 from fedsight.core.types import Metrics
-from fedsight.engines.base import (Engine)
-from fedsight.program.federation import (Federation)
+from fedsight.engines.base import Engine
 from fedsight.engines.workers import WorkerEngine
-from fedsight.client.memory import MemoryStore
-from fedsight.program import config
-from fedsight.coordinator import loop
-from fedsight.evaluation.conclusion import Command, conclude
-from fedsight.evaluation.figures import Evaluator
+from fedsight.evaluation.conclusion import Command, Conclusion, conclude
 from fedsight.evaluation.description import describe
-from fedsight.program.federation import (federate)
+from fedsight.evaluation.figures import Evaluator
+from fedsight.program import config
+from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
-from fedsight.coordinator.callbacks import Callback
-from fedsight.coordinator.store import Checkpoint, RunStore
 
 SAME = ("data", "classes", "sites", "model")  # what resumption may not find changed in `run.json`
 
 
 def start(
-    program: Program, speed: Speed, store: RunStore, command: Command, reporters: Sequence[Callback]
+    program: Program, speed: Speed, store: RunStore, command: Command, callbacks: Sequence[Callback]
 ) -> dict[str, Any]:
     """Run `program` from the beginning in the store's folder; returns the summary."""
     config.check(program, speed)
-    federation = federate(program)
+    session = Session(federate(program))
     with _resumable(store):
-        store.create(program, speed, describe(federation, Evaluator(federation), command))
-        return _embedded(federation, speed, store, command, None, reporters)
+        store.create(program, speed, describe(session, command))
+        return _embedded(Conclusion(session, speed, store, command, callbacks), None)
 
 
-def resume(store: RunStore, workers: int | None, reporters: Sequence[Callback]) -> dict[str, Any]:
+def resume(store: RunStore, workers: int | None, callbacks: Sequence[Callback]) -> dict[str, Any]:
     """Go on with the run in the store's folder after any interruption; returns the summary."""
     program, speed = store.program()
     if workers is not None:
         speed = speed.model_copy(update={"workers": workers})
     facts = store.read_json("run.json")
     with _resumable(store):
-        federation = federate(program)
+        session = Session(federate(program))
         command: Command = "compare" if facts.get("command") == "compare" else "run"
-        refuse_change(store, facts, describe(federation, Evaluator(federation), command))
+        refuse_change(store, facts, describe(session, command))
         checkpoint = rewound(store)
         MemoryStore(store.memory).rewind(checkpoint.round if checkpoint else 0)
-        return _embedded(federation, speed, store, command, checkpoint, reporters)
+        return _embedded(Conclusion(session, speed, store, command, callbacks), checkpoint)
 
 
 def rewound(store: RunStore) -> Checkpoint | None:
@@ -103,82 +103,46 @@ def _content(facts: Any) -> Any:
 
 
 @dataclass
-class _Recorder:
-    """Writes each round into the run folder, then tells the reporters."""
+class _Recorder(Callback):
+    """Writes each round into the run folder."""
 
     store: RunStore
     every: int
-    reporters: Sequence[Callback]
 
-    def on_reply(self) -> None:
-        """A client is done."""
-        for reporter in self.reporters:
-            reporter.reply()
-
-    def on_round(self, line: loop.Line, checkpoint: Checkpoint, last: bool) -> None:
-        """History first: a checkpoint vouches for the lines up to its round.
-
-        Reporters come last: whatever goes wrong with one, the round is safe.
-        """
-        self.store.append_history(line)
-        if last or checkpoint.round % self.every == 0:
-            self.store.save_checkpoint(checkpoint)
-        for reporter in self.reporters:
-            reporter.round(line)
+    def on(self, event: Event) -> None:
+        """History first: a checkpoint vouches for the lines up to its round."""
+        if isinstance(event, RoundEnded) and event.checkpoint is not None:
+            self.store.append_history(event.line)
+            if event.last or event.checkpoint.round % self.every == 0:
+                self.store.save_checkpoint(event.checkpoint)
 
 
-def go(
-    federation: Federation,
-    engine: Engine,
-    speed: Speed,
-    store: RunStore,
-    command: Command,
-    checkpoint: Checkpoint | None,
-    reporters: Sequence[Callback],
-    pictures: bool = True,
-    secret: int | None = None,
-) -> dict[str, Any]:
+def go(run: Conclusion, engine: Engine, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """Train on `engine`, which stays open, and write all that the folder holds at the end.
 
-    From `checkpoint`, or from the beginning; the folder was made by `RunStore.create`. Without
-    `pictures` the evaluation shows no images: a coordinator far from the sites has none. `secret`
-    is where the coordinator's noise comes from, None: the program's seed. Returns the summary.
+    From `checkpoint`, or from the beginning; the folder was made by `RunStore.create`. Returns the
+    summary.
     """
-    recorder = _Recorder(store, speed.checkpoint_every, reporters)
-    trained = _train(federation, engine, recorder, checkpoint, secret)
-    return conclude(federation, speed, store, command, trained, reporters, pictures, secret)
+    return conclude(run, _train(run, engine, checkpoint))
 
 
-def _embedded(
-    federation: Federation,
-    speed: Speed,
-    store: RunStore,
-    command: Command,
-    checkpoint: Checkpoint | None,
-    reporters: Sequence[Callback],
-) -> dict[str, Any]:
+def _embedded(run: Conclusion, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """`go` on worker processes of this machine, which end before those of the baselines start."""
-    recorder = _Recorder(store, speed.checkpoint_every, reporters)
-    engine = WorkerEngine(federation, speed, store.memory)
+    engine = WorkerEngine(run.session.federation, run.speed, run.store.memory)
     try:
-        trained = _train(federation, engine, recorder, checkpoint)
+        trained = _train(run, engine, checkpoint)
     finally:
         engine.close()
-    return conclude(federation, speed, store, command, trained, reporters, pictures=True)
+    return conclude(run, trained)
 
 
-def _train(
-    federation: Federation,
-    engine: Engine,
-    recorder: _Recorder,
-    checkpoint: Checkpoint | None,
-    secret: int | None = None,
-) -> loop.Trained:
-    evaluator = Evaluator(federation)
+def _train(run: Conclusion, engine: Engine, checkpoint: Checkpoint | None) -> loop.Trained:
+    evaluator = Evaluator(run.session.federation)
 
     def overall(sums: list[Metrics]) -> dict[str, float]:
         return dict(evaluator.figures(sums).overall)
 
-    for reporter in recorder.reporters:
-        reporter.begin(federation, checkpoint.round if checkpoint else 0)
-    return loop.run(federation, engine, overall, recorder, checkpoint, secret)
+    tell(run.callbacks, RunBegan(run.session.federation, checkpoint.round if checkpoint else 0))
+    # The folder comes first: whatever goes wrong with another callback, the round is safe.
+    callbacks = [_Recorder(run.store, run.speed.checkpoint_every), *run.callbacks]
+    return loop.run(run.session, engine, overall, callbacks, checkpoint)

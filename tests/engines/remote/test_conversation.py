@@ -74,7 +74,7 @@ def test_a_site_that_never_answers_is_given_up_before_the_deadline(clock: Clock)
 
 def test_a_vectors_piece_may_take_longer(clock: Clock) -> None:
     with pytest.raises(Silent):
-        Talk(Script(broken), "ward", 1e6).send("vector", messages.pack({"a": torch.ones(2)}))
+        Talk(Script(broken), "ward", 1e6).send("vector", messages.pack([torch.ones(2)]))
     assert conversation.SLOW <= clock.monotonic() < conversation.SLOW + 2
 
 

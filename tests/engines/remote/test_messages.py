@@ -33,7 +33,7 @@ def test_vectors_come_out_as_they_went_in_bit_for_bit(sizes: dict[str, int], see
     rng = np.random.default_rng(seed)
     bits = {name: rng.integers(0, 2**32, size, np.uint32) for name, size in sizes.items()}
     parts = {name: torch.from_numpy(value.view(np.float32)) for name, value in bits.items()}
-    sent = bytearray(messages.pack(parts))  # any bit pattern: NaNs of all kinds too
+    sent = bytearray(messages.pack(parts.values()))  # any bit pattern: NaNs of all kinds too
     assert len(sent) == 4 * sum(sizes.values())
     found = messages.unpack(sent, sizes)
     assert list(found) == list(sizes)
@@ -50,7 +50,7 @@ def test_bytes_of_another_length_are_refused(sizes: dict[str, int], data: bytes)
 
 
 def test_what_is_unpacked_may_be_changed_and_changes_nothing_else() -> None:
-    buffer = bytearray(messages.pack({"a": torch.ones(3)}))
+    buffer = bytearray(messages.pack([torch.ones(3)]))
     found = messages.unpack(buffer, {"a": 3})["a"]
     found += 1
     assert found.tolist() == [2, 2, 2]

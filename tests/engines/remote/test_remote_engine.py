@@ -20,7 +20,7 @@ from tinysites import Alter, Clock, FaultyLink, Places
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Order
-from fedsight.engines.base import Outcome
+from fedsight.engines.base import Outcome, collect
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
@@ -46,9 +46,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def order(federation: Federation, round: int = 1) -> Order:
-    network = federation.network()
-    layout = federation.program.layout(network)
-    return Order(round, layout.read(network.module)[layout.travelling])
+    layout = federation.layout
+    return Order(round, federation.initial[layout.travelling])
 
 
 def engine(federation: Federation, link: Link) -> RemoteEngine:
@@ -62,13 +61,13 @@ def total(outcome: Outcome) -> torch.Tensor:
 def trained_here(here: Federation, order: Order, cohort: list[int]) -> Outcome:
     """The same round in this process."""
     with contextlib.closing(InProcessEngine(here)) as inline:
-        return inline.train(order, cohort, lambda: None)
+        return collect(inline, order, cohort)
 
 
 def others_only(table: Table, outcome: Outcome, round: int = 1) -> None:
     """The bad site is named, and the sum is what it is without it."""
     here = table[2]
-    assert [note.site for note in outcome.notes] == GOOD
+    assert [note.site for note in outcome.accepted] == GOOD
     assert list(outcome.rejected) == [BAD]
     assert f"'{BAD}'" in outcome.rejected[BAD]
     cohort = [client for client in range(3) if here.name(client) != BAD]
@@ -103,7 +102,7 @@ def answered(kind: str, text: Any = None, change: Callable[[bytes], Any] = bytes
 
 def value(number: float) -> Callable[[bytes], bytes]:
     """A body whose last number is another."""
-    return lambda data: data[:-4] + bytes(messages.pack({"x": torch.tensor([number])}))
+    return lambda data: data[:-4] + bytes(messages.pack([torch.tensor([number])]))
 
 
 FAULTS: dict[str, tuple[Alter, str]] = {
@@ -153,8 +152,11 @@ def test_a_faulty_reply_is_named_and_the_others_are_counted(
 ) -> None:
     there, link, _ = table
     replies: list[None] = []
-    outcome = engine(there, FaultyLink(link, BAD, alter)).train(
-        order(there), [0, 1, 2], lambda: replies.append(None)
+    outcome = collect(
+        engine(there, FaultyLink(link, BAD, alter)),
+        order(there),
+        [0, 1, 2],
+        lambda _: replies.append(None),
     )
     others_only(table, outcome)
     assert pytest.raises(SiteError, match=why).matches(SiteError(outcome.rejected[BAD]))
@@ -171,9 +173,7 @@ def test_a_broken_line_that_heals_costs_nothing(table: Table, clock: Clock) -> N
             raise ConnectionError
         return text, data
 
-    outcome = engine(there, FaultyLink(link, BAD, alter)).train(
-        order(there), [0, 1, 2], lambda: None
-    )
+    outcome = collect(engine(there, FaultyLink(link, BAD, alter)), order(there), [0, 1, 2])
     assert outcome.rejected == {}
     expected = trained_here(here, order(here), [0, 1, 2])
     assert torch.equal(total(outcome), total(expected))
@@ -188,12 +188,12 @@ def test_a_silent_site_is_given_up_and_not_asked_again(table: Table, clock: Cloc
     there, link, _ = table
     line = FaultyLink(link, BAD, unplugged)
     talking = engine(there, line)
-    outcome = talking.train(order(there), [0, 1, 2], lambda: None)
+    outcome = collect(talking, order(there), [0, 1, 2])
     others_only(table, outcome)
     assert "does not answer any more" in outcome.rejected[BAD]
     assert talking.present() == GOOD
     line.asked.clear()
-    later = talking.train(order(there, 2), [0, 1, 2], lambda: None)
+    later = collect(talking, order(there, 2), [0, 1, 2])
     others_only(table, later, 2)
     assert "does not answer any more" in later.rejected[BAD]
     sums = talking.measure(order(there).vector, 2)
@@ -205,7 +205,7 @@ def test_a_silent_site_is_given_up_and_not_asked_again(table: Table, clock: Cloc
 def test_a_site_that_is_not_connected_is_named(table: Table) -> None:
     there, link, _ = table
     talking = engine(there, replace_sites(link, GOOD))
-    outcome = talking.train(order(there), [0, 1, 2], lambda: None)
+    outcome = collect(talking, order(there), [0, 1, 2])
     others_only(table, outcome)
     assert outcome.rejected[BAD] == "site 'south' is not connected"
 
@@ -228,8 +228,11 @@ def test_a_deadline_that_passes_is_named(table: Table, clock: Clock) -> None:
         clock.sleep(61)
         return '{"ticket": 1, "done": false}', b""
 
-    outcome = engine(replace(there, program=short), FaultyLink(link, BAD, alter)).train(
-        order(there), [0, 1, 2], done.release
+    outcome = collect(
+        engine(replace(there, program=short), FaultyLink(link, BAD, alter)),
+        order(there),
+        [0, 1, 2],
+        lambda _: done.release(),
     )
     others_only(table, outcome)
     assert "rounds.deadline" in outcome.rejected[BAD]
@@ -253,7 +256,7 @@ def test_few_bytes_are_on_their_way_at_once(
     table: Table, monkeypatch: pytest.MonkeyPatch, most: int
 ) -> None:
     there, link, _ = table
-    size = 4 * there.parts(there.program.layout(there.network()))["delta"]
+    size = 4 * there.sizes["delta"]
     monkeypatch.setattr(messages, "IN_FLIGHT", most * size)
     lock, now, seen = threading.Lock(), [0], []
     pause = threading.Event()
@@ -272,10 +275,8 @@ def test_few_bytes_are_on_their_way_at_once(
                 with lock:
                     now[0] -= 1
 
-    outcome = engine(there, Counting(link, "nobody", changed())).train(
-        order(there), [0, 1, 2], lambda: None
-    )
-    assert len(outcome.notes) == 3
+    outcome = collect(engine(there, Counting(link, "nobody", changed())), order(there), [0, 1, 2])
+    assert len(outcome.accepted) == 3
     assert len(seen) == 6
     assert max(seen) <= most
 
@@ -335,12 +336,10 @@ def test_a_killed_trainer_is_the_sites_failure_and_the_next_round_works(
         return text, data
 
     os.kill(trainer(places), signal.SIGSTOP)
-    outcome = engine(there, FaultyLink(link, BAD, alter)).train(
-        order(there, 11), [0, 1, 2], lambda: None
-    )
+    outcome = collect(engine(there, FaultyLink(link, BAD, alter)), order(there, 11), [0, 1, 2])
     others_only(table, outcome, 11)
     assert "was killed by signal 9 while training in round 11" in outcome.rejected[BAD]
-    after = engine(there, link).train(order(there, 12), [0, 1, 2], lambda: None)
+    after = collect(engine(there, link), order(there, 12), [0, 1, 2])
     expected = trained_here(here, order(here, 12), [0, 1, 2])
     assert after.rejected == {}
     assert torch.equal(total(after), total(expected))
@@ -361,10 +360,10 @@ def test_a_hanging_step_gives_way_to_the_next_order(
 
     os.kill(trainer(places), signal.SIGSTOP)
     talking = engine(there, FaultyLink(link, BAD, alter))
-    outcome = talking.train(order(there, 21), [0, 1, 2], done.release)
+    outcome = collect(talking, order(there, 21), [0, 1, 2], lambda _: done.release())
     others_only(table, outcome, 21)
     assert "rounds.deadline" in outcome.rejected[BAD]
-    after = talking.train(order(there, 22), [0, 1, 2], lambda: None)
+    after = collect(talking, order(there, 22), [0, 1, 2])
     expected = trained_here(here, order(here, 22), [0, 1, 2])
     assert after.rejected == {}
     assert torch.equal(total(after), total(expected))

@@ -119,10 +119,10 @@ def test_sites_of_one_person_learn_and_their_vectors_stay_near_their_starts(
 
 def test_sites_are_tested_with_one_model(root: Path) -> None:
     of = tinyfaces.federation(root)
-    assert not of.program.differs(of.network())
+    assert not of.program.differs(of.network)
     model = {"name": "embedding", "backbone": "small_cnn", "dimension": 8}
     other = tinyfaces.federation(root, algorithm={"name": "fedbn"}, model=model)
-    assert other.program.differs(other.network())
+    assert other.program.differs(other.network)
 
 
 def test_a_network_of_classes_is_refused(root: Path) -> None:
@@ -167,7 +167,7 @@ def test_four_people_a_site_give_a_figure_with_the_defaults(tmp_path: Path) -> N
 def test_the_model_knows_nobody_by_name(root: Path) -> None:
     of = tinyfaces.federation(root)
     with pytest.raises(ModelError, match="enrol"):
-        of.program.task.answers(of.network().module, torch.zeros(1, 1, 16, 16), ("person 0001",))
+        of.program.task.answers(of.network.module, torch.zeros(1, 1, 16, 16), ("person 0001",))
 
 
 def test_a_report_gets_pairs_a_curve_and_a_table(root: Path) -> None:

@@ -15,7 +15,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
+from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
@@ -28,8 +29,8 @@ from fedsight.deploy.processes import memory_reclaim
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
 from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
-from fedsight.evaluation.figures import Evaluator
 from fedsight.privacy.noise import secret_at
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program
@@ -121,7 +122,8 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
         )
     federation = gather(program, roster)
     secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
-    described = describe(federation, Evaluator(federation), "run", secret)
+    session = Session(federation, secret)
+    described = describe(session, "run")
     kept: dict[str, Any] = {
         key: facts[key] for key in ("id", "federation", "created") if key in facts
     }
@@ -138,9 +140,8 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
     )
     watch.engine = engine
     memory_reclaim.settle()
-    lifecycle.go(
-        federation, engine, speed, store, "run", checkpoint, [watch], pictures=False, secret=secret
-    )
+    run = Conclusion(session, speed, store, "run", [watch], pictures=False)
+    lifecycle.go(run, engine, checkpoint)
 
 
 class _Watch(Callback):
@@ -163,9 +164,11 @@ class _Watch(Callback):
         one = presence.presence(self._folder.presences, site)
         return one is not None and (one.since > self._began or one.silence > GONE)
 
-    def round(self, line: Mapping[str, Any]) -> None:
+    def on(self, event: Event) -> None:
         """After the checkpoint: hand over if somebody could join."""
-        number = int(line["round"])
+        if not isinstance(event, RoundEnded) or event.checkpoint is None:
+            return
+        number = event.checkpoint.round
         present, revoked = self.engine.present(), self._folder.revoked()
         for site in present:
             if site in revoked:
@@ -223,11 +226,10 @@ def _hand_out_personal(federation: Federation, link: Link, absent: dict[str, str
     program = federation.program
     if program.model.weights is None:
         return
-    network = federation.network()
-    layout = program.layout(network)
-    if not layout.length(Kind.PERSONAL):
+    layout = federation.layout
+    if not layout.length(Kind.PERSONAL) + layout.length(Kind.FROZEN):
         return
-    data = messages.pack({"personal": layout.read(network.module)[layout.personal]})
+    data = messages.pack([federation.initial[layout.kept]])
 
     def one(talk: Talk) -> None:
         mark = talk.send("personal", data)

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.callbacks import Callback, RoundEnded, RunBegan, RunEnded, tell
 from fedsight.coordinator.store import RunStore
 from fedsight.core import errors, locks
 from fedsight.core.errors import (
@@ -233,8 +233,7 @@ class _Chain:
                 return  # no site has been asked yet
             roster = {site: read_declaration(tables[site], site) for site in tables}
             self._shown = self._rounds()
-            for reporter in self._reporters:
-                reporter.begin(gather(self._program, roster), self._shown)
+            tell(self._reporters, RunBegan(gather(self._program, roster), self._shown))
         path = self._store.folder / "history.jsonl"
         size = path.stat().st_size if path.exists() else 0
         if size == self._size:
@@ -243,13 +242,12 @@ class _Chain:
         for line in self._store.history():
             if line["round"] > self._shown:
                 self._shown = line["round"]
-                for reporter in self._reporters:
-                    reporter.round(line)
+                last = line["round"] == self._program.rounds.rounds
+                tell(self._reporters, RoundEnded(line, None, last))
 
     def _finish(self) -> dict[str, Any]:
         summary = self._store.read_json("summary.json")
-        for reporter in self._reporters:
-            reporter.finish(summary)
+        tell(self._reporters, RunEnded(summary))
         return summary
 
     def _console(self, patience: float) -> AbstractContextManager[Operator]:

@@ -19,7 +19,7 @@ from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import Owner
 from fedsight.deploy.site.peer_keys import PeerKeys, Serial
 from fedsight.deploy.site.trainer import TrainedUpdate
-from fedsight.engines.protected import fingerprint, plan_of
+from fedsight.engines.protected import encoding_plan_of, fingerprint
 from fedsight.engines.remote import messages
 from fedsight.governance.charges import Charge, charge
 from fedsight.privacy.noise import Noise, secret_at
@@ -70,7 +70,7 @@ class SiteSecAgg:
             raise SiteError("no run was agreed upon", "propose one first")
         program = self._agreed[0]
         if not program.secure.rounds_values:
-            return lambda found: (messages.pack(found.payload), (found.event, found.times))
+            return lambda found: (messages.pack(found.payload.values()), (found.event, found.times))
         quantiser = dict(fields.get("quantiser") or {})
         sizes = {str(part): int(size) for part, size in dict(quantiser.get("sizes") or {}).items()}
         cap, terms = count(quantiser, "cap"), count(quantiser, "terms")
@@ -81,7 +81,7 @@ class SiteSecAgg:
         # noise the same, the difference of the two would have next to none.
         attempt = ("attempt", self.session().hex()) if program.secure.masks else ()
         noise = partial(Noise, secret, program.fingerprint, *attempt)
-        plan = plan_of(program, sizes, cap, noise)
+        plan = encoding_plan_of(program, sizes, cap, noise)
         how = plan.quantiser(terms)
         client = self._client
         if program.secure.masks:

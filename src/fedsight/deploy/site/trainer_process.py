@@ -45,11 +45,11 @@ class Bench:
         program = weightless(setup.program)
         self.client = Client(replace(self.federation, program=program), secret=secret)
         if setup.personal is not None:
-            self.client.initial[self.client.layout.personal].copy_(setup.personal)
+            self.client.adopt(setup.personal)
         self.memory = MemoryStore(setup.memory)
         self.name = setup.name
         images = self.federation.size(self.number)
-        self._charge = charge(setup.program.privacy, self.federation.plan(), images)
+        self._charge = charge(setup.program.privacy, self.federation.plan, images)
         self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
         self.declaration: Declaration = declare(self.federation, self.number, setup.owner.share)
 

@@ -7,24 +7,24 @@ wait on the disk and are added one by one as they come, so memory does not grow 
 
 from __future__ import annotations
 
+import queue
 import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from fedsight.aggregation.secure import SecureSum
 from fedsight.client.step import chunk
 from fedsight.core.errors import SiteError
-from fedsight.core.layout import Layout
 from fedsight.core.types import Metrics, Order, Sum
-from fedsight.engines.base import Note, Outcome
+from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
 from fedsight.engines.in_process import by_view, chunks
-from fedsight.engines.protected import total_of
+from fedsight.engines.protected import aggregator_of
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.key_exchange import Exchange
@@ -41,6 +41,8 @@ class RemoteEngine:
     round of the last checkpoint, `gone` whether a site is known to have left; `run` is the run's
     identity, as it was proposed to the sites.
     """
+
+    overlaps: ClassVar[bool] = False  # a site that joins is taken in between two rounds
 
     def __init__(
         self,
@@ -59,81 +61,115 @@ class RemoteEngine:
         self._pending: list[str] = []
         self._durable = durable
         self._gone = gone
-        network = federation.network()
-        layout: Layout = federation.program.layout(network)
-        self._sizes = federation.parts(layout)
-        self._due = {name: s.total.shape for name, s in replies.blank(federation, network).items()}
-        self._total = total_of(federation, layout, max(federation.population, 1))
+        self._due = {name: s.total.shape for name, s in replies.blank(federation).items()}
+        self._total = aggregator_of(federation, max(federation.terms, 1))
         self._exchange = Exchange(federation, run, self._brief)
         self._held: dict[str, int] = {}  # the round after which each site's vector is
         self._strides: defaultdict[str, messages.Stride] = defaultdict(messages.Stride)
         self._lock = threading.Lock()
         self._budget = messages.Budget()
 
-    def train(self, order: Order, cohort: Sequence[int], on_reply: Callable[[], None]) -> Outcome:
-        """One round of local training; a reply that is late or faulty is noted, not added."""
+    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
+        """One round of local training; a reply that is late or faulty is rejected, not added."""
         self._accepted.update(dict.fromkeys(self._pending, order.round - 1))
         self._total.clear(len(cohort))
         outcome = Outcome(self._total)
-        vector, extras = messages.pack({"vector": order.vector}), messages.pack(order.shared)
-
         clients = {self.federation.name(client): client for client in cohort}
-        total = self._total
-        masks, table = self.federation.program.secure.masks, None
-        if isinstance(total, SecureSum):
-            table = total.quantiser.table()
-            if masks:
-                outcome.rejected.update(self._exchange.begin(order, list(clients), total))
-                for _ in outcome.rejected:
-                    on_reply()
+        came: queue.SimpleQueue[Arrival | BaseException | None] = queue.SimpleQueue()
+
+        def run() -> None:
+            try:
+                self._round(order, clients, came.put)
+                came.put(None)
+            except BaseException as error:  # belongs to whoever waits for the replies
+                came.put(error)
+
+        def arrivals() -> Iterator[Arrival]:
+            while (one := came.get()) is not None:
+                if isinstance(one, BaseException):
+                    raise one
+                yield one
+
+        def settle() -> None:
+            self._pending = [one.site for one in outcome.accepted]
+            quorum = self.federation.program.rounds.quorum or len(cohort)
+            if not self.federation.program.secure.masks or len(outcome.accepted) < quorum:
+                return
+            if isinstance(self._total, SecureSum):
+                self._exchange.finish(outcome, self._total)
+
+        threading.Thread(target=run, name=f"round {order.round}", daemon=True).start()
+        return Work(outcome, arrivals(), settle)
+
+    def _round(
+        self, order: Order, clients: Mapping[str, int], put: Callable[[Arrival], None]
+    ) -> None:
+        """Ask the sites of `clients` (name to number), a second time if the quorum is missed."""
+        program, total = self.federation.program, self._total
+        refused: dict[str, str] = {}
+        if program.secure.masks and isinstance(total, SecureSum):
+            refused = self._exchange.begin(order, list(clients), total)
+            for site, cause in refused.items():
+                put(Rejected(clients[site], site, cause))
+        vector, extras = messages.pack([order.vector]), messages.pack(order.shared.values())
+        accepted: list[str] = []
 
         def one(attempt: int, talk: Talk) -> None:
             header = {
+                **self._order_header(order, talk, clients),
                 "vector": self._bring(talk, order.round - 1, vector),
-                "round": order.round,
                 "attempt": attempt,
-                "sites": sum(site in self.present() for site in clients),
-                "accepted": self._accepted.get(talk.site, 0),
-                "durable": min(self._durable(), order.round - 1),
-                "extras": {name: value.numel() for name, value in order.shared.items()},
                 "mark": talk.send("extras", extras) if extras else 0,
-                "quantiser": table,
             }
-            inbox = self._exchange.inbox(talk.site) if masks else b""
-            answer = talk.finish("train", header, inbox)
-            self._held[talk.site] = order.round - 1
-            note = self._checked_note(clients[talk.site], talk.site, order.round, answer)
-            with tempfile.TemporaryFile(prefix="fedsight-") as spool:
-                for piece in talk.fetch(answer["ticket"], replies.due_bytes(total, self._sizes)):
-                    spool.write(piece)
-                with self._lock:  # one reply at a time is held whole
-                    if self._gone(talk.site):  # revoked while it answered, say
-                        raise Silent(talk.site)
-                    replies.add(total, self._sizes, spool, note)
-                    outcome.notes.append(note)
+            arrival = self._fetch_reply(order, clients[talk.site], talk, header)
+            accepted.append(talk.site)
+            put(arrival)
 
-        quorum = self.federation.program.rounds.quorum or len(cohort)
-        deadline, left = self._deadline(), [s for s in clients if s not in outcome.rejected]
+        deadline, left = self._deadline(), [site for site in clients if site not in refused]
         for attempt in range(ATTEMPTS):
-            problems = self._converse(left, partial(one, attempt), on_reply, deadline)
-            outcome.rejected.update(problems)
-            if len(outcome.notes) >= quorum:
+            problems = self._converse(left, partial(one, attempt), deadline)
+            for site, cause in problems.items():
+                put(Rejected(clients[site], site, cause))
+            if len(accepted) >= (program.rounds.quorum or len(clients)):
                 break
             left = [site for site in problems if site in self.present()]  # they may do better
-        outcome.notes.sort(key=lambda note: note.client)
-        self._pending = [note.site for note in outcome.notes]
-        for site in self._pending:
-            outcome.rejected.pop(site, None)
-        if masks and isinstance(total, SecureSum) and len(outcome.notes) >= quorum:
-            self._exchange.finish(outcome, total)
-        return outcome
+
+    def _order_header(
+        self, order: Order, talk: Talk, clients: Mapping[str, int]
+    ) -> dict[str, object]:
+        total = self._total
+        return {
+            "round": order.round,
+            "sites": sum(site in self.present() for site in clients),
+            "accepted": self._accepted.get(talk.site, 0),
+            "durable": min(self._durable(), order.round - 1),
+            "extras": {name: value.numel() for name, value in order.shared.items()},
+            "quantiser": total.quantiser.table() if isinstance(total, SecureSum) else None,
+        }
+
+    def _fetch_reply(
+        self, order: Order, client: int, talk: Talk, header: dict[str, object]
+    ) -> Accepted:
+        """Have a site train, fetch its reply, and add it."""
+        total, masks = self._total, self.federation.program.secure.masks
+        answer = talk.finish("train", header, self._exchange.inbox(talk.site) if masks else b"")
+        self._held[talk.site] = order.round - 1
+        arrival = self._checked_reply(client, talk.site, order.round, answer)
+        with tempfile.TemporaryFile(prefix="fedsight-") as spool:
+            for piece in talk.fetch(answer["ticket"], replies.due_bytes(self.federation, total)):
+                spool.write(piece)
+            with self._lock:  # one reply at a time is held whole
+                if self._gone(talk.site):  # revoked while it answered, say
+                    raise Silent(talk.site)
+                replies.add(self.federation, total, spool, arrival)
+        return arrival
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
         """The sums of each view; nothing for a view that only an absent site could measure.
 
         Raises SiteError when nobody is left to measure the others.
         """
-        data = messages.pack({"vector": vector})
+        data = messages.pack([vector])
         jobs = chunks(self.federation)
         done: dict[int, Metrics] = {}
         # The replies of this round count already: the personal parts that they left are measured.
@@ -159,7 +195,7 @@ class RemoteEngine:
         failed: set[str] = set()
         while shares := self._shares(jobs, done, failed):
             failed |= self._converse(
-                shares, lambda talk: one(talk, shares[talk.site]), lambda: None, self._deadline()
+                shares, lambda talk: one(talk, shares[talk.site]), self._deadline()
             ).keys()
         left = [view for job, (view, _) in enumerate(jobs) if job not in done]
         if (jobs and not done) or not all(map(self._own, left)):
@@ -199,7 +235,6 @@ class RemoteEngine:
         self,
         sites: Iterable[str],
         one: Callable[[Talk], None],
-        on_done: Callable[[], None],
         deadline: float,
     ) -> dict[str, str]:
         """Talk to all sites at once; the reasons of those that failed."""
@@ -209,14 +244,7 @@ class RemoteEngine:
             for site in sites
             if site not in problems
         ]
-
-        def run(talk: Talk) -> None:
-            try:
-                one(talk)
-            finally:
-                on_done()
-
-        for site, error in converse(talks, run).items():
+        for site, error in converse(talks, one).items():
             problems[site] = reason(error)
             if isinstance(error, Silent):
                 self.absent[site] = problems[site]
@@ -226,7 +254,7 @@ class RemoteEngine:
 
     def _brief(self, sites: Iterable[str], one: Callable[[Talk], None]) -> dict[str, str]:
         """Talk to all sites at once about what takes no training."""
-        return self._converse(list(sites), one, lambda: None, self._deadline())
+        return self._converse(list(sites), one, self._deadline())
 
     def _deadline(self) -> float:
         return time.monotonic() + self.federation.program.rounds.deadline
@@ -238,7 +266,9 @@ class RemoteEngine:
         """The mark under which the model after `round` came; 0 if the site has it from before."""
         return 0 if self._held.get(talk.site) == round else talk.send("vector", data)
 
-    def _checked_note(self, client: int, site: str, round: int, answer: dict[str, Any]) -> Note:
+    def _checked_reply(
+        self, client: int, site: str, round: int, answer: dict[str, Any]
+    ) -> Accepted:
         sender = f"site '{site}'"
         told = messages.whole_number(answer, "round", sender)
         if told != round:
@@ -255,11 +285,11 @@ class RemoteEngine:
                 "its images changed while the run went on, or it cheats: start it again",
             )
         if self.federation.program.privacy.protects:  # no site tells it
-            return Note(client, site, weight, float("nan"))
+            return Accepted(client, site, weight, float("nan"))
         loss = messages.read_metrics(answer.get("metrics"), sender).get("train_loss")
         if loss is None or not loss.count or loss.total.shape:
             raise SiteError(f"{sender} sent no training loss", "look at its log")
-        return Note(client, site, weight, loss.mean)
+        return Accepted(client, site, weight, loss.mean)
 
     def _checked_sums(self, job: tuple[int, int], site: str, table: Any) -> dict[str, Sum]:
         """The sums of one chunk: those of the task, in their shapes, over that many images."""

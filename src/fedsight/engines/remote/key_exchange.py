@@ -102,7 +102,7 @@ class Exchange:
         """Phase 3: take the masks off the sum. Raises SiteError when too few sites are left."""
         server = self._server
         assert server is not None
-        sites = [note.site for note in outcome.notes]
+        sites = [one.site for one in outcome.accepted]
         request = server.request([self._numbers[site] for site in sites])
 
         def unmask(talk: Talk) -> None:

@@ -1,4 +1,4 @@
-"""What coordinator and site say to each other: a small JSON header, and raw float32 vectors.
+"""What coordinator and site say to each other: a small JSON header, and raw vectors.
 
 Both sides know every length beforehand, from the program. So a message has nothing in it that
 could make its reader allocate more than planned: vectors travel as bare little-endian bytes, cut
@@ -12,15 +12,16 @@ import json
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Metrics, Sum
+from fedsight.core.types import Metrics, PartSpec, PartSpecs, Sum
 
 PIECE = 4 << 20  # bytes sent at once, at most: what is lost when a connection is cut
 IN_FLIGHT = 12 << 20  # bytes: many small pieces over slow lines, or a few large ones
@@ -32,22 +33,36 @@ MOST = 1 << 40  # the largest count or weight that anybody may name
 _SAME_VERSION = "let it run the same FedSight version as the coordinator"
 
 
-def pack(parts: Mapping[str, Tensor]) -> memoryview:
-    """float32 vectors, one after the other, as bytes."""
-    flat = [parts[name].reshape(-1) for name in parts]
-    whole = flat[0] if len(flat) == 1 else torch.cat(flat) if flat else torch.empty(0)
-    return whole.contiguous().numpy().astype("<f4", copy=False).data.cast("B")
+def pack(vectors: Iterable[Tensor]) -> memoryview:
+    """float32 or uint8 vectors, one after the other, as little-endian bytes."""
+    flat = [_as_bytes(vector) for vector in vectors]
+    whole = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.uint8), *flat])
+    return whole.data.cast("B")
+
+
+def _as_bytes(vector: Tensor) -> npt.NDArray[np.uint8]:
+    values = vector.reshape(-1).contiguous().numpy()
+    return values.astype(values.dtype.newbyteorder("<"), copy=False).view(np.uint8)
 
 
 def unpack(data: bytearray, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """The vectors of the given lengths that `data` holds; ValueError if it holds anything else."""
-    expected = 4 * sum(sizes.values())
+    """The float32 vectors of the given lengths that `data` holds; ValueError if it holds others."""
+    return unpack_parts(data, {name: PartSpec((size,)) for name, size in sizes.items()})
+
+
+def unpack_parts(data: bytearray, specs: PartSpecs) -> dict[str, Tensor]:
+    """The parts of a payload, as they were encoded; ValueError if `data` holds anything else."""
+    expected = sum(spec.bytes for spec in specs.values())
     if len(data) != expected:
         raise ValueError(f"{len(data):,} bytes, not {expected:,}")
-    if not expected:
-        return {name: torch.empty(0) for name in sizes}
-    whole = torch.from_numpy(np.frombuffer(data, "<f4").astype(np.float32, copy=False))
-    return dict(zip(sizes, whole.split(list(sizes.values())), strict=True))
+    found, start = {}, 0
+    for name, spec in specs.items():
+        length, dtype = spec.encoded
+        kind = torch.empty(0, dtype=dtype).numpy().dtype
+        values = np.frombuffer(data, kind.newbyteorder("<"), length, start)
+        found[name] = torch.from_numpy(values.astype(kind, copy=False))
+        start += spec.bytes
+    return found
 
 
 class Budget:

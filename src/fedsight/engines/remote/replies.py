@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import IO
 
 import torch
 
+from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.types import Batch, Metrics
-from fedsight.engines.base import Note, Total
+from fedsight.engines.base import Accepted
 from fedsight.engines.remote import messages
-from fedsight.models.base import Network
 from fedsight.privacy.secagg import pack
 from fedsight.program.federation import Federation
 
 
-def due_bytes(total: Total, sizes: Mapping[str, int]) -> int:
+def due_bytes(federation: Federation, total: Aggregator) -> int:
     """Bytes of a reply's vectors."""
     if isinstance(total, SecureSum):
         return pack.size(total.quantiser.length, total.quantiser.modulus)
-    return 4 * sum(sizes.values())
+    return sum(spec.bytes for spec in federation.parts.values())
 
 
-def add(total: Total, sizes: Mapping[str, int], spool: IO[bytes], note: Note) -> None:
-    """Add the vectors of a reply; what the sum refuses is a SiteError."""
+def add(federation: Federation, total: Aggregator, spool: IO[bytes], reply: Accepted) -> None:
+    """Add the vectors of a reply; what the aggregator refuses is a SiteError."""
     data = read(spool)
     if isinstance(total, SecureSum):
         words = pack.unpack(data, total.quantiser.length, total.quantiser.modulus)
-        total.add_words(words, note.weight, note.site)
+        total.add_words(words, reply.weight, reply.site)
     else:
-        total.add(messages.unpack(data, sizes), note.weight, note.site)
+        total.add(messages.unpack_parts(data, federation.parts), reply.weight, reply.site)
 
 
 def read(spool: IO[bytes]) -> bytearray:
@@ -41,11 +40,11 @@ def read(spool: IO[bytes]) -> bytearray:
     return data
 
 
-def blank(federation: Federation, network: Network) -> Metrics:
+def blank(federation: Federation) -> Metrics:
     """What the task measures on one black image: the names and shapes of its sums."""
-    size = federation.dataset.preprocess
+    size, module = federation.dataset.preprocess, federation.network.module
     black = torch.zeros(1, size.channels, size.height, size.width)
-    network.module.eval()
+    module.eval()
     with torch.inference_mode():
         task, classes = federation.program.task, len(federation.dataset.classes)
-        return task.measure(network.module, Batch(black, task.blank(classes)), classes)
+        return task.measure(module, Batch(black, task.blank(classes)), classes)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsight.core.errors import FedSightError, Problem
-from fedsight.core.types import Payload, Total
+from fedsight.core.types import Payload, RoundSum
 from fedsight.privacy.accounting import Events
 from fedsight.privacy.base import PREFIX, Plan, Protected, Released, State, mechanisms
 from fedsight.privacy.clip import clip, cut, flat, norm
@@ -82,7 +82,7 @@ class Central(Protected):
             released[BELOW] = torch.tensor([0.5 if below else -0.5])
         return released
 
-    def mean(self, total: Total, plan: Plan, state: State, noise: MakeNoise) -> Released:
+    def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """(sum + noise) / expected cohort; a round in which nobody's coin fell is noise alone."""
         found = total.plain()
         count = found.pop(BELOW, None)

@@ -18,7 +18,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.core.types import Payload, Total
+from fedsight.core.types import Payload, RoundSum
 from fedsight.privacy import event
 from fedsight.privacy.accounting import Events
 from fedsight.privacy.base import PREFIX, Plan, Protected, Released, State, mechanisms
@@ -66,7 +66,7 @@ class Matrix(Protected):
         """The update, clipped; the coordinator adds the noise."""
         return clip(payload, self.clip, site)
 
-    def mean(self, total: Total, plan: Plan, state: State, noise: MakeNoise) -> Released:
+    def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """(sum + this round's row of C^-1 z) / size of a group."""
         found = total.plain()
         vector = flat(found)

@@ -1,0 +1,1 @@
+"""Compression: how updates are written down for the way from a site to the coordinator."""

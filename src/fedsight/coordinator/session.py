@@ -1,0 +1,60 @@
+"""The session: a program opened in this process, and all that its rounds are made with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from fedsight.coordinator.protection import Protection
+from fedsight.core.layout import Layout
+from fedsight.models.base import Network
+from fedsight.privacy.base import Plan
+from fedsight.program.federation import Federation
+from fedsight.program.program import Program
+
+
+@dataclass(frozen=True)
+class Session:
+    """What the coordinator works with: federation, network, layout, plan, protection.
+
+    `secret` is where the coordinator's noise and the cohorts of protected runs come from; None: the
+    program's seed, as in a simulation.
+    """
+
+    federation: Federation
+    secret: int | None = None
+
+    @property
+    def program(self) -> Program:
+        """What is computed."""
+        return self.federation.program
+
+    @property
+    def network(self) -> Network:
+        """The network, built once in this process."""
+        return self.federation.network
+
+    @property
+    def layout(self) -> Layout:
+        """Where its tensors lie in the vector."""
+        return self.federation.layout
+
+    @property
+    def initial(self) -> Tensor:
+        """The vector [size] before the first round."""
+        return self.federation.initial
+
+    @property
+    def plan(self) -> Plan:
+        """What the accountant must know of the run."""
+        return self.federation.accounted
+
+    @cached_property
+    def protection(self) -> Protection:
+        """What the privacy mechanism does between the rounds.
+
+        Raises ConfigError when not even one round fits into the target epsilon.
+        """
+        return Protection(self.federation, self.secret)

@@ -1,0 +1,47 @@
+"""The devices that this machine can compute on, by name."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from fedsight.core.errors import EngineError
+
+NAMES = "'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'"
+
+
+def available() -> list[str]:
+    """The devices of this machine: `cpu`, then `cuda:0` and so on, then `mps`."""
+    found = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return [*found, "mps"] if torch.backends.mps.is_available() else found
+
+
+def find_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the first accelerator, or the CPU.
+
+    Raises EngineError, with the devices that there are, for any other.
+    """
+    known = available()
+    if name == "auto":
+        return torch.device(known[1] if len(known) > 1 else "cpu")
+    if not re.fullmatch(r"cpu|cuda(:\d+)?|mps", name):
+        raise EngineError(f"'{name}' is not a device", f"write {NAMES}")
+    wanted = "cuda:0" if name == "cuda" else name
+    if wanted not in known:
+        raise EngineError(
+            f"this machine has no device '{name}'", f"choose one of: auto, {', '.join(known)}"
+        )
+    return torch.device(wanted)
+
+
+def seed(device: torch.device, value: int) -> None:
+    """Seed the default generator of `device` (dropout draws from it), and no other's.
+
+    Not `torch.manual_seed`, which would reseed every accelerator of the process.
+    """
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(value)
+    elif device.type == "mps":
+        torch.mps.manual_seed(value)
+    torch.default_generator.manual_seed(value)
