@@ -29,7 +29,9 @@ class Learning(ABC):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Training loss, scalar, mean over the batch."""
 
-    def begin(self, model: nn.Module, labels: Tensor, draws: Generator) -> None:
+    def begin(  # noqa: B027 - most tasks have nothing to prepare
+        self, model: nn.Module, labels: Tensor, draws: Generator
+    ) -> None:
         """Prepare `model` before a site trains in a round.
 
         `labels` [n] are the class numbers of the site's images. `draws` belongs to the site and
