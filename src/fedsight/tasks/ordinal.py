@@ -78,7 +78,7 @@ class Ordinal(SingleLabel):
 
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
         """The median grade, its own probability, and those of all grades in their order."""
-        probabilities = self.predict(model, x)
+        probabilities = self.predict(model, x).cpu()
         grades = _median(_above(probabilities)).tolist()
         return [
             Answer(
@@ -94,18 +94,18 @@ class Ordinal(SingleLabel):
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
         """The mistakes that are the most grades away come first, then the surest."""
-        probabilities = self.predict(model, batch.x)
+        probabilities, y = self.predict(model, batch.x).cpu(), batch.y.cpu()
         grades = _median(_above(probabilities))
         sure = probabilities.gather(1, grades[:, None]).squeeze(1)
-        truth = probabilities.gather(1, batch.y[:, None]).squeeze(1)
-        order = torch.argsort((grades - batch.y).abs() + sure, descending=True, stable=True)
+        truth = probabilities.gather(1, y[:, None]).squeeze(1)
+        order = torch.argsort((grades - y).abs() + sure, descending=True, stable=True)
         return [
             Sample(
                 positions=(at,),
-                truth=classes[int(batch.y[at])],
+                truth=classes[int(y[at])],
                 predicted=classes[int(grades[at])],
                 probability=float(sure[at]),
-                right=bool(grades[at] == batch.y[at]),
+                right=bool(grades[at] == y[at]),
                 truth_probability=float(truth[at]),
             )
             for at in order.tolist()

@@ -92,17 +92,17 @@ class Presentation(ABC):
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
         """Test images with answers, most confident first; the report shows mistakes first."""
-        probabilities = self.predict(model, batch.x)
+        probabilities, y = self.predict(model, batch.x).cpu(), batch.y.cpu()
         sure, predicted = probabilities.max(1)
-        truths = probabilities.gather(1, batch.y[:, None]).squeeze(1)
+        truths = probabilities.gather(1, y[:, None]).squeeze(1)
         order = torch.argsort(sure, descending=True, stable=True).tolist()
         return [
             Sample(
                 positions=(at,),
-                truth=classes[int(batch.y[at])],
+                truth=classes[int(y[at])],
                 predicted=classes[int(predicted[at])],
                 probability=float(sure[at]),
-                right=bool(predicted[at] == batch.y[at]),
+                right=bool(predicted[at] == y[at]),
                 truth_probability=float(truths[at]),
             )
             for at in order

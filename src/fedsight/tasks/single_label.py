@@ -56,6 +56,9 @@ class SingleLabel(Task):
         self, probabilities: Tensor, targets: Tensor, classes: int
     ) -> dict[str, Sum]:
         """The sums of the metrics, from probabilities [b, classes] and class numbers [b]."""
+        if not self.metrics:
+            return {}
+        probabilities, targets = probabilities.cpu(), targets.cpu()
         return {
             _SUM.format(name): metrics.get(name)().measure(probabilities, targets, classes)
             for name in self.metrics
