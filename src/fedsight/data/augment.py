@@ -1,4 +1,4 @@
-"""Random changes to training images, drawn from a given generator so that runs repeat exactly."""
+"""Random changes to training images, drawn on the CPU from a given generator so that runs repeat."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def augment(x: Tensor, names: tuple[Augmentation, ...], generator: Generator) ->
 
 def _flip(x: Tensor, generator: Generator) -> Tensor:
     """Mirror each image left to right with probability one half."""
-    chosen = torch.rand(len(x), generator=generator) < 0.5
+    chosen = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
     return torch.where(chosen.view(-1, 1, 1, 1), x.flip(3), x)
 
 
@@ -31,28 +31,27 @@ def _shift(x: Tensor, generator: Generator) -> Tensor:
     _, _, height, width = x.shape
     reach = max(1, height // 8), max(1, width // 8)
     padded = F.pad(x, (reach[1], reach[1], reach[0], reach[0]))
-    top = torch.randint(2 * reach[0] + 1, (len(x), 1), generator=generator)
-    left = torch.randint(2 * reach[1] + 1, (len(x), 1), generator=generator)
-    rows = (top + torch.arange(height)).view(-1, 1, height, 1)
-    columns = (left + torch.arange(width)).view(-1, 1, 1, width)
-    images = torch.arange(len(x)).view(-1, 1, 1, 1)
-    channels = torch.arange(x.shape[1]).view(1, -1, 1, 1)
+    top = torch.randint(2 * reach[0] + 1, (len(x), 1), generator=generator).to(x.device)
+    left = torch.randint(2 * reach[1] + 1, (len(x), 1), generator=generator).to(x.device)
+    images, channels, down, across = (torch.arange(side, device=x.device) for side in x.shape)
+    rows, columns = (top + down).view(-1, 1, height, 1), (left + across).view(-1, 1, 1, width)
+    images, channels = images.view(-1, 1, 1, 1), channels.view(1, -1, 1, 1)
     return padded[images, channels, rows, columns]
 
 
 def _brightness(x: Tensor, generator: Generator) -> Tensor:
     """Scale each image's brightness by a factor between 0.8 and 1.2."""
     factors = 0.8 + 0.4 * torch.rand(len(x), 1, 1, 1, generator=generator)
-    return (x * factors).clamp_(0, 1)
+    return (x * factors.to(x.device)).clamp_(0, 1)
 
 
 def _erase(x: Tensor, generator: Generator) -> Tensor:
     """Black out a square of a quarter of the side in each image (Zhong et al. 2020)."""
     _, _, height, width = x.shape
     side = max(1, min(height, width) // 4)
-    top = torch.randint(height - side + 1, (len(x), 1), generator=generator)
-    left = torch.randint(width - side + 1, (len(x), 1), generator=generator)
-    rows, columns = torch.arange(height), torch.arange(width)
+    top = torch.randint(height - side + 1, (len(x), 1), generator=generator).to(x.device)
+    left = torch.randint(width - side + 1, (len(x), 1), generator=generator).to(x.device)
+    rows, columns = (torch.arange(length, device=x.device) for length in (height, width))
     in_rows = (rows >= top) & (rows < top + side)
     in_columns = (columns >= left) & (columns < left + side)
     hole = in_rows.unsqueeze(2) & in_columns.unsqueeze(1)

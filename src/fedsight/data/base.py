@@ -160,7 +160,8 @@ class Preprocess:
     def normalise(self, pixels: Tensor) -> Tensor:
         """[b, c, h, w] in [0, 1] -> normalised."""
         shape = (1, self.channels, 1, 1)
-        return (pixels - torch.tensor(self.mean).view(shape)) / torch.tensor(self.std).view(shape)
+        mean, std = (torch.tensor(v, device=pixels.device) for v in (self.mean, self.std))
+        return (pixels - mean.view(shape)) / std.view(shape)
 
 
 @dataclass(frozen=True)

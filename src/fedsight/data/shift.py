@@ -56,7 +56,7 @@ class Shift(Settings):
         if self.kind == "none" or level == 0:
             return pixels
         if self.kind == "noise":
-            noise = _noise(derive(seed, "shift", site), indices, pixels.shape[1:])
+            noise = _noise(derive(seed, "shift", site), indices.to(pixels.device), pixels.shape[1:])
             return pixels.add(noise.mul_(level)).clamp_(0.0, 1.0)
         if self.kind == "blur":
             return _blur(pixels, level)
@@ -74,7 +74,7 @@ def _noise(seed: int, indices: Tensor, shape: Any) -> Tensor:
     """
     size = math.prod(shape)
     image = _mix(indices.to(torch.int64) * _GAMMA + seed)
-    x = _mix(image[:, None] + torch.arange(1, size + 1) * _GAMMA)
+    x = _mix(image[:, None] + torch.arange(1, size + 1, device=indices.device) * _GAMMA)
     pairs = (x & _BYTES) + ((x >> 8) & _BYTES)  # four sums of two bytes, 16 bits apart
     total = (pairs & 0xFFFF) + ((pairs >> 16) & 0xFFFF) + ((pairs >> 32) & 0xFFFF)
     total += (pairs >> 48) & 0xFFFF
@@ -103,7 +103,7 @@ def _blur(pixels: Tensor, sigma: float) -> Tensor:
 
 def _rotate(pixels: Tensor, degrees: float) -> Tensor:
     """Rotation about the centre, bilinear, black outside."""
-    index, weight = _rotation(pixels.shape[2], pixels.shape[3], degrees)
+    index, weight = _rotation(pixels.shape[2], pixels.shape[3], degrees, pixels.device)
     flat = pixels.flatten(2)
     turned = torch.zeros_like(flat)
     for corner in range(4):
@@ -112,8 +112,13 @@ def _rotate(pixels: Tensor, degrees: float) -> Tensor:
 
 
 @lru_cache(maxsize=128)
-def _rotation(height: int, width: int, degrees: float) -> tuple[Tensor, Tensor]:
-    """For each target pixel [h * w] its four source pixels [4, h * w] and their weights."""
+def _rotation(
+    height: int, width: int, degrees: float, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """For each target pixel [h * w] its four source pixels [4, h * w] and their weights.
+
+    Computed on the CPU, since not every device has float64, and then moved to `device`.
+    """
     angle = math.radians(degrees)
     y, x = torch.meshgrid(
         torch.arange(height, dtype=torch.float64) - (height - 1) / 2,
@@ -131,4 +136,5 @@ def _rotation(height: int, width: int, degrees: float) -> tuple[Tensor, Tensor]:
             share = (1 - (from_x - px).abs()) * (1 - (from_y - py).abs()) * inside
             index.append((py.clamp(0, height - 1) * width + px.clamp(0, width - 1)).long())
             weight.append(share)
-    return torch.stack(index).view(4, -1), torch.stack(weight).view(4, -1).float()
+    sources, weights = torch.stack(index).view(4, -1), torch.stack(weight).view(4, -1).float()
+    return sources.to(device), weights.to(device)

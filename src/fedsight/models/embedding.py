@@ -12,18 +12,17 @@ class PersonHead(nn.Module):
 
     Only the move is a parameter, and it starts at zero: where each site's people start is the
     site's own draw (`start_at`), so that people of different sites start far apart although
-    nobody's vector is ever sent. `own` marks the people whom the site knows.
+    nobody's vector is ever sent. `own` [k] holds the numbers of the site's people, rising.
     """
 
     start: Tensor
-    own: Tensor
 
     def __init__(self, people: int, dimension: int) -> None:
         super().__init__()
         self.move = nn.Parameter(torch.zeros(people, dimension))
         start = F.normalize(torch.randn(people, dimension), dim=1)
         self.register_buffer("start", start, persistent=False)  # drawn anew, so never sent
-        self.register_buffer("own", torch.ones(people, dtype=torch.bool), persistent=False)
+        self.own = torch.arange(people)
 
     def vectors(self) -> Tensor:
         """Unit vectors [people, d]."""
@@ -31,8 +30,7 @@ class PersonHead(nn.Module):
 
     def start_at(self, people: Tensor, draws: torch.Generator) -> None:
         """From now on the site knows only `people` (numbers), and starts them where it draws."""
-        self.own.zero_()
-        self.own[people] = True
+        self.own = people.unique().to(self.start.device)
         self.start.copy_(F.normalize(torch.randn(self.start.shape, generator=draws), dim=1))
 
     def forward(self, embedded: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ _SMALLEST = 1e-4  # below it, a probability's logarithm is of no use
 def loss(dense: Tensor, targets: Tensor, labelled: Tensor, stride: int) -> Tensor:
     """The training loss of `dense` [b, classes + 4, h, w]: heat maps' logits, then box distances.
 
-    `targets` [b, most, 5] as in `core.boxes`; classes that are not `labelled` [b, classes] in an
+    `targets` [b, most, 5] as in `fedsight.data.detection.boxes`; classes that are not `labelled` [b, classes] in an
     image are not taught to be background there. Focal loss with Gaussian penalty (Law and Deng,
     CornerNet, 2018, equation 1) over the number of objects, plus GIoU (Rezatofighi et al. 2019).
     """
@@ -55,10 +55,10 @@ def find(dense: Tensor, classes: int, stride: int, most: int, overlap: float = 0
     labels, cells = places // (height * width), places % (height * width)
     boxes = _decoded(dense[:, classes:], stride).flatten(2).transpose(1, 2)  # [b, h w, 4]
     boxes = boxes.gather(1, cells[:, :, None].expand(-1, -1, 4))
-    edge = torch.tensor([width, height, width, height]) * float(stride)
+    edge = torch.tensor([width, height, width, height], device=dense.device) * float(stride)
     boxes = torch.minimum(boxes.clamp(min=0), edge)
-    image = torch.arange(count)[:, None]
-    kept = torch.zeros(count * most_here, dtype=torch.bool)
+    image = torch.arange(count, device=dense.device)[:, None]
+    kept = torch.zeros(count * most_here, dtype=torch.bool, device=dense.device)
     kept[
         batched_nms(
             boxes.view(-1, 4), sure.flatten(), (image * classes + labels).flatten(), overlap
@@ -87,7 +87,7 @@ def _kernels(targets: Tensor, grid: torch.Size, stride: int) -> tuple[Tensor, Te
     for axis, cells in ((0, width), (1, height)):
         # The cell in which the middle lies; its own value is 1.
         at = middle[..., axis].floor().clamp(0, cells - 1)
-        away = torch.arange(cells) - at[..., None]
+        away = torch.arange(cells, device=targets.device) - at[..., None]
         reach = (CORE / 2 * sides[..., axis]).clamp(min=0.5)[..., None]
         sigma = reach / 3
         axes.append(torch.exp(-0.5 * (away / sigma) ** 2) * (away.abs() <= reach))
@@ -100,7 +100,7 @@ def _heat(kernels: Tensor, targets: Tensor, classes: int) -> Tensor:
     """The largest Gaussian of each class at each cell: [b, classes, h, w]."""
     count, _, height, width = kernels.shape
     labels = targets[:, :, 0].long().clamp(0, classes - 1)[:, :, None, None].expand_as(kernels)
-    heat = torch.zeros(count, classes, height, width)
+    heat = torch.zeros(count, classes, height, width, device=kernels.device)
     return heat.scatter_reduce_(1, labels, kernels, "amax")
 
 
@@ -137,7 +137,8 @@ def _decoded(raw: Tensor, stride: int) -> Tensor:
     The raw values are logarithms of the distances from the cell's middle to the sides, in cells.
     """
     distance = raw.clamp(max=_LARGEST).exp() * stride
-    across = ((torch.arange(raw.shape[3]) + 0.5) * stride).view(1, 1, -1)
-    down = ((torch.arange(raw.shape[2]) + 0.5) * stride).view(1, -1, 1)
+    rows, columns = (torch.arange(side, device=raw.device) for side in raw.shape[2:])
+    across = ((columns + 0.5) * stride).view(1, 1, -1)
+    down = ((rows + 0.5) * stride).view(1, -1, 1)
     left, top, right, bottom = distance.unbind(1)
     return torch.stack([across - left, down - top, across + right, down + bottom], 1)

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsight.core.types import Batch, Metrics, Sum
-from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.base import tasks
 from fedsight.tasks.confusion import confusion
+from fedsight.tasks.single_label import SingleLabel
 
 
 @tasks.add("classify")
-class Classification(Task):
+class Classification(SingleLabel):
     """One label per image: cross-entropy, accuracy, confusion matrix."""
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
@@ -27,29 +28,32 @@ class Classification(Task):
         return F.cross_entropy(model(batch.x), batch.y, label_smoothing=self.label_smoothing)
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
-        """`confusion` [true, predicted] counts and `loss` [true] sums (no smoothing)."""
+        """`confusion` [true, predicted] counts, `loss` [true] sums without smoothing, metrics."""
         logits = model(batch.x).float()
         losses = F.cross_entropy(logits, batch.y, reduction="none")
-        return confusion(batch.y, logits.argmax(1), losses, classes)
+        sums = confusion(batch.y, logits.argmax(1), losses, classes)
+        return {**sums, **self.measure_metrics(torch.softmax(logits, dim=1), batch.y, classes)}
 
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
-        """`accuracy` and `loss`; under `mix`, the classes' own figures weighted by it.
+        """`accuracy`, `loss` and metrics; with `mix`, the classes' own figures weighted by it.
 
-        Classes in `mix` that no test image has are left out, the rest scaled to sum to 1.
+        Classes in `mix` without test images are left out and the others scaled to sum to 1.
         """
+        further = self.metric_values(sums, mix)
         confusion, loss = sums["confusion"].total, sums["loss"].total
         counts = confusion.sum(axis=1)
         seen = counts > 0
         weights = counts / counts.sum() if mix is None else np.where(seen, mix, 0.0)
         if weights.sum() == 0:
-            return {"accuracy": float("nan"), "loss": float("nan")}
+            return {"accuracy": float("nan"), "loss": float("nan"), **further}
         weights = weights / weights.sum()
         per_class = np.maximum(counts, 1)
         return {
             "accuracy": float((weights * np.diag(confusion) / per_class).sum()),
             "loss": float((weights * loss / per_class).sum()),
+            **further,
         }
 
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:

@@ -71,11 +71,11 @@ class MultiLabel(Task):
         A score is x / (4 + |x|) of the logit x: -1 to 1, finely divided also where labels are rare
         and probabilities small; 0 is a probability of one half.
         """
-        logits = model(batch.x).float()
-        losses = F.binary_cross_entropy_with_logits(logits, batch.y, reduction="none").double()
+        logits, y = model(batch.x).float().cpu(), batch.y.cpu()
+        losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none").double()
         scores = torch.nan_to_num(logits.double())
         scores = scores / (4 + scores.abs())
-        has = batch.y > 0.5
+        has = y > 0.5
         counts = {
             name: np.stack(
                 [
@@ -85,8 +85,8 @@ class MultiLabel(Task):
             )
             for name, chosen in (("positives", has), ("negatives", ~has))
         }
-        found = {name: Sum(total, len(batch.y)) for name, total in counts.items()}
-        return {**found, "loss": Sum(losses.sum(0).numpy(), len(batch.y))}
+        found = {name: Sum(total, len(y)) for name, total in counts.items()}
+        return {**found, "loss": Sum(losses.sum(0).numpy(), len(y))}
 
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
@@ -113,7 +113,7 @@ class MultiLabel(Task):
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
         """The labels that are more probable than not, and how sure it is of all together."""
         found = []
-        for row in self.predict(model, x):
+        for row in self.predict(model, x).cpu():
             ranked = sorted(zip(classes, row.tolist(), strict=True), key=lambda pair: -pair[1])
             sure = float(torch.maximum(row, 1 - row).prod())
             details = {"probabilities": dict(ranked), "labels": _above(row, classes)}
@@ -122,8 +122,8 @@ class MultiLabel(Task):
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
         """An answer is right when all its labels are, and as sure as they are together."""
-        probabilities = self.predict(model, batch.x)
-        has, said = batch.y > 0.5, probabilities > 0.5
+        probabilities = self.predict(model, batch.x).cpu()
+        has, said = batch.y.cpu() > 0.5, probabilities > 0.5
         sure = torch.where(said, probabilities, 1 - probabilities).prod(1)
         truth = torch.where(has, probabilities, 1 - probabilities).prod(1)
         return [

@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsight.core.types import Batch, Metrics, Sum
-from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.base import tasks
 from fedsight.tasks.confusion import confusion
 from fedsight.tasks.presentation import Answer, Sample, Table
+from fedsight.tasks.single_label import SingleLabel
 
 
 @tasks.add("ordinal", paper="Shi, Cao and Raschka 2023 (CORN), arXiv:2111.08851")
-class Ordinal(Task):
+class Ordinal(SingleLabel):
     """Grades in the order of the classes: conditional steps (CORN), quadratic weighted kappa.
 
     Output k of the network is the logit of "above grade k, if not below it"; of as many outputs as
@@ -28,6 +29,7 @@ class Ordinal(Task):
 
     headline: ClassVar[str] = "kappa"
     headline_title: ClassVar[str] = "Quadratic weighted kappa"
+    figures: ClassVar[tuple[str, ...]] = ("kappa", "mae", "accuracy", "loss")
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Negative log-likelihood of the grades, mean over the batch (equation 5, not divided by
@@ -35,9 +37,11 @@ class Ordinal(Task):
         return _losses(model(batch.x), batch.y).mean()
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
-        """`confusion` [true, predicted] counts and `loss` [true] sums."""
+        """`confusion` [true, predicted] counts, `loss` [true] sums, and those of the metrics."""
         logits = model(batch.x).float()
-        return confusion(batch.y, _median(_chained(logits)), _losses(logits, batch.y), classes)
+        above = _chained(logits)
+        sums = confusion(batch.y, _median(above), _losses(logits, batch.y), classes)
+        return {**sums, **self.measure_metrics(_between(above), batch.y, classes)}
 
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
@@ -47,11 +51,12 @@ class Ordinal(Task):
         Under `mix` each true grade counts as it says; grades without test images are left out.
         Kappa is NaN where truth and answers are all one grade, for then it has no meaning.
         """
+        further = self.metric_values(sums, mix)
         confusion, loss = sums["confusion"].total, sums["loss"].total
         counts = confusion.sum(axis=1)
         weights = counts if mix is None else np.where(counts > 0, mix, 0.0)
         if weights.sum() == 0:
-            return dict.fromkeys(("kappa", "mae", "accuracy", "loss"), float("nan"))
+            return {**dict.fromkeys(self.figures, float("nan")), **further}
         weights = weights / weights.sum() / np.maximum(counts, 1)
         shares = confusion * weights[:, None]  # sum to 1
         grades = np.arange(len(counts))
@@ -64,17 +69,16 @@ class Ordinal(Task):
             "mae": float((apart * shares).sum()),
             "accuracy": float(np.trace(shares)),
             "loss": float((weights * loss).sum()),
+            **further,
         }
 
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """Probabilities of the grades [b, classes]."""
-        above = _chained(model(x).float())
-        one, zero = torch.ones_like(above[:, :1]), torch.zeros_like(above[:, :1])
-        return torch.cat([one, above], dim=1) - torch.cat([above, zero], dim=1)
+        return _between(_chained(model(x).float()))
 
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
         """The median grade, its own probability, and those of all grades in their order."""
-        probabilities = self.predict(model, x)
+        probabilities = self.predict(model, x).cpu()
         grades = _median(_above(probabilities)).tolist()
         return [
             Answer(
@@ -90,18 +94,18 @@ class Ordinal(Task):
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
         """The mistakes that are the most grades away come first, then the surest."""
-        probabilities = self.predict(model, batch.x)
+        probabilities, y = self.predict(model, batch.x).cpu(), batch.y.cpu()
         grades = _median(_above(probabilities))
         sure = probabilities.gather(1, grades[:, None]).squeeze(1)
-        truth = probabilities.gather(1, batch.y[:, None]).squeeze(1)
-        order = torch.argsort((grades - batch.y).abs() + sure, descending=True, stable=True)
+        truth = probabilities.gather(1, y[:, None]).squeeze(1)
+        order = torch.argsort((grades - y).abs() + sure, descending=True, stable=True)
         return [
             Sample(
                 positions=(at,),
-                truth=classes[int(batch.y[at])],
+                truth=classes[int(y[at])],
                 predicted=classes[int(grades[at])],
                 probability=float(sure[at]),
-                right=bool(grades[at] == batch.y[at]),
+                right=bool(grades[at] == y[at]),
                 truth_probability=float(truth[at]),
             )
             for at in order.tolist()
@@ -140,8 +144,14 @@ def _chained(logits: Tensor) -> Tensor:
     return F.logsigmoid(logits[:, :-1]).cumsum(dim=1).exp()
 
 
+def _between(above: Tensor) -> Tensor:
+    """The probabilities of the grades [b, classes] from P(y > k) [b, classes - 1]."""
+    one, zero = torch.ones_like(above[:, :1]), torch.zeros_like(above[:, :1])
+    return torch.cat([one, above], dim=1) - torch.cat([above, zero], dim=1)
+
+
 def _above(probabilities: Tensor) -> Tensor:
-    """The same from the probabilities of the grades."""
+    """P(y > k) [b, classes - 1] from the probabilities of the grades [b, classes]."""
     return 1 - probabilities[:, :-1].cumsum(dim=1)
 
 

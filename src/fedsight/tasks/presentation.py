@@ -1,10 +1,16 @@
-"""What a task shows of its answers: to a user who asks, and in the report."""
+"""What a task shows of its answers, to a user who asks and in the report."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from fedsight.core.types import Batch, Sum
 
 
 @dataclass(frozen=True)
@@ -18,9 +24,9 @@ class Mark:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model says of one image: in a word, how sure it is (0 to 1), and all of it.
+    """A model's answer for one image: a label, its probability (0 to 1), and details.
 
-    `details` are plain values for JSON; `marks` are drawn on the image.
+    `details` holds plain values for JSON; `marks` are drawn on the image.
     """
 
     label: str
@@ -29,7 +35,7 @@ class Answer:
     marks: tuple[Mark, ...] = ()
 
     def shown(self, top: int) -> list[tuple[str, float]]:
-        """The `top` most probable labels; the label alone where the task ranks none."""
+        """The `top` most probable labels, or the label alone where the task does not rank them."""
         ranked = self.details.get("probabilities") or {self.label: self.probability}
         return list(ranked.items())[:top]
 
@@ -38,7 +44,7 @@ class Answer:
 class Sample:
     """A test image, or several side by side, with truth and answer, for the report.
 
-    `positions` are places in the batch. `probability` is that of the answer.
+    `positions` index the batch. `probability` is that of the answer.
     """
 
     positions: tuple[int, ...]
@@ -52,7 +58,7 @@ class Sample:
 
 @dataclass(frozen=True)
 class Curve:
-    """Lines over one pair of axes, both from 0 to 1 (ROC, precision over recall)."""
+    """Lines over one pair of axes from 0 to 1, such as ROC or precision over recall."""
 
     title: str
     x: str
@@ -62,8 +68,63 @@ class Curve:
 
 @dataclass(frozen=True)
 class Table:
-    """Figures by row (class, label, threshold); None where nothing could be measured."""
+    """Figures by row (class, label, threshold); None where nothing was measured."""
 
     title: str
     columns: tuple[str, ...]
     rows: Sequence[tuple[str | float | None, ...]]
+
+
+class Presentation(ABC):
+    """The part of a task that shows answers to people.
+
+    `fedsight predict` and the export call `predict` and `answers`; the report is made from
+    `samples`, `curves`, `tables` and `site_tables`. The defaults suit one class per image.
+    """
+
+    @abstractmethod
+    def predict(self, model: nn.Module, x: Tensor) -> Tensor:
+        """Probabilities [b, classes] for normalised images [b, c, h, w]."""
+
+    def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
+        """The answers for normalised images [b, c, h, w]; here, the most probable class of each."""
+        return [_ranked(row, classes) for row in self.predict(model, x).tolist()]
+
+    def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
+        """Test images with answers, most confident first; the report shows mistakes first."""
+        probabilities, y = self.predict(model, batch.x).cpu(), batch.y.cpu()
+        sure, predicted = probabilities.max(1)
+        truths = probabilities.gather(1, y[:, None]).squeeze(1)
+        order = torch.argsort(sure, descending=True, stable=True).tolist()
+        return [
+            Sample(
+                positions=(at,),
+                truth=classes[int(y[at])],
+                predicted=classes[int(predicted[at])],
+                probability=float(sure[at]),
+                right=bool(predicted[at] == y[at]),
+                truth_probability=float(truths[at]),
+            )
+            for at in order
+        ]
+
+    def curves(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Curve]:
+        """Curves for the report, from the sums of all views."""
+        return []
+
+    def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
+        """Tables for the report, from the sums of all views."""
+        return []
+
+    def site_tables(
+        self, sums: Mapping[str, Mapping[str, Sum]], classes: tuple[str, ...]
+    ) -> list[Table]:
+        """Tables for the report that compare sites, from the sums of each site that has some."""
+        return []
+
+
+def _ranked(probabilities: list[float], classes: tuple[str, ...]) -> Answer:
+    # Sorting is stable: equal probabilities keep the order of the classes, as argmax does.
+    ranked = sorted(zip(classes, probabilities, strict=True), key=lambda pair: -pair[1])
+    label, probability = ranked[0]
+    return Answer(label, probability, {"probabilities": dict(ranked)})

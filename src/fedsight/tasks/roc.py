@@ -19,7 +19,7 @@ def histogram(scores: Tensor, bins: int = BINS, low: float = 0.0, high: float = 
     A score on an edge counts to the bin above it, `high` to the last bin. Raises ValueError for a
     score that is not a number: it would silently land in some bin.
     """
-    flat = scores.detach().double().flatten()
+    flat = scores.detach().cpu().double().flatten()
     if bool(torch.isnan(flat).any()):
         raise ValueError("a score is not a number")
     number = ((flat - low) / (high - low) * bins).clamp(0, bins - 1).long()

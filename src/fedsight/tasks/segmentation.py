@@ -63,12 +63,12 @@ class Segmentation(Task):
         """`pixels` [true, said] counts and the cross-entropy's `loss`, a sum over images."""
         logits = model(batch.x).float()
         y = batch.y.long().expand(len(logits), *logits.shape[2:])
-        losses = _entropy(logits, y).double()
+        losses = _entropy(logits, y).cpu().double()
         known = y != IGNORED
         pairs = y[known] * classes + logits.argmax(1)[known]
         pixels = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
         return {
-            "pixels": Sum(pixels.double().numpy(), len(logits)),
+            "pixels": Sum(pixels.cpu().double().numpy(), len(logits)),
             "loss": Sum(losses.sum().numpy(), len(logits)),
         }
 
@@ -96,7 +96,7 @@ class Segmentation(Task):
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
         """What there is, the share of the image that each class covers, and boxes around them."""
         found = []
-        for row in self.predict(model, x):
+        for row in self.predict(model, x).cpu():
             sure, said = row.max(0)
             shares = torch.bincount(said.flatten(), minlength=len(classes)) / said.numel()
             details = {"shares": dict(zip(classes, shares.tolist(), strict=True))}
@@ -106,9 +106,9 @@ class Segmentation(Task):
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
         """The worst first; right from a mean Dice of 0.9 in the image; boxes around classes."""
-        sure, said = self.predict(model, batch.x).max(1)
+        sure, said = self.predict(model, batch.x).cpu().max(1)
         found = []
-        for at, (answer, truth) in enumerate(zip(said, batch.y.long(), strict=True)):
+        for at, (answer, truth) in enumerate(zip(said, batch.y.cpu().long(), strict=True)):
             known = truth != IGNORED
             pairs = truth[known] * len(classes) + answer[known]
             pixels = torch.bincount(pairs, minlength=len(classes) ** 2).double().numpy()

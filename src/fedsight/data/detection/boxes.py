@@ -41,7 +41,7 @@ def joined(parts: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _widened(targets: Tensor, most: int) -> Tensor:
-    wide = torch.zeros(len(targets), most, 5)
+    wide = torch.zeros(len(targets), most, 5, device=targets.device)
     wide[:, :, 0] = PADDING
     wide[:, : targets.shape[1]] = targets
     return wide
@@ -57,7 +57,8 @@ def labelled(targets: Tensor, classes: int) -> Tensor:
     missing = _UNLABELLED - targets[:, :, 0].long()  # negative for boxes and padding
     # Rows that name no class are counted in a column of their own, which is cut off.
     columns = torch.where((missing >= 0) & (missing < classes), missing, classes)
-    named = torch.zeros(len(targets), classes + 1, dtype=torch.bool).scatter_(1, columns, True)
+    named = torch.zeros(len(targets), classes + 1, dtype=torch.bool, device=targets.device)
+    named.scatter_(1, columns, True)
     return ~named[:, :classes]
 
 
@@ -88,7 +89,7 @@ def placed(
 
     Boxes are cut at the frame; of one that keeps less than `least` of its area nothing is left.
     """
-    edge = torch.tensor([width, height, width, height])
+    edge = torch.tensor([width, height, width, height], device=targets.device)
     whole = targets[:, :, 1:] * scale[:, :, None] + offset.repeat(1, 2)[:, None]
     inside = torch.minimum(whole.clamp(min=0), edge)
     area, left = (box[..., 2:] - box[..., :2] for box in (whole, inside))
@@ -104,7 +105,7 @@ def majority(targets: Tensor) -> Tensor:
     """The most frequent class of each image, 0 where there is none: int64 [n]."""
     numbers = targets[:, :, 0].long()
     classes = max(1, int(numbers.max()) + 1) if len(targets) else 1
-    counts = torch.zeros(len(targets), classes + 1, dtype=torch.int64)
+    counts = torch.zeros(len(targets), classes + 1, dtype=torch.int64, device=targets.device)
     columns = torch.where(numbers >= 0, numbers, classes)
     counts.scatter_add_(1, columns, torch.ones_like(columns))
     return counts[:, :classes].argmax(1)

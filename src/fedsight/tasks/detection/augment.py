@@ -31,7 +31,7 @@ def moved(x: Tensor, y: Tensor, mirror: bool, turn: bool, zoom: float) -> tuple[
 
 
 def _some(x: Tensor, y: Tensor, other_x: Tensor, other_y: Tensor) -> tuple[Tensor, Tensor]:
-    chosen = torch.rand(len(x)) < 0.5
+    chosen = (torch.rand(len(x)) < 0.5).to(x.device)
     return (
         torch.where(chosen[:, None, None, None], other_x, x),
         torch.where(chosen[:, None, None], other_y, y),
@@ -41,15 +41,15 @@ def _some(x: Tensor, y: Tensor, other_x: Tensor, other_y: Tensor) -> tuple[Tenso
 def _zoomed(x: Tensor, y: Tensor, zoom: float) -> tuple[Tensor, Tensor]:
     """What is enlarged loses its edges; around what is made smaller comes the mean image's grey."""
     count, _, height, width = x.shape
-    scale = torch.exp((2 * torch.rand(count, 1) - 1) * log(zoom))
+    scale = torch.exp((2 * torch.rand(count, 1) - 1) * log(zoom)).to(x.device)
     # In grid_sample's units an image goes from -1 to 1: a pixel of the new image at o is the old
     # one's at o / scale + middle, and the free room for the middle is what the sizes differ by.
-    middle = (2 * torch.rand(count, 2) - 1) * (1 - 1 / scale).abs()
-    axes = torch.eye(2).expand(count, 2, 2) / scale[:, :, None]
+    middle = (2 * torch.rand(count, 2).to(x.device) - 1) * (1 - 1 / scale).abs()
+    axes = torch.eye(2, device=x.device).expand(count, 2, 2) / scale[:, :, None]
     grid = F.affine_grid(
         torch.cat([axes, middle[:, :, None]], 2), list(x.shape), align_corners=False
     )
     seen = F.grid_sample(x, grid.to(x.dtype), align_corners=False)
-    half = torch.tensor([width, height]) / 2
+    half = torch.tensor([width, height], device=x.device) / 2
     offset = half * (1 - scale * (1 + middle))  # of the old image's corner, in pixels of the new
     return seen, boxes.placed(y, scale, offset, width, height, SHOWN)

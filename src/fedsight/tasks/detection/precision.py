@@ -37,9 +37,10 @@ def histograms(
     [classes, areas].
 
     `found` [b, most, 6] are rows (class, score, left, top, right, bottom), those of score 0 are
-    padding; `targets` [b, most, 5] are as in `core.boxes`. A class that was not labelled in an
+    padding; `targets` [b, most, 5] are as in `fedsight.data.detection.boxes`. A class that was not labelled in an
     image is not judged there.
     """
+    found, targets = found.cpu(), targets.cpu()
     counts = np.zeros((classes, len(ranges), len(OVERLAPS), 2, BINS))
     objects = np.zeros((classes, len(ranges)))
     judged, boxes = labelled(targets, classes), present(targets)
@@ -141,5 +142,5 @@ def recall_curve(counts: Floats, objects: float) -> list[tuple[float, float]]:
 
 def padded_scores(found: Tensor, classes: int) -> Tensor:
     """The surest detection of each class in each image: [b, most, 6] -> [b, classes]."""
-    scores = torch.zeros(len(found), classes)
+    scores = torch.zeros(len(found), classes, device=found.device)
     return scores.scatter_reduce(1, found[:, :, 0].long(), found[:, :, 1].float(), "amax")

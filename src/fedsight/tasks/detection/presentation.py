@@ -19,7 +19,7 @@ Found = Sequence[Sequence[float]]  # rows (class, score, left, top, right, botto
 
 def surest(found: Tensor, least: float) -> list[Found]:
     """The rows of each image of [b, most, 6] with a score from `least`."""
-    return [rows[(rows[:, 1] > 0) & (rows[:, 1] >= least)].tolist() for rows in found.float()]
+    return [rows[(rows[:, 1] > 0) & (rows[:, 1] >= least)].tolist() for rows in found.float().cpu()]
 
 
 def answer(found: Found, classes: tuple[str, ...]) -> Answer:

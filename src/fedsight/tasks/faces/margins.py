@@ -18,14 +18,15 @@ def margin_loss(
 ) -> Tensor:
     """Softmax over the site's own people with a margin on the true one, scalar.
 
-    `cosines` [b, people], `y` [b] numbers of people, `own` [people] who is the site's. People of
-    other sites have no part in it: neither in the loss nor in a gradient. ArcFace (Deng et al.
+    `cosines` [b, people], `y` [b] numbers of people, `own` [k] the numbers of the site's people,
+    rising. People of other sites take no part, neither in the loss nor in a gradient. ArcFace (Deng et al.
     2019, equation 3): cos(angle + margin); past the angle where that would rise again,
     cos(angle) - margin sin(margin), as the authors' code has it. CosFace (Wang et al. 2018,
     equation 4): cos(angle) - margin. A margin of 0 is the normalised softmax for both.
     """
     mine = cosines[:, own]
-    truth = F.one_hot((own.cumsum(0) - 1)[y], mine.shape[1]).bool()
+    target = torch.searchsorted(own, y)
+    truth = torch.arange(len(own), device=y.device) == target[:, None]
     if kind == "cosface":
         held = mine - margin
     else:
@@ -33,7 +34,6 @@ def margin_loss(
         held = safe * math.cos(margin) - (1 - safe**2).sqrt() * math.sin(margin)
         past = mine <= math.cos(math.pi - margin)
         held = torch.where(past, mine - margin * math.sin(margin), held)
-    target = truth.float().argmax(1)
     return F.cross_entropy(scale * torch.where(truth, held, mine), target)
 
 

@@ -98,7 +98,7 @@ class FaceRecognition(Task):
         head = network.head
         vectors = head.vectors()
         cosines = network.embed(batch.x) @ vectors.T
-        if int(head.own.sum()) > 1:
+        if len(head.own) > 1:
             loss = margin_loss(cosines, batch.y, head.own, self.softmax, self.margin, self.scale)
         else:
             loss = positive_loss(cosines, batch.y)
@@ -109,10 +109,10 @@ class FaceRecognition(Task):
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """Histograms of scores and counts of `verification`; no score and no vector by itself."""
-        vectors = _embedding(model).embed(batch.x)
+        vectors, people = _embedding(model).embed(batch.x).cpu(), batch.y.cpu()
         return {
-            **verification.verify(vectors, batch.y, batch.x),
-            **verification.identify(vectors, batch.y),
+            **verification.verify(vectors, people, batch.x.cpu()),
+            **verification.identify(vectors, people),
         }
 
     def summary(
@@ -135,11 +135,11 @@ class FaceRecognition(Task):
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
         """Pairs side by side, the worst errors first, at the threshold of equal error."""
-        vectors = _embedding(model).embed(batch.x)
+        vectors, people = _embedding(model).embed(batch.x).cpu(), batch.y.cpu()
         scores = vectors @ vectors.T
         first, second = torch.triu_indices(len(scores), len(scores), 1)
         flat = scores[first, second]
-        same = batch.y[first] == batch.y[second]
+        same = people[first] == people[second]
         threshold = _equal_error_threshold(flat, same)
         said = flat >= threshold
         order = torch.argsort((flat - threshold).abs(), descending=True, stable=True)

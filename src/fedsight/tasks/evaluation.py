@@ -1,0 +1,49 @@
+"""What a task measures: sums that add over batches and sites, and figures made from them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from fedsight.core.errors import Problem
+from fedsight.core.types import Batch, Metrics, Sum
+
+
+class Evaluation(ABC):
+    """The part of a task that evaluation uses.
+
+    Engines and sites call `measure`, the evaluator `summary`. A coordinator without images calls
+    `blank` to learn which sums to expect, and `check_tested` runs before training.
+    """
+
+    headline: ClassVar[str] = "accuracy"  # the figure that models are compared by: 0 to 1, more is
+    headline_title: ClassVar[str] = "Accuracy"  # better; and its name in reports
+    whole: ClassVar[bool] = False  # `measure` gets all test images of a site at once (pairs)
+    asks_head: ClassVar[bool] = True  # whether answers on test images go through the head
+
+    @abstractmethod
+    def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
+        """The sums that `summary` needs. They add over batches and sites."""
+
+    @abstractmethod
+    def summary(
+        self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
+    ) -> dict[str, float]:
+        """Figures such as accuracy and loss, including the headline; NaN where not measured.
+
+        With `mix` [classes], which sums to 1: the figures under these label proportions.
+        """
+
+    def check_tested(self, tested: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
+        """Problems with the labels [n] of the images that are tested together, by site."""
+        return []
+
+    def blank(self, classes: int) -> Tensor:
+        """The target [1, ...] of a black image, which a coordinator without images measures."""
+        return torch.zeros(1, dtype=torch.int64)

@@ -1,0 +1,57 @@
+"""What a task teaches: the loss, and what training needs to know about it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import ClassVar
+
+from torch import Generator, Tensor, nn
+
+from fedsight.core.errors import Problem
+from fedsight.core.layout import Kind
+from fedsight.core.types import Batch
+from fedsight.data.base import Dataset
+from fedsight.models.base import Network
+
+
+class Learning(ABC):
+    """The part of a task that training uses.
+
+    The client step calls `begin` and `loss`, the program `kind`, `check` and `check_network`. A
+    task that only trains differently overrides nothing else.
+    """
+
+    registered: ClassVar[str | None]
+    takes: ClassVar[str] = "scores"  # what the network must return: a `Model.gives`
+    placed: ClassVar[bool] = False  # targets are tied to positions in the image
+
+    @abstractmethod
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Training loss, scalar, mean over the batch."""
+
+    def begin(  # noqa: B027 - most tasks have nothing to prepare
+        self, model: nn.Module, labels: Tensor, draws: Generator
+    ) -> None:
+        """Prepare `model` before a site trains in a round.
+
+        `labels` [n] are the class numbers of the site's images. `draws` belongs to the site and
+        starts alike in every round.
+        """
+
+    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
+        """The kind of the tensor `name`, for which the algorithm chose `kind`."""
+        return kind
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        """Problems with the data; here, that they do not have exactly one label per image."""
+        if dataset.train.targets is None:
+            return []
+        cause = (
+            f"the task '{self.registered}' learns one label per image, but the data come with "
+            "other targets"
+        )
+        return [Problem("task.name", cause, "choose the task that these data are made for")]
+
+    def check_network(self, network: Network) -> list[Problem]:
+        """Problems with the network."""
+        return []

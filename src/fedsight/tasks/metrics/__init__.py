@@ -1,0 +1,1 @@
+"""Metrics that a configuration can add to a task, one file each."""

@@ -1,0 +1,71 @@
+"""Tasks in which an image has exactly one class: figures that a configuration adds by name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+from torch import Tensor
+
+from fedsight.core.errors import ConfigError, Problem
+from fedsight.core.types import Sum
+from fedsight.data.base import Dataset
+from fedsight.tasks.base import Task
+from fedsight.tasks.metrics.base import Mix, metrics
+
+# What summary.json and history.jsonl say besides figures; a metric cannot have these names.
+RESERVED = frozenset(
+    {"name", "headline", "score", "rounds", "seconds", "bytes_up", "bytes_down", "fingerprint"}
+    | {"model_sha256", "worst_site", "by_site", "round", "train_loss", "epsilon", "lr", "cohort"}
+    | {"replies", "sites", "rejected", "weight", "privacy"}
+)
+_SUM = "metric:{}"  # the name of a metric's sum, which no other sum has
+
+
+class SingleLabel(Task):
+    """Base of tasks with one class per image; `metrics` names further figures to measure."""
+
+    figures: ClassVar[tuple[str, ...]] = ("accuracy", "loss")  # what the task itself measures
+
+    # further figures by name: balanced_accuracy, brier, top_5, or your own
+    metrics: Annotated[tuple[str, ...], Field(strict=False)] = ()
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        """One label per image, and metrics that exist, each named once."""
+        return [*super().check(dataset), *self.check_metrics()]
+
+    def check_metrics(self) -> list[Problem]:
+        """Unknown metrics, metrics named twice, and names that a run's files already use."""
+        problems = []
+        for number, name in enumerate(self.metrics):
+            try:
+                metrics.get(name)
+            except ConfigError as error:
+                problems += [Problem("task.metrics", one.cause, one.cure) for one in error.problems]
+            if name in self.metrics[:number]:
+                cause = f"the metric '{name}' is named twice"
+                problems.append(Problem("task.metrics", cause, "name it once"))
+            if name in self.figures or name in RESERVED:
+                cause = f"the metric '{name}' has the name of another entry of a run's files"
+                cure = "register it under another name"
+                problems.append(Problem("task.metrics", cause, cure))
+        return problems
+
+    def measure_metrics(
+        self, probabilities: Tensor, targets: Tensor, classes: int
+    ) -> dict[str, Sum]:
+        """The sums of the metrics, from probabilities [b, classes] and class numbers [b]."""
+        if not self.metrics:
+            return {}
+        probabilities, targets = probabilities.cpu(), targets.cpu()
+        return {
+            _SUM.format(name): metrics.get(name)().measure(probabilities, targets, classes)
+            for name in self.metrics
+        }
+
+    def metric_values(self, sums: Mapping[str, Sum], mix: Mix | None) -> dict[str, float]:
+        """The figures of the metrics by name."""
+        return {
+            name: metrics.get(name)().value(sums[_SUM.format(name)], mix) for name in self.metrics
+        }
