@@ -15,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedsight.cli.screen import size
+from fedsight.core import locks
 from fedsight.core.errors import StoreError
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, presences
@@ -165,7 +166,7 @@ def _run(folder: Path) -> tuple[str, list[str]]:
     elif outcome.get("state") == "failed":
         state = f"stopped: {outcome.get('cause')}"
     else:
-        state = "running" if supervisor.is_running(folder) else "not finished"
+        state = "running" if locks.held(folder / ".lock") else "not finished"
     rounds = f"{last.get('round', 0)} of {facts['rounds']}" if "rounds" in facts else "0"
     sites = str(facts.get("population", ""))
     figure = _figure(summary.get("score", score), ".2%")

@@ -140,7 +140,7 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
 
 
 def merge_sources(program: Source, owner: Source) -> Source:
-    """The owner's source, with the program's settings for all_test but the files themselves.
+    """The owner's source, with the program's settings for everything but the files themselves.
 
     The program decides on size, channels, normalisation, classes and which images are held out.
     """

@@ -21,7 +21,7 @@ from tinysites import FaultyLink, Places
 from fedsight.core.errors import DeployError
 from fedsight.core.types import Sum
 from fedsight.deploy.server.job import propose
-from fedsight.deploy.site.enforcement import Enforcement, Requester
+from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer import TrainedUpdate
@@ -280,16 +280,16 @@ def noised(privacy: str, **sections: Any) -> Program:
     )
 
 
-def begin_run(home: Path, run: str, privacy: str = "local", **contract: Any) -> Enforcement:
+def begin_run(home: Path, run: str, privacy: str = "local", **contract: Any) -> ContractEnforcement:
     """Contract enforcement in a run with noise."""
     (home / "owner.toml").write_text(tomli_w.dumps({"data": DATA, "contract": contract}))
     program = noised(privacy)
-    enforcement = Enforcement(home, Requester())
+    enforcement = ContractEnforcement(home, Requester())
     enforcement.begin_run(program, enforcement.check_program(program, 3), run)
     return enforcement
 
 
-def release(enforcement: Enforcement, round: int, value: float, **changes: Any) -> None:
+def release(enforcement: ContractEnforcement, round: int, value: float, **changes: Any) -> None:
     """Record an update that is about to leave."""
     payload = {"delta": torch.full((3,), value)}
     found = TrainedUpdate(payload, 7, {"train_loss": Sum(1.0, 7)}, **{"event": NOISE, **changes})
@@ -330,7 +330,7 @@ def test_a_site_refuses_a_program_whose_epsilon_would_not_hold(
     """Independently of the coordinator's own check."""
     (tmp_path / "owner.toml").write_text(tomli_w.dumps({"data": DATA}))
     with pytest.raises(DeployError, match=f"the program is unsound: under privacy '.*': {why}"):
-        Enforcement(tmp_path, Requester()).check_program(noised(privacy, **sections), 3)
+        ContractEnforcement(tmp_path, Requester()).check_program(noised(privacy, **sections), 3)
 
 
 def test_an_update_without_accounted_noise_does_not_leave(tmp_path: Path) -> None:

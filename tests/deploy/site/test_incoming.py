@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.errors import SiteError
-from fedsight.deploy.site.incoming import MAX_VECTOR_BYTES, Incoming
+from fedsight.deploy.site.incoming import MAX_VECTOR_BYTES, IncomingVectors
 
 DATA = bytes(range(1, 13))
 PIECES = st.lists(st.tuples(st.integers(0, len(DATA)), st.integers(0, len(DATA))), max_size=12)
@@ -20,9 +20,9 @@ def piece(start: int, stop: int, mark: int = 1) -> tuple[dict[str, Any], bytes]:
     return fields, DATA[start:stop]
 
 
-def in_use(mark: int = 1) -> Incoming:
+def in_use(mark: int = 1) -> IncomingVectors:
     """A vector that has arrived, and is in use."""
-    found = Incoming()
+    found = IncomingVectors()
     found.add(*piece(0, len(DATA), mark))
     assert found.take("vector", mark) == DATA
     return found
@@ -32,7 +32,7 @@ def in_use(mark: int = 1) -> Incoming:
 def test_a_vector_is_available_exactly_when_all_pieces_have_arrived(
     pieces: list[tuple[int, int]],
 ) -> None:
-    found, arrived = Incoming(), set()
+    found, arrived = IncomingVectors(), set()
     for start, stop in pieces:
         found.add(*piece(start, stop))
         arrived.update(range(start, stop))
@@ -46,7 +46,7 @@ def test_a_vector_is_available_exactly_when_all_pieces_have_arrived(
 
 
 def test_an_empty_vector_is_complete_with_its_one_empty_piece() -> None:
-    found = Incoming()
+    found = IncomingVectors()
     with pytest.raises(SiteError, match="has not been received"):
         found.take("extras", 3)
     found.add({"name": "extras", "mark": 3, "start": 0, "total": 0}, b"")
@@ -81,7 +81,7 @@ def test_a_repeated_or_late_piece_does_no_harm() -> None:
 
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_vector_keeps_its_length(closed: bool) -> None:
-    found = in_use() if closed else Incoming()
+    found = in_use() if closed else IncomingVectors()
     found.add(*piece(0, len(DATA)))
     with pytest.raises(SiteError, match="a piece of 'vector' does not fit"):
         found.add({"name": "vector", "mark": 1, "start": 0, "total": 4}, b"abcd")
@@ -101,7 +101,7 @@ MISFITS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("changes", MISFITS.values(), ids=MISFITS.keys())
 def test_a_piece_that_does_not_fit_is_refused_and_not_kept(changes: dict[str, Any]) -> None:
-    found = Incoming()
+    found = IncomingVectors()
     with pytest.raises(SiteError):
         found.add({"name": "vector", "mark": 1, "start": 0, "total": 8, **changes}, b"1234")
     with pytest.raises(SiteError, match="the vector has not been received"):

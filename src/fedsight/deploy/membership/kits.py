@@ -309,5 +309,5 @@ def run_flare(*arguments: object, home: Path) -> None:
         lines = [line.strip() for line in output if line.strip()]
     raise DeployError(
         f"`nvflare {' '.join(map(str, arguments[:2]))}` failed: {' '.join(lines[-3:])}",
-        "check the file that it names; a kit can be made again in an empty folder",
+        "check the file that it names; if need be, create the folder again",
     )

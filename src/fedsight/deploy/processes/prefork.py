@@ -233,7 +233,7 @@ def listening_socket() -> Iterator[socket.socket]:
         yield listener
 
 
-class Prefork:
+class PreforkServer:
     """The server side of `spawn.start`: forks processes, and reports their exit codes."""
 
     def __init__(self, listener: socket.socket) -> None:
@@ -342,7 +342,7 @@ def _main(descriptor: int, modules: Sequence[str]) -> None:
     """Serve requests at the socket `descriptor` until standard input ends."""
     prepare(modules, {})
     listener = socket.socket(fileno=descriptor)
-    with contextlib.closing(Prefork(listener)) as server:
+    with contextlib.closing(PreforkServer(listener)) as server:
         while not select.select([0], [], [], 0)[0]:
             server.serve(POLL_INTERVAL)
 

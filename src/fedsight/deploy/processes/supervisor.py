@@ -86,7 +86,7 @@ class Supervisor:
         prefork.prepare(self._imports, FLARE_ENVIRONMENT)
         with (
             prefork.listening_socket() as listener,
-            contextlib.closing(prefork.Prefork(listener)) as forks,
+            contextlib.closing(prefork.PreforkServer(listener)) as forks,
         ):
             try:
                 while not self._stop_requested:
@@ -113,7 +113,7 @@ class Supervisor:
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
-    def _start(self, forks: prefork.Prefork) -> None:
+    def _start(self, forks: prefork.PreforkServer) -> None:
         """Raises OSError or StoreError on failure; the process may be running even then."""
         environment = {
             **os.environ,
@@ -125,7 +125,7 @@ class Supervisor:
             self._pid = forks.start(spec, output.fileno())
         write_atomically(self._home / "process.pid", str(self._pid).encode())
 
-    def _watch(self, forks: prefork.Prefork, poll: Callable[[], None]) -> int | None:
+    def _watch(self, forks: prefork.PreforkServer, poll: Callable[[], None]) -> int | None:
         while not self._stop_requested:
             code = self._exit_code()
             if code is not None:
@@ -145,7 +145,7 @@ class Supervisor:
         self._pid = None
         return os.waitstatus_to_exitcode(status)
 
-    def _sleep(self, seconds: float, forks: prefork.Prefork) -> None:
+    def _sleep(self, seconds: float, forks: prefork.PreforkServer) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline and not self._stop_requested:
             forks.serve(min(POLL_INTERVAL, seconds))
@@ -153,7 +153,7 @@ class Supervisor:
     def _request_stop(self, number: int, frame: object) -> None:
         self._stop_requested = True
 
-    def _end(self, forks: prefork.Prefork) -> None:
+    def _end(self, forks: prefork.PreforkServer) -> None:
         if (pid := self._pid) is None or self._exit_code() is not None:
             return
         os.kill(pid, signal.SIGTERM)

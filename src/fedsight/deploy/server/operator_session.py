@@ -25,7 +25,7 @@ def serve(kit: str, user: str, output: TextIO) -> None:
 
     try:
         session = new_secure_session(username=user, startup_kit_location=kit, timeout=LOGIN_TIMEOUT)
-    except Exception as error:  # FLARE does not say which
+    except Exception as error:  # FLARE does not document which exceptions it raises
         send(error=str(error))
         return
     send(answer=None)

@@ -43,7 +43,7 @@ class _Run:
     template: LedgerEntry  # what all entries of the run have in common
 
 
-class Enforcement:
+class ContractEnforcement:
     """Enforces the contract and keeps ledger and log in one job; `home` is the site's folder."""
 
     def __init__(self, home: Path, requester: Requester) -> None:

@@ -44,7 +44,7 @@ class PartialVector:
         return memoryview(self.data)[start : start + len(body)] == body
 
 
-class Incoming:
+class IncomingVectors:
     """The newest vector of each name."""
 
     def __init__(self) -> None:

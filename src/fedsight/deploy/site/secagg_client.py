@@ -88,13 +88,7 @@ class SiteSecAgg:
         client = self._client
         if program.secure.masks:
             client = self._current_client()
-            bound = (client.binding.round, client.binding.model, dict(client.binding.quantiser))
-            if bound != (round, fingerprint(vector), encoder.table()):
-                raise SiteError(
-                    f"the keys of secure aggregation were not made for round {round} with this "
-                    "model and quantiser",
-                    "the coordinator confuses its rounds, or is malicious: ask the operator",
-                )
+            _check_binding(client.binding, (round, fingerprint(vector), encoder.table()))
             survivors = client.binding.parameters.survivors
             assumed = program.secure.parameters(terms).survivors
             if survivors < assumed:  # a sum of fewer sites has less noise than is accounted
@@ -172,3 +166,13 @@ class SiteSecAgg:
 
     def _identity(self) -> Identity:
         return Identity.at(self._home / "identity.key")
+
+
+def _check_binding(binding: Binding, expected: tuple[int, str, dict[str, Any]]) -> None:
+    """Raise SiteError unless the keys were made for this round, model and quantiser."""
+    if (binding.round, binding.model, dict(binding.quantiser)) != expected:
+        raise SiteError(
+            f"the keys of secure aggregation were not made for round {expected[0]} with this "
+            "model and quantiser",
+            "the coordinator confuses its rounds, or is malicious: ask the operator",
+        )

@@ -33,8 +33,8 @@ from fedsight.core.errors import (
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
 from fedsight.deploy.site import job_lease
-from fedsight.deploy.site.enforcement import Enforcement, Requester, no_run
-from fedsight.deploy.site.incoming import Incoming, count
+from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
+from fedsight.deploy.site.incoming import IncomingVectors, count
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.secagg_client import Protect, SiteSecAgg
 from fedsight.deploy.site.trainer import MeasureStep, OpenData, TrainedUpdate, Trainer, TrainStep
@@ -62,7 +62,7 @@ class SiteService:
         """`home`: the site's folder; `requester`: who started the job, as far as is known."""
         self._home = home
         self._name = name
-        self._enforcement = Enforcement(home, requester or Requester())
+        self._enforcement = ContractEnforcement(home, requester or Requester())
         self._log = self._enforcement.log
         self._lock = threading.RLock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="work")
@@ -70,7 +70,7 @@ class SiteService:
         self._opened: OpenData | None = None
         self._joined: object | None = None  # stands for the current run; a new one for each
         self._token = secrets.token_hex(8)  # identifies the job
-        self._incoming = Incoming()
+        self._incoming = IncomingVectors()
         self._secagg = SiteSecAgg(home, name)
         self._vector: tuple[int, torch.Tensor] | None = None  # the round, and the model after it
         # The latest work by ticket: what it is, and its result.
