@@ -43,10 +43,10 @@ def federation(folder: Path, *sites: str, port: int = 8002) -> FederationFolder:
     invitation = {"federation": folder.name, "host": "localhost", "port": port}
     (folder / "invitation.toml").write_text(tomli_w.dumps({**invitation, "fingerprint": PRINT}))
     made = FederationFolder.open(folder)
-    made.note("created", host="localhost", port=port)
+    made.log_event("created", host="localhost", port=port)
     for site in sites:
         (folder / "admitted" / f"{site}.toml").write_text("days = 825\n")
-        made.note("admitted", site=site, days=825)
+        made.log_event("admitted", site=site, days=825)
     return made
 
 
@@ -78,11 +78,13 @@ def write_run(federation: FederationFolder, name: str, created: str, **files: An
 def test_without_a_federation_here_the_command_says_what_to_do(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     for words in (["status"], ["history"], ["revoke", "a"], ["admit", "a.request.zip"]):
-        assert "no federation is in" in refused(8, "federation", *words)
-    assert "no federation is in" in refused(8, "server", "start")
-    assert "none holds no federation" in refused(8, "federation", "status", "--federation", "none")
+        assert "there is no federation in" in refused(8, "federation", *words)
+    assert "there is no federation in" in refused(8, "server", "start")
+    assert "none does not contain a federation" in refused(
+        8, "federation", "status", "--federation", "none"
+    )
     (tmp_path / "invitation.toml").write_text("a site's owner may have one")
-    assert "no federation is in" in refused(8, "federation", "status")
+    assert "there is no federation in" in refused(8, "federation", "status")
 
 
 def test_the_only_federation_here_is_meant(tmp_path: Path, monkeypatch) -> None:
@@ -98,7 +100,7 @@ def test_of_several_federations_one_must_be_named(tmp_path: Path, monkeypatch) -
     federation(tmp_path / "two")
     monkeypatch.chdir(tmp_path)
     text = refused(8, "federation", "status")
-    assert "2 federations are here: one, two" in text
+    assert "there are 2 federations in" in text
     assert "--federation one" in text
     assert "Federation 'two'" in done("federation", "status", "--federation", "two").out
 
@@ -109,14 +111,14 @@ def test_of_several_federations_one_must_be_named(tmp_path: Path, monkeypatch) -
 def test_status_shows_who_is_connected_and_with_what(tmp_path: Path) -> None:
     made = federation(tmp_path / "wards", "a", "b", "c", "d")
     now = time.time()
-    presence.note(made.presences, "a", now - 60, DECLARED)
-    presence.note(made.presences, "b", now - 9000, {"classes": 7, "train": "[x]", "source": None})
-    presence.note(made.presences, "d", now - 60, None)
+    presence.record(made.presences, "a", "process", DECLARED)
+    presence.record(made.presences, "b", "process", {"classes": 7, "train": "[x]", "source": None})
+    presence.record(made.presences, "d", "process", None)
     path = made.presences / "b.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "seen": now - 86400 * 9}))
     made.revoke("d", "stolen [red] :x:")
     text = done("federation", "status", "--federation", made.folder).out
-    assert "the server does not run" in text
+    assert "the server is not running" in text
     found = rows(text)
     assert "connected since" in found["a"]
     assert found["a"].split()[-5:] == ["folder", "1,200", "300", "2", "2"]
@@ -139,24 +141,24 @@ def test_status_tells_whether_the_server_runs(tmp_path: Path) -> None:
     home = made.folder / "server"
     words = ("federation", "status", "--federation", made.folder)
     (home / "process.pid").write_text("1")
-    assert "the server does not run" in done(*words).out, "a number left over from before"
-    with supervisor.only_one(home, "the server"):
-        assert "the server runs (process 1)" in done(*words).out
+    assert "the server is not running" in done(*words).out, "a number left over from before"
+    with supervisor.exclusive(home, "the server"):
+        assert "the server is running (process 1)" in done(*words).out
         (home / "process.pid").write_text(str(2**22 + 1))  # beyond the largest there is
-        assert "is being started again" in done(*words).out
+        assert "is being restarted" in done(*words).out
     (home / "process.pid").unlink()
-    assert server.process(home) is None
+    assert supervisor.process_id(home) is None
 
 
 def test_history_shows_events_and_runs(tmp_path: Path) -> None:
     made = federation(tmp_path / "wards", "a")
     words = ("federation", "history", "--federation", made.folder)
-    assert "No run yet" in done(*words).out
+    assert "There are no runs yet" in done(*words).out
     made.revoke("a", "[gone]")
     write_run(made, "zero", "2026-01-02T00:00:00+00:00")
     write_run(made, "later", "2026-03-02T00:00:00+00:00", **{"summary.json": {"score": 0.75}})
     outcome = {"state": "failed", "cause": "no site is left", "cure": "look"}
-    write_run(made, "broken", "2026-02-02T00:00:00+00:00", **{"segment.json": outcome})
+    write_run(made, "broken", "2026-02-02T00:00:00+00:00", **{"job.json": outcome})
     text = done(*words).out
     assert text.index("created") < text.index("admitted") < text.index("revoked")
     assert "site: a, why: [gone]" in text
@@ -173,22 +175,22 @@ def test_history_shows_events_and_runs(tmp_path: Path) -> None:
 def test_history_of_a_run_says_who_was_refused_and_why(tmp_path: Path) -> None:
     made = federation(tmp_path / "wards", "a")
     outcome = {"state": "failed", "cause": "the [disk] is full", "cure": "free some space"}
-    write_run(made, "first", "2026-01-02T00:00:00+00:00", **{"segment.json": outcome})
+    write_run(made, "first", "2026-01-02T00:00:00+00:00", **{"job.json": outcome})
     text = done("federation", "history", "--federation", made.folder, "--run", "first").out
     found = rows(text)
     assert "3 of 3" in found["1"]
     assert "2 of 3" in found["2"]
     assert "b: site 'b' sent [NaN]" in found["2"]
-    assert "It stopped: the [disk] is full" in text
+    assert "The run stopped: the [disk] is full" in text
     text = refused(7, "federation", "history", "--federation", made.folder, "--run", "second")
     assert "its runs are: first" in text
     (made.runs / "first" / "history.jsonl").write_text("no JSON\n")
     text = refused(7, "federation", "history", "--federation", made.folder, "--run", "first")
-    assert "history.jsonl is broken" in text
+    assert "history.jsonl cannot be read" in text
 
 
 def test_the_sites_log_shows_what_left_and_all_of_it(tmp_path: Path, monkeypatch) -> None:
-    assert "holds no site" in refused(8, "site", "log", tmp_path)
+    assert "does not contain a site" in refused(8, "site", "log", tmp_path)
     (tmp_path / "identity.toml").write_text("")
     log = SiteLog(tmp_path)
     log.write("started", images=1200, classes=2)
@@ -216,13 +218,13 @@ def test_the_sites_log_shows_what_left_and_all_of_it(tmp_path: Path, monkeypatch
 
 
 def test_the_sites_ledger_shows_entries_runs_and_epsilon(tmp_path: Path, monkeypatch) -> None:
-    assert "holds no site" in refused(8, "site", "ledger", tmp_path)
+    assert "does not contain a site" in refused(8, "site", "ledger", tmp_path)
     (tmp_path / "identity.toml").write_text("")
     (tmp_path / "site.toml").write_text("[contract]\nepsilon = 3.0\n")
     monkeypatch.chdir(tmp_path)
     text = done("site", "ledger").out
-    assert "The images 'images' have cost epsilon 0 at delta 1e-05 of 3 permitted." in text
-    assert "The ledger is whole: 0 entries" in text
+    assert "The data set 'images' has cost epsilon 0 at delta 1e-05 of 3 permitted." in text
+    assert "The ledger is intact: 0 entries" in text
     ledger = Ledger(tmp_path)
     run = {"run": "0123456789abcdef", "program": "ab" * 32, "data_set": "images"}
     ledger.append(LedgerEntry("declaration", **run, bytes=100, sha256="a"))
@@ -233,7 +235,7 @@ def test_the_sites_ledger_shows_entries_runs_and_epsilon(tmp_path: Path, monkeyp
     text = done("site", "ledger").out
     assert "[anna]" in text
     assert rows(text)["01234567"].split() == ["01234567", "ab" * 6, "images", "1", "4,000", "600"]
-    assert "no finite epsilon, since updates left without noise that counts" in text
+    assert "an unbounded epsilon, because updates left without noise that counts" in text
     found = json.loads(done("site", "ledger", "--json").out)
     assert [one["kind"] for one in found["entries"]] == ["declaration", "update", "figures"]
     assert found["runs"][0]["update_bytes"] == 4000
@@ -243,7 +245,7 @@ def test_the_sites_ledger_shows_entries_runs_and_epsilon(tmp_path: Path, monkeyp
     ]
     head = f"3:{found['head']['hash']}"
     assert done("site", "ledger", "--verify").out == (
-        f"The ledger is whole: 3 entries. Its head is {head}\n"
+        f"The ledger is intact: 3 entries. Its head is {head}\n"
     )
     assert "4 entries" in done("site", "ledger", "--verify", "--clock").out
 
@@ -257,7 +259,7 @@ def test_an_altered_ledger_is_told_with_its_entry(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes().replace(b'"round":2', b'"round":7'))
     for words in ((), ("--verify",), ("--json",)):
         text = refused(7, "site", "ledger", tmp_path, *words)
-        assert "the site's ledger was altered: entry 2 does not fit the chain" in text
+        assert "the site's ledger was altered: entry 2 does not fit the hash chain" in text
 
 
 def test_what_left_several_sites(capsys: pytest.CaptureFixture[str]) -> None:
@@ -275,13 +277,13 @@ def test_a_site_that_was_never_admitted_cannot_be_revoked(tmp_path: Path) -> Non
     made = federation(tmp_path / "wards", "a")
     text = refused(8, "federation", "revoke", "b", "--federation", made.folder)
     assert "'b' was never admitted" in text
-    assert "admitted are: a" in text
+    assert "the admitted sites are: a" in text
 
 
 def test_a_site_is_revoked_while_the_server_does_not_run(tmp_path: Path) -> None:
     made = federation(tmp_path / "wards", "a", "b", port=server.free_port())
     words = ("federation", "revoke", "a", "--federation", made.folder, "--why", "stolen")
-    assert "it refuses the site when it starts" in done(*words).out
+    assert "it will refuse the site when it starts" in done(*words).out
     assert made.revoked() == {"a": "stolen"}
     with mock.patch.object(supervisor.Supervisor, "run", lambda self, say, *look: say("here")):
         text = done("server", "start", "--federation", made.folder).out
@@ -304,9 +306,9 @@ def test_a_port_in_use_is_refused(tmp_path: Path) -> None:
 
 def test_two_servers_of_one_federation_are_refused(tmp_path: Path) -> None:
     made = federation(tmp_path / "wards")
-    with supervisor.only_one(made.folder / "server", "the server"):
+    with supervisor.exclusive(made.folder / "server", "the server"):
         text = refused(8, "server", "start", "--federation", made.folder)
-    assert "the server of federation 'wards' is running already" in text
+    assert "the server of federation 'wards' is already running" in text
 
 
 def test_without_the_deployment_engine_one_cure(tmp_path: Path, monkeypatch) -> None:
@@ -338,7 +340,9 @@ def test_what_a_run_on_a_federation_cannot_do(tmp_path: Path) -> None:
     text = refused(7, "run", config, *there, "--out", tmp_path / "mine")
     assert "cannot lie in" in text
     assert f"--out {made.runs / 'mine'}" in text
-    assert "holds no federation" in refused(8, "run", config, "--federation", tmp_path / "none")
+    assert "does not contain a federation" in refused(
+        8, "run", config, "--federation", tmp_path / "none"
+    )
     assert not any(made.runs.iterdir())
 
 
@@ -349,7 +353,7 @@ def test_a_run_on_a_federation_is_resumed_there(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setattr(requirements, "find_spec", lambda name: None)
     assert "fedsight[deploy]" in refused(8, "resume", run), "the federation around it was found"
     alone = run.rename(tmp_path / "alone")
-    assert "elsewhere holds no federation" in refused(8, "resume", alone)
+    assert "elsewhere does not contain a federation" in refused(8, "resume", alone)
 
 
 def test_a_finished_run_needs_no_site_to_be_shown_again(tmp_path: Path) -> None:
@@ -366,13 +370,13 @@ def test_names_and_files_that_do_not_fit(tmp_path: Path, monkeypatch) -> None:
     invitation = made.folder / "invitation.toml"
     assert "cannot be the name of the federation" in refused(8, "federation", "init", "my wards")
     assert "is not empty" in refused(8, "federation", "init", "wards")
-    assert "is no invitation" in refused(8, "site", "init", tmp_path / "no.toml", "--name", "a")
+    assert "is not an invitation" in refused(8, "site", "init", tmp_path / "no.toml", "--name", "a")
     assert "cannot be the name of the site" in refused(
         8, "site", "init", invitation, "--name", "a b"
     )
-    assert "holds no site" in refused(8, "site", "start", tmp_path, "--data", "x")
+    assert "does not contain a site" in refused(8, "site", "start", tmp_path, "--data", "x")
     (tmp_path / "a.request.zip").write_text("no archive")
-    assert "is no signing request" in refused(8, "federation", "admit", "a.request.zip")
+    assert "is not a signing request" in refused(8, "federation", "admit", "a.request.zip")
     assert cli("federation", "init", "new", "--port", "70000").code == 2
     assert cli("site", "init", invitation).code == 2
     (tmp_path / "full").mkdir()
@@ -480,13 +484,13 @@ def test_site_and_server_start_and_move_to_another_port(made: Made) -> None:
         assert text.endswith("connecting to localhost:18777\nhere\n")
         port = server.free_port()
         text = done("server", "start", "--federation", wards, "--port", port).out
-        assert f"the port is {port} from now on: sites need the new" in text
+        assert f"the server now uses port {port}: send the new" in text
         assert f"listens on localhost:{port}" in text
-        assert "from now on" not in done("server", "start", "--federation", wards).out
+        assert "now uses" not in done("server", "start", "--federation", wards).out
         text = done(
             "site", "init", wards / "invitation.toml", "--name", "ward-3", "--dir", site
         ).out
-        assert f"connects to localhost:{port}" in text
+        assert f"will connect to localhost:{port}" in text
         assert f"connecting to localhost:{port}" in done(*words).out
     assert Invitation.read(wards / "invitation.toml").port == port
     identity = tomllib.loads((site / "identity.toml").read_text())
@@ -532,6 +536,6 @@ def test_a_failed_demo_leaves_no_process(tmp_path: Path) -> None:
     with pytest.raises(DeployError) as caught:
         fail()
     assert "the process of site-00 ended" in str(caught.value)
-    assert "holds no site" in str(caught.value)
+    assert "does not contain a site" in str(caught.value)
     check_message(f"Error: {caught.value}")
     assert all(process.poll() is not None for process in processes)

@@ -20,8 +20,9 @@ from loopback import Loopback, until
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import kits, presence
 from fedsight.deploy.membership.federation import OPERATOR
-from fedsight.deploy.server.operator import console, write_job
-from fedsight.deploy.server.server import shut_out
+from fedsight.deploy.server.job_definition import write_job
+from fedsight.deploy.server.operator import open_session
+from fedsight.deploy.server.server import disable_site
 from fedsight.governance.ledger import Ledger
 
 SILENT = 3.0  # seconds after which a server that has not hung up has let somebody in
@@ -137,7 +138,7 @@ def test_a_site_cannot_take_anothers_name(server: Loopback) -> None:
     site = server.sites["site-00"]
     kits.write_policies(site.kit, "site")
     other = supervisor.site(site.kit, site.folder, "site-01")
-    server.running[site.folder] = demo.launch(other.words, site.folder, module=other.module)
+    server.running[site.folder] = demo.launch(other.arguments, site.folder, module=other.module)
     log = server.server / "kit" / "log.txt"
     try:
         until(lambda: "requires identity 'site-01'" in log.read_text())
@@ -151,7 +152,7 @@ def test_a_revoked_site_is_out_at_once_and_stays_out(server: Loopback) -> None:
     server.start_site("site-01")
     until(lambda: server.alive("site-01"))
     server.federation.revoke("site-01", "its contract has ended")
-    assert shut_out(server.federation, "site-01")
+    assert disable_site(server.federation, "site-01")
     until(lambda: not server.alive("site-01"))
     log = server.server / "kit" / "log.txt"
     home = server.sites["site-01"].folder
@@ -175,10 +176,10 @@ def member(made: Loopback, folder: Path) -> Path:
 def test_a_job_by_somebody_without_the_role_is_refused(server: Loopback, tmp_path: Path) -> None:
     write_job(tmp_path / "job", "job", ["site-00"], {"run": "r", "fingerprint": "f", "number": 1})
     with (
-        console(member(server, tmp_path), "guest@fedsight.local", 10) as line,
+        open_session(member(server, tmp_path), "guest@fedsight.local", 10) as session,
         pytest.raises(DeployError, match="submit_job"),
     ):
-        line.submit(tmp_path / "job")
+        session.submit(tmp_path / "job")
 
 
 @pytest.fixture(scope="module")
@@ -192,10 +193,10 @@ def connected(server: Loopback) -> Loopback:
 
 def outcome(made: Loopback, job: Path) -> str:
     """How a job ends that the operator submits."""
-    with console(made.federation.folder / "operator" / "kit", OPERATOR, 10) as line:
-        number = line.submit(job)
-        until(lambda: line.status(number).startswith(("FAILED", "FINISHED")))
-        return line.status(number)
+    with open_session(made.federation.folder / "operator" / "kit", OPERATOR, 10) as session:
+        number = session.submit(job)
+        until(lambda: session.status(number).startswith(("FAILED", "FINISHED")))
+        return session.status(number)
 
 
 def test_a_job_with_code_is_refused(connected: Loopback, tmp_path: Path) -> None:
@@ -222,7 +223,7 @@ def test_a_job_with_another_class_is_refused(connected: Loopback, tmp_path: Path
 
 
 def test_a_second_process_of_one_site_is_refused(connected: Loopback) -> None:
-    with pytest.raises(DeployError, match="is running already"):
+    with pytest.raises(DeployError, match="is already running"):
         connected.sites["site-00"].start("fashion-mnist-12k", None, print)
 
 
@@ -237,7 +238,9 @@ def test_a_site_knows_who_signed_the_job_and_answers_nobody_else(connected: Loop
     assert [line["sites"] for line in store.history()] == [["site-00"]] * 2
     absent = [line for line in connected.federation.events() if line["event"] == "absent"]
     assert {line["site"] for line in absent} == {"site-02"}
-    assert absent[0]["why"] == f"site 'site-02': contract.operators: {OPERATOR} may not ask"
+    assert absent[0]["why"] == (
+        f"site 'site-02': contract.operators: the contract does not list the operator {OPERATOR}"
+    )
 
     program, _ = store.program()
     entries = Ledger(connected.sites["site-00"].folder).entries()

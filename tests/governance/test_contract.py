@@ -1,4 +1,4 @@
-"""The site's contract: each clause refuses what it is there to refuse, and says which it is."""
+"""The site's contract: each clause refuses what it should, and the message names the clause."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from hypothesis import strategies as st
 
 from fedsight.core.errors import ConfigError, DeployError
 from fedsight.deploy.site.owner import TEMPLATE, parse_owner, read_contract
-from fedsight.governance.contract import AT_THE_SITE, MEANS, PROMISED, Contract, protections
+from fedsight.governance.contract import (
+    ADDED_AT_SITE,
+    ADDED_BY_COORDINATOR,
+    PROTECTION_BY_PART,
+    Contract,
+    protections,
+)
 from fedsight.program.config import read
 
 
@@ -21,7 +27,7 @@ def named(name: str) -> Any:
 
 
 def program(noise: float | None = None, **parts: str) -> Any:
-    """What a contract looks at of a program."""
+    """The parts of a program that a contract examines."""
     sections = {name: named(value) for name, value in parts.items()}
     if noise is not None:
         sections["privacy"].noise_multiplier = noise
@@ -29,93 +35,103 @@ def program(noise: float | None = None, **parts: str) -> Any:
     return SimpleNamespace(task=named("classify"), fingerprint="ab" * 32, rounds=rounds, **sections)
 
 
-def refusal(of: Contract, asked: Any) -> str:
+def refusal(contract: Contract, asked: Any) -> str:
     with pytest.raises(DeployError) as caught:
-        of.refuse(asked)
+        contract.check_program(asked)
     clause = caught.value.cause.split(":")[0]
     assert clause.removeprefix("contract.") in Contract.model_fields
     assert clause in caught.value.cure
     return caught.value.cause
 
 
-def test_an_empty_contract_permits_everything() -> None:
-    of = Contract()
+def test_an_empty_contract_permits_any_program() -> None:
+    contract = Contract()
     for one in (program(), program(privacy="none", secure="none"), program(privacy="local")):
-        of.refuse(one)
-    of.refuse_few(1)
-    of.refuse_asker(())
-    of.refuse_figures()
-    assert of.limit is None
+        contract.check_program(one)
+    contract.check_sites(1)
+    contract.check_operators(())
+    contract.check_figures()
+    assert contract.limit is None
 
 
-def test_protections_are_what_the_program_states() -> None:
+def test_protections_are_the_ones_that_the_program_states() -> None:
     assert protections(program()) == ()
     assert protections(program(privacy="none", secure="none")) == ()
     assert protections(program(privacy="central", secure="secagg")) == (
         *("secure_aggregation", "client_dp"),
     )
     assert protections(program(privacy="new")) == ("new",)
-    assert set(MEANS.values()) == AT_THE_SITE | PROMISED | {"secure_aggregation"}
+    assert set(PROTECTION_BY_PART.values()) == (
+        ADDED_AT_SITE | ADDED_BY_COORDINATOR | {"secure_aggregation"}
+    )
 
 
-@pytest.mark.parametrize("required", sorted(set(MEANS.values())))
-def test_a_required_protection_is_demanded(required: Any) -> None:
-    of = Contract(require=(required,))
-    assert f"contract.require: {required} is demanded" in refusal(of, program())
-    for name, means in MEANS.items():
+@pytest.mark.parametrize("required", sorted(set(PROTECTION_BY_PART.values())))
+def test_a_program_without_a_required_protection_is_refused(required: Any) -> None:
+    contract = Contract(require=(required,))
+    assert f"contract.require: {required} is required" in refusal(contract, program())
+    for name, protection in PROTECTION_BY_PART.items():
         asked = program(**{"secure" if name == "secagg" else "privacy": name})
-        if means == required:
-            of.refuse(asked)
+        if protection == required:
+            contract.check_program(asked)
         else:
-            assert f"the program has {means}" in refusal(of, asked)
+            assert f"the program has {protection}" in refusal(contract, asked)
 
 
 def test_rounds_beyond_the_contracts_are_refused() -> None:
-    Contract(rounds=20).refuse(program())
-    assert "contract.rounds: it permits 19 rounds, and there are 20" in refusal(
+    Contract(rounds=20).check_program(program())
+    assert "contract.rounds: the contract permits 19 rounds, and the program has 20" in refusal(
         Contract(rounds=19), program()
     )
 
 
-def test_epsilon_needs_noise_that_the_site_itself_adds() -> None:
-    of = Contract(epsilon=3.0)
-    assert "adds no noise at the site" in refusal(of, program(secure="secagg"))
+def test_a_round_with_too_few_sites_is_refused() -> None:
+    contract = Contract(sites=3)
+    contract.check_sites(3)
+    with pytest.raises(DeployError, match="at least 3 sites, and there are 2"):
+        contract.check_sites(2)
+
+
+def test_epsilon_requires_noise_that_the_site_adds() -> None:
+    contract = Contract(epsilon=3.0)
+    assert "adds no noise at the site" in refusal(contract, program(secure="secagg"))
     for name in ("local", "example", "distributed"):
-        of.refuse(program(privacy=name))
+        contract.check_program(program(privacy=name))
     for name in ("central", "matrix"):
-        assert "noise that the coordinator promises" in refusal(of, program(privacy=name))
+        assert "noise that the coordinator promises" in refusal(contract, program(privacy=name))
         trusting = Contract(epsilon=3.0, trust_coordinator_noise=True)
-        trusting.refuse(program(privacy=name, noise=2.0))
+        trusting.check_program(program(privacy=name, noise=2.0))
         assert refusal(trusting, program(privacy=name)).startswith(
-            "contract.epsilon: of noise that the coordinator promises, only "
-            "privacy.noise_multiplier can be counted here"
+            "contract.epsilon: noise that the coordinator adds can be counted only if the "
+            "program states privacy.noise_multiplier"
         )
-    assert of.limit is not None
-    assert (of.limit.epsilon, of.limit.delta, of.limit.trusted) == (3.0, 1e-5, False)
+    assert contract.limit is not None
+    limit = contract.limit
+    assert (limit.epsilon, limit.delta, limit.trusted) == (3.0, 1e-5, False)
 
 
-def test_figures_leave_unless_epsilon_or_the_owner_says_otherwise() -> None:
-    Contract().refuse_figures()
-    Contract(epsilon=1.0, figures=True).refuse_figures()
-    with pytest.raises(DeployError, match=r"contract\.figures: .* since epsilon is set"):
-        Contract(epsilon=1.0).refuse_figures()
-    with pytest.raises(DeployError, match=r"contract\.figures: .* may not leave\n"):
-        Contract(figures=False).refuse_figures()
+def test_figures_may_leave_unless_epsilon_is_set_or_the_owner_forbids_it() -> None:
+    Contract().check_figures()
+    Contract(epsilon=1.0, figures=True).check_figures()
+    with pytest.raises(DeployError, match=r"contract\.figures: .* because epsilon is set"):
+        Contract(epsilon=1.0).check_figures()
+    with pytest.raises(DeployError, match=r"contract\.figures: .* may not leave the site\n"):
+        Contract(figures=False).check_figures()
 
 
 names = st.lists(st.sampled_from(["anna", "ben", "carl"]), max_size=3, unique=True)
 
 
 @given(names, names)
-def test_only_operators_who_are_named_may_ask(asking: list[str], named: list[str]) -> None:
-    of = Contract(operators=tuple(named))
+def test_only_listed_operators_may_start_a_job(asking: list[str], named: list[str]) -> None:
+    contract = Contract(operators=tuple(named))
     if set(asking) & set(named):
-        of.refuse_asker(asking)
+        contract.check_operators(asking)
         return
     with pytest.raises(DeployError, match=r"contract\.operators: ") as caught:
-        of.refuse_asker(asking)
+        contract.check_operators(asking)
     assert all(name in caught.value.cause for name in asking)
-    assert asking or "nobody has signed" in caught.value.cause
+    assert asking or "no operator has signed" in caught.value.cause
 
 
 BAD: dict[str, Any] = {
@@ -134,9 +150,7 @@ BAD: dict[str, Any] = {
 @pytest.mark.parametrize(
     ("key", "value"), [(key, v) for key, values in BAD.items() for v in values]
 )
-def test_a_clause_that_cannot_be_meant_is_refused_by_name(
-    tmp_path: Path, key: str, value: Any
-) -> None:
+def test_an_invalid_clause_is_refused_by_name(tmp_path: Path, key: str, value: Any) -> None:
     table = {"data": {"name": "fashion-mnist-12k"}, "contract": {key: value}}
     with pytest.raises(ConfigError) as caught:
         parse_owner(table, tmp_path)
@@ -161,7 +175,7 @@ def test_the_template_is_a_contract_with_every_clause(tmp_path: Path) -> None:
     assert found.require == ("secure_aggregation",)
 
 
-def test_names_of_data_sets_that_look_the_same_are_one_account() -> None:
+def test_data_set_names_that_look_the_same_share_one_budget() -> None:
     names = ("R\u00f6ntgen", "Ro\u0308ntgen", " R\u00f6ntgen ")
     assert {Contract(data_set=name).data_set for name in names} == {"R\u00f6ntgen"}
     with pytest.raises(ValueError, match="at least 1 item"):

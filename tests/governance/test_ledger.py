@@ -1,4 +1,4 @@
-"""The site's ledger: every change is noticed, nothing is charged twice, a crash loses nothing."""
+"""The site's ledger: every change is detected, nothing is charged twice, a crash loses nothing."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from hypothesis import strategies as st
 from fedsight.core.errors import DeployError, FedSightError, StoreError
 from fedsight.core.files import write_atomically
 from fedsight.governance import entries, ledger_file
-from fedsight.governance.entries import GENESIS, LedgerEntry, canonical, chained
+from fedsight.governance.entries import GENESIS, LedgerEntry, canonical, chain_hash
 from fedsight.governance.ledger import Ledger, Limit
-from fedsight.governance.ledger_file import Altered
+from fedsight.governance.ledger_file import LedgerAlteredError
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.event import gaussian, poisson
 
@@ -33,7 +33,7 @@ NOISE = {"kind": "gaussian", "noise": 2.0, "neighbours": "add_remove"}
 
 
 def steps(events: list[tuple[Mapping[str, Any], int]], delta: float) -> float:
-    """An accountant that adds up: each event costs one over its noise."""
+    """An accountant that adds up 1 / noise over the events."""
     return sum(count / float(event["noise"]) for event, count in events)
 
 
@@ -58,7 +58,7 @@ def written(home: Path, count: int) -> Ledger:
 
 
 def rewrite(home: Path, *commands: tuple[str, tuple[Any, ...]]) -> None:
-    """Change the table behind the ledger's back, without its triggers."""
+    """Change the table directly, without its triggers."""
     table = sqlite3.connect(home / "ledger.sqlite")
     for name in ("no_update", "no_delete", "at_the_end"):
         table.execute(f"DROP TRIGGER {name}")
@@ -75,7 +75,7 @@ def body(home: Path, number: int) -> str:
     return str(text)
 
 
-# What it keeps
+# What the ledger keeps
 
 
 def test_entries_come_back_as_they_were_written(tmp_path: Path) -> None:
@@ -86,10 +86,10 @@ def test_entries_come_back_as_they_were_written(tmp_path: Path) -> None:
     assert found == ledger.entries()
     assert found[0].event == NOISE
     assert (found[3].asked_by, found[3].protections) == (("anna",), ("x", "y"))
-    assert all(one.moment.utcoffset() == timedelta(0) for one in found)
+    assert all(one.written_at.utcoffset() == timedelta(0) for one in found)
 
 
-def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
+def test_only_the_owner_can_read_the_ledger(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         written(tmp_path, 1)
@@ -101,7 +101,7 @@ def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["ledger.sqlite", "ledger.head"])
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620])
-def test_one_that_others_may_read_is_refused_with_its_mode(
+def test_a_ledger_that_others_may_read_is_refused_with_its_mode(
     tmp_path: Path, name: str, mode: int
 ) -> None:
     ledger = written(tmp_path, 1)
@@ -111,7 +111,7 @@ def test_one_that_others_may_read_is_refused_with_its_mode(
             use()
 
 
-def test_the_table_refuses_to_be_changed(tmp_path: Path) -> None:
+def test_the_table_is_append_only(tmp_path: Path) -> None:
     written(tmp_path, 2)
     table = sqlite3.connect(tmp_path / "ledger.sqlite")
     for command in (
@@ -120,24 +120,24 @@ def test_the_table_refuses_to_be_changed(tmp_path: Path) -> None:
         "INSERT INTO entries VALUES (7, '{}', 'x')",
         "INSERT OR REPLACE INTO entries VALUES (2, '{}', 'x')",
     ):
-        with pytest.raises(sqlite3.IntegrityError, match="the ledger only grows"):
+        with pytest.raises(sqlite3.IntegrityError, match="the ledger is append-only"):
             table.execute(command)
     table.close()
 
 
-def test_an_answer_that_is_given_again_is_not_charged_again(tmp_path: Path) -> None:
+def test_an_answer_that_is_sent_again_is_not_charged_again(tmp_path: Path) -> None:
     ledger = written(tmp_path, 2)
     again = ledger.append(noisy(2))
     assert again.number == 2
     assert Ledger(tmp_path, steps).append(noisy(2)).number == 2
     assert ledger.spent("images", 1e-5) == 1.0
-    other = ledger.append(noisy(2, sha256="0" * 64))  # the round anew, with other noise
+    other = ledger.append(noisy(2, sha256="0" * 64))  # the same round again, with other noise
     assert other.number == 3
     assert ledger.append(noisy(2, run="run2")).number == 4
     assert ledger.spent("images", 1e-5) == 2.0
 
 
-# What it costs
+# What the entries cost
 
 
 def test_costs_add_up_over_runs_and_processes_for_each_data_set(tmp_path: Path) -> None:
@@ -156,21 +156,23 @@ def test_an_update_without_noise_has_no_finite_cost(tmp_path: Path) -> None:
     ledger = written(tmp_path, 1)
     ledger.append(update(0, kind="declaration"))
     ledger.append(update(1, kind="figures"))
-    assert ledger.spent("images", 1e-5) == 0.5, "only updates are of training images"
+    assert ledger.spent("images", 1e-5) == 0.5, "only updates depend on training images"
     ledger.append(update(2))
     assert ledger.spent("images", 1e-5) == math.inf
-    with pytest.raises(DeployError, match=r"contract\.epsilon: an update of these images left"):
+    with pytest.raises(
+        DeployError, match=r"contract\.epsilon: an earlier update of these images left"
+    ):
         ledger.append(noisy(3), Limit(100.0, 1e-5, trusted=True))
 
 
-def test_noise_that_is_only_promised_counts_only_if_it_is_trusted(tmp_path: Path) -> None:
+def test_promised_noise_counts_only_if_it_is_trusted(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, steps)
     ledger.append(noisy(1, enforced=False))
     assert ledger.spent("images", 1e-5) == math.inf
     assert ledger.spent("images", 1e-5, trusted=True) == 0.5
 
 
-def test_noise_that_is_only_promised_is_fresh_each_time_and_costs_each_time(tmp_path: Path) -> None:
+def test_promised_noise_is_fresh_each_time_and_costs_each_time(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path, steps)
     for _ in range(2):
         ledger.append(noisy(1, enforced=False))
@@ -182,7 +184,7 @@ def test_noise_that_is_only_promised_is_fresh_each_time_and_costs_each_time(tmp_
     [{"event": {**NOISE, "noise": 2000.0}}, {"data_set": "others"}, {"enforced": False}],
     ids=["cheaper", "other images", "promised"],
 )
-def test_an_entry_that_says_something_else_of_the_same_bytes_does_not_stand_for_them(
+def test_an_entry_with_other_facts_about_the_same_bytes_does_not_cover_them(
     tmp_path: Path, forged: dict[str, Any]
 ) -> None:
     ledger = Ledger(tmp_path, steps)
@@ -190,18 +192,18 @@ def test_an_entry_that_says_something_else_of_the_same_bytes_does_not_stand_for_
     assert ledger.append(noisy(1)).number == 2
 
 
-def test_nothing_is_written_that_would_cost_more_than_is_permitted(tmp_path: Path) -> None:
+def test_an_entry_beyond_the_limit_is_not_written(tmp_path: Path) -> None:
     ledger, limit = Ledger(tmp_path, steps), Limit(1.2, 1e-5, trusted=False)
     for round in (1, 2):
         ledger.append(noisy(round), limit)
     with pytest.raises(DeployError) as caught:
         ledger.append(noisy(3), limit)
-    assert "epsilon 1.5 at delta 1e-05, and 1.2 is permitted (1 is spent)" in caught.value.cause
+    assert "epsilon 1.5 at delta 1e-05; 1.2 is permitted and 1 is spent" in caught.value.cause
     assert "contract.epsilon" in caught.value.cause
     with pytest.raises(DeployError, match="the update would leave without noise"):
         ledger.append(update(3), limit)
     assert len(Ledger(tmp_path).entries()) == 2
-    assert ledger.append(noisy(2), limit).number == 2, "what has left may be given again"
+    assert ledger.append(noisy(2), limit).number == 2, "an update that has left may be sent again"
 
 
 def test_two_jobs_cannot_spend_the_same_epsilon(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ def test_two_jobs_cannot_spend_the_same_epsilon(tmp_path: Path) -> None:
         one.append(noisy(2), limit)
 
 
-def test_epsilon_is_the_accountants_over_runs_and_restarts(tmp_path: Path) -> None:
+def test_epsilon_is_the_accountants_over_all_runs_and_restarts(tmp_path: Path) -> None:
     pytest.importorskip("dp_accounting")
     event = gaussian(4.0).table()
     for run in ("one", "two"):
@@ -230,7 +232,7 @@ def test_epsilon_is_the_accountants_over_runs_and_restarts(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("event", [{}, {"kind": "gaussian"}, {**NOISE, "noise": -1.0}])
-def test_an_event_that_is_none_is_refused(tmp_path: Path, event: Mapping[str, Any]) -> None:
+def test_an_invalid_event_is_refused(tmp_path: Path, event: Mapping[str, Any]) -> None:
     ledger = Ledger(tmp_path)
     with pytest.raises(FedSightError):
         ledger.append(noisy(1, event=event), Limit(9.0, 1e-5, trusted=False))
@@ -244,7 +246,7 @@ def at(monkeypatch: pytest.MonkeyPatch, moment: datetime) -> None:
     monkeypatch.setattr(entries, "now", lambda: moment)
 
 
-def test_a_clock_that_goes_back_stops_the_ledger(
+def test_nothing_is_written_when_the_clock_has_gone_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     noon = datetime(2030, 5, 1, 12, tzinfo=UTC)
@@ -281,12 +283,12 @@ def swap(home: Path) -> None:
 
 
 def forge(home: Path) -> None:
-    """Entry 3 made cheaper, and all hashes after it made to fit."""
+    """Make entry 3 cheaper, and recompute all hashes after it."""
     texts = [body(home, number) for number in range(1, 6)]
     texts[2] = texts[2].replace('"noise":2.0', '"noise":9.0')
     previous, commands = GENESIS, []
     for number, text in enumerate(texts, 1):
-        previous = chained(previous, text)
+        previous = chain_hash(previous, text)
         values = (text, previous, number)
         commands.append(("UPDATE entries SET body = ?, hash = ? WHERE number = ?", values))
     rewrite(home, *commands)
@@ -320,35 +322,37 @@ def test_an_altered_ledger_is_refused_at_the_entry(
 ) -> None:
     ledger = written(tmp_path, 5)
     change(tmp_path)
-    with pytest.raises(Altered, match=f"was altered: entry {number} ") as caught:
+    with pytest.raises(LedgerAlteredError, match=f"was altered: entry {number} ") as caught:
         Ledger(tmp_path, steps)
     assert caught.value.number == number
-    with pytest.raises(Altered):  # a process that was at work then notices, too
+    with pytest.raises(LedgerAlteredError):  # a process that was already running detects it too
         ledger.append(noisy(6))
-    assert "/" not in f"{caught.value.cause}{caught.value.cure}", "it may leave the site"
+    assert "/" not in f"{caught.value.cause}{caught.value.cure}", "the message may leave the site"
 
 
-def test_an_older_copy_that_is_put_back_is_noticed_by_the_head(tmp_path: Path) -> None:
+def test_an_older_copy_is_detected_by_the_head(tmp_path: Path) -> None:
     home, copy = tmp_path / "home", tmp_path / "copy"
     written(home, 3)
     shutil.copytree(home, copy)
     ledger = written(home, 5)
     shutil.copy(copy / "ledger.sqlite", home / "ledger.sqlite")
-    with pytest.raises(Altered, match="entry 4 is missing: there were 5"):
+    with pytest.raises(LedgerAlteredError, match="entry 4 is missing: there were 5"):
         Ledger(home, steps)
-    # Both together are not noticed by a new process: that takes a note of the head elsewhere ...
+    # If both files are replaced, only a copy of the head kept elsewhere reveals it ...
     shutil.copy(copy / "ledger.head", home / "ledger.head")
     assert Ledger(home, steps).head != ledger.head
-    with pytest.raises(Altered, match="entry 4 is missing"):  # ... or one that has seen more
+    with pytest.raises(
+        LedgerAlteredError, match="entry 4 is missing"
+    ):  # ... or a process that has seen more
         ledger.append(noisy(6))
 
 
-def test_a_file_that_is_no_ledger_is_refused(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_ledger_is_refused(tmp_path: Path) -> None:
     written(tmp_path, 1)
-    (tmp_path / "ledger.sqlite").write_bytes(b"no database" * 100)
+    (tmp_path / "ledger.sqlite").write_bytes(b"not a database" * 100)
     with pytest.raises(StoreError, match="ledger cannot be read or written") as caught:
         Ledger(tmp_path)
-    assert "nothing leaves it" in caught.value.cure
+    assert "nothing leaves the site" in caught.value.cure
 
 
 def test_a_ledger_that_cannot_be_written_refuses(
@@ -364,7 +368,9 @@ def test_a_ledger_that_cannot_be_written_refuses(
         with pytest.raises(StoreError, match="full"):
             ledger.append(noisy(2))
     assert ledger_file.write_atomically is write_atomically
-    assert ledger.append(noisy(3)).number == 3, "what was not sent is charged all the same"
+    assert ledger.append(noisy(3)).number == 3, (
+        "an update that was not sent is charged all the same"
+    )
     (tmp_path / "ledger.sqlite").rename(tmp_path / "kept")
     (tmp_path / "ledger.sqlite").mkdir(mode=0o700)
     with pytest.raises(StoreError, match="cannot be read or written"):
@@ -385,7 +391,7 @@ entry_values = st.builds(
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(entry_values, max_size=6), st.data())
-def test_any_entries_are_kept_and_any_change_is_noticed(
+def test_any_entries_are_kept_and_any_change_is_detected(
     tmp_path_factory: pytest.TempPathFactory, values: list[LedgerEntry], data: st.DataObject
 ) -> None:
     home = tmp_path_factory.mktemp("ledger")
@@ -394,11 +400,11 @@ def test_any_entries_are_kept_and_any_change_is_noticed(
         ledger.append(value)
     found = Ledger(home, steps).entries()
 
-    def said(entry: LedgerEntry) -> str:
+    def charged(entry: LedgerEntry) -> str:
         facts = entry.times, entry.enforced, entry.data_set
-        return repr((entry.mark, canonical(entry.event), *facts))
+        return repr((entry.key, canonical(entry.event), *facts))
 
-    assert {said(entry) for entry in found} == {said(value) for value in values}
+    assert {charged(entry) for entry in found} == {charged(value) for value in values}
     assert len(found) <= len(values)
     if not found:
         return
@@ -408,7 +414,7 @@ def test_any_entries_are_kept_and_any_change_is_noticed(
     other = chr((ord(text[place]) + data.draw(st.integers(1, 90))) % 128)
     changed = text[:place] + other + text[place + 1 :]
     rewrite(home, ("UPDATE entries SET body = ? WHERE number = ?", (changed, number)))
-    with pytest.raises(Altered) as caught:
+    with pytest.raises(LedgerAlteredError) as caught:
         Ledger(home, steps)
     assert caught.value.number == number
 
@@ -419,13 +425,13 @@ def test_any_entries_are_kept_and_any_change_is_noticed(
 WRITER = """
 import sys
 from pathlib import Path
-from fedsight.privacy.entries import Entry
-from fedsight.privacy.ledger import Ledger
+from fedsight.governance.entries import LedgerEntry
+from fedsight.governance.ledger import Ledger
 home, run, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 ledger = Ledger(home)
 for round in range(1, count + 1):
-    entry = ledger.append(Entry("update", run=run, round=round, sha256=f"{run}{round}"))
-    print(entry.number, flush=True)  # from here on it may leave
+    entry = ledger.append(LedgerEntry("update", run=run, round=round, sha256=f"{run}{round}"))
+    print(entry.number, flush=True)  # from here on the update may leave
 """
 
 
@@ -434,20 +440,20 @@ def writer(home: Path, run: str, count: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdout=subprocess.PIPE)
 
 
-def test_what_was_said_to_be_written_is_there_after_kill_9(tmp_path: Path) -> None:
-    draw, said = random.Random(5), 0
+def test_entries_reported_as_written_survive_kill_9(tmp_path: Path) -> None:
+    draw, reported = random.Random(5), 0
     for attempt in range(8):
         process = writer(tmp_path, f"run{attempt}", 10**6)
         assert process.stdout is not None
         for _ in range(draw.randint(1, 12)):
-            said = int(process.stdout.readline())
+            reported = int(process.stdout.readline())
         process.send_signal(signal.SIGKILL)
         rest = process.stdout.read().split(b"\n")[:-1]
         process.stdout.close()
         process.wait()
-        said = int(rest[-1]) if rest else said
+        reported = int(rest[-1]) if rest else reported
         found = Ledger(tmp_path).entries()
-        assert said <= len(found) <= said + 1
+        assert reported <= len(found) <= reported + 1
         assert [one.number for one in found] == list(range(1, len(found) + 1))
 
 

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from fedsight.core.errors import Interrupted, StoreError
+from fedsight.core.files import is_taken
 
 
 def demo_command(
@@ -22,12 +23,12 @@ def demo_command(
         typer.Option(
             metavar="DIR",
             help="Keep the federation and the sites in this new folder; otherwise only the run "
-            "stays, in runs/.",
+            "is kept, in runs/.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Try a federation on this machine: real processes and certificates, the fashion example.
+    """Try a federation on this machine, with real processes and certificates.
 
     Example: fedsight federation demo --sites 3 --keep trial
     """
@@ -44,21 +45,24 @@ def demo_command(
     changes = [f"name={demo.NAME}", f"split.sites={sites}", f"rounds.rounds={rounds}"]
     program, speed = config.example("fashion", changes)
     screen = Screen()
-    with _folder(keep) as folder, demo.together():
-        screen.say(f"making keys, certificates and kits for a server and {sites} sites")
-        federation, members = demo.prepare(folder, sites)
+    with _folder(keep) as folder, demo.prefork_process():
+        screen.say(f"creating keys, certificates and kits for a server and {sites} sites")
+        prepared = demo.prepare(folder, sites)
+        federation, members = prepared
         store = RunStore(federation.runs / program.name)
         try:
-            summary = demo.run(federation, members, program, speed, store, [screen], screen.say)
+            summary = demo.run(prepared, program, speed, store, [screen], screen.say)
         except Interrupted:
-            cure = "begin again" if keep is None else f"what it made is in {keep}; begin elsewhere"
-            raise Interrupted("stopped by Ctrl-C; its processes have ended", cure) from None
+            cure = "start it again" + (
+                f"; its files are in {keep}, so choose another --keep" if keep else ""
+            )
+            raise Interrupted("the demo was stopped by Ctrl-C", cure) from None
         finally:
             screen.close()
         run = store.folder
         if keep is None:
             run = free_folder(Path("runs"), program.name)
-            unneeded = shutil.ignore_patterns(".*", "segment.json")
+            unneeded = shutil.ignore_patterns(".*", "job.json")
             shutil.copytree(store.folder, run, ignore=unneeded, dirs_exist_ok=True)
         else:
             run = keep / demo.NAME / "runs" / program.name
@@ -69,11 +73,11 @@ def demo_command(
 
 @contextlib.contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
-    """Where everything lies: a new folder that stays, or one that goes."""
+    """The demo's folder: `keep`, or a temporary one. StoreError if `keep` is not empty."""
     if keep is None:
         with tempfile.TemporaryDirectory(prefix="fedsight-demo-") as scratch:
             yield Path(scratch)
         return
-    if keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
+    if is_taken(keep):
         raise StoreError(f"{keep} is not an empty folder", "choose another --keep")
     yield keep

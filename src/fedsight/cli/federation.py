@@ -1,4 +1,4 @@
-"""`fedsight federation`: make a federation, admit sites and revoke them, see how it goes."""
+"""`fedsight federation`: create a federation, admit and revoke sites, show its state."""
 
 from __future__ import annotations
 
@@ -19,14 +19,18 @@ app = typer.Typer(
 def init_command(
     name: Annotated[
         Path,
-        typer.Argument(metavar="NAME", help="The federation's new folder; its last part names it."),
+        typer.Argument(
+            metavar="NAME", help="The federation's new folder; its last part is the name."
+        ),
     ],
     host: Annotated[
-        str, typer.Option(help="The name or address under which sites reach this machine.")
+        str, typer.Option(help="The name or address at which sites reach this machine.")
     ] = "localhost",
-    port: Annotated[int, typer.Option(min=1, max=65535, help="Where the server listens.")] = 8002,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="The port on which the server listens.")
+    ] = 8002,
 ) -> None:
-    """Make a federation: an authority that signs, a server's and an operator's certificate.
+    """Create a federation: its certificate authority, and certificates of server and operator.
 
     Example: fedsight federation init hospitals --host fl.example.org
     """
@@ -36,7 +40,7 @@ def init_command(
     need_engine()
     federation = FederationFolder.create(name, host, port)
     typer.echo(
-        f"Made the federation '{federation.name}' in {name}\n"
+        f"Created the federation '{federation.name}' in {name}\n"
         f"Authority: {federation.invitation.fingerprint}\n\n"
         f"1. Start the server:         fedsight server start --federation {name}\n"
         f"2. Send to every site:       {name / 'invitation.toml'}\n"
@@ -44,9 +48,9 @@ def init_command(
         f"4. Admit a site's request:   fedsight federation admit SITE.request.zip --federation "
         f"{name}\n"
         f"5. Train:                    fedsight run my.toml --federation {name}\n\n"
-        "Tell the sites the authority's fingerprint by another way than the invitation, such as "
-        "the telephone.\n"
-        f"Keep {name / 'ca'} secret: who has it can admit sites."
+        "Tell the sites the authority's fingerprint over another channel than the invitation, such "
+        "as the telephone.\n"
+        f"Keep {name / 'ca'} secret: anyone who has it can admit sites."
     )
 
 
@@ -58,14 +62,14 @@ def admit_command(
     ],
     federation: FederationOption = None,
     days: Annotated[
-        int, typer.Option(min=1, max=3650, help="How long the certificate is good for.")
+        int, typer.Option(min=1, max=3650, help="How many days the certificate is valid.")
     ] = 825,
 ) -> None:
     """Sign a site's request; the signed file goes back to the site.
 
     Example: fedsight federation admit ward-3.request.zip --federation hospitals
     """
-    from fedsight.deploy.membership.federation import key_mark
+    from fedsight.deploy.membership.federation import request_fingerprint
     from fedsight.deploy.requirements import need_engine
 
     found = open_federation(federation)
@@ -74,9 +78,9 @@ def admit_command(
     site = signed.name.removesuffix(".signed.zip")
     typer.echo(
         f"Admitted '{site}' to '{found.name}' for {days} days: {signed}\n"
-        f"Request: {key_mark(request)}\n"
-        "Compare that with what the site's owner tells you, before you send the answer.\n"
-        f"Send that file back; the site starts with: fedsight site start {site} "
+        f"Request: {request_fingerprint(request)}\n"
+        "Compare the request with the one that the site's owner tells you before you send the "
+        f"answer.\nSend that file back; the site starts with: fedsight site start {site} "
         f"--admission {signed.name} --data FOLDER"
     )
 
@@ -87,7 +91,7 @@ def revoke_command(
     federation: FederationOption = None,
     why: Annotated[str, typer.Option(help="The reason, for the history.", show_default=False)] = "",
 ) -> None:
-    """Shut a site out for good: its connection is dropped and nothing of it is counted.
+    """Exclude a site for good: its connection is dropped, and nothing from it is counted.
 
     Example: fedsight federation revoke ward-3 --why "its machine was stolen"
     """
@@ -96,22 +100,22 @@ def revoke_command(
     found = open_federation(federation)
     found.revoke(site, why)
     need_engine()
-    from fedsight.deploy.server.server import shut_out
+    from fedsight.deploy.server.server import disable_site
 
-    now = shut_out(found, site)
+    disabled = disable_site(found, site)
     typer.echo(
         f"Revoked '{site}': "
         + (
-            "the server has shut it out"
-            if now
-            else "the server does not run; it refuses the site when it starts"
+            "the server has dropped its connection and refuses it from now on"
+            if disabled
+            else "the server is not running; it will refuse the site when it starts"
         )
     )
 
 
 @app.command("status")
 def status_command(federation: FederationOption = None) -> None:
-    """Show whether the server runs, and for each site whether it is connected and what it has.
+    """Show whether the server is running, and each site's connection and images.
 
     Example: fedsight federation status --federation hospitals
     """
@@ -130,7 +134,7 @@ def history_command(
         ),
     ] = None,
 ) -> None:
-    """List what happened in the federation and its runs, newest last; or one run's rounds.
+    """List the federation's events and runs, newest last, or the rounds of one run.
 
     Example: fedsight federation history --run first
     """

@@ -1,4 +1,4 @@
-"""Tables of a site's ledger: its entries, its runs, and what is left of epsilon."""
+"""Tables of a site's ledger: its entries, its runs, and the epsilon spent."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 
 from rich.markup import escape
 
-from fedsight.cli.members import _print, _show, _table, _when
+from fedsight.cli.members import format_time, make_table, print_line, show
 from fedsight.governance.contract import Contract
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
 
 
-def told(ledger: Ledger) -> str:
-    """That the ledger is whole, and what to note of it elsewhere."""
+def verified(ledger: Ledger) -> str:
+    """A sentence that the ledger is intact, with its head, which the owner can keep elsewhere."""
     number, hash = ledger.head
     entries = "1 entry" if number == 1 else f"{number:,} entries"
-    return f"The ledger is whole: {entries}. Its head is {number}:{hash}"
+    return f"The ledger is intact: {entries}. Its head is {number}:{hash}"
 
 
 def as_table(ledger: Ledger, folder: Path) -> dict[str, Any]:
-    """All of it as plain values."""
+    """The ledger in plain values."""
     entries = ledger.entries()
     number, hash = ledger.head
     return {
@@ -35,14 +35,14 @@ def as_table(ledger: Ledger, folder: Path) -> dict[str, Any]:
     }
 
 
-def show(ledger: Ledger, folder: Path) -> None:
-    """The entries, the runs, the epsilons, and that the chain is whole."""
+def show_ledger(ledger: Ledger, folder: Path) -> None:
+    """Print the entries, the runs, the epsilon spent, and that the ledger is intact."""
     entries = ledger.entries()
-    table = _table("entry", "time", "kind", "run", "round", "bytes", "protections", "asked by")
+    table = make_table("entry", "time", "kind", "run", "round", "bytes", "protections", "asked by")
     for one in entries:
         table.add_row(
             str(one.number),
-            _when(one.time),
+            format_time(one.time),
             one.kind,
             one.run[:8],
             str(one.round) if one.kind in ("update", "figures") else "",
@@ -50,19 +50,19 @@ def show(ledger: Ledger, folder: Path) -> None:
             ", ".join(one.protections) or ("none" if one.kind == "update" else ""),
             escape(", ".join(one.asked_by)),
         )
-    _show(table)
-    runs = _table("run", "program", "data set", "updates", "bytes of updates", "bytes of the rest")
+    show(table)
+    runs = make_table("run", "program", "data set", "updates", "bytes of updates", "other bytes")
     for run in _runs(entries):
         cells = (f"{run[key]:,}" for key in ("updates", "update_bytes", "other_bytes"))
         runs.add_row(run["run"][:8], run["program"][:12], escape(run["data_set"]), *cells)
-    _show(runs)
+    show(runs)
     for line in _epsilons(ledger, folder, entries):
-        _print(_sentence(line))
-    _print(told(ledger))
+        print_line(_sentence(line))
+    print_line(verified(ledger))
 
 
 def _runs(entries: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
-    """What left for each run."""
+    """What left the site for each run."""
     found: dict[str, dict[str, Any]] = {}
     for one in entries:
         if not one.run:
@@ -75,7 +75,7 @@ def _runs(entries: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
 
 
 def _epsilons(ledger: Ledger, folder: Path, entries: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
-    """What each data set has cost, and what the contract permits; null: not bounded by noise."""
+    """The epsilon that each data set has cost, and the limit; None: noise does not bound it."""
     contract = _contract(folder)
     limit, found = contract.limit, []
     for name in sorted({contract.data_set, *(one.data_set for one in entries if one.data_set)}):
@@ -88,16 +88,16 @@ def _epsilons(ledger: Ledger, folder: Path, entries: Sequence[LedgerEntry]) -> l
 
 
 def _sentence(line: dict[str, Any]) -> str:
-    spent = "no finite epsilon, since updates left without noise that counts"
+    spent = "an unbounded epsilon, because updates left without noise that counts"
     if line["spent"] is not None:
         spent = f"epsilon {line['spent']:.4g} at delta {line['delta']:g}"
     permitted = line["permitted"]
     of = "; the contract sets no limit" if permitted is None else f" of {permitted:g} permitted"
-    return f"The images '{line['data_set']}' have cost {spent}{of}."
+    return f"The data set '{line['data_set']}' has cost {spent}{of}."
 
 
 def _contract(folder: Path) -> Contract:
-    """The contract in the owner's file, which may have been edited since the site was started."""
+    """The contract in site.toml, which may have been edited since the site was started."""
     from fedsight.deploy.site.owner import read_contract
 
     return read_contract(folder / "site.toml")

@@ -15,11 +15,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from fedsight.cli.screen import size
+from fedsight.core import locks
 from fedsight.core.errors import StoreError
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, presences
 from fedsight.deploy.processes import supervisor
-from fedsight.deploy.server import server
 
 _NUMBERS = {"train", "test", "classes", "corrupt", "rounds", "round", "updates", "figures"}
 _NUMBERS |= {"score", "loss", "seconds"}
@@ -27,57 +27,59 @@ _WHOLE = {"time", "began", "event", "bytes"}
 
 
 def show_status(federation: FederationFolder) -> None:
-    """The server, and a line a site."""
-    home, invitation = federation.folder / "server", federation.invitation
-    number = server.process(home)
-    if not supervisor.kept(home):
-        state = "the server does not run: start it with `fedsight server start`"
-    elif number is None:
-        state = "the server's process has ended and is being started again"
+    """Print the server's state, and a line for each site."""
+    home, invitation = federation.server_home, federation.invitation
+    process = supervisor.process_id(home)
+    if not supervisor.is_running(home):
+        state = "the server is not running: start it with `fedsight server start`"
+    elif process is None:
+        state = "the server's process has ended and is being restarted"
     else:
-        state = f"the server runs (process {number})"
-    _print(f"Federation '{federation.name}' at {invitation.host}:{invitation.port}; {state}")
+        state = f"the server is running (process {process})"
+    print_line(f"Federation '{federation.name}' at {invitation.host}:{invitation.port}; {state}")
     found, revoked = presences(federation.presences), federation.revoked()
     names = sorted({*federation.admitted(), *found, *revoked})
     if not names:
-        _print("No site has been admitted yet.")
+        print_line("No site has been admitted yet.")
         return
-    table = _table("site", "connection", "source", "train", "test", "classes", "corrupt", "revoked")
+    table = make_table(
+        "site", "connection", "source", "train", "test", "classes", "corrupt", "revoked"
+    )
     for name in names:
         one = found.get(name)
         why = revoked.get(name, "")
         table.add_row(escape(name), _connection(one), *_declared(one), escape(why))
-    _show(table)
+    show(table)
 
 
 def show_history(federation: FederationFolder) -> None:
-    """Events and runs, newest last."""
-    events = _table("time", "event", "what")
+    """Print events and runs, newest last."""
+    events = make_table("time", "event", "details")
     for line in federation.events():
         facts = {key: value for key, value in line.items() if key not in ("time", "event")}
         words = ", ".join(f"{key}: {value}" for key, value in facts.items() if value != "")
-        events.add_row(_when(line.get("time")), escape(str(line.get("event"))), escape(words))
-    _show(events)
+        events.add_row(format_time(line.get("time")), escape(str(line.get("event"))), escape(words))
+    show(events)
     folders = (path.parent for path in federation.runs.glob("*/run.json"))
     runs = sorted((_run(folder) for folder in folders), key=lambda run: run[0])
     if not runs:
-        _print("No run yet: start one with `fedsight run CONFIG --federation DIR`.")
+        print_line("There are no runs yet: start one with `fedsight run CONFIG --federation DIR`.")
         return
-    table = _table("run", "began", "rounds", "score", "sites", "state")
+    table = make_table("run", "began", "rounds", "score", "sites", "state")
     for _, row in runs:
         table.add_row(*(escape(cell) for cell in row))
-    _show(table)
+    show(table)
 
 
 def show_rounds(federation: FederationFolder, name: str) -> None:
-    """A run's rounds: figures, who took part, and who was refused and why."""
+    """Print a run's rounds: figures, how many sites took part, which were refused and why."""
     folder = federation.runs / name
     if not (folder / "run.json").is_file():
         known = ", ".join(sorted(path.parent.name for path in federation.runs.glob("*/run.json")))
         raise StoreError(
             f"the federation has no run '{name}'", f"its runs are: {known or 'none yet'}"
         )
-    table = _table("round", "score", "loss", "took part", "seconds", "refused")
+    table = make_table("round", "score", "loss", "sites", "seconds", "refused")
     for line in _lines(folder):
         rejected = line.get("rejected") or {}
         table.add_row(
@@ -88,43 +90,43 @@ def show_rounds(federation: FederationFolder, name: str) -> None:
             _figure(line.get("seconds"), ".1f"),
             escape("\n".join(f"{site}: {why}" for site, why in rejected.items())),
         )
-    _show(table)
-    outcome = _json(folder / "segment.json")
+    show(table)
+    outcome = _json(folder / "job.json")
     if outcome.get("state") == "failed" and not (folder / "summary.json").exists():
-        _print(f"It stopped: {outcome.get('cause')}\n  {outcome.get('cure')}")
+        print_line(f"The run stopped: {outcome.get('cause')}\n  {outcome.get('cure')}")
 
 
 def show_log(lines: Sequence[Mapping[str, Any]]) -> None:
-    """What left a site, line by line, and all of it."""
-    table = _table("time", "event", "run", "round", "bytes", "protections", "what")
+    """Print what left a site, line by line, and the total."""
+    table = make_table("time", "event", "run", "round", "bytes", "protections", "details")
     total = 0
     for line in lines:
         left = line.get("bytes")
         total += left if isinstance(left, int) else 0
         table.add_row(
-            _when(line.get("time")),
+            format_time(line.get("time")),
             escape(str(line.get("event"))),
             escape(str(line.get("run", ""))[:8]),
             str(line.get("round", "")),
             "" if left is None else f"{left:,}",
             escape(_protections(line)),
-            escape(_what(line)),
+            escape(_details(line)),
         )
     table.add_section()
     table.add_row("total", "", "", "", f"{total:,}", "", size(total))
-    _show(table)
+    show(table)
 
 
 def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
-    """What left each of several sites, by kind."""
-    table = _table("site", "updates", "bytes of updates", "figures", "bytes of figures")
+    """Print what left each of several sites, by kind."""
+    table = make_table("site", "updates", "bytes of updates", "figures", "bytes of figures")
     for site, lines in logs.items():
         cells = []
         for kind in ("update", "figures"):
             found = [int(line.get("bytes", 0)) for line in lines if line.get("event") == kind]
             cells += [str(len(found)), f"{sum(found):,}"]
         table.add_row(escape(site), *cells)
-    _show(table)
+    show(table)
 
 
 def _connection(one: Presence | None) -> str:
@@ -136,7 +138,7 @@ def _connection(one: Presence | None) -> str:
 
 
 def _declared(one: Presence | None) -> list[str]:
-    """What a site says of its images: from elsewhere, so nothing in it is relied upon."""
+    """The cells of a site's image summary; it comes from the site, so anything may be in it."""
     facts = one.declared if one is not None else None
     if not isinstance(facts, Mapping):
         return [""] * 5
@@ -152,23 +154,23 @@ def _count(value: Any) -> str:
 
 
 def _run(folder: Path) -> tuple[str, list[str]]:
-    """When a run began, to sort by, and its row."""
+    """When a run began, as a sort key, and its row."""
     facts, lines = _json(folder / "run.json"), _lines(folder)
     summary = _json(folder / "summary.json")
     last = lines[-1] if lines else {}
     score = next((s for line in lines[::-1] if (s := line.get("score")) is not None), None)
     began = str(facts.get("created") or _stamp((folder / "run.toml").stat().st_mtime))
-    outcome = _json(folder / "segment.json")
+    outcome = _json(folder / "job.json")
     if summary:
         state = "finished"
     elif outcome.get("state") == "failed":
         state = f"stopped: {outcome.get('cause')}"
     else:
-        state = "in work" if supervisor.kept(folder) else "not finished"
+        state = "running" if locks.held(folder / ".lock") else "not finished"
     rounds = f"{last.get('round', 0)} of {facts['rounds']}" if "rounds" in facts else "0"
     sites = str(facts.get("population", ""))
     figure = _figure(summary.get("score", score), ".2%")
-    return began, [folder.name, _when(began), rounds, figure, sites, state]
+    return began, [folder.name, format_time(began), rounds, figure, sites, state]
 
 
 def _protections(line: Mapping[str, Any]) -> str:
@@ -179,8 +181,8 @@ def _protections(line: Mapping[str, Any]) -> str:
     return ", ".join(words) or "none"
 
 
-def _what(line: Mapping[str, Any]) -> str:
-    """The rest of a line."""
+def _details(line: Mapping[str, Any]) -> str:
+    """The facts of a line that have no column of their own."""
     if line.get("event") == "refused":
         return f"{line.get('what')}: {line.get('why')}"
     shown = ("time", "event", "run", "round", "bytes", "protections", "fingerprint", "vectors")
@@ -199,7 +201,7 @@ def _figure(value: Any, form: str) -> str:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    """A JSON object that may be missing, or just being written."""
+    """The JSON object in a file that may be missing or incomplete."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -214,8 +216,8 @@ def _lines(folder: Path) -> list[dict[str, Any]]:
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:
-        cure = "start the run anew under another name"
-        raise StoreError(f"the history {path} is broken: {error}", cure) from None
+        cure = "start the run again under another name"
+        raise StoreError(f"the history {path} cannot be read: {error}", cure) from None
 
 
 def _stamp(seconds: float) -> str:
@@ -223,20 +225,21 @@ def _stamp(seconds: float) -> str:
 
 
 def _clock(seconds: float) -> str:
-    """A moment: of today the time of day only."""
-    text = _when(_stamp(seconds))
-    return text.removeprefix(_when(_stamp(time.time()))[:11])
+    """A time in seconds as text; without the date if it is today."""
+    text = format_time(_stamp(seconds))
+    return text.removeprefix(format_time(_stamp(time.time()))[:11])
 
 
-def _when(text: Any) -> str:
-    """A moment in this machine's time."""
+def format_time(text: Any) -> str:
+    """An ISO time as text, in this machine's time zone."""
     try:
         return datetime.fromisoformat(str(text)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except ValueError:
         return str(text)
 
 
-def _table(*columns: str) -> Table:
+def make_table(*columns: str) -> Table:
+    """An empty table; columns of numbers are aligned to the right."""
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         right = column in _NUMBERS or column.startswith("bytes")
@@ -245,9 +248,11 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def _show(table: Table) -> None:
+def show(table: Table) -> None:
+    """Print a table."""
     Console(highlight=False, emoji=False).print(table)
 
 
-def _print(text: str) -> None:
+def print_line(text: str) -> None:
+    """Print a text as it is, without markup."""
     Console(highlight=False, emoji=False).print(escape(text), soft_wrap=True)

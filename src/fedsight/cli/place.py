@@ -1,4 +1,4 @@
-"""Which federation or site a command means."""
+"""Finds the federation that a command refers to."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ FederationOption = Annotated[
 
 
 def open_federation(given: Path | None) -> FederationFolder:
-    """The federation in the folder `given`, else the only one in the current folder, or that
-    folder itself; DeployError if there is none or more than one."""
+    """The federation in the folder `given`, else in the current folder or the only one below it.
+
+    Raises DeployError if there is none, or more than one.
+    """
     from fedsight.deploy.membership.federation import FederationFolder
 
     if given is not None:
@@ -39,15 +41,15 @@ def open_federation(given: Path | None) -> FederationFolder:
     if found:
         names = ", ".join(path.name for path in found)
         raise DeployError(
-            f"{len(found)} federations are here: {names}",
-            f"say which: --federation {found[0].name}",
+            f"there are {len(found)} federations in {here}: {names}",
+            f"choose one, for example: --federation {found[0].name}",
         )
     raise DeployError(
-        f"no federation is in {here}",
-        "give its folder with --federation, or make one with: fedsight federation init NAME",
+        f"there is no federation in {here}",
+        "give its folder with --federation, or create one with: fedsight federation init NAME",
     )
 
 
 def _is_federation(folder: Path) -> bool:
-    """A site's owner may have an invitation lying about; admissions only an operator has."""
+    """Whether it is an operator's folder; a site's owner may have an invitation too."""
     return (folder / "invitation.toml").is_file() and (folder / "admitted").is_dir()

@@ -19,12 +19,12 @@ def start_command(
         typer.Option(
             min=1,
             max=65535,
-            help="Listen here from now on; sites then need the new invitation.",
+            help="Use this port from now on; sites then need the new invitation.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Serve a federation until Ctrl-C or SIGTERM; a process that dies is started again.
+    """Serve a federation until Ctrl-C or SIGTERM; a process that dies is restarted.
 
     Example: fedsight server start --federation hospitals
     """

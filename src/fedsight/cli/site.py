@@ -1,4 +1,4 @@
-"""`fedsight site`: take part in a federation with images that stay where they are."""
+"""`fedsight site`: take part in a federation with images that stay at the site."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def init_command(
         typer.Option(metavar="DIR", help="The site's folder (default: NAME).", show_default=False),
     ] = None,
 ) -> None:
-    """Make a site's secret key, which never leaves it, and a request for the operator.
+    """Create a site's secret key, which never leaves it, and a request for the operator.
 
-    Done again with a newer invitation, it keeps the key and takes the server's new port.
+    Run again with a newer invitation, it keeps the key and changes to the server's new port.
 
     Example: fedsight site init invitation.toml --name ward-3
     """
@@ -44,22 +44,22 @@ def init_command(
     found = Invitation.read(invitation)
     check_name(name, "the site")
     need_engine()
-    from fedsight.deploy.membership.federation import key_mark
+    from fedsight.deploy.membership.federation import request_fingerprint
     from fedsight.deploy.site.folder import SiteFolder
 
     folder = dir or Path(name)
     if (folder / "identity.toml").is_file() and (site := SiteFolder.open(folder)).name == name:
-        site.moved(found)
-        typer.echo(f"'{name}' connects to {found.host}:{found.port} when it is next started")
+        site.update_invitation(found)
+        typer.echo(f"'{name}' will connect to {found.host}:{found.port} at its next start")
         return
     request = SiteFolder.create(folder, name, found)
     typer.echo(
         f"Send this file to the operator: {request}\n"
         f"Authority: {found.fingerprint}\n"
-        f"Request:   {key_mark(request)}\n"
-        "Compare the authority with what the operator tells you by another way than the "
-        "invitation, and let the operator compare the request with what you tell.\n"
-        f"Put the operator's answer, {name}.signed.zip, into {folder}, then: "
+        f"Request:   {request_fingerprint(request)}\n"
+        "Compare the authority with the one that the operator tells you over another channel than "
+        "the invitation, and tell the operator the request in the same way.\n"
+        f"Put the operator's answer, {name}.signed.zip, into {folder}, then run: "
         f"fedsight site start {folder} --data FOLDER\n"
         f"What the site agrees to is in {folder / 'site.toml'}"
     )
@@ -79,7 +79,9 @@ def start_command(
     contract: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="Read this instead of the site's site.toml.", show_default=False
+            metavar="FILE",
+            help="Read this file instead of the site's site.toml.",
+            show_default=False,
         ),
     ] = None,
     admission: Annotated[
@@ -91,7 +93,7 @@ def start_command(
         ),
     ] = None,
 ) -> None:
-    """Look at the images, then take part in the federation's runs until Ctrl-C or SIGTERM.
+    """Check the images, then take part in the federation's runs until Ctrl-C or SIGTERM.
 
     Example: fedsight site start ward-3 --data /images --admission ward-3.signed.zip
     """
@@ -110,14 +112,15 @@ def log_command(
         bool, typer.Option("--json", help="Print a JSON list instead of a table.")
     ] = False,
 ) -> None:
-    """Show what left this site: when, for which run, how many bytes, how protected.
+    """Show what left this site: when, for which run, how many bytes, under which protections.
 
     Example: fedsight site log ward-3
     """
     from fedsight.cli.members import show_log
+    from fedsight.deploy.membership.federation import check_site_folder
     from fedsight.deploy.site.log import SiteLog
 
-    _need_site(folder)
+    check_site_folder(folder)
     lines = SiteLog(folder).read()
     if as_json:
         typer.echo(json.dumps(lines, indent=2, ensure_ascii=False))
@@ -136,17 +139,21 @@ def ledger_command(
     ] = False,
     clock: Annotated[
         bool,
-        typer.Option("--clock", help="Note that this machine's clock was wrong and is right now."),
+        typer.Option(
+            "--clock", help="Record that this machine's clock was wrong and is right now."
+        ),
     ] = False,
 ) -> None:
-    """Show the site's ledger: what left it over all runs, and what that has cost of its epsilon.
+    """Show the site's ledger: what left the site over all runs, and how much epsilon it cost.
 
-    Every entry is checked. If one was altered, its number is named and the exit code is 7.
+    Every entry is checked. If one was altered, the command names it and exits with code 7.
 
     Example: fedsight site ledger ward-3
     """
-    _need_site(folder)
-    from fedsight.cli.ledger import as_table, show, told
+    from fedsight.deploy.membership.federation import check_site_folder
+
+    check_site_folder(folder)
+    from fedsight.cli.ledger import as_table, show_ledger, verified
     from fedsight.governance.entries import LedgerEntry
     from fedsight.governance.ledger import Ledger
 
@@ -154,16 +161,8 @@ def ledger_command(
     if clock:
         ledger.append(LedgerEntry("clock"))
     if verify:
-        typer.echo(told(ledger))
+        typer.echo(verified(ledger))
     elif as_json:
         typer.echo(json.dumps(as_table(ledger, folder), indent=2, ensure_ascii=False))
     else:
-        show(ledger, folder)
-
-
-def _need_site(folder: Path) -> None:
-    from fedsight.core.errors import DeployError
-
-    if not (folder / "identity.toml").is_file():
-        cure = "make one with: fedsight site init INVITATION --name NAME"
-        raise DeployError(f"{folder} holds no site", cure)
+        show_ledger(ledger, folder)

@@ -1,1 +1,1 @@
-"""Federations across machines: keys and kits, processes that are kept alive, runs as job chains."""
+"""Federations across machines: members, long-lived processes, the server and the sites."""

@@ -1,7 +1,8 @@
-"""What a site says of its images, and the federation that the coordinator puts together from it.
+"""What sites declare about their images, and the federation that the coordinator builds from it.
 
-The coordinator sees no image. It knows how many a site has of each class, and how an image becomes
-the network's input; from that it makes a `Federation` whose images are elsewhere.
+The coordinator never sees an image. A data declaration tells it how many images of each class a
+site has, and how an image becomes the network's input. From the declarations it builds a
+`Federation` of remote images.
 """
 
 from __future__ import annotations
@@ -17,147 +18,149 @@ import numpy as np
 from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.data.base import Dataset, Fit, Part, Preprocess, Source
 from fedsight.data.partition import Groups
-from fedsight.deploy.remote_images import Owners, RemoteImages, part
-from fedsight.deploy.site.owner import Owner, lenient
+from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_part
+from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.program.federation import Federation, View, federate
 from fedsight.program.program import Program
 
-# The coordinator holds a few numbers for each image: of one site, and of all together.
-MOST_IMAGES, MOST_TOGETHER = 1 << 24, 1 << 26
-MOST_CLASSES = 1 << 16
-MOST_PIXELS = 8192  # of a side
-MOST_VALUES = 1 << 26  # of an image: the coordinator sends an empty one through the network
+# The coordinator keeps a few numbers for each image, so their count is limited.
+MAX_SITE_IMAGES = 1 << 24
+MAX_TOTAL_IMAGES = 1 << 26  # of all sites together
+MAX_CLASSES = 1 << 16
+MAX_SIDE = 8192  # pixels of an image's height or width
+MAX_IMAGE_VALUES = 1 << 26  # the coordinator passes one empty image through the network
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """A site's images in numbers, for one program."""
+    """A site's images in numbers, as one program uses them."""
 
-    labels: tuple[int, ...]  # training images of each class
-    test: int  # test images
-    share: bool  # the images are this site's part of a sample that every site has
+    labels: tuple[int, ...]  # number of training images of each class
+    test: int  # number of test images
+    share: bool  # whether the images are this site's share of a sample that every site has
     classes: tuple[str, ...]
     preprocess: Preprocess
-    skipped: int = 0  # images left out because they are corrupt
+    skipped: int = 0  # number of corrupt images that are left out
 
     @property
     def train(self) -> int:
-        """Training images."""
+        """Number of training images."""
         return sum(self.labels)
 
     def table(self) -> dict[str, Any]:
-        """As plain values."""
+        """The declaration in plain values."""
         return asdict(self)
 
 
 def read_declaration(table: Any, site: str) -> Declaration:
-    """A declaration that came over a line; DeployError names the site if it is not one."""
+    """Read a declaration that a site sent; DeployError names the site if it is invalid."""
     try:
         fields: dict[str, Any] = dict(table["preprocess"])
-        lists = {key: _listed(fields[key]) for key in ("mean", "std")}
+        lists = {key: _as_tuple(fields[key]) for key in ("mean", "std")}
         found = Declaration(
-            _listed(table["labels"]),
+            _as_tuple(table["labels"]),
             table["test"],
             table["share"],
-            _listed(table["classes"]),
+            _as_tuple(table["classes"]),
             Preprocess.of({**fields, **lists}),
             table["skipped"],
         )
         _check_plausible(found)
     except (KeyError, TypeError, ValueError) as error:
         raise DeployError(
-            f"site '{site}' declared its images in a way that cannot be read: {str(error)[:200]}",
-            "let it run the same FedSight version as the coordinator",
+            f"site '{site}' sent an invalid data declaration: {str(error)[:200]}",
+            "run the same FedSight version at the site and at the coordinator",
         ) from None
     return found
 
 
-def _listed(value: Any) -> tuple[Any, ...]:
+def _as_tuple(value: Any) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise TypeError("a list is none")
+        raise TypeError("expected a list")
     return tuple(value)
 
 
 def _check_plausible(found: Declaration) -> None:
-    """ValueError for what the coordinator could not work with, or could not hold."""
+    """Raise ValueError if the coordinator could not use the declaration, or not hold it."""
     size = found.preprocess
     counts = (*found.labels, found.test, found.skipped)
     sides = (size.channels, size.height, size.width)
     if any(type(number) is not int for number in (*counts, *sides)) or min(counts) < 0:
-        raise ValueError("a count is none")
-    if not 1 <= found.train <= MOST_IMAGES or found.test > MOST_IMAGES:
-        raise ValueError(f"between 1 and {MOST_IMAGES:,} images are plausible")
-    if len(found.labels) > MOST_CLASSES:
-        raise ValueError(f"at most {MOST_CLASSES:,} classes are plausible")
+        raise ValueError("expected counts as whole numbers of at least 0")
+    if not 1 <= found.train <= MAX_SITE_IMAGES or found.test > MAX_SITE_IMAGES:
+        raise ValueError(f"expected between 1 and {MAX_SITE_IMAGES:,} images")
+    if len(found.labels) > MAX_CLASSES:
+        raise ValueError(f"expected at most {MAX_CLASSES:,} classes")
     names = [name for name in found.classes if type(name) is str]
     if not len(found.labels) == len(found.classes) == len(set(names)):
-        raise ValueError("each class needs a name and a count")
+        raise ValueError("each class needs a name of its own and a count")
     floats = (*size.mean, *size.std)
-    fits = all(type(value) is float and math.isfinite(value) for value in floats)
-    if not fits or not len(size.mean) == len(size.std) == size.channels or min(size.std) <= 0:
-        raise ValueError("each channel needs a mean and a standard deviation")
-    fits = all(1 <= side <= MOST_PIXELS for side in sides) and math.prod(sides) <= MOST_VALUES
+    finite = all(type(value) is float and math.isfinite(value) for value in floats)
+    if not finite or not len(size.mean) == len(size.std) == size.channels or min(size.std) <= 0:
+        raise ValueError("each channel needs a mean and a positive standard deviation")
+    fits = all(1 <= side <= MAX_SIDE for side in sides) and math.prod(sides) <= MAX_IMAGE_VALUES
     if not fits or size.fit not in get_args(Fit):
-        raise ValueError("images cannot have that size")
+        raise ValueError("invalid image size or fit")
     if type(found.share) is not bool:
-        raise ValueError("it does not say whose images they are")
+        raise ValueError("expected `share` to be true or false")
 
 
-def weightless(program: Program) -> Program:
-    """The program at a site: weights come with every order, no file of them need be there."""
-    model = program.model.fresh()
-    return replace(program, model=model)
+def without_weights(program: Program) -> Program:
+    """The program without its file of weights, which sites do not have: orders bring weights."""
+    return replace(program, model=program.model.fresh())
 
 
-def open_site(program: Program, owner: Owner, name: str) -> tuple[Federation, int]:
-    """A site's federation for `program` and the site's number in it.
+def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federation, int]:
+    """Open a site's images for `program`; returns the federation and the site's number in it.
 
-    The program says how images are prepared and what the classes are, the owner where they lie.
-    An owner's images are either all this site's, or (`share`) a sample that every site has, of
-    which the program's split gives each its part by name.
+    The program decides how images are prepared and what the classes are, the owner where the files
+    are. The images all belong to this site, or (`owner.share`) they are a sample that every site
+    has, of which the program's split gives each site its share by name.
     """
     if owner.share:
-        shared = federate(replace(weightless(program), data=owner.data))
+        shared = federate(replace(without_weights(program), data=owner.data))
         numbers = {shared.partition.name(site): site for site in range(len(shared.partition))}
         if name not in numbers:
             raise DeployError(
-                f"the program's split has no site '{name}' but "
+                f"the program's split has no site '{name}'; its sites are "
                 f"{', '.join(list(numbers)[:3])}{', ...' if len(numbers) > 3 else ''}",
-                "name the sites so, or give this site images of its own with --data",
+                "rename the site, or give it images of its own with --data",
             )
         return replace(shared, program=program), numbers[name]
     if program.shift.kind != "none":
         raise DeployError(
             f"the program simulates a {program.shift.kind} shift, but the images are real",
-            "leave out [shift]: real sites differ by themselves",
+            "remove [shift]: real sites differ already",
         )
-    dataset = merged(program.data, owner.data).open()
-    everything = np.arange(len(dataset.test))
-    mine = Groups([np.arange(len(dataset.train))], [name])
-    test = replace(dataset.test, sites=[name] * len(everything))
-    return Federation(program, replace(dataset, test=test), mine, (View(0, everything),)), 0
+    dataset = merge_sources(program.data, owner.data).open()
+    all_test = np.arange(len(dataset.test))
+    partition = Groups([np.arange(len(dataset.train))], [name])
+    test = replace(dataset.test, sites=[name] * len(all_test))
+    return Federation(program, replace(dataset, test=test), partition, (View(0, all_test),)), 0
 
 
-def merged(wanted: Source, own: Source) -> Source:
-    """The owner's source with the program's word on everything that is not about where and how
-    the files lie: sizes, channels, normalisation, classes, which images are held out."""
-    fields = type(own).model_fields
-    meant = {
+def merge_sources(program: Source, owner: Source) -> Source:
+    """The owner's source, with the program's settings for everything but the files themselves.
+
+    The program decides on size, channels, normalisation, classes and which images are held out.
+    """
+    fields = type(owner).model_fields
+    shared = {
         key: value
-        for key in wanted.meaning()
-        if key in fields and key not in LOCAL
-        for value in [getattr(wanted, key)]
+        for key in program.meaning()
+        if key in fields and key not in OWNER_KEYS
+        for value in [getattr(program, key)]
         if value is not None
     }
-    values = {**{key: getattr(own, key) for key in fields}, **meant}
-    return lenient(type(own).model_validate(values))
+    values = {**{key: getattr(owner, key) for key in fields}, **shared}
+    return allow_missing_classes(type(owner).model_validate(values))
 
 
-# What an owner decides for his own files, whatever the program says.
-LOCAL = frozenset(
+# Settings that the owner decides, whatever the program says.
+OWNER_KEYS = frozenset(
     {
         *("corrupt", "in_memory", "verify", "sites_in_path", "missing", "names"),
-        # how a table or a set of files is laid out
+        # the layout of a table or a set of files
         *("path_column", "label_column", "site_column", "split_column", "delimiter"),
         *("image_column", "train_part", "test_part", "first_label", "transpose"),
         *("train_images", "train_labels", "test_images", "test_labels"),
@@ -166,7 +169,7 @@ LOCAL = frozenset(
 
 
 def declare(federation: Federation, number: int, share: bool) -> Declaration:
-    """What this site says of its images."""
+    """This site's data declaration."""
     dataset, classes = federation.dataset, len(federation.dataset.classes)
     labels = dataset.train.labels[federation.partition.indices(number)]
     counts = np.bincount(labels, minlength=classes)
@@ -183,18 +186,18 @@ def declare(federation: Federation, number: int, share: bool) -> Declaration:
 def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     """The coordinator's federation of the sites in `declared`.
 
-    Raises DeployError naming the site whose declaration does not agree with the others', and
-    ConfigError for what the program asks of a population or a model that they do not have.
+    Raises DeployError, naming the site, if a declaration does not agree with the others, and
+    ConfigError if the program does not suit the number of sites or the network.
     """
     names = sorted(declared)
     first = declared[names[0]]
     for name in names:
         if error := _disagreement(name, declared[name], names[0], first):
             raise error
-    _check_together(declared)
+    _check_total(declared)
     if not first.share and program.shift.kind != "none":
-        cause = "a simulated shift is for simulated sites"
-        raise ConfigError([Problem("shift", cause, "leave out [shift]")])
+        cause = "a shift can be simulated only at simulated sites"
+        raise ConfigError([Problem("shift", cause, "remove [shift]")])
     classes = len(first.classes)
     labels = [np.repeat(np.arange(classes), declared[name].labels) for name in names]
     offsets = np.cumsum([0, *(len(own) for own in labels)])
@@ -209,78 +212,81 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     differ = program.differs(federation.network) or program.shift.kind != "none"
     views = _views(dataset, names, differ)
     if not views:
-        cause = "no site has test images, so nothing could be measured"
-        cure = "hold some out at a site at least, or mark them (docs/data.md)"
+        cause = "no site has test images, so nothing can be measured"
+        cure = "hold some out at one site at least, or mark them (docs/data.md)"
         raise ConfigError([Problem("data", cause, cure)])
     return replace(federation, views=views)
 
 
-def deviants(
+def disagreeing_sites(
     found: Mapping[str, Declaration], roster: Mapping[str, Declaration]
 ) -> dict[str, DeployError]:
-    """The sites in `found` that do not agree with those that take part already, and why.
+    """The sites in `found` whose declarations do not agree with the roster's, and why.
 
-    Where nobody does yet, with most of `found`; of two camps of one size, with the alphabetically
-    first site.
+    If the roster is empty, they are compared with the majority of `found`; between two groups of
+    equal size, with the group of the alphabetically first site.
     """
-    everybody = {**found, **roster}
+    declared = {**found, **roster}
     names = sorted(roster or found)
     if not names:
         return {}
 
-    def against(firm: str) -> dict[str, DeployError]:
+    def disagreeing_with(reference: str) -> dict[str, DeployError]:
         errors = {
-            name: _disagreement(name, found[name], firm, everybody[firm]) for name in sorted(found)
+            name: _disagreement(name, found[name], reference, declared[reference])
+            for name in sorted(found)
         }
         return {name: error for name, error in errors.items() if error is not None}
 
-    return min((against(name) for name in names), key=len)
+    return min((disagreeing_with(name) for name in names), key=len)
 
 
 def _disagreement(
     name: str, found: Declaration, other: str, first: Declaration
 ) -> DeployError | None:
     if found.share != first.share:
-        cause = "has images of its own, and another a part of a sample"
-        cure = "let all sites have their own images, or all a part of the same sample"
-    elif found.classes != first.classes:
-        cause = (
-            f"has the classes {', '.join(found.classes[:5])}, not {', '.join(first.classes[:5])}"
-        )
+        owns, shares = "has images of its own", "has a share of a sample"
+        cause = f"{shares if found.share else owns}, and site '{other}' "
+        cause += shares if first.share else owns
+        cure = "give all sites images of their own, or all a share of the same sample"
+        return DeployError(f"site '{name}' {cause}", cure)
+    if found.classes != first.classes:
+        ours, theirs = (", ".join(one.classes[:5]) for one in (found, first))
+        cause = f"has the classes {ours}, and site '{other}' has {theirs}"
         cure = "name all classes in data.classes of the config"
     elif found.preprocess != first.preprocess:
-        cause = f"prepares images as {found.preprocess}, not as {first.preprocess}"
+        cause = f"prepares images as {found.preprocess}, and site '{other}' as {first.preprocess}"
         cure = "set data.size, data.channels, data.mean and data.std in the config"
     else:
         return None
-    return DeployError(f"site '{name}' {cause} (as site '{other}' has)", cure)
+    return DeployError(f"site '{name}' {cause}", cure)
 
 
 def _test(names: list[str], declared: Mapping[str, Declaration]) -> Part:
-    if declared[names[0]].share:  # one test part that every site has
+    if declared[names[0]].share:  # every site has the same test part
         count = declared[names[0]].test
         return Part(RemoteImages(count), np.zeros(count, np.int64))
-    return part({name: declared[name].test for name in names})
+    return remote_test_part({name: declared[name].test for name in names})
 
 
-def _check_together(declared: Mapping[str, Declaration]) -> None:
+def _check_total(declared: Mapping[str, Declaration]) -> None:
     sizes = {
         name: found.train + (0 if found.share else found.test) for name, found in declared.items()
     }
-    if sum(sizes.values()) > MOST_TOGETHER:
+    if sum(sizes.values()) > MAX_TOTAL_IMAGES:
         name = max(sorted(sizes), key=sizes.__getitem__)
         raise DeployError(
-            f"the sites declare {sum(sizes.values()):,} images, more than {MOST_TOGETHER:,}: most "
-            f"of them site '{name}', {sizes[name]:,}",
-            "shut out a site that made its number up, or let sites take part with fewer images",
+            f"the sites declare {sum(sizes.values()):,} images, more than {MAX_TOTAL_IMAGES:,}; "
+            f"site '{name}' declares the most, {sizes[name]:,}",
+            "revoke a site that declares a false number, or use fewer images at the sites",
         )
 
 
 def _views(dataset: Dataset, names: list[str], differ: bool) -> tuple[View, ...]:
-    """What is tested; `differ`: sites have models of their own or see the world differently."""
-    if isinstance(dataset.test.sites, Owners):
+    """The views to test on; `differ`: sites have personal parameters or simulated shifts."""
+    if isinstance(dataset.test.sites, ImageSites):
         return dataset.test.sites.views()
-    everything = np.arange(len(dataset.test))
+    all_test = np.arange(len(dataset.test))
     if differ:
-        return tuple(View(number, everything) for number in range(len(names)))
-    return (View(None, everything),)
+        return tuple(View(number, all_test) for number in range(len(names)))
+    return (View(None, all_test),)

@@ -1,5 +1,6 @@
-"""A whole federation on this machine: a server and some sites as processes of their own, mutual
-TLS between them, and a run; all in one folder, and nothing left behind.
+"""A whole federation on this machine: a server and some sites as real processes, and a run.
+
+All files are in one folder, the processes talk over mutual TLS, and all of them end with the demo.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.store import RunStore
@@ -29,98 +30,108 @@ from fedsight.program.program import Program, Speed
 
 SAMPLE = "fashion-mnist-12k"
 NAME = "demo"
-GRACE = 15.0  # seconds that a process gets to end by itself
-START = 120.0  # seconds that all sites get to connect
-LOOK = 0.1
-Say = Callable[[str], None]
+OUTPUT = "output.txt"  # what a process of the demo prints, in the folder that it runs from
+TERMINATION_TIMEOUT = 15.0  # seconds for a process to end by itself after SIGTERM
+CONNECT_TIMEOUT = 120.0  # seconds for all sites to connect
+POLL_INTERVAL = 0.1  # seconds
+MAX_KIT_THREADS = 4
 
 
-def together() -> AbstractContextManager[None]:
-    """Meanwhile, all that is started here is forked from one process, which has the imports done.
+class DemoFederation(NamedTuple):
+    """A federation and its admitted sites."""
 
-    On machines of their own, each server and site is that process for itself
+    federation: FederationFolder
+    sites: list[SiteFolder]
+
+
+def prefork_process() -> AbstractContextManager[None]:
+    """Meanwhile, all processes that are started here are forked from one prefork process.
+
+    On machines of their own, each server and each site has one of its own
     (`deploy/processes/supervisor.py`).
     """
-    return prefork.apart(["nvflare.cli", "fedsight.cli.app", *supervisor.SERVER, *supervisor.SITE])
+    imports = ["nvflare.cli", "fedsight.cli.app"]
+    return prefork.prefork_process([*imports, *supervisor.SERVER_MODULES, *supervisor.SITE_MODULES])
 
 
-def prepare(folder: Path, count: int) -> tuple[FederationFolder, list[SiteFolder]]:
-    """A federation of `count` admitted sites in `folder`: keys, certificates, kits."""
+def prepare(folder: Path, count: int) -> DemoFederation:
+    """Create a federation with `count` admitted sites in `folder`: keys, certificates, kits."""
     federation = FederationFolder.create(folder / NAME, "localhost", free_port())
 
-    def one(name: str) -> SiteFolder:
+    def make_site(name: str) -> SiteFolder:
         request = SiteFolder.create(folder / name, name, federation.invitation)
-        federation.admit(request)  # the answer lies beside the request: in the site's folder
+        federation.admit(request)  # writes the answer next to the request, in the site's folder
         site = SiteFolder.open(folder / name)
-        site.settle()
+        site.install_kit()
         return site
 
     names = [site_name(number, count) for number in range(count)]
-    with ThreadPoolExecutor(4, thread_name_prefix="kit") as pool:
-        return federation, list(pool.map(one, names))
+    with ThreadPoolExecutor(MAX_KIT_THREADS, thread_name_prefix="kit") as pool:
+        return DemoFederation(federation, list(pool.map(make_site, names)))
 
 
 def run(
-    federation: FederationFolder,
-    sites: Sequence[SiteFolder],
+    demo: DemoFederation,
     program: Program,
     speed: Speed,
     store: RunStore,
-    reporters: Sequence[Callback],
-    say: Say,
+    callbacks: Sequence[Callback],
+    notify: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Start server and sites, train, end them whatever happens; returns the summary."""
-    with contextlib.ExitStack() as stack:
-        start: list[tuple[str, ...]] = [("server", "start", "--federation", str(federation.folder))]
-        start += [("site", "start", str(site.folder), "--data", SAMPLE) for site in sites]
-        homes = [federation.folder / "server", *(site.folder for site in sites)]
-        running = stack.enter_context(all_ended())
-        for words, home in zip(start, homes, strict=True):
-            running[home] = launch(words, home)
-        say(f"started the server and {len(sites)} sites; waiting until they are connected")
+    """Start server and sites, train, and end them whatever happens; returns the summary."""
+    federation, sites = demo
+    commands: list[tuple[Path, tuple[str, ...]]] = [
+        (federation.server_home, ("server", "start", "--federation", str(federation.folder)))
+    ]
+    for site in sites:
+        commands.append((site.folder, ("site", "start", str(site.folder), "--data", SAMPLE)))
+    with all_ended() as running:
+        for home, command in commands:
+            running[home] = launch(command, home)
+        notify(f"started the server and {len(sites)} sites; waiting for them to connect")
         wait_for(federation, [site.name for site in sites], running)
-        return scheduler.start(federation, program, speed, store, reporters, say)
+        return scheduler.start(federation, program, speed, store, callbacks, notify)
 
 
-def launch(words: Sequence[str], home: Path, module: str = "fedsight") -> Process:
-    """`fedsight WORDS` as a process that Ctrl-C does not reach, and that ends with this one."""
-    with (home / "said.txt").open("wb") as said:
-        return spawn.begin(module, words, said.fileno())
+def launch(arguments: Sequence[str], home: Path, module: str = "fedsight") -> Process:
+    """Run `fedsight ARGUMENTS`; Ctrl-C does not reach the process, which ends with this one."""
+    with (home / OUTPUT).open("wb") as output:
+        return spawn.start(module, arguments, output.fileno())
 
 
 def wait_for(
     federation: FederationFolder, names: Sequence[str], running: dict[Path, Process]
 ) -> None:
-    """Wait until all sites are connected; DeployError if a process ends or they do not come."""
-    until = time.monotonic() + START
+    """Wait until all sites are connected; DeployError if a process ends or time runs out."""
+    deadline = time.monotonic() + CONNECT_TIMEOUT
     while True:
         for home, process in running.items():
             if process.poll() is not None:
-                said = (home / "said.txt").read_text(encoding="utf-8", errors="replace")
+                output = (home / OUTPUT).read_text(encoding="utf-8", errors="replace")
                 raise DeployError(
-                    f"the process of {home.name} ended: {_last_words(said)}",
-                    "look at its folder: run the demo with --keep DIR",
+                    f"the process of {home.name} ended: {_error_message(output)}",
+                    "run the demo with --keep DIR and look at the log files in DIR",
                 )
         found = presence.presences(federation.presences)
         missing = [name for name in names if name not in found or not found[name].alive]
         if not missing:
             return
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             raise DeployError(
-                f"{', '.join(missing)} did not connect within {START:.0f} s",
-                "run the demo with --keep DIR and look at server/kit/log.txt in it",
+                f"{', '.join(missing)} did not connect within {CONNECT_TIMEOUT:.0f} s",
+                f"run the demo with --keep DIR and look at DIR/{NAME}/server/kit/log.txt",
             )
-        time.sleep(LOOK)
+        time.sleep(POLL_INTERVAL)
 
 
-def _last_words(said: str) -> str:
-    """The error that a process ended with, as one line."""
-    return " ".join(said.rpartition("Error: ")[2].split())[-500:]
+def _error_message(output: str) -> str:
+    """The error that a process ended with, in one line."""
+    return " ".join(output.rpartition("Error: ")[2].split())[-500:]
 
 
 @contextlib.contextmanager
 def all_ended() -> Iterator[dict[Path, Process]]:
-    """A place for processes, all of which are ended at the end, SIGTERM and Ctrl-C included."""
+    """Processes by folder, all of which are ended on exit, also after SIGTERM and Ctrl-C."""
     running: dict[Path, Process] = {}
 
     def stop(number: int, frame: object) -> None:
@@ -133,12 +144,12 @@ def all_ended() -> Iterator[dict[Path, Process]]:
         ignored = {n: signal.signal(n, signal.SIG_IGN) for n in (signal.SIGINT, signal.SIGTERM)}
         for process in running.values():
             process.terminate()
-        until = time.monotonic() + GRACE
+        deadline = time.monotonic() + TERMINATION_TIMEOUT
         for process in running.values():
             try:
-                process.wait(max(0.1, until - time.monotonic()))
+                process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
-                process.kill()  # what it keeps ends with it
+                process.kill()  # the processes that it started end with it
                 process.wait()
         signal.signal(signal.SIGINT, ignored[signal.SIGINT])
         signal.signal(signal.SIGTERM, before)

@@ -1,9 +1,9 @@
-"""The deployment engine's adapter: our coordinator and our site as NVIDIA FLARE components.
+"""The NVIDIA FLARE adapter: the coordinator and the site as FLARE components.
 
-FLARE carries messages between job processes over mutual TLS; everything that is said lies in
-`engines/remote/engine.py` (the coordinator's side) and `deploy/site/service.py` (the site's). One
-method is published, and what passes through it is text, bytes and small numbers: a larger integer,
-or an object of another class, would fail in FLARE's serialisation as a silent timeout.
+FLARE carries messages between job processes over mutual TLS. The protocol itself is in
+`engines/remote/engine.py` (the coordinator's side) and `deploy/site/service.py` (the site's side).
+Only one method is published, and it takes text, bytes and small numbers: a larger integer, or an
+object of another class, would fail in FLARE's serialisation as a silent timeout.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from nvflare.utils.job_launcher_utils import get_credential_env
 from fedsight.deploy.membership import presence
 from fedsight.deploy.processes import memory_reclaim, spawn
 
-DECLARED = "fedsight_declared"
+HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
 log = logging.getLogger(__name__)
 
 
 class FlareLink:
-    """The coordinator's line to the sites of one job."""
+    """The coordinator's connection to the sites of one job."""
 
     def __init__(self, proxies: Sequence[Any]) -> None:
-        # It writes two lines into three files for each message, and a model is many.
+        # The dispatcher logs two lines in three files per message, and a model takes many messages.
         logging.getLogger("nvflare.collab.runtime.cell_dispatcher").setLevel(logging.WARNING)
         self._proxies = {proxy.name: proxy for proxy in proxies}
-        self._sweeper = memory_reclaim.Sweeper()
+        self._reclaimer = memory_reclaim.MemoryReclaimer()
 
     @property
     def sites(self) -> list[str]:
@@ -56,7 +56,7 @@ class FlareLink:
     def ask(
         self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
     ) -> tuple[Any, Any]:
-        """One question and its answer (header, body), unchecked; ConnectionError if none comes."""
+        """The answer (header, body) to a request, unchecked; ConnectionError if none comes."""
         from nvflare.collab.api.exceptions import CollabCallError
 
         call = self._proxies[site](timeout=timeout)
@@ -67,13 +67,13 @@ class FlareLink:
         if not isinstance(answer, list | tuple) or len(answer) != 2:
             return None, None
         text, data = answer
-        came = len(data) if isinstance(data, bytes | bytearray | memoryview) else 0
-        self._sweeper.passed(len(body) + came)
+        received = len(data) if isinstance(data, bytes | bytearray | memoryview) else 0
+        self._reclaimer.handled(len(body) + received)
         return text, data
 
 
-class Coordinator:
-    """FLARE's server component: one segment of a run, from its last checkpoint onwards."""
+class CoordinatorComponent:
+    """FLARE's server component: continues a run from its last checkpoint."""
 
     def __init__(self, run: str, fingerprint: str, number: int) -> None:
         self.run = run
@@ -82,62 +82,64 @@ class Coordinator:
 
     @collab.main
     def main(self) -> None:
-        """Carry the run on until it is finished, fails, or another site is to join."""
+        """Continue the run until it is finished, fails, or another site is ready to join."""
         import torch
 
-        from fedsight.deploy.server.job import segment
+        from fedsight.deploy.server.job import run_job
 
-        torch.set_num_threads(1)  # sums of a few vectors: more threads would wait for one another
+        torch.set_num_threads(1)  # the sums are small: more threads would wait for one another
         folder = Path(collab.workspace.get_root_dir()).resolve().parent.parent
         link = FlareLink(collab.clients)
-        segment(folder, self.run, self.fingerprint, self.number, link)
+        run_job(folder, self.run, self.fingerprint, self.number, link)
 
 
 class SiteComponent:
-    """FLARE's client component: answers the coordinator's questions."""
+    """FLARE's client component: answers the coordinator's requests."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._sweeper = memory_reclaim.Sweeper()
-        self._seat: Any = None
+        self._reclaimer = memory_reclaim.MemoryReclaimer()
+        self._service: Any = None
 
     @collab.publish
     def message(self, kind: str, header: str, body: bytes) -> list[Any]:
-        """One question; returns [header as JSON, body].
+        """Answer one request; returns [header as JSON, body].
 
-        FLARE lets every member of a job call every other: another site is told nothing.
+        FLARE lets every member of a job call every other member; other sites get no answer.
         """
         if collab.caller != "server":
-            return [json.dumps({"error": "only the coordinator is answered here"}), b""]
+            return [json.dumps({"error": "this site answers only the coordinator"}), b""]
         with self._lock:
-            if self._seat is None:
+            if self._service is None:
                 import torch
 
                 from fedsight.deploy.site.service import SiteService
 
-                torch.set_num_threads(1)  # it copies and packs; the trainer has threads of its own
+                torch.set_num_threads(1)  # it only copies; the trainer has threads of its own
                 home = Path(collab.workspace.get_root_dir()).resolve().parent
-                self._seat = SiteService(home, collab.site_name, asker())
-        text, data = self._seat.answer(kind, header, body)
+                self._service = SiteService(home, collab.site_name, job_requester())
+        text, data = self._service.answer(kind, header, body)
         if kind == "propose":
-            memory_reclaim.settle()
-        self._sweeper.passed(len(body) + len(data))
+            memory_reclaim.freeze_live_objects()
+        self._reclaimer.handled(len(body) + len(data))
         return [text, data]
 
     @collab.final
     def close(self) -> None:
-        """The job is over."""
-        if self._seat is not None:
-            self._seat.close()
+        """Called by FLARE when the job ends."""
+        if self._service is not None:
+            self._service.close()
 
 
-def asker() -> Any:
-    """Who signed the job of this process, and which program: checked with this site's own copy of
-    the authority's certificate, so the server cannot make it up.
+def job_requester() -> Any:
+    """Who signed the job of this process, and for which program.
+
+    The signature is verified with this site's own copy of the authority's certificate, so the
+    server cannot forge it.
     """
     from nvflare.lighter.utils import verify_folder_signature_and_get_signers
 
-    from fedsight.deploy.site.enforcement import Asker
+    from fedsight.deploy.site.enforcement import Requester
 
     workspace = collab.workspace
     app = Path(workspace.get_app_dir(collab.fl_ctx.get_job_id()))
@@ -145,58 +147,58 @@ def asker() -> Any:
     genuine, signers = verify_folder_signature_and_get_signers(str(app), root)
     leads = tuple(sorted(name for name, _, role in signers if role == "lead"))
     if not genuine or not leads:
-        return Asker()
+        return Requester()
     try:
         signed = json.loads((app / "config" / "config_fed_server.json").read_bytes())
         fingerprint = str(signed["components"][0]["args"]["fingerprint"])
     except (OSError, ValueError, LookupError, TypeError):
         fingerprint = ""
-    return Asker(leads, fingerprint)
+    return Requester(leads, fingerprint)
 
 
-class _Job(JobHandleSpec):
+class _JobProcess(JobHandleSpec):
     """FLARE's handle on a job's process."""
 
     def __init__(self, process: spawn.Process) -> None:
         self._process = process
 
     def poll(self) -> Any:
-        """FLARE's word for how it ended, or that it has not."""
+        """How the process ended, or that it runs, as FLARE's return code."""
         code = self._process.poll()
         if code is None:
             return JobReturnCode.UNKNOWN
         return JOB_RETURN_CODE_MAPPING.get(code, JobReturnCode.EXECUTION_ERROR)
 
     def terminate(self) -> None:
-        """End it; its trainer ends with it."""
+        """Kill the process; its trainer ends with it."""
         self._process.kill()
 
     def wait(self) -> None:
-        """Until it has ended."""
+        """Wait until the process has ended."""
         self._process.wait()
 
 
 class _Launcher(ProcessJobLauncher):
-    """Starts the process of a job as FLARE would, but forked by the keeper."""
+    """Starts the process of a job as FLARE would, but forked from the prefork process."""
 
-    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> _Job:
-        """Called by FLARE when a job is to run here."""
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> _JobProcess:
+        """Called by FLARE to start a job."""
         credentials = get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {})
-        words = shlex.split(self.get_command(job_meta, fl_ctx))
-        at = words.index("-m")
-        return _Job(spawn.begin(words[at + 1], words[at + 2 :], 1, environment=credentials))
+        command = shlex.split(self.get_command(job_meta, fl_ctx))
+        module, *arguments = command[command.index("-m") + 1 :]
+        return _JobProcess(spawn.start(module, arguments, 1, environment=credentials))
 
 
 class SiteLauncher(_Launcher, ClientProcessJobLauncher):
-    """For the jobs of a site."""
+    """Starts jobs at a site."""
 
 
 class ServerLauncher(_Launcher, ServerProcessJobLauncher):
-    """For the jobs of the server."""
+    """Starts jobs at the server."""
 
 
 class PresenceComponent(FLComponent):
-    """Tells the server with each sign of life which images a site declares; the server notes it."""
+    """Adds a site's image summary to its heartbeats, and records them at the server."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -208,11 +210,11 @@ class PresenceComponent(FLComponent):
         if event_type in (EventType.BEFORE_CLIENT_REGISTER, EventType.BEFORE_CLIENT_HEARTBEAT):
             path = home / "declared.json"
             found = path.read_text(encoding="utf-8") if path.is_file() else "null"
-            said = presence.said(self._process, json.loads(found))
-            fl_ctx.set_prop(DECLARED, said, private=False, sticky=True)
+            text = presence.encode(self._process, json.loads(found))
+            fl_ctx.set_prop(HEARTBEAT_PROPERTY, text, private=False, sticky=True)
         elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
-            presence.heard(home)
+            presence.record_answer(home)
         elif event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
             peer = fl_ctx.get_peer_context()
-            process, declared = presence.understood(peer.get_prop(DECLARED))
-            presence.note(home / "sites", peer.get_identity_name(), process, declared)
+            process, declared = presence.decode(peer.get_prop(HEARTBEAT_PROPERTY))
+            presence.record(home / "sites", peer.get_identity_name(), process, declared)

@@ -1,4 +1,4 @@
-"""Images that the coordinator does not have: how many there are, and at which sites."""
+"""Images that stay at the sites: the coordinator knows only how many there are, and where."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsight.program.federation import View
 
 
 class RemoteImages:
-    """Images that this process does not have and must not ask for."""
+    """Stands for `count` images that this process does not have."""
 
     def __init__(self, count: int) -> None:
         self._count = count
@@ -25,22 +25,24 @@ class RemoteImages:
         return self._count
 
     def read(self, indices: Tensor) -> NoReturn:
-        """They never come here."""
-        raise DataError("the images of a deployed federation stay at its sites", "ask the site")
+        """Always raises DataError."""
+        raise DataError(
+            "the images of a deployed federation stay at its sites", "view them at the site"
+        )
 
     def name(self, index: int) -> str:
-        """Nobody here knows."""
-        return "elsewhere"
+        """The same for every image: file names stay at the site."""
+        return "remote image"
 
 
-class Owners(Sequence[str]):
-    """The name of each image's site, where sites have theirs one after the other.
+class ImageSites(Sequence[str]):
+    """The site of each image, where each site's images follow one another.
 
-    Counts are a site's own word: what it may name costs no memory here.
+    Takes memory per site, not per image, because sites choose the counts themselves.
     """
 
     def __init__(self, counts: Mapping[str, int]) -> None:
-        """`counts`: images of each site, in their order."""
+        """`counts`: number of images of each site, in order."""
         self._names = list(counts)
         self._ends = list(itertools.accumulate(counts.values(), initial=0))
 
@@ -52,7 +54,7 @@ class Owners(Sequence[str]):
     @overload
     def __getitem__(self, index: slice) -> list[str]: ...
     def __getitem__(self, index: int | slice) -> str | list[str]:
-        chosen = range(len(self))[index]  # raises IndexError, and counts from the end
+        chosen = range(len(self))[index]  # raises IndexError, and resolves negative indices
         if isinstance(chosen, range):
             return [self[one] for one in chosen]
         return self._names[bisect.bisect_right(self._ends, chosen) - 1]
@@ -62,12 +64,12 @@ class Owners(Sequence[str]):
             yield from itertools.repeat(name, end - start)
 
     def views(self) -> tuple[View, ...]:
-        """The images of each site that has some, as that site sees them."""
+        """A view of each site's own images; none for a site without images."""
         spans = enumerate(itertools.pairwise(self._ends))
         return tuple(View(site, np.arange(a, b)) for site, (a, b) in spans if a < b)
 
 
-def part(counts: Mapping[str, int]) -> Part:
-    """A test part of which each site has so many images."""
-    owners = Owners(counts)
-    return Part(RemoteImages(len(owners)), np.zeros(len(owners), np.int64), owners)
+def remote_test_part(counts: Mapping[str, int]) -> Part:
+    """A test part in which each site has `counts[site]` images of its own."""
+    sites = ImageSites(counts)
+    return Part(RemoteImages(len(sites)), np.zeros(len(sites), np.int64), sites)

@@ -1,4 +1,4 @@
-"""Whether the deployment engine is installed; asked before anything is begun that needs it."""
+"""Whether NVIDIA FLARE is installed; checked before a command begins anything that needs it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from fedsight.core.errors import DeployError
 
 
 def need_engine() -> None:
-    """DeployError with the cure unless NVIDIA FLARE is installed."""
+    """Raise DeployError unless NVIDIA FLARE is installed."""
     if find_spec("nvflare") is None:
         raise DeployError(
             "federations across machines need NVIDIA FLARE, which is not installed here",

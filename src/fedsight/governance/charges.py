@@ -1,4 +1,4 @@
-"""What one update of a site costs, as the site's own ledger must see it."""
+"""The privacy cost of one update, as the site's own ledger records it."""
 
 from __future__ import annotations
 
@@ -12,33 +12,38 @@ from fedsight.privacy.mechanisms.central import Central
 from fedsight.privacy.mechanisms.distributed import Distributed
 from fedsight.privacy.mechanisms.matrix import Matrix, coefficients
 
-Charge = tuple[Mapping[str, Any] | None, int]  # an event in plain values, and how often it happens
+# A privacy event in plain values, and how often it happens. None: the cost is not known here.
+Charge = tuple[Mapping[str, Any] | None, int]
 
 
 def charge(mechanism: Mechanism, plan: Plan, images: int) -> Charge:
-    """The noise in one update of a site with so many images; None if nobody can tell here.
+    """The privacy event of one update from a site with `images` training images.
 
-    What a mechanism at the site adds is known there. Under `distributed` it is a share, and the sum
-    carries what is accounted; `plan` must be of secure aggregation (`Secure.facing`), for rounds of
-    as many sites as this one is in.
+    The event is None if the noise cannot be determined at the site. There are three cases:
 
-    Of the coordinator's noise (`central`, `matrix`) only the multiplier is known here, and not who
-    else takes part: it counts without any amplification, for a client in the place of another. An
-    epsilon alone says nothing, as the noise that it takes depends on the others. Of noise that is
-    correlated over rounds by C, n rounds cost what n releases with the multiplier over the sum of
-    C's column do, whichever rounds they are: |C x| is at most that sum times |x|.
+    Noise that the site adds itself (`local`, `example`) is known exactly.
+
+    Under `distributed`, the site adds a share and the accounting is of the sum. `plan` must then be
+    a plan of secure aggregation (`Secure.facing`) for the number of sites in this site's round.
+
+    Of the coordinator's noise (`central`, `matrix`), the site knows the multiplier but not who else
+    takes part. It is charged without amplification, as replace-one neighbours. A program that
+    states only epsilon cannot be charged, because the noise it needs depends on the other sites.
+    For noise that is correlated over rounds by a matrix C, n rounds cost what n releases with the
+    multiplier divided by the column sum of C cost, whichever rounds they are: |C x| <= sum * |x|.
     """
     if not isinstance(mechanism, Protected):
         return None, 1
     if isinstance(mechanism, Central | Matrix):
         if mechanism.noise_multiplier is None:
             return None, 1
-        less = 1.0
+        column_sum = 1.0
         if isinstance(mechanism, Matrix):
-            less = float(coefficients(mechanism.bands).sum())
-        return event.gaussian(mechanism.noise_multiplier / less, "replace_one").table(), 1
+            column_sum = float(coefficients(mechanism.bands).sum())
+        noise = mechanism.noise_multiplier / column_sum
+        return event.gaussian(noise, "replace_one").table(), 1
     if isinstance(mechanism, Distributed) and not plan.honest:
         return None, 1
-    own = replace(plan, sizes=(images,))
-    ((found, times),) = mechanism.events(own, 1, mechanism.noise(own))
+    site_plan = replace(plan, sizes=(images,))
+    ((found, times),) = mechanism.events(site_plan, 1, mechanism.noise(site_plan))
     return found.table(), times

@@ -1,4 +1,4 @@
-"""An entry of a site's ledger, and the chain of hashes that holds the entries together."""
+"""An entry of a site's ledger, and the hash chain that links the entries."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 EntryKind = Literal["declaration", "update", "figures", "clock"]
-GENESIS = hashlib.sha256(b"FedSight ledger 1").hexdigest()  # what the first entry follows
+GENESIS = hashlib.sha256(b"FedSight ledger 1").hexdigest()  # the hash before the first entry
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What left a site, or is about to.
+    """A record of something that left the site, written before it leaves.
 
-    `event` is the privacy event in plain values, None where nothing was protected by noise;
-    `enforced` says that the noise was added at this site, not promised by the coordinator.
+    `event` is the privacy event in plain values, or None if no noise protected the data.
+    `enforced` is true if the site added the noise itself, false if the coordinator promised it.
     """
 
     kind: EntryKind
@@ -26,55 +26,55 @@ class LedgerEntry:
     program: str = ""  # fingerprint
     round: int = 0
     bytes: int = 0
-    sha256: str = ""  # of what left
-    asked_by: tuple[str, ...] = ()  # operators who signed the job, as far as the site could check
+    sha256: str = ""  # of the data that left
+    asked_by: tuple[str, ...] = ()  # operators whose signature on the job the site has verified
     protections: tuple[str, ...] = ()
-    data_set: str = ""  # the owner's name for it: what epsilon is spent on
-    declared: str = ""  # SHA-256 of what the site declared of its images to this run
+    data_set: str = ""  # the owner's name for the images that epsilon is spent on
+    declared: str = ""  # SHA-256 of the site's data declaration for this run
     event: Mapping[str, Any] | None = None
-    times: int = 1  # how often the event happened: the steps of a round of DP-SGD
+    times: int = 1  # how often the event happened, for example DP-SGD steps in a round
     enforced: bool = False
     delta: float | None = None
-    number: int = 0  # from 1; the ledger's own
-    time: str = ""  # UTC; the ledger's own
+    number: int = 0  # counts from 1; set by the ledger
+    time: str = ""  # UTC; set by the ledger
 
     @property
-    def mark(self) -> tuple[str, str, int, str]:
-        """What tells an answer that is given once more from a new one."""
+    def key(self) -> tuple[str, str, int, str]:
+        """Identifies the data that left: an answer sent again has the same key."""
         return self.kind, self.run, self.round, self.sha256
 
     @property
-    def moment(self) -> datetime:
-        """When it was written."""
+    def written_at(self) -> datetime:
+        """When the entry was written."""
         return datetime.fromisoformat(self.time)
 
     def encode(self) -> str:
-        """The one text of this entry that its hash covers."""
+        """The canonical text of this entry, which its hash covers."""
         return canonical(asdict(self))
 
     @classmethod
     def decode(cls, text: str) -> LedgerEntry:
-        """The entry in `text`; ValueError if it is none."""
+        """The entry in `text`; ValueError if it is not the canonical text of an entry."""
         table = json.loads(text)
         if not isinstance(table, dict) or set(table) != {item.name for item in fields(cls)}:
-            raise ValueError("it has other fields")
+            raise ValueError("unexpected fields")
         lists = {key: tuple(table[key]) for key in ("asked_by", "protections")}
-        made = cls(**{**table, **lists})
-        if made.encode() != text or made.moment.utcoffset() is None:
-            raise ValueError("it is written in another way")
-        return made
+        entry = cls(**{**table, **lists})
+        if entry.encode() != text or entry.written_at.utcoffset() is None:
+            raise ValueError("not in canonical form")
+        return entry
 
 
 def canonical(value: Any) -> str:
-    """The one JSON text of plain values: sorted, without spaces, ASCII, without NaN."""
+    """The canonical JSON text of plain values: keys sorted, no spaces, ASCII, no NaN."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
-def chained(previous: str, body: str) -> str:
-    """The hash of an entry: SHA-256 over the hash before it and its own text."""
+def chain_hash(previous: str, body: str) -> str:
+    """The hash of an entry: SHA-256 over the previous entry's hash and the text `body`."""
     return hashlib.sha256(f"{previous}\n{body}".encode()).hexdigest()
 
 
 def now() -> datetime:
-    """This machine's clock."""
+    """The current time of this machine, in UTC."""
     return datetime.now(UTC)

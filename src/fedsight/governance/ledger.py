@@ -1,7 +1,7 @@
-"""The site's ledger: what left it over all runs and jobs, and what that has cost of its epsilon.
+"""The site's ledger: what left the site over all runs, and how much epsilon it has cost.
 
-An entry is on the disk before anything leaves. A crash in between costs at most that round: it is
-charged and not sent, never the other way round.
+An entry is on the disk before anything leaves. If the process crashes in between, a round may be
+charged although it was not sent, but never the reverse.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Any
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.governance import entries
 from fedsight.governance.entries import LedgerEntry, canonical
-from fedsight.governance.ledger_file import Chain
+from fedsight.governance.ledger_file import LedgerFile
 
-BACKWARDS = timedelta(minutes=5)  # how far a clock may go back between two entries
-# Epsilon of events and how often each happened, at delta.
-Account = Callable[[list[tuple[Mapping[str, Any], int]], float], float]
+CLOCK_TOLERANCE = timedelta(minutes=5)  # how far the clock may go back between two entries
+# Computes epsilon at a delta from events and how often each happened.
+Accountant = Callable[[list[tuple[Mapping[str, Any], int]], float], float]
 
 
 @dataclass(frozen=True)
 class Limit:
-    """What a data set's updates may cost together: `epsilon` at `delta`."""
+    """What all updates of a data set may cost together: `epsilon` at `delta`."""
 
     epsilon: float
     delta: float
@@ -37,86 +37,89 @@ class Limit:
 class Ledger:
     """The ledger in a site's folder; opening it reads and checks every entry.
 
-    Raises chain.Altered (a StoreError) when an entry is not as it was written, StoreError when the
-    ledger cannot be read or written.
+    Raises LedgerAlteredError (a StoreError) if an entry is not as it was written, and StoreError if
+    the ledger cannot be read or written.
     """
 
-    def __init__(self, home: Path, account: Account | None = None) -> None:
-        self._chain = Chain(home)
-        self._account = account or composed
-        self._known: dict[tuple[str, str, int, str], LedgerEntry] = {}
+    def __init__(self, home: Path, accountant: Accountant | None = None) -> None:
+        self._home = home
+        self._file = LedgerFile(home)
+        self._accountant = accountant or fedsight_epsilon
+        self._by_key: dict[tuple[str, str, int, str], LedgerEntry] = {}
         self._last: LedgerEntry | None = None
-        # By data set: events, enforced or promised, and how many; None: not protected by noise.
+        # For each data set: how often each (event, enforced) happened; the event None is no noise.
         self._costs: dict[str, Counter[tuple[str | None, bool]]] = {}
-        self._epsilons: dict[tuple[Any, ...], float] = {}  # what was computed before
+        self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
         self.entries()
 
     @property
     def head(self) -> tuple[int, str]:
-        """Number and hash of the last entry: noted elsewhere, it shows a ledger written anew."""
-        return self._chain.number, self._chain.hash
+        """Number and hash of the last entry. A copy kept elsewhere reveals a rewritten ledger."""
+        return self._file.number, self._file.hash
 
     def entries(self) -> list[LedgerEntry]:
         """All entries, checked."""
-        found = Chain(self._chain.path.parent)
-        with self._chain.open() as table:
-            for entry in self._chain.read(table):
-                self._learn(entry)
-            return list(found.read(table))
+        whole = LedgerFile(self._home)  # reads from the first entry on
+        with self._file.open() as table:
+            for entry in self._file.read(table):
+                self._remember(entry)
+            return list(whole.read(table))
 
     def append(self, entry: LedgerEntry, limit: Limit | None = None) -> LedgerEntry:
-        """Write an entry and return it with its number and time; what is known is not added again.
+        """Write `entry` and return it with its number and time.
 
-        Raises DeployError if it would cost more than `limit`, or if the clock has gone back.
+        An answer that is sent again is not written again; the earlier entry is returned. Raises
+        DeployError if the entry would exceed `limit`, StoreError if the clock has gone back.
         """
-        with self._chain.open() as table:
-            for found in self._chain.read(table):
-                self._learn(found)
-            known = self._known.get(entry.mark)
-            if known is not None and _tells_nothing_new(entry, known):
-                return known
+        with self._file.open() as table:
+            for found in self._file.read(table):
+                self._remember(found)
+            earlier = self._by_key.get(entry.key)
+            if earlier is not None and _already_charged(entry, earlier):
+                return earlier
             now = entries.now()
             if entry.kind != "clock":
-                self._refuse_old(now)
+                self._check_clock(now)
             if limit is not None:
-                self.refuse_more(entry, limit)
-            number = self._chain.number + 1
+                self.check_limit(entry, limit)
+            number = self._file.number + 1
             entry = replace(entry, number=number, time=now.isoformat(timespec="seconds"))
-            self._chain.append(table, entry)
-            self._learn(entry)
+            self._file.append(table, entry)
+            self._remember(entry)
             return entry
 
     def spent(self, data_set: str, delta: float, trusted: bool = False) -> float:
-        """Epsilon at `delta` of all that is known to have left of the data set.
+        """Epsilon at `delta` of all updates of the data set so far.
 
-        `trusted`: noise that the coordinator promised counts too. Infinite if an update left
-        without noise.
+        Infinite if an update left without noise. `trusted`: noise that the coordinator promised
+        counts too.
         """
         return self._epsilon(self._costs.get(data_set, Counter()), delta, trusted)
 
     def would_spend(self, entry: LedgerEntry, delta: float, trusted: bool = False) -> float:
-        """Epsilon at `delta` if `entry` left its data set, too."""
+        """Epsilon at `delta` of the entry's data set if `entry` left too."""
         costs = Counter(self._costs.get(entry.data_set, Counter()))
         costs[_cost(entry)] += entry.times
         return self._epsilon(costs, delta, trusted)
 
-    def refuse_more(self, entry: LedgerEntry, limit: Limit) -> None:
-        """Raise DeployError if the data set's updates would cost more than `limit` with `entry`."""
+    def check_limit(self, entry: LedgerEntry, limit: Limit) -> None:
+        """Raise DeployError if the data set's updates together with `entry` exceed `limit`."""
         would = self.would_spend(entry, limit.delta, limit.trusted)
         if would <= limit.epsilon:
             return
         spent = self.spent(entry.data_set, limit.delta, limit.trusted)
         if math.isinf(spent):
-            cause = "an update of these images left without noise that counts here"
+            cause = "an earlier update of these images left without noise that counts"
         elif math.isinf(would):
-            cause = "the update would leave without noise that counts here"
+            cause = "the update would leave without noise that counts"
         else:
             cause = (
-                f"with this the updates would cost epsilon {would:.4g} at delta {limit.delta:g}, "
-                f"and {limit.epsilon:g} is permitted ({spent:.4g} is spent)"
+                f"this update would raise the cost to epsilon {would:.4g} at delta "
+                f"{limit.delta:g}; {limit.epsilon:g} is permitted and {spent:.4g} is spent"
             )
         raise DeployError(
-            f"contract.epsilon: {cause}", "its owner decides: contract.epsilon in site.toml"
+            f"contract.epsilon: {cause}",
+            "the site's owner decides: see contract.epsilon in site.toml",
         )
 
     def _epsilon(
@@ -132,30 +135,30 @@ class Ledger:
         key = (*events, delta)
         if key not in self._epsilons:
             tables = [(json.loads(text), count) for text, count in events]
-            self._epsilons[key] = float(self._account(tables, delta))
-        found = self._epsilons[key]
-        return math.inf if math.isnan(found) else found
+            self._epsilons[key] = float(self._accountant(tables, delta))
+        epsilon = self._epsilons[key]
+        return math.inf if math.isnan(epsilon) else epsilon
 
-    def _learn(self, entry: LedgerEntry) -> None:
+    def _remember(self, entry: LedgerEntry) -> None:
         self._last = entry
-        self._known[entry.mark] = entry
+        self._by_key[entry.key] = entry
         if entry.kind == "update" or entry.event is not None:
             costs = self._costs.setdefault(entry.data_set, Counter())
             costs[_cost(entry)] += entry.times
 
-    def _refuse_old(self, now: datetime) -> None:
+    def _check_clock(self, now: datetime) -> None:
         last = self._last
-        if last is not None and now < last.moment - BACKWARDS:
+        if last is not None and now < last.written_at - CLOCK_TOLERANCE:
             raise StoreError(
                 f"the site's clock says {now:%Y-%m-%d %H:%M} UTC, but entry {last.number} of its "
-                f"ledger was written at {last.moment:%Y-%m-%d %H:%M}",
-                "set the clock right; if it was wrong then and is right now, its owner says so "
-                "with: fedsight site ledger --clock",
+                f"ledger was written at {last.written_at:%Y-%m-%d %H:%M}",
+                "correct the clock; if it was wrong then and is right now, confirm that with: "
+                "fedsight site ledger --clock",
             )
 
 
-def composed(events: list[tuple[Mapping[str, Any], int]], delta: float) -> float:
-    """Epsilon by FedSight's accountant."""
+def fedsight_epsilon(events: list[tuple[Mapping[str, Any], int]], delta: float) -> float:
+    """Epsilon of the events at `delta`, by FedSight's own accountant."""
     from fedsight.privacy.accounting import COARSE, spent
     from fedsight.privacy.event import Event
 
@@ -163,15 +166,16 @@ def composed(events: list[tuple[Mapping[str, Any], int]], delta: float) -> float
     return found
 
 
-def _tells_nothing_new(entry: LedgerEntry, known: LedgerEntry) -> bool:
-    """Whether what `known` says has left is what would leave with `entry`, noise and all.
+def _already_charged(entry: LedgerEntry, earlier: LedgerEntry) -> bool:
+    """Whether `earlier` covers `entry`: the same bytes with the same noise.
 
-    Where the coordinator adds the noise, the same bytes get fresh noise each time they are summed.
+    If the coordinator adds the noise, the same bytes get fresh noise each time they are summed, so
+    each time costs.
     """
     if entry.kind == "clock" or (entry.event is not None and not entry.enforced):
         return False
     facts = ("event", "times", "enforced", "data_set")
-    return all(getattr(entry, fact) == getattr(known, fact) for fact in facts)
+    return all(getattr(entry, fact) == getattr(earlier, fact) for fact in facts)
 
 
 def _cost(entry: LedgerEntry) -> tuple[str | None, bool]:

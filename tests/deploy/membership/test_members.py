@@ -1,4 +1,4 @@
-"""Who belongs to a federation: keys, kits, admission and revocation, by FLARE's own tools."""
+"""The members of a federation: keys, kits, admission and revocation, by FLARE's own tools."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 import stat
 import zipfile
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,16 @@ from hypothesis import strategies as st
 
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.deploy.membership import kits, presence
-from fedsight.deploy.membership.federation import FederationFolder, Invitation, check_name
+from fedsight.deploy.membership.federation import (
+    FederationFolder,
+    Invitation,
+    check_name,
+    request_fingerprint,
+)
 from fedsight.deploy.membership.kits import write_policies
 from fedsight.deploy.site.folder import SiteFolder
 from fedsight.deploy.site.log import SiteLog
-from fedsight.deploy.site.owner import TEMPLATE, read_owner
+from fedsight.deploy.site.owner import TEMPLATE, read_owner, write_owner
 
 Pair = tuple[FederationFolder, SiteFolder]
 
@@ -35,7 +39,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
     invitation = Invitation.read(federation.folder / "invitation.toml")
     request = SiteFolder.create(root / "north", "north", invitation)
     site = SiteFolder.open(root / "north")
-    site.settle(federation.admit(request))
+    site.install_kit(federation.admit(request))
     return federation, site
 
 
@@ -43,7 +47,7 @@ def private(path: Path) -> bool:
     return not path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO)
 
 
-def test_private_keys_and_their_folders_are_their_owners_only(pair: Pair) -> None:
+def test_only_the_owner_can_read_private_keys(pair: Pair) -> None:
     federation, site = pair
     for home, least in ((federation.folder, 3), (site.folder, 2)):
         keys = [path for path in home.rglob("*") if path.suffix == ".key"]
@@ -66,25 +70,41 @@ def test_a_key_never_travels(pair: Pair) -> None:
     assert not list(federation.folder.rglob("north*.key"))
 
 
-def test_a_site_knows_its_federation_and_its_name(pair: Pair) -> None:
+def test_a_site_folder_holds_its_federation_and_its_name(pair: Pair) -> None:
     federation, site = pair
     assert site.invitation == federation.invitation
     assert (site.name, federation.name, federation.admitted()) == ("north", "wards", ["north"])
     assert [event["event"] for event in federation.events()][:2] == ["created", "admitted"]
     assert len(federation.invitation.fingerprint.replace(":", "").split()[-1]) >= 64
-    site.settle()  # it has its kit
+    site.install_kit()  # it is installed already
 
 
-def test_another_authoritys_answer_is_refused(pair: Pair) -> None:
+def test_a_kit_signed_by_another_authority_is_refused(pair: Pair) -> None:
     _, site = pair
     stranger = Invitation("wards", "localhost", 18999, "SHA256:" + ":".join(["00"] * 32))
     with pytest.raises(DeployError, match="failed"):
-        SiteFolder(site.folder, site.name, stranger).settle(site.folder / "north.signed.zip")
+        SiteFolder(site.folder, site.name, stranger).install_kit(site.folder / "north.signed.zip")
     assert (site.kit / "startup").is_dir()
 
 
+def test_a_name_belongs_to_one_key(tmp_path: Path, pair: Pair) -> None:
+    federation, site = pair
+    request = site.folder / "north.request.zip"
+    signed = federation.admit(request)  # again: a renewal, with a new certificate for the same key
+    assert signed.is_file()
+    assert federation.events()[-1]["request"] == request_fingerprint(request)
+
+    other = SiteFolder.create(tmp_path / "thief", "north", federation.invitation)
+    assert request_fingerprint(other) != request_fingerprint(request)
+    with pytest.raises(DeployError, match="with another key"):
+        federation.admit(other)
+    host = SiteFolder.create(tmp_path / "host", "localhost", federation.invitation)
+    with pytest.raises(DeployError, match="server's own name"):
+        federation.admit(host)
+
+
 @pytest.mark.parametrize("side", ["server", "site"])
-def test_policies_bring_no_code_and_name_four_classes(pair: Pair, side: Any) -> None:
+def test_policies_forbid_code_and_allow_four_classes(pair: Pair, side: Any) -> None:
     federation, site = pair
     kit = federation.folder / "server" / "kit" if side == "server" else site.kit
     (kit / "local").mkdir(exist_ok=True)
@@ -100,7 +120,7 @@ def test_policies_bring_no_code_and_name_four_classes(pair: Pair, side: Any) -> 
     assert may == {"lead"}
     resources = json.loads((kit / "local" / "resources.json").read_text())
     assert resources["class_list_enforcement_mode"] == "enforce"
-    ours, flares = ("Coordinator", "controller.CollabController")
+    ours, flares = ("CoordinatorComponent", "controller.CollabController")
     if side == "site":
         ours, flares = ("SiteComponent", "executor.CollabExecutor")
     assert set(resources["class_allow_list"]) == {
@@ -125,20 +145,20 @@ def leaves(value: Any, key: str = "") -> list[tuple[str, Any]]:
 # -- without FLARE's tools -------------------------------------------------------------------------
 
 
-def broken(*_: Any, **__: Any) -> None:
-    raise DeployError("`cert init` of the deployment engine failed", "")
+def fail(*_: Any, **__: Any) -> None:
+    raise DeployError("`nvflare cert init` failed", "")
 
 
-def test_a_federation_is_made_whole_or_not_at_all(
+def test_a_federation_is_created_completely_or_not_at_all(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kits, "_flare", broken)
+    monkeypatch.setattr(kits, "run_flare", fail)
     with pytest.raises(DeployError, match="failed"):
         FederationFolder.create(tmp_path / "wards", "localhost", 1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_taken_folder_is_refused(tmp_path: Path, pair: Pair) -> None:
+def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path, pair: Pair) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.txt").touch()
     (tmp_path / "file").touch()
@@ -169,12 +189,12 @@ BAD_NAMES = [
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
-def test_a_fit_name_passes(name: str) -> None:
+def test_a_valid_name_is_accepted(name: str) -> None:
     check_name(name, "the site")
 
 
 @pytest.mark.parametrize("name", BAD_NAMES)
-def test_an_unfit_name_is_refused_everywhere(name: str, tmp_path: Path, pair: Pair) -> None:
+def test_an_invalid_name_is_refused_everywhere(name: str, tmp_path: Path, pair: Pair) -> None:
     with pytest.raises(DeployError, match="cannot be the name of the site"):
         check_name(name, "the site")
     with pytest.raises(DeployError, match="cannot be the name of the site"):
@@ -191,8 +211,8 @@ def request(folder: Path, facts: Any) -> Path:
     return path
 
 
-NO_REQUESTS: dict[str, Any] = {
-    "no JSON": "{",
+INVALID_REQUESTS: dict[str, Any] = {
+    "invalid JSON": "{",
     "a list": [1],
     "a text": '"text"',
     "null": "null",
@@ -202,38 +222,40 @@ NO_REQUESTS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("facts", NO_REQUESTS.values(), ids=NO_REQUESTS.keys())
-def test_what_is_no_request_is_refused(pair: Pair, tmp_path: Path, facts: Any) -> None:
-    with pytest.raises(DeployError, match="is no signing request"):
+@pytest.mark.parametrize("facts", INVALID_REQUESTS.values(), ids=INVALID_REQUESTS.keys())
+def test_an_invalid_request_is_refused(pair: Pair, tmp_path: Path, facts: Any) -> None:
+    with pytest.raises(DeployError, match="is not a signing request"):
         pair[0].admit(request(tmp_path, facts))
 
 
-def test_files_that_are_no_requests_are_refused(pair: Pair, tmp_path: Path) -> None:
-    (tmp_path / "photo.png").write_bytes(b"no archive")
+def test_files_that_are_not_requests_are_refused(pair: Pair, tmp_path: Path) -> None:
+    (tmp_path / "photo.png").write_bytes(b"not an archive")
     with zipfile.ZipFile(tmp_path / "empty.zip", "w"):
         pass
     for name in ("photo.png", "empty.zip", "none.zip", "."):
-        with pytest.raises(DeployError, match="is no signing request"):
+        with pytest.raises(DeployError, match="is not a signing request"):
             pair[0].admit(tmp_path / name)
 
 
 @pytest.mark.parametrize("kind", ["admin", "server", "relay", ""])
 def test_only_sites_are_admitted(pair: Pair, tmp_path: Path, kind: str) -> None:
-    with pytest.raises(DeployError, match=r"asks to be a|is no signing request"):
+    with pytest.raises(DeployError, match=r"is a request for the role|is not a signing request"):
         pair[0].admit(request(tmp_path, {"name": "boss", "participant_type": kind}))
     assert "boss" not in pair[0].admitted()
 
 
 @pytest.fixture
 def members(tmp_path: Path) -> FederationFolder:
-    """A federation's folder without keys: three sites were admitted."""
+    """A federation's folder with three admitted sites, but without keys."""
     (tmp_path / "admitted").mkdir()
     for name in ("a", "b", "c"):
         (tmp_path / "admitted" / f"{name}.toml").touch()
     return FederationFolder(tmp_path, Invitation("f", "localhost", 1, "x"))
 
 
-def test_a_revoked_site_stays_out_under_its_name(members: FederationFolder, tmp_path: Path) -> None:
+def test_a_revoked_site_is_not_admitted_again_under_its_name(
+    members: FederationFolder, tmp_path: Path
+) -> None:
     members.revoke("b", "left the study")
     assert members.admitted() == ["a", "c"]
     assert members.revoked() == {"b": "left the study"}
@@ -246,38 +268,40 @@ def test_a_revoked_site_stays_out_under_its_name(members: FederationFolder, tmp_
 
 
 @pytest.mark.parametrize("name", ["d", "", "../a", "A"])
-def test_a_stranger_cannot_be_revoked(members: FederationFolder, name: str) -> None:
+def test_a_site_that_was_never_admitted_cannot_be_revoked(
+    members: FederationFolder, name: str
+) -> None:
     with pytest.raises(DeployError, match="was never admitted") as caught:
         members.revoke(name, "")
     assert "a, b, c" in caught.value.cure
     assert members.revoked() == {}
 
 
-NO_INVITATIONS = ["", "x = ", 'federation = "f"', "a = 1\nb = 2", "\x00"]
+INVALID_INVITATIONS = ["", "x = ", 'federation = "f"', "a = 1\nb = 2", "\x00"]
 
 
-@pytest.mark.parametrize("text", NO_INVITATIONS)
-def test_what_is_no_invitation_is_refused(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", INVALID_INVITATIONS)
+def test_an_invalid_invitation_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "invitation.toml").write_text(text)
-    with pytest.raises(DeployError, match="is no invitation"):
+    with pytest.raises(DeployError, match="is not an invitation"):
         Invitation.read(tmp_path / "invitation.toml")
 
 
 def test_folders_without_federation_or_site_are_named(tmp_path: Path) -> None:
-    for opens, what in ((FederationFolder.open, "no federation"), (SiteFolder.open, "no site")):
+    for opens, what in ((FederationFolder.open, "a federation"), (SiteFolder.open, "a site")):
         calls: Callable[[Path], Any] = opens
-        with pytest.raises(DeployError, match=f"holds {what}"):
+        with pytest.raises(DeployError, match=f"does not contain {what}"):
             calls(tmp_path)
 
 
 # -- presence and the site's log -------------------------------------------------------------------
 
 
-def test_a_sign_of_life_is_noted_whatever_the_name(tmp_path: Path) -> None:
+def test_a_heartbeat_is_recorded_whatever_the_name(tmp_path: Path) -> None:
     home = tmp_path / "sites"
     for name in ("a", "../b", "c/d", "ä ö"):
-        presence.note(home, name, "first", {"train": 3})
-    presence.note(home, "a", "first", None)
+        presence.record(home, name, "first", {"train": 3})
+    presence.record(home, "a", "first", None)
     found = presence.presences(home)
     assert set(found) == {"a", "../b", "c/d", "ä ö"}
     assert (found["a"].declared, found["a"].alive) == (None, True)
@@ -287,14 +311,14 @@ def test_a_sign_of_life_is_noted_whatever_the_name(tmp_path: Path) -> None:
     assert presence.presence(home, "nobody") is None
 
 
-def test_the_servers_clock_tells_since_when_a_process_is_there(
+def test_times_are_the_servers_and_since_is_that_of_the_current_process(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter((100.0, 200.0, 300.0, 400.0))
     monkeypatch.setattr(presence.time, "time", lambda: next(clock))
     seen = []
     for process in ("first", "first", "second", "second"):
-        presence.note(tmp_path, "a", process, None)
+        presence.record(tmp_path, "a", process, None)
         one = presence.presence(tmp_path, "a")
         assert one is not None
         seen.append((one.since, one.seen))
@@ -307,28 +331,28 @@ JSON = st.sampled_from(
 
 
 @given(st.one_of(st.none(), st.text(), st.binary(), JSON))
-def test_any_sign_of_life_is_understood_or_blank(text: object) -> None:
-    process, declared = presence.understood(text)
+def test_any_heartbeat_is_decoded_or_blank(text: object) -> None:
+    process, declared = presence.decode(text)
     assert isinstance(process, str)
     assert declared is None or isinstance(declared, dict)
 
 
-def test_a_sign_of_life_comes_across_and_a_huge_one_does_not() -> None:
-    assert presence.understood(presence.said("p", {"train": 3})) == ("p", {"train": 3})
-    assert presence.understood(presence.said("p", {"x": "y" * presence.LONGEST})) == ("", None)
+def test_a_heartbeat_is_decoded_again_unless_it_is_too_long() -> None:
+    assert presence.decode(presence.encode("p", {"train": 3})) == ("p", {"train": 3})
+    assert presence.decode(
+        presence.encode("p", {"x": "y" * presence.MAX_HEARTBEAT_CHARACTERS})
+    ) == ("", None)
 
 
-def test_a_site_is_gone_when_it_has_been_silent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    presence.note(tmp_path, "a", "first", None)
+def test_a_silent_site_is_not_connected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    presence.record(tmp_path, "a", "first", None)
     now = presence.time.time()
-    monkeypatch.setattr(presence.time, "time", lambda: now + presence.ALIVE + 1)
+    monkeypatch.setattr(presence.time, "time", lambda: now + presence.HEARTBEAT_TIMEOUT + 1)
     assert not presence.presences(tmp_path)["a"].alive
 
 
-def test_files_that_are_no_presence_are_passed_over(tmp_path: Path) -> None:
-    presence.note(tmp_path, "a", "first", None)
+def test_files_that_are_not_a_presence_are_skipped(tmp_path: Path) -> None:
+    presence.record(tmp_path, "a", "first", None)
     for number, text in enumerate(("", "{", "[]", "7", "{}", '{"name": "x"}')):
         (tmp_path / f"junk{number}.json").write_text(text)
     (tmp_path / "b.partial").write_text("{")
@@ -336,7 +360,7 @@ def test_files_that_are_no_presence_are_passed_over(tmp_path: Path) -> None:
     assert presence.presences(tmp_path / "none") == {}
 
 
-def test_a_torn_last_line_of_the_sites_log_is_none(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_of_the_sites_log_is_skipped(tmp_path: Path) -> None:
     log = SiteLog(tmp_path)
     assert log.read() == []
     log.write("joined", run="r", images=3)
@@ -354,17 +378,16 @@ def test_a_log_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
         log.write("update")
 
 
-def test_all_that_an_owner_says_is_in_force(tmp_path: Path, pair: Pair) -> None:
-    said = {
+def test_all_of_an_owners_settings_are_written_for_jobs(tmp_path: Path) -> None:
+    table = {
         "data": {"name": "fashion-mnist-12k"},
         "contract": {"sites": 5, "epsilon": 2.0, "require": ["local_dp"]},
         "secure": {"cohort": 20, "threshold": 10, "neighbours": 9, "survivors": 15},
         "speed": {"threads": 3},
     }
-    (tmp_path / "site.toml").write_text(tomli_w.dumps(said))
+    (tmp_path / "site.toml").write_text(tomli_w.dumps(table))
     owner = read_owner(tmp_path / "site.toml", None)
-    site = replace(pair[1], folder=tmp_path)
-    site._write_owner(owner)
+    write_owner(owner, tmp_path / "owner.toml")
     assert read_owner(tmp_path / "owner.toml", None) == owner
     sections = set(re.findall(r"^\[(\w+)\]", TEMPLATE, re.MULTILINE))
-    assert sections == set(said), "a section that is not tried here"
+    assert sections == set(table), "a section is not covered here"

@@ -1,4 +1,4 @@
-"""What messages leave in memory is swept up behind them, and what is there to stay is not."""
+"""Memory of handled messages is reclaimed; objects that stay are not scanned again."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from fedsight.deploy.processes import memory_reclaim
 
 
 class Message:
-    """As the engine leaves them: a part of itself."""
+    """A reference cycle, as FLARE leaves each message."""
 
     def __init__(self) -> None:
         self.itself = self
 
 
 @pytest.fixture(autouse=True)
-def by_hand() -> Iterator[None]:
-    """Python does not collect by itself meanwhile."""
+def no_automatic_collection() -> Iterator[None]:
+    """Meanwhile Python does not collect garbage by itself."""
     gc.disable()
     yield
     gc.unfreeze()
@@ -28,33 +28,33 @@ def by_hand() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    "size", [1 << 10, 3 << 20, memory_reclaim.COLLECT, 5 * memory_reclaim.COLLECT]
+    "size", [1 << 10, 3 << 20, memory_reclaim.COLLECT_EVERY, 5 * memory_reclaim.COLLECT_EVERY]
 )
-def test_messages_are_gone_when_so_many_bytes_have_passed(size: int) -> None:
-    sweeper = memory_reclaim.Sweeper()
-    before, due = weakref.ref(Message()), -(-memory_reclaim.COLLECT // size)
+def test_messages_are_collected_after_so_many_bytes(size: int) -> None:
+    reclaimer = memory_reclaim.MemoryReclaimer()
+    before, due = weakref.ref(Message()), -(-memory_reclaim.COLLECT_EVERY // size)
     for _ in range(due - 1):
-        sweeper.passed(size)
+        reclaimer.handled(size)
         assert before() is not None
-    sweeper.passed(size)
+    reclaimer.handled(size)
     assert before() is None
     again = weakref.ref(Message())
     for _ in range(due):
-        sweeper.passed(size)
+        reclaimer.handled(size)
     assert again() is None
 
 
-def test_what_has_settled_is_not_looked_at_again() -> None:
+def test_frozen_objects_are_not_scanned_again() -> None:
     old = weakref.ref(Message())
     kept = Message()
-    memory_reclaim.settle()
-    assert old() is None  # it was no longer needed then
+    memory_reclaim.freeze_live_objects()
+    assert old() is None  # garbage is collected first
     frozen = gc.get_freeze_count()
-    assert frozen > 1000  # all that is imported
+    assert frozen > 1000  # everything that is imported
     there = weakref.ref(kept)
     del kept
     fresh = weakref.ref(Message())
-    memory_reclaim.Sweeper().passed(memory_reclaim.TRIM)
+    memory_reclaim.MemoryReclaimer().handled(memory_reclaim.TRIM_EVERY)
     assert fresh() is None
     assert there() is not None
     assert gc.get_freeze_count() == frozen

@@ -1,4 +1,4 @@
-"""Processes that are kept alive, that end with their parent, and that run once."""
+"""Supervised processes: restarted when they die, ended with their parent, run only once."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from processes import is_running, python_path, wait_until
 
 from fedsight.core.errors import DeployError, EngineError
 from fedsight.core.locks import held, hold
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server import job
-from fedsight.engines.remote import messages as line
-from fedsight.privacy.secagg import messages as protocol
+from fedsight.engines.remote import messages
+from fedsight.privacy.secagg import messages as secagg_messages
 
-# Fails the first time; then it lives on, and so does a process of its session.
+# Fails the first time; then it runs on, and so does a process that it starts in its session.
 FRAGILE = """\
 import os, pathlib, subprocess, sys, time
 folder = pathlib.Path(sys.argv[1])
@@ -33,46 +33,46 @@ other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
 (folder / "pids.part").rename(folder / "pids")
 time.sleep(600)
 """
-KEEPS = """\
+SUPERVISE = """\
 import pathlib, sys
 from fedsight.deploy.processes import supervisor
-supervisor.PAUSE = (0.01, 0.02)
+supervisor.RESTART_DELAYS = (0.01, 0.02)
 folder = pathlib.Path(sys.argv[1])
-with supervisor.only_one(folder, "it"):
+with supervisor.exclusive(folder, "it"):
     supervisor.Supervisor("fragile", [str(folder)], folder, folder).run(print)
 """
-# The same, in a folder of which something cannot be written at first.
-FULL = """\
+# The same, but the first start fails.
+FAILING_START = """\
 import os, pathlib, sys
 from fedsight.deploy.processes import supervisor
-supervisor.PAUSE = (0.01, 0.02)
+supervisor.RESTART_DELAYS = (0.01, 0.02)
 home, broken, kind = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2]), sys.argv[3]
 fork, calls = os.fork, []
-if kind == "fork":  # as the kernel does when a user has as many processes as he may
+if kind == "fork":  # as if the user's limit of processes were reached
     def refuses():
         if not calls:
             raise BlockingIOError(11, "Resource temporarily unavailable")
         return fork()
     os.fork = refuses
 else:
-    broken.mkdir()  # in the way of the file
-def say(text):
+    broken.mkdir()  # in place of the file
+def notify(text):
     print(text, flush=True)
     calls.append(text)
     if len(calls) == 1 and kind != "fork":
         broken.rmdir()
-    if kind == "deaf":
+    if kind == "notify":
         raise OSError(28, "No space left on device")
-supervisor.Supervisor("fragile", [str(home)], home, home).run(say)
+supervisor.Supervisor("fragile", [str(home)], home, home).run(notify)
 """
 CANNOT_FORK = """\
 import os, signal
-from fedsight.deploy.processes import forked
+from fedsight.deploy.processes import prefork
 def refuses():
     raise BlockingIOError(11, "Resource temporarily unavailable")
 os.fork = refuses
 try:
-    forked.fork()
+    prefork.fork()
 except BlockingIOError:
     print("refused")
 print(signal.pthread_sigmask(signal.SIG_BLOCK, []))
@@ -89,81 +89,65 @@ try:
 except Exception as error:
     print(error)
 """
-LIVES = """\
+SLEEPS = """\
 import os, pathlib, sys, time
 pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
 time.sleep(600)
 """
 STARTS = """\
 import subprocess, sys, time
-subprocess.Popen([sys.executable, "-m", "fedsight.deploy.processes.child", "lives", sys.argv[1]])
+subprocess.Popen([sys.executable, "-m", "fedsight.deploy.processes.spawn", "sleeps", sys.argv[1]])
 time.sleep(600)
 """
 
 
-def until(true: Callable[[], bool], patience: float = 60.0) -> None:
-    end = time.monotonic() + patience
-    while not true():
-        assert time.monotonic() < end, "it never came"
-        time.sleep(0.02)
-
-
-def runs(pid: int) -> bool:
-    """Whether a process is there and no zombie (an orphan may find nobody to collect it)."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """`start(code, *words)`: a Python process that finds the modules of `tmp_path`."""
+    """`start(code, *arguments)`: a Python process that finds the modules in `tmp_path`."""
     (tmp_path / "fragile.py").write_text(FRAGILE)
-    (tmp_path / "lives.py").write_text(LIVES)
-    begun = []
-    before = [path] if (path := os.environ.get("PYTHONPATH")) else []
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    started = []
 
-    def begin(code: str, *words: object) -> subprocess.Popen[str]:
+    def run(code: str, *arguments: object) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *map(str, words)],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *before])},
+            [sys.executable, "-c", code, *map(str, arguments)],
+            env={**os.environ, "PYTHONPATH": python_path(tmp_path)},
             stdout=subprocess.PIPE,
             text=True,
         )
-        begun.append(process)
+        started.append(process)
         return process
 
-    yield begin
-    for process in begun:
+    yield run
+    for process in started:
         process.kill()
         process.communicate()
 
 
-def test_a_process_that_dies_is_started_again_and_ends_with_its_session(
+def test_a_process_that_dies_is_restarted_and_ends_with_its_session(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    keeping = start(KEEPS, tmp_path)
-    until((tmp_path / "pids").exists)
+    process = start(SUPERVISE, tmp_path)
+    wait_until((tmp_path / "pids").exists)
     pids = [int(pid) for pid in (tmp_path / "pids").read_text().split()]
-    assert all(map(runs, pids))
-    until(lambda: (tmp_path / "process.pid").exists())
+    assert all(map(is_running, pids))
+    wait_until(lambda: (tmp_path / "process.pid").exists())
     assert (tmp_path / "process.pid").read_text() == str(pids[0])
     assert held(tmp_path / ".lock")
     with (
-        pytest.raises(DeployError, match=r"^it is running already, from the same folder"),
-        supervisor.only_one(tmp_path, "it"),
+        pytest.raises(DeployError, match=r"^it is already running from the folder"),
+        supervisor.exclusive(tmp_path, "it"),
     ):
         pass
-    keeping.send_signal(signal.SIGTERM)
-    output, _ = keeping.communicate(timeout=60)
-    assert keeping.returncode == 0
-    assert output == "its process ended with code 3; starting it again in 0 s\n"
-    until(lambda: not any(map(runs, pids)))
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert output == "its process ended with code 3; restarting in 0 s\n"
+    wait_until(lambda: not any(map(is_running, pids)))
     assert not held(tmp_path / ".lock")
-    with supervisor.only_one(tmp_path, "it"):
-        assert supervisor.kept(tmp_path)
-    assert not supervisor.kept(tmp_path / "nowhere")
+    with supervisor.exclusive(tmp_path, "it"):
+        assert supervisor.is_running(tmp_path)
+    assert not supervisor.is_running(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -171,103 +155,103 @@ def test_a_process_that_dies_is_started_again_and_ends_with_its_session(
     [
         ("output", "process.txt"),
         ("number", "process.pid"),
-        ("deaf", "process.txt"),
+        ("notify", "process.txt"),
         ("fork", "none"),
     ],
 )
-def test_a_start_that_fails_is_told_and_tried_again(
+def test_a_start_that_fails_is_reported_and_retried(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]], kind: str, broken: str
 ) -> None:
     (tmp_path / "first").touch()
-    keeping = start(FULL, tmp_path, tmp_path / broken, kind)
-    number, told = tmp_path / "process.pid", tmp_path / "pids"
+    process = start(FAILING_START, tmp_path, tmp_path / broken, kind)
+    recorded, pids_file = tmp_path / "process.pid", tmp_path / "pids"
 
-    def lives() -> bool:  # one that was ended again may have told its own
-        files = number.is_file() and told.exists()
-        return files and told.read_text().split()[0] == number.read_text()
+    def runs() -> bool:  # an earlier process that was ended again may have written its own
+        files = recorded.is_file() and pids_file.exists()
+        return files and pids_file.read_text().split()[0] == recorded.read_text()
 
-    until(lambda: lives() or keeping.poll() is not None)
-    assert keeping.poll() is None
-    pids = [int(pid) for pid in told.read_text().split()]
-    assert all(map(runs, pids))
-    keeping.send_signal(signal.SIGTERM)
-    output, _ = keeping.communicate(timeout=60)
-    assert keeping.returncode == 0
+    wait_until(lambda: runs() or process.poll() is not None)
+    assert process.poll() is None
+    pids = [int(pid) for pid in pids_file.read_text().split()]
+    assert all(map(is_running, pids))
+    process.send_signal(signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 0
     (line,) = output.splitlines()
     assert line.startswith("its process cannot be started (")
-    assert line.endswith("); trying it again in 0 s")
+    assert line.endswith("); retrying in 0 s")
     assert broken in line or (kind == "fork" and "Resource temporarily unavailable" in line)
-    until(lambda: not any(map(runs, pids)))
+    wait_until(lambda: not any(map(is_running, pids)))
 
 
-def test_a_process_that_cannot_fork_is_not_deaf(
+def test_a_failed_fork_leaves_signals_unblocked(
     start: Callable[..., subprocess.Popen[str]],
 ) -> None:
-    """The kernel refuses when a user has as many processes as he may, or memory is short."""
-    asked = start(CANNOT_FORK)
-    output, _ = asked.communicate(timeout=60)
+    """The kernel refuses a fork at the user's limit of processes, or if memory is short."""
+    process = start(CANNOT_FORK)
+    output, _ = process.communicate(timeout=60)
     assert output == "refused\nset()\n"
 
 
-def test_no_message_makes_room_for_more_than_ours_need() -> None:
-    """Asked of the engine itself, in a process that has the environment of those it keeps."""
-    asked = subprocess.run(
+def test_flare_allocates_no_more_than_our_largest_message_needs() -> None:
+    """FLARE itself is asked, in a process with the environment of supervised ones."""
+    process = subprocess.run(
         [sys.executable, "-c", LARGEST],
-        env={**os.environ, **supervisor.LINE},
+        env={**os.environ, **supervisor.FLARE_ENVIRONMENT},
         capture_output=True,
         text=True,
         check=True,
     )
-    largest, refusal = asked.stdout.splitlines()
+    largest, refusal = process.stdout.splitlines()
     assert int(largest) == 64 << 20
     assert "exceeds configured limit" in refusal
-    body = max(line.PIECE, protocol.LONGEST)
-    assert int(largest) >= line.LONGEST + body + (1 << 20)  # and an envelope
+    body = max(messages.PIECE, secagg_messages.LONGEST)
+    assert int(largest) >= messages.LONGEST + body + (1 << 20)  # and an envelope
 
 
-def test_a_process_ends_with_its_parent_however_that_ends(
+def test_a_process_ends_with_its_parent_however_the_parent_ends(
     tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
     parent = start(STARTS, tmp_path / "pid")
-    until(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
+    wait_until(lambda: (tmp_path / "pid").exists() and bool((tmp_path / "pid").read_text()))
     child = int((tmp_path / "pid").read_text())
-    assert runs(child)
+    assert is_running(child)
     parent.kill()
-    until(lambda: not runs(child))
+    wait_until(lambda: not is_running(child))
 
 
 def test_a_second_coordinator_waits_and_then_gives_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job, "PATIENCE", 0.3)
+    monkeypatch.setattr(job, "LOCK_TIMEOUT", 0.3)
     with (
-        job.alone(tmp_path),
-        pytest.raises(EngineError, match="another coordinator is at"),
-        job.alone(tmp_path),
+        job.exclusive(tmp_path),
+        pytest.raises(EngineError, match="another coordinator is working"),
+        job.exclusive(tmp_path),
     ):
         pass
-    with job.alone(tmp_path):
+    with job.exclusive(tmp_path):
         pass
 
 
-def test_a_second_coordinator_goes_on_when_the_first_has_ended(tmp_path: Path) -> None:
-    waits, entered = threading.Event(), threading.Event()
+def test_a_second_coordinator_continues_when_the_first_has_ended(tmp_path: Path) -> None:
+    started, entered = threading.Event(), threading.Event()
 
     def second() -> None:
-        waits.set()
-        with job.alone(tmp_path):
+        started.set()
+        with job.exclusive(tmp_path):
             entered.set()
 
-    with job.alone(tmp_path):
+    with job.exclusive(tmp_path):
         thread = threading.Thread(target=second)
         thread.start()
-        waits.wait(60)
+        started.wait(60)
         assert not entered.is_set()
     thread.join(60)
     assert entered.is_set()
 
 
-def test_a_lock_refuses_with_the_given_words(tmp_path: Path) -> None:
+def test_a_lock_raises_the_given_error(tmp_path: Path) -> None:
     refusal = DeployError("taken", "wait")
     with hold(tmp_path / "x", 0, refusal), pytest.raises(DeployError) as caught:
         hold(tmp_path / "x", 0, refusal)

@@ -1,11 +1,11 @@
-"""A segment carries a run on from its checkpoint, and says how it ended, whatever happens."""
+"""A job continues a run from its checkpoint, and records how it ended, whatever happens."""
 
 from __future__ import annotations
 
 import json
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from tinysites import SITES, FaultyLink, Places
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
+from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
-from fedsight.deploy.server.job import OUTCOME, segment
+from fedsight.deploy.server.job import JOB_FILE, program_for_sites, run_job
+from fedsight.program.config import parse
 from fedsight.program.program import Speed
 from fedsight.runs import lifecycle
 
@@ -36,19 +38,19 @@ class Runs:
         self.places = places
 
     def begin(self, name: str, **sections: Any) -> RunStore:
-        """A run that has not begun."""
+        """A run that has not started."""
         program = tinysites.program(self._images, **sections)
         store = RunStore(self.federation.runs / name)
-        facts = {"command": "run", "fingerprint": program.fingerprint, "id": f"segment{name}"}
+        facts = {"command": "run", "fingerprint": program.fingerprint, "id": f"job{name}"}
         store.create(program, Speed(workers=1), facts)
         return store
 
-    def carry_on(self, store: RunStore, link: Any = None) -> dict[str, Any]:
-        """One segment; how it ended."""
+    def run_job(self, store: RunStore, link: Any = None) -> dict[str, Any]:
+        """Run one job; returns its outcome."""
         fingerprint = store.program()[0].fingerprint
         link = link or self.places.sit()
-        segment(self.federation.folder, store.folder.name, fingerprint, 1, link)
-        return json.loads((store.folder / "segment.json").read_text())
+        run_job(self.federation.folder, store.folder.name, fingerprint, 1, link)
+        return json.loads((store.folder / JOB_FILE).read_text())
 
 
 @pytest.fixture
@@ -63,28 +65,26 @@ def owner(places: Places, site: str, **contract: Any) -> dict[str, Any]:
     return {"data": table["data"], "contract": contract}
 
 
-def test_a_segment_finishes_a_run_with_the_embedded_engines_model(
-    runs: Runs, tmp_path: Path
-) -> None:
+def test_a_job_finishes_a_run_with_the_embedded_engines_model(runs: Runs, tmp_path: Path) -> None:
     store = runs.begin("whole")
-    assert runs.carry_on(store) == {"number": 1, "state": "finished"}
+    assert runs.run_job(store) == {"number": 1, "state": "finished"}
     program, speed = store.program()
     embedded = RunStore(tmp_path / "embedded")
     lifecycle.start(program, speed, embedded, "run", [])
     ours, theirs = (one / "model.safetensors" for one in (store.folder, embedded.folder))
     assert ours.read_bytes() == theirs.read_bytes()
     assert store.read_json("summary.json")["rounds"] == 2
-    assert store.read_json("evaluation.json")["samples"] == []  # no image has come here
+    assert store.read_json("evaluation.json")["samples"] == []  # images stay at the sites
 
 
-def test_a_refusing_site_stops_the_run_or_is_gone_on_without(runs: Runs) -> None:
+def test_a_refusing_site_stops_the_run_unless_there_is_a_quorum(runs: Runs) -> None:
     runs.places.write_owner("west", owner(runs.places, "west", tasks=["faces"]))
-    ended = runs.carry_on(runs.begin("all"))
+    ended = runs.run_job(runs.begin("all"))
     assert (ended["state"], ended["again"]) == ("failed", True)
     assert "west" in ended["cause"]
     assert "permits the tasks faces" in ended["cause"]
     store = runs.begin("most", rounds={"quorum": 2})
-    assert runs.carry_on(store)["state"] == "finished"
+    assert runs.run_job(store)["state"] == "finished"
     assert [line["sites"] for line in store.history()] == [["north", "south"]] * 2
     absent = [event for event in runs.federation.events() if event["event"] == "absent"]
     assert {event["site"] for event in absent} == {"west"}
@@ -93,11 +93,11 @@ def test_a_refusing_site_stops_the_run_or_is_gone_on_without(runs: Runs) -> None
 def test_a_revoked_site_is_not_asked(runs: Runs) -> None:
     (runs.federation.folder / "revoked.json").write_text('{"south": "left"}')
     store = runs.begin("revoked", rounds={"quorum": 2})
-    assert runs.carry_on(store)["state"] == "finished"
+    assert runs.run_job(store)["state"] == "finished"
     assert [line["sites"] for line in store.history()] == [["north", "west"]] * 2
 
 
-def test_what_a_site_sends_after_it_was_revoked_does_not_count(runs: Runs) -> None:
+def test_replies_of_a_revoked_site_do_not_count(runs: Runs) -> None:
     revoked = runs.federation.folder / "revoked.json"
 
     def leave(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
@@ -106,14 +106,14 @@ def test_what_a_site_sends_after_it_was_revoked_does_not_count(runs: Runs) -> No
         return text, body
 
     store = runs.begin("leaving", rounds={"rounds": 3, "quorum": 2})
-    ended = runs.carry_on(store, FaultyLink(runs.places.sit(), "north", leave))
+    ended = runs.run_job(store, FaultyLink(runs.places.sit(), "north", leave))
     assert ended["state"] == "finished"
     lines = store.history()
     assert [line["sites"] for line in lines] == [list(SITES), ["south", "west"], ["south", "west"]]
     assert "north" in lines[1]["rejected"]
 
 
-def test_a_site_whose_images_do_not_fit_is_gone_on_without(runs: Runs) -> None:
+def test_a_run_continues_without_a_site_whose_images_disagree(runs: Runs) -> None:
     def other(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
         if kind != "propose":
             return text, body
@@ -121,37 +121,37 @@ def test_a_site_whose_images_do_not_fit_is_gone_on_without(runs: Runs) -> None:
         answer["declared"]["classes"] = [name.upper() for name in answer["declared"]["classes"]]
         return json.dumps(answer), body
 
-    for name in ("north", "west"):  # the first by name is not the norm
+    for name in ("north", "west"):  # the first name has no precedence
         store = runs.begin(f"fit{name}", rounds={"quorum": 2})
         assert (
-            runs.carry_on(store, FaultyLink(runs.places.sit(), name, other))["state"] == "finished"
+            runs.run_job(store, FaultyLink(runs.places.sit(), name, other))["state"] == "finished"
         )
         others = [site for site in SITES if site != name]
         assert [line["sites"] for line in store.history()] == [others] * 2
         (why,) = {e["why"] for e in runs.federation.events() if e["run"] == store.folder.name}
         assert f"site '{name}' has the classes" in why
-    ended = runs.carry_on(runs.begin("fitall"), FaultyLink(runs.places.sit(), "west", other))
+    ended = runs.run_job(runs.begin("fitall"), FaultyLink(runs.places.sit(), "west", other))
     assert (ended["state"], ended["again"]) == ("failed", False)
     assert "site 'west' has the classes" in ended["cause"]
 
 
-def test_the_outcome_is_there_before_the_folder_is_free(
+def test_the_outcome_is_written_before_the_lock_is_released(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = runs.begin("order")
     write, seen = RunStore.write_json, []
 
     def watched(self: RunStore, name: str, value: Any) -> None:
-        if name == OUTCOME:
+        if name == JOB_FILE:
             seen.append((value["state"], locks.held(self.folder / ".lock")))
         write(self, name, value)
 
     monkeypatch.setattr(RunStore, "write_json", watched)
-    runs.carry_on(store)
+    runs.run_job(store)
     assert seen == [("running", True), ("finished", True)]
 
 
-def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_whole(runs: Runs) -> None:
+def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_complete(runs: Runs) -> None:
     store = runs.begin("full", rounds={"rounds": 3})
     history = store.folder / "history.jsonl"
     spoiled: list[int] = []
@@ -163,7 +163,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_whole(runs: Runs) -
             history.symlink_to("/dev/full")
         return text, body
 
-    ended = runs.carry_on(store, FaultyLink(runs.places.sit(), "north", fill))
+    ended = runs.run_job(store, FaultyLink(runs.places.sit(), "north", fill))
     assert (ended["state"], ended["again"], ended["family"]) == ("failed", False, "StoreError")
     assert "No space left" in ended["cause"]
     checkpoint = store.load_checkpoint()
@@ -171,23 +171,39 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_whole(runs: Runs) -
     assert checkpoint.round == 1
     history.unlink()
     (store.folder / "kept").rename(history)
-    assert runs.carry_on(store)["state"] == "finished"
+    assert runs.run_job(store)["state"] == "finished"
     assert [line["round"] for line in store.history()] == [1, 2, 3]
 
 
-def test_a_site_that_has_come_is_taken_in_by_another_segment(runs: Runs) -> None:
+def test_a_site_that_connects_joins_with_the_next_job(runs: Runs) -> None:
     store = runs.begin("later", rounds={"rounds": 3, "quorum": 2})
     seats = dict(runs.places.sit().seats)
     west = seats.pop("west")
 
     def come(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
-        presence.note(runs.federation.presences, "west", "its first process", None)
+        presence.record(runs.federation.presences, "west", "its first process", None)
         return text, body
 
-    ended = runs.carry_on(store, FaultyLink(tinysites.LocalLink(seats), "north", come))
-    assert ended == {"number": 1, "state": "handover", "why": "site 'west' is there"}
+    ended = runs.run_job(store, FaultyLink(tinysites.LocalLink(seats), "north", come))
+    assert ended == {"number": 1, "state": "handover", "why": "site 'west' is ready to join"}
     assert [line["round"] for line in store.history()] == [1]
     (runs.federation.presences / "west.json").unlink()
     assert west is runs.places.seats["west"]
-    assert runs.carry_on(store)["state"] == "finished"
+    assert runs.run_job(store)["state"] == "finished"
     assert [len(line["sites"]) for line in store.history()] == [2, 3, 3]
+
+
+@pytest.mark.parametrize("name", ["../..", "../admitted", "nowhere", "/etc"])
+def test_only_a_run_of_the_federation_is_continued(runs: Runs, name: str) -> None:
+    with pytest.raises(DeployError, match="is not a run of this federation"):
+        run_job(runs.federation.folder, name, "", 1, runs.places.sit())
+    assert not list(runs.federation.folder.rglob(JOB_FILE))
+
+
+def test_sites_do_not_learn_the_coordinators_paths(site_images: Path) -> None:
+    program = tinysites.program(site_images)
+    model = program.model.model_copy(update={"weights": site_images / "w.pth", "sha256": "0" * 64})
+    program = replace(program, model=model)
+    table = program_for_sites(program)
+    assert str(site_images) not in json.dumps(table)
+    assert parse(table, Path("/"))[0].fingerprint == program.fingerprint

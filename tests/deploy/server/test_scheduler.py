@@ -1,19 +1,17 @@
-"""What a chain of jobs takes for the end of one."""
+"""Which outcomes the run scheduler takes as those of its current job."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from fedsight.coordinator.store import RunStore
-from fedsight.deploy.server.job import OUTCOME
-from fedsight.deploy.server.scheduler import _Chain
+from fedsight.deploy.server.job import JOB_FILE, read_outcome
 
 
-def test_the_word_of_an_earlier_coordinator_does_not_count(tmp_path: Path) -> None:
-    nothing: Any = None
-    chain = _Chain(nothing, nothing, RunStore(tmp_path), (), print)
-    assert chain._outcome() is None
-    for number, told in ((chain._number - 1, False), (chain._number, True)):
-        RunStore(tmp_path).write_json(OUTCOME, {"number": number, "state": "finished"})
-        assert (chain._outcome() is not None) is told
+def test_the_outcome_of_an_earlier_job_does_not_count(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    assert read_outcome(store, 7) is None
+    store.write_json(JOB_FILE, {"number": 6, "state": "finished"})
+    assert read_outcome(store, 7) is None
+    store.write_json(JOB_FILE, {"number": 7, "state": "finished"})
+    assert read_outcome(store, 7) == {"number": 7, "state": "finished"}

@@ -1,11 +1,10 @@
-"""The site's gate: what the contract does not permit does not leave, nor what is in no ledger."""
+"""Contract enforcement: nothing leaves a site that its contract or its ledger does not permit."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import json
-import os
 import sqlite3
 from collections.abc import Mapping
 from dataclasses import replace
@@ -21,9 +20,8 @@ from tinysites import FaultyLink, Places
 
 from fedsight.core.errors import DeployError
 from fedsight.core.types import Sum
-from fedsight.deploy.processes import upkeep
-from fedsight.deploy.server.job import _propose
-from fedsight.deploy.site.enforcement import Asker, Enforcement
+from fedsight.deploy.server.job import propose
+from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer import TrainedUpdate
@@ -50,43 +48,56 @@ def write(folder: Path, images: Path, **contract: Any) -> None:
     (folder / "owner.toml").write_text(tomli_w.dumps(owner))
 
 
-def proposed(of: SiteService, program: Program, **changes: Any) -> dict[str, Any]:
-    """The answer to a proposal, when it is done."""
+def answer_to_proposal(service: SiteService, program: Program, **changes: Any) -> dict[str, Any]:
+    """The final answer to a proposal."""
     fields = {"run": "abc1", "program": program.table(), "fingerprint": program.fingerprint}
-    answer = json.loads(of.answer("propose", json.dumps({**fields, "sites": 3, **changes}), b"")[0])
+    answer = json.loads(
+        service.answer("propose", json.dumps({**fields, "sites": 3, **changes}), b"")[0]
+    )
     if "ticket" in answer:
         wait = {"ticket": answer["ticket"], "seconds": 30}
-        answer = json.loads(of.answer("wait", json.dumps(wait), b"")[0])
+        answer = json.loads(service.answer("wait", json.dumps(wait), b"")[0])
     return dict(answer)
 
 
-# Who may ask
+# Who may start a job
 
 
-def test_only_a_job_that_a_named_operator_signed_is_answered(home: Path, site_images: Path) -> None:
+def test_only_a_job_that_a_listed_operator_signed_is_answered(
+    home: Path, site_images: Path
+) -> None:
     program = tinysites.program(site_images)
     write(home, site_images, operators=["anna"])
     mark = program.fingerprint
-    for asker, why in (
-        (None, "contract.operators: nobody has signed the job"),
-        (Asker(("ben",), mark), "contract.operators: ben may not ask"),
-        (Asker(("anna",), "0" * 64), "contract.operators: anna signed the program 000000000000"),
-        (Asker(("anna",), ""), "contract.operators: anna signed the program without a name"),
+    for requester, why in (
+        (None, "contract.operators: no operator has signed the job"),
+        (
+            Requester(("ben",), mark),
+            "contract.operators: the contract does not list the operator ben",
+        ),
+        (
+            Requester(("anna",), "0" * 64),
+            "contract.operators: anna signed the program 000000000000",
+        ),
+        (
+            Requester(("anna",), ""),
+            "contract.operators: anna signed the program without a fingerprint",
+        ),
     ):
-        of = SiteService(home, "north", asker)
-        answer = proposed(of, program)
-        of.close()
+        service = SiteService(home, "north", requester)
+        answer = answer_to_proposal(service, program)
+        service.close()
         assert answer["error"].startswith(why)
         assert set(answer) == {"error", "cure"}
-    assert not (home / "ledger.sqlite").exists(), "nothing was even looked at"
+    assert not (home / "ledger.sqlite").exists(), "the ledger was not even opened"
 
 
-def test_who_asked_is_in_the_ledger(home: Path, site_images: Path) -> None:
+def test_the_operators_who_signed_the_job_are_in_the_ledger(home: Path, site_images: Path) -> None:
     program = tinysites.program(site_images)
     write(home, site_images, operators=["anna"], data_set="wards 1 to 3")
-    of = SiteService(home, "north", Asker(("anna", "ben"), program.fingerprint))
-    declared = proposed(of, program)["declared"]
-    of.close()
+    service = SiteService(home, "north", Requester(("anna", "ben"), program.fingerprint))
+    declared = answer_to_proposal(service, program)["declared"]
+    service.close()
     (entry,) = Ledger(home).entries()
     assert (entry.kind, entry.run, entry.asked_by) == ("declaration", "abc1", ("anna", "ben"))
     assert (entry.data_set, entry.program) == ("wards 1 to 3", program.fingerprint)
@@ -95,22 +106,22 @@ def test_who_asked_is_in_the_ledger(home: Path, site_images: Path) -> None:
     assert entry.declared == entry.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
-def test_a_protection_that_is_missing_is_named_by_its_clause(home: Path, site_images: Path) -> None:
+def test_a_refusal_names_the_clause(home: Path, site_images: Path) -> None:
     program = tinysites.program(site_images)
-    of = SiteService(home, "north")
+    service = SiteService(home, "north")
     for contract, why in (
-        ({"require": ["secure_aggregation"]}, "contract.require: secure_aggregation is demanded"),
+        ({"require": ["secure_aggregation"]}, "contract.require: secure_aggregation is required"),
         ({"epsilon": 3.0}, "contract.epsilon: the program adds no noise at the site"),
-        ({"rounds": 1}, "contract.rounds: it permits 1 rounds, and there are 2"),
+        ({"rounds": 1}, "contract.rounds: the contract permits 1 rounds, and the program has 2"),
         ({"epsilom": 3.0}, "contract.epsilom: there is no such setting"),
         ({"sites": 0}, "contract.sites: 0 does not fit"),
     ):
         write(home, site_images, **contract)
-        answer = proposed(of, program)
+        answer = answer_to_proposal(service, program)
         assert answer["error"].startswith(why), answer
     (home / "owner.toml").write_text("[contract]\nsites = ")
-    assert set(proposed(of, program)) == {"error", "cure"}
-    of.close()
+    assert set(answer_to_proposal(service, program)) == {"error", "cure"}
+    service.close()
     assert not (home / "ledger.sqlite").exists()
 
 
@@ -126,16 +137,16 @@ def alter(home: Path, number: int) -> None:
     table.close()
 
 
-def test_a_site_whose_ledger_was_altered_declares_nothing(home: Path, site_images: Path) -> None:
+def test_a_site_with_an_altered_ledger_declares_nothing(home: Path, site_images: Path) -> None:
     program = tinysites.program(site_images)
     written = Ledger(home)
     for run in ("one", "two", "three"):
         written.append(LedgerEntry("update", run=run, sha256="a"))
     alter(home, 2)
-    of = SiteService(home, "north")
-    answer = proposed(of, program)
-    of.close()
-    assert answer["error"] == "the site's ledger was altered: entry 2 does not fit the chain"
+    service = SiteService(home, "north")
+    answer = answer_to_proposal(service, program)
+    service.close()
+    assert answer["error"] == "the site's ledger was altered: entry 2 does not fit the hash chain"
     assert "nothing leaves this site" in answer["cure"]
     assert set(answer) == {"error", "cure"}
 
@@ -147,7 +158,7 @@ def test_every_update_and_figure_has_its_entry_before_it_leaves(
     south = places.root / "south"
     left: list[tuple[str, int]] = []
 
-    def look(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
+    def check(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
         fields = json.loads(text)
         done = kind in ("train", "measure", "wait") and fields.get("done")
         if done and "round" in fields:
@@ -159,18 +170,18 @@ def test_every_update_and_figure_has_its_entry_before_it_leaves(
 
     federation, link = places.meet(program)
     before = len(Ledger(south).entries())
-    tinysites.learn(federation, FaultyLink(link, "south", look))
+    tinysites.learn(federation, FaultyLink(link, "south", check))
     found = Ledger(south).entries()[before:]
     assert [(one.kind, one.round) for one in found] == left
     assert left == [("update", 1), ("figures", 1), ("update", 2), ("figures", 2)]
-    assert {one.run for one in found} == {f"run{places._runs}"}
+    assert {one.run for one in found} == {places.memory("south").name}
     logged = [line for line in places.log("south") if line.get("run") == found[0].run]
     assert [line["bytes"] for line in logged if line["event"] == "update"] == [
         one.bytes for one in found if one.kind == "update"
     ]
 
 
-def test_a_round_that_is_trained_again_to_the_same_bits_is_charged_once(
+def test_a_round_that_is_trained_again_with_the_same_result_is_charged_once(
     places: Places, site_images: Path
 ) -> None:
     program = tinysites.program(site_images)
@@ -195,14 +206,14 @@ def test_without_its_ledger_nothing_leaves(places: Places, site_images: Path, fa
         (home / "ledger.sqlite").unlink()
         (home / "ledger.sqlite").mkdir(mode=0o700)
 
-    def look(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
+    def check(kind: str, header: Mapping[str, Any], text: str, data: bytes) -> tuple[str, bytes]:
         assert not data
         assert not json.loads(text).keys() & {"weight", "metrics"}
         return text, data
 
     diary = tinysites.tiny.Diary()
     try:
-        tinysites.learn(federation, FaultyLink(link, "south", look), diary)
+        tinysites.learn(federation, FaultyLink(link, "south", check), diary)
     finally:
         if fault == "unwritable":
             (home / "ledger.sqlite").rmdir()
@@ -215,7 +226,7 @@ def test_without_its_ledger_nothing_leaves(places: Places, site_images: Path, fa
         assert why in line["rejected"]["south"]
 
 
-def test_figures_leave_only_if_the_contract_says_so(places: Places, site_images: Path) -> None:
+def test_figures_leave_only_if_the_contract_permits_it(places: Places, site_images: Path) -> None:
     program = tinysites.program(site_images)
     before = (places.root / "south" / "owner.toml").read_text()
     data = {"name": "folder", "path": str(site_images / "south")}
@@ -228,16 +239,18 @@ def test_figures_leave_only_if_the_contract_says_so(places: Places, site_images:
         (places.root / "south" / "owner.toml").write_text(before)
     assert not data_
     assert json.loads(text)["error"] == (
-        "contract.figures: sums over the test images may not leave"
+        "contract.figures: sums over the test images may not leave the site"
     )
 
 
-def test_a_round_beyond_the_programs_is_not_trained(places: Places, site_images: Path) -> None:
+def test_a_round_that_the_program_does_not_have_is_not_trained(
+    places: Places, site_images: Path
+) -> None:
     _, link = places.meet(tinysites.program(site_images))
     for round in (0, 3, 10**6):
         header = {"round": round, "attempt": 0, "sites": 3}
         text, _ = link.ask("south", "train", header, b"", 9)
-        assert json.loads(text)["error"] == f"the program has 2 rounds, and no round {round}"
+        assert json.loads(text)["error"] == f"the program has 2 rounds; there is no round {round}"
 
 
 def test_a_refusal_reaches_the_coordinator_with_its_clause(
@@ -247,60 +260,60 @@ def test_a_refusal_reaches_the_coordinator_with_its_clause(
     data = {"name": "folder", "path": str(site_images / "west")}
     places.write_owner("west", {"data": data, "contract": {"require": ["secure_aggregation"]}})
     try:
-        found, absent = _propose(tinysites.program(site_images), "asks1", places.sit(), {})
+        found, absent = propose(tinysites.program(site_images), "refused1", places.sit(), {})
     finally:
         (places.root / "west" / "owner.toml").write_text(before)
     assert set(found) == {"north", "south"}
     assert absent["west"].startswith("site 'west': contract.require: secure_aggregation")
 
 
-# Epsilon for the life of a data set
+# Epsilon over all runs
 
 NOISE = {"kind": "gaussian", "noise": 4.0, "neighbours": "add_remove"}
 
 
 def noised(privacy: str, **sections: Any) -> Program:
-    """A program with noise by this mechanism, of 20 rounds."""
+    """A program of 20 rounds with noise by this mechanism."""
     rounds = {"rounds": 20, "weighting": "uniform", **sections.pop("rounds", {})}
     return tiny.program(
         privacy={"name": privacy, "noise_multiplier": 4.0}, rounds=rounds, **sections
     )
 
 
-def at_the_gate(home: Path, run: str, privacy: str = "local", **contract: Any) -> Enforcement:
-    """A gate behind which a run with noise has been agreed upon."""
+def begin_run(home: Path, run: str, privacy: str = "local", **contract: Any) -> ContractEnforcement:
+    """Contract enforcement in a run with noise."""
     (home / "owner.toml").write_text(tomli_w.dumps({"data": DATA, "contract": contract}))
     program = noised(privacy)
-    gate = Enforcement(home, Asker())
-    gate.join(program, gate.admit(program, 3), run)
-    return gate
+    enforcement = ContractEnforcement(home, Requester())
+    enforcement.begin_run(program, enforcement.check_program(program, 3), run)
+    return enforcement
 
 
-def release(gate: Enforcement, round: int, value: float, **changes: Any) -> None:
-    """An update that is to leave."""
+def release(enforcement: ContractEnforcement, round: int, value: float, **changes: Any) -> None:
+    """Record an update that is about to leave."""
     payload = {"delta": torch.full((3,), value)}
     found = TrainedUpdate(payload, 7, {"train_loss": Sum(1.0, 7)}, **{"event": NOISE, **changes})
-    gate.update(round, found, messages.pack(payload), 0.1)
+    enforcement.record_update(round, found, messages.pack(payload), 0.1)
 
 
-def test_epsilon_is_spent_over_runs_and_jobs_and_then_nothing_leaves(tmp_path: Path) -> None:
+def test_nothing_leaves_once_epsilon_is_spent_over_runs_and_jobs(tmp_path: Path) -> None:
     pytest.importorskip("dp_accounting")
     rounds = 0
     for run in ("one", "two", "three", "four"):
         with contextlib.suppress(DeployError):
-            gate = at_the_gate(tmp_path, run, epsilon=3.4)
+            enforcement = begin_run(tmp_path, run, epsilon=3.4)
             for round in (1, 2, 3):
-                release(gate, round, float(rounds))
+                release(enforcement, round, float(rounds))
                 rounds += 1
-    assert rounds == 10, "as the table of known answers has it: ten cost 3.341"
-    with pytest.raises(DeployError, match=r"contract\.epsilon: with this .* 3\.4 is permitted"):
-        release(gate, 9, 9.0)
+    assert rounds == 10, "known answer: ten rounds cost 3.341"
+    with pytest.raises(DeployError, match=r"contract\.epsilon: this update .* 3\.4 is permitted"):
+        release(enforcement, 9, 9.0)
     with pytest.raises(DeployError, match=r"contract\.epsilon: 3 is permitted and 3\.34"):
-        at_the_gate(tmp_path, "five", epsilon=3.0)
+        begin_run(tmp_path, "five", epsilon=3.0)
     logged = [line for line in SiteLog(tmp_path).read() if line["event"] == "update"]
     assert len(logged) == 10
     assert logged[0]["protections"] == ["local_dp"]
-    release(at_the_gate(tmp_path, "six", epsilon=3.4, data_set="others"), 1, 1.0)
+    release(begin_run(tmp_path, "six", epsilon=3.4, data_set="others"), 1, 1.0)
 
 
 @pytest.mark.parametrize(
@@ -311,37 +324,35 @@ def test_epsilon_is_spent_over_runs_and_jobs_and_then_nothing_leaves(tmp_path: P
         ("distributed", {"secure": {"name": "quantised"}}, "each site adds only a part"),
     ],
 )
-def test_a_program_whose_epsilon_would_not_hold_is_refused_here_too(
+def test_a_site_refuses_a_program_whose_epsilon_would_not_hold(
     tmp_path: Path, privacy: str, sections: dict[str, Any], why: str
 ) -> None:
-    """Whatever the coordinator's own check said."""
+    """Independently of the coordinator's own check."""
     (tmp_path / "owner.toml").write_text(tomli_w.dumps({"data": DATA}))
     with pytest.raises(DeployError, match=f"the program is unsound: under privacy '.*': {why}"):
-        Enforcement(tmp_path, Asker()).admit(noised(privacy, **sections), 3)
+        ContractEnforcement(tmp_path, Requester()).check_program(noised(privacy, **sections), 3)
 
 
-def test_an_update_whose_noise_nobody_accounts_for_does_not_leave(tmp_path: Path) -> None:
-    gate = at_the_gate(tmp_path, "one", epsilon=3.0)
+def test_an_update_without_accounted_noise_does_not_leave(tmp_path: Path) -> None:
+    enforcement = begin_run(tmp_path, "one", epsilon=3.0)
     with pytest.raises(DeployError, match=r"contract\.epsilon: the update would leave without"):
-        release(gate, 1, 1.0, event=None)
+        release(enforcement, 1, 1.0, event=None)
     assert Ledger(tmp_path).entries() == []
 
 
-def test_noise_that_the_coordinator_promises_is_noted_as_promised(tmp_path: Path) -> None:
+def test_noise_that_the_coordinator_promises_is_recorded_as_promised(tmp_path: Path) -> None:
     pytest.importorskip("dp_accounting")
     with pytest.raises(DeployError, match="noise that the coordinator promises"):
-        at_the_gate(tmp_path, "one", "central", epsilon=3.0)
+        begin_run(tmp_path, "one", "central", epsilon=3.0)
     trusting = {"epsilon": 3.0, "trust_coordinator_noise": True}
-    release(at_the_gate(tmp_path, "one", "central", **trusting), 1, 1.0)
+    release(begin_run(tmp_path, "one", "central", **trusting), 1, 1.0)
     (entry,) = Ledger(tmp_path).entries()
     assert (entry.enforced, entry.protections) == (False, ("client_dp",))
     with pytest.raises(DeployError, match=r"3 is permitted and inf is spent"):
-        at_the_gate(tmp_path, "two", epsilon=3.0)
+        begin_run(tmp_path, "two", epsilon=3.0)
 
 
-def test_the_noise_of_real_sites_is_charged_until_it_is_spent(
-    places: Places, site_images: Path
-) -> None:
+def test_real_sites_are_charged_until_epsilon_is_spent(places: Places, site_images: Path) -> None:
     pytest.importorskip("dp_accounting")
     program = tinysites.program(
         site_images,
@@ -374,34 +385,4 @@ def test_the_noise_of_real_sites_is_charged_until_it_is_spent(
     took_part = [line["sites"] for diary in diaries for line in diary.lines]
     assert ["south" in sites for sites in took_part] == [True, True, True, False]
     why = diaries[1].lines[1]["rejected"]["south"]
-    assert "contract.epsilon: with this the updates would cost epsilon" in why
-
-
-# Keys and jobs' remains
-
-
-@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
-def test_a_key_that_others_may_read_is_refused_with_its_mode(tmp_path: Path, mode: int) -> None:
-    (tmp_path / "startup").mkdir()
-    key = tmp_path / "startup" / "client.key"
-    key.touch(0o600)
-    upkeep.refuse_readable_keys(tmp_path, tmp_path / "none")
-    key.chmod(mode)
-    with pytest.raises(DeployError, match=rf"client\.key has the mode {mode:04o}") as caught:
-        upkeep.refuse_readable_keys(tmp_path)
-    assert "chmod 600 client.key" in caught.value.cure
-
-
-def test_only_what_old_jobs_left_is_cleared(tmp_path: Path, monkeypatch: Any) -> None:
-    old, new = "0b2f8a7e-1111-4222-8333-0123456789ab", "1b2f8a7e-1111-4222-8333-0123456789ab"
-    for name in (old, "startup", "local", "transfer"):
-        (tmp_path / name).mkdir()
-    (tmp_path / old / "log.txt").touch()
-    upkeep.clear_jobs(tmp_path)
-    assert (tmp_path / old).exists()
-    now = upkeep.time.time()
-    monkeypatch.setattr(upkeep.time, "time", lambda: now + upkeep.KEPT + 60)
-    (tmp_path / new).mkdir()
-    os.utime(tmp_path / new, (now + upkeep.KEPT, now + upkeep.KEPT))
-    upkeep.clear_jobs(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == {new, "startup", "local", "transfer"}
+    assert "contract.epsilon: this update would raise the cost to epsilon" in why

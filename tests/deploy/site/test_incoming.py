@@ -1,4 +1,4 @@
-"""Vectors on their way to a site: whole or not at all, and unchangeable once they are in use."""
+"""Vectors that arrive in pieces: complete or not available, and unchangeable once in use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.errors import SiteError
-from fedsight.deploy.site.incoming import Incoming
+from fedsight.deploy.site.incoming import MAX_VECTOR_BYTES, IncomingVectors
 
 DATA = bytes(range(1, 13))
 PIECES = st.lists(st.tuples(st.integers(0, len(DATA)), st.integers(0, len(DATA))), max_size=12)
@@ -20,67 +20,89 @@ def piece(start: int, stop: int, mark: int = 1) -> tuple[dict[str, Any], bytes]:
     return fields, DATA[start:stop]
 
 
-def whole(mark: int = 1) -> Incoming:
-    """A vector that has come, and is in use."""
-    found = Incoming()
+def in_use(mark: int = 1) -> IncomingVectors:
+    """A vector that has arrived, and is in use."""
+    found = IncomingVectors()
     found.add(*piece(0, len(DATA), mark))
-    assert found.whole("vector", mark) == DATA
+    assert found.take("vector", mark) == DATA
     return found
 
 
 @given(PIECES)
-def test_a_vector_is_handed_out_just_when_all_of_it_has_come(pieces: list[tuple[int, int]]) -> None:
-    found, came = Incoming(), set()
+def test_a_vector_is_available_exactly_when_all_pieces_have_arrived(
+    pieces: list[tuple[int, int]],
+) -> None:
+    found, arrived = IncomingVectors(), set()
     for start, stop in pieces:
         found.add(*piece(start, stop))
-        came.update(range(start, stop))
-    if len(came) == len(DATA):
-        assert found.whole("vector", 1) == DATA
+        arrived.update(range(start, stop))
+    if len(arrived) == len(DATA):
+        assert found.take("vector", 1) == DATA
     else:
-        with pytest.raises(SiteError, match=r"^the vector that is meant is not here|^pieces"):
-            found.whole("vector", 1)
-        found.add(*piece(0, len(DATA)))  # it may still come
-        assert found.whole("vector", 1) == DATA
+        with pytest.raises(SiteError, match=r"^the vector has not been received|^pieces"):
+            found.take("vector", 1)
+        found.add(*piece(0, len(DATA)))  # the rest may still arrive
+        assert found.take("vector", 1) == DATA
 
 
-def test_an_empty_vector_is_whole_with_its_one_empty_piece() -> None:
-    found = Incoming()
-    with pytest.raises(SiteError, match="not here"):
-        found.whole("extras", 3)
+def test_an_empty_vector_is_complete_with_its_one_empty_piece() -> None:
+    found = IncomingVectors()
+    with pytest.raises(SiteError, match="has not been received"):
+        found.take("extras", 3)
     found.add({"name": "extras", "mark": 3, "start": 0, "total": 0}, b"")
-    assert found.whole("extras", 3) == b""
+    assert found.take("extras", 3) == b""
 
 
 @given(st.integers(0, len(DATA) - 1), st.binary(min_size=1, max_size=len(DATA)))
-def test_what_is_in_use_does_not_change(start: int, body: bytes) -> None:
-    found = whole()
-    used, body = found.whole("vector", 1), body[: len(DATA) - start]
+def test_a_vector_in_use_does_not_change(start: int, body: bytes) -> None:
+    found = in_use()
+    used, body = found.take("vector", 1), body[: len(DATA) - start]
     fields, same = piece(start, start + len(body))
     if body == same:
         found.add(fields, body)
     else:
-        with pytest.raises(SiteError, match="would change the vector after it was put to use"):
+        with pytest.raises(SiteError, match="would change the vector while it is in use"):
             found.add(fields, body)
     assert used == DATA
-    assert found.whole("vector", 1) is used  # the same question may be asked again
+    assert found.take("vector", 1) is used  # the same request may be sent again
 
 
-def test_a_repeated_piece_is_harmless_and_the_next_vector_comes_as_ever() -> None:
-    found = whole(7)
-    used = found.whole("vector", 7)
+def test_a_repeated_or_late_piece_does_no_harm() -> None:
+    found = in_use(7)
+    used = found.take("vector", 7)
     found.add(*piece(4, 8, 7))
-    found.add(*piece(4, 8, 6))  # was long on its way
+    found.add(*piece(4, 8, 6))  # a late piece of an earlier vector
     found.add({"name": "vector", "mark": 8, "start": 0, "total": 2}, b"ab")
-    assert found.whole("vector", 8) == b"ab"
+    assert found.take("vector", 8) == b"ab"
     assert used == DATA
-    with pytest.raises(SiteError, match="not here"):
-        found.whole("vector", 7)
+    with pytest.raises(SiteError, match="has not been received"):
+        found.take("vector", 7)
 
 
 @pytest.mark.parametrize("closed", [True, False])
 def test_a_vector_keeps_its_length(closed: bool) -> None:
-    found = whole() if closed else Incoming()
+    found = in_use() if closed else IncomingVectors()
     found.add(*piece(0, len(DATA)))
-    with pytest.raises(SiteError, match="a piece of vector does not fit"):
+    with pytest.raises(SiteError, match="a piece of 'vector' does not fit"):
         found.add({"name": "vector", "mark": 1, "start": 0, "total": 4}, b"abcd")
-    assert found.whole("vector", 1) == DATA
+    assert found.take("vector", 1) == DATA
+
+
+MISFITS: dict[str, dict[str, Any]] = {
+    "beyond the end": {"start": 6, "total": 8},
+    "unknown name": {"name": "labels"},
+    "no name": {"name": None},
+    "too large": {"total": MAX_VECTOR_BYTES + 1},
+    "negative start": {"start": -4},
+    "fractional start": {"start": 0.5},
+    "no total": {"total": None},
+}
+
+
+@pytest.mark.parametrize("changes", MISFITS.values(), ids=MISFITS.keys())
+def test_a_piece_that_does_not_fit_is_refused_and_not_kept(changes: dict[str, Any]) -> None:
+    found = IncomingVectors()
+    with pytest.raises(SiteError):
+        found.add({"name": "vector", "mark": 1, "start": 0, "total": 8, **changes}, b"1234")
+    with pytest.raises(SiteError, match="the vector has not been received"):
+        found.take("vector", 1)

@@ -1,4 +1,4 @@
-"""One process at a time works on a run's memory, the newest job's; with real processes."""
+"""Only the newest job's process works on a run's memory; with real processes."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path
 
 import pytest
+from processes import python_path, wait_until
 
 from fedsight.core.errors import DeployError, EngineError
 from fedsight.core.locks import held
@@ -34,36 +35,36 @@ try:
     JobLease(memory, token)
 except EngineError:
     sys.exit({REFUSED})
-while True:  # it works on the memory until it is ended
+while True:  # works on the memory until the lease ends the process
     os.write(file, (token + "\\n").encode())
     time.sleep(0.002)
 """
 
 
 class Jobs:
-    """Processes that write their token again and again while it is their turn."""
+    """Processes that write their token again and again while they hold the lease."""
 
     def __init__(self, memory: Path) -> None:
         self.memory = memory
         self.started: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, token: str) -> subprocess.Popen[bytes]:
-        """A new job of the run."""
-        words = [sys.executable, "-c", JOB, str(self.memory), token]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        self.started[token] = subprocess.Popen(words, env=environment)
+        """Start a new job of the run."""
+        command = [sys.executable, "-c", JOB, str(self.memory), token]
+        environment = {**os.environ, "PYTHONPATH": python_path()}
+        self.started[token] = subprocess.Popen(command, env=environment)
         return self.started[token]
 
-    def claimed(self, token: str) -> None:
-        """Wait until it has said that it is there."""
-        until((self.memory / f"{token}.claimed").exists)
+    def wait_for_claim(self, token: str) -> None:
+        """Wait until the job has claimed the lease."""
+        wait_until((self.memory / f"{token}.claimed").exists)
 
-    def writes(self, token: str) -> None:
-        """Wait until it has its turn."""
-        until(lambda: token in self.writers())
+    def wait_for_writes(self, token: str) -> None:
+        """Wait until the job holds the lease."""
+        wait_until(lambda: token in self.writers())
 
     def writers(self) -> list[str]:
-        """Who wrote, one after the other."""
+        """The jobs that wrote, in order."""
         path = self.memory / "writers"
         lines = path.read_text().split() if path.exists() else []
         return [token for token, _ in groupby(lines)]
@@ -79,25 +80,18 @@ def jobs(tmp_path: Path) -> Iterator[Jobs]:
         process.wait()
 
 
-def until(true: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.01)
-
-
-def test_the_newest_job_gets_the_turn_and_the_older_ends(jobs: Jobs) -> None:
+def test_the_newest_job_gets_the_lease_and_the_older_one_ends(jobs: Jobs) -> None:
     old = jobs.start("old")
-    jobs.writes("old")
+    jobs.wait_for_writes("old")
     new = jobs.start("new")
-    jobs.writes("new")
+    jobs.wait_for_writes("new")
     assert old.wait() == TAKEN_OVER
     assert new.poll() is None
     assert jobs.writers() == ["old", "new"]
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_of_many_at_once_one_works_at_a_time_and_the_last_goes_on(jobs: Jobs, seed: int) -> None:
+def test_of_many_jobs_one_works_at_a_time_and_the_last_one_continues(jobs: Jobs, seed: int) -> None:
     draws = random.Random(seed)
     crowd = [jobs.start(f"job{number}") for number in range(6)]
     dead = draws.sample(crowd, 2)
@@ -105,48 +99,48 @@ def test_of_many_at_once_one_works_at_a_time_and_the_last_goes_on(jobs: Jobs, se
         time.sleep(draws.uniform(0, 0.1))
         process.kill()
     for process in set(crowd) - set(dead):
-        jobs.claimed(process.args[-1])  # type: ignore[index]
+        jobs.wait_for_claim(process.args[-1])  # type: ignore[index]
     last = jobs.start("last")
-    jobs.writes("last")
+    jobs.wait_for_writes("last")
     for process in crowd:
         assert process.wait() in (TAKEN_OVER, REFUSED, -signal.SIGKILL)
     assert last.poll() is None
     writers = jobs.writers()
     assert writers[-1] == "last"
-    assert len(writers) == len(set(writers))  # nobody wrote again after another had
+    assert len(writers) == len(set(writers))  # no job wrote again after another one had
 
 
-def test_one_that_does_not_end_keeps_its_turn_until_it_does(
+def test_a_process_that_does_not_end_keeps_the_lease_until_it_does(
     jobs: Jobs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(job_lease, "PATIENCE", 0.0)
+    monkeypatch.setattr(job_lease, "TAKEOVER_TIMEOUT", 0.0)
     slow = jobs.start("slow")
-    jobs.writes("slow")
+    jobs.wait_for_writes("slow")
     slow.send_signal(signal.SIGSTOP)
     claim(jobs.memory, "new")
-    with pytest.raises(DeployError, match="still at work on this run, and does not end"):
+    with pytest.raises(DeployError, match="still working on this run, and does not end"):
         JobLease(jobs.memory, "new")
     slow.send_signal(signal.SIGCONT)
     assert slow.wait() == TAKEN_OVER
-    JobLease(jobs.memory, "new").end()
+    JobLease(jobs.memory, "new").release()
 
 
-def test_one_that_dies_before_its_turn_leaves_it_to_the_next(jobs: Jobs) -> None:
+def test_a_job_that_dies_while_waiting_leaves_the_lease_to_the_next(jobs: Jobs) -> None:
     slow = jobs.start("slow")
-    jobs.writes("slow")
+    jobs.wait_for_writes("slow")
     slow.send_signal(signal.SIGSTOP)
     waiting = jobs.start("waiting")
-    jobs.claimed("waiting")
+    jobs.wait_for_claim("waiting")
     waiting.kill()
     waiting.wait()
     slow.send_signal(signal.SIGCONT)
-    assert slow.wait() == TAKEN_OVER  # nobody has the turn, and a token is left
+    assert slow.wait() == TAKEN_OVER  # no process holds the lease, and a token is left
     jobs.start("next")
-    jobs.writes("next")
+    jobs.wait_for_writes("next")
     assert jobs.writers() == ["slow", "next"]
 
 
-def test_a_turn_is_for_who_claimed_it_last(tmp_path: Path) -> None:
+def test_the_lease_is_for_the_job_that_claimed_it_last(tmp_path: Path) -> None:
     with pytest.raises(EngineError, match="a newer job of this run has taken over"):
         JobLease(tmp_path, "nobody claimed it")
     claim(tmp_path, "one")
@@ -156,8 +150,8 @@ def test_a_turn_is_for_who_claimed_it_last(tmp_path: Path) -> None:
     assert not held(tmp_path / ".lock")
     mine = JobLease(tmp_path, "two")
     assert held(tmp_path / ".lock")
-    mine.end()
-    claim(tmp_path, "three")  # ends nobody: the turn was over
+    mine.release()
+    claim(tmp_path, "three")  # ends no process: the lease was released
     again = JobLease(tmp_path, "three")
-    again.end()
+    again.release()
     assert not held(tmp_path / ".lock")

@@ -1,1 +1,1 @@
-"""Who belongs to a federation: authority, kits, admission, presence."""
+"""The members of a federation: its authority, kits, admission and presence."""

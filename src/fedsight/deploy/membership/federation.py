@@ -1,4 +1,4 @@
-"""The operator's folder of a federation: its authority, its members, its runs."""
+"""The operator's folder of a federation: its certificate authority, its members, its runs."""
 
 from __future__ import annotations
 
@@ -21,30 +21,30 @@ from fedsight.core.files import append_line, is_taken, make_folder, records, wri
 from fedsight.deploy.membership import kits
 
 OPERATOR = "operator@fedsight.local"
-DAYS = 825  # how long a certificate is good for
+CERTIFICATE_DAYS = 825  # how long a certificate is valid by default
+NAME_RULE = "letters, digits, - and _ only, at most 63, starting with a letter or a digit"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-# What reading a file that is no signing request may raise.
-_NO_REQUEST = (OSError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile)
-NAME_RULE = "letters, digits, - and _ only, up to 63, beginning with a letter or digit"
+# What reading a file that is not a signing request may raise.
+_READ_ERRORS = (OSError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
 class Invitation:
-    """What a site's owner needs to ask for admission; nothing in it is secret."""
+    """What a site's owner needs to request admission; nothing in it is secret."""
 
     federation: str
     host: str
     port: int
-    fingerprint: str  # SHA-256 of the authority's certificate: compare it over another channel
+    fingerprint: str  # SHA-256 of the authority's certificate, to be compared over another channel
 
     @classmethod
     def read(cls, path: Path) -> Invitation:
-        """From an invitation file; DeployError if it is none."""
+        """Read an invitation file; DeployError if it is not one."""
         try:
             return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             cure = "ask the federation's operator for invitation.toml"
-            raise DeployError(f"{path} is no invitation: {error}", cure) from None
+            raise DeployError(f"{path} is not an invitation: {error}", cure) from None
 
 
 @dataclass(frozen=True)
@@ -60,19 +60,19 @@ class FederationFolder:
         path = folder / "invitation.toml"
         if not path.is_file():
             raise DeployError(
-                f"{folder} holds no federation", f"make one with: fedsight federation init {folder}"
+                f"{folder} does not contain a federation",
+                f"create one with: fedsight federation init {folder}",
             )
         return cls(folder.resolve(), Invitation.read(path))
 
     @classmethod
     def create(cls, folder: Path, host: str, port: int) -> FederationFolder:
-        """A new federation in the new folder `folder`, whose last part is its name.
+        """Create a federation in the new folder `folder`, named after it, completely or not at all.
 
-        Whole or not at all. Raises DeployError when the folder is taken or the name unfit.
+        Raises DeployError if the folder is not empty or its name is invalid.
         """
         check_name(folder.name, "the federation")
-        if is_taken(folder):
-            raise DeployError(f"{folder} is not empty", "choose another name")
+        check_empty(folder, "choose another name")
         make_folder(folder.resolve().parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.resolve().parent) as scratch:
             made = Path(scratch) / folder.name
@@ -85,7 +85,7 @@ class FederationFolder:
             for part in ("admitted", "runs", "server/sites"):
                 make_folder(made / part)
             write_atomically(made / "invitation.toml", tomli_w.dumps(asdict(invitation)).encode())
-            self.note("created", host=host, port=port)
+            self.log_event("created", host=host, port=port)
             if folder.exists():
                 folder.rmdir()
             made.rename(folder)
@@ -98,41 +98,46 @@ class FederationFolder:
 
     @property
     def runs(self) -> Path:
-        """Where run folders lie."""
+        """The folder of the federation's runs."""
         return self.folder / "runs"
 
     @property
+    def server_home(self) -> Path:
+        """The folder that the server runs from."""
+        return self.folder / "server"
+
+    @property
     def operator_kit(self) -> Path:
-        """What the operator's commands open a session with the server from."""
+        """The kit with which the operator's commands open sessions with the server."""
         return self.folder / "operator" / "kit"
 
     @property
     def presences(self) -> Path:
-        """Where the server notes who is connected."""
-        return self.folder / "server" / "sites"
+        """The folder in which the server records which sites are connected."""
+        return self.server_home / "sites"
 
-    def admit(self, request: Path, days: int = DAYS) -> Path:
-        """Sign a site's request; returns the file that goes back to the site.
+    def admit(self, request: Path, days: int = CERTIFICATE_DAYS) -> Path:
+        """Sign a site's request; returns the signed file, which goes back to the site.
 
-        A name belongs to one key: a request by another key under a name that was admitted is
-        refused, and so is the server's own name. DeployError names the cause.
+        A name belongs to one key. Raises DeployError if the name was admitted with another key, was
+        revoked, or is the server's own.
         """
-        site = self._requested(request)
-        mark = key_mark(request)
+        site = self._requested_name(request)
+        fingerprint = request_fingerprint(request)
         record = self.folder / "admitted" / f"{site}.toml"
         if record.exists():
             known = tomllib.loads(record.read_text(encoding="utf-8")).get("request")
-            if known != mark:
+            if known != fingerprint:
                 raise DeployError(
                     f"site '{site}' was admitted with another key (request {str(known)[:16]}, "
-                    f"this one is {mark[:16]})",
-                    "if it lost its key, revoke it and let it come back under another name",
+                    f"this one is {fingerprint[:16]})",
+                    "if the site lost its key, revoke it and let it join under another name",
                 )
         signed = request.resolve().with_name(f"{site}.signed.zip")
         kits.approve(self.folder, request.resolve(), signed, days)
-        facts = {"admitted": _now(), "days": days, "request": mark}
+        facts = {"admitted": _now(), "days": days, "request": fingerprint}
         write_atomically(record, tomli_w.dumps(facts).encode())
-        self.note("admitted", site=site, days=days, request=mark)
+        self.log_event("admitted", site=site, days=days, request=fingerprint)
         return signed
 
     def admitted(self) -> list[str]:
@@ -142,21 +147,21 @@ class FederationFolder:
         return sorted(name for name in names if name not in revoked)
 
     def revoke(self, site: str, why: str) -> None:
-        """Count nothing of the site from now on; the server shuts it out (`Operator`)."""
+        """Count nothing from the site from now on. `server.disable_site` drops its connection."""
         if not (self.folder / "admitted" / f"{site}.toml").exists():
-            known = ", ".join(self.admitted()) or "nobody yet"
-            raise DeployError(f"'{site}' was never admitted", f"admitted are: {known}")
+            known = ", ".join(self.admitted()) or "none yet"
+            raise DeployError(f"'{site}' was never admitted", f"the admitted sites are: {known}")
         revoked = {**self.revoked(), site: why or "revoked"}
         write_atomically(self.folder / "revoked.json", json.dumps(revoked, indent=1).encode())
-        self.note("revoked", site=site, why=why)
+        self.log_event("revoked", site=site, why=why)
 
     def revoked(self) -> dict[str, str]:
-        """Revoked sites and why."""
+        """The revoked sites, and why."""
         path = self.folder / "revoked.json"
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
-    def moved(self, port: int) -> FederationFolder:
-        """The federation with its server on another port: invitation and kits are changed."""
+    def move_to_port(self, port: int) -> FederationFolder:
+        """Change the server's port in the invitation and in the kits; returns the new state."""
         profile = self.folder / "profile.yml"
         table = json.loads(profile.read_text(encoding="utf-8"))
         table["server"] |= {"fed_learn_port": port, "admin_port": port}
@@ -166,11 +171,11 @@ class FederationFolder:
         invitation = replace(self.invitation, port=port)
         path = self.folder / "invitation.toml"
         write_atomically(path, tomli_w.dumps(asdict(invitation)).encode())
-        self.note("moved", port=port)
+        self.log_event("moved", port=port)
         return replace(self, invitation=invitation)
 
-    def note(self, event: str, **facts: Any) -> None:
-        """Add a line to the federation's history."""
+    def log_event(self, event: str, **facts: Any) -> None:
+        """Add an event to the federation's history."""
         append_line(self.folder / "events.jsonl", {"time": _now(), "event": event, **facts})
 
     def events(self) -> list[dict[str, Any]]:
@@ -180,52 +185,77 @@ class FederationFolder:
     def _make_kit(self, name: str, role: kits.Role, home: Path) -> None:
         make_folder(home)
         request = kits.request(home / "request", self.name, name, role)
-        kits.approve(self.folder, request, home / "kit.signed.zip", DAYS)
+        kits.approve(self.folder, request, home / "kit.signed.zip", CERTIFICATE_DAYS)
         fingerprint = self.invitation.fingerprint
         kits.unpack(home / "kit.signed.zip", home / "request", fingerprint, home / "kit")
         shutil.rmtree(home / "request")
         (home / "kit.signed.zip").unlink()
 
-    def _requested(self, request: Path) -> str:
-        """The name in a signing request, which must be a site's."""
+    def _requested_name(self, request: Path) -> str:
+        """The name in a signing request; DeployError if no site can be admitted under it."""
         try:
             with zipfile.ZipFile(request) as archive:
                 facts = json.loads(archive.read("request.json"))
             name, kind = str(facts["name"]), str(facts.get("participant_type") or facts.get("kind"))
-        except _NO_REQUEST as error:
-            cure = "give the .request.zip that `fedsight site init` wrote"
-            raise DeployError(f"{request} is no signing request: {error}", cure) from None
+        except _READ_ERRORS as error:
+            raise _not_a_request(request, error) from None
         check_name(name, "the site")
         if kind not in ("client", "site"):
-            raise DeployError(f"{request} asks to be a {kind}", "only sites can be admitted")
+            raise DeployError(
+                f"{request} is a request for the role '{kind}'", "only sites can be admitted"
+            )
         if name == self.invitation.host:
-            raise DeployError(f"'{name}' is the server's own name", "choose another for the site")
+            cause = f"'{name}' is the server's own name"
+            raise DeployError(cause, "choose another name for the site")
         if name in self.revoked():
             raise DeployError(
                 f"site '{name}' was revoked: {self.revoked()[name]}",
-                "a site that comes back needs another name",
+                "a site that returns needs another name",
             )
         return name
 
 
-def key_mark(request: Path) -> str:
-    """SHA-256 over the signing request in the file, by which operator and owner compare it."""
+def request_fingerprint(request: Path) -> str:
+    """SHA-256 of the signing request in the file, which operator and owner compare."""
     try:
         with zipfile.ZipFile(request) as archive:
             found = [name for name in archive.namelist() if name.endswith(".csr")]
             return hashlib.sha256(archive.read(found[0])).hexdigest()
-    except (*_NO_REQUEST, IndexError) as error:
-        cure = "give the .request.zip that `fedsight site init` wrote"
-        raise DeployError(f"{request} is no signing request: {error}", cure) from None
+    except (*_READ_ERRORS, IndexError) as error:
+        raise _not_a_request(request, error) from None
+
+
+def _not_a_request(path: Path, error: Exception) -> DeployError:
+    return DeployError(
+        f"{path} is not a signing request: {error}",
+        "give the .request.zip that `fedsight site init` wrote",
+    )
 
 
 def check_name(name: str, whose: str) -> None:
-    """DeployError unless `name` can be a name of a site, a folder and a certificate."""
+    """Raise DeployError unless `name` is valid for a site, a folder and a certificate."""
     if not _NAME.fullmatch(name):
         raise DeployError(f"'{name}' cannot be the name of {whose}", f"use {NAME_RULE}")
-    if name.lower() == "server":  # what FLARE calls the coordinator among a job's members
-        cause = f"'{name}' cannot be the name of {whose}: the coordinator is called so"
-        raise DeployError(cause, "choose another name")
+    if name.lower() == "server":  # FLARE's name for the coordinator
+        raise DeployError(
+            f"'{name}' cannot be the name of {whose}: it is reserved for the coordinator",
+            "choose another name",
+        )
+
+
+def check_empty(folder: Path, cure: str) -> None:
+    """Raise DeployError with `cure` unless `folder` is an empty folder or does not exist."""
+    if is_taken(folder):
+        raise DeployError(f"{folder} is not empty", cure)
+
+
+def check_site_folder(folder: Path) -> None:
+    """Raise DeployError unless `folder` is a site's folder."""
+    if not (folder / "identity.toml").is_file():
+        raise DeployError(
+            f"{folder} does not contain a site",
+            "create one with: fedsight site init INVITATION --name NAME",
+        )
 
 
 def _now() -> str:

@@ -1,9 +1,9 @@
-"""Keys, certificates and start-up kits, made by FLARE's own tools, with our policies in them.
+"""Keys, certificates and start-up kits, made by FLARE's own tools, with FedSight's policies.
 
-A kit is what a process of the deployment engine starts from: certificates in `startup/`, policies
-in `local/`. The policies are written anew at every start: no code that a job brings is ever run
+A kit is the folder that a FLARE process starts from: certificates in `startup/`, policies in
+`local/`. The policies are rewritten at every start: code that comes with a job never runs
 (`byoc: none`), and a job can name four classes only, FLARE's Collab controller and executor and
-our two.
+FedSight's two components.
 """
 
 from __future__ import annotations
@@ -12,45 +12,46 @@ import json
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from fedsight.core.errors import DeployError
-from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.files import make_folder, refuse_readable, write_atomically
 from fedsight.deploy.processes import spawn
 
 Role = Literal["server", "client", "lead", "member"]
 
-SERVER_CLASSES = (
-    "nvflare.collab.runtime.controller.CollabController",
-    "fedsight.deploy.flare.Coordinator",
-)
-SITE_CLASSES = (
-    "nvflare.collab.runtime.executor.CollabExecutor",
-    "fedsight.deploy.flare.SiteComponent",
-)
-_PERSISTORS = "nvflare.app_common.state_persistors.storage_state_persistor"
-MAX_SITES = 1000
-HEARTBEAT = 2  # seconds between a site's signs of life
-FORGOTTEN = 20  # seconds of silence after which the server forgets a site's connection
+# The only classes that a job can name.
+CONTROLLER = "nvflare.collab.runtime.controller.CollabController"
+COORDINATOR_COMPONENT = "fedsight.deploy.flare.CoordinatorComponent"
+EXECUTOR = "nvflare.collab.runtime.executor.CollabExecutor"
+SITE_COMPONENT = "fedsight.deploy.flare.SiteComponent"
 
-# Who may do what with jobs: an operator (`lead`) submits and ends them, a `member` looks on, and
-# nobody brings code, reads a site's files or operates a site from afar.
-_NOTHING = dict.fromkeys(
+MAX_SITES = 1000
+HEARTBEAT_INTERVAL = 2  # seconds
+CONNECTION_TIMEOUT = 20  # seconds without a heartbeat until the server drops a site's connection
+KEEP_JOBS = 7 * 86400  # seconds that the folder of a finished job is kept, with its log
+_JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_PERSISTORS = "nvflare.app_common.state_persistors.storage_state_persistor"
+
+# Rights on jobs: an operator (`lead`) submits and ends them, a `member` only views them, and nobody
+# may bring code, read a site's files or operate a site remotely.
+_NO_RIGHTS = dict.fromkeys(
     ("submit_job", "clone_job", "manage_job", "download_job", "operate", "byoc"), "none"
 )
 _RIGHTS = {
-    "project_admin": {**_NOTHING, "view": "any", "shell_commands": "none"},
-    "org_admin": {**_NOTHING, "view": "any", "shell_commands": "none"},
-    "member": {**_NOTHING, "view": "any", "shell_commands": "none"},
+    "project_admin": {**_NO_RIGHTS, "view": "any", "shell_commands": "none"},
+    "org_admin": {**_NO_RIGHTS, "view": "any", "shell_commands": "none"},
+    "member": {**_NO_RIGHTS, "view": "any", "shell_commands": "none"},
 }
 
 
 def make_authority(folder: Path, name: str, host: str, port: int) -> str:
-    """A certificate authority for the federation `name`; returns its SHA-256 fingerprint.
+    """Create a certificate authority for the federation `name`; returns its SHA-256 fingerprint.
 
-    `folder` gets `ca/` (the root key, owner-only) and `profile.yml` (where the server listens).
+    Writes `ca/` (the root key, owner-only) and `profile.yml` (the server's address) to `folder`.
     """
     profile = {
         "name": name,
@@ -60,18 +61,18 @@ def make_authority(folder: Path, name: str, host: str, port: int) -> str:
     }
     write_atomically(folder / "profile.yml", json.dumps(profile, indent=1).encode())  # JSON is YAML
     make_private(folder / "ca")
-    _flare("cert", "init", "--profile", folder / "profile.yml", "-o", folder / "ca", home=folder)
+    run_flare("cert", "init", "--profile", folder / "profile.yml", "-o", folder / "ca", home=folder)
     facts = json.loads((folder / "ca" / "ca.json").read_text(encoding="utf-8"))
     return str(facts["rootCA_fingerprint"])
 
 
 def organisation(name: str) -> str:
-    """FLARE wants an organisation with every identity: ours is the identity, in its alphabet."""
+    """The organisation that FLARE requires with every name: the name, in FLARE's alphabet."""
     return re.sub(r"[^A-Za-z0-9]", "_", name)
 
 
 def request(folder: Path, federation: str, name: str, role: Role) -> Path:
-    """Make a private key in `folder`, which stays there, and a signing request, which travels."""
+    """Create a private key in `folder`, which stays there; returns the signing request to send."""
     kind = role if role in ("server", "client") else "admin"
     participant = {"name": name, "type": kind, "org": organisation(name)}
     if kind == "admin":
@@ -80,13 +81,13 @@ def request(folder: Path, federation: str, name: str, role: Role) -> Path:
         definition = Path(scratch) / "participant.yml"
         definition.write_text(json.dumps({"name": federation, "participants": [participant]}))
         make_private(folder)
-        _flare("cert", "request", "-p", definition, "--out", folder, home=folder)
+        run_flare("cert", "request", "-p", definition, "--out", folder, home=folder)
     return folder / f"{name}.request.zip"
 
 
 def approve(federation: Path, request: Path, signed: Path, days: int) -> None:
-    """Sign a request with the federation's authority; the signed file goes back to its sender."""
-    _flare(
+    """Sign `request` with the federation's authority; `signed` is the file to send back."""
+    run_flare(
         *("cert", "approve", "-c", federation / "ca", "--profile", federation / "profile.yml"),
         *("--out", signed, "--valid-days", days, "--force", request),
         home=federation,
@@ -94,16 +95,19 @@ def approve(federation: Path, request: Path, signed: Path, days: int) -> None:
 
 
 def unpack(signed: Path, requested: Path, fingerprint: str, kit: Path) -> None:
-    """Put the kit together where the private key is; the authority must be the expected one."""
+    """Assemble the kit from the signed file and the private key in `requested`.
+
+    Raises DeployError unless the authority that signed it has the given fingerprint.
+    """
     with tempfile.TemporaryDirectory(dir=kit.parent) as scratch:
-        _flare(
+        run_flare(
             *("package", signed, "--request-dir", requested, "--fingerprint", fingerprint),
             *("-w", scratch),
             home=kit.parent,
         )
         made = [path.parent for path in Path(scratch).glob("*/prod_*/*/startup")]
         if len(made) != 1:
-            raise DeployError(f"{signed} holds no kit", "ask the operator for a new one")
+            raise DeployError(f"{signed} does not contain a kit", "ask the operator for a new one")
         shutil.rmtree(kit, ignore_errors=True)
         made[0].rename(kit)
     for key in (kit / "startup").glob("*.key"):
@@ -112,34 +116,36 @@ def unpack(signed: Path, requested: Path, fingerprint: str, kit: Path) -> None:
 
 
 def write_policies(kit: Path, side: Literal["server", "site"]) -> None:
-    """Write the policies of a kit; called at every start, so that nothing else is in force."""
+    """Write the policies of a kit; called at every start, so that no others apply."""
     kit = kit.resolve()
     local = kit / "local"
     make_folder(local)
     make_folder(kit / "transfer")
     lead: dict[str, Any] = {
-        **_NOTHING,
+        **_NO_RIGHTS,
         "submit_job": "any",
         "manage_job": "any",
         "view": "any",
-        "operate": "any" if side == "server" else "none",  # the server may shut a site out
+        "operate": "any" if side == "server" else "none",  # the server may disable a site
         "shell_commands": "none",
     }
     permissions = {**_RIGHTS, "lead": lead}
     _write(local / "authorization.json", {"format_version": "1.0", "permissions": permissions})
-    _write(local / "resources.json", _server(kit) if side == "server" else _site())
-    _write(local / "log_config.json", _logging())
+    _write(
+        local / "resources.json", _server_resources(kit) if side == "server" else _site_resources()
+    )
+    _write(local / "log_config.json", _logging_config())
     for stale in local.glob("*.default"):
         stale.unlink()
 
 
-def write_shut_out(kit: Path, sites: Sequence[str]) -> None:
-    """The sites that the server is to refuse; FLARE reads this file when it starts."""
+def write_disabled_sites(kit: Path, sites: Sequence[str]) -> None:
+    """Write which sites the server refuses; FLARE reads the file when it starts."""
     _write(kit / "disabled_clients.json", {"disabled_clients": list(sites)})
 
 
 def set_port(kit: Path, port: int) -> None:
-    """Let a kit's process listen at, or connect to, another port of the same host."""
+    """Change the port on which a kit's process listens, or to which it connects."""
     for path in sorted((kit / "startup").glob("fed_*.json")):
         table = json.loads(path.read_text(encoding="utf-8"))
         for server in table.get("servers", []):
@@ -153,23 +159,37 @@ def set_port(kit: Path, port: int) -> None:
 
 
 def make_private(folder: Path) -> None:
-    """A folder that only its owner can enter."""
+    """Make a folder that only its owner can enter."""
     make_folder(folder)
     folder.chmod(0o700)
 
 
-def _server(kit: Path) -> dict[str, Any]:
+def check_keys_private(folder: Path) -> None:
+    """Raise DeployError if others than the owner may read a private key in `folder`."""
+    for key in sorted(folder.rglob("*.key")):
+        refuse_readable(key, f"the private key in {key.parent}")
+
+
+def clear_old_jobs(kit: Path) -> None:
+    """Delete what FLARE has kept of jobs that ended long ago; no job may be running."""
+    before = time.time() - KEEP_JOBS
+    for folder in kit.iterdir():
+        if _JOB.fullmatch(folder.name) and folder.stat().st_mtime < before:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _server_resources(kit: Path) -> dict[str, Any]:
     def part(id: str, path: str, **args: Any) -> dict[str, Any]:
         return {"id": id, "path": f"nvflare.{path}", "args": args}
 
     storage = "app_common.storages.filesystem_storage.FilesystemStorage"
     return {
-        **_allowed(SERVER_CLASSES),
+        **_allow(CONTROLLER, COORDINATOR_COMPONENT),
         "servers": [
             {
                 "admin_storage": "transfer",
                 "max_num_clients": MAX_SITES,
-                "heart_beat_timeout": FORGOTTEN,
+                "heart_beat_timeout": CONNECTION_TIMEOUT,
                 "admin_timeout": 10.0,
             }
         ],
@@ -196,19 +216,19 @@ def _server(kit: Path) -> dict[str, Any]:
                 job_store_id="job_store",
             ),
             part("job_store", storage),
-            _ours("process_launcher", "ServerLauncher"),
-            _ours("presence", "PresenceComponent"),
+            _component("process_launcher", "ServerLauncher"),
+            _component("presence", "PresenceComponent"),
         ],
     }
 
 
-def _site() -> dict[str, Any]:
+def _site_resources() -> dict[str, Any]:
     def part(id: str, path: str, **args: Any) -> dict[str, Any]:
         return {"id": id, "path": f"nvflare.app_common.{path}", "args": args}
 
     return {
-        **_allowed(SITE_CLASSES),
-        "allow_log_streaming": False,  # a site's log is its own
+        **_allow(EXECUTOR, SITE_COMPONENT),
+        "allow_log_streaming": False,  # a site's log stays at the site
         "client": {"retry_timeout": 30, "compression": "Gzip"},
         "components": [
             part(
@@ -221,18 +241,19 @@ def _site() -> dict[str, Any]:
                 "resource_consumer",
                 "resource_consumers.gpu_resource_consumer.GPUResourceConsumer",
             ),
-            _ours("process_launcher", "SiteLauncher"),
-            _ours("presence", "PresenceComponent"),
+            _component("process_launcher", "SiteLauncher"),
+            _component("presence", "PresenceComponent"),
         ],
     }
 
 
-def _ours(id: str, name: str) -> dict[str, Any]:
-    """A component of ours that a long-lived process is given; a job cannot name it."""
+def _component(id: str, name: str) -> dict[str, Any]:
+    """A FedSight component of FLARE's long-lived process; a job cannot name it."""
     return {"id": id, "path": f"fedsight.deploy.flare.{name}", "args": {}}
 
 
-def _allowed(classes: Sequence[str]) -> dict[str, Any]:
+def _allow(*classes: str) -> dict[str, Any]:
+    """The policy that a job can name no other classes."""
     return {
         "format_version": 2,
         "class_list_enforcement_mode": "enforce",
@@ -240,8 +261,8 @@ def _allowed(classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
-def _logging() -> dict[str, Any]:
-    """Two files that rotate; FLARE's own default writes five, one of them to the console."""
+def _logging_config() -> dict[str, Any]:
+    """Two rotating log files; FLARE's default is five logs, one of them on the console."""
 
     def file(name: str, level: str) -> dict[str, Any]:
         return {
@@ -271,20 +292,22 @@ def _write(path: Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(value, indent=1).encode())
 
 
-def _flare(*words: object, home: Path) -> None:
-    """Run FLARE's own command line; DeployError with its message when it fails."""
-    made = home / ".flare"  # where it keeps its audit trail, instead of the user's home folder
-    make_private(made)
+def run_flare(*arguments: object, home: Path) -> None:
+    """Run FLARE's own command line; DeployError with its message if it fails."""
+    flare_home = home / ".flare"  # for its audit log, instead of the user's home folder
+    make_private(flare_home)
     with tempfile.TemporaryFile("w+", errors="replace") as output:
-        process = spawn.begin(
-            "nvflare.cli", list(map(str, words)), output.fileno(), environment={"HOME": str(made)}
+        process = spawn.start(
+            "nvflare.cli",
+            list(map(str, arguments)),
+            output.fileno(),
+            environment={"HOME": str(flare_home)},
         )
         if process.wait() == 0:
             return
         output.seek(0)
-        said = [line for line in output if line.strip()]
+        lines = [line.strip() for line in output if line.strip()]
     raise DeployError(
-        f"`{' '.join(map(str, words[:2]))}` of the deployment engine failed: "
-        + " ".join(line.strip() for line in said[-3:]),
-        "look at the file it names; a kit can be made again in an empty folder",
+        f"`nvflare {' '.join(map(str, arguments[:2]))}` failed: {' '.join(lines[-3:])}",
+        "check the file that it names; if need be, create the folder again",
     )

@@ -1,6 +1,6 @@
-"""Who is connected, since when, with which images declared: a small file for each site.
+"""Which sites are connected, since when, and with which images: a small file for each site.
 
-The server's long-lived process writes them with every sign of life; the operator's commands and
+The server's long-lived process writes the files with every heartbeat. The operator's commands and
 the coordinator read them.
 """
 
@@ -14,55 +14,54 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from fedsight.deploy.membership.kits import HEARTBEAT
+from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL
 
-ALIVE = 4 * HEARTBEAT  # seconds since the last sign of life
-LONGEST = 1 << 20  # letters of a sign of life; a declaration of 10,000 classes has some 300,000
-MOST_LETTERS = 64  # of what tells a process from others
+HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL  # seconds without a heartbeat until a site is offline
+MAX_HEARTBEAT_CHARACTERS = 1 << 20  # a declaration of 10,000 classes takes about 300,000
+MAX_PROCESS_CHARACTERS = 64  # of the identifier of a process
 
 
 @dataclass(frozen=True)
 class Presence:
-    """One site as the server sees it."""
+    """One site as the server sees it. All times are the server's."""
 
     name: str
-    since: float  # when the server first heard of the site's present process
-    seen: float  # its last sign of life
-    declared: dict[str, Any] | None  # what its owner's process found in its images
-    process: str = ""  # what tells the site's present process from earlier ones
+    since: float  # when the server first heard from the site's current process
+    seen: float  # the last heartbeat
+    declared: dict[str, Any] | None  # the site's summary of its images
+    process: str = ""  # identifies the site's current process
 
     @property
     def silence(self) -> float:
-        """Seconds since the last sign of life."""
+        """Seconds since the last heartbeat."""
         return time.time() - self.seen
 
     @property
     def alive(self) -> bool:
-        """Whether it is connected now."""
-        return self.silence < ALIVE
+        """Whether the site is connected now."""
+        return self.silence < HEARTBEAT_TIMEOUT
 
 
-def said(process: str, declared: dict[str, Any] | None) -> str:
-    """What a site says of itself with each sign of life."""
+def encode(process: str, declared: dict[str, Any] | None) -> str:
+    """The text that a site sends with each heartbeat."""
     return json.dumps({"process": process, "declared": declared})
 
 
-def understood(text: object) -> tuple[str, dict[str, Any] | None]:
-    """The process and the declaration in a sign of life; blank where it is not as `said`."""
-    if not isinstance(text, str) or len(text) > LONGEST:
+def decode(text: object) -> tuple[str, dict[str, Any] | None]:
+    """The process and the declaration in a heartbeat; ("", None) if it is not from `encode`."""
+    if not isinstance(text, str) or len(text) > MAX_HEARTBEAT_CHARACTERS:
         return "", None
     try:
         table = json.loads(text)
         process, declared = table["process"], table["declared"]
     except (ValueError, TypeError, KeyError, RecursionError):
         return "", None
-    process = process if isinstance(process, str) and len(process) <= MOST_LETTERS else ""
-    return process, declared if isinstance(declared, dict) else None
+    valid = isinstance(process, str) and len(process) <= MAX_PROCESS_CHARACTERS
+    return process if valid else "", declared if isinstance(declared, dict) else None
 
 
-def note(folder: Path, name: str, process: str, declared: dict[str, Any] | None) -> None:
-    """Note a sign of life of a site's `process`. All times are this machine's: a site's clock may
-    be wrong by hours."""
+def record(folder: Path, name: str, process: str, declared: dict[str, Any] | None) -> None:
+    """Record a heartbeat of the site `name`. A site's own clock is not relied on."""
     folder.mkdir(exist_ok=True)
     path = _path(folder, name)
     partial = path.with_suffix(".partial")
@@ -70,7 +69,7 @@ def note(folder: Path, name: str, process: str, declared: dict[str, Any] | None)
     since = known.since if known is not None and known.process == process else now
     found = Presence(name, since, now, declared, process)
     partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
-    partial.replace(path)  # whole or not at all; the next sign of life comes soon
+    partial.replace(path)  # no fsync: the next heartbeat comes soon
 
 
 def presence(folder: Path, name: str) -> Presence | None:
@@ -84,36 +83,6 @@ def presences(folder: Path) -> dict[str, Presence]:
     return {one.name: one for one in found if one is not None}
 
 
-def heard(home: Path) -> None:
-    """Note at the site that the server has answered a sign of life."""
-    (home / "heard").touch()
-
-
-class Hearing:
-    """Says at the site when the server begins or ceases to answer."""
-
-    def __init__(self, home: Path, say: Callable[[str], None]) -> None:
-        self._path = home / "heard"
-        self._path.unlink(missing_ok=True)
-        self._say = say
-        self._connected = False
-
-    def look(self) -> None:
-        """Has that changed?"""
-        try:
-            connected = time.time() - self._path.stat().st_mtime < ALIVE
-        except FileNotFoundError:
-            connected = False
-        if connected != self._connected:
-            self._connected = connected
-            self._say(
-                "connected"
-                if connected
-                else "the server does not answer: it or the line is down, or this site was "
-                "revoked; trying on"
-            )
-
-
 def _path(folder: Path, name: str) -> Path:
     return folder / f"{quote(name, safe='')}.json"
 
@@ -123,3 +92,40 @@ def _read(path: Path) -> Presence | None:
         return Presence(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+# At the site --------------------------------------------------------------------------------------
+
+
+def record_answer(home: Path) -> None:
+    """Record in the site's folder `home` that the server has answered a heartbeat."""
+    _answered(home).touch()
+
+
+def _answered(home: Path) -> Path:
+    return home / "server_answered"
+
+
+class ConnectionMonitor:
+    """Reports at the site when the server starts or stops answering its heartbeats."""
+
+    def __init__(self, home: Path, notify: Callable[[str], None]) -> None:
+        self._path = _answered(home)
+        self._path.unlink(missing_ok=True)
+        self._notify = notify
+        self._connected = False
+
+    def poll(self) -> None:
+        """Report a change since the last call."""
+        try:
+            connected = time.time() - self._path.stat().st_mtime < HEARTBEAT_TIMEOUT
+        except FileNotFoundError:
+            connected = False
+        if connected != self._connected:
+            self._connected = connected
+            self._notify(
+                "connected"
+                if connected
+                else "the server does not answer: it is down, the network is down, or this site "
+                "was revoked; still trying"
+            )

@@ -1,1 +1,1 @@
-"""Processes that are kept alive, and forked from one that has its imports done."""
+"""Long-lived processes: supervised, and forked from one that has imported everything."""

@@ -1,8 +1,8 @@
-"""Memory of the processes through which vectors pass, given back soon.
+"""Returns memory to the system soon after large messages have been handled.
 
-The deployment engine leaves each message in a cycle of references, which Python breaks when enough
-objects have been made, and a vector is a few objects of many megabytes. What is freed then stays
-with the allocator, in pieces. So both are told to look whenever so many bytes have passed.
+FLARE leaves each message in a reference cycle. Python collects cycles after a number of objects,
+not bytes, and a model vector is a few objects of many megabytes. Freed memory then stays with the
+allocator in fragments. So the garbage collector and the allocator both run after so many bytes.
 """
 
 from __future__ import annotations
@@ -12,45 +12,49 @@ import ctypes
 import gc
 import threading
 
-COLLECT = 8 << 20  # bytes: less than may be on their way at once (`engines/remote/messages.py`)
-TRIM = 32 << 20  # bytes: pages that are given back must be had again, so less often
+# Bytes of messages after which garbage is collected. Less than the messages in flight at once
+# (`engines/remote/messages.py`).
+COLLECT_EVERY = 8 << 20
+# Bytes of messages after which freed pages go back to the system. This is less often, because the
+# process has to fault them in again.
+TRIM_EVERY = 32 << 20
 _M_ARENA_MAX = -8  # `mallopt(3)`
 
 
-def one_for_all_threads() -> None:
-    """From now on all threads allocate from one heap; call it before there are any.
+def use_one_arena() -> None:
+    """Make all threads allocate from one arena; call it before any thread starts.
 
-    Else each of the engine's threads frees large pieces into a heap of its own, which keeps them.
-    MALLOC_ARENA_MAX says the same, but to a program that begins.
+    Otherwise each of FLARE's threads frees large blocks into an arena of its own, which keeps them.
+    The variable MALLOC_ARENA_MAX does the same, but only when a program starts.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def settle() -> None:
-    """What is there now is there to stay: later collections do not look at it.
+def freeze_live_objects() -> None:
+    """Exclude all objects that exist now from later garbage collections.
 
-    They would take a tenth of a second each with all that is imported, and so take none.
+    Scanning everything that is imported takes a tenth of a second for each collection.
     """
     gc.collect()
     gc.freeze()
 
 
-class Sweeper:
-    """Counts the bytes that pass, and sweeps up behind them."""
+class MemoryReclaimer:
+    """Counts the bytes of messages, and reclaims memory whenever enough have been handled."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._passed = 0
+        self._handled = 0
 
-    def passed(self, size: int) -> None:
-        """A message of `size` bytes was dealt with."""
+    def handled(self, size: int) -> None:
+        """A message of `size` bytes was handled."""
         with self._lock:
-            before = self._passed
-            self._passed += size
-            after = self._passed
-        if before // COLLECT < after // COLLECT:
+            before = self._handled
+            self._handled += size
+            after = self._handled
+        if before // COLLECT_EVERY < after // COLLECT_EVERY:
             gc.collect()
-        if before // TRIM < after // TRIM:
+        if before // TRIM_EVERY < after // TRIM_EVERY:
             with contextlib.suppress(OSError, AttributeError):  # another C library
                 ctypes.CDLL(None).malloc_trim(0)

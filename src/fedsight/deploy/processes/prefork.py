@@ -1,21 +1,24 @@
-"""Processes that are forked from the one that keeps them, in which everything is imported.
+"""The prefork process: imports everything once, then forks the other processes on request.
 
-A site trains in three processes: the deployment engine's, a job's and its trainer's. Importing
-PyTorch takes each of them seconds of computing. So they are forked from the keeper, which has
-imported it and does nothing else: they begin at once and share the memory of what was imported,
-and what kills one of them still leaves the others. The keeper has one thread only, so that no lock
-can be held by a thread that its copy lacks.
+A site trains in three processes: FLARE's, a job's and the job's trainer. Importing PyTorch would
+take each of them seconds. Instead they are forked from a process that has imported it and does
+nothing else, so they start at once and share the imported memory, and a crash of one still leaves
+the others alive. The prefork process has a single thread, so no fork can inherit a lock that a
+missing thread holds.
 
-A process that needs another asks the keeper for it over a socket (`deploy/processes/spawn.py`).
+A process requests another one over a socket (`deploy/processes/spawn.py`).
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import ctypes
 import importlib
 import json
 import os
 import pickle
+import runpy
 import select
 import selectors
 import signal
@@ -23,42 +26,148 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Never, TypeVar
 
 from fedsight.core.errors import DataError, EngineError, FedSightError
 from fedsight.deploy.processes import memory_reclaim
-from fedsight.deploy.processes.forked import become, ended, fork
-from fedsight.deploy.processes.spawn import ADDRESS, CODE, LENGTH, Start, kill, received
+from fedsight.deploy.processes.spawn import (
+    ADDRESS_VARIABLE,
+    INT32,
+    UINT32,
+    ProcessSpec,
+    describe_exit,
+    end_with_parent,
+    kill,
+    receive_exactly,
+)
 
-PATIENCE = 2.0  # seconds that a request may take to be said
-LONGEST = 1 << 22  # bytes of a request
-LOOK = 0.1
-MOST_LETTERS = 80  # of the folder of temporary files: a socket's address is short (`unix(7)`)
+REQUEST_TIMEOUT = 2.0  # seconds in which a request must arrive completely
+MAX_REQUEST_BYTES = 1 << 22
+MAX_DESCRIPTORS = 16  # file descriptors that come with a request
+POLL_INTERVAL = 0.1  # seconds
+# Characters of the folder for temporary files; the address of a Unix socket is short (`unix(7)`).
+MAX_FOLDER_CHARACTERS = 80
+_PR_SET_PDEATHSIG = 1  # `prctl(2)`
+_TERMINATION_SIGNALS = {signal.SIGTERM, signal.SIGINT}
 T = TypeVar("T")
 
 
-def prepare(modules: Iterable[str], environment: Mapping[str, str]) -> None:
-    """Import what the forked processes need; call it once, in a process with a single thread."""
-    from setproctitle import getproctitle  # comes with the extra `deploy`, as the engine does
+# Forking ------------------------------------------------------------------------------------------
 
-    getproctitle()  # looks where the title is kept, for which the environment must be unchanged
-    os.environ.update(environment)  # some is read by what is imported
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it is ignored, nobody learns of exit codes
-    memory_reclaim.one_for_all_threads()
+
+def prepare(modules: Iterable[str], environment: Mapping[str, str]) -> None:
+    """Import what the forks will need; call it once, in a process with a single thread."""
+    from setproctitle import getproctitle  # comes with the extra `deploy`, like FLARE
+
+    getproctitle()  # locates the title in memory, before the environment changes
+    os.environ.update(environment)  # some variables are read by the imported modules
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it were ignored, exit codes would be lost
+    memory_reclaim.use_one_arena()
     for module in modules:
         importlib.import_module(module)
-    memory_reclaim.settle()  # a collection in a copy would write to, and so copy, every page
+    # A garbage collection in a fork would write to every page, and so copy it.
+    memory_reclaim.freeze_live_objects()
 
 
-def aside(work: Callable[[], T]) -> T:
-    """What `work` returns, from a copy of this process: what it starts stays there.
+def fork() -> int:
+    """Like `os.fork`, but the child dies with this process and blocks SIGTERM and SIGINT.
 
-    Raises what `work` raises, if that is a FedSightError, and a DataError with the text of any
-    other exception; EngineError if the copy dies, lacks memory, or cannot be made.
+    They stay blocked until the child enters `exit_at_end`: this process's handlers would end this
+    process's other children. Raises OSError if no process can be created.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):  # an unwritable stream must not prevent the fork
+            stream.flush()
+    parent = os.getpid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _TERMINATION_SIGNALS)
+    pid = -1
+    try:
+        pid = os.fork()
+    finally:
+        if pid != 0:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINATION_SIGNALS)
+    if pid == 0:
+        with contextlib.suppress(OSError, AttributeError):  # Linux only
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL))
+        if os.getppid() != parent:
+            os._exit(1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        atexit._clear()  # the parent's exit handlers are not the child's
+    return pid
+
+
+class exit_at_end(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads like a function
+    """Runs the body as the whole life of a fork: the process exits after it.
+
+    A fork must never return into the frames that it inherited.
+    """
+
+    def __enter__(self) -> None:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _TERMINATION_SIGNALS)
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> Never:
+        code = 0
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else int(error.code is not None)
+            if isinstance(error.code, str):
+                print(error.code, file=sys.stderr)
+        elif isinstance(error, KeyboardInterrupt):
+            code = 130
+        elif error is not None:
+            traceback.print_exception(error)
+            code = 1
+        with contextlib.suppress(BaseException):
+            threading._shutdown()  # type: ignore[attr-defined]  # as the interpreter does at exit
+            atexit._run_exitfuncs()
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def run_module(spec: ProcessSpec, output: int, descriptors: Sequence[int]) -> None:
+    """Run what `spec` says in this process, a fresh fork; returns when it has ended."""
+    os.setsid()
+    with Path(os.devnull).open("rb") as devnull:
+        os.dup2(devnull.fileno(), 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    _close_all_except({0, 1, 2, *descriptors})
+    os.chdir(spec.folder)
+    os.environ.clear()
+    os.environ.update(spec.environment)
+    from setproctitle import setproctitle
+
+    arguments = [*spec.arguments, *map(str, descriptors)]
+    setproctitle(" ".join(["fedsight:", spec.module, *arguments]))
+    end_with_parent()
+    sys.argv = [spec.module, *arguments]
+    if not hasattr(sys.modules.get(spec.module), "__path__"):
+        sys.modules.pop(spec.module, None)  # it runs again, as __main__
+    runpy.run_module(spec.module, run_name="__main__", alter_sys=True)
+
+
+def _close_all_except(kept: set[int]) -> None:
+    """Close the prefork process's open files: its locks, its socket, other connections."""
+    for path in list(Path("/dev/fd").iterdir()):
+        if int(path.name) not in kept:
+            with contextlib.suppress(OSError):  # the descriptor of the listing itself
+                os.close(int(path.name))
+
+
+# One call in a fork -------------------------------------------------------------------------------
+
+
+def run_in_fork(work: Callable[[], T]) -> T:
+    """Call `work` in a fork and return its result, so that its threads and files stay there.
+
+    Raises what `work` raises if that is a FedSightError, and a DataError with the text of any other
+    exception. Raises EngineError if the fork dies, runs out of memory, or cannot be made.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     ours, theirs = os.pipe()
@@ -68,10 +177,10 @@ def aside(work: Callable[[], T]) -> T:
         os.close(ours)
         os.close(theirs)
         cause = f"no process can be started here: {error.strerror or error}"
-        raise EngineError(cause, "end other processes, or free memory") from None
+        raise EngineError(cause, "end other processes, or free some memory") from None
     if pid == 0:
-        with ended(), os.fdopen(theirs, "wb") as file:
-            file.write(_outcome(work))
+        with exit_at_end(), os.fdopen(theirs, "wb") as file:
+            file.write(_pickled_outcome(work))
     os.close(theirs)
     try:
         with os.fdopen(ours, "rb") as file:
@@ -82,163 +191,161 @@ def aside(work: Callable[[], T]) -> T:
     finally:
         _, status = os.waitpid(pid, 0)
     if status or not data:
-        code = os.waitstatus_to_exitcode(status)
-        how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-        raise EngineError(f"a process {how}", "often the machine ran out of memory: free some")
-    done, value = pickle.loads(data)
-    if not done:
+        cause = f"a process {describe_exit(os.waitstatus_to_exitcode(status))}"
+        raise EngineError(cause, "the machine may have run out of memory: free some")
+    succeeded, value = pickle.loads(data)
+    if not succeeded:
         raise value
     return value  # type: ignore[no-any-return]
 
 
-def _outcome(work: Callable[[], Any]) -> bytes:
-    """Whether `work` was done, and what it returned or raised, pickled."""
+def _pickled_outcome(work: Callable[[], Any]) -> bytes:
+    """(True, the result of `work`) or (False, the error to raise), pickled."""
     try:
         return pickle.dumps((True, work()))
     except FedSightError as error:
         raised: FedSightError = error
     except MemoryError:
-        raised = EngineError("a process ran out of memory", "free some")
-    except Exception as error:  # a file that cannot be read, or a defect: whoever waits is told
+        raised = EngineError("a process ran out of memory", "free some memory")
+    except Exception as error:  # an unreadable file, or a defect: the caller has to hear of it
         place = traceback.extract_tb(error.__traceback__)[-1]
-        cause = f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})"
         raised = DataError(
-            cause, "look at the images and their permissions; without fault, it is FedSight's"
+            f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})",
+            "check the images and their permissions; if they are fine, this is a defect of "
+            "FedSight",
         )
     return pickle.dumps((False, raised))
 
 
+# Forks on request ---------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
-def door() -> Iterator[socket.socket]:
-    """A socket to be asked at, which only this user can reach."""
-    short = len(tempfile.gettempdir()) < MOST_LETTERS
+def listening_socket() -> Iterator[socket.socket]:
+    """A Unix socket for requests, which only this user can reach."""
+    short = len(tempfile.gettempdir()) < MAX_FOLDER_CHARACTERS
     with (
-        tempfile.TemporaryDirectory(prefix="fedsight-", dir=None if short else "/tmp") as place,
-        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as made,
+        tempfile.TemporaryDirectory(prefix="fedsight-", dir=None if short else "/tmp") as folder,
+        socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
     ):
-        made.bind(str(Path(place) / "forks"))
-        made.listen()
-        yield made
+        listener.bind(str(Path(folder) / "prefork"))
+        listener.listen()
+        yield listener
 
 
-@contextlib.contextmanager
-def apart(modules: Sequence[str]) -> Iterator[None]:
-    """Meanwhile, `processes.begin` forks from a process of its own, which imports `modules`.
+class PreforkServer:
+    """The server side of `spawn.start`: forks processes, and reports their exit codes."""
 
-    For a process that has threads, and starts many others. They end with it.
-    """
-    with door() as made:
-        keeper = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "fedsight.deploy.processes.prefork",
-                str(made.fileno()),
-                *modules,
-            ],
-            pass_fds=[made.fileno()],
-            stdin=subprocess.PIPE,
-            start_new_session=True,
-        )
-        before = os.environ.get(ADDRESS)
-        os.environ[ADDRESS] = str(made.getsockname())
-        made.close()  # or one would wait at it for a keeper that has died
-        try:
-            yield
-        finally:
-            del os.environ[ADDRESS]
-            if before is not None:
-                os.environ[ADDRESS] = before
-            keeper.communicate()  # it ends with its input
+    def __init__(self, listener: socket.socket) -> None:
+        """Anyone who can connect to `listener` may request a process."""
+        self._listener = listener
+        self.address = str(listener.getsockname())
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ)
+        self._requesters: dict[int, socket.socket] = {}  # by process ID
 
+    def start(self, spec: ProcessSpec, output: int, descriptors: Sequence[int] = ()) -> int:
+        """Fork a process in a session of its own; returns its process ID.
 
-def _serve(number: int, modules: Sequence[str]) -> None:
-    """Until the input ends, fork what is asked for at the socket `number`."""
-    prepare(modules, {})
-    made = socket.socket(fileno=number)
-    with contextlib.closing(Prefork(made)) as forks:
-        while not select.select([0], [], [], 0)[0]:
-            forks.look(LOOK)
-
-
-class Prefork:
-    """The keeper's side: starts processes, for itself and for those who ask, and collects them."""
-
-    def __init__(self, door: socket.socket) -> None:
-        """Whoever can connect to `door` may ask."""
-        self._door = door
-        self.address = str(door.getsockname())
-        self._watch = selectors.DefaultSelector()
-        self._watch.register(self._door, selectors.EVENT_READ)
-        self._asked: dict[int, socket.socket] = {}  # by whom each was asked for
-
-    def start(self, start: Start, output: int, passed: Sequence[int] = ()) -> int:
-        """Fork a process in a session of its own; returns its number.
-
-        Its standard output and errors go to the descriptor `output`. The numbers of the
-        descriptors `passed`, which it gets, too, are added to its words.
+        Arguments as in `spawn.start`. Raises OSError if no process can be created.
         """
         pid = fork()
         if pid == 0:
-            with ended():
-                become(start, output, passed)
+            with exit_at_end():
+                run_module(spec, output, descriptors)
         return pid
 
-    def look(self, seconds: float) -> None:
-        """Serve those who ask, for at most `seconds`; collect what ended, end what nobody wants."""
-        for key, _ in self._watch.select(seconds):
-            if key.fileobj is self._door:
+    def serve(self, seconds: float) -> None:
+        """Serve requests for at most `seconds`, report exits, kill abandoned processes."""
+        for key, _ in self._selector.select(seconds):
+            if key.fileobj is self._listener:
                 try:
-                    self._serve(self._door.accept()[0])
-                except Exception as error:  # whoever asked has died, or asked for nonsense
-                    with contextlib.suppress(OSError):  # nor may the log be writable
+                    self._handle_request(self._listener.accept()[0])
+                except Exception as error:  # the requester has died, or sent nonsense
+                    with contextlib.suppress(OSError):  # the log may not be writable either
                         print(f"a request for a process failed: {error!r}", file=sys.stderr)
                         sys.stderr.flush()
-            else:  # nothing more is ever said: whoever asked has ended, or lets go
+            else:  # requesters send nothing more: this one has closed the connection, or ended
                 kill(key.data)
-                self._watch.unregister(key.fileobj)
-        for pid, line in list(self._asked.items()):
-            gone, status = os.waitpid(pid, os.WNOHANG)
-            if gone:
-                self._tell(pid, line, os.waitstatus_to_exitcode(status))
+                self._selector.unregister(key.fileobj)
+        for pid, connection in list(self._requesters.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._report_exit(pid, connection, os.waitstatus_to_exitcode(status))
 
     def close(self) -> None:
-        """End all that was asked for."""
-        for pid, line in list(self._asked.items()):
+        """Kill all requested processes."""
+        for pid, connection in list(self._requesters.items()):
             kill(pid)
-            self._tell(pid, line, os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-        self._watch.close()
+            _, status = os.waitpid(pid, 0)
+            self._report_exit(pid, connection, os.waitstatus_to_exitcode(status))
+        self._selector.close()
 
-    def _serve(self, line: socket.socket) -> None:
-        until = time.monotonic() + PATIENCE
-        line.settimeout(PATIENCE)
+    def _handle_request(self, connection: socket.socket) -> None:
+        deadline = time.monotonic() + REQUEST_TIMEOUT
+        connection.settimeout(REQUEST_TIMEOUT)
         descriptors: list[int] = []
         try:
-            head, descriptors, _, _ = socket.recv_fds(line, LENGTH.size, 16)
-            (length,) = LENGTH.unpack(head)
-            if length > LONGEST:
+            head, descriptors, _, _ = socket.recv_fds(connection, UINT32.size, MAX_DESCRIPTORS)
+            (length,) = UINT32.unpack(head)
+            if length > MAX_REQUEST_BYTES:
                 raise ValueError(f"{length} bytes")
-            said = json.loads(received(line, length, until))
-            pid = self.start(Start(**said), descriptors[0], descriptors[1:])
+            request = json.loads(receive_exactly(connection, length, deadline))
+            pid = self.start(ProcessSpec(**request), descriptors[0], descriptors[1:])
         except BaseException:
-            line.close()
+            connection.close()
             raise
         finally:
-            for one in descriptors:
-                os.close(one)
-        self._asked[pid] = line
-        self._watch.register(line, selectors.EVENT_READ, pid)
+            for descriptor in descriptors:
+                os.close(descriptor)
+        self._requesters[pid] = connection
+        self._selector.register(connection, selectors.EVENT_READ, pid)
         with contextlib.suppress(OSError):
-            line.sendall(LENGTH.pack(pid))
+            connection.sendall(UINT32.pack(pid))
 
-    def _tell(self, pid: int, line: socket.socket, code: int) -> None:
-        del self._asked[pid]
+    def _report_exit(self, pid: int, connection: socket.socket, code: int) -> None:
+        del self._requesters[pid]
         with contextlib.suppress(OSError):
-            line.sendall(CODE.pack(code))
-        with contextlib.suppress(KeyError):  # nobody waits for it any more
-            self._watch.unregister(line)
-        line.close()
+            connection.sendall(INT32.pack(code))
+        with contextlib.suppress(KeyError):  # the requester is gone already
+            self._selector.unregister(connection)
+        connection.close()
+
+
+@contextlib.contextmanager
+def prefork_process(modules: Sequence[str]) -> Iterator[None]:
+    """Start a prefork process that imports `modules`; meanwhile, `spawn.start` forks from it.
+
+    For a process that has threads of its own and starts many others. They end with it.
+    """
+    with listening_socket() as listener:
+        name, descriptor = "fedsight.deploy.processes.prefork", listener.fileno()
+        process = subprocess.Popen(
+            [sys.executable, "-m", name, str(descriptor), *modules],
+            pass_fds=[descriptor],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        before = os.environ.get(ADDRESS_VARIABLE)
+        os.environ[ADDRESS_VARIABLE] = str(listener.getsockname())
+        listener.close()  # or requests would wait for a prefork process that has died
+        try:
+            yield
+        finally:
+            del os.environ[ADDRESS_VARIABLE]
+            if before is not None:
+                os.environ[ADDRESS_VARIABLE] = before
+            process.communicate()  # it ends when its input does
+
+
+def _main(descriptor: int, modules: Sequence[str]) -> None:
+    """Serve requests at the socket `descriptor` until standard input ends."""
+    prepare(modules, {})
+    listener = socket.socket(fileno=descriptor)
+    with contextlib.closing(PreforkServer(listener)) as server:
+        while not select.select([0], [], [], 0)[0]:
+            server.serve(POLL_INTERVAL)
 
 
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]), sys.argv[2:])
+    _main(int(sys.argv[1]), sys.argv[2:])

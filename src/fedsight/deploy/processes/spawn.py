@@ -1,13 +1,20 @@
-"""Another process, which a process asks its prefork process for, and what the two say.
+"""Starts another process: forked by the prefork process if there is one, else as a new program.
 
-The line stays open: its end is the end of the process that was asked for, too.
+A forked process is requested over a Unix socket. The connection stays open: the requester learns
+the exit code from it, and if the requester closes it or dies, the process is killed.
+
+Run as a module, it runs another module that ends with its parent:
+
+    python -m fedsight.deploy.processes.spawn MODULE ARGUMENTS...
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import json
 import os
+import runpy
 import signal
 import socket
 import struct
@@ -22,53 +29,21 @@ from typing import Protocol
 
 from fedsight.core.errors import EngineError
 
-ADDRESS = "FEDSIGHT_FORKS"  # the variable that tells a process where its keeper listens
-LENGTH = struct.Struct("<I")  # of a request; and the number of a process
-CODE = struct.Struct("<i")  # an exit code
-PATIENCE = 120.0  # seconds that a keeper gets to answer: it may still be importing
+ADDRESS_VARIABLE = "FEDSIGHT_PREFORK"  # environment variable: the prefork process's socket
+UINT32 = struct.Struct("<I")  # the length of a request, a process ID
+INT32 = struct.Struct("<i")  # an exit code
+START_TIMEOUT = 120.0  # seconds for the prefork process to answer; it may still be importing
+PARENT_CHECK_INTERVAL = 0.5  # seconds
 
 
 @dataclass(frozen=True)
-class Start:
-    """What is to run: a module with its words, as `python -m` would."""
+class ProcessSpec:
+    """What a process runs: a module with arguments, like `python -m`."""
 
     module: str
-    words: Sequence[str]
+    arguments: Sequence[str]
     environment: Mapping[str, str]
-    folder: str
-
-
-def begin(
-    module: str,
-    words: Sequence[str],
-    output: int,
-    passed: Sequence[int] = (),
-    environment: Mapping[str, str] | None = None,
-) -> Process:
-    """Another process, as `Forks.start` makes them, with `environment` besides this one's own.
-
-    Forked by this one's keeper; started as a program where there is none. Raises EngineError if
-    the keeper does not answer. It ends with this process.
-    """
-    env = {**os.environ, **(environment or {})}
-    if ADDRESS in env:
-        return Fork(Start(module, words, env, str(Path.cwd())), output, passed)
-    return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "fedsight.deploy.processes.child",
-            module,
-            *words,
-            *map(str, passed),
-        ],
-        env=env,
-        pass_fds=passed,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=output,
-        start_new_session=True,
-    )
+    folder: str  # working directory
 
 
 class Process(Protocol):
@@ -77,86 +52,147 @@ class Process(Protocol):
     pid: int
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
+        """The exit code, negative for a signal; None while the process runs."""
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, when it has ended; subprocess.TimeoutExpired after `timeout` seconds."""
+        """Wait for the exit code; subprocess.TimeoutExpired after `timeout` seconds."""
 
     def terminate(self) -> None:
-        """SIGTERM."""
+        """Send SIGTERM."""
 
     def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL."""
 
 
-class Fork:
-    """A process that this one asked its keeper for; it ends with this one."""
+def start(
+    module: str,
+    arguments: Sequence[str],
+    output: int,
+    descriptors: Sequence[int] = (),
+    environment: Mapping[str, str] | None = None,
+) -> Process:
+    """Start a process that runs `module`, and that ends with this process.
 
-    def __init__(self, start: Start, output: int, passed: Sequence[int] = ()) -> None:
-        said = json.dumps(asdict(start)).encode()
-        self._line = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    Its standard output and error go to the file descriptor `output`. It inherits `descriptors`,
+    whose numbers are appended to its arguments, and this process's environment extended by
+    `environment`. Raises EngineError if the prefork process does not answer.
+    """
+    env = {**os.environ, **(environment or {})}
+    if ADDRESS_VARIABLE in env:
+        spec = ProcessSpec(module, arguments, env, str(Path.cwd()))
+        return ForkedProcess(spec, output, descriptors)
+    command = [sys.executable, "-m", "fedsight.deploy.processes.spawn", module, *arguments]
+    return subprocess.Popen(
+        [*command, *map(str, descriptors)],
+        env=env,
+        pass_fds=descriptors,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        start_new_session=True,
+    )
+
+
+class ForkedProcess:
+    """A process that this one requested from the prefork process; it ends with this one."""
+
+    def __init__(self, spec: ProcessSpec, output: int, descriptors: Sequence[int] = ()) -> None:
+        request = json.dumps(asdict(spec)).encode()
+        self._connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            self._line.settimeout(PATIENCE)
-            self._line.connect(start.environment[ADDRESS])
-            socket.send_fds(self._line, [LENGTH.pack(len(said))], [output, *passed])
-            self._line.sendall(said)
-            self.pid: int = LENGTH.unpack(received(self._line, LENGTH.size))[0]
-            self._line.settimeout(None)
+            self._connection.settimeout(START_TIMEOUT)
+            self._connection.connect(spec.environment[ADDRESS_VARIABLE])
+            head = [UINT32.pack(len(request))]
+            socket.send_fds(self._connection, head, [output, *descriptors])
+            self._connection.sendall(request)
+            self.pid: int = UINT32.unpack(receive_exactly(self._connection, UINT32.size))[0]
+            self._connection.settimeout(None)
         except (OSError, KeyError) as error:
-            self._line.close()
+            self._connection.close()
             raise EngineError(
-                f"no process can be started here ({error})", "start the site or server anew"
+                f"no process can be started here ({error})", "restart the site or the server"
             ) from None
         self._code: int | None = None
-        self._over = threading.Event()
-        threading.Thread(target=self._wait, daemon=True, name=f"fork {self.pid}").start()
+        self._ended = threading.Event()
+        threading.Thread(target=self._wait_for_exit, daemon=True, name=f"wait {self.pid}").start()
 
     def poll(self) -> int | None:
-        """Its exit code, negative for a signal; None while it runs."""
-        return self._code if self._over.is_set() else None
+        """The exit code, negative for a signal; None while the process runs."""
+        return self._code if self._ended.is_set() else None
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit code, when it has ended; subprocess.TimeoutExpired after `timeout` seconds."""
-        if not self._over.wait(timeout):
+        """Wait for the exit code; subprocess.TimeoutExpired after `timeout` seconds."""
+        if not self._ended.wait(timeout):
             raise subprocess.TimeoutExpired(f"process {self.pid}", timeout or 0.0)
         assert self._code is not None
         return self._code
 
     def terminate(self) -> None:
-        """SIGTERM."""
-        if not self._over.is_set():
+        """Send SIGTERM."""
+        if not self._ended.is_set():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        """SIGKILL."""
-        if not self._over.is_set():
+        """Send SIGKILL."""
+        if not self._ended.is_set():
             kill(self.pid)
 
-    def _wait(self) -> None:
+    def _wait_for_exit(self) -> None:
         try:
-            code: int = CODE.unpack(received(self._line, CODE.size))[0]
-        except OSError:  # the keeper is gone, and all its processes with it
+            code: int = INT32.unpack(receive_exactly(self._connection, INT32.size))[0]
+        except OSError:  # the prefork process is gone, and all its processes with it
             code = -signal.SIGKILL
         self._code = code
-        self._line.close()
-        self._over.set()
+        self._connection.close()
+        self._ended.set()
 
 
 def kill(pid: int) -> None:
-    """SIGKILL, unless it is gone."""
+    """Send SIGKILL to the process `pid` if it still exists."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
 
 
-def received(line: socket.socket, length: int, until: float | None = None) -> bytes:
-    """Exactly `length` bytes, before the moment `until`; OSError if they do not come."""
+def describe_exit(code: int) -> str:
+    """How a process with the exit code `code` ended, as the second half of a sentence."""
+    return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+
+def receive_exactly(connection: socket.socket, length: int, deadline: float | None = None) -> bytes:
+    """Receive `length` bytes; OSError if they do not arrive before `deadline` (monotonic time)."""
     data = b""
     while len(data) < length:
-        if until is not None:
-            line.settimeout(max(0.01, until - time.monotonic()))
-        piece = line.recv(length - len(data))
+        if deadline is not None:
+            connection.settimeout(max(0.01, deadline - time.monotonic()))
+        piece = connection.recv(length - len(data))
         if not piece:
-            raise ConnectionError("the line was closed")
+            raise ConnectionError("the connection was closed")
         data += piece
     return data
+
+
+def end_with_parent() -> None:
+    """From now on this process ends soon after its parent, however the parent ends.
+
+    An orphaned FLARE process would go on under an identity that a new process also uses. A timer
+    checks rather than a thread, because a process that forks (`prefork.py`) must have one thread.
+    """
+    parent = os.getppid()
+
+    def check(number: int, frame: object) -> None:
+        if os.getppid() != parent:
+            os._exit(1)
+
+    signal.signal(signal.SIGALRM, check)
+    signal.siginterrupt(signal.SIGALRM, False)
+    # A fork does not inherit the timer.
+    signal.setitimer(signal.ITIMER_REAL, PARENT_CHECK_INTERVAL, PARENT_CHECK_INTERVAL)
+    # The interpreter drops signal handlers when it ends: the next signal would kill it there.
+    atexit.register(signal.setitimer, signal.ITIMER_REAL, 0)
+
+
+if __name__ == "__main__":
+    end_with_parent()
+    sys.argv = sys.argv[1:]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)

@@ -1,6 +1,7 @@
-"""Keeps a FLARE process running: starts it, starts it again when it dies, ends it on request.
+"""Keeps a FLARE process running: starts it, restarts it when it dies, ends it on request.
 
-What FLARE's process starts in turn is forked here, too (`deploy/processes/prefork.py`).
+The supervisor is also the prefork process for all processes that FLARE's process starts in turn
+(`deploy/processes/prefork.py`).
 """
 
 from __future__ import annotations
@@ -15,31 +16,32 @@ from pathlib import Path
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.core.files import write_atomically
-from fedsight.deploy.membership.kits import HEARTBEAT, organisation
+from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL, organisation
 from fedsight.deploy.processes import prefork, spawn
 
-PAUSE = (0.5, 15.0)  # seconds before a dead process is started again: at first, and at most
-LASTED = 60.0  # seconds after which a process counts as having run well
-GRACE = 8.0  # seconds to end by itself
-LOOK = 0.2
-LINE = {
-    # FLARE keeps what it needs to repeat a message, and a thread, for so many seconds after each:
-    # ours are answered within few, and asked again if not.
+RESTART_DELAYS = (0.5, 15.0)  # seconds before a dead process is restarted: first, and at most
+STABLE_AFTER = 60.0  # seconds after which a process counts as having run well
+TERMINATION_TIMEOUT = 8.0  # seconds for a process to end by itself after SIGTERM
+LOCK_TIMEOUT = 0.5  # seconds; `is_running` holds the lock for a moment
+POLL_INTERVAL = 0.2  # seconds
+FLARE_ENVIRONMENT = {
+    # FLARE keeps each message, and a thread, for so many seconds in case it must be sent again.
+    # Ours are answered within a few seconds, and are asked again if they are not.
     "NVFLARE_STREAMING_RETRY_TIMEOUT": "8",
     "NVFLARE_STREAMING_RETRY_WAIT": "4",
-    # Bytes of a message. It makes room for as many as are announced, before they come: 4 GiB, if
-    # it is not told less. Ours are a header and a piece or a binding, 32 MiB at the very most.
+    # Maximum size of a message in bytes. FLARE allocates the announced size before the message
+    # arrives, up to 4 GiB by default. Ours are a header and a piece or a binding, 32 MiB at most.
     "NVFLARE_STREAMING_MAX_BLOB_SIZE": str(64 << 20),
 }
 _APP = "nvflare.private.fed.app"
-SERVER = (  # what the processes of a server import
+SERVER_MODULES = (  # imported by the processes of a server; the first one is run
     f"{_APP}.server.server_train",
     f"{_APP}.server.runner_process",
     "nvflare.collab.runtime.controller",
     "fedsight.deploy.flare",
     "fedsight.deploy.server.job",
 )
-SITE = (  # and those of a site
+SITE_MODULES = (  # imported by the processes of a site; the first one is run
     f"{_APP}.client.client_train",
     f"{_APP}.client.worker_process",
     "nvflare.collab.runtime.executor",
@@ -50,76 +52,90 @@ SITE = (  # and those of a site
 
 
 class Supervisor:
-    """One long-lived child process, in a session of its own."""
+    """Runs one long-lived child process, in a session of its own."""
 
     def __init__(
-        self, module: str, words: Sequence[str], folder: Path, home: Path, needs: Sequence[str] = ()
+        self,
+        module: str,
+        arguments: Sequence[str],
+        folder: Path,
+        home: Path,
+        imports: Sequence[str] = (),
     ) -> None:
-        """`needs`: modules that it and what it starts will import."""
-        self.module, self.words = module, words
+        """`folder`: the working directory; `home`: the folder of the site or the server.
+
+        `imports`: modules that the process, and those that it starts, will import.
+        """
+        self.module, self.arguments = module, arguments
         self._folder = folder
         self._home = home
-        self._needs = needs
+        self._imports = imports
         self._pid: int | None = None
-        self._asked = False
+        self._stop_requested = False
 
-    def run(self, say: Callable[[str], None], look: Callable[[], None] = lambda: None) -> None:
-        """Keep the process running until SIGTERM or Ctrl-C; `look` is called all the while.
+    def run(self, notify: Callable[[str], None], poll: Callable[[], None] = lambda: None) -> None:
+        """Keep the process running until SIGTERM or Ctrl-C; `poll` is called regularly.
 
-        One that cannot be started now, since the disk is full, say, is tried again, too.
+        A start that fails, for example because the disk is full, is tried again too.
         """
         before = {
-            number: signal.signal(number, self._ask) for number in (signal.SIGTERM, signal.SIGINT)
+            number: signal.signal(number, self._request_stop)
+            for number in (signal.SIGTERM, signal.SIGINT)
         }
-        pause = PAUSE[0]
-        prefork.prepare(self._needs, LINE)
-        with prefork.door() as door, contextlib.closing(prefork.Prefork(door)) as others:
+        delay = RESTART_DELAYS[0]
+        prefork.prepare(self._imports, FLARE_ENVIRONMENT)
+        with (
+            prefork.listening_socket() as listener,
+            contextlib.closing(prefork.PreforkServer(listener)) as forks,
+        ):
             try:
-                while not self._asked:
+                while not self._stop_requested:
                     began = time.monotonic()
                     try:
-                        self._start(others)
+                        self._start(forks)
                     except (OSError, StoreError) as error:
-                        self._end(others)
+                        self._end(forks)
                         why = error.cause if isinstance(error, StoreError) else error
-                        what = f"its process cannot be started ({why}); trying"
+                        event = f"its process cannot be started ({why}); retrying"
                     else:
-                        what = f"its process ended with code {self._watch(others, look)}; starting"
-                    if self._asked:
+                        event = (
+                            f"its process ended with code {self._watch(forks, poll)}; restarting"
+                        )
+                    if self._stop_requested:
                         break
-                    lasted = time.monotonic() - began > LASTED
-                    pause = PAUSE[0] if lasted else min(2 * pause, PAUSE[1])
-                    with contextlib.suppress(OSError):  # who listened is gone, or the disk is full
-                        say(f"{what} it again in {pause:.0f} s")
-                    self._sleep(pause, others)
+                    stable = time.monotonic() - began > STABLE_AFTER
+                    delay = RESTART_DELAYS[0] if stable else min(2 * delay, RESTART_DELAYS[1])
+                    with contextlib.suppress(OSError):  # the terminal is gone, or the disk is full
+                        notify(f"{event} in {delay:.0f} s")
+                    self._sleep(delay, forks)
             finally:
-                self._end(others)
+                self._end(forks)
                 for number, handler in before.items():
                     signal.signal(number, handler)
 
-    def _start(self, others: prefork.Prefork) -> None:
-        """Raises OSError or StoreError when it cannot; then the process may be running even so."""
+    def _start(self, forks: prefork.PreforkServer) -> None:
+        """Raises OSError or StoreError on failure; the process may be running even then."""
         environment = {
             **os.environ,
             "FEDSIGHT_HOME": str(self._home),
-            spawn.ADDRESS: others.address,
+            spawn.ADDRESS_VARIABLE: forks.address,
         }
-        start = spawn.Start(self.module, self.words, environment, str(self._folder))
+        spec = spawn.ProcessSpec(self.module, self.arguments, environment, str(self._folder))
         with (self._folder / "process.txt").open("ab") as output:
-            self._pid = others.start(start, output.fileno())
+            self._pid = forks.start(spec, output.fileno())
         write_atomically(self._home / "process.pid", str(self._pid).encode())
 
-    def _watch(self, others: prefork.Prefork, look: Callable[[], None]) -> int | None:
-        while not self._asked:
-            code = self._poll()
+    def _watch(self, forks: prefork.PreforkServer, poll: Callable[[], None]) -> int | None:
+        while not self._stop_requested:
+            code = self._exit_code()
             if code is not None:
                 return code
-            with contextlib.suppress(OSError):  # as above
-                look()
-            others.look(LOOK)
+            with contextlib.suppress(OSError):  # as in `run`
+                poll()
+            forks.serve(POLL_INTERVAL)
         return None
 
-    def _poll(self) -> int | None:
+    def _exit_code(self) -> int | None:
         """The exit code of the process; None while it runs."""
         if self._pid is None:
             return 0
@@ -129,22 +145,22 @@ class Supervisor:
         self._pid = None
         return os.waitstatus_to_exitcode(status)
 
-    def _sleep(self, seconds: float, others: prefork.Prefork) -> None:
-        until = time.monotonic() + seconds
-        while time.monotonic() < until and not self._asked:
-            others.look(min(LOOK, seconds))
+    def _sleep(self, seconds: float, forks: prefork.PreforkServer) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline and not self._stop_requested:
+            forks.serve(min(POLL_INTERVAL, seconds))
 
-    def _ask(self, number: int, frame: object) -> None:
-        self._asked = True
+    def _request_stop(self, number: int, frame: object) -> None:
+        self._stop_requested = True
 
-    def _end(self, others: prefork.Prefork) -> None:
-        if (pid := self._pid) is None or self._poll() is not None:
+    def _end(self, forks: prefork.PreforkServer) -> None:
+        if (pid := self._pid) is None or self._exit_code() is not None:
             return
         os.kill(pid, signal.SIGTERM)
-        until = time.monotonic() + GRACE
-        while self._poll() is None and time.monotonic() < until:
-            others.look(LOOK)
-        with contextlib.suppress(ProcessLookupError):  # what it started in its session, too
+        deadline = time.monotonic() + TERMINATION_TIMEOUT
+        while self._exit_code() is None and time.monotonic() < deadline:
+            forks.serve(POLL_INTERVAL)
+        with contextlib.suppress(ProcessLookupError):  # including what it started in its session
             os.killpg(pid, signal.SIGKILL)
         if self._pid is not None:
             os.waitpid(pid, 0)
@@ -152,28 +168,46 @@ class Supervisor:
 
 
 @contextlib.contextmanager
-def only_one(home: Path, what: str) -> Iterator[None]:
-    """A folder's process runs once: two with one identity would take each other's messages."""
-    cause = f"{what} is running already, from the same folder {home}"
-    # `kept` looks by taking the lock for a moment.
-    with locks.hold(home / ".lock", 0.5, DeployError(cause, "end it first")):
+def exclusive(home: Path, what: str) -> Iterator[None]:
+    """Ensure that `what` runs once from `home`; DeployError if it is running already.
+
+    Two processes with one identity would take each other's messages.
+    """
+    cause = f"{what} is already running from the folder {home}"
+    with locks.hold(home / ".lock", LOCK_TIMEOUT, DeployError(cause, "end it first")):
         yield
 
 
-def kept(home: Path) -> bool:
-    """Whether somebody keeps the process of the folder `home` running now."""
+def is_running(home: Path) -> bool:
+    """Whether a supervisor for the folder `home` is running now."""
     return locks.held(home / ".lock")
 
 
+def process_id(home: Path) -> int | None:
+    """The ID of the process that the supervisor for `home` runs; None if there is none now."""
+    try:
+        pid = int((home / "process.pid").read_text())
+    except (OSError, ValueError):
+        return None
+    try:
+        os.kill(pid, 0)  # sends no signal, only checks
+    except ProcessLookupError:
+        return None
+    except PermissionError:
+        pass  # it exists, under another user
+    return pid
+
+
 def server(kit: Path, home: Path) -> Supervisor:
-    """The coordinator's FLARE process."""
-    words = ["-m", str(kit), "-s", "fed_server.json", "--set", "secure_train=true"]
-    more = ["org=server", "config_folder=config"]
-    return Supervisor(SERVER[0], [*words, *more], kit, home, SERVER)
+    """The supervisor of the coordinator's FLARE process."""
+    arguments = ["-m", str(kit), "-s", "fed_server.json", "--set", "secure_train=true"]
+    arguments += ["org=server", "config_folder=config"]
+    return Supervisor(SERVER_MODULES[0], arguments, kit, home, SERVER_MODULES)
 
 
 def site(kit: Path, home: Path, name: str) -> Supervisor:
-    """A site's FLARE process."""
-    words = ["-m", str(kit), "-s", "fed_client.json", "--set", "secure_train=true", f"uid={name}"]
-    more = [f"org={organisation(name)}", "config_folder=config", f"heart_beat_interval={HEARTBEAT}"]
-    return Supervisor(SITE[0], [*words, *more], kit, home, SITE)
+    """The supervisor of a site's FLARE process."""
+    arguments = ["-m", str(kit), "-s", "fed_client.json", "--set", "secure_train=true"]
+    arguments += [f"uid={name}", f"org={organisation(name)}", "config_folder=config"]
+    arguments += [f"heart_beat_interval={HEARTBEAT_INTERVAL}"]
+    return Supervisor(SITE_MODULES[0], arguments, kit, home, SITE_MODULES)

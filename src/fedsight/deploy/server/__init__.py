@@ -1,1 +1,1 @@
-"""The coordinator's machine: server, run scheduler, jobs, operators."""
+"""The coordinator's machine: the server, the run scheduler, jobs, operator sessions."""

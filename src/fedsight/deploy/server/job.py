@@ -1,8 +1,8 @@
-"""One segment of a deployed run: the round loop, from the last checkpoint on, in one FLARE job.
+"""One job of a deployed run: the round loop, from the last checkpoint on, in one FLARE job.
 
-A job's sites are fixed when it starts. So a segment ends when the run is finished, when a round
-fails, or, after a round, when a site of the federation has come back and wants in; the next
-segment goes on from the checkpoint (`deploy/server/scheduler.py`).
+FLARE fixes the sites of a job when it starts. So a job ends when the run is finished, when a round
+fails, or, after a round, when another site of the federation is ready to join; the next job
+continues from the checkpoint (`deploy/server/scheduler.py`).
 """
 
 from __future__ import annotations
@@ -22,9 +22,14 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.layout import Kind
 from fedsight.core.settings import Settings
-from fedsight.deploy.declaration import Declaration, deviants, gather, read_declaration
+from fedsight.deploy.declaration import (
+    Declaration,
+    disagreeing_sites,
+    gather,
+    read_declaration,
+)
 from fedsight.deploy.membership import presence
-from fedsight.deploy.membership.federation import FederationFolder as Folder
+from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
@@ -36,90 +41,85 @@ from fedsight.program.federation import Federation
 from fedsight.program.program import Program
 from fedsight.runs import lifecycle
 
-OUTCOME = "segment.json"
-GONE = 40.0  # seconds without a sign of life after which a site counts as gone
-PATIENCE = 30.0  # seconds to wait for the coordinator of an earlier segment to be gone
+JOB_FILE = "job.json"  # in the run's folder: the state of its latest job
+SITE_TIMEOUT = 40.0  # seconds without a heartbeat after which a site counts as gone
+LOCK_TIMEOUT = 30.0  # seconds to wait for an earlier job's coordinator to end
 log = logging.getLogger(__name__)
 
 
-class Handover(Exception):  # noqa: N818 - not an error: the next segment goes on
-    """Another site is there; a new segment takes it in."""
+class Handover(Exception):  # noqa: N818 - not an error: the next job continues the run
+    """Another site is connected; the next job will include it."""
 
 
-def segment(folder: Path, run: str, fingerprint: str, number: int, link: Link) -> None:
-    """Carry the run `run` of the federation in `folder` on; `segment.json` says how it ended."""
-    federation = Folder.open(folder)
-    place = (federation.runs / run).resolve()
-    if place.parent != federation.runs.resolve() or not place.is_dir():
-        raise DeployError(f"'{run}' is no run of this federation", "start it with `fedsight run`")
-    store = RunStore(place)
+def run_job(folder: Path, run: str, fingerprint: str, number: int, link: Link) -> None:
+    """Continue the run `run` of the federation in `folder`; `job.json` records how the job ended.
 
-    def ends(outcome: dict[str, Any]) -> None:
-        log.info("segment %d ends: %s", number, outcome)
-        with contextlib.suppress(StoreError):  # the disk is full: the job's end says enough
-            store.write_json(OUTCOME, {"number": number, **outcome})
+    Raises DeployError if the federation has no such run.
+    """
+    federation = FederationFolder.open(folder)
+    run_folder = (federation.runs / run).resolve()
+    if run_folder.parent != federation.runs.resolve() or not run_folder.is_dir():
+        raise DeployError(
+            f"'{run}' is not a run of this federation", "start it with `fedsight run`"
+        )
+    store = RunStore(run_folder)
+
+    def end(outcome: dict[str, Any]) -> None:
+        log.info("job %d ends: %s", number, outcome)
+        with contextlib.suppress(StoreError):  # the disk is full; the scheduler sees the job end
+            store.write_json(JOB_FILE, {"number": number, **outcome})
 
     try:
-        with alone(store.folder):
-            # Whoever sees the folder free again must find the outcome: it is written before that.
+        with exclusive(store.folder):
+            # The outcome is written before the lock is released: the scheduler relies on that.
             try:
-                store.write_json(OUTCOME, {"number": number, "state": "running"})
-                _carry_on(federation, store, fingerprint, link)
+                store.write_json(JOB_FILE, {"number": number, "state": "running"})
+                _continue_run(federation, store, fingerprint, link)
             except (Handover, FedSightError, OSError) as why:
-                ends(_outcome(why))
+                end(_outcome(why))
             else:
-                ends({"state": "finished"})
-    except FedSightError as error:  # another coordinator is at work
-        ends(_outcome(error))
+                end({"state": "finished"})
+    except FedSightError as error:  # another coordinator holds the lock
+        end(_outcome(error))
+
+
+def read_outcome(store: RunStore, number: int) -> dict[str, Any] | None:
+    """How job `number` ended, or that it is running; None before it starts.
+
+    What the coordinator of an earlier job may still write is ignored.
+    """
+    found = store.read_json(JOB_FILE) if (store.folder / JOB_FILE).exists() else None
+    return found if found is not None and found.get("number") == number else None
 
 
 def _outcome(why: Exception) -> dict[str, Any]:
-    """What is written of a segment that ended before the run did."""
+    """The outcome of a job that ended before the run was finished."""
     if isinstance(why, Handover):
         return {"state": "handover", "why": str(why)}
     if not isinstance(why, FedSightError):
-        why = StoreError(f"the coordinator cannot go on: {why}", "look at its disk")
-    again = isinstance(why, SiteError)  # the site may be back, or do better, next time
+        why = StoreError(f"the coordinator cannot continue: {why}", "check its disk")
+    again = isinstance(why, SiteError)  # the site may recover by the next job
     outcome = {"state": "failed", "again": again, "family": type(why).__name__}
     return {**outcome, "cause": why.cause, "cure": why.cure}
 
 
 @contextlib.contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """Only one coordinator at a time writes into a run's folder."""
-    cause = f"another coordinator is at work in {folder}"
-    with locks.hold(folder / ".lock", PATIENCE, EngineError(cause, "wait until it has ended")):
+def exclusive(folder: Path) -> Iterator[None]:
+    """Let only one coordinator at a time write to a run's folder; EngineError after a timeout."""
+    busy = EngineError(f"another coordinator is working in {folder}", "wait until it has ended")
+    with locks.hold(folder / ".lock", LOCK_TIMEOUT, busy):
         yield
 
 
-def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> None:
+def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, link: Link) -> None:
     program, speed = store.program()
     if program.fingerprint != fingerprint:
-        raise StoreError(f"{store.folder} holds another program", "start the run anew")
+        raise StoreError(f"{store.folder} contains another program", "start the run again")
     facts = store.read_json("run.json")
     roster = {
         site: read_declaration(table, site) for site, table in facts.get("declared", {}).items()
     }
-    found, absent = _propose(program, str(facts["id"]), link, folder.revoked())
-    odd = deviants(found, roster)
-    least = program.rounds.quorum
-    if odd and (least is None or len(found) - len(odd) < least):
-        raise next(iter(odd.values()))
-    for site, error in odd.items():
-        del found[site]
-        absent[site] = f"{error.cause}; {error.cure}"
-    for site, declared in found.items():
-        if roster.setdefault(site, declared) != declared:
-            absent[site] = f"site '{site}' has other images than when it joined this run"
-    if not roster:
-        raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "look at the sites")
-    for site, why in absent.items():
-        folder.note("absent", run=store.folder.name, site=site, why=why)
-    if absent and program.rounds.quorum is None:
-        raise SiteError(
-            f"not every site takes part: {'; '.join(absent.values())}",
-            "settle that with the site's owner, or set rounds.quorum to go on without it",
-        )
+    absent = _update_roster(folder, store, program, roster, link)
     federation = gather(program, roster)
     secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
     session = Session(federation, secret)
@@ -129,43 +129,80 @@ def _carry_on(folder: Folder, store: RunStore, fingerprint: str, link: Link) -> 
     }
     tables = {site: declared.table() for site, declared in roster.items()}
     store.write_json("run.json", {**described, **kept, "declared": tables})
-    _hand_out_personal(federation, link, absent)
+    send_personal(federation, link, absent)
     checkpoint = lifecycle.rewound(store)
     accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
-    watch = _Watch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
+    watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
     watch.durable = checkpoint.round if checkpoint else 0
     engine = RemoteEngine(
         *(federation, link, absent, accepted, lambda: watch.durable, watch.has_left),
         run=str(facts["id"]),
     )
     watch.engine = engine
-    memory_reclaim.settle()
+    memory_reclaim.freeze_live_objects()
     run = Conclusion(session, speed, store, "run", [watch], pictures=False)
     lifecycle.go(run, engine, checkpoint)
 
 
-class _Watch(Callback):
-    """Looks after each round whether another site of the federation is there."""
+def _update_roster(
+    folder: FederationFolder,
+    store: RunStore,
+    program: Program,
+    roster: dict[str, Declaration],
+    link: Link,
+) -> dict[str, str]:
+    """Ask the job's sites to take part, and add those that do to `roster`.
+
+    Returns why the others do not. Raises SiteError or DeployError if too few take part.
+    """
+    run = str(store.read_json("run.json")["id"])
+    found, absent = propose(program, run, link, folder.revoked())
+    disagreeing = disagreeing_sites(found, roster)
+    quorum = program.rounds.quorum
+    if disagreeing and (quorum is None or len(found) - len(disagreeing) < quorum):
+        raise next(iter(disagreeing.values()))
+    for site, error in disagreeing.items():
+        del found[site]
+        absent[site] = f"{error.cause}; {error.cure}"
+    for site, declared in found.items():
+        if roster.setdefault(site, declared) != declared:
+            absent[site] = f"site '{site}' no longer has the images with which it joined this run"
+    if not roster:
+        raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "check the sites")
+    for site, why in absent.items():
+        folder.log_event("absent", run=store.folder.name, site=site, why=why)
+    if absent and quorum is None:
+        raise SiteError(
+            f"not every site takes part: {'; '.join(absent.values())}",
+            "resolve this with the site's owner, or set rounds.quorum to continue without it",
+        )
+    return absent
+
+
+class _SiteWatch(Callback):
+    """Checks after each round whether another site of the federation is ready to join."""
 
     engine: RemoteEngine
 
-    def __init__(self, folder: Folder, asked: Sequence[str], every: int, rounds: int) -> None:
+    def __init__(
+        self, folder: FederationFolder, sites: Sequence[str], every: int, rounds: int
+    ) -> None:
         self._folder = folder
-        self._asked = asked  # the sites of this job
-        self._every = every
+        self._sites = sites  # the sites of this job
+        self._every = every  # rounds between checkpoints
         self._rounds = rounds
         self._began = time.time()
-        self.durable = 0
+        self.durable = 0  # the round of the last checkpoint
 
     def has_left(self, site: str) -> bool:
-        """Whether a site takes no more part in this job: revoked, gone, or started anew."""
+        """Whether a site has left this job: it was revoked, is silent, or was restarted."""
         if site in self._folder.revoked():
             return True
         one = presence.presence(self._folder.presences, site)
-        return one is not None and (one.since > self._began or one.silence > GONE)
+        return one is not None and (one.since > self._began or one.silence > SITE_TIMEOUT)
 
     def on(self, event: Event) -> None:
-        """After the checkpoint: hand over if somebody could join."""
+        """After a checkpoint, raise Handover if another site could join."""
         if not isinstance(event, RoundEnded) or event.checkpoint is None:
             return
         number = event.checkpoint.round
@@ -179,50 +216,53 @@ class _Watch(Callback):
         if number == self._rounds:
             return
         for name, one in presence.presences(self._folder.presences).items():
-            new = name not in self._asked or one.since > self._began
+            new = name not in self._sites or one.since > self._began
             if one.alive and new and name not in present and name not in revoked:
-                raise Handover(f"site '{name}' is there")
+                raise Handover(f"site '{name}' is ready to join")
 
 
-def _told(program: Program) -> dict[str, Any]:
-    """The program as the sites are told it: where our files lie is no affair of theirs."""
+def program_for_sites(program: Program) -> dict[str, Any]:
+    """The program in plain values, without the paths of the coordinator's own files."""
     table = program.table()
     for item in fields(program):
         value = getattr(program, item.name)
         if isinstance(value, Settings):
-            places = value.table().keys() - value.meaning().keys()
-            table[item.name] = {**table[item.name], **dict.fromkeys(places, "elsewhere")}
+            paths = value.table().keys() - value.meaning().keys()
+            table[item.name] = {**table[item.name], **dict.fromkeys(paths, "at-the-coordinator")}
     return table
 
 
-def _propose(
+def propose(
     program: Program, run: str, link: Link, revoked: Mapping[str, str]
 ) -> tuple[dict[str, Declaration], dict[str, str]]:
-    """Ask every site to take part; what the willing declare, and why the others do not."""
+    """Ask every site to take part; returns the declarations, and why the others do not."""
     found: dict[str, Declaration] = {}
     absent = {site: f"site '{site}' was revoked" for site in link.sites if site in revoked}
-    asked = [site for site in link.sites if site not in revoked]
+    sites = [site for site in link.sites if site not in revoked]
     header = {
         "run": run,
-        "program": _told(program),
+        "program": program_for_sites(program),
         "fingerprint": program.fingerprint,
-        "sites": len(asked),
+        "sites": len(sites),
     }
     deadline = time.monotonic() + program.rounds.deadline
 
-    def one(talk: Talk) -> None:
+    def ask(talk: Talk) -> None:
         answer = talk.finish("propose", header)
         try:
             found[talk.site] = read_declaration(answer.get("declared"), talk.site)
         except DeployError as error:
             raise SiteError(error.cause, error.cure) from None
 
-    failed = converse([Talk(link, site, deadline) for site in asked], one)
+    failed = converse([Talk(link, site, deadline) for site in sites], ask)
     return found, {**absent, **{site: reason(error) for site, error in failed.items()}}
 
 
-def _hand_out_personal(federation: Federation, link: Link, absent: dict[str, str]) -> None:
-    """The initial personal slice, where it comes from a file of weights that only we have."""
+def send_personal(federation: Federation, link: Link, absent: dict[str, str]) -> None:
+    """Send the initial personal parameters to the sites if only the coordinator has the weights.
+
+    Sites that fail are added to `absent`.
+    """
     program = federation.program
     if program.model.weights is None:
         return
@@ -231,10 +271,10 @@ def _hand_out_personal(federation: Federation, link: Link, absent: dict[str, str
         return
     data = messages.pack([federation.initial[layout.kept]])
 
-    def one(talk: Talk) -> None:
+    def send(talk: Talk) -> None:
         mark = talk.send("personal", data)
         talk.finish("adopt", {"mark": mark})
 
     deadline = time.monotonic() + program.rounds.deadline
     talks = [Talk(link, site, deadline) for site in link.sites if site not in absent]
-    absent.update({site: reason(error) for site, error in converse(talks, one).items()})
+    absent.update({site: reason(error) for site, error in converse(talks, send).items()})

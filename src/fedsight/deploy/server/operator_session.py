@@ -1,7 +1,7 @@
-"""The process that holds one session of an operator with the server; see `operator.py`.
+"""The process that holds one operator session with the server; `operator.py` starts it.
 
-Run with a kit and a user. Says whether it is let in, then answers calls, one JSON line each, until
-its input ends.
+Its arguments are a kit and a user. It reports whether the server accepts the user, then answers
+calls, one line of JSON each, until its input ends.
 """
 
 from __future__ import annotations
@@ -13,39 +13,39 @@ from typing import Any, TextIO
 
 from nvflare.fuel.flare_api.flare_api import new_secure_session
 
-CALLS = ("submit_job", "get_job_meta", "abort_job", "disable_client")
-PATIENCE = 5.0  # seconds that the server gets to let the user in
+ALLOWED_CALLS = ("submit_job", "get_job_meta", "abort_job", "disable_client")
+LOGIN_TIMEOUT = 5.0  # seconds
 
 
-def serve(kit: str, user: str, say: TextIO) -> None:
-    """Open a session and answer calls."""
+def serve(kit: str, user: str, output: TextIO) -> None:
+    """Open a session and answer the calls on standard input."""
 
-    def tell(**said: Any) -> None:
-        print(json.dumps(said, default=str), file=say, flush=True)
+    def send(**answer: Any) -> None:
+        print(json.dumps(answer, default=str), file=output, flush=True)
 
     try:
-        session = new_secure_session(username=user, startup_kit_location=kit, timeout=PATIENCE)
-    except Exception as error:  # FLARE raises what it likes
-        tell(error=str(error))
+        session = new_secure_session(username=user, startup_kit_location=kit, timeout=LOGIN_TIMEOUT)
+    except Exception as error:  # FLARE does not document which exceptions it raises
+        send(error=str(error))
         return
-    tell(answer=None)
+    send(answer=None)
     for line in sys.stdin:
-        name, words = json.loads(line)
+        name, arguments = json.loads(line)
         try:
-            if name not in CALLS:
+            if name not in ALLOWED_CALLS:
                 raise ValueError(f"unknown call {name}")
-            tell(answer=getattr(session, name)(*words))
+            send(answer=getattr(session, name)(*arguments))
         except Exception as error:
-            tell(error=str(error))
+            send(error=str(error))
     session.close()
 
 
 if __name__ == "__main__":
     kit, user = sys.argv[1:]
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answers:
-        os.dup2(2, 1)  # FLARE prints as it likes
+        os.dup2(2, 1)  # FLARE prints to standard output
         try:
             serve(kit, user, answers)
         finally:
             sys.stderr.flush()
-            os._exit(0)  # FLARE's threads take their time
+            os._exit(0)  # without waiting for FLARE's threads

@@ -1,9 +1,9 @@
-"""A deployed run from its program to its finished folder: a chain of short jobs.
+"""The run scheduler: carries a deployed run from its program to its result by a series of jobs.
 
-FLARE aborts a job when one of its processes dies, lets no site rejoin one, and does not resume
-one. So each job is a segment of the round loop, from the last checkpoint on, with the sites that
-are there when it starts; this module starts one after the other until the run is finished. A crash
-of anybody costs at most the round in progress.
+FLARE aborts a job when one of its processes dies, does not let a site rejoin a job, and cannot
+resume one. So each job runs the round loop from the last checkpoint on, with the sites that are
+connected when it starts, and the scheduler starts one job after another until the run is finished.
+A crash of any process costs at most the round in progress.
 """
 
 from __future__ import annotations
@@ -32,20 +32,22 @@ from fedsight.core.errors import (
 from fedsight.deploy.declaration import gather, read_declaration
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
-from fedsight.deploy.server import server
-from fedsight.deploy.server.job import OUTCOME
-from fedsight.deploy.server.operator import Operator, console, write_job
+from fedsight.deploy.processes import supervisor
+from fedsight.deploy.server.job import JOB_FILE, read_outcome
+from fedsight.deploy.server.job_definition import write_job
+from fedsight.deploy.server.operator import OperatorSession, open_session
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
-TRIES = 3  # segments without a finished round, one after the other, until the run is stopped
-CRASHES = 10  # the same, when it was processes that died: they have been started again
-START = 180.0  # seconds that a job's processes get to start
-ASK = 2.0  # seconds between questions to the server
-LEAST_FREE = 1 << 20  # bytes of disk, without which a coordinator cannot even say why it ended
-LATE = 20.0  # seconds that a segment waits for sites beyond the quorum
-LOOK = 0.25
-Say = Callable[[str], None]
+MAX_FAILURES = 3  # consecutive jobs without a finished round, until the run is stopped
+MAX_CRASHES = 10  # the same for jobs whose processes died; they are restarted
+START_TIMEOUT = 180.0  # seconds for a job's processes to start
+STATUS_INTERVAL = 2.0  # seconds between queries of a job's status
+ABORT_TIMEOUT = 5.0  # seconds to open a session in order to abort a job
+LATE_SITES_TIMEOUT = 20.0  # seconds to wait for sites beyond the quorum
+WAITING_NOTICE_AFTER = 2.0  # seconds of waiting for sites until the user is told
+MIN_FREE_BYTES = 1 << 20  # with less free disk, a coordinator cannot even write why it ended
+POLL_INTERVAL = 0.25  # seconds
 
 
 def start(
@@ -53,8 +55,8 @@ def start(
     program: Program,
     speed: Speed,
     store: RunStore,
-    reporters: Sequence[Callback],
-    say: Say,
+    callbacks: Sequence[Callback],
+    notify: Callable[[str], None],
 ) -> dict[str, Any]:
     """Run `program` on the federation from the beginning; returns the summary."""
     config.check_elsewhere(program, speed)
@@ -66,202 +68,205 @@ def start(
         "id": secrets.token_hex(8),
     }
     store.create(program, speed, facts)
-    return resume(federation, store, reporters, say)
+    return resume(federation, store, callbacks, notify)
 
 
 def resume(
-    federation: FederationFolder, store: RunStore, reporters: Sequence[Callback], say: Say
+    federation: FederationFolder,
+    store: RunStore,
+    callbacks: Sequence[Callback],
+    notify: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Go on with a run of the federation until it is finished; returns the summary."""
+    """Continue a run of the federation until it is finished; returns the summary."""
     program, _ = store.program()
-    chain = _Chain(federation, program, store, reporters, say)
+    scheduler = RunScheduler(federation, program, store, callbacks, notify)
     try:
-        return chain.run()
+        return scheduler.run()
     except KeyboardInterrupt:
         try:
-            chain.abort()
+            scheduler.abort()
         except DeployError as error:
-            say(error.cause)
+            notify(error.cause)
         raise Interrupted(
-            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is whole",
-            f"go on with: fedsight resume {store.folder}",
+            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is complete",
+            f"continue with: fedsight resume {store.folder}",
         ) from None
 
 
-class _Chain:
+class RunScheduler:
+    """Runs one job after another until a run is finished."""
+
     def __init__(
         self,
         federation: FederationFolder,
         program: Program,
         store: RunStore,
-        reporters: Sequence[Callback],
-        say: Say,
+        callbacks: Sequence[Callback],
+        notify: Callable[[str], None],
     ) -> None:
         self._federation = federation
         self._program = program
         self._store = store
-        self._reporters = reporters
-        self._say = say
-        self._job: str | None = None
-        # of the job in work; what a coordinator of an earlier one writes late does not count
-        self._number = secrets.randbelow(1 << 30)
-        self._shown: int | None = None  # rounds that the reporters have heard of
-        self._size = 0  # of the history when they heard
+        self._callbacks = callbacks
+        self._notify = notify
+        self._job: str | None = None  # FLARE's ID of the current job
+        self._number = secrets.randbelow(1 << 30)  # of the current job; it counts up
+        self._reported: int | None = None  # the last round that the callbacks have seen
+        self._history_size = 0  # bytes of the history that they have seen
 
     def run(self) -> dict[str, Any]:
-        """Segment after segment."""
-        failures, done = 0, self._rounds()
+        """Run job after job; returns the summary."""
+        failures, done = 0, self._last_round()
         while True:
-            sites = self._gathered()
+            sites = self._wait_for_sites()
             self._number += 1
-            (self._store.folder / OUTCOME).unlink(missing_ok=True)
-            outcome = self._segment(self._number, sites)
+            (self._store.folder / JOB_FILE).unlink(missing_ok=True)
+            outcome = self._run_job(sites)
             if outcome["state"] == "finished":
                 return self._finish()
-            before, done = done, self._rounds()
+            before, done = done, self._last_round()
             if outcome["state"] == "failed" and not outcome["again"]:
-                raise _raised(outcome)
-            failures = 0 if done > before or outcome["state"] == "handover" else failures + 1
-            if failures >= (CRASHES if outcome["state"] == "lost" else TRIES):
-                raise _raised(outcome)
-            self._say(f"after round {done}: {outcome.get('why') or outcome.get('cause')}; going on")
+                raise _error(outcome)
+            progressed = done > before or outcome["state"] == "handover"
+            failures = 0 if progressed else failures + 1
+            if failures >= (MAX_CRASHES if outcome["state"] == "lost" else MAX_FAILURES):
+                raise _error(outcome)
+            why = outcome.get("why") or outcome.get("cause")
+            self._notify(f"after round {done}: {why}; continuing")
 
     def abort(self) -> None:
-        """End the job in work, if the server can still be asked to."""
+        """Abort the current job; DeployError if the server cannot be reached."""
         if self._job is not None:
-            with self._console(5) as line:
-                line.abort(self._job)
+            with self._open_session(ABORT_TIMEOUT) as session:
+                session.abort(self._job)
 
-    def _segment(self, number: int, sites: Sequence[str]) -> dict[str, Any]:
-        """One job; how it ended, by its own word or by what is left of it."""
-        words = {
+    def _run_job(self, sites: Sequence[str]) -> dict[str, Any]:
+        """Run one job; returns its outcome, as it reports it or as it is seen from outside."""
+        arguments = {
             "run": self._store.folder.name,
             "fingerprint": self._program.fingerprint,
-            "number": number,
+            "number": self._number,
         }
-        patience = self._program.rounds.deadline
-        home = self._federation.folder / "server"
-        began = server.process(home)
+        home = self._federation.server_home
+        server = supervisor.process_id(home)
         with tempfile.TemporaryDirectory(prefix="fedsight-") as scratch:
-            write_job(Path(scratch), self._store.folder.name, sites, words)
-            with self._console(patience) as line:
-                self._job = line.submit(Path(scratch))
-                outcome = self._started(line) or self._ended()
-        # A server that was started again knows nothing of the job, nor do its sites.
-        if outcome["state"] == "lost" and server.process(home) == began:
-            with contextlib.suppress(DeployError):  # what is left of it; it may be gone as a whole
+            write_job(Path(scratch), self._store.folder.name, sites, arguments)
+            with self._open_session(self._program.rounds.deadline) as session:
+                self._job = session.submit(Path(scratch))
+                outcome = self._wait_for_start(session) or self._wait_for_end()
+        # A server that was restarted knows nothing of the job, and neither do its sites.
+        if outcome["state"] == "lost" and supervisor.process_id(home) == server:
+            with contextlib.suppress(DeployError):  # nothing may be left of the job
                 self.abort()
         self._job = None
         return outcome
 
-    def _started(self, line: Operator) -> dict[str, Any] | None:
-        """Wait until the coordinator's process is at work; how it ended if it never was."""
+    def _wait_for_start(self, session: OperatorSession) -> dict[str, Any] | None:
+        """Wait until the coordinator's process runs; the outcome if it never did."""
         began = asked = time.monotonic()
-        while self._outcome() is None:
-            time.sleep(LOOK)
+        while read_outcome(self._store, self._number) is None:
+            time.sleep(POLL_INTERVAL)
             now = time.monotonic()
-            if now - asked < ASK:
+            if now - asked < STATUS_INTERVAL:
                 continue
             asked = now
             try:
-                status = line.status(str(self._job))
+                status = session.status(str(self._job))
             except DeployError:
-                return _lost("the server was started again")
+                return _lost("the server was restarted")
             if status.startswith(("FINISHED", "FAILED")):
-                return _lost(f"a job ended before it began ({status})")
-            if now - began > START:
-                return _lost(f"a job did not start within {START:.0f} s")
+                return _lost(f"a job ended before it started ({status})")
+            if now - began > START_TIMEOUT:
+                return _lost(f"a job did not start within {START_TIMEOUT:.0f} s")
         return None
 
-    def _ended(self) -> dict[str, Any]:
-        """Wait until the coordinator's process has ended."""
+    def _wait_for_end(self) -> dict[str, Any]:
+        """Report rounds until the coordinator's process has ended; returns the outcome."""
         while True:
-            over = not locks.held(self._store.folder / ".lock")
-            self._tell()
-            outcome = self._outcome()
+            ended = not locks.held(self._store.folder / ".lock")
+            self._report_rounds()
+            outcome = read_outcome(self._store, self._number)
             if outcome is not None and outcome["state"] != "running":
                 return outcome
-            if over and shutil.disk_usage(self._store.folder).free < LEAST_FREE:
+            if ended and shutil.disk_usage(self._store.folder).free < MIN_FREE_BYTES:
                 raise StoreError(
-                    f"the disk of {self._store.folder} is full; the last checkpoint is whole",
-                    f"free some space, then: fedsight resume {self._store.folder}",
+                    f"the disk of {self._store.folder} is full; the last checkpoint is complete",
+                    f"free some space, then run: fedsight resume {self._store.folder}",
                 )
-            if over:
-                return _lost("a process of the job was killed, or the server was")
-            time.sleep(LOOK)
+            if ended:
+                return _lost("a process of the job or the server was killed")
+            time.sleep(POLL_INTERVAL)
 
-    def _outcome(self) -> dict[str, Any] | None:
-        path = self._store.folder / OUTCOME
-        found = self._store.read_json(OUTCOME) if path.exists() else None
-        return found if found is not None and found.get("number") == self._number else None
+    def _wait_for_sites(self) -> list[str]:
+        """The connected sites: all if they connect soon, else at least the quorum.
 
-    def _gathered(self) -> list[str]:
-        """The sites that are there: all if they come soon, the quorum if it comes at all."""
-        began, told = time.monotonic(), False
+        Raises SiteError if too few are connected at the deadline.
+        """
+        began, notified = time.monotonic(), False
         deadline = self._program.rounds.deadline
         while True:
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
-            there = {name for name, one in found.items() if one.alive}
-            ready = [site for site in expected if site in there]
-            missing = [site for site in expected if site not in there]
+            connected = {name for name, one in found.items() if one.alive}
+            ready = [site for site in expected if site in connected]
+            missing = [site for site in expected if site not in connected]
             waited = time.monotonic() - began
             least = self._program.rounds.quorum or len(expected)
-            if expected and (not missing or (waited > LATE and len(ready) >= least)):
+            if expected and (not missing or (waited > LATE_SITES_TIMEOUT and len(ready) >= least)):
                 return ready
             if waited > deadline:
                 raise SiteError(
                     f"{len(ready)} of {len(expected)} sites are connected, and the run needs "
                     f"{least}; missing: {', '.join(missing[:5]) or 'all'}",
-                    "start the missing sites, or set rounds.quorum; then go on with: "
+                    "start the missing sites, or set rounds.quorum; then continue with: "
                     f"fedsight resume {self._store.folder}",
                 )
-            if waited > 2 and not told:
-                self._say(f"waiting for {', '.join(missing[:5]) or 'sites to be admitted'}")
-                told = True
-            time.sleep(LOOK)
+            if waited > WAITING_NOTICE_AFTER and not notified:
+                self._notify(f"waiting for {', '.join(missing[:5]) or 'sites to be admitted'}")
+                notified = True
+            time.sleep(POLL_INTERVAL)
 
-    def _rounds(self) -> int:
+    def _last_round(self) -> int:
         checkpoint = self._store.load_checkpoint()
         return checkpoint.round if checkpoint else 0
 
-    def _tell(self) -> None:
-        """Tell the reporters of the rounds that are new in the history, if it has changed."""
-        if self._shown is None:
+    def _report_rounds(self) -> None:
+        """Pass new rounds of the history on to the callbacks."""
+        if self._reported is None:
             tables = self._store.read_json("run.json").get("declared")
             if tables is None:
-                return  # no site has been asked yet
+                return  # no site has declared its images yet
             roster = {site: read_declaration(tables[site], site) for site in tables}
-            self._shown = self._rounds()
-            tell(self._reporters, RunBegan(gather(self._program, roster), self._shown))
+            self._reported = self._last_round()
+            tell(self._callbacks, RunBegan(gather(self._program, roster), self._reported))
         path = self._store.folder / "history.jsonl"
         size = path.stat().st_size if path.exists() else 0
-        if size == self._size:
+        if size == self._history_size:
             return
-        self._size = size
+        self._history_size = size
         for line in self._store.history():
-            if line["round"] > self._shown:
-                self._shown = line["round"]
+            if line["round"] > self._reported:
+                self._reported = line["round"]
                 last = line["round"] == self._program.rounds.rounds
-                tell(self._reporters, RoundEnded(line, None, last))
+                tell(self._callbacks, RoundEnded(line, None, last))
 
     def _finish(self) -> dict[str, Any]:
         summary = self._store.read_json("summary.json")
-        tell(self._reporters, RunEnded(summary))
+        tell(self._callbacks, RunEnded(summary))
         return summary
 
-    def _console(self, patience: float) -> AbstractContextManager[Operator]:
-        return console(self._federation.operator_kit, OPERATOR, patience)
+    def _open_session(self, timeout: float) -> AbstractContextManager[OperatorSession]:
+        return open_session(self._federation.operator_kit, OPERATOR, timeout)
 
 
 def _lost(cause: str) -> dict[str, Any]:
-    """A segment that ended without a word of its own."""
+    """The outcome of a job that could not report one itself."""
     cure = "look at server/kit/log.txt, and at the sites' logs"
     return {"state": "lost", "family": "EngineError", "cause": cause, "cure": cure}
 
 
-def _raised(outcome: dict[str, Any]) -> FedSightError:
-    """The segment's error, as if it had been raised here."""
+def _error(outcome: dict[str, Any]) -> FedSightError:
+    """The error with which a job ended."""
     family = getattr(errors, str(outcome.get("family")), SiteError)
     if (
         not (isinstance(family, type) and issubclass(family, FedSightError))

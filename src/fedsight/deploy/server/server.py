@@ -1,81 +1,63 @@
-"""The operator's server: started in the foreground, looked at, moved to another port."""
+"""The operator's server: runs in the foreground, moves to another port, disables a site."""
 
 from __future__ import annotations
 
-import os
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import kits
-from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.processes import supervisor, upkeep
+from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
+from fedsight.deploy.processes import supervisor
+from fedsight.deploy.server.operator import open_session
 
-Say = Callable[[str], None]
+SESSION_TIMEOUT = 10.0  # seconds to open an operator session
 
 
-def start(federation: FederationFolder, port: int | None, say: Say) -> None:
-    """Serve the federation until SIGTERM or Ctrl-C; `port` is where it listens from now on."""
-    home = federation.folder / "server"
+def start(federation: FederationFolder, port: int | None, notify: Callable[[str], None]) -> None:
+    """Serve the federation until SIGTERM or Ctrl-C; a `port` given becomes its port for good."""
+    home = federation.server_home
     kit = home / "kit"
-    with supervisor.only_one(home, f"the server of federation '{federation.name}'"):
+    with supervisor.exclusive(home, f"the server of federation '{federation.name}'"):
         if port is not None and port != federation.invitation.port:
-            _refuse_taken(port)
-            federation = federation.moved(port)
-            say(
-                f"the port is {port} from now on: sites need the new {federation.folder}/"
-                "invitation.toml, with which `fedsight site init` moves a site that is there"
+            _check_port(port)
+            federation = federation.move_to_port(port)
+            notify(
+                f"the server now uses port {port}: send the new {federation.folder}/"
+                "invitation.toml to the sites; they run `fedsight site init` with it again"
             )
         else:
-            _refuse_taken(federation.invitation.port)
-        upkeep.refuse_readable_keys(federation.folder)
-        upkeep.clear_jobs(kit)
+            _check_port(federation.invitation.port)
+        kits.check_keys_private(federation.folder)
+        kits.clear_old_jobs(kit)
         kits.write_policies(kit, "server")
-        kits.write_shut_out(kit, sorted(federation.revoked()))
+        kits.write_disabled_sites(kit, sorted(federation.revoked()))
         invitation = federation.invitation
-        say(f"federation '{federation.name}' listens on {invitation.host}:{invitation.port}")
-        supervisor.server(kit, home).run(say)
+        notify(f"federation '{federation.name}' listens on {invitation.host}:{invitation.port}")
+        supervisor.server(kit, home).run(notify)
 
 
-def shut_out(federation: FederationFolder, site: str) -> bool:
-    """Drop the connection of a revoked site, if the server runs; False if it does not.
+def disable_site(federation: FederationFolder, site: str) -> bool:
+    """Drop the connection of a revoked site; False if the server is not running.
 
-    A server that starts later refuses it by itself.
+    A server that starts later refuses the site anyway.
     """
-    from fedsight.deploy.membership.federation import OPERATOR
-    from fedsight.deploy.server.operator import console
-
-    if not supervisor.kept(federation.folder / "server"):
+    if not supervisor.is_running(federation.server_home):
         return False
-    with console(federation.operator_kit, OPERATOR, 10) as line:
-        line.shut_out(site)
+    with open_session(federation.operator_kit, OPERATOR, SESSION_TIMEOUT) as session:
+        session.disable_site(site)
     return True
 
 
 def free_port() -> int:
-    """A port that nobody listens on at this moment."""
+    """A port that is free at this moment."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         return int(probe.getsockname()[1])
 
 
-def process(home: Path) -> int | None:
-    """The number of the process that is kept running from `home`, if there is one now."""
-    try:
-        number = int((home / "process.pid").read_text())
-    except (OSError, ValueError):
-        return None
-    try:
-        os.kill(number, 0)  # asks only
-    except ProcessLookupError:
-        return None
-    except PermissionError:
-        pass  # it is there, under another user
-    return number
-
-
-def _refuse_taken(port: int) -> None:
+def _check_port(port: int) -> None:
+    """Raise DeployError if the port is in use."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -83,5 +65,5 @@ def _refuse_taken(port: int) -> None:
         except OSError as error:
             raise DeployError(
                 f"the server cannot listen on port {port}: {error.strerror}",
-                "end the program that uses it, or choose another with --port",
+                "end the program that uses the port, or choose another with --port",
             ) from None

@@ -1,1 +1,1 @@
-"""The site's machine: service, contract enforcement, trainer process."""
+"""The site's machine: the site service, contract enforcement, the trainer process."""

@@ -1,6 +1,6 @@
-"""The gate of a site: nothing leaves before the owner's contract was asked and the ledger written.
+"""Contract enforcement: nothing leaves a site before its contract and its ledger permit it.
 
-What cannot be read, written or understood here refuses: then nothing leaves.
+It fails closed: if the contract or the ledger cannot be read or written, nothing leaves.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.site.log import SiteLog
-from fedsight.deploy.site.owner import Owner, read_owner
+from fedsight.deploy.site.owner import OwnerSettings, read_owner
 from fedsight.deploy.site.trainer import TrainedUpdate
 from fedsight.engines.remote import messages
-from fedsight.governance.contract import AT_THE_SITE, Contract, protections
+from fedsight.governance.contract import ADDED_AT_SITE, Contract, protections
 from fedsight.governance.entries import LedgerEntry, canonical
 from fedsight.governance.ledger import Ledger
 from fedsight.program import rules
@@ -26,62 +26,69 @@ from fedsight.program.program import Program
 
 
 @dataclass(frozen=True)
-class Asker:
-    """Who asks, as far as this site could check it: nobody, by default."""
+class Requester:
+    """Who started the job, as far as this site could verify it; by default nobody."""
 
-    operators: tuple[str, ...] = ()  # who signed the job, under the federation's authority
+    operators: tuple[str, ...] = ()  # signed the job, with certificates of the authority
     fingerprint: str = ""  # of the program that they signed
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What was agreed upon."""
+    """The run that this site takes part in."""
 
     contract: Contract
     program: Program
     ledger: Ledger
-    entry: LedgerEntry  # what all entries of the run have in common
+    template: LedgerEntry  # what all entries of the run have in common
 
 
-class Enforcement:
-    """Contract, ledger and log of one job."""
+class ContractEnforcement:
+    """Enforces the contract and keeps ledger and log in one job; `home` is the site's folder."""
 
-    def __init__(self, home: Path, asker: Asker) -> None:
+    def __init__(self, home: Path, requester: Requester) -> None:
         self._home = home
-        self._asker = asker
+        self._requester = requester
         self.log = SiteLog(home)
         self._run: _Run | None = None
 
-    def admit(self, program: Program, sites: int) -> Owner:
-        """The owner's word, if it permits this program among so many sites."""
+    def check_program(self, program: Program, sites: int) -> OwnerSettings:
+        """Return the owner's settings if they permit `program` with so many sites.
+
+        Raises DeployError, naming the clause, if they do not.
+        """
         owner = read_owner(self._home / "owner.toml", None)
-        contract, asker = owner.contract, self._asker
-        contract.refuse_asker(asker.operators)
-        if contract.operators is not None and asker.fingerprint != program.fingerprint:
+        contract, requester = owner.contract, self._requester
+        contract.check_operators(requester.operators)
+        if contract.operators is not None and requester.fingerprint != program.fingerprint:
             raise DeployError(
-                f"contract.operators: {', '.join(asker.operators)} signed the program "
-                f"{asker.fingerprint[:12] or 'without a name'}, not {program.fingerprint[:12]}",
-                "let the operator start the run anew",
+                f"contract.operators: {', '.join(requester.operators)} signed the program "
+                f"{requester.fingerprint[:12] or 'without a fingerprint'}, not "
+                f"{program.fingerprint[:12]}",
+                "ask the operator to start the run again",
             )
-        contract.refuse(program)
-        if unsound := rules.problems(program):  # then no epsilon of it holds
+        contract.check_program(program)
+        if unsound := rules.problems(program):  # its epsilon would not hold
             raise DeployError(f"the program is unsound: {unsound[0].cause}", unsound[0].cure)
-        contract.refuse_few(sites)
+        contract.check_sites(sites)
         return owner
 
-    def join(self, program: Program, owner: Owner, run: str) -> None:
-        """Begin a run: the ledger must be whole, and what is left of epsilon must do for it."""
+    def begin_run(self, program: Program, owner: OwnerSettings, run: str) -> None:
+        """Take part in the run `run` from now on.
+
+        Raises StoreError if the ledger is not intact, DeployError if epsilon is spent.
+        """
         self._run = None
         contract, stated = owner.contract, protections(program)
         ledger = Ledger(self._home)
-        entry = LedgerEntry(
+        template = LedgerEntry(
             "update",
             run=run,
             program=program.fingerprint,
-            asked_by=self._asker.operators,
+            asked_by=self._requester.operators,
             protections=stated,
             data_set=contract.data_set,
-            enforced=bool(AT_THE_SITE & set(stated)),
+            enforced=bool(ADDED_AT_SITE & set(stated)),
             delta=None if contract.epsilon is None else contract.delta,
         )
         if (limit := contract.limit) is not None:
@@ -89,72 +96,80 @@ class Enforcement:
             if spent >= limit.epsilon:
                 raise DeployError(
                     f"contract.epsilon: {limit.epsilon:g} is permitted and {spent:.4g} is spent",
-                    "its owner decides: contract.epsilon in site.toml",
+                    "the site's owner decides: see contract.epsilon in site.toml",
                 )
-        self._run = _Run(contract, program, ledger, entry)
+        self._run = _Run(contract, program, ledger, template)
 
-    def declaration(self, declared: Declaration) -> None:
-        """What the site says of its images is about to leave."""
-        run, table = self._joined(), declared.table()
-        mark = _sha(canonical(table).encode())
-        self._run = run = replace(run, entry=replace(run.entry, declared=mark))
+    def record_declaration(self, declared: Declaration) -> None:
+        """Record the data declaration before it leaves; call it after `begin_run`."""
+        run, table = self._current_run(), declared.table()
+        digest = _sha256(canonical(table).encode())
+        template = replace(run.template, declared=digest)
+        self._run = replace(run, template=template)
         size = len(json.dumps(table))
-        self._write(replace(run.entry, kind="declaration", bytes=size, sha256=mark, enforced=False))
-        facts: dict[str, Any] = {"run": run.entry.run, "program": run.program.name}
-        facts |= {"fingerprint": run.entry.program, "algorithm": run.program.algorithm.registered}
+        self._append(
+            replace(template, kind="declaration", bytes=size, sha256=digest, enforced=False)
+        )
+        facts: dict[str, Any] = {"run": template.run, "program": run.program.name}
+        facts |= {"fingerprint": template.program, "algorithm": run.program.algorithm.registered}
         self.log.write("joined", **facts, images=declared.train)
 
-    def refuse_round(self, round: int, sites: int) -> None:
-        """Raise DeployError or SiteError if nothing is to be trained in this round."""
-        run = self._joined()
-        run.contract.refuse_few(sites)
+    def check_round(self, round: int, sites: int) -> None:
+        """Raise DeployError or SiteError if this site must not train in the round."""
+        run = self._current_run()
+        run.contract.check_sites(sites)
         if not 1 <= round <= run.program.rounds.rounds:
             raise SiteError(
-                f"the program has {run.program.rounds.rounds} rounds, and no round {round}",
-                "start a run of more rounds",
+                f"the program has {run.program.rounds.rounds} rounds; there is no round {round}",
+                "start a run with more rounds",
             )
 
-    def refuse_figures(self) -> None:
+    def check_figures(self) -> None:
         """Raise DeployError if sums over the test images may not leave, SiteError without a run."""
-        self._joined().contract.refuse_figures()
+        self._current_run().contract.check_figures()
 
-    def update(
+    def record_update(
         self, round: int, found: TrainedUpdate, data: bytes | memoryview, seconds: float
     ) -> None:
-        """An update is about to leave."""
-        run = self._joined()
+        """Record an update before it leaves; DeployError if it would exceed the limit."""
+        run = self._current_run()
         table = messages.metrics_table(found.metrics)
-        mark = hashlib.sha256(data)
-        mark.update(canonical([found.weight, table]).encode())
-        entry = replace(run.entry, round=round, bytes=len(data), sha256=mark.hexdigest())
+        digest = hashlib.sha256(data)
+        digest.update(canonical([found.weight, table]).encode())
+        entry = replace(run.template, round=round, bytes=len(data), sha256=digest.hexdigest())
         entry = replace(entry, event=found.event, times=found.times)
-        self._write(entry)
+        self._append(entry)
         sizes = {name: value.numel() for name, value in found.payload.items()}
         facts = {"images": found.weight, "seconds": float(f"{seconds:.4f}")}
-        self._note("update", entry, vectors=sizes, **facts)
+        self._log_entry("update", entry, vectors=sizes, **facts)
 
-    def figures(self, round: int, tables: Sequence[Mapping[str, Any]]) -> None:
-        """Sums over test images are about to leave."""
-        run = self._joined()
+    def record_figures(self, round: int, tables: Sequence[Mapping[str, Any]]) -> None:
+        """Record sums over test images before they leave."""
+        run = self._current_run()
         text = json.dumps(tables).encode()
-        entry = replace(run.entry, kind="figures", round=round, protections=(), enforced=False)
-        entry = replace(entry, bytes=len(text), sha256=_sha(text))
-        self._write(entry)
-        self._note("figures", entry)
+        entry = replace(run.template, kind="figures", round=round, protections=(), enforced=False)
+        entry = replace(entry, bytes=len(text), sha256=_sha256(text))
+        self._append(entry)
+        self._log_entry("figures", entry)
 
-    def _joined(self) -> _Run:
+    def _current_run(self) -> _Run:
         if self._run is None:
-            raise SiteError("no run was agreed upon", "propose one first")
+            raise no_run()
         return self._run
 
-    def _write(self, entry: LedgerEntry) -> None:
-        run = self._joined()
+    def _append(self, entry: LedgerEntry) -> None:
+        run = self._current_run()
         run.ledger.append(entry, run.contract.limit if entry.kind == "update" else None)
 
-    def _note(self, event: str, entry: LedgerEntry, **facts: Any) -> None:
+    def _log_entry(self, event: str, entry: LedgerEntry, **facts: Any) -> None:
         common = {"run": entry.run, "round": entry.round, "bytes": entry.bytes}
         self.log.write(event, **common, **facts, protections=list(entry.protections))
 
 
-def _sha(data: bytes) -> str:
+def no_run() -> SiteError:
+    """The error of a request that needs a run that this site takes part in."""
+    return SiteError("this site has not joined a run yet", "propose one first")
+
+
+def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()

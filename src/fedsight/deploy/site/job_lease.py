@@ -1,9 +1,9 @@
-"""Whose turn it is to work on a site's memory of a run: one process at a time, the newest job's.
+"""The lease on a site's memory of a run: only one process works on it, that of the newest job.
 
-A killed or aborted job may leave a process behind that is alive, but slow to notice. So a new job
-writes its token into `.next` of the memory's folder. Whoever holds `.lock` there ends itself when
-it sees another's token, and the newest gets the lock. The one who holds it is the process that
-writes, the trainer: that the lock is free means that nobody can write any more.
+A killed or aborted job may leave a process behind that is still alive. So a new job writes its
+token to `.lease` in the memory's folder. The process that holds `.lock` there ends itself when it
+sees another job's token, and the newest job gets the lock. The trainer holds the lock, because it
+is the process that writes: a free lock means that no other process can still write.
 """
 
 from __future__ import annotations
@@ -17,64 +17,63 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError
 from fedsight.core.files import write_atomically
 
-PATIENCE = 60.0  # seconds that a process gets to end when a newer job is there
-LOOK = 0.2  # seconds
-TAKEN_OVER = 75  # exit code of a process that ended because it is another's turn
+TAKEOVER_TIMEOUT = 60.0  # seconds for the process of an older job to end
+POLL_INTERVAL = 0.2  # seconds
+TAKEN_OVER = 75  # exit code of a process that ended because a newer job took over
 
 
 def claim(memory: Path, token: str) -> None:
-    """The job `token` begins: from now on it is the newest that works on `memory`.
-
-    Raises StoreError when that cannot be written.
-    """
-    write_atomically(memory / ".next", token.encode())
+    """Make the job `token` the newest one that works on `memory`; StoreError if that fails."""
+    write_atomically(memory / ".lease", token.encode())
 
 
 def taken_over() -> EngineError:
-    """What a job is told that is not the newest any more."""
-    return EngineError("a newer job of this run has taken over", "it goes on there")
+    """The error of a job that is no longer the newest."""
+    return EngineError("a newer job of this run has taken over", "follow the newer job")
 
 
 class JobLease:
-    """The turn of the job `token`, held by this process until `end`.
+    """The lease of the job `token`, held by this process until `release`.
 
-    While it is held this process ends itself, at once and whatever it does, when a newer job is
-    there. Raises EngineError if one is there already, DeployError if an older one does not end.
+    While this process holds it, a newer job's claim ends the process at once, whatever it does.
+    Raises EngineError if there is a newer job already, DeployError if an older one does not end.
     """
 
     def __init__(self, memory: Path, token: str) -> None:
-        self._path = memory / ".next"
+        self._path = memory / ".lease"
         self._token = token
-        until = time.monotonic() + PATIENCE
-        cause = "another process of this site is still at work on this run, and does not end"
-        busy = DeployError(cause, "its owner ends the processes of `fedsight site start`")
+        deadline = time.monotonic() + TAKEOVER_TIMEOUT
+        busy = DeployError(
+            "another process of this site is still working on this run, and does not end",
+            "end the processes of `fedsight site start` at the site",
+        )
         while True:
-            if not self._newest():
+            if not self._is_newest():
                 raise taken_over()
             try:
-                self._lock = locks.hold(memory / ".lock", LOOK, busy)
+                self._lock = locks.hold(memory / ".lock", POLL_INTERVAL, busy)
                 break
             except DeployError:
-                if time.monotonic() >= until:
+                if time.monotonic() >= deadline:
                     raise
-        if not self._newest():  # it came while this process waited
+        if not self._is_newest():  # a newer job claimed the lease while this process waited
             self._lock.close()
             raise taken_over()
-        self._over = threading.Event()
-        threading.Thread(target=self._watch, daemon=True, name="turn").start()
+        self._released = threading.Event()
+        threading.Thread(target=self._watch, daemon=True, name="job lease").start()
 
-    def end(self) -> None:
-        """Let go; nothing may be written after it."""
-        self._over.set()
+    def release(self) -> None:
+        """Release the lease; this process must not write to the memory afterwards."""
+        self._released.set()
         self._lock.close()
 
-    def _newest(self) -> bool:
+    def _is_newest(self) -> bool:
         try:
             return self._path.read_text() == self._token
-        except OSError:  # in doubt it is another's
+        except OSError:  # if in doubt, a newer job may be there
             return False
 
     def _watch(self) -> None:
-        while not self._over.wait(LOOK):
-            if not self._newest() and not self._over.is_set():
+        while not self._released.wait(POLL_INTERVAL):
+            if not self._is_newest() and not self._released.is_set():
                 os._exit(TAKEN_OVER)

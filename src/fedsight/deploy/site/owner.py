@@ -1,14 +1,18 @@
-"""The owner's word: where a site's images are, and what the site agrees to (`site.toml`)."""
+"""The owner's settings (`site.toml`): where the images are, and what the site agrees to."""
 
 from __future__ import annotations
 
+import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tomli_w
 from pydantic import Field
 
+from fedsight.coordinator.store import without_none
 from fedsight.core.errors import ConfigError, Problem
+from fedsight.core.files import write_atomically
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
 from fedsight.governance.contract import Contract
@@ -16,7 +20,7 @@ from fedsight.privacy.secagg.client import Minimums
 from fedsight.program import config
 
 TEMPLATE = """\
-# What this site agrees to. Its own process enforces it; the coordinator cannot raise it.
+# What this site agrees to. Its own process enforces it; the coordinator cannot override it.
 
 [data]
 # Where the images are: a folder per class, or any other source that FedSight reads.
@@ -24,92 +28,112 @@ TEMPLATE = """\
 # path = "/images"
 
 [contract]
-# tasks = ["classify"]    # what may be trained; leave out for any task
+# tasks = ["classify"]    # tasks that may be trained; leave out for any task
 # programs = []           # fingerprints of the only programs to take part in; empty: any
-# operators = ["operator@fedsight.local"]  # who may ask; leave out for any operator
-# sites = 2               # sites that a run needs at least before this one takes part
-# rounds = 100            # most rounds of a program
-# require = ["secure_aggregation"]  # protections without which nothing leaves
-# figures = true          # sums over the test images may leave
-# announce = true         # the server may be told how many images of which classes there are
-# epsilon = 8.0           # what all updates together may cost, over all runs; needs noise
-# delta = 1e-5            # at which epsilon is meant
+# operators = ["operator@fedsight.local"]  # who may start jobs; leave out for any operator
+# sites = 2               # minimum number of sites in a run
+# rounds = 100            # maximum number of rounds of a program
+# require = ["secure_aggregation"]  # protections that a program must have
+# figures = true          # sums over the test images may leave the site
+# announce = true         # the server may know how many images of which classes there are
+# epsilon = 8.0           # what all updates may cost together, over all runs; requires noise
+# delta = 1e-5            # the delta that epsilon refers to
 
 [secure]
-# cohort = 3              # sites that must be summed at least
-# threshold = 2           # sites that must help to reveal a secret, at least
+# cohort = 3              # minimum number of sites in a sum
+# threshold = 2           # minimum number of sites that must help to reveal a secret
 
 [speed]
 # threads = 1             # compute threads for training
 """
 
 
-class Guarded(Settings):
-    """What a site insists on in secure aggregation: `[secure]` of its owner's file.
+class SecAggLimits(Settings):
+    """Minimums for secure aggregation at a site: `[secure]` of site.toml.
 
-    What the program's stated rates ask for is insisted on anyway, where it is more.
+    Where the rates that the program states require more, that applies.
     """
 
     cohort: int = Field(3, ge=3)  # sites in a round
     threshold: int = Field(2, ge=2)  # shares that reveal a secret
-    neighbours: int = Field(2, ge=2)  # that this site masks with
+    neighbours: int = Field(2, ge=2)  # sites that this site shares masks with
     survivors: int = Field(2, ge=2)  # updates in a sum
 
     @property
     def minimums(self) -> Minimums:
-        """As the protocol takes them."""
+        """The minimums in the form that the protocol takes."""
         return Minimums(self.cohort, self.threshold, self.neighbours, self.survivors)
 
 
-class Pace(Settings):
-    """How fast a site trains: `[speed]` of its owner's file."""
+class SpeedSettings(Settings):
+    """How fast a site trains: `[speed]` of site.toml."""
 
     threads: int = Field(1, ge=1)  # compute threads for training
 
 
 @dataclass(frozen=True)
-class Owner:
+class OwnerSettings:
     """All of `site.toml`."""
 
     data: Source
     contract: Contract
-    pace: Pace
-    secure: Guarded = field(default_factory=Guarded)
-    share: bool = False  # the source is a sample that every site has; this site has its split
+    speed: SpeedSettings
+    secure: SecAggLimits = field(default_factory=SecAggLimits)
+    share: bool = False  # every site has the sample; this site takes its share of the split
 
 
-def lenient(source: Source) -> Source:
-    """The source of one site, which may well have no image of a class."""
+def allow_missing_classes(source: Source) -> Source:
+    """The source, but without an error if it has no image of a class: one site may have none."""
     if "missing" not in type(source).model_fields:
         return source
     return source.model_copy(update={"missing": "allow"})
 
 
-def read_owner(path: Path | None, data: str | None) -> Owner:
-    """The owner's file, with `data` (a folder or file, or a built-in sample) in place of [data].
+def read_owner(path: Path | None, data: str | None) -> OwnerSettings:
+    """Read the owner's file; `data` (a folder, a file or a built-in sample) replaces [data].
 
     Raises ConfigError with every problem.
     """
     table: dict[str, Any] = config.read(path) if path is not None else {}
     if data is not None:
-        table["data"] = described(data)
+        table["data"] = data_section(data)
     base = path.resolve().parent if path is not None else Path.cwd()
     return parse_owner(table, base)
 
 
+def write_owner(owner: OwnerSettings, path: Path) -> None:
+    """Write the settings so that `read_owner` returns them again.
+
+    Raises ConfigError if they could not be read back, StoreError if they cannot be written.
+    """
+    table = without_none(
+        {
+            "data": owner.data.table(),
+            "contract": owner.contract.table(),
+            "secure": owner.secure.table(),
+            "speed": owner.speed.table(),
+        }
+    )
+    write_atomically(path, tomli_w.dumps(table).encode())
+    parse_owner(tomllib.loads(tomli_w.dumps(table)), path.parent)
+
+
 def read_contract(path: Path) -> Contract:
-    """The contract in the owner's file alone; the one of a site without such a file."""
+    """Read the contract in the owner's file alone; the default contract if there is no file."""
     table = config.read(path) if path.exists() else {}
     found = config.section("contract", Contract, table.get("contract", {}), path.parent)
     assert isinstance(found, Contract)
     return found
 
 
-def parse_owner(table: dict[str, Any], base: Path) -> Owner:
-    """The owner's word in `table`; relative paths are meant from `base`."""
+def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
+    """The owner's settings in `table`; relative paths are relative to `base`.
+
+    Raises ConfigError with every problem.
+    """
     problems = config.unknown(table, ["data", "contract", "secure", "speed"], "")
     kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract}
-    kinds |= {"secure": Guarded, "speed": Pace}
+    kinds |= {"secure": SecAggLimits, "speed": SpeedSettings}
     made: dict[str, Any] = {}
     for section, kind in kinds.items():
         try:
@@ -119,13 +143,13 @@ def parse_owner(table: dict[str, Any], base: Path) -> Owner:
     if problems:
         raise ConfigError(problems)
     data: Source = made["data"]
-    # Without a location it ships with FedSight: every site has it, and takes its split of it.
+    # A source without a path ships with FedSight: every site has it, and takes its share of it.
     share = not any(isinstance(getattr(data, key), Path) for key in type(data).model_fields)
-    return Owner(data, made["contract"], made["speed"], made["secure"], share)
+    return OwnerSettings(data, made["contract"], made["speed"], made["secure"], share)
 
 
-def described(data: str) -> dict[str, Any]:
-    """The [data] section that `--data` stands for."""
+def data_section(data: str) -> dict[str, Any]:
+    """The [data] section that `--data` stands for; ConfigError if it cannot be told."""
     if data in sources.names():
         return {"name": data}
     path = Path(data)
@@ -135,6 +159,6 @@ def described(data: str) -> dict[str, Any]:
     kinds = {".npz": "medmnist", ".json": "coco", ".csv": "manifest"}
     kind = "folder" if path.is_dir() else kinds.get(path.suffix.lower())
     if kind is None:
-        cause = f"what '{data}' holds cannot be told from its name"
-        raise ConfigError([Problem("--data", cause, "write a [data] section into site.toml")])
+        cause = f"the kind of source cannot be told from the name '{data}'"
+        raise ConfigError([Problem("--data", cause, "write a [data] section in site.toml")])
     return {"name": kind, "path": str(path.resolve())}

@@ -1,7 +1,7 @@
-"""A site's place at the table: it answers the coordinator, and decides what it takes part in.
+"""The site service: answers the coordinator's requests, and decides what the site takes part in.
 
-It lives in the site's job process. Whatever goes wrong here is told as one sentence without any
-of the site's own paths or traces; the details stay in the site's log.
+It runs in the site's job process. An error reaches the coordinator as one sentence, without any of
+the site's own paths or traces; the details stay in the site's log.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import secrets
 import threading
 import time
@@ -20,47 +21,64 @@ from typing import Any
 
 import torch
 
-from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
+from fedsight.core.errors import (
+    ConfigError,
+    DataError,
+    DeployError,
+    EngineError,
+    FedSightError,
+    SiteError,
+    StoreError,
+)
 from fedsight.core.files import make_folder
 from fedsight.core.types import Order
 from fedsight.deploy.site import job_lease
-from fedsight.deploy.site.enforcement import Asker, Enforcement
-from fedsight.deploy.site.incoming import Incoming, count
-from fedsight.deploy.site.log import told
-from fedsight.deploy.site.owner import Owner
+from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
+from fedsight.deploy.site.incoming import IncomingVectors, count
+from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.secagg_client import Protect, SiteSecAgg
-from fedsight.deploy.site.trainer import MeasureStep, Open, TrainedUpdate, Trainer, TrainStep
+from fedsight.deploy.site.trainer import MeasureStep, OpenData, TrainedUpdate, Trainer, TrainStep
 from fedsight.engines.remote import messages
 from fedsight.program import config
 from fedsight.program.program import Program
 
 ServiceAnswer = tuple[dict[str, Any], bytes | memoryview]
 OPENING = "opening its images"
+MAX_WAIT = 30.0  # seconds until a request for the state of some work is answered
+MAX_RUN_CHARACTERS = 64  # of a run's identifier
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
 log = logging.getLogger(__name__)
 
 
 class SiteService:
-    """Answers questions about one job; `home` is the site's folder, `asker` who started the job."""
+    """Answers requests in one job.
 
-    def __init__(self, home: Path, name: str, asker: Asker | None = None) -> None:
+    Long work (opening images, training, measuring) is done in a thread of its own. The answer to
+    the request that starts it has a ticket, with which the coordinator waits for the result and
+    fetches it.
+    """
+
+    def __init__(self, home: Path, name: str, requester: Requester | None = None) -> None:
+        """`home`: the site's folder; `requester`: who started the job, as far as is known."""
         self._home = home
         self._name = name
-        self._gate = Enforcement(home, asker or Asker())
-        self._log = self._gate.log
+        self._enforcement = ContractEnforcement(home, requester or Requester())
+        self._log = self._enforcement.log
         self._lock = threading.RLock()
-        self._work = ThreadPoolExecutor(1, thread_name_prefix="work")
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._trainer: Trainer | None = None
-        self._opened: Open | None = None
-        self._agreed: object | None = None  # a new one for each run that was joined
-        self._token = secrets.token_hex(8)  # the job's
-        self._incoming = Incoming()
-        self._guard = SiteSecAgg(home, name)
-        self._vector: tuple[int, torch.Tensor] | None = None  # after which round, and what
+        self._opened: OpenData | None = None
+        self._joined: object | None = None  # stands for the current run; a new one for each
+        self._token = secrets.token_hex(8)  # identifies the job
+        self._incoming = IncomingVectors()
+        self._secagg = SiteSecAgg(home, name)
+        self._vector: tuple[int, torch.Tensor] | None = None  # the round, and the model after it
+        # The latest work by ticket: what it is, and its result.
         self._tickets: dict[int, tuple[tuple[Any, ...], Future[ServiceAnswer]]] = {}
 
     def answer(self, kind: str, header: str, body: bytes) -> tuple[str, bytes]:
-        """One answer; a refusal or a failure is an answer with an `error`."""
-        known: dict[str, Callable[[dict[str, Any], bytes], ServiceAnswer]] = {
+        """Answer a request; returns header and body. A refusal is an answer with an `error`."""
+        handlers: dict[str, Callable[[dict[str, Any], bytes], ServiceAnswer]] = {
             "propose": self._propose,
             "adopt": self._adopt,
             "piece": self._piece,
@@ -68,174 +86,217 @@ class SiteService:
             "measure": self._measure,
             "wait": self._wait,
             "fetch": self._fetch,
-            **self._guard.answers,
+            **self._secagg.answers,
         }
         try:
             fields = messages.read_header(header, "the coordinator")
-            if kind not in known:
-                raise SiteError(f"a question of kind '{kind}' is unknown here", "update this site")
-            answer, data = known[kind](fields, body)
+            if kind not in handlers:
+                raise SiteError(f"unknown kind of request '{kind}'", "update this site")
+            answer, data = handlers[kind](fields, body)
         except FedSightError as error:
             log.warning("%s: %s", kind, error)
-            with contextlib.suppress(StoreError):  # a full disk is no reason to say nothing
+            with contextlib.suppress(StoreError):  # a full disk must not prevent the answer
                 self._log.write("refused", what=kind, why=error.cause)
-            answer, data = told(error), b""
-        except Exception as error:  # a defect: told to the coordinator, never a broken line
+            answer, data = error_for_coordinator(error), b""
+        except Exception as error:  # a defect: the coordinator gets an answer all the same
             log.exception("%s failed", kind)
-            answer, data = {"error": f"it failed ({type(error).__name__}); see its log"}, b""
+            answer = {"error": f"the request failed ({type(error).__name__}); see the site's log"}
+            data = b""
         return json.dumps(answer), bytes(data)
 
     def close(self) -> None:
-        """The job is over."""
+        """End the job."""
         self._end_trainer()
-        self._work.shutdown(wait=False, cancel_futures=True)
+        self._worker.shutdown(wait=False, cancel_futures=True)
 
-    # What the coordinator may ask ---------------------------------------------------------
+    # Requests of the coordinator ----------------------------------------------------------
 
     def _propose(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """Take part in a run? The site builds the program itself and checks its fingerprint."""
+        """Take part in a run. The site builds the program itself and compares the fingerprint."""
         run, sites = str(fields.get("run")), count(fields, "sites")
         program, _ = config.parse(dict(fields.get("program") or {}), self._home)
         if program.fingerprint != fields.get("fingerprint"):
             raise DeployError(
-                f"the program that this site builds has the fingerprint "
-                f"{program.fingerprint[:12]}, not {str(fields.get('fingerprint'))[:12]}",
-                "let coordinator and sites run the same FedSight version",
+                f"the program has the fingerprint {program.fingerprint[:12]} at this site, not "
+                f"{str(fields.get('fingerprint'))[:12]}",
+                "run the same FedSight version at the coordinator and at the sites",
             )
-        owner = self._gate.admit(program, sites)
-        if not (run.isascii() and run.isalnum()) or len(run) > 64:
-            raise DeployError("the run has no proper identity", "update the coordinator")
-        what = ("propose", run, program.fingerprint, sites)
-        return self._begin(what, lambda: self._join(program, owner, run), fields)
+        owner = self._enforcement.check_program(program, sites)
+        if not (run.isascii() and run.isalnum()) or len(run) > MAX_RUN_CHARACTERS:
+            raise DeployError("the run has no valid identifier", "update the coordinator")
+        work = ("propose", run, program.fingerprint, sites)
+        return self._start_work(work, lambda: self._join(program, owner, run), fields)
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """Begin with the personal slice that came: pretrained weights need not be at the site."""
-        data = self._incoming.whole("personal", count(fields, "mark"))
+        """Start from personal parameters that the coordinator sent: only it has the weights."""
+        data = self._incoming.take("personal", count(fields, "mark"))
         personal = messages.unpack(data, {"personal": len(data) // 4})["personal"]
 
         def reopen() -> ServiceAnswer:
             if self._opened is not None:
                 self._opened = replace(self._opened, personal=personal)
-                self._ask(self._opened, OPENING)
+                self._ask_trainer(self._opened, OPENING)
             return {}, b""
 
-        return self._begin(("adopt",), reopen, fields)
+        return self._start_work(("adopt",), reopen, fields)
 
     def _piece(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """A part of a vector."""
+        """Receive a piece of a vector."""
         self._incoming.add(fields, body)
         return {}, b""
 
     def _train(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
+        """Train in a round; the result is the protected update."""
         round = count(fields, "round")
-        what = ("train", round, count(fields, "attempt"), self._guard.session())
-        if (known := self._begun(what)) is not None:
-            return self._waited(known, fields)
-        agreed = self._agreement()
-        self._gate.refuse_round(round, count(fields, "sites"))
+        work = ("train", round, count(fields, "attempt"), self._secagg.attempt())
+        if (ticket := self._find_ticket(work)) is not None:
+            return self._state(ticket, fields)
+        joined = self._current_run()
+        self._enforcement.check_round(round, count(fields, "sites"))
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         extras: dict[str, torch.Tensor] = {}
         if sizes:
-            extras = messages.unpack(self._incoming.whole("extras", count(fields, "mark")), sizes)
+            extras = messages.unpack(self._incoming.take("extras", count(fields, "mark")), sizes)
         step = TrainStep(
             Order(round, self._model(round - 1, fields), extras),
             count(fields, "accepted"),
             count(fields, "durable"),
         )
-        protect = self._guard.protection(round, step.order.vector, fields, body)
-        return self._begin(what, lambda: self._trained(step, protect, agreed), fields)
+        protect = self._secagg.protection(round, step.order.vector, fields, body)
+        return self._start_work(work, lambda: self._trained(step, protect, joined), fields)
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        agreed = self._agreement()
-        self._gate.refuse_figures()
+        """Measure the model on test images; the result is sums."""
+        joined = self._current_run()
+        self._enforcement.check_figures()
         round = count(fields, "round")
         jobs = [(bool(own), int(start)) for own, start in fields["jobs"]]
         step = MeasureStep(round, self._model(round, fields), count(fields, "accepted"), jobs)
-        return self._begin(("measure", round, *jobs), lambda: self._measured(step, agreed), fields)
+        work = ("measure", round, *jobs)
+        return self._start_work(work, lambda: self._measured(step, joined), fields)
 
     def _wait(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """Is it done?"""
-        return self._waited(count(fields, "ticket"), fields)
+        """Wait for some work."""
+        return self._state(count(fields, "ticket"), fields)
 
     def _fetch(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """A part of the vector that something ended with."""
+        """Fetch a piece of the vector that some work resulted in."""
         start, stop = count(fields, "start"), count(fields, "stop")
-        _, data = self._ticket(count(fields, "ticket")).result(0)
+        _, data = self._result(count(fields, "ticket")).result(0)
         return {}, bytes(data[start : min(stop, start + messages.PIECE)])
 
-    # How it is done -----------------------------------------------------------------------
+    # Work in the background ---------------------------------------------------------------
 
-    def _begin(
-        self, what: tuple[Any, ...], work: Callable[[], ServiceAnswer], fields: dict[str, Any]
+    def _start_work(
+        self, work: tuple[Any, ...], do: Callable[[], ServiceAnswer], fields: dict[str, Any]
     ) -> ServiceAnswer:
-        """Start something long; what is still running then has been given up, and is ended."""
+        """Start `work` unless it was started before; earlier work is abandoned."""
         with self._lock:
-            ticket = self._begun(what)
+            ticket = self._find_ticket(work)
             if ticket is None:
                 if any(not future.done() for _, future in self._tickets.values()):
                     self._end_trainer()
                 ticket = max(self._tickets, default=0) + 1
-                self._tickets = {ticket: (what, self._work.submit(work))}
-        return self._waited(ticket, fields)
+                self._tickets = {ticket: (work, self._worker.submit(do))}
+        return self._state(ticket, fields)
 
-    def _begun(self, what: tuple[Any, ...]) -> int | None:
-        """The ticket of what is asked for again: the answer got lost."""
+    def _find_ticket(self, work: tuple[Any, ...]) -> int | None:
+        """The ticket of work that was started before: the first answer was lost on the way."""
         for ticket, (earlier, _) in self._tickets.items():
-            if earlier == what:
+            if earlier == work:
                 return ticket
         return None
 
-    def _waited(self, ticket: int, fields: dict[str, Any]) -> ServiceAnswer:
-        """Says at once when it is done, or after the header's `seconds` that it is not."""
-        future = self._ticket(ticket)
-        with contextlib.suppress(TimeoutError):  # this one's, or what the work ended with
-            future.result(min(float(fields.get("seconds", 0)), 30.0))
+    def _state(self, ticket: int, fields: dict[str, Any]) -> ServiceAnswer:
+        """The answer when the work is done, or, after the header's `seconds`, that it is not."""
+        future = self._result(ticket)
+        with contextlib.suppress(TimeoutError):  # of this call, or raised by the work itself
+            future.result(min(float(fields.get("seconds", 0)), MAX_WAIT))
         if not future.done():
             return {"ticket": ticket, "done": False}, b""
         answer, _ = future.result()
         return {**answer, "ticket": ticket, "done": True}, b""
 
-    def _ticket(self, ticket: int) -> Future[ServiceAnswer]:
+    def _result(self, ticket: int) -> Future[ServiceAnswer]:
         if ticket not in self._tickets:
-            raise SiteError("what was asked for has been given up", "ask for it anew")
+            raise SiteError("this request has expired", "send it again")
         return self._tickets[ticket][1]
 
     def _model(self, round: int, fields: dict[str, Any]) -> torch.Tensor:
-        """The model after `round`: the vector that came for this question, or the one kept."""
+        """The model after `round`: the vector that came for this request, or the last one."""
         with self._lock:
             if mark := count(fields, "vector"):
-                data = self._incoming.whole("vector", mark)
+                data = self._incoming.take("vector", mark)
                 self._vector = round, messages.unpack(data, {"vector": len(data) // 4})["vector"]
             if self._vector is None or self._vector[0] != round:
-                raise SiteError(f"the model after round {round} is not here", "send it first")
+                cause = f"the model after round {round} has not been received"
+                raise SiteError(cause, "send it first")
             return self._vector[1]
 
-    def _agreement(self) -> object:
-        """What stands for the run that was agreed upon; SiteError if there is none (yet)."""
-        if self._agreed is None:
-            raise SiteError("no run was agreed upon", "propose one first")
-        return self._agreed
+    def _current_run(self) -> object:
+        """What stands for the current run; SiteError if there is none."""
+        if self._joined is None:
+            raise no_run()
+        return self._joined
 
-    def _refuse_other(self, agreed: object) -> None:
-        """What was asked for under one run must not be done under another, with other promises."""
-        if self._agreed is not agreed:
-            raise SiteError("another run has been agreed upon since", "ask for it anew")
+    def _check_same_run(self, joined: object) -> None:
+        """Work that was requested in one run must not be done in another, with other promises."""
+        if self._joined is not joined:
+            raise SiteError("this site has joined another run since", "send the request again")
 
-    def _join(self, program: Program, owner: Owner, run: str) -> ServiceAnswer:
-        self._agreed = None
-        self._gate.join(program, owner, run)
+    def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
+        self._joined = None
+        self._enforcement.begin_run(program, owner, run)
         memory = self._home / "memory" / run
         make_folder(memory)
         job_lease.claim(memory, self._token)
-        self._opened = Open(program, owner, self._name, memory, self._token, None)
-        self._guard.join(program, owner, run, memory)
-        declared = self._ask(self._opened, OPENING)
-        self._gate.declaration(declared)
-        self._agreed = object()
+        self._opened = OpenData(program, owner, self._name, memory, self._token, None)
+        self._secagg.join(program, owner, run, memory)
+        declared = self._ask_trainer(self._opened, OPENING)
+        self._enforcement.record_declaration(declared)
+        self._joined = object()
         return {"declared": declared.table()}, b""
 
-    def _bench(self) -> Trainer:
-        """The trainer; a new one if there is none any more."""
+    def _trained(self, step: TrainStep, protect: Protect, joined: object) -> ServiceAnswer:
+        self._check_same_run(joined)
+        round, began = step.order.round, time.monotonic()
+        found: TrainedUpdate = self._ask_trainer(step, f"training in round {round}")
+        seconds = time.monotonic() - began
+        data, (event, times) = protect(found)
+        charged = replace(found, event=event, times=times)
+        self._enforcement.record_update(round, charged, data, seconds)
+        answer = {
+            "round": round,
+            "weight": found.weight,
+            "metrics": messages.metrics_table(found.metrics),
+        }
+        return answer, data
+
+    def _measured(self, step: MeasureStep, joined: object) -> ServiceAnswer:
+        self._check_same_run(joined)
+        found = self._ask_trainer(step, f"measuring after round {step.round}")
+        tables = [messages.metrics_table(metrics) for metrics in found]
+        self._enforcement.record_figures(step.round, tables)
+        return {"round": step.round, "metrics": tables}, b""
+
+    # The trainer --------------------------------------------------------------------------
+
+    def _ask_trainer(self, command: OpenData | TrainStep | MeasureStep, doing: str) -> Any:
+        """The trainer's answer; a new trainer opens the site's images first."""
+        if self._opened is None:
+            raise no_run()
+        new = self._trainer is None
+        trainer = self._running_trainer()
+        try:
+            if new and command is not self._opened:
+                trainer.ask(self._opened, OPENING)
+            return trainer.ask(command, doing)
+        except EngineError:  # it died: the next request gets a new one
+            self._end_trainer()
+            raise
+
+    def _running_trainer(self) -> Trainer:
+        """The trainer, started if there is none."""
         with self._lock:
             if self._trainer is None:
                 self._trainer = Trainer(self._home / "trainer.txt")
@@ -247,37 +308,13 @@ class SiteService:
                 self._trainer.close()
                 self._trainer = None
 
-    def _ask(self, command: Open | TrainStep | MeasureStep, doing: str) -> Any:
-        """The trainer's answer; a new trainer opens the site's images first."""
-        if self._opened is None:
-            raise SiteError("no run was agreed upon", "propose one first")
-        fresh = self._trainer is None
-        trainer = self._bench()
-        try:
-            if fresh and command is not self._opened:
-                trainer.ask(self._opened, OPENING)
-            return trainer.ask(command, doing)
-        except EngineError:  # it died: the next question gets a new one
-            self._end_trainer()
-            raise
 
-    def _trained(self, step: TrainStep, protect: Protect, agreed: object) -> ServiceAnswer:
-        self._refuse_other(agreed)
-        round, began = step.order.round, time.monotonic()
-        found: TrainedUpdate = self._ask(step, f"training in round {round}")
-        seconds = time.monotonic() - began
-        data, (event, times) = protect(found)
-        self._gate.update(round, replace(found, event=event, times=times), data, seconds)
-        answer = {
-            "round": round,
-            "weight": found.weight,
-            "metrics": messages.metrics_table(found.metrics),
-        }
-        return answer, data
-
-    def _measured(self, step: MeasureStep, agreed: object) -> ServiceAnswer:
-        self._refuse_other(agreed)
-        found = self._ask(step, f"measuring after round {step.round}")
-        tables = [messages.metrics_table(metrics) for metrics in found]
-        self._gate.figures(step.round, tables)
-        return {"round": step.round, "metrics": tables}, b""
+def error_for_coordinator(error: FedSightError) -> dict[str, Any]:
+    """The message of an error in a form that may leave the site: it names no files."""
+    if isinstance(error, ConfigError):  # the first problem says more than how many there are
+        first = error.problems[0]
+        error = DeployError(f"{first.where}: {first.cause}", first.cure)
+    if isinstance(error, DataError) or _ABSOLUTE_PATH.search(f"{error.cause} {error.cure}"):
+        cause = f"the site cannot use its files ({type(error).__name__})"
+        return {"error": cause, "cure": "the site's owner finds the details in log.jsonl"}
+    return {"error": error.cause, "cure": error.cure}

@@ -1,7 +1,8 @@
-"""The site's handle on the process in which it trains, and what the two say to each other.
+"""The site's handle on its trainer process, and the messages between the two.
 
-It is a child of the site's job process and speaks with it over a pipe. Running out of memory or a
-crash in a native library end this process only; the site reports it and starts another.
+The trainer (`deploy/site/trainer_process.py`) is a child of the site's job process, and they talk
+over a pipe. Running out of memory, or a crash in a native library, ends the trainer only; the site
+reports it and starts another.
 """
 
 from __future__ import annotations
@@ -25,27 +26,31 @@ from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.types import Metrics, Order
 from fedsight.deploy.processes import spawn
 from fedsight.deploy.site import job_lease
-from fedsight.deploy.site.owner import Owner
+from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.program.program import Program
 
-GRACE = 5.0  # seconds
+KILL_TIMEOUT = 5.0  # seconds for the exit of a killed process to be reported
 
 
 @dataclass(frozen=True)
-class Open:
+class OpenData:
     """Open the site's images for a program; answered by a Declaration."""
 
     program: Program
-    owner: Owner
+    owner: OwnerSettings
     name: str
     memory: Path
-    token: str  # of the job, whose turn it must be
-    personal: Tensor | None  # initial personal slice, where weights come from the coordinator
+    token: str  # of the job, which needs the lease on the memory
+    personal: Tensor | None  # initial personal parameters, if the coordinator sent them
 
 
 @dataclass(frozen=True)
 class TrainStep:
-    """Train from `order`; answered by Trained. `accepted` is the last round that counted."""
+    """Train from `order`; answered by a TrainedUpdate.
+
+    `accepted` is the last round in which this site's update counted, `durable` the round of the
+    coordinator's last checkpoint.
+    """
 
     order: Order
     accepted: int
@@ -54,18 +59,18 @@ class TrainStep:
 
 @dataclass(frozen=True)
 class TrainedUpdate:
-    """What leaves the site: vectors, what they weigh, and how training went."""
+    """What leaves the site: vectors, their weight, and metrics of the training."""
 
     payload: Mapping[str, Tensor]
     weight: int
     metrics: Metrics
-    event: Mapping[str, Any] | None = None  # of the noise in it, for the ledger
-    times: int = 1  # how often that happened
+    event: Mapping[str, Any] | None = None  # the privacy event of its noise, for the ledger
+    times: int = 1  # how often the event happened
 
 
 @dataclass(frozen=True)
 class MeasureStep:
-    """Measure chunks of the test images for the model after `round`; answered by their sums."""
+    """Measure the model after `round` on chunks of the test images; answered by their sums."""
 
     round: int
     vector: Tensor
@@ -74,7 +79,7 @@ class MeasureStep:
 
 
 class _Pickler(pickle.Pickler):
-    """Tensors as plain arrays: torch would pass file descriptors, which only kin can share."""
+    """Pickles tensors as arrays: torch would pass file descriptors, which only relatives share."""
 
     def reducer_override(self, value: Any) -> Any:
         if isinstance(value, Tensor):
@@ -83,14 +88,14 @@ class _Pickler(pickle.Pickler):
 
 
 def send(pipe: Connection, message: object) -> None:
-    """Put a message into the pipe."""
+    """Send a message through the pipe."""
     file = io.BytesIO()
     _Pickler(file, protocol=5).dump(message)
     pipe.send_bytes(file.getbuffer())
 
 
 def receive(pipe: Connection) -> Any:
-    """Take a message out of the pipe; both ends are this site's own processes."""
+    """Receive a message; unpickling is safe, since both ends are this site's own processes."""
     return pickle.loads(pipe.recv_bytes())
 
 
@@ -100,15 +105,18 @@ class Trainer:
     def __init__(self, log: Path) -> None:
         ours, theirs = Pipe()
         with log.open("ab") as file:
-            self._process = spawn.begin(
+            self._process = spawn.start(
                 "fedsight.deploy.site.trainer_process", [], file.fileno(), [theirs.fileno()]
             )
         theirs.close()
         self._pipe = ours
         self._lock = threading.Lock()
 
-    def ask(self, command: Open | TrainStep | MeasureStep, doing: str) -> Any:
-        """The answer to a command; raises what the trainer raised, EngineError if it died."""
+    def ask(self, command: OpenData | TrainStep | MeasureStep, doing: str) -> Any:
+        """The answer to a command; raises what the trainer raised, EngineError if it died.
+
+        `doing` describes the command in messages.
+        """
         with self._lock:
             try:
                 send(self._pipe, command)
@@ -117,19 +125,16 @@ class Trainer:
                 code = self._process.wait()
                 if code == job_lease.TAKEN_OVER:
                     raise job_lease.taken_over() from None
-                how = (
-                    f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
-                )
                 raise EngineError(
-                    f"its trainer process {how} while {doing}",
-                    "often the machine ran out of memory: lower train.batch, or free memory",
+                    f"its trainer process {spawn.describe_exit(code)} while {doing}",
+                    "the machine may have run out of memory: lower train.batch, or free memory",
                 ) from None
         if isinstance(answer, FedSightError):
             raise answer
         return answer
 
     def close(self) -> None:
-        """End the process, whatever it does; whoever waits for it gets an EngineError."""
+        """Kill the process; a thread that waits in `ask` gets an EngineError."""
         self._process.kill()
-        with contextlib.suppress(subprocess.TimeoutExpired):  # a keeper that hangs says nothing
-            self._process.wait(GRACE)
+        with contextlib.suppress(subprocess.TimeoutExpired):  # the prefork process may hang
+            self._process.wait(KILL_TIMEOUT)

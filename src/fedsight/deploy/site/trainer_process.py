@@ -1,6 +1,8 @@
-"""The process in which a site trains: what goes wrong here cannot take the site along.
+"""The trainer process of a site: a crash here does not end the site's job process.
 
-Run by `deploy/site/trainer.py` as a child of the site's job process, with one end of a pipe.
+`deploy/site/trainer.py` starts it as a child of the site's job process, with one end of a pipe as
+its argument. It is a module of its own because it is run as `__main__`: the messages must have one
+import path in both processes.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.types import Metrics
-from fedsight.deploy.declaration import Declaration, declare, open_site, weightless
+from fedsight.deploy.declaration import Declaration, declare, open_site, without_weights
 from fedsight.deploy.site.job_lease import JobLease
 from fedsight.deploy.site.trainer import (
     MeasureStep,
-    Open,
+    OpenData,
     TrainedUpdate,
     TrainStep,
     receive,
@@ -33,16 +35,16 @@ from fedsight.governance.charges import charge
 from fedsight.privacy.noise import secret_at
 
 
-class Bench:
-    """What the trainer process works with."""
+class SiteTrainer:
+    """Trains and measures on the site's images, for one program."""
 
-    def __init__(self, setup: Open) -> None:
-        torch.set_num_threads(setup.owner.pace.threads)
+    def __init__(self, setup: OpenData) -> None:
+        torch.set_num_threads(setup.owner.speed.threads)
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
         secret = None
-        if setup.program.privacy.protects:  # this site's own, and nobody else's
+        if setup.program.privacy.protects:  # this site's own; no one else knows it
             secret = secret_at(setup.memory.parent.parent / "noise.key")
-        program = weightless(setup.program)
+        program = without_weights(setup.program)
         self.client = Client(replace(self.federation, program=program), secret=secret)
         if setup.personal is not None:
             self.client.adopt(setup.personal)
@@ -54,7 +56,7 @@ class Bench:
         self.declaration: Declaration = declare(self.federation, self.number, setup.owner.share)
 
     def train(self, step: TrainStep) -> TrainedUpdate:
-        """One client step; what an uncounted round left in memory is forgotten first."""
+        """Take one client step; first drop memory of rounds that the coordinator did not accept."""
         self.memory.rewind(step.accepted, self.name)
         self.memory.prune(self.name, step.durable)
         memory = self.memory.load(self.name, step.order.round)
@@ -64,46 +66,46 @@ class Bench:
         return TrainedUpdate(reply.payload, reply.weight, reply.metrics, *self._charge)
 
     def measure(self, step: MeasureStep) -> list[Metrics]:
-        """The sums of each chunk."""
+        """The sums over each chunk."""
         memory = {}
         if self._remembers:
             self.memory.rewind(step.accepted, self.name)
             memory = self.memory.load(self.name, step.round + 1)
         self.client.load(step.vector, memory)
         views = self.federation.views
-        mine = next((v for v in views if v.site == self.number), views[0])
+        own_view = next((v for v in views if v.site == self.number), views[0])
         return [
-            self.client.measure(self.federation.tested(mine if own else views[0]), start)
+            self.client.measure(self.federation.tested(own_view if own else views[0]), start)
             for own, start in step.jobs
         ]
 
 
 def serve(pipe: Connection) -> None:
     """Answer commands until the pipe closes."""
-    bench: Bench | None = None
-    turn: JobLease | None = None
+    trainer: SiteTrainer | None = None
+    lease: JobLease | None = None
     while True:
         command = receive(pipe)
         try:
-            if isinstance(command, Open):
-                bench = None
-                if turn is not None:
-                    turn.end()
-                turn = JobLease(command.memory, command.token)
-                bench = Bench(command)
-                answer: Any = bench.declaration
-            elif isinstance(command, TrainStep) and bench is not None:
-                answer = bench.train(command)
-            elif isinstance(command, MeasureStep) and bench is not None:
-                answer = bench.measure(command)
+            if isinstance(command, OpenData):
+                trainer = None
+                if lease is not None:
+                    lease.release()
+                lease = JobLease(command.memory, command.token)
+                trainer = SiteTrainer(command)
+                answer: Any = trainer.declaration
+            elif isinstance(command, TrainStep) and trainer is not None:
+                answer = trainer.train(command)
+            elif isinstance(command, MeasureStep) and trainer is not None:
+                answer = trainer.measure(command)
             else:
-                raise EngineError("nothing was opened", "this is a defect of FedSight")
+                raise EngineError("no images are open", "this is a defect of FedSight")
         except FedSightError as error:
             answer = error
-        except Exception as error:  # a defect: the site must hear of it, and go on
+        except Exception as error:  # a defect: report it, and continue
             sys.excepthook(*sys.exc_info())
             answer = EngineError(
-                f"its trainer failed ({type(error).__name__})",  # the text may name files
+                f"its trainer failed ({type(error).__name__})",  # the error's text may name files
                 "look at trainer.txt at the site; this is a defect of FedSight",
             )
         send(pipe, answer)
@@ -111,6 +113,6 @@ def serve(pipe: Connection) -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    os.nice(5)  # the process that answers the coordinator comes first
-    with contextlib.suppress(EOFError, OSError):  # the site's job is over
+    os.nice(5)  # the process that answers the coordinator takes precedence
+    with contextlib.suppress(EOFError, OSError):  # the site's job has ended
         serve(Connection(int(sys.argv[1])))

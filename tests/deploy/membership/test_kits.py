@@ -1,0 +1,40 @@
+"""What is checked and cleaned up in a kit's folder at every start."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fedsight.core.errors import DeployError
+from fedsight.deploy.membership import kits
+
+
+@pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o660])
+def test_a_key_that_others_may_read_is_refused_with_its_mode(tmp_path: Path, mode: int) -> None:
+    (tmp_path / "startup").mkdir()
+    key = tmp_path / "startup" / "client.key"
+    key.touch(0o600)
+    kits.check_keys_private(tmp_path)
+    key.chmod(mode)
+    with pytest.raises(DeployError, match=rf"client\.key has the mode {mode:04o}") as caught:
+        kits.check_keys_private(tmp_path)
+    assert "chmod 600 client.key" in caught.value.cure
+
+
+def test_only_folders_of_old_jobs_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = "0b2f8a7e-1111-4222-8333-0123456789ab", "1b2f8a7e-1111-4222-8333-0123456789ab"
+    for name in (old, "startup", "local", "transfer"):
+        (tmp_path / name).mkdir()
+    (tmp_path / old / "log.txt").touch()
+    kits.clear_old_jobs(tmp_path)
+    assert (tmp_path / old).exists()
+    now = kits.time.time()
+    monkeypatch.setattr(kits.time, "time", lambda: now + kits.KEEP_JOBS + 60)
+    (tmp_path / new).mkdir()
+    os.utime(tmp_path / new, (now + kits.KEEP_JOBS, now + kits.KEEP_JOBS))
+    kits.clear_old_jobs(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {new, "startup", "local", "transfer"}
