@@ -98,7 +98,7 @@ class Sheet:
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
             # Not `savefig`, which draws everything twice to lay it out.
-            canvas = FigureCanvasSVG(self.figure)
+            canvas: Any = FigureCanvasSVG(self.figure)
             canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
         root = ET.fromstring(buffer.getvalue().decode("utf-8"))
         return Markup(ET.tostring(self._adopt(root), encoding="unicode"))
