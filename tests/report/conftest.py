@@ -6,13 +6,16 @@ import base64
 import io
 import json
 import math
-from collections.abc import Callable
+import pickle
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from fedsight.report import plots, tables
 
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
@@ -176,6 +179,39 @@ def write(folder: Path, files: dict[str, Any]) -> Path:
             content = json.dumps(content)
         (folder / name).write_text(content, encoding="utf-8")
     return folder
+
+
+FIGURES: dict[Any, tuple[str, ...]] = {
+    plots: ("curves", "shares", "three_way", "by_site", "traffic"),
+    tables: ("labels", "confusion"),
+}
+
+
+def remember(draw: Callable[..., Any], drawn: dict[bytes, Any]) -> Callable[..., Any]:
+    """`draw`, a function of its arguments alone, which is called once for the same arguments."""
+
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        key = pickle.dumps((draw.__qualname__, args, kwargs))
+        if key not in drawn:
+            drawn[key] = draw(*args, **kwargs)
+        return drawn[key]
+
+    return wrapper
+
+
+@pytest.fixture(scope="session", autouse=True)
+def figures_are_drawn_once() -> Iterator[None]:
+    """Drawing takes most of the time of a page, and most pages here have the same figures.
+
+    Two drawings are compared in `test_the_same_files_give_the_same_page`, where the second is made
+    in another process.
+    """
+    drawn: dict[bytes, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        for module, names in FIGURES.items():
+            for name in names:
+                patch.setattr(module, name, remember(getattr(module, name), drawn))
+        yield
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -39,8 +40,9 @@ def build(runs: Sequence[Path], out: Path | None = None) -> Path:
     return target
 
 
-def render(runs: Sequence[Run]) -> str:
-    """The page as text; the same runs give the same text."""
+@cache
+def _environment() -> Environment:
+    """The templates, compiled once in a process."""
     environment = Environment(
         loader=PackageLoader("fedsight", "report"),
         autoescape=True,
@@ -57,21 +59,30 @@ def render(runs: Sequence[Run]) -> str:
         duration=words.duration,
         date=words.date,
     )
+    return environment
+
+
+def render(runs: Sequence[Run]) -> str:
+    """The page as text; the same runs give the same text."""
     parts = [
         Section(run, name, f"run{at}", _figures(run, f"run{at}"))
         for at, (run, name) in enumerate(zip(runs, _names(runs), strict=True), 1)
     ]
-    return environment.get_template("page.html").render(
-        parts=parts,
-        view=view,
-        sites=sites,
-        protect=protect,
-        words=words,
-        thing=" or ".join(dict.fromkeys(run.thing for run in runs)),
-        compared=any(view.three_way(run) for run in runs),
-        headlines={run.facts.headline for run in runs},
-        evaluated=any(run.evaluation for run in runs),
-        overlays=_overlays(parts) if len(parts) > 1 else {},
+    return (
+        _environment()
+        .get_template("page.html")
+        .render(
+            parts=parts,
+            view=view,
+            sites=sites,
+            protect=protect,
+            words=words,
+            thing=" or ".join(dict.fromkeys(run.thing for run in runs)),
+            compared=any(view.three_way(run) for run in runs),
+            headlines={run.facts.headline for run in runs},
+            evaluated=any(run.evaluation for run in runs),
+            overlays=_overlays(parts) if len(parts) > 1 else {},
+        )
     )
 
 

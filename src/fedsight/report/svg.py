@@ -12,6 +12,7 @@ from typing import Any
 import matplotlib
 from markupsafe import Markup
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 # Okabe and Ito's palette, safe for the colour-blind; the yellow is darkened to be seen on white.
@@ -96,7 +97,9 @@ class Sheet:
             # The browser has glyphs that matplotlib's own font lacks (Chinese site names).
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-            self.figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+            # Not `savefig`, which draws everything twice to lay it out.
+            canvas: Any = FigureCanvasSVG(self.figure)
+            canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
         root = ET.fromstring(buffer.getvalue().decode("utf-8"))
         return Markup(ET.tostring(self._adopt(root), encoding="unicode"))
 

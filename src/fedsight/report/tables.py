@@ -76,10 +76,11 @@ def _cells(
         if counts.size <= MOST_CELLS:
             for (row, column), value in np.ndenumerate(shade):
                 strength = 0.05 + 0.95 * float(value) if value else 0.03
-                axes.add_patch(
+                axes.add_artist(  # not `add_patch`, which adapts the limits to each
                     Rectangle(
                         (column - 0.5, row - 0.5), 1, 1,
                         facecolor=FEDERATED, alpha=strength, edgecolor=CARD, linewidth=0.8,
+                        in_layout=False,
                     )
                 )  # fmt: skip
         else:
@@ -93,6 +94,7 @@ def _cells(
                     axes.text(
                         column, row, f"{value:.0f}", ha="center", va="center_baseline",
                         fontsize=8, color=CARD if shade[row, column] > 0.7 else INK,
+                        in_layout=False,
                     )  # fmt: skip
         axes.set_xlim(-0.5, width - 0.5)
         axes.set_ylim(height - 0.5, -0.5)
