@@ -51,7 +51,7 @@ bench: $(READY)  ## speed beside bare PyTorch and beside the peers that are inst
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/population.py
 
-reference: $(READY)  ## docs/reference.md, from the code
+reference: $(READY)  ## docs/reference/, from the code
 	$(BIN)/python tools/make_reference.py
 
 clean:

@@ -1,8 +1,8 @@
-"""Write docs/reference.md from the code: commands, settings, parts, exit codes, run files.
+"""Write docs/reference/reference.md from the code: commands, settings, parts, files, exit codes.
 
     python tools/make_reference.py
 
-A test fails when the page is not what the code says; running this again mends it.
+Also writes docs/reference/compatibility.md. A test fails when either page is out of date.
 """
 
 from __future__ import annotations
@@ -46,18 +46,18 @@ from fedsight.program.program import Rounds, Speed, Train
 from fedsight.tasks.base import tasks
 
 ROOT = Path(__file__).parents[1]
-PAGE = ROOT / "docs" / "reference.md"
-COMPATIBILITY = ROOT / "docs" / "compatibility.md"
+PAGE = ROOT / "docs/reference/reference.md"
+COMPATIBILITY = ROOT / "docs/reference/compatibility.md"
 EXAMPLE = ROOT / "src/fedsight/program/examples/fashion.toml"
 
 INTRO = """\
 # Reference
 
-<!-- Made from the code by tools/make_reference.py: change the code, not this page. -->
+<!-- Generated from the code by tools/make_reference.py: change the code, not this page. -->
 
-What every command, setting and file is. To learn FedSight, begin with the
-[tutorial](tutorial.md); for what the figures mean, see
-[how it is measured](how-it-is-measured.md).
+Every command, setting, part and file. To learn FedSight, start with the
+[tutorial](../tutorial/first-run.md); for the meaning of the figures, see
+[how it is measured](../explanation/how-it-is-measured.md).
 
 Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 [configuration](#configuration) · [data sources](#data-sources) · [splits](#splits) ·
@@ -66,14 +66,14 @@ Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 """
 
 CONFIGURATION = """\
-One TOML file says everything. Only `[data]` has to be there; a setting that is left out has the
-default given here. A relative path is meant from the file's folder. `--set SECTION.KEY=VALUE`
-changes a setting for one run; the value is TOML, or else a text. An unknown key is an error that
-names the nearest known one, and `fedsight check` lists every problem at once.
+A run is configured by one TOML file. Only `[data]` is required; every other setting has the default
+given here. Relative paths are resolved from the file's folder. `--set SECTION.KEY=VALUE` changes a
+setting for one run; the value is read as TOML, or as text if it is not valid TOML. An unknown key
+is an error that suggests the nearest known one, and `fedsight check` lists every problem at once.
 
-Everything but `name` and `[speed]` decides the result and makes the run's *fingerprint*, a
-SHA-256 over the settings in full, less the files and folders: the same program on images that lie
-elsewhere has the same fingerprint.
+Everything except `name` and `[speed]` affects the result and is part of the run's *fingerprint*, a
+SHA-256 over all settings with their defaults. File and folder paths are left out: the same program
+has the same fingerprint wherever its images are.
 
 The built-in example, `fedsight run --example fashion`:
 """
@@ -82,71 +82,71 @@ RUN_FILES = {
     "run.toml": "the program and the speed settings in full, with every default",
     "run.json": "fingerprint, environment, data, preprocessing, classes, model, and each site's "
     "images by class; written before the first round",
-    "history.jsonl": "a line for every round, see below",
-    "checkpoint.safetensors": "all that the next round depends on: round, global vector, the "
+    "history.jsonl": "one line per round, see below",
+    "checkpoint.safetensors": "everything the next round depends on: round, global vector, the "
     "algorithm's state, bytes and seconds so far",
-    "memory/": "what sites remember between rounds (personal weights, control variates), a folder "
-    "for each site; there only if the algorithm needs it",
+    "memory/": "what sites keep between rounds (personal weights, control variates), one folder "
+    "per site; only if the algorithm needs it",
     "model.safetensors": "the trained weights by name, written at the end",
-    "summary.json": "the final figures, see below; it is there when the run is finished",
+    "summary.json": "the final figures, see below; present once the run is finished",
     "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "
     "were tested, and some test images with the model's answers",
     "comparison.json": "after `compare`: each site alone, pooled, and federated",
-    "comparison.partial.json": "baselines that are finished, so that `resume` need not repeat them",
-    "report.html": "the report, one file that holds everything it needs",
+    "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
+    "report.html": "the report, a single self-contained file",
 }
 
 DEPLOYED_FILES = {
-    "segment.json": "how the coordinator's last job of the run ended, or that it is in work",
-    ".lock": "held by the coordinator that is at work in the folder",
+    "segment.json": "how the coordinator's last job of the run ended, or that it is running",
+    ".lock": "held by the coordinator that is using the folder",
 }
 
 SITE_FILES = {
-    "site.toml": "the owner's word, see above",
-    "owner.toml": "what of it is in force: written when the site starts",
-    "identity.toml": "the site's name, and the federation that it belongs to",
-    "request/, kit/": "the site's key, and what the deployment engine starts from",
-    "declared.json": "what the server is told with signs of life (`contract.announce`)",
+    "site.toml": "the owner's settings, see above",
+    "owner.toml": "the settings in force: written when the site starts",
+    "identity.toml": "the site's name, and the federation it belongs to",
+    "request/, kit/": "the site's key, and the deployment engine's start-up files",
+    "declared.json": "what the heartbeat tells the server (`contract.announce`)",
     "log.jsonl": "what left and what was refused: `fedsight site log`",
     "ledger.sqlite, ledger.head": "what left and what it cost, chained: `fedsight site ledger`",
-    "memory/": "what algorithms keep at the site, a folder for each run",
-    "process.txt, trainer.txt": "what the site's processes printed",
+    "memory/": "what algorithms keep at the site, one folder per run",
+    "process.txt, trainer.txt": "the output of the site's processes",
 }
 
 SITE = """\
-`site.toml` in a site's folder is its owner's. It is read when the site starts; after an edit, start
-the site anew. `[data]` is any of the [data sources](#data-sources). A key that is unknown or does
-not fit is an error, and the site does not start; a job that finds the file unreadable is refused.
+`site.toml` in a site's folder belongs to the owner. It is read when the site starts: restart the
+site after an edit. `[data]` can be any of the [data sources](#data-sources). If a key is unknown or
+its value does not fit, the site does not start; if the file becomes unreadable, jobs are refused.
 """
 
 HISTORY = {
     "round": "from 1",
-    "score": "the task's headline figure on test images after the round, from 0 to 1; null where "
-    "the round was not evaluated",
+    "score": "the task's main figure on test images after the round, from 0 to 1; null if the "
+    "round was not evaluated",
     "loss": "likewise",
-    "accuracy": "likewise, as every other figure of the task by its name, where it was evaluated",
-    "train_loss": "mean over the replies, weighted as the updates are; null under `[privacy]`",
+    "accuracy": "likewise, as every other figure of the task by its name, if evaluated",
+    "train_loss": "mean over the replies, weighted like the updates; null under `[privacy]`",
     "epsilon": "spent so far; null without `[privacy]`",
     "lr": "local learning rate of the round",
-    "cohort": "sites that were asked",
-    "replies": "replies that were added",
-    "sites": "the sites whose replies these are, by name",
-    "rejected": "site and reason of each reply that was refused",
+    "cohort": "number of sites that were asked",
+    "replies": "number of replies that were added",
+    "sites": "names of the sites whose replies were added",
+    "rejected": "site and reason of each rejected reply",
     "weight": "total weight of the replies",
-    "bytes_up": "sent by the sites in this round: 4 bytes for each float32 value",
+    "bytes_up": "sent by the sites in this round: 4 bytes per float32 value",
     "bytes_down": "received by the sites in this round",
-    "seconds": "duration of the round, evaluation included",
+    "seconds": "duration of the round, including evaluation",
 }
 
 SUMMARY = {
     "name": "the program's name",
     "headline": "what the score is: accuracy, mean average precision, ...",
-    "score": "the headline figure of the final model on test images, from 0 to 1",
+    "score": "the main figure of the final model on test images, from 0 to 1",
     "accuracy": "likewise, as every other figure of the task by its name",
-    "loss": "the task's, of the final model on test images",
-    "rounds": "rounds done",
-    "seconds": "sum over the federated rounds; reading data, starting workers and baselines are "
-    "not in it",
+    "loss": "the task's loss, of the final model on test images",
+    "rounds": "rounds completed",
+    "seconds": "sum over the federated rounds; does not include reading data, starting workers and "
+    "baselines",
     "bytes_up": "sent by all sites in all rounds",
     "bytes_down": "received by all sites in all rounds",
     "fingerprint": "SHA-256 of the program",
@@ -156,48 +156,48 @@ SUMMARY = {
     "worst_site": "name and score of the site with the lowest score",
     "by_site": "figures for each of the first 200 sites",
     "federated": "after `compare`: the same as `score`",
-    "pooled": "after `compare`: score of the model trained on all images at one place",
-    "alone_mean": "after `compare`: mean over the sites of `alone_by_site`",
+    "pooled": "after `compare`: score of the model trained on all images in one place",
+    "alone_mean": "after `compare`: mean of `alone_by_site` over the sites",
     "alone_by_site": "after `compare`: score of each site's own model on the same test images",
 }
 
-MEANINGS = {  # of settings whose name says it in the code, where a comment would only repeat it
+MEANINGS = {  # for settings whose comment in the code would only repeat the name
     "alpha": "of the Dirichlet distribution",
     "architecture": "the classifier's name",
     "augment": "random changes to training images, see below",
     "beta1": "of the first moment",
     "beta2": "of the second moment (`adam`, `yogi`)",
-    "blocks": "each halves the side",
-    "channels": "grey or colour",
-    "delimiter": "one character between the columns",
-    "fit": "`stretch` ignores the aspect ratio, `crop` scales the shorter side and cuts out the "
-    "middle, `pad` scales the longer side and adds black borders",
-    "image_column": "the column of the images",
+    "blocks": "number of blocks; each halves the side",
+    "channels": "1: greyscale, 3: colour",
+    "delimiter": "the character that separates columns",
+    "fit": "`stretch` ignores the aspect ratio, `crop` fits the shorter side and cuts out the "
+    "centre, `pad` fits the longer side and adds black borders",
+    "image_column": "the column with the images",
     "kind": "the corruption",
-    "label_column": "the column of the labels",
-    "label_smoothing": "in the training loss",
-    "law": "of the sites' sizes",
+    "label_column": "the column with the labels",
+    "label_smoothing": "of the training loss",
+    "law": "distribution of the sites' sizes",
     "lr": "local learning rate",
     "momentum": "of the server's velocity",
     "mu": "weight of the proximal term; 0 is FedAvg",
     "path": "the folder or file",
-    "path_column": "the column of the images' paths",
-    "precision": "of local training; bfloat16 rounds more coarsely, so the figures differ a little",
-    "rounds": "how many",
+    "path_column": "the column with the images' paths",
+    "precision": "of local training; bfloat16 rounds more coarsely, so figures differ slightly",
+    "rounds": "number of rounds",
     "server": "the server's optimiser",
     "server_lr": "the server's learning rate",
-    "site_column": "the column of the site ids",
-    "sites": "how many",
-    "split_column": "the column that says `train` or `test`",
+    "site_column": "the column with the site names",
+    "sites": "number of sites",
+    "split_column": "the column with `train` or `test`",
     "strength": "at the last site, see above",
     "test_images": "file with the test images",
     "test_labels": "file with the test labels",
-    "test_part": "the part for testing",
+    "test_part": "name of the test part",
     "train_images": "file with the training images",
     "train_labels": "file with the training labels",
-    "train_part": "the part for training",
+    "train_part": "name of the training part",
     "weight_decay": "of the local optimiser",
-    "weighting": "what an update weighs: its site's images, or 1",
+    "weighting": "weight of an update: its site's number of images, or 1",
     "width": "channels of the first block",
 }
 
@@ -209,8 +209,7 @@ def reference() -> str:
         "## Commands\n",
         *_commands(app, "fedsight"),
         "## Exit codes\n",
-        "An error is one message that names the culprit and says what to do; the exit code says "
-        "which family it belongs to.\n",
+        "An error is one message with cause and cure; the exit code gives its family.\n",
         _exit_codes(),
         "## Configuration\n",
         CONFIGURATION,
@@ -296,7 +295,7 @@ def _plain(value: Any) -> str:
 
 
 def _exit_codes() -> str:
-    rows = [("0", "", "Done; `check` found no problem.")]
+    rows = [("0", "", "Success; `check` found no problem.")]
     errors: list[type[FedSightError]] = [
         FedSightError,
         *sorted(FedSightError.__subclasses__(), key=_code),
@@ -305,8 +304,8 @@ def _exit_codes() -> str:
         if error.__module__ == FedSightError.__module__:
             about = (inspect.getdoc(error) or "").split("\n")[0]
             rows.append((str(error.exit_code), f"`{error.__name__}`", about))
-    rows[1] = ("1", "`FedSightError`", "Anything else that FedSight refuses.")
-    rows.insert(3, ("2", "", "The command line itself: an unknown command or option."))
+    rows[1] = ("1", "`FedSightError`", "Any other error.")
+    rows.insert(3, ("2", "", "Invalid command line: an unknown command or option."))
     return _table(("code", "error", "meaning"), rows)
 
 
@@ -320,11 +319,16 @@ def _code(error: type[FedSightError]) -> int:
 def _sections() -> Iterator[str]:
     yield "### Top level\n"
     top = [
-        ("`name`", "text", "the file's name", "what the run is called; also its folder"),
-        ("`seed`", "whole number", "`0`", "of all randomness: weights, splits, cohorts, batches"),
+        ("`name`", "text", "the file's name", "name of the run and of its folder"),
+        (
+            "`seed`",
+            "whole number",
+            "`0`",
+            "seed of all randomness: weights, splits, cohorts, batches",
+        ),
     ]
     yield _table(("key", "type", "default", "meaning"), top)
-    yield "Each of these sections names a part; its other settings are those of the part:\n"
+    yield "Each of these sections selects a part by `name`; its other settings are the part's:\n"
     rows = []
     for section, kind in SECTIONS.items():
         if isinstance(kind, tuple):
@@ -341,7 +345,7 @@ def _sections() -> Iterator[str]:
         yield f"### [{section}]\n"
         yield f"{_about(cls)}\n"
         yield _fields(cls)
-    yield "The augmentations of `train.augment`, applied in the order given:\n"
+    yield "The augmentations for `train.augment`, applied in the order given:\n"
     found = []
     for name in typing.get_args(augment.Augmentation):
         about = inspect.getdoc(augment._AUGMENTATIONS[name]) or ""
@@ -353,14 +357,14 @@ def _registry(
     title: str, section: str, registry: Registry[Any], bases: tuple[type[Settings], ...]
 ) -> Iterator[str]:
     yield f"## {title}\n"
-    yield f"`[{section}]`, chosen by `name`.\n"
+    yield f"`[{section}]`, selected by `name`.\n"
     common: set[str] = set()
     heads = {
         Source: "Every source has these settings:",
         SizedSource: "Sources of images of any size also have these:",
         Split: "Every split has this setting:",
         Model: "Every model has these settings:",
-        Protected: "All but `none` have these settings:",
+        Protected: "All except `none` have these settings:",
     }
     for base in bases:
         yield f"{heads[base]}\n"
@@ -374,7 +378,7 @@ def _registry(
         if facts:
             yield "".join(f"- {key}: {text}\n" for key, text in facts.items())
         if issubclass(cls, SizedSource):
-            yield "Has the settings of sources of images of any size.\n"
+            yield "Also has the settings of sources of images of any size.\n"
         own = frozenset(key for key in cls.model_fields if key not in common)
         if own:
             yield _fields(cls, leave_out=frozenset(cls.model_fields) - own)
@@ -396,7 +400,7 @@ def _fields(cls: type[Settings], leave_out: frozenset[str] = frozenset()) -> str
 
 
 def _optional(kind: Any) -> tuple[Any, bool]:
-    """A type without its None, and whether it had one."""
+    """A type without None, and whether None was allowed."""
     if typing.get_origin(kind) not in (typing.Union, types.UnionType):
         return kind, False
     left = [part for part in typing.get_args(kind) if part is not type(None)]
@@ -450,7 +454,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _meaning(cls: type, name: str) -> str:
-    """The comment beside, or right above, the line that defines the field; else from MEANINGS."""
+    """The comment beside or directly above the field's definition, else the entry in MEANINGS."""
     for owner in cls.__mro__:
         if issubclass(owner, Settings) and name in inspect.get_annotations(owner):
             found = _comments(owner).get(name, "")
@@ -496,16 +500,18 @@ def _run_folder() -> Iterator[str]:
             f"tools/make_reference.py: RUN_FILES and coordinator/store.py differ: {odd}"
         )
     yield (
-        "`--out DIR`, or `runs/NAME` (`runs/NAME-2` and so on when that is taken). Files are "
-        "written whole or not at all; `fedsight resume` needs nothing else.\n"
+        "`--out DIR`, or `runs/NAME` (`runs/NAME-2` and so on if that exists). Files are written "
+        "whole or not at all; `fedsight resume` needs nothing else.\n"
     )
-    yield _table(("file", "holds"), [(f"`{file}`", text) for file, text in RUN_FILES.items()])
+    yield _table(("file", "contains"), [(f"`{file}`", text) for file, text in RUN_FILES.items()])
     yield "A line of `history.jsonl`:\n"
     yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in HISTORY.items()])
     yield "`summary.json`:\n"
     yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in SUMMARY.items()])
-    yield "A run on a federation (`run.json` also holds what the sites declared) has these, too:\n"
-    yield _table(("file", "holds"), [(f"`{file}`", text) for file, text in DEPLOYED_FILES.items()])
+    yield "Runs on a federation also have these files, and the sites' declarations in `run.json`:\n"
+    yield _table(
+        ("file", "contains"), [(f"`{file}`", text) for file, text in DEPLOYED_FILES.items()]
+    )
 
 
 # A site's folder
@@ -517,8 +523,8 @@ def _site() -> Iterator[str]:
         yield f"### A site's [{section}]\n"
         yield f"{_about(cls)}\n"
         yield _fields(cls)
-    yield "The site's folder:\n"
-    yield _table(("file", "holds"), [(f"`{file}`", text) for file, text in SITE_FILES.items()])
+    yield "Files in the site's folder:\n"
+    yield _table(("file", "contains"), [(f"`{file}`", text) for file, text in SITE_FILES.items()])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The reference says what the code says."""
+"""The generated reference pages are up to date and complete."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ def tool() -> ModuleType:
     return module
 
 
-def test_the_page_is_what_the_tool_writes() -> None:
+def test_the_reference_is_up_to_date() -> None:
     module = tool()
     page: Path = module.PAGE
     assert page.read_text(encoding="utf-8") == module.reference(), (
-        "write it anew: .venv/bin/python tools/make_reference.py"
+        "regenerate it: .venv/bin/python tools/make_reference.py"
     )
 
 
-def test_the_compatibility_page_is_what_the_tool_writes() -> None:
+def test_the_compatibility_page_is_up_to_date() -> None:
     module = tool()
     assert module.COMPATIBILITY.read_text(encoding="utf-8") == module.rules.page()
 
 
-def test_every_registered_part_has_its_place() -> None:
+def test_every_registered_part_is_in_the_reference() -> None:
     lines = tool().PAGE.read_text(encoding="utf-8").splitlines()
     for registry in (sources, splits, models, tasks, algorithms, mechanisms):
         for name in registry.names():

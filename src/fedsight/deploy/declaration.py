@@ -213,7 +213,7 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     views = _views(dataset, names, differ)
     if not views:
         cause = "no site has test images, so nothing can be measured"
-        cure = "hold some out at one site at least, or mark them (docs/data.md)"
+        cure = "hold some out at one site at least, or mark them (docs/how-to/own-data.md)"
         raise ConfigError([Problem("data", cause, cure)])
     return replace(federation, views=views)
 

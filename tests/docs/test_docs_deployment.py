@@ -1,4 +1,4 @@
-"""The how-to of a federation: its files are sound, its commands parse, its keys fit together.
+"""The guide to deployment: its files are valid, its commands parse, its keys fit together.
 
 Server, sites and runs as processes are tested in `tests/faults/` and `tests/conformance/`.
 """
@@ -16,40 +16,23 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from test_docs_tutorial import ROOT, blocks, prompts, text
+from docpages import ROOT, accept, blocks, text, typed
 from tinyrun import done
 
 from fedsight.cli.app import app
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.program.config import parse
 
-PAGE = "docs/federation.md"
+PAGE = "docs/how-to/deploy-a-federation.md"
 INSTRUCTIONS = {
     *("FROM", "RUN", "WORKDIR", "COPY", "VOLUME", "USER", "EXPOSE"),
     *("STOPSIGNAL", "ENTRYPOINT", "CMD"),
 }
 
 
-def typed() -> list[list[str]]:
-    """What the page has its readers type after `fedsight`, in order."""
-    lines = [shlex.split(line) for line in prompts(PAGE)]
-    assert {words[0] for words in lines} == {"fedsight"}
-    return [words[1:] for words in lines]
-
-
-def accept(words: list[str]) -> dict[str, Any]:
-    """The values that the command line makes of `words`; click refuses what does not parse."""
-    command: Any = typer.main.get_command(app)
-    rest = list(words)
-    while hasattr(command, "commands"):
-        command = command.commands[rest.pop(0)]
-    found: dict[str, Any] = command.make_context("fedsight", rest).params
-    return found
-
-
 def test_every_command_of_the_page_parses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for words in typed():
+    for words in typed(PAGE):
         accept(words)
     for unit in blocks(PAGE, "ini"):
         parser = configparser.ConfigParser()
@@ -72,7 +55,7 @@ def test_every_command_of_a_federation_is_on_the_page() -> None:
     assert named == known
 
 
-def test_the_files_of_the_page_are_sound(tmp_path: Path) -> None:
+def test_the_files_of_the_page_are_valid(tmp_path: Path) -> None:
     config, owner = (tomllib.loads(block) for block in blocks(PAGE, "toml"))
     program, speed = parse(config, tmp_path)
     problems = [*program.check(), *speed.check()]
@@ -96,7 +79,7 @@ def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyP
         monkeypatch.chdir(where)
         said[what] = done(*words).out
 
-    lines = typed()
+    lines = typed(PAGE)
     init, admit, status, revoke = (
         next(words for words in lines if words[:2] == ["federation", name])
         for name in ("init", "admit", "status", "revoke")
@@ -161,10 +144,3 @@ def test_the_containerfile_is_one() -> None:
     project = tomllib.loads(text("pyproject.toml"))["project"]
     copied = " ".join(rest for kind, rest in steps if kind == "COPY").split()
     assert {"pyproject.toml", project["readme"], *project["license-files"]} <= set(copied)
-
-
-@pytest.mark.parametrize("page", [PAGE, "docs/threat-model.md"])
-def test_what_the_pages_name_in_the_code_is_there(page: str) -> None:
-    names = re.findall(r"`((?:deploy|engine|run|aggregate)/\w+\.py)`", text(page))
-    for name in names:
-        assert (ROOT / "src/fedsight" / name).is_file(), name

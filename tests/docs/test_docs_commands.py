@@ -1,0 +1,19 @@
+"""Every command and option that a page names exists."""
+
+from __future__ import annotations
+
+import pytest
+from docpages import GROUPS, PAGES, commands, mentions
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_options_that_are_named_exist(page: str) -> None:
+    known = commands()
+    for mention in mentions(page):
+        words = mention.split()
+        if words in [[group] for group in GROUPS]:
+            continue
+        name = " ".join(words[: 2 if words[0] in GROUPS else 1])
+        assert name in known, mention
+        flags = {word.partition("=")[0] for word in words if word.startswith("--")}
+        assert flags <= known[name], mention

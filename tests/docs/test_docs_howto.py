@@ -1,0 +1,57 @@
+"""The configs in the guides and explanations are accepted by the program."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from docpages import PAGES, blocks
+
+from fedsight.deploy.site.owner import parse_owner
+from fedsight.program.config import parse
+from fedsight.program.program import Speed
+
+# The sections that a page's excerpts leave out.
+REST: dict[str, Any] = {
+    "data": {"name": "fashion-mnist-12k"},
+    "split": {"name": "iid", "sites": 1000},
+}
+LABELS: dict[str, Any] = {
+    "data": {"name": "boxes", "path": "annotations.json", "sites_in_path": True},
+    "split": {"name": "natural"},
+    "model": {"name": "small_detector"},
+    "task": {"name": "detect"},
+}
+TESTED = ("docs/how-to/", "docs/explanation/")
+CONFIGS = [
+    pytest.param(block, id=f"{page}:{number}")
+    for page in PAGES
+    if page.startswith(TESTED)
+    for number, block in enumerate(blocks(page, "toml"), 1)
+    if "device" in Speed.model_fields or "device" not in block  # until `speed.device` is merged
+]
+
+
+@pytest.mark.parametrize("block", CONFIGS)
+def test_a_config_in_a_guide_is_accepted(block: str, tmp_path: Path) -> None:
+    table = tomllib.loads(block)
+    if "contract" in table:
+        table.setdefault("data", {"name": "folder", "path": "images"})
+        parse_owner(table, tmp_path)
+        return
+    if table.keys() == {"data"} and table["data"].keys() == {"labelled"}:
+        table = {**LABELS, "data": {**LABELS["data"], **table["data"]}}
+    elif "data" not in table:
+        sites = max(10, table.get("rounds", {}).get("cohort", 0))
+        table = {**REST, "split": {"name": "iid", "sites": sites}, **table}
+    program, speed = parse(table, base=tmp_path)
+    problems = [*program.check(), *speed.check()]
+    # The images are the reader's own; without them, the number of sites is not known.
+    missing = {"data.path", "data"}
+    assert [problem for problem in problems if problem.where not in missing] == []
+
+
+def test_the_guides_have_configs() -> None:
+    assert len(CONFIGS) >= 15
