@@ -7,7 +7,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import fedsight.inference.export as exporting
 import numpy as np
 import onnx
 import onnxruntime
@@ -15,6 +14,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+import fedsight.inference.export as exporting
 from fedsight.core.errors import FedSightError, ModelError, StoreError
 from fedsight.data.base import Preprocess
 from fedsight.data.text.texts import row

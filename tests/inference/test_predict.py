@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import fedsight.inference.saved as saving
 import numpy as np
 import pytest
 import torch
@@ -12,6 +11,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner
 
+import fedsight.inference.saved as saving
 from fedsight.cli.use import export_command, predict_command
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Preprocess
