@@ -37,7 +37,10 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("deploy",),
     ("cli",),
 )
-BESIDE = {"models": {"data"}}  # weights that a package ships are fetched as data are
+BESIDE = {
+    "models": {"data"},  # weights that a package ships are fetched as data are
+    "runs": {"report"},  # a run in Python shows its progress and writes its report
+}
 APART = {"report": {"core"}}  # reads run files alone, and imports no torch
 ANYTHING = {"cli"}
 

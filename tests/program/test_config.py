@@ -431,7 +431,11 @@ def test_the_fingerprint_is_the_same_in_another_process() -> None:
 
 
 def test_every_section_is_part_of_a_program_or_speed() -> None:
-    assert set(SECTIONS) == {field.name for field in fields(Program)} - {"name", "seed"} | {"speed"}
+    assert set(SECTIONS) == {field.name for field in fields(Program)} - {
+        "name",
+        "seed",
+        "plugins",
+    } | {"speed"}
 
 
 # ---------------------------------------------------------------- check

@@ -21,14 +21,14 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import StoreError
-from fedsight.program.federation import (Federation)
+from fedsight.program.federation import Federation
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.evaluation import conclusion
 from fedsight.evaluation.description import describe
 from fedsight.evaluation.figures import Evaluator
 from fedsight.inference import saved
 from fedsight.program.config import load
-from fedsight.program.federation import (federate)
+from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
 from fedsight.report.page import build
 from fedsight.runs import lifecycle
@@ -132,7 +132,7 @@ def test_resuming_what_is_finished_is_harmless(compared: Path, tmp_path: Path) -
     answer = done("resume", run, "--workers", 1)
     same(run, compared)
     assert read(run)["seconds"] == read(compared)["seconds"]
-    assert "going on after round 2" in answer.err
+    assert "resumed after round 2" in answer.err
     (run / "summary.json").unlink()
     (run / "comparison.partial.json").unlink()
     done("resume", run)

@@ -36,11 +36,12 @@ def demo_command(
 
     need_engine()
     from fedsight.cli.members import show_departures
-    from fedsight.cli.screen import Screen, show_summary
+    from fedsight.cli.screen import show_summary
     from fedsight.coordinator.store import RunStore, free_folder
     from fedsight.deploy import demo
     from fedsight.program import config
     from fedsight.report.page import build
+    from fedsight.runs.progress import Screen
 
     changes = [f"name={demo.NAME}", f"split.sites={sites}", f"rounds.rounds={rounds}"]
     program, speed = config.example("fashion", changes)

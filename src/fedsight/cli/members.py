@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fedsight.cli.screen import size
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, presences
 from fedsight.deploy.processes import supervisor
+from fedsight.runs.progress import size
 
 _NUMBERS = {"train", "test", "classes", "corrupt", "rounds", "round", "updates", "figures"}
 _NUMBERS |= {"score", "loss", "seconds"}

@@ -1,41 +1,17 @@
-"""What a user sees while a run goes on, when it ends, and when something is wrong."""
+"""What the command line shows at the end: an error, or the final figures."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 
-from fedsight.coordinator.callbacks import (
-    BaselineRoundEnded,
-    BaselinesBegan,
-    Callback,
-    Event,
-    ReplyArrived,
-    RoundEnded,
-    RunBegan,
-    RunEnded,
-)
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.report.words import word
-
-if TYPE_CHECKING:
-    from fedsight.program.federation import Federation
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
+from fedsight.runs.progress import size
 
 
 def show_error(error: FedSightError) -> None:
@@ -50,107 +26,6 @@ def show_error(error: FedSightError) -> None:
     console.print(f"[bold red]Error:[/] {escape(error.cause)}")
     if error.cure:
         console.print(f"  [green]{escape(error.cure)}[/]")
-
-
-def size(count: float) -> str:
-    """Bytes for people: 1.6 MB."""
-    for unit in _UNITS[:-1]:
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} {_UNITS[-1]}"
-
-
-class Screen(Callback):
-    """The progress bar; on a pipe, a line a round instead."""
-
-    def __init__(self) -> None:
-        self._console = Console(
-            stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False, emoji=False
-        )
-        self._live = self._console.is_terminal
-        self._progress = Progress(
-            SpinnerColumn(),
-            TextColumn("[bold]{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            TimeRemainingColumn(compact=True),
-            console=self._console,
-            disable=not self._live,
-        )
-        self._task: TaskID | None = None
-        self._cohort = 1
-        self._rounds = 1
-        self._bytes = 0
-        self._headline = ""
-        self._things = "images"
-
-    def on(self, event: Event) -> None:
-        """Show it."""
-        match event:
-            case RunBegan():
-                self._begin(event.federation, event.done)
-            case ReplyArrived() | BaselineRoundEnded():
-                self._advance()
-            case RoundEnded():
-                self._round(event.line)
-            case BaselinesBegan():
-                self.say(f"For comparison: each site alone, and all {self._things} pooled")
-                self._task = self._progress.add_task("alone, pooled", total=event.rounds, status="")
-            case RunEnded():
-                self.close()
-
-    def _begin(self, federation: Federation, done: int) -> None:
-        program = federation.program
-        self._cohort = program.rounds.cohort or federation.population
-        self._rounds = program.rounds.rounds
-        self._headline = word(program.task.headline_title)
-        self._things = federation.dataset.preprocess.things
-        name = program.algorithm.registered
-        self.say(
-            f"{program.name}: {name}, {federation.population:,} "
-            f"site{'s' if federation.population > 1 else ''}, "
-            f"{len(federation.dataset.train):,} training {self._things}, {self._rounds} rounds"
-            + (f", going on after round {done}" if done else "")
-        )
-        self._progress.start()
-        # The bar counts client steps: it moves within a round too.
-        self._task = self._progress.add_task(
-            "federated", total=self._rounds * self._cohort, completed=done * self._cohort, status=""
-        )
-
-    def _round(self, line: Mapping[str, Any]) -> None:
-        self._bytes += line["bytes_up"] + line["bytes_down"]
-        status = " ".join(
-            part
-            for part in (
-                f"round {line['round']}/{self._rounds}",
-                "" if line["score"] is None else f"{self._headline} {line['score']:.3f}",
-                "" if line["loss"] is None else f"loss {line['loss']:.3f}",
-                size(self._bytes),
-                f"{len(line['rejected'])} rejected" if line["rejected"] else "",
-            )
-            if part
-        )
-        if self._live and self._task is not None:
-            # Where sites are elsewhere, nobody tells of single replies: the round counts for all.
-            done = line["round"] * self._cohort
-            self._progress.update(self._task, status=status, completed=done)
-        else:
-            self.say(status)
-
-    def close(self) -> None:
-        """Take the bar off the screen."""
-        self._progress.stop()
-
-    def say(self, text: str) -> None:
-        """A line of its own; above the bar while there is one."""
-        self._console.print(escape(text))
-
-    def _advance(self) -> None:
-        if self._task is not None:
-            self._progress.advance(self._task)
 
 
 def show_summary(summary: Mapping[str, Any], folder: str) -> None:

@@ -275,9 +275,10 @@ def _redeploy(store: RunStore, before: Path, log: list[LogFormat] | None) -> Non
 
 
 def _finish(folder: Path, log: list[LogFormat] | None, go: Go) -> None:
-    from fedsight.cli.screen import Screen, show_summary
+    from fedsight.cli.screen import show_summary
     from fedsight.coordinator.trackers import open_log
     from fedsight.report.page import build
+    from fedsight.runs.progress import Screen
 
     screen = Screen()
     reporters: list[Callback] = [screen, *(open_log(kind.value, folder) for kind in log or [])]

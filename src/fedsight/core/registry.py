@@ -7,10 +7,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from importlib import metadata
+from typing import Any, Generic, TypeVar
 
 from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.core.settings import Settings
+
+ENTRY_POINTS = "fedsight.parts"  # the group in which installed packages name modules with parts
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
@@ -23,12 +26,26 @@ def nearest(word: str, words: Iterable[str]) -> str:
 T = TypeVar("T", bound=Settings)
 
 
-@dataclass
+@dataclass(frozen=True)
+class Added:
+    """A registration: which registry, which name, and the class."""
+
+    registry: Registry[Any]
+    name: str
+    cls: type[Settings]
+
+
+# Every registration in this process, in order: how a plug-in's loader knows what the file added.
+LOG: list[Added] = []
+
+
+@dataclass(eq=False)
 class Registry(Generic[T]):
     """Holds the classes of one kind (algorithms, sources, ...) by name.
 
     The modules of `package` register themselves when first imported, which happens on first
-    use: a new part costs one file in that package and nothing else.
+    use: a new part costs one file in that package and nothing else. Installed packages add parts
+    through the entry points of the group `fedsight.parts`, also on first use.
     """
 
     kind: str
@@ -40,20 +57,31 @@ class Registry(Generic[T]):
     def add(self, name: str, **facts: str) -> Callable[[type[T]], type[T]]:
         """Class decorator: register under `name` with `facts` (source, licence, ...).
 
+        A class that is defined again (a notebook cell, a reloaded module) replaces the earlier one.
         Raises FedSightError if the name is taken.
         """
 
         def register(cls: type[T]) -> type[T]:
-            if name in self._classes:
+            if not cls.__module__.startswith("fedsight."):
+                self._load()  # so that a clash with a built-in part is blamed on this class
+            taken = self._classes.get(name)
+            if taken is not None and not _redefined(taken, cls):
                 raise FedSightError(
-                    f"two {self.kind}s are called '{name}'", "give one of them another name"
+                    f"two {self.kind}s are called '{name}': {_place(taken)} and {_place(cls)}",
+                    "give one of them another name",
                 )
             cls.registered = name
             self._classes[name] = cls
             self._facts[name] = {"about": (cls.__doc__ or "").strip().split("\n")[0], **facts}
+            LOG.append(Added(self, name, cls))
             return cls
 
         return register
+
+    def remove(self, name: str) -> None:
+        """Forget `name`, if it is registered."""
+        self._classes.pop(name, None)
+        self._facts.pop(name, None)
 
     def names(self) -> list[str]:
         """All registered names, sorted."""
@@ -65,6 +93,9 @@ class Registry(Generic[T]):
         self._load()
         if name not in self._classes:
             cause = f"there is no {self.kind} '{name}'"
+            if BROKEN:
+                failed = "; ".join(f"{package}: {why}" for package, why in BROKEN.items())
+                cause += f" (installed packages whose parts could not be loaded: {failed})"
             raise ConfigError([Problem(self.kind, cause, nearest(name, self._classes))])
         return self._classes[name]
 
@@ -80,3 +111,34 @@ class Registry(Generic[T]):
         package = importlib.import_module(self.package)
         for module in pkgutil.walk_packages(package.__path__, f"{self.package}."):
             importlib.import_module(module.name)
+        _load_entry_points()
+
+
+BROKEN: dict[str, str] = {}  # entry points that could not be loaded, and why
+_asked: list[bool] = []  # holds one item once the entry points were loaded
+
+
+def _load_entry_points() -> None:
+    """Import what installed packages name under `fedsight.parts`, once in a process.
+
+    One that fails is noted in BROKEN and the others are still loaded.
+    """
+    if _asked:
+        return
+    _asked.append(True)
+    for point in metadata.entry_points(group=ENTRY_POINTS):
+        try:
+            point.load()
+        except Exception as error:  # third-party code: anything may be raised
+            package = point.dist.name if point.dist else point.value
+            text = error.cause if isinstance(error, FedSightError) else str(error)
+            BROKEN[f"{package} ({point.name})"] = f"{type(error).__name__}: {text}"
+
+
+def _redefined(old: type, new: type) -> bool:
+    """Whether `new` is the class `old`, defined again."""
+    return (new.__module__, new.__qualname__) == (old.__module__, old.__qualname__)
+
+
+def _place(cls: type) -> str:
+    return f"{cls.__module__}.{cls.__qualname__}"

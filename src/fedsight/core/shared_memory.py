@@ -24,6 +24,7 @@ class Shared:
     """
 
     _fd = -1
+    _close = staticmethod(os.close)  # the module may be gone when Python ends
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         size = max(1, torch.empty((), dtype=dtype).element_size() * torch.Size(shape).numel())
@@ -48,7 +49,7 @@ class Shared:
 
     def __del__(self) -> None:
         if self._fd >= 0:
-            os.close(self._fd)
+            self._close(self._fd)
 
 
 def _memory_file(size: int) -> int:

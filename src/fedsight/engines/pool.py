@@ -1,4 +1,4 @@
-"""Worker processes with a pipe each: started together, heard as they speak, ended for certain."""
+"""Worker processes with a pipe each: started together, read as they report, always ended."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from multiprocessing.connection import Connection, wait
 from typing import Any, cast
 
 from fedsight.core.errors import EngineError, FedSightError
+from fedsight.engines.parcel import Parcel, main_hidden
 
-PATIENCE = 1.0  # seconds that a worker gets to see that its pipe is closed: an idle one needs none
-GRACE = 5.0  # seconds that it gets to end when asked to
+PATIENCE = 1.0  # seconds a worker has to notice that its pipe is closed; an idle one needs none
+GRACE = 5.0  # seconds it has to end after SIGTERM
 
 Serve = Callable[[Any, Connection], None]  # (setup, pipe): runs in the worker until the pipe ends
 
 
 def context() -> Any:
-    """How workers are made: forked from a clean server that has the imports done already."""
+    """How workers start: forked from a clean server that has already imported everything."""
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(["fedsight.engines.worker", "fedsight.evaluation.baselines"])
     return found
@@ -29,10 +30,10 @@ def context() -> Any:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Ctrl-C waits until workers are started: one that is half born would end with a traceback.
+    """Hold Ctrl-C back until the workers have started: one interrupted halfway would end with a
+    traceback.
 
-    The server that they are forked from is deaf to Ctrl-C, and so are they: it is the
-    coordinator's to handle.
+    The server that they are forked from ignores Ctrl-C, and so do they: the coordinator handles it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -52,8 +53,9 @@ def _uninterrupted() -> Iterator[None]:
 class Pool:
     """One process for each setup, running `serve(setup, pipe)`.
 
-    A FedSightError that a worker raises is raised here; a worker that dies is an EngineError.
-    Workers end when the pipe closes, so they do not outlive a coordinator that was killed.
+    A setup may hold objects that were defined in a script or a notebook: they travel by value. A
+    FedSightError that a worker raises is raised here; a worker that dies is an EngineError. Workers
+    end when the pipe closes, so they do not outlive a coordinator that was killed.
     """
 
     def __init__(self, serve: Serve, setups: Sequence[Any]) -> None:
@@ -61,7 +63,7 @@ class Pool:
         self._processes: list[Any] = []
         made = context()
         try:
-            with _uninterrupted():
+            with _uninterrupted(), main_hidden():
                 for number, setup in enumerate(setups):
                     self._start(made, serve, setup, number)
         except BaseException:
@@ -72,12 +74,17 @@ class Pool:
         ours, theirs = made.Pipe()
         process = made.Process(
             target=_guard,
-            args=(serve, setup, theirs),
+            args=(serve, Parcel(setup), theirs),
             name=f"fedsight-worker-{number}",
             daemon=True,
         )
-        process.start()
-        theirs.close()
+        try:
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         self._pipes.append(ours)
         self._processes.append(process)
 
@@ -85,7 +92,7 @@ class Pool:
         return len(self._pipes)
 
     def send(self, worker: int, message: object, doing: str) -> None:
-        """Hand `message` to a worker; `doing` says what for, should it be found dead."""
+        """Send `message` to a worker; `doing` describes the work, for the error if it is dead."""
         try:
             self._pipes[worker].send(message)
         except BrokenPipeError:
@@ -102,7 +109,7 @@ class Pool:
         return message
 
     def messages(self, busy: set[int], doing: str) -> Iterator[tuple[int, Any]]:
-        """(worker, message) as they come, while `busy`, which the caller shrinks, has workers."""
+        """(worker, message) as they arrive, until `busy`, which the caller empties, is empty."""
         while busy:
             numbers = {self._pipes[worker]: worker for worker in busy}
             for pipe in wait(list(numbers)):
@@ -135,16 +142,16 @@ class Pool:
         )
 
 
-def _guard(serve: Serve, setup: Any, pipe: Connection) -> None:
-    """The worker's outermost frame: what goes wrong is told to the coordinator, if it is there."""
+def _guard(serve: Serve, parcel: Parcel, pipe: Connection) -> None:
+    """The worker's outermost frame: reports errors to the coordinator, if it still exists."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        serve(setup, pipe)
+        serve(parcel.open(), pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the coordinator is gone; so is the reason to work
+        return  # the coordinator is gone, so there is nothing left to do
     except FedSightError as error:
         pipe.send(error)
-    except Exception as error:  # a defect: without this, all that is seen is a dead process
+    except Exception as error:  # a defect: without this, all that shows is a dead process
         pipe.send(
             EngineError(
                 f"a worker failed: {type(error).__name__}: {error}",

@@ -24,14 +24,24 @@ from fedsight.tasks.presentation import Answer
 class Prediction:
     """The task's answer for one image or text, or why it could not be read."""
 
-    path: Path
+    path: Path  # where it came from; `pixels[3]` for one that is in no file
     answer: Answer | None = None
     error: str | None = None
     line: int | None = None  # of a file with several texts
 
     @property
+    def label(self) -> str | None:
+        """The answer in a word; None if the file could not be read."""
+        return None if self.answer is None else self.answer.label
+
+    @property
+    def probability(self) -> float | None:
+        """How sure the model is, 0 to 1; None if the file could not be read."""
+        return None if self.answer is None else self.answer.probability
+
+    @property
     def where(self) -> str:
-        """The file, and the line where it matters."""
+        """The file, and the line if it holds several texts."""
         return str(self.path) if self.line is None else f"{self.path}, line {self.line}"
 
     def table(self) -> dict[str, Any]:
@@ -62,6 +72,35 @@ def predict(saved: Saved, paths: Sequence[Path], batch: int = 64) -> list[Predic
     while group := list(islice(asked, batch)):
         found += _predict(saved, group)
     return found
+
+
+def predict_pixels(saved: Saved, pixels: Tensor, batch: int = 64) -> list[Prediction]:
+    """One prediction for each image of `pixels` [n, c, h, w], or [c, h, w] for one.
+
+    Pixels are uint8, or floating point from 0 to 1; they are normalised here. Raises DataError if
+    they have another shape, type or range than the run's images, or the run learned from texts.
+    """
+    seen = saved.preprocess
+    if seen.thing != "image":
+        raise DataError(f"the run learned from {seen.things}, not from images", "give text files")
+    pixels = pixels[None] if pixels.dim() == 3 else pixels
+    shape = (seen.channels, seen.height, seen.width)
+    if pixels.dim() != 4 or tuple(pixels.shape[1:]) != shape:
+        raise DataError(
+            f"the images have shape {tuple(pixels.shape)}, and the run's have (n, *{shape})",
+            "resize them, or give the files: predict does it for you",
+        )
+    if pixels.dtype == torch.uint8:
+        pixels = pixels.to(torch.float32) / 255
+    elif not pixels.is_floating_point() or not bool(((pixels >= 0) & (pixels <= 1)).all()):
+        raise DataError(
+            "the pixels are not uint8 and not from 0 to 1",
+            "give pixels that are not normalised: predict does that as in training",
+        )
+    answers = [
+        answer for part in pixels.to(torch.float32).split(batch) for answer in _ask(saved, [*part])
+    ]
+    return [Prediction(Path(f"pixels[{at}]"), answer) for at, answer in enumerate(answers)]
 
 
 def _predict(saved: Saved, group: list[Question]) -> list[Prediction]:

@@ -25,6 +25,9 @@ from fedsight.data.shift import Shift
 from fedsight.models.base import models
 from fedsight.privacy.base import mechanisms
 from fedsight.privacy.secure import Secure
+from fedsight.program import plugins
+from fedsight.program.objects import OWN
+from fedsight.program.parts import BASES, OWN_PARTS, absent, adopt
 from fedsight.program.program import Program, Rounds, Speed, Train
 from fedsight.tasks.base import tasks
 
@@ -46,6 +49,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "compression": (codecs, "none"),
     "speed": Speed,
 }
+KEYS = ("name", "seed", "plugins", *SECTIONS)  # of a config file's top level
 
 
 def load(path: Path, sets: Sequence[str] = ()) -> tuple[Program, Speed]:
@@ -114,11 +118,18 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
     """The program and the speed settings in `table`; ConfigError carries every problem.
 
     `base` is the folder that relative paths are meant from, `name` the run's name if none is set.
+    A section may also be a part itself, as Python code has it.
     """
-    problems = unknown(table, ["name", "seed", *SECTIONS], "")
+    code = plugins.parse(table.get("plugins", []), base)
+    if missing := absent(code):  # without them, all that follows would complain of their names
+        raise ConfigError(missing)
+    problems = unknown(table, KEYS, "")
     sections: dict[str, Any] = {}
     for key, kind in SECTIONS.items():
         values = table.get(key, {})
+        if isinstance(values, _kind(kind)):
+            sections[key] = values
+            continue
         if not isinstance(values, dict):
             cause = f"'{values}' is a value, but {key} is a section"
             problems.append(Problem(key, cause, f"write [{key}] and its settings below it"))
@@ -137,8 +148,15 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
         problems.append(Problem("name", cause, 'write name = "my run"'))
     if problems:
         raise ConfigError(problems)
+    own = [adopt(part) for key, part in sections.items() if isinstance(SECTIONS[key], tuple)]
+    code = tuple(dict.fromkeys([*code, *(plugin for plugin in own if plugin is not None)]))
     speed = sections.pop("speed")
-    return Program(title, seed, **sections), speed
+    return Program(title, seed, **sections, plugins=code), speed
+
+
+def _kind(kind: type[Settings] | tuple[Registry[Any], str | None]) -> type[Settings]:
+    """The class that a section's settings have."""
+    return BASES[kind[0].kind] if isinstance(kind, tuple) else kind
 
 
 def check(program: Program, speed: Speed) -> None:
@@ -172,7 +190,10 @@ def section(
             cure = f"write name = one of: {', '.join(registry.names())}"
             raise ConfigError([Problem(f"{section}.name", cause, cure)])
         try:
-            kind = registry.get(name)
+            kind = OWN_PARTS[section] if name == OWN else registry.get(name)
+        except KeyError:
+            cause = f"'{OWN}' is what a run calls an object from Python, and {section} has none"
+            raise ConfigError([Problem(f"{section}.name", cause, "name a part")]) from None
         except ConfigError as error:
             found = error.problems[0]
             raise ConfigError([Problem(f"{section}.name", found.cause, found.cure)]) from None
@@ -181,7 +202,7 @@ def section(
     try:
         settings = kind.model_validate(known)
     except ValidationError as error:
-        problems += _problems(section, kind, error)
+        problems += problems_of(section, kind, error)
         raise ConfigError(problems) from None
     if problems:
         raise ConfigError(problems)
@@ -208,8 +229,8 @@ def _home(key: str) -> str | None:
     return None
 
 
-def _problems(section: str, kind: type[Settings], error: ValidationError) -> list[Problem]:
-    """Pydantic's errors in this house's words; those of a setting's alternatives as one."""
+def problems_of(section: str, kind: type[Settings], error: ValidationError) -> list[Problem]:
+    """Pydantic's errors as problems; those of a setting's alternatives as one."""
     found: dict[str, list[ErrorDetails]] = {}
     for item in error.errors():
         # Texts after the first name the alternatives of a type, not a place in the file.

@@ -36,6 +36,7 @@ from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
 from fedsight.program import rules
+from fedsight.program.plugins import Plugin
 from fedsight.tasks.base import Task
 
 Patterns = Annotated[tuple[str, ...], Field(strict=False)]
@@ -160,14 +161,19 @@ class Program:
     secure: Secure = field(default_factory=Secure)
     aggregation: Aggregation = field(default_factory=Mean)
     compression: Compression = field(default_factory=Uncompressed)
+    plugins: tuple[Plugin, ...] = ()  # code from outside the package that the parts come from
 
     def table(self) -> dict[str, Any]:
         """The program as nested plain values: what the config file would say in full."""
-        return {
+        table = {
             item.name: value.table() if isinstance(value, Settings) else value
             for item in fields(self)
             for value in [getattr(self, item.name)]
+            if item.name != "plugins"
         }
+        if self.plugins:
+            table["plugins"] = [plugin.table() for plugin in self.plugins]
+        return table
 
     @property
     def fingerprint(self) -> str:
@@ -176,8 +182,10 @@ class Program:
             item.name: value.meaning() if isinstance(value, Settings) else value
             for item in fields(self)
             for value in [getattr(self, item.name)]
-            if item.name != "name"
+            if item.name not in ("name", "plugins")
         }
+        if self.plugins:
+            meaning["plugins"] = sorted(plugin.sha256 for plugin in self.plugins)
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     def init(self, vector: Tensor) -> State:

@@ -1,0 +1,149 @@
+"""A program from Python: a config file, keyword tables, and the user's own objects."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import nn
+from torch.utils.data import Dataset
+
+from fedsight.core.errors import ConfigError, Problem
+from fedsight.core.registry import Registry
+from fedsight.core.settings import Settings
+from fedsight.program import config, objective, objects, plugins
+from fedsight.program.parts import BASES, adopt
+from fedsight.program.program import Program, Speed
+from fedsight.program.sites import OwnData
+
+Config = str | os.PathLike[str] | Mapping[str, Any] | Program
+
+
+def read(
+    given: Config | None, overrides: Mapping[str, Any], workers: int | None = None
+) -> tuple[Program, Speed]:
+    """The program and the speed settings that `given` and `overrides` say.
+
+    `given` is the path of a TOML file, a mapping as such a file has it, or a program. Each override
+    is a top-level key: a table that adds to the file's (or replaces it, if it names another part),
+    the name of a part, a part, or an object of the user. Raises ConfigError with every problem.
+    """
+    table, base, name = _start(given)
+    problems = config.unknown(overrides, config.KEYS, "")
+    for key, value in overrides.items():
+        try:
+            table[key] = _value(key, value, table.get(key))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    if workers is not None:
+        table["speed"] = _merged(table.get("speed"), {"workers": workers})
+    if isinstance(table.get("data"), OwnData):
+        table.setdefault("split", {"name": "natural"})
+    return config.parse(table, base, name)
+
+
+def own(given: Mapping[str, Any]) -> list[Any]:
+    """Make the user's objects known by their hash, so that `run.toml` finds them again.
+
+    `given` are keywords as for `read`. They are known as long as what this returns is kept. Raises
+    ConfigError for a keyword that takes no object.
+    """
+    problems = config.unknown(given, config.KEYS, "")
+    kept: list[Any] = []
+    for key, value in given.items():
+        try:
+            part = _value(key, value, None)
+        except ConfigError as error:
+            problems += error.problems
+            continue
+        if key == "plugins":
+            part = plugins.parse(part, Path.cwd())
+        elif isinstance(part, Settings) and isinstance(config.SECTIONS[key], tuple):
+            adopt(part)
+        kept.append(part)
+    if problems:
+        raise ConfigError(problems)
+    return kept
+
+
+def _start(given: Config | None) -> tuple[dict[str, Any], Path, str]:
+    """The tables before any override, the folder of relative paths, and the name."""
+    if given is None:
+        return {}, Path.cwd(), "run"
+    if isinstance(given, Program):
+        table = {item.name: getattr(given, item.name) for item in fields(given)}
+        return table, Path.cwd(), given.name
+    if isinstance(given, Mapping):
+        return copy.copy(dict(given)), Path.cwd(), "run"
+    path = Path(given)
+    return config.read(path), path.resolve().parent, path.stem
+
+
+def _value(key: str, value: Any, before: Any) -> Any:
+    """What an override makes of a top-level key whose value was `before`."""
+    if key == "plugins":
+        files = [value] if isinstance(value, str | os.PathLike) else list(value)
+        # Those of a file are meant from its folder, these from the current one.
+        return [*(before or []), *(Path.cwd() / file for file in files)]
+    if key not in config.SECTIONS:
+        return value
+    kind = config.SECTIONS[key]
+    if isinstance(value, type) and issubclass(value, Settings):
+        value = _instance(key, value)
+    if isinstance(value, Settings):
+        return _checked(key, kind, value)
+    if isinstance(value, Mapping):
+        return _merged(before, value)
+    if isinstance(value, str) and isinstance(kind, tuple):
+        return _merged(before, {"name": value})
+    if key == "rounds" and type(value) is int:
+        return _merged(before, {"rounds": value})
+    if key == "model" and (isinstance(value, nn.Module) or callable(value)):
+        return objects.model(value)
+    if key == "task" and callable(value):
+        return objective.task(loss=value)
+    if isinstance(value, Dataset):
+        cause, cure = "a data set belongs to a site", 'write data=fedsight.sites({"lyon": dataset})'
+        raise ConfigError([Problem(key, cause, cure)])
+    cure = f"write {key}={{...}} as in a config file"
+    if isinstance(kind, tuple):
+        cure += ", the name of a part, or a part"
+    raise ConfigError([Problem(key, f"expected settings, got {value!r:.80}", cure)])
+
+
+def _instance(key: str, cls: type[Settings]) -> Settings:
+    try:
+        return cls()
+    except ValidationError as error:
+        raise ConfigError(config.problems_of(key, cls, error)) from None
+    except TypeError as error:  # abstract methods are missing
+        cure = "write the methods that are missing"
+        raise ConfigError([Problem(key, f"{cls.__name__}: {error}", cure)]) from None
+
+
+def _checked(
+    key: str, kind: type[Settings] | tuple[Registry[Any], str | None], value: Settings
+) -> Settings:
+    wanted = BASES[kind[0].kind] if isinstance(kind, tuple) else kind
+    if not isinstance(value, wanted):
+        cause = f"expected a {wanted.__name__}, got a {type(value).__name__}"
+        raise ConfigError([Problem(key, cause, f"give {key} what it is for")])
+    return value
+
+
+def _merged(before: Any, added: Mapping[str, Any]) -> dict[str, Any]:
+    """`before` with the values of `added`; these alone where they name another part."""
+    if isinstance(before, Settings):
+        before = before.table()
+    if not isinstance(before, Mapping):
+        return dict(added)
+    if "name" in added and added["name"] != before.get("name", added["name"]):
+        return dict(added)
+    return {**before, **added}

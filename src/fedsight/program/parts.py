@@ -1,0 +1,144 @@
+"""The kinds of parts that a program has, and how a user's own classes become some."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, Literal, TypeVar
+
+from torch import nn
+
+from fedsight.algorithms.base import Algorithm, algorithms
+from fedsight.core.errors import ConfigError, FedSightError, Problem
+from fedsight.core.registry import Registry
+from fedsight.core.settings import Settings
+from fedsight.data.base import Source, sources
+from fedsight.data.partition import Split, splits
+from fedsight.models.base import Model, models
+from fedsight.privacy.base import Mechanism, mechanisms
+from fedsight.program.fingerprints import digest, is_own
+from fedsight.program.objective import OwnTask
+from fedsight.program.objects import SIZES, OwnModel, built, last_layer
+from fedsight.program.plugins import PREFIX, Plugin
+from fedsight.program.sites import OwnData
+from fedsight.tasks.base import Task, tasks
+
+REGISTRIES: tuple[tuple[type[Settings], Registry[Any]], ...] = (
+    (Source, sources),
+    (Split, splits),
+    (Model, models),
+    (Task, tasks),
+    (Algorithm, algorithms),
+    (Mechanism, mechanisms),
+)
+BASES: dict[str, type[Settings]] = {registry.kind: base for base, registry in REGISTRIES}
+
+# Parts that are objects from Python, by section; `run.toml` calls them "own".
+OWN_PARTS: dict[str, type[Settings]] = {"data": OwnData, "model": OwnModel, "task": OwnTask}
+
+T = TypeVar("T")
+
+
+def register(name: str, **facts: str) -> Callable[[T], T]:
+    """Decorator: make a class a part that programs can name.
+
+    The class is a subclass of `Algorithm`, `Model`, `Source`, `Split`, `Task` or `Mechanism`; or it
+    is a `torch.nn.Module`, or a function that builds one, which becomes a model: of `channels`,
+    `height`, `width` and `classes` it gets those that it has parameters for. `facts` are words
+    about the part (paper, licence). Raises FedSightError for anything else, and for a taken name.
+    """
+
+    def decorate(given: T) -> T:
+        part: Any = given
+        if not (isinstance(given, type) and issubclass(given, Settings)):
+            part = _model_of(given)
+        registry = _registry(part)
+        registry.add(name, **facts)(part)
+        return given
+
+    return decorate
+
+
+class _ModuleModel(Model):
+    """A model that a module class, or a function, builds; a subclass sets `maker`."""
+
+    maker: ClassVar[Callable[..., nn.Module]]
+    norm: Literal["group", "batch", "frozen"] = "batch"  # as the user wrote it
+
+    def make(
+        self, channels: int, height: int, width: int, classes: int
+    ) -> tuple[nn.Module, Iterable[str]]:
+        """The module, and its last layer."""
+        sizes = dict(zip(SIZES, (channels, height, width, classes), strict=True))
+        module = built(type(self).maker, self.title, sizes)
+        return module, last_layer(module)
+
+
+def _model_of(given: Any) -> type[Model]:
+    if not callable(given) or isinstance(given, nn.Module):
+        raise FedSightError(
+            f"{given!r:.80} is not a class or function", "register a part, or a torch.nn.Module"
+        )
+    about = {"__module__": given.__module__, "__qualname__": given.__qualname__}
+    names = {**about, "__doc__": given.__doc__ or "", "maker": staticmethod(given)}
+    return type(given.__name__, (_ModuleModel,), names)
+
+
+def adopt(part: Settings) -> Plugin | None:
+    """Register the class of a part, if it is the user's own and not from a plug-in file.
+
+    A class without a name of its own gets that of the class. Returns what the fingerprint must
+    cover, None for a part of this package, of an installed one, or of a plug-in file. Raises
+    ConfigError if the name is taken or the class cannot be told from another one.
+    """
+    cls = type(part)
+    if not is_own(cls) or cls.__module__.startswith(PREFIX):
+        return None
+    registry = _registry(cls)
+    where = next(key for key, (base, _) in _SECTIONS.items() if issubclass(cls, base))
+    try:
+        if "registered" not in vars(cls):  # it may have inherited a name
+            registry.add(cls.__name__)(cls)
+        sha256 = digest(cls)
+    except FedSightError as error:
+        raise ConfigError([Problem(where, error.cause, error.cure)]) from None
+    except TypeError as error:
+        cause = f"the class {cls.__name__} cannot be told from another: {error}"
+        raise ConfigError([Problem(where, cause, "put it into a plug-in file")]) from error
+    return Plugin(f"{registry.kind} {cls.registered}", sha256)
+
+
+_SECTIONS = dict(
+    zip(("data", "split", "model", "task", "algorithm", "privacy"), REGISTRIES, strict=True)
+)
+
+
+def absent(code: Sequence[Plugin]) -> list[Problem]:
+    """A problem for each class that a run was given from Python and that is not at hand now."""
+    return [
+        Problem(
+            "plugins",
+            f"this run uses the {plugin.title}, which was given from Python (SHA-256 "
+            f"{plugin.sha256[:12]}...) and is not at hand, or has changed",
+            "give it again: fedsight.resume(folder, ...) and fedsight.load(folder, ...) take the "
+            "same keywords as fedsight.run; parts of a plug-in file are found without that",
+        )
+        for plugin in code
+        if plugin.path is None and not _at_hand(plugin)
+    ]
+
+
+def _at_hand(plugin: Plugin) -> bool:
+    """Whether a class that was given from Python is registered in this process, as it was."""
+    for _, registry in REGISTRIES:
+        kind, space, name = plugin.title.partition(f"{registry.kind} ")
+        if not kind and space and name in registry.names():
+            return digest(registry.get(name)) == plugin.sha256
+    return False
+
+
+def _registry(cls: type) -> Registry[Any]:
+    for base, registry in REGISTRIES:
+        if issubclass(cls, base):
+            return registry
+    kinds = ", ".join(base.__name__ for base, _ in REGISTRIES)
+    raise FedSightError(f"{cls.__qualname__} is not a part", f"derive it from one of: {kinds}")

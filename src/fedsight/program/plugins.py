@@ -1,0 +1,197 @@
+"""Plug-ins: Python files outside the package whose parts a program uses, told apart by their hash.
+
+A plug-in is one file that registers at least one part (`fedsight.register`). Its content is part
+of a program's fingerprint, and worker processes get the content that was hashed, not the path.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+from fedsight.core.errors import ConfigError, FedSightError, Problem
+from fedsight.core.registry import LOG
+
+if TYPE_CHECKING:
+    from fedsight.program.program import Program
+
+PREFIX = "fedsight_plugin_"  # of the names that plug-ins have as modules
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """Code from outside the package that a program uses: a file, or a class given from Python."""
+
+    title: str  # the file's name, or what the class is, such as "algorithm MyAlgorithm"
+    sha256: str  # of the file's bytes, or of the class's code (`fingerprints.digest`)
+    path: Path | None = None  # None: a class given from Python
+
+    def table(self) -> dict[str, str]:
+        """As `run.toml` holds it."""
+        place = {"title": self.title} if self.path is None else {"path": str(self.path)}
+        return {**place, "sha256": self.sha256}
+
+
+@dataclass(frozen=True)
+class Code:
+    """The content of a plug-in file, as it was read."""
+
+    path: Path
+    source: bytes
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the content."""
+        return hashlib.sha256(self.source).hexdigest()
+
+    @property
+    def module(self) -> str:
+        """The name under which it is imported: another content is another module."""
+        stem = "".join(char if char.isalnum() else "_" for char in self.path.stem)
+        return f"{PREFIX}{stem}_{self.sha256[:12]}"
+
+
+_CODES: dict[str, Code] = {}  # every plug-in that this process has imported, by module name
+
+
+def load(path: Path, expected: str | None = None) -> Plugin:
+    """Import the plug-in at `path`, unless this process has; parts of its older content go.
+
+    Raises ConfigError if the file cannot be read or imported, if it registers nothing or a name
+    that is taken, or if its SHA-256 is not `expected`.
+    """
+    path = path.resolve()
+    try:
+        code = Code(path, path.read_bytes())
+    except OSError as error:
+        raise _error(f"cannot read {path}: {error.strerror}", "correct the path") from None
+    if expected is not None and code.sha256 != expected:
+        raise _error(
+            f"{path} has changed since the run began: its SHA-256 was {expected[:12]}... and is "
+            f"now {code.sha256[:12]}...",
+            "restore the file as it was, or start a new run",
+        )
+    install(code)
+    return Plugin(path.name, code.sha256, path)
+
+
+def install(code: Code) -> None:
+    """Import `code`, unless this process has; ConfigError as `load` raises it."""
+    if code.module in sys.modules:
+        return
+    for old in [name for name, known in _CODES.items() if known.path == code.path]:
+        _forget(old)
+    module = ModuleType(code.module)
+    module.__file__ = str(code.path)
+    sys.modules[code.module] = module
+    try:
+        exec(compile(code.source, str(code.path), "exec"), module.__dict__)
+    except Exception as error:  # the user's code: anything may be raised
+        _forget(code.module)
+        raise _failed(code.path, error) from error
+    except BaseException:
+        _forget(code.module)
+        raise
+    try:
+        _check_added(code)
+    except ConfigError:
+        _forget(code.module)
+        raise
+    _CODES[code.module] = code
+
+
+def _check_added(code: Code) -> None:
+    names = [
+        f"the {added.registry.kind} '{added.name}'"
+        for added in LOG
+        if added.cls.__module__ == code.module
+    ]
+    if not names:
+        raise _error(
+            f"{code.path} registers no part",
+            'decorate a class of yours, for example with @fedsight.register("my-name")',
+        )
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _error(f"{code.path} registers {twice} twice", "give one of them another name")
+
+
+def loaded() -> tuple[Code, ...]:
+    """The plug-ins that this process has imported, in order: workers need the same."""
+    return tuple(_CODES.values())
+
+
+def hashes(program: Program) -> tuple[str, ...]:
+    """The SHA-256s of all code from outside the package that `program` runs, sorted.
+
+    Plug-in files, and objects given from Python. A site may compare them with a list of its own.
+    """
+    found = {plugin.sha256 for plugin in program.plugins}
+    for section in (program.data, program.model, program.task):
+        digest = getattr(getattr(section, "object", None), "sha256", None)
+        if isinstance(digest, str):
+            found.add(digest)
+    return tuple(sorted(found))
+
+
+def parse(given: Any, base: Path) -> tuple[Plugin, ...]:
+    """What a config file's `plugins` says, imported; relative paths are meant from `base`.
+
+    Raises ConfigError with every problem.
+    """
+    if not isinstance(given, Sequence) or isinstance(given, str):
+        raise _error(f"expected a list of files, got {given!r}", 'write plugins = ["my_parts.py"]')
+    found: list[Plugin] = []
+    problems: list[Problem] = []
+    for item in given:
+        try:
+            found.append(_plugin(item, base))
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return tuple(dict.fromkeys(found))
+
+
+def _plugin(item: Any, base: Path) -> Plugin:
+    if isinstance(item, Plugin):
+        return item
+    if isinstance(item, str | Path) and str(item).strip():
+        return load(base / item)
+    if isinstance(item, dict) and set(item) == {"path", "sha256"}:
+        return load(base / str(item["path"]), str(item["sha256"]))
+    if isinstance(item, dict) and set(item) == {"title", "sha256"}:
+        return Plugin(str(item["title"]), str(item["sha256"]))
+    raise _error(f"expected the path of a Python file, got {item!r}", "give the path of a file")
+
+
+def _forget(module: str) -> None:
+    """Take back what a module has registered, and the module."""
+    for added in [one for one in LOG if one.cls.__module__ == module]:
+        added.registry.remove(added.name)
+        LOG.remove(added)
+    sys.modules.pop(module, None)
+    _CODES.pop(module, None)
+
+
+def _failed(path: Path, error: Exception) -> ConfigError:
+    """What is wrong with a plug-in that cannot be imported, and in which line."""
+    if isinstance(error, SyntaxError) and error.filename == str(path):
+        line, why = error.lineno, error.msg
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((one.lineno for one in reversed(frames) if one.filename == str(path)), None)
+        why = error.cause if isinstance(error, FedSightError) else str(error)
+    cure = error.cure if isinstance(error, FedSightError) and error.cure else "correct the file"
+    place = f"{path}, line {line}" if line else str(path)
+    return _error(f"{place}: {type(error).__name__}: {why}", cure)
+
+
+def _error(cause: str, cure: str) -> ConfigError:
+    return ConfigError([Problem("plugins", cause, cure)])

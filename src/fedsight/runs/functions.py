@@ -1,0 +1,132 @@
+"""What a user calls: run, compare, check, resume, load."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from fedsight.coordinator.protection import Protection
+from fedsight.coordinator.store import RunStore, free_folder
+from fedsight.core.errors import ConfigError, FedSightError, Problem
+from fedsight.evaluation.conclusion import Command
+from fedsight.program import config as configs
+from fedsight.program import keywords
+from fedsight.program.federation import federate
+from fedsight.program.keywords import Config
+from fedsight.program.program import Program
+from fedsight.runs import lifecycle
+from fedsight.runs.progress import Screen
+from fedsight.runs.result import Run
+
+_UNFINISHED: dict[Path, Program] = {}  # keeps the objects of interrupted runs, so that they resume
+
+
+def run(
+    config: Config | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    **overrides: Any,
+) -> Run:
+    """Train one model over all sites.
+
+    `config` is the path of a TOML file, a mapping as such a file has it, or a `Program`. With no
+    config the keywords say everything. Each keyword is a top-level key of the file: `seed=1`,
+    `train={"lr": 0.1}`, `algorithm="scaffold"`, or an object of yours: `model=MyNet`,
+    `data=fedsight.sites({...})`, `task=fedsight.task(loss=...)`, `algorithm=MyAlgorithm(...)`.
+    `out` is the run folder (default: `runs/NAME`), `workers` the number of processes (default: one
+    for each core).
+
+    Raises a FedSightError that says what is wrong and what to do. Interrupted (Ctrl-C, a
+    notebook's stop button), it raises `Interrupted` and leaves a folder that `resume` goes on with.
+    """
+    return _begin("run", config, out, workers, overrides)
+
+
+def compare(
+    config: Config | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    **overrides: Any,
+) -> Run:
+    """As `run`, and then train each site alone and all pooled, on the same data and budget.
+
+    `Run.comparison` has the figures, `Run.summary` the main ones.
+    """
+    return _begin("compare", config, out, workers, overrides)
+
+
+def check(config: Config | None = None, **overrides: Any) -> list[Problem]:
+    """Every problem of a program, each with its cure; an empty list if it can run.
+
+    Takes what `run` takes. Opens the data and builds the network, and trains nothing.
+    """
+    try:
+        program, speed = keywords.read(config, overrides)
+        configs.check(program, speed)
+        Protection(federate(program)).facts()
+    except ConfigError as error:
+        return list(error.problems)
+    except FedSightError as error:
+        return [Problem(type(error).__name__, error.cause, error.cure)]
+    return []
+
+
+def resume(
+    folder: str | PathLike[str], *, workers: int | None = None, **objects: Any
+) -> Run:
+    """Go on with an interrupted run from its last checkpoint; a finished one is just loaded.
+
+    A run that was begun with objects from Python needs them again, unless this process began it:
+    `objects` are the same keywords that `run` got. Raises StoreError if the folder holds no run, or
+    the program or the data have changed.
+    """
+    kept = keywords.own(objects)
+    path = Path(folder)
+    if not (path / "summary.json").is_file():
+        screen = Screen()
+        try:
+            lifecycle.resume(RunStore(path), workers, [screen])
+        finally:
+            screen.close()
+    found = Run(path)
+    found._kept = (kept, _UNFINISHED.pop(path.resolve(), None))
+    return found
+
+
+def load(folder: str | PathLike[str], **objects: Any) -> Run:
+    """A finished run. `objects` are as for `resume`; only `model` and `task` matter.
+
+    Raises StoreError if the folder holds no finished run.
+    """
+    kept = keywords.own(objects)
+    found = Run(Path(folder))
+    found._kept = kept
+    return found
+
+
+def _begin(
+    command: Command,
+    config: Config | None,
+    out: str | PathLike[str] | None,
+    workers: int | None,
+    overrides: dict[str, Any],
+) -> Run:
+    if config is None and "data" not in overrides:
+        cause = "nothing says which images to train on"
+        cure = 'give a config file, or for a first try data="fashion-mnist-12k"'
+        raise ConfigError([Problem("data", cause, cure)])
+    program, speed = keywords.read(config, overrides, workers)
+    folder = free_folder(Path("runs"), program.name) if out is None else Path(out)
+    _UNFINISHED[folder.resolve()] = program
+    screen = Screen()
+    try:
+        lifecycle.start(program, speed, RunStore(folder), command, [screen])
+    finally:
+        screen.close()
+    del _UNFINISHED[folder.resolve()]
+    found = Run(folder)
+    found._kept = program
+    return found

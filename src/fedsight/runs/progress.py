@@ -1,0 +1,131 @@
+"""The progress of a run: a bar on a terminal or in a notebook, elsewhere a line for each round."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from fedsight.coordinator.callbacks import (
+    BaselineRoundEnded,
+    BaselinesBegan,
+    Callback,
+    Event,
+    ReplyArrived,
+    RoundEnded,
+    RunBegan,
+    RunEnded,
+)
+from fedsight.report import words
+
+if TYPE_CHECKING:
+    from fedsight.program.federation import Federation
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.6 MB."""
+    return words.size(count).replace(words.SPACE, " ")
+
+
+class Screen(Callback):
+    """The progress bar; on a pipe, a line for each round instead."""
+
+    def __init__(self) -> None:
+        self._console = Console(
+            stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False, emoji=False
+        )
+        self._live = self._console.is_terminal or self._console.is_jupyter
+        self._progress = Progress(
+            SpinnerColumn(),
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[status]}"),
+            TimeRemainingColumn(compact=True),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task: TaskID | None = None
+        self._cohort = 1
+        self._rounds = 1
+        self._bytes = 0
+        self._headline = ""
+        self._things = "images"
+
+    def on(self, event: Event) -> None:
+        """Show the event."""
+        match event:
+            case RunBegan():
+                self._begin(event.federation, event.done)
+            case ReplyArrived() | BaselineRoundEnded():
+                self._advance()
+            case RoundEnded():
+                self._round(event.line)
+            case BaselinesBegan():
+                self.say(f"For comparison: each site alone, and all {self._things} pooled")
+                self._task = self._progress.add_task("alone, pooled", total=event.rounds, status="")
+            case RunEnded():
+                self.close()
+
+    def _begin(self, federation: Federation, done: int) -> None:
+        program = federation.program
+        self._cohort = program.rounds.cohort or federation.population
+        self._rounds = program.rounds.rounds
+        self._headline = words.word(program.task.headline_title)
+        self._things = federation.dataset.preprocess.things
+        name = program.algorithm.registered
+        self.say(
+            f"{program.name}: {name}, {federation.population:,} "
+            f"site{'s' if federation.population > 1 else ''}, "
+            f"{len(federation.dataset.train):,} training {self._things}, {self._rounds} rounds"
+            + (f", resumed after round {done}" if done else "")
+        )
+        self._progress.start()
+        # The bar counts client steps: it moves within a round too.
+        self._task = self._progress.add_task(
+            "federated", total=self._rounds * self._cohort, completed=done * self._cohort, status=""
+        )
+
+    def _round(self, line: Mapping[str, Any]) -> None:
+        self._bytes += line["bytes_up"] + line["bytes_down"]
+        status = " ".join(
+            part
+            for part in (
+                f"round {line['round']}/{self._rounds}",
+                "" if line["score"] is None else f"{self._headline} {line['score']:.3f}",
+                "" if line["loss"] is None else f"loss {line['loss']:.3f}",
+                size(self._bytes),
+                f"{len(line['rejected'])} rejected" if line["rejected"] else "",
+            )
+            if part
+        )
+        if self._live and self._task is not None:
+            # Deployed sites do not report single replies, so the round counts for all of them.
+            done = line["round"] * self._cohort
+            self._progress.update(self._task, status=status, completed=done)
+        else:
+            self.say(status)
+
+    def close(self) -> None:
+        """Take the bar off the screen."""
+        self._progress.stop()
+
+    def say(self, text: str) -> None:
+        """A line of its own; above the bar while there is one."""
+        self._console.print(escape(text))
+
+    def _advance(self) -> None:
+        if self._task is not None:
+            self._progress.advance(self._task)

@@ -1,0 +1,118 @@
+"""A finished run in Python: its figures, its model, its answers and its report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import StoreError
+from fedsight.inference import predict, saved
+from fedsight.inference.predict import Prediction
+from fedsight.inference.saved import Saved
+
+
+class Run:
+    """A finished run and the folder that holds it."""
+
+    def __init__(self, folder: Path, site: str | None = None) -> None:
+        """Raises StoreError if `folder` is not a run that has finished."""
+        self._folder = Path(folder)
+        self._store = RunStore(self._folder)
+        self._site = site
+        self._kept: object = None  # objects from Python that the model needs, while this is in use
+        if not (self._folder / "run.toml").is_file():
+            raise StoreError(f"{folder} is not a run folder", "give the folder of a run")
+        if not (self._folder / "summary.json").is_file():
+            raise StoreError(
+                f"the run in {folder} is not finished", f'finish it: fedsight.resume("{folder}")'
+            )
+
+    def __repr__(self) -> str:
+        score, title = self.summary.get("score"), self.summary.get("headline")
+        figure = f"{title} {score:.4f}, " if isinstance(score, float) else ""
+        return f"<Run {self.summary.get('name')!r}: {figure}{self.folder}>"
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds everything the run has written."""
+        return self._folder
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any]:
+        """The final figures, as `summary.json` holds them."""
+        return self._store.read_json("summary.json")
+
+    @cached_property
+    def history(self) -> list[Mapping[str, Any]]:
+        """The figures of each round, as `history.jsonl` holds them."""
+        return list(self._store.history())
+
+    @cached_property
+    def comparison(self) -> Mapping[str, Any] | None:
+        """Each site alone and all pooled, as `comparison.json` holds them; None without one."""
+        if not (self._folder / "comparison.json").is_file():
+            return None
+        return self._store.read_json("comparison.json")
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The trained network in evaluation mode: normalised images [b, c, h, w] to answers.
+
+        It takes images as training saw them; `predict` prepares them and names the classes. Raises
+        StoreError where each site has a model of its own: see `for_site`.
+        """
+        return self._saved.module
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the network's answers."""
+        return self._saved.classes
+
+    def for_site(self, site: str) -> Run:
+        """The same run with the model that `site` has of its own (fedbn, fedrep)."""
+        other = Run(self._folder, site)
+        other._kept = self._kept
+        return other
+
+    def predict(
+        self, inputs: str | PathLike[str] | Sequence[str | PathLike[str]] | Tensor
+    ) -> list[Prediction]:
+        """One prediction for each image or text, in order.
+
+        `inputs` are paths of files and folders, or pixels [n, c, h, w] or [c, h, w]: uint8, or from
+        0 to 1, not normalised. Raises DataError for a path that does not exist, and for pixels of
+        another shape or range; a file that cannot be read becomes a prediction with `error`.
+        """
+        if isinstance(inputs, Tensor):
+            return predict.predict_pixels(self._saved, inputs)
+        paths = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
+        return predict.predict(self._saved, [Path(path) for path in paths])
+
+    def report(self) -> Path:
+        """Write the report, one HTML page; returns its path."""
+        from fedsight.report.page import build  # it loads matplotlib
+
+        return build([self._folder])
+
+    @cached_property
+    def _saved(self) -> Saved:
+        return saved.load(self._folder, self._site)
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows."""
+        from html import escape
+
+        rows = {key: self.summary.get(key) for key in ("headline", "score", "loss", "rounds")}
+        cells = "".join(
+            f"<tr><td>{escape(key)}</td><td>{escape(json.dumps(value))}</td></tr>"
+            for key, value in rows.items()
+            if value is not None
+        )
+        return f"<b>{escape(str(self.summary.get('name')))}</b><table>{cells}</table>"
