@@ -38,7 +38,7 @@ def fedsight(space: str, home: Path, *words: object) -> subprocess.Popen[bytes]:
         space,
         sys.executable,
         "-m",
-        "fedsight.deploy.processes.child",
+        "fedsight.deploy.processes.spawn",
     ]
     with (home / "said.txt").open("ab") as said:
         return subprocess.Popen([*command, "fedsight", *map(str, words)], stdout=said, stderr=said)

@@ -21,7 +21,7 @@ settings.load_profile("house")
 @pytest.fixture(scope="session", autouse=True)
 def forked() -> Iterator[None]:
     """Processes of sites and servers are forked from one that has imported PyTorch once."""
-    with demo.together():
+    with demo.prefork_process():
         yield
 
 

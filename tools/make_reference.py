@@ -35,7 +35,7 @@ from fedsight.data import augment
 from fedsight.data.base import SizedSource, Source, sources
 from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
-from fedsight.deploy.site.owner import Guarded, Pace
+from fedsight.deploy.site.owner import SecAggLimits, SpeedSettings
 from fedsight.governance.contract import Contract
 from fedsight.models.base import Model, models
 from fedsight.privacy.base import Protected, mechanisms
@@ -519,7 +519,11 @@ def _run_folder() -> Iterator[str]:
 
 def _site() -> Iterator[str]:
     yield SITE
-    for section, cls in (("contract", Contract), ("secure", Guarded), ("speed", Pace)):
+    for section, cls in (
+        ("contract", Contract),
+        ("secure", SecAggLimits),
+        ("speed", SpeedSettings),
+    ):
         yield f"### A site's [{section}]\n"
         yield f"{_about(cls)}\n"
         yield _fields(cls)

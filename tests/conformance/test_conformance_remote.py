@@ -17,7 +17,7 @@ from tinysites import FaultyLink, Places
 
 from fedsight.client.memory import MemoryStore
 from fedsight.core.types import Order
-from fedsight.deploy.server.job import _hand_out_personal
+from fedsight.deploy.server.job import send_personal
 from fedsight.engines.base import Work
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.program.federation import Federation, federate
@@ -221,7 +221,7 @@ def test_personal_weights_that_are_pretrained_come_from_the_coordinator(
     expected, kept = inline(program, tmp_path / "memory")
     federation, link = places.meet(program)
     absent: dict[str, str] = {}
-    _hand_out_personal(federation, link, absent)
+    send_personal(federation, link, absent)
     diary = tiny.Diary()
     found = tinysites.learn(federation, link, diary)
     assert absent == {}

@@ -201,7 +201,7 @@ def test_a_site_that_requires_masks_takes_no_part_without(
 ) -> None:
     strict(contract={"require": ["secure_aggregation"]})
     link = places.sit()
-    _, absent = job._propose(program(site_images, OPEN), "open1", link, {})
+    _, absent = job.propose(program(site_images, OPEN), "open1", link, {})
     assert list(absent) == [LOST]
     assert "contract.require" in absent[LOST]
     places.meet(program(site_images, MASKED))

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import tiny
 
+from fedsight.algorithms.fedavg import FedAvg
 from fedsight.core.errors import ConfigError
+from fedsight.core.layout import Kind
+from fedsight.models.base import Network
 from fedsight.privacy.base import mechanisms
+from fedsight.privacy.mechanisms.local import Local
 from fedsight.program.program import Program
-from fedsight.program.rules import FEATURES, RULES, Rule, met, remarks
+from fedsight.program.rules import (
+    FEATURES,
+    FROZEN,
+    KEPT,
+    LOSSY,
+    PERSONAL,
+    PLAIN,
+    SECURE,
+    SEVERAL,
+    SINGLE,
+    STATISTICS,
+    Facts,
+    Rule,
+    met,
+    remarks,
+    rules,
+)
+
+RULES = rules()
 
 SETTINGS: dict[str, dict[str, Any]] = {
     "central": {"privacy": {"name": "central"}},
@@ -18,21 +41,23 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "local": {"privacy": {"name": "local"}},
     "example": {"privacy": {"name": "example"}},
     "distributed": {"privacy": {"name": "distributed"}},
-    "secure aggregation": {"secure": {"name": "secagg"}},
-    "no secure aggregation": {"secure": {"name": "none"}},
-    "BatchNorm": {"model": {"norm": "batch"}},
-    "BatchNorm kept at the site (FedBN)": {
+    SECURE: {"secure": {"name": "secagg"}},
+    PLAIN: {"secure": {"name": "none"}},
+    STATISTICS: {"model": {"norm": "batch"}},
+    KEPT: {
         "model": {"norm": "batch"},
         "algorithm": {"name": "fedbn"},
     },
     "weighting by samples": {"rounds": {"weighting": "samples"}},
     "a cohort": {"rounds": {"cohort": 4}},
     "a quorum": {"rounds": {"quorum": 4}},
-    "SCAFFOLD": {"algorithm": {"name": "scaffold"}},
-    "a personal slice (FedBN, FedRep)": {"algorithm": {"name": "fedrep"}},
+    SEVERAL: {"algorithm": {"name": "scaffold"}},
+    PERSONAL: {"algorithm": {"name": "fedrep"}},
     "a feature shift": {"shift": {"kind": "noise", "strength": 0.5}},
+    FROZEN: {"train": {"only": ["head"]}},
+    SINGLE: {"aggregation": {"name": "median"}},
+    LOSSY: {"compression": {"name": "float16"}},
 }
-MASKS, BARE = "secure aggregation", "no secure aggregation"
 
 
 def program(*features: str) -> Program:
@@ -49,18 +74,22 @@ def program(*features: str) -> Program:
 
 def test_every_mechanism_is_judged_with_every_feature() -> None:
     heads = set(mechanisms.names()) - {"none"}
-    rows = FEATURES.keys() - heads
-    pairs = {(a, b) for a in {*heads, MASKS} for b in rows} - {(MASKS, MASKS), (MASKS, BARE)}
-    assert {(rule.a, rule.b) for rule in RULES} == pairs
-    assert len({(rule.a, rule.b) for rule in RULES}) == len(RULES)
-    assert FEATURES.keys() == SETTINGS.keys()
+    pairs = {(head, feature) for head in {*heads, SECURE} for feature in FEATURES}
+    assert {(rule.protection, rule.feature) for rule in RULES} == pairs - {
+        (SECURE, SECURE),
+        (SECURE, PLAIN),
+    }
+    assert len({(rule.protection, rule.feature) for rule in RULES}) == len(RULES)
+    assert FEATURES.keys() <= SETTINGS.keys()
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.a}-{rule.b}")
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: f"{rule.protection}-{rule.feature}")
 def test_check_answers_as_the_table_says(rule: Rule) -> None:
-    found = program(rule.a, rule.b)
-    assert rule in met(found)
+    found = program(rule.protection, rule.feature)
+    network = found.model.build(1, 14, 14, 10, 0)
+    assert rule in met(found, network)
     problems = found.check()
+    assert problems == found.check_network(network)  # a sketch of the network tells as much
     if rule.verdict == "refused":
         (problem,) = problems
         assert rule.cause in problem.cause
@@ -117,6 +146,42 @@ def test_what_secure_aggregation_refuses_is_said_in_its_own_name() -> None:
     assert problem.cause.startswith("under secure aggregation: running statistics")
     (problem,) = program("distributed", "BatchNorm").check()  # once, though both refuse it
     assert problem.cause.startswith("under privacy 'distributed': running statistics")
+
+
+class KeepsBody(FedAvg):
+    """An algorithm that no table knows, which keeps the body at the site."""
+
+    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
+        """All but the head is personal."""
+        return kind if name in network.head else Kind.PERSONAL
+
+
+class Quieter(Local):
+    """A mechanism that no table knows: noise at the site."""
+
+
+def test_a_new_algorithm_and_a_new_mechanism_are_judged_by_what_they_do() -> None:
+    local = {"name": "local", "noise_multiplier": 1.0}
+    of = tiny.program(privacy=local, rounds={"weighting": "uniform"})
+    assert remarks(of) == []
+    kept = replace(of, algorithm=KeepsBody())
+    (remark,) = remarks(kept)
+    assert "trained without noise" in remark
+    quiet = replace(kept, privacy=Quieter(noise_multiplier=1.0))
+    assert remarks(quiet) == [remark]
+    weighted = replace(quiet, rounds=quiet.rounds.model_copy(update={"weighting": "samples"}))
+    assert [problem.where for problem in weighted.check()] == ["rounds.weighting"]
+
+
+def test_frozen_statistics_are_neither_refused_nor_sent() -> None:
+    """A backbone with BatchNorm goes with every protection once it is frozen."""
+    sections = {"model": {"norm": "batch"}, "rounds": {"weighting": "uniform"}}
+    of = tiny.program(**sections, secure={"name": "secagg"}, train={"only": ["head"]})
+    network = of.model.build(1, 14, 14, 10, 0)
+    assert (of.check(), of.check_network(network)) == ([], [])
+    assert not Facts.of(of, network).travelling_statistics
+    (problem,) = replace(of, train=of.train.model_copy(update={"only": ()})).check()
+    assert problem.where == "model.norm"
 
 
 def test_either_the_target_or_the_noise_must_be_said() -> None:

@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fedsight.deploy.processes.child import end_with_parent
+from fedsight.deploy.processes.spawn import end_with_parent
 from fedsight.deploy.site.service import SiteService
 
 

@@ -25,7 +25,7 @@ from fedsight.coordinator.loop import Trained, run
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.deploy.declaration import gather
-from fedsight.deploy.server.job import _propose
+from fedsight.deploy.server.job import propose
 from fedsight.deploy.site.service import SiteService
 from fedsight.engines.remote import conversation, engine
 from fedsight.engines.remote.conversation import Link
@@ -111,7 +111,7 @@ class Places:
         """A run's beginning: the sites are asked to take part, and declare their images."""
         link = link or self.sit()
         self._runs += 1
-        found, absent = _propose(program, run or f"run{self._runs}", link, {})
+        found, absent = propose(program, run or f"run{self._runs}", link, {})
         assert absent == {}
         return gather(program, found), link
 

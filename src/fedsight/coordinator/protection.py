@@ -109,7 +109,7 @@ class Protection:
             found.append(f"figures measured on the sites' own test {things}")
         if self._federation.partition.name(0) and not self.simulated:
             found.append("whether a site answered, and when")
-        found += rules.remarks(self._federation.program)
+        found += rules.remarks(self._federation.program, self._federation.network)
         return found
 
 

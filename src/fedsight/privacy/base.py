@@ -67,6 +67,14 @@ class Mechanism(Settings):
     unit: ClassVar[Literal["", "client", "example"]] = ""  # whose data epsilon speaks of
     trusts: ClassVar[str] = ""  # whom it must trust
     covers: ClassVar[str] = ""  # what epsilon speaks of; {thing} and {things}: image(s) or text(s)
+    # where noise comes in: at the coordinator, at the site, in its training steps, or as shares of
+    # sites that are enough only together
+    noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = ""
+    # what the page of compatibilities says of it with a cohort, a quorum, with masks and without
+    with_cohort: ClassVar[str] = "Who takes part is known; nothing is amplified."
+    with_quorum: ClassVar[str] = ""
+    with_masks: ClassVar[str] = "The noised update is rounded and masked."
+    without_masks: ClassVar[str] = "What the coordinator sees of a site is noised."
 
     @property
     def protects(self) -> bool:

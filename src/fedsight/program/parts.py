@@ -7,7 +7,9 @@ from typing import Any, ClassVar, Literal, TypeVar
 
 from torch import nn
 
+from fedsight.aggregation.base import Aggregation, aggregations
 from fedsight.algorithms.base import Algorithm, algorithms
+from fedsight.compression.base import Compression, codecs
 from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
@@ -21,16 +23,21 @@ from fedsight.program.objects import SIZES, OwnModel, built, last_layer
 from fedsight.program.plugins import PREFIX, Plugin
 from fedsight.program.sites import OwnData
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.metrics.base import Metric, metrics
 
-REGISTRIES: tuple[tuple[type[Settings], Registry[Any]], ...] = (
-    (Source, sources),
-    (Split, splits),
-    (Model, models),
-    (Task, tasks),
-    (Algorithm, algorithms),
-    (Mechanism, mechanisms),
+# The kinds of parts: base class, registry, and the section of a config that names one.
+KINDS: tuple[tuple[type[Settings], Registry[Any], str], ...] = (
+    (Source, sources, "data"),
+    (Split, splits, "split"),
+    (Model, models, "model"),
+    (Task, tasks, "task"),
+    (Metric, metrics, "task"),
+    (Algorithm, algorithms, "algorithm"),
+    (Mechanism, mechanisms, "privacy"),
+    (Aggregation, aggregations, "aggregation"),
+    (Compression, codecs, "compression"),
 )
-BASES: dict[str, type[Settings]] = {registry.kind: base for base, registry in REGISTRIES}
+BASES: dict[str, type[Settings]] = {registry.kind: base for base, registry, _ in KINDS}
 
 # Parts that are objects from Python, by section; `run.toml` calls them "own".
 OWN_PARTS: dict[str, type[Settings]] = {"data": OwnData, "model": OwnModel, "task": OwnTask}
@@ -41,10 +48,11 @@ T = TypeVar("T")
 def register(name: str, **facts: str) -> Callable[[T], T]:
     """Decorator: make a class a part that programs can name.
 
-    The class is a subclass of `Algorithm`, `Model`, `Source`, `Split`, `Task` or `Mechanism`; or it
-    is a `torch.nn.Module`, or a function that builds one, which becomes a model: of `channels`,
-    `height`, `width` and `classes` it gets those that it has parameters for. `facts` are words
-    about the part (paper, licence). Raises FedSightError for anything else, and for a taken name.
+    The class is a subclass of `Algorithm`, `Model`, `Source`, `Split`, `Task`, `Metric`,
+    `Compression`, `Aggregation` or `Mechanism`; or it is a `torch.nn.Module`, or a function that
+    builds one, which becomes a model: of `channels`, `height`, `width` and `classes` it gets those
+    that it has parameters for. `facts` are words about the part (paper, licence). Raises
+    FedSightError for anything else, and for a taken name.
     """
 
     def decorate(given: T) -> T:
@@ -94,7 +102,7 @@ def adopt(part: Settings) -> Plugin | None:
     if not is_own(cls) or cls.__module__.startswith(PREFIX):
         return None
     registry = _registry(cls)
-    where = next(key for key, (base, _) in _SECTIONS.items() if issubclass(cls, base))
+    where = next(section for base, _, section in KINDS if issubclass(cls, base))
     try:
         if "registered" not in vars(cls):  # it may have inherited a name
             registry.add(cls.__name__)(cls)
@@ -105,11 +113,6 @@ def adopt(part: Settings) -> Plugin | None:
         cause = f"the class {cls.__name__} cannot be told from another: {error}"
         raise ConfigError([Problem(where, cause, "put it into a plug-in file")]) from error
     return Plugin(f"{registry.kind} {cls.registered}", sha256)
-
-
-_SECTIONS = dict(
-    zip(("data", "split", "model", "task", "algorithm", "privacy"), REGISTRIES, strict=True)
-)
 
 
 def absent(code: Sequence[Plugin]) -> list[Problem]:
@@ -129,7 +132,7 @@ def absent(code: Sequence[Plugin]) -> list[Problem]:
 
 def _at_hand(plugin: Plugin) -> bool:
     """Whether a class that was given from Python is registered in this process, as it was."""
-    for _, registry in REGISTRIES:
+    for _, registry, _ in KINDS:
         kind, space, name = plugin.title.partition(f"{registry.kind} ")
         if not kind and space and name in registry.names():
             return digest(registry.get(name)) == plugin.sha256
@@ -137,8 +140,8 @@ def _at_hand(plugin: Plugin) -> bool:
 
 
 def _registry(cls: type) -> Registry[Any]:
-    for base, registry in REGISTRIES:
+    for base, registry, _ in KINDS:
         if issubclass(cls, base):
             return registry
-    kinds = ", ".join(base.__name__ for base, _ in REGISTRIES)
+    kinds = ", ".join(base.__name__ for base, _, _ in KINDS)
     raise FedSightError(f"{cls.__qualname__} is not a part", f"derive it from one of: {kinds}")

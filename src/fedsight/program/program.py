@@ -294,11 +294,7 @@ class Program:
                 f"{algorithm.registered} keeps a slice of the model at the site, and this has none"
             )
             return [Problem("algorithm", cause, "choose another algorithm, or a model with norms")]
-        if self.secure.rounds_values and self.layout(network).length(Kind.BUFFER):
-            cause = "running statistics are no updates: secure.clip would cut them off"
-            cure = "use model.norm = 'group', or an algorithm that keeps norms at the site (fedbn)"
-            return [Problem("secure", cause, cure)]
-        return []
+        return rules.problems(self, network)
 
     def _check_patterns(self, network: Network) -> Iterator[Problem]:
         """Patterns that name no tensor, and a network of which nothing would learn."""

@@ -1,217 +1,307 @@
-"""Which protections go with what: one table that `check` enforces and the docs are made from."""
+"""Which protections go with what, told from facts of the parts and never from their names.
+
+A program's facts (`Facts`) are asked of its parts: which kinds of slices the layout has, what a
+payload is made of, where noise comes in, whether single updates are needed. A new algorithm with a
+personal slice, or a new mechanism, is judged without an edit here. `check` enforces the rules, and
+the page of compatibilities is made from them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from torch import nn
+
 from fedsight.core.errors import Problem
+from fedsight.core.layout import Kind
+from fedsight.models.base import Network
+from fedsight.privacy.base import Mechanism, mechanisms
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
 
 Verdict = Literal["sound", "stated", "refused"]  # stated: sound, with a remark in the report
+SECURE = "secure aggregation"
 
 
-def _personal(program: Program) -> bool:
-    return program.algorithm.registered in ("fedbn", "fedrep")
+class Sketch(nn.Module):
+    """A network that has a tensor of each role: to ask an algorithm what it would do with one."""
+
+    def __init__(self, batch_norm: bool) -> None:
+        super().__init__()
+        self.body = nn.Linear(2, 2)
+        self.norm = nn.BatchNorm1d(2) if batch_norm else nn.GroupNorm(1, 2)
+        self.head = nn.Linear(2, 2)
+
+    def network(self) -> Network:
+        """With its roles."""
+        names = dict.fromkeys([*dict(self.named_parameters()), *dict(self.named_buffers())])
+        head, norms = (
+            frozenset(name for name in names if name.startswith(f"{part}."))
+            for part in ("head", "norm")
+        )
+        statistics: tuple[tuple[str, str], ...] = ()
+        if isinstance(self.norm, nn.BatchNorm1d):
+            statistics = (("norm.running_mean", "norm.running_var"),)
+        return Network(self, head, norms - {"norm.num_batches_tracked"}, statistics)
 
 
-FEATURES: dict[str, Callable[[Program], bool]] = {
-    "central": lambda program: program.privacy.registered == "central",
-    "matrix": lambda program: program.privacy.registered == "matrix",
-    "local": lambda program: program.privacy.registered == "local",
-    "example": lambda program: program.privacy.registered == "example",
-    "distributed": lambda program: program.privacy.registered == "distributed",
-    "secure aggregation": lambda program: program.secure.rounds_values,
-    "no secure aggregation": lambda program: not program.secure.masks,
-    "BatchNorm": lambda program: (
-        program.model.norm == "batch" and program.algorithm.registered != "fedbn"
-    ),
-    "BatchNorm kept at the site (FedBN)": lambda program: (
-        program.model.norm == "batch" and program.algorithm.registered == "fedbn"
-    ),
-    "weighting by samples": lambda program: program.rounds.weighting == "samples",
-    "a cohort": lambda program: program.rounds.cohort is not None,
-    "a quorum": lambda program: program.rounds.quorum is not None,
-    "SCAFFOLD": lambda program: program.algorithm.registered == "scaffold",
-    "a personal slice (FedBN, FedRep)": _personal,
-    "a feature shift": lambda program: program.shift.kind != "none",
+@dataclass(frozen=True)
+class Facts:
+    """What the rules look at."""
+
+    program: Program
+    travelling_statistics: bool  # running statistics that travel
+    kept_statistics: bool  # running statistics that stay at the site
+    personal: bool  # parameters that stay at the site
+    frozen: bool  # tensors that neither train nor travel
+
+    @classmethod
+    def of(cls, program: Program, network: Network | None = None) -> Facts:
+        """The facts of `program`; without its network, as far as a sketch of one can tell them."""
+        frozen = network is None and bool(program.train.only)
+        if network is None:
+            # What `train.only` leaves, its patterns tell of the real network alone.
+            network = Sketch(program.model.norm == "batch" and not frozen).network()
+        layout = program.layout(network)
+        statistics = {name for pair in network.statistics for name in pair}
+        kept = {e.name for e in layout.entries if e.kind == Kind.PERSONAL}
+        return cls(
+            program,
+            layout.length(Kind.BUFFER) > 0,
+            bool(kept & statistics),
+            bool(kept - statistics),
+            frozen or layout.length(Kind.FROZEN) > 0,
+        )
+
+
+PLAIN = "no secure aggregation"
+STATISTICS = "running statistics that travel (BatchNorm)"
+KEPT = "running statistics kept at the site (FedBN)"
+PERSONAL = "a personal slice (FedBN, FedRep)"
+FROZEN = "a frozen slice"
+SEVERAL = "several vectors in a reply (SCAFFOLD)"
+WEIGHTING = "weighting by samples"
+COHORT = "a cohort"
+QUORUM = "a quorum"
+SHIFT = "a feature shift"
+SINGLE = "a rule over single replies (median)"
+LOSSY = "a lossy codec (float16)"
+
+FEATURES: dict[str, Callable[[Facts], bool]] = {
+    PLAIN: lambda facts: not facts.program.secure.masks,
+    SECURE: lambda facts: facts.program.secure.rounds_values,
+    STATISTICS: lambda facts: facts.travelling_statistics,
+    KEPT: lambda facts: facts.kept_statistics,
+    PERSONAL: lambda facts: facts.personal,
+    FROZEN: lambda facts: facts.frozen,
+    SEVERAL: lambda facts: len(facts.program.algorithm.parts) > 1,
+    WEIGHTING: lambda facts: facts.program.rounds.weighting == "samples",
+    COHORT: lambda facts: facts.program.rounds.cohort is not None,
+    QUORUM: lambda facts: facts.program.rounds.quorum is not None,
+    SHIFT: lambda facts: facts.program.shift.kind != "none",
+    SINGLE: lambda facts: facts.program.aggregation.needs_replies,
+    LOSSY: lambda facts: not facts.program.compression.exact,
 }
 
 
 @dataclass(frozen=True)
 class Rule:
-    """What is to be said of two features together."""
+    """What is to be said of a protection together with a feature."""
 
-    a: str
-    b: str
+    protection: str  # a mechanism's name, or secure aggregation
+    feature: str
     verdict: Verdict
     cause: str = ""
     cure: str = ""
     where: str = ""
 
 
-_STATISTICS = (
-    "running statistics are sums over images that no clip bounds layer by layer, and a noised "
-    "variance may be negative"
-)
-_WEIGHT = (
-    "an update's weight would tell how many images its site has, and let one site move the sum by "
-    "more than the clip"
-)
+@dataclass
+class _Rules:
+    """The rules of one protection, as they are put together."""
+
+    protection: str
+    found: list[Rule] = field(default_factory=list)
+
+    def sound(self, feature: str, why: str = "") -> None:
+        self.found.append(Rule(self.protection, feature, "sound", why))
+
+    def stated(self, feature: str, what: str, more: str = "") -> None:
+        self.found.append(Rule(self.protection, feature, "stated", what, more))
+
+    def refused(self, feature: str, cause: str, cure: str, where: str) -> None:
+        self.found.append(Rule(self.protection, feature, "refused", cause, cure, where))
+
+
 _GROUP = "set model.norm = 'group' (the default), or keep the norms at the sites with fedbn"
-_UNIFORM = "set rounds.weighting = 'uniform'"
 _SLICE = (
     "the slice of the model that stays at its site: it is trained without noise, and epsilon "
-    "speaks of what travels"
+    "covers what travels"
 )
-_JOINTLY = "Update and control variate are clipped together, so neither slips past the bound."
-_REPLY = "which sites failed to answer"
 
 
-def _client(name: str) -> list[Rule]:
+def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
+    """The rules of a privacy mechanism, from its facts."""
+    rules = _Rules(name)
+    if mechanism.unit == "client":
+        _client_rules(rules)
+    else:
+        _example_rules(rules)
+    rules.sound(FROZEN, "What never changes tells nothing.")
+    rules.sound(COHORT, mechanism.with_cohort)
+    rules.stated(QUORUM, "which sites failed to answer", mechanism.with_quorum)
+    rules.sound(SHIFT)
+    rules.sound(SECURE, mechanism.with_masks)
+    if mechanism.noise_at == "shares":
+        rules.refused(
+            PLAIN,
+            "each site adds only a part of the noise, which is not enough for its own update",
+            "set secure.name = 'secagg', or privacy.name = 'local'",
+            "privacy.name",
+        )
+    else:
+        rules.sound(PLAIN, mechanism.without_masks)
+    if mechanism.noise_at in ("coordinator", "shares"):
+        rules.refused(
+            SINGLE,
+            "the noise is sized for a sum of clipped updates, which this rule does not form",
+            "set aggregation.name = 'mean', or privacy.name = 'local'",
+            "aggregation.name",
+        )
+        rules.refused(
+            LOSSY,
+            "an update that is encoded after it was clipped may be longer than the clip",
+            "set compression.name = 'none', or privacy.name = 'local'",
+            "compression.name",
+        )
+    else:
+        rules.sound(SINGLE, "The rule sees what is noised already.")
+        rules.sound(LOSSY, "Updates are encoded after the noise.")
+    return rules.found
+
+
+def _client_rules(rules: _Rules) -> None:
     """What holds for every mechanism that protects a client as a whole."""
-    return [
-        Rule(name, "BatchNorm", "refused", _STATISTICS, _GROUP, "model.norm"),
-        Rule(name, "BatchNorm kept at the site (FedBN)", "stated", _SLICE),
-        Rule(name, "weighting by samples", "refused", _WEIGHT, _UNIFORM, "rounds.weighting"),
-        Rule(name, "SCAFFOLD", "sound", _JOINTLY),
-        Rule(name, "a personal slice (FedBN, FedRep)", "stated", _SLICE),
-        Rule(name, "a feature shift", "sound"),
-    ]
+    rules.refused(
+        STATISTICS,
+        "running statistics are sums over images that no clip bounds layer by layer, and a noised "
+        "variance may be negative",
+        _GROUP,
+        "model.norm",
+    )
+    rules.stated(KEPT, _SLICE)
+    rules.stated(PERSONAL, _SLICE)
+    rules.sound(SEVERAL, "All vectors are clipped together, so none slips past the bound.")
+    rules.refused(
+        WEIGHTING,
+        "an update's weight would reveal how many images its site has, and let one site move the "
+        "sum by more than the clip",
+        "set rounds.weighting = 'uniform'",
+        "rounds.weighting",
+    )
 
 
-RULES: tuple[Rule, ...] = (
-    *_client("central"),
-    Rule("central", "a cohort", "sound", "Only a coin for each client amplifies as Poisson does."),
-    Rule(
-        "central", "a quorum", "stated", _REPLY, "The sum is divided by the expected cohort anyway."
-    ),
-    *_client("matrix"),
-    Rule("matrix", "a cohort", "sound", "Groups of that size take turns; nothing is amplified."),
-    Rule("matrix", "a quorum", "stated", _REPLY),
-    *_client("local"),
-    Rule("local", "a cohort", "sound", "Who takes part is known; nothing is amplified."),
-    Rule("local", "a quorum", "stated", _REPLY),
-    Rule(
-        "example",
-        "BatchNorm",
-        "refused",
-        "BatchNorm mixes the images of a batch, so no image has a gradient of its own to clip",
-        "set model.norm = 'group' (the default)",
-        "model.norm",
-    ),
-    Rule(
-        "example",
-        "BatchNorm kept at the site (FedBN)",
-        "refused",
-        "BatchNorm mixes the images of a batch, so no image has a gradient of its own to clip",
-        "set model.norm = 'group' (the default); fedbn works with it",
-        "model.norm",
-    ),
-    Rule(
-        "example", "weighting by samples", "stated", "how many images a site has, which is public"
-    ),
-    Rule("example", "a cohort", "sound", "A site is accounted as if it took part in every round."),
-    Rule("example", "a quorum", "stated", _REPLY),
-    Rule("example", "SCAFFOLD", "sound", "Control variates are made from noised steps alone."),
-    Rule(
-        "example",
-        "a personal slice (FedBN, FedRep)",
-        "sound",
-        "The slice that stays at the site is trained by the same noised steps.",
-    ),
-    Rule("example", "a feature shift", "sound"),
-    *_client("distributed"),
-    Rule("distributed", "a cohort", "sound", "Who takes part is known; nothing is amplified."),
-    Rule("distributed", "a quorum", "stated", _REPLY),
-    Rule(
-        "distributed",
-        "no secure aggregation",
-        "refused",
-        "each site adds only a part of the noise, which is not enough for its own update",
-        "set secure.name = 'secagg', or privacy.name = 'local'",
-        "privacy.name",
-    ),
-    *(
-        Rule(name, "no secure aggregation", "sound", cause)
-        for name, cause in {
-            "central": "The coordinator sees each clipped update.",
-            "matrix": "The coordinator sees each clipped update.",
-            "local": "What the coordinator sees of a site is noised.",
-            "example": "What the coordinator sees of a site is noised.",
-        }.items()
-    ),
-    *(
-        Rule(name, "secure aggregation", "sound", cause)
-        for name, cause in {
-            "central": "Noise is sized for the rounding too; single updates stay hidden. A run "
-            "ends if the coins leave a round fewer than 3 sites; sampling = 'fixed' tosses none.",
-            "matrix": "Noise is sized for the rounding too; single updates stay hidden.",
-            "local": "The noised update is rounded and masked.",
-            "example": "The update is rounded and masked.",
-            "distributed": "The noise is added to the levels that are masked.",
-        }.items()
-    ),
-    Rule(
-        "secure aggregation",
-        "BatchNorm",
-        "refused",
+def _example_rules(rules: _Rules) -> None:
+    """What holds for every mechanism that protects a single image."""
+    mixes = "BatchNorm mixes the images of a batch, so no image has a gradient of its own to clip"
+    rules.refused(STATISTICS, mixes, "set model.norm = 'group' (the default)", "model.norm")
+    cure = "set model.norm = 'group' (the default); fedbn works with it"
+    rules.refused(KEPT, mixes, cure, "model.norm")
+    rules.sound(PERSONAL, "The slice that stays at the site is trained by the same noised steps.")
+    rules.sound(SEVERAL, "All vectors are made from noised steps alone.")
+    rules.stated(WEIGHTING, "how many images a site has, which is public")
+
+
+def secure_rules() -> list[Rule]:
+    """The rules of secure aggregation."""
+    rules = _Rules(SECURE)
+    rules.refused(
+        STATISTICS,
         "running statistics move further than the range that updates are rounded in",
         _GROUP,
         "model.norm",
-    ),
-    Rule("secure aggregation", "BatchNorm kept at the site (FedBN)", "sound"),
-    Rule("secure aggregation", "weighting by samples", "sound", "Weights are public, and capped."),
-    Rule("secure aggregation", "a cohort", "sound", "Values get the bits that the cohort leaves."),
-    Rule("secure aggregation", "a quorum", "sound", "Checked against what can be unmasked."),
-    Rule("secure aggregation", "SCAFFOLD", "sound", "Control variates have a range of their own."),
-    Rule("secure aggregation", "a personal slice (FedBN, FedRep)", "sound"),
-    Rule("secure aggregation", "a feature shift", "sound"),
-)
+    )
+    rules.sound(KEPT)
+    rules.sound(PERSONAL)
+    rules.sound(FROZEN)
+    rules.sound(SEVERAL, "Each vector has a range of its own.")
+    rules.sound(WEIGHTING, "Weights are public, and capped.")
+    rules.sound(COHORT, "Values get the bits that the cohort leaves.")
+    rules.sound(QUORUM, "Checked against what can be unmasked.")
+    rules.sound(SHIFT)
+    rules.refused(
+        SINGLE,
+        "this rule needs each site's update, which secure aggregation hides",
+        "set aggregation.name = 'mean', or secure.name = 'none'",
+        "aggregation.name",
+    )
+    rules.refused(
+        LOSSY,
+        "masked values cannot be encoded: they are uniform in all their bits",
+        "set compression.name = 'none'; secure.bits makes updates smaller",
+        "compression.name",
+    )
+    return rules.found
 
 
-def met(program: Program) -> Iterator[Rule]:
-    """The rules whose both features the program has."""
-    has = {name for name, test in FEATURES.items() if test(program)}
-    return (rule for rule in RULES if rule.a in has and rule.b in has)
+def rules() -> tuple[Rule, ...]:
+    """All rules: of each registered mechanism that protects, then of secure aggregation."""
+    found: list[Rule] = []
+    for name in mechanisms.names():
+        mechanism = mechanisms.get(name)
+        if mechanism.unit:
+            found += rules_of(mechanism, name)
+    return (*found, *secure_rules())
 
 
-def problems(program: Program) -> list[Problem]:
-    """Of all that is refused, cause and cure; what has the same cure is said once."""
+def met(program: Program, network: Network | None = None) -> Iterator[Rule]:
+    """The rules of the program's protections whose feature it has."""
+    facts = Facts.of(program, network)
+    found: list[Rule] = []
+    if program.privacy.protects:
+        found += rules_of(type(program.privacy), str(program.privacy.registered))
+    if program.secure.rounds_values:
+        found += secure_rules()
+    return (rule for rule in found if FEATURES[rule.feature](facts))
+
+
+def problems(program: Program, network: Network | None = None) -> list[Problem]:
+    """Cause and cure of all that is refused; what has the same cure is said once."""
     found: dict[tuple[str, str], Problem] = {}
-    for rule in met(program):
+    for rule in met(program, network):
         if rule.verdict == "refused":
-            problem = Problem(rule.where, f"under {_said(rule.a)}: {rule.cause}", rule.cure)
-            found.setdefault((rule.where, rule.cure), problem)
+            cause = f"under {_said(rule.protection)}: {rule.cause}"
+            found.setdefault((rule.where, rule.cure), Problem(rule.where, cause, rule.cure))
     return list(found.values())
 
 
-def _said(head: str) -> str:
-    return head if head == "secure aggregation" else f"privacy '{head}'"
+def _said(protection: str) -> str:
+    return protection if protection == SECURE else f"privacy '{protection}'"
 
 
-def remarks(program: Program) -> list[str]:
+def remarks(program: Program, network: Network | None = None) -> list[str]:
     """What epsilon does not cover, of this program."""
-    return list(dict.fromkeys(rule.cause for rule in met(program) if rule.verdict == "stated"))
+    stated = (rule.cause for rule in met(program, network) if rule.verdict == "stated")
+    return list(dict.fromkeys(stated))
 
 
 def page() -> str:
-    """All rules as Markdown: the table, then the reason of each that is not plainly sound."""
+    """All rules as Markdown: the table, then the reason for each that has one."""
+    known = rules()
     lines = [_PAGE, table()]
-    for head in dict.fromkeys(rule.a for rule in RULES):
-        lines.append(f"## {head}\n")
-        for rule in (one for one in RULES if one.a == head):
+    for protection in dict.fromkeys(rule.protection for rule in known):
+        lines.append(f"## {protection}\n")
+        for rule in (one for one in known if one.protection == protection):
+            more = f" {rule.cure}" if rule.cure else ""
             text = {
                 "refused": f"{rule.cause}. Cure: {rule.cure}.",
-                "stated": f"epsilon does not cover {rule.cause}."
-                if not rule.cure
-                else f"epsilon does not cover {rule.cause}. {rule.cure}",
+                "stated": f"epsilon does not cover {rule.cause}.{more}",
                 "sound": rule.cause,
             }[rule.verdict]
-            lines.append(f"- **{rule.b}**: {rule.verdict}. {text}".rstrip())
+            lines.append(f"- **{rule.feature}**: {rule.verdict}. {text}".rstrip())
         lines.append("")
     return "\n".join(lines)
 
@@ -222,20 +312,20 @@ _PAGE = """\
 <!-- Made from src/fedsight/program/rules.py by tools/make_reference.py: change that, not this. -->
 
 `fedsight check` enforces this table. *Refused* is an error with its cure; *stated* is sound, with
-a remark among what the report says epsilon does not cover.
+a remark in the report about what epsilon does not cover.
 """
 
 
 def table() -> str:
-    """The rules as a page's table: a feature a row, a mechanism a column."""
-    heads = list(dict.fromkeys(rule.a for rule in RULES))
-    rows = list(dict.fromkeys(rule.b for rule in RULES))
-    found = {(rule.a, rule.b): rule for rule in RULES}
+    """The rules as a table: a feature a row, a protection a column."""
+    known = rules()
+    heads = list(dict.fromkeys(rule.protection for rule in known))
+    found = {(rule.protection, rule.feature): rule for rule in known}
     lines = [
         f"| | {' | '.join(f'`{head}`' for head in heads)} |",
         f"|{' --- |' * (len(heads) + 1)}",
     ]
-    for row in rows:
-        cells = [found[head, row].verdict if (head, row) in found else "" for head in heads]
-        lines.append(f"| {row} | {' | '.join(cells)} |")
+    for feature in FEATURES:
+        cells = [found[head, feature].verdict if (head, feature) in found else "" for head in heads]
+        lines.append(f"| {feature} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

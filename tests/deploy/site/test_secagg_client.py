@@ -16,7 +16,7 @@ from fedsight.deploy.site.owner import parse_owner
 from fedsight.deploy.site.secagg_client import SiteSecAgg
 from fedsight.deploy.site.trainer import TrainedUpdate
 from fedsight.engines import protected as plans
-from fedsight.engines.protected import fingerprint, plan_of
+from fedsight.engines.protected import encoding_plan_of, fingerprint
 from fedsight.privacy.event import Event
 from fedsight.privacy.noise import Noise
 from fedsight.privacy.secagg.keys import Identity
@@ -51,7 +51,7 @@ def clients(folder: Path, of: Program, terms: int, survivors: int | None = None)
         roster.append((name, Identity.at(home / "identity.key").public.hex()))
     parameters = of.secure.parameters(len(SITES))
     parameters = replace(parameters, survivors=survivors or parameters.survivors)
-    table = plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(terms).table()
+    table = encoding_plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(terms).table()
     binding = Binding("run1", 1, 1, fingerprint(VECTOR), tuple(roster), parameters, table)
     server = SecAggServer(binding)
     for number, client in enumerate(found):
@@ -85,7 +85,9 @@ def test_an_update_is_charged_as_the_sum_is_accounted(tmp_path: Path) -> None:
     client, inbox = clients(tmp_path, of, 4)[0]
     protect = client.protection(1, VECTOR, fields(4), inbox)
     data, (event, times) = protect(TrainedUpdate({"delta": torch.zeros(50)}, 1, {}))
-    assert len(data) == size(50, plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(4).modulus)
+    assert len(data) == size(
+        50, encoding_plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(4).modulus
+    )
     assert event is not None
     assert (Event.of(event).kind, Event.of(event).noise, times) == ("skellam", 0.5, 1)
     key = tmp_path / "a" / "noise.key"
@@ -101,8 +103,8 @@ def test_another_attempt_at_a_round_has_other_noise(tmp_path: Path) -> None:
         secret = tmp_path / attempt / "a" / "noise.key"
         secret.touch(0o600)
         secret.write_bytes(bytes(32))
-        plan = mock.patch.object(plans, "plan_of", wraps=plan_of)
-        with plan as made, mock.patch("fedsight.deploy.site.secagg_client.plan_of", made):
+        plan = mock.patch.object(plans, "encoding_plan_of", wraps=encoding_plan_of)
+        with plan as made, mock.patch("fedsight.deploy.site.secagg_client.encoding_plan_of", made):
             client.protection(1, VECTOR, fields(4), inbox)
         streams.append(made.call_args.args[3]("x").uniform(8).tolist())
     assert streams[0] != streams[1]

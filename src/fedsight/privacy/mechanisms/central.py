@@ -34,6 +34,14 @@ class Central(Protected):
     unit: ClassVar[Literal["", "client", "example"]] = "client"
     trusts: ClassVar[str] = "the coordinator, which sees each clipped update before the noise"
     covers: ClassVar[str] = "all that one client's {things} ever change in the published models"
+    noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "coordinator"
+    with_cohort: ClassVar[str] = "Only a coin for each client amplifies as Poisson sampling does."
+    with_quorum: ClassVar[str] = "The sum is divided by the expected cohort anyway."
+    with_masks: ClassVar[str] = (
+        "Noise is sized for the rounding too; single updates stay hidden. A run ends if the coins "
+        "leave a round fewer than 3 sites; sampling = 'fixed' tosses none."
+    )
+    without_masks: ClassVar[str] = "The coordinator sees each clipped update."
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update; with quantile, the first
     # how rounds.cohort is drawn: by a coin for each client, or a fixed number (dearer)
     sampling: Literal["poisson", "fixed"] = "poisson"

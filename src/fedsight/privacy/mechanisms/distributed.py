@@ -34,6 +34,8 @@ class Distributed(Protected):
     covers: ClassVar[str] = (
         "all that a site's {things} change in the sums that the coordinator sees"
     )
+    noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "shares"
+    with_masks: ClassVar[str] = "The noise is added to the levels that are masked."
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:

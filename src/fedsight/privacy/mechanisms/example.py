@@ -28,6 +28,9 @@ class Example(Protected):
     unit: ClassVar[Literal["", "client", "example"]] = "example"
     trusts: ClassVar[str] = "the site that holds the {thing}"
     covers: ClassVar[str] = "all that one {thing} changes in the updates that leave its site"
+    noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "steps"
+    with_cohort: ClassVar[str] = "A site is accounted as if it took part in every round."
+    with_masks: ClassVar[str] = "The update is rounded and masked."
     clip: float = Field(1.0, gt=0)  # largest L2 norm of one image's gradient
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:

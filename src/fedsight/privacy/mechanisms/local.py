@@ -28,6 +28,7 @@ class Local(Protected):
     unit: ClassVar[Literal["", "client", "example"]] = "client"
     trusts: ClassVar[str] = "nobody but the site itself"
     covers: ClassVar[str] = "all that a site's {things} change in the updates that leave it"
+    noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "site"
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:

@@ -41,6 +41,10 @@ class Matrix(Protected):
     unit: ClassVar[Literal["", "client", "example"]] = "client"
     trusts: ClassVar[str] = "the coordinator, which sees each clipped update before the noise"
     covers: ClassVar[str] = "all that one client's {things} ever change in the published models"
+    noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "coordinator"
+    with_cohort: ClassVar[str] = "Groups of that size take turns; nothing is amplified."
+    with_masks: ClassVar[str] = "Noise is sized for the rounding too; single updates stay hidden."
+    without_masks: ClassVar[str] = "The coordinator sees each clipped update."
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
     bands: int = Field(8, ge=1, le=256)  # rounds that noise is correlated over; 1: independent
 
