@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import kinds
 import pytest
 import tiny
 import tinysites
 from hypothesis import settings
+from shared_prefork import shared_prefork
 
-from fedsight.deploy import demo
 from fedsight.program.federation import Federation
 
 # Two cores are shared with worker processes, so no example is judged by its time.
@@ -18,11 +21,29 @@ settings.register_profile("house", deadline=None, derandomize=True, max_examples
 settings.load_profile("house")
 
 
-@pytest.fixture(scope="session", autouse=True)
-def forked() -> Iterator[None]:
-    """Processes of sites and servers are forked from one that has imported PyTorch once."""
-    with demo.prefork_process():
-        yield
+def pytest_configure(config: pytest.Config) -> None:
+    """The processes that run tests inherit the address of the one that forks for all of them."""
+    if not hasattr(config, "workerinput"):
+        stack = ExitStack()
+        stack.enter_context(shared_prefork())
+        config.add_cleanup(stack.close)
+
+
+@pytest.hookimpl(tryfirst=True)  # `-m` is to see the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark each test with its kind; deployed ones wait a lot and come first, while others run."""
+    for item in items:
+        if isinstance(item, pytest.Function):
+            item.add_marker(kinds.kind_of(item))
+    items.sort(key=lambda item: item.get_closest_marker(kinds.DEPLOYED) is None)
+
+
+@pytest.fixture(autouse=True)
+def unfrozen() -> Iterator[None]:
+    """What a site's process does once, `gc.freeze`, is undone: objects that are frozen when Python
+    ends are never destroyed, and libtriton prints a page about each of its own."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
@@ -49,8 +70,3 @@ def places(
     found = tinysites.Places(tmp_path_factory.mktemp("sites"), data)
     yield found
     found.close()
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with real processes wait for them a lot: they come first, while others can run."""
-    items.sort(key=lambda item: not item.path.name.endswith(("_deployed.py", "_admission.py")))

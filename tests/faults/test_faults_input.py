@@ -229,7 +229,7 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
     monkeypatch.setattr(LocalWorker, "train", train)
     monkeypatch.setattr(
         lifecycle,
-        "EmbeddedEngine",
+        "WorkerEngine",
         lambda federation, speed, memory: InProcessEngine(federation, memory, speed),
     )
     config = write_config(tmp_path, rounds={"rounds": 4})

@@ -24,7 +24,7 @@ WAIT = 90.0  # seconds after which a test gives up
 ROLES = {  # a process of a site or the server, by what its command line holds
     "parent": "_train",
     "job": "_process",
-    "trainer": "deploy.bench",
+    "trainer": "site.trainer_process",
 }
 
 
