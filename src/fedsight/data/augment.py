@@ -1,4 +1,4 @@
-"""Random changes to training images, drawn on the CPU from a given generator so that runs repeat."""
+"""Random changes to training images, drawn on the CPU from a seeded generator."""
 
 from __future__ import annotations
 

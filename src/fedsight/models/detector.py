@@ -23,8 +23,8 @@ class Detector(nn.Module):
     def loss(self, x: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
         """The training loss, scalar, of images [b, c, h, w] with `targets` [b, most, 5].
 
-        Targets are as in `fedsight.data.detection.boxes`; `labelled` [b, classes] says which classes were labelled in
-        an image: what is not must not be taught to be background.
+        Targets are as in `fedsight.data.detection.boxes`. `labelled` [b, classes] says which
+        classes were annotated in an image; the others must not be trained as background.
         """
 
     @abstractmethod

@@ -22,9 +22,10 @@ _SMALLEST = 1e-4  # below it, a probability's logarithm is of no use
 def loss(dense: Tensor, targets: Tensor, labelled: Tensor, stride: int) -> Tensor:
     """The training loss of `dense` [b, classes + 4, h, w]: heat maps' logits, then box distances.
 
-    `targets` [b, most, 5] as in `fedsight.data.detection.boxes`; classes that are not `labelled` [b, classes] in an
-    image are not taught to be background there. Focal loss with Gaussian penalty (Law and Deng,
-    CornerNet, 2018, equation 1) over the number of objects, plus GIoU (Rezatofighi et al. 2019).
+    `targets` [b, most, 5] are as in `fedsight.data.detection.boxes`. Classes that are not
+    `labelled` [b, classes] in an image are not trained as background there. Focal loss with
+    Gaussian penalty (Law and Deng, CornerNet, 2018, equation 1) over the number of objects, plus
+    GIoU (Rezatofighi et al. 2019).
     """
     classes = labelled.shape[1]
     dense = dense.float()

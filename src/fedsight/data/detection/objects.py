@@ -10,10 +10,9 @@ from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.data.base import Preprocess
 from fedsight.data.detection.boxes import Row
+from fedsight.data.images.fit import Box, Placement
 
 LEAST_SHOWN = 0.25  # of a box's area that must be left when an image is cropped
-
-Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the file
 
 
 @dataclass(frozen=True)
@@ -109,27 +108,23 @@ def placed(row: Row, size: tuple[int, int], goal: Preprocess) -> Row | None:
 
     None where cropping leaves less than a quarter of the box.
     """
-    across, down, left, top = _fitting(size, goal)
-    box = (row[1] * across + left, row[2] * down + top, row[3] * across + left, row[4] * down + top)
+    box = Placement.of(size, goal).forward(row[1:])
     return cut(row[0], box, goal.width, goal.height, LEAST_SHOWN)
 
 
 def returned(box: Box, size: tuple[int, int], goal: Preprocess) -> Box:
-    """A box on the network's input in pixels of the file, an image of `size` (width, height)."""
-    across, down, left, top = _fitting(size, goal)
-    x = [min(max((value - left) / across, 0.0), float(size[0])) for value in (box[0], box[2])]
-    y = [min(max((value - top) / down, 0.0), float(size[1])) for value in (box[1], box[3])]
-    return (x[0], y[0], x[1], y[1])
+    """A box in the network's input as one in an image of `size` (width, height), cut at its edges.
 
-
-def _fitting(size: tuple[int, int], goal: Preprocess) -> tuple[float, float, float, float]:
-    """How an image of `size` is scaled across and down, and moved right and down after that."""
+    The inverse of `placed`, but for what lies outside.
+    """
+    left, top, right, bottom = Placement.of(size, goal).backward(box)
     width, height = size
-    if goal.fit == "stretch":
-        return goal.width / width, goal.height / height, 0.0, 0.0
-    choose = max if goal.fit == "crop" else min
-    scale = choose(goal.width / width, goal.height / height)
-    return scale, scale, (goal.width - width * scale) / 2, (goal.height - height * scale) / 2
+    return (
+        min(max(left, 0.0), float(width)),
+        min(max(top, 0.0), float(height)),
+        min(max(right, 0.0), float(width)),
+        min(max(bottom, 0.0), float(height)),
+    )
 
 
 def cut(label: float, box: Box, width: float, height: float, least: float) -> Row | None:

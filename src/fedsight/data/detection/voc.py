@@ -8,7 +8,8 @@ from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
 
 from fedsight.core.errors import DataError
-from fedsight.data.detection.objects import Annotated, Box, Object
+from fedsight.data.detection.objects import Annotated, Object
+from fedsight.data.images.fit import Box
 
 _CURE = "correct the file, or export it again from the labelling tool"
 _SIDES = ("xmin", "ymin", "xmax", "ymax")

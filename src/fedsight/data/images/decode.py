@@ -15,6 +15,7 @@ from torch import Tensor
 from fedsight.core.errors import DataError
 from fedsight.data.base import Preprocess
 from fedsight.data.images.dicom import Frame, is_dicom, read_dicom
+from fedsight.data.images.fit import Box, Placement
 from fedsight.data.images.pixels import Pixels, read_pixels, seen_size
 from fedsight.data.images.windowing import Reading
 
@@ -99,26 +100,17 @@ def _pixels(
 
 def _fit(a: Pixels, preprocess: Preprocess) -> Pixels:
     """[h, w, c] at the size of `preprocess`, by its rule."""
-    height, width = a.shape[:2]
-    goal_h, goal_w = preprocess.height, preprocess.width
-    if preprocess.fit == "stretch":
-        return _resize(a, (goal_h, goal_w), (0.0, 0.0, width, height))
-    if preprocess.fit == "crop":
-        box_w, box_h = min(width, height * goal_w / goal_h), min(height, width * goal_h / goal_w)
-        left, top = (width - box_w) / 2, (height - box_h) / 2
-        return _resize(a, (goal_h, goal_w), (left, top, left + box_w, top + box_h))
-    scale = min(goal_w / width, goal_h / height)
-    inner_h = min(goal_h, max(1, round(height * scale)))
-    inner_w = min(goal_w, max(1, round(width * scale)))
-    canvas = np.zeros((goal_h, goal_w, a.shape[2]), a.dtype)
-    top, left = (goal_h - inner_h) // 2, (goal_w - inner_w) // 2
-    canvas[top : top + inner_h, left : left + inner_w] = _resize(
-        a, (inner_h, inner_w), (0.0, 0.0, width, height)
-    )
+    placement = Placement.of((a.shape[1], a.shape[0]), preprocess)
+    left, top, right, bottom = placement.target
+    resized = _resize(a, (bottom - top, right - left), placement.source)
+    if resized.shape[:2] == (preprocess.height, preprocess.width):
+        return resized
+    canvas = np.zeros((preprocess.height, preprocess.width, a.shape[2]), a.dtype)
+    canvas[top:bottom, left:right] = resized
     return canvas
 
 
-def _resize(a: Pixels, size: tuple[int, int], box: tuple[float, float, float, float]) -> Pixels:
+def _resize(a: Pixels, size: tuple[int, int], box: Box) -> Pixels:
     """The `box` (left, top, right, bottom) of [h, w, c] at `size` (h, w): bilinear, antialiased."""
     if a.shape[:2] == size and box == (0, 0, a.shape[1], a.shape[0]):
         return a

@@ -17,10 +17,11 @@ from fedsight.core.errors import DataError
 from fedsight.core.rng import numpy_generator
 from fedsight.data.base import ArrayImages, Dataset, Part, Preprocess, Side, Source, sources
 from fedsight.data.detection.boxes import Row, joined, majority, pack
-from fedsight.data.detection.objects import Box, Judge, cut
+from fedsight.data.detection.objects import Judge, cut
 from fedsight.data.detection.voc import read_voc
 from fedsight.data.fetch.cache import fetched
 from fedsight.data.images.decode import raster
+from fedsight.data.images.fit import Box
 from fedsight.data.images.pixels import read_pixels
 
 TILES = {  # by field site of the National Ecological Observatory Network: photograph, boxes

@@ -36,9 +36,9 @@ def histograms(
     """Detections counted by score [classes, areas, overlaps, 2 (true, false), BINS], and objects
     [classes, areas].
 
-    `found` [b, most, 6] are rows (class, score, left, top, right, bottom), those of score 0 are
-    padding; `targets` [b, most, 5] are as in `fedsight.data.detection.boxes`. A class that was not labelled in an
-    image is not judged there.
+    `found` [b, most, 6] are rows (class, score, left, top, right, bottom); rows of score 0 are
+    padding. `targets` [b, most, 5] are as in `fedsight.data.detection.boxes`. A class that was not
+    labelled in an image is not judged there.
     """
     found, targets = found.cpu(), targets.cpu()
     counts = np.zeros((classes, len(ranges), len(OVERLAPS), 2, BINS))

@@ -19,10 +19,11 @@ def margin_loss(
     """Softmax over the site's own people with a margin on the true one, scalar.
 
     `cosines` [b, people], `y` [b] numbers of people, `own` [k] the numbers of the site's people,
-    rising. People of other sites take no part, neither in the loss nor in a gradient. ArcFace (Deng et al.
-    2019, equation 3): cos(angle + margin); past the angle where that would rise again,
-    cos(angle) - margin sin(margin), as the authors' code has it. CosFace (Wang et al. 2018,
-    equation 4): cos(angle) - margin. A margin of 0 is the normalised softmax for both.
+    rising. People of other sites take no part, neither in the loss nor in a gradient.
+
+    ArcFace (Deng et al. 2019, equation 3): cos(angle + margin); past the angle where that would
+    rise again, cos(angle) - margin sin(margin), as in the authors' code. CosFace (Wang et al. 2018,
+    equation 4): cos(angle) - margin. With a margin of 0 both are the normalised softmax.
     """
     mine = cosines[:, own]
     target = torch.searchsorted(own, y)

@@ -27,8 +27,8 @@ class Metric(Settings, ABC):
     def measure(self, probabilities: Tensor, targets: Tensor, classes: int) -> Sum:
         """The sum over a batch, from probabilities [b, classes] and class numbers [b] int64.
 
-        Both are on the CPU. Sums add over batches and sites. Only the sum leaves a site, so it must not reveal the
-        answer to a single image.
+        Both are on the CPU. Sums add over batches and sites. Only the sum leaves a site, so it
+        must not reveal the answer to a single image.
         """
 
     @abstractmethod
