@@ -91,7 +91,7 @@ def _value(key: str, value: Any, before: Any) -> Any:
     if key == "plugins":
         files = [value] if isinstance(value, str | os.PathLike) else list(value)
         # Those of a file are meant from its folder, these from the current one.
-        return [*(before or []), *(Path.cwd() / file for file in files)]
+        return config.plugged({"plugins": before or []}, files)["plugins"]
     if key not in config.SECTIONS:
         return value
     kind = config.SECTIONS[key]
