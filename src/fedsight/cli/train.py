@@ -28,7 +28,9 @@ class LogFormat(StrEnum):
     MLFLOW = "mlflow"
 
 
-EXAMPLES = sorted(path.stem for path in (Path(__file__).parents[1] / "run/examples").glob("*.toml"))
+EXAMPLES = sorted(
+    path.stem for path in (Path(__file__).parents[1] / "program/examples").glob("*.toml")
+)
 
 ConfigFile = Annotated[
     Path | None,
@@ -60,6 +62,15 @@ Workers = Annotated[
     typer.Option(min=1, help="Worker processes (default: one a core).", show_default=False),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default=False)]
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="A Python file that registers parts of your own; repeatable.",
+        show_default=False,
+    ),
+]
 FederationDir = Annotated[
     Path | None,
     typer.Option(
@@ -86,12 +97,14 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         rounds: RoundCount = None,
         workers: Workers = None,
         seed: Seed = None,
+        plugin: PluginFiles = None,
         federation: FederationDir = None,
         log: Logs = None,
     ) -> None:
         if federation is not None:
             _refuse(command, workers)
-        program, speed = _program(config, example, sets, rounds, workers, seed)
+        changes = _changes(sets, rounds, workers, seed)
+        program, speed = _program(config, example, changes, plugin)
         if example is not None and federation is None:
             fetch_needed(program.needs())
         if federation is None:
@@ -123,6 +136,7 @@ def check_command(
     config: ConfigFile = None,
     example: ExampleOption = None,
     sets: Sets = None,
+    plugin: PluginFiles = None,
     elsewhere: Annotated[
         bool,
         typer.Option("--elsewhere", help="The images are at the sites of a federation, not here."),
@@ -136,7 +150,7 @@ def check_command(
     from fedsight.program.config import check, check_elsewhere
     from fedsight.program.federation import federate
 
-    program, speed = _program(config, example, sets, None, None, None)
+    program, speed = _program(config, example, list(sets or []), plugin)
     if elsewhere:
         check_elsewhere(program, speed)
         typer.echo(f"{program.name} is fine; fingerprint {program.fingerprint}")
@@ -157,17 +171,20 @@ def check_command(
 def resume_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
     workers: Workers = None,
+    plugin: PluginFiles = None,
     log: Logs = None,
 ) -> None:
-    """Go on with a run after any interruption, from its last checkpoint.
+    """Continue a run after any interruption, from its last checkpoint.
 
     Example: fedsight resume runs/first
     """
     from fedsight.coordinator.store import RunStore
+    from fedsight.program import plugins
     from fedsight.runs import lifecycle
 
+    plugins.parse(plugin or [], Path.cwd())
     store = RunStore(run)
-    store.program()  # refuses a folder that is no run
+    store.program()  # refuses a folder that is not a run
     facts = store.read_json("run.json")
     if "federation" not in facts:
         _finish(run, log, lambda reporters, say: lifecycle.resume(store, workers, reporters))
@@ -178,30 +195,27 @@ def resume_command(
         _redeploy(store, Path(facts["federation"]), log)
 
 
+def _changes(
+    sets: list[str] | None, rounds: int | None, workers: int | None, seed: int | None
+) -> list[str]:
+    """All that the options change in the config, as `key=value`."""
+    given = (("rounds.rounds", rounds), ("speed.workers", workers), ("seed", seed))
+    return [*(sets or []), *(f"{key}={value}" for key, value in given if value is not None)]
+
+
 def _program(
-    config: Path | None,
-    example: str | None,
-    sets: list[str] | None,
-    rounds: int | None,
-    workers: int | None,
-    seed: int | None,
+    config: Path | None, example: str | None, changes: list[str], plugin: list[Path] | None
 ) -> tuple[Program, Speed]:
     from fedsight.program import config as configs
 
-    changes = list(sets or [])
-    changes += [
-        f"{key}={value}"
-        for key, value in (("rounds.rounds", rounds), ("speed.workers", workers), ("seed", seed))
-        if value is not None
-    ]
     if (config is None) == (example is None):
-        cause = "give either a config file or --example NAME"
+        cause = "expected either a config file or --example NAME"
         cure = "for a first try: fedsight run --example fashion"
         raise ConfigError([Problem("config", cause, cure)])
     if example is not None:
-        return configs.example(example, changes)
+        return configs.example(example, changes, plugin or [])
     assert config is not None
-    return configs.load(config, changes)
+    return configs.load(config, changes, plugin or [])
 
 
 def _begin(

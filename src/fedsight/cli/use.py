@@ -27,6 +27,17 @@ SiteOption = Annotated[
 ]
 
 
+PluginFiles = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--plugin",
+        metavar="FILE",
+        help="Where a plug-in of the run is now, if it was moved; repeatable.",
+        show_default=False,
+    ),
+]
+
+
 class ExportFormat(StrEnum):
     """The file formats of `fedsight export`."""
 
@@ -58,6 +69,7 @@ def predict_command(
         ),
     ] = None,
     site: SiteOption = None,
+    plugin: PluginFiles = None,
 ) -> None:
     """Say what a run's model sees in images or texts: label and probability, or boxes.
 
@@ -70,6 +82,7 @@ def predict_command(
     from fedsight.inference.predict import predict
     from fedsight.inference.saved import load
 
+    _import(plugin)
     saved = load(run, site)
     seen = saved.preprocess
     if draw is not None and seen.thing != "image":
@@ -107,6 +120,7 @@ def export_command(
         ),
     ] = None,
     site: SiteOption = None,
+    plugin: PluginFiles = None,
 ) -> None:
     """Write a run's model as one file, with its preprocessing and label names inside.
 
@@ -118,10 +132,18 @@ def export_command(
     from fedsight.inference.export import SUFFIX, export
     from fedsight.inference.saved import load
 
+    _import(plugin)
     path = out or run / f"export{SUFFIX[format.value]}"
     if path.resolve() == (run / "model.safetensors").resolve():
         raise StoreError(f"{path} is the run's own file", "choose another name with --out")
     typer.echo(f"Wrote {export(load(run, site), format.value, path)}")
+
+
+def _import(files: Sequence[Path] | None) -> None:
+    """Import plug-ins."""
+    from fedsight.program import plugins
+
+    plugins.parse(files or [], Path.cwd())
 
 
 def _print_table(thing: str, found: Sequence[Prediction], top: int) -> None:

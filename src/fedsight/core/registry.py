@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any, Generic, TypeVar
@@ -33,6 +33,7 @@ class Added:
     registry: Registry[Any]
     name: str
     cls: type[Settings]
+    facts: Mapping[str, str]
 
 
 # Every registration in this process, in order: how a plug-in's loader knows what the file added.
@@ -73,7 +74,7 @@ class Registry(Generic[T]):
             cls.registered = name
             self._classes[name] = cls
             self._facts[name] = {"about": (cls.__doc__ or "").strip().split("\n")[0], **facts}
-            LOG.append(Added(self, name, cls))
+            LOG.append(Added(self, name, cls, facts))
             return cls
 
         return register

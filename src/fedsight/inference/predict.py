@@ -87,15 +87,16 @@ def predict_pixels(saved: Saved, pixels: Tensor, batch: int = 64) -> list[Predic
     shape = (seen.channels, seen.height, seen.width)
     if pixels.dim() != 4 or tuple(pixels.shape[1:]) != shape:
         raise DataError(
-            f"the images have shape {tuple(pixels.shape)}, and the run's have (n, *{shape})",
-            "resize them, or give the files: predict does it for you",
+            f"the images have shape {tuple(pixels.shape)}, and those of the run have shape "
+            f"(n, {', '.join(map(str, shape))})",
+            "resize them, or give files, which are resized as in training",
         )
     if pixels.dtype == torch.uint8:
         pixels = pixels.to(torch.float32) / 255
     elif not pixels.is_floating_point() or not bool(((pixels >= 0) & (pixels <= 1)).all()):
         raise DataError(
             "the pixels are not uint8 and not from 0 to 1",
-            "give pixels that are not normalised: predict does that as in training",
+            "give pixels before any normalisation, which happens here as in training",
         )
     answers = [
         answer for part in pixels.to(torch.float32).split(batch) for answer in _ask(saved, [*part])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -52,13 +53,23 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
 KEYS = ("name", "seed", "plugins", *SECTIONS)  # of a config file's top level
 
 
-def load(path: Path, sets: Sequence[str] = ()) -> tuple[Program, Speed]:
+def load(path: Path, sets: Sequence[str] = (), files: Sequence[Path] = ()) -> tuple[Program, Speed]:
     """The program and the speed settings in the file at `path`, changed by `key=value` sets.
 
-    A relative path in the file is meant from the file's folder. Raises ConfigError with every
-    problem.
+    A relative path in the file is meant from the file's folder. `files` are plug-ins besides those
+    that the file names, relative to the current folder. Raises ConfigError with every problem.
     """
-    return parse(change(read(path), sets), path.resolve().parent, path.stem)
+    table = plugged(change(read(path), sets), files)
+    return parse(table, path.resolve().parent, path.stem)
+
+
+def plugged(table: ConfigTable, files: Sequence[str | os.PathLike[str]]) -> ConfigTable:
+    """`table` with the plug-ins `files`, relative to the current folder, added to its own."""
+    if not files:
+        return table
+    given = table.get("plugins", [])
+    own = given if isinstance(given, list) else [given]
+    return {**table, "plugins": [*own, *(Path.cwd() / file for file in files)]}
 
 
 def read(path: Path) -> ConfigTable:
@@ -74,15 +85,18 @@ def read(path: Path) -> ConfigTable:
         raise ConfigError([Problem("config", cause, cure)]) from None
 
 
-def example(name: str, sets: Sequence[str] = ()) -> tuple[Program, Speed]:
-    """A built-in example; ConfigError names the ones there are."""
+def example(
+    name: str, sets: Sequence[str] = (), files: Sequence[Path] = ()
+) -> tuple[Program, Speed]:
+    """A built-in example, with `sets` and `files` as for `load`; ConfigError names those there
+    are."""
     folder = resources.files("fedsight.program") / "examples"
     known = [item.name.removesuffix(".toml") for item in folder.iterdir() if item.name[0] != "_"]
     if name not in known:
         cause = f"there is no example '{name}'"
         raise ConfigError([Problem("--example", cause, nearest(name, known))])
     table = tomllib.loads((folder / f"{name}.toml").read_text(encoding="utf-8"))
-    return parse(change(table, sets), Path.cwd(), name)
+    return parse(plugged(change(table, sets), files), Path.cwd(), name)
 
 
 def change(table: ConfigTable, sets: Sequence[str]) -> ConfigTable:

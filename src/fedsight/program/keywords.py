@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Mapping
 from dataclasses import fields
@@ -34,12 +33,14 @@ def read(
     the name of a part, a part, or an object of the user. Raises ConfigError with every problem.
     """
     table, base, name = _start(given)
-    problems = config.unknown(overrides, config.KEYS, "")
-    for key, value in overrides.items():
-        try:
-            table[key] = _value(key, value, table.get(key))
-        except ConfigError as error:
-            problems += error.problems
+    problems: list[Problem] = []
+    for layer in [given, overrides] if isinstance(given, Mapping) else [overrides]:
+        problems += config.unknown(layer, config.KEYS, "")
+        for key, value in layer.items():
+            try:
+                table[key] = _value(key, value, table.get(key))
+            except ConfigError as error:
+                problems += error.problems
     if problems:
         raise ConfigError(problems)
     if workers is not None:
@@ -75,13 +76,11 @@ def own(given: Mapping[str, Any]) -> list[Any]:
 
 def _start(given: Config | None) -> tuple[dict[str, Any], Path, str]:
     """The tables before any override, the folder of relative paths, and the name."""
-    if given is None:
+    if given is None or isinstance(given, Mapping):
         return {}, Path.cwd(), "run"
     if isinstance(given, Program):
         table = {item.name: getattr(given, item.name) for item in fields(given)}
         return table, Path.cwd(), given.name
-    if isinstance(given, Mapping):
-        return copy.copy(dict(given)), Path.cwd(), "run"
     path = Path(given)
     return config.read(path), path.resolve().parent, path.stem
 
@@ -91,7 +90,7 @@ def _value(key: str, value: Any, before: Any) -> Any:
     if key == "plugins":
         files = [value] if isinstance(value, str | os.PathLike) else list(value)
         # Those of a file are meant from its folder, these from the current one.
-        return [*(before or []), *(Path.cwd() / file for file in files)]
+        return config.plugged({"plugins": before or []}, files)["plugins"]
     if key not in config.SECTIONS:
         return value
     kind = config.SECTIONS[key]

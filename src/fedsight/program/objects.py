@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 import cloudpickle
 import torch
 from pydantic_core import core_schema
-from torch import nn
+from torch import Tensor, nn
 
 from fedsight.core.errors import ConfigError, ModelError, Problem
 from fedsight.data.base import Words
@@ -134,6 +134,7 @@ def built(build: Any, title: str, sizes: Mapping[str, int]) -> nn.Module:
         copy.deepcopy(build).train() if isinstance(build, nn.Module) else _call(build, title, sizes)
     )
     _check_parameters(module, title)
+    _check_answer(module, title, sizes)
     return module
 
 
@@ -190,6 +191,32 @@ def _check_parameters(module: nn.Module, title: str) -> None:
                 f"buffer '{name}' of {title} is {buffer.dtype}, and must be torch.float32",
                 "register it as float32, or with persistent=False and an integer type",
             )
+
+
+def _check_answer(module: nn.Module, title: str, sizes: Mapping[str, int]) -> None:
+    """Try the network on two black images; its running statistics stay as they are."""
+    image = tuple(sizes[name] for name in SIZES[:3])
+    cure = (
+        f"correct its forward, which must map images [b, {', '.join(map(str, image))}] to logits "
+        f"[b, {sizes['classes']}], one number for each class"
+    )
+    state = {name: value.clone() for name, value in module.named_buffers()}
+    try:
+        with torch.no_grad():
+            module.eval()
+            answer: object = torch.func.functional_call(module, state, (torch.zeros(2, *image),))
+    except Exception as error:  # the user's code
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"{title} fails on images of this size: {why}", cure) from error
+    finally:
+        module.train()
+    if not isinstance(answer, Tensor):
+        raise ModelError(f"{title} gives a {type(answer).__name__}, not a tensor", cure)
+    if tuple(answer.shape) != (2, sizes["classes"]):
+        shape = tuple(answer.shape)
+        raise ModelError(
+            f"{title} gives {shape} for two images of {sizes['classes']} classes", cure
+        )
 
 
 def last_layer(module: nn.Module) -> tuple[str, ...]:

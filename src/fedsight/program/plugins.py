@@ -1,7 +1,8 @@
 """Plug-ins: Python files outside the package whose parts a program uses, told apart by their hash.
 
 A plug-in is one file that registers at least one part (`fedsight.register`). Its content is part
-of a program's fingerprint, and worker processes get the content that was hashed, not the path.
+of a program's fingerprint, and worker processes get the content that was hashed, not the path. At
+any time, the parts of one program's plug-ins are registered: those of the program read last.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from fedsight.core.errors import ConfigError, FedSightError, Problem
-from fedsight.core.registry import LOG
+from fedsight.core.registry import LOG, Added
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
@@ -57,20 +58,35 @@ class Code:
         return f"{PREFIX}{stem}_{self.sha256[:12]}"
 
 
-_CODES: dict[str, Code] = {}  # every plug-in that this process has imported, by module name
+@dataclass
+class _Imported:
+    """A plug-in that this process has imported, and what it registered."""
+
+    code: Code
+    added: tuple[Added, ...]
+    active: bool = True
+
+
+_IMPORTED: dict[str, _Imported] = {}  # by module name
 
 
 def load(path: Path, expected: str | None = None) -> Plugin:
-    """Import the plug-in at `path`, unless this process has; parts of its older content go.
+    """Import the plug-in at `path`, unless this process has, and register its parts.
 
-    Raises ConfigError if the file cannot be read or imported, if it registers nothing or a name
-    that is taken, or if its SHA-256 is not `expected`.
+    Code whose SHA-256 is `expected` will do from any file that this process has imported. Raises
+    ConfigError if the file cannot be read or imported, if it registers nothing or a name that is
+    taken, or if its SHA-256 is not `expected`.
     """
     path = path.resolve()
+    for known in _IMPORTED.values():
+        if known.code.sha256 == expected:
+            install(known.code)
+            return Plugin(path.name, known.code.sha256, path)
     try:
         code = Code(path, path.read_bytes())
     except OSError as error:
-        raise _error(f"cannot read {path}: {error.strerror}", "correct the path") from None
+        cure = "correct the path, or name the file with --plugin (plugins=... in Python)"
+        raise _error(f"cannot read {path}: {error.strerror}", cure) from None
     if expected is not None and code.sha256 != expected:
         raise _error(
             f"{path} has changed since the run began: its SHA-256 was {expected[:12]}... and is "
@@ -82,28 +98,52 @@ def load(path: Path, expected: str | None = None) -> Plugin:
 
 
 def install(code: Code) -> None:
-    """Import `code`, unless this process has; ConfigError as `load` raises it."""
-    if code.module in sys.modules:
+    """Import `code`, unless this process has, and register its parts; ConfigError as for `load`."""
+    known = _IMPORTED.get(code.module)
+    if known is not None:
+        _activate(known)
         return
-    for old in [name for name, known in _CODES.items() if known.path == code.path]:
-        _forget(old)
     module = ModuleType(code.module)
     module.__file__ = str(code.path)
     sys.modules[code.module] = module
+    before = len(LOG)
     try:
-        exec(compile(code.source, str(code.path), "exec"), module.__dict__)
-    except Exception as error:  # the user's code: anything may be raised
-        _forget(code.module)
-        raise _failed(code.path, error) from error
-    except BaseException:
-        _forget(code.module)
-        raise
-    try:
+        try:
+            exec(compile(code.source, str(code.path), "exec"), module.__dict__)
+        except Exception as error:  # the user's code: anything may be raised
+            raise _failed(code.path, error) from error
         _check_added(code)
-    except ConfigError:
-        _forget(code.module)
+    except BaseException:
+        _remove([one for one in LOG[before:] if one.cls.__module__ == code.module])
+        del sys.modules[code.module]
         raise
-    _CODES[code.module] = code
+    added = tuple(one for one in LOG[before:] if one.cls.__module__ == code.module)
+    _IMPORTED[code.module] = _Imported(code, added)
+
+
+def _activate(known: _Imported) -> None:
+    if known.active:
+        return
+    for one in known.added:
+        try:
+            one.registry.add(one.name, **one.facts)(one.cls)
+        except FedSightError as error:
+            raise _error(f"{known.code.path}: {error.cause}", error.cure) from None
+    known.active = True
+
+
+def _deactivate() -> None:
+    """Take the parts of all plug-ins out of the registries."""
+    for known in _IMPORTED.values():
+        _remove(known.added)
+        known.active = False
+
+
+def _remove(added: Sequence[Added]) -> None:
+    for one in added:
+        one.registry.remove(one.name)
+        if one in LOG:
+            LOG.remove(one)
 
 
 def _check_added(code: Code) -> None:
@@ -123,8 +163,8 @@ def _check_added(code: Code) -> None:
 
 
 def loaded() -> tuple[Code, ...]:
-    """The plug-ins that this process has imported, in order: workers need the same."""
-    return tuple(_CODES.values())
+    """The plug-ins whose parts are registered, in order: worker processes need the same."""
+    return tuple(known.code for known in _IMPORTED.values() if known.active)
 
 
 def hashes(program: Program) -> tuple[str, ...]:
@@ -143,10 +183,12 @@ def hashes(program: Program) -> tuple[str, ...]:
 def parse(given: Any, base: Path) -> tuple[Plugin, ...]:
     """What a config file's `plugins` says, imported; relative paths are meant from `base`.
 
-    Raises ConfigError with every problem.
+    The parts of these plug-ins are registered then, and those of no others. Raises ConfigError with
+    every problem.
     """
     if not isinstance(given, Sequence) or isinstance(given, str):
         raise _error(f"expected a list of files, got {given!r}", 'write plugins = ["my_parts.py"]')
+    _deactivate()
     found: list[Plugin] = []
     problems: list[Problem] = []
     for item in given:
@@ -161,7 +203,7 @@ def parse(given: Any, base: Path) -> tuple[Plugin, ...]:
 
 def _plugin(item: Any, base: Path) -> Plugin:
     if isinstance(item, Plugin):
-        return item
+        return item if item.path is None else load(item.path, item.sha256)
     if isinstance(item, str | Path) and str(item).strip():
         return load(base / item)
     if isinstance(item, dict) and set(item) == {"path", "sha256"}:
@@ -171,15 +213,6 @@ def _plugin(item: Any, base: Path) -> Plugin:
     raise _error(f"expected the path of a Python file, got {item!r}", "give the path of a file")
 
 
-def _forget(module: str) -> None:
-    """Take back what a module has registered, and the module."""
-    for added in [one for one in LOG if one.cls.__module__ == module]:
-        added.registry.remove(added.name)
-        LOG.remove(added)
-    sys.modules.pop(module, None)
-    _CODES.pop(module, None)
-
-
 def _failed(path: Path, error: Exception) -> ConfigError:
     """What is wrong with a plug-in that cannot be imported, and in which line."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
@@ -187,10 +220,11 @@ def _failed(path: Path, error: Exception) -> ConfigError:
     else:
         frames = traceback.extract_tb(error.__traceback__)
         line = next((one.lineno for one in reversed(frames) if one.filename == str(path)), None)
-        why = error.cause if isinstance(error, FedSightError) else str(error)
-    cure = error.cure if isinstance(error, FedSightError) and error.cure else "correct the file"
+        why = str(error)
     place = f"{path}, line {line}" if line else str(path)
-    return _error(f"{place}: {type(error).__name__}: {why}", cure)
+    if isinstance(error, FedSightError):
+        return _error(f"{place}: {error.cause}", error.cure or "correct the file")
+    return _error(f"{place}: {why} ({type(error).__name__})", "correct the file")
 
 
 def _error(cause: str, cure: str) -> ConfigError:
