@@ -13,26 +13,26 @@ from collections.abc import Iterator
 
 from fedsight.deploy.processes import prefork, spawn, supervisor
 
-MODULES = ("nvflare.cli", "fedsight.cli.app", *supervisor.SERVER, *supervisor.SITE)
+MODULES = ("nvflare.cli", "fedsight.cli.app", *supervisor.SERVER_MODULES, *supervisor.SITE_MODULES)
 
 
 @contextlib.contextmanager
 def shared_prefork() -> Iterator[None]:
-    """Meanwhile `spawn.begin` forks, here and in the processes that this one starts.
+    """Meanwhile `spawn.start` forks, here and in the processes that this one starts.
 
     The prefork process is only started when it is first asked for a process: its imports take
     seconds, and most tests do not need it. It ends with this process.
     """
-    with prefork.door() as door:
+    with prefork.listening_socket() as door:
         address = str(door.getsockname())
         over, end = socket.socketpair()
         starter = threading.Thread(target=_start_when_asked, args=(door, over), daemon=True)
         starter.start()
-        os.environ[spawn.ADDRESS] = address
+        os.environ[spawn.ADDRESS_VARIABLE] = address
         try:
             yield
         finally:
-            del os.environ[spawn.ADDRESS]
+            del os.environ[spawn.ADDRESS_VARIABLE]
             end.close()
             starter.join()
             over.close()
