@@ -21,10 +21,10 @@ class Float16(Compression):
 
     def encode(self, values: Tensor) -> Tensor:
         """Rounded to the nearest, ties to even."""
-        half = values.to(torch.float16)
+        half = values.to(torch.float16).contiguous()
         if bool((half.isinf() & values.isfinite()).any()):
             raise ValueError(f"the largest value, {float(values.abs().max()):.3g}, is above 65,504")
-        return half.view(torch.uint8)
+        return half.view(torch.uint8) if len(half) else torch.empty(0, dtype=torch.uint8)
 
     def decode(self, data: Tensor, values: int) -> Tensor:
         """Exact: every float16 value is a float32 value."""

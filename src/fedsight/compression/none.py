@@ -22,7 +22,8 @@ class Uncompressed(Compression):
 
     def encode(self, values: Tensor) -> Tensor:
         """The same memory, seen as bytes."""
-        return values.contiguous().view(torch.uint8)
+        sent = values.contiguous()
+        return sent.view(torch.uint8) if len(sent) else torch.empty(0, dtype=torch.uint8)
 
     def decode(self, data: Tensor, values: int) -> Tensor:
         """The same memory, seen as values."""

@@ -296,21 +296,26 @@ class Program:
             return [Problem("algorithm", cause, "choose another algorithm, or a model with norms")]
         return rules.problems(self, network)
 
-    def _check_patterns(self, network: Network) -> Iterator[Problem]:
-        """Patterns that name no tensor, and a network of which nothing would learn."""
+    def _check_patterns(self, network: Network) -> list[Problem]:
+        """Patterns that name no tensor, or a network of which nothing would learn."""
         names = [entry.name for entry in Layout.of(network.module).entries]
         asked = {"train.only": self.train.only}
         for number, group in enumerate(self.train.groups):
             asked[f"train.groups.{number}"] = group.params
-        for where, patterns in asked.items():
-            for pattern in patterns:
-                if not any(matches(name, pattern, network) for name in names):
-                    stems = {name.rpartition(".")[0] or name for name in names} | {"head"}
-                    cause = f"no tensor of the network is called '{pattern}'"
-                    yield Problem(where, cause, nearest(pattern, stems))
-        if self.train.only and not self.layout(network).learning:
-            cause = "nothing would learn: all that is named is frozen or not a parameter"
-            yield Problem("train.only", cause, 'name parameters that learn, ["head"] for example')
+        stems = {name.rpartition(".")[0] or name for name in names} | {"head"}
+        unknown = [
+            Problem(
+                where, f"no tensor of the network is called '{pattern}'", nearest(pattern, stems)
+            )
+            for where, patterns in asked.items()
+            for pattern in patterns
+            if not any(matches(name, pattern, network) for name in names)
+        ]
+        if unknown or not self.train.only or self.layout(network).learning:
+            return unknown
+        cause = "nothing would learn: all that is named is frozen or not a parameter"
+        cure = 'name parameters that learn, ["head"] for example'
+        return [Problem("train.only", cause, cure)]
 
 
 def matches(name: str, pattern: str, network: Network) -> bool:

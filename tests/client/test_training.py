@@ -1,0 +1,218 @@
+"""Local training: which tensors learn, how fast, with which optimizer, on which device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from fedsight.client.optimizers import LocalAdamW, LocalSGD, RateGroup, rate_groups
+from fedsight.client.step import Client
+from fedsight.core import devices
+from fedsight.core.errors import ConfigError, EngineError
+from fedsight.core.layout import Kind
+from fedsight.core.types import Order
+from fedsight.engines.base import collect
+from fedsight.engines.in_process import InProcessEngine
+from fedsight.program.config import parse
+from fedsight.program.federation import Federation
+from fedsight.program.program import Speed, Train
+
+
+def moved(of: Federation) -> dict[str, bool]:
+    """Which tensors one client step changes."""
+    client = Client(of)
+    client.step(Order(1, of.initial[of.layout.travelling]), 0, {})
+    return {
+        entry.name: not torch.equal(entry.view(client.vector), entry.view(of.initial))
+        for entry in of.layout.entries
+    }
+
+
+def pairs() -> tuple[list[nn.Parameter], list[nn.Parameter], list[list[Tensor]]]:
+    """Parameters, their copies, and the gradients of five steps."""
+    draws = torch.Generator().manual_seed(3)
+    ours = [nn.Parameter(torch.randn(shape, generator=draws)) for shape in ((4, 3), (5,), (2, 2))]
+    theirs = [nn.Parameter(one.detach().clone()) for one in ours]
+    steps = [[torch.randn(p.shape, generator=draws) for p in ours] for _ in range(5)]
+    return ours, theirs, steps
+
+
+@pytest.mark.parametrize(
+    ("kind", "oracle", "train"),
+    [
+        (LocalSGD, torch.optim.SGD, {"momentum": 0.9, "weight_decay": 0.01}),
+        (LocalSGD, torch.optim.SGD, {}),
+        (LocalAdamW, torch.optim.AdamW, {"weight_decay": 0.01}),
+    ],
+)
+def test_steps_with_groups_are_those_of_pytorchs_own_optimizer(
+    kind: Any, oracle: Any, train: Mapping[str, float]
+) -> None:
+    ours, theirs, steps = pairs()
+    groups = [RateGroup((1,), 0.5), RateGroup((0, 2), 0.1)]
+    optimizer = kind(ours, groups, Train(**train))
+    words = {"weight_decay": 0.0, **train}
+    other = oracle(
+        [{"params": [theirs[1]], "lr": 0.5}, {"params": [theirs[0], theirs[2]], "lr": 0.1}], **words
+    )
+    for gradients in steps:
+        optimizer.step([gradient.clone() for gradient in gradients])
+        for parameter, gradient in zip(theirs, gradients, strict=True):
+            parameter.grad = gradient
+        other.step()
+    for one, two in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+
+
+def test_a_group_by_name_learns_at_its_own_rate_and_a_schedule_moves_all() -> None:
+    of = tiny.federation(train={"lr": 0.1, "groups": [{"params": ["head"], "lr": 0.5}]})
+    names = [name for name, _ in of.network.module.named_parameters()]
+    head, rest = rate_groups(names, of.program.train, 0.05, of.network)
+    assert {names[at] for at in head.positions} == set(of.network.head)
+    assert head.lr == pytest.approx(0.25)
+    assert rest.lr == 0.05
+    assert sorted([*head.positions, *rest.positions]) == list(range(len(names)))
+
+
+def test_a_group_that_learns_nothing_to_speak_of_changes_the_run() -> None:
+    plain = tiny.learn(tiny.federation())
+    slow = tiny.federation(train={"groups": [{"params": ["conv*"], "lr": 1e-12}]})
+    found = tiny.learn(slow)
+    convolution = next(e for e in slow.layout.entries if e.name == "conv0.weight")
+    start, end = (convolution.view(vector) for vector in (slow.initial, found.vector))
+    assert torch.allclose(start, end, atol=1e-9)
+    assert not torch.allclose(start, convolution.view(plain.vector), atol=1e-4)
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+def test_only_what_is_named_learns_and_travels(norm: str) -> None:
+    of = tiny.federation(model={"norm": norm}, train={"only": ["head", "norm1"]})
+    changed = {name for name, has in moved(of).items() if has}
+    learns = {name for name in moved(of) if name.startswith(("head.", "norm1."))}
+    assert changed == learns
+    sent = {e.name for e in of.layout.entries if e.stop <= of.layout.travelling.stop}
+    assert sent == learns
+    assert of.parts["delta"].values == of.layout.travelling.stop < of.layout.size
+    diary = tiny.Diary()
+    trained = tiny.learn(of, diary=diary)
+    assert diary.lines[0]["bytes_up"] == 3 * 4 * of.layout.travelling.stop
+    assert torch.equal(trained.vector[of.layout.frozen], of.initial[of.layout.frozen])
+    assert not torch.equal(trained.vector[of.layout.shared], of.initial[of.layout.shared])
+
+
+def test_a_frozen_batch_norm_normalises_by_its_statistics_in_training_too() -> None:
+    of = tiny.federation(model={"norm": "batch"}, train={"only": ["head"]})
+    client = Client(of)
+    client.step(Order(1, of.initial[of.layout.travelling]), 0, {})
+    norms = [part for part in client.model.modules() if isinstance(part, nn.BatchNorm2d)]
+    assert norms
+    assert not any(part.training for part in norms)
+    assert client.model.training
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "fedadam", "fedprox"])
+def test_algorithms_work_on_what_learns_alone(algorithm: str) -> None:
+    of = tiny.federation(algorithm={"name": algorithm}, train={"only": ["head"]})
+    trained = tiny.learn(of)
+    assert torch.equal(trained.vector[of.layout.frozen], of.initial[of.layout.frozen])
+    for value in trained.checkpoint.state.values():
+        assert len(value) == of.layout.shared.stop
+
+
+@pytest.mark.parametrize(
+    ("train", "where", "cure"),
+    [
+        ({"only": ["haed"]}, "train.only", "did you mean 'head'?"),
+        ({"only": ["head", "block*"]}, "train.only", "known"),
+        ({"groups": [{"params": ["nothing"], "lr": 1.0}]}, "train.groups.0", "known"),
+    ],
+)
+def test_a_pattern_that_names_nothing_is_a_problem_with_its_cure(
+    train: dict[str, Any], where: str, cure: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny.federation(train=train)
+    (problem,) = caught.value.problems
+    assert problem.where == where
+    assert cure in problem.cure
+
+
+def test_a_network_of_which_nothing_learns_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        tiny.federation(model={"norm": "batch"}, train={"only": ["norm0.running_mean"]})
+    assert "nothing would learn" in caught.value.problems[0].cause
+
+
+def test_momentum_is_not_adamws() -> None:
+    (problem,) = tiny.program(train={"optimizer": "adamw", "momentum": 0.9}).check()
+    assert problem.where == "train.momentum"
+
+
+def test_adamw_trains_and_engines_agree() -> None:
+    of = tiny.federation(train={"optimizer": "adamw", "lr": 0.003})
+    plain = tiny.learn(tiny.federation(train={"lr": 0.003}))
+    one, two = tiny.learn(of), tiny.learn(of)
+    assert tiny.sha(one.vector) == tiny.sha(two.vector) != tiny.sha(plain.vector)
+
+
+def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
+    for name in ("cuda:97", "mps"):
+        with pytest.raises(EngineError, match=f"no device '{name}'") as caught:
+            devices.find_device(name)
+        assert "cpu" in caught.value.cure
+    with pytest.raises(EngineError, match="'tpu' is not a device"):
+        devices.find_device("tpu")
+    (problem,) = Speed(device="cuda:97").check()
+    assert problem.where == "speed.device"
+    assert "choose one of: auto, cpu" in problem.cure
+
+
+def test_auto_is_an_accelerator_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert devices.find_device("auto") == torch.device("cuda:0")
+    assert devices.find_device("cuda:1") == torch.device("cuda:1")
+    assert Speed(device="cuda").processes == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert devices.find_device("auto").type in ("cpu", "mps")
+
+
+def test_the_device_is_no_part_of_the_fingerprint() -> None:
+    table = {"data": {"name": "fashion-mnist-12k"}}
+    one, _ = parse(table, None)  # type: ignore[arg-type]
+    other, speed = parse({**table, "speed": {"device": "cpu"}}, None)  # type: ignore[arg-type]
+    assert one.fingerprint == other.fingerprint
+    assert speed.device == "cpu"
+
+
+def test_what_does_not_travel_is_adopted_once() -> None:
+    """A site that has no file of weights is given the frozen and the personal slice."""
+    of = tiny.federation(algorithm={"name": "fedbn"}, train={"only": ["head", "norm1"]})
+    assert of.layout.length(Kind.PERSONAL)
+    assert of.layout.length(Kind.FROZEN)
+    given, other = torch.full_like(of.initial, 0.25), replace(of)
+    client = Client(other)
+    client.adopt(given[of.layout.kept])
+    client.load(of.initial[of.layout.travelling], {})
+    assert torch.equal(client.vector[of.layout.kept], given[of.layout.kept])
+
+
+def test_replies_are_handed_back_as_they_come() -> None:
+    of = tiny.federation()
+    engine = InProcessEngine(of)
+    try:
+        work = engine.submit(Order(1, of.initial[of.layout.travelling]), [0, 1, 2])
+        arrivals = iter(work)
+        first = next(arrivals)
+        assert [one.site for one in work.outcome.accepted] == [first.site] == ["site-00"]
+        assert len(list(arrivals)) == 2
+        assert work.outcome.total.count == 3
+        again = collect(engine, Order(1, of.initial[of.layout.travelling]), [2, 1, 0])
+        assert [one.client for one in again.accepted] == [0, 1, 2]
+    finally:
+        engine.close()
