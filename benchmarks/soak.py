@@ -208,7 +208,7 @@ def again(loopback: Loopback, store: RunStore) -> Counter[int]:
 
 def said_going_on(said: Sequence[str]) -> list[str]:
     """What the chain said when a segment ended before the run did."""
-    return [text for text in said if text.endswith("going on")]
+    return [text for text in said if text.endswith("continuing")]
 
 
 def by_kind(kills: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -97,7 +97,7 @@ RUN_FILES = {
 }
 
 DEPLOYED_FILES = {
-    "segment.json": "how the coordinator's last job of the run ended, or that it is running",
+    "job.json": "how the coordinator's last job of the run ended, or that it is running",
     ".lock": "held by the coordinator that is using the folder",
 }
 

@@ -253,7 +253,7 @@ def test_a_replayed_attempt_is_refused(places: Places, site_images: Path) -> Non
 
     deployed(places, program(site_images, MASKED, rounds={"rounds": 2}), Recording(places.sit()))
     text, data = places.seats[LOST].answer("advertise", "{}", seen[0])
-    assert "stale, or replayed" in json.loads(text)["error"]
+    assert "repeats an attempt at a round that has ended" in json.loads(text)["error"]
     assert data == b""
 
 
@@ -279,7 +279,7 @@ def test_a_model_that_the_keys_were_not_made_for_is_not_trained(
     diary = tiny.Diary()
     of = program(site_images, MASKED, rounds={"rounds": 1, "quorum": 2})
     deployed(places, of, Tampering(places.sit()), diary)
-    assert "not made for this round 1, model" in diary.lines[0]["rejected"][LOST]
+    assert "not made for round 1 with this model" in diary.lines[0]["rejected"][LOST]
 
 
 def test_every_answer_lost_once_changes_nothing(

@@ -23,7 +23,7 @@ from fedsight.program.program import Program, Speed
 WAIT = 90.0  # seconds after which a test gives up
 ROLES = {  # a process of a site or the server, by what its command line holds
     "parent": "_train",
-    "job": "_process",
+    "job": "worker_process",
     "trainer": "site.trainer_process",
 }
 
@@ -144,7 +144,7 @@ def loopback(folder: Path, count: int) -> Iterator[Loopback]:
 
 def said(home: Path) -> str:
     """What the `fedsight` process of a folder printed."""
-    return (home / "said.txt").read_text(encoding="utf-8")
+    return (home / demo.OUTPUT).read_text(encoding="utf-8")
 
 
 __all__ = ["Loopback", "OnRound", "loopback", "program_of", "said", "until"]

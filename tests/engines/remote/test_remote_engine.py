@@ -126,7 +126,7 @@ FAULTS: dict[str, tuple[Alter, str]] = {
     "an error of its own kind": (changed(error=["x"]), r"\['x'\]"),
     "a ticket changed": (
         answered("train", ['{"ticket": 999, "done": false}']),
-        "has been given up",
+        "has expired",
     ),
     "NaN": (answered("fetch", change=value(math.nan)), "not finite"),
     "infinity": (answered("fetch", change=value(-math.inf)), "not finite"),
