@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from tinysites import FaultyLink, Places
 
 from fedsight.client.memory import MemoryStore
 from fedsight.core.types import Order
-from fedsight.deploy.server.job import send_personal
+from fedsight.deploy.server.job import send_kept
 from fedsight.engines.base import Work
 from fedsight.engines.in_process import InProcessEngine
+from fedsight.engines.remote.conversation import Link
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program
 
@@ -38,6 +40,9 @@ CASES: dict[str, dict[str, Any]] = {
     "fedbn, BatchNorm": {"algorithm": {"name": "fedbn"}, **BATCH_NORM},
     "fedbn, cohort": {"algorithm": {"name": "fedbn"}, "rounds": {"rounds": 4, "cohort": 2}},
     "fedavg, BatchNorm": BATCH_NORM,
+    "float16": {"compression": {"name": "float16"}},
+    "median": {"aggregation": {"name": "median"}},
+    "adamw, head only": {"train": {"optimizer": "adamw", "only": ["head"]}},
     "central DP, adaptive clip": {
         "privacy": {"name": "central", "noise_multiplier": 1.0, "quantile": 0.5},
         "rounds": {"rounds": 4, "cohort": 2, "weighting": "uniform"},
@@ -209,19 +214,44 @@ def test_a_site_that_lacks_a_named_class_takes_part(places: Places, site_images:
     assert sorted(set(labels.tolist())) == [0, 1]
 
 
-def test_personal_weights_that_are_pretrained_come_from_the_coordinator(
-    places: Places, site_images: Path, tmp_path: Path
+class Counted:
+    """A link that counts the pieces of what is sent once."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.sites = link.sites
+        self.pieces: Counter[str] = Counter()
+
+    def ask(
+        self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
+    ) -> tuple[Any, Any]:
+        if kind == "piece" and header["name"] == "kept":
+            self.pieces[site] += 1
+        return self._link.ask(site, kind, header, body, timeout)
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [{"algorithm": {"name": "fedbn"}}, {"train": {"only": ["head"]}}],
+    ids=["personal", "frozen"],
+)
+def test_pretrained_weights_that_do_not_travel_come_from_the_coordinator_once(
+    places: Places, site_images: Path, tmp_path: Path, sections: dict[str, Any]
 ) -> None:
-    plain = tinysites.program(site_images, algorithm={"name": "fedbn"})
+    plain = tinysites.program(site_images, **sections)
     state = federate(plain).network.module.state_dict()
     path = tmp_path / "pretrained.safetensors"
     save_file({name: value + 0.25 for name, value in state.items()}, path)
     model = {"weights": str(path), "sha256": sha256(path.read_bytes()).hexdigest()}
-    program = tinysites.program(site_images, algorithm={"name": "fedbn"}, model=model)
+    program = tinysites.program(site_images, model=model, **sections)
     expected, kept = inline(program, tmp_path / "memory")
     federation, link = places.meet(program)
     absent: dict[str, str] = {}
-    send_personal(federation, link, absent)
+    counted = Counted(link)
+    send_kept(federation, counted, absent)
+    assert set(counted.pieces) == set(link.sites)
+    send_kept(federation, counted, absent)  # another job of the run: nothing is sent again
+    assert set(counted.pieces.values()) == {1}
     diary = tiny.Diary()
     found = tinysites.learn(federation, link, diary)
     assert absent == {}

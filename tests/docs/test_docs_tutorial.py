@@ -93,7 +93,7 @@ def test_the_clause_that_the_tutorial_adds_refuses_its_program(tmp_path: Path) -
     program, _ = parse(tomllib.loads(config), tmp_path)
     owner = f"[data]\nname = 'folder'\npath = 'x'\n[contract]\n{clause}\n"
     with pytest.raises(FedSightError, match="rounds"):
-        parse_owner(tomllib.loads(owner), tmp_path).contract.refuse(program)
+        parse_owner(tomllib.loads(owner), tmp_path).contract.check_program(program)
 
 
 def test_the_chinese_tutorial_types_what_the_english_ones_type() -> None:

@@ -8,6 +8,7 @@ continues from the checkpoint (`deploy/server/scheduler.py`).
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -129,7 +130,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     }
     tables = {site: declared.table() for site, declared in roster.items()}
     store.write_json("run.json", {**described, **kept, "declared": tables})
-    send_personal(federation, link, absent)
+    send_kept(federation, link, absent)
     checkpoint = lifecycle.rewound(store)
     accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
     watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
@@ -258,10 +259,12 @@ def propose(
     return found, {**absent, **{site: reason(error) for site, error in failed.items()}}
 
 
-def send_personal(federation: Federation, link: Link, absent: dict[str, str]) -> None:
-    """Send the initial personal parameters to the sites if only the coordinator has the weights.
+def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> None:
+    """Send the sites what does not travel every round, if only the coordinator has the weights.
 
-    Sites that fail are added to `absent`.
+    These are the personal parameters to begin with, and the frozen ones. They are named by their
+    hash, and a site that has them from an earlier job is not sent them again. Sites that fail are
+    added to `absent`.
     """
     program = federation.program
     if program.model.weights is None:
@@ -271,9 +274,13 @@ def send_personal(federation: Federation, link: Link, absent: dict[str, str]) ->
         return
     data = messages.pack([federation.initial[layout.kept]])
 
+    sha256 = hashlib.sha256(data).hexdigest()
+
     def send(talk: Talk) -> None:
-        mark = talk.send("personal", data)
-        talk.finish("adopt", {"mark": mark})
+        answer = talk.finish("adopt", {"sha256": sha256, "mark": 0})
+        if answer.get("missing"):
+            mark = talk.send("kept", data)
+            talk.finish("adopt", {"sha256": sha256, "mark": mark})
 
     deadline = time.monotonic() + program.rounds.deadline
     talks = [Talk(link, site, deadline) for site in link.sites if site not in absent]

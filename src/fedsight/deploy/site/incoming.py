@@ -11,7 +11,7 @@ from fedsight.core.errors import SiteError
 from fedsight.engines.remote import messages
 
 MAX_VECTOR_BYTES = 8 << 30  # two thousand million parameters
-NAMES = ("vector", "extras", "personal")  # the vectors that a coordinator may send
+NAMES = ("vector", "extras", "kept")  # the vectors that a coordinator may send
 
 
 def count(fields: Mapping[str, Any], key: str) -> int:

@@ -7,6 +7,7 @@ the site's own paths or traces; the details stay in the site's log.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import re
@@ -30,7 +31,7 @@ from fedsight.core.errors import (
     SiteError,
     StoreError,
 )
-from fedsight.core.files import make_folder
+from fedsight.core.files import make_folder, write_atomically
 from fedsight.core.types import Order
 from fedsight.deploy.site import job_lease
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
@@ -128,17 +129,36 @@ class SiteService:
         return self._start_work(work, lambda: self._join(program, owner, run), fields)
 
     def _adopt(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """Start from personal parameters that the coordinator sent: only it has the weights."""
-        data = self._incoming.take("personal", count(fields, "mark"))
-        personal = messages.unpack(data, {"personal": len(data) // 4})["personal"]
+        """Start from the parameters that do not travel: only the coordinator has the weights.
+
+        They are named by their hash and kept beside the run's memory. Without a `mark` the answer
+        says whether they are `missing` here.
+        """
+        opened, mark = self._opened, count(fields, "mark")
+        if opened is None:
+            raise no_run()
+        sha256 = str(fields.get("sha256"))
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise SiteError("the coordinator named no valid SHA-256", "update the coordinator")
+        path = opened.memory / f"kept-{sha256}.bin"
+        data = self._incoming.take("kept", mark) if mark else _read_if_there(path)
+        found = hashlib.sha256(data).hexdigest() == sha256
+        if mark and not found:
+            cause = "the parameters that came are not those that the coordinator named"
+            raise SiteError(cause, "the connection or the coordinator garbles data: try again")
 
         def reopen() -> ServiceAnswer:
-            if self._opened is not None:
-                self._opened = replace(self._opened, personal=personal)
-                self._ask_trainer(self._opened, OPENING)
+            if not found:
+                return {"missing": True}, b""
+            if mark:
+                make_folder(path.parent)
+                write_atomically(path, bytes(data))
+            kept = messages.unpack(data, {"kept": len(data) // 4})["kept"]
+            self._opened = replace(opened, kept=kept)
+            self._ask_trainer(self._opened, OPENING)
             return {}, b""
 
-        return self._start_work(("adopt",), reopen, fields)
+        return self._start_work(("adopt", sha256, mark), reopen, fields)
 
     def _piece(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Receive a piece of a vector."""
@@ -318,3 +338,7 @@ def error_for_coordinator(error: FedSightError) -> dict[str, Any]:
         cause = f"the site cannot use its files ({type(error).__name__})"
         return {"error": cause, "cure": "the site's owner finds the details in log.jsonl"}
     return {"error": error.cause, "cure": error.cure}
+
+
+def _read_if_there(path: Path) -> bytearray:
+    return bytearray(path.read_bytes()) if path.is_file() else bytearray()

@@ -41,7 +41,9 @@ class OpenData:
     name: str
     memory: Path
     token: str  # of the job, which needs the lease on the memory
-    personal: Tensor | None  # initial personal parameters, if the coordinator sent them
+    kept: (
+        Tensor | None
+    )  # personal and frozen parameters to begin with, if the coordinator sent them
 
 
 @dataclass(frozen=True)

@@ -46,8 +46,8 @@ class SiteTrainer:
             secret = secret_at(setup.memory.parent.parent / "noise.key")
         program = without_weights(setup.program)
         self.client = Client(replace(self.federation, program=program), secret=secret)
-        if setup.personal is not None:
-            self.client.adopt(setup.personal)
+        if setup.kept is not None:
+            self.client.adopt(setup.kept)
         self.memory = MemoryStore(setup.memory)
         self.name = setup.name
         images = self.federation.size(self.number)
