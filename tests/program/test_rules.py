@@ -142,9 +142,9 @@ def test_noise_that_is_shared_goes_with_masks_alone() -> None:
 
 
 def test_what_secure_aggregation_refuses_is_said_in_its_own_name() -> None:
-    (problem,) = program("secure aggregation", "BatchNorm").check()
+    (problem,) = program(SECURE, STATISTICS).check()
     assert problem.cause.startswith("under secure aggregation: running statistics")
-    (problem,) = program("distributed", "BatchNorm").check()  # once, though both refuse it
+    (problem,) = program("distributed", STATISTICS).check()  # once, though both refuse it
     assert problem.cause.startswith("under privacy 'distributed': running statistics")
 
 

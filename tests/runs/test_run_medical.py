@@ -99,8 +99,8 @@ def test_grades(home: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "grades", "cause"),
     [
-        ("classify", False, "learns one label per image, the data have targets"),
-        ("ordinal", False, "learns one label per image, the data have targets"),
+        ("classify", False, "learns one label per image, the data come with other targets"),
+        ("ordinal", False, "learns one label per image, the data come with other targets"),
         ("multilabel", True, "do not say of every label"),
     ],
 )

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.optim.adamw import adamw
-from torch.optim.sgd import sgd
 
 from fedsight.models.base import Network
 from fedsight.program.program import Train, matches
@@ -55,6 +54,7 @@ class Optimizer(ABC):
     def __init__(self, parameters: Sequence[nn.Parameter], groups: Sequence[RateGroup]) -> None:
         self.parameters = list(parameters)
         self._values = [parameter.detach() for parameter in self.parameters]
+        self._strides = [value.stride() for value in self._values]
         self._groups = groups
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
@@ -62,8 +62,8 @@ class Optimizer(ABC):
         found = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return [
             # The fused kernel goes through memory in order, whatever the strides say.
-            grad if grad.stride() == value.stride() else torch.empty_like(value).copy_(grad)
-            for grad, value in zip(found, self._values, strict=True)
+            grad if grad.stride() == strides else torch.empty_like(value).copy_(grad)
+            for grad, value, strides in zip(found, self._values, self._strides, strict=True)
         ]
 
     def step(self, gradients: list[Tensor]) -> None:
@@ -88,25 +88,24 @@ class LocalSGD(Optimizer):
         super().__init__(parameters, groups)
         self._momentum, self._weight_decay = train.momentum, train.weight_decay
         # A velocity of zero makes the first step the plain gradient's, as it should be.
-        self._velocity: list[Tensor | None] = [
-            torch.zeros_like(value) if self._momentum else None for value in self._values
-        ]
+        self._velocity = [torch.zeros_like(value) for value in self._values if self._momentum]
 
     def _step(self, group: RateGroup, values: list[Tensor], gradients: list[Tensor]) -> None:
         velocity = self._velocity
         if len(values) < len(velocity):
             velocity = [velocity[at] for at in group.positions]
-        sgd(
+        # The kernel below `torch.optim.sgd`, which sorts tensors by device and type at each step.
+        torch._fused_sgd_(
             values,
             gradients,
             velocity,
-            fused=True,
             weight_decay=self._weight_decay,
             momentum=self._momentum,
             lr=group.lr,
             dampening=0.0,
             nesterov=False,
             maximize=False,
+            is_first_step=False,
         )
 
 

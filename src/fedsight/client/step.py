@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -28,6 +30,18 @@ from fedsight.program.program import Speed
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
 
 PREPARED = 1 << 24  # pixel values of a client up to which all its images are prepared at once
+REMEMBERED = 1 << 24  # pixel values of prepared clients that are kept for rounds to come
+
+
+@dataclass(frozen=True)
+class _Site:
+    """What a client is known by: its images, and the whole of them as one batch if it is small."""
+
+    name: str
+    data: SiteData
+    labels: Tensor
+    whole: Batch | None
+    values: int  # of `whole`
 
 
 class Client:
@@ -62,6 +76,7 @@ class Client:
         counters = [b for b in self.model.buffers() if not b.is_floating_point()]
         self._counters = [(counter, counter.clone()) for counter in counters]
         self._still = self._frozen_norms()
+        self._sites: OrderedDict[int, _Site] = OrderedDict()  # the latest last
 
     def _strategy(self, speed: Speed) -> LocalTraining:
         privacy = self.federation.program.privacy
@@ -84,11 +99,11 @@ class Client:
 
         Raises SiteError naming the site when the training loss is not finite.
         """
-        program, data = self.federation.program, self.federation.client(client)
-        site = self.federation.name(client)
+        program, known = self.federation.program, self._site(client)
+        site, data = known.name, known.data
         path = ("round", order.round, "site", site)
         self.load(order.vector, memory)
-        program.task.begin(self.model, data.labels(), generator(program.seed, "begin", site))
+        program.task.begin(self.model, known.labels, generator(program.seed, "begin", site))
         self.model.train()
         for part in self._still:
             part.eval()
@@ -99,7 +114,7 @@ class Client:
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             seed(self._device, derive(program.seed, *path, "dropout"))
-            read = self._reader(data, draws)
+            read = self._reader(known, draws)
             for phase in program.algorithm.phases(program.train.epochs):
                 progress = self._train(phase, data, read, draws, local, noise)
                 loss += progress.loss
@@ -155,15 +170,31 @@ class Client:
         start = order.vector[self.layout.shared].to(self._device)
         return Local(start, here(order.shared), here(memory), lr)
 
-    def _reader(self, data: SiteData, draws: Generator) -> Callable[[Tensor], Batch]:
-        """How batches are made: cut from all images prepared at once, unless they are too many
-        or change each time that they are seen."""
-        names = self.federation.program.train.augment
-        size = self.federation.dataset.preprocess
-        pixels = len(data) * size.channels * size.height * size.width
-        if not names and pixels <= PREPARED:
+    def _site(self, client: int) -> _Site:
+        """A client's images, prepared at once unless they are too many or change each time that
+        they are seen. The clients seen last are kept, within REMEMBERED values."""
+        if client in self._sites:
+            self._sites.move_to_end(client)
+            return self._sites[client]
+        federation = self.federation
+        data, size = federation.client(client), federation.dataset.preprocess
+        values = len(data) * size.channels * size.height * size.width
+        whole = None
+        if not federation.program.train.augment and values <= PREPARED:
             whole = self.batch(data, torch.arange(len(data)))
+        made = _Site(federation.name(client), data, data.labels(), whole, values if whole else 0)
+        if whole is not None:
+            self._sites[client] = made
+            while sum(site.values for site in self._sites.values()) > REMEMBERED:
+                self._sites.popitem(last=False)
+        return made
+
+    def _reader(self, site: _Site, draws: Generator) -> Callable[[Tensor], Batch]:
+        """How batches are made of the site's images."""
+        data, whole = site.data, site.whole
+        if whole is not None:
             return lambda positions: Batch(whole.x[positions], whole.y[positions])
+        names = self.federation.program.train.augment
         return lambda positions: self.batch(
             data, positions, augment(data.pixels(positions), names, draws)
         )

@@ -156,4 +156,7 @@ def _blocks(size: int) -> Iterator[slice]:
 
 def _peak(values: Tensor) -> float:
     """The largest absolute value; NaN if there is one, 0 for no values."""
-    return float(torch.linalg.vector_norm(values, float("inf"))) if len(values) else 0.0
+    if not len(values):
+        return 0.0
+    low, high = torch.aminmax(values)  # ten times as fast as a maximum norm
+    return max(-float(low), float(high))

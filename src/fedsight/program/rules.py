@@ -168,13 +168,13 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
         rules.refused(
             SINGLE,
             "the noise is sized for a sum of clipped updates, which this rule does not form",
-            "set aggregation.name = 'mean', or privacy.name = 'local'",
+            "set aggregation.name = 'mean'",
             "aggregation.name",
         )
         rules.refused(
             LOSSY,
             "an update that is encoded after it was clipped may be longer than the clip",
-            "set compression.name = 'none', or privacy.name = 'local'",
+            "set compression.name = 'none'",
             "compression.name",
         )
     else:
@@ -235,13 +235,13 @@ def secure_rules() -> list[Rule]:
     rules.refused(
         SINGLE,
         "this rule needs each site's update, which secure aggregation hides",
-        "set aggregation.name = 'mean', or secure.name = 'none'",
+        "set aggregation.name = 'mean'",
         "aggregation.name",
     )
     rules.refused(
         LOSSY,
         "masked values cannot be encoded: they are uniform in all their bits",
-        "set compression.name = 'none'; secure.bits makes updates smaller",
+        "set compression.name = 'none'",
         "compression.name",
     )
     return rules.found
