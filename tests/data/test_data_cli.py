@@ -124,7 +124,7 @@ def test_paths_tell_their_source(folder: Path, tmp_path: Path) -> None:
     for name, source in expected.items():
         assert find_source(str(tmp_path / name), []).registered == source
     (tmp_path / "a.xyz").touch()
-    with pytest.raises(DataError, match="can be told by its name"):
+    with pytest.raises(DataError, match="is not a data set that its name tells"):
         find_source(str(tmp_path / "a.xyz"), [])
 
 
@@ -138,5 +138,5 @@ def test_wrong_words_are_answered(folder: Path) -> None:
     assert "did you mean 'size'?" in str(error)
     assert "channels" in str(error)
     assert "not of the form" in str(fails("inspect", folder, "--set", "size"))
-    assert "needs the setting 'path'" in str(fails("inspect", "folder"))
+    assert "path: this setting is required" in str(fails("inspect", "folder"))
     assert "there is no split 'irid'" in str(fails("split", folder, "--split", "irid"))

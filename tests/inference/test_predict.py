@@ -16,7 +16,7 @@ from fedsight.cli.use import export_command, predict_command
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Preprocess
 from fedsight.inference.drawing import draw_all
-from fedsight.inference.inputs import find_images
+from fedsight.inference.inputs import find_files
 from fedsight.inference.predict import predict
 from fedsight.inference.saved import Saved
 from fedsight.models.detector import MOST, Detector
@@ -52,9 +52,9 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_folders_are_searched_at_any_depth_and_sorted(images: Path) -> None:
-    names = [path.relative_to(images).as_posix() for path in find_images([images])]
+    names = [path.relative_to(images).as_posix() for path in find_files([images], "image")]
     assert names == ["b/deep/a.JPG", "b/m.bmp", "z.png"]
-    assert find_images([images / "z.png", images / "b"])[0] == images / "z.png"
+    assert find_files([images / "z.png", images / "b"], "image")[0] == images / "z.png"
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])

@@ -75,11 +75,11 @@ def enrol_command(
     Example: fedsight faces enrol runs/faces staff.gallery "Ada L." ada1.jpg ada2.jpg
     """
     from fedsight.inference.gallery import Gallery, locked, read, write
-    from fedsight.inference.inputs import find_images
+    from fedsight.inference.inputs import find_files
     from fedsight.inference.recognition import Recogniser, enrol
 
     model, secret = Recogniser(run, site), _secret(gallery, key, passphrase)
-    vectors = model.vectors(find_images(images))
+    vectors = model.vectors(find_files(images, "image"))
     with locked(gallery):
         kept = model.open(read(gallery, secret)) if gallery.exists() else Gallery(model.digest)
         enrol(kept, name, vectors)
@@ -142,12 +142,12 @@ def identify_command(
     Example: fedsight faces identify runs/faces staff.gallery door/
     """
     from fedsight.inference.gallery import read
-    from fedsight.inference.inputs import find_images
+    from fedsight.inference.inputs import find_files
     from fedsight.inference.recognition import Recogniser
 
     model = Recogniser(run, site)
     kept = model.open(read(gallery, _secret(gallery, key, passphrase)))
-    files = find_images(images)
+    files = find_files(images, "image")
     answers = [model.matches(kept, vector, far)[:top] for vector in model.vectors(files)]
     if as_json:
         pairs = zip(files, answers, strict=True)

@@ -1,11 +1,17 @@
-"""`Settings`: the frozen, validated, hashable value that every part of a program is made of."""
+"""`Settings`, which every part of a program is made of, and problems with their values."""
 
 from __future__ import annotations
 
+import json
+import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import ErrorDetails
+
+from fedsight.core.errors import Problem
 
 
 class Settings(BaseModel):
@@ -47,3 +53,54 @@ class Settings(BaseModel):
             if isinstance(value, Path) and not value.is_absolute()
         }
         return self.model_copy(update=paths) if paths else self
+
+
+def assignments(texts: Sequence[str], example: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
+    """`["size=64", "fit=crop"]` as [("size", 64), ("fit", "crop")]: values are TOML, or else texts.
+
+    Also returns a problem for each text that is not of the form key=value; `example` is one that
+    is.
+    """
+    found: list[tuple[str, Any]] = []
+    problems: list[Problem] = []
+    for item in texts:
+        key, equals, text = item.partition("=")
+        if not equals or not key.strip():
+            cause = f"'{item}' is not of the form key=value"
+            problems.append(Problem("--set", cause, f"write for example --set {example}"))
+            continue
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        found.append((key.strip(), value))
+    return found, problems
+
+
+def problems_of(section: str, kind: type[BaseModel], error: ValidationError) -> list[Problem]:
+    """Pydantic's errors as problems of a section (empty: of no section), each with its cure.
+
+    The errors of a setting's alternatives become one problem.
+    """
+    found: dict[str, list[ErrorDetails]] = {}
+    for item in error.errors():
+        # Texts after the first name the alternatives of a type, not a place in the file.
+        place = [*item["loc"][:1], *(part for part in item["loc"][1:] if isinstance(part, int))]
+        found.setdefault(".".join(filter(None, [section, *map(str, place)])), []).append(item)
+    return [_problem(where, kind, items) for where, items in found.items()]
+
+
+def _problem(where: str, kind: type[BaseModel], items: list[ErrorDetails]) -> Problem:
+    first = items[0]
+    if first["type"] == "missing":
+        return Problem(where, "this setting is required", f"write {first['loc'][-1]} = ...")
+    messages = [item["msg"].removeprefix("Value error, ") for item in items]
+    messages = [f"{message[0].lower()}{message[1:]}" for message in messages]
+    messages = [message.replace("tuple", "list").split(" for <class")[0] for message in messages]
+    cause = f"{first['input']!r} does not fit: {'; or: '.join(messages)}"
+    field = kind.model_fields.get(str(first["loc"][0])) if first["loc"] else None
+    if field is None or field.is_required():
+        return Problem(where, cause, "correct the value")
+    default = field.get_default()
+    used = "" if default is None else f" for {json.dumps(default, default=str)}"
+    return Problem(where, cause, f"correct the value, or leave it out{used}")

@@ -47,11 +47,6 @@ def questions(saved: Saved, paths: Sequence[Path]) -> Iterator[Question]:
     return (question for path in files for question in _texts(saved, path))
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """`find_files` for images."""
-    return find_files(paths, "image")
-
-
 def find_files(paths: Sequence[Path], thing: Modality) -> list[Path]:
     """The files among `paths`, and those of images or texts in the folders, sorted in each.
 

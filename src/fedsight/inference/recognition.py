@@ -18,7 +18,7 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError, ModelError, StoreError
 from fedsight.data.images.decode import decode
 from fedsight.inference.gallery import Gallery
-from fedsight.inference.inputs import find_images
+from fedsight.inference.inputs import find_files
 from fedsight.inference.saved import Saved, load
 from fedsight.models.embedding import Embedding
 from fedsight.tasks.faces import verification
@@ -111,7 +111,7 @@ class Recogniser:
         if not folder.is_dir():
             raise DataError(f"there is no folder '{folder}'", "give one with a folder per person")
         people = sorted(child for child in folder.iterdir() if child.is_dir())
-        return [self.vectors(find_images([person])) for person in people]
+        return [self.vectors(find_files([person], "image")) for person in people]
 
 
 def mean(templates: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -12,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import ErrorDetails
 
 from fedsight.aggregation.base import aggregations
 from fedsight.algorithms.base import algorithms
 from fedsight.compression.base import codecs
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.registry import Registry, nearest
-from fedsight.core.settings import Settings
+from fedsight.core.settings import Settings, assignments, problems_of
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
 from fedsight.data.shift import Shift
@@ -101,18 +99,9 @@ def example(
 
 def change(table: ConfigTable, sets: Sequence[str]) -> ConfigTable:
     """`table` with each `section.key=value` applied; the value is TOML, or else a text."""
-    problems = []
-    for item in sets:
-        key, found, text = item.partition("=")
-        if not found or not key.strip():
-            cause = f"'{item}' is not of the form key=value"
-            problems.append(Problem("--set", cause, "write for example --set train.lr=0.1"))
-            continue
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        *folders, last = key.strip().split(".")
+    pairs, problems = assignments(sets, "train.lr=0.1")
+    for key, value in pairs:
+        *folders, last = key.split(".")
         place = table
         for folder in folders:
             inner = place.setdefault(folder, {})
@@ -241,29 +230,3 @@ def _home(key: str) -> str | None:
         if not isinstance(kind, tuple) and key in kind.model_fields:
             return f"did you mean '{section}.{key}'? It belongs under [{section}]"
     return None
-
-
-def problems_of(section: str, kind: type[Settings], error: ValidationError) -> list[Problem]:
-    """Pydantic's errors as problems; those of a setting's alternatives as one."""
-    found: dict[str, list[ErrorDetails]] = {}
-    for item in error.errors():
-        # Texts after the first name the alternatives of a type, not a place in the file.
-        place = [*item["loc"][:1], *(part for part in item["loc"][1:] if isinstance(part, int))]
-        found.setdefault(".".join([section, *map(str, place)]), []).append(item)
-    return [_problem(where, kind, items) for where, items in found.items()]
-
-
-def _problem(where: str, kind: type[Settings], items: list[ErrorDetails]) -> Problem:
-    first = items[0]
-    if first["type"] == "missing":
-        return Problem(where, "this setting is required", f"write {first['loc'][-1]} = ...")
-    messages = [item["msg"].removeprefix("Value error, ") for item in items]
-    messages = [f"{message[0].lower()}{message[1:]}" for message in messages]
-    messages = [message.replace("tuple", "list").split(" for <class")[0] for message in messages]
-    cause = f"{first['input']!r} does not fit: {'; or: '.join(messages)}"
-    field = kind.model_fields.get(str(first["loc"][0])) if first["loc"] else None
-    if field is None or field.is_required():
-        return Problem(where, cause, "correct the value")
-    default = field.get_default()
-    used = "" if default is None else f" for {json.dumps(default, default=str)}"
-    return Problem(where, cause, f"correct the value, or leave it out{used}")

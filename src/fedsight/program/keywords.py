@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.registry import Registry
-from fedsight.core.settings import Settings
+from fedsight.core.settings import Settings, problems_of
 from fedsight.program import config, objective, objects, plugins
 from fedsight.program.parts import BASES, adopt
 from fedsight.program.program import Program, Speed
@@ -121,7 +121,7 @@ def _instance(key: str, cls: type[Settings]) -> Settings:
     try:
         return cls()
     except ValidationError as error:
-        raise ConfigError(config.problems_of(key, cls, error)) from None
+        raise ConfigError(problems_of(key, cls, error)) from None
     except TypeError as error:  # abstract methods are missing
         cure = "write the methods that are missing"
         raise ConfigError([Problem(key, f"{cls.__name__}: {error}", cure)]) from None

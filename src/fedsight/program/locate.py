@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,7 +10,7 @@ from pydantic import ValidationError
 
 from fedsight.core.errors import ConfigError, DataError, Problem
 from fedsight.core.registry import Registry, nearest
-from fedsight.core.settings import Settings
+from fedsight.core.settings import Settings, assignments, problems_of
 from fedsight.data.base import Source, sources
 from fedsight.data.images.dicom import is_dicom
 
@@ -45,7 +44,7 @@ def _kind(path: Path) -> str:
         return "dicom" if _holds_dicom(path) else "folder"
     if path.suffix.lower() not in _BY_SUFFIX:
         raise DataError(
-            f"'{path}' is no data set that can be told by its name",
+            f"'{path}' is not a data set that its name tells the kind of",
             "give a folder, a .csv manifest, a MedMNIST .npz, a COCO .json or a config .toml, or "
             "name the source and set its path: manifest --set path=FILE",
         )
@@ -67,37 +66,26 @@ def parse(options: Sequence[str]) -> dict[str, Any]:
 
     Raises ConfigError for one without `=`.
     """
-    values: dict[str, Any] = {}
-    for option in options:
-        key, equals, text = option.partition("=")
-        if not equals or not key.strip():
-            cause, cure = f"'{option}' is not of the form key=value", "write --set size=64, say"
-            raise ConfigError([Problem("--set", cause, cure)])
-        try:
-            value = tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
-            value = text
-        values[key.strip()] = value
-    return values
+    pairs, problems = assignments(options, "size=64")
+    if problems:
+        raise ConfigError(problems)
+    return dict(pairs)
 
 
 def build(registry: Registry[T], name: str, options: dict[str, Any]) -> T:
     """The registered class `name` with `options`; ConfigError with every option that is wrong."""
     cls = registry.get(name)
+    problems = [
+        Problem(
+            key, f"{registry.kind} '{name}' has no setting '{key}'", nearest(key, cls.model_fields)
+        )
+        for key in options
+        if key not in cls.model_fields
+    ]
     try:
-        return cls(**options)
+        made = cls(**{key: value for key, value in options.items() if key in cls.model_fields})
     except ValidationError as error:
-        problems = []
-        for item in error.errors():
-            key = str(item["loc"][0]) if item["loc"] else name
-            if item["type"] == "extra_forbidden":
-                cause = f"{registry.kind} '{name}' has no setting '{key}'"
-                problems.append(Problem(key, cause, nearest(key, cls.model_fields)))
-            elif item["type"] == "missing":
-                cause = f"{registry.kind} '{name}' needs the setting '{key}'"
-                problems.append(Problem(key, cause, f"add --set {key}=..."))
-            else:
-                problems.append(
-                    Problem(key, f"{item['msg']} (given: {item['input']!r})", "correct it")
-                )
-        raise ConfigError(problems) from error
+        raise ConfigError([*problems, *problems_of("", cls, error)]) from None
+    if problems:
+        raise ConfigError(problems)
+    return made

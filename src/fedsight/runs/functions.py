@@ -8,7 +8,7 @@ from typing import Any
 
 from fedsight.coordinator.protection import Protection
 from fedsight.coordinator.store import RunStore, free_folder
-from fedsight.core.errors import ConfigError, FedSightError, Problem
+from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem
 from fedsight.evaluation.conclusion import Command
 from fedsight.program import config as configs
 from fedsight.program import keywords
@@ -19,6 +19,8 @@ from fedsight.runs import lifecycle
 from fedsight.runs.progress import Screen
 from fedsight.runs.result import Run
 
+# The section that an error speaks of, where it names no key.
+WHERE: dict[type[FedSightError], str] = {DataError: "data", ModelError: "model"}
 _UNFINISHED: dict[Path, Program] = {}  # keeps the objects of interrupted runs, so that they resume
 
 
@@ -70,7 +72,7 @@ def check(config: Config | None = None, **overrides: Any) -> list[Problem]:
     except ConfigError as error:
         return list(error.problems)
     except FedSightError as error:
-        return [Problem(type(error).__name__, error.cause, error.cure)]
+        return [Problem(WHERE.get(type(error), "run"), error.cause, error.cure)]
     return []
 
 
