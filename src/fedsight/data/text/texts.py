@@ -45,7 +45,7 @@ class Texts(ArrayImages):
     """Texts behind the interface of images: float32 [b, 1, 1, length] of exact word numbers."""
 
     def __init__(self, rows: Tensor, excerpts: Sequence[str], origins: Sequence[str]) -> None:
-        super().__init__(rows.view(len(rows), 1, 1, -1), "")
+        super().__init__(rows[:, None, None], "")
         self.excerpts = tuple(excerpts)
         self.origins = tuple(origins)
 
