@@ -117,7 +117,7 @@ def split_command(
         f"{(counts > 0).sum(axis=1).mean():.1f} of {len(opened.classes)} classes per site"
     )
     if picture is not None:
-        from fedsight.data.splits_picture import draw_split
+        from fedsight.data.split_plot import draw_split
 
         names = [partition.name(site) for site in range(len(counts))]
         title = f"{opened.facts.get('title', source)}: {spread.registered}, seed {used}"

@@ -208,15 +208,14 @@ class Source(Settings, ABC):
         height: int,
         width: int,
         fit: Fit = "stretch",
-        mean: float = 0.5,
-        std: float = 0.25,
+        usual: tuple[float, float] = (0.5, 0.25),
     ) -> Preprocess:
-        """The preprocessing under these settings; `mean` and `std` are the source's own defaults.
+        """The preprocessing under these settings; `usual` are the source's own mean and std.
 
         Raises DataError when the settings do not have one positive number per channel.
         """
-        means = self.mean if self.mean is not None else (mean,) * channels
-        stds = self.std if self.std is not None else (std,) * channels
+        means = self.mean if self.mean is not None else usual[:1] * channels
+        stds = self.std if self.std is not None else usual[1:] * channels
         for key, values in (("mean", means), ("std", stds)):
             if len(values) != channels or (key == "std" and min(values) <= 0):
                 raise DataError(
