@@ -64,7 +64,7 @@ def test_junk_is_no_declaration(table: Any) -> None:
         read_declaration(sent(table), "a")
 
 
-@pytest.mark.parametrize("key", ["dicom", "thing"])
+@pytest.mark.parametrize("key", ["dicom", "modality"])
 @pytest.mark.parametrize("junk", [[], 7, "smell", {"a": 1}])
 def test_preprocessing_that_is_none_is_no_declaration(key: str, junk: Any) -> None:
     table = sent(SOUND.table())

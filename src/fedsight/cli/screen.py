@@ -75,7 +75,7 @@ class Screen(Callback):
         self._rounds = 1
         self._bytes = 0
         self._headline = ""
-        self._things = "images"
+        self._modalities = "images"
 
     def begin(self, federation: Federation, done: int) -> None:
         """Training starts, with `done` rounds behind it."""
@@ -83,12 +83,12 @@ class Screen(Callback):
         self._cohort = program.rounds.cohort or federation.population
         self._rounds = program.rounds.rounds
         self._headline = word(program.task.headline_title)
-        self._things = federation.dataset.preprocess.things
+        self._modalities = federation.dataset.preprocess.modalities
         name = program.algorithm.registered
         self.say(
             f"{program.name}: {name}, {federation.population:,} "
             f"site{'s' if federation.population > 1 else ''}, "
-            f"{len(federation.dataset.train):,} training {self._things}, {self._rounds} rounds"
+            f"{len(federation.dataset.train):,} training {self._modalities}, {self._rounds} rounds"
             + (f", going on after round {done}" if done else "")
         )
         self._progress.start()
@@ -124,7 +124,7 @@ class Screen(Callback):
 
     def begin_baselines(self, rounds: int) -> None:
         """The baselines start."""
-        self.say(f"For comparison: each site alone, and all {self._things} pooled")
+        self.say(f"For comparison: each site alone, and all {self._modalities} pooled")
         self._task = self._progress.add_task("alone, pooled", total=rounds, status="")
 
     def baseline_round(self) -> None:

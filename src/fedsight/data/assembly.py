@@ -119,7 +119,7 @@ class Collection:
 
         `things` is what a class must have some of: images, texts or boxes.
         """
-        units = opened.preprocess.things
+        units = opened.preprocess.modalities
         kinds = "images or boxes" if things == "boxes" else f"corrupt {units}"
         skipped = f" ({len(opened.skipped)} {kinds} were left out)" if opened.skipped else ""
         for name, part in (("training", opened.train), ("test", opened.test)):

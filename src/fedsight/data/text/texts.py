@@ -82,4 +82,4 @@ class TextSource(Source):
         """Word numbers are taken as they are. Raises DataError if they should be normalised."""
         if self.mean is not None or self.std is not None:
             raise DataError("texts have no brightness", "leave data.mean and data.std out")
-        return Preprocess(1, 1, self.length, mean=(0.0,), std=(1.0,), thing="text")
+        return Preprocess(1, 1, self.length, mean=(0.0,), std=(1.0,), modality="text")
