@@ -64,7 +64,7 @@ def test_junk_is_not_a_declaration(table: Any) -> None:
         read_declaration(sent(table), "a")
 
 
-@pytest.mark.parametrize("key", ["dicom", "thing"])
+@pytest.mark.parametrize("key", ["dicom", "modality"])
 @pytest.mark.parametrize("junk", [[], 7, "smell", {"a": 1}])
 def test_invalid_preprocessing_is_refused(key: str, junk: Any) -> None:
     table = sent(SOUND.table())

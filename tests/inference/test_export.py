@@ -87,7 +87,7 @@ def test_onnx_answers_like_the_network_for_any_batch(tmp_path: Path, name, setti
 def test_onnx_reads_texts_as_the_numbers_of_their_words(tmp_path: Path) -> None:
     words = 9
     module = models.get("text_bag")(buckets=64, near=2).build(1, 1, words, 3, 3).module.eval()
-    preprocess = Preprocess(1, 1, words, mean=(0.0,), std=(1.0,), thing="text")
+    preprocess = Preprocess(1, 1, words, mean=(0.0,), std=(1.0,), modality="text")
     one = Saved(module, preprocess, CLASSES, Classification(), "texts", "f" * 64, {})
     session = onnxruntime.InferenceSession(export(one, "onnx", tmp_path / "m.onnx"))
     [given] = session.get_inputs()

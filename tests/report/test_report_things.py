@@ -20,7 +20,7 @@ PRIVACY = {
 
 def of_texts(files: dict[str, Any]) -> None:
     """Everything that a report can speak of, learned from texts."""
-    files["run.json"]["preprocess"] = {"channels": 1, "thing": "text"}
+    files["run.json"]["preprocess"] = {"channels": 1, "modality": "text"}
     files["run.json"]["data"] |= {"title": "Letters", "skipped": ["a.csv, line 3"]}
     files["summary.json"]["privacy"] = PRIVACY
     for sample in files["evaluation.json"]["samples"]:
@@ -63,7 +63,7 @@ def test_a_run_on_texts_speaks_of_texts(make_run, test: str, unit: str) -> None:
 
 def test_a_run_that_does_not_say_learned_from_images(make_run) -> None:
     def change(files: dict[str, Any]) -> None:
-        files["run.json"]["preprocess"] = {"channels": 1, "thing": "image"}
+        files["run.json"]["preprocess"] = {"channels": 1, "modality": "image"}
 
     old, new = read(make_run("old")), read(make_run("new", change=change))
     assert old == new
@@ -81,7 +81,7 @@ def test_runs_of_both_kinds_side_by_side_name_both(make_run) -> None:
 
 def test_what_no_network_looks_at_is_a_broken_file(make_run) -> None:
     def change(files: dict[str, Any]) -> None:
-        files["run.json"]["preprocess"] = {"thing": "smell"}
+        files["run.json"]["preprocess"] = {"modality": "smell"}
 
-    with pytest.raises(StoreError, match=r"run\.json is broken: preprocess\.thing"):
+    with pytest.raises(StoreError, match=r"run\.json is broken: preprocess\.modality"):
         build([make_run(change=change)])

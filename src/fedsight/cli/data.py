@@ -113,11 +113,11 @@ def split_command(
     seen = "" if len(counts) == len(partition) else f"; of the first {len(counts)}:"
     typer.echo(
         f"{len(partition)} sites{seen or ','} {totals.min()} to {totals.max()} "
-        f"{opened.preprocess.things} (median {sorted(totals)[len(totals) // 2]}), "
+        f"{opened.preprocess.modalities} (median {sorted(totals)[len(totals) // 2]}), "
         f"{(counts > 0).sum(axis=1).mean():.1f} of {len(opened.classes)} classes per site"
     )
     if picture is not None:
-        from fedsight.data.splits_picture import draw_split
+        from fedsight.data.split_plot import draw_split
 
         names = [partition.name(site) for site in range(len(counts))]
         title = f"{opened.facts.get('title', source)}: {spread.registered}, seed {used}"
@@ -181,15 +181,15 @@ def _summary(opened: Dataset) -> Table:
     for key, value in opened.facts.items():
         table.add_row(key, str(value))
     size = opened.preprocess
-    table.add_row(f"training {size.things}", f"{len(opened.train):,}")
-    table.add_row(f"test {size.things}", f"{len(opened.test):,}")
+    table.add_row(f"training {size.modalities}", f"{len(opened.train):,}")
+    table.add_row(f"test {size.modalities}", f"{len(opened.test):,}")
     if opened.train.sites is not None:
         table.add_row("sites", f"{len(set(opened.train.sites))}")
-    if size.thing == "text":
+    if size.modality == "text":
         table.add_row("length", f"{size.width} words")
     else:
         _add_pixels(table, opened)
-    table.add_row("skipped", f"{len(opened.skipped)} corrupt {size.things}")
+    table.add_row("skipped", f"{len(opened.skipped)} corrupt {size.modalities}")
     return table
 
 

@@ -160,10 +160,10 @@ def check_command(
     check(program, speed)
     federation = federate(program)
     Protection(federation).facts()  # noise that cannot be had is said before a run is begun
-    things = federation.dataset.preprocess.things
+    modalities = federation.dataset.preprocess.modalities
     typer.echo(
-        f"{program.name} is fine: {len(federation.dataset.train):,} training {things} and "
-        f"{len(federation.dataset.test):,} test {things} of {len(federation.dataset.classes)} "
+        f"{program.name} is fine: {len(federation.dataset.train):,} training {modalities} and "
+        f"{len(federation.dataset.test):,} test {modalities} of {len(federation.dataset.classes)} "
         f"classes at {federation.population:,} sites; fingerprint {program.fingerprint[:12]}"
     )
 

@@ -85,8 +85,8 @@ def predict_command(
     _import(plugin)
     saved = load(run, site)
     seen = saved.preprocess
-    if draw is not None and seen.thing != "image":
-        raise DataError(f"there is nothing to draw on {seen.things}", "leave out --draw")
+    if draw is not None and seen.modality != "image":
+        raise DataError(f"there is nothing to draw on {seen.modalities}", "leave out --draw")
     found = predict(saved, files)
     if draw is not None:
         from fedsight.inference.drawing import draw_all
@@ -95,11 +95,11 @@ def predict_command(
     if as_json:
         typer.echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
     else:
-        _print_table(seen.thing, found, top)
+        _print_table(seen.modality, found, top)
     bad = [one.where for one in found if one.error is not None]
     if bad:
         raise DataError(
-            f"{len(bad)} of {len(found)} {seen.things} could not be read: {', '.join(bad[:5])}"
+            f"{len(bad)} of {len(found)} {seen.modalities} could not be read: {', '.join(bad[:5])}"
             f"{', ...' if len(bad) > 5 else ''}",
             "the reasons are listed above; restore these files or leave them out",
         )
@@ -146,12 +146,12 @@ def _import(files: Sequence[Path] | None) -> None:
     plugins.parse(files or [], Path.cwd())
 
 
-def _print_table(thing: str, found: Sequence[Prediction], top: int) -> None:
+def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(thing, "label", "probability")
+    table = Table(modality, "label", "probability")
     for one in found:
         if one.answer is None:
             table.add_row(escape(one.where), f"[red]{escape(one.error or '')}[/red]", "")

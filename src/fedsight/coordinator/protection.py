@@ -64,7 +64,7 @@ class Protection:
     @property
     def _words(self) -> dict[str, str]:
         seen = self._federation.dataset.preprocess
-        return {"thing": seen.thing, "things": seen.things}
+        return {"thing": seen.modality, "things": seen.modalities}
 
     def facts(self) -> dict[str, Any] | None:
         """What a reader must know to judge an epsilon; None where nothing is protected."""
@@ -103,10 +103,10 @@ class Protection:
         return {"epsilon": self.epsilon(round), **facts, "rounds": round, "stopped": stopped}
 
     def _not_covered(self) -> list[str]:
-        views, things = self._federation.views, self._words["things"]
-        found = [f"how many {things} of each class a site declares"]
+        views, modalities = self._federation.views, self._words["things"]
+        found = [f"how many {modalities} of each class a site declares"]
         if any(view.site is not None for view in views):
-            found.append(f"figures measured on the sites' own test {things}")
+            found.append(f"figures measured on the sites' own test {modalities}")
         if self._federation.partition.name(0) and not self.simulated:
             found.append("whether a site answered, and when")
         found += rules.remarks(self._federation.program, self._federation.network)

@@ -1,10 +1,10 @@
-"""From a list of labelled image files to a data set: vocabulary, held-out part, all the checks."""
+"""From what a source found to a data set: labels, sites, the held-out part, and all checks."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -13,13 +13,15 @@ from torch import Tensor
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.core.rng import numpy_generator
-from fedsight.data.base import Dataset, Indices, Part, SizedSource
+from fedsight.data.base import Dataset, Images, Indices, Part, Preprocess, SizedSource
 from fedsight.data.images.disk import DiskImages, LazyImages, settle
+
+Loaded = tuple[Images, Indices, list[str]]  # images, which of those asked for, names of the others
 
 
 @dataclass(frozen=True)
 class Record:
-    """One labelled image: where it is, what it shows, who holds it, which part it belongs to."""
+    """One labelled image or text: where it is, its label, its site and its part."""
 
     path: str
     label: str
@@ -28,115 +30,189 @@ class Record:
     where: str = ""  # for messages: the file and line that named it, if not the path itself
 
 
+@dataclass(frozen=True)
+class Labels:
+    """The vocabulary, the class number of each image, and what else the task learns from."""
+
+    names: tuple[str, ...]
+    numbers: Indices  # [n]
+    targets: Tensor | None = None  # [n, ...]
+    missing: bool = False  # whether a class may be without training images in any case
+
+    @classmethod
+    def single(cls, records: Sequence[Record], classes: Sequence[str] | None) -> Self:
+        """One label per record; the vocabulary is `classes`, or all labels sorted.
+
+        Raises DataError for a label outside `classes`.
+        """
+        if classes is not None and len(set(classes)) < len(classes):
+            raise DataError("data.classes names a class twice", "name each class once")
+        names = tuple(sorted({record.label for record in records})) if classes is None else classes
+        number = {name: index for index, name in enumerate(names)}
+        for record in records:
+            if record.label not in number:
+                raise DataError(
+                    f"{record.where or record.path}: label '{record.label}' is not in data.classes",
+                    f"{nearest(record.label, names)}; correct the label or add it to data.classes",
+                )
+        numbers = np.array([number[record.label] for record in records], dtype=np.int64)
+        return cls(tuple(names), numbers)
+
+    @classmethod
+    def several(
+        cls, records: Sequence[Record], classes: Sequence[str] | None, separator: str
+    ) -> Self:
+        """Any number of labels per record, with `separator` between them.
+
+        Targets are [n, labels] float32; the class number is that of the first label, or 0. Raises
+        DataError for a label outside `classes`.
+        """
+        words = [
+            [word.strip() for word in record.label.split(separator) if word.strip()]
+            for record in records
+        ]
+        each = [
+            replace(record, label=word)
+            for record, found in zip(records, words, strict=True)
+            for word in found
+        ]
+        found = cls.single(each, classes)
+        rows = np.repeat(np.arange(len(records)), [len(labels) for labels in words])
+        targets = torch.zeros(len(records), len(found.names))
+        targets[torch.from_numpy(rows), torch.from_numpy(found.numbers)] = 1.0
+        if not found.names:
+            return cls((), np.zeros(len(records), dtype=np.int64), targets)
+        return cls(found.names, targets.argmax(1).numpy(), targets)  # of equal values, the first
+
+
+@dataclass(frozen=True)
+class Collection:
+    """All that a source found, before it is divided into a training and a test part.
+
+    `load` reads the images (or texts) at some indices, and leaves out what cannot be read.
+    """
+
+    origin: str  # the title, and what messages call it
+    labels: Labels
+    sites: Any  # [n] names, or None
+    test: Any  # [n] bool
+    load: Callable[[Indices], Loaded]
+
+    def divided(self, preprocess: Preprocess, skipped: Sequence[str] = ()) -> Dataset:
+        """The data set; `skipped` names what the source has left out so far."""
+        parts, left_out = [], list(skipped)
+        for mask in (~self.test, self.test):
+            chosen = np.flatnonzero(mask)
+            images, kept, names = self.load(chosen)
+            chosen = chosen[kept]
+            left_out += names
+            ids = None if self.sites is None else self.sites[chosen].tolist()
+            targets = self.labels.targets
+            own = None if targets is None else targets[torch.from_numpy(chosen)]
+            parts.append(Part(images, self.labels.numbers[chosen], ids, own))
+        facts = {"title": self.origin}
+        train, test = parts
+        return Dataset(train, test, self.labels.names, preprocess, tuple(left_out), facts)
+
+    def check(self, opened: Dataset, missing: str, things: str) -> None:
+        """DataError for an empty part, site or (unless `missing` is "allow") class.
+
+        `things` is what a class must have some of: images, texts or boxes.
+        """
+        units = opened.preprocess.modalities
+        kinds = "images or boxes" if things == "boxes" else f"corrupt {units}"
+        skipped = f" ({len(opened.skipped)} {kinds} were left out)" if opened.skipped else ""
+        for name, part in (("training", opened.train), ("test", opened.test)):
+            if not len(part):
+                raise DataError(
+                    f"'{self.origin}' has no {name} {units}{skipped}",
+                    f"add {units}; each class needs at least two when a test part is held out",
+                )
+        counts = opened.train.counts(len(opened.classes))
+        empty = [opened.classes[label] for label in np.flatnonzero(counts == 0)]
+        if empty and missing == "error" and not self.labels.missing:
+            more = f", nor have {len(empty) - 1} more" if len(empty) > 1 else ""
+            raise DataError(
+                f"'{self.origin}': class '{empty[0]}' has no training {things}{skipped}{more}",
+                f"add training {units} of it, or take it out of data.classes",
+            )
+        trained = set(opened.train.sites or ())
+        for site in () if self.sites is None else np.unique(self.sites).tolist():
+            if site not in trained:
+                raise DataError(
+                    f"'{self.origin}': site '{site}' has no training {units}{skipped}",
+                    f"add training {units} for this site, or remove the site",
+                )
+
+
 def dataset(
     records: Sequence[Record],
+    labels: Labels,
     source: SizedSource,
     origin: str,
-    classes: Sequence[str] | None = None,
-    facts: dict[str, Any] | None = None,
     images: LazyImages | None = None,
-    separator: str | None = None,
-    targets: Tensor | None = None,
 ) -> Dataset:
     """The data set of `records`, in their order; `images` unless they are plain files.
 
-    With a `separator` a record's label may be several, or none: targets are then [n, labels].
-    Other `targets` [n, ...] are given; a class may then be nobody's label.
-
-    Raises DataError for no images, a label outside `classes`, a class or a site without training
-    images, and a corrupt image (unless the source skips them).
+    Raises DataError for no images, a class or a site without training images, and a corrupt image
+    (unless the source skips them).
     """
     if not records:
         raise DataError(f"'{origin}' has no images", "check the path and the file formats")
-    missing = source.missing if targets is None else "allow"
-    if separator is None:
-        names, labels = vocabulary(records, classes)
-    else:
-        names, labels, targets = several(records, classes, separator)
+    if not labels.names:
+        raise DataError(f"'{origin}': no image has a label", "label some, or set data.classes")
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
-    if images is None:
-        images = DiskImages([record.path for record in records], preprocess)
-    sites = None if records[0].site is None else np.array([record.site for record in records])
-    if any((record.site is None) != (sites is None) for record in records):
-        raise DataError(f"'{origin}': some images have a site and some have none", "name all sites")
+    files = images or DiskImages([record.path for record in records], preprocess)
+    sites = site_names([record.site for record in records], origin)
     marks = [(record.test, record.where or record.path) for record in records]
-    test = tested(marks, labels, sites, source)
-    parts, skipped = [], []
-    for mask in (~test, test):
-        chosen = np.flatnonzero(mask)
-        settled, kept, left_out = settle(images.only(chosen), source)
-        chosen = chosen[kept]
-        skipped += left_out
-        ids = None if sites is None else sites[chosen].tolist()
-        own = None if targets is None else targets[torch.from_numpy(chosen)]
-        parts.append(Part(settled, labels[chosen], ids, own))
-    opened = Dataset(
-        parts[0], parts[1], names, preprocess, tuple(skipped), {"title": origin, **(facts or {})}
+    test = tested(marks, labels.numbers, sites, source)
+    found = Collection(
+        origin, labels, sites, test, lambda chosen: settle(files.only(chosen), source)
     )
-    _check_full(opened, origin, () if sites is None else np.unique(sites).tolist(), missing)
+    opened = found.divided(preprocess)
+    found.check(opened, source.missing, "images")
     return opened
 
 
-def vocabulary(
-    records: Sequence[Record], classes: Sequence[str] | None
-) -> tuple[tuple[str, ...], Indices]:
-    """The class names (`classes`, or all labels sorted) and each record's class number [n].
-
-    Raises DataError for a label outside `classes`.
-    """
-    if classes is not None and len(set(classes)) < len(classes):
-        raise DataError("data.classes names a class twice", "name each class once")
-    names = tuple(sorted({record.label for record in records})) if classes is None else classes
-    number = {name: index for index, name in enumerate(names)}
-    for record in records:
-        if record.label not in number:
-            raise DataError(
-                f"{record.where or record.path}: label '{record.label}' is not in data.classes",
-                f"{nearest(record.label, names)}; correct the label or add it to data.classes",
-            )
-    labels = np.array([number[record.label] for record in records], dtype=np.int64)
-    return tuple(names), labels
+def site_names(sites: Sequence[str | None], origin: str) -> Any:
+    """The sites as an array [n], or None if there are none; DataError if only some have one."""
+    if any((site is None) != (sites[0] is None) for site in sites):
+        raise DataError(
+            f"'{origin}': some images have a site and others do not", "name the site of every image"
+        )
+    return None if sites[0] is None else np.array(sites)
 
 
-def several(
-    records: Sequence[Record], classes: Sequence[str] | None, separator: str
-) -> tuple[tuple[str, ...], Indices, Tensor]:
-    """The label names, each record's first label (0 without any) [n], and all [n, labels] float32.
+class HoldsOut(Protocol):
+    """What `tested` needs of a source."""
 
-    Raises DataError for a label outside `classes`.
-    """
-    words = [
-        [word.strip() for word in record.label.split(separator) if word.strip()]
-        for record in records
-    ]
-    each = [
-        replace(record, label=word)
-        for record, found in zip(records, words, strict=True)
-        for word in found
-    ]
-    names, numbers = vocabulary(each, classes)
-    rows = np.repeat(np.arange(len(records)), [len(found) for found in words])
-    targets = torch.zeros(len(records), len(names))
-    targets[torch.from_numpy(rows), torch.from_numpy(numbers)] = 1.0
-    return names, targets.argmax(1).numpy(), targets  # argmax of equal values is the first
+    @property
+    def test_fraction(self) -> float:
+        """The share that is held out."""
+        ...
+
+    @property
+    def test_seed(self) -> int:
+        """Decides which images are held out."""
+        ...
 
 
 def tested(
-    marks: Sequence[tuple[bool | None, str]], labels: Indices, sites: Any, source: SizedSource
+    marks: Sequence[tuple[bool | None, str]], labels: Indices, sites: Any, source: HoldsOut
 ) -> Any:
-    """A mask [n] of test images: those marked so (with where), or `held_out` where none is marked.
+    """A mask [n] of test images: those marked as such, or `held_out` if none has a mark.
 
-    Raises DataError naming the first image without a mark where others have one: drawing anew would
-    train on images that somebody set aside.
+    `marks` are pairs of the mark and the place that a message names. Raises DataError naming the
+    first image without a mark where others have one: a new draw would train on images that somebody
+    set aside for testing.
     """
     if all(test is None for test, _ in marks):
         return held_out(labels, sites, source.test_fraction, source.test_seed)
     for test, where in marks:
         if test is None:
             raise DataError(
-                f"{where}: nothing says whether it is for training or for testing, and of other "
-                "images something does",
-                "move it into the part's folder, or mark all images or none",
+                f"{where}: not marked as training or test, but others are",
+                "move it into the folder of its part, or mark all or none",
             )
     return np.array([test for test, _ in marks], dtype=bool)
 
@@ -144,18 +220,20 @@ def tested(
 def held_out_groups(
     labels: Indices, sites: Any, groups: Sequence[str], fraction: float, seed: int
 ) -> Any:
-    """As `held_out`, but what has one group [n] stays together; a group's first image speaks
-    for its label and its site."""
+    """As `held_out`, but images of one group [n] stay together.
+
+    The first image of a group decides its label and its site.
+    """
     first, member = np.unique(groups, return_index=True, return_inverse=True)[1:]
     owners = None if sites is None else sites[first]
     return held_out(labels[first], owners, fraction, seed)[member]
 
 
 def held_out(labels: Indices, sites: Any, fraction: float, seed: int) -> Any:
-    """A mask [n] of test images: `fraction` of each class, spread over the sites of the class.
+    """A mask [n] of test images: `fraction` of each class, spread over the class's sites.
 
-    Per class, images are ordered by site and every (1/fraction)-th is taken from a seeded start.
-    Each class, and each site, keeps at least one training image.
+    The images of a class are ordered by site, and every (1/fraction)-th is taken from a seeded
+    start. Each class and each site keeps at least one training image.
     """
     site_of = np.zeros(len(labels), np.int64)
     if sites is not None:
@@ -172,30 +250,3 @@ def held_out(labels: Indices, sites: Any, fraction: float, seed: int) -> Any:
     for site in np.flatnonzero(np.bincount(site_of[~test], minlength=site_of.max() + 1) == 0):
         test[np.flatnonzero(site_of == site)[0]] = False
     return test
-
-
-def _check_full(opened: Dataset, origin: str, sites: Sequence[str], missing: str) -> None:
-    """DataError for an empty part, site or (unless `missing` is "allow") class."""
-    skipped = f" ({len(opened.skipped)} corrupt images were left out)" if opened.skipped else ""
-    for name, part in (("training", opened.train), ("test", opened.test)):
-        if not len(part):
-            raise DataError(
-                f"'{origin}' has no {name} images{skipped}",
-                "add images; each class needs at least two when a test part is held out",
-            )
-    counts = np.bincount(opened.train.labels, minlength=len(opened.classes))
-    if opened.train.targets is not None and opened.train.targets.dim() == 2:
-        counts = opened.train.targets.sum(0).numpy()
-    empty = [opened.classes[label] for label in np.flatnonzero(counts == 0)]
-    if empty and missing == "error":
-        raise DataError(
-            f"'{origin}': class '{empty[0]}' has no training images{skipped}"
-            + (f", nor have {len(empty) - 1} more" if len(empty) > 1 else ""),
-            "add training images of it, or take it out of data.classes",
-        )
-    for site in sites:
-        if site not in set(opened.train.sites or ()):
-            raise DataError(
-                f"'{origin}': site '{site}' has no training images{skipped}",
-                "add training images for this site, or remove the site",
-            )

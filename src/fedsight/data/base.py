@@ -128,7 +128,7 @@ class Preprocess:
     with `mean` and `std` per channel. Fit: `stretch` ignores the aspect ratio, `crop` scales the
     shorter side and cuts the middle out, `pad` scales the longer side and adds black borders.
 
-    A text becomes its first `width` words' numbers in one row; `thing` says which of both it is.
+    A text becomes one row with the numbers of its first `width` words.
     """
 
     channels: int
@@ -138,7 +138,8 @@ class Preprocess:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     dicom: Reading | None = None  # how DICOM files become grey, where the images are such
-    thing: Modality = field(default="image", repr=False)  # galleries of faces are told by the repr
+    # not in the repr, by which galleries of faces are recognised
+    modality: Modality = field(default="image", repr=False)
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Preprocess:
@@ -148,14 +149,15 @@ class Preprocess:
         }
         if fields.get("dicom") is not None:
             fields["dicom"] = Reading.of(fields["dicom"])
-        if fields.get("thing", "image") not in get_args(Modality):
-            raise ValueError(f"'{fields['thing']}' is nothing that a network looks at")
+        modality = fields.get("modality", "image")
+        if modality not in get_args(Modality):
+            raise ValueError(f"'{modality}' is not one of {', '.join(get_args(Modality))}")
         return cls(**fields)
 
     @property
-    def things(self) -> str:
-        """Several of them: images or texts."""
-        return f"{self.thing}s"
+    def modalities(self) -> str:
+        """The plural, for messages: images or texts."""
+        return f"{self.modality}s"
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """[b, c, h, w] in [0, 1] -> normalised."""
@@ -208,15 +210,14 @@ class Source(Settings, ABC):
         height: int,
         width: int,
         fit: Fit = "stretch",
-        mean: float = 0.5,
-        std: float = 0.25,
+        usual: tuple[float, float] = (0.5, 0.25),
     ) -> Preprocess:
-        """The preprocessing under these settings; `mean` and `std` are the source's own defaults.
+        """The preprocessing under these settings; `usual` are the source's own mean and std.
 
         Raises DataError when the settings do not have one positive number per channel.
         """
-        means = self.mean if self.mean is not None else (mean,) * channels
-        stds = self.std if self.std is not None else (std,) * channels
+        means = self.mean if self.mean is not None else usual[:1] * channels
+        stds = self.std if self.std is not None else usual[1:] * channels
         for key, values in (("mean", means), ("std", stds)):
             if len(values) != channels or (key == "std" and min(values) <= 0):
                 raise DataError(

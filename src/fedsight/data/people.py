@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError
 from fedsight.core.rng import numpy_generator
-from fedsight.data.assembly import Record
-from fedsight.data.base import Dataset, Part, SizedSource
+from fedsight.data.assembly import Collection, Labels, Record, site_names
+from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.images.disk import NumberedImages, settle
 
 NAMES = 4  # digits of a person's number
@@ -30,12 +30,7 @@ class PeopleSource(SizedSource):
     names: Literal["number", "path"] = "number"  # how reports call an image
 
 
-def people(
-    records: Sequence[Record],
-    source: PeopleSource,
-    origin: str,
-    facts: dict[str, Any] | None = None,
-) -> Dataset:
+def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Dataset:
     """The data set of `records`, whose labels are people ("" for none) within their sites.
 
     People become numbers, those of the training part first: no name goes further than this. A
@@ -56,38 +51,36 @@ def people(
         )
     if not named:
         raise DataError(f"'{origin}' has no images of people", "check the path and the layout")
-    if len({record.site is None for record in named}) > 1:
-        raise DataError(f"'{origin}': some images have a site and some have none", "name all sites")
-    tested = _tested(named, source, origin)
-    parts = [
-        [place for place, record in enumerate(records) if record.label and _key(record) in keys]
-        for keys in ({_key(record) for record in named} - tested, tested)
-    ]
-    number: dict[tuple[str, str], int] = {}
-    for part in parts:
-        for key in sorted({_key(records[place]) for place in part}):
-            number[key] = len(number)
-    room = source.room or len(number)
-    if len(number) > room:
-        cause = f"'{origin}' shows {len(number)} people, data.room is {source.room}"
-        raise DataError(cause, "raise data.room, at every site alike")
+    sites = site_names([record.site for record in named], origin)
+    held = _tested(named, source, origin)
+    number = _numbered(named, held, source, origin)
+    names = tuple(f"person {one:0{NAMES}d}" for one in range(1, (source.room or len(number)) + 1))
+    labels = Labels(names, np.array([number[_key(one)] for one in named], dtype=np.int64))
+    test = np.array([_key(record) in held for record in named])
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
-    made, skipped = [], [called[place] for place in nameless]
-    for part in parts:
-        paths = [records[place].path for place in part]
-        files = NumberedImages(paths, preprocess, [called[place] for place in part])
-        images, kept, left_out = settle(files, source)
-        skipped += left_out
-        chosen = [records[part[place]] for place in kept]
-        labels = np.array([number[_key(one)] for one in chosen], dtype=np.int64)
-        sites = [one.site or "" for one in chosen]
-        made.append(Part(images, labels, None if named[0].site is None else sites))
-    names = tuple(f"person {one:0{NAMES}d}" for one in range(1, room + 1))
-    opened = Dataset(
-        made[0], made[1], names, preprocess, tuple(skipped), {"title": origin, **(facts or {})}
+    files = NumberedImages(
+        [record.path for record in named],
+        preprocess,
+        [name for name, record in zip(called, records, strict=True) if record.label],
     )
+    found = Collection(
+        origin, labels, sites, test, lambda chosen: settle(files.only(chosen), source)
+    )
+    opened = found.divided(preprocess, [called[place] for place in nameless])
     _check(opened, named, origin)
     return opened
+
+
+def _numbered(
+    named: Sequence[Record], held: set[tuple[str, str]], source: PeopleSource, origin: str
+) -> dict[tuple[str, str], int]:
+    """The number of each person: first those who are trained on, by site and name."""
+    keys = {_key(record) for record in named}
+    number = {key: place for place, key in enumerate([*sorted(keys - held), *sorted(keys & held)])}
+    if source.room is not None and len(number) > source.room:
+        cause = f"'{origin}' shows {len(number)} people, data.room is {source.room}"
+        raise DataError(cause, "raise data.room, at every site alike")
+    return number
 
 
 def _key(record: Record) -> tuple[str, str]:

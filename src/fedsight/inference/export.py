@@ -104,7 +104,7 @@ def _onnx(saved: Saved) -> bytes:
             "export it with --format safetensors",
         )
     model = ExportedModel(saved).eval()
-    name = "words" if saved.preprocess.thing == "text" else "pixels"
+    name = "words" if saved.preprocess.modality == "text" else "pixels"
     try:
         program: Any = torch.onnx.export(
             model,
@@ -180,7 +180,7 @@ def _apart(a: Tensor, b: Tensor) -> float:
 def _example(saved: Saved, count: int) -> Tensor:
     seen, draws = saved.preprocess, torch.Generator().manual_seed(count)
     shape = (count, seen.channels, seen.height, seen.width)
-    if seen.thing == "text":
+    if seen.modality == "text":
         return torch.randint(FIRST + NUMBERS, shape, generator=draws).float()
     return torch.rand(shape, generator=draws)
 

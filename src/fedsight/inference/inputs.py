@@ -41,46 +41,46 @@ def questions(saved: Saved, paths: Sequence[Path]) -> Iterator[Question]:
 
     Only `text` is needed of a row. Raises DataError as `find_files` does, before a file is read.
     """
-    files = find_files(paths, saved.preprocess.thing)
-    if saved.preprocess.thing == "image":
+    files = find_files(paths, saved.preprocess.modality)
+    if saved.preprocess.modality == "image":
         return (Question(path, partial(decode, path, saved.preprocess)) for path in files)
     return (question for path in files for question in _texts(saved, path))
 
 
-def find_files(paths: Sequence[Path], thing: Modality) -> list[Path]:
+def find_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
     """The files among `paths`, and those of images or texts in the folders, sorted in each.
 
     Raises DataError for a path that does not exist, a folder without such files, and a file that
     is named as one of the other kind.
     """
     files: list[Path] = []
-    cure = f"{thing}s end in {' '.join(sorted(ENDINGS[thing]))}"
+    cure = f"{modality}s end in {' '.join(sorted(ENDINGS[modality]))}"
     for path in paths:
         if not path.exists():
             raise DataError(f"there is no file or folder '{path}'", "correct the path")
         if not path.is_dir():
-            _check_ending(path, thing)
-        inside = sorted(_inside(path, thing)) if path.is_dir() else [path]
+            _check_ending(path, modality)
+        inside = sorted(_inside(path, modality)) if path.is_dir() else [path]
         if not inside:
-            raise DataError(f"the folder '{path}' holds no {thing}", cure)
+            raise DataError(f"the folder '{path}' holds no {modality}", cure)
         files += inside
     return files
 
 
-def _check_ending(path: Path, thing: Modality) -> None:
+def _check_ending(path: Path, modality: Modality) -> None:
     for other, endings in ENDINGS.items():
-        if other != thing and path.suffix.lower() in endings:
+        if other != modality and path.suffix.lower() in endings:
             raise DataError(
-                f"the run learned from {thing}s, and '{path}' holds {other}s",
-                f"give files that end in {' '.join(sorted(ENDINGS[thing]))}, or a run that "
+                f"the run learned from {modality}s, and '{path}' holds {other}s",
+                f"give files that end in {' '.join(sorted(ENDINGS[modality]))}, or a run that "
                 f"learned from {other}s",
             )
 
 
-def _inside(folder: Path, thing: Modality) -> Iterator[Path]:
+def _inside(folder: Path, modality: Modality) -> Iterator[Path]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in ENDINGS[thing] and not hidden and path.is_file():
+        if path.suffix.lower() in ENDINGS[modality] and not hidden and path.is_file():
             yield path
 
 

@@ -81,8 +81,10 @@ def predict_pixels(saved: Saved, pixels: Tensor, batch: int = 64) -> list[Predic
     they have another shape, type or range than the run's images, or the run learned from texts.
     """
     seen = saved.preprocess
-    if seen.thing != "image":
-        raise DataError(f"the run learned from {seen.things}, not from images", "give text files")
+    if seen.modality != "image":
+        raise DataError(
+            f"the run learned from {seen.modalities}, not from images", "give text files"
+        )
     pixels = pixels[None] if pixels.dim() == 3 else pixels
     shape = (seen.channels, seen.height, seen.width)
     if pixels.dim() != 4 or tuple(pixels.shape[1:]) != shape:

@@ -1,15 +1,18 @@
-"""What every detector can do: a loss from boxes, and the boxes it finds."""
+"""Object detectors: what the detection task asks of them, and the parts they are built from."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsight.models import heatmap
+from fedsight.models.base import Model
+from fedsight.models.probe import OutputShape
 
 MOST = 100  # objects found in an image; COCO counts no more
 
@@ -33,6 +36,16 @@ class Detector(nn.Module):
 
         A row is (class, score, left, top, right, bottom) in pixels of x; score 0 is padding.
         """
+
+
+class DetectorModel(Model):
+    """A model whose module is a `Detector`: for the task `detect` only."""
+
+    gives: ClassVar[str] = "boxes"
+
+    def answer(self, height: int, width: int, classes: int) -> OutputShape:
+        """A grid of heat maps and box distances."""
+        return (classes + 4, None, None)
 
 
 class HeatmapDetector(Detector):

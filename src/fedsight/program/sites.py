@@ -34,7 +34,7 @@ class OwnData(Source):
             raise DataError(found.cause, found.cure)
         value: Dataset = self.object.value
         seen = value.preprocess
-        prepared = self.preprocess(seen.channels, seen.height, seen.width, mean=0.0, std=1.0)
+        prepared = self.preprocess(seen.channels, seen.height, seen.width, usual=(0.0, 1.0))
         return replace(value, preprocess=prepared)
 
     def check(self) -> list[Problem]:

@@ -77,7 +77,7 @@ def render(runs: Sequence[Run]) -> str:
             sites=sites,
             protect=protect,
             words=words,
-            thing=" or ".join(dict.fromkeys(run.thing for run in runs)),
+            modality=" or ".join(dict.fromkeys(run.modality for run in runs)),
             compared=any(view.three_way(run) for run in runs),
             headlines={run.facts.headline for run in runs},
             evaluated=any(run.evaluation for run in runs),
@@ -112,7 +112,8 @@ def _figures(run: Run, anchor: str) -> dict[str, Markup]:
             ("pooled, at its end", three.pooled, plots.POOLED),
             ("mean of sites alone", three.mean, plots.ALONE),
         ]
-    losses = [_line(run, f"on test {run.things}", "loss"), _line(run, "in training", "train_loss")]
+    tested = f"on test {run.modalities}"
+    losses = [_line(run, tested, "loss"), _line(run, "in training", "train_loss")]
     figures = {
         "score": plots.curves(
             f"{anchor}-score",
@@ -145,7 +146,7 @@ def _figures(run: Run, anchor: str) -> dict[str, Markup]:
         )
     held = [(site.name, site.labels) for site in facts.sites if site.labels]
     if held:
-        title = f"Training {run.things} of each class at each site"
+        title = f"Training {run.modalities} of each class at each site"
         figures["labels"] = tables.labels(f"{anchor}-labels", title, facts.classes, held)
     if evaluation is not None and evaluation.confusion:
         figures["confusion"] = tables.confusion(

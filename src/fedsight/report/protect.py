@@ -5,7 +5,7 @@ from __future__ import annotations
 from fedsight.report.read import Run
 from fedsight.report.words import several
 
-UNITS = {"client": "a client, with all its {things}", "example": "a single {thing}"}
+UNITS = {"client": "a client, with all its {modalities}", "example": "a single {modality}"}
 NEIGHBOURS = {
     "add_remove": "one more or one fewer (add/remove)",
     "replace_one": "one in the place of another (replace-one)",
@@ -25,7 +25,8 @@ def rows(run: Run) -> list[tuple[str, str]]:
     found = run.summary.privacy if run.summary is not None else None
     if found is None:
         return []
-    unit = UNITS.get(found.unit, "").format(thing=run.thing, things=run.things) or found.unit
+    known = UNITS.get(found.unit, "")
+    unit = known.format(modality=run.modality, modalities=run.modalities) or found.unit
     noise = (
         "each site its own" if found.noise_multiplier is None else f"{found.noise_multiplier:.4g}"
     )

@@ -31,14 +31,14 @@ class Run:
     config: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def thing(self) -> str:
+    def modality(self) -> str:
         """What the model looks at: image or text. The whole report calls it so."""
-        return self.facts.preprocess.thing
+        return self.facts.preprocess.modality
 
     @property
-    def things(self) -> str:
-        """Several of them: images or texts."""
-        return plural(self.thing)
+    def modalities(self) -> str:
+        """The plural: images or texts."""
+        return plural(self.modality)
 
     @property
     def population(self) -> int:

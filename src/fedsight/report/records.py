@@ -35,7 +35,7 @@ class Data(Record):
 class PreprocessRecord(Record):
     """What becomes the network's input."""
 
-    thing: Literal["image", "text"] = "image"
+    modality: Literal["image", "text"] = "image"
 
 
 class ModelRecord(Record):

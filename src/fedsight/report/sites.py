@@ -8,17 +8,18 @@ from dataclasses import dataclass
 from fedsight.report.read import Run
 
 SITE_TEST = {
-    "label mix": "Each site’s figure is measured on the common test {things}, where every class "
-    "counts as much as it does among the site’s own training {things}. It is an estimate of what "
-    "the site would see if its {things} of a class look like the test {things} of that class.",
-    "own images": "Each site’s figure is measured on test {things} of its own, which it did not "
-    "train on.",
+    "label mix": "Each site’s figure is measured on the common test {modalities}, where every "
+    "class counts as much as it does among the site’s own training {modalities}. It is an estimate "
+    "of what the site would see if its {modalities} of a class look like the test {modalities} of "
+    "that class.",
+    "own images": "Each site’s figure is measured on test {modalities} of its own, which it did "
+    "not train on.",
     "whole test part": "Each site’s figure is measured on the same whole test part.",
 }
 MOST_DRAWN = 20
 SHORT = {
     "label mix": "its own label mix",
-    "own images": "its own test {things}",
+    "own images": "its own test {modalities}",
     "whole test part": "the whole test part",
 }
 
@@ -35,7 +36,7 @@ def how_measured(run: Run) -> str:
 
 def _said(words: Mapping[str, str], run: Run) -> str:
     test = "" if run.evaluation is None else run.evaluation.site_test
-    return words.get(test, "").format(things=run.things)
+    return words.get(test, "").format(modalities=run.modalities)
 
 
 @dataclass(frozen=True)

@@ -111,14 +111,15 @@ def headline(run: Run) -> str:
     figure = "" if run.facts.headline == ACCURACY else f" ({run.facts.headline})"
     if three is not None:
         return (
-            f"{sites} that kept {whose} {run.things} reached {percent(three.federated)}{figure}; "
+            f"{sites} that kept {whose} {run.modalities} reached "
+            f"{percent(three.federated)}{figure}; "
             f"{_alone(len(three.alone), run.population)} {percent(three.mean)}; "
-            f"pooling all {run.things} reaches {percent(three.pooled)}."
+            f"pooling all {run.modalities} reaches {percent(three.pooled)}."
         )
     if reached is None:
         done, nothing = several(rounds(run), "round"), f"no {word(run.facts.headline)}"
         return f"{sites} trained {done}; {nothing} was measured."
-    return f"{sites} that kept {whose} {run.things} reached {percent(reached)}{figure}."
+    return f"{sites} that kept {whose} {run.modalities} reached {percent(reached)}{figure}."
 
 
 def _alone(tried: int, population: int) -> str:
@@ -140,7 +141,7 @@ def certainty(run: Run) -> str:
         return ""
     half = percent(half_width(reached, tested)).replace("%", "points")
     return (
-        f"Measured on {count(tested)} test {run.things}, an accuracy of {percent(reached)} is "
+        f"Measured on {count(tested)} test {run.modalities}, an accuracy of {percent(reached)} is "
         f"certain to about ±{half} (95 % Wilson interval, an estimate); a smaller "
         "difference may be chance."
     )
@@ -151,7 +152,7 @@ def key_figures(run: Run) -> list[Figure]:
     figures = []
     reached, three, tested = score(run), three_way(run), run.facts.data.test
     if reached is not None:
-        note = f"on {count(tested)} test {run.things}" if tested else ""
+        note = f"on {count(tested)} test {run.modalities}" if tested else ""
         figures.append(Figure(run.facts.headline, percent(reached), note))
     if three is not None:
         gain, gap = three.federated - three.mean, three.federated - three.pooled
@@ -188,7 +189,7 @@ def mistakes(run: Run, most: int = 3) -> list[str]:
         if i != j and matrix[i][j]
     )
     return [
-        f"{count(-times)} of {count(sum(matrix[i]))} {run.things} of “{classes[i]}” "
+        f"{count(-times)} of {count(sum(matrix[i]))} {run.modalities} of “{classes[i]}” "
         f"were taken for “{classes[j]}”."
         for times, i, j in wrong[:most]
     ]
@@ -273,7 +274,8 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 def lead(run: Run) -> str:
     """What the headline rests on: data, sites, model, rounds."""
     facts, data = run.facts, run.facts.data
-    held = run.things if data.train is None else f"{count(data.train)} training {run.things}"
+    kept = run.modalities
+    held = kept if data.train is None else f"{count(data.train)} training {kept}"
     source = f" ({data.title})" if data.title else ""
     model = f" of {count(facts.model.parameters)} parameters" if facts.model.parameters else ""
     return (

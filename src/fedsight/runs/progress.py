@@ -62,7 +62,7 @@ class Screen(Callback):
         self._rounds = 1
         self._bytes = 0
         self._headline = ""
-        self._things = "images"
+        self._modalities = "images"
 
     def on(self, event: Event) -> None:
         """Show the event."""
@@ -74,7 +74,7 @@ class Screen(Callback):
             case RoundEnded():
                 self._round(event.line)
             case BaselinesBegan():
-                self.say(f"For comparison: each site alone, and all {self._things} pooled")
+                self.say(f"For comparison: each site alone, and all {self._modalities} pooled")
                 self._task = self._progress.add_task("alone, pooled", total=event.rounds, status="")
             case RunEnded():
                 self.close()
@@ -84,12 +84,12 @@ class Screen(Callback):
         self._cohort = program.rounds.cohort or federation.population
         self._rounds = program.rounds.rounds
         self._headline = words.word(program.task.headline_title)
-        self._things = federation.dataset.preprocess.things
+        self._modalities = federation.dataset.preprocess.modalities
         name = program.algorithm.registered
         self.say(
             f"{program.name}: {name}, {federation.population:,} "
             f"site{'s' if federation.population > 1 else ''}, "
-            f"{len(federation.dataset.train):,} training {self._things}, {self._rounds} rounds"
+            f"{len(federation.dataset.train):,} training {self._modalities}, {self._rounds} rounds"
             + (f", resumed after round {done}" if done else "")
         )
         self._progress.start()

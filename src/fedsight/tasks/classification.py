@@ -13,8 +13,7 @@ from torch.nn import functional as F
 
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.tasks.base import tasks
-from fedsight.tasks.confusion import confusion
-from fedsight.tasks.single_label import SingleLabel
+from fedsight.tasks.single_label import SingleLabel, confusion
 
 
 @tasks.add("classify")

@@ -13,9 +13,8 @@ from torch.nn import functional as F
 
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.tasks.base import tasks
-from fedsight.tasks.confusion import confusion
 from fedsight.tasks.presentation import Answer, Sample, Table
-from fedsight.tasks.single_label import SingleLabel
+from fedsight.tasks.single_label import SingleLabel, confusion
 
 
 @tasks.add("ordinal", paper="Shi, Cao and Raschka 2023 (CORN), arXiv:2111.08851")

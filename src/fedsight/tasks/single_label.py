@@ -1,15 +1,16 @@
-"""Tasks in which an image has exactly one class: figures that a configuration adds by name."""
+"""Tasks in which an image has exactly one class: confusion matrices, and metrics by name."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from fedsight.core.errors import ConfigError, Problem
-from fedsight.core.types import Sum
+from fedsight.core.types import Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task
 from fedsight.tasks.metrics.base import Mix, metrics
@@ -69,3 +70,17 @@ class SingleLabel(Task):
         return {
             name: metrics.get(name)().value(sums[_SUM.format(name)], mix) for name in self.metrics
         }
+
+
+def confusion(truth: Tensor, answers: Tensor, losses: Tensor, classes: int) -> Metrics:
+    """`confusion` [true, predicted] counts and `loss` [true] sums, of class numbers [b] int64 and
+    losses [b]."""
+    # On the CPU, since not every device has float64.
+    truth, answers, losses = truth.cpu(), answers.cpu(), losses.cpu()
+    pairs = truth * classes + answers
+    counts = torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+    loss = torch.zeros(classes, dtype=torch.float64).index_add_(0, truth, losses.double())
+    return {
+        "confusion": Sum(counts.double().numpy(), len(truth)),
+        "loss": Sum(loss.numpy(), len(truth)),
+    }

@@ -295,3 +295,12 @@ def test_an_image_counts_for_each_class_that_it_shows(tmp_path: Path) -> None:
     assert sum(first) == len(
         {row[0] for row in everything(found)[Path(found.train.images.name(0)).stem]}
     )
+
+
+def test_a_site_without_training_images_is_refused(tmp_path: Path) -> None:
+    """As by every other source; the split 'natural' would lose the site without a word."""
+    voc(tmp_path)
+    for site, part in (("a", "train"), ("b", "test")):
+        (tmp_path / part).mkdir()
+        shutil.move(tmp_path / site, tmp_path / part / site)
+    assert "site 'b' has no training images" in refused(tmp_path)

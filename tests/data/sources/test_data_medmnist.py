@@ -11,7 +11,7 @@ import torch
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, sources
-from fedsight.data.medmnist_names import NAMES
+from fedsight.data.sources.medmnist import NAMES
 
 RNG = np.random.default_rng(0)
 

@@ -170,7 +170,7 @@ def test_a_class_of_corrupt_images_is_empty(tmp_path: Path) -> None:
 
 
 def test_folder_errors_name_the_culprit(tmp_path: Path) -> None:
-    assert "is no folder" in refused("folder", path=tmp_path / "none").cause
+    assert "is not a folder" in refused("folder", path=tmp_path / "none").cause
     assert "has no images" in refused("folder", path=tmp_path).cause
     tree(tmp_path, {"cat": 2, "dog": 2})
     (tmp_path / "cat" / "notes.txt").write_text("no image, passed over")
@@ -186,7 +186,7 @@ def test_folder_errors_name_the_culprit(tmp_path: Path) -> None:
     assert "class 'emu' has no training images" in error.cause
     assert "twice" in refused("folder", path=tmp_path, classes=["cat", "cat"]).cause
     picture(tmp_path / "loose.png")
-    assert "loose.png' lies in no class folder" in refused("folder", path=tmp_path).cause
+    assert "loose.png' is not in a class folder" in refused("folder", path=tmp_path).cause
 
 
 def test_folder_level_errors(tmp_path: Path) -> None:
@@ -276,6 +276,31 @@ def test_manifest_that_cannot_be_read(tmp_path: Path) -> None:
     assert "no column 'clinic'" in refused("manifest", path=path, site_column="clinic").cause
     error = refused("manifest", path=path, classes=["b"])
     assert "line 2: label 'a' is not in data.classes" in error.cause
+
+
+@pytest.mark.parametrize(
+    ("source", "named", "setting"),
+    [
+        ("manifest", {}, "data.label_column"),
+        ("dicom", {}, "data.label_column"),
+        ("masks", {"classes": ["ground", "cell"]}, "data.mask_column"),
+    ],
+)
+def test_a_missing_column_is_cured_by_the_source_s_own_setting(
+    tmp_path: Path, source: str, named: dict[str, Any], setting: str
+) -> None:
+    error = refused(source, path=manifest(tmp_path, "path\n"), **named)
+    assert "line 1: there is no column" in error.cause
+    for key in (setting, "data.path_column", "data.site_column", "data.split_column"):
+        assert key in error.cure
+    assert ("data.mask_column" in error.cure) == (source == "masks")
+
+
+def test_a_manifest_in_which_no_image_has_a_label_is_refused(tmp_path: Path) -> None:
+    path = manifest(tmp_path, "path,label\nimages/0.png,\nimages/1.png,\n")
+    assert "no image has a label" in refused("manifest", path=path, label_separator="|").cause
+    found = opened("manifest", path=path, label_separator="|", classes=["a"], missing="allow")
+    assert found.train.targets.tolist() == [[0.0]]
 
 
 def coco(root: Path, **changes: Any) -> Path:

@@ -108,13 +108,13 @@ def test_an_empty_text_is_named_or_skipped_and_counted(tmp_path: Path) -> None:
 BROKEN = {
     "line 2: Expecting": '{"text": "a", "label": "b"}\n{"text"\n',
     "line 1: maximum recursion": "[" * 100_000,
-    "line 1: there must be 'text'": '{"label": "b"}\n',
-    "line 1: there must be": '["text", "label"]\n',
-    "all must be texts": '{"text": 1, "label": "b"}\n',
+    "line 1: expected an object with 'text' and 'label'": '{"label": "b"}\n',
+    "line 1: expected an object": '["text", "label"]\n',
+    "all of them strings": '{"text": 1, "label": "b"}\n',
     "line 1: 'label' is empty": '{"text": "a", "label": " "}\n',
     "line 1: 'split' is 'dev'": '{"text": "a", "label": "b", "split": "dev"}\n',
     "has no texts": "",
-    "line 2: all texts have a site or none": '{"text": "a", "label": "b"}\n'
+    "line 2: some texts have a site and others do not": '{"text": "a", "label": "b"}\n'
     '{"text": "a", "label": "b", "site": "c"}\n',
     "has no test texts": '{"text": "a", "label": "b"}\n',
     "class 'c' has no training": '{"text": "a", "label": "b", "split": "train"}\n'
@@ -135,7 +135,7 @@ def test_a_broken_jsonl_is_named_by_line(tmp_path: Path, cause: str) -> None:
     ("content", "cause"),
     [
         (b"words,label\na,b\n", "line 1: there is no column 'text'"),
-        (b"text,label\na,b\na\n", "line 3 has more or fewer values"),
+        (b"text,label\na,b\na\n", "line 3 has fewer values than the first line"),
         (b'text,label\na,"b\n', "line [23]: unexpected end of data"),
         (b"text,label\n\xff,b\n", "is not UTF-8"),
     ],

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-import numpy as np
-import torch
 from pydantic import BeforeValidator, Field, PlainSerializer
 
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
-from fedsight.data.assembly import tested
-from fedsight.data.base import Dataset, Indices, Part, SizedSource
+from fedsight.data.assembly import Collection, Labels, site_names, tested
+from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.detection.boxes import Row, majority, pack
 from fedsight.data.detection.objects import Annotated as Shown
 from fedsight.data.detection.objects import Judge, Policy, placed
@@ -75,7 +74,7 @@ def dataset(
     """The data set of `images` with the vocabulary `classes`.
 
     Raises DataError for no images, a bad annotation (unless the source's policy skips it), a class
-    without a training box, and what is wrong with the images themselves.
+    without training boxes, a site without training images, and what is wrong with the images.
     """
     if not images:
         raise DataError(f"'{origin}' has no images", "check the path and the file formats")
@@ -86,6 +85,8 @@ def dataset(
     missing: list[list[int]] = []
     sized, unreadable = _sized(images, source)
     images = [image for image, _ in sized]
+    if not images:
+        raise DataError(f"'{origin}': no image can be read", "restore the images")
     for image, size in sized:
         _check_stated(image, size)
         found = [placed(row, size, preprocess) for row in judge.rows(image.objects, size)]
@@ -93,26 +94,18 @@ def dataset(
         hidden = {*judge.crowds(image.objects), *source.unlabelled(image.site, classes)}
         missing.append(sorted(hidden))
     targets = pack(rows, missing)
-    labels = majority(targets).numpy()
-    sites = None if images[0].site is None else np.array([image.site for image in images])
-    if any((image.site is None) != (sites is None) for image in images):
-        raise DataError(f"'{origin}': some images have a site and some have none", "name all sites")
-    marks = [(image.test, image.where) for image in images]
-    test = tested(marks, labels, sites, source)
+    labels = Labels(tuple(classes), majority(targets).numpy(), targets)
+    sites = site_names([image.site for image in images], origin)
+    test = tested([(image.test, image.where) for image in images], labels.numbers, sites, source)
     files = DiskImages([image.path for image in images], preprocess)
-    parts, skipped = [], unreadable
-    for mask in (~test, test):
-        chosen: Indices = np.flatnonzero(mask)
-        settled, kept, left_out = settle(files.only(chosen), source)
-        chosen = chosen[kept]
-        skipped += left_out
-        ids = None if sites is None else sites[chosen].tolist()
-        parts.append(Part(settled, labels[chosen], ids, targets[torch.from_numpy(chosen)]))
-    facts = {"title": origin, "left_out": tuple(judge.skipped)}
-    opened = Dataset(
-        parts[0], parts[1], tuple(classes), preprocess, (*skipped, *judge.skipped), facts
+    collection = Collection(
+        origin, labels, sites, test, lambda chosen: settle(files.only(chosen), source)
     )
-    _check_full(opened, origin, source.missing)
+    opened = collection.divided(preprocess, unreadable)
+    left_out = tuple(judge.skipped)
+    facts = {**opened.facts, "left_out": left_out}
+    opened = replace(opened, skipped=(*opened.skipped, *left_out), facts=facts)
+    collection.check(opened, source.missing, "boxes")
     return opened
 
 
@@ -152,18 +145,3 @@ def _check_names(source: BoxSource, classes: Sequence[str], sites: set[str]) -> 
             if name not in classes:
                 cause = f"data.labelled names the unknown class '{name}'"
                 raise DataError(cause, nearest(name, classes))
-
-
-def _check_full(opened: Dataset, origin: str, missing: str) -> None:
-    left = f" ({len(opened.skipped)} images or boxes were left out)" if opened.skipped else ""
-    for name, part in (("training", opened.train), ("test", opened.test)):
-        if not len(part):
-            raise DataError(f"'{origin}' has no {name} images{left}", "add images")
-    assert opened.train.targets is not None
-    seen = set(opened.train.targets[:, :, 0].flatten().long().tolist())
-    for number, name in enumerate(opened.classes):
-        if number not in seen and missing == "error":
-            raise DataError(
-                f"'{origin}': class '{name}' has no training box{left}",
-                "add images of it, take it out of data.classes, or set data.missing = 'allow'",
-            )

@@ -42,7 +42,7 @@ FORMATS = tuple(
 )
 SUFFIXES = frozenset(
     {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".gif"}
+    | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".gif"}
 )
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GiB of colour
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that change the sides' places

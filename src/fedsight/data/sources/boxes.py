@@ -15,6 +15,7 @@ from fedsight.data.detection.voc import read_voc
 from fedsight.data.detection.yolo import labels_of, read_names, read_yolo
 from fedsight.data.images.decode import upright
 from fedsight.data.images.pixels import SUFFIXES
+from fedsight.data.listing import is_picture
 
 # folders that are parts, and which
 PARTS = {"train": False, "test": True, "val": True, "valid": True, "validation": True}
@@ -105,7 +106,7 @@ class Boxes(BoxSource):
         for folder in folders:
             names = [name, *(path.stem + suffix for suffix in sorted(SUFFIXES))]
             for file in (folder / one for one in names):
-                if file.is_file() and file.suffix.lower() in SUFFIXES:
+                if file.is_file() and is_picture(str(file)):
                     return file
         raise DataError(
             f"'{path}': there is no image '{name}' in '{folders[0]}'",
@@ -160,5 +161,5 @@ def _part(folders: tuple[str, ...], test: bool | None) -> tuple[bool | None, tup
 def _pictures(root: Path) -> Iterator[Path]:
     for path in sorted(root.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if path.suffix.lower() in SUFFIXES and not hidden and path.is_file():
+        if is_picture(str(path)) and not hidden and path.is_file():
             yield path

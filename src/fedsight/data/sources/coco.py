@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from fedsight.core.errors import DataError
-from fedsight.data.assembly import Record, dataset
+from fedsight.data.assembly import Labels, Record, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, sources
 from fedsight.data.detection.coco import read_coco
 
@@ -39,7 +39,7 @@ class Coco(SizedSource):
                     "give both files the same categories",
                 )
             records += tests
-        return dataset(records, self, str(self.path), categories)
+        return dataset(records, Labels.single(records, categories), self, str(self.path))
 
     def _records(self, path: Path, test: bool | None) -> tuple[list[Record], tuple[str, ...]]:
         found = read_coco(path)

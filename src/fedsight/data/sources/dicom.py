@@ -12,17 +12,17 @@ import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError, Problem
-from fedsight.data.assembly import Record, dataset, held_out_groups
+from fedsight.data.assembly import Labels, Record, dataset, held_out_groups
 from fedsight.data.base import (
     Dataset,
     Indices,
     Location,
     Preprocess,
     Side,
-    SizedSource,
     Words,
     sources,
 )
+from fedsight.data.csv_file import CsvSource
 from fedsight.data.images.decode import Origin
 from fedsight.data.images.dicom import (
     EXTRA,
@@ -35,13 +35,8 @@ from fedsight.data.images.dicom import (
 )
 from fedsight.data.images.disk import DiskImages, LazyImages
 from fedsight.data.images.windowing import Function, Orientation, Reading
-from fedsight.data.sources.folder import Folder
-from fedsight.data.sources.manifest import Manifest
+from fedsight.data.listing import ClassFolders
 
-_OF_A_CSV = (
-    *("path_column", "label_column", "label_separator", "site_column", "split_column"),
-    "delimiter",
-)
 Pair = Annotated[tuple[float, Annotated[float, Field(gt=0)]], Field(strict=False)]
 
 
@@ -80,21 +75,18 @@ class DicomImages(LazyImages):
         return DicomImages(files, self._frames[indices], names, self.preprocess)
 
 
-class _DicomFolder(Folder):
-    """Folders of DICOM files, which often have no suffix."""
-
-    def is_image(self, path: str) -> bool:
-        """By its suffix, or by its first bytes; the directory file of a medium is none."""
-        file = Path(path)
-        if file.name.upper() == "DICOMDIR":
-            return False
-        if file.suffix.lower() in SUFFIXES:
-            return True
-        try:
-            with file.open("rb") as stream:
-                return is_dicom(stream.read(132))
-        except OSError:
-            return False
+def _is_dicom_file(path: str) -> bool:
+    """By its suffix, or by its first bytes; the directory file of a medium does not count."""
+    file = Path(path)
+    if file.name.upper() == "DICOMDIR":
+        return False
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with file.open("rb") as stream:
+            return is_dicom(stream.read(132))
+    except OSError:
+        return False
 
 
 @sources.add(
@@ -103,7 +95,7 @@ class _DicomFolder(Folder):
     reads="DICOM files (Part 10) in folders or listed in a CSV; compressed ones as plugins allow",
     source="DICOM PS3.3 (C.7.6.3 pixels, C.11 look-up tables and windows), read by pydicom",
 )
-class Dicom(SizedSource):
+class Dicom(CsvSource):
     """DICOM files by class folder, or listed in a CSV; never says whose images they are.
 
     Of each file only what makes the picture is read. To hold out whole patients the patient's ID is
@@ -124,12 +116,8 @@ class Dicom(SizedSource):
     names: Literal["number", "path"] = "number"  # how reports call an image
     sites_in_path: bool = False  # folders: root/site/class/file
     classes: Words | None = None  # the vocabulary, in order; None: all labels, sorted
-    path_column: str = "path"  # this and what follows: of a CSV
-    label_column: str = "label"
+    label_column: str = "label"  # of a CSV
     label_separator: str | None = Field(None, min_length=1)  # between several labels of an image
-    site_column: str = "site"
-    split_column: str = "split"
-    delimiter: str = Field(",", min_length=1, max_length=1)
 
     def locations(self) -> dict[str, Path]:
         """The folder or CSV."""
@@ -187,21 +175,19 @@ class Dicom(SizedSource):
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         files = DiskImages([record.path for record in records], preprocess)
         images = DicomImages(files, np.asarray(frames), names, preprocess)
-        opened = dataset(
-            _held_out(records, groups, self),
-            self,
-            self.path.name,
-            self.classes,
-            images=images,
-            separator=self.label_separator,
-        )
+        if self.label_separator is None:
+            labels = Labels.single(records, self.classes)
+        else:
+            labels = Labels.several(records, self.classes, self.label_separator)
+        held_out = _held_out(records, groups, self)
+        opened = dataset(held_out, labels, self, self.path.name, images)
         return replace(opened, skipped=(*skipped, *opened.skipped))
 
     def _listed(self) -> Sequence[Record]:
         if self.path.is_dir():
-            return _DicomFolder(path=self.path, sites_in_path=self.sites_in_path).records()
-        options: dict[str, Any] = {key: getattr(self, key) for key in _OF_A_CSV}
-        return list(Manifest(path=self.path, **options).records())
+            return ClassFolders(self.path, self.sites_in_path, _is_dicom_file).records()
+        several = self.label_separator is not None
+        return self.listed(self.path, self.label_column, unlabelled=several)
 
     def _name(self, record: Record, number: int) -> str:
         if self.names == "path":

@@ -22,7 +22,7 @@ class FashionMnist(Source):
         """Read the four IDX files."""
         names = FashionMnist12k.names
         opened = Idx(path=fetched("fashion-mnist"), classes=names).open()
-        mean, std = FashionMnist12k.pixel_mean, FashionMnist12k.pixel_std
-        preprocess = self.preprocess(1, 28, 28, mean=mean, std=std)
+        usual = (FashionMnist12k.pixel_mean, FashionMnist12k.pixel_std)
+        preprocess = self.preprocess(1, 28, 28, usual=usual)
         facts = {**FashionMnist12k.facts, "title": "Fashion-MNIST"}
         return replace(opened, preprocess=preprocess, facts=facts)

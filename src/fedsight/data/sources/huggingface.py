@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DataError
-from fedsight.data.assembly import Record, dataset
+from fedsight.data.assembly import Labels, Record, dataset
 from fedsight.data.base import (
     Dataset,
     Indices,
@@ -94,7 +94,8 @@ class HuggingFace(SizedSource):
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         tables = [self._undecoded(table) for table in tables]
         images = TableImages(tables, self.image_column, rows, preprocess)
-        return dataset(records, self, str(self.path), classes, images=images)
+        labels = Labels.single(records, classes)
+        return dataset(records, labels, self, str(self.path), images)
 
     def _tables(self) -> list[Any]:
         try:

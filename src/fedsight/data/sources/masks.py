@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -14,18 +14,17 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsight.core.errors import DataError
-from fedsight.data.assembly import Record, dataset
-from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
+from fedsight.data.assembly import Labels, Record, dataset
+from fedsight.data.base import Dataset, Location, Words, sources
+from fedsight.data.csv_file import CsvSource
 from fedsight.data.images.decode import upright
 from fedsight.data.images.pixels import read_pixels
-from fedsight.data.sources.manifest import Manifest
 
 IGNORED = 255
-_OF_A_CSV = ("path_column", "site_column", "split_column", "delimiter")
 
 
 @sources.add("masks", reads="CSV with columns path and mask, optionally site and split")
-class Masks(SizedSource):
+class Masks(CsvSource):
     """A CSV of images and masks; a mask is a grey image whose values are class numbers.
 
     0 is the background, 255 a pixel that nobody labelled. Masks are resized by taking the nearest
@@ -36,11 +35,7 @@ class Masks(SizedSource):
     classes: Words = Field(min_length=2)  # in the order of the numbers, the background first
     fit: Literal["stretch"] = "stretch"  # a mask is only stretched
     corrupt: Literal["error"] = "error"  # an image or a mask that cannot be read
-    path_column: str = "path"
     mask_column: str = "mask"  # the column of the masks' paths
-    site_column: str = "site"
-    split_column: str = "split"
-    delimiter: str = Field(",", min_length=1, max_length=1)
 
     def locations(self) -> dict[str, Path]:
         """The CSV."""
@@ -48,16 +43,16 @@ class Masks(SizedSource):
 
     def open(self) -> Dataset:
         """Read the CSV, the masks and the images; DataError names file and line."""
-        options: dict[str, Any] = {key: getattr(self, key) for key in _OF_A_CSV}
-        listing = Manifest(path=self.path, label_column=self.mask_column, **options)
-        records = list(listing.records())
+        records = self.listed(self.path, self.mask_column)
         masks = [self._mask(record) for record in records]
-        targets = torch.stack(masks) if masks else None
         known = [
             replace(record, label=self.classes[_shown(mask, len(self.classes))])
             for record, mask in zip(records, masks, strict=True)
         ]
-        return dataset(known, self, str(self.path), self.classes, targets=targets)
+        labels = Labels.single(known, self.classes)
+        targets = torch.stack(masks) if masks else None
+        labels = replace(labels, targets=targets, missing=True)  # a mask may be all background
+        return dataset(known, labels, self, str(self.path))
 
     def _mask(self, record: Record) -> Tensor:
         """[h, w] uint8 at the size of the network's input."""

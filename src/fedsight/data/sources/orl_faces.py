@@ -61,8 +61,8 @@ class OrlFaces(PeopleSource):
             for picture in range(1, PICTURES + 1)
         ]
         facts = {"title": "ORL faces", "licence": package.licence, "credit": package.credit}
-        opened = people(records, self, "orl-faces", facts)
-        return replace(opened, test=replace(opened.test, sites=None))
+        opened = people(records, self, "orl-faces")
+        return replace(opened, test=replace(opened.test, sites=None), facts=facts)
 
     def _crowded(self) -> Problem:
         cause = f"{PEOPLE - self.unseen_people} people cannot be dealt out to {self.sites} sites"

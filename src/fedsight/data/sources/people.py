@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Location, sources
-from fedsight.data.images.pixels import SUFFIXES
+from fedsight.data.csv_file import Columns, image_records
+from fedsight.data.listing import image_files, subfolders
 from fedsight.data.people import PeopleSource, people
-from fedsight.data.sources.folder import looking_at, subfolders
-
-COLUMNS = ("path", "person")
 
 
 @sources.add("people", reads="folders of people, or a CSV: path, person, optionally site and split")
@@ -46,7 +42,9 @@ class People(PeopleSource):
             else:
                 records = list(self._sites(self.path, None))
         else:
-            records = list(self._lines())
+            cure = "name the columns path, person, site, split in the first line"
+            columns = Columns(label="person")
+            records = list(image_records(self.path, columns, cure, unlabelled=True))
         return people(records, self, str(self.path))
 
     def _sites(self, root: Path, test: bool | None) -> Iterator[Record]:
@@ -68,52 +66,3 @@ class People(PeopleSource):
                     "person/image), or move the images up",
                 )
             yield from (Record(file, folder.name, site, test) for file in image_files(folder))
-
-    def _lines(self) -> Iterator[Record]:
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as stream:
-                rows = csv.DictReader(stream, strict=True)
-                header = list(rows.fieldnames or ())
-                for column in COLUMNS:
-                    if column not in header:
-                        raise DataError(
-                            f"{self.path}, line 1: there is no column '{column}' "
-                            f"(found: {', '.join(header) or 'nothing'})",
-                            "name the columns path, person, site, split in the first line",
-                        )
-                for row in rows:
-                    yield self._record(row, f"{self.path}, line {rows.line_num}")
-        except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise DataError(
-                f"'{self.path}' cannot be read as a CSV: {error}", "save it as CSV in UTF-8"
-            ) from error
-
-    def _record(self, row: dict[str | None, str | None], where: str) -> Record:
-        if None in row or None in row.values():
-            cause = f"{where} has {'more' if None in row else 'fewer'} values than the first line"
-            raise DataError(cause, "correct the line; put values that contain a comma in quotes")
-        values = {column: (value or "").strip() for column, value in row.items()}
-        path, split = self.path.parent / values["path"], values.get("split")
-        if not path.is_file():
-            raise DataError(
-                f"{where}: there is no image '{path}'",
-                "correct the path (relative to the CSV's folder) or remove the line",
-            )
-        if split not in (None, "train", "test"):
-            raise DataError(f"{where}: 'split' is '{split}'", "write 'train' or 'test'")
-        if values.get("site") == "":
-            raise DataError(f"{where}: 'site' is empty", "fill it in or remove the line")
-        test = None if split is None else split == "test"
-        return Record(str(path), values["person"], values.get("site"), test, where)
-
-
-def image_files(root: Path) -> list[str]:
-    """Image files that are not hidden, by name; files of other kinds are passed over."""
-    with looking_at(root), os.scandir(root) as entries:
-        return sorted(
-            entry.path
-            for entry in entries
-            if not entry.name.startswith(".")
-            and Path(entry.name).suffix.lower() in SUFFIXES
-            and entry.is_file()
-        )

@@ -42,7 +42,7 @@ class BundledSample(Source):
             ) from error
         channels, height, width = train.images.pixels.shape[1:]
         preprocess = self.preprocess(
-            channels, height, width, mean=self.pixel_mean, std=self.pixel_std
+            channels, height, width, usual=(self.pixel_mean, self.pixel_std)
         )
         return Dataset(train, test, self.names, preprocess, facts=dict(self.facts))
 

@@ -87,7 +87,7 @@ class Scenes(Source):
 
     def open(self) -> Dataset:
         """Compose all scenes; the same settings make the same ones."""
-        preprocess = self.preprocess(1, self.size, self.size, mean=0.45, std=0.25)
+        preprocess = self.preprocess(1, self.size, self.size, usual=(0.45, 0.25))
         materials, made = self._materials(), []
         for part, (material, count) in enumerate(
             zip(materials, (self.train, self.test), strict=True)

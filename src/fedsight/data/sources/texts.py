@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError
-from fedsight.data.assembly import Record, held_out, vocabulary
-from fedsight.data.base import Dataset, Location, Part, sources
+from fedsight.data.assembly import Collection, Labels, Loaded, Record, site_names, tested
+from fedsight.data.base import Dataset, Indices, Location, sources
 from fedsight.data.base import Words as Names
+from fedsight.data.csv_file import is_test
 from fedsight.data.text.rows import COLUMNS, text_rows
 from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
 
@@ -39,40 +40,24 @@ class TextFile(TextSource):
         records, texts, skipped = self._read()
         if not records:
             raise DataError(f"'{self.path}' has no texts", "add lines with a text and a label")
-        sites = None if records[0].site is None else np.array([one.site for one in records])
         for record in records:
-            for what in ("site", "test"):
+            for what, key in (("site", "site"), ("test", "split")):
                 if (getattr(record, what) is None) != (getattr(records[0], what) is None):
-                    key = "split" if what == "test" else what
-                    raise DataError(f"{record.where}: all texts have a {key} or none", "fill it in")
-        names, labels = vocabulary(records, self.classes)
-        if records[0].test is None:
-            test = held_out(labels, sites, self.test_fraction, self.test_seed)
-        else:
-            test = np.array([record.test for record in records])
-        parts = []
-        for title, mask in (("training", ~test), ("test", test)):
-            chosen = np.flatnonzero(mask)
-            if not len(chosen):
-                raise DataError(f"'{self.path}' has no {title} texts", "add some of each class")
+                    cause = f"{record.where}: some texts have a {key} and others do not"
+                    raise DataError(cause, f"fill in the {key} of every text")
+        labels = Labels.single(records, self.classes)
+        sites = site_names([record.site for record in records], str(self.path))
+        test = tested([(one.test, one.where) for one in records], labels.numbers, sites, self)
+
+        def load(chosen: Indices) -> Loaded:
             where = [records[at].where for at in chosen]
             found = Texts.of([texts[at] for at in chosen], where, self.length)
-            ids = None if sites is None else sites[chosen].tolist()
-            parts.append(Part(found, labels[chosen], ids))
-        self._check_training(parts[0], names, sites)
-        facts = {"title": self.path.stem}
-        return Dataset(parts[0], parts[1], names, preprocess, tuple(skipped), facts)
+            return found, np.arange(len(chosen)), []
 
-    def _check_training(self, part: Part, names: tuple[str, ...], sites: Any) -> None:
-        counts = np.bincount(part.labels, minlength=len(names))
-        if not counts.all():
-            cause = f"'{self.path}': class '{names[int(counts.argmin())]}' has no training texts"
-            raise DataError(cause, "add some, or take it out of data.classes")
-        absent = set() if sites is None else set(sites.tolist()) - set(part.sites or ())
-        if absent:
-            raise DataError(
-                f"'{self.path}': site '{min(absent)}' has no training texts", "add some"
-            )
+        found = Collection(str(self.path), labels, sites, test, load)
+        opened = found.divided(preprocess, skipped)
+        found.check(opened, "error", "texts")
+        return replace(opened, facts={"title": self.path.stem})
 
     def _read(self) -> tuple[list[Record], list[list[str | None]], list[str]]:
         """Records, their words, and where texts without a word were left out."""
@@ -95,14 +80,7 @@ def _record(values: dict[str, str], where: str) -> Record:
     for key in COLUMNS[1:]:
         if key in values and not values[key].strip():
             raise DataError(f"{where}: '{key}' is empty", "fill it in or remove the line")
-    split = values.get("split", "").strip() or None
-    if split not in (None, "train", "test"):
-        raise DataError(f"{where}: 'split' is '{split}'", "write 'train' or 'test'")
+    test = is_test(values.get("split", "").strip() or None, where)
     site = values.get("site")
-    return Record(
-        path=where,
-        label=values["label"].strip(),
-        site=None if site is None else site.strip(),
-        test=None if split is None else split == "test",
-        where=where,
-    )
+    label = values["label"].strip()
+    return Record(where, label, None if site is None else site.strip(), test, where)

@@ -45,7 +45,7 @@ class Texts(ArrayImages):
     """Texts behind the interface of images: float32 [b, 1, 1, length] of exact word numbers."""
 
     def __init__(self, rows: Tensor, excerpts: Sequence[str], origins: Sequence[str]) -> None:
-        super().__init__(rows.view(len(rows), 1, 1, -1), "")
+        super().__init__(rows[:, None, None], "")
         self.excerpts = tuple(excerpts)
         self.origins = tuple(origins)
 
@@ -82,4 +82,4 @@ class TextSource(Source):
         """Word numbers are taken as they are. Raises DataError if they should be normalised."""
         if self.mean is not None or self.std is not None:
             raise DataError("texts have no brightness", "leave data.mean and data.std out")
-        return Preprocess(1, 1, self.length, mean=(0.0,), std=(1.0,), thing="text")
+        return Preprocess(1, 1, self.length, mean=(0.0,), std=(1.0,), modality="text")

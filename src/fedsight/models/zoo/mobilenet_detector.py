@@ -12,8 +12,7 @@ from torch import nn
 from fedsight.core.errors import ModelError, Problem
 from fedsight.data.fetch.cache import fetched
 from fedsight.models.base import models
-from fedsight.models.detector import HeatmapDetector, Pyramid
-from fedsight.models.detectors import DetectorModel
+from fedsight.models.detector import DetectorModel, HeatmapDetector, Pyramid
 from fedsight.models.norms import to_group_norm
 from fedsight.models.weights import load_weights
 

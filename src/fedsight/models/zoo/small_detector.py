@@ -10,8 +10,7 @@ from torch import nn
 
 from fedsight.core.errors import ModelError
 from fedsight.models.base import models
-from fedsight.models.detector import HeatmapDetector, Pyramid, layer
-from fedsight.models.detectors import DetectorModel
+from fedsight.models.detector import DetectorModel, HeatmapDetector, Pyramid, layer
 
 PAPER = "Liu et al., Training-Time-Friendly Network for Real-Time Object Detection, AAAI 2020"
 

@@ -13,8 +13,7 @@ from fedsight.core.errors import ModelError, Problem
 from fedsight.core.registry import nearest
 from fedsight.data.detection.boxes import present
 from fedsight.models.base import models
-from fedsight.models.detector import MOST, Detector
-from fedsight.models.detectors import DetectorModel
+from fedsight.models.detector import MOST, Detector, DetectorModel
 from fedsight.models.probe import OutputShape
 
 _OTHER_TARGETS = ("maskrcnn", "keypointrcnn")  # they need outlines or joints

@@ -1,0 +1,119 @@
+"""Image files in folders: listed in order, hidden ones passed over, and trouble named."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from fedsight.core.errors import DataError
+from fedsight.data.assembly import Record
+from fedsight.data.images.pixels import SUFFIXES
+
+
+def is_picture(path: str) -> bool:
+    """Whether a file is taken for an image, by its suffix."""
+    return Path(path).suffix.lower() in SUFFIXES
+
+
+def image_files(root: Path, accept: Callable[[str], bool] = is_picture) -> list[str]:
+    """Image files in `root` that are not hidden, by name; files of other kinds are passed over."""
+    with looking_at(root), os.scandir(root) as entries:
+        return sorted(
+            entry.path
+            for entry in entries
+            if not entry.name.startswith(".") and entry.is_file() and accept(entry.path)
+        )
+
+
+def subfolders(root: Path) -> list[Path]:
+    """Subfolders that are not hidden, by name; DataError names a folder that cannot be read."""
+    with looking_at(root), os.scandir(root) as entries:
+        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+    return [root / name for name in names]
+
+
+@contextlib.contextmanager
+def looking_at(root: Path) -> Iterator[None]:
+    """Turns the OSError of a folder, or of something in it, into a DataError that names both."""
+    try:
+        yield
+    except OSError as error:
+        what = str(error.filename or root)
+        inside = "" if what == str(root) else f" ('{what}')"
+        raise DataError(
+            f"folder '{root}' cannot be read: {error.strerror or error}{inside}",
+            "let this user read it (chmod u+rx), or move it elsewhere",
+        ) from error
+
+
+@dataclass(frozen=True)
+class ClassFolders:
+    """A folder per class (`root/class/image`), or per site and class (`root/site/class/image`).
+
+    When the root holds `train/` and `test/`, these are the parts, each laid out in that way.
+    """
+
+    root: Path
+    by_site: bool = False
+    accept: Callable[[str], bool] = is_picture
+
+    def records(self) -> list[Record]:
+        """All images by class and site; DataError names the folder or file at fault."""
+        with looking_at(self.root):
+            there = self.root.is_dir()
+        if not there:
+            raise DataError(
+                f"'{self.root}' is not a folder", "set data.path to the folder of the images"
+            )
+        children = {child.name: child for child in subfolders(self.root)}
+        if {"train", "test"} <= children.keys():
+            others = sorted(children.keys() - {"train", "test"})
+            if others:
+                raise DataError(
+                    f"'{self.root}' has '{others[0]}' beside 'train' and 'test'",
+                    "move it elsewhere, or its images into train or test",
+                )
+            return [*self._part(children["train"], False), *self._part(children["test"], True)]
+        return list(self._part(self.root, None))
+
+    def _part(self, root: Path, test: bool | None) -> Iterator[Record]:
+        if not self.by_site:
+            yield from self._classes(root, None, test)
+            return
+        for site in subfolders(root):
+            records = list(self._classes(site, site.name, test))
+            if not records:
+                raise DataError(
+                    f"site '{site.name}' has no images in '{site}'",
+                    "add class folders with images to it, or remove the folder",
+                )
+            yield from records
+
+    def _classes(self, root: Path, site: str | None, test: bool | None) -> Iterator[Record]:
+        if loose := next(iter(self._files(root)), None):
+            raise DataError(
+                f"image '{loose}' is not in a class folder",
+                "move it into the folder of its class",
+            )
+        for folder in subfolders(root):
+            files = self._files(folder)
+            nested = next((sub for sub in subfolders(folder) if self._files(sub)), None)
+            if nested:
+                raise DataError(
+                    f"class folder '{folder}' has images in a folder of its own, '{nested.name}'",
+                    "set data.sites_in_path = true for site/class/image (false for class/image), "
+                    "or move the images up",
+                )
+            if not files and site is None:
+                raise DataError(
+                    f"class '{folder.name}' has no images in '{folder}'",
+                    "add images to it, or remove the folder",
+                )
+            for file in files:
+                yield Record(file, folder.name, site, test)
+
+    def _files(self, root: Path) -> list[str]:
+        return image_files(root, self.accept)

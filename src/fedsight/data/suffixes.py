@@ -1,0 +1,12 @@
+"""Which files hold images and which hold texts, by the ends of their names."""
+
+from __future__ import annotations
+
+from fedsight.data.base import Modality
+from fedsight.data.images import dicom, pixels
+from fedsight.data.text import rows
+
+BY_MODALITY: dict[Modality, frozenset[str]] = {
+    "image": pixels.SUFFIXES | dicom.SUFFIXES,
+    "text": rows.SUFFIXES | {".txt"},
+}
