@@ -70,7 +70,7 @@ def test_cohorts_are_drawn_anew_in_each_round() -> None:
 
 
 def test_an_update_over_the_cap_is_rejected_by_name() -> None:
-    with pytest.raises(SiteError, match=r"weight 40, and secure.cap is 39"):
+    with pytest.raises(SiteError, match=r"weight 40, but secure.cap is 39"):
         tiny.learn(tiny.federation(secure={**MASKED, "cap": 39}))
 
 
@@ -86,12 +86,12 @@ def test_history_counts_the_bytes_that_travel() -> None:
     ("sections", "where", "why"),
     [
         ({"split": {"sites": 2}}, "secure", "over 2 sites hides nothing"),
-        ({"secure": {"dropout": 0.6}}, "secure", "no threshold is both secure and survivable"),
+        ({"secure": {"dropout": 0.6}}, "secure", "no threshold is both secure and robust"),
         ({"secure": {"bits": 31}}, "secure.bits", "does not fit 32 bits"),
         ({"secure": {"threshold": 4}}, "secure.threshold", "not between 2 and 3"),
         ({"split": {"sites": 10}, "secure": {"threshold": 5}}, "secure.threshold", "6 and 10"),
-        ({"split": {"sites": 200}, "secure": {"neighbours": 4}}, "secure.neighbours", "computed"),
-        ({"rounds": {"quorum": 1}}, "rounds.quorum", "that only 2 can unmask"),
+        ({"split": {"sites": 200}, "secure": {"neighbours": 4}}, "secure.neighbours", "required"),
+        ({"rounds": {"quorum": 1}}, "rounds.quorum", "2 are needed"),
     ],
 )
 def test_what_is_unsound_is_refused_before_anything_runs(  # type: ignore[no-untyped-def]

@@ -170,7 +170,9 @@ def test_too_few_sites_are_reported_with_the_first_that_dropped_out(
         return (json.dumps({"error": "its disk is full"}) if asked == kind else text), data
 
     of = program(site_images, {**secure, "threshold": 3}, rounds={"rounds": 1})
-    with pytest.raises(SiteError, match=r"takes 3; .*site 'south': its disk is full"):
+    with pytest.raises(
+        SiteError, match=r"(needs 3|3 are needed); .*site 'south': its disk is full"
+    ):
         deployed(places, of, FaultyLink(places.sit(), LOST, alter))
 
 
@@ -193,7 +195,7 @@ def test_a_site_that_asks_for_more_drops_out_and_says_why(
     diary = tiny.Diary()
     rounds = {"rounds": 1, "quorum": 2}
     deployed(places, program(site_images, MASKED, rounds=rounds), None, diary)
-    assert "this site asks for at least 4" in diary.lines[0]["rejected"][LOST]
+    assert "this site requires at least 4" in diary.lines[0]["rejected"][LOST]
 
 
 def test_a_site_that_requires_masks_takes_no_part_without(
@@ -215,7 +217,7 @@ def test_another_identity_under_a_known_name_is_refused(places: Places, site_ima
     kept, known = key.read_bytes(), peers.read_bytes()
     try:
         key.unlink()
-        with pytest.raises(SiteError, match=r"takes 2.*'south' shows another identity key"):
+        with pytest.raises(SiteError, match=r"needs 2.*'south' shows another identity key"):
             deployed(places, of)
     finally:
         key.write_bytes(kept)

@@ -64,7 +64,7 @@ class Protection:
     @property
     def _words(self) -> dict[str, str]:
         seen = self._federation.dataset.preprocess
-        return {"thing": seen.modality, "things": seen.modalities}
+        return {"modality": seen.modality, "modalities": seen.modalities}
 
     def facts(self) -> dict[str, Any] | None:
         """What a reader must know to judge an epsilon; None where nothing is protected."""
@@ -103,7 +103,7 @@ class Protection:
         return {"epsilon": self.epsilon(round), **facts, "rounds": round, "stopped": stopped}
 
     def _not_covered(self) -> list[str]:
-        views, modalities = self._federation.views, self._words["things"]
+        views, modalities = self._federation.views, self._words["modalities"]
         found = [f"how many {modalities} of each class a site declares"]
         if any(view.site is not None for view in views):
             found.append(f"figures measured on the sites' own test {modalities}")

@@ -1,1 +1,1 @@
-"""Protected updates: what leaves a site, how it is disturbed, and what that costs in epsilon."""
+"""Differential privacy and secure aggregation of updates, and their accounting."""

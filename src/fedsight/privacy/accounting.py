@@ -1,8 +1,8 @@
-"""What a sequence of noisy releases costs: epsilon at a delta, through dp-accounting.
+"""Privacy accounting: epsilon of a sequence of noisy releases at a delta, with dp-accounting.
 
-An `Event` is one noisy release; samplers (`privacy/sampling.py`) and mechanisms make it, so that
-its neighbouring relation and its amplification are those of what was really done. `spent` composes
-events; `calibrate` and `rounds_within` turn the question round.
+An `Event` is one noisy release. Samplers (`privacy/sampling.py`) and mechanisms create it, so that
+its neighbouring relation and its amplification are those of what was actually done. `spent`
+composes events; `calibrate` and `rounds_within` solve for the noise and for the number of rounds.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from fedsight.core.errors import FedSightError
 from fedsight.privacy.event import Event, Neighbours
 
 Method = Literal["pld", "rdp"]
-Events = Iterable[tuple[Event, int]]  # each with how often it happened
+Events = Iterable[tuple[Event, int]]  # each with its number of occurrences
 
 FINE = 1e-4  # width of the privacy loss grid; any width gives an upper bound, a wider one is faster
-WIDE = 400.0  # sum of squares of sensitivity over noise, for which epsilon is above 200
-COARSE = 1e-3  # within about 1e-4 of the fine one, ten times as fast: for an epsilon each round
+WIDE = 400.0  # sum of (sensitivity / noise)^2 at which epsilon is above 200
+COARSE = 1e-3  # within about 1e-4 of the fine grid, ten times as fast: for every round
 
 
 def need_accounting() -> None:
-    """FedSightError with the cure unless dp-accounting is installed."""
+    """Raise FedSightError unless dp-accounting is installed."""
     if find_spec("dp_accounting") is None:
         raise FedSightError(
-            "differential privacy needs dp-accounting, which is not installed here",
+            "differential privacy needs dp-accounting, which is not installed",
             "install it with: pip install 'fedsight[privacy]'",
         )
 
 
 def spent(events: Events, delta: float, method: Method = "pld", grid: float = FINE) -> float:
-    """Epsilon of all `events` together at `delta`; infinity for a release without noise.
+    """Epsilon of all `events` together at `delta`; infinity if a release has no noise.
 
     `pld` composes privacy loss distributions (Koskela et al. 2020, Doroshenko et al. 2022), `rdp`
-    Rényi divergences (Mironov 2017). Sampling without replacement and Skellam noise have only the
-    latter: with one of them among the events all are composed so; and so is what has so little
-    noise that epsilon is in the hundreds, whose loss distribution would take gigabytes. Events of
-    both neighbouring relations are all taken as replace-one: a replacement is a removal and an
-    addition, so the others count at half their noise. Raises FedSightError for a delta outside
-    (0, 1).
+    Rényi divergences (Mironov 2017). Sampling without replacement and Skellam noise support only
+    the latter, so all events are composed that way if one of them is among them. The same applies
+    when there is so little noise that epsilon is in the hundreds: the loss distribution would take
+    gigabytes. If the events have different neighbouring relations, all are treated as replace-one:
+    a replacement is a removal and an addition, so the others count at half their noise. Raises
+    FedSightError for a delta outside (0, 1).
     """
     if not 0 < delta < 1:
         raise FedSightError(
-            f"delta is {delta:g}, not between 0 and 1",
-            "choose a delta below one over the number of clients, 1e-5 say",
+            f"delta is {delta:g}; it must be between 0 and 1",
+            "choose a delta below 1 / number of clients, for example 1e-5",
         )
     counted: dict[Event, int] = {}
     for event, count in events:
@@ -72,7 +72,7 @@ def spent(events: Events, delta: float, method: Method = "pld", grid: float = FI
 
 
 def _wide(counted: Mapping[Event, int], relation: Neighbours) -> bool:
-    """Whether privacy losses spread over hundreds: as the square of sensitivity over noise."""
+    """Whether privacy losses reach the hundreds; they grow as (sensitivity / noise)^2."""
     losses = {event: event.under(relation) ** -2 for event in counted}
     plain = (event for event in counted if event.kind in ("gaussian", "matrix"))
     whole = sum(losses[event] * counted[event] for event in plain)
@@ -88,10 +88,10 @@ def calibrate(
 ) -> float:
     """The smallest noise multiplier, to 4 digits, whose `events` stay within `epsilon`.
 
-    Raises FedSightError when no noise below a million is enough.
+    Raises FedSightError if no multiplier below a million suffices.
     """
     if not epsilon > 0:
-        raise FedSightError(f"epsilon is {epsilon:g}, not above 0", "choose one, 3 say")
+        raise FedSightError(f"epsilon is {epsilon:g}; it must be above 0", "choose, for example, 3")
 
     def enough(noise: float) -> bool:
         return spent(events(noise), delta, method, grid) <= epsilon
@@ -145,7 +145,10 @@ def gaussian_sigma(epsilon: float, delta: float) -> float:
 def _pld(events: dict[Event, int], relation: Neighbours, delta: float, grid: float) -> float:
     whole: Any = None
     for event, count in events.items():
-        if event.kind in ("gaussian", "matrix"):  # a sum of such is one such: no error piles up
+        if event.kind in (
+            "gaussian",
+            "matrix",
+        ):  # composes exactly: no discretisation error adds up
             found = _loss("gaussian", event.under(relation) / math.sqrt(count), 1.0, relation, grid)
         else:
             noise = event.under(relation) if event.kind == "laplace" else event.noise
@@ -185,7 +188,7 @@ def _rdp(events: dict[Event, int], relation: Neighbours, delta: float) -> float:
 
     orders = np.array(DEFAULT_RDP_ORDERS, dtype=np.float64)
     if any(event.kind == "skellam" for event in events):
-        orders = orders[orders == np.round(orders)]  # its bound is for whole orders
+        orders = orders[orders == np.round(orders)]  # its bound holds for integer orders
     total = np.zeros_like(orders)
     with _quiet():
         for event, count in events.items():
@@ -194,7 +197,7 @@ def _rdp(events: dict[Event, int], relation: Neighbours, delta: float) -> float:
                 continue
             accountant = RdpAccountant(list(orders), _relation(event))
             accountant.compose(_dp_event(event, relation), count)
-            total += accountant._rdp  # its public face converts at once, and could not add up
+            total += accountant._rdp  # the public methods convert at once, so they cannot be added
     return float(compute_epsilon(orders, total, delta)[0])
 
 
@@ -219,7 +222,7 @@ def _dp_event(event: Event, relation: Neighbours) -> Any:
         )
     if event.kind == "poisson" and relation == "add_remove":
         return dp_accounting.PoissonSampledDpEvent(event.rate, gaussian)
-    # The amplification is not known for replace-one; to leave it out is sound.
+    # No amplification bound is known for replace-one; leaving it out is sound.
     return gaussian
 
 
@@ -235,7 +238,7 @@ def _skellam(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence dp-accounting's word that it leaves an order out, which costs nothing but that."""
+    """Silence dp-accounting's message that it excludes an order, which is harmless."""
     log = logging.getLogger("absl")
 
     def passes(record: logging.LogRecord) -> bool:

@@ -1,7 +1,8 @@
-"""What a protection of updates is: what it does at a site, at the coordinator, and what it costs.
+"""The interface of privacy mechanisms: what they do at a site and at the coordinator, and the cost.
 
-A mechanism disturbs either what a site releases (`release`) or the sum of all (`mean`), and says
-as events what that was. Its state lies with the algorithm's, under names that begin with PREFIX.
+A mechanism adds noise either to what a site releases (`release`) or to the sum (`mean`), and
+describes it as events. Its state is stored with the algorithm's, under names that begin with
+PREFIX.
 """
 
 from __future__ import annotations
@@ -30,22 +31,22 @@ State = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Plan:
-    """What an accountant must know of a run besides its mechanism."""
+    """What the accountant must know about a run besides its mechanism."""
 
     population: int  # clients
-    cohort: int | None  # clients of a round; None: all
+    cohort: int | None  # clients per round; None: all
     rounds: int
-    batch: int = 1  # images in a step
-    passes: int = 1  # over a site's images in a round
-    sizes: tuple[int, ...] = ()  # the different numbers of images that sites have
+    batch: int = 1  # images per step
+    passes: int = 1  # over a site's images per round
+    sizes: tuple[int, ...] = ()  # the distinct numbers of images at the sites
     # Under secure aggregation: values of an update, largest absolute value, sites in a sum, how
-    # many of these answer and do not collude for certain, bits of a value (None: all that fit).
+    # many of these are certain to answer and not to collude, bits per value (None: all that fit).
     size: int = 0
     reach: float = 0.0
     terms: int = 0
     honest: int = 0
     bits: int | None = None
-    unit: float = 0.0  # how far secure aggregation's rounding moves a value, at most
+    unit: float = 0.0  # the most by which secure aggregation's rounding changes a value
 
     def reached(self, clip: float, size: int) -> float:
         """Largest L2 norm of an update of `size` values, clipped to `clip` and then rounded."""
@@ -54,7 +55,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Released:
-    """What a round's sum became: the mean of each part, and by how many it was divided."""
+    """The result of a round: the mean of each part, the divisor, and the new state."""
 
     parts: dict[str, Tensor]  # float64 [d]
     replies: int
@@ -62,11 +63,11 @@ class Released:
 
 
 class Mechanism(Settings):
-    """Base: nothing is disturbed, and nothing is promised."""
+    """Base class: adds no noise and promises nothing."""
 
-    unit: ClassVar[Literal["", "client", "example"]] = ""  # whose data epsilon speaks of
-    trusts: ClassVar[str] = ""  # whom it must trust
-    covers: ClassVar[str] = ""  # what epsilon speaks of; {thing} and {things}: image(s) or text(s)
+    unit: ClassVar[Literal["", "client", "example"]] = ""  # what epsilon protects
+    trusts: ClassVar[str] = ""  # who must be trusted
+    covers: ClassVar[str] = ""  # what epsilon covers; {modality}, {modalities}: image(s) or text(s)
     # where noise comes in: at the coordinator, at the site, in its training steps, or as shares of
     # sites that are enough only together
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = ""
@@ -78,15 +79,15 @@ class Mechanism(Settings):
 
     @property
     def protects(self) -> bool:
-        """Whether there is an epsilon at all."""
+        """Whether the mechanism has an epsilon."""
         return bool(self.unit)
 
     def sampler(self, plan: Plan) -> Sampler:
-        """How cohorts are drawn."""
+        """The sampler that draws cohorts."""
         return Everyone() if plan.cohort is None else FixedSize(plan.cohort)
 
     def parts(self) -> Mapping[str, int]:
-        """What a payload holds besides the algorithm's parts: lengths by name."""
+        """Additional parts of a payload, beside the algorithm's: lengths by name."""
         return {}
 
     def init(self) -> State:
@@ -94,7 +95,7 @@ class Mechanism(Settings):
         return {}
 
     def shared(self, state: State) -> Mapping[str, Tensor]:
-        """What of the state each site must know."""
+        """The part of the state that each site must know."""
         return {}
 
     def release(
@@ -105,40 +106,40 @@ class Mechanism(Settings):
         site: str,
         noise: MakeNoise,
     ) -> Payload:
-        """What leaves a site in place of `payload`."""
+        """The payload that leaves the site instead of `payload`."""
         return payload
 
     def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
-        """What becomes of the sum of a cohort's releases."""
+        """Turn the sum of a cohort's releases into a mean."""
         return Released(total.mean(), total.count, state)
 
     def check(self) -> list[Problem]:
-        """Settings that contradict one another."""
+        """Contradictory settings."""
         return []
 
 
 class Protected(Mechanism):
-    """Base of those with an epsilon: either it or the noise multiplier decides the other."""
+    """Base class of mechanisms with an epsilon: either it or the noise multiplier is given."""
 
     epsilon: float | None = Field(None, gt=0, le=1000)  # target: a run stops before exceeding it
-    delta: float = Field(1e-5, gt=0, lt=1)  # chance of failure: below one over the number of units
-    # noise over clipping norm; None: as little as keeps all rounds within epsilon
+    delta: float = Field(1e-5, gt=0, lt=1)  # probability of failure: below 1 / number of units
+    # noise over clipping norm; None: the least that keeps all rounds within epsilon
     noise_multiplier: float | None = Field(None, gt=0)
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:
-        """What `rounds` rounds release, for the unit that they tell most of."""
+        """What `rounds` rounds release, for the client or example that they reveal most about."""
         raise NotImplementedError
 
     def noise(self, plan: Plan) -> float:
-        """The noise multiplier of this plan; FedSightError if its epsilon cannot be had."""
+        """The noise multiplier of this plan; FedSightError if its epsilon is not attainable."""
         return self.noise_multiplier or _calibrated(self, plan)
 
     def spent(self, plan: Plan, rounds: int) -> float:
-        """Epsilon after so many rounds, an upper bound."""
+        """Epsilon after `rounds` rounds, an upper bound."""
         return spent(self.events(plan, rounds, self.noise(plan)), self.delta, grid=COARSE)
 
     def rounds(self, plan: Plan) -> int:
-        """How many of the planned rounds fit into the target."""
+        """How many of the planned rounds stay within the target."""
         if self.epsilon is None or self.noise_multiplier is None:
             return plan.rounds
         noise = self.noise_multiplier
@@ -147,14 +148,14 @@ class Protected(Mechanism):
         )
 
     def check(self) -> list[Problem]:
-        """Neither of the two that decide, or no accountant."""
+        """Neither epsilon nor noise multiplier is set, or the accountant is not installed."""
         problems = []
         if self.epsilon is None and self.noise_multiplier is None:
-            cause = "neither the target nor the noise is said"
-            cure = "write epsilon = 3, say, or noise_multiplier = 1"
+            cause = "neither epsilon nor noise_multiplier is set"
+            cure = "set a target, for example epsilon = 3, or noise_multiplier = 1"
             problems.append(Problem("privacy.epsilon", cause, cure))
         if find_spec("dp_accounting") is None:
-            cause = "accounting needs dp-accounting, which is not installed here"
+            cause = "accounting needs dp-accounting, which is not installed"
             cure = "install it with: pip install 'fedsight[privacy]'"
             problems.append(Problem("privacy", cause, cure))
         return problems

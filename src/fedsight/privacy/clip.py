@@ -1,4 +1,4 @@
-"""Clipping: the bound that noise is measured by, over all that a client sends together."""
+"""Clipping of everything a client sends, jointly: the bound that noise is calibrated to."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def norm(payload: Payload, site: str) -> float:
         squares += float(torch.linalg.vector_norm(part, dtype=torch.float64)) ** 2
     if not math.isfinite(squares):
         raise SiteError(
-            f"site '{site}' has an update that is not finite (NaN or infinity)",
+            f"the update of site '{site}' is not finite (NaN or infinity)",
             "its training diverged or its data are broken: lower train.lr, set train.clip or "
-            "look at its images; with rounds.quorum a run goes on without such replies",
+            "check its images; with rounds.quorum a run continues without such replies",
         )
     return math.sqrt(squares)
 
 
 def clip(payload: Payload, most: float, site: str) -> dict[str, Tensor]:
-    """All parts scaled together so that their joint norm is at most `most`.
+    """All parts scaled by one factor so that their joint norm is at most `most`.
 
-    The bound holds for the integers that are added up (`core/fixedpoint.py`): room is left for
-    their rounding, so no update is larger than what the noise is measured by. An update of zeros
-    stays as it is. Raises SiteError naming the site if the update is not finite.
+    The bound also holds for the integers that are added (`core/fixedpoint.py`): a margin is left
+    for their rounding, so no update exceeds what the noise is calibrated to. An update of zeros is
+    unchanged. Raises SiteError naming the site if the update is not finite.
     """
     found = norm(payload, site)
     entries = sum(part.numel() for part in payload.values())
@@ -48,6 +48,6 @@ def flat(parts: Mapping[str, Tensor]) -> Tensor:
 
 
 def cut(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The vector of `flat` cut up again."""
+    """The inverse of `flat`: `vector` split into parts like those of `like`."""
     pieces = vector.split([part.numel() for part in like.values()])
     return dict(zip(like, pieces, strict=True))

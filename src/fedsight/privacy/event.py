@@ -1,4 +1,4 @@
-"""One noisy release, as the accountant sees it: its noise, its sampling, its neighbours."""
+"""A noisy release as the accountant sees it: noise, sampling and neighbouring relation."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ EventKind = Literal["gaussian", "poisson", "fixed_size", "matrix", "skellam", "l
 class Event:
     """One release with noise of standard deviation `noise` in units of the clipping norm.
 
-    Make it with the functions below or through a sampler. Two data sets are neighbours when one
-    has a client (or an example) more (`add_remove`), or another in the place of one
-    (`replace_one`); in the latter case an update can move by twice the clipping norm, and `noise`
-    counts half. Raises FedSightError for values that no release has.
+    Create it with the functions below or through a sampler. Two data sets are neighbours if one has
+    an additional client or example (`add_remove`), or if one client or example is replaced by
+    another (`replace_one`). In the latter case an update can move by twice the clipping norm, so
+    `noise` counts half. Raises FedSightError for values that are not possible.
     """
 
     kind: EventKind
-    noise: float  # standard deviation (of Laplace noise: scale) over the norm of one contribution
+    noise: float  # standard deviation (Laplace: scale) over the norm of one contribution
     neighbours: Neighbours = "add_remove"
-    rate: float = 1.0  # poisson: the probability that one takes part
-    population: int = 0  # fixed_size: how many there are
-    sample: int = 0  # fixed_size: how many take part
-    sensitivity: float = 1.0  # matrix: of the whole stream of rounds, for a norm of 1 in each
-    l1: float = 0.0  # skellam: sensitivities of the integers
+    rate: float = 1.0  # poisson: probability of taking part
+    population: int = 0  # fixed_size: number of clients
+    sample: int = 0  # fixed_size: number of participants
+    sensitivity: float = 1.0  # matrix: of the whole stream, for a norm of 1 per round
+    l1: float = 0.0  # skellam: L1 and L2 sensitivity of the integers
     l2: float = 0.0
 
     def __post_init__(self) -> None:
@@ -60,18 +60,18 @@ class Event:
             good = self.l2 > 0 and self.l1 >= self.l2
         if not good:
             raise FedSightError(
-                f"no release is accounted as {asdict(self)}",
-                "let the sampler or the mechanism make the event; a file that tells of this one "
-                "was altered or written by another version",
+                f"{asdict(self)} is not a valid release",
+                "let the sampler or the mechanism create the event; if it was read from a file, "
+                "that file was altered or written by another version",
             )
 
     def under(self, relation: Neighbours) -> float:
-        """Noise over sensitivity when neighbours are `relation`; a matrix's whole stream is one."""
+        """Noise over sensitivity under `relation`; a matrix event is the whole stream of rounds."""
         noise = self.noise / self.sensitivity
         return noise if relation == "add_remove" else noise / 2
 
     def table(self) -> dict[str, Any]:
-        """As plain values, less what its kind has no use for."""
+        """As plain values, without those that its kind does not use."""
         usual = {item.name: item.default for item in fields(self)}
         return {
             name: value
@@ -81,18 +81,18 @@ class Event:
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Event:
-        """The event of `table()`; FedSightError if it is none."""
+        """The event from `table()`; FedSightError if it is not one."""
         known = {item.name for item in fields(cls)}
         if not {"kind", "noise", "neighbours"} <= table.keys() <= known:
             raise FedSightError(
-                f"{dict(table)} does not tell of a release",
+                f"{dict(table)} does not describe a release",
                 "the file was altered or written by another version",
             )
         return cls(**table)
 
 
 def gaussian(noise: float, neighbours: Neighbours = "add_remove") -> Event:
-    """Gaussian noise, everybody takes part (Dwork and Roth 2014, appendix A)."""
+    """Gaussian noise without sampling (Dwork and Roth 2014, appendix A)."""
     return Event("gaussian", noise, neighbours)
 
 
@@ -102,7 +102,7 @@ def poisson(noise: float, rate: float) -> Event:
 
 
 def fixed_size(noise: float, population: int, sample: int) -> Event:
-    """Gaussian noise on a sample of fixed size, without replacement (Wang et al. 2019)."""
+    """Gaussian noise on a fixed-size sample without replacement (Wang et al. 2019)."""
     if sample == population:
         return gaussian(noise, "replace_one")
     return Event("fixed_size", noise, "replace_one", population=population, sample=sample)
@@ -119,6 +119,6 @@ def skellam(variance: float, l1: float, l2: float, neighbours: Neighbours = "add
 
 
 def laplace(epsilon: float, neighbours: Neighbours = "add_remove") -> Event:
-    """Laplace noise that is `epsilon`-private by itself under `neighbours`."""
+    """Laplace noise that by itself is `epsilon`-private under `neighbours`."""
     noise = 1 / epsilon
     return Event("laplace", noise if neighbours == "add_remove" else 2 * noise, neighbours)

@@ -1,9 +1,9 @@
-"""Where noise comes from: AES-256 in counter mode, keyed by a secret and by what is disturbed.
+"""Noise from AES-256 in counter mode, keyed by a secret and by the values that get the noise.
 
-The secret is the program's seed in a simulation, so that a run can be done again bit for bit, and
-32 random bytes that only the noise-adding party has in a deployment. The values to be disturbed
-are part of the key: the same release twice has the same noise and tells nothing new, and two
-different ones never share noise, whatever was interrupted, asked again, or run again.
+In a simulation the secret is the program's seed, so that a run can be repeated bit for bit. In a
+deployment it is 32 random bytes known only to the party that adds the noise. The values are part of
+the key: repeating the same release gives the same noise and reveals nothing new, and two different
+releases never share noise, even after an interruption, a repeated request or a repeated run.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from torch import Tensor
 from fedsight.core.errors import StoreError
 from fedsight.core.rng import Step
 
-_BLOCK = 1 << 15  # normals made at once; intermediates stay in the second-level cache
+_BLOCK = 1 << 15  # normals drawn at once; intermediates stay in the second-level cache
 
 
 class Noise:
-    """One stream of noise: made anew from the same secret, path and values, it is the same."""
+    """A stream of noise, determined by the secret, the path and the values."""
 
     def __init__(self, secret: int, *path: Step, values: Iterable[Tensor] = ()) -> None:
         digest = hashlib.sha256(b"fedsight noise")
@@ -61,33 +61,34 @@ class Noise:
         return torch.from_numpy(out[:size])
 
 
-MakeNoise = Callable[..., Noise]  # (*path, values=...) -> a stream, under the secret of its place
+MakeNoise = Callable[..., Noise]  # (*path, values=...) -> a stream, with the caller's secret
 
 
 def secret_at(path: Path) -> int:
-    """The 32 random bytes in the file at `path`, which is made if it is not there.
+    """The 32 random bytes in the file at `path`, which is created if it does not exist.
 
-    Raises StoreError for a file that others may read, or that is not 32 bytes long.
+    Raises StoreError if other users may read the file, or it is not 32 bytes long.
     """
     if not path.exists():
         _make_secret(path)
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise StoreError(
-            f"the noise secret {path} may be read by others (mode {mode:o})",
-            f"it may be known already: remove it, and a new one is made. To keep it: "
+            f"other users may read the noise secret {path} (mode {mode:o})",
+            f"somebody may know it already: remove it, and a new one is created. To keep it: "
             f"chmod 600 {path}",
         )
     data = path.read_bytes()
     if len(data) != 32:
         raise StoreError(
-            f"the noise secret {path} has {len(data)} bytes, not 32", "remove it: a new one is made"
+            f"the noise secret {path} has {len(data)} bytes, not 32",
+            "remove it, and a new one is created",
         )
     return int.from_bytes(data, "little")
 
 
 def _make_secret(path: Path) -> None:
-    """Whole or not at all, and never readable by others, not even for a moment."""
+    """Write the file whole or not at all, and never readable by other users."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
@@ -99,5 +100,5 @@ def _make_secret(path: Path) -> None:
     except OSError as error:
         raise StoreError(
             f"cannot write the noise secret {path}: {error.strerror or error}",
-            "free some space or choose another place",
+            "free some space or choose another location",
         ) from error

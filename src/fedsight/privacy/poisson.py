@@ -1,8 +1,8 @@
-"""Poisson numbers from a stream of uniform ones, right for means up to 2^54.
+"""Poisson samples from a stream of uniform numbers, accurate for means up to 2^54.
 
-NumPy's own generator is neither fit for secrets nor right for large means: it takes the logarithm
-of a probability as a difference of numbers near mean x log(mean), and above means of about 2^46 the
-variance of what it draws is off by several per cent.
+NumPy's generator is neither suitable for secrets nor accurate for large means: it computes the
+logarithm of a probability as a difference of numbers near mean x log(mean), and above means of
+about 2^46 the variance of its samples is off by several per cent.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ Uniform = Callable[[int], npt.NDArray[np.float64]]  # numbers in (0, 1), [size]
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
-_TABLE = 1000.0  # means up to which a table of the distribution is looked up
-_BLOCK = 1 << 15  # numbers drawn at once
+_TABLE = 1000.0  # means below this use a table of the distribution
+_BLOCK = 1 << 15  # samples drawn at once
 
 
 def offsets(mean: float, size: int, uniform: Uniform) -> Integers:
-    """Poisson numbers of `mean` less floor(mean), [size]: so no precision is lost to the mean."""
+    """Poisson samples of `mean` minus floor(mean), [size]: no precision is lost to the mean."""
     draw = _by_table(mean) if mean < _TABLE else _by_rejection(mean)
     out = np.empty(size, np.int64)
     done = 0
@@ -34,8 +34,8 @@ def offsets(mean: float, size: int, uniform: Uniform) -> Integers:
 
 
 def _by_table(mean: float) -> Callable[[Uniform, int], Integers]:
-    """The distribution function turned round."""
-    most = math.ceil(mean + 12 * math.sqrt(mean)) + 60  # more come with probability below 2^-60
+    """Inversion of the distribution function."""
+    most = math.ceil(mean + 12 * math.sqrt(mean)) + 60  # exceeded with probability below 2^-60
     steps = np.log(mean / np.arange(1, most + 1)) if mean else np.full(most, -math.inf)
     below = np.cumsum(np.exp(np.concatenate([[0.0], np.cumsum(steps)]) - mean))
 
@@ -73,9 +73,9 @@ def _by_rejection(mean: float) -> Callable[[Uniform, int], Integers]:
 
 
 def _log_probability(away: Floats, mean: float) -> Floats:
-    """Of the numbers mean + `away`, 16 or more: Loader's saddle point form (2000, equation 5).
+    """Log probability of mean + `away`, for 16 or more: Loader's saddle point (2000, equation 5).
 
-    mean ((1 + t) log(1 + t) - t) with t = away / mean stands for what cancels out.
+    mean ((1 + t) log(1 + t) - t) with t = away / mean avoids cancellation.
     """
     t = away / mean
     k = mean + away

@@ -1,6 +1,6 @@
-"""Who takes part in a round, and what that choice is worth: the sampler emits the event.
+"""Samplers: they draw the cohort of a round and state how the draw is accounted.
 
-No other code says how releases are amplified, so that what is accounted is what was drawn.
+Only a sampler may claim amplification, so what is accounted is what was drawn.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from fedsight.privacy.event import Event
 
 
 class Sampler(Protocol):
-    """Draws cohorts and knows what they are worth."""
+    """Draws cohorts and states how they are accounted."""
 
     def draw(self, population: int, seed: int, round: int) -> list[int]:
-        """Numbers of the clients of `round`, sorted; amplification wants `seed` to be secret."""
+        """Sorted indices of the clients of `round`; amplification requires a secret `seed`."""
         ...
 
     def expected(self, population: int) -> float:
-        """Size of a cohort in the mean: the fixed denominator of its sum."""
+        """Expected size of a cohort: the fixed denominator of its sum."""
         ...
 
     def event(self, population: int, noise: float) -> Event:
@@ -35,63 +35,67 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True)
 class Everyone:
-    """All clients, always: no amplification. The default, and right for a handful of sites."""
+    """All clients in every round, without amplification: the default, suited to few sites."""
 
     def draw(self, population: int, seed: int, round: int) -> list[int]:
-        """All of them."""
+        """All clients."""
         return list(range(population))
 
     def expected(self, population: int) -> float:
-        """All of them."""
+        """The whole population."""
         return float(population)
 
     def event(self, population: int, noise: float) -> Event:
-        """Plain Gaussian, one client more or less."""
+        """Gaussian noise without sampling; neighbours add or remove one client."""
         return event.gaussian(noise)
 
 
 @dataclass(frozen=True)
 class Poisson:
-    """Each client by its own coin: cohorts differ in size, and may be empty."""
+    """Each client is drawn independently: cohorts vary in size and may be empty."""
 
     rate: float  # probability
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
             raise FedSightError(
-                f"a sampling rate of {self.rate:g} is no probability above 0",
+                f"the sampling rate {self.rate:g} is not in (0, 1]",
                 "choose a cohort of at least 1 and at most all clients",
             )
 
     def draw(self, population: int, seed: int, round: int) -> list[int]:
-        """Whose coin says so."""
+        """The clients that were drawn."""
         rng = numpy_generator(seed, "round", round, "cohort")
         return [int(client) for client in np.flatnonzero(rng.random(population) < self.rate)]
 
     def expected(self, population: int) -> float:
-        """rate times population."""
+        """`rate` times `population`."""
         return self.rate * population
 
     def event(self, population: int, noise: float) -> Event:
-        """Amplified by the coin; one client more or less."""
+        """Amplified by Poisson sampling; neighbours add or remove one client."""
         return event.poisson(noise, self.rate)
 
 
 @dataclass(frozen=True)
 class FixedSize:
-    """A cohort of a fixed size, without replacement: neighbours replace one, at half the noise."""
+    """A cohort of fixed size, drawn without replacement.
+
+    Neighbours replace one client by another, so the noise counts half.
+    """
 
     size: int
 
     def __post_init__(self) -> None:
         if self.size < 1:
-            raise FedSightError(f"a cohort of {self.size} has nobody in it", "choose 1 or more")
+            raise FedSightError(f"a cohort of {self.size} clients is empty", "choose 1 or more")
 
     def draw(self, population: int, seed: int, round: int) -> list[int]:
-        """A uniform choice; FedSightError if there are not so many."""
+        """A uniform choice; FedSightError if the population is smaller than the cohort."""
         if self.size > population:
             raise FedSightError(
-                f"a cohort of {self.size} cannot be drawn from {population}", "lower the cohort"
+                f"a cohort of {self.size} cannot be drawn from {population} clients",
+                "lower the cohort",
             )
         if self.size == population:
             return list(range(population))
@@ -100,42 +104,42 @@ class FixedSize:
         return sorted(int(client) for client in chosen)
 
     def expected(self, population: int) -> float:
-        """The size."""
+        """The fixed size."""
         return float(self.size)
 
     def event(self, population: int, noise: float) -> Event:
-        """Amplified by the choice; one client in the place of another."""
+        """Amplified by the sampling; neighbours replace one client by another."""
         return event.fixed_size(noise, population, self.size)
 
 
 @dataclass(frozen=True)
 class Cyclic:
-    """Fixed groups that take turns, as correlated noise wants: who took part rests a while.
+    """Fixed groups that take turns, as correlated noise requires: clients rest between rounds.
 
-    Nothing is left to chance after the first shuffle, so nothing is amplified; what it is worth
-    depends on the noise of all rounds, and the matrix mechanism says so.
+    After the initial shuffle nothing is random, so nothing is amplified. The cost depends on the
+    noise of all rounds, and the matrix mechanism accounts for it.
     """
 
-    cohort: int  # about so many clients in a group
+    cohort: int  # approximate number of clients in a group
 
     def groups(self, population: int) -> int:
-        """How many groups there are: a client rests for all rounds but one of so many."""
+        """Number of groups: a client takes part once in so many rounds."""
         return max(1, population // self.cohort)
 
     def draw(self, population: int, seed: int, round: int) -> list[int]:
-        """The group whose turn it is."""
+        """The group whose turn it is in `round`."""
         order = numpy_generator(seed, "cohort groups").permutation(population)
         groups = self.groups(population)
         return sorted(int(client) for client in order[(round - 1) % groups :: groups])
 
     def expected(self, population: int) -> float:
-        """Size of a group in the mean."""
+        """Mean size of a group."""
         return population / self.groups(population)
 
     def event(self, population: int, noise: float) -> Event:
-        """One turn of a client, with noise of its own: nothing is amplified."""
+        """One participation with independent noise, without amplification."""
         return event.gaussian(noise)
 
     def participations(self, population: int, rounds: int) -> int:
-        """How often a client takes part in so many rounds, at most."""
+        """The most often that a client takes part in `rounds` rounds."""
         return math.ceil(rounds / self.groups(population))

@@ -1,4 +1,4 @@
-"""What a program says about secure aggregation: `[secure]`."""
+"""Settings for secure aggregation: `[secure]`."""
 
 from __future__ import annotations
 
@@ -15,41 +15,45 @@ from fedsight.privacy.secagg.graph import Parameters, colluding, parameters
 from fedsight.privacy.secagg.quantise import MODULUS, Quantiser, spare
 from fedsight.privacy.skellam import Levels
 
-LEAST_BITS = 8  # of a site's values
+LEAST_BITS = 8  # per value of a site
 
 
 class Secure(Settings):
-    """What hides a site's update from the coordinator: `[secure]`."""
+    """Secure aggregation, which hides single updates from the coordinator: `[secure]`."""
 
-    # none; secagg; quantised: the same rounding without masks, which hides nothing
+    # `secagg` masks updates; `quantised` only rounds them in the same way and hides nothing
     name: Literal["none", "quantised", "secagg"] = "none"
-    clip: float = Field(1.0, gt=0)  # largest absolute value of an update; more is cut off
-    # the same for an algorithm's other vectors; None: secure.clip / train.lr, a gradient's size
+    clip: float = Field(1.0, gt=0)  # largest absolute value of an update; larger ones are clipped
+    # the same for an algorithm's other vectors; None: secure.clip / train.lr, as for a gradient
     clip_others: float | None = Field(None, gt=0)
-    norm: float | None = Field(None, gt=0)  # largest L2 norm of all vectors together; None: any
-    bits: int | None = Field(None, ge=LEAST_BITS, lt=MODULUS)  # per value; None: all that fit
-    cap: int | None = Field(None, ge=1)  # largest weight; None: the largest site's, as declared
+    norm: float | None = Field(None, gt=0)  # largest joint L2 norm of all vectors; None: no limit
+    # bits per value; None: as many as fit
+    bits: int | None = Field(None, ge=LEAST_BITS, lt=MODULUS)
+    # largest weight; None: that of the largest site, as declared
+    cap: int | None = Field(None, ge=1)
     corrupt: float = Field(0.1, ge=0, lt=1)  # share of the cohort that may collude
     dropout: float = Field(0.1, ge=0, lt=1)  # share of the cohort that may drop out
-    split_view: bool = True  # whether the coordinator may tell different sites different things
-    threshold: int | None = Field(None, ge=2)  # shares that make a secret; None: as computed
-    neighbours: int | None = Field(None, ge=2)  # of each site; None: as computed
+    # protect against a coordinator that tells different sites different things
+    split_view: bool = True
+    # shares needed to reconstruct a secret; None: as computed
+    threshold: int | None = Field(None, ge=2)
+    neighbours: int | None = Field(None, ge=2)  # neighbours of each site; None: as computed
 
     @property
     def rounds_values(self) -> bool:
-        """Whether values are quantised at all."""
+        """Whether values are quantised."""
         return self.name != "none"
 
     @property
     def masks(self) -> bool:
-        """Whether they are masked."""
+        """Whether values are masked."""
         return self.name == "secagg"
 
     def parameters(self, sites: int) -> Parameters:
-        """The graph of a round of `sites` sites; SiteError if none is secure and survivable."""
+        """The graph of a round of `sites` sites; SiteError if none is both secure and robust."""
         found = parameters(sites, self.corrupt, self.dropout, self.split_view)
         k = max(self.neighbours or 0, found.neighbours)
-        k += k % 2  # as many on either side
+        k += k % 2  # the same number on either side
         t = max(self.threshold or 0, found.threshold)
         return Parameters(min(k, sites - 1), t, max(t, found.survivors))
 
@@ -61,9 +65,9 @@ class Secure(Settings):
         lr: float,
         levels: Levels | None = None,
     ) -> Quantiser:
-        """The rounding of a round of `terms` sites; `sizes` are the lengths of its vectors.
+        """The rounding for a round of `terms` sites; `sizes` are the lengths of its vectors.
 
-        With `levels` they are those of a mechanism that adds noise to them.
+        A mechanism that adds noise to the levels determines them by `levels`.
         """
         bits, deviation = min(self.bits or MODULUS, MODULUS - spare(terms)), 0.0
         if levels is not None:
@@ -72,14 +76,16 @@ class Secure(Settings):
         return Quantiser(sizes, ranges, self.norm, bits, terms, cap, deviation)
 
     def facing(self, plan: Plan, sizes: Mapping[str, int], terms: int, lr: float) -> Plan:
-        """What the accountant must know of the rounding, and of those who take part honestly."""
+        """`plan` with what the accountant must know about the rounding and the honest sites."""
         if not self.rounds_values:
             return plan
-        most = min(plan.population, 2 * terms + 100) if plan.cohort else terms  # coins may fall so
+        most = (
+            min(plan.population, 2 * terms + 100) if plan.cohort else terms
+        )  # a Poisson cohort may be larger
         rough = self.quantiser(sizes, most, 1, lr)
         reach = min(rough.ranges.values())
         unit = 2 * max(rough.ranges.values()) / ((1 << rough.bits) - 1)
-        honest = 0  # without masks nobody's noise hides another's update
+        honest = 0  # without masks, no site's noise hides another site's update
         if self.masks:
             honest = self.parameters(terms).survivors - colluding(terms, self.corrupt)
         return replace(
@@ -95,12 +101,12 @@ class Secure(Settings):
     def _ranges(self, sizes: Mapping[str, int], lr: float) -> dict[str, float]:
         others = self.clip / lr if self.clip_others is None else self.clip_others
         known = {"delta": self.clip}
-        # What a mechanism sends along (`Mechanism.parts`) is within 1.
+        # The additional parts of a mechanism (`Mechanism.parts`) are within 1.
         known |= {part: 1.0 for part in sizes if part.startswith(PREFIX)}
         return {part: known.get(part, others) for part in sizes}
 
     def check(self, cohort: int | None, quorum: int | None) -> list[Problem]:
-        """What is unsound, for a cohort whose size may not be known yet."""
+        """Unsound settings, for a cohort whose size may not be known yet."""
         if not self.rounds_values or cohort is None:
             return []
         if self.bits is not None and self.bits + spare(cohort) > MODULUS:
@@ -120,14 +126,16 @@ class Secure(Settings):
         problems = []
         if self.threshold is not None and not least.threshold <= self.threshold <= cohort:
             cause = f"a threshold of {self.threshold} is not between {least.threshold} and {cohort}"
-            cure = "leave it out: the smallest one that is secure is computed"
+            cure = "leave it out: the smallest secure threshold is computed"
             problems.append(Problem("secure.threshold", cause, cure))
         if self.neighbours is not None and self.neighbours < least.neighbours:
-            cause = f"{self.neighbours} neighbours are fewer than the {least.neighbours} computed"
-            cure = "leave it out: the smallest number that is secure is computed"
+            cause = f"{self.neighbours} neighbours are fewer than the {least.neighbours} required"
+            cure = "leave it out: the smallest secure number is computed"
             problems.append(Problem("secure.neighbours", cause, cure))
         if quorum is not None and quorum < found.survivors:
-            cause = f"a quorum of {quorum} closes a round that only {found.survivors} can unmask"
+            cause = (
+                f"a quorum of {quorum} is too small to unmask a round: {found.survivors} are needed"
+            )
             cure = f"raise rounds.quorum to {found.survivors} or more, or raise secure.dropout"
             problems.append(Problem("rounds.quorum", cause, cure))
         return problems

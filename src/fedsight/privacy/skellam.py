@@ -1,8 +1,8 @@
-"""Distributed differential privacy: Skellam noise on the levels that secure aggregation adds up.
+"""Distributed differential privacy: Skellam noise on the integers that secure aggregation adds.
 
-Each site adds noise to its rounded update; the sum of the sites' noises is again Skellam, and no
-single site's noise needs to be enough. Here is how much each adds, and what that is worth; levels
-and masks are in `privacy/secagg/`.
+Each site adds noise to its rounded update. A sum of Skellam variables is again Skellam, so the
+noise of a single site need not suffice. This module computes how much noise each site adds and how
+the sum is accounted; rounding and masks are in `privacy/secagg/`.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from fedsight.privacy import event
 from fedsight.privacy.event import Event
 from fedsight.privacy.poisson import Integers, Uniform, offsets
 
-STRAYS = 50  # bits: a noised sum leaves its room with probability 2^-50 at most, on either side
+STRAYS = 50  # bits: a noised sum leaves its range with probability at most 2^-50, on either side
 
 
 @dataclass(frozen=True)
 class Levels:
-    """How finely values are rounded, and the noise of one site in these levels."""
+    """The resolution of the rounding, and the noise of one site in units of a level."""
 
     bits: int
-    scale: float  # levels for a difference of 1
-    deviation: float  # standard deviation
+    scale: float  # levels per unit of value
+    deviation: float  # standard deviation, in levels
 
 
 @dataclass(frozen=True)
 class Round:
-    """What a round's noise is sized for."""
+    """The quantities that determine the noise of a round."""
 
     size: int  # values of an update, d
     terms: int  # sites in the sum
-    honest: int  # of these, how many answer and do not collude for certain
+    honest: int  # how many of these are certain to answer and not to collude
     clip: float  # largest joint L2 norm of an update
     reach: float  # largest absolute value of an update
 
     def levels(self, multiplier: float, most: int, modulus: int) -> Levels:
         """The finest levels, at most 2^`most`, whose noised sum fits `modulus` bits.
 
-        Raises FedSightError if no two levels do, or nobody is honest.
+        Raises FedSightError if not even two levels fit, or no site is certain to be honest.
         """
         if self.honest < 1:
             raise FedSightError(
-                "none of the sites that must answer is honest for certain, so no noise is enough",
-                "lower secure.corrupt or secure.dropout, or ask more sites",
+                "none of the sites that must answer is certain to be honest, so no noise suffices",
+                "lower secure.corrupt or secure.dropout, or include more sites",
             )
         for bits in range(min(most, modulus), 0, -1):
             top = (1 << bits) - 1
@@ -59,19 +59,19 @@ class Round:
         )
 
     def moves(self, scale: float) -> float:
-        """How far the levels of one site move at most (L2) when its images are replaced.
+        """Largest L2 change of one site's levels when its images are replaced.
 
-        Two updates are 2 `clip` apart. Whether a value is rounded up is decided by the same draw u
-        for both, which is the site's and the round's and not the images', and
+        Two clipped updates are at most 2 `clip` apart. The draw u that decides the rounding depends
+        on the site and the round, not on the images, so it is the same for both, and
         floor(a + u) - floor(b + u) differs from a - b by less than one.
         """
         return 2 * scale * self.clip + math.sqrt(self.size)
 
     def release(self, scale: float, deviation: float) -> Event:
-        """What the sum is accounted as: the noise of the honest sites alone.
+        """The event for which the sum is accounted, with the noise of the honest sites alone.
 
-        Who takes part is known, so that neighbours replace one update by another. By Cauchy and
-        Schwarz an L1 norm is at most sqrt(d) times the L2 norm.
+        It is known who takes part, so neighbours replace one update by another. By Cauchy-Schwarz
+        the L1 norm is at most sqrt(d) times the L2 norm.
         """
         l2 = self.moves(scale)
         variance = self.honest * deviation**2
@@ -79,11 +79,11 @@ class Round:
 
 
 def room(terms: int, top: int, deviation: float) -> int:
-    """How many different sums there may be of `terms` noised values from 0 to `top`.
+    """Number of different sums of `terms` noised values from 0 to `top`.
 
-    A sum of Skellam noise of variance V strays further than t with probability
-    exp(-t^2 / (2 V + 2 t / 3)) at most, to either side (Bernstein; its cumulant generating function
-    is V (cosh s - 1), below V s^2 / (2 - 2 s / 3)); t is where that is 2^-STRAYS.
+    Skellam noise of variance V exceeds t, on either side, with probability at most
+    exp(-t^2 / (2 V + 2 t / 3)) (Bernstein: its cumulant generating function V (cosh s - 1) is below
+    V s^2 / (2 - 2 s / 3)). t is chosen so that this is 2^-STRAYS.
     """
     if not deviation:
         return terms * top + 1

@@ -1,1 +1,1 @@
-"""The report: one self-contained page made only from the files of a run folder; no torch here."""
+"""The report: one self-contained page built only from the files of a run folder, without torch."""

@@ -1,4 +1,4 @@
-"""Builds the report: one HTML file with everything inside, from one run folder or several."""
+"""Builds the report of one run or several: a single self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsight.report.read import Run, read
 
 @dataclass(frozen=True)
 class Section:
-    """One run as the template sees it: its files' content, its name on the page, its figures."""
+    """One run as the template sees it: the content of its files, its name and its plots."""
 
     run: Run
     name: str
@@ -27,13 +27,13 @@ class Section:
 
 
 def build(runs: Sequence[Path], out: Path | None = None) -> Path:
-    """Writes the report of one run, or of several side by side, and returns where it is.
+    """Write the report of one run, or of several side by side, and return its path.
 
     `out` defaults to `report.html` in the first run's folder. The file is written whole or not at
-    all. Raises StoreError where a run folder is missing or broken or the page cannot be written.
+    all. Raises StoreError if a run folder is missing or broken or the page cannot be written.
     """
     if not runs:
-        raise StoreError("no run was given", "Give one run folder or several.")
+        raise StoreError("no run was given", "name at least one run folder")
     target = Path(runs[0]) / "report.html" if out is None else Path(out)
     html = render([read(Path(run)) for run in runs])
     write_atomically(target, html.encode("utf-8", "replace"))
@@ -87,7 +87,7 @@ def render(runs: Sequence[Run]) -> str:
 
 
 def _names(runs: Sequence[Run]) -> list[str]:
-    """The runs' names, told apart by their folders or by a number where they are the same."""
+    """The runs' names; equal ones are distinguished by folder, or else by number."""
     names = [run.facts.name for run in runs]
     if len(set(names)) < len(names):
         names = [f"{run.facts.name} ({run.folder.resolve().name})" for run in runs]
@@ -109,8 +109,8 @@ def _figures(run: Run, anchor: str) -> dict[str, Markup]:
     levels = []
     if three is not None:
         levels = [
-            ("pooled, at its end", three.pooled, plots.POOLED),
-            ("mean of sites alone", three.mean, plots.ALONE),
+            ("pooled, final", three.pooled, plots.POOLED),
+            ("sites alone, mean", three.mean, plots.ALONE),
         ]
     tested = f"on test {run.modalities}"
     losses = [_line(run, tested, "loss"), _line(run, "in training", "train_loss")]

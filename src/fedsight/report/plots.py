@@ -1,4 +1,4 @@
-"""The figures over rounds and over sites: curves, three-way comparison, sites, bytes."""
+"""Plots over rounds and over sites: curves, three-way comparison, sites, traffic."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), ("-.", "^"), (":
 
 @dataclass(frozen=True)
 class Polyline:
-    """A named series over rounds; `values` may hold None where nothing was measured."""
+    """A named series over rounds; a value is None if it was not measured."""
 
     name: str
     rounds: Sequence[int]
@@ -44,9 +44,10 @@ def curves(
     share: bool = False,
     levels: Sequence[tuple[str, float, str]] = (),
 ) -> Markup:
-    """Series over rounds; `share` for accuracies; `levels` are (name, value, colour) final figures.
+    """Plot series over rounds; `share`: values are from 0 to 1.
 
-    Empty where no series holds a point.
+    `levels` are final figures drawn as horizontal lines: (name, value, colour). Empty if no series
+    has a point.
     """
     lines = [line for line in lines if line.points()[0]]
     if not lines:
@@ -90,7 +91,7 @@ def shares(
     axes_of: tuple[str, str],
     lines: Mapping[str, Sequence[tuple[float, float]]],
 ) -> Markup:
-    """Lines over two axes from 0 to 1; `axes_of` names x and y. Empty where no line has a point."""
+    """Plot lines over axes from 0 to 1, named `axes_of`. Empty if no line has a point."""
     kept = {name: points for name, points in lines.items() if points}
     if not kept:
         return Markup()
@@ -115,7 +116,7 @@ def shares(
 def three_way(
     name: str, figure: str, alone: Mapping[str, float], mean: float, federated: float, pooled: float
 ) -> Markup:
-    """Each site alone as dots with their mean, the federated and the pooled model as bars."""
+    """Plot each site alone as dots with their mean, and federated and pooled as bars."""
     said = (
         f"{len(alone)} sites alone: mean {percent(mean)}, from {percent(min(alone.values()))} to "
         f"{percent(max(alone.values()))}; federated {percent(federated)}; pooled {percent(pooled)}"
@@ -147,9 +148,9 @@ def three_way(
 def by_site(
     name: str, figure: str, rows: Sequence[tuple[str, float | None, float | None]]
 ) -> Markup:
-    """Per site: alone (hollow) and federated (filled), each measured for that site.
+    """Plot for each site alone (hollow) and federated (filled), both measured for that site.
 
-    `rows` are (site, alone, federated); with very many sites the worst federated are drawn.
+    `rows` are (site, alone, federated). If there are too many, the worst federated ones are drawn.
     """
     shown = [row for row in rows if row[2] is not None]
     if not shown:
@@ -181,17 +182,17 @@ def by_site(
         _percent(axes.xaxis)
         axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axes.grid(axis="x")
-        axes.set_xlabel("right answers")
+        axes.set_xlabel(word(figure))
     return sheet.svg
 
 
 def traffic(name: str, rounds: Sequence[int], up: Sequence[int], down: Sequence[int]) -> Markup:
-    """Bytes that sites sent and received, added up over the rounds."""
+    """Plot the bytes that sites sent and received, cumulated over the rounds."""
     sent, received = _running(up), _running(down)
     said = (
         f"after round {rounds[-1]}: sent by sites {size(sent[-1])}, received {size(received[-1])}"
     )
-    with Sheet(name, "Bytes so far", said, 2.8) as sheet:
+    with Sheet(name, "Cumulative traffic", said, 2.8) as sheet:
         axes = sheet.axes
         axes.plot(rounds, received, "-", color=ALONE, linewidth=3.5, label="received by sites")
         axes.plot(rounds, sent, "--", color=FEDERATED, label="sent by sites")

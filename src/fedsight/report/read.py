@@ -1,4 +1,4 @@
-"""Reads the files of a run folder into typed, frozen values; what is not there stays None."""
+"""Reads the files of a run folder into typed, frozen values; a missing file gives None."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from fedsight.core.errors import StoreError
 from fedsight.report.records import Comparison, Evaluation, Facts, Record, RoundRecord, Summary
 from fedsight.report.words import plural
 
-CURE = "Make the run anew or go on with `fedsight resume`, then ask for the report again."
+CURE = "repeat the run or continue it with `fedsight resume`, then build the report again"
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that the files of one run folder say."""
+    """The content of the files of one run folder."""
 
     folder: Path
     facts: Facts
@@ -32,31 +32,31 @@ class Run:
 
     @property
     def modality(self) -> str:
-        """What the model looks at: image or text. The whole report calls it so."""
+        """What the model was trained on, `image` or `text`; the report uses this word."""
         return self.facts.preprocess.modality
 
     @property
     def modalities(self) -> str:
-        """The plural: images or texts."""
+        """The plural: `images` or `texts`."""
         return plural(self.modality)
 
     @property
     def population(self) -> int:
-        """How many sites took part in the federation."""
+        """Number of sites in the federation."""
         return len(self.facts.sites) if self.facts.population is None else self.facts.population
 
 
 def read(folder: Path) -> Run:
-    """Everything in a run folder that a report may show.
+    """Read everything in a run folder that a report may show.
 
-    Raises StoreError, naming the file, where `run.json` or `history.jsonl` is missing or where
-    any file cannot be understood. A torn last line of the history is left out.
+    Raises StoreError naming the file if `run.json` or `history.jsonl` is missing, or if a file is
+    broken. An incomplete last line of the history is ignored.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise StoreError(
             f"there is no run folder {folder}",
-            "Give the folder that `fedsight run ... --out DIR` wrote.",
+            "name a folder written by `fedsight run ... --out DIR`",
         )
     facts = _model(folder / "run.json", Facts, required=True)
     assert facts is not None
@@ -83,12 +83,12 @@ def _bytes(path: Path, required: bool = False) -> bytes | None:
         if not required:
             return None
         raise StoreError(
-            f"{path} is missing, so {path.parent} is not a run folder or its run never began",
-            "Give the folder that `fedsight run ... --out DIR` wrote.",
+            f"{path} is missing: {path.parent} is not a run folder, or its run never started",
+            "name a folder written by `fedsight run ... --out DIR`",
         ) from None
     except OSError as error:
         raise StoreError(
-            f"{path} cannot be read: {error.strerror}", "Check the file and its permissions."
+            f"{path} cannot be read: {error.strerror}", "check the file and its permissions"
         ) from error
 
 
@@ -106,12 +106,12 @@ def _why(error: ValueError) -> str:
     if not isinstance(error, ValidationError):  # not JSON, or not UTF-8 text
         return f"it is not JSON ({error})"
     first = error.errors()[0]
-    where = ".".join(str(part) for part in first["loc"]) or "the whole"
+    where = ".".join(str(part) for part in first["loc"]) or "the whole file"
     return f"{where}: {first['msg']}"
 
 
 def _history(path: Path) -> tuple[RoundRecord, ...]:
-    """The rounds in order; where a resumed run wrote a round twice, its last line counts."""
+    """The rounds in order; if a resumed run wrote a round twice, the last line counts."""
     raw = _bytes(path, required=True) or b""
     lines = [(number, line) for number, line in enumerate(raw.splitlines(), 1) if line.strip()]
     rounds: dict[int, RoundRecord] = {}
@@ -120,13 +120,13 @@ def _history(path: Path) -> tuple[RoundRecord, ...]:
             entry = RoundRecord.model_validate(json.loads(line))
         except ValueError as error:
             if number == lines[-1][0] and not isinstance(error, ValidationError):
-                break  # the run was stopped while it wrote this line
+                break  # the run was interrupted while writing this line
             raise StoreError(f"{path}, line {number}, is broken: {_why(error)}", CURE) from error
         rounds[entry.round] = entry
     if not rounds:
         raise StoreError(
-            f"{path} holds no finished round, so there is nothing to report yet",
-            "Let the run finish a round (`fedsight resume`), then ask for the report again.",
+            f"{path} has no finished round, so there is nothing to report yet",
+            "continue the run with `fedsight resume`, then build the report again",
         )
     return tuple(rounds[number] for number in sorted(rounds))
 

@@ -1,4 +1,4 @@
-"""The content of a run folder's files as frozen values: one class for each file and its parts."""
+"""Typed, frozen records of the files in a run folder: one class per file and part."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
-# Runs of earlier versions call it by the only figure there was.
+# Runs of earlier versions only had accuracies.
 _SCORE = Field(None, validation_alias=AliasChoices("score", "accuracy"))
 
 
 class Record(BaseModel):
-    """Base of all: unknown keys are left aside, so that newer runs stay readable."""
+    """Base class; unknown keys are ignored, so that newer runs stay readable."""
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
 
 class Data(Record):
-    """Where the images or texts came from and how many there are."""
+    """Source and number of the images or texts."""
 
     title: str = ""
     licence: str = ""
@@ -33,13 +33,13 @@ class Data(Record):
 
 
 class PreprocessRecord(Record):
-    """What becomes the network's input."""
+    """How inputs are made from images or texts."""
 
     modality: Literal["image", "text"] = "image"
 
 
 class ModelRecord(Record):
-    """The network; `travelling` counts the parameters that leave a site."""
+    """The network; `travelling` is the number of parameters that leave a site."""
 
     name: str = ""
     parameters: int | None = None
@@ -47,7 +47,7 @@ class ModelRecord(Record):
 
 
 class SiteRecord(Record):
-    """One site: its training images, and how many of each class."""
+    """One site: its number of training images, in total and by class."""
 
     name: str
     samples: int
@@ -55,7 +55,7 @@ class SiteRecord(Record):
 
 
 class Facts(Record):
-    """`run.json`: what was run, on what, where."""
+    """`run.json`: what was run, on which data, in which environment."""
 
     command: str = ""
     name: str
@@ -68,7 +68,7 @@ class Facts(Record):
     classes: tuple[str, ...] = ()
     model: ModelRecord = ModelRecord()
     algorithm: str = ""
-    headline: str = "Accuracy"  # what the score is
+    headline: str = "Accuracy"  # name of the score
     sites: tuple[SiteRecord, ...] = ()
     population: int | None = None
 
@@ -83,7 +83,7 @@ class Facts(Record):
 
 
 class RoundRecord(Record):
-    """One line of `history.jsonl`; bytes and seconds are those of this round."""
+    """One line of `history.jsonl`; bytes and seconds are of this round alone."""
 
     round: int
     score: float | None = _SCORE
@@ -99,21 +99,21 @@ class RoundRecord(Record):
 
 
 class Score(Record):
-    """The task's headline figure (0 to 1; accuracy, say) and the mean loss."""
+    """The task's main figure (0 to 1, for example accuracy) and the mean loss."""
 
     score: float | None = _SCORE
     loss: float | None = None
 
 
 class NamedScore(Record):
-    """The headline figure of one named site."""
+    """The main figure of one named site."""
 
     name: str
     score: float | None = _SCORE
 
 
 class ProtectionRecord(Record):
-    """What protected updates cost, and what that speaks of."""
+    """The privacy cost of a run, and what it covers."""
 
     epsilon: float | None = None
     delta: float
@@ -148,10 +148,10 @@ class Summary(Record):
 
 
 class SampleRecord(Record):
-    """One test image (base64 PNG) with what the model said about it."""
+    """One test image (base64 PNG) or text, with the model's answer."""
 
     image: str | None = None
-    text: str = ""  # where the sample is no picture
+    text: str = ""  # if the sample is not an image
     name: str = ""
     truth: str
     predicted: str
@@ -161,7 +161,7 @@ class SampleRecord(Record):
 
     @property
     def small(self) -> bool:
-        """Whether the image is so small that its pixels should be shown as squares."""
+        """Whether the image is so small that it should be enlarged without smoothing."""
         if self.image is None:
             return False
         width, height = struct.unpack(">2I", base64.b64decode(self.image[:32])[16:24])
@@ -170,7 +170,7 @@ class SampleRecord(Record):
     @model_validator(mode="before")
     @classmethod
     def _judged(cls, values: Any) -> Any:
-        """Runs of earlier versions leave it to the reader to compare."""
+        """Runs of earlier versions do not say whether the answer is correct."""
         if isinstance(values, dict) and "right" not in values:
             return {**values, "right": values.get("truth") == values.get("predicted")}
         return values
@@ -190,7 +190,7 @@ class SampleRecord(Record):
 
 
 class CurveRecord(Record):
-    """Lines over axes from 0 to 1."""
+    """A plot of lines over axes from 0 to 1."""
 
     title: str
     x: str
@@ -199,7 +199,7 @@ class CurveRecord(Record):
 
 
 class TableRecord(Record):
-    """Figures by row; the first cell names the row."""
+    """A table of figures; the first cell names the row."""
 
     title: str
     columns: tuple[str, ...]
@@ -207,10 +207,10 @@ class TableRecord(Record):
 
 
 class Evaluation(Record):
-    """`evaluation.json`: the final model on the test part; confusion is [true, predicted]."""
+    """`evaluation.json`: the final model on the test part; `confusion` is [true, predicted]."""
 
     classes: tuple[str, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] | None = ()  # None: the task has none
+    confusion: tuple[tuple[int, ...], ...] | None = ()  # None: not for this task
     site_test: str = ""
     personal: bool = False
     samples: tuple[SampleRecord, ...] = ()
@@ -227,7 +227,7 @@ class Evaluation(Record):
 
 
 class Alone(Score):
-    """A site that trained alone: on the whole test part, and on its own label mix."""
+    """A model trained at one site alone: on the whole test part, and on its own label mix."""
 
     own_score: float | None = Field(
         None, validation_alias=AliasChoices("own_score", "own_accuracy")
@@ -235,7 +235,7 @@ class Alone(Score):
 
 
 class Together(Score):
-    """One model for all sites: on the whole test part, and on each site's own label mix."""
+    """A common model: on the whole test part, and on each site's own label mix."""
 
     by_site: dict[str, float | None] = Field(default_factory=dict)
 

@@ -1,4 +1,4 @@
-"""What the files say about single sites: a row for each, the worst of them, who gained."""
+"""Figures of single sites: a row for each, the worst site, and how many sites gained."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from fedsight.report.read import Run
 
 SITE_TEST = {
-    "label mix": "Each site’s figure is measured on the common test {modalities}, where every "
-    "class counts as much as it does among the site’s own training {modalities}. It is an estimate "
-    "of what the site would see if its {modalities} of a class look like the test {modalities} of "
-    "that class.",
-    "own images": "Each site’s figure is measured on test {modalities} of its own, which it did "
-    "not train on.",
-    "whole test part": "Each site’s figure is measured on the same whole test part.",
+    "label mix": "Each site’s figure is measured on the common test {modalities}, with every class "
+    "weighted as among the site’s own training {modalities}. It estimates what the site would see, "
+    "provided that its {modalities} of a class resemble the test {modalities} of that class.",
+    "own images": "Each site’s figure is measured on its own test {modalities}, which no site "
+    "trained on.",
+    "whole test part": "Each site’s figure is measured on the whole test part, the same for all "
+    "sites.",
 }
 MOST_DRAWN = 20
 SHORT = {
@@ -25,12 +25,12 @@ SHORT = {
 
 
 def measured_on(run: Run) -> str:
-    """What a site's figure was measured on, in a few words; empty where the files do not say."""
+    """What a site's figure was measured on, in a few words; empty if the files do not say."""
     return _said(SHORT, run)
 
 
 def how_measured(run: Run) -> str:
-    """The same in a sentence or two."""
+    """The same, in a sentence or two."""
     return _said(SITE_TEST, run)
 
 
@@ -41,7 +41,7 @@ def _said(words: Mapping[str, str], run: Run) -> str:
 
 @dataclass(frozen=True)
 class SiteRow:
-    """One row of the table of sites; None where nothing was measured."""
+    """One row of the table of sites; a figure that was not measured is None."""
 
     name: str
     samples: int | None
@@ -60,7 +60,7 @@ class SiteRow:
 
 
 def worst_site(run: Run) -> tuple[str, float] | None:
-    """The site for which the final model does worst."""
+    """The site with the lowest final figure."""
     summary = run.summary
     if summary is None:
         return None
@@ -72,7 +72,7 @@ def worst_site(run: Run) -> tuple[str, float] | None:
 
 
 def site_rows(run: Run) -> list[SiteRow]:
-    """A row for every site of which at least one figure is known, in the run's own order."""
+    """A row for every site with at least one known figure, in the run's order."""
     summary, comparison = run.summary, run.comparison
     federated: dict[str, float | None] = {}
     if summary is not None:
@@ -101,14 +101,16 @@ def site_rows(run: Run) -> list[SiteRow]:
 
 
 def verdict(rows: Sequence[SiteRow], on: str = "") -> str:
-    """At how many sites the federated model beats the one the site would have alone."""
+    """A sentence: at how many sites the federated model beats the site's own."""
     gains = [row.gain for row in rows if row.gain is not None]
     if not gains:
         return ""
     better = sum(gain > 0 for gain in gains)
     where = f", each measured on {on}" if on else ""
     text = (
-        f"The federated model is better than the site’s own at {better} of {len(gains)} "
+        f"The federated model beats the site’s own model at {better} of {len(gains)} "
         f"site{'s' if len(gains) > 1 else ''}{where}"
     )
-    return text + ("." if better == len(gains) else "; at the others, alone did as well or better.")
+    return text + (
+        "." if better == len(gains) else "; at the others, training alone was as good or better."
+    )

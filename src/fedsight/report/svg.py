@@ -1,4 +1,4 @@
-"""Figures as inline SVG whose text is text and whose colours are the page's, light or dark."""
+"""Plots as inline SVG, with real text and with the colours of the page, light or dark."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, safe for the colour-blind; the yellow is darkened to be seen on white.
+# Okabe and Ito's palette, safe for colour-blind readers; yellow is darkened for white paper.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0568c", "#8a6d00", "#3a9bd9")
 INK, MUTED, RULE, CARD = "#1b1f24", "#5c6672", "#d9dde3", "#fefefe"
 VARIABLES = {
@@ -61,9 +61,9 @@ SETTINGS: dict[Any, Any] = {
 
 
 class Sheet:
-    """One figure: `with Sheet(...) as sheet: sheet.axes.plot(...)`, then `sheet.svg`.
+    """One plot: `with Sheet(...) as sheet: sheet.axes.plot(...)`, then `sheet.svg`.
 
-    `name` must be unique on the page; `title` and `description` are read out by screen readers.
+    `name` must be unique on the page; screen readers read `title` and `description`.
     """
 
     def __init__(self, name: str, title: str, description: str, height: float = 2.7) -> None:
@@ -73,7 +73,7 @@ class Sheet:
     def __enter__(self) -> Sheet:
         self._settings = matplotlib.rc_context()
         self._settings.__enter__()
-        matplotlib.rcdefaults()  # a matplotlibrc of the user's must not change the page
+        matplotlib.rcdefaults()  # the user's matplotlibrc must not change the page
         matplotlib.rcParams.update(SETTINGS)
         self.figure = Figure(figsize=(WIDTH, self.height))
         self.axes: Axes = self.figure.add_subplot()
@@ -94,7 +94,7 @@ class Sheet:
     def _render(self) -> Markup:
         buffer = io.BytesIO()
         with warnings.catch_warnings():
-            # The browser has glyphs that matplotlib's own font lacks (Chinese site names).
+            # The browser has glyphs that matplotlib's font lacks, as in Chinese site names.
             warnings.filterwarnings("ignore", message="Glyph .* missing from font")
             warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
             # Not `savefig`, which draws everything twice to lay it out.
@@ -104,7 +104,7 @@ class Sheet:
         return Markup(ET.tostring(self._adopt(root), encoding="unicode"))
 
     def _adopt(self, root: ET.Element) -> ET.Element:
-        """Without name spaces or fixed size, with ids of its own and the page's colours."""
+        """Remove namespaces and fixed size; make ids unique and colours those of the page."""
         for parent in list(root.iter()):
             for child in list(parent):
                 if _local(child.tag) in {"metadata", "style"}:

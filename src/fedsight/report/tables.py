@@ -1,4 +1,4 @@
-"""The figures that are tables at heart: labels by site, and right answers against given ones."""
+"""Plots of tables: labels by site, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MOST_CELLS = 1_600
 def labels(
     name: str, title: str, classes: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]
 ) -> Markup:
-    """How much of each class each site trains on; `rows` are (site, counts)."""
+    """Plot the training samples of each class at each site; `rows` are (site, counts)."""
     counts = np.array([list(row) for _, row in rows], dtype=float)
     said = "; ".join(
         f"{label(site)}: "
@@ -39,22 +39,22 @@ def labels(
 
 
 def confusion(name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
-    """Test part by right answer (rows) and given answer (columns), shaded by share of row."""
+    """Plot the confusion matrix: true class by row, predicted by column, shaded by share of row."""
     counts = np.array(matrix, dtype=float)
     rows = counts.sum(1, keepdims=True)
     right = "; ".join(
-        f"{label(classes[at])}: {count(int(counts[at, at]))} of {count(int(rows[at, 0]))} right"
+        f"{label(classes[at])}: {count(int(counts[at, at]))} of {count(int(rows[at, 0]))} correct"
         for at in range(min(len(classes), MOST_NUMBERS))
     )
     return _cells(
         name,
-        "Right answers and given answers",
+        "Confusion matrix",
         right,
         counts,
         counts / np.maximum(rows, 1.0),
         classes,
         classes,
-        ("right answer", "answer given"),
+        ("true class", "predicted class"),
     )
 
 
@@ -109,7 +109,7 @@ def _cells(
 
 
 def _names(put: object, names: Sequence[str], numbers: bool, **kwargs: object) -> None:
-    """Every name where there is room, otherwise as many as can be read."""
+    """Label with every name if there is room, otherwise with as many as are readable."""
     step = 1 if numbers else max(1, -(-len(names) // 20))
     at = range(0, len(names), step)
     put(list(at), [label(names[i], 12) for i in at], fontsize=8, **kwargs)  # type: ignore[operator]

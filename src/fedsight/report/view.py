@@ -1,4 +1,4 @@
-"""What a run's files say, put into sentences, key figures and table rows; nothing is guessed."""
+"""Sentences, key figures and table rows made from the files of a run."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from fedsight.report.words import (
     word,
 )  # fmt: skip
 
-ACCURACY = "Accuracy"  # the one headline that is a share of right answers
+ACCURACY = "Accuracy"  # the only main figure that is a share of correct answers
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One key figure: what it is, its value, and what it was measured on."""
+    """One key figure: its name, its value, and a note, such as what it was measured on."""
 
     label: str
     value: str
@@ -38,21 +38,21 @@ class Figure:
 
 
 def score(run: Run) -> float | None:
-    """The final headline figure, or that of the last evaluated round of an unfinished run."""
+    """The final main figure, or that of the last evaluated round of an unfinished run."""
     if run.summary is not None:
         return run.summary.score
     return next((r.score for r in reversed(run.rounds) if r.score is not None), None)
 
 
 def loss(run: Run) -> float | None:
-    """The final loss on the test part, as for `score`."""
+    """The final loss on the test part, likewise."""
     if run.summary is not None:
         return run.summary.loss
     return next((r.loss for r in reversed(run.rounds) if r.loss is not None), None)
 
 
 def total(run: Run, what: str) -> Any:
-    """`bytes_up`, `bytes_down` or `seconds` of the whole run; None where a round lacks it."""
+    """`bytes_up`, `bytes_down` or `seconds` of the whole run; None if a round lacks it."""
     final = getattr(run.summary, what) if run.summary is not None else None
     if final is not None:
         return final
@@ -61,14 +61,14 @@ def total(run: Run, what: str) -> Any:
 
 
 def rounds(run: Run) -> int:
-    """How many rounds were finished."""
+    """Number of finished rounds."""
     if run.summary is not None and run.summary.rounds is not None:
         return run.summary.rounds
     return run.rounds[-1].round
 
 
 def alone_scores(comparison: Comparison) -> dict[str, float]:
-    """Score on the whole test part of each site that trained alone."""
+    """The score of each site's own model on the whole test part."""
     return {
         name: score.score
         for name, score in comparison.alone.items()
@@ -78,7 +78,7 @@ def alone_scores(comparison: Comparison) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class ThreeWay:
-    """The three-way comparison on the whole test part; only where all three were measured."""
+    """The three-way comparison on the whole test part."""
 
     alone: dict[str, float]
     mean: float
@@ -87,7 +87,7 @@ class ThreeWay:
 
 
 def three_way(run: Run) -> ThreeWay | None:
-    """Each site alone, their mean, federated, pooled; None if any was not measured."""
+    """The three-way comparison, or None if one of the three was not measured."""
     if run.comparison is None:
         return None
     alone = alone_scores(run.comparison)
@@ -98,12 +98,12 @@ def three_way(run: Run) -> ThreeWay | None:
 
 
 def headlines(runs: Sequence[Run]) -> str:
-    """What the score of several runs is called."""
+    """The name of the score of several runs."""
     return " / ".join(dict.fromkeys(run.facts.headline for run in runs))
 
 
 def headline(run: Run) -> str:
-    """One sentence made from the measured numbers."""
+    """The result of the run in one sentence."""
     sites = sentence(several(run.population, "site"))
     whose = "its" if run.population == 1 else "their"
     reached = score(run)
@@ -111,15 +111,14 @@ def headline(run: Run) -> str:
     figure = "" if run.facts.headline == ACCURACY else f" ({run.facts.headline})"
     if three is not None:
         return (
-            f"{sites} that kept {whose} {run.modalities} reached "
-            f"{percent(three.federated)}{figure}; "
-            f"{_alone(len(three.alone), run.population)} {percent(three.mean)}; "
+            f"{sites} reached {percent(three.federated)}{figure} without sharing {whose} "
+            f"{run.modalities}; {_alone(len(three.alone), run.population)} {percent(three.mean)}; "
             f"pooling all {run.modalities} reaches {percent(three.pooled)}."
         )
     if reached is None:
         done, nothing = several(rounds(run), "round"), f"no {word(run.facts.headline)}"
         return f"{sites} trained {done}; {nothing} was measured."
-    return f"{sites} that kept {whose} {run.modalities} reached {percent(reached)}{figure}."
+    return f"{sites} reached {percent(reached)}{figure} without sharing {whose} {run.modalities}."
 
 
 def _alone(tried: int, population: int) -> str:
@@ -132,23 +131,23 @@ def _alone(tried: int, population: int) -> str:
 
 
 def certainty(run: Run) -> str:
-    """How far the accuracy may be off only because the test part is finite (an estimate)."""
+    """The margin of error that the size of the test part alone implies (an estimate)."""
     reached, tested = score(run), run.facts.data.test
     if run.facts.headline != ACCURACY or reached is None:
-        return ""  # the interval is that of a share of right answers
+        return ""  # the interval is for a share of correct answers
     personal = run.evaluation is not None and run.evaluation.personal
     if personal or not tested or not 0 <= reached <= 1:
         return ""
     half = percent(half_width(reached, tested)).replace("%", "points")
     return (
-        f"Measured on {count(tested)} test {run.modalities}, an accuracy of {percent(reached)} is "
-        f"certain to about ±{half} (95 % Wilson interval, an estimate); a smaller "
-        "difference may be chance."
+        f"On {count(tested)} test {run.modalities}, an accuracy of {percent(reached)} has a margin "
+        f"of error of about ±{half} (95 % Wilson interval, an estimate); a smaller difference may be "
+        "due to chance."
     )
 
 
 def key_figures(run: Run) -> list[Figure]:
-    """The figures a reader looks for first; one that was not measured is not listed."""
+    """The figures that a reader looks for first; those not measured are left out."""
     figures = []
     reached, three, tested = score(run), three_way(run), run.facts.data.test
     if reached is not None:
@@ -164,7 +163,7 @@ def key_figures(run: Run) -> list[Figure]:
     for name, what in (("Sent by sites", "bytes_up"), ("Received by sites", "bytes_down")):
         amount = total(run, what)
         if amount is not None:
-            figures.append(Figure(name, size(amount), f"{size(amount / rounds(run))} a round"))
+            figures.append(Figure(name, size(amount), f"{size(amount / rounds(run))} per round"))
     if epsilon(run):
         figures.append(Figure("Privacy", epsilon(run), "an upper bound"))
     spent = total(run, "seconds")
@@ -173,13 +172,13 @@ def key_figures(run: Run) -> list[Figure]:
         note = f"median round {duration(median(each))}" if each else ""
         figures.append(Figure("Time", duration(spent), note))
     cohorts = sorted({line.cohort for line in run.rounds if line.cohort is not None})
-    note = f"{several(cohorts[0], 'site')} in each" if len(cohorts) == 1 else ""
+    note = f"{several(cohorts[0], 'site')} per round" if len(cohorts) == 1 else ""
     figures.append(Figure("Rounds", count(rounds(run)), note))
     return figures
 
 
 def mistakes(run: Run, most: int = 3) -> list[str]:
-    """The most frequent confusions, worst first, as sentences."""
+    """The most frequent confusions as sentences, worst first."""
     assert run.evaluation is not None
     classes, matrix = run.evaluation.classes, run.evaluation.confusion or ()
     wrong = sorted(
@@ -190,18 +189,18 @@ def mistakes(run: Run, most: int = 3) -> list[str]:
     )
     return [
         f"{count(-times)} of {count(sum(matrix[i]))} {run.modalities} of “{classes[i]}” "
-        f"were taken for “{classes[j]}”."
+        f"were classified as “{classes[j]}”."
         for times, i, j in wrong[:most]
     ]
 
 
 def curves(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Key and title of each of the task's own curves."""
+    """Key and title of each of the task's curves."""
     return [(f"curve{at}", curve.title) for at, curve in enumerate(evaluation.curves)]
 
 
 def cell(value: str | float | None) -> str:
-    """A table's cell: text as it is, shares and numbers with three digits, a dash for nothing."""
+    """A table cell: text unchanged, numbers with three digits, a dash if there is no value."""
     if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return "–"
     if isinstance(value, str):
@@ -210,12 +209,12 @@ def cell(value: str | float | None) -> str:
 
 
 def rejected(run: Run) -> list[tuple[int, str, str]]:
-    """Every rejected update: round, site, reason."""
+    """Every rejected update: (round, site, reason)."""
     return [(line.round, site, why) for line in run.rounds for site, why in line.rejected.items()]
 
 
 def missing_replies(run: Run) -> int:
-    """How many times a site that was asked for an update did not give one that counted."""
+    """How many requested updates did not arrive or did not count."""
     return sum(
         max(0, line.cohort - line.replies)
         for line in run.rounds
@@ -224,18 +223,18 @@ def missing_replies(run: Run) -> int:
 
 
 def disagreement(run: Run) -> str:
-    """A warning where two files of the run give different figures for the same thing."""
+    """A warning if two files of the run give different figures for the same model."""
     three, reached = three_way(run), run.summary.score if run.summary else None
     if three is None or reached is None or math.isclose(three.federated, reached, abs_tol=1e-9):
         return ""
     return (
-        f"The files of this run disagree: summary.json gives the federated model "
-        f"{percent(reached, 2)}, comparison.json {percent(three.federated, 2)}."
+        f"The files of this run disagree: for the federated model, summary.json gives "
+        f"{percent(reached, 2)} and comparison.json {percent(three.federated, 2)}."
     )
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A configuration as dotted keys and plain text values."""
+    """A configuration as dotted keys with their values as text."""
     values: dict[str, str] = {}
     for key, value in table.items():
         if isinstance(value, Mapping):
@@ -246,7 +245,7 @@ def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Configuration keys whose value is not the same in all runs, with each run's value."""
+    """Configuration keys whose value differs between the runs, with each run's value."""
     tables = [flat(run.config) for run in runs]
     keys = sorted({key for table in tables for key in table} - {"name"})
     rows = [(key, [table.get(key, "–") for table in tables]) for key in keys]
@@ -254,7 +253,7 @@ def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Key figures of several runs, a row a figure; a figure no run measured is left out."""
+    """Key figures of several runs, one row per figure; those that no run measured are left out."""
     tables = [{figure.label: figure.value for figure in key_figures(run)} for run in runs]
     for run, table in zip(runs, tables, strict=True):
         if loss(run) is not None:
@@ -272,12 +271,12 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
 
 
 def lead(run: Run) -> str:
-    """What the headline rests on: data, sites, model, rounds."""
+    """What the headline is based on: data, sites, model, rounds."""
     facts, data = run.facts, run.facts.data
     kept = run.modalities
     held = kept if data.train is None else f"{count(data.train)} training {kept}"
     source = f" ({data.title})" if data.title else ""
-    model = f" of {count(facts.model.parameters)} parameters" if facts.model.parameters else ""
+    model = f" with {count(facts.model.parameters)} parameters" if facts.model.parameters else ""
     return (
         f"{held}{source}, held by {several(run.population, 'site')}; one model{model}, "
         f"trained for {several(rounds(run), 'round')}."
@@ -285,18 +284,18 @@ def lead(run: Run) -> str:
 
 
 def remarks(run: Run) -> list[str]:
-    """What to bear in mind with the curves: certainty, traffic and time, as far as measured."""
+    """Notes beside the curves: margin of error, traffic and time, as far as measured."""
     lines = [certainty(run)]
     up, down = total(run, "bytes_up"), total(run, "bytes_down")
     if up is not None and down is not None:
         lines.append(
-            f"Sites sent {size(up)} and received {size(down)} in {several(rounds(run), 'round')}, "
-            "all sites taken together, as the run counted them."
+            f"All sites together sent {size(up)} and received {size(down)} in "
+            f"{several(rounds(run), 'round')}, as counted by the run."
         )
     times = [line.seconds for line in run.rounds if line.seconds is not None]
     if times:
         lines.append(
             f"A round took {duration(median(times))} (median; from {duration(min(times))} to "
-            f"{duration(max(times))}), evaluation included."
+            f"{duration(max(times))}), including evaluation."
         )
     return [line for line in lines if line]

@@ -1,4 +1,4 @@
-"""Numbers as a reader wants them: percent, points, bytes, time, and small counts in words."""
+"""Formatting for readers: percent, points, bytes, time, and small counts in words."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MONTHS = (
 
 
 def word(title: str) -> str:
-    """A title within a line: Accuracy becomes accuracy, AUC stays."""
+    """A title in mid-sentence: `Accuracy` becomes `accuracy`, `AUC` stays."""
     return title if title[:2].isupper() or title[1:2].isupper() else title[:1].lower() + title[1:]
 
 
@@ -31,7 +31,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def bare_points(value: float | None) -> str:
-    """A difference of two shares in percentage points, with its sign but without the unit."""
+    """A difference of two shares in percentage points, with sign but without unit."""
     if value is None:
         return NOTHING
     if not math.isfinite(value):
@@ -54,7 +54,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def count(value: int | None) -> str:
-    """A whole number with thousands set apart."""
+    """A whole number with thousands separators."""
     return NOTHING if value is None else f"{value:,}"
 
 
@@ -63,7 +63,7 @@ def size(value: float | None) -> str:
     if value is None:
         return NOTHING
     for unit, step in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if value >= 0.9995 * step:  # so that 999,999 is 1.0 MB, not 1000 kB
+        if value >= 0.9995 * step:  # so that 999,999 bytes are 1.0 MB, not 1000 kB
             return f"{value / step:.{1 if value < 100 * step else 0}f}{SPACE}{unit}"
     return f"{value:.0f}{SPACE}bytes"
 
@@ -85,7 +85,7 @@ def duration(seconds: float | None) -> str:
 
 
 def date(text: str) -> str:
-    """An ISO time as `21 November 2025, 05:40 UTC`; other text as it is."""
+    """An ISO time as `21 November 2025, 05:40 UTC`; other text unchanged."""
     try:
         when = datetime.fromisoformat(text)
     except ValueError:
@@ -94,29 +94,29 @@ def date(text: str) -> str:
     return f"{when.day} {MONTHS[when.month - 1]} {when.year}, {when:%H:%M}{zone}"
 
 
-def plural(things: str) -> str:
-    """`images`; of `image or text`, as runs of both kinds have it, `images or texts`."""
-    return " or ".join(f"{thing}s" for thing in things.split(" or "))
+def plural(nouns: str) -> str:
+    """The plural: `images`, or `images or texts` of `image or text`."""
+    return " or ".join(f"{noun}s" for noun in nouns.split(" or "))
 
 
-def one(thing: str) -> str:
-    """`an image`, `a text`."""
-    return f"{'an' if thing[0] in 'aeiou' else 'a'} {thing}"
+def one(noun: str) -> str:
+    """With an article: `an image`, `a text`."""
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def several(value: int, thing: str) -> str:
+def several(value: int, noun: str) -> str:
     """`ten sites`, `one site`, `1,000 sites`."""
     name = SMALL[value] if 0 <= value < len(SMALL) else f"{value:,}"
-    return f"{name} {thing if value == 1 else plural(thing)}"
+    return f"{name} {noun if value == 1 else plural(noun)}"
 
 
 def sentence(text: str) -> str:
-    """The text with a capital first letter."""
+    """The text with its first letter capitalised."""
     return text[:1].upper() + text[1:]
 
 
 def label(text: str, limit: int = 22) -> str:
-    """A name fit for a figure: one line, no control characters, not too long."""
+    """A name for use in a plot: one line, no control characters, at most `limit` characters."""
     line = "".join(
         " " if char.isspace() else char
         for char in text
@@ -126,7 +126,7 @@ def label(text: str, limit: int = 22) -> str:
 
 
 def half_width(share: float, images: int) -> float:
-    """Half the 95 % Wilson interval of a share measured on so many images (an estimate)."""
+    """Half the width of the 95 % Wilson interval of a share measured on `images` samples."""
     z = 1.959964
     spread = share * (1 - share) / images + z * z / (4 * images * images)
     return z * math.sqrt(spread) / (1 + z * z / images)

@@ -76,7 +76,7 @@ def test_noise_for_a_large_round_is_refused_in_a_small_one(tmp_path: Path) -> No
 
 
 def test_fewer_survivors_than_the_program_states_are_refused_before_any_key(tmp_path: Path) -> None:
-    with pytest.raises(SiteError, match=r"the round has 2 survivors, and .* at least 3"):
+    with pytest.raises(SiteError, match=r"the round has 2 survivors, but .* at least 3"):
         clients(tmp_path, program(), 4, survivors=2)
 
 

@@ -61,9 +61,9 @@ def test_a_sum_of_two_hides_nothing(sites: int) -> None:
 
 
 def test_rates_that_nothing_withstands_are_refused() -> None:
-    with pytest.raises(SiteError, match="no threshold is both secure and survivable"):
+    with pytest.raises(SiteError, match="no threshold is both secure and robust"):
         parameters(10, 0.5, 0.4, True)
-    with pytest.raises(SiteError, match="no threshold is both secure and survivable"):
+    with pytest.raises(SiteError, match="no threshold is both secure and robust"):
         parameters(200, 0.5, 0.4, True)
 
 

@@ -1,1 +1,1 @@
-"""The mechanisms by name, a file each: `[privacy]` in the config."""
+"""The privacy mechanisms, one file each, selected by name in `[privacy]`."""

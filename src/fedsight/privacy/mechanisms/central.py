@@ -1,4 +1,4 @@
-"""Client-level central differential privacy: sites clip, a trusted coordinator adds the noise."""
+"""Central client-level differential privacy: sites clip, a trusted coordinator adds noise."""
 
 from __future__ import annotations
 
@@ -19,21 +19,23 @@ from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Everyone, FixedSize, Poisson, Sampler
 
 CLIP = f"{PREFIX}clip"
-BELOW = f"{PREFIX}below"  # a payload's part: 1/2 if its norm was below the clip, else -1/2
+BELOW = f"{PREFIX}below"  # part of a payload: 1/2 if its norm was below the clip, else -1/2
 
 
 @mechanisms.add("central", paper="McMahan et al. 2018, Algorithm 1; clip: Andrew et al. 2021")
 class Central(Protected):
-    """DP-FedAvg: each update is clipped as a whole, and the sum gets Gaussian noise.
+    """DP-FedAvg: each update is clipped as a whole, and Gaussian noise is added to the sum.
 
-    The sum is divided by the expected size of a cohort, never by the real one, and every update
-    weighs the same. With `quantile` the clip follows the norms: it is the joint norm that so large
-    a share of the updates stays below, found from noised counts that epsilon includes.
+    The sum is divided by the expected size of a cohort, never by the actual one, and all updates
+    have the same weight. With `quantile` the clip adapts: it approaches the norm that this share of
+    the updates stays below, estimated from noised counts that epsilon includes.
     """
 
     unit: ClassVar[Literal["", "client", "example"]] = "client"
     trusts: ClassVar[str] = "the coordinator, which sees each clipped update before the noise"
-    covers: ClassVar[str] = "all that one client's {things} ever change in the published models"
+    covers: ClassVar[str] = (
+        "everything that one client's {modalities} ever change in the published models"
+    )
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "coordinator"
     with_cohort: ClassVar[str] = "Only a coin for each client amplifies as Poisson sampling does."
     with_quorum: ClassVar[str] = "The sum is divided by the expected cohort anyway."
@@ -42,16 +44,17 @@ class Central(Protected):
         "leave a round fewer than 3 sites; sampling = 'fixed' tosses none."
     )
     without_masks: ClassVar[str] = "The coordinator sees each clipped update."
-    clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update; with quantile, the first
-    # how rounds.cohort is drawn: by a coin for each client, or a fixed number (dearer)
+    # largest joint L2 norm of an update; with quantile, the initial one
+    clip: float = Field(1.0, gt=0)
+    # how rounds.cohort is drawn: each client independently, or a fixed number (costs more)
     sampling: Literal["poisson", "fixed"] = "poisson"
-    quantile: float | None = Field(None, gt=0, lt=1)  # share of updates that the clip shall spare
-    clip_rate: float = Field(0.2, gt=0, le=2)  # how fast the clip follows, on a log scale
-    # noise on the count of updates below the clip; None: a twentieth of the cohort, or more
+    quantile: float | None = Field(None, gt=0, lt=1)  # share of updates that should stay unclipped
+    clip_rate: float = Field(0.2, gt=0, le=2)  # how fast the clip adapts, on a log scale
+    # noise on the count of updates below the clip; None: at least a twentieth of the cohort
     count_noise: float | None = Field(None, gt=0)
 
     def sampler(self, plan: Plan) -> Sampler:
-        """Coins, a fixed number, or everyone."""
+        """Poisson, fixed-size, or everyone."""
         if plan.cohort is None:
             return Everyone()
         if self.sampling == "fixed":
@@ -59,15 +62,15 @@ class Central(Protected):
         return Poisson(plan.cohort / plan.population)
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:
-        """One release a round; the counts share its noise (see `_noises`)."""
+        """One release per round; the counts share its budget (see `_noises`)."""
         return [(self.sampler(plan).event(plan.population, noise), rounds)]
 
     def parts(self) -> Mapping[str, int]:
-        """With a quantile, which side of the clip the update's norm was on."""
+        """With a quantile, whether the update's norm was below the clip."""
         return {} if self.quantile is None else {BELOW: 1}
 
     def init(self) -> State:
-        """The first clip, if it is to move."""
+        """The initial clip, if it adapts."""
         return {} if self.quantile is None else {CLIP: torch.tensor([self.clip])}
 
     def shared(self, state: State) -> Mapping[str, Tensor]:
@@ -91,7 +94,7 @@ class Central(Protected):
         return released
 
     def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
-        """(sum + noise) / expected cohort; a round in which nobody's coin fell is noise alone."""
+        """(sum + noise) / expected cohort; for an empty cohort only noise."""
         found = total.plain()
         count = found.pop(BELOW, None)
         expected = self.sampler(plan).expected(plan.population)
@@ -103,17 +106,17 @@ class Central(Protected):
         vector = (vector + stream.normal(len(vector), deviation * reached)) / expected
         if count is not None:
             assert self.quantile is not None
-            bits *= plan.reached(0.5, 1) / 0.5  # the count is rounded, too
+            bits *= plan.reached(0.5, 1) / 0.5  # the count is rounded too
             share = float((count + stream.normal(1, bits)) / expected) + 0.5
             most = min(max(most * math.exp(-self.clip_rate * (share - self.quantile)), 1e-6), 1e6)
             state = {CLIP: torch.tensor([most])}
         return Released(cut(vector, found), round(expected), state)
 
     def _noises(self, plan: Plan) -> tuple[float, float]:
-        """Noise multiplier of the update, and noise of the count (Andrew et al., Theorem 1).
+        """Noise multiplier of the update, and noise on the count (Andrew et al., Theorem 1).
 
-        Both together cost what one release with the plan's noise multiplier z does:
-        z^-2 = z_update^-2 + (2 noise of the count)^-2, as a count moves by a half.
+        Together they cost as much as one release with the plan's noise multiplier z:
+        z^-2 = z_update^-2 + (2 * noise on the count)^-2, because the count changes by one half.
         """
         z = self.noise(plan)
         if self.quantile is None:
@@ -121,17 +124,17 @@ class Central(Protected):
         bits = self.count_noise or max(self.sampler(plan).expected(plan.population) / 20, z)
         if 2 * bits <= z:
             raise FedSightError(
-                f"with a noise multiplier of {z:.3g} a count noise of {bits:.3g} alone would spend "
-                "more than there is",
+                f"with a noise multiplier of {z:.3g}, a count noise of {bits:.3g} alone would "
+                "exceed the budget",
                 f"raise privacy.count_noise above {z / 2:.3g}, or leave it out",
             )
         return (z**-2 - (2 * bits) ** -2) ** -0.5, bits
 
     def check(self) -> list[Problem]:
-        """Settings of a quantile without one."""
+        """Settings that need a quantile, without one."""
         problems = super().check()
         if self.quantile is None and self.count_noise is not None:
-            cause = "nothing is counted: the clip does not move"
+            cause = "without a quantile nothing is counted"
             cure = "set privacy.quantile = 0.5, or remove privacy.count_noise"
             problems.append(Problem("privacy.count_noise", cause, cure))
         return problems

@@ -1,4 +1,4 @@
-"""Distributed differential privacy: each site adds its share of noise, masked by secure sums."""
+"""Distributed differential privacy: each site adds a share of the noise under a secure sum."""
 
 from __future__ import annotations
 
@@ -19,33 +19,34 @@ from fedsight.privacy.skellam import Levels, Round
 
 @mechanisms.add("distributed", paper="Agarwal et al. 2021, Algorithm 1; Kairouz et al. 2021")
 class Distributed(Protected):
-    """Updates are clipped, rounded, and get Skellam noise at their sites; only the sum is seen.
+    """Updates are clipped, rounded and noised (Skellam) at their sites; only the sum is seen.
 
-    The noise is sized for the sites that must answer and do not collude, by the rates in
-    `[secure]`; that of the others comes on top. Who takes part is known to the coordinator:
-    nothing is amplified, neighbours replace one site's images by others, and a site is accounted
-    as if it took part in every round.
+    The noise is sized for the sites that must answer and do not collude, at the rates in
+    `[secure]`; the noise of the other sites comes on top. The coordinator knows who takes part, so
+    nothing is amplified, neighbours replace all images of one site, and a site is accounted as if
+    it took part in every round.
     """
 
     unit: ClassVar[Literal["", "client", "example"]] = "client"
     trusts: ClassVar[str] = (
-        "secure aggregation: that no more sites collude with the coordinator than secure.corrupt"
+        "secure aggregation: at most a share of secure.corrupt of the sites colludes with the "
+        "coordinator"
     )
     covers: ClassVar[str] = (
-        "all that a site's {things} change in the sums that the coordinator sees"
+        "everything that a site's {modalities} change in the sums that the coordinator sees"
     )
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "shares"
     with_masks: ClassVar[str] = "The noise is added to the levels that are masked."
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:
-        """One sum a round."""
+        """One sum per round."""
         one = self._round(plan)
         levels = self._levels(plan, noise)
         return [(one.release(levels.scale, levels.deviation), rounds)]
 
     def levels(self, plan: Plan) -> Levels:
-        """How the updates of a round are rounded, and how much noise each gets."""
+        """The rounding of the updates in a round, and the noise of each."""
         return self._levels(plan, self.noise(plan))
 
     def release(
@@ -56,7 +57,7 @@ class Distributed(Protected):
         site: str,
         noise: MakeNoise,
     ) -> Payload:
-        """The update, clipped; the noise is added to its levels, when it is masked."""
+        """The clipped update; noise is added to its levels when it is masked."""
         return clip(payload, self.clip, site)
 
     def _levels(self, plan: Plan, noise: float) -> Levels:

@@ -1,4 +1,4 @@
-"""Client-level local differential privacy: each site adds the noise before anything leaves it."""
+"""Local client-level differential privacy: each site adds noise before anything leaves it."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from fedsight.privacy.noise import MakeNoise
 
 @mechanisms.add("local", paper="Duchi et al. 2013; Gaussian as in Dwork and Roth 2014, appendix A")
 class Local(Protected):
-    """Each update is clipped as a whole and gets Gaussian noise at its site.
+    """Each update is clipped as a whole, and its site adds Gaussian noise.
 
-    Two data sets of the site may differ in everything, so an update can move by twice the clip,
-    and noise counts half. Who takes part is known to the coordinator: nothing is amplified, and a
-    site is accounted as if it took part in every round.
+    Neighbouring data sets of a site may differ in every image, so an update can move by twice the
+    clip, and the noise counts half. The coordinator knows who takes part, so nothing is amplified,
+    and a site is accounted as if it took part in every round.
     """
 
     unit: ClassVar[Literal["", "client", "example"]] = "client"
     trusts: ClassVar[str] = "nobody but the site itself"
-    covers: ClassVar[str] = "all that a site's {things} change in the updates that leave it"
+    covers: ClassVar[str] = (
+        "everything that a site's {modalities} change in the updates that leave it"
+    )
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "site"
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:
-        """One release a round: the whole data set replaced by another."""
+        """One release per round; neighbours replace the whole data set."""
         return [(event.gaussian(noise, "replace_one"), rounds)]
 
     def release(

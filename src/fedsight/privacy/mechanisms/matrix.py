@@ -1,9 +1,9 @@
-"""Client-level central privacy with noise that later rounds take back: matrix factorisation.
+"""Central client-level privacy with correlated noise: matrix factorisation.
 
-The sums of the rounds are disturbed by C^-1 z instead of z, where C is a banded Toeplitz matrix:
-what is added in one round is mostly subtracted in the following ones, so the model, which is the
-sum over rounds, carries less. The price is the sensitivity of C, which is small for clients that
-rest between two rounds.
+Instead of z, the noise C^-1 z is added to the sums of the rounds, where C is a banded Toeplitz
+matrix. Noise added in one round is mostly subtracted in the following ones, so the model, which is
+the sum over rounds, contains less of it. The price is the sensitivity of C, which is small for
+clients that rest between two rounds.
 """
 
 from __future__ import annotations
@@ -26,34 +26,36 @@ from fedsight.privacy.clip import clip, cut, flat
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Cyclic
 
-PAST = f"{PREFIX}noise"  # [bands - 1, d] float64: what was added in the last rounds, newest first
+PAST = f"{PREFIX}noise"  # [bands - 1, d] float64: noise of the last rounds, newest first
 
 
 @mechanisms.add("matrix", paper="Choquette-Choo et al. 2023; bands: Kalinin and Lampert 2024")
 class Matrix(Protected):
     """DP-FedAvg with banded correlated noise, for clients that take turns in fixed groups.
 
-    Nothing is amplified by sampling: it suits populations whose turns can be fixed, and runs that
-    should not rest on a secret cohort. One client is left out everywhere or nowhere; the groups
-    of the others stay as they are.
+    Nothing is amplified by sampling. It suits populations whose turns can be fixed, and runs that
+    should not depend on a secret cohort. Neighbours remove one client from all rounds; the groups
+    of the others do not change.
     """
 
     unit: ClassVar[Literal["", "client", "example"]] = "client"
     trusts: ClassVar[str] = "the coordinator, which sees each clipped update before the noise"
-    covers: ClassVar[str] = "all that one client's {things} ever change in the published models"
+    covers: ClassVar[str] = (
+        "everything that one client's {modalities} ever change in the published models"
+    )
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "coordinator"
     with_cohort: ClassVar[str] = "Groups of that size take turns; nothing is amplified."
     with_masks: ClassVar[str] = "Noise is sized for the rounding too; single updates stay hidden."
     without_masks: ClassVar[str] = "The coordinator sees each clipped update."
     clip: float = Field(1.0, gt=0)  # largest joint L2 norm of an update
-    bands: int = Field(8, ge=1, le=256)  # rounds that noise is correlated over; 1: independent
+    bands: int = Field(8, ge=1, le=256)  # rounds over which noise is correlated; 1: independent
 
     def sampler(self, plan: Plan) -> Cyclic:
-        """Groups of about a cohort that take turns."""
+        """Groups of about `plan.cohort` clients that take turns."""
         return Cyclic(plan.population if plan.cohort is None else plan.cohort)
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:
-        """The whole stream is one Gaussian release, as sensitive as its first `rounds` columns."""
+        """The whole stream as one Gaussian release with the sensitivity of its first columns."""
         if not rounds:
             return []
         apart = self.sampler(plan).groups(plan.population)
@@ -87,7 +89,7 @@ class Matrix(Protected):
 
 
 def coefficients(bands: int) -> npt.NDArray[np.float64]:
-    """First column of C: the square root of the prefix sums, cut off after so many bands.
+    """First column of C: the square root of the prefix-sum matrix, truncated to `bands`.
 
     c_0 = 1, c_k = c_(k-1) (2 k - 1) / (2 k) (Kalinin and Lampert 2024, equation 4).
     """
@@ -101,8 +103,8 @@ def sensitivity(column: npt.NDArray[np.float64], rounds: int, apart: int) -> flo
     """Largest L2 norm of C x, where x [rounds, d] has rows of norm at most 1 every `apart` rounds.
 
     C [rounds, rounds] is lower triangular Toeplitz with this first column. No entry is negative,
-    so the largest is reached when all contributions point the same way (Choquette-Choo et al.
-    2023, Corollary 2.1).
+    so the maximum is reached when all contributions point in the same direction (Choquette-Choo et
+    al. 2023, Corollary 2.1).
     """
     most = 0.0
     for first in range(min(apart, rounds)):

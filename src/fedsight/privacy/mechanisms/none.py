@@ -7,4 +7,4 @@ from fedsight.privacy.base import Mechanism, mechanisms
 
 @mechanisms.add("none")
 class Unprotected(Mechanism):
-    """Updates are added up as they are; nothing is promised."""
+    """Updates are added unchanged, without any promise."""

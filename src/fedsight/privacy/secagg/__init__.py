@@ -1,1 +1,1 @@
-"""Secure aggregation: the coordinator learns the sum of the updates and none of them."""
+"""The secure aggregation protocol: the coordinator learns only the sum of the updates."""

@@ -1,11 +1,11 @@
-"""Who masks with whom, and how many shares a secret takes.
+"""The graph of a round: which sites mask with each other, and the threshold of the secrets.
 
-Up to `COMPLETE` sites everybody is everybody's neighbour. Above, the sites stand in a circle in an
-order that is drawn for the round, and each has the k sites next to it as neighbours (a Harary
-graph; Bell et al. 2020, "Secure single-server aggregation with (poly)logarithmic overhead", CCS).
+Up to `COMPLETE` sites the graph is complete. Above, the sites are arranged in a circle in an order
+drawn for the round, and the neighbours of a site are the k sites next to it (a Harary graph; Bell
+et al. 2020, "Secure single-server aggregation with (poly)logarithmic overhead", CCS).
 
-In the complete graph a site holds a share of its own seed too: whoever drops out, as many shares
-of every secret are left as there are survivors.
+In the complete graph a site also holds a share of its own seed, so whichever sites drop out, every
+secret has as many shares left as there are survivors.
 """
 
 from __future__ import annotations
@@ -18,17 +18,16 @@ from functools import lru_cache
 from fedsight.core.errors import SiteError
 
 COMPLETE = 100  # sites up to which the graph is complete
-SECURITY = 40  # bits: an attack succeeds with probability 2^-40 at most
-_EVENT = (
-    SECURITY + 1
-)  # bits: it has two ways, a captured neighbourhood and a graph that falls apart
-FAILURE = 20  # bits: more drop-outs than a neighbourhood bears come with probability 2^-20 at most
-FEWEST = 3  # sites: in a sum of two, each knows the other's part
+SECURITY = 40  # bits: an attack succeeds with probability at most 2^-40
+# bits: there are two attacks, a captured neighbourhood and a disconnected graph
+_EVENT = SECURITY + 1
+FAILURE = 20  # bits: a round fails because of too many drop-outs with probability at most 2^-20
+FEWEST = 3  # sites: in a sum of two, each site can compute the other's update
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """The graph of a round: `neighbours` k, shares that make a secret t, survivors at least m."""
+    """The graph of a round: `neighbours` k, `threshold` t of the shares, fewest `survivors`."""
 
     neighbours: int
     threshold: int
@@ -36,7 +35,7 @@ class Parameters:
 
 
 def colluding(sites: int, corrupt: float) -> int:
-    """How many of so many sites collude with the coordinator at most, at this rate."""
+    """The most of `sites` sites that collude with the coordinator, at rate `corrupt`."""
     return math.floor(corrupt * sites + 1e-9)
 
 
@@ -46,17 +45,17 @@ def parameters(
 ) -> Parameters:
     """The smallest k and t that are secure and robust at the given rates, for `sites` sites.
 
-    At most `colluding` sites collude with the coordinator and ceil(dropout * sites)
-    drop out. Secure: no site's neighbourhood holds so many colluders that they, with the
-    coordinator, learn a site's seed and its mask key both. An honest-but-curious coordinator needs
-    t shares from colluders, X >= t. With `split_view`, one may tell each honest neighbour
-    something else, and each answers for one of the two secrets: both are learnt when k + X >= 2t.
-    Robust: at least t of a site's neighbours survive. Both over all sites by a union bound on
+    At most `colluding` sites collude with the coordinator, and ceil(dropout * sites) drop out.
+    Secure: no neighbourhood contains so many colluders X that they and the coordinator learn both
+    the seed and the mask key of a site. An honest-but-curious coordinator needs t shares from
+    colluders, X >= t. With `split_view` the coordinator may tell each honest neighbour something
+    different, and each answers for one of the two secrets: both are learnt if k + X >= 2t. Robust:
+    at least t neighbours of a site survive. Both hold for all sites by a union bound on
     hypergeometric tails, in exact integers (after Bell et al. 2020, section 3). The graph of the
-    honest survivors is connected unless two arcs of k/2 sites each are gone as a whole. Each of
-    the two ways to fail may have probability 2^-41.
+    honest survivors is connected unless two whole arcs of k/2 sites each are missing. Each of the
+    two ways to fail has probability at most 2^-41.
 
-    Raises SiteError when no choice is both.
+    Raises SiteError if no choice is both secure and robust.
     """
     bad, gone = colluding(sites, corrupt), math.ceil(dropout * sites - 1e-9)
     if sites < FEWEST:
@@ -69,26 +68,26 @@ def parameters(
         found = _sparse(sites, bad, gone, split_view)
     if found is None:
         raise SiteError(
-            f"among {sites} sites of which {bad} collude and {gone} drop out, no threshold is "
-            "both secure and survivable",
-            "lower secure.corrupt or secure.dropout to what you mean to withstand, or let more "
+            f"with {sites} sites, of which {bad} collude and {gone} drop out, no threshold is both "
+            "secure and robust",
+            "lower secure.corrupt or secure.dropout to what you need to withstand, or let more "
             "sites take part",
         )
     k, t = found
-    strict = split_view or sites > complete  # then security leans on the stated drop-out rate
+    strict = split_view or sites > complete  # then security depends on the stated drop-out rate
     return Parameters(k, t, max(t, sites - gone) if strict else t)
 
 
 def _whole(sites: int, bad: int, gone: int, split_view: bool) -> tuple[int, int] | None:
-    """The complete graph: whatever is drawn, everybody has the same neighbours."""
+    """k and t of the complete graph, if there are any."""
     k = sites - 1
-    # With its own share, a site's seed has k + 1 holders.
+    # Together with the site itself, a seed has k + 1 holders.
     t = max(2, (sites + bad) // 2 + 1 if split_view else bad + 1)
     return (k, t) if sites - gone >= t else None
 
 
 def _sparse(sites: int, bad: int, gone: int, split_view: bool) -> tuple[int, int] | None:
-    """The smallest even k, and for it the smallest t."""
+    """The smallest even k, and the smallest t for it."""
     for k in range(2, sites - 1, 2):
         t = _secure(sites, bad, k, split_view)
         if k - t < 0 or not _rare(sites, gone, k, k - t + 1, FAILURE):
@@ -119,7 +118,7 @@ def _rare(sites: int, marked: int, k: int, least: int, bits: int) -> bool:
 
 
 def _connected(sites: int, removed: int, k: int) -> bool:
-    """Whether two arcs of k/2 sites are both removed with probability 2^-41 at most."""
+    """Whether two arcs of k/2 sites are both removed with probability at most 2^-41."""
     if k > removed:
         return True
     pairs = math.comb(sites, 2)
@@ -128,7 +127,7 @@ def _connected(sites: int, removed: int, k: int) -> bool:
 
 
 class Graph:
-    """The neighbours of a round: `sites` in a circle in the order drawn from a public `seed`."""
+    """The neighbours in a round: `sites` in a circle, in an order drawn from a public `seed`."""
 
     def __init__(self, sites: int, neighbours: int, seed: bytes) -> None:
         self._sites = sites
@@ -137,7 +136,7 @@ class Graph:
         self._order: list[int] = []
         self._place: dict[int, int] = {}
         if not self.complete:
-            # By hash, not by a generator: every version of every library draws the same order.
+            # Ordered by hash, so the order does not depend on any library's random generator.
             marks = [
                 hashlib.sha256(seed + site.to_bytes(4, "big")).digest() for site in range(sites)
             ]

@@ -1,7 +1,7 @@
-"""Identities that sites know one another by, and the keys that a pair of sites shares.
+"""The sites' identities, and the keys that pairs of sites share.
 
-Ed25519 (RFC 8032) signs, X25519 (RFC 7748) agrees on a secret, HKDF-SHA256 (RFC 5869) makes keys
-of it, AES-256-GCM (NIST SP 800-38D) seals; all from `cryptography`.
+Ed25519 (RFC 8032) signs, X25519 (RFC 7748) agrees on a secret, HKDF-SHA256 (RFC 5869) derives keys
+from it, and AES-256-GCM (NIST SP 800-38D) seals; all from `cryptography`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NONCE, TAG = 12, 16  # bytes
 
 
 class Identity:
-    """A site's Ed25519 key, which stays at the site; `public` is what the others know it by."""
+    """A site's Ed25519 key, which stays at the site; the others know its `public` key."""
 
     def __init__(self, private: bytes) -> None:
         self._key = Ed25519PrivateKey.from_private_bytes(private)
@@ -34,19 +34,19 @@ class Identity:
 
     @classmethod
     def fresh(cls) -> Identity:
-        """A new one that lies nowhere."""
+        """A new identity that exists only in memory."""
         return cls(secrets.token_bytes(32))
 
     @classmethod
     def at(cls, path: Path) -> Identity:
-        """The identity in the file at `path`, made there if there is none.
+        """The identity in the file at `path`, which is created if it does not exist.
 
-        Raises DeployError, naming the mode, for a file that others than its owner may use, and
-        for one that holds no key.
+        Raises DeployError if users other than the owner may access the file, or if it does not
+        contain a key.
         """
         try:
             if not path.exists():
-                # Owner-only from the beginning, and never over a key that is there.
+                # Owner-only from the start, and never over an existing key.
                 file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
                 with os.fdopen(file, "wb") as out:
                     out.write(secrets.token_bytes(32))
@@ -56,19 +56,19 @@ class Identity:
             private = path.read_bytes()
         except OSError as error:
             cause = f"the key file {path} cannot be used: {error.strerror}"
-            raise DeployError(cause, "look at the folder's owner and rights") from error
+            raise DeployError(cause, "check the owner and the permissions of the folder") from error
         if mode & 0o077:
             raise DeployError(
-                f"the key file {path} has mode {mode:04o}: others than its owner may use it",
-                f"chmod 600 {path.name}; if others had access, take a new identity instead",
+                f"the key file {path} has mode {mode:04o}: other users may access it",
+                f"chmod 600 {path.name}; if others had access, create a new identity instead",
             )
         if len(private) != 32:
-            cause = f"the key file {path} holds {len(private)} bytes, not the 32 of a key"
-            raise DeployError(cause, "restore it from a backup, or take a new identity")
+            cause = f"the key file {path} has {len(private)} bytes; a key has 32"
+            raise DeployError(cause, "restore it from a backup, or create a new identity")
         return cls(private)
 
     def sign(self, message: bytes) -> bytes:
-        """Its signature under `message`: 64 bytes."""
+        """The signature of `message`: 64 bytes."""
         return self._key.sign(message)
 
 
@@ -82,32 +82,32 @@ def signed(public: bytes, signature: bytes, message: bytes) -> bool:
 
 
 def public_key(private: bytes) -> bytes:
-    """The X25519 public key of 32 private bytes."""
+    """The X25519 public key of a 32-byte private key."""
     return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
 
 
 def agree(private: bytes, public: bytes) -> bytes:
-    """The secret that two X25519 keys make: 32 bytes.
+    """The shared secret of two X25519 keys: 32 bytes.
 
-    ValueError for a point of small order, which would make it known to everybody.
+    Raises ValueError for a point of small order, whose secret would be known to everybody.
     """
     key = X25519PrivateKey.from_private_bytes(private)
     return key.exchange(X25519PublicKey.from_public_bytes(public))
 
 
 def derive(secret: bytes, salt: bytes, info: bytes, length: int = 32) -> bytes:
-    """HKDF-SHA256."""
+    """A key derived by HKDF-SHA256, of `length` bytes."""
     return HKDF(hashes.SHA256(), length, salt, info).derive(secret)
 
 
 def seal(key: bytes, message: bytes, context: bytes) -> bytes:
-    """AES-256-GCM: nonce, then ciphertext and tag; `context` is authenticated with it."""
+    """AES-256-GCM: nonce, ciphertext and tag; `context` is authenticated too."""
     nonce = secrets.token_bytes(NONCE)
     return nonce + AESGCM(key).encrypt(nonce, message, context)
 
 
 def unseal(key: bytes, sealed: bytes, context: bytes) -> bytes | None:
-    """What was sealed; None if it, or the context, was altered."""
+    """The sealed message; None if it or the context was altered."""
     try:
         return AESGCM(key).decrypt(sealed[:NONCE], sealed[NONCE:], context)
     except (InvalidTag, ValueError):

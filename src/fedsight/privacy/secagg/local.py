@@ -1,4 +1,4 @@
-"""All sides of secure aggregation in one process, for the embedded engine: it really masks."""
+"""All sides of secure aggregation in one process, for runs on one machine, with real masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fedsight.privacy.secagg.server import SecAggServer
 
 
 class LocalExchange:
-    """The rounds of one run; identities are made for it and lie nowhere."""
+    """The rounds of one run, with identities that exist only in memory."""
 
     def __init__(self, run: str) -> None:
         self._run = run
@@ -32,7 +32,7 @@ class LocalExchange:
         parameters: Parameters,
         quantiser: Quantiser,
     ) -> dict[str, Masker]:
-        """Exchange keys and shares between `sites`; what each is to mask with."""
+        """Exchange keys and shares between `sites`; returns the masks of each."""
         for site in sites:
             if site not in self._identities:
                 self._identities[site] = Identity.fresh()
@@ -55,9 +55,9 @@ class LocalExchange:
         }
 
     def finish(self, total: Residues, survivors: Iterable[str]) -> None:
-        """Take the masks off the sum over `survivors`; the others dropped out.
+        """Remove the masks from the sum over `survivors`; the other sites dropped out.
 
-        Raises SiteError when too few are left.
+        Raises SiteError if too few are left.
         """
         server = self._server
         assert server is not None

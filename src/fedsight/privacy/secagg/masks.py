@@ -1,7 +1,8 @@
-"""Masks: a 32-byte key becomes as many uniform 32-bit numbers as a vector is long.
+"""Masks: a 32-byte key is expanded to as many uniform 32-bit numbers as a vector has values.
 
-AES-256 in counter mode from counter 0 (NIST SP 800-38A); each four bytes are a little-endian
-uint32. A key makes one mask only. Expanded and added block by block: a block stays in the cache.
+AES-256 in counter mode from counter 0 (NIST SP 800-38A); every four bytes are a little-endian
+uint32. A key is used for one mask only. Masks are expanded and added block by block, so that a
+block stays in the cache.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ Residues = npt.NDArray[np.uint32]
 
 KEY = 32  # bytes
 BLOCK = 64 << 10  # bytes
-TOGETHER = 256  # masks whose state is kept at once
-_SPARE = 15  # bytes that the cipher wants beyond the end
+TOGETHER = 256  # masks processed at once
+_SPARE = 15  # bytes that the cipher needs beyond the end
 _ZEROS = memoryview(bytes(BLOCK))
 
 
 def apply(words: Residues, keys: Iterable[tuple[bytes, bool]], counter: bytes = bytes(16)) -> None:
     """Add the mask of each (key, subtract?) to `words` [d] modulo 2^32, or subtract it, in place.
 
-    Block after block, each with all masks: `words` goes through the memory once for `TOGETHER` of
-    them.
+    All masks are applied to one block before the next, so `words` passes through memory once per
+    `TOGETHER` masks.
     """
     left = iter(keys)
     buffer = bytearray(BLOCK + _SPARE)
@@ -47,18 +48,18 @@ def apply(words: Residues, keys: Iterable[tuple[bytes, bool]], counter: bytes = 
 
 
 def _stream(key: bytes, counter: bytes) -> CipherContext:
-    if len(key) != KEY:  # AES would take a shorter one
+    if len(key) != KEY:  # AES would accept a shorter key
         raise ValueError(f"a mask key has {KEY} bytes, not {len(key)}")
     return Cipher(AES(key), CTR(counter)).encryptor()
 
 
-@dataclass(frozen=True, repr=False)  # no key in any log
+@dataclass(frozen=True, repr=False)  # keys must not appear in logs
 class Masker:
-    """A site's masks of one round: its own key, and one for each neighbour (key, subtract?)."""
+    """A site's masks in one round: its own key, and (key, subtract?) for each neighbour."""
 
     own: bytes
     pairs: Sequence[tuple[bytes, bool]]
 
     def mask(self, words: Residues) -> None:
-        """Add all of them to `words` [d], in place (Bonawitz et al. 2017, section 4)."""
+        """Add all masks to `words` [d], in place (Bonawitz et al. 2017, section 4)."""
         apply(words, [(self.own, False), *self.pairs])

@@ -1,4 +1,4 @@
-"""Numbers of fewer than 32 bits, packed without gaps."""
+"""Packing of numbers of fewer than 32 bits without gaps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _GROUPS = 1 << 13  # groups packed at once
 
 
 def size(count: int, bits: int) -> int:
-    """Bytes of `count` packed numbers of `bits` bits."""
+    """Size in bytes of `count` packed numbers of `bits` bits."""
     return (count * bits + 7) // 8
 
 
@@ -24,7 +24,7 @@ def _shape(bits: int) -> tuple[int, int]:
 
 
 def pack(words: Residues, bits: int) -> bytes:
-    """`words` [d] below 2^bits (1 to 32), the first one in the lowest bits of the first byte."""
+    """Pack `words` [d], each below 2^bits (1 to 32); the first is in the lowest bits."""
     if bits == 32:
         return words.astype("<u4", copy=False).tobytes()
     numbers, length = _shape(bits)
@@ -40,7 +40,7 @@ def pack(words: Residues, bits: int) -> bytes:
 
 
 def _pack(rows: Residues, bits: int, out: npt.NDArray[np.uint8]) -> None:
-    """Byte by byte of a group: the bits of the one to five numbers that it spans."""
+    """Compute a group byte by byte, each from the one to five numbers that it spans."""
     wide = rows.astype(np.uint64)
     for byte in range(out.shape[1]):
         first, last = 8 * byte // bits, (8 * byte + 7) // bits
@@ -53,9 +53,9 @@ def _pack(rows: Residues, bits: int, out: npt.NDArray[np.uint8]) -> None:
 
 
 def unpack(data: bytes | bytearray | memoryview, count: int, bits: int) -> Residues:
-    """The `count` numbers that `data` holds [count]; ValueError if it has another length."""
+    """The `count` numbers in `data`, [count]; ValueError if its length is wrong."""
     if len(data) != size(count, bits):
-        raise ValueError(f"{len(data):,} bytes, not {size(count, bits):,}")
+        raise ValueError(f"expected {size(count, bits):,} bytes, not {len(data):,}")
     if bits == 32:
         return np.frombuffer(data, "<u4").astype(np.uint32)
     numbers, length = _shape(bits)

@@ -1,10 +1,10 @@
-"""From an update to whole numbers whose sum fits a modulus, and from their sum back to a mean.
+"""Quantisation of updates to integers whose sum fits a modulus, and of sums back to a mean.
 
-A value x of a client with weight w is clipped to [-c, c], becomes y = x w / cap, and then the level
-(y + c) (2^b - 1) / (2c), rounded up or down at random so that its mean is exact (stochastic
+A value x of a client with weight w is clipped to [-c, c] and scaled to y = x w / cap. Its level is
+(y + c) (2^b - 1) / (2c), rounded up or down at random so that the mean is exact (stochastic
 rounding; Bonawitz et al. 2019, "Federated learning with autotuned communication-efficient secure
-aggregation", section 3). A sum of n levels is below 2^m with m = b + ceil(log2 n). Because weights
-are at most 1 of the cap, they cost no bits.
+aggregation", section 3). A sum of n levels is below 2^m with m = b + ceil(log2 n). Because w / cap
+is at most 1, weights cost no bits.
 """
 
 from __future__ import annotations
@@ -27,38 +27,38 @@ from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.secagg.masks import Residues
 
 MODULUS = 32  # bits, at most
-_BLOCK = 1 << 16  # values rounded at once; part of the definition: a draw fills a block
+_BLOCK = 1 << 16  # values rounded at once; it determines the draws, so it must not change
 
 
 def spare(terms: int) -> int:
-    """ceil(log2 terms): bits that a sum of `terms` numbers needs beyond theirs."""
+    """ceil(log2 terms): the additional bits that a sum of `terms` numbers needs."""
     return (terms - 1).bit_length()
 
 
 @dataclass(frozen=True)
 class Quantiser:
-    """How the values of a round are rounded; public, and the same at every site.
+    """The rounding of a round, which is public and the same at every site.
 
-    `sizes` and `ranges` (largest absolute value) of each payload part; `norm` is the largest L2
-    norm of all parts together, before weighting.
+    `sizes` and `ranges` (largest absolute value) are those of each payload part; `norm` is the
+    largest joint L2 norm of all parts, before weighting.
     """
 
     sizes: Mapping[str, int]
     ranges: Mapping[str, float]
     norm: float | None
-    bits: int  # of a site's values
-    terms: int  # sites in a sum, at most
+    bits: int  # per value of a site
+    terms: int  # largest number of sites in a sum
     cap: int  # largest weight
-    deviation: float = 0.0  # of the Skellam noise that a site adds, in levels
+    deviation: float = 0.0  # standard deviation of the Skellam noise that a site adds, in levels
 
     @property
     def modulus(self) -> int:
-        """Bits of a sum, and of every masked value."""
+        """Bits of a sum and of every masked value."""
         return (skellam.room(self.terms, self._top, self.deviation) - 1).bit_length()
 
     @property
     def length(self) -> int:
-        """Values of all parts together, d."""
+        """Number of values of all parts together, d."""
         return sum(self.sizes.values())
 
     def table(self) -> dict[str, Any]:
@@ -76,8 +76,9 @@ class Quantiser:
     ) -> Residues:
         """A client's levels [d], each below 2^bits before noise, which is drawn from `noise`.
 
-        Raises SiteError naming `site` for other parts or lengths, for NaN or infinity and for a
-        weight over the cap. The draws are the site's and the round's own, whatever the engine.
+        Raises SiteError naming `site` for wrong parts or lengths, for NaN or infinity, and for a
+        weight above the cap. The draws depend only on the seed, the site and the round, not on the
+        engine.
         """
         self.check(payload, weight, site)
         draws = generator(seed, "round", round, "site", site, "rounding")
@@ -98,11 +99,11 @@ class Quantiser:
         return out
 
     def _noise(self, levels: Residues, site: str, round: int, noise: MakeNoise | None) -> Residues:
-        """Noise [d] modulo 2^32. The levels and how much there is of it are part of its key: the
-        same update rounded for another cohort must not get the same noise in another size."""
+        """Noise [d] modulo 2^32. The levels and the deviation are part of its key, because the same
+        update rounded for another cohort must not get the same noise at another scale."""
         if noise is None:  # never a release without its noise
-            cause = f"site '{site}' has nothing to draw noise from"
-            raise SiteError(cause, "this is a defect of FedSight")
+            cause = f"site '{site}' has no source of noise"
+            raise SiteError(cause, "this is a bug in FedSight")
         path = "round", round, "site", site, "levels", repr(self.deviation)
         stream = noise(*path, values=[torch.from_numpy(levels.view(np.int32))])
         return skellam.noise(len(levels), self.deviation, stream.uniform).astype(np.uint32)
@@ -121,37 +122,37 @@ class Quantiser:
         return found
 
     def check(self, payload: Payload, weight: int, site: str) -> None:
-        """Raise SiteError unless these values may be added."""
+        """Raise SiteError unless this payload can be added."""
         if payload.keys() != self.sizes.keys():
             came, wanted = sorted(map(str, payload)), sorted(self.sizes)
             raise SiteError(
-                f"site '{site}' sent the parts {came}, not {wanted}",
-                "the site runs another algorithm; compare the fingerprints",
+                f"site '{site}' sent the parts {came}, expected {wanted}",
+                "the site uses another algorithm; compare the fingerprints",
             )
         if type(weight) is not int or not 0 < weight <= self.cap:
             raise SiteError(
-                f"site '{site}' has weight {weight!r}, and secure.cap is {self.cap}",
-                "raise secure.cap to the largest number of images that a site has, or weigh "
-                "uniformly",
+                f"site '{site}' has weight {weight!r}, but secure.cap is {self.cap}",
+                "raise secure.cap to the largest number of images at a site, or set "
+                "rounds.weighting = 'uniform'",
             )
         for part, size in self.sizes.items():
             values = payload[part]
             if values.dtype != torch.float32 or values.shape != (size,):
                 raise SiteError(
-                    f"site '{site}' has {tuple(values.shape)} values of {values.dtype}, not "
-                    f"({size},) of {torch.float32}",
-                    "the site runs another model; compare the fingerprints",
+                    f"site '{site}' sent values of shape {tuple(values.shape)} and type "
+                    f"{values.dtype}, expected ({size},) and {torch.float32}",
+                    "the site uses another model; compare the fingerprints",
                 )
             edges = torch.aminmax(values) if size else ()
             if not all(abs(float(edge)) < float("inf") for edge in edges):  # NaN fails this too
                 raise SiteError(
                     f"site '{site}' sent an update that is not finite (NaN or infinity)",
                     "its training diverged or its data are broken: lower train.lr, set train.clip "
-                    "or look at its images; with rounds.quorum a run goes on without such replies",
+                    "or check its images; with rounds.quorum a run continues without such replies",
                 )
 
     def _unwrapped(self, total: Residues, count: int) -> npt.NDArray[np.float64]:
-        """Sums of `count` clients as they were before the modulus; noise may lead below 0."""
+        """Sums of `count` clients before the modulus was taken; noise may make them negative."""
         levels = total.astype(np.float64)
         if self.deviation:
             high = count * self._top
@@ -164,12 +165,12 @@ class Quantiser:
         return (1 << self.bits) - 1
 
     def _shrink(self, payload: Payload) -> float:
-        """What the whole payload is scaled by to have no larger L2 norm than `norm`."""
+        """The factor that scales the whole payload to an L2 norm of at most `norm`."""
         if self.norm is None:
             return 1.0
         square = 0.0
         for part in self.sizes:
-            # Not a dot product: how that is split over threads would change its bits.
+            # Not a dot product: its rounding would depend on the number of threads.
             square += float(np.square(payload[part].numpy().astype(np.float64)).sum())
         return min(1.0, self.norm / max(math.sqrt(square), 1e-300))
 
@@ -188,5 +189,5 @@ class Quantiser:
         y += c
         y *= self._top / (2 * c)
         y += torch.rand(len(values), generator=draws, dtype=torch.float64).numpy()
-        # The top level cannot be rounded up: its draw is below 1, but the sum might round to it.
+        # A draw is below 1, but the floating-point sum might still round up past the top level.
         return np.minimum(np.floor(y, out=y), self._top).astype(np.uint32)

@@ -1,6 +1,6 @@
-"""The coordinator's part in one round: it passes messages on, and takes the masks off the sum.
+"""The coordinator's side of one round: it forwards messages and removes the masks from the sum.
 
-It is trusted with nothing: what it could do wrong, the sites refuse (`client.py`).
+It is trusted with nothing: the sites refuse whatever it could do wrong (`client.py`).
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from fedsight.privacy.secagg.shares import SHARE, join
 
 
 class SecAggServer:
-    """One round; `advert`, `share` and `answer` take what came from a site, by its number."""
+    """One round; `advert`, `share` and `answer` receive the messages of a site, by its number."""
 
     def __init__(self, binding: m.Binding) -> None:
         self.binding = binding
         self._adverts: dict[int, bytes] = {}
-        self._sealed: dict[int, dict[int, bytes]] = {}  # from whom -> to whom -> what
-        self._inbox: dict[int, set[int]] = {}  # whose shares each site was handed
-        self._answers: dict[int, dict[int, bytes]] = {}  # about whom -> from whom -> the record
+        self._sealed: dict[int, dict[int, bytes]] = {}  # dealer -> receiver -> sealed shares
+        self._inbox: dict[int, set[int]] = {}  # whose shares each site received
+        self._answers: dict[int, dict[int, bytes]] = {}  # subject -> sender -> record
         self._survivors: set[int] = set()
         self._dropped: set[int] = set()
 
     # Phase 0 and 1: keys and shares -------------------------------------------------------
 
     def advert(self, site: int, message: bytes) -> None:
-        """Keep a site's keys; SiteError unless they are its own, signed for this round."""
+        """Store a site's keys; SiteError unless they are its own and signed for this round."""
         records = m.read(m.ADVERTISE, self.binding, message, m.ADVERT, self._sender(site))
         if set(records) != {site}:
-            raise self._odd(site, "it advertises another site's keys")
+            raise self._odd(site, "it advertises the keys of another site")
         advert = records[site]
         part = sign_part(self.binding.digest, site, advert[: m.KEYS])
         if not signed(self.binding.identity(site), advert[-SIGNATURE:], part):
@@ -42,14 +42,14 @@ class SecAggServer:
         self._adverts[site] = advert
 
     def adverts(self, site: int) -> bytes:
-        """The adverts of a site's neighbours, for it."""
+        """The adverts of a site's neighbours, as a message to it."""
         self._enough(self._adverts, "sent their keys")
         near = self.binding.graph.of(site)
         found = {other: self._adverts[other] for other in near if other in self._adverts}
         return m.write(m.ADVERTS, self.binding, found)
 
     def share(self, site: int, message: bytes) -> None:
-        """Keep what a site sealed for its neighbours; SiteError unless it is for each of them."""
+        """Store the shares a site sealed; SiteError unless there is one for each neighbour."""
         records = m.read(m.SHARES, self.binding, message, m.SEALED, self._sender(site))
         due = {other for other in self.binding.graph.of(site) if other in self._adverts}
         if site not in self._adverts or set(records) != due:
@@ -57,7 +57,7 @@ class SecAggServer:
         self._sealed[site] = records
 
     def inbox(self, site: int) -> bytes:
-        """What a site's neighbours sealed for it. Call it when all shares are in."""
+        """The shares sealed for a site, as a message to it. Call it after all shares arrived."""
         self._enough(self._sealed, "dealt their shares")
         near = self.binding.graph.of(site)
         found = {other: self._sealed[other][site] for other in near if other in self._sealed}
@@ -67,32 +67,32 @@ class SecAggServer:
     # Phase 3: unmasking -------------------------------------------------------------------
 
     def request(self, survivors: Iterable[int]) -> bytes:
-        """The question to all survivors: those whose masked update was added to the sum."""
+        """The request to all survivors, the sites whose masked update was added to the sum."""
         self._survivors = set(survivors)
         if not self._survivors <= set(self._inbox):
-            raise ValueError("a survivor never had its neighbours' shares")
+            raise ValueError("a survivor never received its neighbours' shares")
         self._enough(self._survivors, "sent an update")
         self._dropped = set(self._sealed) - self._survivors
         return m.write_lists(self.binding, self._survivors, self._dropped)
 
     def answer(self, site: int, message: bytes) -> None:
-        """Keep a site's shares; SiteError unless they are those that it was asked for."""
+        """Store a site's shares; SiteError unless they are the ones it was asked for."""
         length, graph = m.KIND + SHARE, self.binding.graph
         records = m.read(m.ANSWER, self.binding, message, length, self._sender(site))
         for other, record in records.items():
             due = SEED if other in self._survivors else KEY
             held = (other == site and graph.complete) or other in self._inbox.get(site, ())
             if record[: m.KIND] != due or not held:
-                raise self._odd(site, "it reveals what it was not asked for")
+                raise self._odd(site, "it reveals shares that it was not asked for")
         for other, record in records.items():
             self._answers.setdefault(other, {})[site] = record[m.KIND :]
 
     def unmask(self, total: masks.Residues) -> None:
-        """Take the masks off the sum of the survivors' masked values [d] (modulo 2^32), in place.
+        """Remove the masks from the sum of the survivors' masked values [d] (mod 2^32), in place.
 
-        Raises SiteError when a secret lacks shares, or its shares make another one.
+        Raises SiteError if shares of a secret are missing or do not reconstruct it.
         """
-        # Whatever is missing shows before anything is taken off.
+        # Reconstruct all secrets first, so that a missing one leaves the sum untouched.
         own = [(self._own_key(site), True) for site in sorted(self._survivors)]
         pairs = [key for site in sorted(self._dropped) for key in self._left_over(site)]
         masks.apply(total, [*own, *pairs])
@@ -102,7 +102,7 @@ class SecAggServer:
         return derive(seed, self.binding.digest, b"fedsight self")
 
     def _left_over(self, site: int) -> list[tuple[bytes, bool]]:
-        """What survivors masked with a site that never sent its own masks: (key, subtract?)."""
+        """Masks that survivors share with a site that dropped out: (key, subtract?)."""
         ends = [other for other in sorted(self._survivors) if site in self._inbox[other]]
         if not ends:
             return []
@@ -111,7 +111,9 @@ class SecAggServer:
         digest, found = self.binding.digest, []
         for other in ends:
             theirs = self._adverts[other][PUBLIC : 2 * PUBLIC]
-            found.append((mask_key(private, theirs, digest), other < site))  # the lower one added
+            found.append(
+                (mask_key(private, theirs, digest), other < site)
+            )  # the lower number added
         return found
 
     def _secret(self, site: int, known: bytes, check: Callable[[bytes, bytes], bytes]) -> bytes:
@@ -121,9 +123,9 @@ class SecAggServer:
         if len(shares) < least:
             raise SiteError(
                 f"the sum of round {self.binding.round} cannot be unmasked: {len(shares)} of the "
-                f"neighbours of site '{name}' are left, and it takes {least}",
-                "too many sites dropped out: look at the rejected ones, or raise secure.dropout. "
-                "The last checkpoint is whole",
+                f"neighbours of site '{name}' are left, but {least} are needed",
+                "too many sites dropped out: check the rejected ones, or raise secure.dropout. "
+                "The last checkpoint is intact",
             )
         try:
             secret = join(shares, least)
@@ -131,8 +133,9 @@ class SecAggServer:
             secret = b""
         if not secret or check(self.binding.digest, secret) != known:
             raise SiteError(
-                f"the shares of site '{name}' do not make its secret in round {self.binding.round}",
-                "a site sent a wrong share, or dealt wrong ones: leave it out",
+                f"the shares of site '{name}' do not reconstruct its secret in round "
+                f"{self.binding.round}",
+                "a site sent or dealt wrong shares: exclude it",
             )
         return secret
 
@@ -142,8 +145,8 @@ class SecAggServer:
         if count < least:
             raise SiteError(
                 f"only {count} of {len(self.binding.roster)} sites {did} in round "
-                f"{self.binding.round}, and secure aggregation takes {least}",
-                "look at the rejected sites, or raise secure.dropout. The last checkpoint is whole",
+                f"{self.binding.round}, but secure aggregation needs {least}",
+                "check the rejected sites, or raise secure.dropout. The last checkpoint is intact",
             )
 
     def _sender(self, site: int) -> str:
@@ -151,8 +154,8 @@ class SecAggServer:
 
     def _odd(self, site: int, why: str) -> SiteError:
         return SiteError(
-            f"a message of {self._sender(site)} in secure aggregation is refused: {why}",
-            "let it run the same FedSight version; if it does, it cheats: revoke it",
+            f"rejected a secure aggregation message from {self._sender(site)}: {why}",
+            "run the same FedSight version at this site; if that is so, it cheats: revoke it",
         )
 
 

@@ -1,7 +1,7 @@
-"""Shamir's secret sharing of 32-byte secrets, over Python's own integers.
+"""Shamir's secret sharing of 32-byte secrets, with Python integers.
 
-Shamir 1979, "How to share a secret". A secret is the value at 0 of a polynomial of degree t - 1
-over the integers modulo a prime; a share is its value elsewhere.
+Shamir 1979, "How to share a secret". The secret is the value at 0 of a polynomial of degree t - 1
+modulo a prime; a share is the value at another point.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import secrets
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-PRIME = 2**256 + 297  # the smallest above 2^256: every 32-byte secret is below it
+PRIME = 2**256 + 297  # the smallest prime above 2^256, so above every 32-byte secret
 SECRET = 32  # bytes of a secret
 SHARE = 33  # bytes of a share
 
 
 def split(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, bytes]:
-    """A share for each holder (a whole number from 0); any `threshold` of them make `secret`.
+    """A share for each holder (numbered from 0); any `threshold` shares reconstruct `secret`.
 
-    ValueError for a secret of another length, a holder named twice or a threshold out of range.
+    Raises ValueError for a secret of another length, a duplicate holder or an invalid threshold.
     """
     if len(secret) != SECRET or len(set(holders)) != len(holders) or min(holders, default=0) < 0:
-        raise ValueError("a secret of 32 bytes and distinct holders are needed")
+        raise ValueError("expected a secret of 32 bytes and distinct holders")
     if not 1 <= threshold <= len(holders):
-        raise ValueError(f"{threshold} of {len(holders)} shares cannot make a secret")
+        raise ValueError(f"a secret with {len(holders)} shares cannot have threshold {threshold}")
     rest = [secrets.randbelow(PRIME) for _ in range(threshold - 1)]
     powers = [*reversed(rest), int.from_bytes(secret, "big")]
     shares = {}
@@ -36,9 +36,9 @@ def split(secret: bytes, holders: Sequence[int], threshold: int) -> dict[int, by
 
 
 def join(shares: Mapping[int, bytes], threshold: int) -> bytes:
-    """The secret that shares (holder -> share) make; ValueError if they do not make one."""
+    """Reconstruct the secret from shares (holder -> share); ValueError if that fails."""
     if len(shares) < threshold:
-        raise ValueError(f"{len(shares)} shares, and {threshold} make a secret")
+        raise ValueError(f"there are {len(shares)} shares, but {threshold} are needed")
     holders = tuple(sorted(shares)[:threshold])
     values = [int.from_bytes(shares[holder], "big") for holder in holders]
     secret = sum(v * w for v, w in zip(values, _weights(holders), strict=True)) % PRIME
@@ -46,12 +46,12 @@ def join(shares: Mapping[int, bytes], threshold: int) -> bytes:
 
 
 def _none() -> bytes:
-    raise ValueError("the shares make no secret: one of them is wrong")
+    raise ValueError("the shares do not reconstruct a secret: one of them is wrong")
 
 
 @lru_cache(maxsize=4096)
 def _weights(holders: tuple[int, ...]) -> tuple[int, ...]:
-    """Lagrange's coefficients at 0 for these holders: most secrets of a round have the same."""
+    """Lagrange coefficients at 0; most secrets of a round have the same holders."""
     weights = []
     for holder in holders:
         top = bottom = 1
