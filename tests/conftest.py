@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import kinds
 import pytest
 import tiny
+import tinyrun
 import tinysites
 from hypothesis import settings
 from shared_prefork import shared_prefork
@@ -36,6 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if isinstance(item, pytest.Function):
             item.add_marker(kinds.kind_of(item))
     items.sort(key=lambda item: item.get_closest_marker(kinds.DEPLOYED) is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Reports of runs are drawn for tests that name them, and for the fixtures made for those."""
+    tinyrun.Reports.drawn = isinstance(item, pytest.Function) and kinds.reads_report(item)
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

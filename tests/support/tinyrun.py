@@ -15,7 +15,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -30,6 +30,7 @@ from fedsight.cli import main
 from fedsight.engines.pool import context
 
 CLASSES, SIDE = 4, 8
+PAGE = "fedsight.report.page"
 SECTIONS: dict[str, Any] = {
     "data": {"name": "idx", "path": "images"},
     "split": {"name": "dirichlet", "sites": 3, "alpha": 1.0},
@@ -88,12 +89,49 @@ class Answer:
         return self.out + self.err
 
 
+class Reports:
+    """Whether runs draw their reports, which takes them more time than training: conftest.py draws
+    them for tests that look at one."""
+
+    drawn = False
+
+
+@contextlib.contextmanager
+def _pages_of_runs(command: str = "") -> Iterator[None]:
+    """Meanwhile, a command that trains writes an empty page, unless reports are drawn."""
+    if Reports.drawn or command not in ("run", "compare", "resume"):
+        yield
+        return
+    before = sys.modules.get(PAGE)
+    sys.modules[PAGE] = _empty_pages()
+    try:
+        yield
+    finally:
+        del sys.modules[PAGE]
+        if before is not None:
+            sys.modules[PAGE] = before
+
+
+def _empty_pages() -> ModuleType:
+    """What stands in for the module that builds pages, which imports for half a second."""
+
+    def build(runs: Sequence[Path], out: Path | None = None) -> Path:
+        page = out or Path(runs[0]) / "report.html"
+        page.write_text("<!doctype html>\n")
+        return page
+
+    module = ModuleType(PAGE)
+    module.build = build  # type: ignore[attr-defined]
+    return module
+
+
 def cli(*arguments: object) -> Answer:
     """`fedsight ARGUMENTS` in this process, as a shell would see it."""
     out, err = io.StringIO(), io.StringIO()
     words = ["fedsight", *(str(argument) for argument in arguments)]
     code: Any = 0
     with (
+        _pages_of_runs(*words[1:2]),
         mock.patch.object(sys, "argv", words),
         mock.patch.dict(os.environ, {"COLUMNS": "200"}),
         contextlib.redirect_stdout(out),
@@ -195,9 +233,7 @@ def _enter(words: Sequence[str], said: Path, folder: Path, limit: int | None) ->
     # Its workers come from the server that it comes from itself, not from another one.
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     server.ensure_running = forkserver.ensure_running = lambda: None
-    page = ModuleType("fedsight.report.page")  # the real one imports for half a second
-    page.build = lambda runs: None  # type: ignore[attr-defined]
-    sys.modules[page.__name__] = page
+    sys.modules[PAGE] = _empty_pages()
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell's child has it
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
