@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -327,15 +328,21 @@ def test_a_place_without_permission(tmp_path: Path, monkeypatch) -> None:
     assert f"cannot make the folder {tmp_path}/run: Permission denied" in text
 
 
-@pytest.mark.parametrize(
-    "interrupt",
-    ["fedsight.evaluation.conclusion.answers", "fedsight.evaluation.conclusion._summarise"],
-)
-def test_ctrl_c_after_the_last_round(tmp_path: Path, monkeypatch, interrupt: str) -> None:
-    def press(*_: object) -> None:
-        raise KeyboardInterrupt
+def when_written(name: str, error: type[BaseException]) -> Callable[..., None]:
+    """In the place of `RunStore.write_json`: raises when the file `name` is to be written."""
+    write = RunStore.write_json
 
-    monkeypatch.setattr(interrupt, press)
+    def stand_in(store: RunStore, file: str, *rest: Any) -> None:
+        if file == name:
+            raise error
+        write(store, file, *rest)
+
+    return stand_in
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "summary.json"])
+def test_ctrl_c_after_the_last_round(tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.setattr(RunStore, "write_json", when_written(name, KeyboardInterrupt))
     config = write_config(tmp_path)
     text = refused(130, "run", config, "--out", tmp_path / "run", "--workers", 1)
     assert f"fedsight resume {tmp_path}/run" in text
@@ -345,9 +352,6 @@ def test_ctrl_c_after_the_last_round(tmp_path: Path, monkeypatch, interrupt: str
 
 
 def test_a_defect_is_not_dressed_up_as_a_mistake_of_the_user(tmp_path: Path, monkeypatch) -> None:
-    def stumble(*_: object) -> None:
-        raise ZeroDivisionError("ours")
-
-    monkeypatch.setattr("fedsight.evaluation.conclusion._summarise", stumble)
+    monkeypatch.setattr(RunStore, "write_json", when_written("summary.json", ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         cli("run", write_config(tmp_path), "--out", tmp_path / "run", "--workers", 1)

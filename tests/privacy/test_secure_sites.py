@@ -37,7 +37,7 @@ def deployed(
 ) -> Trained:
     """The run at the sites."""
     federation, link = places.meet(of, link)
-    engine = RemoteEngine(federation, link, {}, {}, lambda: 0, run=f"run{places._runs}")
+    engine = RemoteEngine(federation, link, {}, {}, lambda: 0, run=places.run)
     return run(federation, engine, tiny.overall(federation), diary)
 
 

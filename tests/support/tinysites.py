@@ -87,6 +87,11 @@ class Places:
             (root / site).mkdir()
             self.write_owner(site, {"data": dict(table)})
 
+    @property
+    def run(self) -> str:
+        """The name under which the last run was proposed, unless `meet` was told one."""
+        return f"run{self._runs}"
+
     def write_owner(self, site: str, table: Mapping[str, Any]) -> None:
         """What the site's owner has agreed to."""
         (self.root / site / "owner.toml").write_text(tomli_w.dumps(dict(table)))
@@ -110,13 +115,13 @@ class Places:
         """A run's beginning: the sites are asked to take part, and declare their images."""
         link = link or self.sit()
         self._runs += 1
-        found, absent = _propose(program, run or f"run{self._runs}", link, {})
+        found, absent = _propose(program, run or self.run, link, {})
         assert absent == {}
         return gather(program, found), link
 
     def memory(self, site: str) -> Path:
         """Where the site keeps memories of the last run."""
-        return self.root / site / "memory" / f"run{self._runs}"
+        return self.root / site / "memory" / self.run
 
     def log(self, site: str) -> list[dict[str, Any]]:
         """What the site has noted."""
