@@ -41,7 +41,7 @@ SECTIONS: dict[str, Any] = {
 
 
 def write_images(folder: Path, train: int = 200, test: int = 60) -> None:
-    """IDX files: a bright quarter says the class, in noise enough that it takes rounds to learn."""
+    """IDX files: the brightest quarter of an image is its class, in enough noise to take rounds."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(7)
     half = SIDE // 2
@@ -77,7 +77,7 @@ def write_config(folder: Path, name: str = "tiny", **sections: Any) -> Path:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said."""
+    """What a command printed, and its exit code."""
 
     code: int
     out: str
@@ -85,7 +85,7 @@ class Answer:
 
     @property
     def said(self) -> str:
-        """Both streams."""
+        """The output and the errors."""
         return self.out + self.err
 
 
@@ -188,7 +188,7 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 
 def same(one: Path, other: Path) -> None:
-    """Two run folders tell of the same training, bit for bit."""
+    """Assert that two run folders hold the same training, bit for bit."""
     assert history(one) == history(other)
     assert figures(one) == figures(other)
     for name in ("evaluation.json", "comparison.json"):
@@ -197,7 +197,7 @@ def same(one: Path, other: Path) -> None:
 
 
 class Launched:
-    """The command line in a process that can be killed; what it says goes to `said`."""
+    """The command line in a process that can be killed; what it prints goes to the file `said`."""
 
     def __init__(self, folder: Path, *arguments: object, limit: int | None = None) -> None:
         """`limit`: the length in bytes beyond which the kernel writes no file of it."""
@@ -207,13 +207,13 @@ class Launched:
         self.process.start()
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
-        """Wait for something to be seen from outside; the process must still be there."""
+        """Wait until `ready()`; the process must still run then."""
         for _ in range(6000):
             if ready():
                 return
             assert self.process.is_alive(), f"it ended before {why}: {self.said.read_text()}"
             time.sleep(0.005)
-        raise AssertionError(f"a minute went by, and not yet {why}")
+        raise AssertionError(f"after 30 s still not {why}")
 
     def kill(self, delay: float = 0.0, how: int = signal.SIGKILL) -> int:
         """Send the signal after `delay` seconds; the exit code."""
