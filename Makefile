@@ -22,6 +22,9 @@ examples: $(READY)  ## faces, objects and texts, one after the other, a report e
 	@for name in $(EXAMPLES); do \
 	  echo "== $$name"; $(BIN)/fedsight run --example $$name || exit $$?; done
 
+# Without bytecode files each process that runs tests would compile all of them again.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
+
 test: $(READY) browser lint  ## the whole test suite
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=)

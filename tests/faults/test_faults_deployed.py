@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from loopback import Loopback, loopback, program_of, until
+from loopback import Loopback, loopback, program_of
+from waiting import until
 
 from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.store import RunStore

@@ -35,12 +35,6 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("input")
 
 
-@pytest.fixture
-def quick(monkeypatch) -> None:
-    """Runs write no report."""
-    monkeypatch.setattr("fedsight.report.page.build", lambda *_: None)
-
-
 @pytest.fixture(scope="module")
 def finished(home: Path) -> Path:
     done("run", write_config(home), "--out", home / "finished", "--workers", 1)
@@ -196,7 +190,6 @@ def test_predict_with_bad_images(finished: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- while it trains
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_site_whose_training_diverges(tmp_path: Path) -> None:
     config = write_config(tmp_path, train={"lr": 1e30}, rounds={"rounds": 5})
     run = tmp_path / "run"
@@ -209,7 +202,6 @@ def test_a_site_whose_training_diverges(tmp_path: Path) -> None:
     assert "site-0" in text
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
     tmp_path: Path, monkeypatch
 ) -> None:
@@ -255,7 +247,6 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
     same(run, tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
 def test_a_disk_that_is_full_for_a_while(tmp_path: Path, monkeypatch, algorithm: str) -> None:
     config = write_config(tmp_path, rounds={"rounds": 5}, algorithm={"name": algorithm})
@@ -286,7 +277,6 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path, monkeypatch, algorithm:
     assert calls == [1, 2, 3]
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_file_system_that_takes_no_more(tmp_path: Path) -> None:
     write_images(tmp_path / "images", train=100, test=40)
     config = write_config(tmp_path, rounds={"rounds": 40})
@@ -316,7 +306,6 @@ def test_a_system_without_shared_memory(tmp_path: Path, monkeypatch) -> None:
     assert "speed.workers" in text
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_place_without_permission(tmp_path: Path, monkeypatch) -> None:
     config = write_config(tmp_path)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -21,6 +22,7 @@ SIGNS = {
     "fedsight.engines.workers": PROCESSES,
     "fedsight.deploy.processes": PROCESSES,
     "fedsight.deploy.site.trainer": PROCESSES,
+    "fedsight.runs.lifecycle": PROCESSES,
     "tinysites.Places": PROCESSES,
     "loopback": DEPLOYED,
     "selenium": BROWSER,
@@ -28,7 +30,7 @@ SIGNS = {
 COMMANDS = ("cli", "done")  # helpers that run a command of the command line
 TRAINING = {"run", "compare", "resume"}  # commands that train, with workers unless told otherwise
 REPORT = "report.html"
-TESTS = Path(__file__).parents[1]
+TESTS = str(Path(__file__).parents[1])
 
 
 def kind_of(item: pytest.Function) -> str:
@@ -63,7 +65,7 @@ def _facts(function: Any) -> tuple[str, bool]:
         for code, names in _codes(one):
             for value in _references(code, names):
                 name = _name(value)
-                kinds += [kind for sign, kind in SIGNS.items() if f"{name}.".startswith(f"{sign}.")]
+                kinds += _signs(name)
                 if isinstance(value, FunctionType | type) and _of_the_tests(value):
                     left.append(value)
             words = set(_words(code.co_consts))
@@ -71,6 +73,12 @@ def _facts(function: Any) -> tuple[str, bool]:
             if TRAINING & words and any(name in COMMANDS for name in code.co_names):
                 kinds.append(PROCESSES)
     return max(kinds, key=KINDS.index), report
+
+
+@cache
+def _signs(name: str) -> list[str]:
+    """The kinds that the name of a module, class or function is a sign of."""
+    return [kind for sign, kind in SIGNS.items() if f"{name}.".startswith(f"{sign}.")]
 
 
 def _words(constants: Iterable[Any]) -> Iterator[str]:
@@ -113,11 +121,9 @@ def _name(value: Any) -> str:
     return ""
 
 
-def _of_the_tests(value: Callable[..., Any] | type) -> bool:
-    try:
-        return Path(inspect.getfile(value)).is_relative_to(TESTS)
-    except (TypeError, OSError):
-        return False
+def _of_the_tests(value: FunctionType | type) -> bool:
+    module = sys.modules.get(value.__module__)
+    return (getattr(module, "__file__", None) or "").startswith(TESTS)
 
 
 def _function(value: Any) -> Any:

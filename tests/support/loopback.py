@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+from waiting import until
 
 from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.store import RunStore
@@ -20,7 +20,6 @@ from fedsight.deploy.server import scheduler
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
-WAIT = 90.0  # seconds after which a test fails
 ROLES = {  # what tells processes of sites and servers apart: a part of the command line
     "parent": "_train",
     "job": "_process",
@@ -112,27 +111,6 @@ def program_of(sites: int, **sections: Any) -> tuple[Program, Speed]:
     return config.parse(tables, Path.cwd())
 
 
-class OnRound(Callback):
-    """Calls a function once, after a given round."""
-
-    def __init__(self, number: int, do: Callable[[], None]) -> None:
-        self._number = number
-        self._do = do
-
-    def round(self, line: Any) -> None:
-        """Called after each round."""
-        if line["round"] == self._number:
-            self._do()
-
-
-def until(true: Callable[[], bool], seconds: float = WAIT) -> None:
-    """Wait until `true()`; AssertionError if that takes more than `seconds`."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"this has not happened within {seconds:.0f} s"
-        time.sleep(0.05)
-
-
 @contextlib.contextmanager
 def loopback(folder: Path, count: int) -> Iterator[Loopback]:
     """A federation of `count` sites that is up and running."""
@@ -140,11 +118,3 @@ def loopback(folder: Path, count: int) -> Iterator[Loopback]:
         made = Loopback(folder, count, stack)
         made.start()
         yield made
-
-
-def said(home: Path) -> str:
-    """What the `fedsight` process of a folder printed."""
-    return (home / "said.txt").read_text(encoding="utf-8")
-
-
-__all__ = ["Loopback", "OnRound", "loopback", "program_of", "said", "until"]
