@@ -4,9 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 TESTERS ?= 3  # processes that run tests, some of which wait; a file's tests stay together
+CORE := core aggregation client engines coordinator evaluation runs  # what every result rests on
+comma := ,
+space := $(subst ,, )
 COVERAGE ?=  # 1: say what the tests reach, and fail if it is little; half as long again
 
-.PHONY: run examples test lint install browser bench reference clean
+.PHONY: run examples test test-fast lint install browser bench reference clean
 .DEFAULT_GOAL := run
 
 run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the report
@@ -19,13 +22,19 @@ examples: $(READY)  ## faces, objects and texts, one after the other, a report e
 	@for name in $(EXAMPLES); do \
 	  echo "== $$name"; $(BIN)/fedsight run --example $$name || exit $$?; done
 
+# Without bytecode files each process that runs tests would compile all of them again.
+test test-fast: export PYTHONDONTWRITEBYTECODE =
+
 test: $(READY) browser lint  ## the whole test suite
 	rm -f .coverage .coverage.*
 	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=)
 ifneq ($(strip $(COVERAGE)),)
 	$(BIN)/coverage report --fail-under=90 --format=total
-	$(BIN)/coverage report --fail-under=95 --include='src/fedsight/core/*,src/fedsight/aggregate/*,src/fedsight/engine/*,src/fedsight/run/*'
+	$(BIN)/coverage report --fail-under=95 --include='$(subst $(space),$(comma),$(CORE:%=src/fedsight/%/*))'
 endif
+
+test-fast: $(READY)  ## the tests that start no process and are quick, for every-day work
+	$(BIN)/python -m pytest -m "unit and not slow" -n 2 --dist loadfile
 
 lint: $(READY)
 	$(BIN)/ruff check

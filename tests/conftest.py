@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import durations
 import kinds
 import pytest
 import tiny
+import tinyrun
 import tinysites
 from hypothesis import settings
 from shared_prefork import shared_prefork
@@ -21,8 +23,15 @@ settings.register_profile("house", deadline=None, derandomize=True, max_examples
 settings.load_profile("house")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`pytest -m unit --measure` says again which tests are slow (`make test-fast` omits them)."""
+    parser.addoption("--measure", action="store_true", help="write tests/durations.json")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """The processes that run tests inherit the address of the one that forks for all of them."""
+    if config.getoption("measure"):
+        config.pluginmanager.register(durations.Measurement())
     if not hasattr(config, "workerinput"):
         stack = ExitStack()
         stack.enter_context(shared_prefork())
@@ -31,11 +40,21 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # `-m` is to see the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark each test with its kind; deployed ones wait a lot and come first, while others run."""
+    """Mark tests with their kind, and slow ones. Deployed ones come first: others can run while
+    they wait."""
     for item in items:
         if isinstance(item, pytest.Function):
             item.add_marker(kinds.kind_of(item))
+        if durations.name_of(item) in durations.measured():
+            item.add_marker("slow")
     items.sort(key=lambda item: item.get_closest_marker(kinds.DEPLOYED) is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Reports of runs are drawn for tests that name them, and for the fixtures made for those."""
+    tinyrun.Reports.drawn = isinstance(item, pytest.Function) and kinds.reads_report(item)
+    return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -112,7 +112,7 @@ def test_sites_whose_secret_were_the_seed_would_end_with_the_simulations_bits(
     try:
         federation, link = places.meet(program)
         diary = tiny.Diary()
-        found = tinysites.learn(federation, link, diary, name=f"run{places._runs}")
+        found = tinysites.learn(federation, link, diary, name=places.run)
     finally:
         for key in keys:
             key.unlink()
@@ -128,7 +128,7 @@ def test_sites_noise_their_updates_from_a_secret_of_their_own(
     simulated, kept = inline(program, tmp_path)
     federation, link = places.meet(program)
     diary = tiny.Diary()
-    found = tinysites.learn(federation, link, diary, name=f"run{places._runs}")
+    found = tinysites.learn(federation, link, diary, name=places.run)
     assert tiny.sha(found.vector) != tiny.sha(simulated.vector)  # the seed tells nothing
     assert [line["epsilon"] for line in diary.lines] == [line["epsilon"] for line in kept.lines]
     assert all(line["train_loss"] is None for line in diary.lines)

@@ -15,7 +15,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
-from loopback import Loopback, until
+from loopback import Loopback
+from waiting import until
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import kits, presence

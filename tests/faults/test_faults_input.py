@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,6 @@ from fedsight.coordinator.store import RunStore
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("input")
-
-
-@pytest.fixture
-def quick(monkeypatch) -> None:
-    """Runs write no report."""
-    monkeypatch.setattr("fedsight.report.page.build", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -195,7 +190,6 @@ def test_predict_with_bad_images(finished: Path, tmp_path: Path) -> None:
 # ---------------------------------------------------------------- while it trains
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_site_whose_training_diverges(tmp_path: Path) -> None:
     config = write_config(tmp_path, train={"lr": 1e30}, rounds={"rounds": 5})
     run = tmp_path / "run"
@@ -208,7 +202,6 @@ def test_a_site_whose_training_diverges(tmp_path: Path) -> None:
     assert "site-0" in text
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
     tmp_path: Path, monkeypatch
 ) -> None:
@@ -254,7 +247,6 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
     same(run, tmp_path / "whole")
 
 
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
 def test_a_disk_that_is_full_for_a_while(tmp_path: Path, monkeypatch, algorithm: str) -> None:
     config = write_config(tmp_path, rounds={"rounds": 5}, algorithm={"name": algorithm})
@@ -285,7 +277,6 @@ def test_a_disk_that_is_full_for_a_while(tmp_path: Path, monkeypatch, algorithm:
     assert calls == [1, 2, 3]
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_file_system_that_takes_no_more(tmp_path: Path) -> None:
     write_images(tmp_path / "images", train=100, test=40)
     config = write_config(tmp_path, rounds={"rounds": 40})
@@ -315,7 +306,6 @@ def test_a_system_without_shared_memory(tmp_path: Path, monkeypatch) -> None:
     assert "speed.workers" in text
 
 
-@pytest.mark.usefixtures("quick")
 def test_a_place_without_permission(tmp_path: Path, monkeypatch) -> None:
     config = write_config(tmp_path)
 
@@ -327,15 +317,21 @@ def test_a_place_without_permission(tmp_path: Path, monkeypatch) -> None:
     assert f"cannot make the folder {tmp_path}/run: Permission denied" in text
 
 
-@pytest.mark.parametrize(
-    "interrupt",
-    ["fedsight.evaluation.conclusion.answers", "fedsight.evaluation.conclusion._summarise"],
-)
-def test_ctrl_c_after_the_last_round(tmp_path: Path, monkeypatch, interrupt: str) -> None:
-    def press(*_: object) -> None:
-        raise KeyboardInterrupt
+def when_written(name: str, error: type[BaseException]) -> Callable[..., None]:
+    """In the place of `RunStore.write_json`: raises when the file `name` is to be written."""
+    write = RunStore.write_json
 
-    monkeypatch.setattr(interrupt, press)
+    def stand_in(store: RunStore, file: str, *rest: Any) -> None:
+        if file == name:
+            raise error
+        write(store, file, *rest)
+
+    return stand_in
+
+
+@pytest.mark.parametrize("name", ["evaluation.json", "summary.json"])
+def test_ctrl_c_after_the_last_round(tmp_path: Path, monkeypatch, name: str) -> None:
+    monkeypatch.setattr(RunStore, "write_json", when_written(name, KeyboardInterrupt))
     config = write_config(tmp_path)
     text = refused(130, "run", config, "--out", tmp_path / "run", "--workers", 1)
     assert f"fedsight resume {tmp_path}/run" in text
@@ -345,9 +341,6 @@ def test_ctrl_c_after_the_last_round(tmp_path: Path, monkeypatch, interrupt: str
 
 
 def test_a_defect_is_not_dressed_up_as_a_mistake_of_the_user(tmp_path: Path, monkeypatch) -> None:
-    def stumble(*_: object) -> None:
-        raise ZeroDivisionError("ours")
-
-    monkeypatch.setattr("fedsight.evaluation.conclusion._summarise", stumble)
+    monkeypatch.setattr(RunStore, "write_json", when_written("summary.json", ZeroDivisionError))
     with pytest.raises(ZeroDivisionError):
         cli("run", write_config(tmp_path), "--out", tmp_path / "run", "--workers", 1)

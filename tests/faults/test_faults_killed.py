@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from tinyrun import Launched, check_message, done, lines, read, same, write_config
+from waiting import until
 
 ROUNDS = 6
 COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -21,11 +22,6 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "fedrep": ("run", {"algorithm": {"name": "fedrep"}, "speed": {"checkpoint_every": 2}}),
     "compare": ("compare", {"train": {"epochs": 2}}),
 }
-
-
-@pytest.fixture(autouse=True)
-def _without_reports(monkeypatch) -> None:
-    monkeypatch.setattr("fedsight.report.page.build", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +96,8 @@ def test_the_whole_process_group_killed(home: Path, tmp_path: Path) -> None:
         start_new_session=True,
         stderr=subprocess.DEVNULL,
     ) as process:
-        while lines(run) < 2:
-            assert process.poll() is None
+        until(lambda: lines(run) >= 2 or process.poll() is not None)
+        assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
     done("resume", run, "--workers", 2)
@@ -140,8 +136,8 @@ def test_ctrl_c_in_training(home: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        while lines(run) < 3:
-            assert process.poll() is None
+        until(lambda: lines(run) >= 3 or process.poll() is not None)
+        assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate()
     assert process.returncode == 130

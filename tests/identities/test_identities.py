@@ -164,13 +164,13 @@ def test_sites_of_equal_size_weigh_alike_by_either_rule(tiny_federation: Make) -
 
 def test_sites_of_unequal_size_weigh_by_their_samples(tiny_federation: Make) -> None:
     unequal = {"split": {"name": "quantity", "sites": 3, "alpha": 0.5, "min_samples": 5}}
-    federations = [
+    weighted = [
         tiny_federation(**unequal, rounds={"rounds": 1, "weighting": weighting})
         for weighting in ("samples", "uniform")
     ]
-    sizes = [federations[0].size(site) for site in range(3)]
+    sizes = [weighted[0].size(site) for site in range(3)]
     assert len(set(sizes)) > 1
-    for federation, weights in zip(federations, (sizes, [1, 1, 1]), strict=True):
+    for federation, weights in zip(weighted, (sizes, [1, 1, 1]), strict=True):
         client = Client(federation)
         with one_thread():
             deltas = torch.stack(

@@ -80,16 +80,16 @@ def test_noise_is_anew_in_each_round_and_for_each_sum() -> None:
 @pytest.mark.parametrize("quantile", [0.3, 0.5, 0.8])
 def test_from_any_start_the_clip_converges_to_the_quantile_of_the_norms(quantile: float) -> None:
     draws = np.random.default_rng(3)
-    norms = np.exp(draws.normal(0.0, 0.5, 100))
+    norms = np.exp(draws.normal(0.0, 0.5, 50))
     wanted = float(np.quantile(norms, quantile))
-    plan = Plan(population=100, cohort=None, rounds=200)
+    plan = Plan(population=50, cohort=None, rounds=200)
     ends = []
     for start in (0.1, 10.0):
         mechanism = Central(noise_multiplier=0.5, clip=start, quantile=quantile, count_noise=2.0)
         state = mechanism.init()
         tail = []
-        for round in range(1, 121):
-            total = exact_mean({"delta": 4, BELOW: 1}, 100)
+        for round in range(1, 91):
+            total = exact_mean({"delta": 4, BELOW: 1}, 50)
             for number, length in enumerate(norms):
                 update = {"delta": torch.tensor([float(length), 0.0, 0.0, 0.0])}
                 shared = mechanism.shared(state)

@@ -38,7 +38,7 @@ def deployed(
 ) -> Trained:
     """The run at the sites."""
     federation, link = places.meet(of, link)
-    engine = RemoteEngine(federation, link, {}, {}, lambda: 0, run=f"run{places._runs}")
+    engine = RemoteEngine(federation, link, {}, {}, lambda: 0, run=places.run)
     return run(Session(federation), engine, tiny.overall(federation), [diary] if diary else [])
 
 

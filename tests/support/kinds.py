@@ -1,9 +1,10 @@
-"""The kind of each test, told from the code that it runs: which processes it may start."""
+"""What each test needs, told from the code that it runs: processes, or a report that is drawn."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
@@ -21,13 +22,15 @@ SIGNS = {
     "fedsight.engines.workers": PROCESSES,
     "fedsight.deploy.processes": PROCESSES,
     "fedsight.deploy.site.trainer": PROCESSES,
+    "fedsight.runs.lifecycle": PROCESSES,
     "tinysites.Places": PROCESSES,
     "loopback": DEPLOYED,
     "selenium": BROWSER,
 }
 COMMANDS = ("cli", "done")  # helpers that run a command of the command line
 TRAINING = {"run", "compare", "resume"}  # commands that train, with workers unless told otherwise
-TESTS = Path(__file__).parents[1]
+REPORT = "report.html"
+TESTS = str(Path(__file__).parents[1])
 
 
 def kind_of(item: pytest.Function) -> str:
@@ -35,15 +38,25 @@ def kind_of(item: pytest.Function) -> str:
     for kind in KINDS:
         if item.get_closest_marker(kind) is not None:
             return kind
+    return max((_facts(one)[0] for one in _functions(item)), key=KINDS.index)
+
+
+def reads_report(item: pytest.Function) -> bool:
+    """Whether the code of a test names the page of a run."""
+    return any(_facts(one)[1] for one in _functions(item))
+
+
+def _functions(item: pytest.Function) -> list[Any]:
+    """The function of a test, and those of all fixtures that it needs."""
     fixtures = item._fixtureinfo.name2fixturedefs.values()
-    functions = [item.obj, *(definition.func for found in fixtures for definition in found)]
-    return max((_kind(_function(one)) for one in functions), key=KINDS.index)
+    found = [item.obj, *(definition.func for some in fixtures for definition in some)]
+    return [_function(one) for one in found]
 
 
 @cache
-def _kind(function: Any) -> str:
-    """The kind of a function or class of the tests, all that it refers to included."""
-    found, seen, left = [UNIT], set(), [function]
+def _facts(function: Any) -> tuple[str, bool]:
+    """Kind of a function or class, and whether it names a report; all it refers to included."""
+    kinds, report, seen, left = [UNIT], False, set(), [function]
     while left:
         one = left.pop()
         if one in seen:
@@ -52,12 +65,28 @@ def _kind(function: Any) -> str:
         for code, names in _codes(one):
             for value in _references(code, names):
                 name = _name(value)
-                found += [kind for sign, kind in SIGNS.items() if f"{name}.".startswith(f"{sign}.")]
+                kinds += _signs(name)
                 if isinstance(value, FunctionType | type) and _of_the_tests(value):
                     left.append(value)
-            if _trains(code):
-                found.append(PROCESSES)
-    return max(found, key=KINDS.index)
+            words = set(_words(code.co_consts))
+            report = report or any(REPORT in word for word in words)
+            if TRAINING & words and any(name in COMMANDS for name in code.co_names):
+                kinds.append(PROCESSES)
+    return max(kinds, key=KINDS.index), report
+
+
+@cache
+def _signs(name: str) -> list[str]:
+    """The kinds that the name of a module, class or function is a sign of."""
+    return [kind for sign, kind in SIGNS.items() if f"{name}.".startswith(f"{sign}.")]
+
+
+def _words(constants: Iterable[Any]) -> Iterator[str]:
+    for value in constants:
+        if isinstance(value, tuple):
+            yield from _words(value)
+        elif isinstance(value, str):
+            yield value
 
 
 def _codes(value: Any) -> Iterator[tuple[CodeType, dict[str, Any]]]:
@@ -83,17 +112,6 @@ def _references(code: CodeType, names: dict[str, Any]) -> Iterator[Any]:
                 yield from (vars(value)[inner] for inner in code.co_names if inner in vars(value))
 
 
-def _trains(code: CodeType) -> bool:
-    """Whether code runs a command that trains."""
-    words = {
-        word
-        for value in code.co_consts
-        for word in (value if isinstance(value, tuple) else (value,))
-        if isinstance(word, str)
-    }
-    return bool(TRAINING & words) and any(name in COMMANDS for name in code.co_names)
-
-
 def _name(value: Any) -> str:
     """`module.name` of a class or function, the name of a module, else nothing."""
     if isinstance(value, ModuleType):
@@ -103,11 +121,9 @@ def _name(value: Any) -> str:
     return ""
 
 
-def _of_the_tests(value: Callable[..., Any] | type) -> bool:
-    try:
-        return Path(inspect.getfile(value)).is_relative_to(TESTS)
-    except (TypeError, OSError):
-        return False
+def _of_the_tests(value: FunctionType | type) -> bool:
+    module = sys.modules.get(value.__module__)
+    return (getattr(module, "__file__", None) or "").startswith(TESTS)
 
 
 def _function(value: Any) -> Any:

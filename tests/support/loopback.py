@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import psutil
+from waiting import until
 
 from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.store import RunStore
@@ -20,8 +20,7 @@ from fedsight.deploy.server import scheduler
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
-WAIT = 90.0  # seconds after which a test gives up
-ROLES = {  # a process of a site or the server, by what its command line holds
+ROLES = {  # what tells processes of sites and servers apart: a part of the command line
     "parent": "_train",
     "job": "worker_process",
     "trainer": "site.trainer_process",
@@ -29,7 +28,7 @@ ROLES = {  # a process of a site or the server, by what its command line holds
 
 
 class Loopback:
-    """Processes of a federation, started and ended by their numbers."""
+    """The processes of a federation, which tests start and kill."""
 
     def __init__(self, folder: Path, count: int, stack: contextlib.ExitStack) -> None:
         self.federation, sites = demo.prepare(folder, count)
@@ -48,19 +47,19 @@ class Loopback:
         self.running[self.server] = demo.launch(words, self.server)
 
     def start_site(self, name: str) -> None:
-        """Start a site, which has its split of the built-in sample."""
+        """Start a site on its part of the built-in sample."""
         home = self.sites[name].folder
         self.running[home] = demo.launch(("site", "start", str(home), "--data", demo.SAMPLE), home)
 
     def start(self) -> None:
-        """Start everybody, and wait until they are connected."""
+        """Start the server and all sites, and wait until they are connected."""
         self.start_server()
         for name in self.sites:
             self.start_site(name)
         demo.wait_for(self.federation, list(self.sites), self.running)
 
     def process(self, home: Path, role: str) -> psutil.Process | None:
-        """A process below the one that keeps `home` running."""
+        """A process of the role `role` that the supervisor of the folder `home` has started."""
         with contextlib.suppress(psutil.NoSuchProcess):
             for process in psutil.Process(self.running[home].pid).children(recursive=True):
                 with contextlib.suppress(psutil.NoSuchProcess):
@@ -69,7 +68,7 @@ class Loopback:
         return None
 
     def process_left(self, home: Path) -> bool:
-        """Whether any process works in a folder, whoever started it."""
+        """Whether any process still works in the folder `home`, whoever started it."""
         words = (str(home) + "/", str(home))
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
@@ -78,19 +77,19 @@ class Loopback:
         return False
 
     def kill(self, home: Path, role: str) -> None:
-        """SIGKILL a process, as soon as it is there."""
+        """SIGKILL a process, as soon as it runs."""
         until(lambda: self.process(home, role) is not None)
         process = self.process(home, role)
         assert process is not None
         os.kill(process.pid, signal.SIGKILL)
 
     def alive(self, name: str) -> bool:
-        """Whether the server sees the site."""
+        """Whether the server counts the site as connected."""
         found = presence.presence(self.federation.presences, name)
         return found is not None and found.alive
 
     def run(self, name: str, watch: Callback | None = None, **sections: Any) -> RunStore:
-        """A whole run, in this thread."""
+        """A whole run; returns when it has ended."""
         program, speed = program_of(len(self.sites), **sections)
         store = RunStore(self.federation.runs / name)
         reporters = [] if watch is None else [watch]
@@ -112,27 +111,6 @@ def program_of(sites: int, **sections: Any) -> tuple[Program, Speed]:
     return config.parse(tables, Path.cwd())
 
 
-class OnRound(Callback):
-    """Does something once, after a round."""
-
-    def __init__(self, number: int, do: Callable[[], None]) -> None:
-        self._number = number
-        self._do = do
-
-    def round(self, line: Any) -> None:
-        """A round is done."""
-        if line["round"] == self._number:
-            self._do()
-
-
-def until(true: Callable[[], bool], seconds: float = WAIT) -> None:
-    """Wait until something is true; AssertionError if it does not become so."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.05)
-
-
 @contextlib.contextmanager
 def loopback(folder: Path, count: int) -> Iterator[Loopback]:
     """A federation of `count` sites that is up and running."""
@@ -140,11 +118,3 @@ def loopback(folder: Path, count: int) -> Iterator[Loopback]:
         made = Loopback(folder, count, stack)
         made.start()
         yield made
-
-
-def said(home: Path) -> str:
-    """What the `fedsight` process of a folder printed."""
-    return (home / demo.OUTPUT).read_text(encoding="utf-8")
-
-
-__all__ = ["Loopback", "OnRound", "loopback", "program_of", "said", "until"]

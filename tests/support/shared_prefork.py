@@ -10,10 +10,17 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 from fedsight.deploy.processes import prefork, spawn, supervisor
 
-MODULES = ("nvflare.cli", "fedsight.cli.app", *supervisor.SERVER_MODULES, *supervisor.SITE_MODULES)
+MODULES = (
+    "nvflare.cli",
+    "fedsight.cli.app",
+    *supervisor.SERVER_MODULES,
+    *supervisor.SITE_MODULES,
+    "short_waits",
+)
 
 
 @contextlib.contextmanager
@@ -49,6 +56,7 @@ def _start_when_asked(door: socket.socket, over: socket.socket) -> None:
         pass_fds=[number],
         stdin=subprocess.PIPE,
         start_new_session=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path])},
     )
     door.close()  # whoever asks after the process has died must not wait
     select.select([over], [], [])

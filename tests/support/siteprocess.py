@@ -1,11 +1,8 @@
-"""A site in a process of its own: a seat that answers over a pipe, until somebody kills it."""
+"""A site service in a process of its own, which answers over a pipe until it is killed."""
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import subprocess
 import sys
 import threading
 from multiprocessing import Pipe
@@ -13,20 +10,17 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from fedsight.deploy.processes.spawn import end_with_parent
+from fedsight.deploy.processes import spawn
 from fedsight.deploy.site.service import SiteService
 
 
 class SiteProcess:
-    """The handle on it."""
+    """The handle on the process, which is forked as a site's job is."""
 
     def __init__(self, home: Path, name: str) -> None:
         self._pipe, theirs = Pipe()
         self._lock = threading.Lock()
-        words = [sys.executable, __file__, str(theirs.fileno()), str(home), name]
-        folder = str(Path(__file__).parent)
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([folder, *sys.path])}
-        self._process = subprocess.Popen(words, pass_fds=[theirs.fileno()], env=environment)
+        self._process = spawn.start(__name__, [str(home), name], 2, [theirs.fileno()])
         theirs.close()
 
     @property
@@ -45,8 +39,7 @@ class SiteProcess:
 
     def kill(self) -> None:
         """SIGKILL; its trainer ends with it."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self._process.pid, signal.SIGKILL)
+        self._process.kill()
         self._process.wait()
 
     def close(self) -> None:
@@ -57,13 +50,12 @@ class SiteProcess:
 
 def serve(pipe: Connection, home: Path, name: str) -> None:
     """Answer until the pipe closes."""
-    seat = SiteService(home, name)
+    service = SiteService(home, name)
     with contextlib.suppress(EOFError, OSError):
         while True:
             question: tuple[str, str, bytes] = pipe.recv()
-            pipe.send(seat.answer(*question))
+            pipe.send(service.answer(*question))
 
 
 if __name__ == "__main__":
-    end_with_parent()
-    serve(Connection(int(sys.argv[1])), Path(sys.argv[2]), sys.argv[3])
+    serve(Connection(int(sys.argv[3])), Path(sys.argv[1]), sys.argv[2])

@@ -87,10 +87,10 @@ class Tiny(Source):
 
 
 class TornImages(ArrayImages):
-    """Images that were whole when the run began and cannot be read any more."""
+    """Images that could be opened but cannot be read."""
 
     def read(self, indices: Tensor) -> Tensor:
-        """Fail as a torn file does."""
+        """Raise what a damaged file raises."""
         raise DataError(f"image {self.name(int(indices[0]))} is torn", "replace the file")
 
 
@@ -116,21 +116,21 @@ class Counting(SmallCNN):
 
 
 class Stumbling(FedAvg):
-    """FedAvg with a programmer's mistake in it."""
+    """FedAvg with a defect."""
 
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
-        """Fail as no user's mistake does."""
+        """Raise what no mistake of a user raises."""
         raise ZeroDivisionError("a mistake in the algorithm")
 
 
 def quiet(_: None, pipe: Connection) -> None:
-    """A worker that waits for the end."""
+    """A worker that waits until its pipe closes."""
     pipe.send("ready")
     pipe.recv()
 
 
 def deaf(_: None, pipe: Connection) -> None:
-    """A worker that no polite signal ends."""
+    """A worker that ignores SIGTERM."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     pipe.send("I hear nothing")
     while True:
@@ -162,7 +162,7 @@ def federation(**sections: Any) -> Federation:
 
 @dataclass
 class Diary(Callback):
-    """A callback that writes everything down."""
+    """A callback that keeps everything."""
 
     lines: list[Mapping[str, Any]] = field(default_factory=list)
     checkpoints: list[Checkpoint] = field(default_factory=list)

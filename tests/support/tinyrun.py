@@ -15,7 +15,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -30,6 +30,7 @@ from fedsight.cli import main
 from fedsight.engines.pool import context
 
 CLASSES, SIDE = 4, 8
+PAGE = "fedsight.report.page"
 SECTIONS: dict[str, Any] = {
     "data": {"name": "idx", "path": "images"},
     "split": {"name": "dirichlet", "sites": 3, "alpha": 1.0},
@@ -40,7 +41,7 @@ SECTIONS: dict[str, Any] = {
 
 
 def write_images(folder: Path, train: int = 200, test: int = 60) -> None:
-    """IDX files: a bright quarter says the class, in noise enough that it takes rounds to learn."""
+    """IDX files: the brightest quarter of an image is its class, in enough noise to take rounds."""
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(7)
     half = SIDE // 2
@@ -76,7 +77,7 @@ def write_config(folder: Path, name: str = "tiny", **sections: Any) -> Path:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a command said."""
+    """What a command printed, and its exit code."""
 
     code: int
     out: str
@@ -84,8 +85,44 @@ class Answer:
 
     @property
     def said(self) -> str:
-        """Both streams."""
+        """The output and the errors."""
         return self.out + self.err
+
+
+class Reports:
+    """Whether runs draw their reports, which takes them more time than training: conftest.py draws
+    them for tests that look at one."""
+
+    drawn = False
+
+
+@contextlib.contextmanager
+def _pages_of_runs(command: str = "") -> Iterator[None]:
+    """Meanwhile, a command that trains writes an empty page, unless reports are drawn."""
+    if Reports.drawn or command not in ("run", "compare", "resume"):
+        yield
+        return
+    before = sys.modules.get(PAGE)
+    sys.modules[PAGE] = _empty_pages()
+    try:
+        yield
+    finally:
+        del sys.modules[PAGE]
+        if before is not None:
+            sys.modules[PAGE] = before
+
+
+def _empty_pages() -> ModuleType:
+    """What stands in for the module that builds pages, which imports for half a second."""
+
+    def build(runs: Sequence[Path], out: Path | None = None) -> Path:
+        page = out or Path(runs[0]) / "report.html"
+        page.write_text("<!doctype html>\n")
+        return page
+
+    module = ModuleType(PAGE)
+    module.build = build  # type: ignore[attr-defined]
+    return module
 
 
 def cli(*arguments: object) -> Answer:
@@ -94,6 +131,7 @@ def cli(*arguments: object) -> Answer:
     words = ["fedsight", *(str(argument) for argument in arguments)]
     code: Any = 0
     with (
+        _pages_of_runs(*words[1:2]),
         mock.patch.object(sys, "argv", words),
         mock.patch.dict(os.environ, {"COLUMNS": "200"}),
         contextlib.redirect_stdout(out),
@@ -150,7 +188,7 @@ def history(run: Path) -> list[dict[str, Any]]:
 
 
 def same(one: Path, other: Path) -> None:
-    """Two run folders tell of the same training, bit for bit."""
+    """Assert that two run folders hold the same training, bit for bit."""
     assert history(one) == history(other)
     assert figures(one) == figures(other)
     for name in ("evaluation.json", "comparison.json"):
@@ -159,7 +197,7 @@ def same(one: Path, other: Path) -> None:
 
 
 class Launched:
-    """The command line in a process that can be killed; what it says goes to `said`."""
+    """The command line in a process that can be killed; what it prints goes to the file `said`."""
 
     def __init__(self, folder: Path, *arguments: object, limit: int | None = None) -> None:
         """`limit`: the length in bytes beyond which the kernel writes no file of it."""
@@ -169,13 +207,13 @@ class Launched:
         self.process.start()
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
-        """Wait for something to be seen from outside; the process must still be there."""
+        """Wait until `ready()`; the process must still run then."""
         for _ in range(6000):
             if ready():
                 return
             assert self.process.is_alive(), f"it ended before {why}: {self.said.read_text()}"
             time.sleep(0.005)
-        raise AssertionError(f"a minute went by, and not yet {why}")
+        raise AssertionError(f"after 30 s still not {why}")
 
     def kill(self, delay: float = 0.0, how: int = signal.SIGKILL) -> int:
         """Send the signal after `delay` seconds; the exit code."""
@@ -195,9 +233,7 @@ def _enter(words: Sequence[str], said: Path, folder: Path, limit: int | None) ->
     # Its workers come from the server that it comes from itself, not from another one.
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     server.ensure_running = forkserver.ensure_running = lambda: None
-    page = ModuleType("fedsight.report.page")  # the real one imports for half a second
-    page.build = lambda runs: None  # type: ignore[attr-defined]
-    sys.modules[page.__name__] = page
+    sys.modules[PAGE] = _empty_pages()
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell's child has it
     file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

@@ -1,7 +1,6 @@
-"""Sites in this process: real seats with real trainer processes, on images that are quickly drawn.
+"""Site services in this process, with real trainer processes, on images that are quickly drawn.
 
-Trainer processes are slow to start (they import torch), so those of one set of places are handed
-on from seat to seat unless a test asks for fresh ones.
+The trainer processes of the sites are kept from test to test, unless a test asks for new ones.
 """
 
 from __future__ import annotations
@@ -77,7 +76,7 @@ def program(images: Path, **sections: Any) -> Program:
 
 
 class Places:
-    """Folders of sites, and the seats in them."""
+    """The folders of some sites, and the site services in them."""
 
     def __init__(self, root: Path, data: Mapping[str, Mapping[str, Any]]) -> None:
         self.root = root
@@ -88,12 +87,18 @@ class Places:
             (root / site).mkdir()
             self.write_owner(site, {"data": dict(table)})
 
+    @property
+    def run(self) -> str:
+        """The name under which the last run was proposed, unless `meet` was told one."""
+        return f"run{self._runs}"
+
     def write_owner(self, site: str, table: Mapping[str, Any]) -> None:
-        """What the site's owner has agreed to."""
+        """Write the owner's settings of a site."""
         (self.root / site / "owner.toml").write_text(tomli_w.dumps(dict(table)))
 
     def sit(self, fresh: Sequence[str] = ()) -> LocalLink:
-        """A new seat at each site, as a new job has; trainers are kept but at `fresh` sites."""
+        """Start a new service at each site, as a new job does; all trainers but those of the sites
+        `fresh` are kept."""
         for site in self.names:
             old, self.seats[site] = self.seats.get(site), SiteService(self.root / site, site)
             if old is None:
@@ -108,19 +113,19 @@ class Places:
     def meet(
         self, program: Program, link: Link | None = None, run: str | None = None
     ) -> tuple[Federation, Link]:
-        """A run's beginning: the sites are asked to take part, and declare their images."""
+        """Begin a run: ask the sites to take part, and gather what they declare of their images."""
         link = link or self.sit()
         self._runs += 1
-        found, absent = propose(program, run or f"run{self._runs}", link, {})
+        found, absent = propose(program, run or self.run, link, {})
         assert absent == {}
         return gather(program, found), link
 
     def memory(self, site: str) -> Path:
-        """Where the site keeps memories of the last run."""
-        return self.root / site / "memory" / f"run{self._runs}"
+        """Where the site keeps what it remembers of the last run."""
+        return self.root / site / "memory" / self.run
 
     def log(self, site: str) -> list[dict[str, Any]]:
-        """What the site has noted."""
+        """The site's log."""
         return self.seats[site]._log.read()
 
     def close(self) -> None:
@@ -132,13 +137,13 @@ class Places:
 
 @dataclass
 class LocalLink:
-    """A line to seats in this process."""
+    """A link to site services in this process."""
 
     seats: Mapping[str, SiteService]
 
     @property
     def sites(self) -> list[str]:
-        """All seats."""
+        """All sites."""
         return sorted(self.seats)
 
     def ask(
@@ -150,7 +155,7 @@ class LocalLink:
 
 @dataclass
 class FaultyLink:
-    """A line on which the answers of `site` are altered; `asked` counts questions by site, kind."""
+    """A link that alters the answers of `site`; `asked` lists the questions as (site, kind)."""
 
     link: Link
     site: str
@@ -159,36 +164,36 @@ class FaultyLink:
 
     @property
     def sites(self) -> list[str]:
-        """Those of the line within."""
+        """Those of the link within."""
         return list(self.link.sites)
 
     def ask(
         self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
     ) -> tuple[Any, Any]:
-        """The altered answer."""
+        """One question and its answer, altered if it comes from `site`."""
         self.asked.append((site, kind))
         answer = self.link.ask(site, kind, header, body, timeout)
         return self.alter(kind, dict(header), *answer) if site == self.site else answer
 
 
 class Clock:
-    """A clock for conversations that tests move: nobody waits, and no machine is too slow."""
+    """A clock for conversations that stands still but for what is slept, so that no test waits."""
 
     def __init__(self) -> None:
         self._now = 0.0
         self._lock = threading.Lock()
 
     def monotonic(self) -> float:
-        """Seconds."""
+        """The time in seconds."""
         return self._now
 
     def sleep(self, seconds: float) -> None:
-        """Time passes at once."""
+        """Move the clock instead of waiting."""
         with self._lock:
             self._now += seconds
 
     def rule(self, monkeypatch: Any) -> Clock:
-        """From now on conversations go by this clock."""
+        """Make conversations use this clock."""
         stand_in = SimpleNamespace(monotonic=self.monotonic, sleep=self.sleep)
         monkeypatch.setattr(conversation, "time", stand_in)
         monkeypatch.setattr(engine, "time", stand_in)
@@ -213,5 +218,5 @@ def learn(
 
 
 def figures(diary: tiny.Diary) -> list[dict[str, Any]]:
-    """The history without the time that it took."""
+    """The lines of the history without the time that rounds took."""
     return [{k: v for k, v in line.items() if k != "seconds"} for line in diary.lines]

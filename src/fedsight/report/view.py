@@ -141,8 +141,8 @@ def certainty(run: Run) -> str:
     half = percent(half_width(reached, tested)).replace("%", "points")
     return (
         f"On {count(tested)} test {run.modalities}, an accuracy of {percent(reached)} has a margin "
-        f"of error of about ±{half} (95 % Wilson interval, an estimate); a smaller difference may be "
-        "due to chance."
+        f"of error of about ±{half} (95 % Wilson interval, an estimate); a smaller difference may "
+        "be due to chance."
     )
 
 
