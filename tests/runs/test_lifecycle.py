@@ -378,7 +378,7 @@ def test_each_site_has_a_model_of_its_own(home: Path) -> None:
     with pytest.raises(StoreError, match="its own part of the model") as caught:
         saved.load(run)
     assert ": site-00, site-01, site-02" in caught.value.cure
-    with pytest.raises(StoreError, match="no model of site 'north'"):
+    with pytest.raises(StoreError, match="no model for site 'north'"):
         saved.load(run, "north")
 
 
