@@ -80,7 +80,7 @@ def test_a_config_or_an_example_and_not_both(tmp_path: Path) -> None:
     for command in ("run", "compare", "check"):
         for words in ([], [config, "--example", "fashion"]):
             text = refused(2, command, *words)
-            assert "give either a config file or --example NAME" in text
+            assert "expected either a config file or --example NAME" in text
             assert "fedsight run --example fashion" in text
     assert "did you mean 'fashion'?" in refused(2, "run", "--example", "fashon")
 

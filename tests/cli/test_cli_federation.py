@@ -335,10 +335,10 @@ def test_what_a_run_on_a_federation_cannot_do(tmp_path: Path) -> None:
     config = write_config(tmp_path)
     there = ("--federation", made.folder)
     text = refused(2, "compare", config, *there)
-    assert "the baselines would need all data at one place" in text
+    assert "the baselines need all data in one place" in text
     assert "--workers" in refused(2, "run", config, *there, "--workers", 2)
     text = refused(7, "run", config, *there, "--out", tmp_path / "mine")
-    assert "cannot lie in" in text
+    assert "cannot be in" in text
     assert f"--out {made.runs / 'mine'}" in text
     assert "does not contain a federation" in refused(
         8, "run", config, "--federation", tmp_path / "none"

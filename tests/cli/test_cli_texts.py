@@ -128,14 +128,14 @@ def test_files_of_the_other_kind_are_refused(texts: Path, tmp_path: Path) -> Non
     Image.fromarray(np.zeros((8, 8), np.uint8)).save(picture)
     letter.write_text("a ship")
     text = refused(3, "predict", texts / "run", picture)
-    assert f"the run learned from texts, and '{picture}' holds images" in text
+    assert f"the run learned from texts, but '{picture}' holds images" in text
     assert ".csv .jsonl .txt" in text
-    assert "nothing to draw on texts" in refused(
+    assert "boxes cannot be drawn on texts" in refused(
         3, "predict", texts / "run", letter, "--draw", tmp_path / "drawn"
     )
     done("run", write_config(tmp_path), "--out", tmp_path / "run", "--workers", 1, "--rounds", 1)
     text = refused(3, "predict", tmp_path / "run", letter)
-    assert f"the run learned from images, and '{letter}' holds texts" in text
+    assert f"the run learned from images, but '{letter}' holds texts" in text
     assert ".png" in text
     assert "photo.png" in done("predict", tmp_path / "run", tmp_path / "photo.png").out
-    assert "holds no text" in refused(3, "predict", texts / "run", tmp_path / "images")
+    assert "contains no texts" in refused(3, "predict", texts / "run", tmp_path / "images")

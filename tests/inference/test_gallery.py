@@ -249,7 +249,7 @@ def test_what_is_no_key_file_is_left_as_it_is(tmp_path: Path, text: str) -> None
     path, secret = tmp_path / "gallery", g.KeyFile(tmp_path / "key")
     secret.path.write_text(text)
     secret.path.chmod(0o600)
-    with pytest.raises(StoreError, match="no key file"):
+    with pytest.raises(StoreError, match="is not a key file"):
         g.write(path, filled(), secret)
     assert secret.path.read_text() == text
     assert not path.exists()

@@ -85,7 +85,7 @@ def test_a_corrupt_image_does_not_lose_the_others(bright: Saved, images: Path) -
 def test_a_path_that_is_not_there_and_an_empty_folder_are_refused(bright, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no file or folder .*none.png"):
         predict(bright, [tmp_path / "none.png"])
-    with pytest.raises(DataError, match="holds no image") as caught:
+    with pytest.raises(DataError, match="contains no images") as caught:
         predict(bright, [tmp_path])
     assert ".png" in caught.value.cure
 

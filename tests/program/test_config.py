@@ -107,7 +107,7 @@ def test_an_unknown_name_names_the_nearest(section: str, name: str, near: str) -
         ({"name": "a/b"}, "name", "'a/b' cannot be the name of a folder", "name ="),
         ({"name": ".."}, "name", "'..' cannot be", "name ="),
         ({"data": {"name": "idx"}}, "data.path", "required", "write path ="),
-        ({"data": {}}, "data.name", "no data source is named", "write name = one of: boxes, coco,"),
+        ({"data": {}}, "data.name", "source has no name", "write name = one of: boxes, coco,"),
     ],
 )
 def test_a_wrong_value_is_named_with_a_cure(

@@ -378,10 +378,10 @@ def test_each_site_has_a_model_of_its_own(home: Path) -> None:
         for site in summary["by_site"]
     }
     assert len(set(heads.values())) == 3
-    with pytest.raises(StoreError, match="of its own") as caught:
+    with pytest.raises(StoreError, match="its own part of the model") as caught:
         saved.load(run)
-    assert "--site: site-00, site-01, site-02" in caught.value.cure
-    with pytest.raises(StoreError, match="no model of site 'north'"):
+    assert ": site-00, site-01, site-02" in caught.value.cure
+    with pytest.raises(StoreError, match="no model for site 'north'"):
         saved.load(run, "north")
 
 

@@ -13,7 +13,7 @@ def report_command(
         list[Path],
         typer.Argument(
             metavar="RUN...",
-            help="Run folders; several are shown side by side.",
+            help="Run folders; several are compared side by side.",
             show_default=False,
         ),
     ],
@@ -29,7 +29,7 @@ def report_command(
 ) -> None:
     """Write the report of one run, or of several side by side, as one HTML page.
 
-    The page holds everything it needs: it can be sent by mail, printed, and read offline.
+    The page is self-contained: it can be mailed, printed, and read offline.
 
     Example: fedsight report runs/first runs/second --out both.html
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class LogFormat(StrEnum):
-    """Where a run's figures can be written besides its folder."""
+    """Trackers that can log a run's figures."""
 
     TENSORBOARD = "tensorboard"
     MLFLOW = "mlflow"
@@ -40,7 +40,7 @@ ExampleOption = Annotated[
     str | None,
     typer.Option(
         help=f"A built-in example instead of a file: {', '.join(EXAMPLES)}. "
-        "Its data set is fetched if it is not here.",
+        "Its data set is downloaded if necessary.",
         show_default=False,
     ),
 ]
@@ -59,7 +59,7 @@ RoundCount = Annotated[
 ]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Worker processes (default: one a core).", show_default=False),
+    typer.Option(min=1, help="Worker processes (default: one per core).", show_default=False),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default=False)]
 PluginFiles = Annotated[
@@ -82,12 +82,12 @@ FederationDir = Annotated[
 ]
 Logs = Annotated[
     list[LogFormat] | None,
-    typer.Option("--log", help="Write figures to TensorBoard or MLflow too; repeatable."),
+    typer.Option("--log", help="Also log figures to TensorBoard or MLflow; repeatable."),
 ]
 
 
 def _training(command: Command, about: str) -> Callable[..., None]:
-    """The command-line command that trains; `run` and `compare` take the same options."""
+    """A command that trains; `run` and `compare` take the same options."""
 
     def begin(
         config: ConfigFile = None,
@@ -125,7 +125,7 @@ run_command = _training(
 )
 compare_command = _training(
     "compare",
-    """Train over all sites, then each site alone and all pooled, on the same data and budget.
+    """Train over all sites, then each site alone and all data pooled, on the same budget.
 
     Example: fedsight compare --example fashion --out runs/fashion
     """,
@@ -139,10 +139,10 @@ def check_command(
     plugin: PluginFiles = None,
     elsewhere: Annotated[
         bool,
-        typer.Option("--elsewhere", help="The images are at the sites of a federation, not here."),
+        typer.Option("--elsewhere", help="The images are at the sites of a federation."),
     ] = False,
 ) -> None:
-    """Name every problem of a config at once, each with its cure; opens the data too.
+    """List every problem of a config with its cure; also opens the data.
 
     Example: fedsight check my.toml
     """
@@ -159,7 +159,7 @@ def check_command(
         fetch_needed(program.needs())
     check(program, speed)
     federation = federate(program)
-    Protection(federation).facts()  # noise that cannot be had is said before a run is begun
+    Protection(federation).facts()  # impossible noise settings are reported before a run starts
     modalities = federation.dataset.preprocess.modalities
     typer.echo(
         f"{program.name} is fine: {len(federation.dataset.train):,} training {modalities} and "
@@ -234,13 +234,13 @@ def _begin(
 
 
 def _refuse(command: Command, workers: int | None) -> None:
-    """What a run on a federation cannot do."""
+    """Refuse what a run on a federation cannot do."""
     if command == "compare":
-        cause = "the baselines would need all data at one place, and they stay at their sites"
+        cause = "the baselines need all data in one place, but they stay at their sites"
         raise ConfigError([Problem("--federation", cause, "use: fedsight run --federation DIR")])
     if workers is not None:
-        cause = "has no meaning on a federation: every site trains in its own process"
-        cure = "leave it out; a site's threads are set in its site.toml, under [speed]"
+        cause = "does not apply to a federation: every site trains in its own process"
+        cure = "leave it out; set a site's threads in its site.toml, under [speed]"
         raise ConfigError([Problem("--workers", cause, cure)])
 
 
@@ -256,9 +256,9 @@ def _deploy(
     place = out or free_folder(folder / "runs", program.name)
     if place.resolve().parent != federation.runs:
         raise StoreError(
-            f"a run of the federation '{federation.name}' cannot lie in {place}: its server looks "
-            "for it among the federation's runs",
-            f"write --out {folder / 'runs' / place.name}, or leave --out away",
+            f"a run of the federation '{federation.name}' cannot be in {place}: its server "
+            "looks for runs in the federation's folder",
+            f"use --out {folder / 'runs' / place.name}, or leave --out out",
         )
     need_engine()
     from fedsight.deploy.server import scheduler
@@ -272,7 +272,7 @@ def _deploy(
 
 
 def _redeploy(store: RunStore, before: Path, log: list[LogFormat] | None) -> None:
-    """`resume` on a federation, whose folder may have been moved as a whole."""
+    """`resume` on a federation, whose whole folder may have been moved."""
     from fedsight.deploy.membership.federation import FederationFolder
     from fedsight.deploy.requirements import need_engine
 

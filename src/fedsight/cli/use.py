@@ -1,4 +1,4 @@
-"""`fedsight predict` and `fedsight export`: what to do with a finished run."""
+"""`fedsight predict` and `fedsight export`: using a finished run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ RunArgument = Annotated[
 SiteOption = Annotated[
     str | None,
     typer.Option(
-        help="Use this site's own model, where the algorithm keeps part of it at the sites.",
+        help="Use this site's model, if the algorithm keeps part of it at the sites.",
         show_default=False,
     ),
 ]
@@ -32,7 +32,7 @@ PluginFiles = Annotated[
     typer.Option(
         "--plugin",
         metavar="FILE",
-        help="Where a plug-in of the run is now, if it was moved; repeatable.",
+        help="A plug-in of the run, if the file has moved; repeatable.",
         show_default=False,
     ),
 ]
@@ -64,18 +64,18 @@ def predict_command(
         Path | None,
         typer.Option(
             metavar="FOLDER",
-            help="Write each image there as PNG, with the boxes that were found.",
+            help="Write each image there as PNG, with the predicted boxes.",
             show_default=False,
         ),
     ] = None,
     site: SiteOption = None,
     plugin: PluginFiles = None,
 ) -> None:
-    """Say what a run's model sees in images or texts: label and probability, or boxes.
+    """Predict labels and probabilities, or boxes, for images or texts.
 
-    A `.txt` file is one text; CSV and JSONL hold one in each row, in the column `text`. What
-    cannot be read is listed with the reason; the others are still answered, and the exit code
-    is 3.
+    A `.txt` file is one text; CSV and JSONL files hold one per row, in the column `text`. Files
+    that cannot be read are listed with the reason; the others are still answered, and the exit
+    code is 3.
 
     Example: fedsight predict runs/first photo.jpg more-photos/ --top 3
     """
@@ -86,7 +86,7 @@ def predict_command(
     saved = load(run, site)
     seen = saved.preprocess
     if draw is not None and seen.modality != "image":
-        raise DataError(f"there is nothing to draw on {seen.modalities}", "leave out --draw")
+        raise DataError(f"boxes cannot be drawn on {seen.modalities}", "leave out --draw")
     found = predict(saved, files)
     if draw is not None:
         from fedsight.inference.drawing import draw_all
@@ -101,7 +101,7 @@ def predict_command(
         raise DataError(
             f"{len(bad)} of {len(found)} {seen.modalities} could not be read: {', '.join(bad[:5])}"
             f"{', ...' if len(bad) > 5 else ''}",
-            "the reasons are listed above; restore these files or leave them out",
+            "see the reasons above; restore these files or leave them out",
         )
 
 
@@ -109,7 +109,9 @@ def export_command(
     run: RunArgument,
     format: Annotated[
         ExportFormat,
-        typer.Option(help="onnx and torchscript normalise inside; safetensors holds weights."),
+        typer.Option(
+            help="onnx and torchscript include normalisation; safetensors holds only weights."
+        ),
     ] = ExportFormat.ONNX,
     out: Annotated[
         Path | None,
@@ -122,10 +124,10 @@ def export_command(
     site: SiteOption = None,
     plugin: PluginFiles = None,
 ) -> None:
-    """Write a run's model as one file, with its preprocessing and label names inside.
+    """Write a run's model to one file that includes preprocessing and label names.
 
-    onnx and torchscript take pixels (n, channels, height, width) from 0 to 1, or of texts the
-    numbers of their words (n, 1, 1, length), and give probabilities (n, classes).
+    onnx and torchscript take pixels (n, channels, height, width) from 0 to 1, or for texts word
+    numbers (n, 1, 1, length), and give probabilities (n, classes).
 
     Example: fedsight export runs/first --format onnx --out garments.onnx
     """

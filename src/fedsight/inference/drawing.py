@@ -1,4 +1,4 @@
-"""Image files with what a model found in them drawn on, as PNG."""
+"""Draws a model's answers onto images and writes them as PNG."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fedsight.inference.predict import Prediction
 
 
 def draw_all(found: Sequence[Prediction], folder: Path, preprocess: Preprocess) -> list[Path]:
-    """Write each image that was answered into `folder`, by its name; the files written.
+    """Write each image that has an answer into `folder`; returns the files written.
 
-    Images of one name from several folders are numbered. Raises StoreError when the folder cannot
-    be written, or holds one of the images themselves.
+    Images with the same name from different folders are numbered. Raises StoreError if the folder
+    cannot be written, or holds one of the images themselves.
     """
     make_folder(folder)
     written: list[Path] = []
@@ -43,7 +43,7 @@ def draw_all(found: Sequence[Prediction], folder: Path, preprocess: Preprocess) 
 
 
 def _opened(path: Path, preprocess: Preprocess) -> Image.Image:
-    """The image as it is seen, 8 bits per channel."""
+    """The image, upright, with 8 bits per channel."""
     pixels = whole(path, preprocess)
     if pixels.dtype != np.uint8:
         pixels = (pixels >> 8).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""A trained network as one file for other programs: ONNX, TorchScript or plain weights."""
+"""Exports a trained network as one file: ONNX, TorchScript or plain weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _ONNX_LIMIT = 2**31 - 2**20  # bytes; one protobuf message holds no more than 2 
 
 
 class ExportedModel(nn.Module):
-    """Preprocessed images [n, c, h, w] in [0, 1], or texts as numbers of words [n, 1, 1, length] ->
+    """Maps images [n, c, h, w] in [0, 1], or texts as word numbers [n, 1, 1, length], to
     probabilities [n, classes]."""
 
     mean: Tensor
@@ -49,9 +49,10 @@ def export(saved: Saved, format: Format, path: Path) -> Path:
     """Write `saved` to `path`, whole or not at all; returns `path`.
 
     onnx and torchscript take `pixels` [n, c, h, w] float32 in [0, 1] for any n, normalise inside,
-    and give `probabilities` [n, classes]; of texts they take `words` [n, 1, 1, length] float32, the
-    numbers of `fedsight.data.text.texts`. Before they are written their answers are compared with
-    the network's own, to 1e-5. safetensors holds the weights only. All three carry `metadata`.
+    and give `probabilities` [n, classes]; for texts they take `words` [n, 1, 1, length] float32,
+    the word numbers of `fedsight.data.text.texts`. Before the file is written, its answers are
+    compared with the network's, to 1e-5. safetensors holds only the weights. All three carry
+    `metadata`.
 
     Raises FedSightError when a package is missing, ModelError when the network cannot be expressed
     in the format, StoreError when the file cannot be written.
@@ -69,7 +70,7 @@ def export(saved: Saved, format: Format, path: Path) -> Path:
 
 
 def metadata(saved: Saved) -> dict[str, str]:
-    """What travels inside the file, as JSON texts: how to prepare an input, and what answers mean.
+    """The metadata in the file, as JSON texts: how to prepare inputs and how to read answers.
 
     `labels` are the class names in the order of the answers, `preprocess` the fields of
     `fedsight.data.base.Preprocess`, `task` and `model` the settings of the run.
@@ -122,7 +123,7 @@ def _onnx(saved: Saved) -> bytes:
     data: bytes = proto.SerializeToString()
     try:
         runtime = importlib.import_module("onnxruntime")
-    except ImportError:  # it is only needed to make sure
+    except ImportError:  # it is needed only for the comparison
         return data
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
@@ -140,7 +141,7 @@ def _torchscript(saved: Saved) -> bytes:
         # PyTorch 2.15 deprecates TorchScript in favour of torch.export; it is offered because
         # programs in C++ and on phones still read it.
         warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
-        # What tracing takes for constant is checked below, with other batch sizes.
+        # Whatever tracing takes as constant is checked below with other batch sizes.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
             with torch.no_grad():
@@ -153,7 +154,7 @@ def _torchscript(saved: Saved) -> bytes:
 
 
 def _compare(saved: Saved, model: ExportedModel, answer: Any, title: str) -> None:
-    """ModelError unless `answer(x)` is what `model` says, for batches of one and of five."""
+    """Raise ModelError unless `answer(x)` equals `model(x)`, for batches of one and of five."""
     for count in (1, 5):
         x = _example(saved, count)
         with torch.inference_mode():
@@ -161,15 +162,15 @@ def _compare(saved: Saved, model: ExportedModel, answer: Any, title: str) -> Non
             apart = _apart(ours, theirs)
             if apart <= TOLERANCE:
                 continue
-            # Some networks amplify rounding beyond that; then float64 says what is exact, and
-            # the file may be as far from it as PyTorch itself is, within a factor.
+            # Some networks amplify rounding beyond that; then float64 is the reference, and the
+            # file may deviate from it by up to ten times as much as PyTorch does.
             exact = copy.deepcopy(model).double()(x.double())
             if _apart(theirs, exact) <= 10 * max(_apart(ours, exact), TOLERANCE / 10):
                 continue
         raise ModelError(
-            f"the {title} file of '{saved.name}' answers differently from the network, by "
-            f"{apart:.1e}, and was not written",
-            "export it in another format, and report this model to FedSight",
+            f"the {title} file of '{saved.name}' deviates from the network by {apart:.1e} and was "
+            "not written",
+            "export it in another format, and please report this model",
         )
 
 

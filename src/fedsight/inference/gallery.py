@@ -1,12 +1,12 @@
-"""A gallery of enrolled people: one file, encrypted at rest, from which people can be erased.
+"""A gallery of enrolled people: one encrypted file, from which people can be erased.
 
 The file is a line with the gallery's number and how the key is made, then AES-256-GCM over
 everything else: names, templates, threshold, and which model made them. The line is authenticated
-with it. Every change writes the whole file anew, and the bytes of the old one are overwritten.
-Where the key is a file, erasing a person also changes the key: copies of the old gallery, in a
-backup, say, then cannot be opened with the key that is left. A key file has a key for each gallery
-by its number, and only that gallery's is changed. A copy of a gallery under a passphrase can be
-opened as long as the passphrase is known.
+with it. Every change rewrites the whole file and overwrites the bytes of the old one. If the key is
+in a file, erasing a person also changes the key: older copies of the gallery, for example in a
+backup, can then not be opened with the remaining key. A key file holds one key for each gallery,
+by its number, and only that gallery's key changes. A copy of a gallery under a passphrase can be
+opened by anyone who knows the passphrase.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ from fedsight.privacy.secagg.keys import seal, unseal
 
 VERSION = 2
 KEY = 32  # bytes
-# 64 MiB and about a fifth of a second: what a guess costs (RFC 7914, section 2).
+# Each guess of a passphrase costs 64 MiB and about 0.2 s (RFC 7914, section 2).
 SCRYPT = {"n": 1 << 16, "r": 8, "p": 1}
 _PATIENCE = 30.0  # seconds to wait for another process that changes the gallery
 
 
 @dataclass
 class Gallery:
-    """What the file holds: templates are unit vectors by person, in the order of enrolment."""
+    """The content of the file: unit vectors (templates) by person, in the order of enrolment."""
 
     model: str  # digest of the network that made the templates
     people: dict[str, list[list[float]]] = field(default_factory=dict)
@@ -44,7 +44,7 @@ class Gallery:
     far: float | None = None  # the false accept rate that the threshold was chosen for
     # how many templates people had when it was chosen
     calibrated: list[int] = field(default_factory=list)
-    # the number that its key goes by
+    # identifies its key in a key file
     number: str = field(default_factory=lambda: secrets.token_hex(16), compare=False)
 
     def templates(self, name: str) -> list[list[float]]:
@@ -58,20 +58,20 @@ class Gallery:
 
 @dataclass(frozen=True)
 class KeyFile:
-    """Keys in a file of their own, which nobody but its owner may read; made when first needed.
+    """A file of keys that only its owner may read; created when first needed.
 
-    A line for each key: a gallery's number and the key. Of one gallery the newest comes first; two
-    lie there while its key is being changed.
+    Each line is a gallery's number and a key, the newest key of a gallery first. A gallery has two
+    keys while its key is being changed.
     """
 
     path: Path
 
     def header(self) -> dict[str, Any]:
-        """What the gallery says of its key."""
+        """The gallery's header fields for this kind of key."""
         return {"key": "file"}
 
     def make(self, header: dict[str, Any]) -> list[bytes]:
-        """The keys to try for the gallery of this header: the newest first; none if there is none.
+        """The keys to try for the gallery with this header, newest first; may be empty.
 
         Raises StoreError for a missing or broken file, DeployError for one that others may read.
         """
@@ -84,13 +84,13 @@ class KeyFile:
         return [key for number, key in self._lines() if number == header.get("number")]
 
     def add(self, number: str) -> None:
-        """A new key for the gallery `number`, before those that it has."""
+        """Add a new key for the gallery `number`, before its older ones."""
         with locked(self.path):
             lines = self._lines() if self.path.exists() else []
             self._write([(number, secrets.token_bytes(KEY)), *lines])
 
     def settle(self, number: str) -> None:
-        """Only the newest key of the gallery `number` stays; other galleries' keys do."""
+        """Remove all but the newest key of the gallery `number`."""
         with locked(self.path):
             lines = self._lines()
             own = [line for line in lines if line[0] == number]
@@ -106,7 +106,7 @@ class KeyFile:
             lines = []
         if not lines or any(len(key) != KEY for _, key in lines):
             raise StoreError(
-                f"{self.path} is no key file",
+                f"{self.path} is not a key file",
                 "restore it from a backup; for a new gallery give another file with --key",
             )
         return lines
@@ -125,13 +125,15 @@ class Passphrase:
     text: str
 
     def header(self) -> dict[str, Any]:
-        """What the gallery says of its key: a fresh salt."""
+        """The gallery's header fields for this kind of key, with a fresh salt."""
         return {"key": "scrypt", **SCRYPT, "salt": secrets.token_hex(16)}
 
     def make(self, header: dict[str, Any]) -> list[bytes]:
         """The key under the header's salt."""
         if header.get("key") != "scrypt":
-            raise StoreError("this gallery has a key file, no passphrase", "give it with --key")
+            raise StoreError(
+                "this gallery has a key file, not a passphrase", "give the file with --key"
+            )
         known = {key: header.get(key) for key in SCRYPT} == SCRYPT
         salt = header.get("salt")
         if not known or not isinstance(salt, str) or len(salt) != 32:
@@ -157,7 +159,7 @@ def read(path: Path, secret: Secret) -> Gallery:
         header = json.loads(line)
         version = header["fedsight_gallery"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise StoreError(f"{path} is no gallery", "check the path") from error
+        raise StoreError(f"{path} is not a gallery", "check the path") from error
     if version != VERSION:
         raise StoreError(f"{path} has format {version}, not {VERSION}", "use another FedSight")
     for key in secret.make(header):
@@ -165,7 +167,7 @@ def read(path: Path, secret: Secret) -> Gallery:
         if plain is not None:
             return Gallery(**json.loads(plain))
     raise StoreError(
-        f"{path} cannot be opened: the key is another one, or the file was altered",
+        f"{path} cannot be opened: the key is wrong, or the file was altered",
         "give the right key; if it is right, restore the file from a backup",
     )
 
@@ -173,8 +175,8 @@ def read(path: Path, secret: Secret) -> Gallery:
 def write(path: Path, gallery: Gallery, secret: Secret) -> None:
     """Write the whole gallery, or leave the old one; the old one's bytes are overwritten.
 
-    It is written under its newest key, and only then are older ones forgotten: whatever a crash
-    has left half done, a change of the key included, the next writing finishes.
+    It is encrypted under its newest key; older keys are removed only afterwards. If a crash
+    interrupts this, the next write completes it, including a change of the key.
     """
     header = {"fedsight_gallery": VERSION, "number": gallery.number, **secret.header()}
     if isinstance(secret, KeyFile) and not (secret.path.exists() and secret.make(header)):
@@ -188,12 +190,12 @@ def write(path: Path, gallery: Gallery, secret: Secret) -> None:
 
 
 def erase(path: Path, name: str, secret: Secret) -> int:
-    """Remove a person for good; how many templates there were.
+    """Remove a person for good; returns the number of templates removed.
 
-    StoreError if nobody is called so. With a key file, the gallery's key changes: first the new key
-    joins the old one in the file, then the gallery is written under the new one, then the old one
-    goes. A crash in between leaves a gallery that one of the two opens; erasing again, and any
-    other change of the gallery, finishes it, even if the person is gone already.
+    Raises StoreError if there is no such person. With a key file, the gallery's key changes: the
+    new key is added to the file, the gallery is written under it, and the old key is removed. A
+    crash in between leaves a gallery that one of the two keys opens; the next change of the
+    gallery, or erasing again, completes the work, even if the person is already gone.
     """
     with locked(path):
         gallery = read(path, secret)
@@ -210,8 +212,8 @@ def erase(path: Path, name: str, secret: Secret) -> int:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """One process at a time changes the gallery or the key file `path`."""
-    busy = StoreError(f"another process changes {path}", "wait until it has finished")
+    """Hold the lock of the gallery or key file `path`: one process at a time changes it."""
+    busy = StoreError(f"another process is changing {path}", "wait until it has finished")
     try:
         lock = hold(path.with_name(f".{path.name}.lock"), _PATIENCE, busy)
     except OSError as error:
@@ -225,10 +227,10 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _shredding(path: Path) -> Iterator[None]:
-    """Overwrite what the file `path` held once it has been replaced.
+    """Overwrite the old content of the file `path` after it has been replaced.
 
-    The best that a program can do: a solid-state disk, a file system that copies on writing, and
-    a backup may still have the bytes, which are ciphertext.
+    This is the best a program can do: a solid-state disk, a copy-on-write file system or a backup
+    may still hold the bytes, which are ciphertext.
     """
     old = None
     with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What a network is asked about: image files, and texts in files."""
+"""The inputs of a prediction: image files, and texts in files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsight.data.text import rows
 from fedsight.data.text.texts import NO_WORDS, TextSource, row, words
 from fedsight.inference.saved import Saved
 
-ENDINGS: dict[Modality, frozenset[str]] = {  # of the files that are looked for in a folder
+ENDINGS: dict[Modality, frozenset[str]] = {  # of the files searched for in a folder
     "image": frozenset(pixels.SUFFIXES | dicom.SUFFIXES),
     "text": frozenset({".txt", *rows.SUFFIXES}),
 }
@@ -26,20 +26,20 @@ ENDINGS: dict[Modality, frozenset[str]] = {  # of the files that are looked for 
 
 @dataclass(frozen=True)
 class Question:
-    """One image or text: where it is, and how it becomes the network's input [c, h, w].
+    """One image or text: its file, and a function that makes it the network's input [c, h, w].
 
-    `read` raises DataError where it cannot.
+    `read` raises DataError if the file cannot be read.
     """
 
     path: Path
     read: Callable[[], Tensor]
-    line: int | None = None  # of a file with several texts
+    line: int | None = None  # in a file with several texts
 
 
 def questions(saved: Saved, paths: Sequence[Path]) -> Iterator[Question]:
-    """An image of each file, or the texts of each: a `.txt` is one, CSV and JSONL one a row.
+    """One image for each file, or its texts: a `.txt` file is one, CSV and JSONL have one per row.
 
-    Only `text` is needed of a row. Raises DataError as `find_files` does, before a file is read.
+    A row needs only the column `text`. Raises DataError as `find_files` does, before any reading.
     """
     files = find_files(paths, saved.preprocess.modality)
     if saved.preprocess.modality == "image":
@@ -48,10 +48,10 @@ def questions(saved: Saved, paths: Sequence[Path]) -> Iterator[Question]:
 
 
 def find_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
-    """The files among `paths`, and those of images or texts in the folders, sorted in each.
+    """The files in `paths`, and the images or texts in its folders, sorted within each folder.
 
-    Raises DataError for a path that does not exist, a folder without such files, and a file that
-    is named as one of the other kind.
+    Raises DataError for a path that does not exist, a folder without such files, and a file whose
+    name ends like one of the other kind.
     """
     files: list[Path] = []
     cure = f"{modality}s end in {' '.join(sorted(ENDINGS[modality]))}"
@@ -62,7 +62,7 @@ def find_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
             _check_ending(path, modality)
         inside = sorted(_inside(path, modality)) if path.is_dir() else [path]
         if not inside:
-            raise DataError(f"the folder '{path}' holds no {modality}", cure)
+            raise DataError(f"the folder '{path}' contains no {modality}s", cure)
         files += inside
     return files
 
@@ -71,7 +71,7 @@ def _check_ending(path: Path, modality: Modality) -> None:
     for other, endings in ENDINGS.items():
         if other != modality and path.suffix.lower() in endings:
             raise DataError(
-                f"the run learned from {modality}s, and '{path}' holds {other}s",
+                f"the run learned from {modality}s, but '{path}' holds {other}s",
                 f"give files that end in {' '.join(sorted(ENDINGS[modality]))}, or a run that "
                 f"learned from {other}s",
             )
@@ -85,7 +85,7 @@ def _inside(folder: Path, modality: Modality) -> Iterator[Path]:
 
 
 def _texts(saved: Saved, path: Path) -> list[Question]:
-    """A question for each text; a single one that fails where the file cannot be understood."""
+    """One question for each text; a single one that fails if the file cannot be parsed."""
     if path.suffix.lower() not in rows.SUFFIXES:
         return [Question(path, lambda: _numbers(saved, _whole(path)))]
     try:
@@ -105,7 +105,7 @@ def _whole(path: Path) -> str:
 
 
 def _numbers(saved: Saved, text: str) -> Tensor:
-    """Word numbers [1, 1, length], as the run's source makes them."""
+    """Word numbers [1, 1, length], made as the run's source makes them."""
     made = saved.source.words(text) if isinstance(saved.source, TextSource) else words(text)
     if not any(made):
         raise DataError(NO_WORDS, "write some, or leave it out")

@@ -1,4 +1,4 @@
-"""What a trained network sees in images, or in texts."""
+"""Predictions of a trained network for images and texts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Prediction:
     path: Path  # where it came from; `pixels[3]` for one that is in no file
     answer: Answer | None = None
     error: str | None = None
-    line: int | None = None  # of a file with several texts
+    line: int | None = None  # in a file with several texts
 
     @property
     def label(self) -> str | None:
@@ -45,7 +45,7 @@ class Prediction:
         return str(self.path) if self.line is None else f"{self.path}, line {self.line}"
 
     def table(self) -> dict[str, Any]:
-        """As plain values, for JSON; what could not be read has only its place and the error."""
+        """As plain values, for JSON; a file that could not be read has only path and error."""
         place: dict[str, Any] = {"path": str(self.path)}
         if self.line is not None:
             place["line"] = self.line
@@ -62,10 +62,11 @@ class Prediction:
 def predict(saved: Saved, paths: Sequence[Path], batch: int = 64) -> list[Prediction]:
     """One prediction for each image or text, in order; at most `batch` are decoded at once.
 
-    Folders are searched at any depth for the run's kind of files, in the order of their names; see
-    `questions` for what a file holds. What cannot be read becomes a prediction with `error` and
-    does not stop the others. Raises DataError for a path that does not exist, a folder without
-    such files, and a file of the other kind, before anything is decoded.
+    Folders are searched at any depth for images or texts, whichever the run learned from, in the
+    order of their names; see `questions` for what a file holds. A file that cannot be read becomes
+    a prediction with `error`, and the others are still answered. Before anything is decoded, raises
+    DataError for a path that does not exist, a folder without such files, and a file of the other
+    kind.
     """
     asked = questions(saved, paths)
     found: list[Prediction] = []
@@ -134,7 +135,7 @@ def _ask(saved: Saved, inputs: list[Tensor]) -> list[Answer]:
 
 
 def _in_file(answer: Answer, path: Path, goal: Preprocess) -> Answer:
-    """The answer with boxes in pixels of the file, not of the network's input."""
+    """The answer with boxes in pixels of the file instead of the network's input."""
     if not answer.marks:
         return answer
     height, width = whole(path, goal).shape[:2]

@@ -1,4 +1,4 @@
-"""Who is on an image: a run's network, a gallery's templates, and a threshold between them."""
+"""Recognises people: a run's network, a gallery's templates, and a threshold of similarity."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fedsight.models.embedding import Embedding
 from fedsight.tasks.faces import verification
 
 BATCH = 64
-FAR = 0.01  # the false accept rate where none is asked for
+FAR = 0.01  # the default false accept rate
 
 
 @dataclass(frozen=True)
 class Match:
-    """How near an image is to an enrolled person, and whether that is near enough."""
+    """How similar an image is to an enrolled person, and whether that is enough."""
 
     name: str
     score: float  # cosine, -1 to 1
@@ -48,7 +48,7 @@ class Recogniser:
         self.saved: Saved = load(run, site)
         if not isinstance(self.saved.module, Embedding):
             raise ModelError(
-                f"the model of {run} tells classes apart, not people",
+                f"the model of {run} recognises classes, not people",
                 "train one for faces: fedsight run --example faces",
             )
         self._network = self.saved.module
@@ -60,7 +60,7 @@ class Recogniser:
         if gallery.model != self.digest:
             raise StoreError(
                 "the gallery's templates were made by another model: they cannot be compared",
-                "use the run that they were made with, or enrol everybody anew in a new gallery",
+                "use the run that made them, or enrol everybody again in a new gallery",
             )
         return gallery
 
@@ -92,13 +92,14 @@ class Recogniser:
         if value is None:
             raise StoreError(
                 f"the run has no threshold for a false accept rate of {far:g}",
-                "name one of task.fars with --far, or choose one on people of your own: "
+                "give one of task.fars with --far, or calibrate one on people of your own: "
                 "fedsight faces calibrate",
             )
         return float(value)
 
     def matches(self, gallery: Gallery, vector: Tensor, far: float | None = None) -> list[Match]:
-        """Everybody enrolled, the nearest first: `vector` [d] against the mean of templates."""
+        """All enrolled people by similarity of `vector` [d] to the mean of their templates, best
+        first."""
         threshold = self.threshold(gallery, far)
         found = []
         for name, templates in gallery.people.items():
@@ -115,24 +116,25 @@ class Recogniser:
 
 
 def mean(templates: Tensor) -> Tensor:
-    """What images are compared with: the mean's direction [..., d] of templates [..., n, d]."""
+    """The normalised mean [..., d] of templates [..., n, d], which images are compared with."""
     return torch.nn.functional.normalize(templates.mean(-2), dim=-1)
 
 
 def calibrate(gallery: Gallery, people: Sequence[Tensor], far: float) -> int:
     """Choose the gallery's threshold for `far` on people [n, d] who are not in it.
 
-    By the rule that they will be matched by: every image against means of as many templates as the
-    gallery's people have, of another person. Where these have more and fewer, each number counts
-    as often as it occurs. Returns how many comparisons it is from, of the number with the fewest.
+    Comparisons follow the rule used for matching: each image against means of another person's
+    images, as many as the gallery's people have templates. If their numbers of templates differ,
+    each number is weighted by how often it occurs. Returns the number of comparisons, for the
+    number of templates with the fewest.
 
-    Raises StoreError where nobody is enrolled, and DataError when there are too few comparisons to
-    tell such a rate.
+    Raises StoreError if nobody is enrolled, and DataError if there are too few comparisons for such
+    a rate.
     """
     occurs = Counter(len(templates) for templates in gallery.people.values())
     if not occurs:
         raise StoreError(
-            "nobody is enrolled, and the threshold goes by how many templates people have",
+            "nobody is enrolled, and the threshold depends on how many templates people have",
             "enrol somebody first",
         )
     impostors, fewest = np.zeros(verification.BINS), 0
@@ -142,9 +144,9 @@ def calibrate(gallery: Gallery, people: Sequence[Tensor], far: float) -> int:
         found = int(counts.sum()) // (2 if size == 1 else 1)
         if found * far < 1:
             raise DataError(
-                f"there are {found} comparisons of one person's image with {size} of another's: a "
-                f"false accept rate of {far:g} cannot be told from them",
-                "add people (a folder each) or images, so that people have as many as those "
+                f"there are {found} comparisons of one person's image with {size} of another's, "
+                f"too few to estimate a false accept rate of {far:g}",
+                "add people (one folder each), or images until each has as many as those "
                 "enrolled, or ask for a higher rate with --far",
             )
         impostors += counts / counts.sum() * times
@@ -156,9 +158,9 @@ def calibrate(gallery: Gallery, people: Sequence[Tensor], far: float) -> int:
 
 
 def _impostors(people: Sequence[Tensor], size: int) -> npt.NDArray[np.float64]:
-    """Scores of everybody's images against means of `size` images of each other person, counted.
+    """A histogram of the scores of all images against means of `size` images of other people.
 
-    A person's images are dealt into as many groups of this size as they give.
+    A person's images are divided into as many groups of this size as possible.
     """
     counts = torch.zeros(verification.BINS, dtype=torch.float64)
     for person, vectors in enumerate(people):
@@ -173,14 +175,14 @@ def _impostors(people: Sequence[Tensor], size: int) -> npt.NDArray[np.float64]:
 
 
 def enrol(gallery: Gallery, name: str, vectors: Tensor) -> None:
-    """Add templates [n, d] to a person's, who is new unless enrolled."""
+    """Add templates [n, d] for a person, who may be new."""
     if not name.strip():
         raise DataError("a person needs a name", "give one")
     gallery.people.setdefault(name, []).extend(vectors.tolist())
 
 
 def _digest(network: Embedding, saved: Saved) -> str:
-    """SHA-256 over what turns an image into a vector: the body's weights and the preprocessing."""
+    """SHA-256 of what makes an image a vector: the body's weights and the preprocessing."""
     digest = hashlib.sha256(repr((saved.preprocess, dict(saved.model))).encode())
     for name, value in sorted(network.body.state_dict().items()):
         digest.update(name.encode() + np.ascontiguousarray(value.numpy()).tobytes())

@@ -20,7 +20,7 @@ from fedsight.tasks.base import Task
 
 @dataclass(frozen=True)
 class Saved:
-    """A trained network in evaluation mode, and all that is needed to ask it."""
+    """A trained network in evaluation mode, and everything needed to use it."""
 
     module: nn.Module
     preprocess: Preprocess
@@ -29,7 +29,7 @@ class Saved:
     name: str
     fingerprint: str
     model: Mapping[str, Any] = field(default_factory=dict)  # the `[model]` table of the program
-    source: Source | None = None  # what it learned from, which says how texts become words
+    source: Source | None = None  # what it learned from; it defines how texts become words
 
 
 def load(run: Path, site: str | None = None) -> Saved:
@@ -43,7 +43,7 @@ def load(run: Path, site: str | None = None) -> Saved:
     facts = store.read_json("run.json")
     path = run / "model.safetensors"
     if not path.is_file():
-        raise StoreError(f"{run} is not finished", f"go on with `fedsight resume {run}`")
+        raise StoreError(f"{run} is not finished", f"finish it with: fedsight resume {run}")
     try:
         size = Preprocess.of(facts["preprocess"])
         classes, sites = tuple(facts["classes"]), [entry["name"] for entry in facts["sites"]]
@@ -61,7 +61,7 @@ def load(run: Path, site: str | None = None) -> Saved:
         vector[layout.personal] = _personal(store, sites, program.rounds.rounds, site)
     elif site is not None:
         raise StoreError(
-            f"the sites of {run} share one model; there is none of '{site}'", "leave out --site"
+            f"the sites of {run} share one model; '{site}' has none of its own", "leave out --site"
         )
     layout.bind(network.module, vector)
     network.module.eval()
@@ -80,13 +80,13 @@ def load(run: Path, site: str | None = None) -> Saved:
 def _personal(store: RunStore, names: list[str], rounds: int, site: str | None) -> Any:
     if site is None:
         raise StoreError(
-            f"in {store.folder} each site has a part of the model of its own",
-            f"name the site with --site: {', '.join(names[:10])}",
+            f"in {store.folder} each site has its own part of the model",
+            f"name a site with --site (run.for_site in Python): {', '.join(names[:10])}",
         )
     memory = MemoryStore(store.memory).load(site, rounds + 1)
     if "personal" not in memory:
         raise StoreError(
-            f"{store.folder} has no model of site '{site}'",
+            f"{store.folder} has no model for site '{site}'",
             f"sites of this run: {', '.join(names[:10])}",
         )
     return memory["personal"]

@@ -1,4 +1,4 @@
-"""From a TOML file to a program: every problem at once, each with its cure."""
+"""Reads a program from a TOML file and reports every problem at once, each with its cure."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from fedsight.tasks.base import tasks
 
 ConfigTable = dict[str, Any]
 
-# Each section is one settings class, or a registry and the name that is used when none is given.
+# Each section is one settings class, or a registry and the default name.
 SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "data": (sources, None),
     "split": (splits, "iid"),
@@ -54,7 +54,7 @@ KEYS = ("name", "seed", "plugins", *SECTIONS)  # of a config file's top level
 def load(path: Path, sets: Sequence[str] = (), files: Sequence[Path] = ()) -> tuple[Program, Speed]:
     """The program and the speed settings in the file at `path`, changed by `key=value` sets.
 
-    A relative path in the file is meant from the file's folder. `files` are plug-ins besides those
+    Relative paths in the file start at its folder. `files` are plug-ins besides those
     that the file names, relative to the current folder. Raises ConfigError with every problem.
     """
     table = plugged(change(read(path), sets), files)
@@ -79,15 +79,14 @@ def read(path: Path) -> ConfigTable:
         raise ConfigError([Problem("config", cause, "give the path of a TOML file")]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         cause = f"{path} is not TOML: {error}"
-        cure = "texts need quotes, sections look like [train], see the reference for an example"
+        cure = "put texts in quotes and write sections as [train]; see the reference for an example"
         raise ConfigError([Problem("config", cause, cure)]) from None
 
 
 def example(
     name: str, sets: Sequence[str] = (), files: Sequence[Path] = ()
 ) -> tuple[Program, Speed]:
-    """A built-in example, with `sets` and `files` as for `load`; ConfigError names those there
-    are."""
+    """A built-in example; `sets` and `files` are as for `load`. ConfigError lists the examples."""
     folder = resources.files("fedsight.program") / "examples"
     known = [item.name.removesuffix(".toml") for item in folder.iterdir() if item.name[0] != "_"]
     if name not in known:
@@ -98,7 +97,7 @@ def example(
 
 
 def change(table: ConfigTable, sets: Sequence[str]) -> ConfigTable:
-    """`table` with each `section.key=value` applied; the value is TOML, or else a text."""
+    """`table` with each `section.key=value` applied; a value that is not TOML is a text."""
     pairs, problems = assignments(sets, "train.lr=0.1")
     for key, value in pairs:
         *folders, last = key.split(".")
@@ -120,7 +119,7 @@ def change(table: ConfigTable, sets: Sequence[str]) -> ConfigTable:
 def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, Speed]:
     """The program and the speed settings in `table`; ConfigError carries every problem.
 
-    `base` is the folder that relative paths are meant from, `name` the run's name if none is set.
+    Relative paths start at the folder `base`; `name` is the run's name if the table sets none.
     A section may also be a part itself, as Python code has it.
     """
     code = plugins.parse(table.get("plugins", []), base)
@@ -163,14 +162,14 @@ def _kind(kind: type[Settings] | tuple[Registry[Any], str | None]) -> type[Setti
 
 
 def check(program: Program, speed: Speed) -> None:
-    """Raise ConfigError with all problems that show before data are read."""
+    """Raise ConfigError with all problems that can be found without reading data."""
     problems = [*program.check(), *speed.check()]
     if problems:
         raise ConfigError(problems)
 
 
 def check_elsewhere(program: Program, speed: Speed) -> None:
-    """`check`, but for where the images are: that is each site's own affair."""
+    """As `check`, but without the location of the images, which each site knows itself."""
     problems = [*program.check(), *speed.check()]
     problems = [found for found in problems if not found.where.startswith("data.")]
     if problems:
@@ -183,13 +182,16 @@ def section(
     values: ConfigTable,
     base: Path,
 ) -> Settings:
-    """The settings of one section; `kind` as in `SECTIONS`. ConfigError carries every problem."""
+    """The settings of one section; `kind` is as in `SECTIONS`. Raises ConfigError with every
+    problem."""
     values = dict(values)
     if isinstance(kind, tuple):
         registry, default = kind
         name = values.pop("name", default)
         if not isinstance(name, str):
-            cause = f"no {registry.kind} is named" if name is None else f"{name!r} is not a name"
+            cause = (
+                f"the {registry.kind} has no name" if name is None else f"{name!r} is not a name"
+            )
             cure = f"write name = one of: {', '.join(registry.names())}"
             raise ConfigError([Problem(f"{section}.name", cause, cure)])
         try:
@@ -213,7 +215,7 @@ def section(
 
 
 def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> list[Problem]:
-    """A problem for each key of `values` that is not `known`, with the nearest one that is."""
+    """A problem for each key of `values` that is not in `known`, with the nearest that is."""
     problems = []
     for key in values:
         if key not in known:
@@ -225,7 +227,7 @@ def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> lis
 
 
 def _home(key: str) -> str | None:
-    """Where a setting written outside its section belongs."""
+    """The section to which a top-level setting belongs, as a cure."""
     for section, kind in SECTIONS.items():
         if not isinstance(kind, tuple) and key in kind.model_fields:
             return f"did you mean '{section}.{key}'? It belongs under [{section}]"

@@ -122,13 +122,15 @@ def _begin(
         raise ConfigError([Problem("data", cause, cure)])
     program, speed = keywords.read(config, overrides, workers)
     folder = free_folder(Path("runs"), program.name) if out is None else Path(out)
-    _UNFINISHED[folder.resolve()] = program
     screen = Screen()
     try:
         lifecycle.start(program, speed, RunStore(folder), command, [screen])
+    except BaseException:
+        if (folder / "run.toml").is_file():
+            _UNFINISHED[folder.resolve()] = program
+        raise
     finally:
         screen.close()
-    del _UNFINISHED[folder.resolve()]
     found = Run(folder)
     found._kept = program
     return found

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -46,7 +47,9 @@ class Screen(Callback):
         self._console = Console(
             stderr=True, soft_wrap=not sys.stderr.isatty(), highlight=False, emoji=False
         )
-        self._live = self._console.is_terminal or self._console.is_jupyter
+        # In a notebook rich draws the bar with ipywidgets; without them it would only warn.
+        widgets = self._console.is_jupyter and find_spec("ipywidgets") is not None
+        self._live = self._console.is_terminal or widgets
         self._progress = Progress(
             SpinnerColumn(),
             TextColumn("[bold]{task.description}"),
