@@ -221,6 +221,7 @@ def reference() -> str:
         *_registry("Tasks", "task", tasks, ()),
         *_registry("Algorithms", "algorithm", algorithms, ()),
         *_registry("Mechanisms", "privacy", mechanisms, (Protected,)),
+        *_others(),
         "## Run folder\n",
         *_run_folder(),
         "## A site's file\n",
@@ -333,7 +334,7 @@ def _sections() -> Iterator[str]:
     for section, kind in SECTIONS.items():
         if isinstance(kind, tuple):
             registry, default = kind
-            title = {"data": "data sources", "privacy": "mechanisms"}.get(section, f"{section}s")
+            title = _title(section)
             known = ", ".join(f"`{name}`" for name in registry.names())
             usual = f"`{default}`" if default else "required"
             link = f"[{title}](#{title.replace(' ', '-')})"
@@ -351,6 +352,25 @@ def _sections() -> Iterator[str]:
         about = inspect.getdoc(augment._AUGMENTATIONS[name]) or ""
         found.append((f"`{name}`", about.split("\n")[0]))
     yield _table(("name", "does"), found)
+
+
+def _title(section: str) -> str:
+    """The heading of the parts that a section selects from, in lower case."""
+    named = {
+        "data": "data sources",
+        "privacy": "mechanisms",
+        "aggregation": "aggregators",
+        "compression": "codecs",
+    }
+    return named.get(section, f"{section}s")
+
+
+def _others() -> Iterator[str]:
+    """The sections that `reference` does not place itself."""
+    placed = (sources, splits, models, tasks, algorithms, mechanisms)
+    for section, kind in SECTIONS.items():
+        if isinstance(kind, tuple) and kind[0] not in placed:
+            yield from _registry(_title(section).capitalize(), section, kind[0], ())
 
 
 def _registry(

@@ -60,7 +60,7 @@ def test_from_the_first_image_to_the_last_template(home: Path, tmp_path: Path) -
     run, gallery, staff = home / "one", tmp_path / "g", home / "staff"
     for person in ("20", "21"):
         said = done("faces", "enrol", run, gallery, person, staff / person / "0.png").out
-        assert "1 templates added, 1 in all" in said
+        assert "1 template added, 1 in total" in said
     assert (tmp_path / "g.key").stat().st_mode & 0o077 == 0
     assert "threshold" in done("faces", "calibrate", run, gallery, staff, "--far", "0.1").out
     asked = ("faces", "verify", run, gallery, "20", staff / "20" / "0.png")
@@ -79,13 +79,13 @@ def test_from_the_first_image_to_the_last_template(home: Path, tmp_path: Path) -
     assert answer["name"] == "21"
     assert "21, score" in done("faces", "identify", run, gallery, staff / "21" / "0.png").out
     assert done("faces", "list", gallery).out == "20: 1\n21: 1\n"
-    assert "1 templates erased" in done("faces", "delete", gallery, "20").out
+    assert "1 template deleted" in done("faces", "delete", gallery, "20").out
     assert done("faces", "list", gallery).out == "21: 1\n"
     more = [staff / "21" / f"{number}.png" for number in (1, 2)]
     said = done("faces", "enrol", run, gallery, "21", *more).out
-    assert "chosen for people with 1 templates; choose it anew" in said
+    assert "another number of templates per person (1); choose it again" in said
     done("faces", "calibrate", run, gallery, staff, "--far", "0.1")
-    assert "anew" not in done("faces", "enrol", run, gallery, "22", *more, more[0]).out
+    assert "again" not in done("faces", "enrol", run, gallery, "22", *more, more[0]).out
     refused(7, "faces", "verify", run, gallery, "20", staff / "20" / "0.png")
     refused(7, "faces", "delete", gallery, "20")
 

@@ -31,6 +31,7 @@ CONFIGS = [
     if page.startswith(TESTED)
     for number, block in enumerate(blocks(page, "toml"), 1)
     if "device" in Speed.model_fields or "device" not in block  # until `speed.device` is merged
+    if "[project" not in block  # that of a package
 ]
 
 

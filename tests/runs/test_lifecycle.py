@@ -305,7 +305,7 @@ def test_without_pictures_a_run_and_its_report_are_whole(tmp_path: Path) -> None
     assert evaluation["samples"] == []
     assert len(evaluation["confusion"]) == 10
     page = build([store.folder]).read_text()
-    assert "Right answers and given answers" in page
+    assert "Confusion matrix" in page
     assert "data:image/png" not in page
 
 

@@ -1,4 +1,4 @@
-"""`fedsight faces`: enrol people in an encrypted gallery, verify and identify them, erase them."""
+"""`fedsight faces`: enrol people in an encrypted gallery, verify, identify and delete them."""
 
 from __future__ import annotations
 
@@ -15,22 +15,21 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Recognise people with a run of the task faces. The gallery stays on this machine.",
+    help="Recognise people with a run of the task `faces`; the gallery stays on this machine.",
 )
 VARIABLE = "FEDSIGHT_PASSPHRASE"
 
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder of the task faces.", show_default=False)
+    Path,
+    typer.Argument(metavar="RUN", help="A run folder of the task `faces`.", show_default=False),
 ]
 File = Annotated[
-    Path, typer.Argument(metavar="GALLERY", help="The gallery's file.", show_default=False)
+    Path, typer.Argument(metavar="GALLERY", help="The gallery file.", show_default=False)
 ]
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="What the person is called.", show_default=False)
-]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The person's name.", show_default=False)]
 ImagesArgument = Annotated[
     list[Path],
-    typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False),
+    typer.Argument(metavar="IMAGE...", help="Image files or folders.", show_default=False),
 ]
 Key = Annotated[
     Path | None,
@@ -38,7 +37,9 @@ Key = Annotated[
 ]
 Phrase = Annotated[
     bool,
-    typer.Option("--passphrase", help=f"Ask for a passphrase, or take ${VARIABLE}; no key file."),
+    typer.Option(
+        "--passphrase", help=f"Use a passphrase (${VARIABLE}, or asked for) instead of a key file."
+    ),
 ]
 FarOption = Annotated[
     float, typer.Option(min=1e-9, max=0.999, help="The false accept rate of the threshold.")
@@ -48,15 +49,15 @@ Asked = Annotated[
     typer.Option(
         min=1e-9,
         max=0.999,
-        help="The false accept rate of the run's threshold (default: 0.01). A gallery that was "
-        "calibrated has its own, and no other is taken.",
+        help="The false accept rate of the run's threshold (default: 0.01). A calibrated gallery "
+        "has its own and accepts no other.",
         show_default=False,
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SiteOption = Annotated[
     str | None,
-    typer.Option(help="Use this site's own model, where there is one.", show_default=False),
+    typer.Option(help="Use this site's own model, if there is one.", show_default=False),
 ]
 
 
@@ -70,7 +71,7 @@ def enrol_command(
     passphrase: Phrase = False,
     site: SiteOption = None,
 ) -> None:
-    """Add a person's images to the gallery, as templates; the images themselves are not kept.
+    """Add a person's images to the gallery, as templates; the images are not stored.
 
     Example: fedsight faces enrol runs/faces staff.gallery "Ada L." ada1.jpg ada2.jpg
     """
@@ -85,11 +86,11 @@ def enrol_command(
         enrol(kept, name, vectors)
         write(gallery, kept, secret)
     count = len(kept.people[name])
-    typer.echo(f"{name}: {len(vectors)} templates added, {count} in all")
+    typer.echo(f"{name}: {_templates(len(vectors))} added, {count} in total")
     if kept.threshold is not None and count not in kept.calibrated:
         typer.echo(
-            f"the threshold was chosen for people with {', '.join(map(str, kept.calibrated))} "
-            "templates; choose it anew: fedsight faces calibrate"
+            "the threshold was chosen for another number of templates per person "
+            f"({', '.join(map(str, kept.calibrated))}); choose it again: fedsight faces calibrate"
         )
 
 
@@ -105,7 +106,7 @@ def verify_command(
     as_json: AsJson = False,
     site: SiteOption = None,
 ) -> None:
-    """Say whether an image shows the person it is said to show.
+    """Check whether an image shows the claimed person.
 
     Example: fedsight faces verify runs/faces staff.gallery "Ada L." door.jpg
     """
@@ -133,11 +134,11 @@ def identify_command(
     key: Key = None,
     passphrase: Phrase = False,
     far: Asked = None,
-    top: Annotated[int, typer.Option(min=1, help="People to show for each image.")] = 1,
+    top: Annotated[int, typer.Option(min=1, help="Number of people to show for each image.")] = 1,
     as_json: AsJson = False,
     site: SiteOption = None,
 ) -> None:
-    """Say who of the gallery images show, or that it is nobody of them.
+    """Find which enrolled person each image shows, if any.
 
     Example: fedsight faces identify runs/faces staff.gallery door/
     """
@@ -165,16 +166,18 @@ def calibrate_command(
     gallery: File,
     folder: Annotated[
         Path,
-        typer.Argument(metavar="FOLDER", help="A folder for each person.", show_default=False),
+        typer.Argument(
+            metavar="FOLDER", help="A folder with one folder per person.", show_default=False
+        ),
     ],
     key: Key = None,
     passphrase: Phrase = False,
     far: FarOption = 0.01,
     site: SiteOption = None,
 ) -> None:
-    """Choose the gallery's threshold on people of this site who are not trained on, nor enrolled.
+    """Choose the gallery's threshold on people of this site, neither trained on nor enrolled.
 
-    Each needs as many images as those enrolled have templates.
+    Each of them needs as many images as the enrolled people have templates.
 
     Example: fedsight faces calibrate runs/faces staff.gallery volunteers/ --far 0.01
     """
@@ -195,7 +198,7 @@ def calibrate_command(
 
 @app.command("list")
 def list_command(gallery: File, key: Key = None, passphrase: Phrase = False) -> None:
-    """Show who is enrolled, with how many templates.
+    """List the enrolled people with their number of templates.
 
     Example: fedsight faces list staff.gallery
     """
@@ -207,14 +210,14 @@ def list_command(gallery: File, key: Key = None, passphrase: Phrase = False) -> 
 
 @app.command("delete")
 def delete_command(gallery: File, name: Name, key: Key = None, passphrase: Phrase = False) -> None:
-    """Erase a person's templates for good; with a key file, the key changes too.
+    """Delete a person's templates permanently; with a key file, the key changes too.
 
     Example: fedsight faces delete staff.gallery "Ada L."
     """
     from fedsight.inference.gallery import erase
 
     count = erase(gallery, name, _secret(gallery, key, passphrase))
-    typer.echo(f"{name}: {count} templates erased")
+    typer.echo(f"{name}: {_templates(count)} deleted")
 
 
 def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:
@@ -222,15 +225,19 @@ def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:
     from fedsight.inference.gallery import KeyFile, Passphrase
 
     if key is not None and key.absolute() == gallery.absolute():
-        raise DataError("the key file cannot be the gallery itself", "give another file with --key")
+        raise DataError("the key file cannot be the gallery itself", "name another file with --key")
     if not passphrase:
         return KeyFile(key or gallery.with_name(f"{gallery.name}.key"))
     if key is not None:
-        raise DataError("a gallery has a key file or a passphrase", "leave one of them out")
+        raise DataError("a gallery has either a key file or a passphrase", "leave one of them out")
     text = os.environ.get(VARIABLE) or typer.prompt(
         "passphrase", hide_input=True, confirmation_prompt=not gallery.exists()
     )
     return Passphrase(text)
+
+
+def _templates(count: int) -> str:
+    return f"{count} template{'' if count == 1 else 's'}"
 
 
 def _line(match: Match) -> str:

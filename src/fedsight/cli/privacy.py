@@ -1,4 +1,4 @@
-"""`fedsight privacy plan`: what an epsilon takes, before anything is trained."""
+"""`fedsight privacy plan`: the noise that an epsilon requires, before anything is trained."""
 
 from __future__ import annotations
 
@@ -14,30 +14,32 @@ if TYPE_CHECKING:
     from fedsight.privacy.base import Plan
 
 app = typer.Typer(
-    no_args_is_help=True, pretty_exceptions_enable=False, help="Differential privacy, in advance."
+    no_args_is_help=True, pretty_exceptions_enable=False, help="Plan differential privacy."
 )
-USUAL = 20_538  # parameters of small_cnn on grey images of 28 by 28 pixels
-STEPS = 6  # larger cohorts shown, each twice the one before
+USUAL = 20_538  # parameters of small_cnn for greyscale images of 28 x 28 pixels
+STEPS = 6  # cohorts shown, each twice as large as the one before
 
 
 @app.callback()
 def _root() -> None:
-    """A group, even with one command in it."""
+    """Make this a group, although it has only one command."""
 
 
 @app.command("plan")
 def plan_command(
-    epsilon: Annotated[float, typer.Option(help="The target.", show_default=False)],
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds to train.", show_default=False)],
-    population: Annotated[int, typer.Option(min=1, help="Clients there are.", show_default=False)],
+    epsilon: Annotated[float, typer.Option(help="The target epsilon.", show_default=False)],
+    rounds: Annotated[int, typer.Option(min=1, help="Number of rounds.", show_default=False)],
+    population: Annotated[int, typer.Option(min=1, help="Number of clients.", show_default=False)],
     cohort: Annotated[
-        int, typer.Option(min=1, help="Clients of a round, in the mean.", show_default=False)
+        int, typer.Option(min=1, help="Mean number of clients per round.", show_default=False)
     ],
-    delta: Annotated[float, typer.Option(help="Chance of failure.")] = 1e-5,
+    delta: Annotated[float, typer.Option(help="The target delta.")] = 1e-5,
     parameters: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Parameters that travel (default: small_cnn's, about).", show_default=False
+            min=1,
+            help="Parameters that leave a site (default: about those of small_cnn).",
+            show_default=False,
         ),
     ] = None,
     config: Annotated[
@@ -49,9 +51,9 @@ def plan_command(
         ),
     ] = None,
 ) -> None:
-    """Say what noise an epsilon takes, how it compares with the signal, and what buys less.
+    """Compute the noise that an epsilon requires, for this cohort and for larger ones.
 
-    For client-level central differential privacy with Poisson sampling, the mechanism `central`.
+    This is for client-level central differential privacy with Poisson sampling: `central`.
 
     Example: fedsight privacy plan --epsilon 3 --rounds 200 --population 5000 --cohort 500
     """
@@ -63,12 +65,12 @@ def plan_command(
     noise = _noise(asked, epsilon, delta)
     typer.echo(
         f"Epsilon {epsilon:g} at delta {delta:g} for a client, over {rounds:,} rounds of about "
-        f"{cohort:,} of {population:,} clients (Poisson, one client more or less):"
+        f"{cohort:,} of {population:,} clients (Poisson sampling, add or remove one client):"
     )
     typer.echo(f"  noise multiplier {noise:.3f}: [privacy] noise_multiplier = {noise:.3f}")
     typer.echo(f"  {_beside(noise, cohort, size)}")
     typer.echo("")
-    typer.echo("A larger cohort takes more noise in all, and less for each client:")
+    typer.echo("A larger cohort needs more noise in total, but less per client:")
     _show(asked, epsilon, delta, size)
 
 
@@ -80,11 +82,10 @@ def _noise(plan: Plan, epsilon: float, delta: float) -> float:
 
 
 def _beside(noise: float, cohort: int, size: int) -> str:
-    """The noise on the mean update, beside the largest that the mean update can be."""
+    """The noise on the mean update, compared with the largest possible mean update."""
     return (
-        f"of {size:,} parameters, the mean update carries noise of length "
-        f"{noise * math.sqrt(size) / cohort:.2f} x the clip; the update itself is at most 1 x the "
-        "clip"
+        f"with {size:,} parameters, the noise on the mean update has length "
+        f"{noise * math.sqrt(size) / cohort:.2f} x the clip; the update itself at most 1 x the clip"
     )
 
 
@@ -95,7 +96,7 @@ def _show(asked: Plan, epsilon: float, delta: float, size: int) -> None:
     from rich.table import Table
 
     table = Table(box=None, padding=(0, 2, 0, 0))
-    for head in ("cohort", "noise multiplier", "noise on the mean / clip", "clients a round"):
+    for head in ("cohort", "noise multiplier", "noise on the mean / clip", "share of clients"):
         table.add_column(head, justify="right")
     first = asked.cohort or 1
     cohorts = [first * 2**step for step in range(STEPS) if first * 2**step <= asked.population]
@@ -110,7 +111,7 @@ def _show(asked: Plan, epsilon: float, delta: float, size: int) -> None:
 
 
 def _parameters(config: Path) -> int:
-    """Parameters that travel, of the model of a config; its data are opened for it."""
+    """Parameters of a config's model that leave a site; opens the data."""
     from fedsight.program.config import load
     from fedsight.program.federation import federate
 
@@ -127,22 +128,22 @@ def _refuse(
     parameters: int | None,
     config: Path | None,
 ) -> None:
-    """Every value out of range at once."""
+    """Raise ConfigError listing every value that is out of range."""
     problems = []
     if not 0 < epsilon <= 1000:
         cause = f"{epsilon:g} is not above 0 and at most 1000"
-        problems.append(Problem("--epsilon", cause, "a usual target is 1 to 10"))
+        problems.append(Problem("--epsilon", cause, "usual targets are 1 to 10"))
     if not 0 < delta < 1:
         cause = f"{delta:g} is not between 0 and 1"
-        problems.append(Problem("--delta", cause, "choose one below 1 over the population"))
+        problems.append(Problem("--delta", cause, "choose a delta below 1 / population"))
     elif delta * population >= 1:
-        cause = f"{delta:g} allows giving away one of {population:,} clients entirely"
-        problems.append(Problem("--delta", cause, f"choose one below {1 / population:.0e}"))
+        cause = f"{delta:g} permits revealing one of {population:,} clients entirely"
+        problems.append(Problem("--delta", cause, f"choose a delta below {1 / population:.0e}"))
     if cohort > population:
         cause = f"a cohort of {cohort:,} cannot be drawn from {population:,} clients"
         problems.append(Problem("--cohort", cause, "lower it, or raise --population"))
     if parameters is not None and config is not None:
-        cause = "the model's size is said twice"
-        problems.append(Problem("--parameters", cause, "give either it or --config"))
+        cause = "the size of the model is given twice"
+        problems.append(Problem("--parameters", cause, "use either this option or --config"))
     if problems:
         raise ConfigError(problems)
