@@ -1,4 +1,4 @@
-"""What a user names at the command line, a source's name or a path, as a configured source."""
+"""From a source's name or a path on the command line to a configured source."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def _kind(path: Path) -> str:
         return "dicom" if _holds_dicom(path) else "folder"
     if path.suffix.lower() not in _BY_SUFFIX:
         raise DataError(
-            f"'{path}' is no data set that can be told by its name",
+            f"'{path}' is not recognised as a data set",
             "give a folder, a .csv manifest, a MedMNIST .npz, a COCO .json or a config .toml, or "
             "name the source and set its path: manifest --set path=FILE",
         )
@@ -71,7 +71,10 @@ def parse(options: Sequence[str]) -> dict[str, Any]:
     for option in options:
         key, equals, text = option.partition("=")
         if not equals or not key.strip():
-            cause, cure = f"'{option}' is not of the form key=value", "write --set size=64, say"
+            cause, cure = (
+                f"'{option}' is not of the form key=value",
+                "write for example --set size=64",
+            )
             raise ConfigError([Problem("--set", cause, cure)])
         try:
             value = tomllib.loads(f"value = {text}")["value"]
