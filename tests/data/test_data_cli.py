@@ -73,7 +73,7 @@ def test_split_prints_counts_and_draws(folder: Path, tmp_path: Path) -> None:
     assert "site-00" in text
     assert "2 sites, 8 to 8 images (median 8), 1.0 of 2 classes per site" in text
     assert picture.read_text().count("site-0") >= 2
-    assert "pictures are not written as '.txt'" in str(fails(*arguments, "--picture", "a.txt"))
+    assert "a plot cannot be saved as '.txt'" in str(fails(*arguments, "--picture", "a.txt"))
     error = fails(*arguments, "--picture", folder / "cat" / "1.png" / "a.svg")
     assert isinstance(error, StoreError)
 
@@ -124,7 +124,7 @@ def test_paths_tell_their_source(folder: Path, tmp_path: Path) -> None:
     for name, source in expected.items():
         assert find_source(str(tmp_path / name), []).registered == source
     (tmp_path / "a.xyz").touch()
-    with pytest.raises(DataError, match="is not a data set that its name tells"):
+    with pytest.raises(DataError, match="is not recognised as a data set"):
         find_source(str(tmp_path / "a.xyz"), [])
 
 

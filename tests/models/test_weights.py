@@ -48,7 +48,7 @@ def test_a_head_for_other_classes_starts_afresh_with_a_note(tmp_path: Path) -> N
     source = small(classes=5, seed=1)
     path = saved(source.module.state_dict(), tmp_path / "w.pth")
     network, fresh = small(seed=2, weights=str(path), sha256=digest(path)), small(seed=2)
-    assert "head starts afresh" in network.notes[0]
+    assert "head is initialised anew" in network.notes[0]
     assert torch.equal(network.module.head.weight, fresh.module.head.weight)
     assert torch.equal(network.module.conv0.weight, source.module.conv0.weight)
 
@@ -84,7 +84,7 @@ def test_batch_norm_weights_start_a_group_norm_network(tmp_path: Path) -> None:
 def test_side_heads_in_the_file_are_left_out(tmp_path: Path) -> None:
     state = {**small().module.state_dict(), "aux1.fc.weight": torch.ones(2)}
     path = saved(state, tmp_path / "w.pth")
-    assert "side heads" in small(weights=str(path), sha256=digest(path)).notes[0]
+    assert "auxiliary heads" in small(weights=str(path), sha256=digest(path)).notes[0]
 
 
 def test_misfits_are_named(tmp_path: Path) -> None:
@@ -120,7 +120,7 @@ def test_another_hash_is_refused(tmp_path: Path) -> None:
     path = saved(small().module.state_dict(), tmp_path / "w.pth")
     with pytest.raises(ModelError, match=f"SHA-256 {digest(path)}, not 00000000"):
         small(weights=str(path), sha256="00000000")
-    with pytest.raises(ModelError, match="no stated hash"):
+    with pytest.raises(ModelError, match="no hash to check"):
         small(weights=str(path))
     with pytest.raises(ModelError, match="cannot be read"):
         small(weights=str(tmp_path / "none.pth"), sha256="00000000")

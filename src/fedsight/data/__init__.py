@@ -1,1 +1,1 @@
-"""Where images come from, how they are read, and how they are spread over sites."""
+"""Images and texts: sources, reading, and how samples are divided among sites."""

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 Augmentation = Literal["flip", "shift", "brightness", "erase"]
-MOVING = ("flip", "shift")  # those that move what an image shows
+MOVING = ("flip", "shift")  # those that move the content of an image
 
 
 def augment(x: Tensor, names: tuple[Augmentation, ...], generator: Generator) -> Tensor:

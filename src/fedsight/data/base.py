@@ -1,4 +1,4 @@
-"""What a data source gives: images behind one interface, a vocabulary, and natural site ids."""
+"""What a data source provides: images behind one interface, a vocabulary, and site ids."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fedsight.data.images.windowing import Reading
 
 Indices = npt.NDArray[np.int64]
 Fit = Literal["stretch", "crop", "pad"]
-Modality = Literal["image", "text"]  # what a network looks at; reports and messages call it so
+Modality = Literal["image", "text"]  # what a network reads
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 Location = Annotated[Path, Field(strict=False)]  # a file or folder; TOML gives it as a string
@@ -45,7 +45,7 @@ class Images(Protocol):
 
 @runtime_checkable
 class Readable(Protocol):
-    """What `Images` of texts have besides: a report shows words."""
+    """What `Images` made of texts also have, so that a report can show words."""
 
     def excerpt(self, index: int) -> str:
         """The beginning of text number `index`."""
@@ -74,7 +74,7 @@ class ArrayImages:
         return f"{self.origin}[{index}]"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process gets the same memory, not a copy: pixels become shared once."""
+        """Share the pixels once, so that another process gets the same memory and not a copy."""
         if self._shared is None:
             self._shared = Shared.of(self.pixels)
             self.pixels = self._shared.tensor
@@ -89,8 +89,8 @@ class ArrayImages:
 class Part:
     """The training or the test part: images, class numbers [n] int64, and natural site ids.
 
-    `labels` are what splits and counts go by. A task whose truth is more than one class per image
-    finds it in `targets`, boxes or several labels, say, one tensor for all images.
+    Splits and counts use `labels`. A task whose truth is more than one class per image finds it in
+    `targets`, one tensor for all images: boxes, masks or several labels.
     """
 
     images: Images
@@ -104,7 +104,7 @@ class Part:
     def counts(self, classes: int, indices: Indices | None = None) -> Indices:
         """How many images (of those at `indices`) show each class [classes].
 
-        One that shows several counts for each of them, and one that shows none for none.
+        An image with several classes counts for each, an image with none for none.
         """
         chosen = slice(None) if indices is None else indices
         if self.targets is None or self.targets.dim() == 1:
@@ -121,7 +121,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How any image becomes the network's input; kept with the model, so prediction does the same.
+    """How an image becomes the network's input; stored with the model, so that prediction agrees.
 
     An image is turned upright (EXIF), converted to `channels` (1 grey or 3 colour; transparency
     onto black), resized to (height, width) by the `fit` rule, scaled to [0, 1], and normalised
@@ -137,8 +137,8 @@ class Preprocess:
     fit: Fit = "stretch"
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
-    dicom: Reading | None = None  # how DICOM files become grey, where the images are such
-    # not in the repr, by which galleries of faces are recognised
+    dicom: Reading | None = None  # how DICOM files become grey, if the images are DICOM
+    # not in the repr, which identifies galleries of faces
     modality: Modality = field(default="image", repr=False)
 
     @classmethod
@@ -179,7 +179,7 @@ class Dataset:
 
 
 class Source(Settings, ABC):
-    """A place images come from: `[data]` in the config. A new one costs one file in `sources/`."""
+    """Where images come from: `[data]` in the config. A new source costs one file in `sources/`."""
 
     mean: Floats | None = None  # per channel, of pixels in [0, 1]; None: 0.5 each
     std: Floats | None = None  # None: 0.25 each
@@ -189,7 +189,7 @@ class Source(Settings, ABC):
         """Read what is needed to train; DataError names the file and the cure."""
 
     def check(self) -> list[Problem]:
-        """What can be told wrong without reading images (missing folder, ...)."""
+        """Problems that can be found without reading images, such as a missing folder."""
         problems = []
         if any(value <= 0 for value in self.std or ()):
             cause = f"std {self.std} has a value that is not positive"

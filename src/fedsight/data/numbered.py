@@ -1,4 +1,4 @@
-"""Sources whose images are arrays with class numbers (IDX, MedMNIST, the built-in samples)."""
+"""Images as arrays with class numbers: IDX, MedMNIST, and the built-in samples."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def array_part(images: npt.NDArray[Any], labels: npt.NDArray[Any], origin: str) 
     if len(images) != len(labels):
         raise DataError(
             f"{origin} has {len(images)} images but {len(labels)} labels",
-            "the two files do not belong together, or one is cut off; fetch them again",
+            "the two files do not belong together, or one is truncated; fetch them again",
         )
     if not len(images):
         raise DataError(f"{origin} has no images", "check that the file is the one you meant")
@@ -55,7 +55,7 @@ def class_names(
             )
     highest = int(max(train.max(), test.max()))
     if highest >= 100_000:
-        raise DataError(f"{origin}: label {highest} is no class number", "correct the labels")
+        raise DataError(f"{origin}: label {highest} is not a class number", "correct the labels")
     names = tuple(classes) if classes else tuple(str(number) for number in range(highest + 1))
     counts = np.bincount(train, minlength=len(names))
     if not counts.all():

@@ -1,4 +1,4 @@
-"""Which sample belongs to which site: the partition, and the splits that make one."""
+"""Which sample belongs to which site: partitions, and the splits that make them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsight.data.base import Indices, Part
 
 
 class Partition(Protocol):
-    """Sites by number; a site's samples are looked up when it is sampled, not before."""
+    """Sites by number; a site's samples are looked up only when they are needed."""
 
     def __len__(self) -> int: ...
 

@@ -1,4 +1,4 @@
-"""From pictures of people to a data set: whole people are held out, and all lose their names."""
+"""From images of people to a data set: whole people are held out, and names become numbers."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class PeopleSource(SizedSource):
     """A source whose classes are people."""
 
     channels: Literal[1, 3] = 1
-    # share of each site's people whom nobody trains on, where none are marked; never one alone
+    # share of each site's people held out for testing where none are marked; never just one
     unseen: float = Field(0.2, gt=0, lt=1)
-    # people that the numbering has room for. Sites of a deployed federation must agree on it.
+    # largest number of people. All sites of a deployed federation must use the same.
     room: int | None = Field(None, ge=1)
     nameless: Literal["error", "skip"] = "error"  # what to do with images that name no person
     names: Literal["number", "path"] = "number"  # how reports call an image
@@ -33,11 +33,11 @@ class PeopleSource(SizedSource):
 def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Dataset:
     """The data set of `records`, whose labels are people ("" for none) within their sites.
 
-    People become numbers, those of the training part first: no name goes further than this. A
-    file's name may be a person's, so files become numbers too: in the order of `records`, or of a
-    CSV's lines. The same name at two sites is two people. Raises DataError for an image that names
-    nobody (unless the source skips such), a person in both parts, a site or a part without training
-    images, and more people than `source.room`.
+    People become numbers, those of the training part first, and their names are discarded. Files
+    become numbers too, since they may be named after people: in the order of `records`, or of a
+    CSV's lines. The same name at two sites means two people. Raises DataError for an image without
+    a person (unless the source skips those), a person in both parts, a site or a part without
+    training images, and more people than `source.room`.
     """
     called = [_called(record, number, source) for number, record in enumerate(records)]
     named = [record for record in records if record.label]
@@ -79,7 +79,7 @@ def _numbered(
     number = {key: place for place, key in enumerate([*sorted(keys - held), *sorted(keys & held)])}
     if source.room is not None and len(number) > source.room:
         cause = f"'{origin}' shows {len(number)} people, data.room is {source.room}"
-        raise DataError(cause, "raise data.room, at every site alike")
+        raise DataError(cause, "raise data.room at every site")
     return number
 
 
@@ -109,10 +109,10 @@ def _tested(named: Sequence[Record], source: PeopleSource, origin: str) -> set[t
 
 
 def _held_out(keys: Sequence[tuple[str, str]], source: PeopleSource) -> set[tuple[str, str]]:
-    """Who is unseen: of each site's people a share, drawn by the seed, and never all of them.
+    """Who is held out: a share of each site's people, drawn from the seed, and never all.
 
-    Where it would be one person, it is two, or nobody at a site of fewer than four: one person is
-    told apart from nobody, so there would be no figure.
+    Instead of one person it is two, or none at a site with fewer than four: a single person cannot
+    be compared with anybody, so nothing could be measured.
     """
     held: set[tuple[str, str]] = set()
     for site in sorted({site for site, _ in keys}):
@@ -132,5 +132,5 @@ def _check(opened: Dataset, named: Sequence[Record], origin: str) -> None:
     tested = set(opened.test.sites or ())
     for site in sorted({record.site for record in named if record.site is not None}):
         if site not in trained | tested:
-            cause = f"'{origin}': no image of site '{site}' can be used"
+            cause = f"'{origin}': site '{site}' has no usable images"
             raise DataError(cause, "restore its images, or remove the site")

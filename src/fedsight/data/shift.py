@@ -1,4 +1,4 @@
-"""Feature shift: every site sees its images through a worse lens than the site before it."""
+"""Feature shift: the images of each site are corrupted more than those of the site before."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _SPREAD = math.sqrt(8 * (256**2 - 1) / 12)  # standard deviation of the sum of e
 class Shift(Settings):
     """A corruption whose level grows with the site's number: `strength * site / (sites - 1)`.
 
-    So the noise of NIID-Bench (Li et al. 2022, arXiv:2102.02079, section 4.2). Strength means, by
-    kind: `noise` standard deviation of pixels in [0, 1]; `blur` standard deviation of the
+    Noise is that of NIID-Bench (Li et al. 2022, arXiv:2102.02079, section 4.2). The strength means,
+    by kind: `noise` standard deviation of pixels in [0, 1]; `blur` standard deviation of the
     Gaussian in pixels; `contrast` the fraction of contrast taken away; `rotate` degrees, counter-
     clockwise; `invert` how far towards the negative (0.5 is flat grey). An image's pixels
     depend on the settings, the seed, the site and the image alone, never on its batch.

@@ -1,4 +1,4 @@
-"""A picture of a split: how many images of each class every site holds."""
+"""A plot of a split: how many images of each class every site holds."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def draw_split(
     """
     if path.suffix.lower() not in FORMATS:
         raise DataError(
-            f"'{path}': pictures are not written as '{path.suffix}'",
+            f"'{path}': a plot cannot be saved as '{path.suffix}'",
             f"end the name with one of {', '.join(FORMATS)}",
         )
     from matplotlib.figure import Figure

@@ -18,7 +18,7 @@ MOST = 100  # objects found in an image; COCO counts no more
 
 
 class Detector(nn.Module):
-    """A network that finds objects; the detection task asks nothing else of it."""
+    """A network that finds objects: the interface that the detection task uses."""
 
     classes: int
 

@@ -1,4 +1,4 @@
-"""A network that gives vectors: a body for images, and a head with one vector per person."""
+"""A network that returns vectors: a body for images and a head with one vector per person."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from torch.nn import functional as F
 class PersonHead(nn.Module):
     """One unit vector per person: a fixed starting direction plus a learnt move, normalised.
 
-    Only the move is a parameter, and it starts at zero: where each site's people start is the
-    site's own draw (`start_at`), so that people of different sites start far apart although
-    nobody's vector is ever sent. `own` [k] holds the numbers of the site's people, rising.
+    Only the move is a parameter, and it starts at zero: each site draws where its own
+    people start (`start_at`), so that people of different sites start far apart although no vector
+    is ever sent. `own` [k] holds the numbers of the site's people, rising.
     """
 
     start: Tensor
@@ -49,8 +49,8 @@ class Embedding(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Unit vectors [b, d] of images [b, c, h, w].
 
-        In evaluation an image and its mirror image are embedded together, as is customary: a face
-        is nearly symmetric, and the mean of two looks is steadier than one.
+        In evaluation, the embeddings of an image and its mirror image are added, as is customary: a
+        face is nearly symmetric, and the mean of the two is more stable.
         """
         looks = self.body(x) if self.training else self.body(x) + self.body(x.flip(3))
         return F.normalize(looks.float(), dim=1)

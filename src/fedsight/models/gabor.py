@@ -10,13 +10,13 @@ from torch.nn import functional as F
 
 WIDTH = 0.56  # the envelope's deviation in wavelengths: a bandwidth of one octave
 ASPECT = 0.8  # the envelope is this much longer along the wave's crests
-STRIDE = 2  # answers change slowly: every second pixel tells the same
+STRIDE = 2  # responses change slowly, so every second pixel is enough
 
 
 def gabor(wavelength: float, angle: float, side: int) -> tuple[Tensor, Tensor]:
     """The even and the odd Gabor filter [side, side] (Daugman 1985), each of unit length.
 
-    `wavelength` in pixels, `angle` of the wave in radians. Even light has no answer.
+    `wavelength` in pixels, `angle` of the wave in radians. Uniform brightness gives no response.
     """
     steps = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     down, right = torch.meshgrid(steps, steps, indexing="ij")
@@ -70,13 +70,13 @@ class Gabor(nn.Module):
 
 
 class Whiten(nn.Module):
-    """Takes the running mean off [b, d] and makes all directions vary alike, in training too.
+    """Subtracts the running mean of [b, d] and equalises variances, in training too.
 
     Divides by the Cholesky factor of the running covariance plus `ridge` times its mean variance:
-    cosines of what comes out are those of PCA whitening, softened where the images tell little.
-    What it keeps are running means of the features and of their products: over sites both simply
-    average, and give the mean and the covariance over everybody's images, differences between
-    sites included. `seen` counts batches, so that the first ones are averaged evenly.
+    cosines of the results are those of PCA whitening, softened in directions with little variance.
+    It keeps running means of the features and of their products. Averaged over sites, these give
+    the mean and the covariance over all images, including differences between sites. `seen` counts
+    batches, so that the first ones are averaged evenly.
     """
 
     mean: Tensor

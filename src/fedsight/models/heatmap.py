@@ -1,4 +1,4 @@
-"""Detection by heat maps: what each cell of a grid should say, the loss, and the boxes found.
+"""Detection by heat maps: targets for each cell of a grid, the loss, and the boxes found.
 
 After Liu et al., Training-Time-Friendly Network for Real-Time Object Detection, AAAI 2020: a class
 is a heat map with a Gaussian at each object, and all cells near an object's middle learn its box,
@@ -16,7 +16,7 @@ from fedsight.data.detection.boxes import present
 CORE = 0.54  # alpha = beta of the paper: the part of a box's side that learns from it
 BOX_WEIGHT = 5.0  # of the paper, equation 7
 _LARGEST = 8.0  # exponent of a distance in cells; e^8 cells are more than any image
-_SMALLEST = 1e-4  # below it, a probability's logarithm is of no use
+_SMALLEST = 1e-4  # probabilities are kept above it, for their logarithms
 
 
 def loss(dense: Tensor, targets: Tensor, labelled: Tensor, stride: int) -> Tensor:

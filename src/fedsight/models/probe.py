@@ -1,4 +1,4 @@
-"""Does an image of this size fit through a network? Tried at build, before any training."""
+"""Whether a network accepts images of a given size, tried when it is built."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def _forward(
                 shape = tuple(getattr(answer, "shape", ()))
                 if not isinstance(answer, Tensor) or not _fits(shape, (2, *wanted)):
                     return f"its answer has shape {shape}, not {(2, *wanted)}"
-    except Exception as error:  # third-party code: whatever it raises means that it does not fit
+    except Exception as error:  # third-party code: any exception means that the size does not fit
         return (str(error).strip() or type(error).__name__).splitlines()[0]
     finally:
         for name, part in module.named_modules():

@@ -1,4 +1,4 @@
-"""Pretrained weights from a local file, used only when its SHA-256 is the stated one."""
+"""Pretrained weights from a local file, used only if its SHA-256 is the configured one."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def load_weights(
     - a head (`head` are its tensors' names) of another shape, or none, keeps its fresh start;
     - a first convolution [o, k, ...] for k input channels where the module has c gets, for each
       of its channels, the sum over the k divided by c: an image with the same values in all
-      channels gets the same answer (grey pictures through weights for colour ones, say);
+      channels gets the same answer (such as grey images with weights for colour);
     - BatchNorm statistics in the file are left out where the module has GroupNorm.
 
     `rename` says what the file's tensors are called in the module; None: not used there.
 
     Raises ModelError for a file that is missing, has another hash or is corrupt, and for tensors
-    that are missing, misshapen or unknown to the module (a deeper sibling's, say).
+    that are missing, misshapen or unknown to the module (such as those of a deeper variant).
     """
     state = read_weights(path, sha256)
     own = {**dict(module.named_parameters()), **_persistent_buffers(module)}
@@ -66,7 +66,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
             state: object = load_safetensors(data)
         else:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file makes the readers raise whatever they run into
+    except Exception as error:  # on a damaged file the readers may raise anything
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"the weights '{path}' cannot be read: {reason}",
@@ -86,7 +86,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 def _verified(path: Path, sha256: str) -> bytes:
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", sha256):
         raise ModelError(
-            f"the weights '{path}' have no stated hash",
+            f"the weights '{path}' have no hash to check",
             f"run `sha256sum {path}` and set model.sha256 to the result",
         )
     try:
@@ -99,7 +99,7 @@ def _verified(path: Path, sha256: str) -> bytes:
     if not digest.startswith(sha256.lower()):
         raise ModelError(
             f"the weights '{path}' have the SHA-256 {digest}, not {sha256}",
-            "the file is damaged or another one: fetch it again, or state the hash you trust",
+            "the file is damaged or a different one: fetch it again, or set the hash you trust",
         )
     return data
 
@@ -123,7 +123,7 @@ def _drop_auxiliary(
     for name in (*spare, *statistics):
         del found[name]
     if spare:
-        notes.append(f"'{path}': side heads were left out")
+        notes.append(f"'{path}': auxiliary heads were left out")
     if statistics:
         notes.append(f"'{path}': BatchNorm statistics were left out, the model has GroupNorm")
 
@@ -140,7 +140,9 @@ def _fit_head(
     layers = {name.rpartition(".")[0] for name in head}
     for name in [n for n in found if n.rpartition(".")[0] in layers]:
         del found[name]
-    notes.append(f"'{path}': the head starts afresh, the file's is for other classes or missing")
+    notes.append(
+        f"'{path}': the head is initialised anew, since the file's is missing or for other classes"
+    )
 
 
 def _fit_stem(found: dict[str, Tensor], module: nn.Module, path: Path, notes: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""What a user names at the command line, a source's name or a path, as a configured source."""
+"""From a source's name or a path on the command line to a configured source."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _kind(path: Path) -> str:
         return "dicom" if _holds_dicom(path) else "folder"
     if path.suffix.lower() not in _BY_SUFFIX:
         raise DataError(
-            f"'{path}' is not a data set that its name tells the kind of",
+            f"'{path}' is not recognised as a data set",
             "give a folder, a .csv manifest, a MedMNIST .npz, a COCO .json or a config .toml, or "
             "name the source and set its path: manifest --set path=FILE",
         )

@@ -1,4 +1,4 @@
-"""Several labels per image, each there or not: cross-entropy and AUC label by label."""
+"""Several labels per image, each present or not: cross-entropy and AUC for each label."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 from fedsight.tasks.roc import BINS, auc, auc_interval, histogram, roc, thin
 
 Weight = Annotated[float, Field(gt=0)]
-_DRAWN = 8  # more lines cannot be told apart
+_DRAWN = 8  # more lines cannot be distinguished
 _HALF = BINS // 2  # the bin where a probability of one half begins
 
 
@@ -28,9 +28,9 @@ _HALF = BINS // 2  # the bin where a probability of one half begins
 class MultiLabel(Task):
     """Several labels per image, or none: binary cross-entropy, AUC of each label and their mean.
 
-    Sites report histograms of scores by label, never the score of an image. An area from the added
-    histograms is that of all images together. It does not depend on how frequent a label is, so a
-    site's label mix leaves it as it is.
+    Sites report histograms of scores by label, never the score of an image. The area from the
+    added histograms is that of all images together. It does not depend on how frequent a label is,
+    so a site's label mix does not change it.
     """
 
     headline: ClassVar[str] = "auc"
@@ -45,7 +45,7 @@ class MultiLabel(Task):
         for part in (dataset.train, dataset.test):
             found = part.targets
             if found is None or found.shape[1:] != (labels,) or not _binary(found):
-                cause = "the data do not say of every label whether an image has it"
+                cause = "the data do not give 0 or 1 for every label of an image"
                 cure = "use a source with several labels per image, or the task 'classify'"
                 return [Problem("task.name", cause, cure)]
         weights = self.positive_weight
@@ -91,7 +91,7 @@ class MultiLabel(Task):
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
-        """`auc`, mean over the labels that some images have and some have not; `accuracy` at a
+        """`auc`, mean over the labels that some images have and others do not; `accuracy` at a
         probability of one half and `loss`, means over labels and images. `mix` changes nothing.
         """
         positives, negatives = sums["positives"].total, sums["negatives"].total
@@ -111,7 +111,7 @@ class MultiLabel(Task):
         return torch.sigmoid(model(x).float())
 
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
-        """The labels that are more probable than not, and how sure it is of all together."""
+        """The labels that are more probable than not, and the joint probability of the answer."""
         found = []
         for row in self.predict(model, x).cpu():
             ranked = sorted(zip(classes, row.tolist(), strict=True), key=lambda pair: -pair[1])
@@ -121,7 +121,7 @@ class MultiLabel(Task):
         return found
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
-        """An answer is right when all its labels are, and as sure as they are together."""
+        """An answer is right if all labels are; its probability is that of all labels together."""
         probabilities = self.predict(model, batch.x).cpu()
         has, said = batch.y.cpu() > 0.5, probabilities > 0.5
         sure = torch.where(said, probabilities, 1 - probabilities).prod(1)

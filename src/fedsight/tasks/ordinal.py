@@ -1,4 +1,4 @@
-"""Classes that are grades: what is learnt is how far up an image goes, step by step."""
+"""Classes that are grades, learnt as a sequence of conditional steps."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ class Ordinal(SingleLabel):
         ]
 
     def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
-        """For each grade: images, how many are answered rightly, and how far off on average."""
+        """For each grade: images, share of right answers, and mean distance in grades."""
         grades = np.arange(len(classes))
         rows: list[tuple[str | float | None, ...]] = []
         for grade, row in enumerate(sums["confusion"].total):
@@ -129,10 +129,10 @@ def _float(value: float | None) -> float | None:
 
 
 def _losses(logits: Tensor, y: Tensor) -> Tensor:
-    """-log P(y) [b]: the steps up to the true grade were taken, the one after it was not."""
+    """-log P(y) [b]: the steps up to the true grade were taken, the next one was not."""
     steps = torch.arange(logits.shape[1] - 1, device=y.device)
     taken = (y[:, None] > steps).to(logits.dtype)
-    asked = (y[:, None] >= steps).to(logits.dtype)  # later steps were never come to
+    asked = (y[:, None] >= steps).to(logits.dtype)  # later steps were not reached
     each = F.binary_cross_entropy_with_logits(logits[:, :-1], taken, reduction="none")
     return (each * asked).sum(dim=1)
 
@@ -155,5 +155,5 @@ def _above(probabilities: Tensor) -> Tensor:
 
 
 def _median(above: Tensor) -> Tensor:
-    """The grade [b] that an image is as probably above as below."""
+    """The median grade [b]: the number of steps with a probability above one half."""
     return (above > 0.5).sum(dim=1)

@@ -42,7 +42,7 @@ def auc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
 
 
 def auc_slack(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
-    """How far, at most, binning moved `auc`: half the share of pairs that lie in one bin."""
+    """The largest error of `auc` due to binning: half the share of pairs within one bin."""
     pos, neg = _counts(positives, negatives)
     pairs = pos.sum() * neg.sum()
     return float((pos * neg).sum() / pairs / 2) if pairs else float("nan")

@@ -18,8 +18,8 @@ from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.presentation import Answer, Mark, Sample, Table
 
-IGNORED = 255  # a pixel that nobody labelled: it teaches nothing and is not measured
-_RIGHT = 0.9  # the mean Dice from which the report calls an image right
+IGNORED = 255  # a pixel without a label: neither trained on nor measured
+_RIGHT = 0.9  # mean Dice from which an answer counts as right in the report
 
 
 @tasks.add("segment", source="Dice loss: Milletari et al. 2016, arXiv:1606.04797")
@@ -42,7 +42,7 @@ class Segmentation(Task):
         for part in (dataset.train, dataset.test):
             found = part.targets
             if found is None or found.shape[1:] != size or not _known(found, dataset.classes):
-                cause = "the data do not give each pixel a class"
+                cause = "the data do not give a class for each pixel"
                 cure = "use a source of images with masks, such as 'masks'"
                 return [Problem("task.name", cause, cure)]
         return []
@@ -60,7 +60,7 @@ class Segmentation(Task):
         return loss
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
-        """`pixels` [true, said] counts and the cross-entropy's `loss`, a sum over images."""
+        """`pixels` [true, predicted] counts and the cross-entropy's `loss`, a sum over images."""
         logits = model(batch.x).float()
         y = batch.y.long().expand(len(logits), *logits.shape[2:])
         losses = _entropy(logits, y).cpu().double()
@@ -75,7 +75,7 @@ class Segmentation(Task):
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
-        """`dice` and `iou`, means over the classes that are there or were said; `accuracy` over
+        """`dice` and `iou`, means over the classes that are present or predicted; `accuracy` over
         pixels; `loss`. `mix` changes nothing: an image has no one class.
         """
         pixels = sums["pixels"].total
@@ -94,7 +94,7 @@ class Segmentation(Task):
         return torch.softmax(model(x).float(), dim=1)
 
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
-        """What there is, the share of the image that each class covers, and boxes around them."""
+        """The classes that are present, the share of the image that each covers, and boxes."""
         found = []
         for row in self.predict(model, x).cpu():
             sure, said = row.max(0)
@@ -153,7 +153,7 @@ def _soft_dice(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _dice(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """[classes] from counts [true, said]; NaN for a class that is neither there nor said."""
+    """[classes] from counts [true, predicted]; NaN for a class that occurs in neither."""
     each = pixels.sum(axis=0) + pixels.sum(axis=1)
     return np.where(each > 0, 2 * np.diag(pixels) / np.maximum(each, 1), np.nan)
 

@@ -179,7 +179,7 @@ def test_what_a_site_does_not_label_is_said_in_the_targets(tmp_path: Path) -> No
         known = labelled(part.targets, 2)
         for index, site in enumerate(part.sites or ()):
             assert known[index].tolist() == [True, site == "b"]
-    assert "no site" in refused(tmp_path, labelled={"zoo": ["cat"]})
+    assert "which is not a site" in refused(tmp_path, labelled={"zoo": ["cat"]})
     assert "unknown class 'cow'" in refused(tmp_path, labelled=["cow"])
     source = sources.get("boxes")(path=tmp_path, labelled={"a": ["cat"]})
     assert source.table()["labelled"] == {"a": ["cat"]}
@@ -202,7 +202,7 @@ def test_a_class_that_is_drawn_as_a_crowd_counts_as_unlabelled_there(tmp_path: P
 @pytest.mark.parametrize(
     ("file", "text", "said"),
     [
-        ("a/train1.xml", "<annotation>", "no XML"),
+        ("a/train1.xml", "<annotation>", "is not XML"),
         ("a/train1.xml", VOC.format("nowhere", "") + "</annotation>", "pixels|no image"),
         (
             "a/train1.xml",

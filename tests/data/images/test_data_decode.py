@@ -258,9 +258,9 @@ def test_a_flipped_bit_in_a_png_is_found_on_opening() -> None:
 
 
 def test_programs_are_not_started_and_layouts_not_guessed() -> None:
-    with pytest.raises(DataError, match="format that is not read"):
+    with pytest.raises(DataError, match="format that is not supported"):
         decode(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 5 6\n", prep())
-    with pytest.raises(DataError, match="layout that is not read"):
+    with pytest.raises(DataError, match="unsupported layout"):
         decode(png(np.dstack([DEEP, DEEP])), prep())
 
 

@@ -102,11 +102,11 @@ def test_idx_family(tmp_path: Path, packed: bool) -> None:
 @pytest.mark.parametrize(
     ("data", "cause"),
     [
-        (b"", "no IDX file"),
-        (b"\x89PNG1234", "no IDX file"),
+        (b"", "not an IDX file"),
+        (b"\x89PNG1234", "not an IDX file"),
         (b"\0\0\x08\x03\0\0", "broken IDX header"),
         (b"\0\0\x08\x09\0\0", "broken IDX header"),
-        (idx(IMAGES)[:-1], "cut off"),
+        (idx(IMAGES)[:-1], "truncated"),
         (idx(IMAGES) + b"\0", "longer than"),
         (gzip.compress(idx(IMAGES))[:-9], "cannot be read"),
         (b"\x1f\x8bgarbage", "cannot be read"),
@@ -133,7 +133,7 @@ def test_idx_labels_are_checked(tmp_path: Path) -> None:
     swapped = refused("idx", path=path, train_labels="train-images-idx3-ubyte")
     assert "not labels" in swapped.cause
     family(tmp_path, train_labels_idx1_ubyte=idx(np.full(6, 10**6, np.int32)))
-    assert "is no class number" in refused("idx", path=path).cause
+    assert "is not a class number" in refused("idx", path=path).cause
     (path / "t10k-labels-idx1-ubyte").unlink()
     assert "t10k-labels-idx1-ubyte' does not exist" in refused("idx", path=path).cause
     assert sources.get("idx")(path=path / "none").check()[0].where == "data.path"
@@ -175,7 +175,7 @@ def test_medmnist_errors_name_the_array(tmp_path: Path) -> None:
         ({"train_labels": LABELS[:, None] * 1.0}, "train_labels is float64"),
         ({"test_labels": LABELS[:3, None]}, "6 images but 3 labels"),
         ({"train_labels": np.zeros((6, 1), np.int64)}, "class 1 ('1') has no training images"),
-        ({"train_images": np.array([{}] * 6, dtype=object)}, "no .npz of plain arrays"),
+        ({"train_images": np.array([{}] * 6, dtype=object)}, "not an .npz of plain arrays"),
     ]
     for changes, cause in cases:
         error = refused("medmnist", path=med(path, **changes))
@@ -260,4 +260,4 @@ def test_huggingface_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         raise FileNotFoundError("nothing here")
 
     module.load_from_disk = fail
-    assert "is no saved data set" in refused("huggingface", **options).cause
+    assert "is not a saved data set" in refused("huggingface", **options).cause

@@ -360,11 +360,11 @@ def test_coco_errors_name_the_entry(tmp_path: Path, changes: dict[str, Any], cau
 
 def test_coco_files_that_are_none(tmp_path: Path) -> None:
     assert "cannot be read" in refused("coco", path=tmp_path / "none.json").cause
-    for text, cause in (("{", "is no JSON"), ("[]", "no COCO file")):
+    for text, cause in (("{", "is not JSON"), ("[]", "not a COCO file")):
         (tmp_path / "x.json").write_text(text)
         assert cause in refused("coco", path=tmp_path / "x.json").cause
     (tmp_path / "b").mkdir()
     other = coco(tmp_path / "b", categories=[{"id": 3, "name": "cat"}, {"id": 7, "name": "emu"}])
     assert "'dog'" in refused("coco", path=coco(tmp_path), test_path=other).cause
     same = coco(tmp_path, categories=[{"id": 3, "name": "cat"}, {"id": 7, "name": "cat"}])
-    assert "two categories of one name" in refused("coco", path=same).cause
+    assert "two categories with the same name" in refused("coco", path=same).cause

@@ -138,7 +138,7 @@ def test_broken_files_are_refused_or_counted(tmp_path: Path) -> None:
     root = folders(tmp_path)
     shutil.copy(sample("MR_truncated.dcm"), root / "ill" / "torn.dcm")  # whole in its header
     (root / "well" / "zzz.dcm").write_bytes(b"no DICOM at all")
-    assert "zzz.dcm' is no DICOM file" in refused(root).cause
+    assert "zzz.dcm' is not a DICOM file" in refused(root).cause
     assert opened(root, corrupt="skip").skipped == ("file 20", "file 10")
     (root / "well" / "zzz.dcm").unlink()
     assert "ill/torn.dcm' is corrupt" in refused(root).cause

@@ -222,10 +222,10 @@ def test_an_empty_address_is_named_or_skipped(addresses: Path) -> None:
     opened = StateOfTheUnion(nouns=NOUNS, corrupt="skip").open()
     assert opened.skipped == (str(path),)
     path.write_text("{}")
-    with pytest.raises(DataError, match=r"1803_Ada\.json' is no address"):
+    with pytest.raises(DataError, match=r"1803_Ada\.json' is not an address"):
         StateOfTheUnion().open()
 
 
 def test_nouns_that_nobody_said_are_named(addresses: Path) -> None:
-    with pytest.raises(DataError, match="'xylophone' is in no address that is trained on"):
+    with pytest.raises(DataError, match="'xylophone' does not occur in any training address"):
         StateOfTheUnion(nouns=("peace", "xylophone")).open()

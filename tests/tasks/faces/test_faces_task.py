@@ -131,13 +131,13 @@ def test_a_network_of_classes_is_refused(root: Path) -> None:
 
 
 def test_people_of_the_test_part_must_be_unseen() -> None:
-    with pytest.raises(ConfigError, match="trained on"):
+    with pytest.raises(ConfigError, match="also in the training part"):
         tiny.federation(task={"name": "faces"}, model={"name": "face_net"})
 
 
 def test_sites_where_nobody_can_be_told_apart_are_refused_before_training(tmp_path: Path) -> None:
     root = tinyfaces.draw(tmp_path, each=3)
-    with pytest.raises(ConfigError, match="no site has two people to test on") as caught:
+    with pytest.raises(ConfigError, match="no site has two people who are held out") as caught:
         tinyfaces.federation(root, unseen=0.2)
     assert "0.5" in caught.value.problems[0].cure
     diary = tiny.Diary()
@@ -152,7 +152,7 @@ def test_whether_anything_can_be_measured_goes_by_what_is_tested_together() -> N
     (found,) = FaceRecognition().check_tested({f"site {k}": one + k for k in range(7)})
     assert "(one at site 0, site 1, site 2, site 3, site 4 and 2 more)" in found.cause
     (found,) = FaceRecognition().check_tested({"": one})
-    assert found.cause.startswith("there are fewer than two people")
+    assert found.cause.startswith("fewer than two people are held out")
     (found,) = FaceRecognition().check_tested({})
     assert found.cause.startswith("no site")
 

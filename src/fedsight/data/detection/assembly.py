@@ -45,18 +45,18 @@ Labelled = Annotated[
 
 
 class BoxSource(SizedSource):
-    """A source whose images have boxes; says what becomes of annotations that cannot be right."""
+    """A source whose images have boxes; says what to do with annotations that must be wrong."""
 
     outside: Literal["error", "skip", "clip"] = "error"  # a box that reaches outside its image
     no_area: Literal["error", "skip"] = "error"  # a box without area
     unknown: Literal["error", "skip"] = "error"  # an object of a class outside the vocabulary
     # which classes were labelled at all: a list, or lists by site; None: every class everywhere.
-    # What is not labelled is not taught to be background there, nor tested.
+    # Other classes are neither trained as background nor tested there.
     labelled: Labelled | None = None
 
     @property
     def policy(self) -> Policy:
-        """What becomes of bad annotations."""
+        """What to do with bad annotations."""
         return Policy(self.outside, self.no_area, self.unknown)
 
     def unlabelled(self, site: str | None, classes: Sequence[str]) -> list[int]:
@@ -112,7 +112,7 @@ def dataset(
 def _sized(
     images: Sequence[Shown], source: BoxSource
 ) -> tuple[list[tuple[Shown, tuple[int, int]]], list[str]]:
-    """The images with (width, height) as they are seen; the names of corrupt ones, if skipped."""
+    """The images with (width, height) when upright, and the names of skipped corrupt ones."""
     sized, unreadable = [], []
     for index, image in enumerate(images):
         try:
@@ -125,13 +125,13 @@ def _sized(
 
 
 def _check_stated(image: Shown, size: tuple[int, int]) -> None:
-    """DataError if the annotations say another size than the image has."""
+    """DataError if the annotations give another size than the image has."""
     if image.stated not in (None, size):
         stated = " x ".join(map(str, image.stated or ()))
         raise DataError(
-            f"{image.where}: '{image.path}' has {size[0]} x {size[1]} pixels, not {stated} as the "
-            "annotations say",
-            "annotate the image as it is; one that a camera turned (EXIF) is read upright",
+            f"{image.where}: '{image.path}' has {size[0]} x {size[1]} pixels, not {stated} as in "
+            "the annotations",
+            "annotate the upright image, turned as its EXIF orientation says",
         )
 
 
@@ -140,7 +140,9 @@ def _check_names(source: BoxSource, classes: Sequence[str], sites: set[str]) -> 
         raise DataError("data.classes is empty or names a class twice", "name each class once")
     for site, names in source.labelled or ():
         if site != EVERYWHERE and site not in sites:
-            raise DataError(f"data.labelled names '{site}', no site", nearest(site, sites or {"-"}))
+            raise DataError(
+                f"data.labelled names '{site}', which is not a site", nearest(site, sites or {"-"})
+            )
         for name in names:
             if name not in classes:
                 cause = f"data.labelled names the unknown class '{name}'"

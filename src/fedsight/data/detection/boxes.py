@@ -1,4 +1,4 @@
-"""The boxes of images as one padded tensor, with what was not labelled in them."""
+"""The boxes of images as one padded tensor, with the classes that were not labelled."""
 
 from __future__ import annotations
 

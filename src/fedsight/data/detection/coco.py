@@ -17,8 +17,8 @@ _CURE = "correct the file, or export it again from the labelling tool"
 class CocoBox:
     """One annotated object: category name and [left, top, width, height] in pixels, if given.
 
-    `where` names the file and the entry. Read for a judge, a category that the file does not have
-    is called by its number, and a box may have no area.
+    `where` names the file and the entry. Where the caller checks boxes, an
+    unknown category is called by its number and a box may have no area.
     """
 
     category: str
@@ -61,9 +61,9 @@ def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> 
             f"'{path}' cannot be read: {error.strerror or error}", "set data.path to the COCO JSON"
         ) from error
     except (ValueError, RecursionError) as error:
-        raise DataError(f"'{path}' is no JSON: {error}", _CURE) from error
+        raise DataError(f"'{path}' is not JSON: {error}", _CURE) from error
     if not isinstance(data, dict):
-        raise DataError(f"'{path}' is no COCO file: its top level is no object", _CURE)
+        raise DataError(f"'{path}' is not a COCO file: its top level is not an object", _CURE)
     categories: dict[int, str] = {}
     for where, entry in _entries(path, data, "categories"):
         _unique(categories, _number(entry, "id", where), where)
@@ -87,7 +87,7 @@ def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> 
         boxes[image].append(CocoBox(name, _box(entry, where, judged), crowd, where))
     names = tuple(categories[number] for number in sorted(categories))
     if len(set(names)) < len(names):
-        raise DataError(f"'{path}' has two categories of one name", "rename or join them")
+        raise DataError(f"'{path}' has two categories with the same name", "rename or join them")
     return CocoFile(
         tuple(CocoImage(**image, boxes=tuple(boxes[i])) for i, image in images.items()), names
     )

@@ -1,4 +1,4 @@
-"""Objects in images as annotation files state them, and what becomes of those that cannot be."""
+"""Annotated objects in images, and what is done with annotations that must be wrong."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Object:
     label: str
     box: Box
     where: str
-    crowd: bool = False  # a group, drawn as one box
+    crowd: bool = False  # a group in one box
 
 
 @dataclass(frozen=True)
@@ -32,14 +32,14 @@ class Annotated:
     path: str
     objects: tuple[Object, ...]
     where: str
-    stated: tuple[int, int] | None = None  # width and height, if the annotations say them
+    stated: tuple[int, int] | None = None  # width and height, if the annotations give them
     site: str | None = None
     test: bool | None = None
 
 
 @dataclass(frozen=True)
 class Policy:
-    """What becomes of annotations that cannot be right."""
+    """What is done with annotations that must be wrong."""
 
     outside: Literal["error", "skip", "clip"] = "error"
     no_area: Literal["error", "skip"] = "error"
@@ -48,7 +48,7 @@ class Policy:
 
 @dataclass
 class Judge:
-    """Turns objects into rows of class numbers and checked boxes; `skipped` says what was not."""
+    """Turns objects into rows of class numbers and checked boxes; lists others in `skipped`."""
 
     classes: tuple[str, ...]
     policy: Policy = field(default_factory=Policy)
@@ -64,7 +64,7 @@ class Judge:
         return [row for row in found if row is not None]
 
     def crowds(self, objects: Sequence[Object]) -> list[int]:
-        """The classes of which an image shows groups: they cannot be counted there."""
+        """The classes that form groups in an image, where they cannot be counted."""
         return sorted(
             {self.classes.index(o.label) for o in objects if o.crowd and o.label in self.classes}
         )
@@ -115,7 +115,7 @@ def placed(row: Row, size: tuple[int, int], goal: Preprocess) -> Row | None:
 def returned(box: Box, size: tuple[int, int], goal: Preprocess) -> Box:
     """A box in the network's input as one in an image of `size` (width, height), cut at its edges.
 
-    The inverse of `placed`, but for what lies outside.
+    The inverse of `placed`, except for what is outside.
     """
     left, top, right, bottom = Placement.of(size, goal).backward(box)
     width, height = size
@@ -128,7 +128,7 @@ def returned(box: Box, size: tuple[int, int], goal: Preprocess) -> Box:
 
 
 def cut(label: float, box: Box, width: float, height: float, least: float) -> Row | None:
-    """The part of a box that lies in an image of `width` x `height`; None below `least` of it."""
+    """The part of a box inside an image of `width` x `height`; None if less than `least` of it."""
     left, top = max(box[0], 0.0), max(box[1], 0.0)
     right, bottom = min(box[2], width), min(box[3], height)
     area = (box[2] - box[0]) * (box[3] - box[1])

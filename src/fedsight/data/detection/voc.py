@@ -29,7 +29,7 @@ def read_voc(path: Path, first_pixel: int = 1) -> tuple[str, Annotated]:
             f"'{path}' cannot be read: {error.strerror or error}", "restore the file"
         ) from error
     except (ElementTree.ParseError, ValueError, LookupError) as error:
-        raise DataError(f"'{path}' is no XML: {error}", _CURE) from error
+        raise DataError(f"'{path}' is not XML: {error}", _CURE) from error
     name = (root.findtext("filename") or "").strip()
     objects = []
     for number, entry in enumerate(root.iter("object")):

@@ -13,7 +13,7 @@ NAMES = ("classes.txt", "obj.names")  # one class a line, by number
 
 
 def read_names(folder: Path) -> tuple[str, ...] | None:
-    """The class names that lie in `folder`, in the order of their numbers; None without a file."""
+    """The class names in `folder`, in the order of their numbers; None without a file."""
     for name in NAMES:
         if (folder / name).is_file():
             lines = _text(folder / name).splitlines()
@@ -25,8 +25,8 @@ def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[
     """The objects of one image of `size` (width, height), boxes in its pixels.
 
     A line is a class number, then the middle, width and height in parts of the image. A number
-    without a name becomes a label of its own, which no vocabulary has. Raises DataError naming
-    the line for what is no such line.
+    without a name becomes a label that is in no vocabulary. Raises DataError naming
+    a line that is not of this form.
     """
     objects = []
     for number, line in enumerate(_text(path).splitlines(), 1):
@@ -42,7 +42,7 @@ def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[
         if not sound:
             raise DataError(
                 f"{where}: '{line.strip()[:60]}' is not a class number and four numbers",
-                "write: class x y width height, in parts of the image; outlines are not read",
+                "write: class x y width height, in parts of the image; outlines are not supported",
             )
         x, y, w, h = values
         left, top = (x - w / 2) * size[0], (y - h / 2) * size[1]
@@ -54,8 +54,7 @@ def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[
 def labels_of(image: Path, root: Path) -> Path | None:
     """The file of an image's lines: in `labels` for an image in `images`, or else beside it.
 
-    The folder `images` is `root` or lies below it; what is above has other reasons for its name.
-    None: there is no such file.
+    Only `root` and folders below it are searched for the name `images`. None if there is no file.
     """
     below = image.relative_to(root.parent).parts
     for place in range(len(below) - 2, -1, -1):

@@ -1,1 +1,1 @@
-"""Data sets that are fetched by name: through a package client, checked, unpacked, never run."""
+"""Data sets fetched by name through a package client: checked and unpacked, never run."""

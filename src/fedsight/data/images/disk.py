@@ -1,4 +1,4 @@
-"""Images that lie on disk: decoded when read, or once into memory; the corrupt ones found first."""
+"""Images on disk: decoded when read, or once into memory, after corrupt ones were found."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BATCH = 256  # images decoded ahead of being stored
 
 
 class LazyImages(ABC):
-    """Images decoded whenever they are read; subclasses say where number i comes from."""
+    """Images that are decoded on every read; subclasses say where each comes from."""
 
     preprocess: Preprocess
 
@@ -41,7 +41,7 @@ class LazyImages(ABC):
         """Where an image came from, for messages and reports."""
 
     def shown(self, index: int) -> str:
-        """As `name`, but only for messages on the site's own screen."""
+        """As `name`, but for messages on the site's own screen only."""
         return self.name(index)
 
     @abstractmethod
@@ -87,7 +87,7 @@ class DiskImages(LazyImages):
 
 
 class NumberedImages(DiskImages):
-    """Image files whose names may say who is on them: only the site's own screen sees the paths."""
+    """Image files whose names may identify people: paths appear on the site's own screen only."""
 
     def __init__(
         self,
@@ -109,8 +109,8 @@ class NumberedImages(DiskImages):
 
 
 def named(path: str, index: int) -> str:
-    """A path as run files may have it: of a DICOM file, which often is named after its patient,
-    the number of the image."""
+    """What run files call an image: its path, or for a DICOM file, which is often named after the
+    patient, its number."""
     return f"DICOM image {index + 1}" if _is_dicom(path) else path
 
 
@@ -125,9 +125,9 @@ def _is_dicom(path: str) -> bool:
 
 
 def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, list[str]]:
-    """Decide between memory and disk, and deal with corrupt images, as `source` says.
+    """Keep images in memory or on disk, and handle corrupt ones, as `source` says.
 
-    Returns the images, which of those given they are, and the names of those left out. Raises the
+    Returns the images that can be read, their indices, and the names of the others. Raises the
     DataError of the first corrupt image unless `source.corrupt` is "skip".
     """
     preprocess = images.preprocess
@@ -186,7 +186,7 @@ def _store(pixels: Tensor, row: int, values: Pixels) -> Tensor:
 
 
 def _ahead(load: Callable[[int], Loaded], count: int) -> Iterator[Loaded]:
-    """load(0), load(1), ... by threads, with few results waiting."""
+    """load(0), load(1), ... in threads, a batch at a time."""
     numbers = iter(range(count))
     with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
         while batch := list(islice(numbers, _BATCH)):

@@ -1,4 +1,4 @@
-"""Image files as arrays: upright, all their bits, transparency on black, nothing guessed."""
+"""Image files as arrays: upright, at full bit depth, transparency blended onto black."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fedsight.core.errors import DataError
 
 Pixels = npt.NDArray[Any]  # uint8 or uint16 [h, w, c], c = 1 (grey) or 3 (colour)
 
-# No format that starts another program (EPS) or that has no one clear meaning is opened.
+# Formats that start another program (EPS) or that are ambiguous are not opened.
 FORMATS = tuple(
     plugin.format
     for plugin in (
@@ -45,7 +45,7 @@ SUFFIXES = frozenset(
     | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".gif"}
 )
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GiB of colour
-_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that change the sides' places
+_ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that swap width and height
 _LOW = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -69,10 +69,11 @@ def read_pixels(data: bytes | Image.Image, name: str, thorough: bool = False) ->
 
 
 def seen_size(file: BinaryIO, name: str) -> tuple[int, int]:
-    """(width, height) of an opened image file as it is seen, from its header; DataError."""
+    """(width, height) of the upright image in a file, from its header; may raise DataError."""
     with _named(name), Image.open(file, formats=FORMATS) as image:
         width, height = image.size
-        turned = image.format != "TIFF" and _orientation(image) in _TURNED  # TIFF is told upright
+        # Pillow gives TIFF upright.
+        turned = image.format != "TIFF" and _orientation(image) in _TURNED
         return (height, width) if turned else (width, height)
 
 
@@ -92,13 +93,13 @@ def _named(name: str) -> Iterator[None]:
         raise DataError(f"image '{name}' {error.args[0]}", error.args[1]) from error
     except Exception as error:  # Pillow's decoders raise nearly every kind on broken files
         raise DataError(
-            f"image '{name}' is corrupt, cut off, or in a format that is not read: {error}",
+            f"image '{name}' is corrupt, truncated, or in a format that is not supported: {error}",
             "replace or remove it, or set data.corrupt = 'skip' to leave such images out",
         ) from error
 
 
 class _UnclearError(Exception):
-    """Cause and cure, where the values of an image have no one meaning."""
+    """The values of an image are ambiguous; carries cause and cure."""
 
 
 def _open(data: bytes | Image.Image) -> Image.Image:
@@ -109,7 +110,7 @@ def _orientation(image: Image.Image) -> int:
     """EXIF orientation, 1 to 8, of a loaded image (Pillow turns TIFF itself when it loads it)."""
     try:
         return int(image.getexif().get(_ORIENTATION, 1))
-    except Exception:  # broken metadata around whole pixels: take the pixels as they lie
+    except Exception:  # broken metadata around intact pixels: leave the pixels as they are
         return 1
 
 
@@ -197,7 +198,7 @@ def _deep_colour(image: Any, data: bytes | Image.Image) -> Pixels:
     found = [re.fullmatch(r"(RGB[AX]?;16)([LBN])", _rawmode(tile)) for tile in image.tile]
     if not isinstance(data, bytes) or not all(found):
         raise _UnclearError(
-            f"has 16 bits per channel in a layout that is not read ({_rawmode(image.tile[0])})",
+            f"has 16 bits per channel in an unsupported layout ({_rawmode(image.tile[0])})",
             "save it as 16-bit RGB or RGBA PNG, or with 8 bits per channel",
         )
     low: Any = _open(data)

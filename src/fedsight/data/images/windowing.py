@@ -1,4 +1,4 @@
-"""The stored values of a DICOM image as grey or colour: rescaled, windowed, black where padded."""
+"""From the stored values of a DICOM image to grey or colour: rescaled and windowed."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Kept = Literal["refuse", "first", "middle"]
 
 @dataclass(frozen=True)
 class Reading:
-    """How the values of a DICOM file become grey; kept with the model, so prediction does the same.
+    """How the values of a DICOM file become grey; stored with the model, so prediction agrees.
 
-    `window`: `stored` is the file's own table or window (number `view` of several), and where it
-    has none, as `image`; `image` spreads smallest to largest value; `bits` all that could be
-    stored; (centre, width) is in the unit after rescaling (Hounsfield, say). `frame`: what is taken
-    of a file with several when none is asked for; `refuse` none.
+    `window`: `stored` is the file's own table or window (number `view` of several), or `image` if
+    it has none; `image` spans the smallest to the largest value; `bits` spans all storable values;
+    (centre, width) is in the unit after rescaling, such as Hounsfield. `frame`: the frame that is
+    read of a file with several when none is asked for; `refuse`: an error.
     """
 
     window: Window = "stored"
@@ -39,7 +39,7 @@ class Reading:
     def of(cls, table: Mapping[str, Any]) -> Reading:
         """From plain values, as `asdict` and JSON have them; TypeError or ValueError for others."""
         if not isinstance(table, Mapping):
-            raise TypeError("how DICOM files are read is no table")
+            raise TypeError("expected a table that says how DICOM files are read")
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
         }
@@ -53,12 +53,12 @@ class Reading:
         )
         wrong = [word for word, words in known[bool(numbers) :] if word not in get_args(words)]
         if wrong or type(found.view) is not int or (numbers and not _is_window(numbers)):
-            raise ValueError("DICOM files cannot be read in that way")
+            raise ValueError("unknown setting for reading DICOM files")
         return found
 
 
 class UnclearError(Exception):
-    """Cause and cure, where the values of a file have no one meaning."""
+    """The values of a file are ambiguous; carries cause and cure."""
 
 
 def _tools() -> Any:
@@ -121,7 +121,7 @@ def _unit(raw: Values, values: Values, found: Any, reading: Reading) -> Values:
 
 
 def _padding(raw: Values, found: Any) -> Values:
-    """A mask [h, w] of what fills up the picture and shows nothing."""
+    """A mask [h, w] of padding, which shows nothing."""
     first = found.get("PixelPaddingValue")
     if not isinstance(first, int):
         return np.zeros(raw.shape, dtype=bool)

@@ -23,7 +23,7 @@ PARTS = {"train": False, "test": True, "val": True, "valid": True, "validation":
 
 @sources.add("boxes", reads="COCO JSON, Pascal VOC XML, YOLO text")
 class Boxes(BoxSource):
-    """Images whose objects are boxed, for detection; the files' format is told by what is there.
+    """Images with boxes around objects, for detection; the format is recognised from the files.
 
     `path` is a COCO JSON, a folder with Pascal VOC's XML files, or one with YOLO's text files. A
     folder may hold `train/` and `test/` (or `val/`, `valid/`); else `test_fraction` is held out.
@@ -32,7 +32,7 @@ class Boxes(BoxSource):
     path: Location  # the JSON, or the folder
     test_path: Location | None = None  # a second JSON or folder with the test part
     images: Location | None = None  # the folder of the images; None: the annotations' own
-    format: Literal["auto", "coco", "voc", "yolo"] = "auto"  # auto: told by what is there
+    format: Literal["auto", "coco", "voc", "yolo"] = "auto"  # auto: recognised from the files
     classes: Words | None = None  # the vocabulary, in order; None: the files' own
     sites_in_path: bool = False  # the first folder below the root (or its part) is the site
     site_key: str | None = None  # COCO: what the entries of `images` call their site
@@ -75,7 +75,7 @@ class Boxes(BoxSource):
         objects = []
         for one in image.boxes:
             if one.box is None:
-                raise DataError(f"{one.where}: there is no bbox", "export the boxes as well")
+                raise DataError(f"{one.where}: it has no bbox", "export the boxes as well")
             left, top, width, height = one.box
             box = (left, top, left + width, top + height)
             objects.append(Object(one.category, box, one.where, one.crowd))
@@ -129,14 +129,14 @@ class Boxes(BoxSource):
         below = [p for p in path.relative_to(root).parts[:-1] if p != "images"]
         part, folders = _part(tuple(below), test)
         bare = Annotated(str(path), (), str(path), None, self._site(folders, str(path)), part)
-        if lines is None:  # YOLO's way to say that there is nothing in the image
+        if lines is None:  # in YOLO, an image without objects
             return bare
         try:
             size = upright(path)
         except DataError:
             if self.corrupt == "error":
                 raise
-            return bare  # it will be left out
+            return bare  # it is left out later
         objects = read_yolo(lines, names, size)
         return Annotated(bare.path, objects, str(lines), None, bare.site, part)
 
@@ -145,14 +145,14 @@ class Boxes(BoxSource):
             return None
         if not folders:
             raise DataError(
-                f"{where}: lies in no site's folder",
+                f"{where}: is not in the folder of a site",
                 "move it into the folder of its site, or set data.sites_in_path = false",
             )
         return folders[0]
 
 
 def _part(folders: tuple[str, ...], test: bool | None) -> tuple[bool | None, tuple[str, ...]]:
-    """Whether the folders say training or test, and the folders without that one."""
+    """Whether the first folder names a part (None: it does not), and the other folders."""
     if test is None and folders and folders[0] in PARTS:
         return PARTS[folders[0]], folders[1:]
     return test, folders

@@ -1,4 +1,4 @@
-"""DICOM files: windowed, upright, held out by patient, and known by number, never by name."""
+"""DICOM files: windowed, upright, held out by patient, and identified by number only."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ Pair = Annotated[tuple[float, Annotated[float, Field(gt=0)]], Field(strict=False
 
 
 class DicomImages(LazyImages):
-    """DICOM files or frames of them; only the site's own screen sees their paths."""
+    """DICOM files or their frames; paths appear on the site's own screen only."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class DicomImages(LazyImages):
         return Frame(self._files.origin(index), int(self._frames[index]))
 
     def name(self, index: int) -> str:
-        """A number, for a file's name may be a patient's."""
+        """A number, since a file may be named after the patient."""
         return self._names[index]
 
     def shown(self, index: int) -> str:
@@ -96,17 +96,19 @@ def _is_dicom_file(path: str) -> bool:
     source="DICOM PS3.3 (C.7.6.3 pixels, C.11 look-up tables and windows), read by pydicom",
 )
 class Dicom(CsvSource):
-    """DICOM files by class folder, or listed in a CSV; never says whose images they are.
+    """DICOM files in class folders or listed in a CSV; patients are never identified.
 
-    Of each file only what makes the picture is read. To hold out whole patients the patient's ID is
-    read too, compared in memory and forgotten. Text burnt into the pixels is not removed.
+    Only the elements that make up the image are read. To hold out whole patients the patient ID is
+    read as well, compared in memory and discarded. Text in the pixels is not removed.
     """
 
     path: Location  # folders as data source `folder` has them, or a CSV as `manifest` has it
     # square, or [height, width]
     size: Side | Annotated[tuple[Side, Side], Field(strict=False)] = 128
     channels: Literal[1, 3] = 1
-    window: Literal["stored", "image", "bits"] | Pair = "stored"  # or [centre, width], in HU, say
+    window: Literal["stored", "image", "bits"] | Pair = (
+        "stored"  # or [centre, width], such as in HU
+    )
     view: int = Field(0, ge=0)  # which of several windows that the file stores
     function: Function = "stored"  # the curve of the window
     orientation: Orientation = "patient"  # turned to left and feet (axial: back), or as stored
@@ -124,7 +126,7 @@ class Dicom(CsvSource):
         return {"path": self.path}
 
     def check(self) -> list[Problem]:
-        """Whether there is pydicom, too."""
+        """Problems of every source, and whether pydicom is installed."""
         problems = super().check()
         if find_spec("pydicom") is None:
             cause = "DICOM files need pydicom, which is not installed"
@@ -156,7 +158,7 @@ class Dicom(CsvSource):
                     raise
                 skipped.append(f"{name}: no pixels")
                 continue
-            except NoPlugin:  # its images are whole: leaving them out would be a silent loss
+            except NoPlugin:  # the file is intact: skipping it would lose images silently
                 raise
             except DataError:
                 if self.corrupt == "error":
@@ -207,7 +209,7 @@ class Dicom(CsvSource):
 
 
 def _held_out(records: Sequence[Record], groups: Sequence[str], source: Dicom) -> list[Record]:
-    """The records with their part, where the source does not say: groups stay together."""
+    """The records with their part where the source does not give it; groups stay together."""
     if all(record.test is not None for record in records):
         return list(records)
     words = [record.label for record in records]

@@ -1,4 +1,4 @@
-"""Hugging Face data sets that lie on this machine (`save_to_disk`); an optional extra."""
+"""Hugging Face data sets on this machine (`save_to_disk`); an optional extra."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ class HuggingFace(SizedSource):
             found = datasets.load_from_disk(str(self.path))
         except (OSError, ValueError) as error:
             raise DataError(
-                f"'{self.path}' is no saved data set: {error}",
+                f"'{self.path}' is not a saved data set: {error}",
                 "set data.path to the folder that datasets' save_to_disk wrote",
             ) from error
         if not isinstance(found, dict):
@@ -123,7 +123,7 @@ class HuggingFace(SizedSource):
         return [found[part] for part in parts]
 
     def _undecoded(self, table: Any) -> Any:
-        """The table with encoded images: we decode them ourselves, alike for all sources."""
+        """The table with encoded images, which FedSight decodes as it does for all sources."""
         import datasets
 
         if not isinstance(table.features[self.image_column], datasets.Image):

@@ -33,7 +33,9 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"'{path}' cannot be read: {error}", _FETCH) from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] not in _TYPES:
-        raise DataError(f"'{path}' is no IDX file (magic {data[:4].hex() or 'missing'})", _FETCH)
+        raise DataError(
+            f"'{path}' is not an IDX file (magic {data[:4].hex() or 'missing'})", _FETCH
+        )
     dtype, rank = np.dtype(_TYPES[data[2]]), data[3]
     start = 4 + 4 * rank
     if not 1 <= rank <= 4 or len(data) < start:
@@ -41,7 +43,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
     shape = tuple(int(side) for side in np.frombuffer(data, ">u4", rank, 4))
     wanted = start + math.prod(shape) * dtype.itemsize
     if len(data) != wanted:
-        state = "cut off" if len(data) < wanted else "longer than its header says"
+        state = "truncated" if len(data) < wanted else "longer than its header says"
         raise DataError(
             f"'{path}' is {state}: {len(data)} bytes, where shape {shape} needs {wanted}", _FETCH
         )
@@ -59,7 +61,7 @@ class Idx(Source):
     test_labels: str = "t10k-labels-idx1-ubyte"
     classes: Words | None = None  # names in the order of the numbers; None: the numbers
     first_label: int = 0  # the number of the first class (1 in EMNIST's letters)
-    transpose: bool = False  # EMNIST's images lie on their side
+    transpose: bool = False  # rows and columns swapped, as in EMNIST
 
     def locations(self) -> dict[str, Path]:
         """The folder."""
@@ -86,13 +88,13 @@ class Idx(Source):
             raise DataError(
                 f"'{self.path / images}' holds {pixels.dtype} of shape {pixels.shape}, not images "
                 "(uint8 [n, h, w])",
-                "name the file with the images here; labels go into the other setting",
+                "name the file of the images here, and that of the labels in the other setting",
             )
         if numbers.ndim != 1 or numbers.dtype.kind not in "ui":
             raise DataError(
                 f"'{self.path / labels}' holds {numbers.dtype} of shape {numbers.shape}, not "
                 "labels (integers [n])",
-                "name the file with the labels here; images go into the other setting",
+                "name the file of the labels here, and that of the images in the other setting",
             )
         if self.transpose:
             pixels = pixels.transpose(0, 2, 1)

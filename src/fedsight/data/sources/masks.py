@@ -27,8 +27,8 @@ IGNORED = 255
 class Masks(CsvSource):
     """A CSV of images and masks; a mask is a grey image whose values are class numbers.
 
-    0 is the background, 255 a pixel that nobody labelled. Masks are resized by taking the nearest
-    pixel. In splits and counts an image stands under its most frequent class but the background.
+    0 is the background, 255 a pixel without a label. Masks are resized by taking the nearest
+    pixel. Splits and counts use the most frequent class of an image other than the background.
     """
 
     path: Location  # the CSV; paths in it are relative to its folder
@@ -67,7 +67,7 @@ class Masks(CsvSource):
         pixels = read_pixels(data, str(path))
         if pixels.dtype != np.uint8 or pixels.shape[2] != 1:
             raise DataError(
-                f"{record.where}: mask '{path}' is in colour or has 16 bits",
+                f"{record.where}: mask '{path}' has colours or 16 bits",
                 "save it as an 8-bit grey image whose values are class numbers",
             )
         values = pixels[..., 0]
@@ -76,12 +76,12 @@ class Masks(CsvSource):
             raise DataError(
                 f"{record.where}: mask '{path}' has {values.shape[1]} x {values.shape[0]} pixels, "
                 f"and its image {seen[0]} x {seen[1]}",
-                "draw it on the image as it is seen; one that a camera turned (EXIF) is upright",
+                "draw it on the upright image, turned as its EXIF orientation says",
             )
         wrong = values[(values >= len(self.classes)) & (values != IGNORED)]
         if wrong.size:
             raise DataError(
-                f"{record.where}: mask '{path}' has the value {wrong[0]}, which is no class of "
+                f"{record.where}: mask '{path}' has the value {wrong[0]}, which is not in "
                 f"data.classes (0 to {len(self.classes) - 1}, or {IGNORED})",
                 "correct the mask, or name every class in data.classes",
             )

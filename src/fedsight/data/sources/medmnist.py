@@ -84,7 +84,7 @@ class MedMnist(Source):
                 raise DataError(
                     f"'{self.path}': {name}_images are {array.shape[1:]}, test_images "
                     f"{test_images.shape[1:]}",
-                    "the file is no MedMNIST set; fetch it again",
+                    "the file is not a MedMNIST set; fetch it again",
                 )
         labels = [self._labels(arrays, f"{name}_labels") for name in names]
         test_labels = self._labels(arrays, "test_labels")
@@ -93,7 +93,7 @@ class MedMnist(Source):
                 raise DataError(
                     f"'{self.path}': {name}_labels has {array.shape[1]} columns, test_labels "
                     f"{test_labels.shape[1]}",
-                    "the file is no MedMNIST set; fetch it again",
+                    "the file is not a MedMNIST set; fetch it again",
                 )
         train = self._part(np.concatenate(images), np.concatenate(labels), "train")
         test = self._part(test_images, test_labels, "test")
@@ -121,11 +121,11 @@ class MedMnist(Source):
             raise DataError(f"'{self.path}' does not exist", "correct data.path") from error
         except (OSError, ValueError, EOFError, TypeError, AttributeError) as error:
             raise DataError(
-                f"'{self.path}' is no .npz of plain arrays: {error}", "fetch the file again"
+                f"'{self.path}' is not an .npz of plain arrays: {error}", "fetch the file again"
             ) from error
         except (zipfile.BadZipFile, zlib.error) as error:
             raise DataError(
-                f"'{self.path}' is corrupt or cut off: {error}", "fetch the file again"
+                f"'{self.path}' is corrupt or truncated: {error}", "fetch the file again"
             ) from error
 
     def _images(self, arrays: dict[str, npt.NDArray[Any]], name: str) -> npt.NDArray[Any]:
@@ -135,7 +135,7 @@ class MedMnist(Source):
             raise DataError(
                 f"'{self.path}': {name} is {images.dtype} of shape {images.shape}, not uint8 "
                 "[n, h, w] or [n, h, w, 3]",
-                "3-D sets (OrganMNIST3D and its kin) are not read; choose a 2-D one",
+                "3-D sets (such as OrganMNIST3D) are not supported; choose a 2-D one",
             )
         return images
 
@@ -146,19 +146,19 @@ class MedMnist(Source):
             raise DataError(
                 f"'{self.path}': {name} is {labels.dtype} of shape {labels.shape}, not integers "
                 "[n, 1] or [n, labels]",
-                "the file is no MedMNIST set; fetch it again",
+                "the file is not a MedMNIST set; fetch it again",
             )
         labels = labels.reshape(len(labels), -1)
         if labels.shape[1] > 1 and np.any((labels != 0) & (labels != 1)):
             row, column = np.argwhere((labels != 0) & (labels != 1))[0]
             raise DataError(
                 f"'{self.path}': {name}[{row}, {column}] is {labels[row, column]}, not 0 or 1",
-                "where an image has several labels, each is there (1) or not (0)",
+                "where an image has several labels, each is 0 or 1",
             )
         return labels
 
     def _part(self, images: npt.NDArray[Any], labels: npt.NDArray[Any], name: str) -> ArrayPart:
-        """With several labels, the first that an image has stands for it in splits and counts."""
+        """A part; of several labels, splits and counts use the first that an image has."""
         part = array_part(
             images, labels.argmax(1) if labels.shape[1] > 1 else labels[:, 0], f"{self.path}/{name}"
         )
@@ -183,7 +183,7 @@ class MedMnist(Source):
             empty = int(images.argmin())
             raise DataError(
                 f"'{self.path}': label {empty} ('{words[empty]}') has no training images",
-                "choose a set in which each label is to be seen",
+                "choose a set in which every label occurs",
             )
         return words
 

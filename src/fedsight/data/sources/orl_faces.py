@@ -1,4 +1,4 @@
-"""The ORL faces: sites of a few people each to train, and people whom nobody trains on to test."""
+"""The ORL faces: sites with a few people each, tested on people that no site trains on."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ LEAST = 4  # unseen people: two to choose a threshold on, two to test it on
 
 @sources.add("orl-faces", licence="free for research with credit", images="400, 92x112 grey")
 class OrlFaces(PeopleSource):
-    """40 people, 10 pictures each; `fedsight data get orl-faces` fetches them.
+    """40 people, 10 images each; `fedsight data get orl-faces` fetches them.
 
     `people_seed` draws the `unseen_people` of the test part; the others are dealt out to `sites`.
     """
 
-    # [height, width] or a square's side; the pictures' own is [112, 92]
+    # [height, width] or a square's side; the files have [112, 92]
     size: Side | Annotated[tuple[Side, Side], Field(strict=False)] = (56, 46)
     sites: int = Field(10, ge=1, le=PEOPLE)
     unseen_people: int = Field(10, ge=LEAST, lt=PEOPLE)  # of the test part
     people_seed: int = 0  # who is unseen, and who is at which site
 
     def needs(self) -> tuple[str, ...]:
-        """The pictures."""
+        """The images."""
         return ("orl-faces",)
 
     def check(self) -> list[Problem]:
-        """More sites than people to train on."""
+        """Problems of every source, and more sites than people to train on."""
         found = [self._crowded()] if self.sites > PEOPLE - self.unseen_people else []
         return [*super().check(), *found]
 
     def open(self) -> Dataset:
-        """Read the pictures. Unseen people are at no site."""
+        """Read the images. Unseen people belong to no site."""
         trained = PEOPLE - self.unseen_people
         if self.sites > trained:
             raise DataError(self._crowded().cause, self._crowded().cure)
@@ -65,5 +65,5 @@ class OrlFaces(PeopleSource):
         return replace(opened, test=replace(opened.test, sites=None), facts=facts)
 
     def _crowded(self) -> Problem:
-        cause = f"{PEOPLE - self.unseen_people} people cannot be dealt out to {self.sites} sites"
+        cause = f"{PEOPLE - self.unseen_people} people cannot be divided among {self.sites} sites"
         return Problem("data.sites", cause, "lower data.sites or data.unseen_people")

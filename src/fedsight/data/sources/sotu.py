@@ -33,12 +33,11 @@ class Speech:
 
 @sources.add("sotu", licence="public domain", texts="233 addresses of 43 presidents, 1790-2021")
 class StateOfTheUnion(TextSource):
-    """State of the Union addresses: which of ten nouns is missing? One site a president.
+    """State of the Union addresses: which of ten nouns is missing? Each president is a site.
 
     A text is the `length` words around a place where one of `nouns` stood; the noun is its label.
-    Whole addresses are tested, never a part of one that was trained on: of each president that
-    gave more than one, `test_fraction` (at least one), spread evenly over the years.
-    `fedsight data get sotu` fetches the addresses.
+    Addresses are tested as a whole: of each president who gave more than one, `test_fraction` (at
+    least one), spread evenly over the years. `fedsight data get sotu` fetches the addresses.
     """
 
     length: int = Field(32, ge=2, le=8192)  # words in a text, the gap in the middle among them
@@ -77,8 +76,8 @@ class StateOfTheUnion(TextSource):
             parts.append(Part(found, np.array(labels, dtype=np.int64), sites))
         for label, count in enumerate(np.bincount(parts[0].labels, minlength=len(self.nouns))):
             if not count:
-                cause = f"'{self.nouns[label]}' is in no address that is trained on"
-                raise DataError(cause, "write data.nouns in lower case, or leave this one out")
+                cause = f"'{self.nouns[label]}' does not occur in any training address"
+                raise DataError(cause, "write data.nouns in lower case, or leave this noun out")
         facts = {
             "title": "State of the Union addresses, the missing noun",
             "licence": "public domain",
@@ -94,8 +93,10 @@ class StateOfTheUnion(TextSource):
                 text = tuple(words(entry["text"]))
                 speech = Speech(path.name, int(entry["year"]), str(entry["name"]), text)
             except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                cause = f"'{path}' is no address: {error!r}"
-                raise DataError(cause, "remove its folder, then: fedsight data get sotu") from error
+                cause = f"'{path}' is not an address: {error!r}"
+                raise DataError(
+                    cause, "remove its folder, then run: fedsight data get sotu"
+                ) from error
             if text:
                 found.append(speech)
             elif self.corrupt == "skip":
@@ -128,7 +129,7 @@ class StateOfTheUnion(TextSource):
                 yield place, classes[word], self._around(left, right)
 
     def _around(self, left: Sequence[str], right: Sequence[str]) -> list[str | None]:
-        """`length` words with a gap in the middle, always; "" where there are none before it."""
+        """`length` words with a gap in the middle; "" stands for missing words before it."""
         before = self.length // 2
         near = left[max(0, len(left) - before) :]
         padding = [""] * (before - len(near))

@@ -37,7 +37,7 @@ TILES = {  # by field site of the National Ecological Observatory Network: photo
 }
 CROWN_SHOWN = 0.5  # of a crown's box that must lie in a window for it to count there
 FETCHED = "deepforest-trees"
-KINDS = ("Tree", "Alive", "Dead")  # crowns all
+KINDS = ("Tree", "Alive", "Dead")  # all of them crowns
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Trees(Source):
 
     Each tile is divided by a straight line: windows for testing come from one side of it, windows
     for training from the other, so no pixel is seen in both. A site's training windows are drawn
-    at random places, the more the more ground it has; its test windows lie side by side, about
-    equally many of each field site.
+    at random places, more of them where there is more ground. Test windows do not overlap, and
+    each field site has about as many.
     """
 
     window: Side = 160  # side of a window in pixels of the photograph
@@ -163,7 +163,7 @@ class Trees(Source):
             across, down = (right - left) // self.window, (bottom - top) // self.window
             for row in range(down):
                 for column in range(across):
-                    # What is left over lies between the windows, not at one edge.
+                    # Leave the spare pixels between the windows, not at one edge.
                     spare = (right - left - across * self.window, bottom - top - down * self.window)
                     x = left + column * self.window + spare[0] * (column + 1) // (across + 1)
                     y = top + row * self.window + spare[1] * (row + 1) // (down + 1)

@@ -1,4 +1,4 @@
-"""The split that the data bring along: hospitals, cameras, writers."""
+"""The split that the data come with: hospitals, cameras, writers."""
 
 from __future__ import annotations
 

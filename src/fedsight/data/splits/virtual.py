@@ -1,4 +1,4 @@
-"""A population of any size for studies of scale: sites draw their samples when asked."""
+"""A population of any size for studies of scale: sites draw their samples on demand."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Texts as rows of word numbers, so that they flow through federations as images do.
 
-A word's number is a hash of it (the hashing trick, Weinberger et al. 2009, arXiv:0902.2206): no
-vocabulary has to be agreed on, or would tell a coordinator which words a site has.
+A word's number is its hash (the hashing trick, Weinberger et al. 2009, arXiv:0902.2206). So sites
+need not agree on a vocabulary, which would reveal their words to the coordinator.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Texts(ArrayImages):
     def of(
         cls, texts: Sequence[Sequence[str | None]], origins: Sequence[str], length: int
     ) -> Texts:
-        """Of tokenised texts, each from a file and line, or the like, in `origins`."""
+        """From tokenised texts; `origins` says where each comes from, such as a file and line."""
         rows = torch.tensor([row(text, length) for text in texts], dtype=torch.int32)
         shown = ([GAP_SHOWN if word is None else word for word in text[:length]] for text in texts)
         excerpts = [" ".join(filter(None, text)) for text in shown]
@@ -64,22 +64,22 @@ class Texts(ArrayImages):
         return self.origins[index]
 
     def excerpt(self, index: int) -> str:
-        """What the network sees of a text, as a person reads it; for the report."""
+        """The part of a text that the network sees, in words; for the report."""
         return self.excerpts[index]
 
 
 class TextSource(Source):
-    """A source of texts: its "images" have one row, as wide as the longest text that is read."""
+    """A source of texts: an "image" is one row with a word number per column."""
 
     length: int = Field(64, ge=1, le=8192)  # words that are read of a text
     corrupt: Literal["error", "skip"] = "error"  # what to do with a text without a word
 
     def words(self, text: str) -> list[str | None]:
-        """A text's words as the network is to see them; None is a gap. DataError if it cannot."""
+        """A text's words as the network will see them; None is a gap. May raise DataError."""
         return list(words(text))
 
     def numbers(self) -> Preprocess:
-        """Word numbers are taken as they are. Raises DataError if they should be normalised."""
+        """Preprocessing that leaves word numbers alone; DataError if mean or std is set."""
         if self.mean is not None or self.std is not None:
             raise DataError("texts have no brightness", "leave data.mean and data.std out")
         return Preprocess(1, 1, self.length, mean=(0.0,), std=(1.0,), modality="text")

@@ -1,4 +1,4 @@
-"""Networks that give vectors: a small one for faces, and any other network made into one."""
+"""Networks that return vectors: a small one for faces, and an adapter for any other."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from fedsight.models.weights import load_weights
 
 @models.add("face_net", source="Daugman 1985; Liu and Wechsler 2002")
 class FaceNet(Model):
-    """Fixed Gabor filters, averaged over a grid, and one linear layer that is learnt.
+    """Fixed Gabor filters, averaged over a grid, and one trained linear layer.
 
-    The linear layer starts by changing nothing, so that the network is of use before it has
-    learnt. Fixed and shallow on purpose: with a few hundred images, filters that are learnt know
-    the people and not what tells people apart. Where a feature lies in a face matters, so faces
-    should be cut out alike. The head has one vector per person.
+    The linear layer starts as the identity, so the network is useful before training. It is fixed
+    and shallow on purpose: trained on a few hundred images, filters memorise the people instead of
+    what distinguishes people. Positions in the face matter, so faces should be cropped alike. The
+    head has one vector per person.
     """
 
     # of the filters' waves, in pixels; these are for faces about 50 pixels wide
@@ -34,7 +34,7 @@ class FaceNet(Model):
     cell: int = Field(8, ge=2, multiple_of=2)  # pixels a side
     # of the vectors, at most: as many as features where these are fewer
     dimension: int = Field(1024, ge=2)
-    # take the mean over faces off and even the covariance out: running statistics that travel, as
+    # subtract the mean over faces and equalise the covariance, by running statistics that travel as
     # BatchNorm's do
     whiten: bool = True
     ridge: float = Field(3.0, gt=0)  # added to the covariance, in mean variances of a feature
@@ -70,8 +70,8 @@ class FaceNet(Model):
 class EmbeddingModel(Model):
     """Any network by name, its last layer made for a vector: `backbone` and `architecture`.
 
-    `backbone = "timm"` and `architecture = "mobilenetv3_small_050"`, say. Pretrained `weights` are
-    the backbone's own; its last layer keeps its fresh start.
+    For example `backbone = "timm"` and `architecture = "mobilenetv3_small_050"`. Pretrained
+    `weights` are those of the backbone; its last layer is initialised anew.
     """
 
     # where the architecture comes from
@@ -100,9 +100,9 @@ class EmbeddingModel(Model):
         return replace(network, notes=load_weights(body, self.weights, self.sha256 or "", last))
 
     def check(self) -> list[Problem]:
-        """An architecture that is missing or unknown, besides what concerns the weights."""
+        """Problems of every model, and an architecture that is missing or unknown."""
         if self.backbone == "small_cnn" and self.architecture is not None:
-            cause = "small_cnn has one architecture only"
+            cause = "small_cnn has only one architecture"
             return [Problem("model.architecture", cause, "leave it out"), *super().check()]
         if self.backbone != "small_cnn" and self.architecture is None:
             cause = f"{self.backbone} needs the name of an architecture"

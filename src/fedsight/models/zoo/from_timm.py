@@ -1,4 +1,4 @@
-"""Any timm classifier by name; timm adapts channels and classes itself."""
+"""Any timm classifier by name; timm adapts channels and classes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsight.models.base import Model, models
 
 @models.add("timm", source="timm (PyTorch Image Models), Apache-2.0")
 class TimmModel(Model):
-    """Any classifier of timm: `architecture = "mobilenetv3_small_050"`, say.
+    """Any classifier of timm, such as `architecture = "mobilenetv3_small_050"`.
 
     timm makes the first layer for the channels and the last for the classes. Nothing is
     downloaded: pretrained weights come from `weights`.
@@ -38,9 +38,9 @@ class TimmModel(Model):
             module = timm.create_model(self.architecture, pretrained=False, **options)
         except (ValueError, AssertionError, RuntimeError, TypeError, ZeroDivisionError) as error:
             raise ModelError(
-                f"'{self.architecture}' cannot be made for images of {channels} x {height} x "
+                f"'{self.architecture}' cannot be built for images of {channels} x {height} x "
                 f"{width}: {error}",
-                "set data.size to a size that it is known for, 224 in most cases",
+                "set data.size to a size that it supports, usually 224",
             ) from error
         return module, _heads(module)
 
@@ -55,7 +55,7 @@ class TimmModel(Model):
         return f"timm has no classifier '{self.architecture}'", cure
 
     def check(self) -> list[Problem]:
-        """An unknown architecture, besides what concerns the weights."""
+        """Problems of every model, and an unknown architecture."""
         trouble = self._unknown()
         found = [Problem("model.architecture", *trouble)] if trouble else []
         return [*found, *super().check()]

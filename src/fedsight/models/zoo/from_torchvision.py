@@ -18,10 +18,10 @@ _SIDE_HEADS = ("googlenet", "inception_v3")
 
 @models.add("torchvision", source="torchvision.models, BSD-3-Clause")
 class TorchvisionModel(Model):
-    """Any classifier of torchvision.models: `architecture = "resnet18"`, say.
+    """Any classifier of torchvision.models, such as `architecture = "resnet18"`.
 
-    The last layer is made for the classes. With other than three channels the first convolution
-    is made anew, its spread scaled so that its output keeps the variance. Nothing is downloaded.
+    The last layer is made for the classes. If there are not three channels, the first convolution
+    is replaced, scaled so that its output keeps the variance. Nothing is downloaded.
     """
 
     architecture: str
@@ -50,8 +50,8 @@ class TorchvisionModel(Model):
             module = torchvision.models.get_model(self.architecture, weights=None, **options)
         except (ValueError, AssertionError, RuntimeError) as error:
             raise ModelError(
-                f"'{self.architecture}' cannot be made for {height} x {width} pixels: {error}",
-                "set data.size to a size that it is known for, 224 in most cases",
+                f"'{self.architecture}' cannot be built for {height} x {width} pixels: {error}",
+                "set data.size to a size that it supports, usually 224",
             ) from error
         if channels != 3:
             _replace_stem(module, channels, self.architecture)
@@ -67,7 +67,7 @@ class TorchvisionModel(Model):
         return cause, nearest(self.architecture, known)
 
     def check(self) -> list[Problem]:
-        """An unknown architecture, besides what concerns the weights."""
+        """Problems of every model, and an unknown architecture."""
         trouble = self._unknown()
         found = [Problem("model.architecture", *trouble)] if trouble else []
         return [*found, *super().check()]

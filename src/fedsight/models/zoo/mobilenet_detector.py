@@ -1,4 +1,4 @@
-"""An object detector on MobileNetV2, which can begin with weights from ImageNet."""
+"""An object detector on MobileNetV2, which can start from ImageNet weights."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _WIDTH = 48
 class MobileNetDetector(DetectorModel):
     """Objects by heat maps on torchvision's MobileNetV2 up to 1/16 of the image.
 
-    With `pretrained`, or torchvision's file for the classifier as `weights`, the blocks begin as
-    ImageNet left them and the rest starts afresh. Use norm = "frozen" then.
+    With `pretrained`, or torchvision's file for the classifier as `weights`, the blocks start from
+    ImageNet and the rest is initialised anew. Use norm = "frozen" in that case.
     """
 
     # the weights that `fedsight data get mobilenet-weights` fetches
@@ -48,7 +48,7 @@ class MobileNetDetector(DetectorModel):
         blocks = list(torchvision.models.mobilenet_v2(weights=None).features)
         stages = [nn.Sequential(*blocks[a:b]) for a, b in pairwise(_CUTS)]
         body = Pyramid(stages, _CHANNELS, _WIDTH, classes)
-        if self.norm == "frozen":  # what starts afresh has no statistics to be frozen
+        if self.norm == "frozen":  # new layers have no statistics to freeze
             to_group_norm(body.sides)
             to_group_norm(body.smooth)
         return HeatmapDetector(body, classes, 4), ["body.heat", "body.box"]
@@ -68,13 +68,13 @@ class MobileNetDetector(DetectorModel):
         return (FETCHED,) if self.pretrained else ()
 
     def check(self) -> list[Problem]:
-        """One file of weights, not two, besides what concerns it."""
+        """Problems of every model, and two sources of weights."""
         found = super().check()
         if not self.pretrained:
             return found
         if self.weights is not None:
-            cause = "model.pretrained has weights of its own"
-            found.append(Problem("model.weights", cause, "leave one of the two out"))
+            cause = "model.pretrained already loads weights"
+            found.append(Problem("model.weights", cause, "leave out one of the two"))
         return [problem for problem in found if problem.where != "model.norm"]
 
     def fresh(self) -> Self:

@@ -1,4 +1,4 @@
-"""A small network for texts: the mean of the words' vectors, and the words about the middle."""
+"""A small network for texts: the mean of the word vectors, and the words around the middle."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class BagOfWords(nn.Module):
 
 @models.add("text_bag", source="Joulin et al. 2017, arXiv:1607.01759")
 class TextBag(Model):
-    """For texts: the mean of the words' vectors, with `near` also the words about the middle."""
+    """For texts: the mean of the word vectors and, with `near`, the words around the middle."""
 
     buckets: int = Field(8192, ge=SPECIAL + 1)  # word vectors; words share them by their hash
     width: int = Field(32, ge=1)  # numbers in a word vector
@@ -61,7 +61,9 @@ class TextBag(Model):
         """Texts of any length from 2 * near + 1 words."""
         if (channels, height) != (1, 1):
             cause = f"the network 'text_bag' reads texts, not images of {height} x {width} pixels"
-            raise ModelError(cause, "choose a source of texts (texts, sotu), or another model")
+            raise ModelError(
+                cause, "choose a source of texts such as 'texts' or 'sotu', or another model"
+            )
         if width < 2 * self.near + 1:
             cause = f"texts of {width} words have no {self.near} words on each side of the middle"
             raise ModelError(cause, "lower model.near or raise data.length")

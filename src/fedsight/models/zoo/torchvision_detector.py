@@ -40,7 +40,7 @@ class TorchvisionDetector(Detector):
         return {**outputs, "cls_logits": torch.where(known, outputs["cls_logits"], _NEVER)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """What `find` finds; in training, for the shape alone, nothing."""
+        """The result of `find`; in training only its shape, filled with zeros."""
         return self.find(x)
 
     def loss(self, x: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
@@ -51,7 +51,7 @@ class TorchvisionDetector(Detector):
         if not bool(labelled.all()) and not self.architecture.startswith(_BY_CLASS):
             raise ModelError(
                 f"'{self.architecture}' cannot learn from images where a class is not labelled: "
-                "it tells each class from background",
+                "it classifies everything else as background",
                 "use small_detector, mobilenet_detector, or an fcos or retinanet of torchvision",
             )
         # One object beside a crowd of its class has a logit that is left out: it cannot be taught.
@@ -64,7 +64,7 @@ class TorchvisionDetector(Detector):
         training = self.training
         self._labelled = labelled
         try:
-            self.inner.train()  # or there is no loss
+            self.inner.train()  # torchvision computes losses in training mode only
             if not training:
                 _hold_statistics(self.inner)
             parts = self.inner(list(x.contiguous()), truth)
@@ -94,10 +94,10 @@ def _hold_statistics(module: nn.Module) -> None:
 
 @models.add("torchvision_detector", task="detect", source="torchvision.models.detection, BSD-3")
 class TorchvisionDetectorModel(DetectorModel):
-    """Any box detector of torchvision: `architecture = "fcos_resnet50_fpn"`, say.
+    """Any box detector of torchvision, such as `architecture = "fcos_resnet50_fpn"`.
 
-    Images stay at the data's size: torchvision's own resizing is turned off. Nothing is
-    downloaded; `weights` are a local file of this very network. They are large: count on hours
+    Images keep the size of the data: torchvision's own resizing is turned off. Nothing is
+    downloaded; `weights` is a local file for this network. These networks are large: expect hours
     without an accelerator.
     """
 
@@ -148,7 +148,7 @@ class TorchvisionDetectorModel(DetectorModel):
         return cause, nearest(self.architecture, known)
 
     def check(self) -> list[Problem]:
-        """An unknown architecture, besides what concerns the weights."""
+        """Problems of every model, and an unknown architecture."""
         trouble = self._unknown()
         found = [Problem("model.architecture", *trouble)] if trouble else []
         return [*found, *super().check()]

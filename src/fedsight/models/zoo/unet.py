@@ -18,7 +18,7 @@ GROUPS = 4
 
 @models.add("unet", task="segment", paper="Ronneberger, Fischer and Brox 2015, arXiv:1505.04597")
 class UNet(Model):
-    """Down by halvings, up again, each level seeing what its like saw on the way down.
+    """An encoder that halves the size at each level, and a decoder with skip connections.
 
     Level i has `width` * 2^i channels and two 3x3 convolutions with normalisation. Unlike the
     paper's, convolutions keep the size, and maps are enlarged by the nearest value.

@@ -1,4 +1,4 @@
-"""Training images that are mirrored, turned and seen from nearer or farther, with their boxes."""
+"""Random mirroring, turning and zooming of training images together with their boxes."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def _some(x: Tensor, y: Tensor, other_x: Tensor, other_y: Tensor) -> tuple[Tenso
 
 
 def _zoomed(x: Tensor, y: Tensor, zoom: float) -> tuple[Tensor, Tensor]:
-    """What is enlarged loses its edges; around what is made smaller comes the mean image's grey."""
+    """Enlarged images lose their edges; reduced ones are padded with 0, the mean image's grey."""
     count, _, height, width = x.shape
     scale = torch.exp((2 * torch.rand(count, 1) - 1) * log(zoom)).to(x.device)
     # In grid_sample's units an image goes from -1 to 1: a pixel of the new image at o is the old

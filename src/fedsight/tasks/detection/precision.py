@@ -126,8 +126,8 @@ def average_precision(counts: Floats, objects: Floats) -> Floats:
 def f1(counts: Floats, objects: Floats, score: float) -> Floats:
     """F1 [classes, areas] of detections with at least `score`, IoU 0.50; NaN without objects.
 
-    Average precision asks for the order of the scores only. This asks what is found at a score that
-    somebody chose, so it falls, too, when a model learnt to be unsure.
+    Average precision asks for the order of the scores only. This measures what is found at a chosen
+    score, so it also falls when a model becomes less confident.
     """
     right, wrong = counts[:, :, 0, :, round(score * BINS) :].sum(-1).transpose(2, 0, 1)
     return np.where(objects > 0, 2 * right / np.maximum(right + wrong + objects, 1), np.nan)

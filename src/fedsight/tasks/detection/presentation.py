@@ -1,4 +1,4 @@
-"""How detections are told and drawn, and what the report says of them."""
+"""Detections as answers, marks on images, and curves and tables for the report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def surest(found: Tensor, least: float) -> list[Found]:
 
 
 def answer(found: Found, classes: tuple[str, ...]) -> Answer:
-    """What is seen in one image, in words, as plain values and as marks."""
+    """The objects found in one image, in words, as plain values and as marks."""
     labels = [classes[int(row[0])] for row in found]
     details = {
         "boxes": [

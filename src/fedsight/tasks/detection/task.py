@@ -27,10 +27,10 @@ class Detection(Task):
     """Boxes around objects of each class: mean average precision as COCO counts it.
 
     Targets are boxes [b, most, 5] (`fedsight.data.detection.boxes`). A class that a site does not
-    label is neither taught nor judged on its images.
+    label is neither trained nor evaluated on its images.
     """
 
-    # what an unlabelled class's objects are taught as; "background" is wrong, for comparison only
+    # what objects of an unlabelled class are trained as; "background" is wrong, for comparison only
     unlabelled: Literal["ignore", "background"] = "ignore"
     mirror: bool = False  # mirror half of the training images left to right, with their boxes
     turn: bool = False  # and top to bottom, and across the diagonal: for views from above
@@ -39,7 +39,7 @@ class Detection(Task):
     zoom: float = Field(1.0, ge=1, le=4)
     small: float = Field(32.0, gt=0)  # side up to which an object counts as small, in pixels of
     medium: float = Field(96.0, gt=0)  # the network's input; as medium
-    shown: float = Field(0.3, ge=0, le=1)  # score from which an object is told and drawn
+    shown: float = Field(0.3, ge=0, le=1)  # score from which an object is reported and drawn
 
     headline: ClassVar[str] = "map"
     headline_title: ClassVar[str] = "mAP"
@@ -47,7 +47,7 @@ class Detection(Task):
     placed: ClassVar[bool] = True
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """The detector's own loss; images are moved first, where that is asked for.
+        """The detector's own loss, after the augmentation that the settings ask for.
 
         The draws are torch's own, which the client step has seeded.
         """
@@ -80,7 +80,7 @@ class Detection(Task):
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
         """mAP over IoU 0.50 to 0.95 (`map`), at 0.50, and of small, medium and large objects; F1 at
-        IoU 0.50 of what is told (a score from `shown`).
+        IoU 0.50 of the detections with a score from `shown`.
 
         Each class counts alike, or as often as `mix` says; those without objects are left out.
         """
@@ -107,8 +107,14 @@ class Detection(Task):
         found = dataset.train.targets
         if found is not None and found.dim() == 3 and found.shape[2] == 5:
             return []
-        cause = "the task 'detect' learns from boxes, and these data have none"
-        return [Problem("data.name", cause, "use data.name = 'boxes', say, or another task")]
+        cause = "the task 'detect' learns from boxes, but these data have none"
+        return [
+            Problem(
+                "data.name",
+                cause,
+                "use a source with boxes, such as data.name = 'boxes', or another task",
+            )
+        ]
 
     def blank(self, classes: int) -> Tensor:
         """No box: [1, 1, 5]."""
@@ -151,8 +157,10 @@ class Detection(Task):
 def _detector(model: nn.Module) -> Detector:
     if isinstance(model, Detector):
         return model
-    cause = f"the task 'detect' needs a detector, and the model is a {type(model).__name__}"
-    raise ConfigError([Problem("model.name", cause, "set model.name = 'small_detector', say")])
+    cause = f"the task 'detect' needs a detector, but the model is a {type(model).__name__}"
+    raise ConfigError(
+        [Problem("model.name", cause, "choose a detector, such as model.name = 'small_detector'")]
+    )
 
 
 def _weighted(values: npt.NDArray[np.float64], mix: npt.NDArray[np.float64] | None) -> float:

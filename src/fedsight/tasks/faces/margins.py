@@ -1,4 +1,4 @@
-"""Margin losses over cosines: what a person's own vector must be better by."""
+"""Margin losses over cosines: the own vector must be closer than others by a margin."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def margin_loss(
     if kind == "cosface":
         held = mine - margin
     else:
-        safe = mine.clamp(-1 + 1e-6, 1 - 1e-6)  # the angle's slope has no end at 0 and pi
+        safe = mine.clamp(-1 + 1e-6, 1 - 1e-6)  # the angle's slope is infinite at 0 and pi
         held = safe * math.cos(margin) - (1 - safe**2).sqrt() * math.sin(margin)
         past = mine <= math.cos(math.pi - margin)
         held = torch.where(past, mine - margin * math.sin(margin), held)
@@ -42,7 +42,7 @@ def positive_loss(cosines: Tensor, y: Tensor) -> Tensor:
     """Squared hinge that pulls images to their own vector: max(0, 0.9 - cos)^2, mean, scalar.
 
     The positive part of the loss in the experiments of FedAwS (Yu et al. 2020), for a site that
-    has nobody to tell apart: a softmax over one person is 0 whatever the network does.
+    has nobody to compare: a softmax over one person is 0 whatever the network does.
     """
     return (CLOSE - cosines.gather(1, y[:, None])).clamp(min=0).square().mean()
 
@@ -55,6 +55,6 @@ def spread_loss(vectors: Tensor, starts: Tensor, reach: float) -> Tensor:
     drawn at random: two people of any two sites are then at least their starts' distance (about
     1.41 in many dimensions) less twice the reach apart, by the triangle inequality.
     """
-    # Not torch.linalg.norm: its slope at 0, where all begin, is not a number.
+    # Not torch.linalg.norm: its gradient at 0, where all start, is NaN.
     distance = ((vectors - starts).square().sum(1) + 1e-12).sqrt()
     return (distance - reach).clamp(min=0).square().sum()

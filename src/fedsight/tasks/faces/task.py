@@ -33,8 +33,8 @@ Far = Annotated[float, Field(gt=0, lt=1)]
 class FaceRecognition(Task):
     """Verification of people unseen in training; one vector per person stays at the site.
 
-    A site's softmax is over its own people. A site with one person has none to tell apart: its
-    images are pulled to the person's vector instead, and the vector is held near its start.
+    A site's softmax is over its own people. A site with one person has nobody to compare: its
+    images are pulled towards the person's vector instead, which is held near its start.
     """
 
     headline: ClassVar[str] = "auc"
@@ -45,7 +45,8 @@ class FaceRecognition(Task):
     softmax: Margin = "cosface"  # arcface or cosface
     margin: float = Field(0.2, ge=0, lt=1.5)  # of the angle (arcface) or of its cosine (cosface)
     scale: float = Field(16.0, gt=0)  # of cosines before the softmax
-    spread: float = Field(1.0, ge=0)  # weight of what holds people's vectors near their starts
+    # weight of the term that holds people's vectors near their starts
+    spread: float = Field(1.0, ge=0)
     reach: float = Field(0.5, ge=0, le=2)  # distance from its start that a vector is free to go
     # false accept rates at which true accept rates are reported
     fars: Annotated[tuple[Far, ...], Field(strict=False, min_length=1)] = (0.01, 0.001)
@@ -55,7 +56,7 @@ class FaceRecognition(Task):
         problems = super().check(dataset)
         seen = np.intersect1d(dataset.train.labels, dataset.test.labels)
         if len(seen):
-            cause = f"{len(seen)} people of the test part are trained on: the figures would flatter"
+            cause = f"{len(seen)} people of the test part are also in the training part"
             cure = "use a source of people (orl-faces, people), which holds out people, not images"
             problems.append(Problem("data.name", cause, cure))
         return problems
@@ -64,13 +65,13 @@ class FaceRecognition(Task):
         """Two people must be tested together somewhere: no vector goes from site to site."""
         if any(len(np.unique(labels)) > 1 for labels in tested.values()):
             return []
-        cause = "there are fewer than two people to test on whom nobody trains on"
+        cause = "fewer than two people are held out for testing"
         if set(tested) != {""}:
             sites = sorted(name for name in tested if name)
             more = f" and {len(sites) - NAMED} more" if len(sites) > NAMED else ""
-            cause = "no site has two people to test on whom nobody trains on"
+            cause = "no site has two people who are held out for testing"
             cause += f" (one at {', '.join(sites[:NAMED])}{more})" if sites else ""
-            cause += ", and faces are compared within a site only: nothing could be measured"
+            cause += ", and faces are compared only within a site, so nothing could be measured"
         cure = (
             "add people (of four at a site two are held out), set data.unseen = 0.5 (which holds "
             "out two of three), or mark whom to test on"
@@ -78,10 +79,12 @@ class FaceRecognition(Task):
         return [Problem("data", cause, cure)]
 
     def check_network(self, network: Network) -> list[Problem]:
-        """The network must give vectors."""
+        """The network must return vectors."""
         if isinstance(network.module, Embedding):
             return []
-        cause = "the task 'faces' needs a network that gives vectors, and this one gives classes"
+        cause = (
+            "the task 'faces' needs a network that returns vectors, but this one returns classes"
+        )
         return [Problem("model.name", cause, "use 'face_net', or 'embedding' around another")]
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
@@ -89,11 +92,11 @@ class FaceRecognition(Task):
         return Kind.PERSONAL if name in network.head else kind
 
     def begin(self, model: nn.Module, labels: Tensor, draws: Generator) -> None:
-        """Before a site trains: these are its people, and there they start."""
+        """Tell the head which people the site has, and draw where their vectors start."""
         _embedding(model).head.start_at(labels.unique(), draws)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Margin softmax over the site's own people, or the pull to a single one; and the hold."""
+        """Margin softmax over the site's people, or the pull towards one, plus the spread term."""
         network = _embedding(model)
         head = network.head
         vectors = head.vectors()
@@ -108,7 +111,7 @@ class FaceRecognition(Task):
         return loss
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
-        """Histograms of scores and counts of `verification`; no score and no vector by itself."""
+        """Histograms and counts of `verification`; never a single score or vector."""
         vectors, people = _embedding(model).embed(batch.x).cpu(), batch.y.cpu()
         return {
             **verification.verify(vectors, people, batch.x.cpu()),
@@ -118,18 +121,18 @@ class FaceRecognition(Task):
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
-        """`auc`, `eer`, `tar_at_F` and the like; a mix of labels means nothing here."""
+        """`auc`, `eer`, `tar_at_F` and others; `mix` is ignored."""
         return verification.figures(sums, self.fars)
 
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
-        """Refused: who somebody is stands in a site's gallery, not in the model."""
+        """Raises ModelError: identities are in a site's gallery, not in the model."""
         raise ModelError(
-            "this model tells people apart and knows none by name",
+            "this model compares faces and knows no names",
             "enrol people with `fedsight faces enrol` and ask with `fedsight faces identify`",
         )
 
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
-        """Refused, as `predict`."""
+        """Raises ModelError, as `predict` does."""
         self.predict(model, x)
         return []
 
@@ -148,7 +151,7 @@ class FaceRecognition(Task):
         for truth in (True, False):
             for right in (False, True):
                 kind = order[((same == truth) & ((said == same) == right))[order]]
-                # The surest errors; of right answers the closest, which show where the limit is.
+                # The most confident errors; of the right answers, those closest to the threshold.
                 chosen += (kind if not right else kind.flip(0))[:SHOWN].tolist()
         chosen.sort(key=lambda at: -abs(float(flat[at]) - threshold))
         return [
@@ -197,7 +200,7 @@ def _key(key: str, far: float) -> str:
 
 
 def _embedding(model: nn.Module) -> Embedding:
-    assert isinstance(model, Embedding)  # Faces.check_network saw to it
+    assert isinstance(model, Embedding)  # checked by FaceRecognition.check_network
     return model
 
 

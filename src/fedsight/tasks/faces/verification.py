@@ -1,12 +1,12 @@
-"""How well vectors tell people apart: sums of pairs that add over sites, and figures from them.
+"""Face verification: sums over pairs that add over sites, and figures made from them.
 
-Pure functions. A site never gives a score away: it counts scores in bins of equal width over
-[-1, 1] (cosines), and the counts add. A bin's scores are taken as spread evenly within it, so
-that a figure is off by what half a bin (0.001) moves it.
+Pure functions. A site never reveals a score: it counts scores in bins of equal width over
+[-1, 1] (cosines), and the counts add. Scores are assumed to be spread evenly within a
+bin, so the error of a figure is at most what half a bin (0.001) changes.
 
-Pairs fall into three groups. A site's people, by number, are dealt to two halves; pairs lie within
-the first, within the second, or across. All pairs make the curve; a threshold that is chosen on
-one half is tested on the other, so it is never tested on people who chose it.
+Pairs fall into three groups. A site's people, by number, are divided into two halves; pairs are
+within the first, within the second, or across. The curve is made from all pairs. A threshold that
+is chosen on one half is tested on the other, so never on the people it was chosen on.
 """
 
 from __future__ import annotations
