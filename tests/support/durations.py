@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 PATH = Path(__file__).parents[1] / "durations.json"
-SLOW = 0.4  # seconds of computing, for all parameters of a test together
+SLOW = 0.25  # seconds of computing, for all parameters of a test together
 
 
 def name_of(item: pytest.Item) -> str:
@@ -45,5 +45,5 @@ class Measurement:
 
     def pytest_sessionfinish(self) -> None:
         """Write down the slow ones."""
-        slow = {name: round(s, 1) for name, s in sorted(self.seconds.items()) if s >= SLOW}
+        slow = {name: round(s, 2) for name, s in sorted(self.seconds.items()) if s >= SLOW}
         PATH.write_text(json.dumps(slow, indent=1) + "\n")
