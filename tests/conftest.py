@@ -7,12 +7,12 @@ from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import command_line
 import durations
+import federations
 import kinds
 import pytest
-import tiny
-import tinyrun
-import tinysites
+import site_services
 from hypothesis import settings
 from shared_prefork import shared_prefork
 
@@ -53,7 +53,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Reports of runs are drawn for tests that name them, and for the fixtures made for those."""
-    tinyrun.Reports.drawn = isinstance(item, pytest.Function) and kinds.reads_report(item)
+    command_line.Reports.drawn = isinstance(item, pytest.Function) and kinds.reads_report(item)
     return (yield)
 
 
@@ -69,23 +69,25 @@ def unfrozen() -> Iterator[None]:
 def tiny_federation() -> Callable[..., Federation]:
     """`tiny_federation(train={"lr": 0.1}, algorithm={"name": "fedprox"}, ...)`: 3 sites of 40
     images [1, 14, 14], 60 test images, a small network, 2 rounds; sections as in a config file."""
-    return tiny.federation
+    return federations.federation
 
 
 @pytest.fixture(scope="session")
 def site_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The images of the sites in `tinysites`."""
+    """The images of the sites in `site_services`."""
     folder = tmp_path_factory.mktemp("images")
-    tinysites.draw(folder)
+    site_services.draw(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def places(
     site_images: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[tinysites.Places]:
+) -> Iterator[site_services.Places]:
     """Three sites with images of their own, and a trainer process for each."""
-    data = {site: {"name": "folder", "path": str(site_images / site)} for site in tinysites.SITES}
-    found = tinysites.Places(tmp_path_factory.mktemp("sites"), data)
+    data = {
+        site: {"name": "folder", "path": str(site_images / site)} for site in site_services.SITES
+    }
+    found = site_services.Places(tmp_path_factory.mktemp("sites"), data)
     yield found
     found.close()

@@ -44,6 +44,7 @@ from fedsight.program import rules
 from fedsight.program.config import SECTIONS
 from fedsight.program.program import Rounds, Speed, Train
 from fedsight.tasks.base import tasks
+from fedsight.tasks.metrics.base import metrics
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs/reference/reference.md"
@@ -219,6 +220,7 @@ def reference() -> str:
         *_registry("Splits", "split", splits, (Split,)),
         *_registry("Models", "model", models, (Model,)),
         *_registry("Tasks", "task", tasks, ()),
+        *_registry("Metrics", "task.metrics", metrics, ()),
         *_registry("Algorithms", "algorithm", algorithms, ()),
         *_registry("Mechanisms", "privacy", mechanisms, (Protected,)),
         *_others(),
@@ -228,6 +230,12 @@ def reference() -> str:
         *_site(),
     ]
     return "\n".join(blocks)
+
+
+def shipped(registry: Registry[Any]) -> list[str]:
+    """The parts of this package: a process may have registered others."""
+    names = registry.names()
+    return [name for name in names if registry.get(name).__module__.startswith("fedsight.")]
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -335,7 +343,7 @@ def _sections() -> Iterator[str]:
         if isinstance(kind, tuple):
             registry, default = kind
             title = _title(section)
-            known = ", ".join(f"`{name}`" for name in registry.names())
+            known = ", ".join(f"`{name}`" for name in shipped(registry))
             usual = f"`{default}`" if default else "required"
             link = f"[{title}](#{title.replace(' ', '-')})"
             rows.append((f"`[{section}]`", usual, f"{known}; see {link}"))
@@ -377,7 +385,9 @@ def _registry(
     title: str, section: str, registry: Registry[Any], bases: tuple[type[Settings], ...]
 ) -> Iterator[str]:
     yield f"## {title}\n"
-    yield f"`[{section}]`, selected by `name`.\n"
+    how = "selected by name in the list `metrics`" if registry is metrics else "selected by `name`"
+    place = "task" if registry is metrics else section
+    yield f"`[{place}]`, {how}.\n"
     common: set[str] = set()
     heads = {
         Source: "Every source has these settings:",
@@ -390,7 +400,7 @@ def _registry(
         yield f"{heads[base]}\n"
         yield _fields(base, leave_out=frozenset(common))
         common |= set(base.model_fields)
-    for name in registry.names():
+    for name in shipped(registry):
         cls = registry.get(name)
         yield f"### {name}\n"
         yield f"{_about(cls)}\n"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import federations
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -66,20 +66,20 @@ def test_a_median_is_not_a_sum_that_noise_could_be_added_to() -> None:
 
 
 def test_engines_agree_on_it() -> None:
-    of = tiny.federation(aggregation={"name": "median"})
+    of = federations.federation(aggregation={"name": "median"})
     engine = WorkerEngine(of, Speed(workers=2))
     try:
-        together = tiny.learn(of, engine)
+        together = federations.learn(of, engine)
     finally:
         engine.close()
-    assert tiny.sha(tiny.learn(of).vector) == tiny.sha(together.vector)
+    assert federations.sha(federations.learn(of).vector) == federations.sha(together.vector)
 
 
 @pytest.mark.parametrize(("name", "moves"), [("mean", True), ("median", False)])
 def test_one_site_in_three_moves_the_mean_at_will_and_not_the_median(
     name: str, moves: bool
 ) -> None:
-    rule = tiny.program(aggregation={"name": name}).aggregation
+    rule = federations.program(aggregation={"name": name}).aggregation
     honest = [torch.linspace(0, 1, 8) + number for number in range(3)]
     results = []
     for factor in (1.0, -1000.0):

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tinyrun import cli, done, refused, write_config
+from command_line import cli, done, refused, write_config
 
 import fedsight
 from fedsight.core import errors

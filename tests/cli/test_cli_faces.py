@@ -6,9 +6,9 @@ import json
 import re
 from pathlib import Path
 
+import face_images
 import pytest
-import tinyfaces
-from tinyrun import done, refused
+from command_line import done, refused
 
 CONFIG = """
 name = "faces"
@@ -43,7 +43,7 @@ workers = 1
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("faces")
-    tinyfaces.draw(home / "people")
+    face_images.draw(home / "people")
     for name, dimension in (("one", 16), ("other", 8)):
         config = home / f"{name}.toml"
         config.write_text(CONFIG.format(people=home / "people", dimension=dimension))
@@ -52,7 +52,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for number in range(3):
             folder = home / "staff" / str(person)
             folder.mkdir(parents=True, exist_ok=True)
-            tinyfaces.picture(person, number).save(folder / f"{number}.png")
+            face_images.picture(person, number).save(folder / f"{number}.png")
     return home
 
 
@@ -127,13 +127,13 @@ def test_what_cannot_be_told_is_refused(home: Path, tmp_path: Path) -> None:
 
 
 def test_no_persons_name_is_in_any_file_of_a_run(tmp_path: Path) -> None:
-    people = tinyfaces.draw(tmp_path / "people")
+    people = face_images.draw(tmp_path / "people")
     broken, loose = (
-        people / "clinic-0" / tinyfaces.NAMES[0] / "0.png",
-        people / "clinic-1" / f"{tinyfaces.NAMES[4]}.png",
+        people / "clinic-0" / face_images.NAMES[0] / "0.png",
+        people / "clinic-1" / f"{face_images.NAMES[4]}.png",
     )
     broken.write_bytes(b"no image")
-    tinyfaces.picture(9, 0).save(loose)
+    face_images.picture(9, 0).save(loose)
     config, run = tmp_path / "faces.toml", tmp_path / "run"
     text = CONFIG.format(people=people, dimension=8)
     options = 'unseen = 0.5\ncorrupt = "skip"\nnameless = "skip"\n'
@@ -147,4 +147,4 @@ def test_no_persons_name_is_in_any_file_of_a_run(tmp_path: Path) -> None:
     assert {"run.json", "evaluation.json", "report.html"} <= {path.name for path in files}
     for path in files:
         held = path.read_bytes()
-        assert not any(name.encode() in held for name in tinyfaces.NAMES), path.name
+        assert not any(name.encode() in held for name in face_images.NAMES), path.name

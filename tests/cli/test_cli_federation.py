@@ -15,7 +15,7 @@ from unittest import mock
 
 import pytest
 import tomli_w
-from tinyrun import check_message, cli, done, refused, write_config
+from command_line import check_message, cli, done, refused, write_config
 
 from fedsight.cli import members
 from fedsight.core.errors import DeployError

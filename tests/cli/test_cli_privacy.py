@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import command_line
 import pytest
-import tinyrun
 
 from fedsight.privacy import event
 from fedsight.privacy.accounting import spent
@@ -19,14 +19,14 @@ def options(**changes: Any) -> list[str]:
 
 
 def test_the_plan_names_a_noise_that_meets_its_target() -> None:
-    said = tinyrun.done("privacy", "plan", *options()).out
+    said = command_line.done("privacy", "plan", *options()).out
     noise = float(said.split("noise_multiplier = ")[1].split()[0])
     assert 2.9 < spent([(event.poisson(noise, 0.1), 200)], 1e-5) < 3.003
     assert "20,538 parameters" in said
 
 
 def test_a_larger_cohort_buys_less_noise_for_each_client() -> None:
-    said = tinyrun.done("privacy", "plan", *options(parameters=10_000)).out
+    said = command_line.done("privacy", "plan", *options(parameters=10_000)).out
     rows = [line.split() for line in said.splitlines() if line.rstrip().endswith("%")]
     assert [row[0] for row in rows] == ["500", "1,000", "2,000", "4,000", "5,000"]
     beside = [float(row[2]) for row in rows]
@@ -37,8 +37,8 @@ def test_a_larger_cohort_buys_less_noise_for_each_client() -> None:
 
 
 def test_the_size_can_come_from_a_config(tmp_path: Path) -> None:
-    path = tinyrun.write_config(tmp_path)
-    assert "parameters" in tinyrun.done("privacy", "plan", *options(config=path)).out
+    path = command_line.write_config(tmp_path)
+    assert "parameters" in command_line.done("privacy", "plan", *options(config=path)).out
 
 
 @pytest.mark.parametrize(
@@ -56,11 +56,11 @@ def test_the_size_can_come_from_a_config(tmp_path: Path) -> None:
     ],
 )
 def test_values_out_of_range_are_named(change: dict[str, Any], named: str) -> None:
-    assert named in tinyrun.refused(2, "privacy", "plan", *options(**change))
+    assert named in command_line.refused(2, "privacy", "plan", *options(**change))
 
 
 def protected(folder: Path, **privacy: Any) -> Path:
-    return tinyrun.write_config(
+    return command_line.write_config(
         folder,
         privacy={"name": "local", **privacy},
         rounds={"rounds": 5, "weighting": "uniform"},
@@ -69,20 +69,20 @@ def protected(folder: Path, **privacy: Any) -> Path:
 
 def test_a_run_that_stops_early_says_so_and_keeps_its_target(tmp_path: Path) -> None:
     config = protected(tmp_path, epsilon=5.0, noise_multiplier=3.5)
-    said = tinyrun.done("run", config, "--out", tmp_path / "run", "--workers", 1).said
-    told = tinyrun.read(tmp_path / "run")["privacy"]
+    said = command_line.done("run", config, "--out", tmp_path / "run", "--workers", 1).said
+    told = command_line.read(tmp_path / "run")["privacy"]
     assert 0 < told["rounds"] < 5
     assert told["stopped"]
     assert f"stopped after {told['rounds']} of 5 rounds" in said
     assert told["epsilon"] <= 5.0
     assert told["neighbours"] == "replace_one"
-    lines = tinyrun.history(tmp_path / "run")
+    lines = command_line.history(tmp_path / "run")
     assert len(lines) == told["rounds"]
     assert lines[-1]["epsilon"] == told["epsilon"]
     page = (tmp_path / "run" / "report.html").read_text()
     assert "stopped" in page
     assert "Privacy" in page
-    again = tinyrun.done("resume", tmp_path / "run").said
+    again = command_line.done("resume", tmp_path / "run").said
     assert "stopped after" in again
 
 
@@ -90,7 +90,7 @@ def test_a_target_too_small_for_one_round_is_refused_before_anything_is_written(
     tmp_path: Path,
 ) -> None:
     config = protected(tmp_path, epsilon=0.1, noise_multiplier=1.0)
-    said = tinyrun.refused(2, "run", config, "--out", tmp_path / "run")
+    said = command_line.refused(2, "run", config, "--out", tmp_path / "run")
     assert "not one round stays within epsilon 0.1" in said
     assert not (tmp_path / "run").exists()
 
@@ -98,14 +98,14 @@ def test_a_target_too_small_for_one_round_is_refused_before_anything_is_written(
 def test_check_names_what_is_unsound(tmp_path: Path) -> None:
     config = protected(tmp_path, epsilon=3.0)
     sets = ["--set", "rounds.weighting=samples", "--set", "model.norm=batch"]
-    said = tinyrun.refused(2, "check", config, *sets)
+    said = command_line.refused(2, "check", config, *sets)
     assert "rounds.weighting" in said
     assert "model.norm" in said
 
 
 def test_the_report_says_that_baselines_are_not_protected(tmp_path: Path) -> None:
     config = protected(tmp_path, epsilon=8.0)
-    tinyrun.done("compare", config, "--out", tmp_path / "run", "--workers", 1)
+    command_line.done("compare", config, "--out", tmp_path / "run", "--workers", 1)
     page = (tmp_path / "run" / "report.html").read_text()
     assert "not protected" in page
 
@@ -122,14 +122,14 @@ def test_check_says_what_no_round_could_keep_to(
     tmp_path: Path, privacy: dict[str, Any], split: dict[str, Any], code: int, why: str
 ) -> None:
     tables = {"secure": {"name": "secagg"}, "split": {"name": "iid", "sites": 4, **split}}
-    config = tinyrun.write_config(
+    config = command_line.write_config(
         tmp_path,
         privacy={"name": "distributed", **privacy},
         rounds={"rounds": 2, "weighting": "uniform"},
         **tables,
     )
-    assert why in " ".join(tinyrun.refused(code, "check", config).split())
+    assert why in " ".join(command_line.refused(code, "check", config).split())
     fine = ["--set", "privacy.noise_multiplier=1.0", "--set", "split.sites=4"]
     if "epsilon" in privacy:
         fine += ["--set", "privacy.epsilon=50.0"]
-    tinyrun.done("check", config, *fine)
+    command_line.done("check", config, *fine)

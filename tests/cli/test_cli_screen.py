@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import federations
 import pytest
-import tiny
+from command_line import done, write_config
 from hypothesis import given
 from hypothesis import strategies as st
-from tinyrun import done, write_config
 
 from fedsight.cli.screen import show_error, show_summary
 from fedsight.coordinator.callbacks import (
@@ -60,7 +60,7 @@ def test_a_size_is_near_what_it_stands_for(count: int) -> None:
 
 def test_a_line_a_round_on_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     screen = Screen()
-    screen.on(RunBegan(tiny.federation(rounds={"rounds": 3}), 1))
+    screen.on(RunBegan(federations.federation(rounds={"rounds": 3}), 1))
     screen.on(REPLY)
     screen.on(RoundEnded(LINE, None, False))
     screen.on(
@@ -87,7 +87,7 @@ def test_a_bar_on_a_terminal(capsys: pytest.CaptureFixture[str], monkeypatch) ->
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
-    screen.on(RunBegan(tiny.federation(rounds={"cohort": 2}), 0))
+    screen.on(RunBegan(federations.federation(rounds={"cohort": 2}), 0))
     screen.on(REPLY)
     screen.on(REPLY)
     screen.on(RoundEnded(LINE, None, False))
@@ -108,7 +108,7 @@ def test_what_is_said_meanwhile_stands_above_the_bar(
     monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setenv("TERM", "xterm")
     screen = Screen()
-    screen.on(RunBegan(tiny.federation(rounds={"rounds": 2}), 0))
+    screen.on(RunBegan(federations.federation(rounds={"rounds": 2}), 0))
     screen.on(
         RoundEnded(LINE, None, False)
     )  # without a word of single replies, as where sites are elsewhere

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import tomli_w
 import torch
+from command_line import cli, done, refused, write_config
 from PIL import Image
-from tinyrun import cli, done, refused, write_config
 
 from fedsight.data.sources.texts import TextFile
 from fedsight.inference.saved import load

@@ -6,9 +6,9 @@ import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 
+import federations
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -118,12 +118,12 @@ def test_step_repeats_exactly_and_leaves_torchs_own_generator_alone(tiny_federat
     for seed in (1, 2):
         torch.default_generator.manual_seed(seed)
         before = torch.get_rng_state()
-        shas.add(tiny.sha(step(federation).payload["delta"]))
+        shas.add(federations.sha(step(federation).payload["delta"]))
         assert torch.equal(torch.get_rng_state(), before)
     assert len(shas) == 1
-    assert tiny.sha(step(federation, round=2).payload["delta"]) not in shas
+    assert federations.sha(step(federation, round=2).payload["delta"]) not in shas
     plain = tiny_federation(train={"augment": ("flip", "shift", "brightness", "erase")})
-    assert tiny.sha(step(plain).payload["delta"]) not in shas  # dropout was there
+    assert federations.sha(step(plain).payload["delta"]) not in shas  # dropout was there
 
 
 def test_step_seeds_no_accelerator(tiny_federation: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,10 +139,12 @@ def test_one_client_object_serves_one_site_after_the_other_without_a_trace(
     tiny_federation: Make,
 ) -> None:
     federation = tiny_federation()
-    counting = tiny.Counting(norm="batch", dropout=0.2)
+    counting = federations.Counting(norm="batch", dropout=0.2)
     worker = Client(replace(federation, program=replace(federation.program, model=counting)))
     order = Order(1, worker.initial[worker.layout.travelling].clone())
-    shas = [tiny.sha(worker.step(order, client, {}).payload["delta"]) for client in (0, 1, 0)]
+    shas = [
+        federations.sha(worker.step(order, client, {}).payload["delta"]) for client in (0, 1, 0)
+    ]
     assert shas[0] == shas[2] != shas[1]
     assert torch.equal(order.vector, worker.initial[worker.layout.travelling])
 
@@ -203,7 +205,7 @@ def test_personal_slice_comes_from_memory_and_never_travels(tiny_federation: Mak
 def test_personal_model_is_measured_with_its_sites_memory(tiny_federation: Make, tmp_path) -> None:
     federation = tiny_federation(algorithm={"name": "fedrep"}, rounds={"rounds": 1})
     engine = InProcessEngine(federation, tmp_path)
-    trained = tiny.learn(federation, engine)
+    trained = federations.learn(federation, engine)
     by_site = [sums["loss"].mean for sums in trained.sums]
     assert len(set(by_site)) == len(federation.partition) == 3
     before = engine.measure(trained.checkpoint.vector, 0)  # nobody remembered anything yet

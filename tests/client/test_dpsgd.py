@@ -6,10 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import federations
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tiny
 import torch
 
 from fedsight.client.dpsgd import PrivateSteps, clipped_sum, single_gradients
@@ -26,7 +26,7 @@ NOISE = partial(Noise, 0)
 
 def make(**sections: Any) -> Federation:
     rounds = {"weighting": "uniform"}
-    return tiny.federation(rounds=rounds, privacy={"name": "example", **sections})
+    return federations.federation(rounds=rounds, privacy={"name": "example", **sections})
 
 
 def lesson_of(client: Client, **changes: Any) -> Lesson:

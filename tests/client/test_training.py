@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import federations
 import pytest
-import tiny
 import torch
 from torch import Tensor, nn
 
@@ -71,7 +71,7 @@ def test_steps_with_groups_are_those_of_pytorchs_own_optimizer(
 
 
 def test_a_group_by_name_learns_at_its_own_rate_and_a_schedule_moves_all() -> None:
-    of = tiny.federation(train={"lr": 0.1, "groups": [{"params": ["head"], "lr": 0.5}]})
+    of = federations.federation(train={"lr": 0.1, "groups": [{"params": ["head"], "lr": 0.5}]})
     names = [name for name, _ in of.network.module.named_parameters()]
     head, rest = rate_groups(names, of.program.train, 0.05, of.network)
     assert {names[at] for at in head.positions} == set(of.network.head)
@@ -81,9 +81,9 @@ def test_a_group_by_name_learns_at_its_own_rate_and_a_schedule_moves_all() -> No
 
 
 def test_a_group_that_learns_nothing_to_speak_of_changes_the_run() -> None:
-    plain = tiny.learn(tiny.federation())
-    slow = tiny.federation(train={"groups": [{"params": ["conv*"], "lr": 1e-12}]})
-    found = tiny.learn(slow)
+    plain = federations.learn(federations.federation())
+    slow = federations.federation(train={"groups": [{"params": ["conv*"], "lr": 1e-12}]})
+    found = federations.learn(slow)
     convolution = next(e for e in slow.layout.entries if e.name == "conv0.weight")
     start, end = (convolution.view(vector) for vector in (slow.initial, found.vector))
     assert torch.allclose(start, end, atol=1e-9)
@@ -92,22 +92,22 @@ def test_a_group_that_learns_nothing_to_speak_of_changes_the_run() -> None:
 
 @pytest.mark.parametrize("norm", ["group", "batch"])
 def test_only_what_is_named_learns_and_travels(norm: str) -> None:
-    of = tiny.federation(model={"norm": norm}, train={"only": ["head", "norm1"]})
+    of = federations.federation(model={"norm": norm}, train={"only": ["head", "norm1"]})
     changed = {name for name, has in moved(of).items() if has}
     learns = {name for name in moved(of) if name.startswith(("head.", "norm1."))}
     assert changed == learns
     sent = {e.name for e in of.layout.entries if e.stop <= of.layout.travelling.stop}
     assert sent == learns
     assert of.parts["delta"].values == of.layout.travelling.stop < of.layout.size
-    diary = tiny.Diary()
-    trained = tiny.learn(of, diary=diary)
+    diary = federations.Diary()
+    trained = federations.learn(of, diary=diary)
     assert diary.lines[0]["bytes_up"] == 3 * 4 * of.layout.travelling.stop
     assert torch.equal(trained.vector[of.layout.frozen], of.initial[of.layout.frozen])
     assert not torch.equal(trained.vector[of.layout.shared], of.initial[of.layout.shared])
 
 
 def test_a_frozen_batch_norm_normalises_by_its_statistics_in_training_too() -> None:
-    of = tiny.federation(model={"norm": "batch"}, train={"only": ["head"]})
+    of = federations.federation(model={"norm": "batch"}, train={"only": ["head"]})
     client = Client(of)
     client.step(Order(1, of.initial[of.layout.travelling]), 0, {})
     norms = [part for part in client.model.modules() if isinstance(part, nn.BatchNorm2d)]
@@ -118,8 +118,8 @@ def test_a_frozen_batch_norm_normalises_by_its_statistics_in_training_too() -> N
 
 @pytest.mark.parametrize("algorithm", ["scaffold", "fedadam", "fedprox"])
 def test_algorithms_work_on_what_learns_alone(algorithm: str) -> None:
-    of = tiny.federation(algorithm={"name": algorithm}, train={"only": ["head"]})
-    trained = tiny.learn(of)
+    of = federations.federation(algorithm={"name": algorithm}, train={"only": ["head"]})
+    trained = federations.learn(of)
     assert torch.equal(trained.vector[of.layout.frozen], of.initial[of.layout.frozen])
     for value in trained.checkpoint.state.values():
         assert len(value) == of.layout.shared.stop
@@ -137,7 +137,7 @@ def test_a_pattern_that_names_nothing_is_a_problem_with_its_cure(
     train: dict[str, Any], where: str, cure: str
 ) -> None:
     with pytest.raises(ConfigError) as caught:
-        tiny.federation(train=train)
+        federations.federation(train=train)
     (problem,) = caught.value.problems
     assert problem.where == where
     assert cure in problem.cure
@@ -145,20 +145,22 @@ def test_a_pattern_that_names_nothing_is_a_problem_with_its_cure(
 
 def test_a_network_of_which_nothing_learns_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
-        tiny.federation(model={"norm": "batch"}, train={"only": ["norm0.running_mean"]})
+        federations.federation(model={"norm": "batch"}, train={"only": ["norm0.running_mean"]})
     assert "nothing would learn" in caught.value.problems[0].cause
 
 
 def test_momentum_is_not_adamws() -> None:
-    (problem,) = tiny.program(train={"optimizer": "adamw", "momentum": 0.9}).check()
+    (problem,) = federations.program(train={"optimizer": "adamw", "momentum": 0.9}).check()
     assert problem.where == "train.momentum"
 
 
 def test_adamw_trains_and_engines_agree() -> None:
-    of = tiny.federation(train={"optimizer": "adamw", "lr": 0.003})
-    plain = tiny.learn(tiny.federation(train={"lr": 0.003}))
-    one, two = tiny.learn(of), tiny.learn(of)
-    assert tiny.sha(one.vector) == tiny.sha(two.vector) != tiny.sha(plain.vector)
+    of = federations.federation(train={"optimizer": "adamw", "lr": 0.003})
+    plain = federations.learn(federations.federation(train={"lr": 0.003}))
+    one, two = federations.learn(of), federations.learn(of)
+    assert (
+        federations.sha(one.vector) == federations.sha(two.vector) != federations.sha(plain.vector)
+    )
 
 
 def test_a_device_that_is_not_there_is_named_with_those_that_are() -> None:
@@ -192,7 +194,7 @@ def test_the_device_is_no_part_of_the_fingerprint() -> None:
 
 def test_what_does_not_travel_is_adopted_once() -> None:
     """A site that has no file of weights is given the frozen and the personal slice."""
-    of = tiny.federation(algorithm={"name": "fedbn"}, train={"only": ["head", "norm1"]})
+    of = federations.federation(algorithm={"name": "fedbn"}, train={"only": ["head", "norm1"]})
     assert of.layout.length(Kind.PERSONAL)
     assert of.layout.length(Kind.FROZEN)
     given, other = torch.full_like(of.initial, 0.25), replace(of)
@@ -203,7 +205,7 @@ def test_what_does_not_travel_is_adopted_once() -> None:
 
 
 def test_replies_are_handed_back_as_they_come() -> None:
-    of = tiny.federation()
+    of = federations.federation()
     engine = InProcessEngine(of)
     try:
         work = engine.submit(Order(1, of.initial[of.layout.travelling]), [0, 1, 2])

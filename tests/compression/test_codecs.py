@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import federations
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -77,16 +77,18 @@ def test_a_part_of_another_form_is_refused_and_nothing_is_added(sent: Any) -> No
 
 
 def test_a_run_with_float16_sends_half_and_learns_as_much() -> None:
-    diary, half = tiny.Diary(), tiny.Diary()
-    whole = tiny.learn(tiny.federation(), diary=diary)
-    of = tiny.federation(compression={"name": "float16"})
-    halved = tiny.learn(of, diary=half)
+    diary, half = federations.Diary(), federations.Diary()
+    whole = federations.learn(federations.federation(), diary=diary)
+    of = federations.federation(compression={"name": "float16"})
+    halved = federations.learn(of, diary=half)
     assert [2 * line["bytes_up"] for line in half.lines] == [x["bytes_up"] for x in diary.lines]
     assert [line["bytes_down"] for line in half.lines] == [x["bytes_down"] for x in diary.lines]
     assert torch.allclose(halved.vector, whole.vector, atol=1e-3)
     assert not torch.equal(halved.vector, whole.vector)
     engine = WorkerEngine(of, Speed(workers=2))
     try:
-        assert tiny.sha(tiny.learn(of, engine).vector) == tiny.sha(halved.vector)
+        assert federations.sha(federations.learn(of, engine).vector) == federations.sha(
+            halved.vector
+        )
     finally:
         engine.close()

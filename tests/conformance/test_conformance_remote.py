@@ -9,12 +9,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import federations
 import pytest
-import tiny
-import tinysites
+import site_services
 import torch
 from safetensors.torch import save_file
-from tinysites import FaultyLink, Places
+from site_services import FaultyLink, Places
 
 from fedsight.client.memory import MemoryStore
 from fedsight.core.types import Order
@@ -54,11 +54,11 @@ CASES: dict[str, dict[str, Any]] = {
 }
 
 
-def inline(program: Program, memory: Path) -> tuple[Any, tiny.Diary]:
+def inline(program: Program, memory: Path) -> tuple[Any, federations.Diary]:
     """The run in this process, over the images of all sites in one tree."""
-    federation, diary = federate(program), tiny.Diary()
+    federation, diary = federate(program), federations.Diary()
     engine = InProcessEngine(federation, memory)
-    return tiny.learn(federation, engine, diary), diary
+    return federations.learn(federation, engine, diary), diary
 
 
 def same_memories(places: Places, memory: Path, rounds: int) -> None:
@@ -74,23 +74,23 @@ def same_memories(places: Places, memory: Path, rounds: int) -> None:
 def test_own_images_elsewhere_give_the_bits_of_one_tree(
     places: Places, site_images: Path, tmp_path: Path, sections: dict[str, Any]
 ) -> None:
-    program = tinysites.program(site_images, **sections)
+    program = site_services.program(site_images, **sections)
     expected, kept = inline(program, tmp_path)
     federation, link = places.meet(program)
-    diary = tiny.Diary()
-    found = tinysites.learn(federation, link, diary)
-    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
-    assert tiny.same_sums(found.sums, expected.sums)
+    diary = federations.Diary()
+    found = site_services.learn(federation, link, diary)
+    assert federations.sha(found.vector) == federations.sha(expected.vector)
+    assert federations.same_sums(found.sums, expected.sums)
     assert found.checkpoint.state.keys() == expected.checkpoint.state.keys()
     for name, value in expected.checkpoint.state.items():
         assert torch.equal(found.checkpoint.state[name], value)
-    assert tinysites.figures(diary) == tinysites.figures(kept)
+    assert site_services.figures(diary) == site_services.figures(kept)
     assert diary.replies == sum(line["cohort"] for line in diary.lines)
     same_memories(places, tmp_path, program.rounds.rounds)
 
 
 def noised(images: Path, mechanism: str) -> Program:
-    return tinysites.program(
+    return site_services.program(
         images,
         privacy={"name": mechanism, "noise_multiplier": 1.0},
         rounds={"rounds": 2, "weighting": "uniform"},
@@ -111,13 +111,13 @@ def test_sites_whose_secret_were_the_seed_would_end_with_the_simulations_bits(
         key.write_bytes(program.seed.to_bytes(32, "little"))
     try:
         federation, link = places.meet(program)
-        diary = tiny.Diary()
-        found = tinysites.learn(federation, link, diary, name=places.run)
+        diary = federations.Diary()
+        found = site_services.learn(federation, link, diary, name=places.run)
     finally:
         for key in keys:
             key.unlink()
-    assert tiny.sha(found.vector) == tiny.sha(simulated.vector)
-    assert tinysites.figures(diary) == tinysites.figures(kept)
+    assert federations.sha(found.vector) == federations.sha(simulated.vector)
+    assert site_services.figures(diary) == site_services.figures(kept)
 
 
 @pytest.mark.parametrize("mechanism", ["local", "example", "distributed"])
@@ -127,9 +127,11 @@ def test_sites_noise_their_updates_from_a_secret_of_their_own(
     program = noised(site_images, mechanism)
     simulated, kept = inline(program, tmp_path)
     federation, link = places.meet(program)
-    diary = tiny.Diary()
-    found = tinysites.learn(federation, link, diary, name=places.run)
-    assert tiny.sha(found.vector) != tiny.sha(simulated.vector)  # the seed tells nothing
+    diary = federations.Diary()
+    found = site_services.learn(federation, link, diary, name=places.run)
+    assert federations.sha(found.vector) != federations.sha(
+        simulated.vector
+    )  # the seed tells nothing
     assert [line["epsilon"] for line in diary.lines] == [line["epsilon"] for line in kept.lines]
     assert all(line["train_loss"] is None for line in diary.lines)
     keys = [places.root / site / "noise.key" for site in places.names]
@@ -144,11 +146,11 @@ def test_a_run_gone_on_with_by_new_seats_neither_loses_nor_repeats_memory(
     places: Places, site_images: Path, tmp_path: Path, algorithm: str, fresh: list[str]
 ) -> None:
     rounds = {"rounds": 4, "cohort": 2}
-    program = tinysites.program(site_images, algorithm={"name": algorithm}, rounds=rounds)
+    program = site_services.program(site_images, algorithm={"name": algorithm}, rounds=rounds)
     expected, kept = inline(program, tmp_path)
     federation, link = places.meet(program, run=f"again{algorithm}")
-    whole = tiny.Diary()
-    tinysites.learn(federation, link, whole, durable=lambda: min(2, len(whole.checkpoints)))
+    whole = federations.Diary()
+    site_services.learn(federation, link, whole, durable=lambda: min(2, len(whole.checkpoints)))
     # The coordinator's disk is two rounds behind when it comes back, the sites' memories are not.
     memory = places.root / "{}" / "memory" / f"again{algorithm}"
     late = [site for site in places.names if (Path(str(memory).format(site)) / site).is_dir()]
@@ -160,11 +162,11 @@ def test_a_run_gone_on_with_by_new_seats_neither_loses_nor_repeats_memory(
     assert stems & {3, 4}
     accepted = {site: line["round"] for line in whole.lines[:2] for site in line["sites"]}
     federation, link = places.meet(program, places.sit(fresh), f"again{algorithm}")
-    diary = tiny.Diary()
-    found = tinysites.learn(federation, link, diary, whole.checkpoints[1], accepted, lambda: 2)
-    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
-    assert tinysites.figures(diary) == tinysites.figures(kept)[2:]
-    assert tiny.same_sums(found.sums, expected.sums)
+    diary = federations.Diary()
+    found = site_services.learn(federation, link, diary, whole.checkpoints[1], accepted, lambda: 2)
+    assert federations.sha(found.vector) == federations.sha(expected.vector)
+    assert site_services.figures(diary) == site_services.figures(kept)[2:]
+    assert federations.same_sums(found.sums, expected.sums)
 
 
 class Deaf(InProcessEngine):
@@ -186,10 +188,10 @@ def test_what_a_site_remembers_of_an_uncounted_round_is_dropped(
     places: Places, site_images: Path, tmp_path: Path, algorithm: str
 ) -> None:
     rounds = {"rounds": 4, "quorum": 2}
-    program = tinysites.program(site_images, algorithm={"name": algorithm}, rounds=rounds)
+    program = site_services.program(site_images, algorithm={"name": algorithm}, rounds=rounds)
     here = federate(program)
-    kept = tiny.Diary()
-    expected = tiny.learn(here, Deaf(here, tmp_path, "south", 2), kept)
+    kept = federations.Diary()
+    expected = federations.learn(here, Deaf(here, tmp_path, "south", 2), kept)
 
     def alter(kind: str, header: dict[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
         fields = json.loads(text)
@@ -198,17 +200,17 @@ def test_what_a_site_remembers_of_an_uncounted_round_is_dropped(
         return json.dumps(fields), data
 
     federation, link = places.meet(program)
-    diary = tiny.Diary()
-    found = tinysites.learn(federation, FaultyLink(link, "south", alter), diary)
+    diary = federations.Diary()
+    found = site_services.learn(federation, FaultyLink(link, "south", alter), diary)
     assert [list(line["rejected"]) for line in diary.lines] == [[], ["south"], [], []]
-    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
-    assert tiny.same_sums(found.sums, expected.sums)
+    assert federations.sha(found.vector) == federations.sha(expected.vector)
+    assert federations.same_sums(found.sums, expected.sums)
     assert [line["loss"] for line in diary.lines] == [line["loss"] for line in kept.lines]
     same_memories(places, tmp_path, 4)
 
 
 def test_a_site_that_lacks_a_named_class_takes_part(places: Places, site_images: Path) -> None:
-    federation, _ = places.meet(tinysites.program(site_images))
+    federation, _ = places.meet(site_services.program(site_images))
     west = next(site for site in range(3) if federation.name(site) == "west")
     labels = federation.dataset.train.labels[federation.partition.indices(west)]
     assert sorted(set(labels.tolist())) == [0, 1]
@@ -238,12 +240,12 @@ class Counted:
 def test_pretrained_weights_that_do_not_travel_come_from_the_coordinator_once(
     places: Places, site_images: Path, tmp_path: Path, sections: dict[str, Any]
 ) -> None:
-    plain = tinysites.program(site_images, **sections)
+    plain = site_services.program(site_images, **sections)
     state = federate(plain).network.module.state_dict()
     path = tmp_path / "pretrained.safetensors"
     save_file({name: value + 0.25 for name, value in state.items()}, path)
     model = {"weights": str(path), "sha256": sha256(path.read_bytes()).hexdigest()}
-    program = tinysites.program(site_images, model=model, **sections)
+    program = site_services.program(site_images, model=model, **sections)
     expected, kept = inline(program, tmp_path / "memory")
     federation, link = places.meet(program)
     absent: dict[str, str] = {}
@@ -252,20 +254,20 @@ def test_pretrained_weights_that_do_not_travel_come_from_the_coordinator_once(
     assert set(counted.pieces) == set(link.sites)
     send_kept(federation, counted, absent)  # another job of the run: nothing is sent again
     assert set(counted.pieces.values()) == {1}
-    diary = tiny.Diary()
-    found = tinysites.learn(federation, link, diary)
+    diary = federations.Diary()
+    found = site_services.learn(federation, link, diary)
     assert absent == {}
-    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
-    assert tinysites.figures(diary) == tinysites.figures(kept)
+    assert federations.sha(found.vector) == federations.sha(expected.vector)
+    assert site_services.figures(diary) == site_services.figures(kept)
     without, _ = inline(plain, tmp_path / "other")
-    assert tiny.sha(without.vector) != tiny.sha(expected.vector)
+    assert federations.sha(without.vector) != federations.sha(expected.vector)
 
 
 def test_every_answer_lost_once_changes_nothing(
     places: Places, site_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tinysites.Clock().rule(monkeypatch)
-    program = tinysites.program(site_images, algorithm={"name": "scaffold"})
+    site_services.Clock().rule(monkeypatch)
+    program = site_services.program(site_images, algorithm={"name": "scaffold"})
     expected, kept = inline(program, tmp_path)
     answered: set[str] = set()
 
@@ -277,13 +279,13 @@ def test_every_answer_lost_once_changes_nothing(
         return text, data
 
     _, link = places.meet(program, FaultyLink(places.sit(), "north", alter))
-    federation, diary = places.meet(program, link)[0], tiny.Diary()
-    found = tinysites.learn(federation, link, diary)
+    federation, diary = places.meet(program, link)[0], federations.Diary()
+    found = site_services.learn(federation, link, diary)
     assert {question.split()[0] for question in answered} == {
         *("propose", "piece", "train", "fetch", "measure")
     }
-    assert tinysites.figures(diary) == tinysites.figures(kept)
-    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
+    assert site_services.figures(diary) == site_services.figures(kept)
+    assert federations.sha(found.vector) == federations.sha(expected.vector)
 
 
 def test_sites_share_a_sample_by_the_programs_split(
@@ -301,16 +303,16 @@ def test_sites_share_a_sample_by_the_programs_split(
         shared.seats[name] = places.seats[own]
     shared.seats = dict(zip(names, places.seats.values(), strict=True))
     link = shared.sit()  # with the trainers that are running
-    sections = {name: dict(tinysites.SECTIONS[name]) for name in ("model", "train")}
+    sections = {name: dict(site_services.SECTIONS[name]) for name in ("model", "train")}
     split = {"name": "virtual", "sites": 3, "samples": 30}
     table = {**sections, "data": sample, "split": split, "rounds": {"rounds": 2}}
     table["algorithm"] = {"name": "fedbn"}
-    program, _ = tinysites.parse(table, base=tmp_path)
+    program, _ = site_services.parse(table, base=tmp_path)
     try:
         expected, kept = inline(program, tmp_path / "memory")
         federation, link = shared.meet(program, link)
-        diary = tiny.Diary()
-        found = tinysites.learn(federation, link, diary)
+        diary = federations.Diary()
+        found = site_services.learn(federation, link, diary)
     finally:
         for own, name in zip(places.names, names, strict=True):  # the trainers go back
             places.seats[own]._trainer, shared.seats[name]._trainer = (
@@ -318,6 +320,6 @@ def test_sites_share_a_sample_by_the_programs_split(
                 None,
             )
         shared.close()
-    assert tiny.sha(found.vector) == tiny.sha(expected.vector)
-    assert tinysites.figures(diary) == tinysites.figures(kept)
-    assert tiny.same_sums(found.sums, expected.sums)
+    assert federations.sha(found.vector) == federations.sha(expected.vector)
+    assert site_services.figures(diary) == site_services.figures(kept)
+    assert federations.same_sums(found.sums, expected.sums)

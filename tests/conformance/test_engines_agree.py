@@ -6,8 +6,8 @@ import multiprocessing
 from collections.abc import Callable
 from pathlib import Path
 
+import federations
 import pytest
-import tiny
 import torch
 
 from fedsight.core.types import Order
@@ -52,15 +52,15 @@ def runs(
     for kind in (0, 1, 2):
         federation = tiny_federation(**request.param)
         memory = tmp_path_factory.mktemp("memory")
-        engine, diary = engine_of(kind, federation, memory), tiny.Diary()
+        engine, diary = engine_of(kind, federation, memory), federations.Diary()
         try:
-            trained = tiny.learn(federation, engine, diary)
+            trained = federations.learn(federation, engine, diary)
             again = engine.measure(trained.checkpoint.vector, trained.checkpoint.round)
         finally:
             engine.close()
-        assert tiny.same_sums(again, trained.sums), "measuring twice must give the same sums"
-        found["sha"].append(tiny.sha(trained.vector))
-        found["state"].append({k: tiny.sha(v) for k, v in trained.checkpoint.state.items()})
+        assert federations.same_sums(again, trained.sums), "measuring twice must give the same sums"
+        found["sha"].append(federations.sha(trained.vector))
+        found["state"].append({k: federations.sha(v) for k, v in trained.checkpoint.state.items()})
         found["lines"].append([{k: v for k, v in x.items() if k != "seconds"} for x in diary.lines])
         found["sums"].append(trained.sums)
         files = sorted(path for path in memory.rglob("*") if path.is_file())
@@ -80,7 +80,7 @@ def test_history_is_the_same_but_for_the_time(runs: dict[str, list]) -> None:
 
 def test_measured_sums_are_the_same_bits(runs: dict[str, list]) -> None:
     inline, *embedded = runs["sums"]
-    assert all(tiny.same_sums(inline, sums) for sums in embedded)
+    assert all(federations.same_sums(inline, sums) for sums in embedded)
 
 
 def test_sites_remember_the_same_bytes(runs: dict[str, list]) -> None:
@@ -95,7 +95,7 @@ def test_running_twice_gives_the_same_and_another_seed_another_model(
     for number, seed in enumerate((0, 0, 1)):
         federation = tiny_federation(seed=seed, model={"dropout": 0.5})
         engine = engine_of(kind, federation, tmp_path / str(number))
-        shas.append(tiny.sha(tiny.learn(federation, engine).vector))
+        shas.append(federations.sha(federations.learn(federation, engine).vector))
         engine.close()
     assert shas[0] == shas[1] != shas[2]
 
@@ -105,15 +105,15 @@ def test_reduced_precision_trains_and_repeats_exactly(tiny_federation: Make) -> 
     shas = []
     for _ in range(2):
         engine = WorkerEngine(federation, Speed(workers=2, precision="bfloat16"))
-        trained = tiny.learn(federation, engine)
+        trained = federations.learn(federation, engine)
         engine.close()
         assert torch.isfinite(trained.vector).all()
-        shas.append(tiny.sha(trained.vector))
+        shas.append(federations.sha(trained.vector))
     inline = InProcessEngine(federation, speed=Speed(precision="bfloat16", device="cpu"))
-    shas.append(tiny.sha(tiny.learn(federation, inline).vector))
+    shas.append(federations.sha(federations.learn(federation, inline).vector))
     inline.close()
     assert len(set(shas)) == 1
-    assert shas[0] != tiny.sha(tiny.learn(federation).vector)
+    assert shas[0] != federations.sha(federations.learn(federation).vector)
 
 
 def test_no_more_workers_are_started_than_there_are_sites(tiny_federation: Make) -> None:

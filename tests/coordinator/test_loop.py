@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import federations
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,7 +21,8 @@ def draw_cohort(federation: Federation, round: int) -> list[int]:
 
 
 FEDERATION = {
-    size: tiny.federation(split={"sites": 9}, rounds={"cohort": size}) for size in range(1, 10)
+    size: federations.federation(split={"sites": 9}, rounds={"cohort": size})
+    for size in range(1, 10)
 }
 
 
@@ -47,24 +48,24 @@ def test_in_time_every_site_is_drawn_equally_often() -> None:
 
 def test_a_cohort_of_all_is_everybody() -> None:
     assert draw_cohort(FEDERATION[9], 1) == list(range(9))
-    assert draw_cohort(tiny.federation(), 5) == [0, 1, 2]
+    assert draw_cohort(federations.federation(), 5) == [0, 1, 2]
 
 
 def test_a_global_model_that_is_not_finite_stops_the_run() -> None:
-    federation = tiny.federation(algorithm={"server_lr": 1e308})
-    diary = tiny.Diary()
+    federation = federations.federation(algorithm={"server_lr": 1e308})
+    diary = federations.Diary()
     with pytest.raises(SiteError, match="no longer finite after round 1") as caught:
-        tiny.learn(federation, diary=diary)
+        federations.learn(federation, diary=diary)
     assert "algorithm.server_lr" in caught.value.cure
     assert diary.lines == []
 
 
 def test_lines_tell_of_every_round() -> None:
-    federation = tiny.federation(
+    federation = federations.federation(
         rounds={"rounds": 5, "evaluate_every": 2, "cohort": 2}, train={"schedule": "linear"}
     )
-    diary = tiny.Diary()
-    trained = tiny.learn(federation, diary=diary)
+    diary = federations.Diary()
+    trained = federations.learn(federation, diary=diary)
     assert [line["round"] for line in diary.lines] == [1, 2, 3, 4, 5]
     assert [line["round"] for line in diary.lines if line["score"] is not None] == [2, 4, 5]
     assert [line["lr"] for line in diary.lines] == pytest.approx([0.05, 0.04, 0.03, 0.02, 0.01])
@@ -81,11 +82,11 @@ def test_lines_tell_of_every_round() -> None:
 
 @pytest.mark.parametrize("stop", [0, 1, 2])
 def test_from_any_checkpoint_the_rest_is_the_same(stop: int) -> None:
-    federation = tiny.federation(algorithm={"name": "fedadam"}, rounds={"rounds": 3})
-    diary = tiny.Diary()
-    whole = tiny.learn(federation, diary=diary)
+    federation = federations.federation(algorithm={"name": "fedadam"}, rounds={"rounds": 3})
+    diary = federations.Diary()
+    whole = federations.learn(federation, diary=diary)
     engine = InProcessEngine(federation)
     again = run(Session(federation), engine, lambda sums: {}, [], diary.checkpoints[stop])
     engine.close()
     assert torch.equal(again.vector, whole.vector)
-    assert tiny.same_sums(again.sums, whole.sums)
+    assert federations.same_sums(again.sums, whole.sums)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import federations
 import pytest
-import tiny
 import torch
 
 from fedsight.coordinator.loop import run
@@ -35,20 +35,22 @@ def federation(mechanism: str, **sections: Any) -> Federation:
     privacy = {**MECHANISMS[mechanism], **sections.pop("privacy", {})}
     if mechanism == "distributed":
         sections["secure"] = {"name": "secagg"}
-    return tiny.federation(split=split, rounds=rounds, privacy=privacy, **sections)
+    return federations.federation(split=split, rounds=rounds, privacy=privacy, **sections)
 
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_protected_runs_have_the_same_bits_whatever_the_workers(mechanism: str) -> None:
     of = federation(mechanism)
-    inline = tiny.learn(of)
+    inline = federations.learn(of)
     engine = WorkerEngine(of, Speed(workers=2))
     try:
-        spread = tiny.learn(of, engine)
+        spread = federations.learn(of, engine)
     finally:
         engine.close()
     assert torch.equal(inline.vector, spread.vector)
-    plain = tiny.learn(tiny.federation(split={"sites": 6}, rounds={"rounds": 3, "cohort": 4}))
+    plain = federations.learn(
+        federations.federation(split={"sites": 6}, rounds={"rounds": 3, "cohort": 4})
+    )
     assert not torch.equal(inline.vector, plain.vector)
 
 
@@ -57,8 +59,8 @@ def test_resumed_from_any_checkpoint_on_disk_the_rest_is_the_same(
     mechanism: str, tmp_path: Path
 ) -> None:
     of = federation(mechanism)
-    diary, again = tiny.Diary(), tiny.Diary()
-    whole = tiny.learn(of, diary=diary)
+    diary, again = federations.Diary(), federations.Diary()
+    whole = federations.learn(of, diary=diary)
     store = RunStore(tmp_path)
     for stop in (0, 1):
         store.save_checkpoint(diary.checkpoints[stop])
@@ -73,9 +75,9 @@ def test_resumed_from_any_checkpoint_on_disk_the_rest_is_the_same(
 
 @pytest.mark.parametrize("mechanism", MECHANISMS)
 def test_lines_tell_what_was_spent_and_not_what_nobody_paid_for(mechanism: str) -> None:
-    diary = tiny.Diary()
+    diary = federations.Diary()
     of = federation(mechanism)
-    tiny.learn(of, diary=diary)
+    federations.learn(of, diary=diary)
     told = [line["epsilon"] for line in diary.lines]
     assert 0 < told[0] <= told[1] <= told[2]
     assert told[2] > told[0]
@@ -93,8 +95,8 @@ def test_a_run_stops_before_it_would_exceed_its_target() -> None:
     of = federation(
         "local", privacy={"noise_multiplier": 4.0, "epsilon": 4.0}, rounds={"rounds": 9}
     )
-    diary = tiny.Diary()
-    trained = tiny.learn(of, diary=diary)
+    diary = federations.Diary()
+    trained = federations.learn(of, diary=diary)
     done = trained.checkpoint.round
     assert 0 < done < 9
     assert diary.lines[-1]["score"] is not None
@@ -114,8 +116,8 @@ def test_not_even_one_round_is_a_problem_before_any_image_is_read() -> None:
 
 def test_poisson_rounds_differ_in_size_and_may_be_empty() -> None:
     of = federation("central", rounds={"rounds": 12, "cohort": 1})
-    diary = tiny.Diary()
-    tiny.learn(of, diary=diary)
+    diary = federations.Diary()
+    federations.learn(of, diary=diary)
     sizes = [line["cohort"] for line in diary.lines]
     assert 0 in sizes
     assert len(set(sizes)) > 1
@@ -142,7 +144,7 @@ def test_another_secret_draws_other_cohorts_and_other_noise() -> None:
 @pytest.mark.parametrize("algorithm", ["scaffold", "fedrep", "fedbn", "fedprox", "fedavgm"])
 def test_mechanisms_go_with_algorithms(mechanism: str, algorithm: str) -> None:
     of = federation(mechanism, algorithm={"name": algorithm}, rounds={"rounds": 2})
-    trained = tiny.learn(of)
+    trained = federations.learn(of)
     assert bool(torch.isfinite(trained.vector).all())
 
 
@@ -153,8 +155,8 @@ def test_the_baselines_are_not_protected() -> None:
 
 
 def test_no_protection_means_nothing_is_said_of_it() -> None:
-    of = tiny.federation()
-    diary = tiny.Diary()
-    tiny.learn(of, diary=diary)
+    of = federations.federation()
+    diary = federations.Diary()
+    federations.learn(of, diary=diary)
     assert Protection(of).facts() is None
     assert [line["epsilon"] for line in diary.lines] == [None, None]

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import federations
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,7 +20,7 @@ from fedsight.coordinator.store import Checkpoint, RunStore, free_folder
 from fedsight.core.errors import StoreError
 from fedsight.program.program import Speed
 
-PROGRAM = tiny.program()
+PROGRAM = federations.program()
 FACTS = {"fingerprint": PROGRAM.fingerprint}
 
 

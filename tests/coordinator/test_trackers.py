@@ -8,9 +8,9 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import federations
 import pytest
-import tiny
-from tinyrun import cli, done, refused, write_config
+from command_line import cli, done, refused, write_config
 
 from fedsight.coordinator.callbacks import BaselinesBegan, Callback, RoundEnded, RunBegan, RunEnded
 from fedsight.coordinator.trackers import MLflow, open_log
@@ -48,7 +48,7 @@ def test_tensorboard_reads_the_history(tmp_path: Path) -> None:
 
 
 def test_tensorboard_after_a_crash_hides_what_is_run_again(tmp_path: Path) -> None:
-    federation = tiny.federation()
+    federation = federations.federation()
     for done_before, rounds, loss in ((0, (1, 2, 3), 9.0), (1, (2, 3), 4.0)):
         log = open_log("tensorboard", tmp_path)
         log.begin(federation, done_before)
@@ -84,7 +84,7 @@ def test_mlflow_has_a_run_with_every_round(tmp_path: Path, monkeypatch) -> None:
         assert history[-1].value == summary["accuracy"]
         log = open_log("mlflow", tmp_path)
         log.close()  # never begun
-        log.begin(tiny.federation(), 0)
+        log.begin(federations.federation(), 0)
         log.close()  # begun, but not finished
         statuses = [found.info.status for found in client.search_runs(["0"])]
         assert sorted(statuses) == ["FINISHED", "KILLED"]
@@ -112,7 +112,7 @@ def test_an_unknown_log_is_refused_by_the_command_line(tmp_path: Path) -> None:
 
 def test_a_reporter_hears_everything_and_minds_nothing() -> None:
     one = Callback()
-    one.on(RunBegan(tiny.federation(), 0))
+    one.on(RunBegan(federations.federation(), 0))
     one.on(RoundEnded({}, None, False))
     one.on(BaselinesBegan(3))
     one.on(RunEnded({}))

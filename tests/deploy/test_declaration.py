@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinysites
+import site_services
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,7 +41,7 @@ from fedsight.program import config
 from fedsight.program.program import Program
 
 SIZE = Preprocess(1, 8, 8, "stretch", (0.5,), (0.25,))
-SOUND = Declaration((6, 4, 4), 5, False, tinysites.CLASSES, SIZE)
+SOUND = Declaration((6, 4, 4), 5, False, site_services.CLASSES, SIZE)
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner),
@@ -140,7 +140,7 @@ def test_an_implausible_declaration_is_refused(where: str, value: Any) -> None:
 
 @pytest.fixture
 def program(site_images: Path) -> Program:
-    return tinysites.program(site_images)
+    return site_services.program(site_images)
 
 
 def test_sites_that_disagree_with_the_roster_or_the_majority() -> None:
@@ -209,10 +209,10 @@ def test_the_total_number_of_declared_images_is_limited(program: Program) -> Non
 
 
 def test_the_programs_demands_on_the_population_are_checked(site_images: Path) -> None:
-    wants = tinysites.program(site_images, rounds={"cohort": 3})
+    wants = site_services.program(site_images, rounds={"cohort": 3})
     with pytest.raises(ConfigError, match=r"rounds\.cohort"):
         gather(wants, {"a": SOUND, "b": SOUND})
-    shifted = tinysites.program(site_images, shift={"kind": "noise", "strength": 0.1})
+    shifted = site_services.program(site_images, shift={"kind": "noise", "strength": 0.1})
     with pytest.raises(ConfigError, match=r"remove \[shift\]"):
         gather(shifted, {"a": SOUND})
 
@@ -361,11 +361,11 @@ def test_images_of_its_own_all_belong_to_the_site(program: Program, site_images:
     federation, number = open_site(program, own, "west")
     assert (federation.name(number), federation.size(number)) == ("west", 9)
     found = declare(federation, number, own.share)
-    assert found == Declaration((5, 4, 0), 3, False, tinysites.CLASSES, SIZE)
+    assert found == Declaration((5, 4, 0), 3, False, site_services.CLASSES, SIZE)
 
 
 def test_a_shift_is_not_simulated_on_real_images(site_images: Path) -> None:
-    shifted = tinysites.program(site_images, shift={"kind": "noise", "strength": 0.1})
+    shifted = site_services.program(site_images, shift={"kind": "noise", "strength": 0.1})
     own = owner(name="folder", path=str(site_images / "west"))
     with pytest.raises(DeployError, match="simulates a noise shift"):
         open_site(shifted, own, "west")

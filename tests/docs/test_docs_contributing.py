@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import federations
 import numpy as np
 import pytest
-import tiny
 from docpages import blocks, text
 
 from fedsight.algorithms.base import algorithms
@@ -46,9 +46,9 @@ def test_the_examples_for_contributors_work(tmp_path: Path) -> None:
     assert opened.classes == ("0", "1", "2")
     partition = names["Sorted"](sites=3).divide(opened.train, 3, 0)
     assert [partition.size(site) for site in range(3)] == [10, 10, 10]
-    plain = tiny.learn(tiny.federation(model={"name": "linear"}))
-    focal = tiny.federation(model={"name": "linear"}, task={"name": "focal", "gamma": 0.0})
-    assert (tiny.learn(focal).vector - plain.vector).abs().max() < 1e-6
+    plain = federations.learn(federations.federation(model={"name": "linear"}))
+    focal = federations.federation(model={"name": "linear"}, task={"name": "focal", "gamma": 0.0})
+    assert (federations.learn(focal).vector - plain.vector).abs().max() < 1e-6
 
 
 def test_the_limits_are_those_that_are_enforced() -> None:

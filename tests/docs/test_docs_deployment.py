@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from command_line import done
 from docpages import ROOT, accept, blocks, text, typed
-from tinyrun import done
 
 from fedsight.cli.app import app
 from fedsight.deploy.site.owner import parse_owner

@@ -11,7 +11,6 @@ from docpages import PAGES, blocks
 
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.program.config import parse
-from fedsight.program.program import Speed
 
 # The sections that a page's excerpts leave out.
 REST: dict[str, Any] = {
@@ -30,7 +29,6 @@ CONFIGS = [
     for page in PAGES
     if page.startswith(TESTED)
     for number, block in enumerate(blocks(page, "toml"), 1)
-    if "device" in Speed.model_fields or "device" not in block  # until `speed.device` is merged
     if "[project" not in block  # that of a package
 ]
 

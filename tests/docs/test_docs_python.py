@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tinyrun import done
+from command_line import done
 
 DOCS = Path(__file__).parents[2] / "docs"
 

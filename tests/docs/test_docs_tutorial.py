@@ -9,9 +9,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import command_line
 import numpy as np
 import pytest
-import tinyrun
 from docpages import accept, blocks, prompts, text, typed
 from PIL import Image
 
@@ -51,7 +51,7 @@ def test_the_first_run_works_as_written(tmp_path: Path, monkeypatch: pytest.Monk
     for line in prompts(RUN):
         program, *arguments = shlex.split(line)
         assert program == "fedsight"
-        said[line] = tinyrun.done(*arguments).out
+        said[line] = command_line.done(*arguments).out
     compared = json.loads((tmp_path / "runs/compared/summary.json").read_text())
     assert compared["rounds"] == 5
     assert compared["by_site"].keys() == SITES.keys()
@@ -84,7 +84,7 @@ def test_the_first_federation_can_be_set_up(
             folder = tmp_path / words[2]
             assert (folder / f"{folder.name}.signed.zip").is_file()
         elif words[0] in ("federation", "site", "check") and words[1] not in ("demo", "start"):
-            tinyrun.done(*words)
+            command_line.done(*words)
 
 
 def test_the_clause_that_the_tutorial_adds_refuses_its_program(tmp_path: Path) -> None:

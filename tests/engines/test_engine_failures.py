@@ -14,8 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import federations
 import pytest
-import tiny
 import torch
 
 from fedsight.client.memory import MemoryStore
@@ -85,7 +85,7 @@ def test_nan_at_a_site_stops_the_run_with_its_name_and_the_round(
             match=f"round 1 has 2 good replies of 3, and needs all; .*'{site}'.*not finite",
         ) as caught,
     ):
-        tiny.learn(federation, engine)
+        federations.learn(federation, engine)
     assert "rounds.quorum" in caught.value.cure
     assert "The last checkpoint is whole" in caught.value.cure
 
@@ -95,9 +95,9 @@ def test_other_sites_go_on_without_a_nan_site_and_it_remembers_nothing(
     tiny_federation: Make, tmp_path: Path, workers: int
 ) -> None:
     federation, site = broken(tiny_federation, rounds={"quorum": 2}, algorithm={"name": "scaffold"})
-    diary = tiny.Diary()
+    diary = federations.Diary()
     with started(workers, federation, tmp_path) as engine:
-        trained = tiny.learn(federation, engine, diary)
+        trained = federations.learn(federation, engine, diary)
     assert torch.isfinite(trained.vector).all()
     for line in diary.lines:
         assert list(line["rejected"]) == [site]
@@ -127,7 +127,7 @@ def test_update_too_large_for_the_sum_is_refused_like_one_that_is_not_finite(
         started(workers, federation) as engine,
         pytest.raises(SiteError, match=r"round 1 has 0 good replies of 3.*64-bit range"),
     ):
-        tiny.learn(federation, engine)
+        federations.learn(federation, engine)
 
 
 def test_too_few_good_replies_stop_the_run(tiny_federation: Make) -> None:
@@ -135,13 +135,13 @@ def test_too_few_good_replies_stop_the_run(tiny_federation: Make) -> None:
     with pytest.raises(
         SiteError, match=f"round 1 has 2 good replies of 3, and needs 3; .*'{site}'"
     ):
-        tiny.learn(federation)
+        federations.learn(federation)
 
 
 def test_server_step_that_leaves_the_finite_numbers_stops_the_run(tiny_federation: Make) -> None:
     federation = tiny_federation(algorithm={"server_lr": 1e300})
     with pytest.raises(SiteError, match="global model is no longer finite after round 1"):
-        tiny.learn(federation)
+        federations.learn(federation)
 
 
 # -- a worker fails --------------------------------------------------------------------------------
@@ -179,14 +179,14 @@ def test_worker_killed_at_work_is_named_too(tiny_federation: Make) -> None:
 
 def test_mistake_in_the_code_reaches_the_coordinator_with_its_place(tiny_federation: Make) -> None:
     federation = tiny_federation()
-    stumbling = replace(federation.program, algorithm=tiny.Stumbling())
+    stumbling = replace(federation.program, algorithm=federations.Stumbling())
     federation = replace(federation, program=stumbling)
     with (
         started(1, federation) as engine,
         pytest.raises(EngineError, match="ZeroDivisionError: a mistake in the algorithm") as caught,
     ):
-        tiny.learn(federation, engine)
-    assert "tiny.py" in caught.value.cure
+        federations.learn(federation, engine)
+    assert "federations.py" in caught.value.cure
 
 
 def test_image_torn_since_the_start_reaches_the_coordinator_as_what_it_is(
@@ -197,7 +197,7 @@ def test_image_torn_since_the_start_reaches_the_coordinator_as_what_it_is(
         started(2, federation) as engine,
         pytest.raises(DataError, match=r"image tiny\[\d+\] is torn"),
     ):
-        tiny.learn(federation, engine)
+        federations.learn(federation, engine)
 
 
 def test_worker_that_cannot_start_is_named_and_the_others_are_ended(
@@ -230,7 +230,7 @@ def test_worker_that_does_not_listen_is_ended_all_the_same(
 ) -> None:
     monkeypatch.setattr("fedsight.engines.pool.GRACE", 0.1)
     monkeypatch.setattr("fedsight.engines.pool.PATIENCE", 0.1)
-    pool = Pool(tiny.deaf, [None])
+    pool = Pool(federations.deaf, [None])
     assert pool.receive(0, "starting") == "I hear nothing"
     (process,) = pool._processes
     pool.close()
@@ -251,7 +251,7 @@ def test_interrupt_while_workers_start_waits_and_leaves_none(
     monkeypatch.setattr(Pool, "_start", interrupted)
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt):
-        Pool(tiny.quiet, [None, None])
+        Pool(federations.quiet, [None, None])
     assert signal.getsignal(signal.SIGINT) is before
     assert len(started) == 2
     assert not any(process.is_alive() for process in started)
@@ -259,7 +259,7 @@ def test_interrupt_while_workers_start_waits_and_leaves_none(
 
 def test_workers_can_be_started_from_any_thread() -> None:
     with ThreadPoolExecutor(1) as threads:
-        pool = threads.submit(Pool, tiny.quiet, [None]).result()
+        pool = threads.submit(Pool, federations.quiet, [None]).result()
     assert pool.receive(0, "starting") == "ready"
     pool.close()
 
@@ -267,15 +267,17 @@ def test_workers_can_be_started_from_any_thread() -> None:
 def test_workers_do_not_outlive_a_killed_coordinator(tmp_path: Path) -> None:
     script = tmp_path / "coordinator.py"
     script.write_text(
-        "import time, tiny\n"
+        "import time, federations\n"
         "from fedsight.engines.workers import WorkerEngine\n"
         "from fedsight.program.program import Speed\n"
         "if __name__ == '__main__':\n"
-        "    engine = WorkerEngine(tiny.federation(), Speed(workers=2))\n"
+        "    engine = WorkerEngine(federations.federation(), Speed(workers=2))\n"
         "    print(*(process.pid for process in engine._pool._processes), flush=True)\n"
         "    time.sleep(600)\n"
     )
-    path = os.pathsep.join([str(Path(tiny.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    path = os.pathsep.join(
+        [str(Path(federations.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    )
     with subprocess.Popen(
         [sys.executable, script],
         stdout=subprocess.PIPE,

@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import federations
 import numpy as np
 import pytest
-import tiny
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -32,7 +32,7 @@ from fedsight.program.program import Speed
 
 CLASSES = 10
 opened = cache(
-    lambda labels, **sections: tiny.federation(
+    lambda labels, **sections: federations.federation(
         split={"name": "labels", "sites": 5, "labels": labels},
         **{section: dict(values) for section, values in sections.items()},
     )
@@ -83,7 +83,7 @@ def by_mix(federation: Federation, site: int, labels: Any, predicted: Any, losse
 
 
 def test_one_model_and_one_test_part() -> None:
-    federation = tiny.federation()
+    federation = federations.federation()
     assert [view.site for view in federation.views] == [None]
     assert federation.views[0].indices.tolist() == list(range(60))
     assert Evaluator(federation).site_test == "label mix"
@@ -98,7 +98,7 @@ def test_one_model_and_one_test_part() -> None:
     ],
 )
 def test_sites_that_differ_are_each_tested_on_everything(sections: Any) -> None:
-    federation = tiny.federation(**sections)
+    federation = federations.federation(**sections)
     assert [view.site for view in federation.views] == [0, 1, 2]
     assert all(view.indices.tolist() == list(range(60)) for view in federation.views)
     assert Evaluator(federation).site_test == "whole test part"
@@ -106,17 +106,17 @@ def test_sites_that_differ_are_each_tested_on_everything(sections: Any) -> None:
 
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedrep"])
 def test_images_that_have_an_owner_are_tested_as_the_owners(algorithm: str) -> None:
-    federation = tiny.federation(data={"owners": 4}, algorithm={"name": algorithm})
+    federation = federations.federation(data={"owners": 4}, algorithm={"name": algorithm})
     assert [view.site for view in federation.views] == [0, 1, 2, None]
     for number, view in enumerate(federation.views):  # site-03 takes no part: nobody's images
         assert view.indices.tolist() == list(range(number, 60, 4))
     assert Evaluator(federation).site_test == "own images"
-    owned = tiny.federation(data={"owners": 2})
+    owned = federations.federation(data={"owners": 2})
     assert [view.site for view in owned.views] == [0, 1]
 
 
 def test_of_a_large_population_the_first_sites_are_listed() -> None:
-    federation = tiny.federation(
+    federation = federations.federation(
         split={"name": "virtual", "sites": 1000, "samples": 5}, algorithm={"name": "fedrep"}
     )
     assert listed(federation.partition) == range(LISTED) == range(200)
@@ -130,17 +130,17 @@ def test_of_a_large_population_the_first_sites_are_listed() -> None:
 def test_what_a_population_or_a_model_cannot_do_is_a_problem(monkeypatch) -> None:
     def problem(**sections: Any) -> Any:
         with pytest.raises(ConfigError) as caught:
-            tiny.federation(**sections)
+            federations.federation(**sections)
         [found] = caught.value.problems
         return found
 
     assert "a cohort of 4 cannot be drawn from 3 sites" in problem(rounds={"cohort": 4}).cause
-    bare = replace(tiny.federation().network, norms=frozenset())
+    bare = replace(federations.federation().network, norms=frozenset())
     with monkeypatch.context() as patch:
         patch.setattr(Federation, "build", lambda self: bare)
         found = problem(algorithm={"name": "fedbn"})
     assert "fedbn keeps a slice of the model at the site" in found.cause
-    assert tiny.federation(algorithm={"name": "fedbn"}).views[0].site == 0
+    assert federations.federation(algorithm={"name": "fedbn"}).views[0].site == 0
 
 
 # ---------------------------------------------------------------- figures
@@ -204,7 +204,7 @@ def test_own_images(seed: int) -> None:
 
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedrep"])
 def test_a_site_whose_classes_nobody_tests_has_no_figures(algorithm: str) -> None:
-    whole = tiny.federation(algorithm={"name": algorithm})
+    whole = federations.federation(algorithm={"name": algorithm})
     labels = whole.dataset.train.labels
     rare = int(labels[0])
     kept = np.flatnonzero(whole.dataset.test.labels != rare)
@@ -233,7 +233,7 @@ def test_the_worst_of_nobody() -> None:
 
 
 def test_a_task_without_a_confusion_matrix_has_none() -> None:
-    federation = tiny.federation()
+    federation = federations.federation()
 
     class Bare:
         headline = "accuracy"
@@ -265,7 +265,7 @@ def naive(federation: Federation, job: int) -> Any:
 
 @pytest.mark.parametrize("algorithm", ["scaffold", "fedrep"])
 def test_baselines_are_plain_training_on_the_same_budget(tmp_path: Path, algorithm: str) -> None:
-    federation = tiny.federation(
+    federation = federations.federation(
         algorithm={"name": algorithm},
         split={"name": "quantity", "sites": 3, "min_samples": 20},
         rounds={"cohort": 2},
@@ -290,7 +290,7 @@ def test_baselines_are_plain_training_on_the_same_budget(tmp_path: Path, algorit
 
 
 def test_the_longest_baselines_come_first() -> None:
-    federation = tiny.federation(split={"name": "quantity", "sites": 3})
+    federation = federations.federation(split={"name": "quantity", "sites": 3})
     first, *sites = jobs(federation)
     assert first == POOLED
     sizes = [federation.partition.size(site) for site in sites]
@@ -299,7 +299,7 @@ def test_the_longest_baselines_come_first() -> None:
 
 
 def test_finished_baselines_are_not_trained_again(tmp_path: Path, monkeypatch) -> None:
-    federation = tiny.federation()
+    federation = federations.federation()
     store = RunStore(tmp_path)
     kept = {"-1": {"score": 0.5, "loss": 1.0, "by_site": {}}}
     kept |= {str(site): {"score": 0.1 * site, "own_score": None} for site in (0, 1, 2)}
@@ -322,7 +322,7 @@ def test_finished_baselines_are_not_trained_again(tmp_path: Path, monkeypatch) -
 
 
 def test_facts_of_a_run() -> None:
-    federation = tiny.federation(split={"name": "labels", "sites": 5, "labels": 2})
+    federation = federations.federation(split={"name": "labels", "sites": 5, "labels": 2})
     facts = describe(Session(federation), "compare")
     assert facts["command"] == "compare"
     assert facts["fingerprint"] == federation.program.fingerprint

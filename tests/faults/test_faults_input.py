@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
-from tinyrun import (
+from command_line import (
     Launched,
     check_message,
     cli,
@@ -26,6 +25,7 @@ from tinyrun import (
     write_config,
     write_images,
 )
+from PIL import Image
 
 from fedsight.coordinator.store import RunStore
 

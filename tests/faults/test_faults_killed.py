@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tinyrun import Launched, check_message, done, lines, read, same, write_config
+from command_line import Launched, check_message, done, lines, read, same, write_config
 from waiting import until
 
 ROUNDS = 6
@@ -170,7 +170,7 @@ def test_ctrl_c_before_the_first_round_and_in_the_comparison(home: Path, tmp_pat
 
 
 def test_ctrl_c_where_nothing_is_begun(monkeypatch, home: Path) -> None:
-    from tinyrun import cli
+    from command_line import cli
 
     from fedsight.program import federation
 
@@ -184,7 +184,7 @@ def test_ctrl_c_where_nothing_is_begun(monkeypatch, home: Path) -> None:
 
 def test_a_worker_that_is_killed_is_named(home: Path, tmp_path: Path, monkeypatch) -> None:
     """As the kernel does when memory runs out."""
-    from tinyrun import refused
+    from command_line import refused
 
     from fedsight.engines import workers
 

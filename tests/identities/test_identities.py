@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import federations
 import pytest
-import tiny
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -28,7 +28,7 @@ TWO_EPOCHS = {"epochs": 2, "momentum": 0.9, "weight_decay": 0.01, "lr": 0.05}
 
 
 def trained(make: Make, **sections: object) -> Trained:
-    return tiny.learn(make(**sections))
+    return federations.learn(make(**sections))
 
 
 def start(federation: Federation) -> Tensor:
@@ -61,7 +61,7 @@ def test_one_site_with_all_data_equals_plain_sgd_written_by_hand(tiny_federation
                         for p, v in zip(model.parameters(), velocity, strict=True):
                             v.mul_(0.9).add_(p.grad + 0.01 * p)
                             p.sub_(0.05 * v)
-    result = tiny.learn(federation)
+    result = federations.learn(federation)
     by_hand = Layout.of(model).read(model)
     assert (by_hand - start(federation)).abs().max() > 0.05
     torch.testing.assert_close(result.vector, by_hand, rtol=0, atol=1e-6)
@@ -77,7 +77,7 @@ def test_one_full_batch_step_on_iid_parts_equals_one_pooled_gradient_step(
     with torch.no_grad():
         for p in model.parameters():
             p.sub_(0.05 * p.grad)
-    result = tiny.learn(federation)
+    result = federations.learn(federation)
     torch.testing.assert_close(result.vector, Layout.of(model).read(model), rtol=0, atol=5e-7)
 
 
@@ -95,8 +95,8 @@ def test_algorithm_at_its_neutral_setting_equals_fedavg_bit_for_bit(
 ) -> None:
     plain = trained(tiny_federation, train=TWO_EPOCHS)
     other = trained(tiny_federation, train=TWO_EPOCHS, algorithm={"name": name, **settings})
-    assert tiny.sha(other.vector) == tiny.sha(plain.vector)
-    assert tiny.same_sums(other.sums, plain.sums)
+    assert federations.sha(other.vector) == federations.sha(plain.vector)
+    assert federations.same_sums(other.sums, plain.sums)
 
 
 def test_fedavg_with_server_rate_one_equals_the_base_rule_bit_for_bit(
@@ -104,7 +104,9 @@ def test_fedavg_with_server_rate_one_equals_the_base_rule_bit_for_bit(
 ) -> None:
     federation = tiny_federation()
     base = replace(federation, program=replace(federation.program, algorithm=Algorithm()))
-    assert tiny.sha(tiny.learn(base).vector) == tiny.sha(tiny.learn(federation).vector)
+    assert federations.sha(federations.learn(base).vector) == federations.sha(
+        federations.learn(federation).vector
+    )
 
 
 def test_fedprox_with_a_pull_stays_nearer_to_the_global_model(tiny_federation: Make) -> None:
@@ -113,7 +115,7 @@ def test_fedprox_with_a_pull_stays_nearer_to_the_global_model(tiny_federation: M
         federation = tiny_federation(
             algorithm={"name": "fedprox", "mu": mu}, train={"epochs": 3}, rounds={"rounds": 1}
         )
-        moved.append(float((tiny.learn(federation).vector - start(federation)).norm()))
+        moved.append(float((federations.learn(federation).vector - start(federation)).norm()))
     assert moved[1] < 0.8 * moved[0]
 
 
@@ -123,7 +125,7 @@ def test_scaffold_without_controls_yet_equals_fedavg_in_the_first_round(
     one_round = {"rounds": {"rounds": 1}, "train": {"epochs": 2}}
     plain = trained(tiny_federation, **one_round)
     scaffold = trained(tiny_federation, algorithm={"name": "scaffold"}, **one_round)
-    assert tiny.sha(scaffold.vector) == tiny.sha(plain.vector)
+    assert federations.sha(scaffold.vector) == federations.sha(plain.vector)
 
 
 def test_scaffold_with_one_full_batch_step_a_round_is_pooled_gradient_descent(
@@ -137,7 +139,7 @@ def test_scaffold_with_one_full_batch_step_a_round_is_pooled_gradient_descent(
     control = scaffold.checkpoint.state["control"]
     federation = tiny_federation(**sections)
     model, layout = federation.network.module, federation.layout
-    before = tiny.learn(tiny_federation(**sections, rounds={"rounds": 1})).vector.clone()
+    before = federations.learn(tiny_federation(**sections, rounds={"rounds": 1})).vector.clone()
     layout.bind(model, before)
     x, y = all_images(federation)
     F.cross_entropy(model(x), y).backward()
@@ -156,7 +158,7 @@ def test_fedbn_without_norms_is_refused(tiny_federation: Make) -> None:
 
 def test_sites_of_equal_size_weigh_alike_by_either_rule(tiny_federation: Make) -> None:
     shas = {
-        tiny.sha(trained(tiny_federation, rounds={"weighting": weighting}).vector)
+        federations.sha(trained(tiny_federation, rounds={"weighting": weighting}).vector)
         for weighting in ("samples", "uniform")
     }
     assert len(shas) == 1
@@ -180,7 +182,7 @@ def test_sites_of_unequal_size_weigh_by_their_samples(tiny_federation: Make) -> 
                 ]
             )
         mean = (torch.tensor(weights).double()[:, None] * deltas).sum(0) / sum(weights)
-        result = tiny.learn(federation).vector
+        result = federations.learn(federation).vector
         torch.testing.assert_close(
             result.double(), start(federation).double() + mean, rtol=0, atol=5e-7
         )
@@ -203,7 +205,7 @@ def test_batchnorm_statistics_after_a_round_are_the_pooled_moments(tiny_federati
             sites.append(layout.state_dict(client.vector))
     share = torch.tensor([federation.size(site) for site in range(3)]).double()
     share /= share.sum()
-    result = layout.state_dict(tiny.learn(federation).vector)
+    result = layout.state_dict(federations.learn(federation).vector)
     for norm in ("norm0", "norm1"):
         means = torch.stack([site[f"{norm}.running_mean"] for site in sites]).double()
         variances = torch.stack([site[f"{norm}.running_var"] for site in sites]).double()
@@ -233,19 +235,21 @@ def test_order_of_the_cohort_does_not_matter(tiny_federation: Make) -> None:
 def test_the_only_site_taken_alone_equals_the_federation_of_one(tiny_federation: Make) -> None:
     federation = tiny_federation(split={"sites": 1})
     alone, pooled = federation.alone(0), federation.all_pooled()
-    whole = tiny.sha(tiny.learn(federation).vector)
-    assert tiny.sha(tiny.learn(alone).vector) == whole
+    whole = federations.sha(federations.learn(federation).vector)
+    assert federations.sha(federations.learn(alone).vector) == whole
     assert (pooled.population, pooled.size(0), pooled.name(0)) == (1, 120, "pooled")
-    assert tiny.sha(tiny.learn(pooled).vector) != whole  # other batches: its name is another
+    assert (
+        federations.sha(federations.learn(pooled).vector) != whole
+    )  # other batches: its name is another
 
 
 def test_loop_goes_on_from_any_checkpoint_to_the_same_end(tiny_federation: Make) -> None:
     federation = tiny_federation(algorithm={"name": "fedyogi"}, rounds={"rounds": 3, "cohort": 2})
-    diary = tiny.Diary()
-    whole = tiny.learn(federation, diary=diary)
+    diary = federations.Diary()
+    whole = federations.learn(federation, diary=diary)
     for checkpoint in diary.checkpoints:
         engine = InProcessEngine(federation)
-        again = run(Session(federation), engine, tiny.overall(federation), start=checkpoint)
+        again = run(Session(federation), engine, federations.overall(federation), start=checkpoint)
         engine.close()
-        assert tiny.sha(again.vector) == tiny.sha(whole.vector)
-        assert tiny.same_sums(again.sums, whole.sums)
+        assert federations.sha(again.vector) == federations.sha(whole.vector)
+        assert federations.same_sums(again.sums, whole.sums)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import federations
 import pytest
-import tiny
 import torch
 
 from fedsight.core.errors import ConfigError, SiteError
@@ -26,23 +26,24 @@ def test_masked_run_ends_with_the_bits_of_the_same_rounding_without_masks(
     algorithm: dict[str, str],
 ) -> None:
     masked, plain = (
-        tiny.learn(tiny.federation(algorithm=algorithm, secure=secure)) for secure in (MASKED, OPEN)
+        federations.learn(federations.federation(algorithm=algorithm, secure=secure))
+        for secure in (MASKED, OPEN)
     )
-    assert tiny.sha(masked.vector) == tiny.sha(plain.vector)
-    unrounded = tiny.learn(tiny.federation(algorithm=algorithm))
-    assert tiny.sha(masked.vector) != tiny.sha(unrounded.vector)
+    assert federations.sha(masked.vector) == federations.sha(plain.vector)
+    unrounded = federations.learn(federations.federation(algorithm=algorithm))
+    assert federations.sha(masked.vector) != federations.sha(unrounded.vector)
     assert torch.allclose(masked.vector, unrounded.vector, atol=1e-4)
 
 
 @pytest.mark.parametrize("workers", [1, 3])
 def test_workers_change_nothing(workers: int) -> None:
-    of = tiny.federation(secure=MASKED, algorithm={"name": "scaffold"})
+    of = federations.federation(secure=MASKED, algorithm={"name": "scaffold"})
     engine = WorkerEngine(of, Speed(workers=workers))
     try:
-        found = tiny.learn(of, engine)
+        found = federations.learn(of, engine)
     finally:
         engine.close()
-    assert tiny.sha(found.vector) == tiny.sha(tiny.learn(of).vector)
+    assert federations.sha(found.vector) == federations.sha(federations.learn(of).vector)
 
 
 def test_rejected_site_is_a_drop_out_that_the_others_unmask() -> None:
@@ -51,33 +52,33 @@ def test_rejected_site_is_a_drop_out_that_the_others_unmask() -> None:
         "split": {"sites": 4},
         "rounds": {"rounds": 2, "quorum": 3},
     }
-    diary = tiny.Diary()
+    diary = federations.Diary()
     masked, plain = (
-        tiny.learn(tiny.federation(secure=secure, **sections), None, diary)
+        federations.learn(federations.federation(secure=secure, **sections), None, diary)
         for secure in (MASKED | {"dropout": 0.25}, OPEN)
     )
     assert [len(line["rejected"]) for line in diary.lines] == [1, 1, 1, 1]
-    assert tiny.sha(masked.vector) == tiny.sha(plain.vector)
+    assert federations.sha(masked.vector) == federations.sha(plain.vector)
 
 
 def test_cohorts_are_drawn_anew_in_each_round() -> None:
     rounds = {"rounds": 3, "cohort": 3}
     masked, plain = (
-        tiny.learn(tiny.federation(split={"sites": 5}, rounds=rounds, secure=secure))
+        federations.learn(federations.federation(split={"sites": 5}, rounds=rounds, secure=secure))
         for secure in (MASKED, OPEN)
     )
-    assert tiny.sha(masked.vector) == tiny.sha(plain.vector)
+    assert federations.sha(masked.vector) == federations.sha(plain.vector)
 
 
 def test_an_update_over_the_cap_is_rejected_by_name() -> None:
     with pytest.raises(SiteError, match=r"weight 40, but secure.cap is 39"):
-        tiny.learn(tiny.federation(secure={**MASKED, "cap": 39}))
+        federations.learn(federations.federation(secure={**MASKED, "cap": 39}))
 
 
 def test_history_counts_the_bytes_that_travel() -> None:
-    diary = tiny.Diary()
-    of = tiny.federation(secure={**MASKED, "bits": 14})
-    tiny.learn(of, None, diary)
+    diary = federations.Diary()
+    of = federations.federation(secure={**MASKED, "bits": 14})
+    federations.learn(of, None, diary)
     layout = of.layout
     assert diary.lines[0]["bytes_up"] == 3 * (layout.shared.stop * 16 // 8)  # 14 + 2 for 3 sites
 
@@ -99,17 +100,17 @@ def test_what_is_unsound_is_refused_before_anything_runs(  # type: ignore[no-unt
 ) -> None:
     secure = {**MASKED, **sections.pop("secure", {})}
     with pytest.raises(ConfigError) as caught:
-        check(tiny.program(secure=secure, **sections), Speed())
+        check(federations.program(secure=secure, **sections), Speed())
     (problem,) = [one for one in caught.value.problems if not one.where.startswith("data")]
     assert (problem.where, why in problem.cause) == (where, True)
-    check(tiny.program(secure=MASKED), Speed())
+    check(federations.program(secure=MASKED), Speed())
 
 
 def test_running_statistics_are_not_cut_off_silently() -> None:
     with pytest.raises(ConfigError, match="running statistics"):
-        tiny.federation(secure=MASKED, model={"norm": "batch"})
-    tiny.federation(secure=MASKED, model={"norm": "batch"}, algorithm={"name": "fedbn"})
+        federations.federation(secure=MASKED, model={"norm": "batch"})
+    federations.federation(secure=MASKED, model={"norm": "batch"}, algorithm={"name": "fedbn"})
 
 
 def test_baselines_have_no_secure_aggregation() -> None:
-    assert not tiny.program(secure=MASKED).baseline().secure.rounds_values
+    assert not federations.program(secure=MASKED).baseline().secure.rounds_values

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import federations
 import pytest
-import tiny
-import tinysites
-from siteprocess import SiteProcess
-from tinysites import FaultyLink, Places
+import site_services
+from site_process import SiteProcess
+from site_services import FaultyLink, Places
 
 from fedsight.coordinator.loop import Trained, run
 from fedsight.coordinator.session import Session
@@ -30,16 +30,18 @@ LOST = "south"
 
 
 def program(images: Path, secure: dict[str, Any], **sections: Any) -> Program:
-    return tinysites.program(images, secure=secure, **sections)
+    return site_services.program(images, secure=secure, **sections)
 
 
 def deployed(
-    places: Places, of: Program, link: Link | None = None, diary: tiny.Diary | None = None
+    places: Places, of: Program, link: Link | None = None, diary: federations.Diary | None = None
 ) -> Trained:
     """The run at the sites."""
     federation, link = places.meet(of, link)
     engine = RemoteEngine(federation, link, {}, {}, lambda: 0, run=places.run)
-    return run(Session(federation), engine, tiny.overall(federation), [diary] if diary else [])
+    return run(
+        Session(federation), engine, federations.overall(federation), [diary] if diary else []
+    )
 
 
 @pytest.mark.parametrize("algorithm", ["fedavg", "scaffold"])
@@ -48,22 +50,22 @@ def test_deployed_embedded_and_unmasked_runs_end_with_the_same_bits(
 ) -> None:
     sections = {"algorithm": {"name": algorithm}, "rounds": {"rounds": 2}}
     masked, unmasked = (program(site_images, secure, **sections) for secure in (MASKED, OPEN))
-    diaries = [tiny.Diary() for _ in range(3)]
+    diaries = [federations.Diary() for _ in range(3)]
     here = federate(masked)
     engine = WorkerEngine(here, Speed(workers=1))
     try:
-        embedded = tiny.learn(here, engine, diaries[0])
+        embedded = federations.learn(here, engine, diaries[0])
     finally:
         engine.close()
     found = [
         embedded,
         deployed(places, masked, None, diaries[1]),
         deployed(places, unmasked, None, diaries[2]),
-        tiny.learn(federate(unmasked)),
+        federations.learn(federate(unmasked)),
     ]
-    assert len({tiny.sha(one.vector) for one in found}) == 1
-    assert tinysites.figures(diaries[0]) == tinysites.figures(diaries[1])
-    assert all(tiny.same_sums(found[0].sums, one.sums) for one in found[1:])
+    assert len({federations.sha(one.vector) for one in found}) == 1
+    assert site_services.figures(diaries[0]) == site_services.figures(diaries[1])
+    assert all(federations.same_sums(found[0].sums, one.sums) for one in found[1:])
 
 
 def test_what_leaves_a_site_is_masked_and_its_log_says_so(
@@ -136,13 +138,13 @@ PHASES: dict[str, tuple[str, bool, bool]] = {  # (question, after its answer?, i
 def test_a_site_killed_in_a_phase_is_a_drop_out_of_that_phase(
     places: Places, site_images: Path, phase: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tinysites.Clock().rule(monkeypatch)  # nobody waits half a minute for the dead
+    site_services.Clock().rule(monkeypatch)  # nobody waits half a minute for the dead
     kind, after, counted = PHASES[phase]
     rounds = {"rounds": 1, "quorum": 2, "deadline": 1e6}
     places.sit()
     lost = SiteProcess(places.root / LOST, LOST)
     try:
-        diary = tiny.Diary()
+        diary = federations.Diary()
         link = Mortal(places, lost, kind, after)
         found = deployed(places, program(site_images, MASKED, rounds=rounds), link, diary)
         assert not lost.alive
@@ -157,7 +159,9 @@ def test_a_site_killed_in_a_phase_is_a_drop_out_of_that_phase(
 
     unmasked = program(site_images, OPEN, rounds=rounds)
     other = None if counted else FaultyLink(places.sit(), LOST, refuse)
-    assert tiny.sha(found.vector) == tiny.sha(deployed(places, unmasked, other).vector)
+    assert federations.sha(found.vector) == federations.sha(
+        deployed(places, unmasked, other).vector
+    )
 
 
 @pytest.mark.parametrize("kind", ["advertise", "share", "unmask"])
@@ -192,7 +196,7 @@ def test_a_site_that_asks_for_more_drops_out_and_says_why(
     places: Places, site_images: Path, strict: Callable[..., None]
 ) -> None:
     strict(secure={"cohort": 4})
-    diary = tiny.Diary()
+    diary = federations.Diary()
     rounds = {"rounds": 1, "quorum": 2}
     deployed(places, program(site_images, MASKED, rounds=rounds), None, diary)
     assert "this site requires at least 4" in diary.lines[0]["rejected"][LOST]
@@ -278,7 +282,7 @@ class Tampering:
 def test_a_model_that_the_keys_were_not_made_for_is_not_trained(
     places: Places, site_images: Path
 ) -> None:
-    diary = tiny.Diary()
+    diary = federations.Diary()
     of = program(site_images, MASKED, rounds={"rounds": 1, "quorum": 2})
     deployed(places, of, Tampering(places.sit()), diary)
     assert "not made for round 1 with this model" in diary.lines[0]["rejected"][LOST]
@@ -287,9 +291,9 @@ def test_a_model_that_the_keys_were_not_made_for_is_not_trained(
 def test_every_answer_lost_once_changes_nothing(
     places: Places, site_images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tinysites.Clock().rule(monkeypatch)
+    site_services.Clock().rule(monkeypatch)
     of = program(site_images, MASKED)
-    expected = tiny.sha(tiny.learn(federate(of)).vector)
+    expected = federations.sha(federations.learn(federate(of)).vector)
     answered: set[str] = set()
 
     def alter(kind: str, header: dict[str, Any], text: str, data: bytes) -> tuple[Any, Any]:
@@ -299,7 +303,7 @@ def test_every_answer_lost_once_changes_nothing(
         return text, data
 
     found = deployed(places, of, FaultyLink(places.sit(), "north", alter))
-    assert tiny.sha(found.vector) == expected
+    assert federations.sha(found.vector) == expected
     assert {question.split()[0] for question in answered} >= {
         *("identify", "advertise", "share", "train", "unmask")
     }

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+import federations
 import pytest
-import tiny
 
 from fedsight.algorithms.fedavg import FedAvg
 from fedsight.core.errors import ConfigError
@@ -69,7 +69,7 @@ def program(*features: str) -> Program:
             sections[section] = {**sections.get(section, {}), **values}
     if "privacy" in sections:
         sections["privacy"]["noise_multiplier"] = 1.0
-    return tiny.program(**sections)
+    return federations.program(**sections)
 
 
 def test_every_mechanism_is_judged_with_every_feature() -> None:
@@ -125,7 +125,7 @@ def test_without_protection_nothing_of_this_is_refused(feature: str) -> None:
 )
 def test_what_is_out_of_range_is_one_clear_message(name: str, setting: str, value: Any) -> None:
     with pytest.raises(ConfigError) as caught:
-        tiny.program(privacy={"name": name, "epsilon": 3.0, setting: value})
+        federations.program(privacy={"name": name, "epsilon": 3.0, setting: value})
     (problem,) = caught.value.problems
     assert problem.where == f"privacy.{setting}"
     assert problem.cure
@@ -134,7 +134,9 @@ def test_what_is_out_of_range_is_one_clear_message(name: str, setting: str, valu
 def test_noise_that_is_shared_goes_with_masks_alone() -> None:
     privacy = {"name": "distributed", "noise_multiplier": 1.0}
     for name in ("none", "quantised"):  # rounded, but for all to see
-        of = tiny.program(privacy=privacy, secure={"name": name}, rounds={"weighting": "uniform"})
+        of = federations.program(
+            privacy=privacy, secure={"name": name}, rounds={"weighting": "uniform"}
+        )
         (problem,) = of.check()
         assert problem.where == "privacy.name"
         assert "only a part of the noise" in problem.cause
@@ -162,7 +164,7 @@ class Quieter(Local):
 
 def test_a_new_algorithm_and_a_new_mechanism_are_judged_by_what_they_do() -> None:
     local = {"name": "local", "noise_multiplier": 1.0}
-    of = tiny.program(privacy=local, rounds={"weighting": "uniform"})
+    of = federations.program(privacy=local, rounds={"weighting": "uniform"})
     assert remarks(of) == []
     kept = replace(of, algorithm=KeepsBody())
     (remark,) = remarks(kept)
@@ -176,7 +178,7 @@ def test_a_new_algorithm_and_a_new_mechanism_are_judged_by_what_they_do() -> Non
 def test_frozen_statistics_are_neither_refused_nor_sent() -> None:
     """A backbone with BatchNorm goes with every protection once it is frozen."""
     sections = {"model": {"norm": "batch"}, "rounds": {"weighting": "uniform"}}
-    of = tiny.program(**sections, secure={"name": "secagg"}, train={"only": ["head"]})
+    of = federations.program(**sections, secure={"name": "secagg"}, train={"only": ["head"]})
     network = of.model.build(1, 14, 14, 10, 0)
     assert (of.check(), of.check_network(network)) == ([], [])
     assert not Facts.of(of, network).travelling_statistics
@@ -186,7 +188,7 @@ def test_frozen_statistics_are_neither_refused_nor_sent() -> None:
 
 def test_either_the_target_or_the_noise_must_be_said() -> None:
     uniform = {"weighting": "uniform"}
-    (problem,) = tiny.program(privacy={"name": "central"}, rounds=uniform).check()
+    (problem,) = federations.program(privacy={"name": "central"}, rounds=uniform).check()
     assert problem.where == "privacy.epsilon"
 
 
@@ -200,5 +202,5 @@ def test_a_missing_library_is_a_problem_with_its_cure(monkeypatch: pytest.Monkey
 
 def test_a_count_noise_needs_a_quantile() -> None:
     privacy = {"name": "central", "epsilon": 3.0, "count_noise": 2.0}
-    (problem,) = tiny.program(privacy=privacy, rounds={"weighting": "uniform"}).check()
+    (problem,) = federations.program(privacy=privacy, rounds={"weighting": "uniform"}).check()
     assert problem.where == "privacy.count_noise"

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tiny
+import federations
 import torch
 from safetensors.torch import load_file
-from tinyrun import done, figures, history, read, refused, same, write_config, write_images
+from command_line import done, figures, history, read, refused, same, write_config, write_images
 
 from fedsight.coordinator.callbacks import Event, RoundEnded, RunBegan, RunEnded
 from fedsight.evaluation.conclusion import Conclusion
@@ -284,7 +284,7 @@ def begun(folder: Path, program: Program) -> tuple[Session, RunStore]:
 
 
 def test_any_engine_can_be_run_and_stays_open(tmp_path: Path) -> None:
-    session, store = begun(tmp_path / "run", tiny.program())
+    session, store = begun(tmp_path / "run", federations.program())
     engine, listener = Inline(session.federation, store.memory), Listener()
     summary = lifecycle.go(Conclusion(session, Speed(), store, "run", [listener]), engine, None)
     assert not engine.closed
@@ -292,12 +292,12 @@ def test_any_engine_can_be_run_and_stays_open(tmp_path: Path) -> None:
     assert listener.heard == ["begin 0", "round 1", "round 2", "finish"]
     assert read(store.folder) == summary
     assert read(store.folder, "evaluation.json")["samples"]
-    lifecycle.start(tiny.program(), Speed(workers=2), RunStore(tmp_path / "embedded"), "run", [])
+    lifecycle.start(federations.program(), Speed(workers=2), RunStore(tmp_path / "embedded"), "run", [])
     same(store.folder, tmp_path / "embedded")
 
 
 def test_without_pictures_a_run_and_its_report_are_whole(tmp_path: Path) -> None:
-    session, store = begun(tmp_path / "run", tiny.program())
+    session, store = begun(tmp_path / "run", federations.program())
     engine = InProcessEngine(session.federation, store.memory)
     lifecycle.go(Conclusion(session, Speed(), store, "run", [], False), engine, None)
     engine.close()
@@ -327,7 +327,7 @@ def test_a_reporter_that_fails_leaves_a_run_that_can_be_resumed(tmp_path: Path, 
 
 
 def test_a_folder_is_rewound_to_its_checkpoint(tmp_path: Path) -> None:
-    _, store = begun(tmp_path / "run", tiny.program())
+    _, store = begun(tmp_path / "run", federations.program())
     store.append_history({"round": 1})
     assert lifecycle.rewound(store) is None
     assert store.history() == []
@@ -348,7 +348,7 @@ def test_a_figure_that_nobody_could_measure_is_null(home: Path, monkeypatch) -> 
         conclusion, "_summarise", lambda *_: {"score": float("nan"), "worst_site": None}
     )
     store = RunStore(home / "nan")
-    config = tiny.program(rounds={"rounds": 1})
+    config = federations.program(rounds={"rounds": 1})
     lifecycle.start(config, Speed(workers=1), store, "run", [])
     assert read(home / "nan")["score"] is None
 

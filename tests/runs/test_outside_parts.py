@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import tomli_w
-from tinyrun import cli, done, refused
+from command_line import cli, done, refused
 
 import fedsight as fs
 from fedsight.program import plugins

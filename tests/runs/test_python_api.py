@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinyrun
+import command_line
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from fedsight.algorithms.base import Mean, State
 from fedsight.data.sources.samples import FashionMnist12k
 from fedsight.engines.parcel import Parcel
 from fedsight.program.fingerprints import digest
+from fedsight.coordinator.callbacks import Event, RoundEnded
 from fedsight.runs.progress import Screen
 
 SMALL: dict[str, Any] = {
@@ -113,12 +114,12 @@ def test_what_type_checkers_see_is_what_is_public(tmp_path: Path) -> None:
 def test_a_file_keywords_and_a_mapping_are_the_same_program(tmp_path: Path) -> None:
     from fedsight.program.keywords import read
 
-    tinyrun.write_images(tmp_path / "images")
-    file = tinyrun.write_config(tmp_path)
+    command_line.write_images(tmp_path / "images")
+    file = command_line.write_config(tmp_path)
     program, speed = read(file, {"seed": 1, "train": {"lr": 0.1}, "rounds": 5}, workers=3)
     assert (program.seed, program.rounds.rounds, speed.workers) == (1, 5, 3)
     assert (program.train.lr, program.train.batch) == (0.1, 16)  # the rest is the file's
-    tables = {**tinyrun.SECTIONS, "seed": 1, "name": program.name}
+    tables = {**command_line.SECTIONS, "seed": 1, "name": program.name}
     tables["data"] = {**tables["data"], "path": str(tmp_path / "images")}
     changed = {**tables, "train": {**tables["train"], "lr": 0.1}, "rounds": 5}
     assert read(None, changed)[0] == program
@@ -249,10 +250,11 @@ def test_a_personal_part_needs_a_site(tmp_path: Path) -> None:
 def test_an_interrupted_run_of_own_objects_goes_on_to_the_same_end(
     trained: fs.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stop(self: Screen, line: Any) -> None:
-        raise KeyboardInterrupt
+    def stop(self: Screen, event: Event) -> None:
+        if isinstance(event, RoundEnded):
+            raise KeyboardInterrupt
 
-    monkeypatch.setattr(Screen, "round", stop)
+    monkeypatch.setattr(Screen, "on", stop)
     with pytest.raises(fs.Interrupted, match="resume"):
         fs.run(**own(), out=tmp_path / "run", workers=1)
     monkeypatch.undo()
@@ -287,7 +289,7 @@ def test_another_process_loads_a_run_when_the_objects_are_given_again(
     trained: fs.Run, tmp_path: Path
 ) -> None:
     script = SCRIPT.format(folder=str(Path(__file__).parent), run=str(trained.folder))
-    path = os.pathsep.join([str(Path(tinyrun.__file__).parent), *sys.path])
+    path = os.pathsep.join([str(Path(command_line.__file__).parent), *sys.path])
     answer = subprocess.run(
         [sys.executable, "-c", script],
         capture_output=True,
@@ -314,7 +316,7 @@ def test_the_command_line_says_that_objects_must_be_given_again(
         check=False,
     )
     assert answer.returncode == 2
-    tinyrun.check_message(answer.stderr)
+    command_line.check_message(answer.stderr)
     assert "given from Python" in answer.stderr
 
 

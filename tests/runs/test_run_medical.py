@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from tinyrun import done, read, refused, write_config
+from command_line import done, read, refused, write_config
 
 SIDE, HALF = 8, 4
 LABELS = ("upper left", "upper right", "lower left", "lower right")
@@ -99,8 +99,8 @@ def test_grades(home: Path) -> None:
 @pytest.mark.parametrize(
     ("task", "grades", "cause"),
     [
-        ("classify", False, "learns one label per image, the data come with other targets"),
-        ("ordinal", False, "learns one label per image, the data come with other targets"),
+        ("classify", False, "learns one label per image, but the data come with other targets"),
+        ("ordinal", False, "learns one label per image, but the data come with other targets"),
         ("multilabel", True, "do not say of every label"),
     ],
 )

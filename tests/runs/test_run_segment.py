@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tinyrun import done, read, refused, write_config
+from command_line import done, read, refused, write_config
 
 SIDE = 16
 CLASSES = ["background", "disc", "square"]

@@ -23,7 +23,7 @@ SIGNS = {
     "fedsight.deploy.processes": PROCESSES,
     "fedsight.deploy.site.trainer": PROCESSES,
     "fedsight.runs.lifecycle": PROCESSES,
-    "tinysites.Places": PROCESSES,
+    "site_services.Places": PROCESSES,
     "loopback": DEPLOYED,
     "selenium": BROWSER,
 }

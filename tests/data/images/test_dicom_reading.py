@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dicoms import item, sample, write
+from dicom_files import item, sample, write
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Preprocess

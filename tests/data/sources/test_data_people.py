@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import face_images
 import numpy as np
 import pytest
-import tinyfaces
 from PIL import Image
 
 from fedsight.core.errors import DataError
@@ -18,7 +18,7 @@ from fedsight.data.sources.people import People
 
 
 def test_people_are_held_out_whole_and_lose_their_names(tmp_path: Path) -> None:
-    tinyfaces.draw(tmp_path)
+    face_images.draw(tmp_path)
     found = People(path=tmp_path, size=16, sites_in_path=True, unseen=0.5).open()
     assert not set(found.train.labels) & set(found.test.labels)
     assert len(found.classes) == 8  # the same name at two sites is two people
@@ -29,7 +29,7 @@ def test_people_are_held_out_whole_and_lose_their_names(tmp_path: Path) -> None:
 
 def test_parts_as_marked(tmp_path: Path) -> None:
     for part in ("train", "test"):
-        tinyfaces.draw(tmp_path / part, sites=1)
+        face_images.draw(tmp_path / part, sites=1)
     with pytest.raises(DataError, match="trained on"):
         People(path=tmp_path, size=16, sites_in_path=True).open()
     (tmp_path / "test" / "clinic-0").rename(tmp_path / "test" / "clinic-9")
@@ -38,12 +38,12 @@ def test_parts_as_marked(tmp_path: Path) -> None:
 
 
 def test_a_csv_and_its_nameless_line(tmp_path: Path) -> None:
-    tinyfaces.draw(tmp_path, sites=1)
+    face_images.draw(tmp_path, sites=1)
     lines = ["path,person,site,split"]
-    for name in tinyfaces.NAMES[:4]:
-        part = "train" if name in tinyfaces.NAMES[:2] else "test"
+    for name in face_images.NAMES[:4]:
+        part = "train" if name in face_images.NAMES[:2] else "test"
         lines += [f"clinic-0/{name}/{k}.png,{name},a,{part}" for k in range(4)]
-    lines[3] = lines[3].replace(f",{tinyfaces.NAMES[0]},", ",,")
+    lines[3] = lines[3].replace(f",{face_images.NAMES[0]},", ",,")
     table = tmp_path / "people.csv"
     table.write_text("\n".join(lines))
     with pytest.raises(DataError, match=r"people.csv, line 4.*names no person"):
@@ -67,7 +67,7 @@ def test_a_csv_and_its_nameless_line(tmp_path: Path) -> None:
     ],
 )
 def test_a_broken_csv_names_its_line(tmp_path: Path, text: str, said: str) -> None:
-    tinyfaces.picture(0, 0).save(tmp_path / "a.png")
+    face_images.picture(0, 0).save(tmp_path / "a.png")
     table = tmp_path / "people.csv"
     table.write_text(text.format(image="a.png"))
     with pytest.raises(DataError, match=said):
@@ -75,20 +75,20 @@ def test_a_broken_csv_names_its_line(tmp_path: Path, text: str, said: str) -> No
 
 
 def test_an_image_in_no_persons_folder_is_nameless(tmp_path: Path) -> None:
-    tinyfaces.draw(tmp_path)
+    face_images.draw(tmp_path)
     loose = tmp_path / "clinic-0" / "loose.png"
-    tinyfaces.picture(0, 0).save(loose)
+    face_images.picture(0, 0).save(loose)
     with pytest.raises(DataError, match=r"loose\.png"):
         People(path=tmp_path, size=16, sites_in_path=True).open()
     found = People(path=tmp_path, size=16, sites_in_path=True, nameless="skip").open()
     assert found.skipped == ("file 1",)
-    (tmp_path / "clinic-1" / tinyfaces.NAMES[0] / "0.png").write_bytes(b"no image")
+    (tmp_path / "clinic-1" / face_images.NAMES[0] / "0.png").write_bytes(b"no image")
     skip = {"size": 16, "sites_in_path": True, "nameless": "skip", "corrupt": "skip"}
     assert People(path=tmp_path, **skip).open().skipped == ("file 1", "file 18")
     named = People(path=tmp_path, names="path", **skip).open()
     assert named.skipped == (
         str(loose),
-        str(tmp_path / "clinic-1" / tinyfaces.NAMES[0] / "0.png"),
+        str(tmp_path / "clinic-1" / face_images.NAMES[0] / "0.png"),
     )
 
 
@@ -96,12 +96,12 @@ def test_an_image_in_no_persons_folder_is_nameless(tmp_path: Path) -> None:
 def test_images_are_called_by_number_and_named_on_the_owners_screen(
     tmp_path: Path, in_memory: bool
 ) -> None:
-    tinyfaces.draw(tmp_path)
+    face_images.draw(tmp_path)
     source = People(path=tmp_path, size=16, sites_in_path=True, in_memory=in_memory)
     found = source.open()
     names = [part.images.name(k) for part in (found.train, found.test) for k in range(len(part))]
     assert sorted(names) == sorted(f"file {number}" for number in range(1, 33))
-    broken = tmp_path / "clinic-0" / tinyfaces.NAMES[2] / "0.png"
+    broken = tmp_path / "clinic-0" / face_images.NAMES[2] / "0.png"
     broken.write_bytes(b"no image")
     with pytest.raises(DataError, match=str(broken)):
         source.open()
@@ -115,14 +115,14 @@ def test_images_are_called_by_number_and_named_on_the_owners_screen(
     ],
 )
 def test_nobody_is_held_out_alone(tmp_path: Path, people: int, unseen: float, held: int) -> None:
-    tinyfaces.draw(tmp_path, sites=3, each=people, pictures=1)
+    face_images.draw(tmp_path, sites=3, each=people, pictures=1)
     found = People(path=tmp_path, size=16, sites_in_path=True, unseen=unseen).open()
     assert len(found.test) == 3 * held
     assert len(found.train) == 3 * (people - held)
 
 
 def test_sites_agree_on_the_room(tmp_path: Path) -> None:
-    tinyfaces.draw(tmp_path)
+    face_images.draw(tmp_path)
     rooms = [
         People(path=tmp_path / site, size=16, room=50).open().classes
         for site in ("clinic-0", "clinic-1")

@@ -53,7 +53,7 @@ def test_fashion_sample_is_balanced_and_quick() -> None:
 
 def test_sources_refuse_duplicates() -> None:
     with pytest.raises(FedSightError, match="two data sources are called 'folder'"):
-        sources.add("folder")(sources.get("folder"))
+        sources.add("folder")(sources.get("idx"))
 
 
 def idx(array: np.ndarray) -> bytes:

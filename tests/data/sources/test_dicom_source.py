@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dicoms import sample, write
+from dicom_files import sample, write
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, sources

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinysites
+import site_services
 import tomli_w
-from tinysites import SITES, FaultyLink, Places
+from site_services import SITES, FaultyLink, Places
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
@@ -39,7 +39,7 @@ class Runs:
 
     def begin(self, name: str, **sections: Any) -> RunStore:
         """A run that has not started."""
-        program = tinysites.program(self._images, **sections)
+        program = site_services.program(self._images, **sections)
         store = RunStore(self.federation.runs / name)
         facts = {"command": "run", "fingerprint": program.fingerprint, "id": f"job{name}"}
         store.create(program, Speed(workers=1), facts)
@@ -184,7 +184,7 @@ def test_a_site_that_connects_joins_with_the_next_job(runs: Runs) -> None:
         presence.record(runs.federation.presences, "west", "its first process", None)
         return text, body
 
-    ended = runs.run_job(store, FaultyLink(tinysites.LocalLink(seats), "north", come))
+    ended = runs.run_job(store, FaultyLink(site_services.LocalLink(seats), "north", come))
     assert ended == {"number": 1, "state": "handover", "why": "site 'west' is ready to join"}
     assert [line["round"] for line in store.history()] == [1]
     (runs.federation.presences / "west.json").unlink()
@@ -201,7 +201,7 @@ def test_only_a_run_of_the_federation_is_continued(runs: Runs, name: str) -> Non
 
 
 def test_sites_do_not_learn_the_coordinators_paths(site_images: Path) -> None:
-    program = tinysites.program(site_images)
+    program = site_services.program(site_images)
     model = program.model.model_copy(update={"weights": site_images / "w.pth", "sha256": "0" * 64})
     program = replace(program, model=model)
     table = program_for_sites(program)

@@ -11,12 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import federations
 import pytest
-import tiny
-import tinysites
+import site_services
 import tomli_w
 import torch
-from tinysites import FaultyLink, Places
+from site_services import FaultyLink, Places
 
 from fedsight.core.errors import DeployError
 from fedsight.core.types import Sum
@@ -66,7 +66,7 @@ def answer_to_proposal(service: SiteService, program: Program, **changes: Any) -
 def test_only_a_job_that_a_listed_operator_signed_is_answered(
     home: Path, site_images: Path
 ) -> None:
-    program = tinysites.program(site_images)
+    program = site_services.program(site_images)
     write(home, site_images, operators=["anna"])
     mark = program.fingerprint
     for requester, why in (
@@ -93,7 +93,7 @@ def test_only_a_job_that_a_listed_operator_signed_is_answered(
 
 
 def test_the_operators_who_signed_the_job_are_in_the_ledger(home: Path, site_images: Path) -> None:
-    program = tinysites.program(site_images)
+    program = site_services.program(site_images)
     write(home, site_images, operators=["anna"], data_set="wards 1 to 3")
     service = SiteService(home, "north", Requester(("anna", "ben"), program.fingerprint))
     declared = answer_to_proposal(service, program)["declared"]
@@ -107,7 +107,7 @@ def test_the_operators_who_signed_the_job_are_in_the_ledger(home: Path, site_ima
 
 
 def test_a_refusal_names_the_clause(home: Path, site_images: Path) -> None:
-    program = tinysites.program(site_images)
+    program = site_services.program(site_images)
     service = SiteService(home, "north")
     for contract, why in (
         ({"require": ["secure_aggregation"]}, "contract.require: secure_aggregation is required"),
@@ -138,7 +138,7 @@ def alter(home: Path, number: int) -> None:
 
 
 def test_a_site_with_an_altered_ledger_declares_nothing(home: Path, site_images: Path) -> None:
-    program = tinysites.program(site_images)
+    program = site_services.program(site_images)
     written = Ledger(home)
     for run in ("one", "two", "three"):
         written.append(LedgerEntry("update", run=run, sha256="a"))
@@ -154,7 +154,7 @@ def test_a_site_with_an_altered_ledger_declares_nothing(home: Path, site_images:
 def test_every_update_and_figure_has_its_entry_before_it_leaves(
     places: Places, site_images: Path
 ) -> None:
-    program = tinysites.program(site_images)
+    program = site_services.program(site_images)
     south = places.root / "south"
     left: list[tuple[str, int]] = []
 
@@ -170,7 +170,7 @@ def test_every_update_and_figure_has_its_entry_before_it_leaves(
 
     federation, link = places.meet(program)
     before = len(Ledger(south).entries())
-    tinysites.learn(federation, FaultyLink(link, "south", check))
+    site_services.learn(federation, FaultyLink(link, "south", check))
     found = Ledger(south).entries()[before:]
     assert [(one.kind, one.round) for one in found] == left
     assert left == [("update", 1), ("figures", 1), ("update", 2), ("figures", 2)]
@@ -184,19 +184,19 @@ def test_every_update_and_figure_has_its_entry_before_it_leaves(
 def test_a_round_that_is_trained_again_with_the_same_result_is_charged_once(
     places: Places, site_images: Path
 ) -> None:
-    program = tinysites.program(site_images)
+    program = site_services.program(site_images)
     federation, link = places.meet(program, run="again1")
-    tinysites.learn(federation, link)
+    site_services.learn(federation, link)
     first = [one for one in Ledger(places.root / "south").entries() if one.run == "again1"]
     federation, link = places.meet(program, places.sit(), run="again1")  # from the beginning
-    tinysites.learn(federation, link)
+    site_services.learn(federation, link)
     again = [one for one in Ledger(places.root / "south").entries() if one.run == "again1"]
     assert again == first
 
 
 @pytest.mark.parametrize("fault", ["altered", "unwritable"])
 def test_without_its_ledger_nothing_leaves(places: Places, site_images: Path, fault: str) -> None:
-    program = tinysites.program(site_images, rounds={"quorum": 2})
+    program = site_services.program(site_images, rounds={"quorum": 2})
     federation, link = places.meet(program)
     home = places.root / "south"
     kept = {name: (home / name).read_bytes() for name in ("ledger.sqlite", "ledger.head")}
@@ -211,9 +211,9 @@ def test_without_its_ledger_nothing_leaves(places: Places, site_images: Path, fa
         assert not json.loads(text).keys() & {"weight", "metrics"}
         return text, data
 
-    diary = tinysites.tiny.Diary()
+    diary = site_services.federations.Diary()
     try:
-        tinysites.learn(federation, FaultyLink(link, "south", check), diary)
+        site_services.learn(federation, FaultyLink(link, "south", check), diary)
     finally:
         if fault == "unwritable":
             (home / "ledger.sqlite").rmdir()
@@ -227,7 +227,7 @@ def test_without_its_ledger_nothing_leaves(places: Places, site_images: Path, fa
 
 
 def test_figures_leave_only_if_the_contract_permits_it(places: Places, site_images: Path) -> None:
-    program = tinysites.program(site_images)
+    program = site_services.program(site_images)
     before = (places.root / "south" / "owner.toml").read_text()
     data = {"name": "folder", "path": str(site_images / "south")}
     places.write_owner("south", {"data": data, "contract": {"figures": False}})
@@ -246,7 +246,7 @@ def test_figures_leave_only_if_the_contract_permits_it(places: Places, site_imag
 def test_a_round_that_the_program_does_not_have_is_not_trained(
     places: Places, site_images: Path
 ) -> None:
-    _, link = places.meet(tinysites.program(site_images))
+    _, link = places.meet(site_services.program(site_images))
     for round in (0, 3, 10**6):
         header = {"round": round, "attempt": 0, "sites": 3}
         text, _ = link.ask("south", "train", header, b"", 9)
@@ -260,7 +260,7 @@ def test_a_refusal_reaches_the_coordinator_with_its_clause(
     data = {"name": "folder", "path": str(site_images / "west")}
     places.write_owner("west", {"data": data, "contract": {"require": ["secure_aggregation"]}})
     try:
-        found, absent = propose(tinysites.program(site_images), "refused1", places.sit(), {})
+        found, absent = propose(site_services.program(site_images), "refused1", places.sit(), {})
     finally:
         (places.root / "west" / "owner.toml").write_text(before)
     assert set(found) == {"north", "south"}
@@ -275,7 +275,7 @@ NOISE = {"kind": "gaussian", "noise": 4.0, "neighbours": "add_remove"}
 def noised(privacy: str, **sections: Any) -> Program:
     """A program of 20 rounds with noise by this mechanism."""
     rounds = {"rounds": 20, "weighting": "uniform", **sections.pop("rounds", {})}
-    return tiny.program(
+    return federations.program(
         privacy={"name": privacy, "noise_multiplier": 4.0}, rounds=rounds, **sections
     )
 
@@ -319,7 +319,7 @@ def test_nothing_leaves_once_epsilon_is_spent_over_runs_and_jobs(tmp_path: Path)
 @pytest.mark.parametrize(
     ("privacy", "sections", "why"),
     [
-        ("local", {"rounds": {"weighting": "samples"}}, "an update's weight would tell"),
+        ("local", {"rounds": {"weighting": "samples"}}, "an update's weight would reveal"),
         ("distributed", {}, "each site adds only a part of the noise"),
         ("distributed", {"secure": {"name": "quantised"}}, "each site adds only a part"),
     ],
@@ -354,7 +354,7 @@ def test_noise_that_the_coordinator_promises_is_recorded_as_promised(tmp_path: P
 
 def test_real_sites_are_charged_until_epsilon_is_spent(places: Places, site_images: Path) -> None:
     pytest.importorskip("dp_accounting")
-    program = tinysites.program(
+    program = site_services.program(
         site_images,
         privacy={"name": "local", "noise_multiplier": 8.0},
         rounds={"weighting": "uniform"},
@@ -371,8 +371,8 @@ def test_real_sites_are_charged_until_epsilon_is_spent(places: Places, site_imag
         for run in ("noised1", "noised2"):
             quorum = replace(program, rounds=program.rounds.model_copy(update={"quorum": 2}))
             federation, link = places.meet(quorum, places.sit(), run=run)
-            diaries.append(tinysites.tiny.Diary())
-            tinysites.learn(federation, link, diaries[-1])
+            diaries.append(site_services.federations.Diary())
+            site_services.learn(federation, link, diaries[-1])
     finally:
         (home / "owner.toml").write_text(before)
     found = [one for one in Ledger(home).entries() if one.data_set == "noised"]

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from unittest import mock
 
+import federations
 import pytest
-import tiny
 import torch
 
 from fedsight.core.errors import SiteError
@@ -32,7 +32,7 @@ VECTOR = torch.arange(50.0)
 
 
 def program() -> Program:
-    return tiny.program(
+    return federations.program(
         privacy={"name": "distributed", "noise_multiplier": 1.0},
         secure={"name": "secagg"},
         rounds={"weighting": "uniform"},

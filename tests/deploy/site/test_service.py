@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tinysites
+import site_services
 import tomli_w
 import torch
-from tinysites import CLASSES, FaultyLink, Places
+from site_services import CLASSES, FaultyLink, Places
 from torch import Tensor
 
 from fedsight.core.errors import DataError, SiteError, StoreError
@@ -80,7 +80,7 @@ class Site:
         self.folder = folder
         data = {"name": "folder", "path": str(images / "north")}
         self.write_owner(data, sites=2, tasks=["classify"])
-        self.program = tinysites.program(images)
+        self.program = site_services.program(images)
         self.service = SiteService(folder, "north")
 
     def write_owner(self, data: Mapping[str, Any], **contract: Any) -> None:
@@ -338,7 +338,7 @@ def test_a_site_that_cannot_open_its_images_does_not_reveal_their_path(
     before = (places.root / "south" / "owner.toml").read_text()
     places.write_owner("south", {"data": {"name": "folder", "path": str(path)}})
     try:
-        program = tinysites.program(site_images)
+        program = site_services.program(site_images)
         found, absent = propose(program, f"lost{fault}", places.sit(), {})
     finally:
         (places.root / "south" / "owner.toml").write_text(before)
@@ -350,7 +350,7 @@ def test_a_site_that_cannot_open_its_images_does_not_reveal_their_path(
 
 
 def test_every_update_is_logged_before_it_leaves(places: Places, site_images: Path) -> None:
-    program = tinysites.program(site_images, algorithm={"name": "scaffold"})
+    program = site_services.program(site_images, algorithm={"name": "scaffold"})
     left: dict[int, int] = {}
     logged: list[int] = []
 
@@ -366,7 +366,7 @@ def test_every_update_is_logged_before_it_leaves(places: Places, site_images: Pa
 
     federation, link = places.meet(program)
     before = len(places.log("south"))
-    tinysites.learn(federation, FaultyLink(link, "south", alter))
+    site_services.learn(federation, FaultyLink(link, "south", alter))
     lines = [line for line in places.log("south")[before:] if line["event"] == "update"]
     assert {line["round"]: line["bytes"] for line in lines} == left
     assert set(left) == {1, 2}
@@ -381,7 +381,7 @@ def test_every_update_is_logged_before_it_leaves(places: Places, site_images: Pa
 
 
 def test_without_its_log_nothing_leaves(places: Places, site_images: Path) -> None:
-    program = tinysites.program(site_images, rounds={"quorum": 2})
+    program = site_services.program(site_images, rounds={"quorum": 2})
     federation, link = places.meet(program)
     log = places.root / "south" / "log.jsonl"
     kept = log.rename(log.with_suffix(".kept"))
@@ -393,9 +393,9 @@ def test_without_its_log_nothing_leaves(places: Places, site_images: Path) -> No
         assert not fields.keys() & {"weight", "metrics"}
         return text, data
 
-    diary = tinysites.tiny.Diary()
+    diary = site_services.federations.Diary()
     try:
-        tinysites.learn(federation, FaultyLink(link, "south", alter), diary)
+        site_services.learn(federation, FaultyLink(link, "south", alter), diary)
         fetched = [
             link.ask("south", "fetch", {"ticket": ticket, "start": 0, "stop": 100}, b"", 9)
             for ticket in range(20)
@@ -412,9 +412,9 @@ def test_without_its_log_nothing_leaves(places: Places, site_images: Path) -> No
 def test_an_older_job_that_is_still_running_releases_the_runs_memory(
     places: Places, site_images: Path
 ) -> None:
-    program = tinysites.program(site_images, algorithm={"name": "scaffold"})
+    program = site_services.program(site_images, algorithm={"name": "scaffold"})
     federation, link = places.meet(program, run="mine")
-    tinysites.learn(federation, link)
+    site_services.learn(federation, link)
     memory = places.root / "south" / "memory" / "mine"
     before = {path: path.read_bytes() for path in memory.rglob("*.safetensors")}
     assert before
@@ -423,8 +423,8 @@ def test_an_older_job_that_is_still_running_releases_the_runs_memory(
     ticket = json.loads(newer.answer("propose", json.dumps(proposal(program, run="mine")), b"")[0])
     text, _ = newer.answer("wait", json.dumps({**ticket, "seconds": 30}), b"")
     assert "declared" in json.loads(text)
-    diary = tinysites.tiny.Diary()
+    diary = site_services.federations.Diary()
     with pytest.raises(SiteError, match="a newer job of this run has taken over"):
-        tinysites.learn(federation, link, diary)  # it would drop all versions and start again
+        site_services.learn(federation, link, diary)  # it would drop all versions and start again
     assert {path: path.read_bytes() for path in memory.rglob("*.safetensors")} == before
     newer.close()

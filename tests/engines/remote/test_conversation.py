@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from tinysites import Clock
+from site_services import Clock
 
 from fedsight.core.errors import SiteError
 from fedsight.engines.remote import conversation, messages

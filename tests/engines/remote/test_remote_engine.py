@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import federations
 import pytest
-import tiny
-import tinysites
+import site_services
 import torch
-from tinysites import Alter, Clock, FaultyLink, Places
+from site_services import Alter, Clock, FaultyLink, Places
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Order
@@ -35,7 +35,7 @@ GOOD = ["north", "west"]
 @pytest.fixture(scope="module")
 def table(places: Places, site_images: Any) -> Table:
     """Three sites that have agreed to a run."""
-    program = tinysites.program(site_images, rounds={"quorum": 2, "rounds": 30})
+    program = site_services.program(site_images, rounds={"quorum": 2, "rounds": 30})
     federation, link = places.meet(program)
     return federation, link, federate(program)
 
@@ -241,14 +241,14 @@ def test_a_deadline_that_passes_is_named(table: Table, clock: Clock) -> None:
 def test_a_round_closes_with_the_quorum_and_fails_below_it(table: Table, clock: Clock) -> None:
     there, link, _ = table
     line = FaultyLink(link, BAD, changed(weight=0))
-    diary = tiny.Diary()
+    diary = federations.Diary()
     rounds = there.program.rounds.model_copy(update={"rounds": 3})
-    tinysites.learn(replace(there, program=replace(there.program, rounds=rounds)), line, diary)
+    site_services.learn(replace(there, program=replace(there.program, rounds=rounds)), line, diary)
     assert [line["sites"] for line in diary.lines] == [GOOD] * 3
     rounds = there.program.rounds.model_copy(update={"quorum": None})
     strict = replace(there, program=replace(there.program, rounds=rounds))
     with pytest.raises(SiteError, match=r"round 1 has 2 good replies of 3, .*'south'"):
-        tinysites.learn(strict, line)
+        site_services.learn(strict, line)
 
 
 @pytest.mark.parametrize("most", [1, 2])
@@ -309,8 +309,8 @@ def test_faulty_figures_are_left_out(table: Table, change: Callable[[list[Any]],
         expected = inline.measure(vector, 0)
     for view, one, due in zip(there.views, found, expected, strict=True):
         assert view.site is not None
-        assert tiny.same_sums([one], [{} if there.name(view.site) == BAD else due])
-    assert math.isfinite(tiny.overall(there)(found)["accuracy"])
+        assert federations.same_sums([one], [{} if there.name(view.site) == BAD else due])
+    assert math.isfinite(federations.overall(there)(found)["accuracy"])
 
 
 def test_without_any_site_nothing_is_measured(table: Table) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import face_images
+import federations
 import numpy as np
 import pytest
-import tiny
-import tinyfaces
 import torch
 
 from fedsight.client.step import Client
@@ -21,7 +21,7 @@ from fedsight.tasks.faces.task import FaceRecognition
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tinyfaces.draw(tmp_path_factory.mktemp("people"))
+    return face_images.draw(tmp_path_factory.mktemp("people"))
 
 
 def step(of: Federation, site: int) -> tuple[Client, dict[str, torch.Tensor], object]:
@@ -35,26 +35,26 @@ def step(of: Federation, site: int) -> tuple[Client, dict[str, torch.Tensor], ob
 @pytest.mark.parametrize("softmax", ["arcface", "cosface"])
 def test_every_algorithm_trains_it(root: Path, algorithm: str, softmax: str) -> None:
     task = {"name": "faces", "softmax": softmax}
-    diary = tiny.Diary()
-    of = tinyfaces.federation(root, algorithm={"name": algorithm}, task=task)
-    tiny.learn(of, diary=diary)
+    diary = federations.Diary()
+    of = face_images.federation(root, algorithm={"name": algorithm}, task=task)
+    federations.learn(of, diary=diary)
     assert 0 <= diary.lines[-1]["score"] <= 1
     assert diary.lines[-1]["auc"] == diary.lines[-1]["score"]
 
 
 def test_a_few_rounds_tell_people_apart_better_than_none(root: Path) -> None:
     def score(rounds: int) -> float:
-        diary = tiny.Diary()
+        diary = federations.Diary()
         train = {"epochs": 2, "batch": 4, "lr": 0.1 if rounds > 1 else 1e-9}
-        of = tinyfaces.federation(root, train=train, rounds={"rounds": rounds})
-        tiny.learn(of, diary=diary)
+        of = face_images.federation(root, train=train, rounds={"rounds": rounds})
+        federations.learn(of, diary=diary)
         return float(diary.lines[-1]["score"])
 
     assert score(6) >= score(1)
 
 
 def test_peoples_vectors_are_no_part_of_what_travels(root: Path) -> None:
-    client, memory, reply = step(tinyfaces.federation(root), 0)
+    client, memory, reply = step(face_images.federation(root), 0)
     heads = [e for e in client.layout.entries if e.name.startswith("head.")]
     assert {e.kind for e in heads} == {Kind.PERSONAL}
     assert heads[0].start >= client.layout.travelling.stop
@@ -64,13 +64,13 @@ def test_peoples_vectors_are_no_part_of_what_travels(root: Path) -> None:
 
 
 def test_a_reply_names_nobody_and_holds_no_image(root: Path) -> None:
-    of = tinyfaces.federation(root)
+    of = face_images.federation(root)
     client, _, reply = step(of, 0)
     assert set(reply.metrics) == {"train_loss"}  # type: ignore[attr-defined]
     text = repr((of.dataset.classes, of.dataset.facts, reply))
-    assert not any(name in text.split("path")[0] for name in tinyfaces.NAMES)
+    assert not any(name in text.split("path")[0] for name in face_images.NAMES)
     sums = client.measure(of.tested(of.views[0]), 0)
-    pixels = of.views[0].indices.size * tinyfaces.SIDE**2
+    pixels = of.views[0].indices.size * face_images.SIDE**2
     assert set(sums) == {"pairs", "resampled", "rank", "open"}
     whole = [one.total for name, one in sums.items() if name != "resampled"]
     assert all(np.array_equal(values, values.round()) for values in whole)  # counts, no scores
@@ -78,7 +78,7 @@ def test_a_reply_names_nobody_and_holds_no_image(root: Path) -> None:
 
 
 def test_only_a_sites_own_people_move(root: Path) -> None:
-    of = tinyfaces.federation(root)
+    of = face_images.federation(root)
     client, memory, _ = step(of, 1)
     entry = next(e for e in client.layout.entries if e.name == "head.move")
     moved = memory["personal"].view(entry.shape).abs().sum(1) > 0
@@ -87,7 +87,7 @@ def test_only_a_sites_own_people_move(root: Path) -> None:
 
 
 def test_people_start_elsewhere_at_every_site_and_alike_in_every_round(root: Path) -> None:
-    of = tinyfaces.federation(root)
+    of = face_images.federation(root)
     starts = []
     for site in (0, 1, 0):
         client, _, _ = step(of, site)
@@ -100,13 +100,13 @@ def test_people_start_elsewhere_at_every_site_and_alike_in_every_round(root: Pat
 def test_sites_of_one_person_learn_and_their_vectors_stay_near_their_starts(
     tmp_path: Path,
 ) -> None:
-    root = tinyfaces.draw(tmp_path, sites=4, each=1)
+    root = face_images.draw(tmp_path, sites=4, each=1)
     for place in range(4, 8):  # a site's only person is never held out; another site has four
         folder = root / "clinic-9" / str(place)
         folder.mkdir(parents=True)
         for number in range(4):
-            tinyfaces.picture(place, number).save(folder / f"{number}.png")
-    of = tinyfaces.federation(root, unseen=0.5, task={"name": "faces", "reach": 0.2})
+            face_images.picture(place, number).save(folder / f"{number}.png")
+    of = face_images.federation(root, unseen=0.5, task={"name": "faces", "reach": 0.2})
     client, memory, _ = step(of, 0)
     assert memory["personal"].abs().sum() > 0
     assert isinstance(client.model, Embedding)
@@ -114,34 +114,34 @@ def test_sites_of_one_person_learn_and_their_vectors_stay_near_their_starts(
     distance = (head.vectors() - head.start)[head.own].norm(dim=1)
     assert len(head.own) == 1
     assert float(distance.detach()) < 0.6
-    tiny.learn(of)
+    federations.learn(of)
 
 
 def test_sites_are_tested_with_one_model(root: Path) -> None:
-    of = tinyfaces.federation(root)
+    of = face_images.federation(root)
     assert not of.program.differs(of.network)
     model = {"name": "embedding", "backbone": "small_cnn", "dimension": 8}
-    other = tinyfaces.federation(root, algorithm={"name": "fedbn"}, model=model)
+    other = face_images.federation(root, algorithm={"name": "fedbn"}, model=model)
     assert other.program.differs(other.network)
 
 
 def test_a_network_of_classes_is_refused(root: Path) -> None:
     with pytest.raises(ConfigError, match="face_net"):
-        tinyfaces.federation(root, model={"name": "small_cnn"})
+        face_images.federation(root, model={"name": "small_cnn"})
 
 
 def test_people_of_the_test_part_must_be_unseen() -> None:
     with pytest.raises(ConfigError, match="also in the training part"):
-        tiny.federation(task={"name": "faces"}, model={"name": "face_net"})
+        federations.federation(task={"name": "faces"}, model={"name": "face_net"})
 
 
 def test_sites_where_nobody_can_be_told_apart_are_refused_before_training(tmp_path: Path) -> None:
-    root = tinyfaces.draw(tmp_path, each=3)
+    root = face_images.draw(tmp_path, each=3)
     with pytest.raises(ConfigError, match="no site has two people who are held out") as caught:
-        tinyfaces.federation(root, unseen=0.2)
+        face_images.federation(root, unseen=0.2)
     assert "0.5" in caught.value.problems[0].cure
-    diary = tiny.Diary()
-    tiny.learn(tinyfaces.federation(root, unseen=0.5), diary=diary)  # as the cure says
+    diary = federations.Diary()
+    federations.learn(face_images.federation(root, unseen=0.5), diary=diary)  # as the cure says
     assert 0 <= diary.lines[-1]["auc"] <= 1
 
 
@@ -158,20 +158,20 @@ def test_whether_anything_can_be_measured_goes_by_what_is_tested_together() -> N
 
 
 def test_four_people_a_site_give_a_figure_with_the_defaults(tmp_path: Path) -> None:
-    diary = tiny.Diary()
-    of = tinyfaces.federation(tinyfaces.draw(tmp_path), unseen=0.2, rounds={"rounds": 1})
-    tiny.learn(of, diary=diary)
+    diary = federations.Diary()
+    of = face_images.federation(face_images.draw(tmp_path), unseen=0.2, rounds={"rounds": 1})
+    federations.learn(of, diary=diary)
     assert 0 <= diary.lines[-1]["auc"] <= 1
 
 
 def test_the_model_knows_nobody_by_name(root: Path) -> None:
-    of = tinyfaces.federation(root)
+    of = face_images.federation(root)
     with pytest.raises(ModelError, match="enrol"):
         of.program.task.answers(of.network.module, torch.zeros(1, 1, 16, 16), ("person 0001",))
 
 
 def test_a_report_gets_pairs_a_curve_and_a_table(root: Path) -> None:
-    of = tinyfaces.federation(root)
+    of = face_images.federation(root)
     client = Client(of)
     client.model.eval()
     data = of.tested(of.views[0])

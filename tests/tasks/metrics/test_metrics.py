@@ -7,11 +7,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import command_line
+import federations
 import numpy as np
 import numpy.typing as npt
 import pytest
-import tiny
-import tinyrun
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -144,7 +144,7 @@ def test_without_metrics_no_sum_is_added() -> None:
 )
 def test_metrics_that_cannot_be_are_refused(names: list[str], cause: str, cure: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        tiny.federation(task={"metrics": names})
+        federations.federation(task={"metrics": names})
     (problem,) = caught.value.problems
     assert (problem.where, problem.cause, problem.cure) == ("task.metrics", cause, cure)
 
@@ -170,9 +170,9 @@ def own_metric(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def test_a_metric_from_outside_costs_one_class(own_metric: str) -> None:
-    diary = tiny.Diary()
-    of = tiny.federation(task={"metrics": [own_metric]})
-    tiny.learn(of, diary=diary)
+    diary = federations.Diary()
+    of = federations.federation(task={"metrics": [own_metric]})
+    federations.learn(of, diary=diary)
     assert all(0.1 <= line[own_metric] <= 1 for line in diary.lines)
 
 
@@ -192,13 +192,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A run without metrics, and the same with all three."""
     folder = tmp_path_factory.mktemp("runs")
     for name, task in (("plain", {}), ("more", {"metrics": list(ORACLES)})):
-        config = tinyrun.write_config(folder, name, task={"name": "classify", **task})
-        tinyrun.done("run", config, "--out", folder / name, "--workers", "1")
+        config = command_line.write_config(folder, name, task={"name": "classify", **task})
+        command_line.done("run", config, "--out", folder / name, "--workers", "1")
     return folder / "plain", folder / "more"
 
 
 def test_figures_reach_the_summary_and_the_history_and_change_nothing_else(runs: Any) -> None:
-    plain, more = ([tinyrun.read(run), *tinyrun.history(run)] for run in runs)
+    plain, more = ([command_line.read(run), *command_line.history(run)] for run in runs)
     for without, with_metrics in zip(plain, more, strict=True):
         for name in ORACLES:
             assert 0 <= with_metrics[name] <= 2
@@ -210,5 +210,7 @@ def test_figures_reach_the_summary_and_the_history_and_change_nothing_else(runs:
 
 def test_every_other_entry_of_a_runs_files_is_reserved(runs: Any) -> None:
     plain = runs[0]
-    entries = {key for table in (tinyrun.read(plain), *tinyrun.history(plain)) for key in table}
+    entries = {
+        key for table in (command_line.read(plain), *command_line.history(plain)) for key in table
+    }
     assert entries - set(Classification.figures) <= RESERVED

@@ -106,9 +106,8 @@ class Dicom(CsvSource):
     # square, or [height, width]
     size: Side | Annotated[tuple[Side, Side], Field(strict=False)] = 128
     channels: Literal[1, 3] = 1
-    window: Literal["stored", "image", "bits"] | Pair = (
-        "stored"  # or [centre, width], such as in HU
-    )
+    # or [centre, width], in HU for example
+    window: Literal["stored", "image", "bits"] | Pair = "stored"
     view: int = Field(0, ge=0)  # which of several windows that the file stores
     function: Function = "stored"  # the curve of the window
     orientation: Orientation = "patient"  # turned to left and feet (axial: back), or as stored

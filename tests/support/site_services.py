@@ -15,8 +15,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import federations
 import numpy as np
-import tiny
 import tomli_w
 from PIL import Image
 
@@ -203,7 +203,7 @@ class Clock:
 def learn(
     federation: Federation,
     link: Link,
-    diary: tiny.Diary | None = None,
+    diary: federations.Diary | None = None,
     start: Checkpoint | None = None,
     accepted: Mapping[str, int] | None = None,
     durable: Callable[[], int] = lambda: 0,
@@ -213,10 +213,14 @@ def learn(
     the run was proposed as, which the keys of secure aggregation are bound to."""
     engine = RemoteEngine(federation, link, {}, accepted or {}, durable, run=name)
     return run(
-        Session(federation), engine, tiny.overall(federation), [diary] if diary else [], start
+        Session(federation),
+        engine,
+        federations.overall(federation),
+        [diary] if diary else [],
+        start,
     )
 
 
-def figures(diary: tiny.Diary) -> list[dict[str, Any]]:
+def figures(diary: federations.Diary) -> list[dict[str, Any]]:
     """The lines of the history without the time that rounds took."""
     return [{k: v for k, v in line.items() if k != "seconds"} for line in diary.lines]
