@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from loopback import Loopback, loopback, program_of
 from waiting import until
 
-from fedsight.coordinator.callbacks import Callback
+from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import Interrupted
 from fedsight.runs import lifecycle
@@ -32,9 +31,11 @@ class Killer(Callback):
         self._kills = list(kills)
         self.rounds: list[int] = []
 
-    def round(self, line: Any) -> None:
+    def on(self, event: Event) -> None:
         """A round is done; another is in the middle."""
-        self.rounds.append(line["round"])
+        if not isinstance(event, RoundEnded):
+            return
+        self.rounds.append(event.line["round"])
         if self._kills:
             self._kills.pop(0)()
 
@@ -82,12 +83,14 @@ class Interrupter(Killer):
         self._site = site
         self._missed = False
 
-    def round(self, line: Any) -> None:
+    def on(self, event: Event) -> None:
         """A round is done, and possibly the last that is needed."""
-        super().round(line)
-        if self._missed and self._site in line["sites"]:
-            raise KeyboardInterrupt
-        self._missed = self._missed or self._site not in line["sites"]
+        super().on(event)
+        if isinstance(event, RoundEnded):
+            there = self._site in event.line["sites"]
+            if self._missed and there:
+                raise KeyboardInterrupt
+            self._missed = self._missed or not there
 
 
 def test_round_closes_without_a_site_that_left_and_takes_it_in_again(three: Loopback) -> None:

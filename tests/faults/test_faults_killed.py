@@ -109,7 +109,7 @@ def test_torn_files_of_a_crash_are_cleared_away(home: Path, tmp_path: Path) -> N
     config = write_config(home, "torn", algorithm={"name": "fedrep"}, rounds={"rounds": ROUNDS})
     whole, run = tmp_path / "whole", tmp_path / "run"
     done("run", config, "--out", whole, "--workers", 2)
-    rare = ["--set", "speed.checkpoint_every=4"]
+    rare = ["--set", "speed.checkpoint_every=2"]
     launched = Launched(tmp_path, "run", config, "--out", run, "--workers", 1, *rare)
     launched.wait_until(lambda: lines(run) >= 5, "round 5")
     launched.kill()
@@ -120,7 +120,8 @@ def test_torn_files_of_a_crash_are_cleared_away(home: Path, tmp_path: Path) -> N
     same(run, whole)
     assert not list(run.glob(".*"))
     versions = {int(path.stem) for path in (run / "memory").glob("*/*")}
-    assert versions <= {2, 3, 4, 5, 6}, "what no resumption can need is gone"
+    # A checkpoint is written while the next round trains: round 6 may still go back to round 3.
+    assert versions <= {3, 4, 5, 6}, "what no resumption can need is gone"
 
 
 def test_ctrl_c_in_training(home: Path, tmp_path: Path) -> None:
@@ -189,14 +190,14 @@ def test_a_worker_that_is_killed_is_named(home: Path, tmp_path: Path, monkeypatc
     from fedsight.engines import workers
 
     config = write_config(home, "murder", rounds={"rounds": 5})
-    original = workers.WorkerEngine.train
+    original = workers.WorkerEngine.submit
 
-    def train(self: Any, order: Any, *rest: Any) -> Any:
+    def submit(self: Any, order: Any, *rest: Any) -> Any:
         if order.round == 3:
             self._pool._processes[1].kill()
         return original(self, order, *rest)
 
-    monkeypatch.setattr(workers.WorkerEngine, "train", train)
+    monkeypatch.setattr(workers.WorkerEngine, "submit", submit)
     said = refused(6, "run", config, "--out", tmp_path / "run", "--workers", 2)
     assert "fedsight-worker-1 died while training in round 3 (killed by signal 9)" in said
     assert "fedsight resume" in said

@@ -101,7 +101,7 @@ def test_grades(home: Path) -> None:
     [
         ("classify", False, "learns one label per image, but the data come with other targets"),
         ("ordinal", False, "learns one label per image, but the data come with other targets"),
-        ("multilabel", True, "do not say of every label"),
+        ("multilabel", True, "do not give 0 or 1 for every label"),
     ],
 )
 def test_a_task_that_does_not_suit_the_data_is_refused(

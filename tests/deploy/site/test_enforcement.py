@@ -293,7 +293,7 @@ def release(enforcement: ContractEnforcement, round: int, value: float, **change
     """Record an update that is about to leave."""
     payload = {"delta": torch.full((3,), value)}
     found = TrainedUpdate(payload, 7, {"train_loss": Sum(1.0, 7)}, **{"event": NOISE, **changes})
-    enforcement.record_update(round, found, messages.pack(payload), 0.1)
+    enforcement.record_update(round, found, messages.pack(payload.values()), 0.1)
 
 
 def test_nothing_leaves_once_epsilon_is_spent_over_runs_and_jobs(tmp_path: Path) -> None:

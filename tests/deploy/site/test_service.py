@@ -116,7 +116,7 @@ class Site:
 
     def send(self, mark: int, vector: Tensor, starts: Any = (0,), length: int = 1 << 20) -> None:
         """Send a model in pieces."""
-        data = bytes(messages.pack({"vector": vector}))
+        data = bytes(messages.pack([vector]))
         for start in starts:
             header = {"name": "vector", "mark": mark, "start": start, "total": len(data)}
             assert self.ask("piece", header, data[start : start + length]) == {}
@@ -291,7 +291,7 @@ def test_the_model_that_was_checked_is_the_one_that_is_trained(
     site.train(attempt=0, vector=1)
     site.send(1, vector)  # harmless
     header = {"name": "vector", "mark": 1, "start": 0, "total": 24}
-    other = bytes(messages.pack({"vector": torch.full((6,), 666.0)}))
+    other = bytes(messages.pack([torch.full((6,), 666.0)]))
     assert "would change the vector" in site.refusal("piece", header, other)
     site.train(attempt=1, vector=1)
     assert [model.tolist() for model in trainer.models] == [vector.tolist()] * 2
