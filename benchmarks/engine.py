@@ -1,4 +1,4 @@
-"""Speed: images per second of FedSight's embedded engine, a bare loop, Flower and pfl."""
+"""Speed: images per second of FedSight's worker engine, a bare loop, Flower and pfl."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ CONTESTANTS = (
     Contestant("bare PyTorch", "bare.py"),
     Contestant("Flower", "flower.py", FLOWER, OFFLINE),
     Contestant("pfl, 2 processes", "pfl_backend.py", ("pfl",), CPU, TORCHRUN),
-    Contestant("Flower, quickstart client", "flower.py", FLOWER, OFFLINE, (), "quickstart", False),
+    Contestant("Flower, quickstart client", "flower.py", FLOWER, OFFLINE, (), "quickstart"),
     Contestant("pfl, 1 process", "pfl_backend.py", ("pfl",), CPU, quick=False),
 )
 
@@ -104,17 +104,13 @@ class Match:
     model: str
     cohort: int
     rounds: int  # counted ones
-    targets: tuple[Target, ...]
-
-
-def targets(flower: float) -> tuple[Target, ...]:
-    """What is promised for a network."""
-    return (Target("bare", 0.85), Target("Flower", flower), Target("pfl", 2.0))
+    # The bare loop itself is 1.15 to 1.2 times as fast as pfl: there is no room for waste.
+    targets: tuple[Target, ...] = (Target("bare", 0.90), Target("pfl, 2 processes", 1.0))
 
 
 MATCHES = (
-    Match("small CNN (20,538 parameters)", "small_cnn", 60, 8, targets(5.0)),
-    Match("FedAvg paper's CNN (1,663,370 parameters)", "fedavg_cnn", 40, 6, targets(3.0)),
+    Match("small CNN (20,538 parameters)", "small_cnn", 60, 8),
+    Match("FedAvg paper's CNN (1,663,370 parameters)", "fedavg_cnn", 40, 6),
 )
 
 
@@ -195,7 +191,7 @@ class Scores:
             ratio, target = verdict["ratio"], verdict["target"]
             outcome = "not measured" if ratio is None else "met" if verdict["met"] else "NOT MET"
             shown = "-" if ratio is None else f"{ratio:.2f}"
-            print(f"  {verdict['peer']:8} ratio {shown:>5}, target {target:.2f}: {outcome}")
+            print(f"  {verdict['peer']:16} ratio {shown:>5}, target {target:.2f}: {outcome}")
         if self.others and max(self.others) > NOISY:
             print(f"  noisy: other work kept up to {max(self.others):.2f} cores busy between runs")
         print()
