@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from fedsight.aggregation.base import Aggregation as Aggregation
     from fedsight.algorithms.base import Algorithm as Algorithm
+    from fedsight.compression.base import Compression as Compression
     from fedsight.core.errors import ConfigError as ConfigError
     from fedsight.core.errors import DataError as DataError
     from fedsight.core.errors import FedSightError as FedSightError
@@ -40,13 +42,17 @@ if TYPE_CHECKING:
     from fedsight.runs.functions import run as run
     from fedsight.runs.result import Run as Run
     from fedsight.tasks.base import Task as Task
+    from fedsight.tasks.metrics.base import Metric as Metric
 
 __all__ = [
+    "Aggregation",
     "Algorithm",
+    "Compression",
     "ConfigError",
     "DataError",
     "FedSightError",
     "Interrupted",
+    "Metric",
     "Model",
     "ModelError",
     "Prediction",
@@ -70,7 +76,10 @@ __all__ = [
 ]
 
 _HOMES = {  # where each name is defined
+    "Aggregation": "fedsight.aggregation.base",
     "Algorithm": "fedsight.algorithms.base",
+    "Compression": "fedsight.compression.base",
+    "Metric": "fedsight.tasks.metrics.base",
     "ConfigError": "fedsight.core.errors",
     "DataError": "fedsight.core.errors",
     "FedSightError": "fedsight.core.errors",

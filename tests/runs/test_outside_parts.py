@@ -1,12 +1,9 @@
-"""A new algorithm, model, source, split and task, each in one file outside the package.
-
-To be added with their registries: a metric and a codec, each as a file in `parts/` and an entry in
-`USE`.
-"""
+"""A new algorithm, model, source, split, task, metric and codec: each one file from outside."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +28,24 @@ USE: dict[str, dict[str, Any]] = {
     "source": {"data": {"name": "few-garments", "count": 160}},
     "split": {"split": {"name": "odd-even"}},
     "task": {"task": {"name": "squares"}},
+    "metric": {"task": {"metrics": ["confidence"]}},
+    "codec": {"compression": {"name": "bytes"}},
 }
+
+
+def sections(files: Iterable[str]) -> dict[str, Any]:
+    """What a program that uses the parts in `files` says."""
+    found: dict[str, Any] = {}
+    for file in files:
+        for section, values in USE[file].items():
+            found[section] = {**found.get(section, {}), **values}
+    return found
 
 
 def config(folder: Path, *files: str) -> Path:
     """A config file that uses the parts in `files`, on few images."""
     table: dict[str, Any] = {"plugins": [str(PARTS / f"{file}.py") for file in files], **PLAIN}
-    for file in files:
-        table.update(USE[file])
+    table |= sections(files)
     path = folder / "own.toml"
     path.write_text(tomli_w.dumps(table))
     return path
@@ -72,17 +79,19 @@ def test_all_parts_together_train_on_worker_processes(trained: Path) -> None:
     assert facts["model"]["name"] == "one-layer"
     assert [site["name"] for site in facts["sites"]] == ["odd", "even"]
     assert facts["data"]["train"] == 160
+    summary = json.loads((trained / "summary.json").read_text())
+    assert 0 < summary["confidence"] <= 1
+    assert summary["bytes_up"] == 2 * (4 + facts["model"]["travelling"])
 
 
 def test_python_and_the_command_line_train_the_same_model(trained: Path, tmp_path: Path) -> None:
-    sections: dict[str, Any] = {key: table for use in USE.values() for key, table in use.items()}
     run = fs.run(
         plugins=[PARTS / f"{file}.py" for file in USE],
         rounds=1,
         name="own",
         out=tmp_path / "run",
         workers=1,
-        **sections,
+        **sections(USE),
     )
     summary = json.loads((trained / "summary.json").read_text())
     assert run.summary["fingerprint"] == summary["fingerprint"]

@@ -30,6 +30,8 @@ class MemoryStore:
 
         Raises StoreError when its file is broken.
         """
+        if not self.folder.exists():  # most algorithms remember nothing
+            return {}
         earlier = [version for version in self._versions(site) if version < round]
         if not earlier:
             return {}

@@ -11,6 +11,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,7 @@ class Layout:
         """The same tensors with kinds chosen anew, reordered so that what travels is a prefix."""
         return self._ordered([(e.name, e.shape, kind_of(e.name, e.kind)) for e in self.entries])
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Length of the whole vector."""
         return self.entries[-1].stop if self.entries else 0
@@ -109,37 +110,37 @@ class Layout:
         """Number of elements of `kind`."""
         return sum(entry.size for entry in self.entries if entry.kind == kind)
 
-    @property
+    @cached_property
     def shared(self) -> slice:
         """The parameters that travel."""
         return slice(0, self.length(Kind.SHARED))
 
-    @property
+    @cached_property
     def buffer(self) -> slice:
         """The statistics that travel."""
         return slice(self.shared.stop, self.shared.stop + self.length(Kind.BUFFER))
 
-    @property
+    @cached_property
     def travelling(self) -> slice:
         """Everything that travels: parameters, then statistics."""
         return slice(0, self.buffer.stop)
 
-    @property
+    @cached_property
     def personal(self) -> slice:
         """What stays at the site."""
         return slice(self.buffer.stop, self.buffer.stop + self.length(Kind.PERSONAL))
 
-    @property
+    @cached_property
     def frozen(self) -> slice:
         """What never changes."""
         return slice(self.personal.stop, self.size)
 
-    @property
+    @cached_property
     def learning(self) -> int:
         """Number of values that can learn: those of parameters, shared or personal."""
         return self.length(Kind.SHARED) + self.length(Kind.PERSONAL)
 
-    @property
+    @cached_property
     def kept(self) -> slice:
         """Everything that does not travel: the personal slice, then the frozen one."""
         return slice(self.buffer.stop, self.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -23,6 +24,7 @@ from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
 Item = TypeVar("Item")
+EVERY = 0.05  # seconds between two messages about replies, at least
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,13 @@ class Measured:
 
 
 @dataclass(frozen=True)
+class Arrivals:
+    """Replies since the last message, in their order."""
+
+    replies: Sequence[Arrival]
+
+
+@dataclass(frozen=True)
 class Done:
     """Nothing is left to take; `count` and `weight` of this worker's sum."""
 
@@ -100,15 +109,23 @@ def _train(
     worker: LocalWorker,
     total: Aggregator,
     command: TrainCommand,
-    send: Callable[[Arrival | Done], None],
+    send: Callable[[Arrivals | Done], None],
 ) -> None:
     total.clear(len(command.cohort))
     if isinstance(total, SecureSum):
         total.begin(command.round, command.maskers)
     extras = {name: shared.tensor for name, shared in setup.extras.items()}
     order = Order(command.round, setup.vector.tensor, extras)
+    arrived: list[Arrival] = []
+    last = time.monotonic()
     for _, client in _tickets(setup, command.cohort):
-        send(worker.train(order, client, total))
+        arrived.append(worker.train(order, client, total))
+        # The coordinator shares the cores: it is not woken for each of many short clients.
+        if time.monotonic() - last > EVERY:
+            send(Arrivals(arrived))
+            arrived, last = [], time.monotonic()
+    if arrived:
+        send(Arrivals(arrived))
     if not setup.in_place:
         for part, shared in setup.totals.items():
             shared.tensor.copy_(total.tensors[part])

@@ -12,15 +12,23 @@ from torch import Tensor
 
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
+from fedsight.engines.base import Arrival, Outcome, Work
 from fedsight.engines.in_process import by_view, chunks
 from fedsight.engines.pool import Pool, context
 from fedsight.engines.protected import Keys, aggregator_of, shared_memory_of
-from fedsight.engines.worker import Done, MeasureCommand, Measured, Setup, TrainCommand, work
+from fedsight.engines.worker import (
+    Arrivals,
+    Done,
+    MeasureCommand,
+    Measured,
+    Setup,
+    TrainCommand,
+    work,
+)
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
-Message = Arrival | Measured | Done
+Message = Arrivals | Measured | Done
 
 
 class WorkerEngine:
@@ -86,8 +94,8 @@ class WorkerEngine:
             for worker, message in messages:
                 if isinstance(message, Done):
                     self._totals[worker].filled(len(cohort), message.count, message.weight)
-                elif isinstance(message, Accepted | Rejected):
-                    yield message
+                elif isinstance(message, Arrivals):
+                    yield from message.replies
 
         def settle() -> None:
             for other in self._totals[1:]:

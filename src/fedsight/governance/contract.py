@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import AfterValidator, Field
@@ -53,6 +53,8 @@ class Contract(Settings):
 
     tasks: Names | None = None  # tasks that may be trained; None: any task
     programs: Names = ()  # fingerprints, or their first 12 characters or more; empty: any program
+    # SHA-256 of the plug-in files that programs may use, from the site's folder `plugins`
+    plugins: Names = ()
     # operators who may start jobs, by the name in their certificate; None: any operator
     operators: Names | None = None
     sites: int = Field(1, ge=1)  # minimum number of sites in a round, as the coordinator reports it
@@ -113,6 +115,18 @@ class Contract(Settings):
                 "noise that the coordinator adds can be counted only if the program states "
                 "privacy.noise_multiplier, and it does not",
             )
+
+    def check_plugins(self, sha256s: Iterable[str]) -> None:
+        """Raise DeployError if a program uses code that the owner has not permitted.
+
+        Nothing of it may have been imported yet.
+        """
+        permitted = {one.lower() for one in self.plugins}
+        for sha256 in sha256s:
+            if sha256 not in permitted:
+                raise _refusal(
+                    "plugins", f"the contract does not permit code with the SHA-256 {sha256}"
+                )
 
     def check_sites(self, sites: int) -> None:
         """Raise DeployError if a round of `sites` sites is too small."""

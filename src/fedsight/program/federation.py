@@ -232,7 +232,7 @@ def federate(program: Program) -> Federation:
     program asks of a population or a model that they do not have.
     """
     dataset = program.data.open()
-    if problems := program.task.check(dataset):
+    if problems := [*program.task.check_settings(), *program.task.check(dataset)]:
         raise ConfigError(problems)
     partition = program.split.divide(dataset.train, len(dataset.classes), program.seed)
     if problems := program.rounds.check(len(partition)):

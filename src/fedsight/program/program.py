@@ -255,6 +255,7 @@ class Program:
         yield from self.model.check()
         yield from self.train.check()
         yield from self.algorithm.check(self.train)
+        yield from self.task.check_settings()
         yield from self.privacy.check()
         yield from rules.problems(self)
         if self.model.gives != self.task.takes:

@@ -42,6 +42,10 @@ class Learning(ABC):
         """The kind of the tensor `name`, for which the algorithm chose `kind`."""
         return kind
 
+    def check_settings(self) -> list[Problem]:
+        """Problems with the task's own settings, before any data are read."""
+        return []
+
     def check(self, dataset: Dataset) -> list[Problem]:
         """Problems with the data; here, that they do not have exactly one label per image."""
         if dataset.train.targets is None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.types import Metrics, Sum
-from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task
 from fedsight.tasks.metrics.base import Mix, metrics
 
@@ -32,11 +31,7 @@ class SingleLabel(Task):
     # further figures by name: balanced_accuracy, brier, top_5, or your own
     metrics: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
-    def check(self, dataset: Dataset) -> list[Problem]:
-        """One label per image, and metrics that exist, each named once."""
-        return [*super().check(dataset), *self.check_metrics()]
-
-    def check_metrics(self) -> list[Problem]:
+    def check_settings(self) -> list[Problem]:
         """Unknown metrics, metrics named twice, and names that a run's files already use."""
         problems = []
         for number, name in enumerate(self.metrics):

@@ -181,7 +181,7 @@ def test_a_metric_from_outside_costs_one_class(own_metric: str) -> None:
 def test_a_metric_cannot_take_a_name_that_is_taken(task: type[SingleLabel]) -> None:
     for name in ("score", "rounds", *task.figures):
         metrics.add(name)(type("Taken", (Metric,), {"__doc__": "A name that is taken."}))
-        (problem,) = task(metrics=[name]).check_metrics()
+        (problem,) = task(metrics=[name]).check_settings()
         assert (
             problem.cause == f"the metric '{name}' has the name of another entry of a run's files"
         )

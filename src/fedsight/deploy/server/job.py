@@ -230,6 +230,7 @@ def program_for_sites(program: Program) -> dict[str, Any]:
         if isinstance(value, Settings):
             paths = value.table().keys() - value.meaning().keys()
             table[item.name] = {**table[item.name], **dict.fromkeys(paths, "at-the-coordinator")}
+    table["plugins"] = [{"sha256": plugin.sha256} for plugin in program.plugins]
     return table
 
 

@@ -24,6 +24,8 @@ from fedsight.governance.ledger import Ledger
 from fedsight.program import rules
 from fedsight.program.program import Program
 
+UPDATE = "run the same FedSight version at the coordinator and at the sites"
+
 
 @dataclass(frozen=True)
 class Requester:
@@ -72,6 +74,28 @@ class ContractEnforcement:
             raise DeployError(f"the program is unsound: {unsound[0].cause}", unsound[0].cure)
         contract.check_sites(sites)
         return owner
+
+    def local_plugins(self, given: Any) -> list[dict[str, str]]:
+        """The plug-ins of a proposed program as files of this site; nothing is imported here.
+
+        Only code whose SHA-256 the owner wrote into the contract is run, and only from the site's
+        own folder `plugins`, whatever paths the coordinator names. Raises DeployError otherwise.
+        """
+        if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+            raise DeployError("the program's plug-ins are not a list of tables", UPDATE)
+        wanted = [str(one.get("sha256")).lower() for one in given]
+        read_owner(self._home / "owner.toml", None).contract.check_plugins(wanted)
+        found = {
+            hashlib.sha256(path.read_bytes()).hexdigest(): path
+            for path in (self._home / "plugins").glob("*.py")
+        }
+        for sha256 in wanted:
+            if sha256 not in found:
+                raise DeployError(
+                    f"the plug-in with the SHA-256 {sha256} is permitted, but not at this site",
+                    "let its owner copy the file into the folder `plugins` of the site",
+                )
+        return [{"path": str(found[sha256]), "sha256": sha256} for sha256 in wanted]
 
     def begin_run(self, program: Program, owner: OwnerSettings, run: str) -> None:
         """Take part in the run `run` from now on.

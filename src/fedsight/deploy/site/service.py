@@ -115,7 +115,10 @@ class SiteService:
     def _propose(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Take part in a run. The site builds the program itself and compares the fingerprint."""
         run, sites = str(fields.get("run")), count(fields, "sites")
-        program, _ = config.parse(dict(fields.get("program") or {}), self._home)
+        table = dict(fields.get("program") or {})
+        # Before anything is imported: the coordinator names no code that the owner has not.
+        table["plugins"] = self._enforcement.local_plugins(table.get("plugins", []))
+        program, _ = config.parse(table, self._home)
         if program.fingerprint != fields.get("fingerprint"):
             raise DeployError(
                 f"the program has the fingerprint {program.fingerprint[:12]} at this site, not "

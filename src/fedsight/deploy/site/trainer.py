@@ -27,6 +27,7 @@ from fedsight.core.types import Metrics, Order
 from fedsight.deploy.processes import spawn
 from fedsight.deploy.site import job_lease
 from fedsight.deploy.site.owner import OwnerSettings
+from fedsight.program import plugins
 from fedsight.program.program import Program
 
 KILL_TIMEOUT = 5.0  # seconds for the exit of a killed process to be reported
@@ -121,6 +122,8 @@ class Trainer:
         """
         with self._lock:
             try:
+                if isinstance(command, OpenData):  # its program may be made of their classes
+                    send(self._pipe, plugins.loaded())
                 send(self._pipe, command)
                 answer = receive(self._pipe)
             except (EOFError, OSError):

@@ -33,6 +33,7 @@ from fedsight.deploy.site.trainer import (
 )
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import secret_at
+from fedsight.program import plugins
 
 
 class SiteTrainer:
@@ -86,6 +87,10 @@ def serve(pipe: Connection) -> None:
     lease: JobLease | None = None
     while True:
         command = receive(pipe)
+        if isinstance(command, tuple):  # the plug-ins of the program that comes next
+            for code in command:
+                plugins.install(code)
+            continue
         try:
             if isinstance(command, OpenData):
                 trainer = None
