@@ -55,7 +55,7 @@ def history(rounds: int, top: float) -> list[dict[str, Any]]:
         lines.append(
             {
                 "round": at,
-                "accuracy": accuracy,
+                "score": accuracy,
                 "loss": 2.1 * math.exp(-at / 5) + 0.33 + 0.01 * math.cos(2 * at),
                 "train_loss": 1.7 * math.exp(-at / 4) + 0.21,
                 "lr": 0.05,
@@ -104,6 +104,7 @@ def contents(
                 "name": f"test/{at:05d}",
                 "truth": truth,
                 "predicted": said,
+                "right": truth == said,
                 "probability": sure,
                 "truth_probability": round(1 - sure, 3) if truth != said else sure,
             }
@@ -138,7 +139,7 @@ def contents(
         "history.jsonl": lines,
         "summary.json": {
             "name": name,
-            "accuracy": top,
+            "score": top,
             "loss": 0.3391,
             "rounds": rounds,
             "seconds": 87.4,
@@ -146,8 +147,8 @@ def contents(
             "bytes_down": sum(line["bytes_down"] for line in lines),
             "fingerprint": "5f0c9b1e77a2",
             "model_sha256": "9d" * 32,
-            "worst_site": {"name": worst, "accuracy": by_site[worst]},
-            "by_site": {n: {"accuracy": v, "loss": 0.4} for n, v in by_site.items()},
+            "worst_site": {"name": worst, "score": by_site[worst]},
+            "by_site": {n: {"score": v, "loss": 0.4} for n, v in by_site.items()},
             "federated": top,
             "pooled": top + 0.0031,
             "alone_mean": mean,
@@ -161,11 +162,9 @@ def contents(
             "samples": samples,
         },
         "comparison.json": {
-            "alone": {
-                n: {"accuracy": alone[n], "loss": 1.3, "own_accuracy": own[n]} for n in names
-            },
-            "pooled": {"accuracy": top + 0.0031, "loss": 0.33, "by_site": pooled_by},
-            "federated": {"accuracy": top, "loss": 0.3391, "by_site": by_site},
+            "alone": {n: {"score": alone[n], "loss": 1.3, "own_score": own[n]} for n in names},
+            "pooled": {"score": top + 0.0031, "loss": 0.33, "by_site": pooled_by},
+            "federated": {"score": top, "loss": 0.3391, "by_site": by_site},
         },
     }
 

@@ -81,7 +81,7 @@ def test_every_site_has_its_row_of_figures(make_run):
     compared = kept["comparison.json"]
     for site in kept["run.json"]["sites"]:
         name = site["name"]
-        own, alone = compared["alone"][name]["own_accuracy"], compared["alone"][name]["accuracy"]
+        own, alone = compared["alone"][name]["own_score"], compared["alone"][name]["score"]
         federated = compared["federated"]["by_site"][name]
         pooled = compared["pooled"]["by_site"][name]
         mark = " worst" if name == kept["summary.json"]["worst_site"]["name"] else ""
@@ -119,7 +119,7 @@ def test_an_unfinished_run_is_called_so(make_run):
 def test_rounds_without_evaluation_leave_no_figure(make_run):
     def change(files: dict[str, Any]) -> None:
         for line in files["history.jsonl"]:
-            line["accuracy"] = line["loss"] = line["train_loss"] = None
+            line["score"] = line["loss"] = line["train_loss"] = None
             del line["bytes_up"]
         files["run.json"]["environment"] = {}
 
@@ -132,7 +132,7 @@ def test_rounds_without_evaluation_leave_no_figure(make_run):
 
 def test_files_that_disagree_are_called_out(make_run):
     def change(files: dict[str, Any]) -> None:
-        files["summary.json"]["accuracy"] = 0.7
+        files["summary.json"]["score"] = 0.7
 
     assert "The files of this run disagree" in page(make_run(change=change)).text
     assert "disagree" not in page(make_run("other")).text
@@ -140,7 +140,7 @@ def test_files_that_disagree_are_called_out(make_run):
 
 def test_a_figure_that_is_not_finite_is_called_so(make_run):
     def change(files: dict[str, Any]) -> None:
-        files["summary.json"]["accuracy"] = float("nan")
+        files["summary.json"]["score"] = float("nan")
         files["history.jsonl"][4]["loss"] = float("inf")
 
     assert "not finite" in page(make_run(without=("comparison.json",), change=change)).text

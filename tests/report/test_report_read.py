@@ -103,7 +103,7 @@ def test_a_history_without_a_finished_round_is_refused(make_run, text):
 
 def test_a_line_of_the_wrong_type_is_refused(make_run):
     def change(files: dict[str, Any]) -> None:
-        files["history.jsonl"][-1]["accuracy"] = "high"
+        files["history.jsonl"][-1]["score"] = "high"
 
     with pytest.raises(StoreError, match=r"line 20.*accuracy"):
         read(make_run(change=change))
@@ -112,7 +112,7 @@ def test_a_line_of_the_wrong_type_is_refused(make_run):
 def test_a_round_written_twice_counts_once(make_run):
     folder = make_run()
     path: Path = folder / "history.jsonl"
-    again = json.loads(path.read_text().splitlines()[-1]) | {"accuracy": 0.5}
+    again = json.loads(path.read_text().splitlines()[-1]) | {"score": 0.5}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(again) + "\n")
     rounds = read(folder).rounds

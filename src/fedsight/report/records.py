@@ -7,12 +7,9 @@ import binascii
 import struct
 from typing import Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 PNG = b"\x89PNG\r\n\x1a\n"
-
-# Runs of earlier versions only had accuracies.
-_SCORE = Field(None, validation_alias=AliasChoices("score", "accuracy"))
 
 
 class Record(BaseModel):
@@ -86,7 +83,7 @@ class RoundRecord(Record):
     """One line of `history.jsonl`; bytes and seconds are of this round alone."""
 
     round: int
-    score: float | None = _SCORE
+    score: float | None = None
     loss: float | None = None
     train_loss: float | None = None
     lr: float | None = None
@@ -101,7 +98,7 @@ class RoundRecord(Record):
 class Score(Record):
     """The task's main figure (0 to 1, for example accuracy) and the mean loss."""
 
-    score: float | None = _SCORE
+    score: float | None = None
     loss: float | None = None
 
 
@@ -109,7 +106,7 @@ class NamedScore(Record):
     """The main figure of one named site."""
 
     name: str
-    score: float | None = _SCORE
+    score: float | None = None
 
 
 class ProtectionRecord(Record):
@@ -135,7 +132,7 @@ class ProtectionRecord(Record):
 class Summary(Record):
     """`summary.json`: the final figures."""
 
-    score: float | None = _SCORE
+    score: float | None = None
     loss: float | None = None
     rounds: int | None = None
     seconds: float | None = None
@@ -166,14 +163,6 @@ class SampleRecord(Record):
             return False
         width, height = struct.unpack(">2I", base64.b64decode(self.image[:32])[16:24])
         return bool(max(width, height) <= 96)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _judged(cls, values: Any) -> Any:
-        """Runs of earlier versions do not say whether the answer is correct."""
-        if isinstance(values, dict) and "right" not in values:
-            return {**values, "right": values.get("truth") == values.get("predicted")}
-        return values
 
     @field_validator("image")
     @classmethod
@@ -229,9 +218,7 @@ class Evaluation(Record):
 class Alone(Score):
     """A model trained at one site alone: on the whole test part, and on its own label mix."""
 
-    own_score: float | None = Field(
-        None, validation_alias=AliasChoices("own_score", "own_accuracy")
-    )
+    own_score: float | None = None
 
 
 class Together(Score):

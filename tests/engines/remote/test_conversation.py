@@ -135,22 +135,22 @@ def test_sites_that_hang_do_not_hold_the_others_up(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(messages, "OVERDUE", 0.2)
     monkeypatch.setattr(messages, "PIECE", 8)
     monkeypatch.setattr(messages, "IN_FLIGHT", 24)
-    hangs, begun = threading.Event(), threading.Semaphore(0)
+    hangs, full, hanging = threading.Event(), threading.Event(), set()
     done = {site: threading.Event() for site in ("a", "b", "c", "d")}
 
     class Line(Script):
         def ask(self, site: str, *_: Any) -> tuple[Any, Any]:
             if site not in done:
-                begun.release()
+                hanging.add(site)
+                if len(hanging) == 3:  # they have used up the room
+                    full.set()
                 hangs.wait(120)
                 return fields(error="it hung")
             return fields()
 
     def one(with_site: Talk) -> None:
         if with_site.site in done:
-            for _ in range(3):  # those that hang have used up the room
-                begun.acquire(timeout=60)
-            begun.release(3)
+            assert full.wait(60)
         with_site.send("vector", memoryview(bytes(16)))
         done[with_site.site].set()
 

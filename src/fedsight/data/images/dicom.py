@@ -264,11 +264,6 @@ def _lying(found: Any) -> tuple[tuple[int, int], tuple[int, int]] | None:
     return (ways[0], ways[1]) if ways[0][0] != ways[1][0] else None
 
 
-def _towards(way: Any) -> tuple[int, int]:
-    axis = int(np.abs(way).argmax())
-    return axis, 1 if way[axis] > 0 else -1
-
-
 def _turned(a: Pixels, row: tuple[int, int], column: tuple[int, int]) -> Pixels:
     """[h, w, c] whose rows and columns lead as given -> as `_UPRIGHT` has it."""
     upright = _UPRIGHT[min(row[0], column[0]), max(row[0], column[0])]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import tomli_w
 from pydantic import Field
@@ -18,6 +18,7 @@ from fedsight.data.base import Source, sources
 from fedsight.governance.contract import Contract
 from fedsight.privacy.secagg.client import Minimums
 from fedsight.program import config
+from fedsight.program.program import Speed
 
 TEMPLATE = """\
 # What this site agrees to. Its own process enforces it; the coordinator cannot override it.
@@ -45,6 +46,7 @@ TEMPLATE = """\
 
 [speed]
 # threads = 1             # compute threads for training
+# device = "auto"         # or cpu, cuda, cuda:1, mps
 """
 
 
@@ -69,6 +71,13 @@ class SpeedSettings(Settings):
     """How fast a site trains: `[speed]` of site.toml."""
 
     threads: int = Field(1, ge=1)  # compute threads for training
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps; auto: the first accelerator, or the CPU
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    @property
+    def client(self) -> Speed:
+        """As the client step takes them."""
+        return Speed(threads=self.threads, device=self.device, precision=self.precision)
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,8 @@ class SiteTrainer:
         if setup.program.privacy.protects:  # this site's own; no one else knows it
             secret = secret_at(setup.memory.parent.parent / "noise.key")
         program = without_weights(setup.program)
-        self.client = Client(replace(self.federation, program=program), secret=secret)
+        speed = setup.owner.speed.client
+        self.client = Client(replace(self.federation, program=program), speed, secret)
         if setup.kept is not None:
             self.client.adopt(setup.kept)
         self.memory = MemoryStore(setup.memory)

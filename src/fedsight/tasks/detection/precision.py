@@ -21,7 +21,6 @@ from fedsight.data.detection.boxes import labelled, present
 BINS = 1000  # of scores from 0 to 1
 OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())  # IoU from which a match counts
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO averages precision over these
-AREAS = 4  # all, small, medium, large
 Floats = npt.NDArray[np.float64]
 
 
