@@ -105,7 +105,7 @@ def test_a_line_of_the_wrong_type_is_refused(make_run):
     def change(files: dict[str, Any]) -> None:
         files["history.jsonl"][-1]["score"] = "high"
 
-    with pytest.raises(StoreError, match=r"line 20.*accuracy"):
+    with pytest.raises(StoreError, match=r"line 20.*score"):
         read(make_run(change=change))
 
 
