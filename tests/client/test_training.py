@@ -218,3 +218,14 @@ def test_replies_are_handed_back_as_they_come() -> None:
         assert [one.client for one in again.accepted] == [0, 1, 2]
     finally:
         engine.close()
+
+
+def test_clients_of_one_federation_do_not_train_each_others_weights() -> None:
+    """They share the process's network, whoever used it last."""
+    of = federations.federation()
+    order = Order(1, of.initial[of.layout.travelling])
+    alone = Client(federations.federation()).step(order, 0, {}).payload["delta"]
+    one, other = Client(of), Client(of)
+    deltas = [client.step(order, 0, {}).payload["delta"].clone() for client in (one, other, one)]
+    assert alone.any()
+    assert all(torch.equal(delta, alone) for delta in deltas)

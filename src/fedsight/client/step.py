@@ -72,6 +72,8 @@ class Client:
         self.layout.bind(self.model, self.vector)
         self._training = self._strategy(speed)
         self._parameters = dict(self.model.named_parameters())
+        self._first = next(iter(self._parameters.values()))
+        self._pointer = self._first.data_ptr()
         self._kinds = {entry.name: entry.kind for entry in self.layout.entries}
         counters = [b for b in self.model.buffers() if not b.is_floating_point()]
         self._counters = [(counter, counter.clone()) for counter in counters]
@@ -146,6 +148,8 @@ class Client:
         """Make `vector` [travelling] and the site's personal slice the model's weights."""
         layout = self.layout
         personal = layout.personal
+        if self._first.data_ptr() != self._pointer:  # another client has bound the network since
+            layout.bind(self.model, self.vector)
         self.vector[layout.travelling].copy_(vector)
         self.vector[personal].copy_(memory.get("personal", self.initial[personal]))
         for counter, fresh in self._counters:  # BatchNorm's: no site may see another's

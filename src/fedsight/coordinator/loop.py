@@ -16,7 +16,7 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Engine, Outcome
+from fedsight.engines.base import Arrival, Engine, Outcome, collect
 from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
 
@@ -80,7 +80,8 @@ class _Loop:
         cohort = protection.cohort(round)
         order = Order(round, now.vector, program.shared(now.state))
         down = 4 * (len(order.vector) + sum(value.numel() for value in order.shared.values()))
-        outcome = self._collect(order, cohort)
+        # While the cohort trains, the callbacks (the run folder, say) hear of the round before.
+        outcome = collect(self._engine, order, cohort, self._tell_of_reply, self.tell_of_round)
         del order  # a model is large: the old one goes as soon as there is a new one
         _judge(outcome, round, len(cohort), program.rounds.quorum)
         vector, state = _server_step(self._session, now, outcome, round)
@@ -110,22 +111,14 @@ class _Loop:
             self.tell_of_round()
         return after, sums
 
+    def _tell_of_reply(self, arrival: Arrival) -> None:
+        tell(self._callbacks, ReplyArrived(arrival))
+
     def tell_of_round(self) -> None:
         """Tell the callbacks of the last round, once."""
         if self._untold is not None:
             event, self._untold = self._untold, None
             tell(self._callbacks, event)
-
-    def _collect(self, order: Order, cohort: Sequence[int]) -> Outcome:
-        """Have the cohort train; meanwhile the callbacks (the run folder, say) hear of the round
-        before."""
-        try:
-            work = self._engine.submit(order, cohort)
-        finally:
-            self.tell_of_round()
-        for arrival in work:
-            tell(self._callbacks, ReplyArrived(arrival))
-        return work.outcome
 
     def _figures(self, sums: list[Metrics], round: int) -> dict[str, Any]:
         figures = self._overall(sums) if sums else {}

@@ -98,9 +98,16 @@ def collect(
     order: Order,
     cohort: Sequence[int],
     on_arrival: Callable[[Arrival], None] = lambda _: None,
+    meanwhile: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """A synchronous round: submit, and wait until every client of the cohort has arrived."""
-    work = engine.submit(order, cohort)
+    """A synchronous round: submit, and wait until every client of the cohort has arrived.
+
+    `meanwhile` is called once the work is submitted, and also if it cannot be.
+    """
+    try:
+        work = engine.submit(order, cohort)
+    finally:
+        meanwhile()
     for arrival in work:
         on_arrival(arrival)
     return work.outcome
