@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
 from loopback import Loopback
-from waiting import until
+from processes import DEPLOYED, wait_until
 
 from fedsight.core.errors import DeployError
 from fedsight.deploy.membership import kits, presence
@@ -42,7 +42,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loopback]:
         for name, text in CONTRACTS.items():
             (made.sites[name].folder / "site.toml").write_text(f"[contract]\n{text}\n")
         made.start_server()
-        until(lambda: listens(made.federation.invitation.port))
+        wait_until(lambda: listens(made.federation.invitation.port), DEPLOYED)
         yield made
 
 
@@ -142,7 +142,7 @@ def test_a_site_cannot_take_anothers_name(server: Loopback) -> None:
     server.running[site.folder] = demo.launch(other.arguments, site.folder, module=other.module)
     log = server.server / "kit" / "log.txt"
     try:
-        until(lambda: "requires identity 'site-01'" in log.read_text())
+        wait_until(lambda: "requires identity 'site-01'" in log.read_text(), DEPLOYED)
     finally:
         server.running[site.folder].kill()
         server.running.pop(site.folder).wait()
@@ -151,14 +151,14 @@ def test_a_site_cannot_take_anothers_name(server: Loopback) -> None:
 
 def test_a_revoked_site_is_out_at_once_and_stays_out(server: Loopback) -> None:
     server.start_site("site-01")
-    until(lambda: server.alive("site-01"))
+    wait_until(lambda: server.alive("site-01"), DEPLOYED)
     server.federation.revoke("site-01", "its contract has ended")
     assert disable_site(server.federation, "site-01")
-    until(lambda: not server.alive("site-01"))
+    wait_until(lambda: not server.alive("site-01"), DEPLOYED)
     log = server.server / "kit" / "log.txt"
     home = server.sites["site-01"].folder
     server.kill(home, "parent")  # what it is started as again is refused by name
-    until(lambda: "Reject disabled client registration: site-01" in log.read_text())
+    wait_until(lambda: "Reject disabled client registration: site-01" in log.read_text(), DEPLOYED)
     assert not server.alive("site-01")
     server.running[home].terminate()
     server.running.pop(home).wait()
@@ -188,7 +188,7 @@ def connected(server: Loopback) -> Loopback:
     """The federation with two of its sites at work."""
     for name in CONTRACTS:
         server.start_site(name)
-    until(lambda: all(server.alive(name) for name in CONTRACTS))
+    wait_until(lambda: all(server.alive(name) for name in CONTRACTS), DEPLOYED)
     return server
 
 
@@ -196,7 +196,7 @@ def outcome(made: Loopback, job: Path) -> str:
     """How a job ends that the operator submits."""
     with open_session(made.federation.folder / "operator" / "kit", OPERATOR, 10) as session:
         number = session.submit(job)
-        until(lambda: session.status(number).startswith(("FAILED", "FINISHED")))
+        wait_until(lambda: session.status(number).startswith(("FAILED", "FINISHED")), DEPLOYED)
         return session.status(number)
 
 

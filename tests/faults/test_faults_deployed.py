@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from loopback import Loopback, loopback, program_of
-from waiting import until
+from processes import DEPLOYED, wait_until
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
 from fedsight.coordinator.store import RunStore
@@ -48,7 +48,7 @@ def test_run_ends_with_the_same_bits_whoever_is_killed(three: Loopback, tmp_path
         process = three.running[sites["site-02"]]
         process.kill()
         process.wait()
-        until(lambda: not three.process_left(sites["site-02"]))
+        wait_until(lambda: not three.process_left(sites["site-02"]), DEPLOYED)
         three.start_site("site-02")
 
     killer = Killer(

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from command_line import Launched, check_message, done, lines, read, same, write_config
-from waiting import until
+from processes import DEPLOYED, wait_until
 
 ROUNDS = 6
 COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -96,7 +96,7 @@ def test_the_whole_process_group_killed(home: Path, tmp_path: Path) -> None:
         start_new_session=True,
         stderr=subprocess.DEVNULL,
     ) as process:
-        until(lambda: lines(run) >= 2 or process.poll() is not None)
+        wait_until(lambda: lines(run) >= 2 or process.poll() is not None, DEPLOYED)
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGKILL)
     assert process.returncode == -signal.SIGKILL
@@ -137,7 +137,7 @@ def test_ctrl_c_in_training(home: Path, tmp_path: Path) -> None:
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
-        until(lambda: lines(run) >= 3 or process.poll() is not None)
+        wait_until(lambda: lines(run) >= 3 or process.poll() is not None, DEPLOYED)
         assert process.poll() is None
         os.killpg(process.pid, signal.SIGINT)
         _, said = process.communicate()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from waiting import until
+from processes import DEPLOYED, wait_until
 
 from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.store import RunStore
@@ -78,7 +78,7 @@ class Loopback:
 
     def kill(self, home: Path, role: str) -> None:
         """SIGKILL a process, as soon as it runs."""
-        until(lambda: self.process(home, role) is not None)
+        wait_until(lambda: self.process(home, role) is not None, DEPLOYED)
         process = self.process(home, role)
         assert process is not None
         os.kill(process.pid, signal.SIGKILL)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 TIMEOUT = 60.0  # seconds after which a test gives up
+DEPLOYED = 90.0  # the same where whole servers and sites start
 POLL_INTERVAL = 0.02  # seconds
 
 
