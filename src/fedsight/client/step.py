@@ -156,7 +156,16 @@ class Client:
             counter.copy_(fresh)
 
     def adopt(self, kept: Tensor) -> None:
-        """Begin from these personal and frozen values [kept], not from those of the program."""
+        """Begin from these personal and frozen values [kept], not from those of the program.
+
+        Raises SiteError if there are not as many as the layout has.
+        """
+        due = len(self.initial[self.layout.kept])
+        if len(kept) != due:
+            raise SiteError(
+                f"{len(kept):,} parameters came that do not travel, and the network has {due:,}",
+                "run the same FedSight version at the coordinator and at the sites",
+            )
         self.initial[self.layout.kept].copy_(kept)
         self.vector[self.layout.kept].copy_(kept)
 
@@ -282,10 +291,12 @@ class Client:
             payload, order.shared, federation.plan, site, noise
         )
         specs = federation.parts
+        # Between machines the parts travel without names, one after the other in this order.
+        ordered = {part: released[part] for part in specs if part in released} | dict(released)
         try:
             return {
                 part: specs[part].encode(value) if part in specs else value
-                for part, value in released.items()
+                for part, value in ordered.items()
             }
         except ValueError as error:
             raise SiteError(

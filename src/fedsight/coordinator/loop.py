@@ -65,7 +65,6 @@ class _Loop:
         self._session, self._engine, self._overall = session, engine, overall
         self._callbacks = callbacks
         self._untold: RoundEnded | None = None
-        self._reply_bytes = reply_bytes(session.federation)
 
     def beginning(self) -> Checkpoint:
         """What comes before the first round."""
@@ -89,7 +88,9 @@ class _Loop:
         if last or round % program.rounds.evaluate_every == 0:
             sums = self._engine.measure(vector, round)
         seconds = time.perf_counter() - began
-        up = self._reply_bytes * len(outcome.accepted)
+        up = 0
+        if replies := len(outcome.accepted):
+            up = replies * reply_bytes(self._session.federation, outcome.total)
         sent = {"bytes_up": up, "bytes_down": down * len(cohort)}
         after = Checkpoint(
             round,

@@ -209,13 +209,12 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     federation = Federation(program, dataset, partition, ())
     if problems := program.check_network(federation.network):
         raise ConfigError(problems)
-    differ = program.differs(federation.network) or program.shift.kind != "none"
-    views = _views(dataset, names, differ)
+    views = _views(dataset, names, federation.differ)
     if not views:
         cause = "no site has test images, so nothing can be measured"
         cure = "hold some out at one site at least, or mark them (docs/how-to/own-data.md)"
         raise ConfigError([Problem("data", cause, cure)])
-    return replace(federation, views=views)
+    return federation.testing(views)
 
 
 def disagreeing_sites(

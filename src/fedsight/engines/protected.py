@@ -51,13 +51,11 @@ def encoding_plan_of(
     )
 
 
-def reply_bytes(federation: Federation) -> int:
-    """Bytes of the vectors of one reply."""
-    found = encoding_plan(federation)
-    if found is None:
-        return sum(spec.bytes for spec in federation.parts.values())
-    quantiser = found.quantiser(federation.terms)
-    return pack.size(quantiser.length, quantiser.modulus)
+def reply_bytes(federation: Federation, total: Aggregator) -> int:
+    """Bytes of the vectors of one reply to the round that `total` collects."""
+    if isinstance(total, SecureSum):
+        return pack.size(total.quantiser.length, total.quantiser.modulus)
+    return sum(spec.bytes for spec in federation.parts.values())
 
 
 def aggregator_of(

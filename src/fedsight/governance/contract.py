@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -33,6 +34,22 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Protections = Annotated[tuple[Requirement, ...], Field(strict=False)]
 
 
+def is_sha256(text: str) -> bool:
+    """Whether `text` is a SHA-256 in lower-case hex digits."""
+    return re.fullmatch(r"[0-9a-f]{64}", text) is not None
+
+
+def _hash(text: str) -> str:
+    """A SHA-256 as the owner wrote it, in lower case. Raises ValueError for anything else."""
+    found = text.strip().lower()
+    if not is_sha256(found):
+        raise ValueError(f"{text[:80]!r} is not a SHA-256: expected 64 hex digits")
+    return found
+
+
+Hashes = Annotated[tuple[Annotated[str, AfterValidator(_hash)], ...], Field(strict=False)]
+
+
 def protections(program: Program) -> tuple[str, ...]:
     """The protections that `program` states, in the contract's terms."""
     parts = (getattr(program, section, None) for section in ("secure", "privacy"))
@@ -54,7 +71,7 @@ class Contract(Settings):
     tasks: Names | None = None  # tasks that may be trained; None: any task
     programs: Names = ()  # fingerprints, or their first 12 characters or more; empty: any program
     # SHA-256 of the plug-in files that programs may use, from the site's folder `plugins`
-    plugins: Names = ()
+    plugins: Hashes = ()
     # operators who may start jobs, by the name in their certificate; None: any operator
     operators: Names | None = None
     sites: int = Field(1, ge=1)  # minimum number of sites in a round, as the coordinator reports it
@@ -121,9 +138,8 @@ class Contract(Settings):
 
         Nothing of it may have been imported yet.
         """
-        permitted = {one.lower() for one in self.plugins}
         for sha256 in sha256s:
-            if sha256 not in permitted:
+            if sha256 not in self.plugins:
                 raise _refusal(
                     "plugins", f"the contract does not permit code with the SHA-256 {sha256}"
                 )

@@ -108,9 +108,16 @@ class Federation:
 
     def viewed(self) -> Federation:
         """The same with `views`: what is tested."""
-        differ = self.program.differs(self.network) or self.program.shift.kind != "none"
-        views = tuple(_views(self.dataset, self.partition, differ))
+        return self.testing(tuple(_views(self.dataset, self.partition, self.differ)))
+
+    def testing(self, views: tuple[View, ...]) -> Federation:
+        """The same with these `views`."""
         return self._alike(replace(self, views=views))
+
+    @property
+    def differ(self) -> bool:
+        """Whether sites have models of their own to test, or see the world differently."""
+        return self.program.differs(self.network) or self.program.shift.kind != "none"
 
     def tested(self, view: View) -> SiteData:
         """The test images of a view."""

@@ -162,9 +162,25 @@ def _check_added(code: Code) -> None:
         raise _error(f"{code.path} registers {twice} twice", "give one of them another name")
 
 
+def activate(codes: Sequence[Code]) -> None:
+    """Register the parts of these plug-ins, and of no others; ConfigError as for `load`."""
+    _deactivate()
+    for code in codes:
+        install(code)
+
+
 def loaded() -> tuple[Code, ...]:
     """The plug-ins whose parts are registered, in order: worker processes need the same."""
     return tuple(known.code for known in _IMPORTED.values() if known.active)
+
+
+def files_of(program: Program) -> tuple[Code, ...]:
+    """The plug-in files of `program` as this process imported them, in the order in which it did.
+
+    Whatever program was read since: another process that is to run `program` needs these.
+    """
+    wanted = {plugin.sha256 for plugin in program.plugins if plugin.path is not None}
+    return tuple(known.code for known in _IMPORTED.values() if known.code.sha256 in wanted)
 
 
 def hashes(program: Program) -> tuple[str, ...]:

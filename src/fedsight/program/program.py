@@ -185,7 +185,7 @@ class Program:
             if item.name not in ("name", "plugins")
         }
         if self.plugins:
-            meaning["plugins"] = sorted(plugin.sha256 for plugin in self.plugins)
+            meaning["plugins"] = sorted({plugin.sha256 for plugin in self.plugins})
         return hashlib.sha256(json.dumps(meaning, sort_keys=True).encode()).hexdigest()
 
     def init(self, vector: Tensor) -> State:

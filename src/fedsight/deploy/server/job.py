@@ -268,13 +268,12 @@ def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> Non
     added to `absent`.
     """
     program = federation.program
-    if program.model.weights is None:
+    if program.model == program.model.fresh():  # the sites build the same
         return
     layout = federation.layout
     if not layout.length(Kind.PERSONAL) + layout.length(Kind.FROZEN):
         return
     data = messages.pack([federation.initial[layout.kept]])
-
     sha256 = hashlib.sha256(data).hexdigest()
 
     def send(talk: Talk) -> None:
@@ -284,5 +283,8 @@ def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> Non
             talk.finish("adopt", {"sha256": sha256, "mark": mark})
 
     deadline = time.monotonic() + program.rounds.deadline
-    talks = [Talk(link, site, deadline) for site in link.sites if site not in absent]
+    budget = messages.Budget()
+    talks = [
+        Talk(link, site, deadline, budget=budget) for site in link.sites if site not in absent
+    ]
     absent.update({site: reason(error) for site, error in converse(talks, send).items()})

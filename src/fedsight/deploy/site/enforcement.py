@@ -5,6 +5,7 @@ It fails closed: if the contract or the ledger cannot be read or written, nothin
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,7 @@ from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import OwnerSettings, read_owner
 from fedsight.deploy.site.trainer import TrainedUpdate
 from fedsight.engines.remote import messages
-from fedsight.governance.contract import ADDED_AT_SITE, Contract, protections
+from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 from fedsight.governance.entries import LedgerEntry, canonical
 from fedsight.governance.ledger import Ledger
 from fedsight.program import rules
@@ -78,17 +79,21 @@ class ContractEnforcement:
     def local_plugins(self, given: Any) -> list[dict[str, str]]:
         """The plug-ins of a proposed program as files of this site; nothing is imported here.
 
-        Only code whose SHA-256 the owner wrote into the contract is run, and only from the site's
-        own folder `plugins`, whatever paths the coordinator names. Raises DeployError otherwise.
+        Only code whose SHA-256 the owner wrote into the contract is run, only from the site's own
+        folder `plugins`, whatever paths the coordinator names, and only for an operator whom the
+        contract permits. Raises DeployError otherwise.
         """
         if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
             raise DeployError("the program's plug-ins are not a list of tables", UPDATE)
-        wanted = [str(one.get("sha256")).lower() for one in given]
-        read_owner(self._home / "owner.toml", None).contract.check_plugins(wanted)
-        found = {
-            hashlib.sha256(path.read_bytes()).hexdigest(): path
-            for path in (self._home / "plugins").glob("*.py")
-        }
+        wanted = list(dict.fromkeys(str(one.get("sha256")) for one in given))
+        if not wanted:
+            return []
+        if not all(is_sha256(one) for one in wanted):
+            raise DeployError("the program names a plug-in without a valid SHA-256", UPDATE)
+        contract = read_owner(self._home / "owner.toml", None).contract
+        contract.check_operators(self._requester.operators)
+        contract.check_plugins(wanted)
+        found = _plugin_files(self._home / "plugins")
         for sha256 in wanted:
             if sha256 not in found:
                 raise DeployError(
@@ -188,6 +193,19 @@ class ContractEnforcement:
     def _log_entry(self, event: str, entry: LedgerEntry, **facts: Any) -> None:
         common = {"run": entry.run, "round": entry.round, "bytes": entry.bytes}
         self.log.write(event, **common, **facts, protections=list(entry.protections))
+
+
+def _plugin_files(folder: Path) -> dict[str, Path]:
+    """The plug-in files of a site by their SHA-256.
+
+    What is not a file, cannot be read, or lies elsewhere (a link) is left out.
+    """
+    folder, found = folder.resolve(), {}
+    for path in sorted(folder.glob("*.py")):
+        if path.is_file() and path.resolve().is_relative_to(folder):
+            with contextlib.suppress(OSError):
+                found[_sha256(path.read_bytes())] = path
+    return found
 
 
 def no_run() -> SiteError:

@@ -121,6 +121,7 @@ class SiteFolder:
             owner = read_owner(contract or self.folder / "site.toml", data)
 
             def check() -> dict[str, Any]:
+                owner.speed.check()
                 Ledger(self.folder)  # an altered ledger is reported now, not in the first run
                 return open_images(owner)
 

@@ -31,6 +31,7 @@ TEMPLATE = """\
 [contract]
 # tasks = ["classify"]    # tasks that may be trained; leave out for any task
 # programs = []           # fingerprints of the only programs to take part in; empty: any
+# plugins = []            # SHA-256 of files in the folder `plugins` here that programs may use
 # operators = ["operator@fedsight.local"]  # who may start jobs; leave out for any operator
 # sites = 2               # minimum number of sites in a run
 # rounds = 100            # maximum number of rounds of a program
@@ -78,6 +79,11 @@ class SpeedSettings(Settings):
     def client(self) -> Speed:
         """As the client step takes them."""
         return Speed(threads=self.threads, device=self.device, precision=self.precision)
+
+    def check(self) -> None:
+        """Raise ConfigError if this machine has no such device, or cannot compute so."""
+        if problems := self.client.check():
+            raise ConfigError(problems)
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,7 @@ from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.secagg_client import Protect, SiteSecAgg
 from fedsight.deploy.site.trainer import MeasureStep, OpenData, TrainedUpdate, Trainer, TrainStep
 from fedsight.engines.remote import messages
+from fedsight.governance.contract import is_sha256
 from fedsight.program import config
 from fedsight.program.program import Program
 
@@ -66,6 +67,8 @@ class SiteService:
         self._enforcement = ContractEnforcement(home, requester or Requester())
         self._log = self._enforcement.log
         self._lock = threading.RLock()
+        # A process registers one program's plug-ins at a time, and a proposal may come twice.
+        self._reading = threading.Lock()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._trainer: Trainer | None = None
         self._opened: OpenData | None = None
@@ -118,7 +121,8 @@ class SiteService:
         table = dict(fields.get("program") or {})
         # Before anything is imported: the coordinator names no code that the owner has not.
         table["plugins"] = self._enforcement.local_plugins(table.get("plugins", []))
-        program, _ = config.parse(table, self._home)
+        with self._reading:
+            program, _ = config.parse(table, self._home)
         if program.fingerprint != fields.get("fingerprint"):
             raise DeployError(
                 f"the program has the fingerprint {program.fingerprint[:12]} at this site, not "
@@ -137,11 +141,11 @@ class SiteService:
         They are named by their hash and kept beside the run's memory. Without a `mark` the answer
         says whether they are `missing` here.
         """
-        opened, mark = self._opened, count(fields, "mark")
+        joined, opened, mark = self._current_run(), self._opened, count(fields, "mark")
         if opened is None:
             raise no_run()
         sha256 = str(fields.get("sha256"))
-        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+        if not is_sha256(sha256):
             raise SiteError("the coordinator named no valid SHA-256", "update the coordinator")
         path = opened.memory / f"kept-{sha256}.bin"
         data = self._incoming.take("kept", mark) if mark else _read_if_there(path)
@@ -149,12 +153,17 @@ class SiteService:
         if mark and not found:
             cause = "the parameters that came are not those that the coordinator named"
             raise SiteError(cause, "the connection or the coordinator garbles data: try again")
+        if found and len(data) % 4:
+            raise SiteError("the parameters that came are not float32", "update the coordinator")
 
         def reopen() -> ServiceAnswer:
+            self._check_same_run(joined)
             if not found:
                 return {"missing": True}, b""
             if mark:
                 make_folder(path.parent)
+                for other in path.parent.glob("kept-*.bin"):  # a run has one set of them
+                    other.unlink()
                 write_atomically(path, bytes(data))
             kept = messages.unpack(data, {"kept": len(data) // 4})["kept"]
             self._opened = replace(opened, kept=kept)

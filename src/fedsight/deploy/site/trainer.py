@@ -122,10 +122,11 @@ class Trainer:
         """
         with self._lock:
             try:
+                answer = None
                 if isinstance(command, OpenData):  # its program may be made of their classes
-                    send(self._pipe, plugins.loaded())
-                send(self._pipe, command)
-                answer = receive(self._pipe)
+                    answer = self._exchange(plugins.files_of(command.program))
+                if answer is None:
+                    answer = self._exchange(command)
             except (EOFError, OSError):
                 code = self._process.wait()
                 if code == job_lease.TAKEN_OVER:
@@ -137,6 +138,10 @@ class Trainer:
         if isinstance(answer, FedSightError):
             raise answer
         return answer
+
+    def _exchange(self, message: object) -> Any:
+        send(self._pipe, message)
+        return receive(self._pipe)
 
     def close(self) -> None:
         """Kill the process; a thread that waits in `ask` gets an EngineError."""

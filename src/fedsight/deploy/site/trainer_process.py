@@ -88,18 +88,17 @@ def serve(pipe: Connection) -> None:
     lease: JobLease | None = None
     while True:
         command = receive(pipe)
-        if isinstance(command, tuple):  # the plug-ins of the program that comes next
-            for code in command:
-                plugins.install(code)
-            continue
         try:
-            if isinstance(command, OpenData):
+            answer: Any = None
+            if isinstance(command, tuple):  # the plug-ins of the program that comes next
+                plugins.activate(command)
+            elif isinstance(command, OpenData):
                 trainer = None
                 if lease is not None:
                     lease.release()
                 lease = JobLease(command.memory, command.token)
                 trainer = SiteTrainer(command)
-                answer: Any = trainer.declaration
+                answer = trainer.declaration
             elif isinstance(command, TrainStep) and trainer is not None:
                 answer = trainer.train(command)
             elif isinstance(command, MeasureStep) and trainer is not None:

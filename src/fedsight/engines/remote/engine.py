@@ -24,7 +24,7 @@ from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order, Sum
 from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
 from fedsight.engines.in_process import by_view, chunks
-from fedsight.engines.protected import aggregator_of
+from fedsight.engines.protected import aggregator_of, reply_bytes
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.key_exchange import Exchange
@@ -156,7 +156,7 @@ class RemoteEngine:
         self._held[talk.site] = order.round - 1
         arrival = self._checked_reply(client, talk.site, order.round, answer)
         with tempfile.TemporaryFile(prefix="fedsight-") as spool:
-            for piece in talk.fetch(answer["ticket"], replies.due_bytes(self.federation, total)):
+            for piece in talk.fetch(answer["ticket"], reply_bytes(self.federation, total)):
                 spool.write(piece)
             with self._lock:  # one reply at a time is held whole
                 if self._gone(talk.site):  # revoked while it answered, say

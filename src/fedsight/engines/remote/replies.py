@@ -15,13 +15,6 @@ from fedsight.privacy.secagg import pack
 from fedsight.program.federation import Federation
 
 
-def due_bytes(federation: Federation, total: Aggregator) -> int:
-    """Bytes of a reply's vectors."""
-    if isinstance(total, SecureSum):
-        return pack.size(total.quantiser.length, total.quantiser.modulus)
-    return sum(spec.bytes for spec in federation.parts.values())
-
-
 def add(federation: Federation, total: Aggregator, spool: IO[bytes], reply: Accepted) -> None:
     """Add the vectors of a reply; what the aggregator refuses is a SiteError."""
     data = read(spool)
