@@ -37,7 +37,9 @@ from fedsight.deploy.site.owner import (
     parse_owner,
     read_owner,
 )
+from fedsight.models.base import Network
 from fedsight.program import config
+from fedsight.program.federation import Federation
 from fedsight.program.program import Program
 
 SIZE = Preprocess(1, 8, 8, "stretch", (0.5,), (0.25,))
@@ -388,3 +390,19 @@ def test_a_shared_sample_is_divided_by_name_and_needs_no_pretrained_weights() ->
         DeployError, match="has no site 'ward'; its sites are site-00, site-01, site-02"
     ):
         open_site(program, shared, "ward")
+
+
+def test_the_coordinator_builds_the_network_once(
+    site_images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be large, and its file of weights is hashed each time."""
+    build, built = Federation.build, []
+
+    def counted(self: Federation) -> Network:
+        built.append(self)
+        return build(self)
+
+    monkeypatch.setattr(Federation, "build", counted)
+    federation = gather(site_services.program(site_images), {"a": SOUND, "b": SOUND})
+    assert len(federation.initial) == federation.layout.size
+    assert len(built) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
@@ -40,6 +41,7 @@ class FakeTrainer:
     measuring = threading.Event()
     failure: Exception | None = None  # of opening
     models: list[Tensor]
+    opened: list[OpenData]
 
     def __init__(self, log: Path) -> None:
         pass
@@ -50,6 +52,7 @@ class FakeTrainer:
             self.opening.wait(60)
             if self.failure is not None:
                 raise self.failure
+            self.opened.append(command)
             return DECLARED
         if isinstance(command, TrainStep):
             self.models.append(command.order.vector.clone())
@@ -67,7 +70,7 @@ def trainer(monkeypatch: pytest.MonkeyPatch) -> type[FakeTrainer]:
     FakeTrainer.opening, FakeTrainer.measuring = threading.Event(), threading.Event()
     FakeTrainer.opening.set()
     FakeTrainer.measuring.set()
-    FakeTrainer.failure, FakeTrainer.models = None, []
+    FakeTrainer.failure, FakeTrainer.models, FakeTrainer.opened = None, [], []
     monkeypatch.setattr(service, "Trainer", FakeTrainer)
     return FakeTrainer
 
@@ -114,11 +117,18 @@ class Site:
         """Let the site join a run."""
         assert self.ask("propose", {**proposal(self.program, run=run), "seconds": 30})["done"]
 
-    def send(self, mark: int, vector: Tensor, starts: Any = (0,), length: int = 1 << 20) -> None:
-        """Send a model in pieces."""
+    def send(
+        self,
+        mark: int,
+        vector: Tensor,
+        starts: Any = (0,),
+        length: int = 1 << 20,
+        name: str = "vector",
+    ) -> None:
+        """Send a model, or another vector, in pieces."""
         data = bytes(messages.pack([vector]))
         for start in starts:
-            header = {"name": "vector", "mark": mark, "start": start, "total": len(data)}
+            header = {"name": name, "mark": mark, "start": start, "total": len(data)}
             assert self.ask("piece", header, data[start : start + length]) == {}
 
     def train(self, **changes: Any) -> None:
@@ -323,6 +333,88 @@ def test_work_that_raises_a_timeout_has_ended(site: Site, trainer: type[FakeTrai
     assert answer == {"error": "the request failed (TimeoutError); see the site's log"}
 
 
+def hash_of(vector: Tensor) -> str:
+    """The name of parameters that do not travel."""
+    return hashlib.sha256(messages.pack([vector])).hexdigest()
+
+
+def adopt(site: Site, vector: Tensor, mark: int = 0) -> dict[str, Any]:
+    """The answer when the site is to start from these parameters."""
+    return site.ask("adopt", {"sha256": hash_of(vector), "mark": mark, "seconds": 30})
+
+
+def kept(trainer: type[FakeTrainer]) -> list[float] | None:
+    """What the trainer was last told to start from."""
+    found = trainer.opened[-1].kept
+    return None if found is None else found.tolist()
+
+
+def test_parameters_that_do_not_travel_are_sent_again_when_the_copy_is_lost(
+    site: Site, trainer: type[FakeTrainer]
+) -> None:
+    vector, other = torch.arange(3.0), torch.ones(3)
+    site.join()
+    memory = site.folder / "memory" / "abc1"
+    assert adopt(site, vector)["missing"]
+    site.send(1, vector, name="kept")
+    assert not adopt(site, vector, 1).get("missing")
+    assert kept(trainer) == [0.0, 1.0, 2.0]
+    for spoil in (lambda path: path.write_bytes(b"1234"), lambda path: path.unlink()):
+        site.join()  # the next job
+        assert kept(trainer) is None
+        assert not adopt(site, vector).get("missing")
+        assert kept(trainer) == [0.0, 1.0, 2.0]
+        (copy,) = memory.glob("kept-*")
+        spoil(copy)
+        site.join("abc2")
+        site.join()
+        assert adopt(site, vector)["missing"]
+        assert kept(trainer) is None
+        site.send(2, vector, name="kept")
+        assert adopt(site, vector, 2)["done"]
+    site.send(3, other, name="kept")
+    assert adopt(site, other, 3)["done"]
+    assert kept(trainer) == [1.0, 1.0, 1.0]
+    assert [path.name for path in memory.glob("kept-*")] == [f"kept-{hash_of(other)}.bin"]
+
+
+def test_parameters_that_are_not_those_named_are_not_used(
+    site: Site, trainer: type[FakeTrainer]
+) -> None:
+    named = {"sha256": hash_of(torch.zeros(3)), "mark": 1}
+    assert site.refusal("adopt", named) == NOT_JOINED
+    site.join()
+    assert "has not been received" in site.refusal("adopt", named)
+    site.send(1, torch.ones(3), name="kept")
+    assert "not those that the coordinator named" in site.refusal("adopt", named)
+    for sha256 in ("../../owner", "", None, "0" * 63, "A" * 64):
+        assert "no valid SHA-256" in site.refusal("adopt", {"sha256": sha256, "mark": 0})
+    site.send(2, torch.ones(3, dtype=torch.uint8), name="kept")
+    odd = {"sha256": hash_of(torch.ones(3, dtype=torch.uint8)), "mark": 2}
+    assert site.refusal("adopt", odd) == "the parameters that came are not float32"
+    assert kept(trainer) is None
+    assert not list((site.folder / "memory").rglob("kept-*"))
+
+
+def test_parameters_of_one_run_are_not_used_in_another(
+    site: Site, trainer: type[FakeTrainer]
+) -> None:
+    """Else the trainer would train the program of the run before, on the books of the new one."""
+    vector = torch.arange(3.0)
+    site.join("abc1")
+    site.send(1, vector, name="kept")
+    trainer.measuring.clear()  # all that follows waits behind this
+    site.send(1, torch.zeros(3))
+    assert not site.ask("measure", {**MEASURE, "vector": 1})["done"]
+    assert not site.ask("propose", proposal(site.program, run="abc2"))["done"]
+    queued = site.ask("adopt", {"sha256": hash_of(vector), "mark": 1})
+    assert not queued["done"]
+    trainer.measuring.set()
+    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
+    assert why == "this site has joined another run since"
+    assert trainer.opened[-1].memory.name == "abc2"
+
+
 # -- with a real trainer ---------------------------------------------------------------------------
 
 
@@ -347,6 +439,22 @@ def test_a_site_that_cannot_open_its_images_does_not_reveal_their_path(
     why = places.log("south")[-1]["why"]
     assert "patients" in why
     assert ("miller" in why) == (fault == "corrupt")
+
+
+def test_as_many_parameters_must_come_as_the_network_keeps(
+    places: Places, site_images: Path
+) -> None:
+    """A single one would otherwise become the value of all of them."""
+    program = site_services.program(site_images, train={"only": ["head"]})
+    federation, link = places.meet(program)
+    data = messages.pack([torch.ones(1)])
+    fields = {"sha256": hashlib.sha256(data).hexdigest(), "mark": 1}
+    piece = {"name": "kept", "mark": 1, "start": 0, "total": len(data)}
+    link.ask("north", "piece", piece, bytes(data), 9)
+    text, _ = link.ask("north", "adopt", {**fields, "seconds": 30}, b"", 9)
+    due = len(federation.initial[federation.layout.kept])
+    why = f"1 parameters came that do not travel, and the network has {due}"
+    assert json.loads(text)["error"] == why
 
 
 def test_every_update_is_logged_before_it_leaves(places: Places, site_images: Path) -> None:
