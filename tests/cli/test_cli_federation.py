@@ -507,6 +507,16 @@ def test_site_and_server_start_and_move_to_another_port(made: Made) -> None:
     assert FederationFolder.open(wards).events()[-1]["event"] == "moved"
 
 
+def test_a_site_does_not_start_on_a_device_that_is_not_there(made: Made, tmp_path: Path) -> None:
+    """Otherwise it would connect, and each run would fail at it."""
+    settings = tmp_path / "site.toml"
+    settings.write_text('[data]\nname = "fashion-mnist-12k"\n[speed]\ndevice = "cuda:99"\n')
+    with mock.patch.object(supervisor.Supervisor, "run", lambda self, say, *look: say("here")):
+        text = refused(2, "site", "start", made.root / "site", "--contract", settings)
+    assert "speed.device" in text
+    assert "cuda:99" in text
+
+
 def test_a_revoked_site_is_not_admitted_again(made: Made) -> None:
     wards = made.root / "wards"
     done("federation", "revoke", "ward-3", "--federation", wards, "--why", "stolen")

@@ -6,8 +6,11 @@ import federations
 import pytest
 import torch
 
+from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import ConfigError, SiteError
+from fedsight.engines.protected import aggregator_of
 from fedsight.engines.workers import WorkerEngine
+from fedsight.privacy.secagg import pack
 from fedsight.program.config import check
 from fedsight.program.program import Speed
 
@@ -33,6 +36,26 @@ def test_masked_run_ends_with_the_bits_of_the_same_rounding_without_masks(
     unrounded = federations.learn(federations.federation(algorithm=algorithm))
     assert federations.sha(masked.vector) != federations.sha(unrounded.vector)
     assert torch.allclose(masked.vector, unrounded.vector, atol=1e-4)
+
+
+def test_the_books_show_the_bytes_of_each_rounds_own_cohort() -> None:
+    """More sites need more bits of headroom in a sum."""
+    of = federations.federation(
+        secure={**OPEN, "bits": 12},
+        split={"sites": 6},
+        rounds={"rounds": 6, "cohort": 3, "quorum": 1, "weighting": "uniform"},
+        privacy={"name": "central", "noise_multiplier": 1.0},
+        data={"train": 240},
+    )
+    diary = federations.Diary()
+    federations.learn(of, diary=diary)
+    assert len({line["cohort"] for line in diary.lines}) > 1
+    for line in diary.lines:
+        total = aggregator_of(of, line["cohort"])
+        assert isinstance(total, SecureSum)
+        size = pack.size(total.quantiser.length, total.quantiser.modulus)
+        assert line["bytes_up"] == line["replies"] * size
+    assert len({line["bytes_up"] / line["replies"] for line in diary.lines}) > 1
 
 
 @pytest.mark.parametrize("workers", [1, 3])
