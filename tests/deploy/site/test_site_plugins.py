@@ -162,9 +162,7 @@ def service(home: Path) -> Iterator[SiteService]:
 @pytest.mark.parametrize(
     "named", [None, "", "../plugins/mine.py", SHA256[:12], f"{SHA256}0", f" {SHA256}", [SHA256], {}]
 )
-def test_a_plug_in_is_named_by_a_whole_hash(
-    owners: Places, site_images: Path, named: Any
-) -> None:
+def test_a_plug_in_is_named_by_a_whole_hash(owners: Places, site_images: Path, named: Any) -> None:
     install(owners, site_images, PLUGIN)
     header = proposal(site_services.program(site_images), named)
     with service(owners.root / "north") as site:
@@ -244,7 +242,9 @@ def test_a_plug_in_that_the_trainer_cannot_import_is_named(
 ) -> None:
     switch, moody = tmp_path / "switch", tmp_path / "moody.py"
     code = PLUGIN.read_text().replace("from __future__ import annotations", "import os")
-    moody.write_text(f"{code}\nif os.path.exists({str(switch)!r}):\n    raise OSError('no licence')\n")
+    moody.write_text(
+        f"{code}\nif os.path.exists({str(switch)!r}):\n    raise OSError('no licence')\n"
+    )
     of = program(site_images, moody)
     switch.touch()
     with pytest.raises(ConfigError) as caught:

@@ -284,7 +284,5 @@ def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> Non
 
     deadline = time.monotonic() + program.rounds.deadline
     budget = messages.Budget()
-    talks = [
-        Talk(link, site, deadline, budget=budget) for site in link.sites if site not in absent
-    ]
+    talks = [Talk(link, site, deadline, budget=budget) for site in link.sites if site not in absent]
     absent.update({site: reason(error) for site, error in converse(talks, send).items()})
