@@ -87,7 +87,7 @@ def test_nan_at_a_site_stops_the_run_with_its_name_and_the_round(
     ):
         federations.learn(federation, engine)
     assert "rounds.quorum" in caught.value.cure
-    assert "The last checkpoint is whole" in caught.value.cure
+    assert "The last checkpoint is intact" in caught.value.cure
 
 
 @KINDS

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from fedsight.evaluation.marks import COLOURS, LEAST, marked
+from fedsight.evaluation.marks import COLOURS, MIN_SIDE, marked
 from fedsight.tasks.presentation import Mark
 
 
@@ -18,7 +18,7 @@ def test_an_image_without_marks_is_left_as_it_is() -> None:
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 def test_a_small_image_is_enlarged_so_that_a_box_leaves_its_inside_free(mode: str) -> None:
     drawn = marked(Image.new(mode, (32, 16), 0), [Mark((4, 4, 12, 12), "")])
-    assert drawn.size == (LEAST, LEAST // 2)
+    assert drawn.size == (MIN_SIDE, MIN_SIDE // 2)
     pixels = np.asarray(drawn)
     assert tuple(pixels[4 * 8, 8 * 8]) == COLOURS["found"]  # the upper edge
     assert not pixels[6 * 8 : 10 * 8, 6 * 8 : 10 * 8].any()  # the inside

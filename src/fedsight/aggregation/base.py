@@ -1,4 +1,4 @@
-"""How the replies of a round become one update: the aggregator, and the setting that chooses it."""
+"""Aggregation: how the replies of a round become one update."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fedsight.core.types import PartSpecs, Payload
 
 
 class Aggregator(Protocol):
-    """Collects the replies of a round, on one process or on several that are merged.
+    """Collects the replies of a round, in one process or in several that are merged.
 
-    A reply is added whole or, with a SiteError that names its site, not at all. The result does not
+    A reply is added whole, or not at all with a SiteError that names its site. The result does not
     depend on the order in which replies are added or aggregators merged.
     """
 
@@ -31,7 +31,7 @@ class Aggregator(Protocol):
         ...
 
     def clear(self, terms: int) -> None:
-        """Start again from nothing, for at most `terms` replies."""
+        """Reset, for at most `terms` replies."""
         ...
 
     def add(self, payload: Payload, weight: int, site: str) -> None:
@@ -44,15 +44,15 @@ class Aggregator(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """What has been collected, as it is kept; another process may be given this memory."""
+        """The memory that holds the collected replies; it may be shared with another process."""
         ...
 
     def filled(self, terms: int, count: int, weight: int) -> None:
-        """Another process has written what it collected from `count` sites into `tensors`."""
+        """Note that another process has collected the replies of `count` sites in `tensors`."""
         ...
 
     def mean(self) -> dict[str, Tensor]:
-        """The mean of each part, or what this rule takes for it, float64."""
+        """The mean of each part, or this rule's substitute for it, float64."""
         ...
 
     def plain(self) -> dict[str, Tensor]:
@@ -63,7 +63,7 @@ class Aggregator(Protocol):
 class Aggregation(Settings, ABC):
     """How replies are combined: `[aggregation]` in the config. A new rule costs one file."""
 
-    needs_replies: ClassVar[bool] = False  # whether it looks at single replies
+    needs_replies: ClassVar[bool] = False  # whether it needs single replies
 
     @abstractmethod
     def aggregator(
@@ -71,7 +71,7 @@ class Aggregation(Settings, ABC):
     ) -> Aggregator:
         """An empty aggregator for payloads of these parts and at most `terms` replies.
 
-        `memory` are tensors like those of its `tensors`, shared with another process.
+        `memory` holds tensors like those of `Aggregator.tensors`, shared with another process.
         """
 
 

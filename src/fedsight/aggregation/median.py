@@ -1,4 +1,4 @@
-"""The coordinate-wise median of a cohort's updates: a few sites cannot move it at will."""
+"""The coordinate-wise median of a cohort's updates, which a few sites cannot shift at will."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _BLOCK = 1 << 14  # coordinates sorted at once
 
 @aggregations.add("median", paper="Yin et al. 2018, Algorithm 1, option I")
 class Median(Aggregation):
-    """The median of the updates in each coordinate, whatever the sites' weights.
+    """The unweighted median of the updates in each coordinate.
 
-    Up to half of the sites may send anything. It needs to see each site's update, and as much
-    memory as the updates of a cohort take.
+    It tolerates arbitrary updates from fewer than half of the sites. It needs to see each site's
+    update, and memory for all updates of a cohort.
     """
 
     needs_replies: ClassVar[bool] = True
@@ -46,16 +46,16 @@ class ReplyRows:
         self.clear(terms)
 
     def clear(self, terms: int) -> None:
-        """Start again from nothing."""
+        """Reset for a new round."""
         self.terms, self.count, self.weight = terms, 0, 0
         self._others: list[ReplyRows] = []
-        if self._memory is None:  # the system provides memory when it is written to
+        if self._memory is None:  # pages are allocated when first written to
             self._rows = {p: torch.empty(terms, spec.values) for p, spec in self.specs.items()}
         else:
             self._rows = dict(self._memory)
 
     def add(self, payload: Payload, weight: int, site: str) -> None:
-        """Keep a reply's payload; SiteError, and nothing kept, if any part is refused."""
+        """Keep a reply's payload; if any part is rejected, raise SiteError and keep nothing."""
         values = decoded(self.specs, payload, site)
         for part, check in self._checks.items():
             check.check(values[part], weight, site)
@@ -81,17 +81,17 @@ class ReplyRows:
         return self._rows
 
     def filled(self, terms: int, count: int, weight: int) -> None:
-        """Its first `count` rows now hold replies."""
+        """Note that the first `count` rows now hold replies."""
         self.terms, self.count, self.weight, self._others = terms, count, weight, []
 
     def mean(self) -> dict[str, Tensor]:
-        """The median of each coordinate, float64 [d]; of an even number, the middle two's mean."""
+        """The median of each coordinate, float64 [d]; the mean of the middle two if even."""
         return {part: self._median(part, spec.values) for part, spec in self.specs.items()}
 
     def plain(self) -> Never:
         """A median is not a sum."""
         raise FedSightError(
-            "noise cannot be added to a sum, since a median has none",
+            "noise cannot be added: a median is not a sum",
             "set aggregation.name = 'mean', or remove [privacy]",
         )
 

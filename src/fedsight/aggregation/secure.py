@@ -1,4 +1,4 @@
-"""The sum of a cohort's quantised, and perhaps masked, updates; it takes the mean's place."""
+"""The sum of a cohort's quantised, and possibly masked, updates."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fedsight.privacy.secure import Secure
 
 @dataclass(frozen=True)
 class EncodingPlan:
-    """What decides how a run's updates are rounded and noised: settings, lengths of the parts,
+    """What determines how a run's updates are rounded and noised: settings, lengths of the parts,
     seed, largest weight, local learning rate, mechanism, rounds."""
 
     secure: Secure
@@ -32,17 +32,17 @@ class EncodingPlan:
     lr: float
     privacy: Mechanism
     rounds: int
-    noise: MakeNoise  # under the secret of the place where it is added
+    noise: MakeNoise  # drawn from the secret of the party that adds it
 
     def quantiser(self, terms: int) -> Quantiser:
-        """For a round of `terms` sites."""
+        """The quantiser for a round of `terms` sites."""
         levels = None
         if isinstance(self.privacy, Distributed):
             levels = self.privacy.levels(self.accounted(terms))
         return self.secure.quantiser(self.sizes, terms, self.cap, self.lr, levels)
 
     def accounted(self, terms: int) -> Accounted:
-        """What the accountant must know of it, for rounds of `terms` sites each."""
+        """The accountant's plan for rounds of `terms` sites each."""
         plan = Accounted(terms, None, self.rounds)
         return self.secure.facing(plan, self.sizes, terms, self.lr)
 
@@ -61,14 +61,14 @@ class EncodingPlan:
             masker.mask(words)
         elif self.secure.masks:
             raise SiteError(
-                f"site '{site}' has no keys in round {round}: it took no part in their exchange",
-                "look at why it was rejected there",
+                f"site '{site}' has no keys in round {round}: it took no part in the key exchange",
+                "find out why it was rejected there",
             )
         return words
 
 
 class SecureSum:
-    """Sum modulo 2^32 of what sites send; `shared` is an int32 tensor [d] to keep it in."""
+    """The sum modulo 2^32 of what sites send; `shared` is an int32 tensor [d] to keep it in."""
 
     def __init__(self, plan: EncodingPlan, terms: int, shared: Tensor | None = None) -> None:
         self.plan = plan
@@ -81,66 +81,66 @@ class SecureSum:
         self.clear(terms)
 
     def clear(self, terms: int) -> None:
-        """Start again from nothing."""
+        """Reset, for at most `terms` replies."""
         self.words.fill(0)
         self._terms, self._quantiser = terms, None
         self.count = self.weight = 0
 
     @property
     def quantiser(self) -> Quantiser:
-        """How a reply is rounded; made when it is first asked for, when the cohort is known."""
+        """The quantiser of a reply; created on first use, when the cohort is known."""
         if self._quantiser is None:
             self._quantiser = self.plan.quantiser(self._terms)
         return self._quantiser
 
     def begin(self, round: int, maskers: Mapping[str, Masker]) -> None:
-        """What `add` is to mask with in this round, by site."""
+        """Set the round, and the masker that `add` uses for each site."""
         self._round, self._maskers = round, maskers
 
     def add(self, payload: Payload, weight: int, site: str) -> None:
-        """Quantise, mask and add a reply's payload; SiteError, and nothing added, if refused."""
+        """Quantise, mask and add a reply's payload; on SiteError nothing is added."""
         masker = self._maskers.get(site)
         plan = self.plan
         words = plan.protect(self.quantiser, payload, weight, site, self._round, masker)
         self.add_words(words, weight, site)
 
     def add_words(self, words: Residues, weight: int, site: str) -> None:
-        """Add what a site sent [d]."""
-        self._room(self.count + 1, f"site '{site}' would be")
+        """Add the words [d] that a site sent."""
+        self._require_room(self.count + 1, f"site '{site}' would be")
         np.add(self.words, words, out=self.words)
         self.count += 1
         self.weight += weight
 
     def merge(self, other: SecureSum) -> None:
         """Add the sum over other sites of the same cohort."""
-        self._room(self.count + other.count, "they are")
+        self._require_room(self.count + other.count, "they are")
         np.add(self.words, other.words, out=self.words)
         self.count += other.count
         self.weight += other.weight
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """What it has added so far."""
+        """The tensor that holds the sum."""
         return {"sum": self._tensor}
 
     def filled(self, terms: int, count: int, weight: int) -> None:
-        """Its tensor now holds the sum of `count` of at most `terms` replies."""
+        """Note that the tensor now holds the sum of `count` of at most `terms` replies."""
         self._terms, self._quantiser = terms, None
         self.count, self.weight = count, weight
 
     def mean(self) -> dict[str, Tensor]:
-        """Weighted mean of each part, float64; what is masked must have been unmasked."""
+        """Weighted mean of each part, float64; masks must have been removed."""
         return self._decoded(self.weight)
 
     def plain(self) -> dict[str, Tensor]:
-        """Weighted sum of each part, float64; what is masked must have been unmasked."""
+        """Weighted sum of each part, float64; masks must have been removed."""
         return self._decoded(1)
 
     def _decoded(self, weight: int) -> dict[str, Tensor]:
         sums = self.words & np.uint32((1 << self.quantiser.modulus) - 1)
         return self.quantiser.decode(sums, self.count, weight)
 
-    def _room(self, count: int, who: str) -> None:
+    def _require_room(self, count: int, who: str) -> None:
         if count > self._terms:
             raise SiteError(
                 f"{who} reply {count} in a sum of {self._terms}",

@@ -1,7 +1,7 @@
 """The federated algorithm: pure functions on vectors, with every state explicit.
 
 A subclass overrides only what its paper changes. Vectors here are the shared slice of the
-layout ([d] float32): personal weights and running statistics are the engine's business.
+layout ([d] float32); the engine handles personal weights and running statistics.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ class Local:
 
 @dataclass(frozen=True)
 class Mean:
-    """What came out of a round's sum: the weighted mean of each payload part, float64 [d].
+    """The result of a round: the weighted mean of each payload part, float64 [d].
 
-    The server's step may change the parts in place, but not keep them: they are the largest
-    vectors there are, and their memory is that of the next round's sum.
+    The server's step may change the parts in place but must not keep them: they are the largest
+    vectors of a run, and the next round's sum reuses their memory.
     """
 
     parts: Mapping[str, Tensor]
@@ -48,7 +48,7 @@ class Mean:
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of local training in which only some slices learn."""
+    """A phase of local training in which only some slices are trained."""
 
     epochs: int
     trains: frozenset[Kind]
@@ -60,19 +60,19 @@ EVERYTHING = frozenset(Kind) - {Kind.FROZEN}
 class Algorithm(Settings):
     """Base: plain local SGD; the server adds the mean update (FedAvg without options)."""
 
-    parts: ClassVar[tuple[str, ...]] = ("delta",)  # what a reply's payload holds
+    parts: ClassVar[tuple[str, ...]] = ("delta",)  # contents of a reply's payload
 
     @property
     def corrects(self) -> bool:
-        """Whether local gradients are changed (then they are gathered into one vector first)."""
+        """Whether local gradients are corrected (they are then gathered into one vector first)."""
         return type(self).correct is not Algorithm.correct
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
-        """Which slices stay at the site; by default none do."""
+        """The kind of a tensor; personal ones stay at the site. By default nothing changes."""
         return kind
 
     def phases(self, epochs: int) -> list[Phase]:
-        """The stretches of one round's local training."""
+        """The phases of one round's local training."""
         return [Phase(epochs, EVERYTHING)]
 
     def init(self, vector: Tensor) -> State:
@@ -84,11 +84,11 @@ class Algorithm(Settings):
         return {}
 
     def correct(self, grad: Tensor, vector: Tensor, local: Local) -> Tensor:
-        """The local gradient [d] as changed by the algorithm at `vector` [d]."""
+        """The local gradient [d] at `vector` [d], corrected by the algorithm."""
         return grad
 
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
-        """After local training: what is sent, and what the site keeps."""
+        """The payload to send after local training, and the memory that the site keeps."""
         return {"delta": vector - local.start}, {}
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:

@@ -12,7 +12,7 @@ from fedsight.algorithms.base import Algorithm, Local, Mean, State, algorithms
 class FedAvg(Algorithm):
     """Local SGD, weighted mean of the updates."""
 
-    server_lr: float = Field(1.0, gt=0)  # the mean update is scaled by it; 1 is the paper's rule
+    server_lr: float = Field(1.0, gt=0)  # scales the mean update; 1 is the paper's rule
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """x + server_lr * mean(delta)."""

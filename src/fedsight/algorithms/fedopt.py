@@ -1,4 +1,4 @@
-"""Adaptive federated optimisation: the mean update is a gradient for a server optimiser."""
+"""Adaptive federated optimisation: a server optimiser uses the mean update as its gradient."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class FedAvgM(Algorithm):
 
 @algorithms.add("fedopt", paper="Reddi et al. 2021, Algorithm 2")
 class FedOpt(Algorithm):
-    """The FedOpt family: the server optimiser by name."""
+    """The FedOpt family; `server` names the server optimiser."""
 
     server: Literal["sgd", "adagrad", "adam", "yogi"] = "sgd"
     server_lr: float = Field(1.0, gt=0)
@@ -45,7 +45,7 @@ class FedOpt(Algorithm):
         return {"m": torch.zeros_like(vector), "v": torch.full_like(vector, self.tau**2)}
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
-        """x + server_lr m / (sqrt(v) + tau); `sgd` is FedAvg with a server rate."""
+        """x + server_lr m / (sqrt(v) + tau); `sgd` is FedAvg with a server learning rate."""
         delta = mean.parts["delta"]
         if self.server == "sgd":
             return (vector.double() + self.server_lr * delta).float(), state

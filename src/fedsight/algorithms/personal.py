@@ -1,4 +1,4 @@
-"""Algorithms in which a slice of the model stays at the site."""
+"""Personalised algorithms, in which part of the model stays at the site."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ class FedBN(Algorithm):
     """FedAvg in which every normalisation layer stays at the site (for feature shift)."""
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
-        """Norm layers, their statistics included, are personal."""
+        """Normalisation layers, including their statistics, are personal."""
         return Kind.PERSONAL if name in network.norms else kind
 
 
 @algorithms.add("fedrep", paper="Collins et al. 2021, Algorithm 1")
 class FedRep(Algorithm):
-    """A shared body and a head of one's own: the head learns first, then the body."""
+    """A shared body and a personal head: the head is trained first, then the body."""
 
-    head_epochs: int = Field(1, ge=1)  # local epochs for the head; train.epochs are the body's
+    head_epochs: int = Field(1, ge=1)  # local epochs of the head; train.epochs applies to the body
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
         """The head is personal."""

@@ -1,4 +1,4 @@
-"""SCAFFOLD: control variates take the drift out of local training."""
+"""SCAFFOLD: control variates correct the drift of local training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Scaffold(Algorithm):
         return {"control": torch.zeros_like(vector)}
 
     def shared(self, state: State) -> Mapping[str, Tensor]:
-        """c travels with the order."""
+        """c, sent with the order."""
         return state
 
     def correct(self, grad: Tensor, vector: Tensor, local: Local) -> Tensor:
@@ -38,7 +38,7 @@ class Scaffold(Algorithm):
         return grad - local.memory["control"] if local.memory else grad
 
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
-        """c_i+ = c_i - c + (x - y) / (K lr) (equation 4, option II); sent is c_i+ - c_i."""
+        """c_i+ = c_i - c + (x - y) / (K lr) (equation 4, option II); c_i+ - c_i is sent."""
         delta = vector - local.start
         change = -local.shared["control"] - delta / (local.steps * local.lr)
         control = change + local.memory["control"] if local.memory else change
@@ -52,7 +52,7 @@ class Scaffold(Algorithm):
         return new.float(), {"control": control.float()}
 
     def check(self, train: Train) -> list[Problem]:
-        """Option II reads the mean gradient off the distance: that holds for plain SGD only."""
+        """Option II derives the mean gradient from the distance moved: true of plain SGD only."""
         causes = {
             "train.optimizer": train.optimizer != "sgd",
             "train.momentum": train.momentum != 0,

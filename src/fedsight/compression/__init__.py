@@ -1,1 +1,1 @@
-"""Compression: how updates are written down for the way from a site to the coordinator."""
+"""Compression: how updates are encoded for transfer from a site to the coordinator."""

@@ -12,12 +12,12 @@ from fedsight.core.settings import Settings
 
 
 class Compression(Settings, ABC):
-    """A codec by name. A new one costs one file in `compression/`.
+    """A codec, chosen by name. A new one takes one file in `compression/`.
 
-    It encodes what a site releases: after clipping and a site's own noise, before anything travels.
+    It encodes what a site releases, after clipping and the site's own noise, before transfer.
     """
 
-    exact: ClassVar[bool] = False  # whether decoding gives the very values that were encoded
+    exact: ClassVar[bool] = False  # whether decoding restores the encoded values exactly
 
     @abstractmethod
     def bytes(self, values: int) -> int:

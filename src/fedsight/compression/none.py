@@ -12,12 +12,12 @@ from fedsight.compression.base import Compression, codecs
 
 @codecs.add("none")
 class Uncompressed(Compression):
-    """Updates travel as float32 values."""
+    """Updates are sent as float32 values."""
 
     exact: ClassVar[bool] = True
 
     def bytes(self, values: int) -> int:
-        """Four each."""
+        """Four bytes per value."""
         return 4 * values
 
     def encode(self, values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""What happens in a run, as typed events, and the one type that listens to them.
+"""The typed events of a run, and the callback that receives them.
 
-The screen, the run folder and trackers are callbacks. An event is sent after what it tells of is
-done, in the order in which callbacks are given.
+The screen, the run folder and the trackers are callbacks. An event is sent after what it reports
+has happened, to the callbacks in the order in which they are given.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # the command line imports this, and starts without PyTorch
 
 @dataclass(frozen=True)
 class RunBegan:
-    """Training starts, with `done` rounds behind it."""
+    """Training starts; `done` rounds are already complete."""
 
     federation: Federation
     done: int
@@ -33,9 +33,9 @@ class ReplyArrived:
 
 @dataclass(frozen=True)
 class RoundEnded:
-    """A round is done; `line` is its line of the history, `last` whether training ends with it.
+    """A round is complete; `line` is its history line, `last` says whether training ends here.
 
-    `checkpoint` is None where another process trains, and this one follows its history.
+    `checkpoint` is None when another process trains and this one follows its history.
     """
 
     line: Mapping[str, Any]
@@ -52,12 +52,12 @@ class BaselinesBegan:
 
 @dataclass(frozen=True)
 class BaselineRoundEnded:
-    """A round of a baseline is done."""
+    """A round of a baseline is complete."""
 
 
 @dataclass(frozen=True)
 class RunEnded:
-    """Everything is done; `summary` is in the run folder."""
+    """The run is complete; `summary` is in the run folder."""
 
     summary: Mapping[str, Any]
 
@@ -66,16 +66,16 @@ Event = RunBegan | ReplyArrived | RoundEnded | BaselinesBegan | BaselineRoundEnd
 
 
 class Callback:
-    """Listens to a run and does nothing; a subclass looks for the events that it cares about."""
+    """Receives a run's events and ignores them; a subclass handles those that it needs."""
 
     def on(self, event: Event) -> None:
-        """Hear of an event. What is raised here ends the run; the last checkpoint is whole."""
+        """Handle an event. An exception raised here ends the run; the last checkpoint is intact."""
 
     def close(self) -> None:
-        """The run is over, finished or not."""
+        """The run has ended, whether finished or not."""
 
 
-def tell(callbacks: Iterable[Callback], event: Event) -> None:
+def notify(callbacks: Iterable[Callback], event: Event) -> None:
     """Send an event to each callback in turn."""
     for callback in callbacks:
         callback.on(event)

@@ -1,4 +1,4 @@
-"""The round loop: the only one, for every engine, algorithm and baseline."""
+"""The round loop: the same one for every engine, algorithm and baseline."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsight.coordinator.callbacks import Callback, ReplyArrived, RoundEnded, tell
+from fedsight.coordinator.callbacks import Callback, ReplyArrived, RoundEnded, notify
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.errors import SiteError
@@ -25,10 +25,12 @@ Overall = Callable[[list[Metrics]], Mapping[str, float]]
 
 @dataclass(frozen=True)
 class Trained:
-    """What the loop ends with."""
+    """The result of the loop."""
 
     checkpoint: Checkpoint
-    vector: Tensor  # whole: what travelled, then the initial personal slice and the frozen one
+    vector: (
+        Tensor  # complete: the travelling part, then the initial personal slice and the frozen one
+    )
     sums: list[Metrics]  # of the federation's views
 
 
@@ -41,48 +43,49 @@ def run(
 ) -> Trained:
     """Train the session's program on `engine`, from `start` or from the beginning.
 
-    `overall` makes a round's figures from the sums of the views. Protected updates end training
-    before they exceed their target. Raises SiteError when a round has fewer good replies than the
-    program's quorum.
+    `overall` computes a round's figures from the sums of the views. Protected training ends
+    before its epsilon exceeds the target. Raises SiteError when a round has fewer accepted replies
+    than the program's quorum.
     """
     loop = _Loop(session, engine, overall, callbacks)
     now = start or loop.beginning()
     sums: list[Metrics] = []
     for round in range(now.round + 1, session.protection.rounds + 1):
         now, sums = loop.round(now, round)
-    loop.tell_of_round()
-    if not sums:  # resumed after the last round: only its figures are wanted
+    loop.notify_round()
+    if not sums:  # resumed after the last round: only its figures are missing
         sums = engine.measure(now.vector, now.round)
     return Trained(now, torch.cat([now.vector, session.initial[session.layout.kept]]), sums)
 
 
 class _Loop:
-    """One run of the loop, and the round that callbacks have not heard of yet."""
+    """One run of the loop, and the round event that has not been sent to the callbacks yet."""
 
     def __init__(
         self, session: Session, engine: Engine, overall: Overall, callbacks: Sequence[Callback]
     ) -> None:
         self._session, self._engine, self._overall = session, engine, overall
         self._callbacks = callbacks
-        self._untold: RoundEnded | None = None
+        self._unsent: RoundEnded | None = None
 
     def beginning(self) -> Checkpoint:
-        """What comes before the first round."""
+        """The checkpoint before the first round."""
         initial, layout = self._session.initial, self._session.layout
         state = self._session.program.init(initial[layout.shared].clone())
         return Checkpoint(0, initial[layout.travelling].clone(), state)
 
     def round(self, now: Checkpoint, round: int) -> tuple[Checkpoint, list[Metrics]]:
-        """One round from checkpoint `now`: the next one, and the sums of the views if measured."""
+        """Run one round from `now`: the next checkpoint, and the views' sums if measured."""
         program, protection = self._session.program, self._session.protection
         began = time.perf_counter()
         cohort = protection.cohort(round)
         order = Order(round, now.vector, program.shared(now.state))
         down = 4 * (len(order.vector) + sum(value.numel() for value in order.shared.values()))
-        # While the cohort trains, the callbacks (the run folder, say) hear of the round before.
-        outcome = collect(self._engine, order, cohort, self._tell_of_reply, self.tell_of_round)
-        del order  # a model is large: the old one goes as soon as there is a new one
-        _judge(outcome, round, len(cohort), program.rounds.quorum)
+        # While the cohort trains, the previous round is reported to the callbacks (which write
+        # the checkpoint, for example).
+        outcome = collect(self._engine, order, cohort, self._notify_reply, self.notify_round)
+        del order  # a model is large: free the old one before the server step makes a new one
+        _require_quorum(outcome, round, len(cohort), program.rounds.quorum)
         vector, state = _server_step(self._session, now, outcome, round)
         last, sums = round == protection.rounds, []
         if last or round % program.rounds.evaluate_every == 0:
@@ -102,24 +105,24 @@ class _Loop:
         )
         line = {
             **self._figures(sums, round),
-            **_line_of(outcome, len(cohort)),
+            **_reply_fields(outcome, len(cohort)),
             "lr": program.train.rate(round, program.rounds.rounds),
             **sent,
             "seconds": seconds,
         }
-        self._untold = RoundEnded(line, after, last)
+        self._unsent = RoundEnded(line, after, last)
         if last or not self._engine.overlaps:
-            self.tell_of_round()
+            self.notify_round()
         return after, sums
 
-    def _tell_of_reply(self, arrival: Arrival) -> None:
-        tell(self._callbacks, ReplyArrived(arrival))
+    def _notify_reply(self, arrival: Arrival) -> None:
+        notify(self._callbacks, ReplyArrived(arrival))
 
-    def tell_of_round(self) -> None:
-        """Tell the callbacks of the last round, once."""
-        if self._untold is not None:
-            event, self._untold = self._untold, None
-            tell(self._callbacks, event)
+    def notify_round(self) -> None:
+        """Send the last round's event to the callbacks, once."""
+        if self._unsent is not None:
+            event, self._unsent = self._unsent, None
+            notify(self._callbacks, event)
 
     def _figures(self, sums: list[Metrics], round: int) -> dict[str, Any]:
         figures = self._overall(sums) if sums else {}
@@ -128,8 +131,8 @@ class _Loop:
         return {"round": round, "score": None, "loss": None, **measured, "epsilon": spent}
 
 
-def _line_of(outcome: Outcome, asked: int) -> dict[str, Any]:
-    """What a line of the history says of a round's replies."""
+def _reply_fields(outcome: Outcome, asked: int) -> dict[str, Any]:
+    """The fields of a history line that describe a round's replies."""
     return {
         "train_loss": _train_loss(outcome),
         "cohort": asked,
@@ -140,8 +143,8 @@ def _line_of(outcome: Outcome, asked: int) -> dict[str, Any]:
     }
 
 
-def _judge(outcome: Outcome, round: int, asked: int, quorum: int | None) -> None:
-    """Stop the run when a round has fewer good replies than its quorum."""
+def _require_quorum(outcome: Outcome, round: int, asked: int, quorum: int | None) -> None:
+    """Raise SiteError when a round has fewer accepted replies than its quorum."""
     good = len(outcome.accepted)
     if good >= (asked if quorum is None else quorum):
         return
@@ -152,15 +155,15 @@ def _judge(outcome: Outcome, round: int, asked: int, quorum: int | None) -> None
         break
     raise SiteError(
         cause,
-        "lower train.lr, set train.clip, or look at the rejected sites; with a lower rounds.quorum "
-        "a run goes on without them. The last checkpoint is whole",
+        "lower train.lr, set train.clip, or check the rejected sites; with a lower rounds.quorum "
+        "a run continues without them. The last checkpoint is intact",
     )
 
 
 def _server_step(
     session: Session, now: Checkpoint, outcome: Outcome, round: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """The algorithm moves the shared slice; statistics move by their mean moments."""
+    """The algorithm updates the shared slice; running statistics follow their mean moments."""
     layout, program = session.layout, session.program
     shared, buffer = layout.shared, layout.buffer
     mean, own, rest = session.protection.mean(outcome.total, now.state, round)
@@ -171,7 +174,7 @@ def _server_step(
     if not bool(torch.isfinite(new).all()):
         raise SiteError(
             f"the global model is no longer finite after round {round}",
-            "lower algorithm.server_lr or train.lr. The last checkpoint is whole",
+            "lower algorithm.server_lr or train.lr. The last checkpoint is intact",
         )
     if buffer.stop == buffer.start:
         return new, state

@@ -1,4 +1,4 @@
-"""The coordinator's side of protected updates: cohorts, noise on sums, and what has been spent."""
+"""The coordinator's side of protected updates: cohorts, noise on sums, and the epsilon spent."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ from fedsight.program.federation import Federation
 
 
 class Protection:
-    """What one run's mechanism does between the rounds.
+    """What the run's privacy mechanism does between rounds.
 
-    `secret` is where cohorts and noise come from; None: the program's seed, as in a simulation.
+    Cohorts and noise are drawn from `secret`, or from the program's seed if it is None, as in a
+    simulation.
     Raises ConfigError when not even one round fits into the target epsilon.
     """
 
@@ -30,7 +31,7 @@ class Protection:
         self._federation = federation
         self._secret = federation.program.seed if secret is None else secret
         self._fingerprint = federation.program.fingerprint
-        # Without amplification a cohort is no secret, and the seed says who takes part.
+        # Without amplification cohorts need not be secret, so they are drawn from the seed.
         self._seed = self._secret if self.mechanism.protects else federation.program.seed
         self.rounds = self.plan.rounds
         if isinstance(self.mechanism, Protected):
@@ -47,7 +48,7 @@ class Protection:
         return sampler.draw(self._federation.population, self._seed, round)
 
     def mean(self, total: RoundSum, state: State, round: int) -> tuple[Mean, State, State]:
-        """The mean of a round's sum as the algorithm may see it; both parts of the state."""
+        """The mean of a round's sum as the algorithm may see it, and both parts of the state."""
         own, rest = split(state)
         noise = partial(Noise, self._secret, self._fingerprint, "round", round)
         released = self.mechanism.mean(total, self.plan, own, noise)
@@ -55,7 +56,7 @@ class Protection:
         return mean, released.state, rest
 
     def epsilon(self, round: int) -> float | None:
-        """Spent after `round`; None where nothing is protected, or no noise was added."""
+        """Epsilon spent after `round`; None if nothing is protected or no noise was added."""
         if not isinstance(self.mechanism, Protected):
             return None
         spent = self.mechanism.spent(self.plan, round)
@@ -67,7 +68,7 @@ class Protection:
         return {"modality": seen.modality, "modalities": seen.modalities}
 
     def facts(self) -> dict[str, Any] | None:
-        """What a reader must know to judge an epsilon; None where nothing is protected."""
+        """What a reader must know to judge the epsilon; None if nothing is protected."""
         mechanism = self.mechanism
         if not isinstance(mechanism, Protected):
             return None
@@ -85,7 +86,9 @@ class Protection:
         }
         noise = 1.0
         if isinstance(mechanism, Example):
-            facts["noise_multiplier"] = mechanism.noise_multiplier  # else each site has its own
+            facts["noise_multiplier"] = (
+                mechanism.noise_multiplier
+            )  # as set; otherwise each site has its own
         else:
             noise = facts["noise_multiplier"] = mechanism.noise(self.plan)
         for event, _ in mechanism.events(self.plan, 1, noise):
@@ -95,7 +98,7 @@ class Protection:
         return facts
 
     def summary(self, round: int) -> dict[str, Any] | None:
-        """`facts`, with what was spent in the end."""
+        """`facts`, with the epsilon spent by the end."""
         facts = self.facts()
         if facts is None:
             return None

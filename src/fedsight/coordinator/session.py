@@ -1,4 +1,4 @@
-"""The session: a program opened in this process, and all that its rounds are made with."""
+"""The session: a program opened in this process, with everything that its rounds need."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from fedsight.program.program import Program
 class Session:
     """What the coordinator works with: federation, network, layout, plan, protection.
 
-    `secret` is where the coordinator's noise and the cohorts of protected runs come from; None: the
-    program's seed, as in a simulation.
+    The coordinator's noise and the cohorts of protected runs are drawn from `secret`, or from the
+    program's seed if it is None, as in a simulation.
     """
 
     federation: Federation
@@ -28,7 +28,7 @@ class Session:
 
     @property
     def program(self) -> Program:
-        """What is computed."""
+        """The program that is run."""
         return self.federation.program
 
     @property
@@ -38,7 +38,7 @@ class Session:
 
     @property
     def layout(self) -> Layout:
-        """Where its tensors lie in the vector."""
+        """The position of each tensor in the vector."""
         return self.federation.layout
 
     @property
@@ -48,12 +48,12 @@ class Session:
 
     @property
     def plan(self) -> Plan:
-        """What the accountant must know of the run."""
+        """The plan that the accountant needs."""
         return self.federation.accounted
 
     @cached_property
     def protection(self) -> Protection:
-        """What the privacy mechanism does between the rounds.
+        """What the privacy mechanism does between rounds.
 
         Raises ConfigError when not even one round fits into the target epsilon.
         """

@@ -1,4 +1,4 @@
-"""The run folder: what a run writes, and what it needs to go on after any interruption."""
+"""The run folder: what a run writes, and what it needs to resume after an interruption."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ WRITTEN = (  # besides run.toml and run.json
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """All that the rounds after `round` depend on, besides the program."""
+    """Everything that the rounds after `round` depend on, besides the program."""
 
     round: int
     vector: Tensor
@@ -53,19 +53,19 @@ class RunStore:
 
     @property
     def memory(self) -> Path:
-        """Where the embedded engine keeps the sites' memories."""
+        """The folder in which the local engines keep the sites' memories."""
         return self.folder / "memory"
 
     def create(self, program: Program, speed: Speed, facts: Mapping[str, Any]) -> None:
-        """Begin a run in a folder that is new, or that holds the remains of the same program.
+        """Start a run in a folder that is new, or that holds a run of the same program.
 
         Raises StoreError when the folder holds another program's run or anything else.
         """
         make_folder(self.folder)
-        self.tidy()
+        self.remove_partial_files()
         if any(self.folder.iterdir()):
-            self._refuse_stranger(program)
-        # run.toml comes first and stays: it is what tells the folder for this program's run.
+            self._require_same_program(program)
+        # run.toml comes first and stays: it identifies the folder as this program's run.
         table = without_none({**program.table(), "speed": speed.table()})
         write_atomically(self.folder / "run.toml", tomli_w.dumps(table).encode())
         for name in WRITTEN:
@@ -73,16 +73,17 @@ class RunStore:
         shutil.rmtree(self.memory, ignore_errors=True)
         self.write_json("run.json", facts)
 
-    def tidy(self) -> None:
-        """Remove what a killed process had begun to write."""
+    def remove_partial_files(self) -> None:
+        """Remove the partial files that a killed process left."""
         for path in self.folder.glob(".*.partial"):
             path.unlink(missing_ok=True)
 
-    def _refuse_stranger(self, program: Program) -> None:
+    def _require_same_program(self, program: Program) -> None:
         if not (self.folder / "run.toml").is_file():
             raise StoreError(f"{self.folder} is not empty and not a run", "choose another --out")
         try:
-            # Not the fingerprint: a run must not give way to one on images that lie elsewhere.
+            # Not the fingerprint: it ignores paths, and a run on images in another folder must not
+            # overwrite this one.
             same = replace(self.program()[0], name=program.name) == program
         except ConfigError:
             same = False
@@ -99,7 +100,7 @@ class RunStore:
         return config.load(self.folder / "run.toml")
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint, whole or not at all."""
+        """Write the checkpoint atomically."""
         tensors = {f"state.{name}": value for name, value in checkpoint.state.items()}
         meta = {
             "round": checkpoint.round,
@@ -124,7 +125,8 @@ class RunStore:
             return Checkpoint(vector=tensors["vector"], state=state, **meta)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(
-                f"the checkpoint {path} is broken: {error}", "start the run anew with another --out"
+                f"the checkpoint {path} is broken: {error}",
+                "start the run again with another --out",
             ) from error
 
     def append_history(self, line: Mapping[str, Any]) -> None:
@@ -133,11 +135,11 @@ class RunStore:
         try:
             append_line(path, _finite(line))
         except OSError as error:
-            cure = "free some space, then go on with `fedsight resume`"
+            cure = "free some space, then continue with `fedsight resume`"
             raise StoreError(f"cannot write {path}: {error.strerror}", cure) from error
 
     def history(self) -> list[dict[str, Any]]:
-        """The rounds' lines; a torn last line, left by a crash, is not one.
+        """The rounds' lines; an incomplete last line, left by a crash, is ignored.
 
         Raises StoreError when another line is broken.
         """
@@ -145,7 +147,7 @@ class RunStore:
         try:
             return [{"round": 0, **json.loads(line)} for line in whole_lines(path)]
         except (OSError, ValueError, TypeError) as error:
-            cure = "start the run anew with another --out"
+            cure = "start the run again with another --out"
             raise StoreError(f"the history {path} is broken: {error}", cure) from error
 
     def rewind_history(self, round: int) -> None:
@@ -167,13 +169,13 @@ class RunStore:
             if not isinstance(value, dict):
                 raise ValueError("it is not a JSON object")
         except (OSError, ValueError) as error:
-            cure = "give the folder of a run, or start it anew"
+            cure = "give the folder of a run, or start the run again"
             why = error.strerror if isinstance(error, OSError) else error
             raise StoreError(f"cannot read {path}: {why}", cure) from error
         return value
 
     def save_model(self, tensors: Mapping[str, Tensor]) -> Path:
-        """Write the trained weights; the same weights make the same bytes."""
+        """Write the trained weights; equal weights give equal bytes."""
         path = self.folder / "model.safetensors"
         write_atomically(path, save(dict(tensors)))
         return path
@@ -189,7 +191,7 @@ def free_folder(root: Path, name: str) -> Path:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: a figure that could not be measured is null."""
+    """Replace NaN by null: JSON has no NaN, and null means that a figure was not measured."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):
@@ -198,7 +200,7 @@ def _finite(value: Any) -> Any:
 
 
 def without_none(value: Any) -> Any:
-    """TOML has no null: a setting that is None is left out, which means the same."""
+    """Leave out settings that are None: TOML has no null, and a missing key means the same."""
     if isinstance(value, dict):
         return {key: without_none(inner) for key, inner in value.items() if inner is not None}
     return value

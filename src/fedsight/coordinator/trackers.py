@@ -1,4 +1,4 @@
-"""Writers for the log formats of other tools; each belongs to an extra."""
+"""Writers for the log formats of other tools; each needs an extra."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan
 from fedsight.core.errors import FedSightError
 from fedsight.program.federation import Federation
 
-STRUCTURE = {"round", "score", "cohort", "replies", "weight"}  # of a line; no figures
+STRUCTURE = {
+    "round",
+    "score",
+    "cohort",
+    "replies",
+    "weight",
+}  # fields of a line that are not figures
 
 
 def open_log(kind: str, folder: Path) -> Log:
@@ -22,7 +28,7 @@ def open_log(kind: str, folder: Path) -> Log:
 
 
 class Log(Callback, ABC):
-    """A reporter that writes the figures of each round somewhere."""
+    """A callback that writes the figures of each round to a tracker."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -32,7 +38,7 @@ class Log(Callback, ABC):
         """Write one figure."""
 
     def on(self, event: Event) -> None:
-        """Open at the beginning, write the figures of each round, note the end."""
+        """Open the log when the run begins, write each round's figures, mark the end."""
         match event:
             case RunBegan():
                 self.begin(event.federation, event.done)
@@ -43,13 +49,13 @@ class Log(Callback, ABC):
 
     @abstractmethod
     def begin(self, federation: Federation, done: int) -> None:
-        """Training starts, with `done` rounds behind it."""
+        """Open the log; `done` rounds are already complete."""
 
     def finish(self) -> None:
-        """The run is whole."""
+        """Mark the run as finished."""
 
     def round(self, line: Mapping[str, Any]) -> None:
-        """Write the figures of a round that were measured."""
+        """Write the figures that were measured in a round."""
         for name, value in line.items():
             if isinstance(value, int | float) and name not in STRUCTURE:
                 self.write(name, value, line["round"])
@@ -64,7 +70,7 @@ class TensorBoard(Log):
         self._writer: Any = None
 
     def begin(self, federation: Federation, done: int) -> None:
-        """Open the event file; what a crashed run wrote after its checkpoint is hidden."""
+        """Open the event file; rounds that a crashed run wrote after its checkpoint are hidden."""
         self._writer = self._events.SummaryWriter(str(self.folder), purge_step=done + 1)
 
     def write(self, name: str, value: float, round: int) -> None:
@@ -72,7 +78,7 @@ class TensorBoard(Log):
         self._writer.add_scalar(name, value, round)
 
     def round(self, line: Mapping[str, Any]) -> None:
-        """Write the figures out: what a killed run had only in memory would be missing for good."""
+        """Write the figures and flush: buffered ones would be lost if the run were killed."""
         super().round(line)
         self._writer.flush()
 
@@ -83,15 +89,15 @@ class TensorBoard(Log):
 
 
 class MLflow(Log):
-    """A run of MLflow's tracking store, wherever MLFLOW_TRACKING_URI says that is."""
+    """A run in MLflow's tracking store, at MLFLOW_TRACKING_URI."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self._mlflow = _extra("mlflow", "mlflow")
-        self._status: str | None = None  # of the run that was begun, if it ended now
+        self._status: str | None = None  # the status to end the open run with; None if not open
 
     def begin(self, federation: Federation, done: int) -> None:
-        """Open a run of the tracking store, with the program's fingerprint."""
+        """Open a run in the tracking store, tagged with the program's fingerprint."""
         program = federation.program
         tags = {"fedsight.fingerprint": program.fingerprint}
         self._mlflow.start_run(run_name=program.name, tags=tags)
@@ -102,7 +108,7 @@ class MLflow(Log):
         self._mlflow.log_metric(name, value, step=round)
 
     def finish(self) -> None:
-        """The run is whole."""
+        """Mark the run as finished."""
         self._status = "FINISHED"
 
     def close(self) -> None:

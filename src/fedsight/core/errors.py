@@ -94,6 +94,6 @@ class DeployError(FedSightError):
 
 
 class Interrupted(FedSightError):  # noqa: N818 - it is not an error that anybody made
-    """The user pressed Ctrl-C; the last checkpoint is whole."""
+    """The user pressed Ctrl-C; the last checkpoint is intact."""
 
     exit_code = 130

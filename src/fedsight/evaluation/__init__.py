@@ -1,1 +1,1 @@
-"""What a model is worth: figures, and the comparison with training alone and pooled."""
+"""Evaluation: figures, and the comparison with training alone and on pooled data."""

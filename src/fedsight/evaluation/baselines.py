@@ -21,28 +21,28 @@ POOLED = -1  # the job that trains on all images; other jobs are site numbers
 
 @dataclass(frozen=True)
 class TrainedBaseline:
-    """A finished baseline: the sums of the federation's views."""
+    """A finished baseline: its metric sums for each of the federation's views."""
 
     job: int
     sums: list[Metrics]
 
 
-class Tick:
-    """A round of a baseline is done."""
+class BaselineRound:
+    """A baseline has finished a round."""
 
 
 @dataclass(frozen=True)
-class _Ticker(Callback):
-    send: Callable[[Tick], None]
+class _RoundReporter(Callback):
+    send: Callable[[BaselineRound], None]
 
     def on(self, event: Event) -> None:
-        """Tell the coordinator of each round, and notice when it is gone."""
+        """Report each round to the coordinator; this also fails once the coordinator is gone."""
         if isinstance(event, RoundEnded):
-            self.send(Tick())
+            self.send(BaselineRound())
 
 
 def work(setup: tuple[Federation, Speed], pipe: Connection) -> None:
-    """Train the jobs that come, until the coordinator closes the pipe."""
+    """Train the baselines that are requested, until the coordinator closes the pipe."""
     federation, speed = setup
     torch.set_num_threads(speed.threads)
     federation.network  # noqa: B018 - built once, for all baselines
@@ -51,7 +51,7 @@ def work(setup: tuple[Federation, Speed], pipe: Connection) -> None:
         baseline = federation.all_pooled() if job == POOLED else federation.alone(job)
         engine = InProcessEngine(baseline, speed=speed)
         try:
-            trained = run(Session(baseline), engine, lambda sums: {}, [_Ticker(pipe.send)])
+            trained = run(Session(baseline), engine, lambda sums: {}, [_RoundReporter(pipe.send)])
         finally:
             engine.close()
         pipe.send(TrainedBaseline(job, trained.sums))

@@ -1,4 +1,4 @@
-"""What federation bought: each site alone and all images pooled, on the same budget."""
+"""The comparison with baselines: each site alone, and all images pooled, on the same budget."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from typing import Any
 
 from fedsight.coordinator.store import RunStore
 from fedsight.engines.pool import Pool
-from fedsight.evaluation.baselines import POOLED, Tick, TrainedBaseline, work
+from fedsight.evaluation.baselines import POOLED, BaselineRound, TrainedBaseline, work
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.program.federation import Federation, listed
 from fedsight.program.program import Speed
 
-PARTIAL = "comparison.partial.json"  # finished baselines: an interruption costs those in work
+PARTIAL = (
+    "comparison.partial.json"  # finished baselines; an interruption loses only those in progress
+)
 
 
 def jobs(federation: Federation) -> list[int]:
@@ -25,11 +27,11 @@ def jobs(federation: Federation) -> list[int]:
 def compare(
     federation: Federation, speed: Speed, store: RunStore, on_round: Callable[[], None]
 ) -> dict[str, Any]:
-    """Train every listed site alone, and all pooled, side by side on worker processes.
+    """Train every listed site alone, and all pooled, in parallel on worker processes.
 
     Each baseline runs the same round loop, with as many rounds and local epochs as the
-    federation. `on_round` is called after each round of one. Returns, by job number as a text,
-    figures as `comparison.json` holds them.
+    federation. `on_round` is called after each round of a baseline. Returns the figures as they
+    appear in `comparison.json`, by job number as a string.
     """
     evaluator = Evaluator(federation)
     done: dict[str, Any] = {}
@@ -45,7 +47,7 @@ def compare(
             pool.send(worker, left.pop(0), "starting")
         busy = set(range(workers))
         for worker, message in pool.messages(busy, "training a baseline"):
-            if isinstance(message, Tick):
+            if isinstance(message, BaselineRound):
                 on_round()
                 continue
             done[str(message.job)] = _figures(evaluator, message)
@@ -66,19 +68,19 @@ def comparison(federation: Federation, done: dict[str, Any], federated: Figures)
     return {
         "alone": {names(site): done[str(site)] for site in sites},
         "pooled": done[str(POOLED)],
-        "federated": together(federated),
+        "federated": _single_model(federated),
     }
 
 
-def together(figures: Figures) -> dict[str, Any]:
-    """One model for all sites: overall, and by site."""
+def _single_model(figures: Figures) -> dict[str, Any]:
+    """The figures of one model for all sites: overall, and by site."""
     by_site = {site: figures.by_site[site]["score"] for site in figures.by_site}
     return {**figures.overall, "by_site": by_site}
 
 
 def _figures(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
     if trained.job == POOLED:
-        return together(evaluator.figures(trained.sums))
+        return _single_model(evaluator.figures(trained.sums))
     figures = evaluator.figures(trained.sums, only=trained.job)
     own = figures.by_site.get(evaluator.federation.partition.name(trained.job), {})
     overall = {key: None if isnan(value) else value for key, value in figures.overall.items()}

@@ -1,4 +1,4 @@
-"""What a finished run leaves in its folder: model, baselines, evaluation, summary."""
+"""The end of a run: writes the model, the baselines, the evaluation and the summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsight.coordinator.callbacks import (
     BaselinesBegan,
     Callback,
     RunEnded,
-    tell,
+    notify,
 )
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
@@ -28,9 +28,9 @@ Command = Literal["run", "compare"]
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What it takes to bring a run to its end: session, speed, folder, command, callbacks.
+    """What concluding a run needs: session, speed, folder, command, callbacks.
 
-    Without `pictures` the evaluation shows no images: a coordinator far from the sites has none.
+    Without `pictures` the evaluation shows no images: a remote coordinator has none.
     """
 
     session: Session
@@ -42,9 +42,9 @@ class Conclusion:
 
 
 def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
-    """Train the baselines if the command wants them, then write all that tells of the result.
+    """Train the baselines if the command asks for them, then write all result files.
 
-    Returns the summary, which is written last: it says that the run is finished.
+    Returns the summary. It is written last, because its presence marks the run as finished.
     """
     federation, store = run.session.federation, run.store
     evaluator = Evaluator(federation)
@@ -53,14 +53,14 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
     if run.command == "compare":
         rounds = len(baselines.jobs(federation)) * federation.program.rounds.rounds
-        tell(run.callbacks, BaselinesBegan(rounds))
+        notify(run.callbacks, BaselinesBegan(rounds))
         found = baselines.compare(
-            federation, run.speed, store, lambda: tell(run.callbacks, BaselineRoundEnded())
+            federation, run.speed, store, lambda: notify(run.callbacks, BaselineRoundEnded())
         )
         _add_comparison(run, summary, figures, found)
     _write_evaluation(run, evaluator, trained, figures)
     store.write_json("summary.json", summary)
-    tell(run.callbacks, RunEnded(summary))
+    notify(run.callbacks, RunEnded(summary))
     return summary
 
 

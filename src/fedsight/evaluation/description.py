@@ -1,4 +1,4 @@
-"""What a run says about itself before it starts: `run.json`."""
+"""The description of a run, written to `run.json` before it starts."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def describe(session: Session, command: str) -> dict[str, Any]:
 
 
 def _sha256(path: Path | None) -> str | None:
-    """Of the whole file: `model.sha256` may be its beginning only."""
+    """The digest of the whole file; `model.sha256` may hold only its first digits."""
     if path is None:
         return None
     with path.open("rb") as file:

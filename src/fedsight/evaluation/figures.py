@@ -1,4 +1,4 @@
-"""From the sums of the views to figures: overall, for each site, and the confusion matrix."""
+"""Computes figures from the views' metric sums: overall, per site, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fedsight.program.federation import Federation, listed
 
 @dataclass(frozen=True)
 class Figures:
-    """What one model, or one federation of personal models, is worth.
+    """The figures of one model, or of one federation of personal models.
 
-    Every set of figures has a `score`, the task's headline. A site that has no test image of its
-    classes has no figures, and is not in `by_site`. `sums` are those of all views together, and
-    `site_sums` each site's, where sites have views of their own.
+    Every set of figures has a `score`, the task's headline. A site without any test image of its
+    classes has no figures and is not in `by_site`. `sums` are totals over all views; `site_sums`
+    are each site's, where sites have their own views.
     """
 
     overall: Mapping[str, float]
@@ -30,14 +30,14 @@ class Figures:
 
 
 class Evaluator:
-    """Makes figures by one rule for a whole comparison; `site_test` names the rule.
+    """Computes figures by one rule for a whole comparison; `site_test` names the rule.
 
-    - `own images`: the source says whose test image is whose. Overall counts every image once.
-    - `whole test part`: sites see the world differently (shift) or have models of their own, so
-      each is tested on all test images as it sees them. Its figure, and then the overall one,
-      which is the mean over sites, count each class as often as the site's own images have it.
+    - `own images`: the source assigns each test image to a site. Overall counts every image once.
+    - `whole test part`: sites see shifted images or have personal models, so each is tested on
+      all test images as it sees them. A site's figure weights each class by its share of the
+      site's own images; the overall figure is the mean over sites.
     - `label mix`: one model, one test part. Overall counts every image once; a site's figure
-      counts each class as often as the site's own images have it.
+      weights each class by its share of the site's own images.
     """
 
     def __init__(self, federation: Federation) -> None:
@@ -52,9 +52,9 @@ class Evaluator:
     def figures(self, sums: Sequence[Metrics], only: int | None = None) -> Figures:
         """Figures from the sums of the federation's views.
 
-        A view without sums was not measured, since its site did not answer; it is left out.
-        `only` is the number of the one site that the model belongs to, if any: under `whole test
-        part` the overall figure is then this site's.
+        A view without sums was not measured, because its site did not answer; it is left out.
+        `only` is the number of the site that the model belongs to, if it belongs to one: under
+        `whole test part` the overall figure is then that site's.
         """
         views, summary = self.federation.views, self._summary
         names = self.federation.partition.name
@@ -99,13 +99,13 @@ class Evaluator:
 
 
 def _mean(values: Sequence[float]) -> float:
-    """Over those that were measured: no test image may be of a site's classes."""
+    """The mean over measured values; there may be no test image of a site's classes."""
     measured = [value for value in values if not np.isnan(value)]
     return float(np.mean(measured)) if measured else float("nan")
 
 
 def worst(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
-    """The site with the lowest score, where there are sites with figures."""
+    """The site with the lowest score; None if no site has figures."""
     if not by_site:
         return None
     name = min(by_site, key=lambda site: by_site[site]["score"])

@@ -9,21 +9,24 @@ from PIL import Image, ImageDraw
 
 from fedsight.tasks.presentation import Mark
 
-COLOURS = {"truth": (0, 158, 115), "found": (213, 94, 0)}  # told apart by the colour-blind too
-LEAST = 256  # pixels of the longer side: on smaller images a label would hide everything
+COLOURS = {
+    "truth": (0, 158, 115),
+    "found": (213, 94, 0),
+}  # distinguishable for colour-blind readers
+MIN_SIDE = 256  # pixels of the longer side: on smaller images a label would hide everything
 
 
 def marked(image: Image.Image, marks: Sequence[Mark]) -> Image.Image:
-    """`image` with its marks, enlarged by a whole number where it is small; without any, itself."""
+    """`image` with its marks, enlarged by a whole factor if small; unchanged without marks."""
     if not marks:
         return image
-    times = max(1, math.ceil(LEAST / max(image.size)))
+    times = max(1, math.ceil(MIN_SIDE / max(image.size)))
     large = image.convert("RGB").resize(
         (image.width * times, image.height * times), Image.Resampling.NEAREST
     )
     draw = ImageDraw.Draw(large)
     width = max(1, max(large.size) // 200)
-    for mark in sorted(marks, key=lambda mark: mark.kind == "found"):  # what was found lies on top
+    for mark in sorted(marks, key=lambda mark: mark.kind == "found"):  # detections are drawn on top
         box = tuple(value * times for value in mark.box)
         draw.rectangle(box, outline=COLOURS[mark.kind], width=width)
         if mark.label:
@@ -38,7 +41,7 @@ def _label(
     colour: tuple[int, int, int],
     size: tuple[int, int],
 ) -> None:
-    """Text above the corner, or below it where there is no room; always within the image."""
+    """Text above the corner, or below it if there is no room; always within the image."""
     left, top, right, bottom = draw.textbbox((0, 0), text)
     width, height = right - left + 4, bottom - top + 6
     above = corner[1] - height

@@ -22,14 +22,14 @@ from fedsight.evaluation.marks import marked
 from fedsight.program.federation import Federation, SiteData
 from fedsight.tasks.presentation import Sample
 
-LOOKED_AT = 256  # test images, drawn at random
+EXAMINED = 256  # test images, drawn at random
 MISTAKES, RIGHT = 24, 8  # shown
 
 
 def answers(federation: Federation, vector: Tensor, memory: MemoryStore) -> list[dict[str, Any]]:
-    """Up to 24 mistakes, in the task's order, then 8 right answers, of 256 random test images.
+    """Up to 24 mistakes, in the task's order, then 8 correct answers, from 256 random test images.
 
-    Where sites have their own models or see the world differently, the first site's answers.
+    Where sites have personal models or see shifted images, these are the first site's answers.
     """
     client = Client(federation)
     view = federation.views[0]
@@ -38,7 +38,7 @@ def answers(federation: Federation, vector: Tensor, memory: MemoryStore) -> list
     client.model.eval()
     data = federation.tested(view)
     draws = generator(federation.program.seed, "report", "samples")
-    positions = torch.randperm(len(data), generator=draws)[:LOOKED_AT]
+    positions = torch.randperm(len(data), generator=draws)[:EXAMINED]
     with torch.inference_mode(), one_thread():
         batch = client.batch(data, positions)
         found = federation.program.task.samples(client.model, batch, federation.dataset.classes)
@@ -48,7 +48,7 @@ def answers(federation: Federation, vector: Tensor, memory: MemoryStore) -> list
 
 
 def _shown(data: SiteData, positions: Tensor, sample: Sample) -> dict[str, Any]:
-    """A sample as plain values, with its picture, or its words where it is a text."""
+    """A sample as plain values, with its picture, or with an excerpt if it is a text."""
     facts = asdict(sample)
     chosen = positions[list(facts.pop("positions"))]
     facts.pop("marks")

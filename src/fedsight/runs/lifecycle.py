@@ -10,7 +10,7 @@ from typing import Any
 
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
-from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, tell
+from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, notify
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import Interrupted, StoreError
@@ -59,7 +59,7 @@ def rewound(store: RunStore) -> Checkpoint | None:
     None when there is none: the run begins again. What sites remember is rewound where it lies.
     """
     checkpoint = store.load_checkpoint()
-    store.tidy()
+    store.remove_partial_files()
     store.rewind_history(checkpoint.round if checkpoint else 0)
     return checkpoint
 
@@ -142,7 +142,7 @@ def _train(run: Conclusion, engine: Engine, checkpoint: Checkpoint | None) -> lo
     def overall(sums: list[Metrics]) -> dict[str, float]:
         return dict(evaluator.figures(sums).overall)
 
-    tell(run.callbacks, RunBegan(run.session.federation, checkpoint.round if checkpoint else 0))
+    notify(run.callbacks, RunBegan(run.session.federation, checkpoint.round if checkpoint else 0))
     # The folder comes first: whatever goes wrong with another callback, the round is safe.
     callbacks = [_Recorder(run.store, run.speed.checkpoint_every), *run.callbacks]
     return loop.run(run.session, engine, overall, callbacks, checkpoint)

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from fedsight.coordinator.callbacks import Callback, RoundEnded, RunBegan, RunEnded, tell
+from fedsight.coordinator.callbacks import Callback, RoundEnded, RunBegan, RunEnded, notify
 from fedsight.coordinator.store import RunStore
 from fedsight.core import errors, locks
 from fedsight.core.errors import (
@@ -238,7 +238,7 @@ class RunScheduler:
                 return  # no site has declared its images yet
             roster = {site: read_declaration(tables[site], site) for site in tables}
             self._reported = self._last_round()
-            tell(self._callbacks, RunBegan(gather(self._program, roster), self._reported))
+            notify(self._callbacks, RunBegan(gather(self._program, roster), self._reported))
         path = self._store.folder / "history.jsonl"
         size = path.stat().st_size if path.exists() else 0
         if size == self._history_size:
@@ -248,11 +248,11 @@ class RunScheduler:
             if line["round"] > self._reported:
                 self._reported = line["round"]
                 last = line["round"] == self._program.rounds.rounds
-                tell(self._callbacks, RoundEnded(line, None, last))
+                notify(self._callbacks, RoundEnded(line, None, last))
 
     def _finish(self) -> dict[str, Any]:
         summary = self._store.read_json("summary.json")
-        tell(self._callbacks, RunEnded(summary))
+        notify(self._callbacks, RunEnded(summary))
         return summary
 
     def _open_session(self, timeout: float) -> AbstractContextManager[OperatorSession]:

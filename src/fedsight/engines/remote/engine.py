@@ -201,7 +201,7 @@ class RemoteEngine:
         if (jobs and not done) or not all(map(self._own, left)):
             raise SiteError(
                 f"no site is left to measure the model after round {round}",
-                "look at the sites' machines and lines. The last checkpoint is whole",
+                "look at the sites' machines and lines. The last checkpoint is intact",
             )
         return by_view(self.federation, jobs, [done.get(job, {}) for job in range(len(jobs))])
 
