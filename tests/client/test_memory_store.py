@@ -72,7 +72,7 @@ def test_a_broken_memory_is_named(tmp_path: Path, spoil: bytes | None) -> None:
     path.write_bytes(path.read_bytes()[:-1] if spoil is None else spoil)
     with pytest.raises(StoreError, match=f"the memory of site 'a', {path}, is broken") as caught:
         store.load("a", 3)
-    assert "start the run anew" in caught.value.cure
+    assert "start the run again" in caught.value.cure
     assert seen(store, 2) == 1
 
 
@@ -112,6 +112,6 @@ def test_different_site_ids_have_different_homes(names: set[str]) -> None:
 
 def test_place_that_cannot_be_written_is_a_store_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match="cannot make the folder"):
+    with pytest.raises(StoreError, match="cannot create the folder"):
         filled(tmp_path / "file", [1])
     assert [path.name for path in tmp_path.iterdir()] == ["file"]

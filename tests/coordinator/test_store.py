@@ -62,9 +62,9 @@ def test_a_folder_is_made_with_all_above_it(tmp_path: Path) -> None:
 def test_strangers_are_refused_and_left_alone(tmp_path: Path, monkeypatch) -> None:
     program = real(monkeypatch)
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(StoreError, match="cannot make the folder"):
+    with pytest.raises(StoreError, match="cannot create the folder"):
         created(tmp_path / "file", program)
-    with pytest.raises(StoreError, match="cannot make the folder"):
+    with pytest.raises(StoreError, match="cannot create the folder"):
         created(tmp_path / "file" / "sub", program)
     stranger = tmp_path / "stranger"
     stranger.mkdir()

@@ -52,7 +52,7 @@ def test_an_answer_that_is_not_a_pair_is_none(answer: Any) -> None:
 @pytest.mark.parametrize("data", [7, None, "text", np.ones(3)])
 def test_a_site_with_an_invalid_answer_is_named(data: Any) -> None:
     talk = Talk(FlareLink([Proxy([json.dumps({}), data])]), "north", float("inf"))
-    with pytest.raises(SiteError, match="'north' sent no bytes"):
+    with pytest.raises(SiteError, match="'north' sent something other than bytes"):
         talk.ask("train", {})
 
 

@@ -128,8 +128,8 @@ def test_a_folder_that_is_not_ones_own(tmp_path: Path) -> None:
     (tmp_path / "mine" / "letter.txt").write_text("dear")
     assert "is not empty and not a run" in refused(7, "run", config, "--out", tmp_path / "mine")
     file = tmp_path / "mine" / "letter.txt"
-    assert "cannot make the folder" in refused(7, "run", config, "--out", file)
-    assert "cannot make the folder" in refused(7, "run", config, "--out", file / "run")
+    assert "cannot create the folder" in refused(7, "run", config, "--out", file)
+    assert "cannot create the folder" in refused(7, "run", config, "--out", file / "run")
     assert file.read_text() == "dear"
 
 
@@ -314,7 +314,7 @@ def test_a_place_without_permission(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(Path, "mkdir", denied)
     text = refused(7, "run", config, "--out", tmp_path / "run")
-    assert f"cannot make the folder {tmp_path}/run: Permission denied" in text
+    assert f"cannot create the folder {tmp_path}/run: Permission denied" in text
 
 
 def when_written(name: str, error: type[BaseException]) -> Callable[..., None]:

@@ -106,7 +106,7 @@ def test_the_blocks_of_a_classifier_begin_a_detector(imagenet: tuple[Path, str])
     ours = built.module.state_dict()
     assert torch.equal(ours["body.stages.0.0.0.weight"], theirs["features.0.0.weight"])
     assert torch.equal(ours["body.stages.2.6.conv.2.weight"], theirs["features.13.conv.2.weight"])
-    assert any("initialised anew" in note for note in built.notes)
+    assert any("newly initialised" in note for note in built.notes)
     frozen = kind(norm="frozen", weights=path, sha256=sha256).build(3, 64, 64, 1, 0)
     assert built.statistics
     assert not frozen.statistics

@@ -48,7 +48,7 @@ def test_a_head_for_other_classes_starts_afresh_with_a_note(tmp_path: Path) -> N
     source = small(classes=5, seed=1)
     path = saved(source.module.state_dict(), tmp_path / "w.pth")
     network, fresh = small(seed=2, weights=str(path), sha256=digest(path)), small(seed=2)
-    assert "head is initialised anew" in network.notes[0]
+    assert "head is newly initialised" in network.notes[0]
     assert torch.equal(network.module.head.weight, fresh.module.head.weight)
     assert torch.equal(network.module.conv0.weight, source.module.conv0.weight)
 

@@ -1,4 +1,4 @@
-"""DP-SGD at a site: single images' gradients from Opacus, clipped, summed, and noised here."""
+"""DP-SGD at a site: per-image gradients from Opacus, clipped, summed and noised."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsight.privacy.base import Plan
 from fedsight.privacy.mechanisms.example import Example, steps
 from fedsight.privacy.noise import MakeNoise
 
-_HASTY = "inplace"  # of activations: write over the input
+_INPLACE = "inplace"  # attribute of activations that overwrite their input
 
 
 class PrivateSteps:
@@ -30,9 +30,9 @@ class PrivateSteps:
         self._plan = plan
 
     def train(self, lesson: Lesson) -> Progress:
-        """Train for so many passes.
+        """Train for `lesson.epochs` passes.
 
-        The number of steps depends on the number of images alone, and no loss is told. Raises
+        The number of steps depends only on the number of images, and no loss is reported. Raises
         SiteError when a gradient is not finite.
         """
         samples, optimizer, plan = lesson.samples, lesson.optimizer, self._plan
@@ -43,52 +43,53 @@ class PrivateSteps:
         whole = [parameter.detach() for parameter in lesson.model.parameters()]
         with single_gradients(lesson.model):
             for step in range(lesson.done, lesson.done + count):
-                # Coins hang on all weights of this moment: another model never meets the same ones.
-                coins = lesson.noise("examples", step, values=[w.cpu() for w in whole])
-                drawn = np.flatnonzero(coins.uniform(samples) < expected / samples)
+                # Sampling depends on all current weights: another model never gets the same draws.
+                sampling = lesson.noise("examples", step, values=[w.cpu() for w in whole])
+                drawn = np.flatnonzero(sampling.uniform(samples) < expected / samples)
                 batch = lesson.read(torch.from_numpy(drawn)) if len(drawn) else None
                 total = clipped_sum(lesson, batch, self._clip)
                 noise = partial(lesson.noise, "gradient", step)
                 mean = noised_mean(total, deviation, expected, noise)
-                optimizer.step(lesson.correct(cut(mean, values)))
+                optimizer.step(lesson.correct(split_like(mean, values)))
         return Progress(count, torch.zeros((), dtype=torch.float64), 0)
 
 
 def clipped_sum(lesson: Lesson, batch: Batch | None, clip: float) -> list[Tensor]:
     """The sum of the images' gradients, each scaled to a joint norm of at most `clip`.
 
-    None: a step that meets no image, whose sum is zero. Works within `single_gradients`.
+    `batch` is None if no image was sampled; the sum is then zero. Call it within
+    `single_gradients`.
     """
     model, parameters = lesson.model, lesson.optimizer.parameters
     if batch is None:
         return [torch.zeros_like(parameter) for parameter in parameters]
     with warnings.catch_warnings():
-        # The first layer's input needs no gradient, and the hook is asked for all the same.
+        # Opacus hooks the first layer too, although its input needs no gradient.
         warnings.filterwarnings("ignore", "Full backward hook is firing")
         try:
             lesson.task.loss(model, batch).backward()
         except (RuntimeError, NotImplementedError) as error:
-            raise _unfit(error) from error
-    single = [_take(parameter, len(batch.y)) for parameter in parameters]
+            raise _unsupported(error) from error
+    single = [_pop_gradients(parameter, len(batch.y)) for parameter in parameters]
     squares = torch.stack([g.flatten(1).double().square().sum(1) for g in single]).sum(0)
     if not bool(torch.isfinite(squares).all()):
         raise SiteError(
             "the gradient of an image is not finite",
-            "its training diverged or its data are broken: lower train.lr, or look at its images",
+            "training diverged or the data are broken: lower train.lr, or check the site's images",
         )
     factors = (clip / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0).float()
     return [torch.einsum("b,b...->...", factors, gradient) for gradient in single]
 
 
 def noised_mean(total: list[Tensor], deviation: float, expected: float, noise: MakeNoise) -> Tensor:
-    """(sum + noise) / expected batch as one vector [d], on the CPU."""
+    """(sum + noise) / expected batch size as one vector [d], on the CPU."""
     flat = torch.cat([part.flatten() for part in total]).cpu()
     normal = noise(values=[flat]).normal(len(flat), deviation)
     return ((flat.double() + normal) / expected).float()
 
 
-def cut(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
-    """A vector [d] cut into tensors, each in memory and on the device as its parameter is."""
+def split_like(flat: Tensor, like: list[Tensor]) -> list[Tensor]:
+    """Split a vector [d] into tensors with the shapes, strides and devices of `like`."""
     pieces = flat.split([value.numel() for value in like])
     return [
         torch.empty_like(value).copy_(piece.view(value.shape))
@@ -100,17 +101,17 @@ def _channels_first(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tens
     return tuple(value.contiguous() for value in inputs)
 
 
-def _unfit(error: Exception) -> ModelError:
+def _unsupported(error: Exception) -> ModelError:
     first = str(error).split(". ")[0]
     return ModelError(
-        f"Opacus finds no gradients of single images for this network ({first})",
-        "choose another model (small_cnn, fedavg_cnn and mlp work; networks that add in place do "
-        "not), or protect clients as a whole with [privacy] name = 'local' or 'central'",
+        f"Opacus cannot compute per-image gradients for this network ({first})",
+        "choose another model (small_cnn, fedavg_cnn and mlp work; networks with in-place "
+        "additions do not), or protect whole clients with [privacy] name = 'local' or 'central'",
     )
 
 
-def _take(parameter: nn.Parameter, images: int) -> Tensor:
-    """The images' gradients [b, ...] that Opacus left at a parameter; zeros if it had no part."""
+def _pop_gradients(parameter: nn.Parameter, images: int) -> Tensor:
+    """Remove and return a parameter's per-image gradients [b, ...]; zeros if it was not used."""
     found = getattr(parameter, "grad_sample", None)
     parameter.grad_sample, parameter.grad = None, None  # type: ignore[attr-defined]
     if found is None:
@@ -121,28 +122,28 @@ def _take(parameter: nn.Parameter, images: int) -> Tensor:
 
 @contextmanager
 def single_gradients(model: nn.Module) -> Iterator[None]:
-    """While this lasts, a backward pass leaves each image's gradient at the parameters."""
+    """Within this context, a backward pass stores per-image gradients at the parameters."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of what Opacus imports
         from opacus.grad_sample.grad_sample_module import GradSampleHooks
 
-    hasty = [part for part in model.modules() if getattr(part, _HASTY, False) is True]
-    for part in hasty:  # what a hook has seen may not be overwritten
-        setattr(part, _HASTY, False)
-    # Opacus 1.6 reads a convolution's input as if it lay channels first, whatever its strides say.
+    inplace = [part for part in model.modules() if getattr(part, _INPLACE, False) is True]
+    for part in inplace:  # tensors saved by a hook must not be overwritten
+        setattr(part, _INPLACE, False)
+    # Opacus 1.6 ignores the strides of a convolution's input and assumes channels first.
     convolutions = [part for part in model.modules() if isinstance(part, nn.Conv2d)]
-    firsts = [part.register_forward_pre_hook(_channels_first) for part in convolutions]
+    input_hooks = [part.register_forward_pre_hook(_channels_first) for part in convolutions]
     hooks = None
     try:
         hooks = GradSampleHooks(model, loss_reduction="mean")
         yield
     except NotImplementedError as error:
-        raise _unfit(error) from error
+        raise _unsupported(error) from error
     finally:
-        for first in firsts:
+        for first in input_hooks:
             first.remove()
-        for part in hasty:
-            setattr(part, _HASTY, True)
+        for part in inplace:
+            setattr(part, _INPLACE, True)
         if hooks is not None:
             hooks.remove_hooks()
         for parameter in model.parameters():

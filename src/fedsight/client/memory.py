@@ -1,7 +1,7 @@
-"""What sites remember between rounds, on their own disk, one version per round.
+"""What sites remember between rounds, on their own disk, with one version per round.
 
-A version written in round r is seen only by later rounds. A run that goes back to an earlier
-checkpoint first forgets the versions after it, so a memory is neither lost nor applied twice.
+A version written in round r is seen only by later rounds. A run that returns to an earlier
+checkpoint first removes the versions after it, so a memory is neither lost nor applied twice.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from fedsight.core.types import Memory
 
 
 class MemoryStore:
-    """Versions lie in `folder/<site, percent-encoded>/<round>.safetensors`."""
+    """Stores versions as `folder/<site, percent-encoded>/<round>.safetensors`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def load(self, site: str, round: int) -> dict[str, Tensor]:
-        """The newest memory from before `round`; empty for a site that has none.
+        """The newest memory from before `round`; empty if the site has none.
 
         Raises StoreError when its file is broken.
         """
-        if not self.folder.exists():  # most algorithms remember nothing
+        if not self.folder.exists():  # most algorithms keep no memory
             return {}
         earlier = [version for version in self._versions(site) if version < round]
         if not earlier:
@@ -41,7 +41,7 @@ class MemoryStore:
         except (OSError, SafetensorError) as error:
             raise StoreError(
                 f"the memory of site '{site}', {path}, is broken: {error}",
-                "restore that file from a copy, or start the run anew with another --out",
+                "restore that file from a copy, or start the run again with another --out",
             ) from error
 
     def save(self, site: str, round: int, memory: Memory) -> None:
@@ -51,13 +51,13 @@ class MemoryStore:
         write_atomically(path, save(dict(memory)))
 
     def prune(self, site: str, durable: int) -> None:
-        """Drop the versions that no run resumed from round `durable` or later can need."""
+        """Remove versions that no run resumed from round `durable` or later can need."""
         old = [version for version in self._versions(site) if version <= durable]
         for version in sorted(old)[:-1]:
             self._path(site, version).unlink(missing_ok=True)
 
     def rewind(self, round: int, site: str | None = None) -> None:
-        """Forget every version after `round`, of one site or else of all."""
+        """Remove every version after `round`, of one site or of all."""
         home = self.folder if site is None else self._home(site)
         if round == 0:
             shutil.rmtree(home, ignore_errors=True)
@@ -67,7 +67,7 @@ class MemoryStore:
                 path.unlink()
 
     def _home(self, site: str) -> Path:
-        """The site's folder; a natural id such as `../ward/3` must not lead anywhere else."""
+        """The site's folder; an id such as `../ward/3` must not lead out of the store."""
         return self.folder / quote(site, safe=" ").replace(".", "%2E")
 
     def _path(self, site: str, round: int) -> Path:

@@ -1,7 +1,7 @@
-"""Local optimizers, one step at a time, without the bookkeeping of PyTorch's optimizer objects.
+"""Local optimizers without the bookkeeping of PyTorch's optimizer objects.
 
-For small networks that bookkeeping costs a tenth of a step; the arithmetic is PyTorch's own fused
-kernel all the same.
+For small networks that bookkeeping costs a tenth of a step. The arithmetic is still PyTorch's own
+fused kernel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from fedsight.program.program import Train, matches
 
 @dataclass(frozen=True)
 class RateGroup:
-    """Parameters, by their positions, that learn at one rate."""
+    """Parameters, by position, that share a learning rate."""
 
     positions: tuple[int, ...]
     lr: float
@@ -29,9 +29,9 @@ class RateGroup:
 def rate_groups(
     names: Sequence[str], train: Train, lr: float, network: Network
 ) -> tuple[RateGroup, ...]:
-    """The groups of `train.groups`, then one of all other parameters; `lr` is this round's rate.
+    """The groups of `train.groups`, then one with all other parameters; `lr` is this round's rate.
 
-    A parameter belongs to the first group that names it. A schedule moves all rates alike.
+    A parameter belongs to the first group that names it. A schedule scales all rates alike.
     """
     left = dict(enumerate(names))
     found = []
@@ -49,7 +49,7 @@ def rate_groups(
 
 
 class Optimizer(ABC):
-    """Moves `parameters` along given gradients; its state begins afresh with each object."""
+    """Updates `parameters` along given gradients; each object starts with fresh state."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], groups: Sequence[RateGroup]) -> None:
         self.parameters = list(parameters)
@@ -58,10 +58,10 @@ class Optimizer(ABC):
         self._groups = groups
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
-        """Gradients of `loss`, each in memory as its parameter is; zero where it has no part."""
+        """Gradients of `loss`, each with its parameter's strides; zero if it is not used."""
         found = torch.autograd.grad(loss, self.parameters, materialize_grads=True)
         return [
-            # The fused kernel goes through memory in order, whatever the strides say.
+            # The fused kernel reads memory in order and ignores the strides.
             grad if grad.stride() == strides else torch.empty_like(value).copy_(grad)
             for grad, value, strides in zip(found, self._values, self._strides, strict=True)
         ]
@@ -87,14 +87,14 @@ class LocalSGD(Optimizer):
     ) -> None:
         super().__init__(parameters, groups)
         self._momentum, self._weight_decay = train.momentum, train.weight_decay
-        # A velocity of zero makes the first step the plain gradient's, as it should be.
+        # With zero velocity the first step follows the plain gradient, as it should.
         self._velocity = [torch.zeros_like(value) for value in self._values if self._momentum]
 
     def _step(self, group: RateGroup, values: list[Tensor], gradients: list[Tensor]) -> None:
         velocity = self._velocity
         if len(values) < len(velocity):
             velocity = [velocity[at] for at in group.positions]
-        # The kernel below `torch.optim.sgd`, which sorts tensors by device and type at each step.
+        # The kernel of `torch.optim.sgd`, without its sorting by device and type at each step.
         torch._fused_sgd_(
             values,
             gradients,

@@ -1,1 +1,1 @@
-"""The vocabulary that every room shares: layouts, orders, exact sums, seeds, errors."""
+"""The types that all packages share: layouts, orders, exact sums, seeds, errors."""

@@ -20,7 +20,7 @@ def available() -> list[str]:
 def find_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the first accelerator, or the CPU.
 
-    Raises EngineError, with the devices that there are, for any other.
+    Raises EngineError, listing the available devices, for any other name.
     """
     known = available()
     if name == "auto":
@@ -36,7 +36,7 @@ def find_device(name: str) -> torch.device:
 
 
 def seed(device: torch.device, value: int) -> None:
-    """Seed the default generator of `device` (dropout draws from it), and no other's.
+    """Seed the default generators of the CPU and of `device`, from which dropout draws.
 
     Not `torch.manual_seed`, which would reseed every accelerator of the process.
     """

@@ -1,4 +1,4 @@
-"""The one tree of errors: each says what is wrong, who is the culprit, and what to do.
+"""The tree of errors: each says what is wrong, who or what caused it, and what to do.
 
 FedSightError                    exit code 1
 ├── ConfigError                  2   a program that is unreadable or unsound; carries every problem
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 
 class FedSightError(Exception):
-    """Root of the tree. `cause` says what is wrong and names the culprit, `cure` what to do."""
+    """Root of the tree. `cause` says what is wrong and where, `cure` what to do."""
 
     exit_code = 1
 
@@ -93,7 +93,7 @@ class DeployError(FedSightError):
     exit_code = 8
 
 
-class Interrupted(FedSightError):  # noqa: N818 - it is not an error that anybody made
+class Interrupted(FedSightError):  # noqa: N818 - the user asked for it
     """The user pressed Ctrl-C; the last checkpoint is intact."""
 
     exit_code = 130

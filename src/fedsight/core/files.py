@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and files that grow line by line."""
+"""Atomic writes, and files that grow line by line."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from fedsight.core.errors import DeployError, StoreError
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write `data` to `path`: after a crash there is the old file or the new one, never a part.
+    """Write `data` to `path` atomically: a crash leaves either the old file or the new one.
 
     The file gets the permissions `mode`, less the umask. Raises StoreError when the disk is full
-    or the place cannot be written; the old file stays.
+    or the folder is not writable; the old file is then kept.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -37,15 +37,15 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
             partial.unlink(missing_ok=True)
         raise StoreError(
             f"cannot write {path}: {error.strerror or error}",
-            "free some space or choose another folder; the last whole file is untouched, so "
-            "`fedsight resume` goes on from there",
+            "free some space or choose another folder; the previous file is intact, so "
+            "`fedsight resume` continues from there",
         ) from error
 
 
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
-    """Add a line of JSON, on the disk when this returns; OSError when it cannot be written.
+    """Append a line of JSON and flush it to the disk; OSError when it cannot be written.
 
-    What a crash has left of a last line stays a line of its own.
+    An incomplete last line, left by a crash, is ended first, so it remains a separate line.
     """
     with path.open("ab+") as file:
         torn = b""
@@ -58,12 +58,12 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 
 
 def whole_lines(path: Path) -> list[bytes]:
-    """The lines of a file that may not be there; a torn last one, left by a crash, is not one."""
+    """The complete lines of a file, which may not exist; an incomplete last one is left out."""
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
 def records(path: Path) -> list[dict[str, Any]]:
-    """The JSON objects in the lines of a file; what crashes have left of other lines is not one."""
+    """The JSON objects in the lines of a file; incomplete lines, left by crashes, are skipped."""
     found = []
     for line in whole_lines(path):
         with contextlib.suppress(ValueError, RecursionError):
@@ -72,26 +72,26 @@ def records(path: Path) -> list[dict[str, Any]]:
 
 
 def refuse_readable(path: Path, what: str) -> None:
-    """Raise DeployError if others than its owner may read or write the file `path`."""
+    """Raise DeployError if anyone but its owner may read or write the file `path`."""
     mode = stat.S_IMODE(path.stat().st_mode)
     if mode & 0o077:
         raise DeployError(
             f"{what} may be read or changed by others: {path.name} has the mode {mode:04o}",
-            f"chmod 600 {path.name}; if others have been on this machine, think of it as known",
+            f"chmod 600 {path.name}; if others have used this machine, treat it as disclosed",
         )
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether something lies in `folder`, or in its place."""
+    """Whether `folder` is not empty, or another file is in its place."""
     return folder.exists() and not (folder.is_dir() and not any(folder.iterdir()))
 
 
 def make_folder(path: Path) -> None:
-    """Make the folder `path` and those above it; StoreError when that cannot be done."""
+    """Create the folder `path` and its parents; StoreError when that fails."""
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
-            f"cannot make the folder {path}: {error.strerror or error}",
-            "free some space or choose another place",
+            f"cannot create the folder {path}: {error.strerror or error}",
+            "free some space or choose another folder",
         ) from error

@@ -1,8 +1,8 @@
-"""A model as one flat vector: `Layout` says which slice is which parameter, and who may see it.
+"""A model as one flat vector: `Layout` maps each tensor to a slice, and says who may see it.
 
-The vector is ordered [shared | buffer | personal | frozen], so that what travels is a prefix.
-Four-dimensional weights lie channels-last in it (O, H, W, I): bound to a model, they are the
-channels-last views that convolutions on the CPU want, and loading a vector is one copy.
+The vector is ordered [shared | buffer | personal | frozen], so that the travelling part is a
+prefix. Four-dimensional weights are stored channels-last (O, H, W, I): bound to a model, they are
+the channels-last views that convolutions on the CPU prefer, and loading a vector is one copy.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Kind(StrEnum):
     """Who may see a slice."""
 
     SHARED = "shared"  # a parameter that travels and is averaged
-    BUFFER = "buffer"  # a running statistic that travels and is pooled by its own rule
+    BUFFER = "buffer"  # a running statistic that travels and is pooled by a separate rule
     PERSONAL = "personal"  # stays at the site
-    FROZEN = "frozen"  # neither trains nor travels: a site is given it once
+    FROZEN = "frozen"  # neither trained nor exchanged: a site receives it once
 
 
 KindOf = Callable[[str, Kind], Kind]  # (tensor name, its kind so far) -> kind
@@ -64,7 +64,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where each parameter and floating-point buffer of a model lies in one flat vector."""
+    """The position of each parameter and floating-point buffer of a model in one flat vector."""
 
     entries: tuple[Entry, ...]
 
@@ -72,7 +72,7 @@ class Layout:
     def of(cls, model: nn.Module) -> Layout:
         """The layout of `model`: parameters are shared, floating-point state buffers are buffers.
 
-        Integer buffers (BatchNorm's batch counter) are not learnt and stay where they are.
+        Integer buffers (BatchNorm's batch counter) are not learnt and are not in the vector.
         Raises ModelError for parameters that are not float32.
         """
         found: list[tuple[str, tuple[int, ...], Kind]] = []
@@ -98,7 +98,7 @@ class Layout:
         return cls(tuple(entries))
 
     def rekind(self, kind_of: KindOf) -> Layout:
-        """The same tensors with kinds chosen anew, reordered so that what travels is a prefix."""
+        """The same tensors with new kinds, reordered so that the travelling part is a prefix."""
         return self._ordered([(e.name, e.shape, kind_of(e.name, e.kind)) for e in self.entries])
 
     @cached_property
@@ -127,17 +127,17 @@ class Layout:
 
     @cached_property
     def personal(self) -> slice:
-        """What stays at the site."""
+        """The part that stays at the site."""
         return slice(self.buffer.stop, self.buffer.stop + self.length(Kind.PERSONAL))
 
     @cached_property
     def frozen(self) -> slice:
-        """What never changes."""
+        """The part that never changes."""
         return slice(self.personal.stop, self.size)
 
     @cached_property
     def learning(self) -> int:
-        """Number of values that can learn: those of parameters, shared or personal."""
+        """Number of trainable values: parameters, shared or personal."""
         return self.length(Kind.SHARED) + self.length(Kind.PERSONAL)
 
     @cached_property
@@ -146,7 +146,7 @@ class Layout:
         return slice(self.buffer.stop, self.size)
 
     def bind(self, model: nn.Module, vector: Tensor) -> None:
-        """Make the tensors of `model` views of `vector` [size]: from now on they are one memory."""
+        """Make the tensors of `model` views of `vector` [size], sharing its memory."""
         tensors = _tensors(model)
         for entry in self.entries:
             tensors[entry.name].data = entry.view(vector)
@@ -181,7 +181,7 @@ class Layout:
         return vector
 
     def digest(self) -> str:
-        """SHA-256 over names, shapes and kinds: equal exactly when two layouts agree."""
+        """SHA-256 over names, shapes and kinds: equal if and only if two layouts are equal."""
         text = "\n".join(f"{e.name} {e.shape} {e.kind}" for e in self.entries)
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -1,4 +1,4 @@
-"""Locks on files: a folder is worked in by one process at a time."""
+"""File locks, so that only one process at a time works in a folder."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import IO
 
 from fedsight.core.errors import FedSightError
 
-LOOK = 0.2  # seconds
+RETRY_INTERVAL = 0.2  # seconds
 
 
 def hold(path: Path, patience: float, refusal: FedSightError) -> IO[bytes]:
-    """The lock on the file `path`, held until it is closed.
+    """Lock the file `path`; the lock is held until the returned file is closed.
 
-    Waits up to `patience` seconds for whoever holds it (it may be ending); raises `refusal` then.
+    Waits up to `patience` seconds for the current holder, which may be ending; then raises
+    `refusal`.
     """
     file = path.open("wb")
     until = time.monotonic() + patience
@@ -27,11 +28,11 @@ def hold(path: Path, patience: float, refusal: FedSightError) -> IO[bytes]:
             if time.monotonic() >= until:
                 file.close()
                 raise refusal from None
-            time.sleep(LOOK)
+            time.sleep(RETRY_INTERVAL)
 
 
 def held(path: Path) -> bool:
-    """Whether some process holds the lock `path` now."""
+    """Whether a process holds the lock `path` now."""
     try:
         with path.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)

@@ -1,4 +1,4 @@
-"""Registries: named parts of one kind, found by importing a package, with facts about each."""
+"""Registries of named parts of one kind, found by importing a package, with facts about each."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any, Generic, TypeVar
 from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.core.settings import Settings
 
-ENTRY_POINTS = "fedsight.parts"  # the group in which installed packages name modules with parts
+ENTRY_POINTS = "fedsight.parts"  # entry-point group of installed packages that provide parts
 
 
 def nearest(word: str, words: Iterable[str]) -> str:
-    """A cure that names the closest known word, or all of them when none is close."""
+    """A cure that names the closest known word, or all known words if there is no close one."""
     known = sorted(words)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
@@ -36,7 +36,7 @@ class Added:
     facts: Mapping[str, str]
 
 
-# Every registration in this process, in order: how a plug-in's loader knows what the file added.
+# Every registration in this process, in order: tells a plug-in's loader what a file added.
 LOG: list[Added] = []
 
 
@@ -45,7 +45,7 @@ class Registry(Generic[T]):
     """Holds the classes of one kind (algorithms, sources, ...) by name.
 
     The modules of `package` register themselves when first imported, which happens on first
-    use: a new part costs one file in that package and nothing else. Installed packages add parts
+    use: a new part takes one file in that package and nothing else. Installed packages add parts
     through the entry points of the group `fedsight.parts`, also on first use.
     """
 
@@ -64,7 +64,7 @@ class Registry(Generic[T]):
 
         def register(cls: type[T]) -> type[T]:
             if not cls.__module__.startswith("fedsight."):
-                self._load()  # so that a clash with a built-in part is blamed on this class
+                self._load()  # so that a clash with a built-in part is reported for this class
             taken = self._classes.get(name)
             if taken is not None and not _redefined(taken, cls):
                 raise FedSightError(
@@ -80,7 +80,7 @@ class Registry(Generic[T]):
         return register
 
     def remove(self, name: str) -> None:
-        """Forget `name`, if it is registered."""
+        """Remove `name`, if it is registered."""
         self._classes.pop(name, None)
         self._facts.pop(name, None)
 
@@ -116,17 +116,17 @@ class Registry(Generic[T]):
 
 
 BROKEN: dict[str, str] = {}  # entry points that could not be loaded, and why
-_asked: list[bool] = []  # holds one item once the entry points were loaded
+_entry_points_loaded: list[bool] = []  # not empty once the entry points have been loaded
 
 
 def _load_entry_points() -> None:
-    """Import what installed packages name under `fedsight.parts`, once in a process.
+    """Import the `fedsight.parts` entry points of installed packages, once per process.
 
-    One that fails is noted in BROKEN and the others are still loaded.
+    One that fails is recorded in BROKEN, and the others are still loaded.
     """
-    if _asked:
+    if _entry_points_loaded:
         return
-    _asked.append(True)
+    _entry_points_loaded.append(True)
     for point in metadata.entry_points(group=ENTRY_POINTS):
         try:
             point.load()
@@ -137,7 +137,7 @@ def _load_entry_points() -> None:
 
 
 def _redefined(old: type, new: type) -> bool:
-    """Whether `new` is the class `old`, defined again."""
+    """Whether `new` is a redefinition of the class `old`."""
     return (new.__module__, new.__qualname__) == (old.__module__, old.__qualname__)
 
 

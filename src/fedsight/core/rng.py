@@ -1,4 +1,4 @@
-"""Seeded generators, derived by name: no global seed, no draw whose origin is unknown."""
+"""Seeded generators derived by name, so that no draw depends on a global seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`Settings`, which every part of a program is made of, and problems with their values."""
+"""`Settings`, the base class of every part of a program, and problems with their values."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from fedsight.core.errors import Problem
 
 
 class Settings(BaseModel):
-    """Base of everything a user can write in a config file.
+    """Base class of everything that a user can write in a config file.
 
-    Fields are typed, immutable and checked on construction; unknown fields are refused.
+    Fields are typed, immutable and checked on construction; unknown fields are rejected.
     `registered` is the name under which a registry holds the class (None for a plain section).
     """
 
@@ -30,9 +30,9 @@ class Settings(BaseModel):
         return values if self.registered is None else {"name": self.registered, **values}
 
     def meaning(self) -> dict[str, Any]:
-        """`table()` without locations: where a file lies says nothing about what is in it.
+        """`table()` without paths, because the place of a file does not determine its content.
 
-        A location that is not set stays, since that there is no such file does mean something.
+        A path that is not set is kept, because the absence of a file has a meaning.
         """
         return {
             key: value
@@ -41,11 +41,11 @@ class Settings(BaseModel):
         }
 
     def needs(self) -> tuple[str, ...]:
-        """The data sets that must have been fetched (`fedsight data get NAME`), by name."""
+        """The names of data sets that must be fetched first (`fedsight data get NAME`)."""
         return ()
 
     def anchored(self, base: Path) -> Self:
-        """The same settings with relative paths meant from `base`."""
+        """The same settings with relative paths resolved against `base`."""
         paths = {
             key: base / value
             for key in type(self).model_fields
@@ -56,10 +56,10 @@ class Settings(BaseModel):
 
 
 def assignments(texts: Sequence[str], example: str) -> tuple[list[tuple[str, Any]], list[Problem]]:
-    """`["size=64", "fit=crop"]` as [("size", 64), ("fit", "crop")]: values are TOML, or else texts.
+    """Parse `["size=64", "fit=crop"]` to [("size", 64), ("fit", "crop")]: values are TOML or text.
 
-    Also returns a problem for each text that is not of the form key=value; `example` is one that
-    is.
+    Also returns a problem for each text that does not have the form key=value, and shows `example`
+    in it.
     """
     found: list[tuple[str, Any]] = []
     problems: list[Problem] = []
@@ -78,13 +78,13 @@ def assignments(texts: Sequence[str], example: str) -> tuple[list[tuple[str, Any
 
 
 def problems_of(section: str, kind: type[BaseModel], error: ValidationError) -> list[Problem]:
-    """Pydantic's errors as problems of a section (empty: of no section), each with its cure.
+    """Pydantic's errors as problems of a section (empty: top level), each with its cure.
 
     The errors of a setting's alternatives become one problem.
     """
     found: dict[str, list[ErrorDetails]] = {}
     for item in error.errors():
-        # Texts after the first name the alternatives of a type, not a place in the file.
+        # Strings after the first name alternatives of a type, not a place in the file.
         place = [*item["loc"][:1], *(part for part in item["loc"][1:] if isinstance(part, int))]
         found.setdefault(".".join(filter(None, [section, *map(str, place)])), []).append(item)
     return [_problem(where, kind, items) for where, items in found.items()]

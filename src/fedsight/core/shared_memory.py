@@ -1,6 +1,7 @@
-"""Tensors that several processes of one machine see without a copy.
+"""Tensors that several processes of one machine share without copying.
 
-They lie in an anonymous memory file, which, unlike /dev/shm, no container limits to 64 MiB.
+They are stored in an anonymous memory file, which containers do not limit to 64 MiB as they do
+/dev/shm.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Shared:
     """
 
     _fd = -1
-    _close = staticmethod(os.close)  # the module may be gone when Python ends
+    _close = staticmethod(os.close)  # the module may be unloaded when Python exits
 
     def __init__(self, shape: tuple[int, ...], dtype: torch.dtype) -> None:
         size = max(1, torch.empty((), dtype=dtype).element_size() * torch.Size(shape).numel())
@@ -33,7 +34,7 @@ class Shared:
             self.tensor = _map(self._fd, size, shape, dtype)
         except OSError as error:
             raise EngineError(
-                f"the system gives no {size:,} bytes of shared memory: {error.strerror}",
+                f"the system cannot allocate {size:,} bytes of shared memory: {error.strerror}",
                 "lower speed.workers, choose a smaller model, or free memory",
             ) from error
 

@@ -1,4 +1,4 @@
-"""What flows through a round: the order to a site, the site's reply, and sums that add up."""
+"""The data of a round: the order to a site, the site's reply, and additive metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Memory = Mapping[str, Tensor]  # what a site keeps between rounds
 
 
 class Codec(Protocol):
-    """How a float32 vector is written down for the way from a site to the coordinator."""
+    """The encoding of a float32 vector for transfer from a site to the coordinator."""
 
     def bytes(self, values: int) -> int:
         """Length of the encoding of `values` values."""
@@ -34,9 +34,9 @@ class Codec(Protocol):
 
 @dataclass(frozen=True)
 class PartSpec:
-    """What one part of a payload is: its shape and type, and the codec that it travels in.
+    """Describes one part of a payload: its shape, its type, and the codec that encodes it.
 
-    Every size (of a sum, a message, a reply on the books) is computed from it.
+    Every size (of a sum, a message, the bytes in the history) is computed from it.
     """
 
     shape: tuple[int, ...]
@@ -50,7 +50,7 @@ class PartSpec:
 
     @property
     def bytes(self) -> int:
-        """Bytes on the way to the coordinator."""
+        """Size in bytes when sent to the coordinator."""
         if self.codec is not None:
             return self.codec.bytes(self.values)
         return self.values * self.dtype.itemsize
@@ -63,11 +63,11 @@ class PartSpec:
         return self.values, self.dtype
 
     def encode(self, values: Tensor) -> Tensor:
-        """What is sent for `values`."""
+        """The encoded form of `values`, as sent."""
         return values if self.codec is None else self.codec.encode(values)
 
     def decode(self, sent: Tensor) -> Tensor:
-        """The values of what was sent."""
+        """The values of an encoded part."""
         return sent if self.codec is None else self.codec.decode(sent, self.values)
 
 
@@ -78,7 +78,7 @@ PartSpecs = Mapping[str, PartSpec]
 class Sum:
     """A quantity that adds over batches and sites: `total` over `count` samples.
 
-    `total` is a float or an array (a confusion matrix, say); sums of one name share a shape.
+    `total` is a float or an array (for example a confusion matrix); sums of one name share a shape.
     """
 
     total: npt.NDArray[np.float64]
@@ -117,7 +117,7 @@ class Batch:
 @dataclass(frozen=True)
 class Order:
     """Coordinator to site: train from `vector` [travelling] in `round`; `shared` are the
-    algorithm's other vectors (SCAFFOLD's control variate, say)."""
+    algorithm's other vectors (for example SCAFFOLD's control variate)."""
 
     round: int
     vector: Tensor
@@ -126,9 +126,9 @@ class Order:
 
 @dataclass(frozen=True)
 class Reply:
-    """Site to coordinator: what the site learnt, what it weighs, and how training went.
+    """Site to coordinator: the site's update, its weight, and its training metrics.
 
-    `memory` stays at the site; it is committed there once the coordinator accepted the reply.
+    `memory` stays at the site; it is committed there once the coordinator has accepted the reply.
     """
 
     site: str
@@ -139,7 +139,7 @@ class Reply:
 
 
 class RoundSum(Protocol):
-    """A round's sum as a privacy mechanism sees it, however it was added up."""
+    """A round's sum as a privacy mechanism sees it, independent of how it was computed."""
 
     @property
     def count(self) -> int:
@@ -148,7 +148,7 @@ class RoundSum(Protocol):
 
     @property
     def tensors(self) -> Mapping[str, Tensor]:
-        """What it has added so far, as it keeps it."""
+        """The tensors that hold the sum."""
         ...
 
     def mean(self) -> dict[str, Tensor]:

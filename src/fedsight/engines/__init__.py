@@ -1,1 +1,1 @@
-"""Engines: where client steps run. The round loop and the results are the same for all."""
+"""Engines: where client steps run. The round loop and the results are the same for all of them."""

@@ -1,4 +1,4 @@
-"""What an engine does: it takes work for sites, and hands replies back as they come."""
+"""The engine interface: it runs client steps and returns replies as they arrive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fedsight.core.types import Metrics, Order
 
 @dataclass(frozen=True)
 class Accepted:
-    """A reply that was added: what the coordinator learns of it besides its share of the sum."""
+    """A reply that was added: what the coordinator learns besides its contribution to the sum."""
 
     client: int
     site: str
@@ -36,14 +36,14 @@ Arrival = Accepted | Rejected
 
 @dataclass
 class Outcome:
-    """What a round's replies add up to, and who contributed."""
+    """The sum of a round's replies, and who contributed."""
 
     total: Aggregator
     accepted: list[Accepted] = field(default_factory=list)  # by client
     rejected: dict[str, str] = field(default_factory=dict)  # site -> reason
 
     def note(self, arrival: Arrival) -> None:
-        """Write down an arrival."""
+        """Record an arrival."""
         if isinstance(arrival, Accepted):
             self.accepted.append(arrival)
             self.rejected.pop(arrival.site, None)
@@ -53,10 +53,10 @@ class Outcome:
 
 @dataclass
 class Work:
-    """Client steps under way for one order; iterate over it to get the replies as they come.
+    """Client steps in progress for one order; iterate over it to get the replies as they arrive.
 
-    What has arrived lies in `outcome`. After the last arrival `settle` makes the total whole
-    (partial sums are merged, masks are taken off).
+    `outcome` holds what has arrived. After the last arrival `settle` completes the total (merges
+    partial sums, removes masks).
     """
 
     outcome: Outcome
@@ -74,13 +74,13 @@ class Work:
 class Engine(Protocol):
     """Runs client steps and measurements."""
 
-    # Whether submitted work goes on by itself while the coordinator writes the round before.
+    # Whether submitted work continues by itself while the coordinator writes the previous round.
     overlaps: ClassVar[bool]
 
     def submit(self, order: Order, cohort: Sequence[int]) -> Work:
-        """Have the clients of `cohort` train from `order`; nothing else may be under way.
+        """Start training the clients of `cohort` from `order`; no other work may be in progress.
 
-        Raises SiteError when secure aggregation has too few sites to begin with.
+        Raises SiteError when there are too few sites to start secure aggregation.
         """
         ...
 
@@ -100,9 +100,9 @@ def collect(
     on_arrival: Callable[[Arrival], None] = lambda _: None,
     meanwhile: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """A synchronous round: submit, and wait until every client of the cohort has arrived.
+    """Run a synchronous round: submit it, and wait for every client of the cohort.
 
-    `meanwhile` is called once the work is submitted, and also if it cannot be.
+    `meanwhile` is called once the work is submitted, also if submitting fails.
     """
     try:
         work = engine.submit(order, cohort)

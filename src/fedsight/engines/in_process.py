@@ -1,4 +1,4 @@
-"""The engine without processes: client steps one after the other, here."""
+"""The in-process engine: client steps one after the other, in the calling process."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from fedsight.program.program import Speed
 
 
 class LocalWorker:
-    """One process's work: train a client into a sum, measure a chunk. Both engines use it."""
+    """The work of one process: trains clients and measures chunks. Both local engines use it."""
 
     def __init__(self, federation: Federation, memory: Path, speed: Speed) -> None:
         self.federation = federation
         self.client = Client(federation, speed)
         self.memory = MemoryStore(memory)
-        # The checkpoint of the round before may still be being written.
+        # The previous round's checkpoint may not be written yet.
         self._lag = speed.checkpoint_every + 1
         self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
 
     def train(self, order: Order, client: int, total: Aggregator) -> Arrival:
-        """Run a client step and add its reply; a rejected reply leaves sum and memory alone."""
+        """Run a client step and add its reply; a rejected one changes neither sum nor memory."""
         site = self.federation.name(client)
         try:
             reply = self.client.step(order, client, self.memory.load(site, order.round))
@@ -70,7 +70,7 @@ def chunks(federation: Federation) -> list[tuple[int, int]]:
 def by_view(
     federation: Federation, jobs: Sequence[tuple[int, int]], done: Sequence[Metrics]
 ) -> list[Metrics]:
-    """Chunk sums added up view by view, always in the same order."""
+    """Chunk sums added up by view, always in the same order."""
     parts: list[list[Metrics]] = [[] for _ in federation.views]
     for (view, _), metrics in zip(jobs, done, strict=True):
         parts[view].append(metrics)
@@ -79,7 +79,7 @@ def by_view(
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One compute thread, as workers have: how a sum is split over threads changes its bits."""
+    """Use one compute thread, as workers do: splitting a sum over threads changes its rounding."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -89,7 +89,7 @@ def one_thread() -> Iterator[None]:
 
 
 class InProcessEngine:
-    """Everything in the calling process, on one client after the other."""
+    """Runs everything in the calling process, one client after the other."""
 
     overlaps: ClassVar[bool] = False
 
@@ -105,7 +105,7 @@ class InProcessEngine:
         self._keys = Keys(federation)
 
     def submit(self, order: Order, cohort: Sequence[int]) -> Work:
-        """One round of local training, client by client as the work is iterated over."""
+        """Start a round; each client trains when the returned work is advanced."""
         self._total.clear(len(cohort))
         outcome = Outcome(self._total)
         maskers = self._keys.begin(order, cohort, self._total)
@@ -121,13 +121,13 @@ class InProcessEngine:
         return Work(outcome, arrivals(), lambda: self._keys.finish(outcome, len(cohort)))
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
-        """The sums of each view."""
+        """The metric sums of each view."""
         jobs = chunks(self.federation)
         with one_thread():
             done = [self._worker.measure(vector, round, *job) for job in jobs]
         return by_view(self.federation, jobs, done)
 
     def close(self) -> None:
-        """Remove scratch memory."""
+        """Remove the temporary folder."""
         if self._scratch:
             self._scratch.cleanup()

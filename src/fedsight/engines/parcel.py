@@ -1,8 +1,8 @@
-"""What a worker process is given at its start, pickled by value where it must be.
+"""Pickles what a worker process gets at its start, by value where necessary.
 
-Classes and functions that were defined in a script or a notebook cell cannot be imported by
-another process, so they travel as code. Everything else travels by reference, and tensors in
-shared memory as file descriptors.
+Another process cannot import classes and functions defined in a script or a notebook cell, so
+these are sent as code. Everything else is sent by reference, and tensors in shared memory as file
+descriptors.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAIN = threading.Lock()
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no types
-    """cloudpickle that also knows what multiprocessing sends: pipes, locks, descriptors."""
+    """cloudpickle with support for what multiprocessing sends: pipes, locks, descriptors."""
 
     dispatch_table: ClassVar[Any] = ChainMap(
         cloudpickle.Pickler.dispatch_table,
@@ -38,10 +38,10 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no
 
 
 class Parcel:
-    """A value on its way to a worker, and the plug-ins that its parts come from.
+    """A value to send to a worker, with the plug-ins that its parts come from.
 
-    It is pickled while the process starts, because shared memory can be handed over only then, and
-    opened when the worker is ready to report what goes wrong.
+    It is pickled while the process starts, because shared memory can be passed only then, and
+    unpickled when the worker is ready to report errors.
     """
 
     def __init__(self, content: Any) -> None:
@@ -56,8 +56,8 @@ class Parcel:
         except (pickle.PicklingError, TypeError, AttributeError, RecursionError) as error:
             raise EngineError(
                 f"the program cannot be sent to a worker process: {error}",
-                "an object of yours holds something that cannot be pickled, such as an open file, "
-                "a lock or a generator; create it inside the function or method that uses it",
+                "one of your objects holds something that cannot be pickled, such as an open "
+                "file, a lock or a generator; create it inside the function or method that uses it",
             ) from error
         return _received, (buffer.getvalue(), plugins.loaded())
 
@@ -70,8 +70,8 @@ class Parcel:
         except Exception as error:  # third-party code is imported: anything may be raised
             raise EngineError(
                 f"a worker process cannot load the program: {type(error).__name__}: {error}",
-                "if a module is missing, it must be importable from any folder; if memory is "
-                "short, lower speed.workers",
+                "if a module is missing, install it so that it can be imported from any folder; "
+                "if memory is short, lower speed.workers",
             ) from error
 
 
@@ -83,11 +83,11 @@ def _received(content: bytes, codes: tuple[plugins.Code, ...]) -> Parcel:
 
 @contextlib.contextmanager
 def main_hidden() -> Iterator[None]:
-    """While this lasts, a process that starts is not told to import the user's script.
+    """Keep processes that start within this context from importing the user's script.
 
     multiprocessing runs the main script again in each child, so a script without an
-    `if __name__ == "__main__"` guard would start its run again in each worker. Nothing needs that
-    here: what the script defines travels by value.
+    `if __name__ == "__main__"` guard would start its run again in each worker. That import is not
+    needed here: what the script defines is sent by value.
     """
     with _MAIN:
         main = sys.modules["__main__"]

@@ -1,4 +1,4 @@
-"""Worker processes with a pipe each: started together, read as they report, always ended."""
+"""A pool of worker processes, each with a pipe; they are always ended with the pool."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from typing import Any, cast
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.engines.parcel import Parcel, main_hidden
 
-PATIENCE = 1.0  # seconds a worker has to notice that its pipe is closed; an idle one needs none
-GRACE = 5.0  # seconds it has to end after SIGTERM
+PATIENCE = 1.0  # seconds to wait for a busy worker to notice that its pipe is closed
+GRACE = 5.0  # seconds that a worker has to end after SIGTERM
 
-Serve = Callable[[Any, Connection], None]  # (setup, pipe): runs in the worker until the pipe ends
+Serve = Callable[
+    [Any, Connection], None
+]  # (setup, pipe): runs in the worker until the pipe is closed
 
 
 def context() -> Any:
-    """How workers start: forked from a clean server that has already imported everything."""
+    """The start method: workers are forked from a clean server that has imported everything."""
     found = multiprocessing.get_context("forkserver")
     found.set_forkserver_preload(["fedsight.engines.worker", "fedsight.evaluation.baselines"])
     return found
@@ -30,30 +32,30 @@ def context() -> Any:
 
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Hold Ctrl-C back until the workers have started: one interrupted halfway would end with a
+    """Defer Ctrl-C until the workers have started: one interrupted while starting would print a
     traceback.
 
-    The server that they are forked from ignores Ctrl-C, and so do they: the coordinator handles it.
+    Workers and the server that they are forked from ignore Ctrl-C; the coordinator handles it.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked: list[int] = []
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the server inherits
+    interrupts: list[int] = []
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited by the server
     try:
         forkserver.ensure_running()
-        signal.signal(signal.SIGINT, lambda number, frame: asked.append(number))
+        signal.signal(signal.SIGINT, lambda number, frame: interrupts.append(number))
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if asked:
+    if interrupts:
         raise KeyboardInterrupt
 
 
 class Pool:
     """One process for each setup, running `serve(setup, pipe)`.
 
-    A setup may hold objects that were defined in a script or a notebook: they travel by value. A
+    A setup may hold objects defined in a script or a notebook, which are pickled by value. A
     FedSightError that a worker raises is raised here; a worker that dies is an EngineError. Workers
     end when the pipe closes, so they do not outlive a coordinator that was killed.
     """
@@ -61,19 +63,19 @@ class Pool:
     def __init__(self, serve: Serve, setups: Sequence[Any]) -> None:
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
-        made = context()
+        start_context = context()
         try:
             with _uninterrupted(), main_hidden():
                 for number, setup in enumerate(setups):
-                    self._start(made, serve, setup, number)
+                    self._start(start_context, serve, setup, number)
         except BaseException:
             self.close()
             raise
 
-    def _start(self, made: Any, serve: Serve, setup: Any, number: int) -> None:
-        ours, theirs = made.Pipe()
-        process = made.Process(
-            target=_guard,
+    def _start(self, start_context: Any, serve: Serve, setup: Any, number: int) -> None:
+        ours, theirs = start_context.Pipe()
+        process = start_context.Process(
+            target=_run_worker,
             args=(serve, Parcel(setup), theirs),
             name=f"fedsight-worker-{number}",
             daemon=True,
@@ -96,20 +98,20 @@ class Pool:
         try:
             self._pipes[worker].send(message)
         except BrokenPipeError:
-            raise self._death(worker, doing) from None
+            raise self._death_error(worker, doing) from None
 
     def receive(self, worker: int, doing: str) -> Any:
-        """The next message of one worker; waits for it."""
+        """Wait for the next message of one worker."""
         try:
             message = self._pipes[worker].recv()
         except (EOFError, ConnectionResetError):
-            raise self._death(worker, doing) from None
+            raise self._death_error(worker, doing) from None
         if isinstance(message, FedSightError):
             raise message
         return message
 
     def messages(self, busy: set[int], doing: str) -> Iterator[tuple[int, Any]]:
-        """(worker, message) as they arrive, until `busy`, which the caller empties, is empty."""
+        """Yield (worker, message) as they arrive, until the caller has emptied `busy`."""
         while busy:
             numbers = {self._pipes[worker]: worker for worker in busy}
             for pipe in wait(list(numbers)):
@@ -117,7 +119,7 @@ class Pool:
                 yield worker, self.receive(worker, doing)
 
     def close(self) -> None:
-        """End the workers: politely, then firmly."""
+        """End the workers: close the pipes, then SIGTERM, then SIGKILL."""
         for pipe in self._pipes:
             pipe.close()
         for process in self._processes:
@@ -130,31 +132,31 @@ class Pool:
                 process.kill()
                 process.join()
 
-    def _death(self, worker: int, doing: str) -> EngineError:
+    def _death_error(self, worker: int, doing: str) -> EngineError:
         process = self._processes[worker]
         process.join(GRACE)
         code = process.exitcode or 0
         how = f"killed by signal {-code}" if code < 0 else f"exit code {code}"
         return EngineError(
             f"worker process {process.name} died while {doing} ({how})",
-            "often the machine ran out of memory: lower speed.workers or train.batch, then "
-            "`fedsight resume` goes on from the last checkpoint",
+            "the machine may have run out of memory: lower speed.workers or train.batch, then "
+            "continue from the last checkpoint with `fedsight resume`",
         )
 
 
-def _guard(serve: Serve, parcel: Parcel, pipe: Connection) -> None:
-    """The worker's outermost frame: reports errors to the coordinator, if it still exists."""
+def _run_worker(serve: Serve, parcel: Parcel, pipe: Connection) -> None:
+    """The worker's main function: reports errors to the coordinator, if it still exists."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         serve(parcel.open(), pipe)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        return  # the coordinator is gone, so there is nothing left to do
+        return  # the coordinator is gone
     except FedSightError as error:
         pipe.send(error)
-    except Exception as error:  # a defect: without this, all that shows is a dead process
+    except Exception as error:  # a bug: without this, the user would only see a dead process
         pipe.send(
             EngineError(
                 f"a worker failed: {type(error).__name__}: {error}",
-                f"this is a defect of FedSight; please report it with\n{traceback.format_exc()}",
+                f"this is a bug in FedSight; please report it with\n{traceback.format_exc()}",
             )
         )

@@ -1,4 +1,4 @@
-"""Which aggregator a federation's rounds use, and the keys of secure aggregation on one machine."""
+"""Chooses a federation's aggregator, and manages secure aggregation keys on one machine."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from fedsight.program.program import Program
 
 
 def encoding_plan(federation: Federation) -> EncodingPlan | None:
-    """How a run's updates are rounded for secure aggregation; None if they are not."""
+    """How a run's updates are rounded for secure aggregation; None if they are not rounded."""
     program = federation.program
     if not program.secure.rounds_values:
         return None
@@ -31,14 +31,14 @@ def encoding_plan(federation: Federation) -> EncodingPlan | None:
     if program.rounds.weighting == "samples":
         largest = max((federation.size(c) for c in range(federation.population)), default=1)
         cap = program.secure.cap or largest
-    noise = partial(Noise, program.seed, program.fingerprint)  # a simulation's
+    noise = partial(Noise, program.seed, program.fingerprint)  # seeded: this is a simulation
     return encoding_plan_of(program, federation.sizes, cap, noise)
 
 
 def encoding_plan_of(
     program: Program, sizes: Mapping[str, int], cap: int, noise: MakeNoise
 ) -> EncodingPlan:
-    """How the updates of `program` are rounded; `noise` is made under the secret of its place."""
+    """How the updates of `program` are rounded; `noise` is drawn from the secret of its place."""
     return EncodingPlan(
         program.secure,
         sizes,
@@ -69,7 +69,7 @@ def aggregator_of(
 
 
 def shared_memory_of(federation: Federation) -> dict[str, Shared]:
-    """Shared memory for what an aggregator of `federation` collects."""
+    """Shared memory for the tensors of an aggregator of `federation`."""
     blank = aggregator_of(federation, federation.terms)
     return {name: Shared(tuple(t.shape), t.dtype) for name, t in blank.tensors.items()}
 
@@ -80,14 +80,14 @@ def fingerprint(vector: torch.Tensor) -> str:
 
 
 class Keys:
-    """The keys of each round of an engine that has all sites on one machine."""
+    """The keys of each round, for an engine with all sites on one machine."""
 
     def __init__(self, federation: Federation) -> None:
         self._federation = federation
         self._local = LocalExchange(federation.program.fingerprint)
 
     def begin(self, order: Order, cohort: Sequence[int], total: Aggregator) -> dict[str, Masker]:
-        """What each site of the cohort is to mask with; nothing if nobody masks."""
+        """The masker of each site of the cohort; empty without secure aggregation."""
         secure = self._federation.program.secure
         if not secure.masks or not isinstance(total, SecureSum):
             return {}
@@ -96,9 +96,9 @@ class Keys:
         return self._local.begin(order.round, model, sites, parameters, total.quantiser)
 
     def finish(self, outcome: Outcome, asked: int) -> None:
-        """Take the masks off a round's sum; a rejected site dropped out.
+        """Remove the masks from a round's sum; a rejected site counts as dropped out.
 
-        Raises SiteError when too few are left. A round that lacks its quorum stays masked.
+        Raises SiteError when too few are left. A round without a quorum stays masked.
         """
         program, total = self._federation.program, outcome.total
         if not program.secure.masks or not isinstance(total, SecureSum):

@@ -1,4 +1,4 @@
-"""A worker process of the embedded engine: takes clients until none are left, returns sums."""
+"""A worker process of the local engine: takes clients until none are left, and returns sums."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
 Item = TypeVar("Item")
-EVERY = 0.05  # seconds between two messages about replies, at least
+REPORT_INTERVAL = 0.05  # minimum seconds between two messages about replies
 
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker is born with."""
+    """What a worker gets when it starts."""
 
     federation: Federation
     memory: Path
@@ -41,10 +41,10 @@ class Setup:
 
     @property
     def in_place(self) -> bool:
-        """Whether replies are collected in `totals` themselves.
+        """Whether replies are collected directly in `totals`.
 
-        Sums grow in the worker's own memory, which is quicker than shared, and are copied once;
-        rows of single replies are written once anyway.
+        Sums are accumulated in the worker's own memory, which is faster than shared memory, and
+        copied once; rows of single replies are written only once anyway.
         """
         return self.federation.program.aggregation.needs_replies
 
@@ -55,7 +55,7 @@ class TrainCommand:
 
     round: int
     cohort: Sequence[int]
-    maskers: Mapping[str, Masker]  # what sites mask with, where they do
+    maskers: Mapping[str, Masker]  # by site; empty without secure aggregation
 
 
 @dataclass(frozen=True)
@@ -76,14 +76,14 @@ class Measured:
 
 @dataclass(frozen=True)
 class Arrivals:
-    """Replies since the last message, in their order."""
+    """The replies since the last message, in order."""
 
     replies: Sequence[Arrival]
 
 
 @dataclass(frozen=True)
 class Done:
-    """Nothing is left to take; `count` and `weight` of this worker's sum."""
+    """Nothing is left to take; `count` and `weight` are those of this worker's sum."""
 
     count: int = 0
     weight: int = 0
@@ -120,8 +120,8 @@ def _train(
     last = time.monotonic()
     for _, client in _tickets(setup, command.cohort):
         arrived.append(worker.train(order, client, total))
-        # The coordinator shares the cores: it is not woken for each of many short clients.
-        if time.monotonic() - last > EVERY:
+        # The coordinator shares the cores, so short clients are reported in groups.
+        if time.monotonic() - last > REPORT_INTERVAL:
             send(Arrivals(arrived))
             arrived, last = [], time.monotonic()
     if arrived:
@@ -144,7 +144,7 @@ def _measure(
 
 
 def _tickets(setup: Setup, items: Sequence[Item]) -> Iterator[tuple[int, Item]]:
-    """Numbered items, each taken by exactly one worker."""
+    """The numbered items that this worker takes; each is taken by exactly one worker."""
     while True:
         with setup.ticket.get_lock():
             number = setup.ticket.value

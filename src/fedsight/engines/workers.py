@@ -1,4 +1,4 @@
-"""The default engine: worker processes on one machine that share memory and return exact sums."""
+"""The default engine: worker processes on one machine, with shared memory and exact sums."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ Message = Arrivals | Measured | Done
 
 
 class WorkerEngine:
-    """Clients on worker processes, which `close` ends.
+    """Runs clients on worker processes, which `close` ends.
 
-    The global vector lies in shared memory. Each worker takes the next client when it is free,
-    the largest first, and adds its update to its own aggregator; only these are merged, so the
-    result does not depend on the number of workers or on who trained whom.
+    The global vector is in shared memory. Each worker takes the next client when it is free, the
+    largest first, and adds its update to its own aggregator. Merging these is exact, so the result
+    does not depend on the number of workers or on which worker trained which client.
     """
 
     overlaps: ClassVar[bool] = True
@@ -79,9 +79,9 @@ class WorkerEngine:
             raise
 
     def submit(self, order: Order, cohort: Sequence[int]) -> Work:
-        """One round of local training, which goes on whether its work is iterated over or not."""
+        """Start a round, which continues whether or not the returned work is advanced."""
         self._publish(order)
-        # The last clients decide when a round ends, so the largest go first.
+        # The last clients determine when a round ends, so the largest go first.
         largest_first = sorted(cohort, key=self.federation.size, reverse=True)
         first = self._totals[0]
         first.filled(len(cohort), 0, 0)
@@ -105,7 +105,7 @@ class WorkerEngine:
         return Work(outcome, arrivals(), settle)
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
-        """The sums of each view."""
+        """The metric sums of each view."""
         self._publish(Order(round, vector))
         jobs = chunks(self.federation)
         done: dict[int, Metrics] = {}
@@ -115,7 +115,7 @@ class WorkerEngine:
         return by_view(self.federation, jobs, [done[job] for job in range(len(jobs))])
 
     def close(self) -> None:
-        """End the workers and remove scratch memory."""
+        """End the workers and remove the temporary folder."""
         self._pool.close()
         if self._scratch:
             self._scratch.cleanup()
@@ -129,7 +129,7 @@ class WorkerEngine:
     def _ask(
         self, command: TrainCommand | MeasureCommand, doing: str
     ) -> Iterator[tuple[int, Message]]:
-        """Send `command` to all workers at once; their messages as they come, until all end."""
+        """Send `command` to all workers; returns their messages as they arrive."""
         busy = set(range(len(self._pool)))
         for worker in busy:
             self._pool.send(worker, command, doing)

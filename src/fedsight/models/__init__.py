@@ -1,1 +1,1 @@
-"""Networks by name, and their norms."""
+"""Networks by name, their normalisation layers, and pretrained weights."""

@@ -1,4 +1,4 @@
-"""Object detectors: what the detection task asks of them, and the parts they are built from."""
+"""Object detectors: the interface for the detection task, and common building blocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Detector(nn.Module):
 
     @abstractmethod
     def find(self, x: Tensor) -> Tensor:
-        """The objects in images [b, c, h, w]: [b, MOST, 6], surest first.
+        """The objects in images [b, c, h, w]: [b, MOST, 6], highest score first.
 
         A row is (class, score, left, top, right, bottom) in pixels of x; score 0 is padding.
         """
@@ -49,10 +49,10 @@ class DetectorModel(Model):
 
 
 class HeatmapDetector(Detector):
-    """A detector whose answer to [b, c, h, w] is a grid [b, classes + 4, h/stride, w/stride]."""
+    """A detector with output grid [b, classes + 4, h/stride, w/stride] for images [b, c, h, w]."""
 
     def __init__(self, body: nn.Module, classes: int, stride: int) -> None:
-        """`body`: the network that gives the grid."""
+        """`body` is the network that outputs the grid."""
         super().__init__()
         self.body = body
         self.classes, self.stride = classes, stride
@@ -81,16 +81,16 @@ def layer(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> list[n
 
 
 class Pyramid(nn.Module):
-    """Maps of one image at falling sizes, joined from the smallest up (Lin et al., FPN, 2017).
+    """Feature maps of decreasing size, joined from the smallest up (Lin et al., FPN, 2017).
 
-    Each stage takes the map of the one before; the last `len(channels)` maps are joined, and the
+    Each stage takes the previous stage's map; the last `len(channels)` maps are joined, and the
     largest of them goes through a convolution and the two output layers.
     """
 
     def __init__(
         self, stages: Iterable[nn.Module], channels: tuple[int, ...], width: int, classes: int
     ) -> None:
-        """`channels`: of the maps that are joined, the largest first; `width`: of the joined."""
+        """`channels` of the maps to join, largest map first; `width` is that of the joined map."""
         super().__init__()
         self.stages = nn.ModuleList(stages)
         self.sides = nn.ModuleList(nn.Sequential(*layer(c, width, kernel=1)[:2]) for c in channels)
@@ -98,7 +98,7 @@ class Pyramid(nn.Module):
         self.heat = nn.Conv2d(width, classes, 1)
         self.box = nn.Conv2d(width, 4, 1)
         for output, bias in ((self.heat, -2.2), (self.box, 0.5)):
-            # It begins with a tenth of the cells as objects (Lin et al. 2017), three cells wide.
+            # Starts by predicting objects in a tenth of the cells (Lin et al. 2017), three wide.
             nn.init.normal_(output.weight, std=0.05)
             nn.init.constant_(output.bias, bias)  # type: ignore[arg-type]
 

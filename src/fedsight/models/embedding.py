@@ -8,11 +8,11 @@ from torch.nn import functional as F
 
 
 class PersonHead(nn.Module):
-    """One unit vector per person: a fixed starting direction plus a learnt move, normalised.
+    """One unit vector per person: a fixed start direction plus a learnt offset, normalised.
 
-    Only the move is a parameter, and it starts at zero: each site draws where its own
-    people start (`start_at`), so that people of different sites start far apart although no vector
-    is ever sent. `own` [k] holds the numbers of the site's people, rising.
+    Only the offset is a parameter, and it starts at zero. Each site draws the start directions of
+    its own people (`start_at`), so that people of different sites start far apart although no
+    vector is ever sent. `own` [k] holds the numbers of the site's people, ascending.
     """
 
     start: Tensor
@@ -21,7 +21,7 @@ class PersonHead(nn.Module):
         super().__init__()
         self.move = nn.Parameter(torch.zeros(people, dimension))
         start = F.normalize(torch.randn(people, dimension), dim=1)
-        self.register_buffer("start", start, persistent=False)  # drawn anew, so never sent
+        self.register_buffer("start", start, persistent=False)  # drawn by each site, never sent
         self.own = torch.arange(people)
 
     def vectors(self) -> Tensor:
@@ -29,7 +29,7 @@ class PersonHead(nn.Module):
         return F.normalize(self.start + self.move, dim=1)
 
     def start_at(self, people: Tensor, draws: torch.Generator) -> None:
-        """From now on the site knows only `people` (numbers), and starts them where it draws."""
+        """Restrict the head to the site's `people` (numbers), and draw their start directions."""
         self.own = people.unique().to(self.start.device)
         self.start.copy_(F.normalize(torch.randn(self.start.shape, generator=draws), dim=1))
 
@@ -39,7 +39,7 @@ class PersonHead(nn.Module):
 
 
 class Embedding(nn.Module):
-    """`body` gives vectors [b, d], `head` compares them with people; the answer is cosines."""
+    """`body` returns vectors [b, d]; `head` compares them with people and returns cosines."""
 
     def __init__(self, body: nn.Module, people: int, dimension: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Fixed filters for faces, and a running whitening of what they find."""
+"""Fixed Gabor filters for faces, and a running whitening of their responses."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def gabor(wavelength: float, angle: float, side: int) -> tuple[Tensor, Tensor]:
 
 
 class Gabor(nn.Module):
-    """Strength of waves in every cell of a grid: [b, c, h, w] -> [b, filters, rows, columns].
+    """Mean filter magnitudes in the cells of a grid: [b, c, h, w] -> [b, filters, rows, columns].
 
     Square root of the mean magnitude (even and odd filter together, so that a wave's exact place
     does not matter) of each wavelength (pixels) in each of `orientations` directions, over cells of
-    `cell` pixels a side. Colours are averaged. The filters are a formula: nothing is learnt and
-    nothing travels.
+    `cell` pixels a side. Colours are averaged. The filters are given by a formula: they are neither
+    learnt nor sent.
     """
 
     even: Tensor
@@ -55,12 +55,12 @@ class Gabor(nn.Module):
             self.register_buffer(name, torch.stack(filters)[:, None], persistent=False)
 
     def features(self, height: int, width: int) -> int:
-        """How many numbers an image of this size gives."""
+        """The number of features of an image of this size."""
         rows, columns = (math.ceil(side / STRIDE) // self.cell for side in (height, width))
         return len(self.even) * rows * columns
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images of any range; a brighter image gives the same."""
+        """Images of any range; uniform brightness has no effect."""
         grey = x.mean(1, keepdim=True)
         grey = grey - grey.mean((2, 3), keepdim=True)
         wide = F.pad(grey, (self.border,) * 4, mode="replicate")
@@ -103,7 +103,7 @@ class Whiten(nn.Module):
         variance = covariance.diagonal()
         covariance.diagonal().add_(self.ridge * variance.mean() + 1e-6)
         factor = torch.linalg.cholesky(covariance)
-        # A copy: the buffer changes in place, and the backward pass must not care.
+        # A copy, because the buffer changes in place before the backward pass.
         centred = (x - self.mean.clone()).T
         white: Tensor = torch.linalg.solve_triangular(factor, centred, upper=False)
         scaled: Tensor = white.T / math.sqrt(x.shape[1])

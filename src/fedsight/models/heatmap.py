@@ -1,4 +1,4 @@
-"""Detection by heat maps: targets for each cell of a grid, the loss, and the boxes found.
+"""Detection by heat maps: targets for each cell of a grid, the loss, and the decoded boxes.
 
 After Liu et al., Training-Time-Friendly Network for Real-Time Object Detection, AAAI 2020: a class
 is a heat map with a Gaussian at each object, and all cells near an object's middle learn its box,
@@ -16,11 +16,11 @@ from fedsight.data.detection.boxes import present
 CORE = 0.54  # alpha = beta of the paper: the part of a box's side that learns from it
 BOX_WEIGHT = 5.0  # of the paper, equation 7
 _LARGEST = 8.0  # exponent of a distance in cells; e^8 cells are more than any image
-_SMALLEST = 1e-4  # probabilities are kept above it, for their logarithms
+_SMALLEST = 1e-4  # lower bound of probabilities, for their logarithms
 
 
 def loss(dense: Tensor, targets: Tensor, labelled: Tensor, stride: int) -> Tensor:
-    """The training loss of `dense` [b, classes + 4, h, w]: heat maps' logits, then box distances.
+    """The training loss of `dense` [b, classes + 4, h, w]: heat map logits, then box distances.
 
     `targets` [b, most, 5] are as in `fedsight.data.detection.boxes`. Classes that are not
     `labelled` [b, classes] in an image are not trained as background there. Focal loss with
@@ -39,11 +39,11 @@ def loss(dense: Tensor, targets: Tensor, labelled: Tensor, stride: int) -> Tenso
 
 
 def find(dense: Tensor, classes: int, stride: int, most: int, overlap: float = 0.6) -> Tensor:
-    """The `most` surest objects in each image: [b, most, 6], surest first.
+    """The `most` objects with the highest scores in each image: [b, most, 6], highest first.
 
     A row is (class, score, left, top, right, bottom) in pixels; rows of score 0 are padding. An
     object is a peak among its eight neighbours; of boxes of one class that overlap by more than
-    `overlap` (IoU) the surest stays.
+    `overlap` (IoU) the one with the highest score is kept.
     """
     from torchvision.ops import batched_nms
 
@@ -73,7 +73,7 @@ def find(dense: Tensor, classes: int, stride: int, most: int, overlap: float = 0
 
 
 def _trimmed(targets: Tensor) -> Tensor:
-    """Without the rows that no image of this batch uses for a box."""
+    """`targets` without the padding rows that no image of this batch uses."""
     used = present(targets).any(0).nonzero()
     return targets[:, : int(used.max()) + 1 if len(used) else 1]
 
@@ -115,7 +115,7 @@ def _focal(logits: Tensor, heat: Tensor, labelled: Tensor) -> Tensor:
 
 
 def _box_loss(raw: Tensor, kernels: Tensor, boxes: Tensor, stride: int) -> Tensor:
-    """Mean GIoU loss over cells, weighted by the Gaussian; the smallest box owns a cell."""
+    """Mean GIoU loss over cells, weighted by the Gaussian; a cell belongs to the smallest box."""
     from torchvision.ops import generalized_box_iou_loss
 
     sides = boxes[..., 2:] - boxes[..., :2]

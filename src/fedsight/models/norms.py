@@ -1,4 +1,4 @@
-"""Normalisation layers: BatchNorm made into GroupNorm, and BatchNorm statistics pooled exactly."""
+"""Normalisation layers: replaces BatchNorm by GroupNorm, and pools BatchNorm statistics exactly."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedsight.core.errors import ModelError
 from fedsight.core.layout import Layout
 
 MOST_GROUPS = 32  # Wu and He, Group Normalization, 2018: 32 groups by default
-FEWEST_CHANNELS = 4  # in a 1 x 1 map, a group of one is always 0, of two always -1 and 1
+MIN_CHANNELS = 4  # per group: in a 1 x 1 map, one channel normalises to 0, two to -1 and 1
 
 Statistics = tuple[tuple[str, str], ...]  # names of (running mean, running variance)
 
@@ -33,7 +33,7 @@ class GroupNormAct(nn.GroupNorm):
 
 def groups_for(channels: int) -> int:
     """The largest divisor of `channels` up to 32 that leaves each group at least four channels."""
-    most = min(MOST_GROUPS, channels // FEWEST_CHANNELS)
+    most = min(MOST_GROUPS, channels // MIN_CHANNELS)
     return next((groups for groups in range(most, 0, -1) if channels % groups == 0), 1)
 
 
@@ -41,15 +41,15 @@ def is_batch_norm(module: nn.Module) -> bool:
     """Whether `module` normalises with running statistics: torch's, timm's and torchvision's."""
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return True
-    # timm's and torchvision's frozen ones are not torch's, and neither package is loaded for this.
+    # Frozen variants of timm and torchvision are not subclasses; neither package is imported here.
     return "BatchNorm" in type(module).__name__ and hasattr(module, "running_mean")
 
 
 def to_group_norm(module: nn.Module) -> nn.Module:
-    """`module` with every BatchNorm made a GroupNorm, in place; returns it (or its replacement).
+    """Replace every BatchNorm in `module` by GroupNorm, in place; returns it (or its replacement).
 
     Scale and shift are kept, and so are the names, an activation and dropout that timm fuses
-    into the layer, eps and the training flag. A frozen BatchNorm becomes a GroupNorm that learns.
+    into the layer, eps and the training flag. A frozen BatchNorm becomes a trainable GroupNorm.
     """
     if is_batch_norm(module):
         return _as_group_norm(module)
@@ -78,7 +78,7 @@ def _as_group_norm(old: Any) -> nn.GroupNorm:
 
 
 class FrozenNorm(nn.Module):
-    """A norm [b, c, h, w] that is a fixed scale and shift of each channel: it learns nothing."""
+    """A norm [b, c, h, w] with a fixed scale and shift for each channel, without parameters."""
 
     scale: Tensor
     shift: Tensor
@@ -95,7 +95,7 @@ class FrozenNorm(nn.Module):
 
 
 def freeze_norms(module: nn.Module) -> nn.Module:
-    """`module` with every BatchNorm2d made the scale and shift that it is in evaluation mode.
+    """Replace every BatchNorm2d in `module` by its scale and shift in evaluation mode.
 
     In place; returns it (or its replacement). Raises ModelError for one fused with an activation.
     """
@@ -122,7 +122,7 @@ def _frozen(old: Any) -> FrozenNorm:
 
 
 def frozen_names(module: nn.Module) -> frozenset[str]:
-    """Names of the scales and shifts of frozen norms."""
+    """Names of the scale and shift buffers of frozen norms."""
     return frozenset(
         _join(prefix, name)
         for prefix, part in module.named_modules()
@@ -134,8 +134,8 @@ def frozen_names(module: nn.Module) -> frozenset[str]:
 def norm_names(module: nn.Module) -> frozenset[str]:
     """Names of all parameters and floating-point buffers of normalisation layers.
 
-    A layer counts when its class is called ...Norm...: BatchNorm, GroupNorm, LayerNorm, RMSNorm,
-    and timm's variants of them.
+    A layer counts if its class name contains "Norm": BatchNorm, GroupNorm, LayerNorm, RMSNorm, and
+    timm's variants of them.
     """
     names = set()
     for prefix, part in module.named_modules():
@@ -156,11 +156,11 @@ def statistic_names(module: nn.Module) -> Statistics:
 
 
 def to_moments(vector: Tensor, layout: Layout, statistics: Statistics) -> Tensor:
-    """A copy of `vector` [travelling] in which each variance v became v + mean^2.
+    """A copy of `vector` [travelling] in which each variance v is replaced by v + mean^2.
 
-    Means and second moments add over samples, variances do not: averaged in this form, weighted
-    by samples, statistics pool exactly (the law of total variance), and `from_moments` reads the
-    pooled variance off. Pairs that do not travel (personal ones) are left out.
+    Means and second moments add over samples, but variances do not: averaged in this form, weighted
+    by samples, statistics pool exactly (the law of total variance), and `from_moments` restores
+    the pooled variance. Pairs that do not travel (personal ones) are left out.
     """
     return _with_variances(vector, layout, statistics, lambda var, mean: var + mean * mean)
 
@@ -183,7 +183,7 @@ def _with_variances(
     for mean_name, var_name in statistics:
         mean, var = entries[mean_name], entries[var_name]
         if var.stop <= layout.travelling.stop and mean.stop <= layout.travelling.stop:
-            # In double: the difference of two large squares loses what float32 holds.
+            # In double: the difference of two large squares would lose float32's precision.
             new = change(var.view(vector).double(), mean.view(vector).double())
             var.view(out).copy_(new)
     return out

@@ -1,4 +1,4 @@
-"""Whether a network accepts images of a given size, tried when it is built."""
+"""Tests, when a network is built, whether it accepts images of the configured size."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SIZES = (8, 16, 24, 32, 48, 64, 96, 128, 160, 192, 224, 256, 299, 384, 512)
 _LARGE = 4_000_000  # parameters
 
 
-OutputShape = tuple[int | None, ...]  # a shape without the batch's side; None: any
+OutputShape = tuple[int | None, ...]  # a shape without the batch dimension; None: any size
 
 
 def probe(module: nn.Module, image: tuple[int, int, int], answer: OutputShape, title: str) -> None:
-    """Send shapes through `module` in training and in evaluation mode; weights stay as they are.
+    """Run `module` on images of this shape in both modes; weights and statistics do not change.
 
-    `image` is (channels, height, width). The batch has two images: one alone cannot pass a
-    BatchNorm in training when nothing but a single pixel is left. Raises ModelError naming the
+    `image` is (channels, height, width). The batch has two images: BatchNorm in training mode
+    rejects a single image whose map has shrunk to one pixel. Raises ModelError naming the
     smallest square size that fits, if one does, or when the output is not [2, *answer].
     """
     channels, height, width = image
@@ -36,8 +36,8 @@ def probe(module: nn.Module, image: tuple[int, int, int], answer: OutputShape, t
 
 def _attempt(module: nn.Module, image: tuple[int, int, int], wanted: OutputShape) -> str | None:
     """What went wrong, in one line; None if nothing did."""
-    # Shapes alone are enough for large networks; small ones compute sooner than that machinery
-    # loads. A network that holds plain tensors cannot run on shapes: then it computes, too.
+    # Large networks run on the meta device; for small ones real computation is faster than loading
+    # it. A network that holds plain tensors cannot run on the meta device, so it computes too.
     large = sum(value.numel() for value in module.parameters()) > _LARGE
     if large and _forward(module, image, wanted, "meta") is None:
         return None
@@ -48,7 +48,7 @@ def _forward(
     module: nn.Module, image: tuple[int, int, int], wanted: OutputShape, device: str
 ) -> str | None:
     was_training = {name: part.training for name, part in module.named_modules()}
-    # Stand-ins, so that the real running statistics do not move.
+    # Copies, so that the real running statistics do not change.
     if device == "meta":
         tensors = chain(module.named_parameters(), module.named_buffers())
         state = {name: value.detach().to("meta") for name, value in tensors}

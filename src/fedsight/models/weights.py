@@ -1,4 +1,4 @@
-"""Pretrained weights from a local file, used only if its SHA-256 is the configured one."""
+"""Loads pretrained weights from a local file, if its SHA-256 is the configured one."""
 
 from __future__ import annotations
 
@@ -29,14 +29,15 @@ def load_weights(
     """Copy the tensors of a .safetensors or .pth file into `module`; returns notes for the user.
 
     `sha256` is the file's hash or its first 8 or more hex digits, as in torch hub's file names.
-    Everything must be there and fit, with three exceptions, each noted:
-    - a head (`head` are its tensors' names) of another shape, or none, keeps its fresh start;
-    - a first convolution [o, k, ...] for k input channels where the module has c gets, for each
-      of its channels, the sum over the k divided by c: an image with the same values in all
-      channels gets the same answer (such as grey images with weights for colour);
+    All tensors must be present and fit, with three exceptions, each noted:
+    - a head (`head` are its tensors' names) that is missing or has another shape keeps its
+      initialisation;
+    - a first convolution [o, k, ...] for k input channels where the module has c: each channel
+      gets the sum over the k divided by c, so an image with equal values in all channels gets the
+      same result (such as grey images with weights for colour);
     - BatchNorm statistics in the file are left out where the module has GroupNorm.
 
-    `rename` says what the file's tensors are called in the module; None: not used there.
+    `rename` maps the file's tensor names to the module's, or to None if a tensor is not used.
 
     Raises ModelError for a file that is missing, has another hash or is corrupt, and for tensors
     that are missing, misshapen or unknown to the module (such as those of a deeper variant).
@@ -66,7 +67,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
             state: object = load_safetensors(data)
         else:
             state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    except Exception as error:  # on a damaged file the readers may raise anything
+    except Exception as error:  # the readers may raise anything for a damaged file
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelError(
             f"the weights '{path}' cannot be read: {reason}",
@@ -86,7 +87,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 def _verified(path: Path, sha256: str) -> bytes:
     if not re.fullmatch(r"[0-9a-fA-F]{8,64}", sha256):
         raise ModelError(
-            f"the weights '{path}' have no hash to check",
+            f"the weights '{path}' have no hash to check against",
             f"run `sha256sum {path}` and set model.sha256 to the result",
         )
     try:
@@ -125,7 +126,7 @@ def _drop_auxiliary(
     if spare:
         notes.append(f"'{path}': auxiliary heads were left out")
     if statistics:
-        notes.append(f"'{path}': BatchNorm statistics were left out, the model has GroupNorm")
+        notes.append(f"'{path}': BatchNorm statistics were left out, as the model has GroupNorm")
 
 
 def _fit_head(
@@ -141,7 +142,7 @@ def _fit_head(
     for name in [n for n in found if n.rpartition(".")[0] in layers]:
         del found[name]
     notes.append(
-        f"'{path}': the head is initialised anew, since the file's is missing or for other classes"
+        f"'{path}': the head is newly initialised: the file's is missing or for other classes"
     )
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from fedsight.report.sites import MOST_DRAWN
+from fedsight.report.sites import MAX_SITES
 from fedsight.report.svg import CARD, COLOURS, INK, MUTED, Sheet
 from fedsight.report.words import label, number, percent, size, word
 
@@ -53,12 +53,12 @@ def curves(
     if not lines:
         return Markup()
     form = percent if share else number
-    said = "; ".join(
+    description = "; ".join(
         f"{line.name}: {form(line.points()[1][-1])} in round {line.points()[0][-1]}"
         for line in lines
     ) + "".join(f"; {text}: {form(value)}" for text, value, _ in levels)
     names = len(lines) + len(levels)
-    with Sheet(name, title, said, 2.6 + 0.2 * math.ceil(names / 2)) as sheet:
+    with Sheet(name, title, description, 2.6 + 0.2 * math.ceil(names / 2)) as sheet:
         axes = sheet.axes
         for at, line in enumerate(lines):
             dash, mark = STYLES[at % len(STYLES)]
@@ -95,8 +95,8 @@ def shares(
     kept = {name: points for name, points in lines.items() if points}
     if not kept:
         return Markup()
-    said = f"{axes_of[1]} over {axes_of[0]}: {', '.join(label(one) for one in kept)}"
-    with Sheet(name, title, said, 3.2 + 0.2 * math.ceil(len(kept) / 2)) as sheet:
+    description = f"{axes_of[1]} over {axes_of[0]}: {', '.join(label(one) for one in kept)}"
+    with Sheet(name, title, description, 3.2 + 0.2 * math.ceil(len(kept) / 2)) as sheet:
         for at, (one, points) in enumerate(kept.items()):
             sheet.axes.plot(
                 [x for x, _ in points],
@@ -117,11 +117,11 @@ def three_way(
     name: str, figure: str, alone: Mapping[str, float], mean: float, federated: float, pooled: float
 ) -> Markup:
     """Plot each site alone as dots with their mean, and federated and pooled as bars."""
-    said = (
+    description = (
         f"{len(alone)} sites alone: mean {percent(mean)}, from {percent(min(alone.values()))} to "
         f"{percent(max(alone.values()))}; federated {percent(federated)}; pooled {percent(pooled)}"
     )
-    with Sheet(name, f"{figure} on the whole test part", said, 2.4) as sheet:
+    with Sheet(name, f"{figure} on the whole test part", description, 2.4) as sheet:
         axes = sheet.axes
         rows = ((2, mean, ALONE), (1, federated, FEDERATED), (0, pooled, POOLED))
         for (row, value, colour), hatch in zip(rows, ("", "", "///"), strict=True):
@@ -155,14 +155,14 @@ def by_site(
     shown = [row for row in rows if row[2] is not None]
     if not shown:
         return Markup()
-    if len(shown) > MOST_DRAWN:
-        shown = sorted(shown, key=lambda row: row[2] or 0.0)[:MOST_DRAWN]
-    said = "; ".join(
+    if len(shown) > MAX_SITES:
+        shown = sorted(shown, key=lambda row: row[2] or 0.0)[:MAX_SITES]
+    description = "; ".join(
         label(site) + (f" alone {percent(alone)}," if alone is not None else "")
         + f" federated {percent(federated)}"
         for site, alone, federated in shown
     )  # fmt: skip
-    with Sheet(name, f"{figure} for each site", said, 0.95 + 0.22 * len(shown)) as sheet:
+    with Sheet(name, f"{figure} for each site", description, 0.95 + 0.22 * len(shown)) as sheet:
         axes = sheet.axes
         for row, (_, alone, federated) in enumerate(shown):
             assert federated is not None
@@ -189,10 +189,10 @@ def by_site(
 def traffic(name: str, rounds: Sequence[int], up: Sequence[int], down: Sequence[int]) -> Markup:
     """Plot the bytes that sites sent and received, cumulated over the rounds."""
     sent, received = _running(up), _running(down)
-    said = (
+    description = (
         f"after round {rounds[-1]}: sent by sites {size(sent[-1])}, received {size(received[-1])}"
     )
-    with Sheet(name, "Cumulative traffic", said, 2.8) as sheet:
+    with Sheet(name, "Cumulative traffic", description, 2.8) as sheet:
         axes = sheet.axes
         axes.plot(rounds, received, "-", color=ALONE, linewidth=3.5, label="received by sites")
         axes.plot(rounds, sent, "--", color=FEDERATED, label="sent by sites")

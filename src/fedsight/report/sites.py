@@ -16,7 +16,7 @@ SITE_TEST = {
     "whole test part": "Each site’s figure is measured on the whole test part, the same for all "
     "sites.",
 }
-MOST_DRAWN = 20
+MAX_SITES = 20
 SHORT = {
     "label mix": "its own label mix",
     "own images": "its own test {modalities}",
@@ -26,15 +26,15 @@ SHORT = {
 
 def measured_on(run: Run) -> str:
     """What a site's figure was measured on, in a few words; empty if the files do not say."""
-    return _said(SHORT, run)
+    return _wording(SHORT, run)
 
 
 def how_measured(run: Run) -> str:
     """The same, in a sentence or two."""
-    return _said(SITE_TEST, run)
+    return _wording(SITE_TEST, run)
 
 
-def _said(words: Mapping[str, str], run: Run) -> str:
+def _wording(words: Mapping[str, str], run: Run) -> str:
     test = "" if run.evaluation is None else run.evaluation.site_test
     return words.get(test, "").format(modalities=run.modalities)
 

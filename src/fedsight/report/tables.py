@@ -12,8 +12,8 @@ from fedsight.report.plots import FEDERATED
 from fedsight.report.svg import CARD, INK, WIDTH, Sheet
 from fedsight.report.words import count, label
 
-MOST_NUMBERS = 12
-MOST_CELLS = 1_600
+MAX_NUMBERED = 12
+MAX_CELLS = 1_600
 
 
 def labels(
@@ -21,7 +21,7 @@ def labels(
 ) -> Markup:
     """Plot the training samples of each class at each site; `rows` are (site, counts)."""
     counts = np.array([list(row) for _, row in rows], dtype=float)
-    said = "; ".join(
+    description = "; ".join(
         f"{label(site)}: "
         + ", ".join(f"{label(at)} {count(held)}" for at, held in zip(classes, row, strict=True))
         for site, row in rows[:12]
@@ -29,7 +29,7 @@ def labels(
     return _cells(
         name,
         title,
-        said,
+        description,
         counts,
         counts / max(1.0, float(counts.max())),
         [site for site, _ in rows],
@@ -44,7 +44,7 @@ def confusion(name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]
     rows = counts.sum(1, keepdims=True)
     right = "; ".join(
         f"{label(classes[at])}: {count(int(counts[at, at]))} of {count(int(rows[at, 0]))} correct"
-        for at in range(min(len(classes), MOST_NUMBERS))
+        for at in range(min(len(classes), MAX_NUMBERED))
     )
     return _cells(
         name,
@@ -61,7 +61,7 @@ def confusion(name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]
 def _cells(
     name: str,
     title: str,
-    said: str,
+    description: str,
     counts: np.ndarray,
     shade: np.ndarray,
     rows: Sequence[str],
@@ -69,11 +69,11 @@ def _cells(
     axis_names: tuple[str, str],
 ) -> Markup:
     height, width = counts.shape
-    numbers = height <= MOST_NUMBERS and width <= MOST_NUMBERS
+    numbers = height <= MAX_NUMBERED and width <= MAX_NUMBERED
     side = (WIDTH - 1.0) / width if numbers else 3.0 / max(height, width)
-    with Sheet(name, title, said, 0.95 + min(4.5, max(2.0, side * height))) as sheet:
+    with Sheet(name, title, description, 0.95 + min(4.5, max(2.0, side * height))) as sheet:
         axes = sheet.axes
-        if counts.size <= MOST_CELLS:
+        if counts.size <= MAX_CELLS:
             for (row, column), value in np.ndenumerate(shade):
                 strength = 0.05 + 0.95 * float(value) if value else 0.03
                 axes.add_artist(  # not `add_patch`, which adapts the limits to each

@@ -1,1 +1,1 @@
-"""What is learnt: a task gives the loss, the measures and the predictions."""
+"""Tasks: a task defines the loss, the metrics and the predictions."""

@@ -1,4 +1,4 @@
-"""The task: what is learnt, how it is measured, and how answers are shown."""
+"""The task: what is learnt, how it is measured, and how predictions are shown."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from fedsight.tasks.presentation import Presentation
 
 
 class Task(Learning, Evaluation, Presentation, Settings):
-    """What is learnt: `[task]` in the config. A new task costs one file in `tasks/`.
+    """What is learnt: `[task]` in the config. A new task takes one file in `tasks/`.
 
-    It needs `loss`, `measure`, `summary` and `predict`; where an image has one class, the
-    defaults do for the rest.
+    It needs `loss`, `measure`, `summary` and `predict`; for one class per image, the defaults
+    suffice for the rest.
     """
 
 

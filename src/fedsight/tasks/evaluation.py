@@ -22,10 +22,12 @@ class Evaluation(ABC):
     `blank` to learn which sums to expect, and `check_tested` runs before training.
     """
 
-    headline: ClassVar[str] = "accuracy"  # the figure that models are compared by: 0 to 1, more is
-    headline_title: ClassVar[str] = "Accuracy"  # better; and its name in reports
+    headline: ClassVar[str] = (
+        "accuracy"  # the figure for comparing models: 0 to 1, higher is better
+    )
+    headline_title: ClassVar[str] = "Accuracy"  # its name in reports
     whole: ClassVar[bool] = False  # `measure` gets all test images of a site at once (pairs)
-    asks_head: ClassVar[bool] = True  # whether answers on test images go through the head
+    asks_head: ClassVar[bool] = True  # whether predictions on test images use the head
 
     @abstractmethod
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:

@@ -1,4 +1,4 @@
-"""What a task teaches: the loss, and what training needs to know about it."""
+"""The part of a task that training uses: the loss, and what it requires of data and network."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ class MultiLabel(Task):
 
     headline: ClassVar[str] = "auc"
     headline_title: ClassVar[str] = "Mean AUC"
-    # How much an image that has a label weighs for it, in training: for rare labels. A number for
-    # all, or one for each label in the order of the classes
+    # weight of images that have a label in its training loss, for rare labels: one number for all
+    # labels, or one for each in the order of the classes
     positive_weight: Weight | Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = 1.0
 
     def check(self, dataset: Dataset) -> list[Problem]:
@@ -50,7 +50,7 @@ class MultiLabel(Task):
                 return [Problem("task.name", cause, cure)]
         weights = self.positive_weight
         if isinstance(weights, tuple) and len(weights) != labels:
-            cause = f"{len(weights)} weights are given, the data have {labels} labels"
+            cause = f"{len(weights)} weights are given, but the data have {labels} labels"
             cure = "give one number for all, or one for each label"
             return [Problem("task.positive_weight", cause, cure)]
         return []
@@ -68,8 +68,8 @@ class MultiLabel(Task):
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """`positives` and `negatives`: score histograms [labels, bins]; `loss` [labels] sums.
 
-        A score is x / (4 + |x|) of the logit x: -1 to 1, finely divided also where labels are rare
-        and probabilities small; 0 is a probability of one half.
+        A score is x / (4 + |x|) of the logit x: -1 to 1, with fine bins even for rare labels with
+        small probabilities; 0 is a probability of one half.
         """
         logits, y = model(batch.x).float().cpu(), batch.y.cpu()
         losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none").double()
@@ -92,7 +92,7 @@ class MultiLabel(Task):
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
         """`auc`, mean over the labels that some images have and others do not; `accuracy` at a
-        probability of one half and `loss`, means over labels and images. `mix` changes nothing.
+        probability of one half and `loss`, means over labels and images. `mix` is ignored.
         """
         positives, negatives = sums["positives"].total, sums["negatives"].total
         areas = [auc(*pair) for pair in zip(positives, negatives, strict=True)]
@@ -123,23 +123,23 @@ class MultiLabel(Task):
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
         """An answer is right if all labels are; its probability is that of all labels together."""
         probabilities = self.predict(model, batch.x).cpu()
-        has, said = batch.y.cpu() > 0.5, probabilities > 0.5
-        sure = torch.where(said, probabilities, 1 - probabilities).prod(1)
+        has, answered = batch.y.cpu() > 0.5, probabilities > 0.5
+        sure = torch.where(answered, probabilities, 1 - probabilities).prod(1)
         truth = torch.where(has, probabilities, 1 - probabilities).prod(1)
         return [
             Sample(
                 positions=(at,),
                 truth=_words(has[at], classes),
-                predicted=_words(said[at], classes),
+                predicted=_words(answered[at], classes),
                 probability=float(sure[at]),
-                right=bool((has[at] == said[at]).all()),
+                right=bool((has[at] == answered[at]).all()),
                 truth_probability=float(truth[at]),
             )
             for at in torch.argsort(sure, descending=True, stable=True).tolist()
         ]
 
     def curves(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Curve]:
-        """The ROC of each label; of many labels, the four lowest and the four highest."""
+        """The ROC of each label; if there are many, of the four lowest and four highest AUCs."""
         pairs = zip(sums["positives"].total, sums["negatives"].total, strict=True)
         found = {name: (auc(*pair), pair) for name, pair in zip(classes, pairs, strict=True)}
         known = [name for name in found if not np.isnan(found[name][0])]

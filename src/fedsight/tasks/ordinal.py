@@ -1,4 +1,4 @@
-"""Classes that are grades, learnt as a sequence of conditional steps."""
+"""Ordinal classes (grades), learnt as a sequence of conditional steps."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from fedsight.tasks.single_label import SingleLabel, confusion
 class Ordinal(SingleLabel):
     """Grades in the order of the classes: conditional steps (CORN), quadratic weighted kappa.
 
-    Output k of the network is the logit of "above grade k, if not below it"; of as many outputs as
-    classes the last has no meaning. Chained, they are probabilities that never contradict the
-    order. The answer is the median grade, which suits a mean absolute error.
+    Output k of the network is the logit of "above grade k, given at least grade k"; there are as
+    many outputs as classes, and the last one is not used. Multiplied, they give probabilities that
+    are consistent with the order. The answer is the median grade, which minimises the mean
+    absolute error.
     """
 
     headline: ClassVar[str] = "kappa"
@@ -47,8 +48,8 @@ class Ordinal(SingleLabel):
     ) -> dict[str, float]:
         """`kappa` (Cohen 1968, quadratic weights), `mae` in grades, `accuracy`, `loss`.
 
-        Under `mix` each true grade counts as it says; grades without test images are left out.
-        Kappa is NaN where truth and answers are all one grade, for then it has no meaning.
+        `mix` gives the weights of the true grades; grades without test images are left out. Kappa
+        is NaN, because it is undefined, if truth and answers are all one grade.
         """
         further = self.metric_values(sums, mix)
         confusion, loss = sums["confusion"].total, sums["loss"].total
@@ -92,7 +93,7 @@ class Ordinal(SingleLabel):
         ]
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
-        """The mistakes that are the most grades away come first, then the surest."""
+        """The mistakes by the most grades come first, then the most confident answers."""
         probabilities, y = self.predict(model, batch.x).cpu(), batch.y.cpu()
         grades = _median(_above(probabilities))
         sure = probabilities.gather(1, grades[:, None]).squeeze(1)

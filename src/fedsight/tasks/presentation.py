@@ -1,4 +1,4 @@
-"""What a task shows of its answers, to a user who asks and in the report."""
+"""How a task presents its answers, to users and in the report."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Answer:
     marks: tuple[Mark, ...] = ()
 
     def shown(self, top: int) -> list[tuple[str, float]]:
-        """The `top` most probable labels, or the label alone where the task does not rank them."""
+        """The `top` most probable labels, or the label alone if the task does not rank labels."""
         ranked = self.details.get("probabilities") or {self.label: self.probability}
         return list(ranked.items())[:top]
 

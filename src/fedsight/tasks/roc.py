@@ -75,9 +75,9 @@ def roc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> tuple[Floats, Flo
 
 
 def thin(x: Floats, y: Floats, most: int = 200) -> list[tuple[float, float]]:
-    """The curve's points (x, y) for drawing: corners only, and of these `most` at the utmost."""
+    """The curve's points (x, y) for drawing: only corners, and at most `most` of them."""
     keep = np.ones(len(x), dtype=bool)
-    if len(x) > 2:  # a point on a straight line between its neighbours shows nothing
+    if len(x) > 2:  # a point on a straight line between its neighbours adds nothing
         turn = np.diff(x)[:-1] * np.diff(y)[1:] - np.diff(x)[1:] * np.diff(y)[:-1]
         keep[1:-1] = np.abs(turn) > 0
     points = np.stack([x[keep], y[keep]], axis=1)

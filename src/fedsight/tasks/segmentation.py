@@ -26,8 +26,8 @@ _RIGHT = 0.9  # mean Dice from which an answer counts as right in the report
 class Segmentation(Task):
     """A class for each pixel, 0 being background: cross-entropy and soft Dice, Dice and IoU.
 
-    Targets are [n, h, w], 255 where a pixel is not labelled. Figures are made of all test pixels
-    together, not image by image, and leave the background out.
+    Targets are [n, h, w], 255 where a pixel is not labelled. Figures are computed over all test
+    pixels together, not per image, and leave out the background.
     """
 
     headline: ClassVar[str] = "dice"
@@ -48,7 +48,7 @@ class Segmentation(Task):
         return []
 
     def blank(self, classes: int) -> Tensor:
-        """One pixel that stands for all, without a label."""
+        """One unlabelled pixel, which is broadcast to the whole image."""
         return torch.full((1, 1, 1), IGNORED, dtype=torch.uint8)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -76,7 +76,7 @@ class Segmentation(Task):
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
         """`dice` and `iou`, means over the classes that are present or predicted; `accuracy` over
-        pixels; `loss`. `mix` changes nothing: an image has no one class.
+        pixels; `loss`. `mix` is ignored: an image does not have a single class.
         """
         pixels = sums["pixels"].total
         overlap = [value for value in _dice(pixels)[1:] if not np.isnan(value)]
@@ -97,18 +97,18 @@ class Segmentation(Task):
         """The classes that are present, the share of the image that each covers, and boxes."""
         found = []
         for row in self.predict(model, x).cpu():
-            sure, said = row.max(0)
-            shares = torch.bincount(said.flatten(), minlength=len(classes)) / said.numel()
+            sure, predicted = row.max(0)
+            shares = torch.bincount(predicted.flatten(), minlength=len(classes)) / predicted.numel()
             details = {"shares": dict(zip(classes, shares.tolist(), strict=True))}
-            marks = _marks(said, classes, "found")
-            found.append(Answer(_words(said, classes), float(sure.mean()), details, marks))
+            marks = _marks(predicted, classes, "found")
+            found.append(Answer(_words(predicted, classes), float(sure.mean()), details, marks))
         return found
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
-        """The worst first; right from a mean Dice of 0.9 in the image; boxes around classes."""
-        sure, said = self.predict(model, batch.x).cpu().max(1)
+        """The worst images first, with boxes around classes; right means a mean Dice of 0.9."""
+        sure, predicted = self.predict(model, batch.x).cpu().max(1)
         found = []
-        for at, (answer, truth) in enumerate(zip(said, batch.y.cpu().long(), strict=True)):
+        for at, (answer, truth) in enumerate(zip(predicted, batch.y.cpu().long(), strict=True)):
             known = truth != IGNORED
             pairs = truth[known] * len(classes) + answer[known]
             pixels = torch.bincount(pairs, minlength=len(classes) ** 2).double().numpy()
@@ -137,13 +137,13 @@ def _known(targets: Tensor, classes: tuple[str, ...]) -> bool:
 
 
 def _entropy(logits: Tensor, y: Tensor) -> Tensor:
-    """[b], each the mean over the labelled pixels of an image; 0 where it has none."""
+    """Mean cross-entropy over the labelled pixels of each image [b]; 0 if there are none."""
     losses = F.cross_entropy(logits, y.long(), ignore_index=IGNORED, reduction="none")
     return losses.sum((1, 2)) / (y != IGNORED).sum((1, 2)).clamp(min=1)
 
 
 def _soft_dice(logits: Tensor, y: Tensor) -> Tensor:
-    """[b], each the mean over classes of twice the overlap over the sum, both one pixel more."""
+    """Soft Dice of each image [b], mean over classes, smoothed by one pixel."""
     known = (y != IGNORED)[:, None]
     probabilities = torch.softmax(logits, dim=1) * known
     truth = F.one_hot(torch.where(known[:, 0], y, 0).long(), logits.shape[1]).movedim(-1, 1) * known
@@ -153,7 +153,7 @@ def _soft_dice(logits: Tensor, y: Tensor) -> Tensor:
 
 
 def _dice(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """[classes] from counts [true, predicted]; NaN for a class that occurs in neither."""
+    """Dice [classes] from counts [true, predicted]; NaN for a class that occurs in neither."""
     each = pixels.sum(axis=0) + pixels.sum(axis=1)
     return np.where(each > 0, 2 * np.diag(pixels) / np.maximum(each, 1), np.nan)
 
@@ -164,7 +164,7 @@ def _words(mask: Tensor, classes: tuple[str, ...]) -> str:
 
 
 def _marks(mask: Tensor, classes: tuple[str, ...], kind: str) -> tuple[Mark, ...]:
-    """A box around all pixels of each class but the background."""
+    """A box around all pixels of each class except the background."""
     found = []
     for number in range(1, len(classes)):
         rows, columns = torch.nonzero(mask == number, as_tuple=True)

@@ -67,7 +67,7 @@ def broken(*_: Any) -> Any:
 
 def test_a_site_that_never_answers_is_given_up_before_the_deadline(clock: Clock) -> None:
     line = Script(broken)
-    with pytest.raises(Silent, match="site 'ward' does not answer any more"):
+    with pytest.raises(Silent, match="site 'ward' has stopped answering"):
         Talk(line, "ward", 1e6).ask("hold", {})
     assert conversation.SILENCE <= clock.monotonic() < conversation.SILENCE + 2
 
@@ -75,7 +75,7 @@ def test_a_site_that_never_answers_is_given_up_before_the_deadline(clock: Clock)
 def test_a_vectors_piece_may_take_longer(clock: Clock) -> None:
     with pytest.raises(Silent):
         Talk(Script(broken), "ward", 1e6).send("vector", messages.pack([torch.ones(2)]))
-    assert conversation.SLOW <= clock.monotonic() < conversation.SLOW + 2
+    assert conversation.PIECE_TIMEOUT <= clock.monotonic() < conversation.PIECE_TIMEOUT + 2
 
 
 def test_the_deadline_is_named(clock: Clock) -> None:
@@ -86,7 +86,7 @@ def test_the_deadline_is_named(clock: Clock) -> None:
 
 def test_a_site_that_is_never_done_meets_the_deadline(clock: Clock) -> None:
     def reply(kind: str, header: Mapping[str, Any], body: bytes) -> tuple[str, bytes]:
-        clock.sleep(conversation.NAP)
+        clock.sleep(conversation.LONG_POLL)
         return fields(ticket=1, done=False)
 
     with pytest.raises(SiteError, match=r"rounds\.deadline"):
@@ -112,7 +112,8 @@ def test_an_answer_that_trickles_in_does_not_outlast_the_deadline(clock: Clock) 
 
 
 @pytest.mark.parametrize(
-    ("takes", "pause"), [(0.0, conversation.BREATH), (conversation.NAP, conversation.NAP)]
+    ("takes", "pause"),
+    [(0.0, conversation.MIN_POLL), (conversation.LONG_POLL, conversation.LONG_POLL)],
 )
 def test_a_site_that_is_not_done_is_asked_again_without_haste(
     clock: Clock, takes: float, pause: float
@@ -183,7 +184,7 @@ def test_a_site_whose_turn_does_not_come_is_not_blamed(
     holding.start()
     full.wait(30)
     line = Script(lambda *_: fields())
-    why = r"^the turn of site 'ward' did not come within rounds\.deadline: the vectors of other"
+    why = r"^site 'ward' was not served within rounds\.deadline: transfers of other"
     try:
         with pytest.raises(SiteError, match=why):
             Talk(line, "ward", 0.05, budget=budget).send("vector", memoryview(bytes(8)))
@@ -229,7 +230,7 @@ def test_garbage_is_refused(clock: Clock, text: Any) -> None:
 
 @pytest.mark.parametrize("data", [None, "text", 7, [1, 2], {"a": 1}])
 def test_a_body_that_is_no_bytes_is_refused(clock: Clock, data: Any) -> None:
-    with pytest.raises(SiteError, match="site 'ward' sent no bytes"):
+    with pytest.raises(SiteError, match="site 'ward' sent something other than bytes"):
         Talk(Script(lambda *_: ("{}", data)), "ward", 9).ask("hold", {})
 
 
@@ -242,7 +243,7 @@ def test_a_ticket_that_is_none_is_refused(clock: Clock, ticket: Any) -> None:
 @pytest.mark.parametrize("done", [None, "yes", 1, 0, [], {}])
 def test_a_site_that_does_not_say_whether_it_is_done_is_refused(clock: Clock, done: Any) -> None:
     line = Script(lambda kind, *_: fields(ticket=1, done=done))
-    with pytest.raises(SiteError, match="site 'ward' does not say whether it is done"):
+    with pytest.raises(SiteError, match="site 'ward' did not say whether it is done"):
         Talk(line, "ward", 9).finish("train", {})
 
 
@@ -281,5 +282,5 @@ def test_a_vector_travels_in_pieces(clock: Clock, small_pieces: None) -> None:
 @pytest.mark.parametrize("more", [-1, 1, 100, -8])
 def test_a_piece_of_another_length_is_refused(clock: Clock, small_pieces: None, more: int) -> None:
     line = Script(lambda kind, header, body: ("{}", bytes(8 + more)))
-    with pytest.raises(SiteError, match=r"site 'ward' sent [\d,]+ bytes where 8 were due"):
+    with pytest.raises(SiteError, match=r"site 'ward' sent [\d,]+ bytes instead of 8"):
         list(Talk(line, "ward", 9).fetch(1, 16))

@@ -19,7 +19,7 @@ from fedsight.core.types import Sum
 from fedsight.engines.remote import messages
 
 SIZES = st.dictionaries(st.text(max_size=5), st.integers(0, 40), max_size=4)
-COUNTS = st.integers(0, messages.MOST)
+COUNTS = st.integers(0, messages.MAX_COUNT)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -58,7 +58,7 @@ def test_what_is_unpacked_may_be_changed_and_changes_nothing_else() -> None:
 
 @given(st.integers(0, 5 * messages.PIECE + 9))
 def test_pieces_cover_everything_once(total: int) -> None:
-    found = list(messages.Stride().pieces(total))
+    found = list(messages.PieceSizer().pieces(total))
     assert found[0][0] == 0
     assert found[-1][1] == total
     assert all(one[1] == other[0] for one, other in pairwise(found))
@@ -86,7 +86,7 @@ NO_HEADERS = {
     "a deep nest": "[" * 100_000,
     "a deep object": '{"a":' * 100_000,
     "an endless number": '{"a": ' + "1" * 5000 + "}",
-    "too long": '{"a": "' + "x" * messages.LONGEST + '"}',
+    "too long": '{"a": "' + "x" * messages.MAX_HEADER + '"}',
 }
 
 
@@ -111,16 +111,18 @@ def test_a_count_is_read(value: int) -> None:
     assert messages.whole_number({"n": value}, "n", "x") == value
 
 
-@given(JUNK | st.integers(max_value=-1) | st.integers(min_value=messages.MOST + 1))
+@given(JUNK | st.integers(max_value=-1) | st.integers(min_value=messages.MAX_COUNT + 1))
 def test_any_value_is_a_count_or_refused(value: Any) -> None:
-    if type(value) is int and 0 <= value <= messages.MOST:
+    if type(value) is int and 0 <= value <= messages.MAX_COUNT:
         return
-    with pytest.raises(SiteError, match=r"site 'x' sent n = .* no plausible count") as caught:
+    with pytest.raises(SiteError, match=r"site 'x' sent n = .* not a valid count") as caught:
         messages.whole_number({"n": value}, "n", "site 'x'")
     assert len(caught.value.cause) < 200
 
 
-@pytest.mark.parametrize("value", [True, 1.0, "1", None, -1, messages.MOST + 1, [1], "x" * 10**6])
+@pytest.mark.parametrize(
+    "value", [True, 1.0, "1", None, -1, messages.MAX_COUNT + 1, [1], "x" * 10**6]
+)
 def test_what_is_nearly_a_count_is_refused_in_few_words(value: Any) -> None:
     with pytest.raises(SiteError) as caught:
         messages.whole_number({"n": value}, "n", "x")
@@ -172,7 +174,7 @@ NO_SUMS = {
     "a fractional count": {"loss": [1.0, 2.5]},
     "a true count": {"loss": [1.0, True]},
     "a negative count": {"loss": [1.0, -1]},
-    "an enormous count": {"loss": [1.0, messages.MOST + 1]},
+    "an enormous count": {"loss": [1.0, messages.MAX_COUNT + 1]},
     "a deep nest": {"loss": [json.loads("[" * 500 + "]" * 500), 2]},
 }
 
@@ -202,11 +204,11 @@ def test_pieces_grow_over_a_quick_line_and_shrink_over_a_slow_one(
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(messages.time, "monotonic", lambda: now[0])
-    stride, total = messages.Stride(), 40 << 20
-    for seconds, size in ((0.01, messages.PIECE), (1.0, messages.PIECE), (9.0, messages.LEAST)):
-        for _ in stride.pieces(total):
+    sizer, total = messages.PieceSizer(), 40 << 20
+    for seconds, size in ((0.01, messages.PIECE), (1.0, messages.PIECE), (9.0, messages.MIN_PIECE)):
+        for _ in sizer.pieces(total):
             now[0] += seconds
-        assert stride.size == size
+        assert sizer.size == size
 
 
 def test_an_overdue_piece_makes_room_once(monkeypatch: pytest.MonkeyPatch) -> None:

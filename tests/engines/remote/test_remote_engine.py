@@ -113,8 +113,11 @@ FAULTS: dict[str, tuple[Alter, str]] = {
     "an enormous weight": (changed(weight=2**60), "weight ="),
     "a true weight": (changed(weight=True), "weight = True"),
     "a fractional weight": (changed(weight=11.0), "weight = 11.0"),
-    "no weight": (changed(weight=0), "weighs its reply 0, but declared images for 11"),
-    "a larger weight": (changed(weight=12), "weighs its reply 12, but declared images for 11"),
+    "no weight": (changed(weight=0), "gave its reply the weight 0, but its declaration implies 11"),
+    "a larger weight": (
+        changed(weight=12),
+        "gave its reply the weight 12, but its declaration implies 11",
+    ),
     "a NaN loss": (changed(metrics={"train_loss": [math.nan, 11]}), "not finite sums"),
     "an infinite loss": (changed(metrics={"train_loss": [math.inf, 11]}), "not finite sums"),
     "an enormous loss": (changed(metrics={"train_loss": [10**400, 11]}), "not finite sums"),
@@ -131,17 +134,23 @@ FAULTS: dict[str, tuple[Alter, str]] = {
     "NaN": (answered("fetch", change=value(math.nan)), "not finite"),
     "infinity": (answered("fetch", change=value(-math.inf)), "not finite"),
     "too large a number": (answered("fetch", change=value(1e30)), "64-bit range"),
-    "a short piece": (answered("fetch", change=lambda data: data[:-4]), "bytes where"),
-    "a long piece": (answered("fetch", change=lambda data: data + bytes(4)), "bytes where"),
-    "an empty piece": (answered("fetch", change=lambda data: b""), "sent 0 bytes where"),
-    "text for bytes": (answered("fetch", change=lambda data: "text"), "sent no bytes"),
-    "nothing for bytes": (answered("fetch", change=lambda data: None), "sent no bytes"),
-    "a number for a header": (answered("train", [5]), "a message that is none"),
-    "no header": (answered("train", [None]), "a message that is none"),
-    "half a header": (answered("train", ['{"done": tr']), "cut off or garbled"),
-    "a nest for a header": (answered("train", ["[" * 10**5]), "cut off or garbled"),
-    "not JSON": (answered("train", ["hello"]), "cut off or garbled"),
-    "no end": (answered("train", ['{"ticket": 1}']), "does not say whether it is done"),
+    "a short piece": (answered("fetch", change=lambda data: data[:-4]), "bytes instead of"),
+    "a long piece": (answered("fetch", change=lambda data: data + bytes(4)), "bytes instead of"),
+    "an empty piece": (answered("fetch", change=lambda data: b""), "sent 0 bytes instead of"),
+    "text for bytes": (
+        answered("fetch", change=lambda data: "text"),
+        "sent something other than bytes",
+    ),
+    "nothing for bytes": (
+        answered("fetch", change=lambda data: None),
+        "sent something other than bytes",
+    ),
+    "a number for a header": (answered("train", [5]), "a message without a valid header"),
+    "no header": (answered("train", [None]), "a message without a valid header"),
+    "half a header": (answered("train", ['{"done": tr']), "truncated or corrupt"),
+    "a nest for a header": (answered("train", ["[" * 10**5]), "truncated or corrupt"),
+    "not JSON": (answered("train", ["hello"]), "truncated or corrupt"),
+    "no end": (answered("train", ['{"ticket": 1}']), "did not say whether it is done"),
     "a refusal of a piece": (answered("piece", ['{"error": "no"}']), "no"),
 }
 
@@ -190,12 +199,12 @@ def test_a_silent_site_is_given_up_and_not_asked_again(table: Table, clock: Cloc
     talking = engine(there, line)
     outcome = collect(talking, order(there), [0, 1, 2])
     others_only(table, outcome)
-    assert "does not answer any more" in outcome.rejected[BAD]
+    assert "has stopped answering" in outcome.rejected[BAD]
     assert talking.present() == GOOD
     line.asked.clear()
     later = collect(talking, order(there, 2), [0, 1, 2])
     others_only(table, later, 2)
-    assert "does not answer any more" in later.rejected[BAD]
+    assert "has stopped answering" in later.rejected[BAD]
     sums = talking.measure(order(there).vector, 2)
     owners = [there.name(view.site) for view in there.views if view.site is not None]
     assert {site for site, one in zip(owners, sums, strict=True) if one} == set(GOOD)

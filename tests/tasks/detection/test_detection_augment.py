@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedsight.data.detection.boxes import Row, labelled, pack
-from fedsight.tasks.detection.augment import SHOWN, moved
+from fedsight.tasks.detection.augment import MIN_VISIBLE, moved
 
 HEIGHT, WIDTH = 40, 64
 
@@ -58,7 +58,7 @@ def test_boxes_stay_around_what_they_were_around(
             touches = [found[0] == 0, found[1] == 0, found[2] == WIDTH, found[3] == HEIGHT]
             assert zoom > 1
             assert not bool(found.any()) or any(touches)
-            assert across * down < SHOWN * most
+            assert across * down < MIN_VISIBLE * most
 
 
 def test_square_images_are_turned_about_the_diagonal_too() -> None:

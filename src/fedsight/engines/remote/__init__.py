@@ -1,1 +1,1 @@
-"""The engine whose sites are on other machines."""
+"""The engine for sites on other machines."""

@@ -1,8 +1,8 @@
-"""The coordinator's engine: the sites are elsewhere, and answer over a line.
+"""The coordinator's engine for sites on other machines, reached over a network connection.
 
-The coordinator asks and a site answers, never the other way round. A site that does not answer is
-given up long before the round's deadline, a reply is checked before anything is added, and replies
-wait on the disk and are added one by one as they come, so memory does not grow with the cohort.
+The coordinator asks and a site answers, never the other way round. A site that stops answering is
+given up long before the round's deadline. A reply is checked before anything is added, and replies
+are spooled to disk and added one at a time, so memory use does not grow with the cohort.
 """
 
 from __future__ import annotations
@@ -34,15 +34,15 @@ ATTEMPTS = 2  # to get a round's quorum; then the round has failed
 
 
 class RemoteEngine:
-    """Client steps and measurements by sites at the other end of a link.
+    """Has client steps and measurements done by the sites at the other end of a link.
 
     `absent` are sites of the federation that cannot take part, with the reason; `accepted` is the
-    last round in which each site's reply was counted, from the run's history; `durable` tells the
+    last round in which each site's reply was counted, from the run's history; `durable` returns the
     round of the last checkpoint, `gone` whether a site is known to have left; `run` is the run's
-    identity, as it was proposed to the sites.
+    identity, as proposed to the sites.
     """
 
-    overlaps: ClassVar[bool] = False  # a site that joins is taken in between two rounds
+    overlaps: ClassVar[bool] = False  # joining sites are admitted between two rounds
 
     def __init__(
         self,
@@ -61,16 +61,16 @@ class RemoteEngine:
         self._pending: list[str] = []
         self._durable = durable
         self._gone = gone
-        self._due = {name: s.total.shape for name, s in replies.blank(federation).items()}
+        self._expected = {name: s.total.shape for name, s in replies.blank(federation).items()}
         self._total = aggregator_of(federation, max(federation.terms, 1))
-        self._exchange = Exchange(federation, run, self._brief)
-        self._held: dict[str, int] = {}  # the round after which each site's vector is
-        self._strides: defaultdict[str, messages.Stride] = defaultdict(messages.Stride)
+        self._exchange = Exchange(federation, run, self._converse_briefly)
+        self._held: dict[str, int] = {}  # the round of the model that each site holds
+        self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()
         self._budget = messages.Budget()
 
     def submit(self, order: Order, cohort: Sequence[int]) -> Work:
-        """One round of local training; a reply that is late or faulty is rejected, not added."""
+        """Start a round of local training; a late or invalid reply is rejected."""
         self._accepted.update(dict.fromkeys(self._pending, order.round - 1))
         self._total.clear(len(cohort))
         outcome = Outcome(self._total)
@@ -81,7 +81,7 @@ class RemoteEngine:
             try:
                 self._round(order, clients, came.put)
                 came.put(None)
-            except BaseException as error:  # belongs to whoever waits for the replies
+            except BaseException as error:  # raised again where the replies are awaited
                 came.put(error)
 
         def arrivals() -> Iterator[Arrival]:
@@ -104,7 +104,7 @@ class RemoteEngine:
     def _round(
         self, order: Order, clients: Mapping[str, int], put: Callable[[Arrival], None]
     ) -> None:
-        """Ask the sites of `clients` (name to number), a second time if the quorum is missed."""
+        """Ask the sites of `clients` (name to number), again if the quorum is missed."""
         program, total = self.federation.program, self._total
         refused: dict[str, str] = {}
         if program.secure.masks and isinstance(total, SecureSum):
@@ -117,7 +117,7 @@ class RemoteEngine:
         def one(attempt: int, talk: Talk) -> None:
             header = {
                 **self._order_header(order, talk, clients),
-                "vector": self._bring(talk, order.round - 1, vector),
+                "vector": self._send_model(talk, order.round - 1, vector),
                 "attempt": attempt,
                 "mark": talk.send("extras", extras) if extras else 0,
             }
@@ -132,7 +132,7 @@ class RemoteEngine:
                 put(Rejected(clients[site], site, cause))
             if len(accepted) >= (program.rounds.quorum or len(clients)):
                 break
-            left = [site for site in problems if site in self.present()]  # they may do better
+            left = [site for site in problems if site in self.present()]  # these may succeed now
 
     def _order_header(
         self, order: Order, talk: Talk, clients: Mapping[str, int]
@@ -150,7 +150,7 @@ class RemoteEngine:
     def _fetch_reply(
         self, order: Order, client: int, talk: Talk, header: dict[str, object]
     ) -> Accepted:
-        """Have a site train, fetch its reply, and add it."""
+        """Make a site train, fetch its reply, and add it."""
         total, masks = self._total, self.federation.program.secure.masks
         answer = talk.finish("train", header, self._exchange.inbox(talk.site) if masks else b"")
         self._held[talk.site] = order.round - 1
@@ -158,36 +158,36 @@ class RemoteEngine:
         with tempfile.TemporaryFile(prefix="fedsight-") as spool:
             for piece in talk.fetch(answer["ticket"], reply_bytes(self.federation, total)):
                 spool.write(piece)
-            with self._lock:  # one reply at a time is held whole
-                if self._gone(talk.site):  # revoked while it answered, say
+            with self._lock:  # only one whole reply is in memory at a time
+                if self._gone(talk.site):  # for example revoked while it answered
                     raise Silent(talk.site)
                 replies.add(self.federation, total, spool, arrival)
         return arrival
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
-        """The sums of each view; nothing for a view that only an absent site could measure.
+        """The sums of each view; empty for a view that only an absent site could measure.
 
-        Raises SiteError when nobody is left to measure the others.
+        Raises SiteError when no site is left to measure the others.
         """
         data = messages.pack([vector])
         jobs = chunks(self.federation)
         done: dict[int, Metrics] = {}
-        # The replies of this round count already: the personal parts that they left are measured.
+        # This round's replies already count: the personal parts that they left are measured.
         accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
 
         def one(talk: Talk, mine: Sequence[int]) -> None:
             header = {
-                "vector": self._bring(talk, round, data),
+                "vector": self._send_model(talk, round, data),
                 "round": round,
                 "accepted": accepted.get(talk.site, 0),
-                "jobs": [[self._own(jobs[job][0]), jobs[job][1]] for job in mine],
+                "jobs": [[self._is_private(jobs[job][0]), jobs[job][1]] for job in mine],
             }
             answer = talk.finish("measure", header)
             self._held[talk.site] = round
             found = answer.get("metrics")
             if not isinstance(found, list) or len(found) != len(mine):
-                cause = f"site '{talk.site}' measured something else than it was asked to"
-                raise SiteError(cause, "let it run the same FedSight version")
+                cause = f"site '{talk.site}' measured something other than it was asked to"
+                raise SiteError(cause, "run the same FedSight version there")
             with self._lock:
                 for job, table in zip(mine, found, strict=True):
                     done[job] = self._checked_sums(jobs[job], talk.site, table)
@@ -198,28 +198,28 @@ class RemoteEngine:
                 shares, lambda talk: one(talk, shares[talk.site]), self._deadline()
             ).keys()
         left = [view for job, (view, _) in enumerate(jobs) if job not in done]
-        if (jobs and not done) or not all(map(self._own, left)):
+        if (jobs and not done) or not all(map(self._is_private, left)):
             raise SiteError(
                 f"no site is left to measure the model after round {round}",
-                "look at the sites' machines and lines. The last checkpoint is intact",
+                "check the sites' machines and network connections. The last checkpoint is intact",
             )
         return by_view(self.federation, jobs, [done.get(job, {}) for job in range(len(jobs))])
 
     def close(self) -> None:
-        """Nothing is kept open between conversations."""
+        """Do nothing: no connection stays open between conversations."""
 
     def present(self) -> list[str]:
         """The sites of the federation that still answer."""
         return [site for site in self._link.sites if site not in self.absent]
 
-    def _own(self, view: int) -> bool:
-        """Whether a view is of one site's own test images, or as only that site sees them."""
+    def _is_private(self, view: int) -> bool:
+        """Whether only one site can measure a view: its own test images, or as it sees them."""
         return self.federation.views[view].site is not None
 
     def _shares(
         self, jobs: Sequence[tuple[int, int]], done: Mapping[int, Metrics], failed: set[str]
     ) -> dict[str, list[int]]:
-        """Who measures what is left: a site its own view, all together what anybody can."""
+        """Assign the remaining jobs: a private view to its site, the others to all in turn."""
         present = [site for site in self.present() if site not in failed]
         shares: dict[str, list[int]] = {}
         for job, (view, _) in enumerate(jobs):
@@ -237,10 +237,10 @@ class RemoteEngine:
         one: Callable[[Talk], None],
         deadline: float,
     ) -> dict[str, str]:
-        """Talk to all sites at once; the reasons of those that failed."""
+        """Talk to all sites at once; returns the reasons of those that failed, by site."""
         problems = {site: self._why_absent(site) for site in sites if site not in self.present()}
         talks = [
-            Talk(self._link, site, deadline, self._gone, self._strides[site], self._budget)
+            Talk(self._link, site, deadline, self._gone, self._sizers[site], self._budget)
             for site in sites
             if site not in problems
         ]
@@ -249,11 +249,13 @@ class RemoteEngine:
             if isinstance(error, Silent):
                 self.absent[site] = problems[site]
             else:
-                self._held.pop(site, None)  # it may have been started anew
+                self._held.pop(site, None)  # it may have restarted
         return problems
 
-    def _brief(self, sites: Iterable[str], one: Callable[[Talk], None]) -> dict[str, str]:
-        """Talk to all sites at once about what takes no training."""
+    def _converse_briefly(
+        self, sites: Iterable[str], one: Callable[[Talk], None]
+    ) -> dict[str, str]:
+        """Talk to all sites at once about something that needs no training."""
         return self._converse(list(sites), one, self._deadline())
 
     def _deadline(self) -> float:
@@ -262,43 +264,44 @@ class RemoteEngine:
     def _why_absent(self, site: str) -> str:
         return self.absent.get(site, f"site '{site}' is not connected")
 
-    def _bring(self, talk: Talk, round: int, data: memoryview) -> int:
-        """The mark under which the model after `round` came; 0 if the site has it from before."""
+    def _send_model(self, talk: Talk, round: int, data: memoryview) -> int:
+        """Send the model after `round`; returns its mark, or 0 if the site already holds it."""
         return 0 if self._held.get(talk.site) == round else talk.send("vector", data)
 
     def _checked_reply(
         self, client: int, site: str, round: int, answer: dict[str, Any]
     ) -> Accepted:
         sender = f"site '{site}'"
-        told = messages.whole_number(answer, "round", sender)
-        if told != round:
+        answered = messages.whole_number(answer, "round", sender)
+        if answered != round:
             raise SiteError(
-                f"{sender} answered for round {told} in round {round}",
+                f"{sender} answered for round {answered} in round {round}",
                 "a late or repeated answer is not counted",
             )
         weight = messages.whole_number(answer, "weight", sender)
-        due = self.federation.size(client)
-        due = due if self.federation.program.rounds.weighting == "samples" else 1
-        if weight != due:
+        declared = self.federation.size(client)
+        expected = declared if self.federation.program.rounds.weighting == "samples" else 1
+        if weight != expected:
             raise SiteError(
-                f"{sender} weighs its reply {weight:,}, but declared images for {due:,}",
-                "its images changed while the run went on, or it cheats: start it again",
+                f"{sender} gave its reply the weight {weight:,}, but its declaration implies "
+                f"{expected:,}",
+                "its images changed during the run, or it cheats: restart the site",
             )
-        if self.federation.program.privacy.protects:  # no site tells it
+        if self.federation.program.privacy.protects:  # protected sites do not report their loss
             return Accepted(client, site, weight, float("nan"))
         loss = messages.read_metrics(answer.get("metrics"), sender).get("train_loss")
         if loss is None or not loss.count or loss.total.shape:
-            raise SiteError(f"{sender} sent no training loss", "look at its log")
+            raise SiteError(f"{sender} sent no training loss", "check its log")
         return Accepted(client, site, weight, loss.mean)
 
     def _checked_sums(self, job: tuple[int, int], site: str, table: Any) -> dict[str, Sum]:
-        """The sums of one chunk: those of the task, in their shapes, over that many images."""
+        """The sums of one chunk, checked: the task's names and shapes, and the image count."""
         found = messages.read_metrics(table, f"site '{site}'")
         view, start = job
         held = len(self.federation.views[view].indices)
         images = min(chunk(self.federation, held), held - start)
         shapes = {name: one.total.shape for name, one in found.items()}
-        if shapes != self._due or any(one.count != images for one in found.values()):
-            cause = f"site '{site}' sent figures of another task, or over other images"
-            raise SiteError(cause, "let it run the same FedSight version, on the same images")
+        if shapes != self._expected or any(one.count != images for one in found.values()):
+            cause = f"site '{site}' sent figures of another task, or of other images"
+            raise SiteError(cause, "run the same FedSight version there, on the same images")
         return found

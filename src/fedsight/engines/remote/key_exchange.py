@@ -1,6 +1,6 @@
-"""The coordinator's four questions of secure aggregation, asked over a line.
+"""The coordinator's side of the four phases of secure aggregation, over network connections.
 
-A site that fails in one of them dropped out there; the round goes on without it.
+A site that fails in a phase has dropped out; the round continues without it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from fedsight.program.federation import Federation
 
 Converse = Callable[[Iterable[str], Callable[[Talk], None]], dict[str, str]]
 
-_serials = itertools.count(time.time_ns() // 1_000_000)  # those of an earlier process were smaller
+_serials = itertools.count(time.time_ns() // 1_000_000)  # larger than those of any earlier process
 
 
 class Exchange:
-    """The keys of the rounds of one run; `converse` talks to sites at once, and says who failed."""
+    """Key exchange for the rounds of one run; `converse` talks to sites and returns failures."""
 
     def __init__(self, federation: Federation, run: str, converse: Converse) -> None:
         self._federation = federation
@@ -41,24 +41,24 @@ class Exchange:
         self._inboxes: dict[str, bytes] = {}
 
     def begin(self, order: Order, sites: Sequence[str], total: SecureSum) -> dict[str, str]:
-        """Phases 0 and 1 with `sites`; the reasons of those that dropped out.
+        """Run phases 0 and 1 with `sites`; returns the reasons of those that dropped out.
 
         Raises SiteError when too few are left.
         """
         unknown = [site for site in sites if site not in self._identities]
         problems = self._converse(unknown, self._identify)
         known = [site for site in sites if site in self._identities]
-        # The program's numbers for the whole cohort, whoever of it is there.
+        # The program's parameters for the whole cohort, including absent sites.
         parameters = self._federation.program.secure.parameters(len(sites))
         roster = tuple((site, self._identities[site]) for site in known)
         if len(known) < parameters.survivors:
             cause = (
-                f"only {len(known)} of {len(sites)} sites are there in round {order.round}, and "
-                f"secure aggregation takes {parameters.survivors}"
+                f"only {len(known)} of {len(sites)} sites are present in round {order.round}, and "
+                f"secure aggregation needs {parameters.survivors}"
             )
-            cure = "look at the rejected sites, or raise secure.dropout"
+            cure = "check the rejected sites, or raise secure.dropout"
             raise SiteError(f"{cause}{_first(problems)}", cure)
-        # Who is missing already counts among those that may drop out.
+        # Sites that are already missing count towards the permitted drop-outs.
         again = self._federation.program.secure.parameters(len(known))
         again = replace(again, survivors=max(again.survivors, parameters.survivors))
         binding = Binding(
@@ -85,7 +85,7 @@ class Exchange:
                 server.share(number, message)
 
         problems |= self._converse(known, advertise)
-        # Too few of them is said here, once, and not as each site's own fault.
+        # Reports too few sites once, here, rather than as a failure of each site.
         _naming(problems, lambda: server.adverts(0))
         left = [site for site in known if site not in problems]
         problems |= self._converse(left, share)
@@ -95,11 +95,11 @@ class Exchange:
         return problems
 
     def inbox(self, site: str) -> bytes:
-        """What a site needs to mask with."""
+        """The encrypted shares that a site needs for masking."""
         return self._inboxes[site]
 
     def finish(self, outcome: Outcome, total: SecureSum) -> None:
-        """Phase 3: take the masks off the sum. Raises SiteError when too few sites are left."""
+        """Phase 3: remove the masks from the sum. Raises SiteError if too few sites are left."""
         server = self._server
         assert server is not None
         sites = [one.site for one in outcome.accepted]
@@ -110,7 +110,9 @@ class Exchange:
             with self._lock:
                 server.answer(self._numbers[talk.site], message)
 
-        lost = self._converse(sites, unmask)  # their updates count: the others can unmask them
+        lost = self._converse(
+            sites, unmask
+        )  # their updates still count: the others can unmask them
         _naming(lost, lambda: server.unmask(total.words))
 
     def _identify(self, talk: Talk) -> None:
@@ -121,12 +123,12 @@ class Exchange:
                 raise ValueError
         except ValueError:
             cause = f"site '{talk.site}' has no identity key"
-            raise SiteError(cause, "let it run the same FedSight version") from None
+            raise SiteError(cause, "run the same FedSight version there") from None
         self._identities[talk.site] = key
 
 
 def _naming(problems: Mapping[str, str], do: Callable[[], object]) -> None:
-    """Do something that fails when too few sites are left; its error says why the first is not."""
+    """Run `do`; a SiteError that it raises also says why the first site dropped out."""
     try:
         do()
     except SiteError as error:

@@ -1,8 +1,8 @@
-"""What coordinator and site say to each other: a small JSON header, and raw vectors.
+"""The messages between coordinator and site: a small JSON header and raw vectors.
 
-Both sides know every length beforehand, from the program. So a message has nothing in it that
-could make its reader allocate more than planned: vectors travel as bare little-endian bytes, cut
-into pieces, and everything in a header is checked before it is used.
+Both sides know every length in advance from the program, so a message cannot make its reader
+allocate more than planned: vectors are sent as raw little-endian bytes, in pieces, and everything
+in a header is checked before use.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from torch import Tensor
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, PartSpec, PartSpecs, Sum
 
-PIECE = 4 << 20  # bytes sent at once, at most: what is lost when a connection is cut
-IN_FLIGHT = 12 << 20  # bytes: many small pieces over slow lines, or a few large ones
-OVERDUE = 10.0  # seconds after which a piece does not count among those on their way any more
-FIRST, LEAST = 256 << 10, 64 << 10  # bytes: the first piece over a line, and the smallest
-QUICK, LONG = 0.3, 2.0  # seconds: the next piece is larger, or smaller
-LONGEST = 16 << 20  # characters of a header: a confusion matrix of a thousand classes fits
-MOST = 1 << 40  # the largest count or weight that anybody may name
-_SAME_VERSION = "let it run the same FedSight version as the coordinator"
+PIECE = 4 << 20  # maximum bytes of a piece, which are lost if the connection breaks
+IN_FLIGHT = 12 << 20  # bytes: many small pieces over slow connections, or a few large ones
+OVERDUE = 10.0  # seconds after which a piece no longer counts as in flight
+FIRST_PIECE, MIN_PIECE = 256 << 10, 64 << 10  # bytes: a connection's first and smallest piece
+FAST, SLOW = 0.3, 2.0  # seconds per piece: below it the next is larger, above it smaller
+MAX_HEADER = 16 << 20  # characters: a confusion matrix of a thousand classes fits
+MAX_COUNT = 1 << 40  # the largest count or weight that a message may hold
+_SAME_VERSION = "run the same FedSight version there as at the coordinator"
 
 
 def pack(vectors: Iterable[Tensor]) -> memoryview:
-    """float32 or uint8 vectors, one after the other, as little-endian bytes."""
+    """float32 or uint8 vectors, concatenated as little-endian bytes."""
     flat = [_as_bytes(vector) for vector in vectors]
     whole = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.uint8), *flat])
     return whole.data.cast("B")
@@ -46,12 +46,12 @@ def _as_bytes(vector: Tensor) -> npt.NDArray[np.uint8]:
 
 
 def unpack(data: bytearray, sizes: Mapping[str, int]) -> dict[str, Tensor]:
-    """The float32 vectors of the given lengths that `data` holds; ValueError if it holds others."""
+    """The float32 vectors in `data`; ValueError if their total length is not that of `sizes`."""
     return unpack_parts(data, {name: PartSpec((size,)) for name, size in sizes.items()})
 
 
 def unpack_parts(data: bytearray, specs: PartSpecs) -> dict[str, Tensor]:
-    """The parts of a payload, as they were encoded; ValueError if `data` holds anything else."""
+    """The encoded parts of a payload; ValueError if `data` has another length."""
     expected = sum(spec.bytes for spec in specs.values())
     if len(data) != expected:
         raise ValueError(f"{len(data):,} bytes, not {expected:,}")
@@ -66,35 +66,35 @@ def unpack_parts(data: bytearray, specs: PartSpecs) -> dict[str, Tensor]:
 
 
 class Budget:
-    """How many bytes may be on their way at once, over all lines together.
+    """Limits the bytes in flight over all connections.
 
-    A piece that is overdue holds nobody up, or a few sites that hang could stop all others. What
-    then is on its way beyond IN_FLIGHT is one piece a site at most, and those shrink (Stride).
+    An overdue piece no longer counts; otherwise a few hanging sites could block all others. The
+    excess over IN_FLIGHT is then at most one piece per site, and those get smaller (PieceSizer).
     """
 
     def __init__(self) -> None:
-        self._held: dict[object, tuple[float, int]] = {}  # since when, and bytes; oldest first
+        self._held: dict[object, tuple[float, int]] = {}  # (start time, bytes), oldest first
         self._changed = threading.Condition()
 
     @contextlib.contextmanager
     def take(self, size: int, patience: float = math.inf) -> Iterator[None]:
-        """Wait until `size` bytes may be on their way, and count them while they are.
+        """Wait until `size` more bytes fit, and count them within the context.
 
-        Raises TimeoutError when they may not within `patience` seconds.
+        Raises TimeoutError if they do not fit within `patience` seconds.
         """
         size, share = min(size, IN_FLIGHT), object()
         end = time.monotonic() + patience
         with self._changed:
             while True:
                 now = time.monotonic()
-                due = [
+                counted = [
                     (since, held) for since, held in self._held.values() if now < since + OVERDUE
                 ]
-                if sum(held for _, held in due) + size <= IN_FLIGHT:
+                if sum(held for _, held in counted) + size <= IN_FLIGHT:
                     break
                 if now >= end:
                     raise TimeoutError
-                self._changed.wait(min(end, due[0][0] + OVERDUE) - now)
+                self._changed.wait(min(end, counted[0][0] + OVERDUE) - now)
             self._held[share] = now, size
         try:
             yield
@@ -104,69 +104,67 @@ class Budget:
                 self._changed.notify_all()
 
 
-class Stride:
-    """How large the pieces are that a line carries in about a second; found out as they go."""
+class PieceSizer:
+    """Adapts the size of the pieces so that a connection carries one in about a second."""
 
     def __init__(self) -> None:
-        self.size = min(FIRST, PIECE)  # bytes
+        self.size = min(FIRST_PIECE, PIECE)  # bytes
 
     def pieces(self, total: int) -> Iterator[tuple[int, int]]:
-        """(start, stop) of each piece of `total` bytes; one empty piece of nothing."""
+        """Yield (start, stop) of each piece of `total` bytes; one empty piece if it is 0."""
         start, stop = 0, -1
         while stop < total:
             began, stop = time.monotonic(), min(start + self.size, total)
             yield start, stop
-            self._learn(time.monotonic() - began)
+            self._adapt(time.monotonic() - began)
             start = stop
 
-    def _learn(self, seconds: float) -> None:
-        if seconds < QUICK:
+    def _adapt(self, seconds: float) -> None:
+        if seconds < FAST:
             self.size = min(2 * self.size, PIECE)
-        elif seconds > LONG:
-            self.size = max(self.size // 2, min(LEAST, PIECE))
+        elif seconds > SLOW:
+            self.size = max(self.size // 2, min(MIN_PIECE, PIECE))
 
 
 def read_header(text: Any, sender: str) -> dict[str, Any]:
-    """The fields of a header; SiteError names the sender of anything else."""
-    if not isinstance(text, str) or len(text) > LONGEST:
-        raise SiteError(f"{sender} sent a message that is none", _SAME_VERSION)
+    """The fields of a header; SiteError, naming the sender, if it is not one."""
+    if not isinstance(text, str) or len(text) > MAX_HEADER:
+        raise SiteError(f"{sender} sent a message without a valid header", _SAME_VERSION)
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
         fields = None
     if not isinstance(fields, dict):
-        raise SiteError(f"{sender} sent a message that is cut off or garbled", _SAME_VERSION)
+        raise SiteError(f"{sender} sent a message that is truncated or corrupt", _SAME_VERSION)
     return fields
 
 
 def whole_number(fields: Mapping[str, Any], key: str, sender: str) -> int:
-    """A count in a header, 0 to MOST; SiteError names the sender of anything else."""
+    """A count in a header, 0 to MAX_COUNT; SiteError, naming the sender, for anything else."""
     value = fields.get(key)
-    if type(value) is not int or not 0 <= value <= MOST:
+    if type(value) is not int or not 0 <= value <= MAX_COUNT:
         raise SiteError(
-            f"{sender} sent {key} = {repr(value)[:80]}, which is no plausible count", _SAME_VERSION
+            f"{sender} sent {key} = {repr(value)[:80]}, which is not a valid count", _SAME_VERSION
         )
     return value
 
 
 def metrics_table(metrics: Metrics) -> dict[str, Any]:
-    """Sums as plain values; every float keeps all its bits."""
+    """Sums as plain values; floats keep their full precision."""
     return {name: [np.asarray(s.total).tolist(), s.count] for name, s in metrics.items()}
 
 
 def read_metrics(table: Any, sender: str) -> dict[str, Sum]:
-    """Sums from plain values; SiteError names the sender of anything that is not finite sums."""
+    """Sums from plain values; SiteError, naming the sender, if they are not finite sums."""
     try:
         sums = {}
         for name, (total, count) in table.items():
-            values = np.asarray(total)  # texts, truth values and huge integers are no numbers
-            plausible = type(count) is int and 0 <= count <= MOST and values.dtype.kind in "iuf"
-            if not plausible or not np.isfinite(values).all():
+            values = np.asarray(total)  # strings, booleans and huge integers give another dtype
+            valid = type(count) is int and 0 <= count <= MAX_COUNT and values.dtype.kind in "iuf"
+            if not valid or not np.isfinite(values).all():
                 raise ValueError(name)
             sums[name] = Sum(values.astype(np.float64), count)
     except (AttributeError, TypeError, ValueError, RecursionError):
         cause = f"{sender} sent figures that are not finite sums over a count"
-        raise SiteError(
-            cause, "look at its log, and let it run the same FedSight version"
-        ) from None
+        raise SiteError(cause, "check its log, and run the same FedSight version there") from None
     return sums

@@ -1,4 +1,4 @@
-"""The coordinator's end of a reply: its length is known beforehand, and it is added whole."""
+"""Receives replies at the coordinator: their length is known, and they are added whole."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fedsight.program.federation import Federation
 
 
 def add(federation: Federation, total: Aggregator, spool: IO[bytes], reply: Accepted) -> None:
-    """Add the vectors of a reply; what the aggregator refuses is a SiteError."""
+    """Add the vectors of a reply; raises SiteError if the aggregator rejects them."""
     data = read(spool)
     if isinstance(total, SecureSum):
         words = pack.unpack(data, total.quantiser.length, total.quantiser.modulus)
@@ -26,7 +26,7 @@ def add(federation: Federation, total: Aggregator, spool: IO[bytes], reply: Acce
 
 
 def read(spool: IO[bytes]) -> bytearray:
-    """All that was written."""
+    """Everything that was written to `spool`."""
     data = bytearray(spool.tell())
     spool.seek(0)
     spool.readinto(data)  # type: ignore[attr-defined]
@@ -34,7 +34,7 @@ def read(spool: IO[bytes]) -> bytearray:
 
 
 def blank(federation: Federation) -> Metrics:
-    """What the task measures on one black image: the names and shapes of its sums."""
+    """The task's metrics on one black image: the names and shapes of its sums."""
     size, module = federation.dataset.preprocess, federation.network.module
     black = torch.zeros(1, size.channels, size.height, size.width)
     module.eval()

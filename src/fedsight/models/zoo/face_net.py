@@ -20,10 +20,10 @@ from fedsight.models.weights import load_weights
 class FaceNet(Model):
     """Fixed Gabor filters, averaged over a grid, and one trained linear layer.
 
-    The linear layer starts as the identity, so the network is useful before training. It is fixed
-    and shallow on purpose: trained on a few hundred images, filters memorise the people instead of
-    what distinguishes people. Positions in the face matter, so faces should be cropped alike. The
-    head has one vector per person.
+    The linear layer starts as the identity, so the network is useful before training. It is shallow
+    with fixed filters on purpose: filters trained on a few hundred images memorise the people
+    instead of learning what distinguishes people. Positions in the face matter, so faces should be
+    cropped alike. The head has one vector per person.
     """
 
     # of the filters' waves, in pixels; these are for faces about 50 pixels wide
@@ -42,7 +42,7 @@ class FaceNet(Model):
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Any size from one cell."""
+        """Takes images of at least one cell."""
         if min(height, width) < self.cell:
             raise ModelError(
                 f"the network 'face_net' with cells of {self.cell} pixels cannot take images of "
@@ -61,17 +61,17 @@ class FaceNet(Model):
         if dimension == features:
             nn.init.eye_(vector.weight)
         else:
-            nn.init.orthogonal_(vector.weight)  # keeps angles, more or less
+            nn.init.orthogonal_(vector.weight)  # roughly preserves angles
         body.add_module("vector", vector)
         return Embedding(body, classes, dimension), ["head"]
 
 
 @models.add("embedding", source="the backbone's: timm, torchvision or FedSight")
 class EmbeddingModel(Model):
-    """Any network by name, its last layer made for a vector: `backbone` and `architecture`.
+    """Any network by name, with its last layer returning a vector: `backbone`, `architecture`.
 
     For example `backbone = "timm"` and `architecture = "mobilenetv3_small_050"`. Pretrained
-    `weights` are those of the backbone; its last layer is initialised anew.
+    `weights` are those of the backbone; its last layer is newly initialised.
     """
 
     # where the architecture comes from
@@ -82,12 +82,12 @@ class EmbeddingModel(Model):
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """What the backbone takes."""
+        """Takes the same images as the backbone."""
         body, _ = self._backbone().make(channels, height, width, self.dimension)
         return Embedding(body, classes, self.dimension), ["head"]
 
     def build(self, channels: int, height: int, width: int, classes: int, seed: int) -> Network:
-        """As every model; the weights go into the backbone."""
+        """As for every model, but the weights are loaded into the backbone."""
         fresh = self.model_copy(update={"weights": None, "sha256": None})
         network = Model.build(fresh, channels, height, width, classes, seed)
         if self.weights is None:

@@ -23,7 +23,7 @@ class FedAvgCNN(Model):
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Any size from 4 pixels a side; the 512 units grow with the image's area."""
+        """Takes images of at least 4 pixels a side; the weights grow with the image's area."""
         if min(height, width) < 4:
             raise ModelError(
                 f"the network 'fedavg_cnn' cannot take images of {height} x {width} pixels",
@@ -55,7 +55,7 @@ class MLP(Model):
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Any size."""
+        """Takes images of any size."""
         module = nn.Sequential()
         module.add_module("flatten", nn.Flatten())
         module.add_module("hidden0", nn.Linear(channels * height * width, 200))

@@ -16,7 +16,7 @@ from fedsight.models.base import Model, models
 class TimmModel(Model):
     """Any classifier of timm, such as `architecture = "mobilenetv3_small_050"`.
 
-    timm makes the first layer for the channels and the last for the classes. Nothing is
+    timm adapts the first layer to the channels and the last to the classes. Nothing is
     downloaded: pretrained weights come from `weights`.
     """
 
@@ -25,7 +25,7 @@ class TimmModel(Model):
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Architectures for one fixed size (most transformers) are made for the image's."""
+        """Architectures with a fixed input size (most transformers) are built for the images'."""
         import timm
 
         if trouble := self._unknown():
@@ -62,7 +62,7 @@ class TimmModel(Model):
 
 
 def _heads(module: Any) -> list[str]:
-    """The names of the layers that make the logits (two in distilled transformers)."""
+    """The names of the layers that output the logits (two in distilled transformers)."""
     layers = module.get_classifier()
     wanted = layers if isinstance(layers, tuple | list) else [layers]
     return [name for name, part in module.named_modules() if any(part is w for w in wanted)]

@@ -20,8 +20,8 @@ _SIDE_HEADS = ("googlenet", "inception_v3")
 class TorchvisionModel(Model):
     """Any classifier of torchvision.models, such as `architecture = "resnet18"`.
 
-    The last layer is made for the classes. If there are not three channels, the first convolution
-    is replaced, scaled so that its output keeps the variance. Nothing is downloaded.
+    The last layer is adapted to the classes. If there are not three channels, the first convolution
+    is replaced, with weights scaled to keep the variance of its output. Nothing is downloaded.
     """
 
     architecture: str
@@ -29,7 +29,7 @@ class TorchvisionModel(Model):
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Transformers are made for the image's size; side heads of Inception are left out."""
+        """Transformers are built for the images' size; Inception's auxiliary heads are left out."""
         import torchvision
 
         if trouble := self._unknown():
@@ -99,7 +99,7 @@ def _replace_stem(module: nn.Module, channels: int, title: str) -> None:
 
 
 def _head(module: nn.Module) -> str:
-    """The layer that makes the logits: the last linear one, or SqueezeNet's last convolution."""
+    """The layer that outputs the logits: the last linear one, or SqueezeNet's last convolution."""
     linear = [n for n, m in module.named_modules() if isinstance(m, nn.Linear)]
     convs = [n for n, m in module.named_modules() if isinstance(m, nn.Conv2d)]
     return str((linear or convs)[-1])

@@ -27,7 +27,7 @@ class MobileNetDetector(DetectorModel):
     """Objects by heat maps on torchvision's MobileNetV2 up to 1/16 of the image.
 
     With `pretrained`, or torchvision's file for the classifier as `weights`, the blocks start from
-    ImageNet and the rest is initialised anew. Use norm = "frozen" in that case.
+    ImageNet and the rest is newly initialised. Use norm = "frozen" in that case.
     """
 
     # the weights that `fedsight data get mobilenet-weights` fetches
@@ -36,7 +36,7 @@ class MobileNetDetector(DetectorModel):
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Colour images of any size from 32 pixels a side."""
+        """Takes colour images of at least 32 pixels a side."""
         import torchvision
 
         if channels != 3 or min(height, width) < 32:
@@ -64,11 +64,11 @@ class MobileNetDetector(DetectorModel):
         return load_weights(module, path, sha256, fresh, _renamed)
 
     def needs(self) -> tuple[str, ...]:
-        """The file of weights, if it is used."""
+        """The weight file, if it is used."""
         return (FETCHED,) if self.pretrained else ()
 
     def check(self) -> list[Problem]:
-        """Problems of every model, and two sources of weights."""
+        """The problems of every model, and two sources of weights."""
         found = super().check()
         if not self.pretrained:
             return found
@@ -78,7 +78,7 @@ class MobileNetDetector(DetectorModel):
         return [problem for problem in found if problem.where != "model.norm"]
 
     def fresh(self) -> Self:
-        """Without the weights from ImageNet."""
+        """The same model without ImageNet weights."""
         return super().fresh().model_copy(update={"pretrained": False})
 
 

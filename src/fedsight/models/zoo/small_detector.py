@@ -19,8 +19,8 @@ PAPER = "Liu et al., Training-Time-Friendly Network for Real-Time Object Detecti
 class SmallDetector(DetectorModel):
     """Objects by heat maps (TTFNet) on a small pyramid of convolutions; some 200,000 parameters.
 
-    Four halvings of the image; the maps from 1/`stride` on are joined into one, from which two
-    layers read heat maps and boxes. Objects should be some cells of `stride` pixels wide.
+    The image is halved four times; the maps from 1/`stride` on are joined into one, from which two
+    layers predict heat maps and boxes. Objects should be several cells of `stride` pixels wide.
     """
 
     least: ClassVar[int] = 16
@@ -30,7 +30,7 @@ class SmallDetector(DetectorModel):
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Any size from 16 pixels a side."""
+        """Takes images of at least 16 pixels a side."""
         if min(height, width) < self.least:
             raise ModelError(
                 f"the network 'small_detector' cannot take images of {height} x {width} pixels",

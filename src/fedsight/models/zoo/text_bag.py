@@ -17,9 +17,9 @@ SPECIAL = 2  # the numbers of padding (0) and of a gap (1); those of words follo
 class BagOfWords(nn.Module):
     """[b, 1, 1, length] of word numbers -> [b, features].
 
-    Numbers share `buckets` vectors; padding's is zero and stays it. The mean over a text's words
+    Words share `buckets` vectors; the padding vector stays zero. The mean over a text's words
     is fastText's (Joulin et al. 2017, arXiv:1607.01759); the `near` words on each side of the
-    middle also count by their places, as in a language model (Bengio et al. 2003).
+    middle also count by position, as in a language model (Bengio et al. 2003).
     """
 
     def __init__(self, buckets: int, width: int, hidden: int, near: int) -> None:
@@ -30,12 +30,12 @@ class BagOfWords(nn.Module):
         self.about = nn.Linear(2 * near * width, hidden) if near else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features [b, hidden], twice as many with near words."""
+        """Features [b, hidden], or [b, 2 * hidden] with near words."""
         numbers = x.flatten(1).to(torch.int64)
         words = SPECIAL + (numbers - SPECIAL) % (self.buckets - SPECIAL)
         folded = torch.where(numbers < SPECIAL, numbers, words)
         vectors: Tensor = self.vectors(folded)  # [b, length, width]
-        # sqrt(n) and not n: a sum of n vectors of noise keeps its size
+        # sqrt(n), not n: the sum of n random vectors then keeps its scale
         count = (numbers > 0).sum(1, keepdim=True).clamp_min(1)
         found = [self.all(vectors.sum(1) / count.sqrt()).relu()]
         if self.about is not None:
@@ -53,12 +53,12 @@ class TextBag(Model):
     buckets: int = Field(8192, ge=SPECIAL + 1)  # word vectors; words share them by their hash
     width: int = Field(32, ge=1)  # numbers in a word vector
     hidden: int = Field(64, ge=1)  # features, of each kind
-    near: int = Field(0, ge=0)  # words on each side of the middle that count by their places
+    near: int = Field(0, ge=0)  # words on each side of the middle that count by position
 
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Texts of any length from 2 * near + 1 words."""
+        """Takes texts of at least 2 * near + 1 words."""
         if (channels, height) != (1, 1):
             cause = f"the network 'text_bag' reads texts, not images of {height} x {width} pixels"
             raise ModelError(

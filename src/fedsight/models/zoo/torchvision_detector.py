@@ -18,7 +18,7 @@ from fedsight.models.probe import OutputShape
 
 _OTHER_TARGETS = ("maskrcnn", "keypointrcnn")  # they need outlines or joints
 _BY_CLASS = ("fcos", "retinanet")  # a sigmoid for each class, so that one can be left out
-_NEVER = -1e4  # a logit so low that neither loss nor gradient is left of it
+_NEVER = -1e4  # a logit so low that loss and gradient vanish
 
 
 class TorchvisionDetector(Detector):
@@ -40,13 +40,13 @@ class TorchvisionDetector(Detector):
         return {**outputs, "cls_logits": torch.where(known, outputs["cls_logits"], _NEVER)}
 
     def forward(self, x: Tensor) -> Tensor:
-        """The result of `find`; in training only its shape, filled with zeros."""
+        """The result of `find`; in training mode zeros of its shape."""
         return self.find(x)
 
     def loss(self, x: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
         """The sum of torchvision's losses.
 
-        Raises ModelError where a class is not labelled and the network cannot leave one out.
+        Raises ModelError if a class is not labelled and the network cannot leave out a class.
         """
         if not bool(labelled.all()) and not self.architecture.startswith(_BY_CLASS):
             raise ModelError(
@@ -54,7 +54,7 @@ class TorchvisionDetector(Detector):
                 "it classifies everything else as background",
                 "use small_detector, mobilenet_detector, or an fcos or retinanet of torchvision",
             )
-        # One object beside a crowd of its class has a logit that is left out: it cannot be taught.
+        # An object of a class that is not fully labelled has no logit to train, so it is left out.
         known = labelled.gather(1, targets[:, :, 0].long().clamp(0, self.classes - 1))
         boxes = present(targets) & known
         truth = [
@@ -76,7 +76,7 @@ class TorchvisionDetector(Detector):
     def find(self, x: Tensor) -> Tensor:
         """torchvision's own detections, padded to [b, MOST, 6]."""
         rows = x.new_zeros(len(x), MOST, 6)
-        if self.training or x.is_meta:  # shapes alone are asked for: they do not depend on x
+        if self.training or x.is_meta:  # only the shape is needed, which does not depend on x
             return rows
         for at, one in enumerate(self.inner(list(x.contiguous()))):
             kept = one["labels"] > 0
@@ -110,7 +110,7 @@ class TorchvisionDetectorModel(DetectorModel):
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Colour images; sizes that the network can halve often enough."""
+        """Takes colour images that are large enough for the network's downsampling."""
         import torchvision
 
         if trouble := self._unknown():
@@ -155,7 +155,7 @@ class TorchvisionDetectorModel(DetectorModel):
 
 
 def _outputs(inner: Any) -> list[str]:
-    """The layers that answer, by class or by box."""
+    """The output layers, for classes and boxes."""
     if hasattr(inner, "roi_heads"):
         return ["roi_heads.box_predictor"]
     return ["head"]

@@ -21,17 +21,17 @@ class UNet(Model):
     """An encoder that halves the size at each level, and a decoder with skip connections.
 
     Level i has `width` * 2^i channels and two 3x3 convolutions with normalisation. Unlike the
-    paper's, convolutions keep the size, and maps are enlarged by the nearest value.
+    paper's, convolutions keep the size, and maps are upsampled by nearest neighbour.
     """
 
     gives: ClassVar[str] = "masks"
     width: int = Field(8, ge=GROUPS, multiple_of=GROUPS)
-    levels: int = Field(3, ge=2, le=6)  # with one halving fewer
+    levels: int = Field(3, ge=2, le=6)  # the size is halved between two levels
 
     def make(
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
-        """Any size from 2^levels pixels a side."""
+        """Takes images of at least 2^levels pixels a side."""
         least = 2**self.levels
         if min(height, width) < least:
             raise ModelError(

@@ -1,1 +1,1 @@
-"""What the detection task is made of."""
+"""The parts of the detection task."""

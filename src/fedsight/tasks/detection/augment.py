@@ -10,14 +10,15 @@ from torch.nn import functional as F
 
 from fedsight.data.detection import boxes
 
-SHOWN = 0.5  # of an object that must be left in the image for its box to stay
+MIN_VISIBLE = 0.5  # share of an object that must remain in the image for its box to be kept
 
 
 def moved(x: Tensor, y: Tensor, mirror: bool, turn: bool, zoom: float) -> tuple[Tensor, Tensor]:
-    """Images [b, c, h, w] and their boxes [b, most, 5] after random changes of each image.
+    """Augment images [b, c, h, w] together with their boxes [b, most, 5].
 
-    `mirror`: left to right or not. `turn`: that, upside down and about the diagonal or not. `zoom`
-    above 1: up to so many times larger or smaller, at a random place. The draws are torch's own.
+    `mirror` flips left to right at random; `turn` also top to bottom and across the diagonal.
+    `zoom` above 1 scales by up to this factor, at a random position. It draws from torch's default
+    generator.
     """
     if mirror or turn:
         x, y = _some(x, y, x.flip(3), boxes.mirrored(y, x.shape[3]))
@@ -39,11 +40,11 @@ def _some(x: Tensor, y: Tensor, other_x: Tensor, other_y: Tensor) -> tuple[Tenso
 
 
 def _zoomed(x: Tensor, y: Tensor, zoom: float) -> tuple[Tensor, Tensor]:
-    """Enlarged images lose their edges; reduced ones are padded with 0, the mean image's grey."""
+    """Enlarged images lose their edges; reduced ones are padded with 0, the mean after scaling."""
     count, _, height, width = x.shape
     scale = torch.exp((2 * torch.rand(count, 1) - 1) * log(zoom)).to(x.device)
-    # In grid_sample's units an image goes from -1 to 1: a pixel of the new image at o is the old
-    # one's at o / scale + middle, and the free room for the middle is what the sizes differ by.
+    # In grid_sample's units an image spans -1 to 1: the new pixel at o comes from the old one at
+    # o / scale + middle, and the middle may move by the difference of the sizes.
     middle = (2 * torch.rand(count, 2).to(x.device) - 1) * (1 - 1 / scale).abs()
     axes = torch.eye(2, device=x.device).expand(count, 2, 2) / scale[:, :, None]
     grid = F.affine_grid(
@@ -51,5 +52,5 @@ def _zoomed(x: Tensor, y: Tensor, zoom: float) -> tuple[Tensor, Tensor]:
     )
     seen = F.grid_sample(x, grid.to(x.dtype), align_corners=False)
     half = torch.tensor([width, height], device=x.device) / 2
-    offset = half * (1 - scale * (1 + middle))  # of the old image's corner, in pixels of the new
-    return seen, boxes.placed(y, scale, offset, width, height, SHOWN)
+    offset = half * (1 - scale * (1 + middle))  # of the old image's corner, in new pixels
+    return seen, boxes.placed(y, scale, offset, width, height, MIN_VISIBLE)

@@ -1,8 +1,8 @@
 """COCO's mean average precision from histograms of scores, which add over images and sites.
 
-pycocotools matches detections with objects in each image (Lin et al., Microsoft COCO, 2014). What
-leaves an image, a batch or a site is how many true and false detections had which score, in bins of
-1/1000; the precision-recall curve is made after these counts were added.
+pycocotools matches detections with objects in each image (Lin et al., Microsoft COCO, 2014). Each
+image gives histograms of the scores of true and false detections, in bins of 1/1000. These add over
+batches and sites, and the precision-recall curve is computed from their sum.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Tensor
 from fedsight.data.detection.boxes import labelled, present
 
 BINS = 1000  # of scores from 0 to 1
-OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())  # IoU from which a match counts
+OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())  # minimum IoU of a match
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO averages precision over these
 Floats = npt.NDArray[np.float64]
 
@@ -37,16 +37,16 @@ def histograms(
 
     `found` [b, most, 6] are rows (class, score, left, top, right, bottom); rows of score 0 are
     padding. `targets` [b, most, 5] are as in `fedsight.data.detection.boxes`. A class that was not
-    labelled in an image is not judged there.
+    labelled in an image is not evaluated there.
     """
     found, targets = found.cpu(), targets.cpu()
     counts = np.zeros((classes, len(ranges), len(OVERLAPS), 2, BINS))
     objects = np.zeros((classes, len(ranges)))
-    judged, boxes = labelled(targets, classes), present(targets)
+    evaluated, boxes = labelled(targets, classes), present(targets)
     for image in range(len(found)):
         theirs = found[image][found[image, :, 1] > 0].double().numpy()
         ours = targets[image][boxes[image]].double().numpy()
-        for label in np.flatnonzero(judged[image].numpy()):
+        for label in np.flatnonzero(evaluated[image].numpy()):
             truth = ours[ours[:, 0] == label, 1:]
             mine = theirs[theirs[:, 0] == label, 1:]
             if len(truth) or len(mine):
@@ -61,20 +61,20 @@ def _count(
     counts: Floats,
     objects: Floats,
 ) -> None:
-    """Add what one image shows of one class to `counts` and `objects`."""
-    judge = _judge()
-    judge.params.areaRng = ranges
-    judge._gts[0, 0] = [
+    """Add the results for one class in one image to `counts` and `objects`."""
+    evaluator = _evaluator()
+    evaluator.params.areaRng = ranges
+    evaluator._gts[0, 0] = [
         {"id": number + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "ignore": 0}
         for number, box in enumerate(_sides(truth))
     ]
-    judge._dts[0, 0] = [
+    evaluator._dts[0, 0] = [
         {"id": number + 1, "bbox": box, "area": box[2] * box[3], "score": float(score)}
         for number, (box, score) in enumerate(zip(_sides(found[:, 1:]), found[:, 0], strict=True))
     ]
-    judge.ious = {(0, 0): judge.computeIoU(0, 0)}
+    evaluator.ious = {(0, 0): evaluator.computeIoU(0, 0)}
     for number, area in enumerate(ranges):
-        result = judge.evaluateImg(0, 0, area, judge.params.maxDets[-1])
+        result = evaluator.evaluateImg(0, 0, area, evaluator.params.maxDets[-1])
         objects[number] += np.count_nonzero(result["gtIgnore"] == 0)
         scores = np.asarray(result["dtScores"])
         bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
@@ -91,18 +91,18 @@ def _sides(boxes: Floats) -> list[list[float]]:
 
 
 @cache
-def _judge() -> Any:
-    """pycocotools' evaluation, with no images in it."""
+def _evaluator() -> Any:
+    """pycocotools' evaluation, without any images."""
     from pycocotools.cocoeval import COCOeval
 
-    judge = COCOeval(iouType="bbox")
-    judge.params.iouThrs = np.asarray(OVERLAPS)
-    judge.params.catIds = [0]
-    return judge
+    evaluator = COCOeval(iouType="bbox")
+    evaluator.params.iouThrs = np.asarray(OVERLAPS)
+    evaluator.params.catIds = [0]
+    return evaluator
 
 
 def curves(counts: Floats) -> tuple[Floats, Floats]:
-    """True and false detections with at least each bin's score, surest first [..., BINS]."""
+    """True and false detections with at least each bin's score, highest first [..., BINS]."""
     summed = counts[..., ::-1].cumsum(-1)
     return summed[..., 0, :], summed[..., 1, :]
 
@@ -111,7 +111,7 @@ def average_precision(counts: Floats, objects: Floats) -> Floats:
     """Average precision [classes, areas, overlaps] at COCO's 101 recalls; NaN without objects."""
     right, wrong = curves(counts)
     precision = right / np.maximum(right + wrong, 1)
-    # What is reached at a higher recall counts for all recalls below it.
+    # Interpolated precision: the maximum over all higher recalls.
     precision = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
     result = np.full(right.shape[:-1], np.nan)
     for place in np.ndindex(result.shape):
@@ -125,8 +125,8 @@ def average_precision(counts: Floats, objects: Floats) -> Floats:
 def f1(counts: Floats, objects: Floats, score: float) -> Floats:
     """F1 [classes, areas] of detections with at least `score`, IoU 0.50; NaN without objects.
 
-    Average precision asks for the order of the scores only. This measures what is found at a chosen
-    score, so it also falls when a model becomes less confident.
+    Average precision depends only on the order of the scores. F1 is measured at a fixed score, so
+    it also falls when a model becomes less confident.
     """
     right, wrong = counts[:, :, 0, :, round(score * BINS) :].sum(-1).transpose(2, 0, 1)
     return np.where(objects > 0, 2 * right / np.maximum(right + wrong + objects, 1), np.nan)
@@ -140,6 +140,6 @@ def recall_curve(counts: Floats, objects: float) -> list[tuple[float, float]]:
 
 
 def padded_scores(found: Tensor, classes: int) -> Tensor:
-    """The surest detection of each class in each image: [b, most, 6] -> [b, classes]."""
+    """The highest score of each class in each image: [b, most, 6] -> [b, classes]."""
     scores = torch.zeros(len(found), classes, device=found.device)
     return scores.scatter_reduce(1, found[:, :, 0].long(), found[:, :, 1].float(), "amax")

@@ -12,18 +12,18 @@ from torch import Tensor
 from fedsight.tasks.detection.precision import Floats, average_precision, recall_curve
 from fedsight.tasks.presentation import Answer, Curve, Mark, Sample, Table
 
-RIGHT = 0.5  # IoU from which a box is the object's
+RIGHT = 0.5  # minimum IoU of a box with its object
 MOST_LINES = 10
 Found = Sequence[Sequence[float]]  # rows (class, score, left, top, right, bottom)
 
 
-def surest(found: Tensor, least: float) -> list[Found]:
-    """The rows of each image of [b, most, 6] with a score from `least`."""
+def above_score(found: Tensor, least: float) -> list[Found]:
+    """The rows of each image of [b, most, 6] with a score of at least `least`."""
     return [rows[(rows[:, 1] > 0) & (rows[:, 1] >= least)].tolist() for rows in found.float().cpu()]
 
 
 def answer(found: Found, classes: tuple[str, ...]) -> Answer:
-    """The objects found in one image, in words, as plain values and as marks."""
+    """The objects found in one image, as text, as plain values and as marks."""
     labels = [classes[int(row[0])] for row in found]
     details = {
         "boxes": [
@@ -43,14 +43,14 @@ def sample(at: int, found: Found, truth: Found, classes: tuple[str, ...]) -> Sam
         Mark((row[1], row[2], row[3], row[4]), label, "truth")
         for row, label in zip(objects, labels, strict=True)
     ]
-    told = answer(found, classes)
+    found_answer = answer(found, classes)
     return Sample(
         positions=(at,),
         truth=_counted(labels),
-        predicted=told.label,
+        predicted=found_answer.label,
         probability=min((row[1] for row in found), default=0.0),
         right=_matches(found, objects),
-        marks=(*marks, *told.marks),
+        marks=(*marks, *found_answer.marks),
     )
 
 
@@ -67,7 +67,7 @@ def _found_marks(found: Found, classes: tuple[str, ...]) -> tuple[Mark, ...]:
 
 
 def _matches(found: Found, objects: Found) -> bool:
-    """Whether each object has its box, and each box its object, of the same class."""
+    """Whether objects and boxes of the same class match one to one."""
     from torchvision.ops import box_iou
 
     if len(found) != len(objects):

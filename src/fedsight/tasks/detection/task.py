@@ -33,13 +33,14 @@ class Detection(Task):
     # what objects of an unlabelled class are trained as; "background" is wrong, for comparison only
     unlabelled: Literal["ignore", "background"] = "ignore"
     mirror: bool = False  # mirror half of the training images left to right, with their boxes
-    turn: bool = False  # and top to bottom, and across the diagonal: for views from above
-    # training images up to so many times larger or smaller, at random places; objects of which less
-    # than half remains are background
+    turn: bool = False  # also top to bottom and across the diagonal: for views from above
+    # scale training images randomly, up to this factor larger or smaller, at random positions;
+    # objects of which less than half remains become background
     zoom: float = Field(1.0, ge=1, le=4)
-    small: float = Field(32.0, gt=0)  # side up to which an object counts as small, in pixels of
-    medium: float = Field(96.0, gt=0)  # the network's input; as medium
-    shown: float = Field(0.3, ge=0, le=1)  # score from which an object is reported and drawn
+    # side, in pixels of the network's input, up to which an object counts as small
+    small: float = Field(32.0, gt=0)
+    medium: float = Field(96.0, gt=0)  # likewise, as medium
+    shown: float = Field(0.3, ge=0, le=1)  # minimum score of objects that are reported and drawn
 
     headline: ClassVar[str] = "map"
     headline_title: ClassVar[str] = "mAP"
@@ -49,7 +50,7 @@ class Detection(Task):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The detector's own loss, after the augmentation that the settings ask for.
 
-        The draws are torch's own, which the client step has seeded.
+        It draws from torch's default generator, which the client step has seeded.
         """
         x, y = batch.x, batch.y
         if self.mirror or self.turn or self.zoom > 1:
@@ -80,17 +81,17 @@ class Detection(Task):
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
         """mAP over IoU 0.50 to 0.95 (`map`), at 0.50, and of small, medium and large objects; F1 at
-        IoU 0.50 of the detections with a score from `shown`.
+        IoU 0.50 of the detections with a score of at least `shown`.
 
-        Each class counts alike, or as often as `mix` says; those without objects are left out.
+        Classes have equal weights, or those of `mix`; classes without objects are left out.
         """
         found = precision.average_precision(sums["detections"].total, sums["objects"].total)
         by_class = found.mean(2)  # [classes, areas]
-        told = precision.f1(sums["detections"].total, sums["objects"].total, self.shown)
+        f1 = precision.f1(sums["detections"].total, sums["objects"].total, self.shown)
         return {
             "map": _weighted(by_class[:, 0], mix),
             "map_50": _weighted(found[:, 0, 0], mix),
-            "f1_50": _weighted(told[:, 0], mix),
+            "f1_50": _weighted(f1[:, 0], mix),
             "map_small": _weighted(by_class[:, 1], mix),
             "map_medium": _weighted(by_class[:, 2], mix),
             "map_large": _weighted(by_class[:, 3], mix),
@@ -98,7 +99,7 @@ class Detection(Task):
         }
 
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
-        """The score of the surest box of each class, [b, classes]."""
+        """The highest score of each class [b, classes]."""
         detector = _detector(model)
         return precision.padded_scores(detector.find(x), detector.classes)
 
@@ -121,15 +122,15 @@ class Detection(Task):
         return boxes.pack([[]], [[]])
 
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
-        """The objects with a score from `shown`; `boxes` in the details, and marks."""
+        """The objects with a score of at least `shown`, as `boxes` in the details and as marks."""
         return [
             presentation.answer(rows, classes)
-            for rows in presentation.surest(_detector(model).find(x), self.shown)
+            for rows in presentation.above_score(_detector(model).find(x), self.shown)
         ]
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
-        """Images with true and found boxes; right: each object found (IoU 0.5), nothing else."""
-        found = presentation.surest(_detector(model).find(batch.x), self.shown)
+        """Images with true and found boxes; right if exactly the true ones are found."""
+        found = presentation.above_score(_detector(model).find(batch.x), self.shown)
         truths = batch.y.tolist()
         return [
             presentation.sample(at, rows, truth, classes)

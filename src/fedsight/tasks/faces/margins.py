@@ -1,4 +1,4 @@
-"""Margin losses over cosines: the own vector must be closer than others by a margin."""
+"""Margin losses over cosines: a person's own vector must be closer than others by a margin."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def margin_loss(
     """Softmax over the site's own people with a margin on the true one, scalar.
 
     `cosines` [b, people], `y` [b] numbers of people, `own` [k] the numbers of the site's people,
-    rising. People of other sites take no part, neither in the loss nor in a gradient.
+    ascending. People of other sites affect neither the loss nor the gradient.
 
     ArcFace (Deng et al. 2019, equation 3): cos(angle + margin); past the angle where that would
     rise again, cos(angle) - margin sin(margin), as in the authors' code. CosFace (Wang et al. 2018,
@@ -42,7 +42,7 @@ def positive_loss(cosines: Tensor, y: Tensor) -> Tensor:
     """Squared hinge that pulls images to their own vector: max(0, 0.9 - cos)^2, mean, scalar.
 
     The positive part of the loss in the experiments of FedAwS (Yu et al. 2020), for a site that
-    has nobody to compare: a softmax over one person is 0 whatever the network does.
+    has no one to compare with: a softmax loss over one person is always 0.
     """
     return (CLOSE - cosines.gather(1, y[:, None])).clamp(min=0).square().mean()
 
@@ -50,11 +50,11 @@ def positive_loss(cosines: Tensor, y: Tensor) -> Tensor:
 def spread_loss(vectors: Tensor, starts: Tensor, reach: float) -> Tensor:
     """Squared hinge that keeps each person's vector within `reach` of where it started, scalar.
 
-    `vectors`, `starts` [people, d], unit. FedAwS lets the server push people's vectors apart, for
-    which it must see them. Here they stay at the site, so each is held near a direction that was
+    `vectors`, `starts` [people, d], unit. In FedAwS the server pushes people's vectors apart, so
+    it must see them. Here they stay at the site, so each is kept near a direction that was
     drawn at random: two people of any two sites are then at least their starts' distance (about
     1.41 in many dimensions) less twice the reach apart, by the triangle inequality.
     """
-    # Not torch.linalg.norm: its gradient at 0, where all start, is NaN.
+    # Not torch.linalg.norm: its gradient is NaN at 0, where every vector starts.
     distance = ((vectors - starts).square().sum(1) + 1e-12).sqrt()
     return (distance - reach).clamp(min=0).square().sum()

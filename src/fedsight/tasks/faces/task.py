@@ -1,4 +1,4 @@
-"""Face recognition: vectors that are close for one person and far apart for two."""
+"""Face recognition: embeddings that are close for the same person and far apart otherwise."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ Far = Annotated[float, Field(gt=0, lt=1)]
 class FaceRecognition(Task):
     """Verification of people unseen in training; one vector per person stays at the site.
 
-    A site's softmax is over its own people. A site with one person has nobody to compare: its
-    images are pulled towards the person's vector instead, which is held near its start.
+    A site's softmax is over its own people. A site with only one person has no one to compare with:
+    its images are pulled towards the person's vector instead, which is kept near its start.
     """
 
     headline: ClassVar[str] = "auc"
@@ -47,7 +47,7 @@ class FaceRecognition(Task):
     scale: float = Field(16.0, gt=0)  # of cosines before the softmax
     # weight of the term that holds people's vectors near their starts
     spread: float = Field(1.0, ge=0)
-    reach: float = Field(0.5, ge=0, le=2)  # distance from its start that a vector is free to go
+    reach: float = Field(0.5, ge=0, le=2)  # distance from its start within which a vector is free
     # false accept rates at which true accept rates are reported
     fars: Annotated[tuple[Far, ...], Field(strict=False, min_length=1)] = (0.01, 0.001)
 
@@ -62,7 +62,7 @@ class FaceRecognition(Task):
         return problems
 
     def check_tested(self, tested: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
-        """Two people must be tested together somewhere: no vector goes from site to site."""
+        """At least two people must be tested at one site: vectors are not sent between sites."""
         if any(len(np.unique(labels)) > 1 for labels in tested.values()):
             return []
         cause = "fewer than two people are held out for testing"
@@ -73,8 +73,8 @@ class FaceRecognition(Task):
             cause += f" (one at {', '.join(sites[:NAMED])}{more})" if sites else ""
             cause += ", and faces are compared only within a site, so nothing could be measured"
         cure = (
-            "add people (of four at a site two are held out), set data.unseen = 0.5 (which holds "
-            "out two of three), or mark whom to test on"
+            "add people (two of four at a site are held out), set data.unseen = 0.5 (which holds "
+            "out two of three), or mark the people to test on"
         )
         return [Problem("data", cause, cure)]
 
@@ -96,7 +96,7 @@ class FaceRecognition(Task):
         _embedding(model).head.start_at(labels.unique(), draws)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Margin softmax over the site's people, or the pull towards one, plus the spread term."""
+        """Margin softmax over the site's people, or `positive_loss` for one, plus spread."""
         network = _embedding(model)
         head = network.head
         vectors = head.vectors()
@@ -127,8 +127,8 @@ class FaceRecognition(Task):
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """Raises ModelError: identities are in a site's gallery, not in the model."""
         raise ModelError(
-            "this model compares faces and knows no names",
-            "enrol people with `fedsight faces enrol` and ask with `fedsight faces identify`",
+            "this model compares faces and does not know names",
+            "enrol people with `fedsight faces enrol`, then use `fedsight faces identify`",
         )
 
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
@@ -144,13 +144,13 @@ class FaceRecognition(Task):
         flat = scores[first, second]
         same = people[first] == people[second]
         threshold = _equal_error_threshold(flat, same)
-        said = flat >= threshold
+        accepted = flat >= threshold
         order = torch.argsort((flat - threshold).abs(), descending=True, stable=True)
         words = {True: "same person", False: "two people"}
         chosen: list[int] = []
         for truth in (True, False):
             for right in (False, True):
-                kind = order[((same == truth) & ((said == same) == right))[order]]
+                kind = order[((same == truth) & ((accepted == same) == right))[order]]
                 # The most confident errors; of the right answers, those closest to the threshold.
                 chosen += (kind if not right else kind.flip(0))[:SHOWN].tolist()
         chosen.sort(key=lambda at: -abs(float(flat[at]) - threshold))
@@ -158,9 +158,11 @@ class FaceRecognition(Task):
             Sample(
                 positions=(int(first[at]), int(second[at])),
                 truth=words[bool(same[at])],
-                predicted=words[bool(said[at])],
-                probability=(float(flat[at]) + 1) / 2 if said[at] else (1 - float(flat[at])) / 2,
-                right=bool(said[at] == same[at]),
+                predicted=words[bool(accepted[at])],
+                probability=(float(flat[at]) + 1) / 2
+                if accepted[at]
+                else (1 - float(flat[at])) / 2,
+                right=bool(accepted[at] == same[at]),
             )
             for at in chosen
         ]

@@ -1,12 +1,12 @@
-"""Face verification: sums over pairs that add over sites, and figures made from them.
+"""Face verification: counts over pairs that add over sites, and figures computed from them.
 
 Pure functions. A site never reveals a score: it counts scores in bins of equal width over
 [-1, 1] (cosines), and the counts add. Scores are assumed to be spread evenly within a
-bin, so the error of a figure is at most what half a bin (0.001) changes.
+bin, so the error of a figure is at most the effect of half a bin (0.001).
 
 Pairs fall into three groups. A site's people, by number, are divided into two halves; pairs are
-within the first, within the second, or across. The curve is made from all pairs. A threshold that
-is chosen on one half is tested on the other, so never on the people it was chosen on.
+within the first, within the second, or across. The curve uses all pairs. A threshold chosen on one
+half is tested on the other, so never on the people it was chosen on.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def count(scores: Tensor, bins: int = BINS) -> Tensor:
 
 
 def _places(scores: Tensor, bins: int) -> Tensor:
-    """The bins of scores."""
+    """The bin of each score."""
     return ((scores.double() + 1) * (bins / 2)).long().clamp_(0, bins - 1)
 
 
@@ -44,9 +44,9 @@ def verify(vectors: Tensor, people: Tensor, pixels: Tensor | None = None) -> dic
     """Sums over all pairs of unit `vectors` [n, d] of `people` [n].
 
     `pairs` [3 groups, genuine or impostor, BINS] counts. `resampled` [RESAMPLES, 3, 2, COARSE]:
-    the same with each person counted a Poisson(1) number of times (a bootstrap by person, whose
-    parts add). The draws come from the person's own `pixels` [n, ...]: they repeat, and nobody
-    who lacks the images can undo them to see one person's scores.
+    the same with each person counted a Poisson(1) number of times (a bootstrap by person that adds
+    over sites). The draws are seeded by the person's own `pixels` [n, ...]: they are reproducible,
+    but without the images they cannot be undone to reveal one person's scores.
     """
     names, number = people.unique(return_inverse=True)
     draws = _draws(number, len(names), vectors if pixels is None else pixels)
@@ -55,13 +55,13 @@ def verify(vectors: Tensor, people: Tensor, pixels: Tensor | None = None) -> dic
     pairs = torch.zeros(3, 2, BINS, dtype=torch.float64)
     resampled = torch.zeros(RESAMPLES, 3, 2, COARSE, dtype=torch.float64)
     stop = 0
-    # One person at a time, against those who follow: memory goes by images, not by pairs.
+    # One person at a time, against those after it: memory is proportional to images, not pairs.
     for person, images in enumerate(torch.bincount(number).tolist()):
         own, stop = vectors[stop : stop + images], stop + images
         drawn = draws[:, person, None]
         scores = (own @ own.T)[*torch.triu_indices(images, images, 1, device=own.device)]
         pairs[person % 2, GENUINE] += count(scores)
-        # A person who is drawn twice makes genuine pairs as one person does, twice.
+        # A person drawn twice contributes its genuine pairs twice.
         resampled[:, person % 2, GENUINE] += drawn * count(scores, COARSE)
         for half in (0, 1):
             others = number[stop:][number[stop:] % 2 == half]
@@ -94,10 +94,10 @@ def _draws(number: Tensor, people: int, pixels: Tensor) -> Tensor:
 
 
 def identify(vectors: Tensor, people: Tensor) -> dict[str, Sum]:
-    """Sums of looking people up: unit `vectors` [n, d] of `people` [n].
+    """Sums of identification: unit `vectors` [n, d] of `people` [n].
 
-    Everybody's first image is enrolled, the others are looked up. `rank` (nearest is right,
-    looked up). Open set: every second person is a stranger, whose images nobody enrolled; `open`
+    Each person's first image is enrolled, the others are probes. `rank` is (probes whose nearest
+    is right, probes). Open set: every second person is a stranger and not enrolled; `open`
     [3, BINS] counts the best scores where the best is right, where it is wrong, and of strangers.
     """
     names, number = people.unique(return_inverse=True)
@@ -144,11 +144,11 @@ def edges(counts: Array) -> Array:
 
 
 def threshold_at(counts: Array, far: float) -> float:
-    """The score at which a share `far` of impostor pairs is accepted; NaN without any."""
+    """The score at which a share `far` of impostor pairs is accepted; NaN without such pairs."""
     if not counts[IMPOSTOR].sum():
         return float("nan")
     false, _ = roc(counts)
-    # The rates fall with the threshold; at a plateau the highest threshold is as good, and safer.
+    # The rates fall with the threshold; on a plateau the highest threshold is safest.
     return float(np.interp(-far, -false, edges(counts)))
 
 
@@ -162,7 +162,7 @@ def rates_at(counts: Array, threshold: float) -> tuple[float, float]:
 
 
 def equal_error(counts: Array) -> float:
-    """The rate at which as many impostors are accepted as genuine pairs are refused."""
+    """The rate at which the false accept rate equals the false reject rate."""
     if not counts.sum(axis=1).all():
         return float("nan")
     false, true = roc(counts)
@@ -201,8 +201,8 @@ def interval(values: list[float]) -> tuple[float, float]:
 
 
 def found_at(counts: Array, far: float) -> float:
-    """Share of enrolled people's images found as themselves (rank 1), with the score above the one
-    at which a share `far` of strangers is taken for somebody. `counts` [3, BINS] of `identify`.
+    """Share of enrolled people's probes identified correctly (rank 1) above the threshold at which
+    a share `far` of strangers is accepted. `counts` [3, BINS] of `identify`.
 
     Detection and identification rate (NIST, Face Recognition Vendor Test, open set).
     """
@@ -216,7 +216,7 @@ def found_at(counts: Array, far: float) -> float:
 
 
 def figures(sums: Mapping[str, Sum], fars: tuple[float, ...]) -> dict[str, float]:
-    """Every figure that the sums of `verify` and `identify` allow; NaN: not measured."""
+    """All figures from the sums of `verify` and `identify`; NaN if not measured."""
     groups = sums["pairs"].total
     together, resampled = groups.sum(axis=0), sums["resampled"].total
     found = {"auc": auc(together), "eer": equal_error(together)}

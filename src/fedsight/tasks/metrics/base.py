@@ -19,8 +19,8 @@ Mix = npt.NDArray[np.float64]  # label proportions [classes] that sum to 1
 class Metric(Settings, ABC):
     """A further figure for tasks with one class per image: `metrics = ["brier"]` in `[task]`.
 
-    A new one costs one file, in this package or outside of it, whose class `metrics.add(name)`
-    registers. It is made without arguments, so every setting needs a default.
+    A new one takes one file, in this package or elsewhere, with a class that is registered by
+    `metrics.add(name)`. It is created without arguments, so every setting needs a default.
     """
 
     @abstractmethod
