@@ -146,7 +146,7 @@ def test_a_pattern_that_names_nothing_is_a_problem_with_its_cure(
 def test_a_network_of_which_nothing_learns_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         federations.federation(model={"norm": "batch"}, train={"only": ["norm0.running_mean"]})
-    assert "nothing would learn" in caught.value.problems[0].cause
+    assert "nothing would be trained" in caught.value.problems[0].cause
 
 
 def test_momentum_is_not_adamws() -> None:

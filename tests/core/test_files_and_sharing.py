@@ -82,7 +82,7 @@ def test_folder_is_made_with_its_parents_or_refused_by_name(tmp_path: Path) -> N
     make_folder(tmp_path / "a" / "b")
     assert (tmp_path / "a" / "b").is_dir()
     (tmp_path / "file").touch()
-    with pytest.raises(StoreError, match=r"cannot make the folder .*file/under"):
+    with pytest.raises(StoreError, match=r"cannot create the folder .*file/under"):
         make_folder(tmp_path / "file" / "under")
 
 

@@ -61,7 +61,7 @@ def test_changes_are_the_same_on_every_device(name: str) -> None:
         lambda y: boxes.labelled(y, 2),
         lambda y: boxes.present(y),
         lambda y: boxes.mirrored(y, 16.0),
-        lambda y: boxes.upset(y, 12.0),
+        lambda y: boxes.flipped(y, 12.0),
         lambda y: boxes.majority(y),
         lambda y: boxes.joined([y, y[:, :1]])[1],
     ],

@@ -112,7 +112,7 @@ def test_a_population_that_only_the_images_tell(pets: Path) -> None:
     text = refused(2, "run", pets, "--set", "rounds.cohort=3")
     assert "a cohort of 3 cannot be drawn from 2 sites" in text
     text = refused(2, "run", pets, "--set", "rounds.quorum=3")
-    assert "rounds.quorum: 3 good replies can never come from a cohort of 2" in text
+    assert "rounds.quorum: a cohort of 2 cannot give 3 good replies" in text
 
 
 def test_a_model_that_does_not_fit(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def test_an_unknown_name_names_the_nearest(section: str, name: str, near: str) -
         ({"algorithm": {"name": 3}}, "algorithm.name", "3 is not a name", "fedavg"),
         ({"seed": "1"}, "seed", "'1' is not a whole number", "seed = 0"),
         ({"seed": True}, "seed", "True is not a whole number", "seed = 0"),
-        ({"name": 3}, "name", "3 is not a text", "name ="),
+        ({"name": 3}, "name", "3 is not a string", "name ="),
         ({"name": "a/b"}, "name", "'a/b' cannot be the name of a folder", "name ="),
         ({"name": ".."}, "name", "'..' cannot be", "name ="),
         ({"data": {"name": "idx"}}, "data.path", "required", "write path ="),

@@ -139,7 +139,7 @@ def test_noise_that_is_shared_goes_with_masks_alone() -> None:
         )
         (problem,) = of.check()
         assert problem.where == "privacy.name"
-        assert "only a part of the noise" in problem.cause
+        assert "only a share of the noise" in problem.cause
         assert "secure.name = 'secagg'" in problem.cure
 
 

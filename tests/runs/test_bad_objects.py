@@ -192,17 +192,17 @@ SETS: dict[str, tuple[Any, str, str]] = {
     "no pixels": ([(torch.zeros(8), 0)], "item 0: the image has shape (8,)", "[c, h, w]"),
     "shapes": (
         [*GOOD, (torch.zeros(1, 9, 8), 0)],
-        "site 'a', item 6: the image is 1 x 9 x 8 float32, and item 0 is 1 x 8 x 8 float32",
+        "site 'a', item 6: the image is 1 x 9 x 8 float32, but item 0 is 1 x 8 x 8 float32",
         "Resize",
     ),
     "types": (
         [*GOOD, (IMAGE.to(torch.uint8), 0)],
-        "item 6: the image is 1 x 8 x 8 uint8, and item 0 is 1 x 8 x 8 float32",
+        "item 6: the image is 1 x 8 x 8 uint8, but item 0 is 1 x 8 x 8 float32",
         "one size and type",
     ),
     "integers": ([(IMAGE.long(), 0)], "item 0: the image is torch.int64", "uint8"),
-    "normalised": ([(IMAGE - 1, 0)], "pixels lie between -1 and -1, not 0 and 1", "mean=[...]"),
-    "not finite": ([(IMAGE / 0, 0)], "pixels lie between nan and nan", "mean=[...]"),
+    "normalised": ([(IMAGE - 1, 0)], "pixels are between -1 and -1, not 0 and 1", "mean=[...]"),
+    "not finite": ([(IMAGE / 0, 0)], "pixels are between nan and nan", "mean=[...]"),
     "text": ([(IMAGE, "cat")], "the label is 'cat', not a whole number from 0", "0, 1, 2"),
     "negative": ([(IMAGE, -1)], "the label is -1, not a whole number from 0", "0, 1, 2"),
     "fraction": ([(IMAGE, 0.5)], "the label is 0.5, not a whole number", "0, 1, 2"),
@@ -253,9 +253,9 @@ def test_sites_that_do_not_agree_and_arguments_that_do_not_fit() -> None:
         fs.sites({"a": GOOD}, test={"b": GOOD})
     with pytest.raises(fs.ConfigError, match="3 is not a site's name"):
         fs.sites({3: GOOD})  # type: ignore[dict-item]
-    with pytest.raises(fs.ConfigError, match="must lie between 0 and 1"):
+    with pytest.raises(fs.ConfigError, match="must be between 0 and 1"):
         fs.sites({"a": GOOD}, test_fraction=1.0)
-    with pytest.raises(fs.DataError, match="a label 1, and classes names 1"):
+    with pytest.raises(fs.DataError, match="a label 1, but classes names only 1"):
         fs.sites({"a": GOOD}, classes=["one"])
     with pytest.raises(fs.DataError, match="twice"):
         fs.sites({"a": GOOD}, classes=["one", "one"])

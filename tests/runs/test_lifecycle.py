@@ -196,7 +196,7 @@ def half(compared: Path, tmp_path: Path) -> Path:
 def test_resume_refuses_another_program_or_other_images(half: Path) -> None:
     text = (half / "run.toml").read_text()
     (half / "run.toml").write_text(text.replace("lr = 0.05", "lr = 0.07"))
-    assert "is not the program that this run began with" in refused(7, "resume", half)
+    assert "is not the program that this run started with" in refused(7, "resume", half)
     (half / "run.toml").write_text(text)
     write_images(half.parent / "images", train=120)
     assert "data or the model" in refused(7, "resume", half)

@@ -1,4 +1,4 @@
-"""From what a source found to a data set: labels, sites, the held-out part, and all checks."""
+"""Assembles a data set from what a source found: labels, sites, the held-out part, checks."""
 
 from __future__ import annotations
 
@@ -87,12 +87,12 @@ class Labels:
 
 @dataclass(frozen=True)
 class Collection:
-    """All that a source found, before it is divided into a training and a test part.
+    """Everything that a source found, before it is divided into a training and a test part.
 
     `load` reads the images (or texts) at some indices, and leaves out what cannot be read.
     """
 
-    origin: str  # the title, and what messages call it
+    origin: str  # the title, also used in messages
     labels: Labels
     sites: Any  # [n] names, or None
     test: Any  # [n] bool
@@ -117,7 +117,7 @@ class Collection:
     def check(self, opened: Dataset, missing: str, things: str) -> None:
         """DataError for an empty part, site or (unless `missing` is "allow") class.
 
-        `things` is what a class must have some of: images, texts or boxes.
+        `things` is what each class needs: images, texts or boxes.
         """
         units = opened.preprocess.modalities
         kinds = "images or boxes" if things == "boxes" else f"corrupt {units}"
@@ -126,7 +126,7 @@ class Collection:
             if not len(part):
                 raise DataError(
                     f"'{self.origin}' has no {name} {units}{skipped}",
-                    f"add {units}; each class needs at least two when a test part is held out",
+                    f"add {units}; each class needs at least two if a test part is held out",
                 )
         counts = opened.train.counts(len(opened.classes))
         empty = [opened.classes[label] for label in np.flatnonzero(counts == 0)]
@@ -203,8 +203,8 @@ def tested(
     """A mask [n] of test images: those marked as such, or `held_out` if none has a mark.
 
     `marks` are pairs of the mark and the place that a message names. Raises DataError naming the
-    first image without a mark where others have one: a new draw would train on images that somebody
-    set aside for testing.
+    first image without a mark if others have one: drawing a new test part would train on images
+    that were set aside for testing.
     """
     if all(test is None for test, _ in marks):
         return held_out(labels, sites, source.test_fraction, source.test_seed)

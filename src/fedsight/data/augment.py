@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 Augmentation = Literal["flip", "shift", "brightness", "erase"]
-MOVING = ("flip", "shift")  # those that move the content of an image
+MOVING = ("flip", "shift")  # augmentations that move the content of an image
 
 
 def augment(x: Tensor, names: tuple[Augmentation, ...], generator: Generator) -> Tensor:
@@ -27,7 +27,7 @@ def _flip(x: Tensor, generator: Generator) -> Tensor:
 
 
 def _shift(x: Tensor, generator: Generator) -> Tensor:
-    """Move each image by up to an eighth of its size; black comes in at the edges."""
+    """Move each image by up to an eighth of its size; the edges are filled with black."""
     _, _, height, width = x.shape
     reach = max(1, height // 8), max(1, width // 8)
     padded = F.pad(x, (reach[1], reach[1], reach[0], reach[0]))

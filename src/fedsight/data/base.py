@@ -1,4 +1,4 @@
-"""What a data source provides: images behind one interface, a vocabulary, and site ids."""
+"""The data source interface: images behind one interface, a vocabulary, and site ids."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Images(Protocol):
 
 @runtime_checkable
 class Readable(Protocol):
-    """What `Images` made of texts also have, so that a report can show words."""
+    """`Images` made of texts that can also show their words, for the report."""
 
     def excerpt(self, index: int) -> str:
         """The beginning of text number `index`."""
@@ -74,7 +74,7 @@ class ArrayImages:
         return f"{self.origin}[{index}]"
 
     def __getstate__(self) -> dict[str, Any]:
-        """Share the pixels once, so that another process gets the same memory and not a copy."""
+        """Move the pixels to shared memory, so that other processes get no copy."""
         if self._shared is None:
             self._shared = Shared.of(self.pixels)
             self.pixels = self._shared.tensor
@@ -179,7 +179,7 @@ class Dataset:
 
 
 class Source(Settings, ABC):
-    """Where images come from: `[data]` in the config. A new source costs one file in `sources/`."""
+    """Where images come from: `[data]` in the config. A new source takes one file in `sources/`."""
 
     mean: Floats | None = None  # per channel, of pixels in [0, 1]; None: 0.5 each
     std: Floats | None = None  # None: 0.25 each

@@ -17,7 +17,7 @@ Row = tuple[int, dict[str, str]]  # the line, and its values by column
 
 
 def csv_rows(path: Path, needed: Sequence[str], cure: str, delimiter: str = ",") -> Iterator[Row]:
-    """The rows of a CSV with a header, of which the columns `needed` must be there.
+    """The rows of a CSV with a header that must contain the columns `needed`.
 
     Raises DataError naming file and line for a missing column (with `cure`), a row with more or
     fewer values than the header, and a file that cannot be read or is not UTF-8.
@@ -61,7 +61,7 @@ def is_test(split: str | None, where: str, column: str = "split") -> bool | None
 
 @dataclass(frozen=True)
 class Columns:
-    """What the columns of a CSV that lists images are called.
+    """The column names of a CSV that lists images.
 
     The columns `site` and `split` may be missing if they have their usual names.
     """
@@ -73,7 +73,7 @@ class Columns:
 
     @property
     def needed(self) -> list[str]:
-        """The columns that must be there."""
+        """The required columns."""
         pairs = ((self.site, "site"), (self.split, "split"))
         return [self.path, self.label, *(name for name, usual in pairs if name != usual)]
 

@@ -1,4 +1,4 @@
-"""Image files in folders: listed in order, hidden ones passed over, and trouble named."""
+"""Lists image files in folders, in order, without hidden ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def is_picture(path: str) -> bool:
 
 
 def image_files(root: Path, accept: Callable[[str], bool] = is_picture) -> list[str]:
-    """Image files in `root` that are not hidden, by name; files of other kinds are passed over."""
+    """Image files in `root` that are not hidden, by name; other files are ignored."""
     with looking_at(root), os.scandir(root) as entries:
         return sorted(
             entry.path
@@ -37,7 +37,7 @@ def subfolders(root: Path) -> list[Path]:
 
 @contextlib.contextmanager
 def looking_at(root: Path) -> Iterator[None]:
-    """Turns the OSError of a folder, or of something in it, into a DataError that names both."""
+    """Turns an OSError of a folder or of something in it into a DataError that names both."""
     try:
         yield
     except OSError as error:

@@ -78,12 +78,14 @@ def label_counts(partition: Partition, labels: Indices, classes: int, first: int
 
 
 class Split(Settings, ABC):
-    """How samples are spread over sites: `[split]` in the config. A new one costs one file.
+    """How samples are spread over sites: `[split]` in the config. A new one takes one file.
 
     A split that lets the user choose the number of sites has a field `sites`.
     """
 
-    min_samples: int = Field(1, ge=1)  # each site gets at least so many, or the split is refused
+    min_samples: int = Field(
+        1, ge=1
+    )  # minimum samples of each site; a split that cannot satisfy it is refused
 
     def divide(self, part: Part, classes: int, seed: int) -> Partition:
         """The partition of `part`; the same seed gives the same one.
@@ -94,7 +96,7 @@ class Split(Settings, ABC):
         if not self._shares and sites * self.min_samples > len(part):
             raise DataError(
                 f"{sites} sites with at least {self.min_samples} sample(s) each need more than the "
-                f"{len(part)} training samples there are",
+                f"{len(part)} available training samples",
                 "lower split.sites or split.min_samples",
             )
         partition = self._divide(part, classes, seed)

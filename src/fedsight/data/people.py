@@ -1,4 +1,4 @@
-"""From images of people to a data set: whole people are held out, and names become numbers."""
+"""Assembles a data set of people: whole people are held out, and names become numbers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.images.disk import NumberedImages, settle
 
 NAMES = 4  # digits of a person's number
-LEAST = 4  # people of a site, for two to be held out where the share is less
+MIN_PEOPLE = 4  # people of a site from which two are held out even if the share is smaller
 
 
 class PeopleSource(SizedSource):
     """A source whose classes are people."""
 
     channels: Literal[1, 3] = 1
-    # share of each site's people held out for testing where none are marked; never just one
+    # share of each site's people held out for testing if none are marked; never just one person
     unseen: float = Field(0.2, gt=0, lt=1)
     # largest number of people. All sites of a deployed federation must use the same.
     room: int | None = Field(None, ge=1)
-    nameless: Literal["error", "skip"] = "error"  # what to do with images that name no person
-    names: Literal["number", "path"] = "number"  # how reports call an image
+    nameless: Literal["error", "skip"] = "error"  # what to do with images without a person
+    names: Literal["number", "path"] = "number"  # how reports name an image
 
 
 def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Dataset:
@@ -47,7 +47,7 @@ def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Data
         first = records[nameless[0]]
         raise DataError(
             f"'{first.where or first.path}' names no person{more}",
-            "say whom it shows, remove it, or set data.nameless = 'skip' to leave such images out",
+            "name the person, remove it, or set data.nameless = 'skip' to leave out such images",
         )
     if not named:
         raise DataError(f"'{origin}' has no images of people", "check the path and the layout")
@@ -78,7 +78,7 @@ def _numbered(
     keys = {_key(record) for record in named}
     number = {key: place for place, key in enumerate([*sorted(keys - held), *sorted(keys & held)])}
     if source.room is not None and len(number) > source.room:
-        cause = f"'{origin}' shows {len(number)} people, data.room is {source.room}"
+        cause = f"'{origin}' has {len(number)} people, but data.room is {source.room}"
         raise DataError(cause, "raise data.room at every site")
     return number
 
@@ -88,38 +88,38 @@ def _key(record: Record) -> tuple[str, str]:
 
 
 def _called(record: Record, number: int, source: PeopleSource) -> str:
-    """What messages and run files call an image."""
+    """The name of an image in messages and run files."""
     if source.names == "path":
         return record.path
     return record.where.rpartition(", ")[2] or f"file {number + 1}"
 
 
 def _tested(named: Sequence[Record], source: PeopleSource, origin: str) -> set[tuple[str, str]]:
-    """Who is in the test part: those marked, or a share of each site's people."""
+    """The people in the test part: those marked, or a share of each site's people."""
     if any(record.test is None for record in named):
         return _held_out(sorted({_key(record) for record in named}), source)
     trained, tested = ({_key(one) for one in named if one.test is test} for test in (False, True))
     if both := sorted(trained & tested):
         first = next(one for one in named if one.test and _key(one) == both[0])
         raise DataError(
-            f"'{origin}': '{first.where or first.path}' shows a person who is trained on",
-            "test on people of whom no image is in the training part",
+            f"'{origin}': '{first.where or first.path}' shows a person of the training part",
+            "test only on people without images in the training part",
         )
     return tested
 
 
 def _held_out(keys: Sequence[tuple[str, str]], source: PeopleSource) -> set[tuple[str, str]]:
-    """Who is held out: a share of each site's people, drawn from the seed, and never all.
+    """The held-out people: a share of each site's people, drawn from the seed, and never all.
 
-    Instead of one person it is two, or none at a site with fewer than four: a single person cannot
-    be compared with anybody, so nothing could be measured.
+    If the share is a single person, two are held out, or none at a site with fewer than four:
+    nothing can be measured with only one person.
     """
     held: set[tuple[str, str]] = set()
     for site in sorted({site for site, _ in keys}):
         own = [key for key in keys if key[0] == site]
         count = min(len(own) - 1, round(source.unseen * len(own)))
         if count == 1:
-            count = 2 if len(own) >= LEAST else 0
+            count = 2 if len(own) >= MIN_PEOPLE else 0
         draws = numpy_generator(source.test_seed, "unseen", site)
         held |= {own[place] for place in draws.permutation(len(own))[:count]}
     return held

@@ -1,4 +1,4 @@
-"""Feature shift: the images of each site are corrupted more than those of the site before."""
+"""Feature shift: images are corrupted more strongly from one site to the next."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Shift(Settings):
     by kind: `noise` standard deviation of pixels in [0, 1]; `blur` standard deviation of the
     Gaussian in pixels; `contrast` the fraction of contrast taken away; `rotate` degrees, counter-
     clockwise; `invert` how far towards the negative (0.5 is flat grey). An image's pixels
-    depend on the settings, the seed, the site and the image alone, never on its batch.
+    depend only on the settings, the seed, the site and the image, never on its batch.
     """
 
     kind: Literal["none", "noise", "blur", "contrast", "rotate", "invert"] = "none"

@@ -1,4 +1,4 @@
-"""Which files hold images and which hold texts, by the ends of their names."""
+"""The file name suffixes of images and of texts."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def export(saved: Saved, format: Format, path: Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise StoreError(
-            f"cannot make the folder {path.parent}: {error.strerror or error}",
+            f"cannot create the folder {path.parent}: {error.strerror or error}",
             "choose another place for the file",
         ) from error
     write_atomically(path, write(saved))

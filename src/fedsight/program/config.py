@@ -79,7 +79,7 @@ def read(path: Path) -> ConfigTable:
         raise ConfigError([Problem("config", cause, "give the path of a TOML file")]) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         cause = f"{path} is not TOML: {error}"
-        cure = "put texts in quotes and write sections as [train]; see the reference for an example"
+        cure = "put strings in quotes and write sections as [train]; see the reference for examples"
         raise ConfigError([Problem("config", cause, cure)]) from None
 
 
@@ -97,7 +97,7 @@ def example(
 
 
 def change(table: ConfigTable, sets: Sequence[str]) -> ConfigTable:
-    """`table` with each `section.key=value` applied; a value that is not TOML is a text."""
+    """`table` with each `section.key=value` applied; a value that is not TOML is a string."""
     pairs, problems = assignments(sets, "train.lr=0.1")
     for key, value in pairs:
         *folders, last = key.split(".")
@@ -119,11 +119,11 @@ def change(table: ConfigTable, sets: Sequence[str]) -> ConfigTable:
 def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, Speed]:
     """The program and the speed settings in `table`; ConfigError carries every problem.
 
-    Relative paths start at the folder `base`; `name` is the run's name if the table sets none.
-    A section may also be a part itself, as Python code has it.
+    Relative paths start at the folder `base`; `name` is the run's name if the table has none.
+    A section may also be a part object, as in Python code.
     """
     code = plugins.parse(table.get("plugins", []), base)
-    if missing := absent(code):  # without them, all that follows would complain of their names
+    if missing := absent(code):  # without them, the following checks would report their names
         raise ConfigError(missing)
     problems = unknown(table, KEYS, "")
     sections: dict[str, Any] = {}
@@ -144,7 +144,7 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
     if type(seed) is not int:
         problems.append(Problem("seed", f"{seed!r} is not a whole number", "write seed = 0"))
     if not isinstance(title, str):
-        problems.append(Problem("name", f"{title!r} is not a text", 'write name = "my run"'))
+        problems.append(Problem("name", f"{title!r} is not a string", 'write name = "my run"'))
     elif not title.strip(". ") or "/" in title or "\0" in title:  # it may become a folder's name
         cause = f"{title!r} cannot be the name of a folder"
         problems.append(Problem("name", cause, 'write name = "my run"'))
@@ -157,7 +157,7 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
 
 
 def _kind(kind: type[Settings] | tuple[Registry[Any], str | None]) -> type[Settings]:
-    """The class that a section's settings have."""
+    """The class of a section's settings."""
     return BASES[kind[0].kind] if isinstance(kind, tuple) else kind
 
 
@@ -169,7 +169,7 @@ def check(program: Program, speed: Speed) -> None:
 
 
 def check_elsewhere(program: Program, speed: Speed) -> None:
-    """As `check`, but without the location of the images, which each site knows itself."""
+    """As `check`, but ignoring the location of the images, which only the sites know."""
     problems = [*program.check(), *speed.check()]
     problems = [found for found in problems if not found.where.startswith("data.")]
     if problems:
@@ -197,7 +197,7 @@ def section(
         try:
             kind = OWN_PARTS[section] if name == OWN else registry.get(name)
         except KeyError:
-            cause = f"'{OWN}' is what a run calls an object from Python, and {section} has none"
+            cause = f"'{OWN}' stands for an object from Python, and none was given for {section}"
             raise ConfigError([Problem(f"{section}.name", cause, "name a part")]) from None
         except ConfigError as error:
             found = error.problems[0]
@@ -215,7 +215,7 @@ def section(
 
 
 def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> list[Problem]:
-    """A problem for each key of `values` that is not in `known`, with the nearest that is."""
+    """A problem for each key of `values` that is not in `known`, naming the nearest known key."""
     problems = []
     for key in values:
         if key not in known:

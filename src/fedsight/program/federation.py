@@ -1,4 +1,4 @@
-"""A federation: a program with its data opened. Who has which images, and what is tested."""
+"""A federation: a program with its data opened, its clients' images and its test views."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
 from fedsight.program.program import Program
 
-LISTED = 200  # sites that get figures of their own; a larger population is shown by its first
+LISTED = 200  # sites with their own figures; of a larger population, the first ones
 
 
 @dataclass(frozen=True)
 class SiteData:
-    """The images of one client: indices into a part, each seen as its site of origin sees it."""
+    """The images of one client: indices into a part, each as its site of origin sees it."""
 
     part: Part
     indices: Tensor  # [n]
-    origins: Tensor  # [n] number of the site whose camera took the image
+    origins: Tensor  # [n] number of the site that an image comes from
     view: Callable[[Tensor, int, Tensor], Tensor]  # (pixels, origin, indices) -> pixels
 
     def __len__(self) -> int:
@@ -52,7 +52,7 @@ class SiteData:
         return torch.from_numpy(self.part.labels)[self.indices]
 
     def targets(self, positions: Tensor) -> Tensor:
-        """What the task learns from at `positions` [b]: [b, ...], or class numbers [b]."""
+        """The targets at `positions` [b]: [b, ...], or class numbers [b]."""
         known = self.part.targets
         whole = torch.from_numpy(self.part.labels) if known is None else known
         return whole[self.indices[positions]]
@@ -60,7 +60,7 @@ class SiteData:
 
 @dataclass(frozen=True)
 class View:
-    """Test images as one site sees them; `site` None: as nobody in particular does."""
+    """Test images as one site sees them, or without any site's shift if `site` is None."""
 
     site: int | None
     indices: Indices
@@ -68,7 +68,7 @@ class View:
 
 @dataclass(frozen=True)
 class Federation:
-    """A program with its data opened: who has which images, and what is tested."""
+    """A program with its data opened: each client's images, and the test views."""
 
     program: Program
     dataset: Dataset
@@ -95,7 +95,7 @@ class Federation:
         return self.partition.size(client if self.only is None else self.only)
 
     def client(self, client: int) -> SiteData:
-        """A client's training images; made when asked for, kept by nobody."""
+        """A client's training images; created on each call and not cached."""
         if not self.pooled:
             site = client if self.only is None else self.only
             indices = torch.from_numpy(self.partition.indices(site))
@@ -107,16 +107,16 @@ class Federation:
         return self._data(self.dataset.train, indices, torch.from_numpy(origins))
 
     def viewed(self) -> Federation:
-        """The same with `views`: what is tested."""
+        """The same federation with its test views."""
         return self.testing(tuple(_views(self.dataset, self.partition, self.differ)))
 
     def testing(self, views: tuple[View, ...]) -> Federation:
-        """The same with these `views`."""
+        """The same federation with these test views."""
         return self._alike(replace(self, views=views))
 
     @property
     def differ(self) -> bool:
-        """Whether sites have models of their own to test, or see the world differently."""
+        """Whether sites have personal models to test, or see shifted images."""
         return self.program.differs(self.network) or self.program.shift.kind != "none"
 
     def tested(self, view: View) -> SiteData:
@@ -134,7 +134,7 @@ class Federation:
         return self._alike(replace(self, program=self.program.baseline(), pooled=True))
 
     def _alike(self, other: Federation) -> Federation:
-        """`other` with this one's network, if that is built: it is the same."""
+        """`other` with this federation's network, if it is built: the two are equal."""
         if "_built" in self.__dict__:
             other.__dict__["_built"] = self._built
         return other
@@ -154,7 +154,7 @@ class Federation:
         return Batch(x.contiguous(memory_format=torch.channels_last), data.targets(positions))
 
     def build(self) -> Network:
-        """A freshly initialised network of its own; the same in every process."""
+        """A new, initialised network; equal in every process."""
         size = self.dataset.preprocess
         return self.program.model.build(
             size.channels, size.height, size.width, len(self.dataset.classes), self.program.seed
@@ -168,12 +168,12 @@ class Federation:
 
     @property
     def network(self) -> Network:
-        """The network of this process: built once, and whoever trains binds it to its vector."""
+        """The network of this process, built once; users bind it to their own vector."""
         return self._built[0]
 
     @cached_property
     def layout(self) -> Layout:
-        """Where the network's tensors lie in its vector, and who may see them."""
+        """The layout of the network's tensors in its vector."""
         return self.program.layout(self.network)
 
     @cached_property
@@ -183,7 +183,7 @@ class Federation:
 
     @cached_property
     def parts(self) -> dict[str, PartSpec]:
-        """The parts of a payload: the update covers statistics too, the others do not."""
+        """The parts of a payload: the update includes running statistics, the others do not."""
         program, layout = self.program, self.layout
         lengths = {
             part: layout.travelling.stop if part == "delta" else layout.shared.stop
@@ -194,12 +194,12 @@ class Federation:
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Values of each part of a payload."""
+        """Number of values of each part of a payload."""
         return {part: spec.values for part, spec in self.parts.items()}
 
     @cached_property
     def plan(self) -> Plan:
-        """What the accountant must know of this run, apart from rounding."""
+        """The accountant's plan of this run, apart from rounding."""
         program = self.program
         sizes: frozenset[int] = frozenset()
         if program.privacy.unit == "example":
@@ -224,19 +224,19 @@ class Federation:
 
     @property
     def terms(self) -> int:
-        """Replies of a round, as planned."""
+        """The planned number of replies in a round."""
         return self.program.rounds.cohort or self.population
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process builds its own network: what is cached here does not travel."""
+        """Pickle without cached values: another process builds its own network."""
         return {name: self.__dict__[name] for name in self.__dataclass_fields__}
 
 
 def federate(program: Program) -> Federation:
     """Open the program's data and divide them.
 
-    Raises DataError for unusable images or an impossible split, and ConfigError for what the
-    program asks of a population or a model that they do not have.
+    Raises DataError for unusable images or an impossible split, and ConfigError if the program
+    does not fit the population or the model.
     """
     dataset = program.data.open()
     if problems := [*program.task.check_settings(), *program.task.check(dataset)]:
@@ -258,15 +258,15 @@ def federate(program: Program) -> Federation:
 
 
 def listed(partition: Partition) -> range:
-    """The sites that get figures of their own."""
+    """The sites with their own figures."""
     return range(min(len(partition), LISTED))
 
 
 def _views(dataset: Dataset, partition: Partition, differ: bool) -> Iterator[View]:
-    """What is tested; `differ`: sites have models of their own or see the world differently."""
+    """The test views; `differ`: sites have personal models or see shifted images."""
     everything = np.arange(len(dataset.test))
     if dataset.test.sites is not None:
-        # The source says whose test image is whose; what belongs to no listed site is tested too.
+        # The source assigns test images to sites; images of no listed site are tested too.
         origins = np.asarray(dataset.test.sites)
         left = np.ones(len(everything), dtype=bool)
         for site in listed(partition):

@@ -1,7 +1,7 @@
-"""Fingerprints of Python objects: the same code and the same content give the same SHA-256.
+"""Fingerprints of Python objects: equal code and content give the same SHA-256.
 
-Code counts as compiled: comments, line numbers and file names do not matter, and neither does the
-process. Of installed packages the names count, not their code.
+Code is hashed as compiled: comments, line numbers, file names and the process do not matter.
+Installed packages are hashed by name, not by their code.
 """
 
 from __future__ import annotations
@@ -35,12 +35,12 @@ _IGNORED = frozenset(  # of a class: what does not say what it does
 
 def digest(value: Any) -> str:
     """SHA-256 of `value`: functions and classes by their code and what it refers to, tensors and
-    modules by their content. Raises TypeError for something whose content cannot be told."""
+    modules by their content. Raises TypeError if the content cannot be determined."""
     return _Digest().of(value).hex()
 
 
 def is_own(value: Any) -> bool:
-    """Whether a class or function is the user's own code: not of an installed package."""
+    """Whether a class or function is the user's own code, not an installed package's."""
     name = getattr(value, "__module__", None)
     if name is None or name.split(".")[0] in ("builtins", "fedsight"):
         return False
@@ -54,7 +54,7 @@ def is_own(value: Any) -> bool:
 
 
 class _Digest:
-    """Walks through an object; what it meets again it names by its number."""
+    """Walks through an object; objects that it meets again are referred to by number."""
 
     def __init__(self) -> None:
         self._seen: dict[int, int] = {}
@@ -146,7 +146,7 @@ class _Digest:
 
 
 def _state(value: Any) -> Any:
-    """What an object holds, as pickle would have it; TypeError if that cannot be told."""
+    """An object's state as pickle would store it; TypeError if that cannot be determined."""
     if isinstance(value, nn.Module):
         return {name: held for name, held in vars(value).items() if name != "training"}
     kind: Any = type(value)
@@ -161,7 +161,7 @@ def _state(value: Any) -> Any:
 
 
 def _names(code: CodeType) -> list[str]:
-    """Names that code looks up, those in functions within it included."""
+    """The names that code looks up, including those in nested functions."""
     inner = [one for one in code.co_consts if isinstance(one, CodeType)]
     return sorted({*code.co_names, *(name for one in inner for name in _names(one))})
 

@@ -26,7 +26,7 @@ Config = str | os.PathLike[str] | Mapping[str, Any] | Program
 def read(
     given: Config | None, overrides: Mapping[str, Any], workers: int | None = None
 ) -> tuple[Program, Speed]:
-    """The program and the speed settings that `given` and `overrides` say.
+    """The program and the speed settings from `given` and `overrides`.
 
     `given` is the path of a TOML file, a mapping as such a file has it, or a program. Each override
     is a top-level key: a table that adds to the file's (or replaces it, if it names another part),
@@ -51,10 +51,10 @@ def read(
 
 
 def own(given: Mapping[str, Any]) -> list[Any]:
-    """Make the user's objects known by their hash, so that `run.toml` finds them again.
+    """Register the user's objects by their hash, so that `run.toml` can refer to them.
 
-    `given` are keywords as for `read`. They are known as long as what this returns is kept. Raises
-    ConfigError for a keyword that takes no object.
+    `given` are keywords as for `read`. They stay registered as long as the result is kept. Raises
+    ConfigError for a keyword that does not accept an object.
     """
     problems = config.unknown(given, config.KEYS, "")
     kept: list[Any] = []
@@ -86,10 +86,10 @@ def _start(given: Config | None) -> tuple[dict[str, Any], Path, str]:
 
 
 def _value(key: str, value: Any, before: Any) -> Any:
-    """What an override makes of a top-level key whose value was `before`."""
+    """The value of a top-level key after an override; it was `before`."""
     if key == "plugins":
         files = [value] if isinstance(value, str | os.PathLike) else list(value)
-        # Those of a file are meant from its folder, these from the current one.
+        # Paths in a file are relative to its folder, these to the current folder.
         return config.plugged({"plugins": before or []}, files)["plugins"]
     if key not in config.SECTIONS:
         return value
@@ -138,7 +138,7 @@ def _checked(
 
 
 def _merged(before: Any, added: Mapping[str, Any]) -> dict[str, Any]:
-    """`before` with the values of `added`; these alone where they name another part."""
+    """`before` updated with `added`; only `added` if it names another part."""
     if isinstance(before, Settings):
         before = before.table()
     if not isinstance(before, Mapping):

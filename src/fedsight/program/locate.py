@@ -1,4 +1,4 @@
-"""From a source's name or a path on the command line to a configured source."""
+"""Finds the source for a name or path on the command line."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _holds_dicom(root: Path) -> bool:
 
 
 def parse(options: Sequence[str]) -> dict[str, Any]:
-    """`["size=64", "fit=crop"]` -> {"size": 64, "fit": "crop"}; values as in TOML, or plain words.
+    """`["size=64", "fit=crop"]` -> {"size": 64, "fit": "crop"}; values are TOML or plain text.
 
     Raises ConfigError for one without `=`.
     """

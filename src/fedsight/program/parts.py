@@ -1,4 +1,4 @@
-"""The kinds of parts that a program has, and how a user's own classes become some."""
+"""The kinds of parts that a program has, and the registration of a user's own classes."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ def register(name: str, **facts: str) -> Callable[[T], T]:
 
     The class is a subclass of `Algorithm`, `Model`, `Source`, `Split`, `Task`, `Metric`,
     `Compression`, `Aggregation` or `Mechanism`; or it is a `torch.nn.Module`, or a function that
-    builds one, which becomes a model: of `channels`, `height`, `width` and `classes` it gets those
-    that it has parameters for. `facts` are words about the part (paper, licence). Raises
-    FedSightError for anything else, and for a taken name.
+    builds one, which becomes a model: it is passed those of `channels`, `height`, `width` and
+    `classes` that it has parameters for. `facts` describe the part (paper, licence). Raises
+    FedSightError for anything else, and for a name that is taken.
     """
 
     def decorate(given: T) -> T:
@@ -67,7 +67,7 @@ def register(name: str, **facts: str) -> Callable[[T], T]:
 
 
 class _ModuleModel(Model):
-    """A model that a module class, or a function, builds; a subclass sets `maker`."""
+    """A model built by a module class or a function; a subclass sets `maker`."""
 
     maker: ClassVar[Callable[..., nn.Module]]
     norm: Literal["group", "batch", "frozen"] = "batch"  # as the user wrote it
@@ -94,9 +94,9 @@ def _model_of(given: Any) -> type[Model]:
 def adopt(part: Settings) -> Plugin | None:
     """Register the class of a part, if it is the user's own and not from a plug-in file.
 
-    A class without a name of its own gets that of the class. Returns what the fingerprint must
-    cover, None for a part of this package, of an installed one, or of a plug-in file. Raises
-    ConfigError if the name is taken or the class cannot be told from another one.
+    A class that is not registered under a name gets the class's name. Returns what the fingerprint
+    must cover; None for a part of this package, of an installed one, or of a plug-in file. Raises
+    ConfigError if the name is taken or the class cannot be fingerprinted.
     """
     cls = type(part)
     if not is_own(cls) or cls.__module__.startswith(PREFIX):
@@ -110,18 +110,18 @@ def adopt(part: Settings) -> Plugin | None:
     except FedSightError as error:
         raise ConfigError([Problem(where, error.cause, error.cure)]) from None
     except TypeError as error:
-        cause = f"the class {cls.__name__} cannot be told from another: {error}"
+        cause = f"the class {cls.__name__} cannot be fingerprinted: {error}"
         raise ConfigError([Problem(where, cause, "put it into a plug-in file")]) from error
     return Plugin(f"{registry.kind} {cls.registered}", sha256)
 
 
 def absent(code: Sequence[Plugin]) -> list[Problem]:
-    """A problem for each class that a run was given from Python and that is not at hand now."""
+    """A problem for each class that a run got from Python and that is not available now."""
     return [
         Problem(
             "plugins",
             f"this run uses the {plugin.title}, which was given from Python (SHA-256 "
-            f"{plugin.sha256[:12]}...) and is not at hand, or has changed",
+            f"{plugin.sha256[:12]}...) and is not available, or has changed",
             "give it again: fedsight.resume(folder, ...) and fedsight.load(folder, ...) take the "
             "same keywords as fedsight.run; parts of a plug-in file are found without that",
         )
@@ -131,7 +131,7 @@ def absent(code: Sequence[Plugin]) -> list[Problem]:
 
 
 def _at_hand(plugin: Plugin) -> bool:
-    """Whether a class that was given from Python is registered in this process, as it was."""
+    """Whether a class that was given from Python is registered in this process, unchanged."""
     for _, registry, _ in KINDS:
         kind, space, name = plugin.title.partition(f"{registry.kind} ")
         if not kind and space and name in registry.names():

@@ -1,4 +1,4 @@
-"""The program: everything that decides a run's result, as one frozen, hashable value."""
+"""The program: everything that determines a run's result, as one frozen, hashable value."""
 
 from __future__ import annotations
 
@@ -43,19 +43,19 @@ Patterns = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Group(Settings):
-    """Parameters that learn at a rate of their own: `[[train.groups]]`."""
+    """Parameters with their own learning rate: `[[train.groups]]`."""
 
     params: Patterns  # names or patterns of tensors, "head" for the last layer
-    lr: float = Field(gt=0)  # in place of train.lr; follows the same schedule
+    lr: float = Field(gt=0)  # instead of train.lr; follows the same schedule
 
 
 class Train(Settings):
     """Local training at a site: `[train]`."""
 
     epochs: int = Field(1, ge=1)  # passes over the site's images in a round
-    batch: int = Field(32, ge=1)  # images in a step; a single image left over joins the last one
+    batch: int = Field(32, ge=1)  # images in a step; a single remaining image joins the last step
     lr: float = Field(0.05, gt=0)
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # its state is forgotten between rounds
+    optimizer: Literal["sgd", "adamw"] = "sgd"  # its state is reset in every round
     momentum: float = Field(0.0, ge=0, lt=1)  # of sgd
     beta1: float = Field(0.9, ge=0, lt=1)  # of adamw: decay of the mean gradient
     beta2: float = Field(0.999, ge=0, lt=1)  # of adamw: decay of the mean squared gradient
@@ -65,14 +65,14 @@ class Train(Settings):
     groups: Annotated[tuple[Group, ...], Field(strict=False)] = ()  # learning rates by name
     clip: float | None = Field(None, gt=0)  # largest norm of a step's gradient
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # of lr over the rounds
-    warmup: int = Field(0, ge=0)  # rounds in which lr rises to its value
+    warmup: int = Field(0, ge=0)  # rounds over which lr rises to its value
     augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
 
     def check(self) -> list[Problem]:
-        """Settings of one optimizer with another."""
+        """Settings that the chosen optimizer does not have."""
         if self.optimizer == "adamw" and self.momentum:
-            cause = "AdamW has no momentum of this kind"
-            return [Problem("train.momentum", cause, "leave it out; train.beta1 is AdamW's")]
+            cause = "AdamW does not use this kind of momentum"
+            return [Problem("train.momentum", cause, "leave it out, and use train.beta1 for AdamW")]
         return []
 
     def rate(self, round: int, rounds: int) -> float:
@@ -92,12 +92,12 @@ class Rounds(Settings):
     cohort: int | None = Field(None, ge=1)  # sites per round; None: all of them
     weighting: Literal["samples", "uniform"] = "samples"
     evaluate_every: int = Field(1, ge=1)  # rounds; the last one is always evaluated
-    quorum: int | None = Field(None, ge=1)  # good replies that close a round; None: of every site
-    # seconds that a round of a deployed federation waits for its sites; an embedded one never does
+    quorum: int | None = Field(None, ge=1)  # minimum good replies of a round; None: of all sites
+    # seconds that a round of a deployed federation waits for its sites; not used in a simulation
     deadline: float = Field(600.0, gt=0)
 
     def check(self, sites: int | None) -> list[Problem]:
-        """What can never be had from so many sites; None: their number is not known yet."""
+        """Settings that `sites` sites cannot satisfy; None: their number is not known yet."""
         problems = []
         most = sites if self.cohort is None else self.cohort
         if sites is not None and self.cohort is not None and self.cohort > sites:
@@ -105,16 +105,16 @@ class Rounds(Settings):
             cure = f"lower rounds.cohort to {sites} or fewer, or leave it out to take all"
             problems.append(Problem("rounds.cohort", cause, cure))
         if most is not None and self.quorum is not None and self.quorum > most:
-            cause = f"{self.quorum} good replies can never come from a cohort of {most}"
+            cause = f"a cohort of {most} cannot give {self.quorum} good replies"
             cure = f"lower rounds.quorum to {most} or fewer, or leave it out to need every site"
             problems.append(Problem("rounds.quorum", cause, cure))
         return problems
 
 
 class Speed(Settings):
-    """How fast a run goes, not what it means: `[speed]`. Not part of the fingerprint.
+    """Settings that affect speed but not meaning: `[speed]`. Not part of the fingerprint.
 
-    Workers and checkpoints do not change a bit of the result; threads, device and precision change
+    Workers and checkpoints do not change the result at all; threads, device and precision change
     its rounding.
     """
 
@@ -125,7 +125,7 @@ class Speed(Settings):
     checkpoint_every: int = Field(1, ge=1)  # rounds
 
     def check(self) -> list[Problem]:
-        """Settings that this machine cannot follow."""
+        """Settings that this machine does not support."""
         try:
             device = find_device(self.device)
         except EngineError as error:
@@ -145,7 +145,7 @@ class Speed(Settings):
 
 @dataclass(frozen=True)
 class Program:
-    """Everything that decides a run's result."""
+    """Everything that determines a run's result."""
 
     name: str
     seed: int
@@ -164,7 +164,7 @@ class Program:
     plugins: tuple[Plugin, ...] = ()  # code from outside the package that the parts come from
 
     def table(self) -> dict[str, Any]:
-        """The program as nested plain values: what the config file would say in full."""
+        """The program as nested plain values, as in a complete config file."""
         table = {
             item.name: value.table() if isinstance(value, Settings) else value
             for item in fields(self)
@@ -177,7 +177,7 @@ class Program:
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over what the program means: everything but its name and where files lie."""
+        """SHA-256 over everything but the program's name and the paths of files."""
         meaning = {
             item.name: value.meaning() if isinstance(value, Settings) else value
             for item in fields(self)
@@ -214,11 +214,11 @@ class Program:
 
     @property
     def codec(self) -> Compression | None:
-        """The codec of updates; None where values travel as they are."""
+        """The codec of updates; None if values are sent unchanged."""
         return None if self.compression.exact else self.compression
 
     def differs(self, network: Network) -> bool:
-        """Whether sites have models of their own to test: personal slices that answers need."""
+        """Whether each site's own model is tested: predictions use a personal slice."""
         unasked = frozenset() if self.task.asks_head else network.head
         entries = self.layout(network).entries
         return any(e.kind == Kind.PERSONAL and e.name not in unasked for e in entries)
@@ -235,11 +235,11 @@ class Program:
         return replace(self, algorithm=plain, rounds=rounds, privacy=Unprotected(), secure=Secure())
 
     def check(self) -> list[Problem]:
-        """Every problem that can be told without reading images, each with its cure."""
+        """Every problem that can be found without reading images, each with its cure."""
         return list(self._problems())
 
     def needs(self) -> tuple[str, ...]:
-        """The data sets that must have been fetched for this program, by name."""
+        """The names of data sets that must be fetched for this program."""
         return tuple(name for _, name in self._needs())
 
     def _needs(self) -> Iterator[tuple[str, str]]:
@@ -266,17 +266,18 @@ class Program:
             kinds = [name for name in models.names() if models.get(name).gives == self.task.takes]
             yield Problem("model.name", cause, f"choose one of: {', '.join(kinds)}")
         if self.task.placed:
-            cause = "'{}' moves what an image shows, and its targets would stay behind"
+            cause = "'{}' moves the content of an image but not its targets"
             for name in self.train.augment:
                 if name in MOVING:
-                    cure = "leave it out; the task may have a setting of its own for it"
+                    cure = "leave it out; the task may have its own setting for it"
                     yield Problem("train.augment", cause.format(name), cure)
             if self.shift.kind == "rotate":
                 yield Problem("shift.kind", cause.format("rotate"), "choose another kind")
         if self.train.warmup >= self.rounds.rounds:
             yield Problem(
                 "train.warmup",
-                f"{self.train.warmup} warm-up rounds leave none of the {self.rounds.rounds} rounds",
+                f"{self.train.warmup} warm-up rounds are not fewer than the {self.rounds.rounds} "
+                "rounds of the run",
                 "lower train.warmup or raise rounds.rounds",
             )
         sites = getattr(self.split, "sites", None)
@@ -285,20 +286,20 @@ class Program:
         yield from self.secure.check(most, self.rounds.quorum)
 
     def check_network(self, network: Network) -> list[Problem]:
-        """Problems that show when the network is there."""
+        """Problems that can be found once the network is built."""
         if problems := [*self.task.check_network(network), *self._check_patterns(network)]:
             return problems
         algorithm = self.algorithm
         personalises = type(algorithm).kind is not Algorithm.kind
         if personalises and not self.layout(network).length(Kind.PERSONAL):
             cause = (
-                f"{algorithm.registered} keeps a slice of the model at the site, and this has none"
+                f"{algorithm.registered} keeps a slice of the model at the site, which this lacks"
             )
             return [Problem("algorithm", cause, "choose another algorithm, or a model with norms")]
         return rules.problems(self, network)
 
     def _check_patterns(self, network: Network) -> list[Problem]:
-        """Patterns that name no tensor, or a network of which nothing would learn."""
+        """Patterns that match no tensor, or a network in which nothing would be trained."""
         names = [entry.name for entry in Layout.of(network.module).entries]
         asked = {"train.only": self.train.only}
         for number, group in enumerate(self.train.groups):
@@ -314,16 +315,16 @@ class Program:
         ]
         if unknown or not self.train.only or self.layout(network).learning:
             return unknown
-        cause = "nothing would learn: all that is named is frozen or not a parameter"
-        cure = 'name parameters that learn, ["head"] for example'
+        cause = "nothing would be trained: all named tensors are frozen or not parameters"
+        cure = 'name trainable parameters, for example ["head"]'
         return [Problem("train.only", cause, cure)]
 
 
 def matches(name: str, pattern: str, network: Network) -> bool:
-    """Whether the tensor `name` is meant by `pattern`.
+    """Whether `pattern` matches the tensor `name`.
 
-    It is by its own name, by that of a module around it, by a pattern (`blocks.6.*`), and, as part
-    of the last layer, by "head", whatever that layer is called.
+    A pattern is a tensor's name, the name of a module that contains it, a wildcard (`blocks.6.*`),
+    or "head", which matches the last layer whatever its name.
     """
     if pattern == "head" and name in network.head:
         return True

@@ -1,9 +1,9 @@
-"""Which protections go with what, told from facts of the parts and never from their names.
+"""Which protections are compatible with which features, decided from facts of the parts.
 
-A program's facts (`Facts`) are asked of its parts: which kinds of slices the layout has, what a
-payload is made of, where noise comes in, whether single updates are needed. A new algorithm with a
-personal slice, or a new mechanism, is judged without an edit here. `check` enforces the rules, and
-the page of compatibilities is made from them.
+A program's facts (`Facts`) come from its parts, never from their names: which kinds of slices the
+layout has, what a payload consists of, where noise is added, whether single updates are needed. So
+a new algorithm with a personal slice, or a new mechanism, is covered without a change here. `check`
+enforces the rules, and the compatibility page is generated from them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECURE = "secure aggregation"
 
 
 class Sketch(nn.Module):
-    """A network that has a tensor of each role: to ask an algorithm what it would do with one."""
+    """A network with a tensor of each role, to find out what an algorithm does with it."""
 
     def __init__(self, batch_norm: bool) -> None:
         super().__init__()
@@ -50,20 +50,20 @@ class Sketch(nn.Module):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the rules look at."""
+    """The facts that the rules depend on."""
 
     program: Program
     travelling_statistics: bool  # running statistics that travel
     kept_statistics: bool  # running statistics that stay at the site
     personal: bool  # parameters that stay at the site
-    frozen: bool  # tensors that neither train nor travel
+    frozen: bool  # tensors that are neither trained nor sent
 
     @classmethod
     def of(cls, program: Program, network: Network | None = None) -> Facts:
-        """The facts of `program`; without its network, as far as a sketch of one can tell them."""
+        """The facts of `program`; without its network, those that a sketch of one can show."""
         frozen = network is None and bool(program.train.only)
         if network is None:
-            # What `train.only` leaves, its patterns tell of the real network alone.
+            # The effect of `train.only` is known only for the real network.
             network = Sketch(program.model.norm == "batch" and not frozen).network()
         layout = program.layout(network)
         statistics = {name for pair in network.statistics for name in pair}
@@ -109,7 +109,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
 
 @dataclass(frozen=True)
 class Rule:
-    """What is to be said of a protection together with a feature."""
+    """The verdict on a protection together with a feature."""
 
     protection: str  # a mechanism's name, or secure aggregation
     feature: str
@@ -121,7 +121,7 @@ class Rule:
 
 @dataclass
 class _Rules:
-    """The rules of one protection, as they are put together."""
+    """Collects the rules of one protection."""
 
     protection: str
     found: list[Rule] = field(default_factory=list)
@@ -150,7 +150,7 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
         _client_rules(rules)
     else:
         _example_rules(rules)
-    rules.sound(FROZEN, "What never changes tells nothing.")
+    rules.sound(FROZEN, "Tensors that never change reveal nothing.")
     rules.sound(COHORT, mechanism.with_cohort)
     rules.stated(QUORUM, "which sites failed to answer", mechanism.with_quorum)
     rules.sound(SHIFT)
@@ -158,7 +158,7 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
     if mechanism.noise_at == "shares":
         rules.refused(
             PLAIN,
-            "each site adds only a part of the noise, which is not enough for its own update",
+            "each site adds only a share of the noise, which does not protect its own update",
             "set secure.name = 'secagg', or privacy.name = 'local'",
             "privacy.name",
         )
@@ -173,31 +173,31 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
         )
         rules.refused(
             LOSSY,
-            "an update that is encoded after it was clipped may be longer than the clip",
+            "encoding an update after clipping may make it longer than the clip",
             "set compression.name = 'none'",
             "compression.name",
         )
     else:
-        rules.sound(SINGLE, "The rule sees what is noised already.")
+        rules.sound(SINGLE, "The rule sees only noised updates.")
         rules.sound(LOSSY, "Updates are encoded after the noise.")
     return rules.found
 
 
 def _client_rules(rules: _Rules) -> None:
-    """What holds for every mechanism that protects a client as a whole."""
+    """Rules of every mechanism that protects a client as a whole."""
     rules.refused(
         STATISTICS,
-        "running statistics are sums over images that no clip bounds layer by layer, and a noised "
-        "variance may be negative",
+        "running statistics are sums over images that clipping does not bound layer by layer, and "
+        "a noised variance may be negative",
         _GROUP,
         "model.norm",
     )
     rules.stated(KEPT, _SLICE)
     rules.stated(PERSONAL, _SLICE)
-    rules.sound(SEVERAL, "All vectors are clipped together, so none slips past the bound.")
+    rules.sound(SEVERAL, "All vectors are clipped jointly.")
     rules.refused(
         WEIGHTING,
-        "an update's weight would reveal how many images its site has, and let one site move the "
+        "an update's weight would reveal how many images its site has, and let one site change the "
         "sum by more than the clip",
         "set rounds.weighting = 'uniform'",
         "rounds.weighting",
@@ -205,13 +205,13 @@ def _client_rules(rules: _Rules) -> None:
 
 
 def _example_rules(rules: _Rules) -> None:
-    """What holds for every mechanism that protects a single image."""
-    mixes = "BatchNorm mixes the images of a batch, so no image has a gradient of its own to clip"
+    """Rules of every mechanism that protects a single image."""
+    mixes = "BatchNorm mixes the images of a batch, so there are no per-image gradients to clip"
     rules.refused(STATISTICS, mixes, "set model.norm = 'group' (the default)", "model.norm")
     cure = "set model.norm = 'group' (the default); fedbn works with it"
     rules.refused(KEPT, mixes, cure, "model.norm")
-    rules.sound(PERSONAL, "The slice that stays at the site is trained by the same noised steps.")
-    rules.sound(SEVERAL, "All vectors are made from noised steps alone.")
+    rules.sound(PERSONAL, "The personal slice is trained by the same noised steps.")
+    rules.sound(SEVERAL, "All vectors are computed from noised steps only.")
     rules.stated(WEIGHTING, "how many images a site has, which is public")
 
 
@@ -220,17 +220,17 @@ def secure_rules() -> list[Rule]:
     rules = _Rules(SECURE)
     rules.refused(
         STATISTICS,
-        "running statistics move further than the range that updates are rounded in",
+        "running statistics change by more than the range in which updates are rounded",
         _GROUP,
         "model.norm",
     )
     rules.sound(KEPT)
     rules.sound(PERSONAL)
     rules.sound(FROZEN)
-    rules.sound(SEVERAL, "Each vector has a range of its own.")
+    rules.sound(SEVERAL, "Each vector has its own range.")
     rules.sound(WEIGHTING, "Weights are public, and capped.")
-    rules.sound(COHORT, "Values get the bits that the cohort leaves.")
-    rules.sound(QUORUM, "Checked against what can be unmasked.")
+    rules.sound(COHORT, "The size of the cohort determines the bits per value.")
+    rules.sound(QUORUM, "It is checked against the number of sites needed for unmasking.")
     rules.sound(SHIFT)
     rules.refused(
         SINGLE,
@@ -240,7 +240,7 @@ def secure_rules() -> list[Rule]:
     )
     rules.refused(
         LOSSY,
-        "masked values cannot be encoded: they are uniform in all their bits",
+        "masked values cannot be compressed: all their bits are uniformly random",
         "set compression.name = 'none'",
         "compression.name",
     )
@@ -269,27 +269,27 @@ def met(program: Program, network: Network | None = None) -> Iterator[Rule]:
 
 
 def problems(program: Program, network: Network | None = None) -> list[Problem]:
-    """Cause and cure of all that is refused; what has the same cure is said once."""
+    """Cause and cure of everything that is refused; equal cures are merged."""
     found: dict[tuple[str, str], Problem] = {}
     for rule in met(program, network):
         if rule.verdict == "refused":
-            cause = f"under {_said(rule.protection)}: {rule.cause}"
+            cause = f"under {_protection_name(rule.protection)}: {rule.cause}"
             found.setdefault((rule.where, rule.cure), Problem(rule.where, cause, rule.cure))
     return list(found.values())
 
 
-def _said(protection: str) -> str:
+def _protection_name(protection: str) -> str:
     return protection if protection == SECURE else f"privacy '{protection}'"
 
 
 def remarks(program: Program, network: Network | None = None) -> list[str]:
-    """What epsilon does not cover, of this program."""
+    """What epsilon does not cover in this program."""
     stated = (rule.cause for rule in met(program, network) if rule.verdict == "stated")
     return list(dict.fromkeys(stated))
 
 
 def page() -> str:
-    """All rules as Markdown: the table, then the reason for each that has one."""
+    """All rules as Markdown: the table, then the reasons."""
     known = rules()
     lines = [_PAGE, table()]
     for protection in dict.fromkeys(rule.protection for rule in known):
@@ -307,9 +307,9 @@ def page() -> str:
 
 
 _PAGE = """\
-# What goes with what
+# Compatibility of protections
 
-<!-- Made from src/fedsight/program/rules.py by tools/make_reference.py: change that, not this. -->
+<!-- Generated from src/fedsight/program/rules.py by tools/make_reference.py; do not edit. -->
 
 `fedsight check` enforces this table. *Refused* is an error with its cure; *stated* is sound, with
 a remark in the report about what epsilon does not cover.
@@ -317,7 +317,7 @@ a remark in the report about what epsilon does not cover.
 
 
 def table() -> str:
-    """The rules as a table: a feature a row, a protection a column."""
+    """The rules as a table: one row per feature, one column per protection."""
     known = rules()
     heads = list(dict.fromkeys(rule.protection for rule in known))
     found = {(rule.protection, rule.feature): rule for rule in known}

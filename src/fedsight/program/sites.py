@@ -22,7 +22,7 @@ _ITEM = "each item must be (image, label): a tensor [c, h, w] or PIL image, and 
 
 
 class OwnData(Source):
-    """Images that were given from Python, by site. They are held in memory."""
+    """Images that were given from Python, by site; they are kept in memory."""
 
     registered: ClassVar[str | None] = OWN
     object: Own
@@ -38,7 +38,7 @@ class OwnData(Source):
         return replace(value, preprocess=prepared)
 
     def check(self) -> list[Problem]:
-        """Whether the images are at hand."""
+        """Whether the images are available."""
         return [self.object.problem("data")] if self.object.missing else super().check()
 
 
@@ -64,11 +64,11 @@ def sites(
     """Your own torch data sets as a program's data: `sites({"lyon": one, "oslo": other})`.
 
     An item is `(image, label)`: a tensor [c, h, w] or [h, w], uint8 or from 0 to 1, or a PIL image;
-    and a whole number from 0. All images have one shape. Each item is read once, now, and held in
+    and a whole number from 0. All images have one shape. Each item is read once, now, and kept in
     memory; random augmentation belongs in `train.augment`. `test` is one data set for all sites or
     one for each; without it a share `test_fraction` of each class is held out, drawn by
     `test_seed`. `classes` names the labels (default: their numbers). The network sees pixels from 0
-    to 1, less `mean` and over `std` for each channel if these are given; prediction does the same.
+    to 1, normalised by `mean` and `std` per channel if these are given; prediction does the same.
 
     Raises ConfigError for a wrong argument, and DataError for an item that is not as above.
     """
@@ -78,9 +78,9 @@ def sites(
     for name in datasets:
         if not isinstance(name, str) or not name.strip():
             cause = f"{name!r} is not a site's name"
-            raise ConfigError([Problem("data", cause, "name each site by a text")])
+            raise ConfigError([Problem("data", cause, "name each site by a string")])
     if not 0 < test_fraction < 1:
-        cause = f"test_fraction is {test_fraction}, and must lie between 0 and 1"
+        cause = f"test_fraction is {test_fraction}, but must be between 0 and 1"
         raise ConfigError([Problem("data", cause, "write for example test_fraction=0.2")])
     train = [_read(name, dataset, f"site '{name}'") for name, dataset in datasets.items()]
     tested = _tests(test, list(datasets)) if test is not None else []
@@ -116,7 +116,7 @@ def _read(site: str, dataset: Any, where: str) -> _Read:
         image, label = _image(item[0], place), _label(item[1], place)
         if images and (image.shape, image.dtype) != (images[0].shape, images[0].dtype):
             raise DataError(
-                f"{place}: the image is {_shape(image)}, and item 0 is {_shape(images[0])}",
+                f"{place}: the image is {_shape(image)}, but item 0 is {_shape(images[0])}",
                 "bring all images to one size and type, for example by "
                 "torchvision.transforms.Resize((64, 64)) in the data set",
             )
@@ -174,7 +174,7 @@ def _image(value: Any, place: str) -> Tensor:
     low, high = image.aminmax()
     if not (bool(low >= 0) and bool(high <= 1)):  # NaN is refused too
         raise DataError(
-            f"{place}: pixels lie between {float(low):.3g} and {float(high):.3g}, not 0 and 1",
+            f"{place}: pixels are between {float(low):.3g} and {float(high):.3g}, not 0 and 1",
             "leave Normalize out of the data set and give fedsight.sites(..., mean=[...], "
             "std=[...]) instead: then prediction does the same",
         )
@@ -208,7 +208,7 @@ def _check_shapes(parts: list[_Read]) -> None:
 def _classes(
     train: list[_Read], tested: list[_Read], names: Sequence[str] | None
 ) -> tuple[str, ...]:
-    """The class names; DataError for a label that no name or no training image has."""
+    """The class names; DataError for a label without a name or without training images."""
     highest = max(int(part.labels.max()) for part in (*train, *tested))
     if names is not None:
         found = tuple(map(str, names))
@@ -216,7 +216,7 @@ def _classes(
             raise DataError("classes names a class twice", "name each class once")
         if highest >= len(found):
             raise DataError(
-                f"there is a label {highest}, and classes names {len(found)}",
+                f"there is a label {highest}, but classes names only {len(found)}",
                 "name every class, in the order of the labels",
             )
         return found
@@ -224,7 +224,7 @@ def _classes(
     missing = [label for label in range(highest + 1) if label not in seen]
     if missing:
         raise DataError(
-            f"no training image has the label {missing[0]}, and labels go up to {highest}",
+            f"no training image has the label {missing[0]}, but labels go up to {highest}",
             "number the classes without gaps, or name them all with classes=[...]",
         )
     return tuple(map(str, range(highest + 1)))

@@ -19,7 +19,7 @@ from fedsight.runs import lifecycle
 from fedsight.runs.progress import Screen
 from fedsight.runs.result import Run
 
-# The section that an error speaks of, where it names no key.
+# The section that an error refers to if it does not name a key.
 WHERE: dict[type[FedSightError], str] = {DataError: "data", ModelError: "model"}
 _UNFINISHED: dict[Path, Program] = {}  # keeps the objects of interrupted runs, so that they resume
 
@@ -34,14 +34,14 @@ def run(
     """Train one model over all sites.
 
     `config` is the path of a TOML file, a mapping as such a file has it, or a `Program`. With no
-    config the keywords say everything. Each keyword is a top-level key of the file: `seed=1`,
-    `train={"lr": 0.1}`, `algorithm="scaffold"`, or an object of yours: `model=MyNet`,
+    config the keywords give everything. Each keyword is a top-level key of the file: `seed=1`,
+    `train={"lr": 0.1}`, `algorithm="scaffold"`, or an object of your own: `model=MyNet`,
     `data=fedsight.sites({...})`, `task=fedsight.task(loss=...)`, `algorithm=MyAlgorithm(...)`.
     `out` is the run folder (default: `runs/NAME`), `workers` the number of processes (default: one
     for each core).
 
     Raises a FedSightError that says what is wrong and what to do. Interrupted (Ctrl-C, a
-    notebook's stop button), it raises `Interrupted` and leaves a folder that `resume` goes on with.
+    notebook's stop button), it raises `Interrupted` and leaves a folder that `resume` can continue.
     """
     return _begin("run", config, out, workers, overrides)
 
@@ -79,11 +79,11 @@ def check(config: Config | None = None, **overrides: Any) -> list[Problem]:
 def resume(
     folder: str | PathLike[str], *, workers: int | None = None, **objects: Any
 ) -> Run:
-    """Go on with an interrupted run from its last checkpoint; a finished one is just loaded.
+    """Continue an interrupted run from its last checkpoint; a finished one is only loaded.
 
-    A run that was begun with objects from Python needs them again, unless this process began it:
-    `objects` are the same keywords that `run` got. Raises StoreError if the folder holds no run, or
-    the program or the data have changed.
+    A run that was started with objects from Python needs them again, unless this process started
+    it: `objects` are the same keywords that `run` got. Raises StoreError if the folder holds no
+    run, or if the program or the data have changed.
     """
     kept = keywords.own(objects)
     path = Path(folder)
@@ -117,7 +117,7 @@ def _begin(
     overrides: dict[str, Any],
 ) -> Run:
     if config is None and "data" not in overrides:
-        cause = "nothing says which images to train on"
+        cause = "no data are given to train on"
         cure = 'give a config file, or for a first try data="fashion-mnist-12k"'
         raise ConfigError([Problem("data", cause, cure)])
     program, speed = keywords.read(config, overrides, workers)

@@ -1,4 +1,4 @@
-"""A run from its program to its finished folder; the same for a first start and a resumption."""
+"""The life of a run, from its program to its finished folder, for a first start and for resuming."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fedsight.program import config
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
 
-SAME = ("data", "classes", "sites", "model")  # what resumption may not find changed in `run.json`
+SAME = ("data", "classes", "sites", "model")  # entries of `run.json` that must be unchanged on resumption
 
 
 def start(
@@ -39,7 +39,7 @@ def start(
 
 
 def resume(store: RunStore, workers: int | None, callbacks: Sequence[Callback]) -> dict[str, Any]:
-    """Go on with the run in the store's folder after any interruption; returns the summary."""
+    """Continue the run in the store's folder after an interruption; returns the summary."""
     program, speed = store.program()
     if workers is not None:
         speed = speed.model_copy(update={"workers": workers})
@@ -54,9 +54,9 @@ def resume(store: RunStore, workers: int | None, callbacks: Sequence[Callback]) 
 
 
 def rewound(store: RunStore) -> Checkpoint | None:
-    """The last checkpoint, with all that the folder tells of later rounds dropped.
+    """The last checkpoint; everything in the folder about later rounds is dropped.
 
-    None when there is none: the run begins again. What sites remember is rewound where it lies.
+    None if there is none: the run starts again. The sites' memory is rewound in place.
     """
     checkpoint = store.load_checkpoint()
     store.remove_partial_files()
@@ -66,37 +66,37 @@ def rewound(store: RunStore) -> Checkpoint | None:
 
 @contextlib.contextmanager
 def _resumable(store: RunStore) -> Iterator[None]:
-    """Ctrl-C, whenever it comes, leaves a folder that can be gone on with, and says so."""
+    """Turn Ctrl-C into Interrupted, which says how to continue the run."""
     try:
         yield
     except KeyboardInterrupt:
         raise Interrupted(
-            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is whole",
-            f"go on with: fedsight resume {store.folder}",
+            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is complete",
+            f"continue with: fedsight resume {store.folder}",
         ) from None
 
 
 def refuse_change(store: RunStore, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """The rounds to come must train the same program on the same images as those before.
+    """Check that a resumed run has the same program, images and model as before.
 
-    `before` and `now` are the content of `run.json`; raises StoreError where they tell of another
-    program, other images or another model. Files may have been moved in between.
+    `before` and `now` are contents of `run.json`; raises StoreError if the program, the images or
+    the model differ. Files may have been moved in between.
     """
     now = json.loads(json.dumps(now))
     if before.get("fingerprint") != now["fingerprint"]:
         raise StoreError(
-            f"{store.folder / 'run.toml'} is not the program that this run began with",
+            f"{store.folder / 'run.toml'} is not the program that this run started with",
             "restore the file, or start a new run with another --out",
         )
     if any(_content(before.get(key)) != _content(now[key]) for key in SAME):
         raise StoreError(
-            f"the data or the model of {store.folder} are not those that this run began with",
+            f"the data or the model of {store.folder} are not those that this run started with",
             "restore the data, or start a new run with another --out",
         )
 
 
 def _content(facts: Any) -> Any:
-    """Facts without what names files by their paths; counts and hashes tell of these too."""
+    """Facts without the paths of files; counts and hashes identify these well enough."""
     if not isinstance(facts, dict):
         return facts
     return {key: value for key, value in facts.items() if key not in ("skipped", "notes")}
@@ -110,7 +110,7 @@ class _Recorder(Callback):
     every: int
 
     def on(self, event: Event) -> None:
-        """History first: a checkpoint vouches for the lines up to its round."""
+        """Write the history first: a checkpoint implies that its rounds' lines are complete."""
         if isinstance(event, RoundEnded) and event.checkpoint is not None:
             self.store.append_history(event.line)
             if event.last or event.checkpoint.round % self.every == 0:
@@ -118,7 +118,7 @@ class _Recorder(Callback):
 
 
 def go(run: Conclusion, engine: Engine, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """Train on `engine`, which stays open, and write all that the folder holds at the end.
+    """Train on `engine`, which stays open, and write all files of a finished run.
 
     From `checkpoint`, or from the beginning; the folder was made by `RunStore.create`. Returns the
     summary.
@@ -143,6 +143,6 @@ def _train(run: Conclusion, engine: Engine, checkpoint: Checkpoint | None) -> lo
         return dict(evaluator.figures(sums).overall)
 
     notify(run.callbacks, RunBegan(run.session.federation, checkpoint.round if checkpoint else 0))
-    # The folder comes first: whatever goes wrong with another callback, the round is safe.
+    # The folder comes first, so that a round is saved even if another callback fails.
     callbacks = [_Recorder(run.store, run.speed.checkpoint_every), *run.callbacks]
     return loop.run(run.session, engine, overall, callbacks, checkpoint)

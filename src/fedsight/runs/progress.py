@@ -1,4 +1,4 @@
-"""The progress of a run: a bar on a terminal or in a notebook, elsewhere a line for each round."""
+"""Shows the progress of a run: a bar on a terminal or in a notebook, else a line per round."""
 
 from __future__ import annotations
 
@@ -122,11 +122,11 @@ class Screen(Callback):
             self.say(status)
 
     def close(self) -> None:
-        """Take the bar off the screen."""
+        """Remove the bar from the screen."""
         self._progress.stop()
 
     def say(self, text: str) -> None:
-        """A line of its own; above the bar while there is one."""
+        """Print a line; above the bar while there is one."""
         self._console.print(escape(text))
 
     def _advance(self) -> None:

@@ -49,7 +49,7 @@ def test_rows_and_unlabelled_classes_come_out_as_they_went_in(
 @given(packed())
 def test_moving_twice_is_not_moving(case: tuple[list[list[Row]], list[list[int]]]) -> None:
     targets = pack(*case)
-    for move in (lambda t: mirrored(t, SIDE), lambda t: boxes.upset(t, SIDE), boxes.transposed):
+    for move in (lambda t: mirrored(t, SIDE), lambda t: boxes.flipped(t, SIDE), boxes.transposed):
         assert torch.equal(move(move(targets)), targets)
         assert torch.equal(labelled(move(targets), CLASSES), labelled(targets, CLASSES))
         moved: Tensor = move(targets)[present(targets)]

@@ -206,7 +206,7 @@ def test_a_cache_that_cannot_be_made_is_named(
 ) -> None:
     (home / "file").write_text("")
     monkeypatch.setenv("FEDSIGHT_CACHE", str(home / "file"))
-    with pytest.raises(StoreError, match="cannot make the folder"):
+    with pytest.raises(StoreError, match="cannot create the folder"):
         fetch("tiny", print)
 
 

@@ -62,7 +62,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     cases: list[tuple[Any, str]] = [
         (np.full((8, 8), 7, np.uint8), "has the value 7"),
         (np.zeros((8, 8, 3), np.uint8), "has colours"),
-        (np.zeros((4, 8), np.uint8), "has 8 x 4 pixels, and its image 8 x 8"),
+        (np.zeros((4, 8), np.uint8), "has 8 x 4 pixels, but its image has 8 x 8"),
         (b"junk", "mask1.png' is corrupt"),
         (None, "line 3: there is no mask"),
     ]

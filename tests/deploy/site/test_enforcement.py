@@ -320,7 +320,7 @@ def test_nothing_leaves_once_epsilon_is_spent_over_runs_and_jobs(tmp_path: Path)
     ("privacy", "sections", "why"),
     [
         ("local", {"rounds": {"weighting": "samples"}}, "an update's weight would reveal"),
-        ("distributed", {}, "each site adds only a part of the noise"),
+        ("distributed", {}, "each site adds only a share of the noise"),
         ("distributed", {"secure": {"name": "quantised"}}, "each site adds only a part"),
     ],
 )

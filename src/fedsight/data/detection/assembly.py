@@ -1,4 +1,4 @@
-"""From a list of images with objects to a data set with boxes at the network's size."""
+"""Assembles a data set with boxes, at the network's input size, from images with objects."""
 
 from __future__ import annotations
 
@@ -45,18 +45,18 @@ Labelled = Annotated[
 
 
 class BoxSource(SizedSource):
-    """A source whose images have boxes; says what to do with annotations that must be wrong."""
+    """A source whose images have boxes, with settings for invalid annotations."""
 
-    outside: Literal["error", "skip", "clip"] = "error"  # a box that reaches outside its image
-    no_area: Literal["error", "skip"] = "error"  # a box without area
-    unknown: Literal["error", "skip"] = "error"  # an object of a class outside the vocabulary
-    # which classes were labelled at all: a list, or lists by site; None: every class everywhere.
-    # Other classes are neither trained as background nor tested there.
+    outside: Literal["error", "skip", "clip"] = "error"  # for boxes that reach outside their image
+    no_area: Literal["error", "skip"] = "error"  # for boxes without area
+    unknown: Literal["error", "skip"] = "error"  # for objects of a class outside the vocabulary
+    # which classes were labelled: a list, or lists by site; None: all classes at all sites. Other
+    # classes are neither trained as background nor tested there.
     labelled: Labelled | None = None
 
     @property
     def policy(self) -> Policy:
-        """What to do with bad annotations."""
+        """How invalid annotations are handled."""
         return Policy(self.outside, self.no_area, self.unknown)
 
     def unlabelled(self, site: str | None, classes: Sequence[str]) -> list[int]:

@@ -55,7 +55,7 @@ def present(targets: Tensor) -> Tensor:
 def labelled(targets: Tensor, classes: int) -> Tensor:
     """Which classes were labelled in each image of [b, most, 5]: bool [b, classes]."""
     missing = _UNLABELLED - targets[:, :, 0].long()  # negative for boxes and padding
-    # Rows that name no class are counted in a column of their own, which is cut off.
+    # Rows that name no class are counted in an extra column, which is dropped.
     columns = torch.where((missing >= 0) & (missing < classes), missing, classes)
     named = torch.zeros(len(targets), classes + 1, dtype=torch.bool, device=targets.device)
     named.scatter_(1, columns, True)
@@ -63,7 +63,7 @@ def labelled(targets: Tensor, classes: int) -> Tensor:
 
 
 def mirrored(targets: Tensor, width: float) -> Tensor:
-    """The boxes [b, most, 5] after images of `width` pixels were mirrored left to right."""
+    """The boxes [b, most, 5] after mirroring images of `width` pixels left to right."""
     turned = targets.clone()
     boxes = present(targets)
     turned[:, :, 1] = torch.where(boxes, width - targets[:, :, 3], targets[:, :, 1])
@@ -71,13 +71,13 @@ def mirrored(targets: Tensor, width: float) -> Tensor:
     return turned
 
 
-def upset(targets: Tensor, height: float) -> Tensor:
-    """The boxes [b, most, 5] after images of `height` pixels were turned upside down."""
+def flipped(targets: Tensor, height: float) -> Tensor:
+    """The boxes [b, most, 5] after flipping images of `height` pixels top to bottom."""
     return transposed(mirrored(transposed(targets), height))
 
 
 def transposed(targets: Tensor) -> Tensor:
-    """The boxes [b, most, 5] after rows and columns of the images changed places."""
+    """The boxes [b, most, 5] after transposing the images."""
     return targets[:, :, [0, 2, 1, 4, 3]]
 
 
@@ -87,7 +87,7 @@ def placed(
     """The boxes [b, most, 5] after each image was scaled by `scale` [b, 1], and its corner put at
     `offset` [b, 2] (across, down), in a frame of `width` x `height`.
 
-    Boxes are cut at the frame; of one that keeps less than `least` of its area nothing is left.
+    Boxes are clipped to the frame; one that keeps less than `least` of its area is dropped.
     """
     edge = torch.tensor([width, height, width, height], device=targets.device)
     whole = targets[:, :, 1:] * scale[:, :, None] + offset.repeat(1, 2)[:, None]

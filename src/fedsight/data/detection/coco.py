@@ -40,19 +40,19 @@ class CocoImage:
 
 @dataclass(frozen=True)
 class CocoFile:
-    """What a COCO file holds; `categories` in the order of their ids."""
+    """The content of a COCO file; `categories` in the order of their ids."""
 
     images: tuple[CocoImage, ...]
     categories: tuple[str, ...]
 
 
 def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> CocoFile:
-    """Parse a COCO JSON; `site_key` is what its images call their site, if they name one.
+    """Parse a COCO JSON; `site_key` is the key of the site in its image entries, if there is one.
 
     Raises DataError, naming the entry at fault, for broken JSON, missing keys, ids used twice,
     references to unknown images or categories, and boxes that are not four finite numbers with
-    positive sides; the last two (unknown category, no area) are left alone if they are to be
-    `judged` by the caller.
+    positive sides. Unknown categories and boxes without area are accepted if `judged`, because
+    the caller then checks them.
     """
     try:
         data = json.loads(path.read_bytes())

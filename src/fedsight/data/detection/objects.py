@@ -1,4 +1,4 @@
-"""Annotated objects in images, and what is done with annotations that must be wrong."""
+"""Annotated objects in images, and the handling of invalid annotations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fedsight.data.base import Preprocess
 from fedsight.data.detection.boxes import Row
 from fedsight.data.images.fit import Box, Placement
 
-LEAST_SHOWN = 0.25  # of a box's area that must be left when an image is cropped
+MIN_VISIBLE = 0.25  # share of a box's area that must remain when an image is cropped
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Annotated:
 
 @dataclass(frozen=True)
 class Policy:
-    """What is done with annotations that must be wrong."""
+    """How invalid annotations are handled."""
 
     outside: Literal["error", "skip", "clip"] = "error"
     no_area: Literal["error", "skip"] = "error"
@@ -83,7 +83,7 @@ class Judge:
             self._refuse(self.policy.no_area, cause, cure)
             return None
         width, height = size
-        slack = 1e-3 * max(size)  # what rounding to three digits makes
+        slack = 1e-3 * max(size)  # the error of rounding to three digits
         reaches = min(left, top) < -slack or right > width + slack or bottom > height + slack
         inside = (max(left, 0.0), max(top, 0.0), min(right, width), min(bottom, height))
         nothing = not (inside[2] > inside[0] and inside[3] > inside[1])
@@ -109,7 +109,7 @@ def placed(row: Row, size: tuple[int, int], goal: Preprocess) -> Row | None:
     None where cropping leaves less than a quarter of the box.
     """
     box = Placement.of(size, goal).forward(row[1:])
-    return cut(row[0], box, goal.width, goal.height, LEAST_SHOWN)
+    return cut(row[0], box, goal.width, goal.height, MIN_VISIBLE)
 
 
 def returned(box: Box, size: tuple[int, int], goal: Preprocess) -> Box:

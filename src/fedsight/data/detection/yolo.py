@@ -24,8 +24,8 @@ def read_names(folder: Path) -> tuple[str, ...] | None:
 def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[Object, ...]:
     """The objects of one image of `size` (width, height), boxes in its pixels.
 
-    A line is a class number, then the middle, width and height in parts of the image. A number
-    without a name becomes a label that is in no vocabulary. Raises DataError naming
+    A line is a class number, then the centre, width and height as fractions of the image. A number
+    without a name becomes a label outside any vocabulary. Raises DataError naming
     a line that is not of this form.
     """
     objects = []
@@ -42,7 +42,8 @@ def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[
         if not sound:
             raise DataError(
                 f"{where}: '{line.strip()[:60]}' is not a class number and four numbers",
-                "write: class x y width height, in parts of the image; outlines are not supported",
+                "write: class x y width height, as fractions of the image; outlines are not "
+                "supported",
             )
         x, y, w, h = values
         left, top = (x - w / 2) * size[0], (y - h / 2) * size[1]

@@ -17,7 +17,7 @@ from fedsight.data.fetch.clients import download
 from fedsight.data.fetch.packages import Package, find
 
 VARIABLE = "FEDSIGHT_CACHE"  # moves the cache
-RECEIPT = ".fetched"  # beside the data: where they come from, licence, files and sizes
+RECEIPT = ".fetched"  # next to the data: origin, licence, files and sizes
 _PATIENCE = 600.0  # seconds to wait for another process that fetches the same
 
 
@@ -57,7 +57,7 @@ def missing(name: str, where: str) -> list[Problem]:
 
 
 def fetch(name: str, say: Callable[[str], None]) -> Path:
-    """Fetch the data set `name` unless it is here; its folder, which appears whole or not at all.
+    """Fetch the data set `name` unless it is in the cache; returns its folder, written atomically.
 
     An archive that was put into the cache by hand takes precedence. Raises DataError, which says
     where to put the file by hand, if the client is missing or fails or the archive is not the known

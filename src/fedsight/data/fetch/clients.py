@@ -15,7 +15,7 @@ PATIENCE = 1800  # seconds; the clients have time limits of their own for a conn
 
 
 def command(package: Package) -> list[str]:
-    """What fetches the archive of `package` into the working directory and installs nothing.
+    """The command that fetches the archive of `package` into the working directory.
 
     Raises DataError when the client is not on this machine.
     """
@@ -37,7 +37,7 @@ def command(package: Package) -> list[str]:
 def download(package: Package, folder: Path) -> Path:
     """The archive of `package`, fetched into the empty `folder`; its content is not trusted yet.
 
-    Raises DataError when the client is missing, fails, or brings no file.
+    Raises DataError when the client is missing, fails, or downloads nothing.
     """
     words = command(package)
     try:

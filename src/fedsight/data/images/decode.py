@@ -1,4 +1,4 @@
-"""From an image file to the network's input, for training and prediction alike."""
+"""Decodes image files to the network's input, for both training and prediction."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def whole(path: Path, preprocess: Preprocess) -> Pixels:
 def raster(
     path: Origin, preprocess: Preprocess, name: str | None = None, thorough: bool = False
 ) -> npt.NDArray[Any]:
-    """As `decode`, but before scaling: uint8 or uint16 [c, h, w]. `thorough`: also checksums."""
+    """As `decode`, but before scaling to [0, 1]: uint8 or uint16 [c, h, w]. `thorough` also
+    verifies checksums."""
     frame = None
     if isinstance(path, Frame):
         frame, path = path.number, path.path

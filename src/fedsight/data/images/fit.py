@@ -1,4 +1,4 @@
-"""Where an image lies in the network's input: one geometry, for pixels and boxes alike."""
+"""The placement of an image in the network's input, shared by pixels and boxes."""
 
 from __future__ import annotations
 

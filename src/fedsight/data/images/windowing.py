@@ -1,4 +1,4 @@
-"""From the stored values of a DICOM image to grey or colour: rescaled and windowed."""
+"""Converts the stored values of a DICOM image to grey or colour: rescales and windows them."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ class Masks(CsvSource):
         if values.shape != (seen[1], seen[0]):
             raise DataError(
                 f"{record.where}: mask '{path}' has {values.shape[1]} x {values.shape[0]} pixels, "
-                f"and its image {seen[0]} x {seen[1]}",
+                f"but its image has {seen[0]} x {seen[1]}",
                 "draw it on the upright image, turned as its EXIF orientation says",
             )
         wrong = values[(values >= len(self.classes)) & (values != IGNORED)]

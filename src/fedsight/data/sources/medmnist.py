@@ -16,8 +16,8 @@ from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Location, Source, Words, sources
 from fedsight.data.numbered import ArrayPart, array_part, class_names
 
-# What the numbers of the 2-D sets mean (Yang et al. 2023). RetinaMNIST has grades instead: 0 is no
-# retinopathy, 4 the most severe.
+# Class names of the 2-D sets (Yang et al. 2023). RetinaMNIST has grades instead, from 0 (no
+# retinopathy) to 4 (the most severe).
 _ORGANS = (
     *("bladder", "femur-left", "femur-right", "heart", "kidney-left", "kidney-right", "liver"),
     *("lung-left", "lung-right", "pancreas", "spleen"),
@@ -65,7 +65,7 @@ class MedMnist(Source):
     """
 
     path: Location
-    validation: Literal["leave_out", "train"] = "leave_out"  # what becomes of the val_ arrays
+    validation: Literal["leave_out", "train"] = "leave_out"  # how the val_ arrays are used
     # names in the order of the numbers; None: those of the set that the file is called after
     classes: Words | None = None
 

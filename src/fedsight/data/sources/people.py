@@ -20,7 +20,7 @@ class People(PeopleSource):
     When the root holds `train/` and `test/`, these are the parts; otherwise `unseen` of each
     site's people are held out. The CSV has columns `path` and `person`, optionally `site` and
     `split` (train or test); paths are relative to its folder. People become numbers: their names
-    are read, and forgotten.
+    are discarded after reading.
     """
 
     path: Location  # the folder or the CSV

@@ -41,9 +41,9 @@ class Material:
 class Scenes(Source):
     """Composed, not photographed: real garments (Fashion-MNIST) on real textures, exact boxes.
 
-    Each site has one texture, and its own mix of garments. Training scenes are made of training
-    garments and the upper half of a texture, test scenes of test garments and its lower half; the
-    test scenes show every class alike.
+    Each site has one texture and its own mix of garments. Training scenes use training garments
+    and the upper half of a texture, test scenes use test garments and its lower half; all classes
+    are equally frequent in test scenes.
     """
 
     sites: int = Field(6, ge=1, le=200)
@@ -55,7 +55,7 @@ class Scenes(Source):
     largest: int = Field(32, ge=8)  # as smallest
     alpha: float = Field(1.0, gt=0)  # of the Dirichlet mix of a site's garments; large: all alike
     classes: Words | None = None  # some of the ten
-    # classes that each site labels, taking turns; None: all. The others are there all the same
+    # number of classes that each site labels, in rotation; None: all. The others are shown too
     labels_each: int | None = Field(None, ge=1)
     seed: int = 0  # of all that is drawn
 
@@ -67,7 +67,7 @@ class Scenes(Source):
     }
 
     def check(self) -> list[Problem]:
-        """Sides and classes that do not fit."""
+        """Problems with sizes and classes."""
         problems = super().check()
         if not self.smallest <= self.largest <= self.size:
             cause = f"garments of {self.smallest} to {self.largest} pixels, scenes of {self.size}"
@@ -86,7 +86,7 @@ class Scenes(Source):
         return self.classes or FashionMnist12k.names
 
     def open(self) -> Dataset:
-        """Compose all scenes; the same settings make the same ones."""
+        """Compose all scenes; equal settings give equal scenes."""
         preprocess = self.preprocess(1, self.size, self.size, usual=(0.45, 0.25))
         materials, made = self._materials(), []
         for part, (material, count) in enumerate(
@@ -195,7 +195,7 @@ def _places(rows: int, columns: int, rng: np.random.Generator) -> Iterator[tuple
 
 
 def _covered(box: tuple[int, int, int, int], other: Row) -> float:
-    """The part of the other's box that `box` covers."""
+    """The share of the other box that `box` covers."""
     _, left, top, right, bottom = other
     across = min(box[2], right) - max(box[0], left)
     down = min(box[3], bottom) - max(box[1], top)

@@ -35,7 +35,7 @@ TILES = {  # by field site of the National Ecological Observatory Network: photo
         ),
     ),
 }
-CROWN_SHOWN = 0.5  # of a crown's box that must lie in a window for it to count there
+CROWN_SHOWN = 0.5  # share of a crown's box that must be in a window for it to count there
 FETCHED = "deepforest-trees"
 KINDS = ("Tree", "Alive", "Dead")  # all of them crowns
 
@@ -73,7 +73,7 @@ class Trees(Source):
     size: Side = 96  # side of the network's input
     windows: int = Field(200, ge=1)  # for training, at most, of each field site
     cover: float = Field(12.0, gt=0)  # how often training windows cover a site's ground, at most
-    # training windows are up to so many times larger or smaller, as if seen from another height
+    # training windows are up to this factor larger or smaller, as if seen from another height
     zoom: float = Field(1.0, ge=1, le=4)
     test_windows: int = Field(4, ge=1)  # at most, of each field site
     test_side: Literal["left", "right", "top", "bottom"] = "right"  # of each tile

@@ -1,4 +1,4 @@
-"""Label skew of the pathological kind: every site holds exactly k classes."""
+"""Pathological label skew: every site holds exactly k classes."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ SUFFIXES = frozenset({".csv", ".jsonl"})
 
 
 def text_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
-    """The rows of a file, `.jsonl` or else CSV, in which the columns `needed` must be there.
+    """The rows of a `.jsonl` or CSV file, which must have the columns `needed`.
 
     Raises DataError naming file and line for a row that is broken, and for a file that cannot be
     read.

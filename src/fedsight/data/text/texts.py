@@ -18,7 +18,7 @@ from torch import Tensor
 from fedsight.core.errors import DataError
 from fedsight.data.base import ArrayImages, Preprocess, Source
 
-PADDING, GAP, FIRST = 0, 1, 2  # no word; a word taken out; the least number of a word
+PADDING, GAP, FIRST = 0, 1, 2  # no word; a removed word; the smallest number of a word
 NUMBERS = 1 << 22  # of words; float32 holds every one of them exactly
 GAP_SHOWN = "____"
 NO_WORDS = "the text has no words"
@@ -42,7 +42,7 @@ def row(text: Sequence[str | None], length: int) -> list[int]:
 
 
 class Texts(ArrayImages):
-    """Texts behind the interface of images: float32 [b, 1, 1, length] of exact word numbers."""
+    """Texts with the interface of images: float32 [b, 1, 1, length] of exact word numbers."""
 
     def __init__(self, rows: Tensor, excerpts: Sequence[str], origins: Sequence[str]) -> None:
         super().__init__(rows[:, None, None], "")

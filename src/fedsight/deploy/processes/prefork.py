@@ -207,12 +207,11 @@ def _pickled_outcome(work: Callable[[], Any]) -> bytes:
         raised: FedSightError = error
     except MemoryError:
         raised = EngineError("a process ran out of memory", "free some memory")
-    except Exception as error:  # an unreadable file, or a defect: the caller has to hear of it
+    except Exception as error:  # an unreadable file, or a bug: the caller must be told
         place = traceback.extract_tb(error.__traceback__)[-1]
         raised = DataError(
             f"{type(error).__name__}: {error} ({Path(place.filename).name}:{place.lineno})",
-            "check the images and their permissions; if they are fine, this is a defect of "
-            "FedSight",
+            "check the images and their permissions; if they are fine, this is a bug in FedSight",
         )
     return pickle.dumps((False, raised))
 

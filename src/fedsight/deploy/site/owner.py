@@ -164,7 +164,7 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
 
 
 def data_section(data: str) -> dict[str, Any]:
-    """The [data] section that `--data` stands for; ConfigError if it cannot be told."""
+    """The [data] section that `--data` stands for; ConfigError if it cannot be determined."""
     if data in sources.names():
         return {"name": data}
     path = Path(data)
@@ -174,6 +174,6 @@ def data_section(data: str) -> dict[str, Any]:
     kinds = {".npz": "medmnist", ".json": "coco", ".csv": "manifest"}
     kind = "folder" if path.is_dir() else kinds.get(path.suffix.lower())
     if kind is None:
-        cause = f"the kind of source cannot be told from the name '{data}'"
+        cause = f"the kind of source cannot be determined from the name '{data}'"
         raise ConfigError([Problem("--data", cause, "write a [data] section in site.toml")])
     return {"name": kind, "path": str(path.resolve())}

@@ -95,7 +95,7 @@ class SiteSecAgg:
                 raise SiteError(
                     f"noise and rounding are for {terms} sites of which {assumed} survive, but "
                     f"the round may be unmasked with {survivors}",
-                    "this is a defect of the coordinator",
+                    "this is a bug in the coordinator",
                 )
 
         def protect(found: TrainedUpdate) -> tuple[bytes, Charge]:

@@ -102,7 +102,7 @@ class SiteService:
             with contextlib.suppress(StoreError):  # a full disk must not prevent the answer
                 self._log.write("refused", what=kind, why=error.cause)
             answer, data = error_for_coordinator(error), b""
-        except Exception as error:  # a defect: the coordinator gets an answer all the same
+        except Exception as error:  # a bug: the coordinator still gets an answer
             log.exception("%s failed", kind)
             answer = {"error": f"the request failed ({type(error).__name__}); see the site's log"}
             data = b""
@@ -152,7 +152,7 @@ class SiteService:
         found = hashlib.sha256(data).hexdigest() == sha256
         if mark and not found:
             cause = "the parameters that came are not those that the coordinator named"
-            raise SiteError(cause, "the connection or the coordinator garbles data: try again")
+            raise SiteError(cause, "the connection or the coordinator corrupts data: try again")
         if found and len(data) % 4:
             raise SiteError("the parameters that came are not float32", "update the coordinator")
 

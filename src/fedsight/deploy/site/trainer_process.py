@@ -104,14 +104,14 @@ def serve(pipe: Connection) -> None:
             elif isinstance(command, MeasureStep) and trainer is not None:
                 answer = trainer.measure(command)
             else:
-                raise EngineError("no images are open", "this is a defect of FedSight")
+                raise EngineError("no images are open", "this is a bug in FedSight")
         except FedSightError as error:
             answer = error
-        except Exception as error:  # a defect: report it, and continue
+        except Exception as error:  # a bug: report it, and continue
             sys.excepthook(*sys.exc_info())
             answer = EngineError(
                 f"its trainer failed ({type(error).__name__})",  # the error's text may name files
-                "look at trainer.txt at the site; this is a defect of FedSight",
+                "see trainer.txt at the site; this is a bug in FedSight",
             )
         send(pipe, answer)
 

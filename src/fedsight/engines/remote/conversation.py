@@ -187,8 +187,10 @@ class Talk:
     def _checked(self, text: Any, data: Any) -> tuple[dict[str, Any], bytes]:
         fields = messages.read_header(text, self._sender)
         if not isinstance(data, bytes | bytearray | memoryview):
-            cure = "run the same FedSight version there as at the coordinator"
-            raise SiteError(f"{self._sender} sent something other than bytes", cure)
+            raise SiteError(
+                f"{self._sender} sent something other than bytes",
+                "run the same FedSight version there as at the coordinator",
+            )
         error = fields.get("error")
         if error is not None:
             cure = fields.get("cure")

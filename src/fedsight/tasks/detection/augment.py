@@ -23,7 +23,7 @@ def moved(x: Tensor, y: Tensor, mirror: bool, turn: bool, zoom: float) -> tuple[
     if mirror or turn:
         x, y = _some(x, y, x.flip(3), boxes.mirrored(y, x.shape[3]))
     if turn:
-        x, y = _some(x, y, x.flip(2), boxes.upset(y, x.shape[2]))
+        x, y = _some(x, y, x.flip(2), boxes.flipped(y, x.shape[2]))
         if x.shape[2] == x.shape[3]:
             x, y = _some(x, y, x.transpose(2, 3), boxes.transposed(y))
     if zoom > 1:
