@@ -172,7 +172,7 @@ def test_a_part_in_the_wrong_place_and_an_unfinished_one() -> None:
 
 
 def test_no_config_and_no_data() -> None:
-    with pytest.raises(fs.ConfigError, match="which images"):
+    with pytest.raises(fs.ConfigError, match="no data are given"):
         fs.run(rounds=3)
 
 

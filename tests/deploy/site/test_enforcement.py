@@ -321,7 +321,7 @@ def test_nothing_leaves_once_epsilon_is_spent_over_runs_and_jobs(tmp_path: Path)
     [
         ("local", {"rounds": {"weighting": "samples"}}, "an update's weight would reveal"),
         ("distributed", {}, "each site adds only a share of the noise"),
-        ("distributed", {"secure": {"name": "quantised"}}, "each site adds only a part"),
+        ("distributed", {"secure": {"name": "quantised"}}, "each site adds only a share"),
     ],
 )
 def test_a_site_refuses_a_program_whose_epsilon_would_not_hold(
