@@ -148,7 +148,8 @@ def main() -> int:
     broken = [*(f"upward: {one}" for one in upward()), *(f"cycle: {one}" for one in cycles())]
     broken += [f"file: {name} has {n} lines" for n, name in sizes if n > LONGEST_FILE]
     broken += [f"function: {name} has {n} lines" for n, name in functions() if n > LONGEST_FUNCTION]
-    print(f"files             {len(full)} in {len({room(n) for n in modules()} - {''})} rooms")
+    rooms = {room(name) for name in modules()} - {"", "__main__"}
+    print(f"files             {len(full)} in {len(rooms)} rooms")
     print(f"lines             {sum(full)}")
     print(f"median file       {median} lines (about {MEDIAN_FILE} at most)")
     print(f"longest file      {sizes[-1][0]} lines, {sizes[-1][1]} (at most {LONGEST_FILE})")

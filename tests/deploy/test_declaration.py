@@ -306,6 +306,15 @@ def test_all_problems_of_an_owners_file_are_reported_at_once(tmp_path: Path) -> 
     }
 
 
+def test_an_owners_file_without_data_is_told_both_ways_to_name_the_images(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_owner({"data": {}, "contract": {"sites": 0}}, tmp_path)
+    first, second = caught.value.problems
+    assert first.where == "data"
+    assert "--data" in first.cure
+    assert second.where == "contract.sites"
+
+
 def test_a_path_is_relative_to_the_file_and_means_images_of_the_sites_own(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_text('[data]\nname = "folder"\npath = "images"\n[contract]\nsites = 3\n')
@@ -320,7 +329,7 @@ def test_a_path_is_relative_to_the_file_and_means_images_of_the_sites_own(tmp_pa
 def test_the_template_lacks_only_the_images(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_text(TEMPLATE)
-    with pytest.raises(ConfigError, match=r"data\.name"):
+    with pytest.raises(ConfigError, match="data: nothing says"):
         read_owner(path, None)
     assert read_owner(path, "fashion-mnist-12k").contract == Contract()
 

@@ -76,3 +76,10 @@ def test_module_names_are_recognised() -> None:
         "deploy/site/service.py",
         "src/fedsight/core/rng.py",
     ]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_tests_tools_and_benchmarks_that_a_page_names_exist(page: str) -> None:
+    for name in re.findall(r"`(?:python )?((?:tests|tools|benchmarks)/[\w/-]+\.\w+)", text(page)):
+        if name != "tests/identities/test_fedcm.py":  # which the reader is to write
+            assert (ROOT / name).is_file(), name

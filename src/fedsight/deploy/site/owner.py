@@ -150,6 +150,10 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
     kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract}
     kinds |= {"secure": SecAggLimits, "speed": SpeedSettings}
     made: dict[str, Any] = {}
+    if not table.get("data"):
+        cure = "write name and path below [data] in site.toml, or give the folder with --data"
+        problems.append(Problem("data", "nothing says where the site's images are", cure))
+        del kinds["data"]
     for section, kind in kinds.items():
         try:
             made[section] = config.section(section, kind, table.get(section, {}), base)
