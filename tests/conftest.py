@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,7 @@ import federations
 import kinds
 import pytest
 import site_services
+import torch
 from hypothesis import settings
 from shared_prefork import shared_prefork
 
@@ -32,6 +34,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """The processes that run tests inherit the address of the one that forks for all of them."""
     if config.getoption("measure"):
         config.pluginmanager.register(durations.Measurement())
+    # The networks are tiny: a second compute thread only waits for the first, and does so busily.
+    # Processes that tests start read the variable; the engines set the number for themselves.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
     if not hasattr(config, "workerinput"):
         stack = ExitStack()
         stack.enter_context(shared_prefork())

@@ -62,8 +62,8 @@ def check_metadata(found: dict[str, str], one: Saved) -> None:
     ("name", "settings"),
     [
         ("small_cnn", {}),
-        ("torchvision", {"architecture": "resnet18", "norm": "batch"}),
-        ("timm", {"architecture": "mobilenetv3_small_050"}),
+        ("torchvision", {"architecture": "squeezenet1_1"}),
+        ("timm", {"architecture": "test_efficientnet", "norm": "batch"}),
     ],
 )
 def test_onnx_answers_like_the_network_for_any_batch(tmp_path: Path, name, settings) -> None:

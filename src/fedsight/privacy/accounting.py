@@ -7,6 +7,7 @@ composes events; `calibrate` and `rounds_within` solve for the noise and for the
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -26,6 +27,7 @@ Events = Iterable[tuple[Event, int]]  # each with its number of occurrences
 
 FINE = 1e-4  # width of the privacy loss grid; any width gives an upper bound, a wider one is faster
 WIDE = 400.0  # sum of (sensitivity / noise)^2 at which epsilon is above 200
+CLOSE = 1e-4  # relative accuracy of a calibrated noise multiplier
 COARSE = 1e-3  # within about 1e-4 of the fine grid, ten times as fast: for every round
 
 
@@ -42,9 +44,10 @@ def spent(events: Events, delta: float, method: Method = "pld", grid: float = FI
     """Epsilon of all `events` together at `delta`; infinity if a release has no noise.
 
     `pld` composes privacy loss distributions (Koskela et al. 2020, Doroshenko et al. 2022), `rdp`
-    Rényi divergences (Mironov 2017). Sampling without replacement and Skellam noise support only
-    the latter, so all events are composed that way if one of them is among them. The same applies
-    when there is so little noise that epsilon is in the hundreds: the loss distribution would take
+    Rényi divergences (Mironov 2017). With `pld`, Gaussian releases on their own are accounted
+    exactly (Balle and Wang 2018). Sampling without replacement and Skellam noise support only
+    `rdp`, so all events are composed that way if one of them is among them. The same applies when
+    there is so little noise that epsilon is in the hundreds: the loss distribution would take
     gigabytes. If the events have different neighbouring relations, all are treated as replace-one:
     a replacement is a removal and an addition, so the others count at half their noise. Raises
     FedSightError for a delta outside (0, 1).
@@ -63,6 +66,14 @@ def spent(events: Events, delta: float, method: Method = "pld", grid: float = FI
     if any(event.noise == 0 for event in counted):
         return math.inf
     need_accounting()
+    return _composed(tuple(counted.items()), delta, method, grid)
+
+
+@lru_cache(maxsize=4096)  # each round of a run, each resumption and each plan asks again
+def _composed(
+    events: tuple[tuple[Event, int], ...], delta: float, method: Method, grid: float
+) -> float:
+    counted = dict(events)
     mixed = len({event.neighbours for event in counted}) > 1
     relation: Neighbours = "replace_one" if mixed else next(iter(counted)).neighbours
     composable = all(event.kind not in ("fixed_size", "skellam") for event in counted)
@@ -93,23 +104,58 @@ def calibrate(
     if not epsilon > 0:
         raise FedSightError(f"epsilon is {epsilon:g}; it must be above 0", "choose, for example, 3")
 
-    def enough(noise: float) -> bool:
-        return spent(events(noise), delta, method, grid) <= epsilon
+    def excess(logarithm: float) -> float:
+        found = spent(events(math.exp(logarithm)), delta, method, grid)
+        return -math.inf if found == 0 else math.log(found / epsilon)
 
-    low, high = 0.5, 1.0
-    while not enough(high):
-        low, high = high, high * 2
-        if high > 1e6:
-            raise FedSightError(
-                f"no noise keeps these rounds within epsilon {epsilon:g} at delta {delta:g}",
-                "raise epsilon, or plan fewer rounds",
-            )
-    while low > 0.01 and enough(low):
-        low, high = low / 2, low
-    while high / low > 1.0001:
-        middle = math.sqrt(low * high)
-        low, high = (low, middle) if enough(middle) else (middle, high)
-    return high
+    begin = min(max(_guess(events(1.0), epsilon, delta), 0.5), 1e3)
+    crossing = _crossing(excess, math.log(begin), math.log(0.01), math.log(1e6))
+    if crossing is None:
+        raise FedSightError(
+            f"no noise keeps these rounds within epsilon {epsilon:g} at delta {delta:g}",
+            "raise epsilon, or plan fewer rounds",
+        )
+    return math.exp(crossing)
+
+
+def _guess(unit: Events, epsilon: float, delta: float) -> float:
+    """About the noise multiplier whose events cost `epsilon`, from those of a multiplier of 1: as
+    if all were Gaussian, under zero-concentrated privacy (Bun and Steinke 2016)."""
+    whole = 0.0
+    for event, count in unit:
+        rate = event.sample / event.population if event.kind == "fixed_size" else event.rate
+        noise = event.under(event.neighbours)
+        whole += count * (rate / noise) ** 2 if noise else 0.0
+    certain = -math.log(delta)
+    return math.sqrt(whole / 2) / (math.sqrt(certain + epsilon) - math.sqrt(certain))
+
+
+def _crossing(excess: Callable[[float], float], at: float, low: float, high: float) -> float | None:
+    """Where `excess`, which falls, is no longer above 0: the upper end of an interval of length
+    `CLOSE` around that point; `low` if that is enough, None if `high` is not.
+
+    Logarithms of epsilon and of the noise lie almost on a straight line, so each trial is where
+    the line through the last two meets 0, and a little beyond, to close the interval. Each trial
+    costs an accounting, a second for some samplers.
+    """
+    ends, slope, before = (low, high), -1.0, None
+    for trial in itertools.count():
+        over = excess(at)
+        if over > 0:
+            low = at
+        else:
+            high = at
+        if at == ends[over > 0] or high - low <= CLOSE:
+            return None if at == ends[1] and over > 0 else high
+        if before is not None and math.isfinite(before[1] - over):
+            slope = min(max((over - before[1]) / (at - before[0]), -8.0), -0.5)
+        before = at, over
+        beyond = 0.4 * CLOSE if over > 0 else -0.4 * CLOSE
+        step = min(max(-over / slope + beyond, -math.log(2)), math.log(16))
+        at = min(max(at + step, ends[0]), ends[1])
+        if trial > 10 or (not low < at < high and at not in ends):
+            at = (low + high) / 2
+    raise AssertionError
 
 
 def rounds_within(
@@ -144,17 +190,21 @@ def gaussian_sigma(epsilon: float, delta: float) -> float:
 
 def _pld(events: dict[Event, int], relation: Neighbours, delta: float, grid: float) -> float:
     whole: Any = None
+    plain = 0.0  # sum of (sensitivity / noise)^2 of Gaussian releases: together they are one
     for event, count in events.items():
-        if event.kind in (
-            "gaussian",
-            "matrix",
-        ):  # composes exactly: no discretisation error adds up
-            found = _loss("gaussian", event.under(relation) / math.sqrt(count), 1.0, relation, grid)
-        else:
-            noise = event.under(relation) if event.kind == "laplace" else event.noise
-            found = _loss(event.kind, noise, event.rate, relation, grid)
-            found = found.self_compose(count) if count > 1 else found
+        if event.kind in ("gaussian", "matrix"):
+            plain += count * event.under(relation) ** -2
+            continue
+        noise = event.under(relation) if event.kind == "laplace" else event.noise
+        found = _loss(event.kind, noise, event.rate, relation, grid)
+        found = found.self_compose(count) if count > 1 else found
         whole = found if whole is None else whole.compose(found)
+    if whole is None:
+        from dp_accounting import get_epsilon_gaussian  # exact, without a grid
+
+        return float(get_epsilon_gaussian(plain**-0.5, delta))
+    if plain:
+        whole = whole.compose(_loss("gaussian", plain**-0.5, 1.0, relation, grid))
     return float(whole.get_epsilon_for_delta(delta))
 
 
@@ -180,11 +230,7 @@ def _loss(kind: str, noise: float, rate: float, relation: Neighbours, grid: floa
 
 
 def _rdp(events: dict[Event, int], relation: Neighbours, delta: float) -> float:
-    from dp_accounting.rdp.rdp_privacy_accountant import (
-        DEFAULT_RDP_ORDERS,
-        RdpAccountant,
-        compute_epsilon,
-    )
+    from dp_accounting.rdp.rdp_privacy_accountant import DEFAULT_RDP_ORDERS, compute_epsilon
 
     orders = np.array(DEFAULT_RDP_ORDERS, dtype=np.float64)
     if any(event.kind == "skellam" for event in events):
@@ -192,13 +238,24 @@ def _rdp(events: dict[Event, int], relation: Neighbours, delta: float) -> float:
     total = np.zeros_like(orders)
     with _quiet():
         for event, count in events.items():
-            if event.kind == "skellam":
-                total += count * _skellam(event, relation, orders)
-                continue
-            accountant = RdpAccountant(list(orders), _relation(event))
-            accountant.compose(_dp_event(event, relation), count)
-            total += accountant._rdp  # the public methods convert at once, so they cannot be added
+            total += count * _divergences(event, relation, tuple(orders))
     return float(compute_epsilon(orders, total, delta)[0])
+
+
+@lru_cache(maxsize=256)
+def _divergences(
+    event: Event, relation: Neighbours, orders: tuple[float, ...]
+) -> npt.NDArray[np.float64]:
+    """Rényi divergences of one release; for a fixed cohort they take most of a second."""
+    from dp_accounting.rdp.rdp_privacy_accountant import RdpAccountant
+
+    if event.kind == "skellam":
+        return _skellam(event, relation, np.array(orders))
+    accountant = RdpAccountant(list(orders), _relation(event))
+    accountant.compose(_dp_event(event, relation), 1)
+    # the public methods convert to epsilon at once, so they cannot be added
+    found: npt.NDArray[np.float64] = accountant._rdp
+    return found
 
 
 def _relation(event: Event) -> Any:
