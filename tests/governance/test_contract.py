@@ -15,6 +15,7 @@ from fedsight.deploy.site.owner import TEMPLATE, parse_owner, read_contract
 from fedsight.governance.contract import (
     ADDED_AT_SITE,
     ADDED_BY_COORDINATOR,
+    EVALUATIONS,
     PROTECTION_BY_PART,
     Contract,
     protections,
@@ -50,7 +51,7 @@ def test_an_empty_contract_permits_any_program() -> None:
         contract.check_program(one)
     contract.check_sites(1)
     contract.check_operators(())
-    contract.check_figures()
+    assert (contract.release, contract.most_evaluations) == ("exact", None)
     assert contract.limit is None
 
 
@@ -110,13 +111,18 @@ def test_epsilon_requires_noise_that_the_site_adds() -> None:
     assert (limit.epsilon, limit.delta, limit.trusted) == (3.0, 1e-5, False)
 
 
-def test_figures_may_leave_unless_epsilon_is_set_or_the_owner_forbids_it() -> None:
-    Contract().check_figures()
-    Contract(epsilon=1.0, figures=True).check_figures()
-    with pytest.raises(DeployError, match=r"contract\.figures: .* because epsilon is set"):
-        Contract(epsilon=1.0).check_figures()
-    with pytest.raises(DeployError, match=r"contract\.figures: .* may not leave the site\n"):
-        Contract(figures=False).check_figures()
+@pytest.mark.parametrize("clause", [{"epsilon": 1.0}, {"require": ("secure_aggregation",)}])
+def test_a_contract_that_asks_for_protection_releases_no_figures_unless_it_says_so(
+    clause: Any,
+) -> None:
+    assert Contract().release == "exact"
+    assert Contract(figures="none").release == "none"
+    assert Contract(**clause).release == "none"
+    for release in ("none", "exact", "noised"):
+        assert Contract(**clause, figures=release).release == release
+    assert Contract(**clause).most_evaluations == EVALUATIONS
+    assert Contract(**clause, evaluations=7).most_evaluations == 7
+    assert Contract(evaluations=0).most_evaluations == 0
 
 
 names = st.lists(st.sampled_from(["anna", "ben", "carl"]), max_size=3, unique=True)
@@ -141,7 +147,10 @@ BAD: dict[str, Any] = {
     "rounds": [0, "many"],
     "require": ["secure_aggregation", ["secure agregation"], [1]],
     "operators": ["anna"],
-    "figures": ["yes", 1],
+    "figures": ["yes", 1, True],
+    "test_images": [0, 1.5],
+    "evaluations": [-1, "many"],
+    "figures_noise": [0.0, float("nan")],
     "data_set": ["", 3],
     "epsilom": [3.0],
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
@@ -20,6 +20,8 @@ from fedsight.data.base import Dataset, Fit, Part, Preprocess, Source
 from fedsight.data.partition import Groups
 from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_part
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
+from fedsight.engines.remote.messages import read_reason
+from fedsight.governance.contract import Release
 from fedsight.program.federation import Federation, View, federate
 from fedsight.program.program import Program
 
@@ -41,6 +43,9 @@ class Declaration:
     classes: tuple[str, ...]
     preprocess: Preprocess
     skipped: int = 0  # number of corrupt images that are left out
+    # How figures leave the site, and why not; this may change during a run.
+    figures: Release = field(default="exact", compare=False)
+    withheld: str = field(default="", compare=False)
 
     @property
     def train(self) -> int:
@@ -64,6 +69,8 @@ def read_declaration(table: Any, site: str) -> Declaration:
             _as_tuple(table["classes"]),
             Preprocess.of({**fields, **lists}),
             table["skipped"],
+            table["figures"],
+            table["withheld"],
         )
         _check_plausible(found)
     except (KeyError, TypeError, ValueError) as error:
@@ -103,6 +110,10 @@ def _check_plausible(found: Declaration) -> None:
         raise ValueError("invalid image size or fit")
     if type(found.share) is not bool:
         raise ValueError("expected `share` to be true or false")
+    if found.figures not in get_args(Release):
+        raise ValueError("expected `figures` to be none, exact or noised")
+    if type(found.withheld) is not str or found.withheld != read_reason(found.withheld):
+        raise ValueError("expected `withheld` to be a short text")
 
 
 def without_weights(program: Program) -> Program:
@@ -113,9 +124,10 @@ def without_weights(program: Program) -> Program:
 def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federation, int]:
     """Open a site's images for `program`; returns the federation and the site's number in it.
 
-    The program decides how images are prepared and what the classes are, the owner where the files
-    are. The images all belong to this site, or (`owner.share`) they are a sample that every site
-    has, of which the program's split gives each site its share by name.
+    The federation has one test view, of all test images as this site sees them. The program decides
+    how images are prepared and what the classes are, the owner where the files are and which of
+    them are tested on. The images all belong to this site, or (`owner.share`) they are a sample
+    that every site has, of which the program's split gives each site its share by name.
     """
     if owner.share:
         shared = federate(replace(without_weights(program), data=owner.data))
@@ -126,7 +138,9 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
                 f"{', '.join(list(numbers)[:3])}{', ...' if len(numbers) > 3 else ''}",
                 "rename the site, or give it images of its own with --data",
             )
-        return replace(shared, program=program), numbers[name]
+        seen_by = numbers[name] if shared.differ else None
+        view = View(seen_by, np.arange(len(shared.dataset.test)))
+        return replace(shared.testing((view,)), program=program), numbers[name]
     if program.shift.kind != "none":
         raise DeployError(
             f"the program simulates a {program.shift.kind} shift, but the images are real",
@@ -209,12 +223,20 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     federation = Federation(program, dataset, partition, ())
     if problems := program.check_network(federation.network):
         raise ConfigError(problems)
-    views = _views(dataset, names, federation.differ)
-    if not views:
+    if not any(one.test for one in declared.values()):
         cause = "no site has test images, so nothing can be measured"
         cure = "hold some out at one site at least, or mark them (docs/how-to/own-data.md)"
         raise ConfigError([Problem("data", cause, cure)])
-    return federation.testing(views)
+    return federation.testing(_views(federation, declared))
+
+
+def withheld(declared: Mapping[str, Declaration]) -> dict[str, str]:
+    """Why sites with test images have declared that they release no figures, by site."""
+    return {
+        name: one.withheld or "the site releases no figures"
+        for name, one in declared.items()
+        if one.test and one.figures == "none"
+    }
 
 
 def disagreeing_sites(
@@ -281,11 +303,15 @@ def _check_total(declared: Mapping[str, Declaration]) -> None:
         )
 
 
-def _views(dataset: Dataset, names: list[str], differ: bool) -> tuple[View, ...]:
-    """The views to test on; `differ`: sites have personal parameters or simulated shifts."""
-    if isinstance(dataset.test.sites, ImageSites):
-        return dataset.test.sites.views()
-    all_test = np.arange(len(dataset.test))
-    if differ:
-        return tuple(View(number, all_test) for number in range(len(names)))
-    return (View(None, all_test),)
+def _views(federation: Federation, declared: Mapping[str, Declaration]) -> tuple[View, ...]:
+    """The views to test on, one for each site that measures; none without any figures."""
+    test, silent = federation.dataset.test, withheld(declared)
+    partition = federation.partition
+    if isinstance(test.sites, ImageSites):
+        views = test.sites.views()
+    else:
+        all_test = np.arange(len(test))
+        if not federation.differ:  # any site can measure
+            return (View(None, all_test),) if len(silent) < len(partition) else ()
+        views = tuple(View(number, all_test) for number in range(len(partition)))
+    return tuple(view for view in views if partition.name(view.site or 0) not in silent)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from fedsight.client.memory import MemoryStore
@@ -22,6 +22,7 @@ from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation.figures import Evaluator, Figures, worst
 from fedsight.evaluation.samples import answers
 from fedsight.program.program import Speed
+from fedsight.tasks.presentation import Curve, Table
 
 Command = Literal["run", "compare"]
 
@@ -30,7 +31,8 @@ Command = Literal["run", "compare"]
 class Conclusion:
     """What concluding a run needs: session, speed, folder, command, callbacks.
 
-    Without `pictures` the evaluation shows no images: a remote coordinator has none.
+    Without `pictures` the evaluation shows no images: a remote coordinator has none. `withheld`
+    says by site why it has released no figures.
     """
 
     session: Session
@@ -39,6 +41,7 @@ class Conclusion:
     command: Command
     callbacks: Sequence[Callback]
     pictures: bool = True
+    withheld: Mapping[str, str] = field(default_factory=dict)
 
 
 def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
@@ -70,6 +73,8 @@ def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict
     return {
         "name": program.name,
         "headline": program.task.headline_title,
+        "score": None,  # unless something was measured
+        "loss": None,
         **figures.overall,
         "rounds": checkpoint.round,
         "seconds": checkpoint.seconds,
@@ -100,10 +105,16 @@ def _write_evaluation(
 ) -> None:
     federation = run.session.federation
     confusion, classes = figures.confusion, federation.dataset.classes
-    task = federation.program.task
+    task, measured = federation.program.task, bool(figures.sums)
     samples: list[dict[str, Any]] = []
     if run.pictures:
         samples = answers(federation, trained.checkpoint.vector, MemoryStore(run.store.memory))
+    curves: list[Curve] = []
+    tables: list[Table] = []
+    if measured:
+        curves += task.curves(figures.sums, classes)
+        tables += task.tables(figures.sums, classes)
+        tables += task.site_tables(figures.site_sums, classes)
     run.store.write_json(
         "evaluation.json",
         {
@@ -112,13 +123,8 @@ def _write_evaluation(
             "site_test": evaluator.site_test,
             "personal": federation.program.differs(federation.network),
             "samples": samples,
-            "curves": [asdict(curve) for curve in task.curves(figures.sums, classes)],
-            "tables": [
-                asdict(table)
-                for table in (
-                    *task.tables(figures.sums, classes),
-                    *task.site_tables(figures.site_sums, classes),
-                )
-            ],
+            "curves": [asdict(curve) for curve in curves],
+            "tables": [asdict(table) for table in tables],
+            "withheld": dict(run.withheld),
         },
     )

@@ -19,7 +19,7 @@ class Figures:
 
     Every set of figures has a `score`, the task's headline. A site without any test image of its
     classes has no figures and is not in `by_site`. `sums` are totals over all views; `site_sums`
-    are each site's, where sites have their own views.
+    are each site's, where sites have their own views. All are empty if nothing was measured.
     """
 
     overall: Mapping[str, float]
@@ -52,11 +52,14 @@ class Evaluator:
     def figures(self, sums: Sequence[Metrics], only: int | None = None) -> Figures:
         """Figures from the sums of the federation's views.
 
-        A view without sums was not measured, because its site did not answer; it is left out.
+        A view without sums was not measured, because its site did not answer or released no
+        figures; it is left out.
         `only` is the number of the site that the model belongs to, if it belongs to one: under
         `whole test part` the overall figure is then that site's.
         """
         views, summary = self.federation.views, self._summary
+        if not any(sums):  # every site withholds its figures
+            return Figures({}, {}, None, {}, {})
         names = self.federation.partition.name
         everything = add_metrics(list(sums))
         pairs = zip(views, sums, strict=True)
@@ -69,9 +72,9 @@ class Evaluator:
             overall = summary(everything)
         else:
             by_site = {
-                names(site): summary(own, self.mix(site))
-                for site, own in zip(self.sites, sums, strict=True)
-                if own
+                names(view.site): summary(own, self.mix(view.site))
+                for view, own in zip(views, sums, strict=True)
+                if own and view.site is not None
             }
             counted = list(by_site.values()) if only is None else [by_site[names(only)]]
             overall = {key: _mean([one[key] for one in counted]) for key in counted[0]}

@@ -30,6 +30,9 @@ ADDED_AT_SITE = frozenset({"local_dp", "example_dp", "distributed_dp"})  # the s
 ADDED_BY_COORDINATOR = frozenset({"client_dp"})  # the site cannot verify this noise
 MIN_FINGERPRINT_PREFIX = 12  # characters of a fingerprint that identify a program
 
+Release = Literal["none", "exact", "noised"]
+EVALUATIONS = 100  # of a contract that asks for protection and states no number
+
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Protections = Annotated[tuple[Requirement, ...], Field(strict=False)]
 
@@ -77,8 +80,18 @@ class Contract(Settings):
     sites: int = Field(1, ge=1)  # minimum number of sites in a round, as the coordinator reports it
     rounds: int | None = Field(None, ge=1)  # maximum number of rounds; None: any number
     require: Protections = ()  # protections that a program must have
-    # whether sums over the test images may leave; None: only if epsilon is not set
-    figures: bool | None = None
+    # how sums over the test images may leave: "exact", "noised" or "none"; None: "exact" if neither
+    # epsilon nor require is set, otherwise "none"
+    figures: Release | None = None
+    # minimum number of test images that figures are summed over. Health authorities publish no
+    # count of fewer than 11 people (US CMS; 1/0.09 of EMA's policy 0070).
+    test_images: int = Field(11, ge=1)
+    # maximum number of sets of figures of the data set that may leave, over all runs; None: 100 if
+    # epsilon or require is set, otherwise any number
+    evaluations: int | None = Field(None, ge=0)
+    # standard deviation of the noise on figures = "noised", in units of the most by which replacing
+    # one test image can change them
+    figures_noise: float = Field(5.0, gt=0)
     announce: bool = True  # whether the server learns how many images of which classes the site has
     # the owner's name for the images that epsilon is spent on; names that look the same are equal
     data_set: Annotated[str, AfterValidator(_normalised), Field(min_length=1)] = "images"
@@ -164,13 +177,25 @@ class Contract(Settings):
                 else "no operator has signed the job",
             )
 
-    def check_figures(self) -> None:
-        """Raise DeployError if sums over the test images may not leave."""
-        permitted = self.epsilon is None if self.figures is None else self.figures
-        if not permitted:
-            why = ", because epsilon is set and noise does not protect them"
-            cause = "sums over the test images may not leave the site"
-            raise _refusal("figures", cause + (why if self.figures is None else ""))
+    @property
+    def protects(self) -> bool:
+        """Whether the owner asks for protection of updates."""
+        return self.epsilon is not None or bool(self.require)
+
+    @property
+    def release(self) -> Release:
+        """How figures leave: as stated, or exactly if nothing is protected, or not at all."""
+        return self.figures or ("none" if self.protects else "exact")
+
+    @property
+    def most_evaluations(self) -> int | None:
+        """How many sets of figures may leave over all runs; None: any number.
+
+        It is not a number for one run, because the coordinator chooses how many runs there are.
+        """
+        if self.evaluations is None and self.protects:
+            return EVALUATIONS
+        return self.evaluations
 
 
 def _refusal(clause: str, cause: str, cure: str = "") -> DeployError:

@@ -49,6 +49,7 @@ class Ledger:
         self._last: LedgerEntry | None = None
         # For each data set: how often each (event, enforced) happened; the event None is no noise.
         self._costs: dict[str, Counter[tuple[str | None, bool]]] = {}
+        self._figures: dict[str, set[tuple[str, int]]] = {}  # of each data set: (run, round)
         self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
         self.entries()
 
@@ -65,11 +66,14 @@ class Ledger:
                 self._remember(entry)
             return list(whole.read(table))
 
-    def append(self, entry: LedgerEntry, limit: Limit | None = None) -> LedgerEntry:
+    def append(
+        self, entry: LedgerEntry, limit: Limit | None = None, most: int | None = None
+    ) -> LedgerEntry:
         """Write `entry` and return it with its number and time.
 
         An answer that is sent again is not written again; the earlier entry is returned. Raises
-        DeployError if the entry would exceed `limit`, StoreError if the clock has gone back.
+        DeployError if the entry would exceed `limit` or, for figures, `most` sets of the data set's
+        figures, and StoreError if the clock has gone back.
         """
         with self._file.open() as table:
             for found in self._file.read(table):
@@ -80,6 +84,8 @@ class Ledger:
             now = entries.now()
             if entry.kind != "clock":
                 self._check_clock(now)
+            if entry.kind == "figures":
+                self._check_figures(entry, most)
             if limit is not None:
                 self.check_limit(entry, limit)
             number = self._file.number + 1
@@ -87,6 +93,25 @@ class Ledger:
             self._file.append(table, entry)
             self._remember(entry)
             return entry
+
+    def figures_of(self, data_set: str) -> int:
+        """How many sets of figures of the data set have left."""
+        return len(self._figures.get(data_set, ()))
+
+    def figures_in(self, run: str, round: int) -> int:
+        """How many sets of figures have left in a round of a run: one or none."""
+        return sum((run, round) in known for known in self._figures.values())
+
+    def _check_figures(self, entry: LedgerEntry, most: int | None) -> None:
+        if self.figures_in(entry.run, entry.round):
+            raise DeployError(
+                f"other figures of round {entry.round} have left already", "ask once in a round"
+            )
+        if most is not None and self.figures_of(entry.data_set) >= most:
+            raise DeployError(
+                f"contract.evaluations: {most} sets of figures have left, and no more may",
+                "the site's owner decides: see contract.evaluations in site.toml",
+            )
 
     def spent(self, data_set: str, delta: float, trusted: bool = False) -> float:
         """Epsilon at `delta` of all updates of the data set so far.
@@ -142,6 +167,8 @@ class Ledger:
     def _remember(self, entry: LedgerEntry) -> None:
         self._last = entry
         self._by_key[entry.key] = entry
+        if entry.kind == "figures":
+            self._figures.setdefault(entry.data_set, set()).add((entry.run, entry.round))
         if entry.kind == "update" or entry.event is not None:
             costs = self._costs.setdefault(entry.data_set, Counter())
             costs[_cost(entry)] += entry.times

@@ -226,23 +226,6 @@ def test_without_its_ledger_nothing_leaves(places: Places, site_images: Path, fa
         assert why in line["rejected"]["south"]
 
 
-def test_figures_leave_only_if_the_contract_permits_it(places: Places, site_images: Path) -> None:
-    program = site_services.program(site_images)
-    before = (places.root / "south" / "owner.toml").read_text()
-    data = {"name": "folder", "path": str(site_images / "south")}
-    places.write_owner("south", {"data": data, "contract": {"figures": False}})
-    try:
-        _, link = places.meet(program)
-        header = {"round": 0, "accepted": 0, "jobs": [[True, 0]]}
-        text, data_ = link.ask("south", "measure", header, b"", 9)
-    finally:
-        (places.root / "south" / "owner.toml").write_text(before)
-    assert not data_
-    assert json.loads(text)["error"] == (
-        "contract.figures: sums over the test images may not leave the site"
-    )
-
-
 def test_a_round_that_the_program_does_not_have_is_not_trained(
     places: Places, site_images: Path
 ) -> None:
@@ -364,7 +347,7 @@ def test_real_sites_are_charged_until_epsilon_is_spent(places: Places, site_imag
     data = {"name": "folder", "path": str(site_images / "south")}
     event = gaussian(8.0, "replace_one")
     limit = spent([(event, 3)], 1e-5) + 0.01
-    contract = {"epsilon": limit, "figures": True, "data_set": "noised"}
+    contract = {"epsilon": limit, "figures": "exact", "data_set": "noised"}
     diaries = []
     try:
         places.write_owner("south", {"data": data, "contract": contract})

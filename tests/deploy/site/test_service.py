@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import site_services
 import tomli_w
@@ -58,7 +59,7 @@ class FakeTrainer:
             self.models.append(command.order.vector.clone())
             return TrainedUpdate({"delta": torch.zeros(3)}, 7, {"train_loss": Sum(1.0, 7)})
         self.measuring.wait(60)
-        return []
+        return {"loss": Sum(np.zeros(3), 5)}
 
     def close(self) -> None:
         """Nothing to end."""
@@ -88,7 +89,7 @@ class Site:
 
     def write_owner(self, data: Mapping[str, Any], **contract: Any) -> None:
         """The settings of the site's owner."""
-        table = {"data": dict(data), "contract": contract}
+        table = {"data": dict(data), "contract": {"test_images": 1, **contract}}
         (self.folder / "owner.toml").write_text(tomli_w.dumps(table))
 
     def ask(self, kind: str, header: Mapping[str, Any], body: bytes = b"") -> dict[str, Any]:
@@ -151,7 +152,7 @@ def proposal(of: Program, **changes: Any) -> dict[str, Any]:
 
 COUNTS = {"accepted": 0, "durable": 0, "vector": 0}
 TRAIN = {"round": 1, "attempt": 0, "extras": {}, "sites": 3, **COUNTS}
-MEASURE = {"round": 0, "jobs": [], **COUNTS}
+MEASURE = {"round": 0, **COUNTS}
 NOT_JOINED = "this site has not joined a run yet"
 
 
@@ -195,7 +196,7 @@ def test_a_run_without_a_valid_identifier_is_refused(site: Site, run: Any) -> No
 
 @pytest.mark.parametrize("sites", [None, -1, True, 2.5, "3"])
 def test_an_invalid_number_of_sites_is_refused(site: Site, sites: Any) -> None:
-    assert "plausible count" in site.refusal("propose", proposal(site.program, sites=sites))
+    assert "valid count" in site.refusal("propose", proposal(site.program, sites=sites))
 
 
 @pytest.mark.parametrize("kind", ["", "delete", "_train", "close", "answer"])

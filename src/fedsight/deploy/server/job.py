@@ -28,6 +28,7 @@ from fedsight.deploy.declaration import (
     disagreeing_sites,
     gather,
     read_declaration,
+    withheld,
 )
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
@@ -138,10 +139,13 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     engine = RemoteEngine(
         *(federation, link, absent, accepted, lambda: watch.durable, watch.has_left),
         run=str(facts["id"]),
+        withheld=withheld(roster),
     )
     watch.engine = engine
     memory_reclaim.freeze_live_objects()
-    run = Conclusion(session, speed, store, "run", [watch], pictures=False)
+    run = Conclusion(
+        *(session, speed, store, "run", [watch]), pictures=False, withheld=engine.withheld
+    )
     lifecycle.go(run, engine, checkpoint)
 
 
@@ -168,6 +172,8 @@ def _update_roster(
     for site, declared in found.items():
         if roster.setdefault(site, declared) != declared:
             absent[site] = f"site '{site}' no longer has the images with which it joined this run"
+        else:
+            roster[site] = declared  # whether it releases figures may have changed
     if not roster:
         raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "check the sites")
     for site, why in absent.items():

@@ -8,13 +8,13 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy.declaration import Declaration
+from fedsight.deploy.site.figures import FigureAnswer, FigureRules, withheld
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import OwnerSettings, read_owner
 from fedsight.deploy.site.trainer import TrainedUpdate
@@ -153,9 +153,17 @@ class ContractEnforcement:
                 "start a run with more rounds",
             )
 
-    def check_figures(self) -> None:
-        """Raise DeployError if sums over the test images may not leave, SiteError without a run."""
-        self._current_run().contract.check_figures()
+    def figure_rules(self, memory: Path) -> FigureRules:
+        """The owner's rules about figures, for the current run, whose folder is `memory`."""
+        run = self._current_run()
+        return FigureRules(run.contract, run.program, memory, self)
+
+    def figures_released(self, round: int | None) -> int:
+        """How many sets of figures have left: of this run's round, or (None) of the data set."""
+        run = self._current_run()
+        if round is None:
+            return run.ledger.figures_of(run.template.data_set)
+        return run.ledger.figures_in(run.template.run, round)
 
     def record_update(
         self, round: int, found: TrainedUpdate, data: bytes | memoryview, seconds: float
@@ -172,14 +180,23 @@ class ContractEnforcement:
         facts = {"images": found.weight, "seconds": float(f"{seconds:.4f}")}
         self._log_entry("update", entry, vectors=sizes, **facts)
 
-    def record_figures(self, round: int, tables: Sequence[Mapping[str, Any]]) -> None:
-        """Record sums over test images before they leave."""
+    def record_figures(self, round: int, answer: FigureAnswer) -> FigureAnswer:
+        """Record sums over test images before they leave; returns the answer that may leave.
+
+        That is another one if the ledger does not permit them.
+        """
         run = self._current_run()
-        text = json.dumps(tables).encode()
+        if answer.get("refused"):  # without a look at the images
+            return withheld(answer["withheld"])
+        text = canonical(answer).encode()
         entry = replace(run.template, kind="figures", round=round, protections=(), enforced=False)
         entry = replace(entry, bytes=len(text), sha256=_sha256(text))
-        self._append(entry)
+        try:
+            run.ledger.append(entry, most=run.contract.most_evaluations)
+        except DeployError as error:
+            return withheld(error.cause)
         self._log_entry("figures", entry)
+        return answer
 
     def _current_run(self) -> _Run:
         if self._run is None:

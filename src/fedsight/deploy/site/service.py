@@ -32,9 +32,10 @@ from fedsight.core.errors import (
     StoreError,
 )
 from fedsight.core.files import make_folder, write_atomically
-from fedsight.core.types import Order
+from fedsight.core.types import Metrics, Order
 from fedsight.deploy.site import job_lease
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
+from fedsight.deploy.site.figures import FigureRules, question_of
 from fedsight.deploy.site.incoming import IncomingVectors, count
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.secagg_client import Protect, SiteSecAgg
@@ -76,6 +77,7 @@ class SiteService:
         self._token = secrets.token_hex(8)  # identifies the job
         self._incoming = IncomingVectors()
         self._secagg = SiteSecAgg(home, name)
+        self._figures: FigureRules | None = None
         self._vector: tuple[int, torch.Tensor] | None = None  # the round, and the model after it
         # The latest work by ticket: what it is, and its result.
         self._tickets: dict[int, tuple[tuple[Any, ...], Future[ServiceAnswer]]] = {}
@@ -198,14 +200,15 @@ class SiteService:
         return self._start_work(work, lambda: self._trained(step, protect, joined), fields)
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """Measure the model on test images; the result is sums."""
-        joined = self._current_run()
-        self._enforcement.check_figures()
+        """Measure the model on all test images; the result is sums, or why they are withheld."""
+        joined, rules = self._current_run(), self._figures
+        if rules is None:
+            raise no_run()
         round = count(fields, "round")
-        jobs = [(bool(own), int(start)) for own, start in fields["jobs"]]
-        step = MeasureStep(round, self._model(round, fields), count(fields, "accepted"), jobs)
-        work = ("measure", round, *jobs)
-        return self._start_work(work, lambda: self._measured(step, joined), fields)
+        step = MeasureStep(round, self._model(round, fields), count(fields, "accepted"))
+        question = question_of(step)
+        work = ("measure", round, question)
+        return self._start_work(work, lambda: self._measured(step, question, rules, joined), fields)
 
     def _wait(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Wait for some work."""
@@ -284,7 +287,8 @@ class SiteService:
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
         self._secagg.join(program, owner, run, memory)
-        declared = self._ask_trainer(self._opened, OPENING)
+        self._figures = self._enforcement.figure_rules(memory)
+        declared = self._figures.declare(self._ask_trainer(self._opened, OPENING))
         self._enforcement.record_declaration(declared)
         self._joined = object()
         return {"declared": declared.table()}, b""
@@ -304,12 +308,16 @@ class SiteService:
         }
         return answer, data
 
-    def _measured(self, step: MeasureStep, joined: object) -> ServiceAnswer:
+    def _measured(
+        self, step: MeasureStep, question: str, rules: FigureRules, joined: object
+    ) -> ServiceAnswer:
         self._check_same_run(joined)
-        found = self._ask_trainer(step, f"measuring after round {step.round}")
-        tables = [messages.metrics_table(metrics) for metrics in found]
-        self._enforcement.record_figures(step.round, tables)
-        return {"round": step.round, "metrics": tables}, b""
+        round = step.round
+        answer = rules.earlier(round, question)
+        if answer is None:
+            found: Metrics | None = self._ask_trainer(step, f"measuring after round {round}")
+            answer = rules.release(round, question, found)
+        return {"round": round, **self._enforcement.record_figures(round, answer)}, b""
 
     # The trainer --------------------------------------------------------------------------
 

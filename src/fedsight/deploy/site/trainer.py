@@ -12,7 +12,7 @@ import io
 import pickle
 import subprocess
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -73,12 +73,11 @@ class TrainedUpdate:
 
 @dataclass(frozen=True)
 class MeasureStep:
-    """Measure the model after `round` on chunks of the test images; answered by their sums."""
+    """Measure the model after `round` on all of the site's test images; answered by their sums."""
 
     round: int
     vector: Tensor
     accepted: int
-    jobs: Sequence[tuple[bool, int]]  # (this site's own view?, first image)
 
 
 class _Pickler(pickle.Pickler):

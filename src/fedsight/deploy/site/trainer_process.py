@@ -67,19 +67,21 @@ class SiteTrainer:
             self.memory.save(self.name, step.order.round, reply.memory)
         return TrainedUpdate(reply.payload, reply.weight, reply.metrics, *self._charge)
 
-    def measure(self, step: MeasureStep) -> list[Metrics]:
-        """The sums over each chunk."""
+    def measure(self, step: MeasureStep) -> Metrics | None:
+        """The sums over all test images of this site's view, added as the simulation adds them.
+
+        None if they cannot be computed, which may depend on the images: the error stays here.
+        """
         memory = {}
         if self._remembers:
             self.memory.rewind(step.accepted, self.name)
             memory = self.memory.load(self.name, step.round + 1)
         self.client.load(step.vector, memory)
-        views = self.federation.views
-        own_view = next((v for v in views if v.site == self.number), views[0])
-        return [
-            self.client.measure(self.federation.tested(own_view if own else views[0]), start)
-            for own, start in step.jobs
-        ]
+        try:
+            return self.client.measure_all(self.federation.tested(self.federation.views[0]))
+        except Exception:
+            sys.excepthook(*sys.exc_info())
+            return None
 
 
 def serve(pipe: Connection) -> None:

@@ -19,11 +19,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from fedsight.aggregation.secure import SecureSum
-from fedsight.client.step import chunk
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order, Sum
 from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
-from fedsight.engines.in_process import by_view, chunks
 from fedsight.engines.protected import aggregator_of, reply_bytes
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
@@ -39,7 +37,8 @@ class RemoteEngine:
     `absent` are sites of the federation that cannot take part, with the reason; `accepted` is the
     last round in which each site's reply was counted, from the run's history; `durable` returns the
     round of the last checkpoint, `gone` whether a site is known to have left; `run` is the run's
-    identity, as proposed to the sites.
+    identity, as proposed to the sites. `withheld` says why sites have declared that they release no
+    figures, which are not asked for any; later reasons are added to it.
     """
 
     overlaps: ClassVar[bool] = False  # joining sites are admitted between two rounds
@@ -53,10 +52,13 @@ class RemoteEngine:
         durable: Callable[[], int],
         gone: Callable[[str], bool] = lambda _: False,
         run: str = "",
+        withheld: Mapping[str, str] | None = None,
     ) -> None:
         self.federation = federation
         self._link = link
         self.absent = dict(absent)
+        self.withheld = dict(withheld or {})
+        self._without_figures = frozenset(self.withheld)  # sites that are never asked for any
         self._accepted = dict(accepted)
         self._pending: list[str] = []
         self._durable = durable
@@ -165,45 +167,60 @@ class RemoteEngine:
         return arrival
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
-        """The sums of each view; empty for a view that only an absent site could measure.
+        """The sums of each view, summed whole by one site; empty for a view that was not measured.
 
-        Raises SiteError when no site is left to measure the others.
+        A site's own view is measured by that site; the common test part of a public sample by one
+        of the sites, which take turns. Nothing in the question selects images. Raises SiteError
+        when no site is left to ask, but not when sites withhold their figures: `withheld` then
+        says why.
         """
         data = messages.pack([vector])
-        jobs = chunks(self.federation)
+        views = self.federation.views
         done: dict[int, Metrics] = {}
         # This round's replies already count: the personal parts that they left are measured.
         accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
 
-        def one(talk: Talk, mine: Sequence[int]) -> None:
+        def one(talk: Talk, view: int) -> None:
             header = {
                 "vector": self._send_model(talk, round, data),
                 "round": round,
                 "accepted": accepted.get(talk.site, 0),
-                "jobs": [[self._is_private(jobs[job][0]), jobs[job][1]] for job in mine],
             }
             answer = talk.finish("measure", header)
             self._held[talk.site] = round
-            found = answer.get("metrics")
-            if not isinstance(found, list) or len(found) != len(mine):
-                cause = f"site '{talk.site}' measured something other than it was asked to"
-                raise SiteError(cause, "run the same FedSight version there")
             with self._lock:
-                for job, table in zip(mine, found, strict=True):
-                    done[job] = self._checked_sums(jobs[job], talk.site, table)
+                if "withheld" in answer:
+                    self.withheld[talk.site] = messages.read_reason(answer["withheld"])
+                    tried.add(talk.site)
+                else:
+                    done[view] = self._checked_sums(view, talk.site, answer.get("metrics"))
+                    self.withheld.pop(talk.site, None)
 
-        failed: set[str] = set()
-        while shares := self._shares(jobs, done, failed):
-            failed |= self._converse(
-                shares, lambda talk: one(talk, shares[talk.site]), self._deadline()
+        tried: set[str] = set()
+        while asked := self._askable(round, done, tried):
+            tried |= self._converse(
+                asked, lambda talk: one(talk, asked[talk.site]), self._deadline()
             ).keys()
-        left = [view for job, (view, _) in enumerate(jobs) if job not in done]
-        if (jobs and not done) or not all(map(self._is_private, left)):
+        if views and not done and not self.withheld.keys() & tried:
             raise SiteError(
                 f"no site is left to measure the model after round {round}",
                 "check the sites' machines and network connections. The last checkpoint is intact",
             )
-        return by_view(self.federation, jobs, [done.get(job, {}) for job in range(len(jobs))])
+        return [done.get(view, {}) for view in range(len(views))]
+
+    def _askable(self, round: int, done: Mapping[int, Metrics], tried: set[str]) -> dict[str, int]:
+        """The sites to ask for the views that are left, each for one view."""
+        out = {*tried, *self._without_figures}
+        sites = [site for site in self.present() if site not in out]
+        asked: dict[str, int] = {}
+        for number, view in enumerate(self.federation.views):
+            if number in done or not sites:
+                continue
+            common = view.site is None
+            site = sites[round % len(sites)] if common else self.federation.name(view.site or 0)
+            if site in sites:
+                asked[site] = number
+        return asked
 
     def close(self) -> None:
         """Do nothing: no connection stays open between conversations."""
@@ -211,25 +228,6 @@ class RemoteEngine:
     def present(self) -> list[str]:
         """The sites of the federation that still answer."""
         return [site for site in self._link.sites if site not in self.absent]
-
-    def _is_private(self, view: int) -> bool:
-        """Whether only one site can measure a view: its own test images, or as it sees them."""
-        return self.federation.views[view].site is not None
-
-    def _shares(
-        self, jobs: Sequence[tuple[int, int]], done: Mapping[int, Metrics], failed: set[str]
-    ) -> dict[str, list[int]]:
-        """Assign the remaining jobs: a private view to its site, the others to all in turn."""
-        present = [site for site in self.present() if site not in failed]
-        shares: dict[str, list[int]] = {}
-        for job, (view, _) in enumerate(jobs):
-            if job in done or not present:
-                continue
-            owner = self.federation.views[view].site
-            site = present[job % len(present)] if owner is None else self.federation.name(owner)
-            if site in present:
-                shares.setdefault(site, []).append(job)
-        return shares
 
     def _converse(
         self,
@@ -294,12 +292,10 @@ class RemoteEngine:
             raise SiteError(f"{sender} sent no training loss", "check its log")
         return Accepted(client, site, weight, loss.mean)
 
-    def _checked_sums(self, job: tuple[int, int], site: str, table: Any) -> dict[str, Sum]:
-        """The sums of one chunk, checked: the task's names and shapes, and the image count."""
+    def _checked_sums(self, view: int, site: str, table: Any) -> dict[str, Sum]:
+        """The sums of a view, checked: the task's names and shapes, and the image count."""
         found = messages.read_metrics(table, f"site '{site}'")
-        view, start = job
-        held = len(self.federation.views[view].indices)
-        images = min(chunk(self.federation, held), held - start)
+        images = len(self.federation.views[view].indices)
         shapes = {name: one.total.shape for name, one in found.items()}
         if shapes != self._expected or any(one.count != images for one in found.values()):
             cause = f"site '{site}' sent figures of another task, or of other images"

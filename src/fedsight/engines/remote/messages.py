@@ -29,6 +29,7 @@ OVERDUE = 10.0  # seconds after which a piece no longer counts as in flight
 FIRST_PIECE, MIN_PIECE = 256 << 10, 64 << 10  # bytes: a connection's first and smallest piece
 FAST, SLOW = 0.3, 2.0  # seconds per piece: below it the next is larger, above it smaller
 MAX_HEADER = 16 << 20  # characters: a confusion matrix of a thousand classes fits
+MAX_REASON = 300  # characters of a site's reason for withholding figures
 MAX_COUNT = 1 << 40  # the largest count or weight that a message may hold
 _SAME_VERSION = "run the same FedSight version there as at the coordinator"
 
@@ -147,6 +148,16 @@ def whole_number(fields: Mapping[str, Any], key: str, sender: str) -> int:
             f"{sender} sent {key} = {repr(value)[:80]}, which is not a valid count", _SAME_VERSION
         )
     return value
+
+
+def is_finite(sum: Sum) -> bool:
+    """Whether a sum can be sent: its reader accepts finite numbers only."""
+    return bool(np.isfinite(sum.total).all())
+
+
+def read_reason(value: Any) -> str:
+    """A site's reason for withholding figures, in printable characters of limited number."""
+    return "".join(one for one in str(value)[:MAX_REASON] if one.isprintable())
 
 
 def metrics_table(metrics: Metrics) -> dict[str, Any]:

@@ -1,0 +1,183 @@
+"""Figures of a deployed site: whole, once a round, under its owner's rules; runs without any."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import site_services
+import torch
+from site_services import LocalLink, Places
+from torch import Tensor
+
+from fedsight.core.errors import SiteError
+from fedsight.core.files import write_atomically
+from fedsight.deploy.declaration import gather, withheld
+from fedsight.deploy.server.job import propose
+from fedsight.engines.remote import messages
+from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.governance.ledger import Ledger
+from fedsight.program.federation import Federation
+from fedsight.program.program import Program
+
+MARKS = itertools.count(1000)  # of vectors: each gets its own
+Owner = Callable[..., None]
+
+
+@pytest.fixture
+def owner(places: Places, site_images: Path) -> Iterator[Owner]:
+    """Writes a contract for a site; the settings are restored after the test."""
+    before: dict[str, str] = {}
+
+    def write(site: str, **contract: Any) -> None:
+        before.setdefault(site, (places.root / site / "owner.toml").read_text())
+        data = {"name": "folder", "path": str(site_images / site)}
+        places.write_owner(site, {"data": data, "contract": contract})
+
+    yield write
+    for site, text in before.items():
+        write_atomically(places.root / site / "owner.toml", text.encode())
+
+
+def joined(places: Places, program: Program, run: str) -> tuple[Federation, RemoteEngine]:
+    """The coordinator's federation and engine, as a deployed job makes them."""
+    link = places.sit()
+    found, absent = propose(program, run, link, {})
+    assert absent == {}
+    federation = gather(program, found)
+    engine = RemoteEngine(federation, link, {}, {}, lambda: 0, run=run, withheld=withheld(found))
+    return federation, engine
+
+
+def ask(link: LocalLink, site: str, round: int, vector: Tensor, **more: Any) -> dict[str, Any]:
+    """A question about figures as any coordinator could put it; returns the answer's header."""
+    data = bytes(messages.pack([vector]))
+    mark = next(MARKS)
+    piece = {"name": "vector", "mark": mark, "start": 0, "total": len(data)}
+    link.ask(site, "piece", piece, data, 9)
+    header = {"round": round, "vector": mark, "accepted": 0, "seconds": 30, **more}
+    return dict(json.loads(link.ask(site, "measure", header, b"", 9)[0]))
+
+
+def start(federation: Federation) -> Tensor:
+    return federation.initial[federation.layout.travelling]
+
+
+def reasons(engine: RemoteEngine) -> dict[str, str]:
+    return {site: why.split(":")[0] for site, why in engine.withheld.items()}
+
+
+def test_a_site_that_releases_no_figures_is_left_out_and_says_why(
+    places: Places, site_images: Path, owner: Owner
+) -> None:
+    owner("south", figures="none")
+    owner("west", test_images=4)  # it has three
+    federation, engine = joined(places, site_services.program(site_images), "few1")
+    assert [federation.name(view.site or 0) for view in federation.views] == ["north"]
+    (sums,) = engine.measure(start(federation), 0)
+    assert sums["confusion"].count == 5
+    assert reasons(engine) == {"south": "contract.figures", "west": "contract.test_images"}
+
+
+def test_a_site_that_declared_no_figures_refuses_them_when_it_is_asked_all_the_same(
+    places: Places, site_images: Path, owner: Owner
+) -> None:
+    owner("south", require=["secure_aggregation"])
+    program = site_services.program(site_images, secure={"name": "secagg"})
+    federation, _ = joined(places, program, "asked1")
+    before = places.log("south")
+    answer = ask(LocalLink(places.seats), "south", 1, start(federation))
+    assert "metrics" not in answer
+    assert answer["withheld"] == (
+        "contract.figures: sums over the test images may not leave the site, because epsilon or "
+        "require is set"
+    )
+    assert places.log("south") == before
+
+
+def test_a_run_without_any_figures_is_trained_and_has_null_figures(
+    places: Places, site_images: Path, owner: Owner
+) -> None:
+    for site in places.names:
+        owner(site, figures="none")
+    federation, engine = joined(places, site_services.program(site_images), "blind1")
+    assert federation.views == ()
+    diary = site_services.federations.Diary()
+    link = LocalLink(places.seats)
+    trained = site_services.learn(federation, link, diary)
+    assert trained.sums == []
+    assert [line["score"] for line in diary.lines] == [None, None]
+    assert set(engine.withheld) == set(places.names)
+
+
+def test_each_round_is_answered_once_and_a_repeated_question_by_the_same_bytes(
+    places: Places, site_images: Path
+) -> None:
+    federation, _ = joined(places, site_services.program(site_images), "once1")
+    link, vector = LocalLink(places.seats), start(federation)
+    first = ask(link, "south", 1, vector)
+    stored = (places.root / "south" / "memory" / "once1" / "figures-1.json").read_bytes()
+    other = ask(link, "south", 1, vector + 1)
+    assert other["withheld"] == "figures of another model of round 1 have left already"
+    assert ask(link, "south", 1, vector)["metrics"] == first["metrics"]
+    places.sit()  # another job of the same run
+    propose(site_services.program(site_images), "once1", LocalLink(places.seats), {})
+    again = ask(LocalLink(places.seats), "south", 1, vector)
+    assert again["metrics"] == first["metrics"]
+    (places.root / "south" / "memory" / "once1" / "figures-1.json").unlink()
+    lost = ask(LocalLink(places.seats), "south", 1, vector + 1)
+    assert lost["withheld"] == "figures of round 1 have left already, and are not kept"
+    assert json.loads(stored)["answer"]["metrics"] == first["metrics"]
+    recorded = [one for one in Ledger(places.root / "south").entries() if one.run == "once1"]
+    assert [one.round for one in recorded if one.kind == "figures"] == [1]
+
+
+def test_rounds_that_the_program_does_not_have_are_not_measured(
+    places: Places, site_images: Path
+) -> None:
+    federation, _ = joined(places, site_services.program(site_images), "rounds1")
+    answer = ask(LocalLink(places.seats), "south", 3, start(federation))
+    assert answer["withheld"] == "the program has 2 rounds; there is no round 3"
+
+
+def test_the_owners_number_of_sets_of_figures_holds_over_all_runs(
+    places: Places, site_images: Path, owner: Owner
+) -> None:
+    owner("south", evaluations=3, data_set="counted")
+    program = site_services.program(site_images)
+    for run, rounds in (("count1", [0, 1]), ("count2", [0, 1])):
+        federation, _ = joined(places, program, run)
+        vector = start(federation)
+        answers = [ask(LocalLink(places.seats), "south", round, vector) for round in rounds]
+    assert "metrics" in answers[0]
+    assert answers[1]["withheld"] == (
+        "contract.evaluations: 3 sets of figures have left, and no more may"
+    )
+    _, engine = joined(places, program, "count3")
+    assert reasons(engine) == {"south": "contract.evaluations"}
+
+
+def test_sums_that_are_not_finite_are_an_answer_that_is_counted(
+    places: Places, site_images: Path
+) -> None:
+    federation, engine = joined(places, site_services.program(site_images), "broken1")
+    vector = torch.full_like(start(federation), float("nan"))
+    sums = engine.measure(vector, 1)
+    assert sums == [{}, {}, {}]
+    assert set(engine.withheld) == set(places.names)
+    entries = Ledger(places.root / "south").entries()
+    assert [one.round for one in entries if (one.kind, one.run) == ("figures", "broken1")] == [1]
+    assert "already" in ask(LocalLink(places.seats), "south", 1, start(federation))["withheld"]
+
+
+def test_nobody_to_ask_is_an_error_unless_figures_are_withheld(
+    places: Places, site_images: Path
+) -> None:
+    federation, _ = joined(places, site_services.program(site_images), "nobody1")
+    alone = RemoteEngine(federation, LocalLink({}), {}, {}, lambda: 0)
+    with pytest.raises(SiteError, match="no site is left to measure the model after round 1"):
+        alone.measure(start(federation), 1)
