@@ -91,7 +91,7 @@ RUN_FILES = {
     "model.safetensors": "the trained weights by name, written at the end",
     "summary.json": "the final figures, see below; present once the run is finished",
     "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "
-    "were tested, and some test images with the model's answers",
+    "were tested, some test images with the model's answers, and why sites released no figures",
     "comparison.json": "after `compare`: each site alone, pooled, and federated",
     "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
     "report.html": "the report, a single self-contained file",
@@ -142,7 +142,8 @@ HISTORY = {
 SUMMARY = {
     "name": "the program's name",
     "headline": "what the score is: accuracy, mean average precision, ...",
-    "score": "the main figure of the final model on test images, from 0 to 1",
+    "score": "the main figure of the final model on test images, from 0 to 1; null if no site "
+    "released figures",
     "accuracy": "likewise, as every other figure of the task by its name",
     "loss": "the task's loss, of the final model on test images",
     "rounds": "rounds completed",

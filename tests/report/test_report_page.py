@@ -361,3 +361,24 @@ def test_a_task_shows_its_own_figure_curves_tables_and_texts(make_run):
     assert "ROC" in seen.text
     assert "By class class AP car 0.250 bus –" in seen.text
     assert "the people & <their> roads" in seen.text
+
+
+def test_a_run_without_figures_says_why(make_run):
+    reasons = {
+        "site-00": "contract.figures: sums may not leave",
+        "site-01": "contract.figures: sums may not leave",
+        "site-02": "contract.test_images: <3> test images",
+    }
+
+    def change(files: dict[str, Any]) -> None:
+        files["summary.json"] |= {"score": None, "loss": None, "worst_site": None, "by_site": {}}
+        files["evaluation.json"] |= {"confusion": None, "samples": [], "withheld": reasons}
+        for line in files["history.jsonl"]:
+            line |= {"score": None, "loss": None}
+
+    seen = page(make_run(change=change, without=("comparison.json",))).text
+    assert "no accuracy was measured." in seen
+    assert (
+        "Two sites released no figures (site-00, site-01): contract.figures: sums may not leave."
+    ) in seen
+    assert "One site released no figures (site-02): contract.test_images: <3> test images." in seen

@@ -31,7 +31,9 @@ def show_error(error: FedSightError) -> None:
 def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     """The final figures as a table."""
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("federated", f"[bold]{summary['score']:.2%}[/] {word(summary['headline'])}")
+    score = summary["score"]
+    figure = "no figures were released" if score is None else f"[bold]{score:.2%}[/]"
+    table.add_row("federated", f"{figure} {'' if score is None else word(summary['headline'])}")
     if "pooled" in summary:
         table.add_row("pooled", f"{summary['pooled']:.2%} (all data at one place)")
         table.add_row("alone", f"{summary['alone_mean']:.2%} (mean of the sites)")

@@ -205,6 +205,7 @@ class Evaluation(Record):
     samples: tuple[SampleRecord, ...] = ()
     curves: tuple[CurveRecord, ...] = ()
     tables: tuple[TableRecord, ...] = ()
+    withheld: dict[str, str] = Field(default_factory=dict)  # why a site has released no figures
 
     @model_validator(mode="after")
     def _square(self) -> Evaluation:

@@ -25,6 +25,7 @@ from fedsight.report.words import (
     word,
 )  # fmt: skip
 
+NAMED = 5  # sites that a sentence names
 ACCURACY = "Accuracy"  # the only main figure that is a share of correct answers
 
 
@@ -128,6 +129,18 @@ def _alone(tried: int, population: int) -> str:
         return "alone they average"
     count_of = several(tried, "site").split()[0]
     return f"alone, {count_of} of them {'reaches' if tried == 1 else 'average'}"
+
+
+def withheld(run: Run) -> list[str]:
+    """Which sites have released no figures and why, one sentence for each reason."""
+    found = {} if run.evaluation is None else run.evaluation.withheld
+    sentences = []
+    for reason in dict.fromkeys(found.values()):
+        sites = [site for site in sorted(found) if found[site] == reason]
+        names = ", ".join(sites[:NAMED]) + (", ..." if len(sites) > NAMED else "")
+        count_of = sentence(several(len(sites), "site"))
+        sentences.append(f"{count_of} released no figures ({names}): {reason}.")
+    return sentences
 
 
 def certainty(run: Run) -> str:

@@ -14,15 +14,22 @@ import torch
 from site_services import LocalLink, Places
 from torch import Tensor
 
+from fedsight.cli.screen import show_summary
+from fedsight.coordinator.session import Session
+from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import SiteError
 from fedsight.core.files import write_atomically
 from fedsight.deploy.declaration import gather, withheld
 from fedsight.deploy.server.job import propose
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.evaluation.conclusion import Conclusion
+from fedsight.evaluation.description import describe
 from fedsight.governance.ledger import Ledger
 from fedsight.program.federation import Federation
-from fedsight.program.program import Program
+from fedsight.program.program import Program, Speed
+from fedsight.report.page import build
+from fedsight.runs import lifecycle
 
 MARKS = itertools.count(1000)  # of vectors: each gets its own
 Owner = Callable[..., None]
@@ -100,18 +107,31 @@ def test_a_site_that_declared_no_figures_refuses_them_when_it_is_asked_all_the_s
 
 
 def test_a_run_without_any_figures_is_trained_and_has_null_figures(
-    places: Places, site_images: Path, owner: Owner
+    places: Places,
+    site_images: Path,
+    owner: Owner,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     for site in places.names:
         owner(site, figures="none")
-    federation, engine = joined(places, site_services.program(site_images), "blind1")
+    program = site_services.program(site_images)
+    federation, engine = joined(places, program, "blind1")
     assert federation.views == ()
-    diary = site_services.federations.Diary()
-    link = LocalLink(places.seats)
-    trained = site_services.learn(federation, link, diary)
-    assert trained.sums == []
-    assert [line["score"] for line in diary.lines] == [None, None]
-    assert set(engine.withheld) == set(places.names)
+    session, store = Session(federation), RunStore(tmp_path / "run")
+    store.create(program, Speed(), describe(session, "run"))
+    run = Conclusion(
+        *(session, Speed(), store, "run", []), pictures=False, withheld=engine.withheld
+    )
+    summary = lifecycle.go(run, engine, None)
+    assert [summary[key] for key in ("score", "loss", "worst_site")] == [None, None, None]
+    assert [line["score"] for line in store.history()] == [None, None]
+    assert set(store.read_json("evaluation.json")["withheld"]) == set(places.names)
+    page = build([store.folder]).read_text()
+    assert "Three sites released no figures" in page
+    assert "contract.figures" in page
+    show_summary(summary, str(store.folder))
+    assert "no figures were released" in capsys.readouterr().out
 
 
 def test_each_round_is_answered_once_and_a_repeated_question_by_the_same_bytes(
