@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import tracemalloc
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import site_services
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from fedsight.core.errors import ConfigError, DataError, DeployError
 from fedsight.data.base import Preprocess, sources
@@ -33,7 +36,9 @@ from fedsight.deploy.site.owner import (
     TEMPLATE,
     Contract,
     OwnerSettings,
+    SpeedSettings,
     data_section,
+    figure_rules,
     parse_owner,
     read_owner,
 )
@@ -244,18 +249,65 @@ def test_the_program_decides_preparation_and_the_owner_the_files(tmp_path: Path)
         sites_in_path=True,
         corrupt="error",
     )
-    own = folder(path=tmp_path / "own", size=9, corrupt="skip", in_memory=False, verify=False)
+    own = folder(
+        path=tmp_path / "own",
+        **{"size": 9, "corrupt": "skip", "in_memory": False, "verify": False, "test_seed": 3},
+    )
     found = merge_sources(wanted, own)
     assert found == own.model_copy(
         update={
             "missing": "allow",
-            **{
-                key: getattr(wanted, key)
-                for key in ("size", "channels", "classes", "test_fraction", "test_seed", "fit")
-            },
+            **{key: getattr(wanted, key) for key in ("size", "channels", "classes", "fit")},
             **{key: getattr(wanted, key) for key in ("mean", "std")},
         }
     )
+
+
+@pytest.mark.parametrize("label", ["one", "several"])
+def test_no_program_changes_which_images_of_a_site_are_tested_on(
+    tmp_path: Path, label: str
+) -> None:
+    """Neither by the settings of the test part nor by the order of the classes."""
+    lines = ["path,label"]
+    for number in range(30):
+        path = tmp_path / f"{number}.png"
+        Image.fromarray(np.full((4, 4), 8 * number, np.uint8)).save(path)
+        word = "abc"[number % 3]
+        lines.append(f"{path.name},{word if label == 'one' else word + '|' + 'abc'[number % 2]}")
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    separator = None if label == "one" else "|"
+    manifest = sources.get("manifest")
+    own = manifest(path=tmp_path / "list.csv", label_separator=separator, test_seed=5)
+    parts = []
+    for classes in itertools.permutations("abc"):
+        for fraction, seed in ((0.2, 0), (0.01, 9)):
+            wanted = manifest(
+                **{"path": tmp_path, "size": 4, "channels": 1, "classes": classes},
+                **{"test_fraction": fraction, "test_seed": seed, "label_separator": separator},
+            )
+            test = merge_sources(wanted, own).open().test
+            parts.append([test.images.name(at) for at in range(len(test))])
+    assert len(parts[0]) == 6
+    assert all(part == parts[0] for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("contract", "line"),
+    [
+        (Contract(), "figures: exact"),
+        (Contract(require=("example_dp",)), "figures: none"),
+        (Contract(test_images=99), "figures: none leave the site, because it has fewer than"),
+        (
+            Contract(epsilon=1.0, figures="noised"),
+            "figures: noised (noise 5), at most 100 over all runs",
+        ),
+    ],
+)
+def test_a_site_says_what_holds_about_figures(contract: Contract, line: str) -> None:
+    data = sources.get("folder")(path=Path(), test_fraction=0.3)
+    tested, figures = figure_rules(OwnerSettings(data, contract, SpeedSettings()), 30)
+    assert tested.endswith("held out with test_fraction = 0.3, test_seed = 0")
+    assert figures.startswith(line)
 
 
 def test_the_owner_decides_columns_and_files(tmp_path: Path) -> None:

@@ -38,6 +38,16 @@ class Labels:
     numbers: Indices  # [n]
     targets: Tensor | None = None  # [n, ...]
     missing: bool = False  # whether a class may be without training images in any case
+    written: Indices | None = None  # [n] the labels' ranks as the files write them, sorted
+
+    @property
+    def strata(self) -> Indices:
+        """What `held_out` spreads the test part over [n].
+
+        Where possible the labels as written, so that the order of the classes, which a program
+        chooses, does not change which images are tested on.
+        """
+        return self.numbers if self.written is None else self.written
 
     @classmethod
     def single(cls, records: Sequence[Record], classes: Sequence[str] | None) -> Self:
@@ -56,7 +66,7 @@ class Labels:
                     f"{nearest(record.label, names)}; correct the label or add it to data.classes",
                 )
         numbers = np.array([number[record.label] for record in records], dtype=np.int64)
-        return cls(tuple(names), numbers)
+        return cls(tuple(names), numbers, written=_ranks([record.label for record in records]))
 
     @classmethod
     def several(
@@ -77,12 +87,19 @@ class Labels:
             for word in found
         ]
         found = cls.single(each, classes)
+        written = _ranks([labels[0] if labels else "" for labels in words])
         rows = np.repeat(np.arange(len(records)), [len(labels) for labels in words])
         targets = torch.zeros(len(records), len(found.names))
         targets[torch.from_numpy(rows), torch.from_numpy(found.numbers)] = 1.0
         if not found.names:
             return cls((), np.zeros(len(records), dtype=np.int64), targets)
-        return cls(found.names, targets.argmax(1).numpy(), targets)  # of equal values, the first
+        first = targets.argmax(1).numpy()  # of equal values, the first
+        return cls(found.names, first, targets, written=written)
+
+
+def _ranks(words: Sequence[str]) -> Indices:
+    """The place of each word in the sorted list of all words [n]."""
+    return np.unique(np.array(words, dtype=str), return_inverse=True)[1].astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -165,7 +182,7 @@ def dataset(
     files = images or DiskImages([record.path for record in records], preprocess)
     sites = site_names([record.site for record in records], origin)
     marks = [(record.test, record.where or record.path) for record in records]
-    test = tested(marks, labels.numbers, sites, source)
+    test = tested(marks, labels.strata, sites, source)
     found = Collection(
         origin, labels, sites, test, lambda chosen: settle(files.only(chosen), source)
     )
@@ -230,7 +247,7 @@ def held_out_groups(
 
 
 def held_out(labels: Indices, sites: Any, fraction: float, seed: int) -> Any:
-    """A mask [n] of test images: `fraction` of each class, spread over the class's sites.
+    """A mask [n] of test images: `fraction` of each of `labels` [n], spread over the class's sites.
 
     The images of a class are ordered by site, and every (1/fraction)-th is taken from a seeded
     start. Each class and each site keeps at least one training image.

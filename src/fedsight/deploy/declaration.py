@@ -156,7 +156,7 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
 def merge_sources(program: Source, owner: Source) -> Source:
     """The owner's source, with the program's settings for everything but the files themselves.
 
-    The program decides on size, channels, normalisation, classes and which images are held out.
+    The program decides on size, channels, normalisation and classes.
     """
     fields = type(owner).model_fields
     shared = {
@@ -174,6 +174,9 @@ def merge_sources(program: Source, owner: Source) -> Source:
 OWNER_KEYS = frozenset(
     {
         *("corrupt", "in_memory", "verify", "sites_in_path", "missing", "names"),
+        *("pixelless", "nameless"),
+        # which images are tested on: figures over a part that the program chooses reveal images
+        *("test_fraction", "test_seed", "unseen", "held_out_by"),
         # the layout of a table or a set of files
         *("path_column", "label_column", "site_column", "split_column", "delimiter"),
         *("image_column", "train_part", "test_part", "first_label", "transpose"),

@@ -51,7 +51,8 @@ class Masks(CsvSource):
         ]
         labels = Labels.single(known, self.classes)
         targets = torch.stack(masks) if masks else None
-        labels = replace(labels, targets=targets, missing=True)  # a mask may be all background
+        # A mask may be all background; the files do not write the labels.
+        labels = replace(labels, targets=targets, missing=True, written=None)
         return dataset(known, labels, self, str(self.path))
 
     def _mask(self, record: Record) -> Tensor:

@@ -47,7 +47,7 @@ class TextFile(TextSource):
                     raise DataError(cause, f"fill in the {key} of every text")
         labels = Labels.single(records, self.classes)
         sites = site_names([record.site for record in records], str(self.path))
-        test = tested([(one.test, one.where) for one in records], labels.numbers, sites, self)
+        test = tested([(one.test, one.where) for one in records], labels.strata, sites, self)
 
         def load(chosen: Indices) -> Loaded:
             where = [records[at].where for at in chosen]

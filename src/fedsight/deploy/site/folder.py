@@ -26,6 +26,7 @@ from fedsight.deploy.site.owner import (
     TEMPLATE,
     OwnerSettings,
     allow_missing_classes,
+    figure_rules,
     read_owner,
     write_owner,
 )
@@ -136,6 +137,8 @@ class SiteFolder:
                 f"test images of {len(facts['classes'])} classes"
                 + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else "")
             )
+            for line in figure_rules(owner, facts["test"]):
+                notify(line)
             kits.clear_old_jobs(self.kit)
             kits.write_policies(self.kit, "site")
             notify(f"connecting to {self.invitation.host}:{self.invitation.port}")

@@ -27,6 +27,8 @@ TEMPLATE = """\
 # Where the images are: a folder per class, or any other source that FedSight reads.
 # name = "folder"
 # path = "/images"
+# test_fraction = 0.2     # share to test on, unless the files mark a test part; a program cannot
+# test_seed = 0           # change these
 
 [contract]
 # tasks = ["classify"]    # tasks that may be trained; leave out for any task
@@ -98,6 +100,24 @@ class OwnerSettings:
     speed: SpeedSettings
     secure: SecAggLimits = field(default_factory=SecAggLimits)
     share: bool = False  # every site has the sample; this site takes its share of the split
+
+
+def figure_rules(owner: OwnerSettings, tested: int) -> list[str]:
+    """What holds at a site with `tested` test images about figures, one sentence each."""
+    data, contract = owner.data, owner.contract
+    keys = [key for key in HELD_OUT if key in type(data).model_fields]
+    stated = ", ".join(f"{key} = {getattr(data, key)}" for key in keys)
+    lines = [f"tested on: what the files mark, or else held out with {stated}"] if keys else []
+    if contract.release != "none" and tested < contract.test_images:
+        few = f"fewer than contract.test_images = {contract.test_images}"
+        return [*lines, f"figures: none leave the site, because it has {few} test images"]
+    noise = f" (noise {contract.figures_noise:g})" if contract.release == "noised" else ""
+    most = contract.most_evaluations
+    number = "" if most is None or contract.release == "none" else f", at most {most} over all runs"
+    return [*lines, f"figures: {contract.release}{noise}{number}"]
+
+
+HELD_OUT = ("test_fraction", "unseen", "test_seed")  # settings of sources: what is tested on
 
 
 def allow_missing_classes(source: Source) -> Source:
