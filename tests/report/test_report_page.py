@@ -382,3 +382,12 @@ def test_a_run_without_figures_says_why(make_run):
         "Two sites released no figures (site-00, site-01): contract.figures: sums may not leave."
     ) in seen
     assert "One site released no figures (site-02): contract.test_images: <3> test images." in seen
+
+
+def test_noised_figures_are_called_estimates(make_run):
+    def change(files: dict[str, Any]) -> None:
+        files["evaluation.json"]["noised"] = ["site-00"]
+
+    seen = page(make_run(change=change)).text
+    assert "One site added noise to its figures (site-00), so these are estimates." in seen
+    assert "Wilson" not in seen

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -24,6 +25,7 @@ from fedsight.data.augment import augment
 from fedsight.models.norms import is_batch_norm, to_moments
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import MakeNoise, Noise
+from fedsight.privacy.noised_sums import Bounds, bounded
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.program import Speed
 
@@ -148,6 +150,30 @@ class Client:
         """Sums over all test images, chunk after chunk: the same bits wherever it is done."""
         size = max(1, chunk(self.federation, len(client)))
         return add_metrics([self.measure(client, at) for at in range(0, len(client), size)])
+
+    def measure_each(self, client: SiteData, bounds: Bounds) -> Metrics:
+        """Sums of bounded shares: each test image is measured alone, so no other can change it.
+
+        An image that cannot be measured adds nothing.
+        """
+        size = self.federation.dataset.preprocess
+        classes = len(self.federation.dataset.classes)
+        task = self.federation.program.task
+        black = torch.zeros(1, size.channels, size.height, size.width, device=self._device)
+        self.model.eval()
+        with torch.inference_mode():
+            batch = Batch(black, task.blank(classes).to(self._device))
+            blank = task.measure(self.model, batch, classes)
+        totals: Metrics = {name: Sum(np.zeros_like(blank[name].total), 0) for name in bounds}
+        for at in range(len(client)):
+            share: Metrics = {
+                name: Sum(np.zeros_like(one.total), 1) for name, one in totals.items()
+            }
+            with contextlib.suppress(Exception), torch.inference_mode():
+                batch = self.batch(client, torch.tensor([at]))
+                share = bounded(task.measure(self.model, batch, classes), bounds)
+            totals = add_metrics([totals, share])
+        return totals
 
     def load(self, vector: Tensor, memory: Memory) -> None:
         """Make `vector` [travelling] and the site's personal slice the model's weights."""

@@ -32,7 +32,7 @@ class Conclusion:
     """What concluding a run needs: session, speed, folder, command, callbacks.
 
     Without `pictures` the evaluation shows no images: a remote coordinator has none. `withheld`
-    says by site why it has released no figures.
+    says by site why it has released no figures; the sites `noised` have added noise to theirs.
     """
 
     session: Session
@@ -42,6 +42,7 @@ class Conclusion:
     callbacks: Sequence[Callback]
     pictures: bool = True
     withheld: Mapping[str, str] = field(default_factory=dict)
+    noised: Sequence[str] = ()
 
 
 def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
@@ -126,5 +127,6 @@ def _write_evaluation(
             "curves": [asdict(curve) for curve in curves],
             "tables": [asdict(table) for table in tables],
             "withheld": dict(run.withheld),
+            "noised": list(run.noised),
         },
     )

@@ -80,7 +80,7 @@ class Evaluator:
             overall = {key: _mean([one[key] for one in counted]) for key in counted[0]}
         by_site = {name: one for name, one in by_site.items() if not np.isnan(one["score"])}
         found = everything.get("confusion")
-        confusion = None if found is None else found.total.astype(np.int64)
+        confusion = None if found is None else np.rint(found.total).astype(np.int64)
         return Figures(overall, by_site, confusion, everything, site_sums)
 
     def _summary(

@@ -206,6 +206,7 @@ class Evaluation(Record):
     curves: tuple[CurveRecord, ...] = ()
     tables: tuple[TableRecord, ...] = ()
     withheld: dict[str, str] = Field(default_factory=dict)  # why a site has released no figures
+    noised: tuple[str, ...] = ()  # sites that have added noise to their figures
 
     @model_validator(mode="after")
     def _square(self) -> Evaluation:

@@ -131,16 +131,25 @@ def _alone(tried: int, population: int) -> str:
     return f"alone, {count_of} of them {'reaches' if tried == 1 else 'average'}"
 
 
-def withheld(run: Run) -> list[str]:
-    """Which sites have released no figures and why, one sentence for each reason."""
-    found = {} if run.evaluation is None else run.evaluation.withheld
-    sentences = []
+def figure_notes(run: Run) -> list[str]:
+    """Which sites have released no figures and why, and which have added noise to theirs."""
+    if run.evaluation is None:
+        return []
+    found, noised = run.evaluation.withheld, run.evaluation.noised
+    notes = []
     for reason in dict.fromkeys(found.values()):
         sites = [site for site in sorted(found) if found[site] == reason]
-        names = ", ".join(sites[:NAMED]) + (", ..." if len(sites) > NAMED else "")
-        count_of = sentence(several(len(sites), "site"))
-        sentences.append(f"{count_of} released no figures ({names}): {reason}.")
-    return sentences
+        notes.append(f"{_named(sites, 'released no figures')}: {reason}.")
+    if noised:
+        whose = "its" if len(noised) == 1 else "their"
+        added = _named(noised, f"added noise to {whose} figures")
+        notes.append(f"{added}, so these are estimates.")
+    return notes
+
+
+def _named(sites: Sequence[str], what: str) -> str:
+    names = ", ".join(sites[:NAMED]) + (", ..." if len(sites) > NAMED else "")
+    return f"{sentence(several(len(sites), 'site'))} {what} ({names})"
 
 
 def certainty(run: Run) -> str:
@@ -148,8 +157,10 @@ def certainty(run: Run) -> str:
     reached, tested = score(run), run.facts.data.test
     if run.facts.headline != ACCURACY or reached is None:
         return ""  # the interval is for a share of correct answers
-    personal = run.evaluation is not None and run.evaluation.personal
-    if personal or not tested or not 0 <= reached <= 1:
+    found = run.evaluation
+    if found is not None and (found.personal or found.noised):
+        return ""
+    if not tested or not 0 <= reached <= 1:
         return ""
     half = percent(half_width(reached, tested)).replace("%", "points")
     return (

@@ -42,6 +42,17 @@ class Evaluation(ABC):
         With `mix` [classes], which sums to 1: the figures under these label proportions.
         """
 
+    def bounds(self, classes: int) -> Mapping[str, float] | None:
+        """The norm to which one image's share of each sum is clipped, where figures are noised.
+
+        None: this task's figures cannot be noised usefully, so they are refused.
+        """
+        return None
+
+    def repaired(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
+        """Noised sums made plausible, so that `summary` can use them; no image is looked at."""
+        return dict(sums)
+
     def check_tested(self, tested: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
         """Problems with the labels [n] of the images that are tested together, by site."""
         return []

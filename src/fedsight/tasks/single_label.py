@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -48,6 +50,31 @@ class SingleLabel(Task):
                 problems.append(Problem("task.metrics", cause, cure))
         return problems
 
+    def bounds(self, classes: int) -> Mapping[str, float] | None:
+        """One count in the confusion matrix, a loss of at most twice that of guessing, metrics."""
+        found = {"confusion": 1.0, "loss": 2 * math.log(max(classes, 2))}
+        for name in self.metrics:
+            largest = metrics.get(name).largest
+            if largest is None:
+                return None
+            found[_SUM.format(name)] = math.hypot(largest, 1.0)  # its value and its count
+        return found
+
+    def repaired(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
+        """No negative numbers, as many images as there are, no more right answers than images."""
+        found = dict(sums)
+        found["confusion"] = _plausible(sums["confusion"])
+        seen = found["confusion"].total.sum(axis=1) > 0
+        found["loss"] = Sum(
+            np.where(seen, np.maximum(sums["loss"].total, 0), 0), sums["loss"].count
+        )
+        for name in self.metrics:
+            key, largest = _SUM.format(name), metrics.get(name).largest or 0.0
+            values, counts = np.maximum(sums[key].total, 0).T
+            pairs = np.stack([np.minimum(values, largest * counts), counts], axis=1)
+            found[key] = Sum(pairs, sums[key].count)
+        return found
+
     def measure_metrics(
         self, probabilities: Tensor, targets: Tensor, classes: int
     ) -> dict[str, Sum]:
@@ -65,6 +92,20 @@ class SingleLabel(Task):
         return {
             name: metrics.get(name)().value(sums[_SUM.format(name)], mix) for name in self.metrics
         }
+
+
+def _plausible(noised: Sum) -> Sum:
+    """A confusion matrix [true, predicted] that may be one of `noised.count` images."""
+    cells = noised.total - (noised.total.sum() - noised.count) / noised.total.size
+    images = cells.sum(axis=1)
+    images = np.where(images < 1, 0.0, images)  # noise alone is not a class
+    right = np.clip(np.diag(cells), 0.0, images)
+    wrong = np.maximum(cells, 0.0)
+    np.fill_diagonal(wrong, 0.0)
+    left, sums = images - right, wrong.sum(axis=1)
+    right = np.where(sums > 0, right, images)
+    wrong *= np.where(sums > 0, left / np.where(sums > 0, sums, 1.0), 0.0)[:, None]
+    return Sum(wrong + np.diag(right), noised.count)
 
 
 def confusion(truth: Tensor, answers: Tensor, losses: Tensor, classes: int) -> Metrics:

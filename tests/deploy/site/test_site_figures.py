@@ -15,6 +15,7 @@ from site_services import LocalLink, Places
 from torch import Tensor
 
 from fedsight.cli.screen import show_summary
+from fedsight.coordinator import loop
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import SiteError
@@ -26,10 +27,15 @@ from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
 from fedsight.governance.ledger import Ledger
+from fedsight.privacy import noised_sums
+from fedsight.privacy.accounting import spent
+from fedsight.privacy.event import gaussian
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program, Speed
 from fedsight.report.page import build
 from fedsight.runs import lifecycle
+from fedsight.tasks.base import Task
+from fedsight.tasks.classification import Classification
 
 MARKS = itertools.count(1000)  # of vectors: each gets its own
 Owner = Callable[..., None]
@@ -203,3 +209,54 @@ def test_nobody_to_ask_is_an_error_unless_figures_are_withheld(
     alone = RemoteEngine(federation, LocalLink({}), {}, {}, lambda: 0)
     with pytest.raises(SiteError, match="no site is left to measure the model after round 1"):
         alone.measure(start(federation), 1)
+
+
+def test_noised_figures_are_charged_and_stop_when_epsilon_is_spent(
+    places: Places, site_images: Path, owner: Owner
+) -> None:
+    pytest.importorskip("dp_accounting")
+    update, figures = gaussian(8.0, "replace_one"), noised_sums.event(5.0)
+    limit = spent([(update, 1), (figures, 1)], 1e-5) + 0.01
+    clauses = {"epsilon": limit, "figures": "noised", "data_set": "noised figures"}
+    owner("south", **clauses)
+    program = site_services.program(
+        site_images,
+        privacy={"name": "local", "noise_multiplier": 8.0},
+        rounds={"weighting": "uniform", "quorum": 2},
+    )
+    federation, engine = joined(places, program, "noise1")
+    diary = site_services.federations.Diary()
+    loop.run(Session(federation), engine, site_services.federations.overall(federation), [diary])
+    entries = Ledger(places.root / "south").entries()
+    found = [one for one in entries if one.run == "noise1" and one.kind != "declaration"]
+    assert [(one.kind, one.round) for one in found] == [("update", 1), ("figures", 1)]
+    assert found[1].event == figures.table()
+    assert found[1].enforced
+    assert "south" not in diary.lines[1]["sites"]
+    assert "contract.epsilon" in engine.withheld["south"]
+
+
+def test_noise_is_fresh_and_a_repeated_question_gets_the_same_bytes(
+    places: Places, site_images: Path, owner: Owner
+) -> None:
+    owner("south", figures="noised")
+    program, answers = site_services.program(site_images), []
+    for run in ("fresh1", "fresh2"):
+        federation, _ = joined(places, program, run)
+        answers.append(ask(LocalLink(places.seats), "south", 1, start(federation))["metrics"])
+    joined(places, program, "fresh2")
+    again = ask(LocalLink(places.seats), "south", 1, start(federation))["metrics"]
+    assert answers[0] != answers[1]
+    assert again == answers[1]
+    assert {count for _, count in again.values()} == {4}
+
+
+def test_figures_that_cannot_be_noised_are_refused_with_the_clause(
+    places: Places, site_images: Path, owner: Owner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    owner("south", figures="noised")
+    monkeypatch.setattr(Classification, "bounds", Task.bounds)
+    _, engine = joined(places, site_services.program(site_images), "unbounded1")
+    assert engine.withheld["south"].startswith(
+        "contract.figures: the task classify or one of its metrics does not bound"
+    )

@@ -143,8 +143,12 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     )
     watch.engine = engine
     memory_reclaim.freeze_live_objects()
+    noised = sorted(site for site, declared in roster.items() if declared.figures == "noised")
     run = Conclusion(
-        *(session, speed, store, "run", [watch]), pictures=False, withheld=engine.withheld
+        *(session, speed, store, "run", [watch]),
+        pictures=False,
+        withheld=engine.withheld,
+        noised=noised,
     )
     lifecycle.go(run, engine, checkpoint)
 

@@ -22,6 +22,7 @@ from fedsight.engines.remote import messages
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 from fedsight.governance.entries import LedgerEntry, canonical
 from fedsight.governance.ledger import Ledger
+from fedsight.privacy.event import Event
 from fedsight.program import rules
 from fedsight.program.program import Program
 
@@ -180,10 +181,10 @@ class ContractEnforcement:
         facts = {"images": found.weight, "seconds": float(f"{seconds:.4f}")}
         self._log_entry("update", entry, vectors=sizes, **facts)
 
-    def record_figures(self, round: int, answer: FigureAnswer) -> FigureAnswer:
+    def record_figures(self, round: int, answer: FigureAnswer, event: Event | None) -> FigureAnswer:
         """Record sums over test images before they leave; returns the answer that may leave.
 
-        That is another one if the ledger does not permit them.
+        That is another one if the ledger does not permit them. `event` is that of their noise.
         """
         run = self._current_run()
         if answer.get("refused"):  # without a look at the images
@@ -191,8 +192,12 @@ class ContractEnforcement:
         text = canonical(answer).encode()
         entry = replace(run.template, kind="figures", round=round, protections=(), enforced=False)
         entry = replace(entry, bytes=len(text), sha256=_sha256(text))
+        limit = None
+        if event is not None:
+            entry = replace(entry, protections=("noise",), event=event.table(), enforced=True)
+            limit = run.contract.limit
         try:
-            run.ledger.append(entry, most=run.contract.most_evaluations)
+            run.ledger.append(entry, limit, run.contract.most_evaluations)
         except DeployError as error:
             return withheld(error.cause)
         self._log_entry("figures", entry)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +21,8 @@ from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.site.trainer import MeasureStep
 from fedsight.engines.remote import messages
 from fedsight.governance.contract import Contract
+from fedsight.privacy import noised_sums
+from fedsight.privacy.event import Event
 from fedsight.program.program import Program
 
 FigureAnswer = dict[str, Any]  # `metrics`, or the reason why they are `withheld`
@@ -45,9 +48,17 @@ class FigureRules:
         self._memory = memory
         self._recorder = recorder
         self._reason = "the site has not opened its images yet"
+        self.bounds: Mapping[str, float] | None = None  # of one image, if figures are noised
+
+    @property
+    def event(self) -> Event | None:
+        """What a set of figures costs; None without noise."""
+        return None if self.bounds is None else noised_sums.event(self._contract.figures_noise)
 
     def declare(self, declared: Declaration) -> Declaration:
         """The declaration, saying how figures will leave, or why none will."""
+        if self._contract.release == "noised":
+            self.bounds = self._program.task.bounds(len(declared.classes))
         self._reason = self._why_none(declared.test)
         release = "none" if self._reason else self._contract.release
         return replace(declared, figures=release, withheld=self._reason)
@@ -57,6 +68,11 @@ class FigureRules:
         if contract.release == "none":
             return "contract.figures: sums over the test images may not leave the site" + (
                 "" if contract.figures else ", because epsilon or require is set"
+            )
+        if contract.release == "noised" and self.bounds is None:
+            return (
+                f"contract.figures: the task {self._program.task.registered} or one of its metrics "
+                "does not bound what an image adds to its sums, so they cannot be noised"
             )
         if images < contract.test_images:
             return (
@@ -90,6 +106,9 @@ class FigureRules:
 
         A failure is an answer like any other, because it may tell something about the images.
         """
+        if self.bounds is not None and found is not None:
+            found = noised_sums.noised(found, self.bounds, self._contract.figures_noise)
+            found = self._program.task.repaired(found)
         answer = withheld(NOT_FINITE)
         if found is not None and all(messages.is_finite(one) for one in found.values()):
             answer = {"metrics": messages.metrics_table(found)}

@@ -315,9 +315,11 @@ class SiteService:
         round = step.round
         answer = rules.earlier(round, question)
         if answer is None:
+            step = replace(step, bounds=rules.bounds)
             found: Metrics | None = self._ask_trainer(step, f"measuring after round {round}")
             answer = rules.release(round, question, found)
-        return {"round": round, **self._enforcement.record_figures(round, answer)}, b""
+        answer = self._enforcement.record_figures(round, answer, rules.event)
+        return {"round": round, **answer}, b""
 
     # The trainer --------------------------------------------------------------------------
 

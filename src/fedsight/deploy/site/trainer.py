@@ -73,11 +73,15 @@ class TrainedUpdate:
 
 @dataclass(frozen=True)
 class MeasureStep:
-    """Measure the model after `round` on all of the site's test images; answered by their sums."""
+    """Measure the model after `round` on all of the site's test images; answered by their sums.
+
+    With `bounds` each image's share is bounded, so that the sums can be noised.
+    """
 
     round: int
     vector: Tensor
     accepted: int
+    bounds: Mapping[str, float] | None = None
 
 
 class _Pickler(pickle.Pickler):

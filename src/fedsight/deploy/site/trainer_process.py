@@ -77,8 +77,11 @@ class SiteTrainer:
             self.memory.rewind(step.accepted, self.name)
             memory = self.memory.load(self.name, step.round + 1)
         self.client.load(step.vector, memory)
+        seen = self.federation.tested(self.federation.views[0])
         try:
-            return self.client.measure_all(self.federation.tested(self.federation.views[0]))
+            if step.bounds is not None:
+                return self.client.measure_each(seen, step.bounds)
+            return self.client.measure_all(seen)
         except Exception:
             sys.excepthook(*sys.exc_info())
             return None

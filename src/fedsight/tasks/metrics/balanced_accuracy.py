@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from torch import Tensor
 
@@ -12,6 +14,8 @@ from fedsight.tasks.metrics.base import Metric, Mix, by_class, class_means, metr
 @metrics.add("balanced_accuracy", source="Brodersen et al. 2010, doi:10.1109/ICPR.2010.764")
 class BalancedAccuracy(Metric):
     """The mean recall of the classes, each counting the same however many images it has."""
+
+    largest: ClassVar[float | None] = 1.0
 
     def measure(self, probabilities: Tensor, targets: Tensor, classes: int) -> Sum:
         """By true class [classes, 2]: images whose most probable class is the true one; images."""

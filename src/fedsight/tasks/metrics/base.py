@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,10 @@ class Metric(Settings, ABC):
     A new one takes one file, in this package or elsewhere, with a class that is registered by
     `metrics.add(name)`. It is created without arguments, so every setting needs a default.
     """
+
+    # The largest value of one image, for a sum of `by_class`, whose values are not negative; None:
+    # the figures of a task with this metric cannot be noised.
+    largest: ClassVar[float | None] = None
 
     @abstractmethod
     def measure(self, probabilities: Tensor, targets: Tensor, classes: int) -> Sum:

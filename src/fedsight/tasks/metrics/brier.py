@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -12,6 +14,8 @@ from fedsight.tasks.metrics.base import Metric, Mix, by_class, image_mean, metri
 @metrics.add("brier", source="Brier 1950, doi:10.1175/1520-0493(1950)078<0001:VOFEIT>2.0.CO;2")
 class Brier(Metric):
     """Squared distance of the probabilities from the truth (0 to 2, lower is better)."""
+
+    largest: ClassVar[float | None] = 2.0
 
     def measure(self, probabilities: Tensor, targets: Tensor, classes: int) -> Sum:
         """By true class [classes, 2]: sums over images of |p - onehot(y)|^2; images."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -14,6 +16,8 @@ ANSWERS = 5
 @metrics.add("top_5", source="Russakovsky et al. 2015, arXiv:1409.0575")
 class TopFive(Metric):
     """The share of images whose true class is among the five most probable."""
+
+    largest: ClassVar[float | None] = 1.0
 
     def measure(self, probabilities: Tensor, targets: Tensor, classes: int) -> Sum:
         """By true class [classes, 2]: images with fewer than five classes ahead; images.
