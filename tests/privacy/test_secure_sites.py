@@ -19,7 +19,7 @@ from fedsight.coordinator.session import Session
 from fedsight.core.errors import SiteError
 from fedsight.deploy.server import job
 from fedsight.engines.remote.conversation import Link
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
@@ -38,7 +38,7 @@ def deployed(
 ) -> Trained:
     """The run at the sites."""
     federation, link = places.meet(of, link)
-    engine = RemoteEngine(federation, link, {}, {}, lambda: 0, run=places.run)
+    engine = RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0, id=places.run))
     return run(
         Session(federation), engine, federations.overall(federation), [diary] if diary else []
     )

@@ -147,6 +147,7 @@ WRONG = {
     "does not import": ("import nothing_of_that_name", "ModuleNotFoundError", "line 1"),
     "no Python": ("\n\ndef (", "SyntaxError", "line 3"),
     "fails": ("x = 1\ny = x / 0\n", "ZeroDivisionError", "line 2"),
+    "leaves": ("import sys\nsys.exit(3)\n", "SystemExit", "line 2"),
     "no part": ("x = 1\n", "registers no part", '@fedsight.register("my-name")'),
     "twice": (
         "import fedsight as fs\n"

@@ -28,7 +28,7 @@ from fedsight.deploy.server.job import propose
 from fedsight.deploy.site.service import SiteService
 from fedsight.engines.remote import conversation, engine
 from fedsight.engines.remote.conversation import Link
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.program.config import parse
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program
@@ -211,7 +211,7 @@ def learn(
 ) -> Trained:
     """The whole run through the real loop, on the sites at the other end of `link`; `name` is what
     the run was proposed as, which the keys of secure aggregation are bound to."""
-    engine = RemoteEngine(federation, link, {}, accepted or {}, durable, run=name)
+    engine = RemoteEngine(federation, link, RunRecord({}, accepted or {}, durable, id=name))
     return run(
         Session(federation),
         engine,

@@ -24,7 +24,7 @@ from fedsight.engines.base import Outcome, collect
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.program.federation import Federation, federate
 
 Table = tuple[Federation, Link, Federation]  # there, the line, and the same here
@@ -51,7 +51,7 @@ def order(federation: Federation, round: int = 1) -> Order:
 
 
 def engine(federation: Federation, link: Link) -> RemoteEngine:
-    return RemoteEngine(federation, link, {}, {}, lambda: 0)
+    return RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0))
 
 
 def total(outcome: Outcome) -> torch.Tensor:

@@ -34,7 +34,7 @@ from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
 from fedsight.privacy.noise import secret_at
@@ -135,10 +135,8 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
     watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
     watch.durable = checkpoint.round if checkpoint else 0
-    engine = RemoteEngine(
-        *(federation, link, absent, accepted, lambda: watch.durable, watch.has_left),
-        run=str(facts["id"]),
-    )
+    record = RunRecord(absent, accepted, lambda: watch.durable, watch.has_left, str(facts["id"]))
+    engine = RemoteEngine(federation, link, record)
     watch.engine = engine
     memory_reclaim.freeze_live_objects()
     run = Conclusion(session, speed, store, "run", [watch], pictures=False)

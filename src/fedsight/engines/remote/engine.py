@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
@@ -33,37 +34,43 @@ from fedsight.program.federation import Federation
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
 
 
-class RemoteEngine:
-    """Has client steps and measurements done by the sites at the other end of a link.
+def _nobody(site: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the coordinator knows of a run beyond its program.
 
     `absent` are sites of the federation that cannot take part, with the reason; `accepted` is the
     last round in which each site's reply was counted, from the run's history; `durable` returns the
-    round of the last checkpoint, `gone` whether a site is known to have left; `run` is the run's
+    round of the last checkpoint, `gone` whether a site is known to have left; `id` is the run's
     identity, as proposed to the sites.
     """
 
+    absent: Mapping[str, str]
+    accepted: Mapping[str, int]
+    durable: Callable[[], int]
+    gone: Callable[[str], bool] = _nobody
+    id: str = ""
+
+
+class RemoteEngine:
+    """Has client steps and measurements done by the sites at the other end of a link."""
+
     overlaps: ClassVar[bool] = False  # joining sites are admitted between two rounds
 
-    def __init__(
-        self,
-        federation: Federation,
-        link: Link,
-        absent: Mapping[str, str],
-        accepted: Mapping[str, int],
-        durable: Callable[[], int],
-        gone: Callable[[str], bool] = lambda _: False,
-        run: str = "",
-    ) -> None:
+    def __init__(self, federation: Federation, link: Link, record: RunRecord) -> None:
         self.federation = federation
         self._link = link
-        self.absent = dict(absent)
-        self._accepted = dict(accepted)
+        self.absent = dict(record.absent)
+        self._accepted = dict(record.accepted)
         self._pending: list[str] = []
-        self._durable = durable
-        self._gone = gone
+        self._durable = record.durable
+        self._gone = record.gone
         self._expected = {name: s.total.shape for name, s in replies.blank(federation).items()}
         self._total = aggregator_of(federation, max(federation.terms, 1))
-        self._exchange = Exchange(federation, run, self._converse_briefly)
+        self._exchange = Exchange(federation, record.id, self._converse_briefly)
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()
