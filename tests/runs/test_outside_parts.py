@@ -236,7 +236,7 @@ def test_installed_packages_register_parts_and_a_broken_one_is_named(
         )
         (info / "entry_points.txt").write_text(f"[fedsight.parts]\n{name} = fedsight_{name}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(registry, "_asked", [])
+    monkeypatch.setattr(registry, "_entry_points_loaded", [])
     monkeypatch.setattr(registry, "BROKEN", {})
     monkeypatch.setattr(algorithms, "_loaded", False)
     try:
