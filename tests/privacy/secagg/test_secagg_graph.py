@@ -28,11 +28,11 @@ def test_known_parameters_are_reproduced(sites: int, split_view: bool) -> None:
 @pytest.mark.parametrize(
     ("sites", "split_view", "due"),
     [
-        (3, True, Parameters(2, 2, 2)),
-        (4, True, Parameters(3, 3, 3)),
-        (10, True, Parameters(9, 6, 9)),
+        (3, True, Parameters(2, 2, 2, 0, 3, 2)),
+        (4, True, Parameters(3, 3, 3, 0, 4, 3)),
+        (10, True, Parameters(9, 6, 9, 0, 10, 6)),
         (10, False, Parameters(9, 2, 2)),
-        (100, True, Parameters(99, 56, 90)),
+        (100, True, Parameters(99, 56, 90, 0, 100, 56)),
         (100, False, Parameters(99, 11, 11)),
     ],
 )

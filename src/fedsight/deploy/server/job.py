@@ -21,7 +21,6 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
-from fedsight.core.layout import Kind
 from fedsight.core.settings import Settings
 from fedsight.deploy.declaration import (
     Declaration,
@@ -32,6 +31,7 @@ from fedsight.deploy.declaration import (
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
+from fedsight.engines.protected import adopted
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
@@ -265,13 +265,10 @@ def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> Non
     hash, and a site that has them from an earlier job is not sent them again. Sites that fail are
     added to `absent`.
     """
-    program = federation.program
-    if program.model == program.model.fresh():  # the sites build the same
+    kept = adopted(federation)
+    if kept is None:
         return
-    layout = federation.layout
-    if not layout.length(Kind.PERSONAL) + layout.length(Kind.FROZEN):
-        return
-    data = messages.pack([federation.initial[layout.kept]])
+    data = messages.pack([kept])
     sha256 = hashlib.sha256(data).hexdigest()
 
     def send(talk: Talk) -> None:
@@ -280,7 +277,7 @@ def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> Non
             mark = talk.send("kept", data)
             talk.finish("adopt", {"sha256": sha256, "mark": mark})
 
-    deadline = time.monotonic() + program.rounds.deadline
+    deadline = time.monotonic() + federation.program.rounds.deadline
     budget = messages.Budget()
     talks = [Talk(link, site, deadline, budget=budget) for site in link.sites if site not in absent]
     absent.update({site: reason(error) for site, error in converse(talks, send).items()})

@@ -19,8 +19,8 @@ from fedsight.deploy.site.enforcement import no_run
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys
-from fedsight.deploy.site.trainer import TrainedUpdate
-from fedsight.engines.protected import encoding_plan_of, fingerprint
+from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
+from fedsight.engines.protected import encoding_plan_of, order_digest
 from fedsight.engines.remote import messages
 from fedsight.governance.charges import Charge, charge
 from fedsight.privacy.noise import Noise, secret_at
@@ -48,8 +48,10 @@ class SiteSecAgg:
         self.answers: Mapping[str, Callable[[dict[str, Any], bytes], SecAggAnswer]] = {
             "identify": self._identify,
             "advertise": self._advertise,
-            "share": self._share,
-            "unmask": self._unmask,
+            "share": self._phase(SecAggClient.share),
+            "confirm": self._phase(SecAggClient.confirm),
+            "agree": self._phase(SecAggClient.agree),
+            "unmask": self._phase(SecAggClient.unmask),
         }
 
     def join(self, program: Program, owner: OwnerSettings, run: str, memory: Path) -> None:
@@ -61,11 +63,11 @@ class SiteSecAgg:
         return self._client.binding.digest if self._client else b""
 
     def protection(
-        self, round: int, vector: Tensor, fields: dict[str, Any], body: bytes
+        self, step: TrainStep, adopted: Tensor | None, fields: dict[str, Any]
     ) -> Protect:
-        """Return what protects the update of `round`, which is trained from `vector`.
+        """Return what protects the update of `step`, which also starts from what was `adopted`.
 
-        Raises SiteError if the keys were made for another round, model or quantiser. The update is
+        Raises SiteError if the keys were made for another round, order or quantiser. The update is
         masked only once it is trained, so that a failed training can be repeated.
         """
         if self._run is None:
@@ -88,7 +90,8 @@ class SiteSecAgg:
         client = self._client
         if program.secure.masks:
             client = self._current_client()
-            _check_binding(client.binding, (round, fingerprint(vector), encoder.table()))
+            digest = order_digest(step.order, adopted)
+            _check_binding(client, step, digest, encoder.table())
             survivors = client.binding.parameters.survivors
             assumed = program.secure.parameters(terms).survivors
             if survivors < assumed:  # a sum of fewer sites has less noise than is accounted
@@ -104,8 +107,8 @@ class SiteSecAgg:
             masker = None
             if program.secure.masks and client is not None:
                 with self._lock:
-                    masker = client.masker(body)
-            words = plan.protect(encoder, payload, weight, self._name, round, masker)
+                    masker = client.masker()
+            words = plan.protect(encoder, payload, weight, self._name, step.order.round, masker)
             words &= np.uint32((1 << encoder.modulus) - 1)
             cost = found.event, found.times
             if encoder.deviation:
@@ -127,13 +130,16 @@ class SiteSecAgg:
                 self._client = self._begin(binding)
             return {}, self._client.advertise()
 
-    def _share(self, fields: dict[str, Any], body: bytes) -> SecAggAnswer:
-        with self._lock:
-            return {}, self._current_client().share(body)
+    def _phase(
+        self, answer: Callable[[SecAggClient, bytes], bytes]
+    ) -> Callable[[dict[str, Any], bytes], SecAggAnswer]:
+        """What answers the question of a later phase."""
 
-    def _unmask(self, fields: dict[str, Any], body: bytes) -> SecAggAnswer:
-        with self._lock:
-            return {}, self._current_client().unmask(body)
+        def handle(fields: dict[str, Any], body: bytes) -> SecAggAnswer:
+            with self._lock:
+                return {}, answer(self._current_client(), body)
+
+        return handle
 
     def _begin(self, binding: Binding) -> SecAggClient:
         if self._run is None:
@@ -168,11 +174,19 @@ class SiteSecAgg:
         return Identity.at(self._home / "identity.key")
 
 
-def _check_binding(binding: Binding, expected: tuple[int, str, dict[str, Any]]) -> None:
-    """Raise SiteError unless the keys were made for this round, model and quantiser."""
-    if (binding.round, binding.model, dict(binding.quantiser)) != expected:
+def _check_binding(
+    client: SecAggClient, step: TrainStep, digest: str, quantiser: dict[str, Any]
+) -> None:
+    """Raise SiteError unless the keys were made for this round, order, memory and quantiser.
+
+    All sites have keys for the same binding. So none of them trains from anything else than the
+    others, by which a coordinator could tell its update from theirs in the sum.
+    """
+    binding, round = client.binding, step.order.round
+    made_for = binding.round, binding.order, binding.accepted[client.number]
+    if made_for != (round, digest, step.accepted) or dict(binding.quantiser) != quantiser:
         raise SiteError(
-            f"the keys of secure aggregation were not made for round {expected[0]} with this "
-            "model and quantiser",
+            f"the keys of secure aggregation were not made for round {round} with this order and "
+            "quantiser",
             "the coordinator confuses its rounds, or is malicious: ask the operator",
         )

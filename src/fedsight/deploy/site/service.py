@@ -194,7 +194,8 @@ class SiteService:
             count(fields, "accepted"),
             count(fields, "durable"),
         )
-        protect = self._secagg.protection(round, step.order.vector, fields, body)
+        kept = self._opened.kept if self._opened else None
+        protect = self._secagg.protection(step, kept, fields)
         return self._start_work(work, lambda: self._trained(step, protect, joined), fields)
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:

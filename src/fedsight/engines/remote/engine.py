@@ -115,7 +115,7 @@ class RemoteEngine:
         program, total = self.federation.program, self._total
         refused: dict[str, str] = {}
         if program.secure.masks and isinstance(total, SecureSum):
-            refused = self._exchange.begin(order, list(clients), total)
+            refused = self._exchange.begin(order, self._accepted, list(clients), total)
             for site, cause in refused.items():
                 put(Rejected(clients[site], site, cause))
         vector, extras = messages.pack([order.vector]), messages.pack(order.shared.values())
@@ -158,8 +158,8 @@ class RemoteEngine:
         self, order: Order, client: int, talk: Talk, header: dict[str, object]
     ) -> Accepted:
         """Make a site train, fetch its reply, and add it."""
-        total, masks = self._total, self.federation.program.secure.masks
-        answer = talk.finish("train", header, self._exchange.inbox(talk.site) if masks else b"")
+        total = self._total
+        answer = talk.finish("train", header)
         self._held[talk.site] = order.round - 1
         arrival = self._checked_reply(client, talk.site, order.round, answer)
         with tempfile.TemporaryFile(prefix="fedsight-") as spool:

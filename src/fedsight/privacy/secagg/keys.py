@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -72,6 +73,7 @@ class Identity:
         return self._key.sign(message)
 
 
+@lru_cache(maxsize=1 << 14)  # on one machine, all neighbours of a site check the same signature
 def signed(public: bytes, signature: bytes, message: bytes) -> bool:
     """Whether the owner of `public` signed `message`."""
     try:
