@@ -26,9 +26,8 @@ from fedsight.privacy.secagg.keys import (
     PUBLIC,
     SIGNATURE,
     Identity,
-    agree,
+    KeyPair,
     derive,
-    public_key,
     seal,
     signed,
     unseal,
@@ -102,9 +101,9 @@ def pair_context(digest: bytes, sender: int, receiver: int) -> bytes:
     return b"fedsight shares\0" + digest + ends
 
 
-def mask_key(private: bytes, public: bytes, digest: bytes) -> bytes:
+def mask_key(own: KeyPair, public: bytes, digest: bytes) -> bytes:
     """The key of a pair's mask: the same at both ends, different in every round."""
-    return derive(agree(private, public), digest, b"fedsight mask")
+    return derive(own.agree(public), digest, b"fedsight mask")
 
 
 class SecAggClient:
@@ -125,8 +124,8 @@ class SecAggClient:
         self.binding = binding
         self.number = number
         self._identity = identity
-        self._seal = secrets.token_bytes(32)  # X25519: opens shares from neighbours
-        self._mask = secrets.token_bytes(32)  # X25519: derives the masks of pairs
+        self._seal = KeyPair.fresh()  # opens shares from neighbours
+        self._mask = KeyPair.fresh()  # derives the masks of pairs
         self._seed = secrets.token_bytes(32)  # of this site's own mask
         self._neighbours = set(binding.graph.of(number))
         self._own = int(binding.graph.complete)  # 1 if it holds a share of its own seed
@@ -144,7 +143,7 @@ class SecAggClient:
 
         def answer() -> bytes:
             commitment = hashlib.sha256(self.binding.digest + self._seed).digest()
-            keys = public_key(self._seal) + public_key(self._mask) + commitment
+            keys = self._seal.public + self._mask.public + commitment
             signature = self._identity.sign(sign_part(self.binding.digest, self.number, keys))
             return m.write(m.ADVERTISE, self.binding, {self.number: keys + signature})
 
@@ -296,7 +295,7 @@ class SecAggClient:
         # none may drop out any more, and no shares of the key are needed.
         keys = dict.fromkeys(neighbours, bytes(SHARE))
         if len(neighbours) >= threshold:
-            keys = split(self._mask, neighbours, threshold)
+            keys = split(self._mask.private, neighbours, threshold)
         if self._own:
             self._held[self.number] = seeds[self.number] + bytes(SHARE)
         sealed = {
@@ -326,7 +325,7 @@ class SecAggClient:
     def _seal_key(self, advert: bytes) -> bytes:
         """The key of a pair's shares, the same in both directions."""
         if advert not in self._seal_keys:
-            secret = agree(self._seal, advert[:PUBLIC])
+            secret = self._seal.agree(advert[:PUBLIC])
             self._seal_keys[advert] = derive(secret, self.binding.digest, b"fedsight seal")
         return self._seal_keys[advert]
 

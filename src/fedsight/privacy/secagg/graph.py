@@ -191,11 +191,11 @@ class Graph:
         self._sites = sites
         self._reach = neighbours // 2
         self.complete = neighbours >= sites - 1
-        self._order: list[int] = []
+        self.order: list[int] = []  # the sites by their place; empty for a complete graph
         self._place: dict[int, int] = {}
         if not self.complete:
-            self._order = drawn(sites, seed)
-            self._place = {site: place for place, site in enumerate(self._order)}
+            self.order = drawn(sites, seed)
+            self._place = {site: place for place, site in enumerate(self.order)}
 
     def of(self, site: int) -> list[int]:
         """The neighbours of `site`, sorted."""
@@ -203,13 +203,13 @@ class Graph:
             return [other for other in range(self._sites) if other != site]
         here, count = self._place[site], self._sites
         steps = [step for step in range(-self._reach, self._reach + 1) if step]
-        return sorted(self._order[(here + step) % count] for step in steps)
+        return sorted(self.order[(here + step) % count] for step in steps)
 
     def thinnest(self, sites: Set[int]) -> int:
         """The fewest of `sites` in any k/2 consecutive places of the circle, if there is one."""
         if self.complete:
             return len(sites)
-        there = [int(site in sites) for site in self._order]
+        there = [int(site in sites) for site in self.order]
         held = fewest = sum(there[: self._reach])
         for place in range(self._sites):  # the window that begins one place further
             held += there[(place + self._reach) % self._sites] - there[place]

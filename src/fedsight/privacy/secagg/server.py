@@ -13,7 +13,7 @@ from fedsight.privacy.secagg import masks
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.client import KEY, SEED, mask_key, sign_part
 from fedsight.privacy.secagg.consistency import confirming, inbox_part, lists_part, pick
-from fedsight.privacy.secagg.keys import PUBLIC, SIGNATURE, derive, public_key, signed
+from fedsight.privacy.secagg.keys import PUBLIC, SIGNATURE, KeyPair, derive, signed
 from fedsight.privacy.secagg.shares import SHARE, join
 
 
@@ -149,13 +149,11 @@ class SecAggServer:
         if not ends:
             return []
         public = self._adverts[site][PUBLIC : 2 * PUBLIC]
-        private = self._secret(site, public, lambda _, key: public_key(key))
-        digest, found = self.binding.digest, []
+        private = self._secret(site, public, lambda _, key: KeyPair(key).public)
+        pair, digest, found = KeyPair(private), self.binding.digest, []
         for other in ends:
             theirs = self._adverts[other][PUBLIC : 2 * PUBLIC]
-            found.append(
-                (mask_key(private, theirs, digest), other < site)
-            )  # the lower number added
+            found.append((mask_key(pair, theirs, digest), other < site))  # the lower number added
         return found
 
     def _secret(self, site: int, known: bytes, check: Callable[[bytes, bytes], bytes]) -> bytes:
