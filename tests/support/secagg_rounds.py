@@ -89,8 +89,11 @@ class MaliciousCoordinator:
 
     def request(self, site: int, told: m.Lists, agreed: Mapping[int, bytes] | None = None) -> bytes:
         """The request to unmask, with the best proof that there is."""
-        signatures = self.agreed if agreed is None else agreed
-        first = sorted(signatures)[: self.binding.parameters.signatures]
+        needed = self.binding.parameters.signatures
+        known = dict(self.agreed if agreed is None else agreed)
+        forged = sorted(self.binding.committee - set(known))[: max(0, needed - len(known))]
+        signatures = known | dict.fromkeys(forged, bytes(64))
+        first = sorted(signatures)[:needed]
         near = set(self.binding.graph.of(site)) & told.survivors & set(self.confirmed)
         if self.binding.graph.complete:
             near = set()
