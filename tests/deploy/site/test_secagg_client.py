@@ -47,9 +47,9 @@ def clients(folder: Path, of: Program, terms: int, survivors: int | None = None)
     found, roster = [], []
     for name in SITES:
         home = folder / name
-        (home / "memory").mkdir(parents=True)
+        home.mkdir(parents=True)
         client = SiteSecAgg(home, name)
-        client.join(of, parse_owner({"data": {"name": "fashion-mnist-12k"}}, home), "run1", home)
+        client.join(of, parse_owner({"data": {"name": "fashion-mnist-12k"}}, home), "run1")
         found.append(client)
         roster.append((name, Identity.at(home / "identity.key").public.hex()))
     parameters = of.secure.parameters(len(SITES))

@@ -43,7 +43,7 @@ class SiteSecAgg:
         self._home = home
         self._name = name
         self._lock = threading.Lock()
-        self._run: tuple[Program, OwnerSettings, str, Path] | None = None
+        self._run: tuple[Program, OwnerSettings, str] | None = None
         self._client: SecAggClient | None = None
         self.answers: Mapping[str, Callable[[dict[str, Any], bytes], SecAggAnswer]] = {
             "identify": self._identify,
@@ -54,9 +54,9 @@ class SiteSecAgg:
             "unmask": self._phase(SecAggClient.unmask),
         }
 
-    def join(self, program: Program, owner: OwnerSettings, run: str, memory: Path) -> None:
-        """Take part in the run `run` from now on; `memory` is the run's folder at this site."""
-        self._run, self._client = (program, owner, run, memory), None
+    def join(self, program: Program, owner: OwnerSettings, run: str) -> None:
+        """Take part in the run `run` from now on."""
+        self._run, self._client = (program, owner, run), None
 
     def attempt(self) -> bytes:
         """Identifies the current attempt at a round; empty before the first one."""
@@ -144,7 +144,7 @@ class SiteSecAgg:
     def _begin(self, binding: Binding) -> SecAggClient:
         if self._run is None:
             raise no_run()
-        program, owner, run, memory = self._run
+        program, owner, run = self._run
         if not program.secure.masks or binding.run != run:
             raise SiteError(
                 "the coordinator begins secure aggregation for a run that this site has not joined",
@@ -158,7 +158,7 @@ class SiteSecAgg:
         minimums = owner.secure.minimums.at_least(program.secure.parameters(len(names)))
         client = SecAggClient(self._identity(), binding, names.index(self._name), minimums)
         PeerKeys(self._home).check(binding.roster)
-        AttemptCounter(memory).advance(binding.serial)
+        AttemptCounter(self._home).advance(run, binding.serial)
         return client
 
     def _current_client(self) -> SecAggClient:

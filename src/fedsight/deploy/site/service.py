@@ -284,7 +284,7 @@ class SiteService:
         make_folder(memory)
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
-        self._secagg.join(program, owner, run, memory)
+        self._secagg.join(program, owner, run)
         declared = self._ask_trainer(self._opened, OPENING)
         self._enforcement.record_declaration(declared)
         self._joined = object()

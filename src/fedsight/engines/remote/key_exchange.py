@@ -5,7 +5,6 @@ A site that fails in a phase has dropped out; the round continues without it.
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +23,21 @@ from fedsight.program.federation import Federation
 
 Converse = Callable[[Iterable[str], Callable[[Talk], None]], dict[str, str]]
 
-_serials = itertools.count(time.time_ns() // 1_000_000)  # larger than those of any earlier process
+
+class _Serials:
+    """Numbers of attempts, which increase from one process to the next as well."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def __next__(self) -> int:
+        with self._lock:
+            self._last = max(self._last + 1, time.time_ns() // 1_000_000)
+            return self._last
+
+
+_serials = _Serials()  # of all runs of this process
 
 
 class Exchange:
