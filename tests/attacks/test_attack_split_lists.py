@@ -8,27 +8,19 @@ consistency round against it). The first version of this project believed such l
 
 from __future__ import annotations
 
-import contextlib
-
 import numpy as np
-import pytest
-from secagg_rounds import MaliciousCoordinator, as_told, binding, lists, update
+from secagg_rounds import (
+    MaliciousCoordinator,
+    as_told,
+    binding,
+    everybody_refuses,
+    lies,
+    lists,
+    update,
+)
 
-from fedsight.core.errors import SiteError
 from fedsight.privacy.secagg.messages import Lists
 from fedsight.privacy.secure import Secure
-
-
-def everybody_refuses(attacker: MaliciousCoordinator, told: dict[int, Lists]) -> None:
-    """Some sign what they are told, but nobody answers without enough signatures of the same."""
-    signed: dict[Lists, dict[int, bytes]] = {lie: {} for lie in told.values()}
-    for site, lie in told.items():
-        with contextlib.suppress(SiteError):
-            attacker.agree(site, lie)
-            signed[lie][site] = attacker.agreed[site]
-    for site, lie in told.items():
-        with pytest.raises(SiteError, match=r"nothing was revealed"):
-            attacker.clients[site].unmask(attacker.request(site, lie, signed[lie]))
 
 
 def uncover(attacker: MaliciousCoordinator, told: dict[int, Lists], target: int) -> bool:
@@ -49,14 +41,7 @@ def test_one_of_twenty_sites_on_a_complete_graph() -> None:
     few = range(1, 11)  # the target hears of so few others that 6 lies a site suffice
     for site in everybody:
         attacker.mask(site, few if site == target else None)
-    told: dict[int, Lists] = {}
-    turn = 0
-    for site in everybody:  # each tells of 6 sites that they dropped out, in turn
-        gone: list[int] = []
-        while len(gone) < 6:
-            one, turn = few[turn % len(few)], turn + 1
-            gone += [one] * (one != site)
-        told[site] = lists(20, gone)
+    told = lies(20, few, 6)
     everybody_refuses(attacker, told)
     assert uncover(attacker, told, target)
 

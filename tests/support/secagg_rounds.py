@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
+from fedsight.core.errors import SiteError
 from fedsight.privacy.secagg import masks
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.client import KEY, SEED, Minimums, SecAggClient, mask_key
@@ -55,6 +58,7 @@ class MaliciousCoordinator:
         self.sealed: dict[int, dict[int, bytes]] = {}  # dealer -> receiver -> sealed shares
         self.confirmed: dict[int, bytes] = {}
         self.agreed: dict[int, bytes] = {}
+        self.updates: dict[int, Residues] = {}  # those that are not `update(site)`
         self.masked: dict[int, Residues] = {}
         self.inbox: dict[int, set[int]] = {}
         self.learnt: dict[tuple[int, bytes], dict[int, bytes]] = {}  # (site, secret) -> shares
@@ -79,7 +83,7 @@ class MaliciousCoordinator:
         found = {o: self.sealed[o][site] for o in near if site in self.sealed[o]}
         message = self.clients[site].confirm(m.write(m.INBOX, self.binding, found))
         self.confirmed[site] = self._record(message, m.CONFIRM, 64)[site]
-        self.masked[site] = update(site)
+        self.masked[site] = self.updates.get(site, update(site)).copy()
         self.clients[site].masker().mask(self.masked[site])
 
     def agree(self, site: int, told: m.Lists) -> None:
@@ -135,3 +139,28 @@ def as_told(client: SecAggClient, request: bytes) -> bytes:
     assert client.number in told.survivors
     assert len(told.survivors) >= client.binding.parameters.survivors
     return client._reveal(told)
+
+
+def lies(sites: int, heard: Sequence[int], each: int) -> dict[int, m.Lists]:
+    """What each site of a complete graph is told: that `each` of those that the target heard of
+    dropped out, in turn, so that all their mask keys come out."""
+    told, turn = {}, 0
+    for site in range(sites):
+        gone: list[int] = []
+        while len(gone) < each:
+            one, turn = heard[turn % len(heard)], turn + 1
+            gone += [one] * (one != site)
+        told[site] = lists(sites, gone)
+    return told
+
+
+def everybody_refuses(attacker: MaliciousCoordinator, told: dict[int, m.Lists]) -> None:
+    """Some sign what they are told, but nobody answers without enough signatures of the same."""
+    signed: dict[m.Lists, dict[int, bytes]] = {lie: {} for lie in told.values()}
+    for site, lie in told.items():
+        with contextlib.suppress(SiteError):
+            attacker.agree(site, lie)
+            signed[lie][site] = attacker.agreed[site]
+    for site, lie in told.items():
+        with pytest.raises(SiteError, match=r"nothing was revealed"):
+            attacker.clients[site].unmask(attacker.request(site, lie, signed[lie]))
