@@ -38,9 +38,10 @@ GIVEN = PROGRAM.secure.parameters(SITES)
 
 
 def attack(heard: Sequence[int]) -> tuple[MaliciousCoordinator, float, float]:
-    """A round up to the lists, of which the target has heard of some sites only; what the noise of a site deviates, and that of a sum as accounted.
+    """A round up to the lists, in which the target has heard of some sites only.
 
-    All updates are zero, so what a site sends is its noise.
+    All updates are zero, so what a site sends is its noise. Also returns the standard deviations of
+    a site's noise, and of a sum's as it is accounted.
     """
     plan = encoding_plan_of(PROGRAM, {"delta": LENGTH}, 1, partial(Noise, 1))
     quantiser = plan.quantiser(SITES)
