@@ -236,7 +236,7 @@ def test_a_key_file_that_others_may_read_stops_the_site(places: Places, site_ima
     deployed(places, program(site_images, MASKED, rounds=rounds))
     key.chmod(0o644)
     try:
-        with pytest.raises(SiteError, match="only 2 of 3 sites are there"):
+        with pytest.raises(SiteError, match="only 2 of 3 sites are present"):
             deployed(places, program(site_images, {**MASKED, "dropout": 0.0, "threshold": 3}))
         assert any("mode 0644" in line.get("why", "") for line in places.log(LOST))
     finally:

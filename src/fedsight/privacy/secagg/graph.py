@@ -56,7 +56,6 @@ def parameters(
     corrupt: float,
     dropout: float,
     split_view: bool,
-    complete: int = COMPLETE,
     grinding: int = 0,
     neighbours: int = 2,
 ) -> Parameters:
@@ -88,7 +87,7 @@ def parameters(
             f"let at least {FEWEST} sites take part in each round",
         )
     found = None
-    if sites > complete:
+    if sites > COMPLETE:
         found = _sparse(sites, bad, gone, grinding if split_view else None, neighbours)
     # Rates that leave nothing to a sparse graph may still leave something to the complete one.
     found = found or _whole(sites, bad, gone, split_view)
@@ -99,7 +98,7 @@ def parameters(
             "lower secure.corrupt or secure.dropout to what you need to withstand, or let more "
             "sites take part",
         )
-    strict = split_view or sites > complete  # then security depends on the stated drop-out rate
+    strict = split_view or sites > COMPLETE  # then security depends on the stated drop-out rate
     k, t, window, committee, signatures = found
     survivors = max(t, sites - gone) if strict else t
     return Parameters(k, t, survivors, window, committee, signatures)
