@@ -52,17 +52,16 @@ class Client:
     """
 
     def __init__(
-        self, federation: Federation, speed: Speed | None = None, secret: int | None = None
+        self, federation: Federation, speed: Speed | None = None, noise: MakeNoise | None = None
     ) -> None:
-        """`secret`: where the site's noise comes from; None: the program's seed (a simulation).
+        """`noise`: where the site's noise comes from; None: the program's seed (a simulation).
 
         Raises EngineError when the device of `speed` is not there.
         """
         speed = speed or Speed(device="cpu")
         program = federation.program
         self.federation = federation
-        self._secret = program.seed if secret is None else secret
-        self._fingerprint = program.fingerprint
+        self._noise = noise or partial(Noise, program.seed, program.fingerprint)
         self._device = find_device(speed.device)
         self.network, self.layout = federation.network, federation.layout
         self.model = self.network.module
@@ -101,8 +100,33 @@ class Client:
 
         Raises SiteError naming the site when the training loss is not finite.
         """
-        program, known = self.federation.program, self._site(client)
-        site, data = known.name, known.data
+        return self._stepped(order, self._site(client), memory)
+
+    def blank(self, order: Order, client: int) -> Reply:
+        """A reply that says nothing of the client's images, which are not read.
+
+        It looks like any other: zeros, clipped, noised and encoded as an update is; under DP-SGD,
+        the steps that noise alone takes. A protected site sends it instead of an error.
+        """
+        federation, program = self.federation, self.federation.program
+        data = federation.client(client)
+        known = _Site(federation.name(client), data, data.labels(), None, 0)
+        if isinstance(self._training, PrivateSteps):
+            reply = self._stepped(order, known, {}, blank=True)
+            if all(bool(torch.isfinite(part).all()) for part in reply.payload.values()):
+                return reply
+        added = program.privacy.parts()  # which `release` adds
+        nothing = {
+            part: torch.zeros(spec.shape)
+            for part, spec in federation.parts.items()
+            if part not in added
+        }
+        noise = partial(self._noise, "round", order.round, "site", known.name)
+        payload = self._release(nothing, order, known.name, noise)
+        return Reply(known.name, payload, self._weight(data), {})
+
+    def _stepped(self, order: Order, known: _Site, memory: Memory, blank: bool = False) -> Reply:
+        program, site, data = self.federation.program, known.name, known.data
         path = ("round", order.round, "site", site)
         self.load(order.vector, memory)
         program.task.begin(self.model, known.labels, generator(program.seed, "begin", site))
@@ -111,14 +135,14 @@ class Client:
             part.eval()
         lr = program.train.rate(order.round, program.rounds.rounds)
         local = self._local(order, memory, lr)
-        noise = partial(Noise, self._secret, self._fingerprint, *path)
+        noise = partial(self._noise, *path)
         draws = generator(program.seed, *path, "batches")
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             seed(self._device, derive(program.seed, *path, "dropout"))
             read = self._reader(known, draws)
             for phase in program.algorithm.phases(program.train.epochs):
-                progress = self._train(phase, data, read, draws, local, noise)
+                progress = self._train(phase, data, read, draws, local, noise, blank)
                 loss += progress.loss
                 seen += progress.samples
         if not bool(torch.isfinite(loss)):
@@ -130,9 +154,12 @@ class Client:
         metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
         if program.privacy.protects:  # no epsilon pays for it
             metrics = {}
-        weight = len(data) if program.rounds.weighting == "samples" else 1
         payload, kept = self._result(order, memory, local)
-        return Reply(site, self._release(payload, order, site, noise), weight, metrics, kept)
+        released = self._release(payload, order, site, noise)
+        return Reply(site, released, self._weight(data), metrics, kept)
+
+    def _weight(self, data: SiteData) -> int:
+        return len(data) if self.federation.program.rounds.weighting == "samples" else 1
 
     def measure(self, client: SiteData, start: int) -> Metrics:
         """Sums over the chunk of test images from `start`, with the weights loaded last."""
@@ -220,6 +247,7 @@ class Client:
         draws: Generator,
         local: Local,
         noise: MakeNoise,
+        blank: bool,
     ) -> Progress:
         program = self.federation.program
         chosen = learning(self._parameters, lambda name: self._kinds[name] in phase.trains)
@@ -236,6 +264,7 @@ class Client:
                 done=local.steps,
                 draws=draws,
                 noise=noise,
+                blank=blank,
             )
         )
 

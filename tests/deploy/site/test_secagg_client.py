@@ -16,10 +16,9 @@ from fedsight.core.types import Order
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.deploy.site.secagg_client import SiteSecAgg
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
-from fedsight.engines import protected as plans
 from fedsight.engines.protected import encoding_plan_of, order_digest
 from fedsight.privacy.event import Event
-from fedsight.privacy.noise import Noise
+from fedsight.privacy.noise import Noise, fresh
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import size
@@ -88,31 +87,26 @@ def test_fewer_survivors_than_the_program_states_are_refused_before_any_key(tmp_
 def test_an_update_is_charged_as_the_sum_is_accounted(tmp_path: Path) -> None:
     of = program()
     client = clients(tmp_path, of, 4)[0]
-    protect = client.protection(STEP, None, fields(4))
-    data, (event, times) = protect(TrainedUpdate({"delta": torch.zeros(50)}, 1, {}))
+    protection = client.protection(STEP, None, fields(4))
+    assert protection.charge is not None, "the cost is known before anything is trained"
+    event, times = protection.charge
+    data = protection.apply(TrainedUpdate({"delta": torch.zeros(50)}, 1, {}))
     assert len(data) == size(
         50, encoding_plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(4).modulus
     )
     assert event is not None
     assert (Event.of(event).kind, Event.of(event).noise, times) == ("skellam", 0.5, 1)
-    key = tmp_path / "a" / "noise.key"
-    assert key.stat().st_mode & 0o777 == 0o600
 
 
-def test_another_attempt_at_a_round_has_other_noise(tmp_path: Path) -> None:
+def test_the_same_update_of_the_same_round_never_gets_the_same_noise(tmp_path: Path) -> None:
     """With equal noise, the difference of two sums, one without a site, would reveal its update."""
-    of = program()
-    streams = []
-    for attempt in ("one", "another"):
-        client = clients(tmp_path / attempt, of, 4)[0]
-        secret = tmp_path / attempt / "a" / "noise.key"
-        secret.touch(0o600)
-        secret.write_bytes(bytes(32))
-        plan = mock.patch.object(plans, "encoding_plan_of", wraps=encoding_plan_of)
-        with plan as made, mock.patch("fedsight.deploy.site.secagg_client.encoding_plan_of", made):
-            client.protection(STEP, None, fields(4))
-        streams.append(made.call_args.args[3]("x").uniform(8).tolist())
-    assert streams[0] != streams[1]
+    client = clients(tmp_path, program(), 4)[0]
+    with mock.patch("fedsight.deploy.site.secagg_client.encoding_plan_of") as made:
+        made.side_effect = encoding_plan_of
+        client.protection(STEP, None, fields(4))
+    noise = made.call_args.args[3]
+    assert noise is fresh
+    assert not torch.isclose(noise("x").normal(8), noise("x").normal(8)).any()
 
 
 def test_no_update_is_protected_before_the_site_joins_a_run(tmp_path: Path) -> None:

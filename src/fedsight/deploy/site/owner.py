@@ -30,16 +30,21 @@ TEMPLATE = """\
 
 [contract]
 # tasks = ["classify"]    # tasks that may be trained; leave out for any task
-# programs = []           # fingerprints of the only programs to take part in; empty: any
+# programs = []           # fingerprints (64 digits) of the only programs to take part in
 # plugins = []            # SHA-256 of files in the folder `plugins` here that programs may use
 # operators = ["operator@fedsight.local"]  # who may start jobs; leave out for any operator
 # sites = 2               # minimum number of sites in a run
 # rounds = 100            # maximum number of rounds of a program
 # require = ["secure_aggregation"]  # protections that a program must have
+# attempts = 10           # how often one round may be trained or measured
+# runs = 1000             # maximum number of runs that the site keeps a memory of
+# disk = 100.0            # what runs may occupy here together, in gigabytes
+# share_memory = false    # a run's next program may use what the one before left here
 # figures = true          # sums over the test images may leave the site
 # announce = true         # the server may know how many images of which classes there are
 # epsilon = 8.0           # what all updates may cost together, over all runs; requires noise
 # delta = 1e-5            # the delta that epsilon refers to
+# min_noise_multiplier = 1.0  # least noise of a mechanism, if require names one without epsilon
 
 [secure]
 # cohort = 3              # minimum number of sites in a sum

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
 from fedsight.engines.protected import encoding_plan_of, order_digest
 from fedsight.engines.remote import messages
 from fedsight.governance.charges import Charge, charge
-from fedsight.privacy.noise import Noise, secret_at
+from fedsight.privacy.noise import fresh
 from fedsight.privacy.secagg.client import SecAggClient
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
@@ -31,9 +31,15 @@ from fedsight.privacy.secagg.pack import pack
 from fedsight.program.program import Program
 
 SecAggAnswer = tuple[dict[str, Any], bytes | memoryview]
-# Turns a trained update into the bytes that leave, and their privacy cost.
-Protect = Callable[[TrainedUpdate], tuple[memoryview | bytes, Charge]]
 MAX_TERMS = 1 << 20  # sites in a sum
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What becomes of an update before it leaves, known before it is trained."""
+
+    apply: Callable[[TrainedUpdate], bytes | memoryview]  # the bytes that leave
+    charge: Charge | None = None  # their privacy cost; None: that of the update itself
 
 
 class SiteSecAgg:
@@ -64,7 +70,7 @@ class SiteSecAgg:
 
     def protection(
         self, step: TrainStep, adopted: Tensor | None, fields: dict[str, Any]
-    ) -> Protect:
+    ) -> Protection:
         """Return what protects the update of `step`, which also starts from what was `adopted`.
 
         Raises SiteError if the keys were made for another round, order or quantiser. The update is
@@ -74,18 +80,15 @@ class SiteSecAgg:
             raise no_run()
         program = self._run[0]
         if not program.secure.rounds_values:
-            return lambda found: (messages.pack(found.payload.values()), (found.event, found.times))
+            return Protection(lambda found: messages.pack(found.payload.values()))
         quantiser = dict(fields.get("quantiser") or {})
         sizes = {str(part): int(size) for part, size in dict(quantiser.get("sizes") or {}).items()}
         cap, terms = count(quantiser, "cap"), count(quantiser, "terms")
         if not cap or not 1 <= terms <= MAX_TERMS or min(sizes.values(), default=0) < 0:
             raise SiteError("the coordinator sent an invalid quantiser", "update the coordinator")
-        secret = secret_at(self._home / "noise.key") if program.privacy.protects else 0
         # Only the sum of masked updates is revealed. Another attempt may sum other sites: with the
-        # same noise, the difference of the two sums would have almost none.
-        attempt = ("attempt", self.attempt().hex()) if program.secure.masks else ()
-        noise = partial(Noise, secret, program.fingerprint, *attempt)
-        plan = encoding_plan_of(program, sizes, cap, noise)
+        # same noise, the difference of the two sums would have almost none. So it is always fresh.
+        plan = encoding_plan_of(program, sizes, cap, fresh)
         encoder = plan.quantiser(terms)
         client = self._client
         if program.secure.masks:
@@ -101,7 +104,7 @@ class SiteSecAgg:
                     "this is a bug in the coordinator",
                 )
 
-        def protect(found: TrainedUpdate) -> tuple[bytes, Charge]:
+        def protect(found: TrainedUpdate) -> bytes:
             payload, weight = found.payload, found.weight
             encoder.check(payload, weight, self._name)
             masker = None
@@ -110,12 +113,11 @@ class SiteSecAgg:
                     masker = client.masker()
             words = plan.protect(encoder, payload, weight, self._name, step.order.round, masker)
             words &= np.uint32((1 << encoder.modulus) - 1)
-            cost = found.event, found.times
-            if encoder.deviation:
-                cost = charge(program.privacy, plan.accounted(terms), weight)
-            return pack(words, encoder.modulus), cost
+            return pack(words, encoder.modulus)
 
-        return protect
+        if encoder.deviation:  # a share of noise, which counts only in the sum of this many sites
+            return Protection(protect, charge(program.privacy, plan.accounted(terms), 1))
+        return Protection(protect)
 
     # Requests of the coordinator ----------------------------------------------------------
 

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,20 +20,21 @@ import torch
 
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
-from fedsight.core.errors import EngineError, FedSightError
-from fedsight.core.types import Metrics
-from fedsight.deploy.declaration import Declaration, declare, open_site, without_weights
+from fedsight.core.errors import EngineError, FedSightError, SiteError
+from fedsight.core.types import Metrics, Reply
+from fedsight.deploy.declaration import declare, open_site, without_weights
 from fedsight.deploy.site.job_lease import JobLease
 from fedsight.deploy.site.trainer import (
     MeasureStep,
     OpenData,
+    Opened,
     TrainedUpdate,
     TrainStep,
     receive,
     send,
 )
 from fedsight.governance.charges import charge
-from fedsight.privacy.noise import secret_at
+from fedsight.privacy.noise import fresh
 from fedsight.program import plugins
 
 
@@ -42,30 +44,51 @@ class SiteTrainer:
     def __init__(self, setup: OpenData) -> None:
         torch.set_num_threads(setup.owner.speed.threads)
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
-        secret = None
-        if setup.program.privacy.protects:  # this site's own; no one else knows it
-            secret = secret_at(setup.memory.parent.parent / "noise.key")
         program = without_weights(setup.program)
         speed = setup.owner.speed.client
-        self.client = Client(replace(self.federation, program=program), speed, secret)
+        self.client = Client(replace(self.federation, program=program), speed, fresh)
         if setup.kept is not None:
             self.client.adopt(setup.kept)
         self.memory = MemoryStore(setup.memory)
         self.name = setup.name
+        self._protected = setup.owner.contract.protected
         images = self.federation.size(self.number)
-        self._charge = charge(setup.program.privacy, self.federation.plan, images)
+        cost = charge(setup.program.privacy, self.federation.plan, images)
         self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
-        self.declaration: Declaration = declare(self.federation, self.number, setup.owner.share)
+        self.opened = Opened(declare(self.federation, self.number, setup.owner.share), cost)
 
     def train(self, step: TrainStep) -> TrainedUpdate:
-        """Take one client step; first drop memory of rounds that the coordinator did not accept."""
+        """Take one client step.
+
+        At a protected site nothing that fails shows: the update is then one that says nothing of
+        the images, and comes with the reason, which stays at the site.
+        """
+        reply, failure = None, ""
+        if not step.blank:
+            try:
+                reply = self._trained(step)
+            except Exception as error:
+                if not self._protected:
+                    raise
+                traceback.print_exc()
+                failure = str(error) or type(error).__name__
+        if reply is None:
+            reply = self.client.blank(step.order, self.number)
+        metrics = {} if self._protected else reply.metrics  # no epsilon pays for the loss
+        return TrainedUpdate(reply.payload, reply.weight, metrics, failure)
+
+    def _trained(self, step: TrainStep) -> Reply:
+        """The client step; first drop memory of rounds that the coordinator did not accept."""
         self.memory.rewind(step.accepted, self.name)
         self.memory.prune(self.name, step.durable)
         memory = self.memory.load(self.name, step.order.round)
         reply = self.client.step(step.order, self.number, memory)
+        finite = all(bool(torch.isfinite(part).all()) for part in reply.payload.values())
+        if self._protected and not finite:  # the coordinator would reject it by name
+            raise SiteError("the update is not finite", "lower train.lr, or set train.clip")
         if reply.memory:
             self.memory.save(self.name, step.order.round, reply.memory)
-        return TrainedUpdate(reply.payload, reply.weight, reply.metrics, *self._charge)
+        return reply
 
     def measure(self, step: MeasureStep) -> list[Metrics]:
         """The sums over each chunk."""
@@ -98,7 +121,7 @@ def serve(pipe: Connection) -> None:
                     lease.release()
                 lease = JobLease(command.memory, command.token)
                 trainer = SiteTrainer(command)
-                answer = trainer.declaration
+                answer = trainer.opened
             elif isinstance(command, TrainStep) and trainer is not None:
                 answer = trainer.train(command)
             elif isinstance(command, MeasureStep) and trainer is not None:

@@ -7,6 +7,7 @@ are spooled to disk and added one at a time, so memory use does not grow with th
 
 from __future__ import annotations
 
+import itertools
 import queue
 import tempfile
 import threading
@@ -32,6 +33,9 @@ from fedsight.engines.remote.key_exchange import Exchange
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
+# Numbers of questions, larger than those of any earlier process: a site refuses a question that
+# comes with other content under the same number.
+_numbers = itertools.count(int(time.time() * 100))
 
 
 def _nobody(site: str) -> bool:
@@ -133,8 +137,8 @@ class RemoteEngine:
             put(arrival)
 
         deadline, left = self._deadline(), [site for site in clients if site not in refused]
-        for attempt in range(ATTEMPTS):
-            problems = self._converse(left, partial(one, attempt), deadline)
+        for _ in range(ATTEMPTS):
+            problems = self._converse(left, partial(one, next(_numbers)), deadline)
             for site, cause in problems.items():
                 put(Rejected(clients[site], site, cause))
             if len(accepted) >= (program.rounds.quorum or len(clients)):
@@ -177,7 +181,7 @@ class RemoteEngine:
         Raises SiteError when no site is left to measure the others.
         """
         data = messages.pack([vector])
-        jobs = chunks(self.federation)
+        jobs, number = chunks(self.federation), 0
         done: dict[int, Metrics] = {}
         # This round's replies already count: the personal parts that they left are measured.
         accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
@@ -186,6 +190,7 @@ class RemoteEngine:
             header = {
                 "vector": self._send_model(talk, round, data),
                 "round": round,
+                "attempt": number,
                 "accepted": accepted.get(talk.site, 0),
                 "jobs": [[self._is_private(jobs[job][0]), jobs[job][1]] for job in mine],
             }
@@ -201,6 +206,7 @@ class RemoteEngine:
 
         failed: set[str] = set()
         while shares := self._shares(jobs, done, failed):
+            number = next(_numbers)
             failed |= self._converse(
                 shares, lambda talk: one(talk, shares[talk.site]), self._deadline()
             ).keys()
@@ -294,10 +300,10 @@ class RemoteEngine:
                 f"{expected:,}",
                 "its images changed during the run, or it cheats: restart the site",
             )
-        if self.federation.program.privacy.protects:  # protected sites do not report their loss
-            return Accepted(client, site, weight, float("nan"))
         loss = messages.read_metrics(answer.get("metrics"), sender).get("train_loss")
-        if loss is None or not loss.count or loss.total.shape:
+        if loss is None:  # a site that protects its images does not report it
+            return Accepted(client, site, weight, float("nan"))
+        if not loss.count or loss.total.shape:
             raise SiteError(f"{sender} sent no training loss", "check its log")
         return Accepted(client, site, weight, loss.mean)
 
