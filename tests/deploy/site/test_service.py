@@ -335,8 +335,7 @@ def test_other_content_under_one_attempt_is_refused(site: Site, trainer: type[Fa
     site.send(1, torch.zeros(3))
     site.train(attempt=1, vector=1)
     site.send(2, torch.ones(3))
-    ticket = site.ask("train", {**TRAIN, "attempt": 1, "vector": 2})["ticket"]
-    why = site.refusal("wait", {"ticket": ticket, "seconds": 30})
+    why = site.refusal("train", {**TRAIN, "attempt": 1, "vector": 2, "seconds": 30})
     assert why.startswith("contract.attempts: the update of round 1 was asked for before")
     assert len(trainer.models) == 1
 
@@ -350,16 +349,14 @@ def test_a_round_is_trained_only_as_often_as_the_contract_permits(
         site.send(attempt, torch.full((3,), float(attempt)))
         site.train(attempt=attempt, vector=attempt)
     site.send(3, torch.zeros(3))
-    ticket = site.ask("train", {**TRAIN, "attempt": 3, "vector": 3})["ticket"]
-    why = site.refusal("wait", {"ticket": ticket, "seconds": 30})
+    why = site.refusal("train", {**TRAIN, "attempt": 3, "vector": 3, "seconds": 30})
     assert "the update of round 1 was asked for 2 times, and 2 are permitted" in why
     assert len(trainer.models) == 2
 
 
 def test_memory_of_an_earlier_version_is_refused(site: Site, trainer: type[FakeTrainer]) -> None:
     (site.folder / "memory" / "abc1" / "north").mkdir(parents=True)
-    ticket = site.ask("propose", proposal(site.program))["ticket"]
-    why = site.refusal("wait", {"ticket": ticket, "seconds": 30})
+    why = site.refusal("propose", {**proposal(site.program), "seconds": 30})
     assert why == "the memory of run abc1 does not say which program left it"
     assert trainer.opened == []
 

@@ -105,38 +105,53 @@ class SiteTrainer:
         ]
 
 
-def serve(pipe: Connection) -> None:
-    """Answer commands until the pipe closes."""
-    trainer: SiteTrainer | None = None
-    lease: JobLease | None = None
-    while True:
-        command = receive(pipe)
+class Commands:
+    """Answers the commands of one trainer process, for one program after the other."""
+
+    def __init__(self) -> None:
+        self._trainer: SiteTrainer | None = None
+        self._lease: JobLease | None = None
+
+    def answer(self, command: Any) -> Any:
+        """The answer to a command, or the error that it ended with."""
         try:
-            answer: Any = None
-            if isinstance(command, tuple):  # the plug-ins of the program that comes next
-                plugins.activate(command)
-            elif isinstance(command, OpenData):
-                trainer = None
-                if lease is not None:
-                    lease.release()
-                lease = JobLease(command.memory, command.token)
-                trainer = SiteTrainer(command)
-                answer = trainer.opened
-            elif isinstance(command, TrainStep) and trainer is not None:
-                answer = trainer.train(command)
-            elif isinstance(command, MeasureStep) and trainer is not None:
-                answer = trainer.measure(command)
-            else:
-                raise EngineError("no images are open", "this is a bug in FedSight")
+            return self._answer(command)
         except FedSightError as error:
-            answer = error
+            return error
         except Exception as error:  # a bug: report it, and continue
             sys.excepthook(*sys.exc_info())
-            answer = EngineError(
+            return EngineError(
                 f"its trainer failed ({type(error).__name__})",  # the error's text may name files
                 "see trainer.txt at the site; this is a bug in FedSight",
             )
-        send(pipe, answer)
+
+    def close(self) -> None:
+        """Release the lease on the memory."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def _answer(self, command: Any) -> Any:
+        if isinstance(command, tuple):  # the plug-ins of the program that comes next
+            return plugins.activate(command)
+        if isinstance(command, OpenData):
+            self._trainer = None
+            self.close()
+            self._lease = JobLease(command.memory, command.token)
+            self._trainer = SiteTrainer(command)
+            return self._trainer.opened
+        if isinstance(command, TrainStep) and self._trainer is not None:
+            return self._trainer.train(command)
+        if isinstance(command, MeasureStep) and self._trainer is not None:
+            return self._trainer.measure(command)
+        raise EngineError("no images are open", "this is a bug in FedSight")
+
+
+def serve(pipe: Connection) -> None:
+    """Answer commands until the pipe closes."""
+    commands = Commands()
+    while True:
+        send(pipe, commands.answer(receive(pipe)))
 
 
 if __name__ == "__main__":
