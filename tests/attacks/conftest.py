@@ -19,7 +19,7 @@ def attack(
     attacked_site.install(monkeypatch)
     made: list[AttackedSite] = []
 
-    def make(name: str, images: Path, **contract: Any) -> AttackedSite:
+    def make(name: str, images: Path | dict[str, Any], **contract: Any) -> AttackedSite:
         made.append(AttackedSite(tmp_path / name, images, **contract))
         return made[-1]
 

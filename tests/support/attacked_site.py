@@ -6,6 +6,7 @@ sites; everything else between a question and its answer is the site's.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 from collections.abc import Mapping, Sequence
@@ -87,10 +88,12 @@ def program(images: Path, **sections: Any) -> Program:
 class AttackedSite:
     """One site, and whatever a coordinator may send it."""
 
-    def __init__(self, home: Path, images: Path, **contract: Any) -> None:
+    def __init__(self, home: Path, images: Path | dict[str, Any], **contract: Any) -> None:
+        """`images`: a folder, or all of the owner's [data]."""
         home.mkdir(parents=True)
         self.home = home
-        data = {"name": "folder", "path": str(images)}
+        folder = {"name": "folder", "path": str(images)}
+        data = images if isinstance(images, dict) else folder
         owner = {"data": data, "contract": contract}
         (home / "owner.toml").write_text(tomli_w.dumps(owner))
         self._numbers = itertools.count(1)
@@ -155,6 +158,11 @@ class AttackedSite:
             return fields, b""
         piece = {"ticket": fields["ticket"], "start": 0, "stop": 1 << 22}
         return fields, self.ask("fetch", piece)[1]
+
+    def adopt(self, kept: Tensor) -> dict[str, Any]:
+        """Send parameters that do not travel every round."""
+        sha256 = hashlib.sha256(messages.pack([kept])).hexdigest()
+        return self.ask("adopt", {"sha256": sha256, "mark": self.send("kept", [kept])})[0]
 
     def measure(
         self, vector: Tensor, jobs: Sequence[tuple[bool, int]] = ((False, 0),), round: int = 1

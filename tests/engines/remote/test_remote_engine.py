@@ -123,7 +123,6 @@ FAULTS: dict[str, tuple[Alter, str]] = {
     "an enormous loss": (changed(metrics={"train_loss": [10**400, 11]}), "not finite sums"),
     "a loss of nothing": (changed(metrics={"train_loss": [1.0, 0]}), "no training loss"),
     "many losses": (changed(metrics={"train_loss": [[1.0, 2.0], 11]}), "no training loss"),
-    "no loss": (changed(metrics={}), "no training loss"),
     "no figures": (changed(metrics=None), "not finite sums"),
     "an error": (changed(error="the disk is full"), "the disk is full"),
     "an error of its own kind": (changed(error=["x"]), r"\['x'\]"),

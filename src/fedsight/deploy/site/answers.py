@@ -49,6 +49,10 @@ class AnswerStore:
                 return found
         return None
 
+    def forget(self, kind: str) -> None:
+        """Keep no answer of this kind any more."""
+        self._path(kind).unlink(missing_ok=True)
+
     def write(self, kind: str, question: str, answer: Answer) -> None:
         """Keep `answer` instead of the last one of this kind; StoreError if that fails."""
         table = {"question": question, "fields": answer.fields, "sha256": answer.sha256}

@@ -92,6 +92,7 @@ class Release:
             if known is not None:
                 return self._again(question, charge, known)
         self._charge(question, charge)
+        self._answers.forget(question.kind)  # the work may change the memory that belongs to it
         try:
             found = work()
         except question.public:

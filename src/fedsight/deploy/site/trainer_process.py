@@ -94,8 +94,7 @@ class SiteTrainer:
         """The sums over each chunk."""
         memory = {}
         if self._remembers:
-            self.memory.rewind(step.accepted, self.name)
-            memory = self.memory.load(self.name, step.round + 1)
+            memory = self.memory.load(self.name, min(step.round, step.accepted) + 1)
         self.client.load(step.vector, memory)
         views = self.federation.views
         own_view = next((v for v in views if v.site == self.number), views[0])
