@@ -88,7 +88,12 @@ class Contract(Settings):
     share_memory: bool = False
     # whether sums over the test images may leave; None: only if epsilon is not set
     figures: bool | None = None
-    announce: bool = True  # whether the server learns how many images of which classes the site has
+    # whether a run learns how many images of each class there are, and how many are corrupt, not
+    # only how many there are; None: only if epsilon is not set
+    counts: bool | None = None
+    # whether the server learns between runs how many images the site has, and the classes' names;
+    # None: only if epsilon is not set
+    announce: bool | None = None
     # the owner's name for the images that epsilon is spent on; names that look the same are equal
     data_set: Annotated[str, AfterValidator(_normalised), Field(min_length=1)] = "images"
     # what all updates of the data set may cost together, over all runs; None: no limit
@@ -109,6 +114,16 @@ class Contract(Settings):
                 "noise that is: set contract.epsilon or contract.min_noise_multiplier"
             )
         return value
+
+    @property
+    def tells_counts(self) -> bool:
+        """Whether a run learns the exact number of images of each class."""
+        return self.epsilon is None if self.counts is None else self.counts
+
+    @property
+    def announces(self) -> bool:
+        """Whether the server learns between runs what data the site has."""
+        return self.epsilon is None if self.announce is None else self.announce
 
     @property
     def protected(self) -> bool:

@@ -55,7 +55,9 @@ class SiteTrainer:
         images = self.federation.size(self.number)
         cost = charge(setup.program.privacy, self.federation.plan, images)
         self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
-        self.opened = Opened(declare(self.federation, self.number, setup.owner.share), cost)
+        owner = setup.owner
+        declared = declare(self.federation, self.number, owner.share, owner.contract.tells_counts)
+        self.opened = Opened(declared, cost)
 
     def train(self, step: TrainStep) -> TrainedUpdate:
         """Take one client step.
