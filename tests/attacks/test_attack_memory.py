@@ -82,5 +82,5 @@ def test_memory_travels_between_programs_only_if_the_owner_says_so(
         site.train(model, {"control": torch.zeros_like(model)})
         site.join(other)
         kept = memories.folder_of(site.home, other, "run1")
-        assert (kept / "ward" / "000001.safetensors").exists() == share
+        assert (kept / site.home.name / "000001.safetensors").exists() == share
         assert not (kept / "answers").exists()

@@ -118,7 +118,7 @@ def compare(
             "plugins": [hashlib.sha256(SOURCE.read_bytes()).hexdigest()],
         }
         data = {"name": "hidden", "path": str(folder)}
-        sites.append(attack(f"{tag}-{name}", data, **contract))
+        sites.append(attack(f"{tag}-{name}/ward", data, **contract))
         (sites[-1].home / "plugins").mkdir()
         shutil.copy(SOURCE, sites[-1].home / "plugins")
         held(sites[-1], of, federation, asked)

@@ -177,6 +177,20 @@ def test_a_contract_protects_if_it_bounds_epsilon_or_requires_anything() -> None
     assert Contract(require=("secure_aggregation",)).protected
 
 
+def test_only_the_contracts_tasks_are_trained() -> None:
+    Contract(tasks=("classify",)).check_program(program())
+    for tasks in ((), ("segment",)):
+        assert "the contract permits the tasks" in refusal(Contract(tasks=tasks), program())
+
+
+def test_counts_and_announcements_need_the_owners_word_once_epsilon_is_set() -> None:
+    for contract, told in ((Contract(), True), (Contract(epsilon=1.0), False)):
+        assert (contract.tells_counts, contract.announces) == (told, told)
+    allowing = Contract(epsilon=1.0, counts=True, announce=True)
+    assert allowing.tells_counts
+    assert allowing.announces
+
+
 def test_rounds_beyond_the_contracts_are_refused() -> None:
     Contract(rounds=20).check_program(program())
     assert "contract.rounds: the contract permits 19 rounds, and the program has 20" in refusal(

@@ -98,7 +98,7 @@ class AttackedSite:
         (home / "owner.toml").write_text(tomli_w.dumps(owner))
         self._numbers = itertools.count(1)
         self._program: Program | None = None
-        self.service = SiteService(home, "ward")
+        self.service = SiteService(home, home.name)
         self.heard: list[tuple[str, str, int]] = []  # kind, header and length of each answer
 
     def close(self) -> None:
@@ -108,7 +108,7 @@ class AttackedSite:
     def restart(self) -> None:
         """Another job: only what is on the disk is left."""
         self.close()
-        self.service = SiteService(self.home, "ward")
+        self.service = SiteService(self.home, self.home.name)
 
     def ask(
         self, kind: str, header: Mapping[str, Any], body: bytes = b""

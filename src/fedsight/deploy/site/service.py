@@ -13,7 +13,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +37,7 @@ from fedsight.deploy.site.incoming import IncomingVectors, count
 from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS
 from fedsight.deploy.site.owner import OwnerSettings
+from fedsight.deploy.site.questions import KINDS
 from fedsight.deploy.site.release import FREE, Question, digest_of, error_for_coordinator
 from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
 from fedsight.deploy.site.trainer import (
@@ -88,10 +89,7 @@ class SiteService:
         self._vector: tuple[int, torch.Tensor] | None = None  # the round, and the model after it
         # The latest work by ticket: what it is, and its result.
         self._tickets: dict[int, tuple[tuple[Any, ...], Future[ServiceAnswer]]] = {}
-
-    def answer(self, kind: str, header: str, body: bytes) -> tuple[str, bytes]:
-        """Answer a request; returns header and body. A refusal is an answer with an `error`."""
-        handlers: dict[str, Callable[[dict[str, Any], bytes], ServiceAnswer]] = {
+        self.handlers: Mapping[str, Callable[[dict[str, Any], bytes], ServiceAnswer]] = {
             "propose": self._propose,
             "adopt": self._adopt,
             "piece": self._piece,
@@ -101,11 +99,14 @@ class SiteService:
             "fetch": self._fetch,
             **self._secagg.answers,
         }
+
+    def answer(self, kind: str, header: str, body: bytes) -> tuple[str, bytes]:
+        """Answer a request; returns header and body. A refusal is an answer with an `error`."""
         try:
             fields = messages.read_header(header, "the coordinator")
-            if kind not in handlers:
+            if kind not in KINDS:
                 raise SiteError(f"unknown kind of request '{kind}'", "update this site")
-            answer, data = handlers[kind](fields, body)
+            answer, data = self.handlers[kind](fields, body)
         except FedSightError as error:
             log.warning("%s: %s", kind, error)
             with contextlib.suppress(StoreError):  # a full disk must not prevent the answer
