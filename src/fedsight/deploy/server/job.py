@@ -123,6 +123,8 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     absent = _update_roster(folder, store, program, roster, link)
     federation = gather(program, roster)
     secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
+    if program.privacy.noise_at == "coordinator":  # noise is fresh: no round may be noised twice
+        speed = speed.model_copy(update={"checkpoint_every": 1})
     session = Session(federation, secret)
     described = describe(session, "run")
     kept: dict[str, Any] = {
