@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import statistics
 from pathlib import Path
 
@@ -56,6 +57,28 @@ def test_no_file_is_longer_than_one_can_read(suffix: str) -> None:
 
 def test_no_function_is_longer_than_a_screen() -> None:
     assert [found for found in house.functions() if found[0] > house.LONGEST_FUNCTION] == []
+
+
+def test_no_function_takes_seven_parameters_except_commands() -> None:
+    assert [found for found in house.parameters() if found[0] > house.MOST_PARAMETERS] == []
+
+
+# Beside the client step: what lists the devices of a machine, and what tells before a run that the
+# one that was asked for is not there. Speed settings carry its name to the client step as a text.
+KNOW_DEVICES = {"fedsight.core.devices", "fedsight.client.step", "fedsight.program.program"}
+
+
+def test_nothing_but_the_client_step_chooses_a_device() -> None:
+    """Everything else computes where its tensors are; `tests/*/*_devices.py` try that."""
+    knows = {name for name in modules() if "fedsight.core.devices" in imports(name)}
+    assert knows | {"fedsight.core.devices"} == KNOW_DEVICES
+    for name in set(modules()) - KNOW_DEVICES:
+        for node in ast.walk(ast.parse(modules()[name].read_text())):
+            where = f"{name}, line {getattr(node, 'lineno', 0)}"
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in ("cuda", "mps", "autocast", "set_default_device"), where
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                assert not re.fullmatch(r"(cuda|mps)(:\d+)?", node.value), where
 
 
 def test_half_of_the_modules_are_short() -> None:

@@ -19,6 +19,8 @@ ROOT = Path(__file__).parents[1] / "src" / "fedsight"
 LONGEST_FILE = 500  # lines
 LONGEST_FUNCTION = 60  # lines
 MEDIAN_FILE = 120  # lines
+MOST_PARAMETERS = 6  # of a function, those by keyword alone included
+MANY = ("fedsight.program.sites.sites",)  # the public API: its keywords are what a user chooses
 
 # The rooms from the ground up. A room may import the rooms of the lines before its own, and what
 # is named for it in BESIDE.
@@ -139,21 +141,39 @@ def functions() -> Iterator[tuple[int, str]]:
                 yield (node.end_lineno or node.lineno) - node.lineno + 1, f"{name}.{node.name}"
 
 
+def parameters() -> Iterator[tuple[int, str]]:
+    """Every function as (parameters, `module.name`), but commands and the public API.
+
+    A command has an option for each of its parameters; its function is called `..._command`.
+    """
+    for name, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            title, given = f"{name}.{node.name}", node.args
+            if title in MANY or (room(name) == "cli" and title.endswith("_command")):
+                continue
+            named = [*given.posonlyargs, *given.args, *given.kwonlyargs, given.vararg, given.kwarg]
+            yield sum(1 for one in named if one and one.arg not in ("self", "cls")), title
+
+
 def main() -> int:
     """Print the table; 1 if a rule is broken."""
     sizes = sorted((lines(path), name) for name, path in modules().items())
     full = [size for size, name in sizes if size > 1]
     median = int(statistics.median(full))
-    longest = max(functions())
+    longest, most = max(functions()), max(parameters())
     broken = [*(f"upward: {one}" for one in upward()), *(f"cycle: {one}" for one in cycles())]
     broken += [f"file: {name} has {n} lines" for n, name in sizes if n > LONGEST_FILE]
     broken += [f"function: {name} has {n} lines" for n, name in functions() if n > LONGEST_FUNCTION]
+    broken += [f"parameters: {name} has {n}" for n, name in parameters() if n > MOST_PARAMETERS]
     rooms = {room(name) for name in modules()} - {"", "__main__"}
     print(f"files             {len(full)} in {len(rooms)} rooms")
     print(f"lines             {sum(full)}")
     print(f"median file       {median} lines (about {MEDIAN_FILE} at most)")
     print(f"longest file      {sizes[-1][0]} lines, {sizes[-1][1]} (at most {LONGEST_FILE})")
     print(f"longest function  {longest[0]} lines, {longest[1]} (at most {LONGEST_FUNCTION})")
+    print(f"most parameters   {most[0]}, {most[1]} (at most {MOST_PARAMETERS})")
     print(f"cycles, upward    {sum(1 for _ in cycles())}, {sum(1 for _ in upward())}")
     for one in broken:
         print(one)

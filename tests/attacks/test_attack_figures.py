@@ -23,14 +23,13 @@ import numpy.typing as npt
 import pytest
 import tomli_w
 import torch
+from attacked_site import InlineTrainer
 from PIL import Image
 from torch import Tensor, nn
 
 from fedsight.deploy import declaration
 from fedsight.deploy.site import service
 from fedsight.deploy.site.service import ServiceAnswer, SiteService
-from fedsight.deploy.site.trainer import OpenData
-from fedsight.deploy.site.trainer_process import SiteTrainer
 from fedsight.engines.remote import messages
 from fedsight.models.base import Model, models
 from fedsight.program.config import parse
@@ -55,29 +54,12 @@ class Linear(Model):
         return nn.Sequential(nn.Flatten(), head), ["1"]
 
 
-class NearTrainer:
-    """The site's handle on a trainer in this process."""
-
-    def __init__(self, log: Path) -> None:
-        self.site: SiteTrainer
-
-    def ask(self, command: Any, doing: str) -> Any:
-        """What the trainer process would answer."""
-        if isinstance(command, OpenData):
-            self.site = SiteTrainer(command)
-            return self.site.declaration
-        return self.site.measure(command)
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-
 class ChunkService(SiteService):
     """The weakened build: sums over the images that the coordinator names, as often as it asks."""
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         vector = self._model(fields["round"], fields)
-        site = self._running_trainer().site  # type: ignore[attr-defined]
+        site = self._running_trainer()._commands._trainer  # type: ignore[attr-defined]
         seen, first = site.federation.tested(site.federation.views[0]), fields["first"]
         chunk = slice(first, first + 1)
         one = replace(seen, indices=seen.indices[chunk], origins=seen.origins[chunk])
@@ -88,7 +70,7 @@ class ChunkService(SiteService):
 @pytest.fixture(autouse=True)
 def near(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     models.add("attack_linear")(Linear)
-    monkeypatch.setattr(service, "Trainer", NearTrainer)
+    monkeypatch.setattr(service, "Trainer", InlineTrainer)
     yield
     models.remove("attack_linear")
 
@@ -149,7 +131,8 @@ def ask(site: SiteService, pixel: int, first: int = 0) -> dict[str, Any]:
     data, mark = bytes(messages.pack([trap(pixel)])), 1 + first * PIXELS + pixel
     piece = {"name": "vector", "mark": mark, "start": 0, "total": len(data)}
     site.answer("piece", json.dumps(piece), data)
-    header = {"round": pixel + 1, "vector": mark, "accepted": 0, "first": first, "seconds": 30}
+    header = {"round": pixel + 1, "vector": mark, "attempt": mark, "accepted": 0}
+    header |= {"first": first, "seconds": 30}
     return dict(json.loads(site.answer("measure", json.dumps(header), b"")[0]))
 
 
@@ -235,6 +218,6 @@ def test_a_second_question_about_a_round_gets_nothing(
     data = bytes(messages.pack([trap(1)]))
     piece = {"name": "vector", "mark": 99, "start": 0, "total": len(data)}
     site.answer("piece", json.dumps(piece), data)
-    header = {"round": 1, "vector": 99, "accepted": 0, "seconds": 30}
+    header = {"round": 1, "vector": 99, "attempt": 99, "accepted": 0, "seconds": 30}
     answer = json.loads(site.answer("measure", json.dumps(header), b"")[0])
     assert answer["withheld"] == "figures of another model of round 1 have left already"

@@ -227,27 +227,28 @@ def test_the_sites_ledger_shows_entries_runs_and_epsilon(tmp_path: Path, monkeyp
     assert "The ledger is intact: 0 entries" in text
     ledger = Ledger(tmp_path)
     run = {"run": "0123456789abcdef", "program": "ab" * 32, "data_set": "images"}
-    ledger.append(LedgerEntry("declaration", **run, bytes=100, sha256="a"))
-    ledger.append(
-        LedgerEntry("update", **run, round=1, bytes=4000, sha256="b", asked_by=("[anna]",))
-    )
-    ledger.append(LedgerEntry("figures", **run, round=1, bytes=500, sha256="c"))
+    kinds = []
+    for kind, round, size in (("declaration", 0, 100), ("update", 1, 4000), ("figures", 1, 500)):
+        asked = {**run, "round": round, "question": kind, "asked_by": ("[anna]",)}
+        ledger.append(LedgerEntry(kind, **asked))
+        ledger.append(LedgerEntry("released", **asked, bytes=size, sha256=kind))
+        kinds += [kind, "released"]
     text = done("site", "ledger").out
     assert "[anna]" in text
     assert rows(text)["01234567"].split() == ["01234567", "ab" * 6, "images", "1", "4,000", "600"]
     assert "an unbounded epsilon, because updates left without noise that counts" in text
     found = json.loads(done("site", "ledger", "--json").out)
-    assert [one["kind"] for one in found["entries"]] == ["declaration", "update", "figures"]
+    assert [one["kind"] for one in found["entries"]] == kinds
     assert found["runs"][0]["update_bytes"] == 4000
-    assert found["head"]["number"] == 3
+    assert found["head"]["number"] == 6
     assert found["epsilon"] == [
         {"data_set": "images", "spent": None, "permitted": 3.0, "delta": 1e-5}
     ]
-    head = f"3:{found['head']['hash']}"
+    head = f"6:{found['head']['hash']}"
     assert done("site", "ledger", "--verify").out == (
-        f"The ledger is intact: 3 entries. Its head is {head}\n"
+        f"The ledger is intact: 6 entries. Its head is {head}\n"
     )
-    assert "4 entries" in done("site", "ledger", "--verify", "--clock").out
+    assert "7 entries" in done("site", "ledger", "--verify", "--clock").out
 
 
 def test_an_altered_ledger_is_told_with_its_entry(tmp_path: Path) -> None:

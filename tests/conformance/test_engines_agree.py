@@ -47,16 +47,19 @@ def engine_of(kind: int, federation: Federation, memory: Path) -> Engine:
 def runs(
     request: pytest.FixtureRequest, tiny_federation: Make, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, list]:
-    """The same run inline, with one worker and with two."""
+    """The same run inline, in a process that would compute with two threads, with one worker and
+    with two."""
     found: dict[str, list] = {name: [] for name in ("sha", "state", "lines", "sums", "memory")}
     for kind in (0, 1, 2):
         federation = tiny_federation(**request.param)
         memory = tmp_path_factory.mktemp("memory")
         engine, diary = engine_of(kind, federation, memory), federations.Diary()
+        torch.set_num_threads(2 if kind == 0 else 1)
         try:
             trained = federations.learn(federation, engine, diary)
             again = engine.measure(trained.checkpoint.vector, trained.checkpoint.round)
         finally:
+            torch.set_num_threads(1)
             engine.close()
         assert federations.same_sums(again, trained.sums), "measuring twice must give the same sums"
         found["sha"].append(federations.sha(trained.vector))

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError, DataError, DeployError
 from fedsight.data.base import Preprocess, sources
 from fedsight.deploy.declaration import (
@@ -42,6 +43,8 @@ from fedsight.deploy.site.owner import (
     parse_owner,
     read_owner,
 )
+from fedsight.evaluation.description import describe
+from fedsight.evaluation.figures import Evaluator
 from fedsight.models.base import Network
 from fedsight.program import config
 from fedsight.program.federation import Federation
@@ -295,7 +298,7 @@ def test_no_program_changes_which_images_of_a_site_are_tested_on(
     ("contract", "line"),
     [
         (Contract(), "figures: exact"),
-        (Contract(require=("example_dp",)), "figures: none"),
+        (Contract(require=("secure_aggregation",)), "figures: none"),
         (Contract(test_images=99), "figures: none leave the site, because it has fewer than"),
         (
             Contract(epsilon=1.0, figures="noised"),
@@ -399,19 +402,6 @@ def test_the_kind_of_source_follows_from_the_path(tmp_path: Path) -> None:
             data_section(str(data))
 
 
-def test_a_contract_names_programs_by_twelve_characters_or_more(program: Program) -> None:
-    mark = program.fingerprint
-    for programs in ((), (mark,), (mark[:12],), ("0" * 64, mark[:20])):
-        Contract(programs=programs).check_program(program)
-    for programs in ((mark[:11],), ("",), ("0" * 12,), (mark + "0",)):
-        with pytest.raises(DeployError, match="does not list the program"):
-            Contract(programs=programs).check_program(program)
-    Contract(tasks=("classify",)).check_program(program)
-    for tasks in ((), ("segment",)):
-        with pytest.raises(DeployError, match="permits the tasks"):
-            Contract(tasks=tasks).check_program(program)
-
-
 # -- a site's federation ---------------------------------------------------------------------------
 
 
@@ -467,3 +457,35 @@ def test_the_coordinator_builds_the_network_once(
     federation = gather(site_services.program(site_images), {"a": SOUND, "b": SOUND})
     assert len(federation.initial) == federation.layout.size
     assert len(built) == 1
+
+
+def test_a_site_that_does_not_tell_its_classes_counts_declares_their_sum(
+    site_images: Path, tmp_path: Path
+) -> None:
+    """Nothing is shown for them, least of all a guess."""
+    program = site_services.program(site_images)
+    found = {}
+    for name in ("north", "south"):
+        data = {"name": "folder", "path": str(site_images / name)}
+        owner = parse_owner({"data": data}, tmp_path)
+        federation, number = open_site(program, owner, name)
+        found[name] = declare(federation, number, False, counts=name == "north")
+    quiet = found["south"]
+    assert (quiet.labels, quiet.total, quiet.train, quiet.skipped) == ((), 11, 11, 0)
+    assert read_declaration(json.loads(json.dumps(quiet.table())), "south") == quiet
+    gathered = gather(program, found)
+    assert [gathered.size(site) for site in range(2)] == [14, 11]
+    assert gathered.dataset.untold == ("south",)
+    assert Evaluator(gathered).mix(0) is not None
+    assert Evaluator(gathered).mix(1) is None
+    described = describe(Session(gathered), "run")["sites"]
+    assert [(site["samples"], site["labels"]) for site in described] == [(14, [6, 4, 4]), (11, [])]
+
+
+@pytest.mark.parametrize("spoilt", [{"total": 3}, {"labels": [], "total": None}, {"total": -1}])
+def test_a_declaration_has_the_counts_of_classes_or_their_sum(spoilt: dict[str, Any]) -> None:
+    table = Declaration(
+        (6, 4, 4), 5, False, ("a", "b", "c"), Preprocess(1, 8, 8, "stretch", (0.5,), (0.25,))
+    ).table()
+    with pytest.raises(DeployError, match="sent an invalid data declaration"):
+        read_declaration({**table, **spoilt}, "north")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import pytest
 from hypothesis import given
@@ -16,10 +16,12 @@ from fedsight.governance.contract import (
     ADDED_AT_SITE,
     ADDED_BY_COORDINATOR,
     EVALUATIONS,
-    PROTECTION_BY_PART,
+    PROTECTION_BY_NOISE,
     Contract,
     protections,
 )
+from fedsight.privacy.base import Mechanism, Protected, mechanisms
+from fedsight.privacy.secure import Secure
 from fedsight.program.config import read
 
 
@@ -27,13 +29,17 @@ def named(name: str) -> Any:
     return SimpleNamespace(registered=name)
 
 
-def program(noise: float | None = None, **parts: str) -> Any:
+def program(noise: float | None = None, privacy: str = "none", secure: Any = "none") -> Any:
     """The parts of a program that a contract examines."""
-    sections = {name: named(value) for name, value in parts.items()}
-    if noise is not None:
-        sections["privacy"].noise_multiplier = noise
-    rounds = SimpleNamespace(rounds=20)
-    return SimpleNamespace(task=named("classify"), fingerprint="ab" * 32, rounds=rounds, **sections)
+    kind = mechanisms.get(privacy)
+    stated = {"noise_multiplier": noise} if issubclass(kind, Protected) else {}
+    return SimpleNamespace(
+        task=named("classify"),
+        fingerprint="ab" * 32,
+        rounds=SimpleNamespace(rounds=20),
+        secure=Secure(name=secure),
+        privacy=kind(**stated),
+    )
 
 
 def refusal(contract: Contract, asked: Any) -> str:
@@ -61,22 +67,129 @@ def test_protections_are_the_ones_that_the_program_states() -> None:
     assert protections(program(privacy="central", secure="secagg")) == (
         *("secure_aggregation", "client_dp"),
     )
-    assert protections(program(privacy="new")) == ("new",)
-    assert set(PROTECTION_BY_PART.values()) == (
-        ADDED_AT_SITE | ADDED_BY_COORDINATOR | {"secure_aggregation"}
-    )
+    assert protections(program(secure="quantised")) == ()
+    assert set(PROTECTION_BY_NOISE.values()) == ADDED_AT_SITE | ADDED_BY_COORDINATOR
 
 
-@pytest.mark.parametrize("required", sorted(set(PROTECTION_BY_PART.values())))
+PARTS = {
+    "secagg": "secure_aggregation",
+    "central": "client_dp",
+    "matrix": "client_dp",
+    "local": "local_dp",
+    "example": "example_dp",
+    "distributed": "distributed_dp",
+}
+
+
+def test_every_mechanism_that_protects_has_a_protection() -> None:
+    protecting = {name for name in mechanisms.names() if mechanisms.get(name).unit}
+    assert {*PARTS} - {"secagg"} == protecting
+
+
+class Pretending(Mechanism):
+    """A plug-in whose name promises what it does not do."""
+
+    registered: ClassVar[str | None] = "local_dp"
+
+
+class Unnamed(Mechanism):
+    """A plug-in that adds noise at the site, under a name that says nothing."""
+
+    registered: ClassVar[str | None] = "mine"
+    unit: ClassVar[Literal["", "client", "example"]] = "client"
+    noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "site"
+
+
+def test_a_protection_follows_from_what_a_mechanism_does_not_from_its_name() -> None:
+    asked = program()
+    asked.privacy = Pretending()
+    assert protections(asked) == ()
+    contract = Contract(require=("local_dp",), min_noise_multiplier=1.0)
+    assert "local_dp is required, and the program has no protection" in refusal(contract, asked)
+    asked.privacy = Unnamed()
+    assert protections(asked) == ("local_dp",)
+
+
+@pytest.mark.parametrize("required", sorted(set(PARTS.values())))
 def test_a_program_without_a_required_protection_is_refused(required: Any) -> None:
-    contract = Contract(require=(required,))
+    contract = Contract(require=(required,), min_noise_multiplier=0.5)
     assert f"contract.require: {required} is required" in refusal(contract, program())
-    for name, protection in PROTECTION_BY_PART.items():
-        asked = program(**{"secure" if name == "secagg" else "privacy": name})
-        if protection == required:
+    for name, protection in PARTS.items():
+        asked = program(1.0, secure="secagg") if name == "secagg" else program(1.0, privacy=name)
+        if protection == "secure_aggregation" == required:
+            Contract(require=(required,)).check_program(asked)
+        elif protection == required:
             contract.check_program(asked)
         else:
             assert f"the program has {protection}" in refusal(contract, asked)
+
+
+@pytest.mark.parametrize("required", ["client_dp", "local_dp", "example_dp", "distributed_dp"])
+def test_a_contract_that_requires_noise_says_how_much(required: str, tmp_path: Path) -> None:
+    def read(**clauses: Any) -> Contract:
+        table = {"data": {"name": "fashion-mnist-12k"}, "contract": clauses}
+        return parse_owner(table, tmp_path).contract
+
+    for require in ([required], ["secure_aggregation", required]):
+        with pytest.raises(ConfigError) as caught:
+            read(require=require)
+        (problem,) = caught.value.problems
+        assert problem.where == "contract.min_noise_multiplier"
+        assert f"contract.require names {required}" in problem.cause
+        assert read(require=require, epsilon=3.0).epsilon == 3.0
+        assert read(require=require, min_noise_multiplier=0.5).min_noise_multiplier == 0.5
+    assert read(require=["secure_aggregation"]).min_noise_multiplier is None
+
+
+def test_a_program_with_too_little_noise_is_refused() -> None:
+    contract = Contract(min_noise_multiplier=1.0)
+    contract.check_program(program(1.0, privacy="local"))
+    for noise, states in ((0.5, "states 0.5"), (None, "states none")):
+        why = refusal(contract, program(noise, privacy="local"))
+        assert "privacy.noise_multiplier must be 1 or more" in why
+        assert states in why
+    assert "states none" in refusal(contract, program())
+
+
+def test_only_whole_fingerprints_name_programs(tmp_path: Path) -> None:
+    fingerprint = program().fingerprint
+    Contract(programs=(fingerprint,)).check_program(program())
+    assert fingerprint in refusal(Contract(programs=("f" * 64,)), program())
+    for short in (fingerprint[:12], fingerprint[:63], "", fingerprint + "0"):
+        table = {"data": {"name": "fashion-mnist-12k"}, "contract": {"programs": [short]}}
+        with pytest.raises(ConfigError) as caught:
+            parse_owner(table, tmp_path)
+        assert caught.value.problems[0].where == "contract.programs.0"
+        assert "expected 64 hex digits" in caught.value.problems[0].cause
+
+
+def test_runs_have_only_the_room_that_the_contract_leaves_them() -> None:
+    contract = Contract(runs=2, disk=1.0)
+    contract.check_room(2, 1 << 30)
+    with pytest.raises(DeployError, match=r"contract\.runs: 3 runs .* and 2 may"):
+        contract.check_room(3, 0)
+    with pytest.raises(DeployError, match=r"contract\.disk: runs occupy 2 GB"):
+        contract.check_room(1, 2 << 30)
+
+
+def test_a_contract_protects_if_it_bounds_epsilon_or_requires_anything() -> None:
+    assert not Contract().protected
+    assert Contract(epsilon=1.0).protected
+    assert Contract(require=("secure_aggregation",)).protected
+
+
+def test_only_the_contracts_tasks_are_trained() -> None:
+    Contract(tasks=("classify",)).check_program(program())
+    for tasks in ((), ("segment",)):
+        assert "the contract permits the tasks" in refusal(Contract(tasks=tasks), program())
+
+
+def test_counts_and_announcements_need_the_owners_word_once_epsilon_is_set() -> None:
+    for contract, told in ((Contract(), True), (Contract(epsilon=1.0), False)):
+        assert (contract.tells_counts, contract.announces) == (told, told)
+    allowing = Contract(epsilon=1.0, counts=True, announce=True)
+    assert allowing.tells_counts
+    assert allowing.announces
 
 
 def test_rounds_beyond_the_contracts_are_refused() -> None:
@@ -101,7 +214,7 @@ def test_epsilon_requires_noise_that_the_site_adds() -> None:
     for name in ("central", "matrix"):
         assert "noise that the coordinator promises" in refusal(contract, program(privacy=name))
         trusting = Contract(epsilon=3.0, trust_coordinator_noise=True)
-        trusting.check_program(program(privacy=name, noise=2.0))
+        trusting.check_program(program(2.0, privacy=name))
         assert refusal(trusting, program(privacy=name)).startswith(
             "contract.epsilon: noise that the coordinator adds can be counted only if the "
             "program states privacy.noise_multiplier"
@@ -151,6 +264,10 @@ BAD: dict[str, Any] = {
     "test_images": [0, 1.5],
     "evaluations": [-1, "many"],
     "figures_noise": [0.0, float("nan")],
+    "attempts": [0, 1.5],
+    "runs": [0],
+    "disk": [0, "1 GB"],
+    "min_noise_multiplier": [0, -1.0],
     "data_set": ["", 3],
     "epsilom": [3.0],
 }
@@ -180,7 +297,7 @@ def test_the_template_is_a_contract_with_every_clause(tmp_path: Path) -> None:
     sections = TEMPLATE[TEMPLATE.index("[contract]") :]
     path.write_text(sections.replace("\n# ", "\n"))
     found = Contract.model_validate(read(path)["contract"])
-    assert found.epsilon == 8.0
+    assert (found.epsilon, found.min_noise_multiplier) == (8.0, 1.0)
     assert found.require == ("secure_aggregation",)
 
 

@@ -1,4 +1,4 @@
-"""Over a line to real seats and trainers: all four phases, and a site lost in each of them."""
+"""Over a line to real seats and trainers: all phases, and a site lost in each of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fedsight.coordinator.session import Session
 from fedsight.core.errors import SiteError
 from fedsight.deploy.server import job
 from fedsight.engines.remote.conversation import Link
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
@@ -38,7 +38,7 @@ def deployed(
 ) -> Trained:
     """The run at the sites."""
     federation, link = places.meet(of, link)
-    engine = RemoteEngine(federation, link, {}, {}, lambda: 0, run=places.run)
+    engine = RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0, id=places.run))
     return run(
         Session(federation), engine, federations.overall(federation), [diary] if diary else []
     )
@@ -87,7 +87,7 @@ def test_what_leaves_a_site_is_masked_and_its_log_says_so(
             FaultyLink(places.sit(), LOST, alter),
         )
         last = [line for line in places.log(LOST) if line["event"] == "update"][-1]
-        assert last["protections"] == ["secure_aggregation" if secure is MASKED else "quantised"]
+        assert last["protections"] == (["secure_aggregation"] if secure is MASKED else [])
         assert last["bytes"] == sum(map(len, sent[secure["name"]]))
     masked, plain = (b"".join(sent[name]) for name in ("secagg", "quantised"))
     assert len(masked) == len(plain)
@@ -129,7 +129,9 @@ PHASES: dict[str, tuple[str, bool, bool]] = {  # (question, after its answer?, i
     "keys": ("advertise", False, False),
     "shares": ("share", False, False),
     "after its shares": ("share", True, False),
+    "confirmation": ("confirm", False, False),
     "update": ("train", True, False),
+    "agreement": ("agree", False, True),
     "unmasking": ("unmask", False, True),
 }
 
@@ -164,7 +166,7 @@ def test_a_site_killed_in_a_phase_is_a_drop_out_of_that_phase(
     )
 
 
-@pytest.mark.parametrize("kind", ["advertise", "share", "unmask"])
+@pytest.mark.parametrize("kind", ["advertise", "share", "confirm", "unmask"])
 def test_too_few_sites_are_reported_with_the_first_that_dropped_out(
     places: Places, site_images: Path, kind: str
 ) -> None:
@@ -175,7 +177,7 @@ def test_too_few_sites_are_reported_with_the_first_that_dropped_out(
 
     of = program(site_images, {**secure, "threshold": 3}, rounds={"rounds": 1})
     with pytest.raises(
-        SiteError, match=r"(needs 3|3 are needed); .*site 'south': its disk is full"
+        SiteError, match=r"(needs 3|3 (signatures )?are needed); .*site 'south': its disk is full"
     ):
         deployed(places, of, FaultyLink(places.sit(), LOST, alter))
 
@@ -234,7 +236,7 @@ def test_a_key_file_that_others_may_read_stops_the_site(places: Places, site_ima
     deployed(places, program(site_images, MASKED, rounds=rounds))
     key.chmod(0o644)
     try:
-        with pytest.raises(SiteError, match="only 2 of 3 sites are there"):
+        with pytest.raises(SiteError, match="only 2 of 3 sites are present"):
             deployed(places, program(site_images, {**MASKED, "dropout": 0.0, "threshold": 3}))
         assert any("mode 0644" in line.get("why", "") for line in places.log(LOST))
     finally:
@@ -285,7 +287,7 @@ def test_a_model_that_the_keys_were_not_made_for_is_not_trained(
     diary = federations.Diary()
     of = program(site_images, MASKED, rounds={"rounds": 1, "quorum": 2})
     deployed(places, of, Tampering(places.sit()), diary)
-    assert "not made for round 1 with this model" in diary.lines[0]["rejected"][LOST]
+    assert "not made for round 1 with this order" in diary.lines[0]["rejected"][LOST]
 
 
 def test_every_answer_lost_once_changes_nothing(
@@ -305,5 +307,5 @@ def test_every_answer_lost_once_changes_nothing(
     found = deployed(places, of, FaultyLink(places.sit(), "north", alter))
     assert federations.sha(found.vector) == expected
     assert {question.split()[0] for question in answered} >= {
-        *("identify", "advertise", "share", "train", "unmask")
+        *("identify", "advertise", "share", "confirm", "train", "agree", "unmask")
     }

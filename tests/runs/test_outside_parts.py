@@ -147,6 +147,7 @@ WRONG = {
     "does not import": ("import nothing_of_that_name", "ModuleNotFoundError", "line 1"),
     "no Python": ("\n\ndef (", "SyntaxError", "line 3"),
     "fails": ("x = 1\ny = x / 0\n", "ZeroDivisionError", "line 2"),
+    "leaves": ("import sys\nsys.exit(3)\n", "SystemExit", "line 2"),
     "no part": ("x = 1\n", "registers no part", '@fedsight.register("my-name")'),
     "twice": (
         "import fedsight as fs\n"
@@ -235,7 +236,7 @@ def test_installed_packages_register_parts_and_a_broken_one_is_named(
         )
         (info / "entry_points.txt").write_text(f"[fedsight.parts]\n{name} = fedsight_{name}\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(registry, "_asked", [])
+    monkeypatch.setattr(registry, "_entry_points_loaded", [])
     monkeypatch.setattr(registry, "BROKEN", {})
     monkeypatch.setattr(algorithms, "_loaded", False)
     try:

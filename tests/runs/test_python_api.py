@@ -244,6 +244,51 @@ def test_a_personal_part_needs_a_site(tmp_path: Path) -> None:
     assert torch.equal(lyon["conv.weight"], oslo["conv.weight"])
 
 
+def test_a_run_keeps_its_model_whatever_other_runs_of_the_same_network_do(
+    tmp_path: Path,
+) -> None:
+    first = fs.run(**own(rounds=1), out=tmp_path / "first", workers=1)
+    assert fs.check(**own()) == []
+    fs.run(**own(rounds=1, seed=1), out=tmp_path / "second", workers=1)
+    assert isinstance(first.model, Net)
+
+
+def test_what_is_done_to_the_model_does_not_change_the_answers(trained: fs.Run) -> None:
+    images, _ = garments(200)[:2]
+    before = [answer.probability for answer in trained.predict(images)]
+    run = fs.load(trained.folder)
+    for value in run.model.train().parameters():
+        value.data.zero_()
+    assert [answer.probability for answer in run.predict(images)] == before
+
+
+@pytest.mark.parametrize("given", [3, None, [torch.zeros(1, 28, 28)], {"x.png"}])
+def test_predict_names_what_it_takes(trained: fs.Run, given: Any) -> None:
+    with pytest.raises(fs.DataError, match="expected paths or a tensor of pixels"):
+        trained.predict(given)
+
+
+def test_parameters_without_gradient_stay_as_they_are(tmp_path: Path) -> None:
+    net = Net(1, 10)
+    net.conv.requires_grad_(False)
+    run = fs.run(**own(model=net, rounds=1), out=tmp_path / "run", workers=1)
+    assert torch.equal(run.model.state_dict()["conv.weight"], net.conv.weight)
+    assert not torch.equal(run.model.state_dict()["fc.weight"], net.fc.weight)
+    assert digest(net) != digest(net.requires_grad_(True))
+
+
+@pytest.mark.parametrize("given", [{"train": {"lr": 0.2}}, {"rounds": 9}, {"seed": 5}, {"model": Net(1, 10)}])
+def test_keywords_that_are_not_those_of_the_run_are_refused(
+    trained: fs.Run, given: dict[str, Any]
+) -> None:
+    for call in (fs.resume, fs.load):
+        with pytest.raises(fs.StoreError, match=f"{next(iter(given))}: not what the run in"):
+            call(trained.folder, **given)
+    assert fs.load(trained.folder, **own()).summary == trained.summary
+    with pytest.raises(fs.ConfigError, match="expected a number of processes"):
+        fs.resume(trained.folder, workers=0)
+
+
 # -- interruption, resumption, loading ---------------------------------------------------------------
 
 

@@ -25,10 +25,11 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.deploy.declaration import gather
 from fedsight.deploy.server.job import propose
+from fedsight.deploy.site.memories import folder_of
 from fedsight.deploy.site.service import SiteService
 from fedsight.engines.remote import conversation, engine
 from fedsight.engines.remote.conversation import Link
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.program.config import parse
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program
@@ -83,6 +84,7 @@ class Places:
         self.seats: dict[str, SiteService] = {}
         self.names = list(data)
         self._runs = 0
+        self._program: Program | None = None  # of the last run
         for site, table in data.items():
             (root / site).mkdir()
             self.write_owner(site, {"data": dict(table)})
@@ -118,13 +120,15 @@ class Places:
         """Begin a run: ask the sites to take part, and gather what they declare of their images."""
         link = link or self.sit()
         self._runs += 1
+        self._program = program
         found, absent = propose(program, run or self.run, link, {})
         assert absent == {}
         return gather(program, found), link
 
     def memory(self, site: str) -> Path:
         """Where the site keeps what it remembers of the last run."""
-        return self.root / site / "memory" / self.run
+        assert self._program is not None
+        return folder_of(self.root / site, self._program, self.run)
 
     def log(self, site: str) -> list[dict[str, Any]]:
         """The site's log."""
@@ -213,7 +217,7 @@ def learn(
 ) -> Trained:
     """The whole run through the real loop, on the sites at the other end of `link`; `name` is what
     the run was proposed as, which the keys of secure aggregation are bound to."""
-    engine = RemoteEngine(federation, link, {}, accepted or {}, durable, run=name)
+    engine = RemoteEngine(federation, link, RunRecord({}, accepted or {}, durable, id=name))
     return run(
         Session(federation),
         engine,

@@ -36,7 +36,10 @@ def as_table(ledger: Ledger, folder: Path) -> dict[str, Any]:
 
 
 def show_ledger(ledger: Ledger, folder: Path) -> None:
-    """Print the entries, the runs, the epsilon spent, and that the ledger is intact."""
+    """Print the entries, the runs, the epsilon spent, and that the ledger is intact.
+
+    An update is charged before it is made, and its bytes are those of the entry `released`.
+    """
     entries = ledger.entries()
     table = make_table("entry", "time", "kind", "run", "round", "bytes", "protections", "asked by")
     for one in entries:
@@ -45,8 +48,8 @@ def show_ledger(ledger: Ledger, folder: Path) -> None:
             format_time(one.time),
             one.kind,
             one.run[:8],
-            str(one.round) if one.kind in ("update", "figures") else "",
-            f"{one.bytes:,}",
+            str(one.round) if one.round else "",
+            f"{one.bytes:,}" if one.kind == "released" else "",
             ", ".join(one.protections) or ("none" if one.kind == "update" else ""),
             escape(", ".join(one.asked_by)),
         )
@@ -64,13 +67,15 @@ def show_ledger(ledger: Ledger, folder: Path) -> None:
 def _runs(entries: Sequence[LedgerEntry]) -> list[dict[str, Any]]:
     """What left the site for each run."""
     found: dict[str, dict[str, Any]] = {}
+    asked = {one.question: one.kind for one in entries if one.kind != "released"}
     for one in entries:
         if not one.run:
             continue
         new = {"run": one.run, "program": one.program, "data_set": one.data_set}
         run = found.setdefault(one.run, {**new, "updates": 0, "update_bytes": 0, "other_bytes": 0})
         run["updates"] += one.kind == "update"
-        run["update_bytes" if one.kind == "update" else "other_bytes"] += one.bytes
+        update = asked.get(one.question) == "update"
+        run["update_bytes" if update else "other_bytes"] += one.bytes
     return list(found.values())
 
 

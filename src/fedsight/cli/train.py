@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedsight.cli.fetch import fetch_needed
+from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import ConfigError, Problem, StoreError
 
 if TYPE_CHECKING:
@@ -62,15 +63,6 @@ Workers = Annotated[
     typer.Option(min=1, help="Worker processes (default: one per core).", show_default=False),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default=False)]
-PluginFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE",
-        help="A Python file that registers parts of your own; repeatable.",
-        show_default=False,
-    ),
-]
 FederationDir = Annotated[
     Path | None,
     typer.Option(
@@ -89,7 +81,7 @@ Logs = Annotated[
 def _training(command: Command, about: str) -> Callable[..., None]:
     """A command that trains; `run` and `compare` take the same options."""
 
-    def begin(
+    def training_command(
         config: ConfigFile = None,
         example: ExampleOption = None,
         sets: Sets = None,
@@ -112,8 +104,8 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         else:
             _deploy(federation, program, speed, out, log)
 
-    begin.__doc__ = about
-    return begin
+    training_command.__doc__ = about
+    return training_command
 
 
 run_command = _training(
@@ -179,10 +171,9 @@ def resume_command(
     Example: fedsight resume runs/first
     """
     from fedsight.coordinator.store import RunStore
-    from fedsight.program import plugins
     from fedsight.runs import lifecycle
 
-    plugins.parse(plugin or [], Path.cwd())
+    import_plugins(plugin)
     store = RunStore(run)
     store.program()  # refuses a folder that is not a run
     facts = store.read_json("run.json")

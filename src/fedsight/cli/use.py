@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import DataError, StoreError
 
 if TYPE_CHECKING:
@@ -22,17 +23,6 @@ SiteOption = Annotated[
     str | None,
     typer.Option(
         help="Use this site's model, if the algorithm keeps part of it at the sites.",
-        show_default=False,
-    ),
-]
-
-
-PluginFiles = Annotated[
-    list[Path] | None,
-    typer.Option(
-        "--plugin",
-        metavar="FILE",
-        help="A plug-in of the run, if the file has moved; repeatable.",
         show_default=False,
     ),
 ]
@@ -82,7 +72,7 @@ def predict_command(
     from fedsight.inference.predict import predict
     from fedsight.inference.saved import load
 
-    _import(plugin)
+    import_plugins(plugin)
     saved = load(run, site)
     seen = saved.preprocess
     if draw is not None and seen.modality != "image":
@@ -134,18 +124,11 @@ def export_command(
     from fedsight.inference.export import SUFFIX, export
     from fedsight.inference.saved import load
 
-    _import(plugin)
+    import_plugins(plugin)
     path = out or run / f"export{SUFFIX[format.value]}"
     if path.resolve() == (run / "model.safetensors").resolve():
         raise StoreError(f"{path} is the run's own file", "choose another name with --out")
     typer.echo(f"Wrote {export(load(run, site), format.value, path)}")
-
-
-def _import(files: Sequence[Path] | None) -> None:
-    """Import plug-ins."""
-    from fedsight.program import plugins
-
-    plugins.parse(files or [], Path.cwd())
 
 
 def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsight.client.training import Lesson, Progress
-from fedsight.core.errors import ModelError, SiteError
+from fedsight.core.errors import ModelError
 from fedsight.core.types import Batch
 from fedsight.privacy.base import Plan
 from fedsight.privacy.mechanisms.example import Example, steps
@@ -32,8 +32,7 @@ class PrivateSteps:
     def train(self, lesson: Lesson) -> Progress:
         """Train for `lesson.epochs` passes.
 
-        The number of steps depends only on the number of images, and no loss is reported. Raises
-        SiteError when a gradient is not finite.
+        The number of steps depends only on the number of images, and no loss is reported.
         """
         samples, optimizer, plan = lesson.samples, lesson.optimizer, self._plan
         expected = float(min(plan.batch, samples))
@@ -46,7 +45,8 @@ class PrivateSteps:
                 # Sampling depends on all current weights: another model never gets the same draws.
                 sampling = lesson.noise("examples", step, values=[w.cpu() for w in whole])
                 drawn = np.flatnonzero(sampling.uniform(samples) < expected / samples)
-                batch = lesson.read(torch.from_numpy(drawn)) if len(drawn) else None
+                empty = lesson.blank or not len(drawn)
+                batch = None if empty else lesson.read(torch.from_numpy(drawn))
                 total = clipped_sum(lesson, batch, self._clip)
                 noise = partial(lesson.noise, "gradient", step)
                 mean = noised_mean(total, deviation, expected, noise)
@@ -58,7 +58,8 @@ def clipped_sum(lesson: Lesson, batch: Batch | None, clip: float) -> list[Tensor
     """The sum of the images' gradients, each scaled to a joint norm of at most `clip`.
 
     `batch` is None if no image was sampled; the sum is then zero. Call it within
-    `single_gradients`.
+    `single_gradients`. An image whose gradient is not finite contributes zero: whether there is one
+    is a fact about that image, and its neighbours in the batch must not show it.
     """
     model, parameters = lesson.model, lesson.optimizer.parameters
     if batch is None:
@@ -72,11 +73,9 @@ def clipped_sum(lesson: Lesson, batch: Batch | None, clip: float) -> list[Tensor
             raise _unsupported(error) from error
     single = [_pop_gradients(parameter, len(batch.y)) for parameter in parameters]
     squares = torch.stack([g.flatten(1).double().square().sum(1) for g in single]).sum(0)
-    if not bool(torch.isfinite(squares).all()):
-        raise SiteError(
-            "the gradient of an image is not finite",
-            "training diverged or the data are broken: lower train.lr, or check the site's images",
-        )
+    broken = ~torch.isfinite(squares)
+    for gradient in [*single, squares]:
+        gradient[broken] = 0.0
     factors = (clip / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0).float()
     return [torch.einsum("b,b...->...", factors, gradient) for gradient in single]
 

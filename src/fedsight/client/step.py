@@ -54,17 +54,16 @@ class Client:
     """
 
     def __init__(
-        self, federation: Federation, speed: Speed | None = None, secret: int | None = None
+        self, federation: Federation, speed: Speed | None = None, noise: MakeNoise | None = None
     ) -> None:
-        """`secret`: where the site's noise comes from; None: the program's seed (a simulation).
+        """`noise`: where the site's noise comes from; None: the program's seed (a simulation).
 
         Raises EngineError when the device of `speed` is not there.
         """
         speed = speed or Speed(device="cpu")
         program = federation.program
         self.federation = federation
-        self._secret = program.seed if secret is None else secret
-        self._fingerprint = program.fingerprint
+        self._noise = noise or partial(Noise, program.seed, program.fingerprint)
         self._device = find_device(speed.device)
         self.network, self.layout = federation.network, federation.layout
         self.model = self.network.module
@@ -103,8 +102,33 @@ class Client:
 
         Raises SiteError naming the site when the training loss is not finite.
         """
-        program, known = self.federation.program, self._site(client)
-        site, data = known.name, known.data
+        return self._stepped(order, self._site(client), memory)
+
+    def blank(self, order: Order, client: int) -> Reply:
+        """A reply that says nothing of the client's images, which are not read.
+
+        It looks like any other: zeros, clipped, noised and encoded as an update is; under DP-SGD,
+        the steps that noise alone takes. A protected site sends it instead of an error.
+        """
+        federation, program = self.federation, self.federation.program
+        data = federation.client(client)
+        known = _Site(federation.name(client), data, data.labels(), None, 0)
+        if isinstance(self._training, PrivateSteps):
+            reply = self._stepped(order, known, {}, blank=True)
+            if all(bool(torch.isfinite(part).all()) for part in reply.payload.values()):
+                return reply
+        added = program.privacy.parts()  # which `release` adds
+        nothing = {
+            part: torch.zeros(spec.shape)
+            for part, spec in federation.parts.items()
+            if part not in added
+        }
+        noise = partial(self._noise, "round", order.round, "site", known.name)
+        payload = self._release(nothing, order, known.name, noise)
+        return Reply(known.name, payload, self._weight(data), {})
+
+    def _stepped(self, order: Order, known: _Site, memory: Memory, blank: bool = False) -> Reply:
+        program, site, data = self.federation.program, known.name, known.data
         path = ("round", order.round, "site", site)
         self.load(order.vector, memory)
         program.task.begin(self.model, known.labels, generator(program.seed, "begin", site))
@@ -113,14 +137,14 @@ class Client:
             part.eval()
         lr = program.train.rate(order.round, program.rounds.rounds)
         local = self._local(order, memory, lr)
-        noise = partial(Noise, self._secret, self._fingerprint, *path)
+        noise = partial(self._noise, *path)
         draws = generator(program.seed, *path, "batches")
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             seed(self._device, derive(program.seed, *path, "dropout"))
             read = self._reader(known, draws)
             for phase in program.algorithm.phases(program.train.epochs):
-                progress = self._train(phase, data, read, draws, local, noise)
+                progress = self._train(phase, data, read, draws, local, noise, blank)
                 loss += progress.loss
                 seen += progress.samples
         if not bool(torch.isfinite(loss)):
@@ -132,9 +156,12 @@ class Client:
         metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
         if program.privacy.protects:  # no epsilon pays for it
             metrics = {}
-        weight = len(data) if program.rounds.weighting == "samples" else 1
         payload, kept = self._result(order, memory, local)
-        return Reply(site, self._release(payload, order, site, noise), weight, metrics, kept)
+        released = self._release(payload, order, site, noise)
+        return Reply(site, released, self._weight(data), metrics, kept)
+
+    def _weight(self, data: SiteData) -> int:
+        return len(data) if self.federation.program.rounds.weighting == "samples" else 1
 
     def measure(self, client: SiteData, start: int) -> Metrics:
         """Sums over the chunk of test images from `start`, with the weights loaded last."""
@@ -151,10 +178,10 @@ class Client:
         size = max(1, chunk(self.federation, len(client)))
         return add_metrics([self.measure(client, at) for at in range(0, len(client), size)])
 
-    def measure_each(self, client: SiteData, bounds: Bounds) -> Metrics:
+    def measure_each(self, client: SiteData, bounds: Bounds, blank: bool = False) -> Metrics:
         """Sums of bounded shares: each test image is measured alone, so no other can change it.
 
-        An image that cannot be measured adds nothing.
+        An image that cannot be measured adds nothing; with `blank` none of them does.
         """
         size = self.federation.dataset.preprocess
         classes = len(self.federation.dataset.classes)
@@ -163,16 +190,14 @@ class Client:
         self.model.eval()
         with torch.inference_mode():
             batch = Batch(black, task.blank(classes).to(self._device))
-            blank = task.measure(self.model, batch, classes)
-        totals: Metrics = {name: Sum(np.zeros_like(blank[name].total), 0) for name in bounds}
-        for at in range(len(client)):
-            share: Metrics = {
-                name: Sum(np.zeros_like(one.total), 1) for name, one in totals.items()
-            }
+            shapes = task.measure(self.model, batch, classes)
+        images = len(client)
+        totals: Metrics = {name: Sum(np.zeros_like(shapes[name].total), images) for name in bounds}
+        for at in range(0 if blank else images):
             with contextlib.suppress(Exception), torch.inference_mode():
                 batch = self.batch(client, torch.tensor([at]))
                 share = bounded(task.measure(self.model, batch, classes), bounds)
-            totals = add_metrics([totals, share])
+                totals = {k: Sum(one.total + share[k].total, images) for k, one in totals.items()}
         return totals
 
     def load(self, vector: Tensor, memory: Memory) -> None:
@@ -251,6 +276,7 @@ class Client:
         draws: Generator,
         local: Local,
         noise: MakeNoise,
+        blank: bool,
     ) -> Progress:
         program = self.federation.program
         chosen = learning(self._parameters, lambda name: self._kinds[name] in phase.trains)
@@ -267,6 +293,7 @@ class Client:
                 done=local.steps,
                 draws=draws,
                 noise=noise,
+                blank=blank,
             )
         )
 

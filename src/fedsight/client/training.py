@@ -38,7 +38,8 @@ class Lesson:
     correct: Correct  # gradients as the algorithm wants them
     done: int  # steps of this round before these
     draws: Generator  # of the order of images
-    noise: MakeNoise  # that protects; of the site's own secret
+    noise: MakeNoise  # that protects
+    blank: bool = False  # whether no image is to be read: steps that noise alone takes
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.types import RoundSum
 from fedsight.privacy.base import Protected, split
 from fedsight.privacy.mechanisms.example import Example
-from fedsight.privacy.noise import Noise
+from fedsight.privacy.noise import MakeNoise, Noise, fresh
 from fedsight.program import rules
 from fedsight.program.federation import Federation
 
@@ -19,8 +19,8 @@ from fedsight.program.federation import Federation
 class Protection:
     """What the run's privacy mechanism does between rounds.
 
-    Cohorts and noise are drawn from `secret`, or from the program's seed if it is None, as in a
-    simulation.
+    Cohorts are drawn from `secret` and noise is always fresh; in a simulation, where `secret` is
+    None, both are drawn from the program's seed.
     Raises ConfigError when not even one round fits into the target epsilon.
     """
 
@@ -29,10 +29,12 @@ class Protection:
         self.plan = federation.accounted
         self.simulated = secret is None
         self._federation = federation
-        self._secret = federation.program.seed if secret is None else secret
-        self._fingerprint = federation.program.fingerprint
+        program = federation.program
+        seeded = partial(Noise, program.seed, program.fingerprint)
+        self._noise: MakeNoise = seeded if secret is None else fresh
         # Without amplification cohorts need not be secret, so they are drawn from the seed.
-        self._seed = self._secret if self.mechanism.protects else federation.program.seed
+        secret = secret if self.mechanism.protects else None
+        self._seed = program.seed if secret is None else secret
         self.rounds = self.plan.rounds
         if isinstance(self.mechanism, Protected):
             self.rounds = self.mechanism.rounds(self.plan)
@@ -50,7 +52,7 @@ class Protection:
     def mean(self, total: RoundSum, state: State, round: int) -> tuple[Mean, State, State]:
         """The mean of a round's sum as the algorithm may see it, and both parts of the state."""
         own, rest = split(state)
-        noise = partial(Noise, self._secret, self._fingerprint, "round", round)
+        noise = partial(self._noise, "round", round)
         released = self.mechanism.mean(total, self.plan, own, noise)
         mean = Mean(released.parts, released.replies, self._federation.population)
         return mean, released.state, rest

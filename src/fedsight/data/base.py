@@ -176,6 +176,7 @@ class Dataset:
     preprocess: Preprocess
     skipped: tuple[str, ...] = ()  # images left out because they are corrupt (the config allows it)
     facts: dict[str, Any] = field(default_factory=dict)  # title, licence, credit
+    untold: tuple[str, ...] = ()  # remote sites that do not tell the classes of their images
 
 
 class Source(Settings, ABC):

@@ -37,12 +37,13 @@ MAX_IMAGE_VALUES = 1 << 26  # the coordinator passes one empty image through the
 class Declaration:
     """A site's images in numbers, as one program uses them."""
 
-    labels: tuple[int, ...]  # number of training images of each class
+    labels: tuple[int, ...]  # number of training images of each class; empty: it is not told
     test: int  # number of test images
     share: bool  # whether the images are this site's share of a sample that every site has
     classes: tuple[str, ...]
     preprocess: Preprocess
     skipped: int = 0  # number of corrupt images that are left out
+    total: int | None = None  # number of training images, where that of each class is not told
     # How figures leave the site, and why not; this may change during a run.
     figures: Release = field(default="exact", compare=False)
     withheld: str = field(default="", compare=False)
@@ -50,7 +51,7 @@ class Declaration:
     @property
     def train(self) -> int:
         """Number of training images."""
-        return sum(self.labels)
+        return sum(self.labels) if self.total is None else self.total
 
     def table(self) -> dict[str, Any]:
         """The declaration in plain values."""
@@ -69,6 +70,7 @@ def read_declaration(table: Any, site: str) -> Declaration:
             _as_tuple(table["classes"]),
             Preprocess.of({**fields, **lists}),
             table["skipped"],
+            table["total"],
             table["figures"],
             table["withheld"],
         )
@@ -90,7 +92,8 @@ def _as_tuple(value: Any) -> tuple[Any, ...]:
 def _check_plausible(found: Declaration) -> None:
     """Raise ValueError if the coordinator could not use the declaration, or not hold it."""
     size = found.preprocess
-    counts = (*found.labels, found.test, found.skipped)
+    told = () if found.total is None else (found.total,)
+    counts = (*found.labels, *told, found.test, found.skipped)
     sides = (size.channels, size.height, size.width)
     if any(type(number) is not int for number in (*counts, *sides)) or min(counts) < 0:
         raise ValueError("expected counts as whole numbers of at least 0")
@@ -99,8 +102,9 @@ def _check_plausible(found: Declaration) -> None:
     if len(found.labels) > MAX_CLASSES:
         raise ValueError(f"expected at most {MAX_CLASSES:,} classes")
     names = [name for name in found.classes if type(name) is str]
-    if not len(found.labels) == len(found.classes) == len(set(names)):
-        raise ValueError("each class needs a name of its own and a count")
+    expected = len(found.classes) if found.total is None else 0
+    if len(found.labels) != expected or len(found.classes) != len(set(names)):
+        raise ValueError("each class needs a name of its own and a count, or all one count")
     floats = (*size.mean, *size.std)
     finite = all(type(value) is float and math.isfinite(value) for value in floats)
     if not finite or not len(size.mean) == len(size.std) == size.channels or min(size.std) <= 0:
@@ -185,18 +189,23 @@ OWNER_KEYS = frozenset(
 )
 
 
-def declare(federation: Federation, number: int, share: bool) -> Declaration:
-    """This site's data declaration."""
+def declare(federation: Federation, number: int, share: bool, counts: bool = True) -> Declaration:
+    """This site's data declaration.
+
+    Without `counts` it tells how many training images there are, and not how many of each class or
+    how many are corrupt.
+    """
     dataset, classes = federation.dataset, len(federation.dataset.classes)
     labels = dataset.train.labels[federation.partition.indices(number)]
-    counts = np.bincount(labels, minlength=classes)
+    by_class = np.bincount(labels, minlength=classes)
     return Declaration(
-        tuple(counts.tolist()),
+        tuple(by_class.tolist()) if counts else (),
         len(dataset.test),
         share,
         dataset.classes,
         dataset.preprocess,
-        len(dataset.skipped),
+        len(dataset.skipped) if counts else 0,
+        None if counts else len(labels),
     )
 
 
@@ -216,11 +225,18 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
         cause = "a shift can be simulated only at simulated sites"
         raise ConfigError([Problem("shift", cause, "remove [shift]")])
     classes = len(first.classes)
-    labels = [np.repeat(np.arange(classes), declared[name].labels) for name in names]
+    untold = tuple(name for name in names if declared[name].total is not None)
+    labels = [
+        # Class numbers of a site that does not tell them are not used (`Dataset.untold`).
+        np.zeros(declared[name].train, np.int64)
+        if name in untold
+        else np.repeat(np.arange(classes), declared[name].labels)
+        for name in names
+    ]
     offsets = np.cumsum([0, *(len(own) for own in labels)])
     partition = Groups([np.arange(a, b) for a, b in itertools.pairwise(offsets)], names)
     train = Part(RemoteImages(int(offsets[-1])), np.concatenate(labels))
-    dataset = Dataset(train, _test(names, declared), first.classes, first.preprocess)
+    dataset = Dataset(train, _test(names, declared), first.classes, first.preprocess, untold=untold)
     if problems := program.rounds.check(len(names)):
         raise ConfigError(problems)
     federation = Federation(program, dataset, partition, ())

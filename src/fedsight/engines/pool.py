@@ -14,13 +14,13 @@ from typing import Any, cast
 
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.engines.parcel import Parcel, main_hidden
+from fedsight.program.fingerprints import own_place
 
 PATIENCE = 1.0  # seconds to wait for a busy worker to notice that its pipe is closed
 GRACE = 5.0  # seconds that a worker has to end after SIGTERM
 
-Serve = Callable[
-    [Any, Connection], None
-]  # (setup, pipe): runs in the worker until the pipe is closed
+# (setup, pipe): runs in the worker until the pipe is closed
+Serve = Callable[[Any, Connection], None]
 
 
 def context() -> Any:
@@ -153,10 +153,12 @@ def _run_worker(serve: Serve, parcel: Parcel, pipe: Connection) -> None:
         return  # the coordinator is gone
     except FedSightError as error:
         pipe.send(error)
-    except Exception as error:  # a bug: without this, the user would only see a dead process
-        pipe.send(
-            EngineError(
-                f"a worker failed: {type(error).__name__}: {error}",
-                f"this is a bug in FedSight; please report it with\n{traceback.format_exc()}",
+    except Exception as error:  # without this, the user would only see a dead process
+        what, place = f"{type(error).__name__}: {error}", own_place(error)
+        if place is not None:
+            pipe.send(
+                EngineError(f"your code failed: {what} ({place})", "correct it and run again")
             )
-        )
+            return
+        cure = f"this is a bug in FedSight; please report it with\n{traceback.format_exc()}"
+        pipe.send(EngineError(f"a worker failed: {what}", cure))

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-import torch
 from torch import Tensor
 
 from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import EncodingPlan, SecureSum
+from fedsight.core.layout import Kind
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Order
 from fedsight.engines.base import Outcome
@@ -74,9 +75,28 @@ def shared_memory_of(federation: Federation) -> dict[str, Shared]:
     return {name: Shared(tuple(t.shape), t.dtype) for name, t in blank.tensors.items()}
 
 
-def fingerprint(vector: torch.Tensor) -> str:
-    """SHA-256 of the vector that a round trains from."""
-    return hashlib.sha256(vector.contiguous().numpy().data).hexdigest()
+def order_digest(order: Order, adopted: Tensor | None = None) -> str:
+    """SHA-256 of everything that training in a round starts from: the model, every other vector
+    of the order by name and length, and the values that the sites have `adopted`."""
+    vectors = {"vector": order.vector, **{f"shared {k}": v for k, v in order.shared.items()}}
+    if adopted is not None:
+        vectors["adopted"] = adopted
+    digest = hashlib.sha256(b"fedsight order\0")
+    for name, vector in sorted(vectors.items()):
+        digest.update(json.dumps([name, vector.numel()]).encode())
+        digest.update(vector.reshape(-1).contiguous().numpy().astype("<f4", copy=False).data)
+    return digest.hexdigest()
+
+
+def adopted(federation: Federation) -> Tensor | None:
+    """The personal and frozen values that the sites are sent, because only the coordinator has
+    the weights that they are from; None if there are none, or if the sites can make them."""
+    program, layout = federation.program, federation.layout
+    if program.model == program.model.fresh():  # the sites build the same
+        return None
+    if not layout.length(Kind.PERSONAL) + layout.length(Kind.FROZEN):
+        return None
+    return federation.initial[layout.kept]
 
 
 class Keys:
@@ -92,8 +112,8 @@ class Keys:
         if not secure.masks or not isinstance(total, SecureSum):
             return {}
         sites = [self._federation.name(client) for client in sorted(cohort)]
-        parameters, model = secure.parameters(len(sites)), fingerprint(order.vector)
-        return self._local.begin(order.round, model, sites, parameters, total.quantiser)
+        parameters, digest = secure.parameters(len(sites)), order_digest(order)
+        return self._local.begin(order.round, digest, sites, parameters, total.quantiser)
 
     def finish(self, outcome: Outcome, asked: int) -> None:
         """Remove the masks from a round's sum; a rejected site counts as dropped out.

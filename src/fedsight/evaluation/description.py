@@ -70,7 +70,9 @@ def describe(session: Session, command: str) -> dict[str, Any]:
             {
                 "name": partition.name(site),
                 "samples": partition.size(site),
-                "labels": evaluator.counts(site).tolist(),
+                "labels": []
+                if partition.name(site) in data.untold
+                else evaluator.counts(site).tolist(),
             }
             for site in evaluator.sites
         ],

@@ -68,7 +68,10 @@ class Evaluator:
             by_site = {name: summary(own) for name, own in site_sums.items()}
             overall = summary(everything)
         elif self.site_test == "label mix":
-            by_site = {names(site): summary(sums[0], self.mix(site)) for site in self.sites}
+            mixes = {names(site): self.mix(site) for site in self.sites}
+            by_site = {
+                name: summary(sums[0], mix) for name, mix in mixes.items() if mix is not None
+            }
             overall = summary(everything)
         else:
             by_site = {
@@ -95,8 +98,10 @@ class Evaluator:
         dataset, chosen = self.federation.dataset, self.federation.partition.indices(site)
         return dataset.train.counts(len(dataset.classes), chosen)
 
-    def mix(self, site: int) -> npt.NDArray[np.float64]:
-        """The site's label proportions [classes]."""
+    def mix(self, site: int) -> npt.NDArray[np.float64] | None:
+        """The site's label proportions [classes]; None if it does not tell them."""
+        if self.federation.partition.name(site) in self.federation.dataset.untold:
+            return None
         counts = self.counts(site)
         return np.asarray(counts / max(1, counts.sum()))
 

@@ -7,7 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from fedsight.core.errors import DeployError
 from fedsight.core.settings import Settings
@@ -17,18 +17,16 @@ if TYPE_CHECKING:
     from fedsight.program.program import Program
 
 Requirement = Literal["secure_aggregation", "client_dp", "local_dp", "example_dp", "distributed_dp"]
-# The protection that each part of a program gives. A part that is not listed keeps its own name.
-PROTECTION_BY_PART: dict[str, Requirement] = {
-    "secagg": "secure_aggregation",
-    "central": "client_dp",
-    "matrix": "client_dp",
-    "local": "local_dp",
-    "example": "example_dp",
-    "distributed": "distributed_dp",
+# The protection that a mechanism gives, by where its noise comes in and what its epsilon protects.
+PROTECTION_BY_NOISE: dict[tuple[str, str], Requirement] = {
+    ("coordinator", "client"): "client_dp",
+    ("site", "client"): "local_dp",
+    ("steps", "example"): "example_dp",
+    ("shares", "client"): "distributed_dp",
 }
 ADDED_AT_SITE = frozenset({"local_dp", "example_dp", "distributed_dp"})  # the site adds the noise
 ADDED_BY_COORDINATOR = frozenset({"client_dp"})  # the site cannot verify this noise
-MIN_FINGERPRINT_PREFIX = 12  # characters of a fingerprint that identify a program
+GIGABYTE = 1 << 30
 
 Release = Literal["none", "exact", "noised"]
 EVALUATIONS = 100  # of a contract that asks for protection and states no number
@@ -53,11 +51,16 @@ def _hash(text: str) -> str:
 Hashes = Annotated[tuple[Annotated[str, AfterValidator(_hash)], ...], Field(strict=False)]
 
 
-def protections(program: Program) -> tuple[str, ...]:
-    """The protections that `program` states, in the contract's terms."""
-    parts = (getattr(program, section, None) for section in ("secure", "privacy"))
-    names = [str(part.registered or part.name) for part in parts if part is not None]
-    return tuple(PROTECTION_BY_PART.get(name, name) for name in names if name != "none")
+def protections(program: Program) -> tuple[Requirement, ...]:
+    """The protections that `program` has, in the contract's terms.
+
+    They follow from facts of its parts, never from the names under which these are registered: a
+    plug-in may choose any name.
+    """
+    found: list[Requirement] = ["secure_aggregation"] if program.secure.masks else []
+    mechanism = program.privacy
+    stated = PROTECTION_BY_NOISE.get((mechanism.noise_at, mechanism.unit))
+    return tuple(found if stated is None else [*found, stated])
 
 
 def _normalised(name: str) -> str:
@@ -72,7 +75,7 @@ class Contract(Settings):
     """
 
     tasks: Names | None = None  # tasks that may be trained; None: any task
-    programs: Names = ()  # fingerprints, or their first 12 characters or more; empty: any program
+    programs: Hashes = ()  # fingerprints of the programs to take part in; empty: any program
     # SHA-256 of the plug-in files that programs may use, from the site's folder `plugins`
     plugins: Hashes = ()
     # operators who may start jobs, by the name in their certificate; None: any operator
@@ -80,6 +83,12 @@ class Contract(Settings):
     sites: int = Field(1, ge=1)  # minimum number of sites in a round, as the coordinator reports it
     rounds: int | None = Field(None, ge=1)  # maximum number of rounds; None: any number
     require: Protections = ()  # protections that a program must have
+    # how often one round of a run may be trained or measured, with other content or again
+    attempts: int = Field(10, ge=1)
+    runs: int = Field(1000, ge=1)  # maximum number of runs that the site keeps a memory of
+    disk: float = Field(100.0, gt=0)  # what runs may occupy at the site together, in gigabytes
+    # whether what an algorithm keeps under one program may be used by a run's next program
+    share_memory: bool = False
     # how sums over the test images may leave: "exact", "noised" or "none"; None: "exact" if neither
     # epsilon nor require is set, otherwise "none"
     figures: Release | None = None
@@ -92,13 +101,47 @@ class Contract(Settings):
     # standard deviation of the noise on figures = "noised", in units of the most by which replacing
     # one test image can change them
     figures_noise: float = Field(5.0, gt=0)
-    announce: bool = True  # whether the server learns how many images of which classes the site has
+    # whether a run learns how many images of each class there are, and how many are corrupt, not
+    # only how many there are; None: only if epsilon is not set
+    counts: bool | None = None
+    # whether the server learns between runs how many images the site has, and the classes' names;
+    # None: only if epsilon is not set
+    announce: bool | None = None
     # the owner's name for the images that epsilon is spent on; names that look the same are equal
     data_set: Annotated[str, AfterValidator(_normalised), Field(min_length=1)] = "images"
     # what all updates of the data set may cost together, over all runs; None: no limit
     epsilon: float | None = Field(None, gt=0)
     delta: float = Field(1e-5, gt=0, lt=1)  # the delta that epsilon refers to
     trust_coordinator_noise: bool = False  # whether noise that the coordinator promises counts
+    # least noise multiplier that a program's mechanism must state; None: any
+    min_noise_multiplier: float | None = Field(None, gt=0, validate_default=True)
+
+    @field_validator("min_noise_multiplier")
+    @classmethod
+    def _bounds_noise(cls, value: float | None, info: ValidationInfo) -> float | None:
+        """A mechanism that is required must add enough noise to be worth requiring."""
+        noisy = (ADDED_AT_SITE | ADDED_BY_COORDINATOR) & set(info.data.get("require", ()))
+        if noisy and value is None and info.data.get("epsilon") is None:
+            raise ValueError(
+                f"contract.require names {', '.join(sorted(noisy))}, and nothing says how much "
+                "noise that is: set contract.epsilon or contract.min_noise_multiplier"
+            )
+        return value
+
+    @property
+    def tells_counts(self) -> bool:
+        """Whether a run learns the exact number of images of each class."""
+        return self.epsilon is None if self.counts is None else self.counts
+
+    @property
+    def announces(self) -> bool:
+        """Whether the server learns between runs what data the site has."""
+        return self.epsilon is None if self.announce is None else self.announce
+
+    @property
+    def protected(self) -> bool:
+        """Whether the site promises that its images stay hidden: what fails must not show then."""
+        return self.epsilon is not None or bool(self.require)
 
     @property
     def limit(self) -> Limit | None:
@@ -113,9 +156,8 @@ class Contract(Settings):
         if self.tasks is not None and task not in self.tasks:
             permitted = ", ".join(self.tasks)
             raise _refusal("tasks", f"the contract permits the tasks {permitted}, not {task}")
-        prefixes = [one for one in self.programs if len(one) >= MIN_FINGERPRINT_PREFIX]
-        if self.programs and not any(fingerprint.startswith(prefix) for prefix in prefixes):
-            raise _refusal("programs", f"the contract does not list the program {fingerprint[:12]}")
+        if self.programs and fingerprint not in self.programs:
+            raise _refusal("programs", f"the contract does not list the program {fingerprint}")
         rounds = program.rounds.rounds
         if self.rounds is not None and rounds > self.rounds:
             cause = f"the contract permits {self.rounds} rounds, and the program has {rounds}"
@@ -127,6 +169,7 @@ class Contract(Settings):
                 raise _refusal("require", f"{name} is required, and the program has {found}")
         if self.epsilon is not None:
             self._check_noise(program, stated)
+        self._check_multiplier(program)
 
     def _check_noise(self, program: Program, stated: Sequence[str]) -> None:
         """Raise DeployError unless the cost of the program's noise can be counted."""
@@ -145,6 +188,27 @@ class Contract(Settings):
                 "noise that the coordinator adds can be counted only if the program states "
                 "privacy.noise_multiplier, and it does not",
             )
+
+    def _check_multiplier(self, program: Program) -> None:
+        """Raise DeployError unless the program states enough noise."""
+        least = self.min_noise_multiplier
+        if least is None:
+            return
+        found = getattr(program.privacy, "noise_multiplier", None)
+        if found is None or found < least:
+            states = "states none" if found is None else f"states {found:g}"
+            raise _refusal(
+                "min_noise_multiplier",
+                f"privacy.noise_multiplier must be {least:g} or more, and the program {states}",
+            )
+
+    def check_room(self, runs: int, size: int) -> None:
+        """Raise DeployError if `runs` runs that occupy `size` bytes are more than permitted."""
+        if runs > self.runs:
+            raise _refusal("runs", f"{runs} runs would have a memory here, and {self.runs} may")
+        if size > self.disk * GIGABYTE:
+            cause = f"runs occupy {size / GIGABYTE:.3g} GB here, and {self.disk:g} are permitted"
+            raise _refusal("disk", cause, "remove memories of runs that have ended; ")
 
     def check_plugins(self, sha256s: Iterable[str]) -> None:
         """Raise DeployError if a program uses code that the owner has not permitted.
@@ -178,14 +242,9 @@ class Contract(Settings):
             )
 
     @property
-    def protects(self) -> bool:
-        """Whether the owner asks for protection of updates."""
-        return self.epsilon is not None or bool(self.require)
-
-    @property
     def release(self) -> Release:
         """How figures leave: as stated, or exactly if nothing is protected, or not at all."""
-        return self.figures or ("none" if self.protects else "exact")
+        return self.figures or ("none" if self.protected else "exact")
 
     @property
     def most_evaluations(self) -> int | None:
@@ -193,7 +252,7 @@ class Contract(Settings):
 
         It is not a number for one run, because the coordinator chooses how many runs there are.
         """
-        if self.evaluations is None and self.protects:
+        if self.evaluations is None and self.protected:
             return EVALUATIONS
         return self.evaluations
 

@@ -9,24 +9,28 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-EntryKind = Literal["declaration", "update", "figures", "clock"]
+EntryKind = Literal["declaration", "update", "figures", "released", "clock"]
 GENESIS = hashlib.sha256(b"FedSight ledger 1").hexdigest()  # the hash before the first entry
 
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """A record of something that left the site, written before it leaves.
+    """A record of a question that the site answers, or of an answer that leaves it.
 
-    `event` is the privacy event in plain values, or None if no noise protected the data.
-    `enforced` is true if the site added the noise itself, false if the coordinator promised it.
+    A question is charged before the work on it begins (`declaration`, `update`, `figures`), and its
+    answer is recorded before it leaves (`released`, with the same `question`). `event` is the
+    privacy event in plain values, or None if no noise protects the answer. `enforced` is true if
+    the site adds the noise itself, false if the coordinator promises it.
     """
 
     kind: EntryKind
     run: str = ""
     program: str = ""  # fingerprint
     round: int = 0
-    bytes: int = 0
-    sha256: str = ""  # of the data that left
+    attempt: int = 0  # the coordinator's number for the question; the same question keeps it
+    question: str = ""  # SHA-256 of all that the answer may depend on, besides the images
+    bytes: int = 0  # of the answer, once it is released
+    sha256: str = ""  # of the answer
     asked_by: tuple[str, ...] = ()  # operators whose signature on the job the site has verified
     protections: tuple[str, ...] = ()
     data_set: str = ""  # the owner's name for the images that epsilon is spent on
@@ -39,9 +43,9 @@ class LedgerEntry:
     time: str = ""  # UTC; set by the ledger
 
     @property
-    def key(self) -> tuple[str, str, int, str]:
-        """Identifies the data that left: an answer sent again has the same key."""
-        return self.kind, self.run, self.round, self.sha256
+    def asked(self) -> tuple[str, str, str, int]:
+        """What the question is about: kind, run, program and round."""
+        return self.kind, self.run, self.program, self.round
 
     @property
     def written_at(self) -> datetime:

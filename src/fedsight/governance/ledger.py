@@ -1,14 +1,14 @@
 """The site's ledger: what left the site over all runs, and how much epsilon it has cost.
 
-An entry is on the disk before anything leaves. If the process crashes in between, a round may be
-charged although it was not sent, but never the reverse.
+A question is charged, on the disk, before the work on its answer begins. If the process crashes in
+between, a round may be charged although nothing was sent, but never the reverse.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -45,11 +45,11 @@ class Ledger:
         self._home = home
         self._file = LedgerFile(home)
         self._accountant = accountant or fedsight_epsilon
-        self._by_key: dict[tuple[str, str, int, str], LedgerEntry] = {}
+        self._asked: defaultdict[tuple[str, str, str, int], list[LedgerEntry]] = defaultdict(list)
         self._last: LedgerEntry | None = None
         # For each data set: how often each (event, enforced) happened; the event None is no noise.
         self._costs: dict[str, Counter[tuple[str | None, bool]]] = {}
-        self._figures: dict[str, set[tuple[str, int]]] = {}  # of each data set: (run, round)
+        self._evaluations: defaultdict[str, set[str]] = defaultdict(set)  # questions by data set
         self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
         self.entries()
 
@@ -67,25 +67,28 @@ class Ledger:
             return list(whole.read(table))
 
     def append(
-        self, entry: LedgerEntry, limit: Limit | None = None, most: int | None = None
+        self,
+        entry: LedgerEntry,
+        limit: Limit | None = None,
+        attempts: int | None = None,
+        evaluations: int | None = None,
     ) -> LedgerEntry:
         """Write `entry` and return it with its number and time.
 
-        An answer that is sent again is not written again; the earlier entry is returned. Raises
-        DeployError if the entry would exceed `limit` or, for figures, `most` sets of the data set's
-        figures, and StoreError if the clock has gone back.
+        Raises DeployError if the entry would exceed `limit`, if its question was asked `attempts`
+        times already or before with other content, or (figures) if it would be another question
+        about its round, or one more than `evaluations`; and StoreError if the clock has gone back.
         """
         with self._file.open() as table:
             for found in self._file.read(table):
                 self._remember(found)
-            earlier = self._by_key.get(entry.key)
-            if earlier is not None and _already_charged(entry, earlier):
-                return earlier
+            if attempts is not None:
+                self._check_attempts(entry, attempts)
+            if entry.kind == "figures":
+                self._check_figures(entry, evaluations)
             now = entries.now()
             if entry.kind != "clock":
                 self._check_clock(now)
-            if entry.kind == "figures":
-                self._check_figures(entry, most)
             if limit is not None:
                 self.check_limit(entry, limit)
             number = self._file.number + 1
@@ -94,24 +97,12 @@ class Ledger:
             self._remember(entry)
             return entry
 
-    def figures_of(self, data_set: str) -> int:
-        """How many sets of figures of the data set have left."""
-        return len(self._figures.get(data_set, ()))
+    def evaluations(self, data_set: str) -> int:
+        """How many different questions about figures of the data set were answered, over all runs.
 
-    def figures_in(self, run: str, round: int) -> int:
-        """How many sets of figures have left in a round of a run: one or none."""
-        return sum((run, round) in known for known in self._figures.values())
-
-    def _check_figures(self, entry: LedgerEntry, most: int | None) -> None:
-        if self.figures_in(entry.run, entry.round):
-            raise DeployError(
-                f"other figures of round {entry.round} have left already", "ask once in a round"
-            )
-        if most is not None and self.figures_of(entry.data_set) >= most:
-            raise DeployError(
-                f"contract.evaluations: {most} sets of figures have left, and no more may",
-                "the site's owner decides: see contract.evaluations in site.toml",
-            )
+        The coordinator chooses how many runs there are, so only this number is a limit.
+        """
+        return len(self._evaluations[data_set])
 
     def spent(self, data_set: str, delta: float, trusted: bool = False) -> float:
         """Epsilon at `delta` of all updates of the data set so far.
@@ -166,12 +157,44 @@ class Ledger:
 
     def _remember(self, entry: LedgerEntry) -> None:
         self._last = entry
-        self._by_key[entry.key] = entry
+        self._asked[entry.asked].append(entry)
         if entry.kind == "figures":
-            self._figures.setdefault(entry.data_set, set()).add((entry.run, entry.round))
+            self._evaluations[entry.data_set].add(entry.question)
         if entry.kind == "update" or entry.event is not None:
             costs = self._costs.setdefault(entry.data_set, Counter())
             costs[_cost(entry)] += entry.times
+
+    def _check_attempts(self, entry: LedgerEntry, most: int) -> None:
+        """Raise DeployError unless the question of `entry` may be asked (once more)."""
+        earlier = self._asked.get(entry.asked, [])
+        what = f"contract.attempts: the {entry.kind} of round {entry.round}"
+        if any(one.attempt == entry.attempt and one.question != entry.question for one in earlier):
+            raise DeployError(
+                f"{what} was asked for before, as attempt {entry.attempt}, with other content",
+                "the coordinator confuses its questions, or is malicious: ask the operator",
+            )
+        if len(earlier) >= most:
+            raise DeployError(
+                f"{what} was asked for {len(earlier)} times, and {most} are permitted",
+                "the site's owner decides: see contract.attempts in site.toml",
+            )
+
+    def _check_figures(self, entry: LedgerEntry, most: int | None) -> None:
+        """Raise DeployError unless the figures that `entry` asks for may leave.
+
+        Two answers about one round would tell whether something about the images made them differ.
+        """
+        earlier = self._asked.get(entry.asked, [])
+        if any(one.question != entry.question for one in earlier):
+            raise DeployError(
+                f"figures of another model of round {entry.round} have left already",
+                "ask about one model in a round",
+            )
+        if not earlier and most is not None and self.evaluations(entry.data_set) >= most:
+            raise DeployError(
+                f"contract.evaluations: {most} sets of figures have left, and no more may",
+                "the site's owner decides: see contract.evaluations in site.toml",
+            )
 
     def _check_clock(self, now: datetime) -> None:
         last = self._last
@@ -191,18 +214,6 @@ def fedsight_epsilon(events: list[tuple[Mapping[str, Any], int]], delta: float) 
 
     found: float = spent([(Event.of(table), count) for table, count in events], delta, grid=COARSE)
     return found
-
-
-def _already_charged(entry: LedgerEntry, earlier: LedgerEntry) -> bool:
-    """Whether `earlier` covers `entry`: the same bytes with the same noise.
-
-    If the coordinator adds the noise, the same bytes get fresh noise each time they are summed, so
-    each time costs.
-    """
-    if entry.kind == "clock" or (entry.event is not None and not entry.enforced):
-        return False
-    facts = ("event", "times", "enforced", "data_set")
-    return all(getattr(entry, fact) == getattr(earlier, fact) for fact in facts)
 
 
 def _cost(entry: LedgerEntry) -> tuple[str | None, bool]:

@@ -12,16 +12,11 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Modality
-from fedsight.data.images import dicom, pixels
 from fedsight.data.images.decode import decode
+from fedsight.data.suffixes import BY_MODALITY
 from fedsight.data.text import rows
 from fedsight.data.text.texts import NO_WORDS, TextSource, row, words
 from fedsight.inference.saved import Saved
-
-ENDINGS: dict[Modality, frozenset[str]] = {  # of the files searched for in a folder
-    "image": frozenset(pixels.SUFFIXES | dicom.SUFFIXES),
-    "text": frozenset({".txt", *rows.SUFFIXES}),
-}
 
 
 @dataclass(frozen=True)
@@ -54,7 +49,7 @@ def find_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
     name ends like one of the other kind.
     """
     files: list[Path] = []
-    cure = f"{modality}s end in {' '.join(sorted(ENDINGS[modality]))}"
+    cure = f"{modality}s end in {' '.join(sorted(BY_MODALITY[modality]))}"
     for path in paths:
         if not path.exists():
             raise DataError(f"there is no file or folder '{path}'", "correct the path")
@@ -68,11 +63,11 @@ def find_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
 
 
 def _check_ending(path: Path, modality: Modality) -> None:
-    for other, endings in ENDINGS.items():
+    for other, endings in BY_MODALITY.items():
         if other != modality and path.suffix.lower() in endings:
             raise DataError(
                 f"the run learned from {modality}s, but '{path}' holds {other}s",
-                f"give files that end in {' '.join(sorted(ENDINGS[modality]))}, or a run that "
+                f"give files that end in {' '.join(sorted(BY_MODALITY[modality]))}, or a run that "
                 f"learned from {other}s",
             )
 
@@ -80,7 +75,7 @@ def _check_ending(path: Path, modality: Modality) -> None:
 def _inside(folder: Path, modality: Modality) -> Iterator[Path]:
     for path in folder.rglob("*"):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in ENDINGS[modality] and not hidden and path.is_file():
+        if path.suffix.lower() in BY_MODALITY[modality] and not hidden and path.is_file():
             yield path
 
 

@@ -13,8 +13,8 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from fedsight.core.errors import Problem
-from fedsight.core.registry import Registry
+from fedsight.core.errors import ModelError, Problem
+from fedsight.core.registry import Registry, nearest
 from fedsight.core.rng import derive
 from fedsight.core.settings import Settings
 from fedsight.models.norms import (
@@ -35,7 +35,8 @@ class Network:
     `head` are the names of the last layer's parameters (FedRep keeps them at the site); `norms`
     those of every normalisation layer's tensors (FedBN does); `statistics` pairs the names of
     BatchNorm's running mean and running variance; `frozen` are tensors that neither learn nor
-    move. `notes` says what a user should know about how pretrained weights were fitted.
+    move: those of frozen norms, and parameters whose `requires_grad` is False. `notes` says what a
+    user should know about how pretrained weights were fitted.
     """
 
     module: nn.Module
@@ -91,19 +92,32 @@ class Model(Settings, ABC):
             probe(
                 module, (channels, height, width), self.answer(height, width, classes), self.title
             )
-        prefixes = tuple(f"{name}." for name in heads)
-        head = frozenset(n for n, _ in module.named_parameters() if n.startswith(prefixes))
+        head = self._head(module, tuple(heads))
         notes = self._pretrain(module, head)
         if self.norm == "frozen":
             module = freeze_norms(module)
+        still = {name for name, value in module.named_parameters() if not value.requires_grad}
         return Network(
             module,
             head,
             norm_names(module),
             statistic_names(module),
             notes,
-            frozen_names(module),
+            frozen_names(module) | still,
         )
+
+    def _head(self, module: nn.Module, layers: tuple[str, ...]) -> frozenset[str]:
+        """The names of the parameters in `layers`; ModelError for a layer that has none."""
+        names = [name for name, _ in module.named_parameters()]
+        for layer in layers:
+            if not any(name.startswith(f"{layer}.") for name in names):
+                known = {name.rpartition(".")[0] for name in names} - {""}
+                raise ModelError(
+                    f"the head of {self.title} is called '{layer}', and no layer with parameters "
+                    "has that name",
+                    nearest(layer, known),
+                )
+        return frozenset(n for n in names if n.startswith(tuple(f"{one}." for one in layers)))
 
     def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
         if self.weights is None:
@@ -120,11 +134,11 @@ class Model(Settings, ABC):
         problems = []
         if self.weights is None:
             if self.sha256 is not None:
-                cause = "a hash is stated, but no file of weights"
-                cure = "set model.weights, or leave the hash out"
+                cause = "the SHA-256 of a weights file is set, but no weights file"
+                cure = "set model.weights, or leave model.sha256 out"
                 problems.append(Problem("model.sha256", cause, cure))
             if self.norm == "frozen":
-                cause = "norms are frozen as pretrained, and there are no pretrained weights"
+                cause = "norm = 'frozen' needs pretrained weights, and none are set"
                 cure = "set model.weights and model.sha256, or norm = 'group'"
                 problems.append(Problem("model.norm", cause, cure))
             return problems
@@ -134,7 +148,7 @@ class Model(Settings, ABC):
             )
         cure = f"run `sha256sum {self.weights}` and write the result here"
         if self.sha256 is None:
-            cause = "pretrained weights are used only when their hash is stated"
+            cause = "pretrained weights need their SHA-256, so that the file can be verified"
             problems.append(Problem("model.sha256", cause, cure))
         elif not re.fullmatch(r"[0-9a-fA-F]{8,64}", self.sha256):
             cause = f"'{self.sha256}' is not a SHA-256, nor its first 8 or more hex digits"

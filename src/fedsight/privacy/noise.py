@@ -1,9 +1,13 @@
-"""Noise from AES-256 in counter mode, keyed by a secret and by the values that get the noise.
+"""Noise from AES-256 in counter mode.
 
-In a simulation the secret is the program's seed, so that a run can be repeated bit for bit. In a
-deployment it is 32 random bytes known only to the party that adds the noise. The values are part of
-the key: repeating the same release gives the same noise and reveals nothing new, and two different
-releases never share noise, even after an interruption, a repeated request or a repeated run.
+In a deployment every stream has a key of its own from the operating system (`fresh`), which is
+never stored. Noise that were a function of a seed, of the values or of the question could be asked
+for twice: two equal answers to different questions would have equal noise, and so show that they
+are equal. A release that must be repeated is therefore kept (`deploy/site/release.py`), not
+computed again.
+
+A simulation draws its noise from the program's seed (`Noise`), so that a run can be repeated bit
+for bit. That protects nobody, and its reports say so.
 """
 
 from __future__ import annotations
@@ -29,7 +33,7 @@ _BLOCK = 1 << 15  # normals drawn at once; intermediates stay in the second-leve
 
 
 class Noise:
-    """A stream of noise, determined by the secret, the path and the values."""
+    """A stream of noise, determined by the secret, the path and the values [d] that get it."""
 
     def __init__(self, secret: int, *path: Step, values: Iterable[Tensor] = ()) -> None:
         digest = hashlib.sha256(b"fedsight noise")
@@ -61,7 +65,15 @@ class Noise:
         return torch.from_numpy(out[:size])
 
 
-MakeNoise = Callable[..., Noise]  # (*path, values=...) -> a stream, with the caller's secret
+MakeNoise = Callable[..., Noise]  # (*path, values=...) -> a stream
+
+
+def fresh(*path: Step, values: Iterable[Tensor] = ()) -> Noise:
+    """A stream of noise under a new key of 32 bytes from the operating system.
+
+    It is a `MakeNoise`; neither the path nor the values have any influence.
+    """
+    return Noise(int.from_bytes(secrets.token_bytes(32), "little"))
 
 
 def secret_at(path: Path) -> int:

@@ -11,7 +11,7 @@ from pydantic import Field
 from fedsight.core.errors import Problem, SiteError
 from fedsight.core.settings import Settings
 from fedsight.privacy.base import PREFIX, Plan
-from fedsight.privacy.secagg.graph import Parameters, colluding, parameters
+from fedsight.privacy.secagg.graph import GRINDING, Parameters, colluding, parameters
 from fedsight.privacy.secagg.quantise import MODULUS, Quantiser, spare
 from fedsight.privacy.skellam import Levels
 
@@ -35,6 +35,8 @@ class Secure(Settings):
     dropout: float = Field(0.1, ge=0, lt=1)  # share of the cohort that may drop out
     # protect against a coordinator that tells different sites different things
     split_view: bool = True
+    # how many drawings of the graph (log2) such a coordinator may try out to find a weak one
+    grinding: int = Field(GRINDING, ge=0, le=80)
     # shares needed to reconstruct a secret; None: as computed
     threshold: int | None = Field(None, ge=2)
     neighbours: int | None = Field(None, ge=2)  # neighbours of each site; None: as computed
@@ -51,11 +53,14 @@ class Secure(Settings):
 
     def parameters(self, sites: int) -> Parameters:
         """The graph of a round of `sites` sites; SiteError if none is both secure and robust."""
-        found = parameters(sites, self.corrupt, self.dropout, self.split_view)
-        k = max(self.neighbours or 0, found.neighbours)
-        k += k % 2  # the same number on either side
+        found = self._computed(sites, self.neighbours or 2)
         t = max(self.threshold or 0, found.threshold)
-        return Parameters(min(k, sites - 1), t, max(t, found.survivors))
+        return replace(found, threshold=t, survivors=max(t, found.survivors))
+
+    def _computed(self, sites: int, neighbours: int = 2) -> Parameters:
+        """The smallest parameters, with so many neighbours at least."""
+        rates = sites, self.corrupt, self.dropout, self.split_view
+        return parameters(*rates, grinding=self.grinding, neighbours=neighbours)
 
     def quantiser(
         self,
@@ -117,10 +122,7 @@ class Secure(Settings):
 
     def _check_graph(self, cohort: int, quorum: int | None) -> list[Problem]:
         try:
-            found, least = (
-                self.parameters(cohort),
-                parameters(cohort, self.corrupt, self.dropout, self.split_view),
-            )
+            found, least = self.parameters(cohort), self._computed(cohort)
         except SiteError as error:
             return [Problem("secure", error.cause, error.cure)]
         problems = []

@@ -67,7 +67,8 @@ def plugged(table: ConfigTable, files: Sequence[str | os.PathLike[str]]) -> Conf
         return table
     given = table.get("plugins", [])
     own = given if isinstance(given, list) else [given]
-    return {**table, "plugins": [*own, *(Path.cwd() / file for file in files)]}
+    given = [Path.cwd() / one if isinstance(one, str | os.PathLike) else one for one in files]
+    return {**table, "plugins": [*own, *given]}
 
 
 def read(path: Path) -> ConfigTable:
@@ -217,7 +218,7 @@ def section(
 def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> list[Problem]:
     """A problem for each key of `values` that is not in `known`, naming the nearest known key."""
     problems = []
-    for key in values:
+    for key in map(str, values):
         if key not in known:
             cure = nearest(key, known)
             if not prefix and not difflib.get_close_matches(key, known, n=1, cutoff=0.6):

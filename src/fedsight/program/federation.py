@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -11,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsight.core.errors import ConfigError
+from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError
 from fedsight.core.layout import Layout
+from fedsight.core.settings import Settings
 from fedsight.core.types import Batch, PartSpec
 from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
+from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
 
 LISTED = 200  # sites with their own figures; of a larger population, the first ones
@@ -238,14 +241,23 @@ def federate(program: Program) -> Federation:
     Raises DataError for unusable images or an impossible split, and ConfigError if the program
     does not fit the population or the model.
     """
-    dataset = program.data.open()
+    with _blamed(program.data, DataError):
+        dataset: object = program.data.open()
+    if not isinstance(dataset, Dataset):
+        raise DataError(
+            f"the data source {program.data.registered} gives a {type(dataset).__name__}",
+            "its open must return a fedsight.data.base.Dataset",
+        )
     if problems := [*program.task.check_settings(), *program.task.check(dataset)]:
         raise ConfigError(problems)
-    partition = program.split.divide(dataset.train, len(dataset.classes), program.seed)
+    with _blamed(program.split, DataError):
+        partition = program.split.divide(dataset.train, len(dataset.classes), program.seed)
     if problems := program.rounds.check(len(partition)):
         raise ConfigError(problems)
     federation = Federation(program, dataset, partition, ())
-    if problems := program.check_network(federation.network):
+    with _blamed(program.model, ModelError):
+        network = federation.network
+    if problems := program.check_network(network):
         raise ConfigError(problems)
     federation = federation.viewed()
     tested = {
@@ -255,6 +267,24 @@ def federate(program: Program) -> Federation:
     if problems := program.task.check_tested(tested):
         raise ConfigError(problems)
     return federation
+
+
+@contextlib.contextmanager
+def _blamed(part: Settings, kind: type[FedSightError]) -> Iterator[None]:
+    """An error in the code of a part that is the user's own says so, as one of `kind`."""
+    try:
+        yield
+    except FedSightError:
+        raise
+    except Exception as error:
+        if not is_own(type(part)):
+            raise
+        place = own_place(error)
+        raise kind(
+            f"{type(part).__name__} fails: {type(error).__name__}: {error}"
+            + (f" ({place})" if place else ""),
+            "correct its code",
+        ) from error
 
 
 def listed(partition: Partition) -> range:

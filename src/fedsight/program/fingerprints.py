@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import sysconfig
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
@@ -23,6 +24,7 @@ _INSTALLED = tuple(
     for key in ("stdlib", "platstdlib", "purelib", "platlib")
     for path in [sysconfig.get_paths()[key]]
 )
+_PACKAGE = str(Path(__file__).resolve().parents[1])
 _IGNORED = frozenset(  # of a class: what does not say what it does
     {
         *("__module__", "__dict__", "__weakref__", "__doc__", "__firstlineno__", "__qualname__"),
@@ -53,6 +55,15 @@ def is_own(value: Any) -> bool:
     return not str(Path(path).resolve()).startswith(_INSTALLED)
 
 
+def own_place(error: BaseException) -> str | None:
+    """File and line of the user's own code in which `error` was raised; None if it was not."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = str(Path(frame.filename).resolve())
+        if not path.startswith((*_INSTALLED, _PACKAGE)) and "<frozen" not in frame.filename:
+            return f"{frame.filename}, line {frame.lineno}"
+    return None
+
+
 class _Digest:
     """Walks through an object; objects that it meets again are referred to by number."""
 
@@ -78,7 +89,9 @@ class _Digest:
         if isinstance(value, Tensor):
             flat = value.detach().cpu().contiguous().reshape(-1)
             data = flat.view(torch.uint8).numpy().tobytes() if len(flat) else b""
-            return _hash("tensor", f"{value.dtype} {tuple(value.shape)}".encode(), data)
+            still = isinstance(value, nn.Parameter) and not value.requires_grad  # it does not learn
+            kind = "frozen" if still else "tensor"
+            return _hash(kind, f"{value.dtype} {tuple(value.shape)}".encode(), data)
         if isinstance(value, np.ndarray | np.generic):
             array = np.ascontiguousarray(value)
             return _hash("array", f"{array.dtype} {array.shape}".encode(), array.tobytes())

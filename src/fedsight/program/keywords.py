@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from pydantic import ValidationError
 from torch import nn
 from torch.utils.data import Dataset
@@ -81,14 +82,23 @@ def _start(given: Config | None) -> tuple[dict[str, Any], Path, str]:
     if isinstance(given, Program):
         table = {item.name: getattr(given, item.name) for item in fields(given)}
         return table, Path.cwd(), given.name
+    if not isinstance(given, str | os.PathLike):
+        cause = f"expected the path of a config file, a mapping or a Program, got {given!r:.80}"
+        cure = 'write for example fedsight.run("my.toml", seed=1)'
+        raise ConfigError([Problem("config", cause, cure)])
     path = Path(given)
     return config.read(path), path.resolve().parent, path.stem
 
 
 def _value(key: str, value: Any, before: Any) -> Any:
     """The value of a top-level key after an override; it was `before`."""
+    if isinstance(value, np.integer | np.floating):  # as loops over arrays give them
+        value = value.item()
     if key == "plugins":
-        files = [value] if isinstance(value, str | os.PathLike) else list(value)
+        files = [value] if isinstance(value, str | os.PathLike) else value
+        if not isinstance(files, Sequence):
+            cause = f"expected a list of files, got {value!r:.80}"
+            raise ConfigError([Problem("plugins", cause, 'write plugins=["my_parts.py"]')])
         # Paths in a file are relative to its folder, these to the current folder.
         return config.plugged({"plugins": before or []}, files)["plugins"]
     if key not in config.SECTIONS:
@@ -98,6 +108,12 @@ def _value(key: str, value: Any, before: Any) -> Any:
         value = _instance(key, value)
     if isinstance(value, Settings):
         return _checked(key, kind, value)
+    inner: Iterable[Any] = value.values() if isinstance(value, Mapping) else [value]
+    if isinstance(value, list | tuple):
+        inner = value
+    if any(isinstance(one, Dataset) for one in inner):
+        cause, cure = "a data set belongs to a site", 'write data=fedsight.sites({"lyon": dataset})'
+        raise ConfigError([Problem(key, cause, cure)])
     if isinstance(value, Mapping):
         return _merged(before, value)
     if isinstance(value, str) and isinstance(kind, tuple):
@@ -108,9 +124,6 @@ def _value(key: str, value: Any, before: Any) -> Any:
         return objects.model(value)
     if key == "task" and callable(value):
         return objective.task(loss=value)
-    if isinstance(value, Dataset):
-        cause, cure = "a data set belongs to a site", 'write data=fedsight.sites({"lyon": dataset})'
-        raise ConfigError([Problem(key, cause, cure)])
     cure = f"write {key}={{...}} as in a config file"
     if isinstance(kind, tuple):
         cure += ", the name of a part, or a part"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,6 +16,10 @@ from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.program.objects import OWN, Own
 from fedsight.tasks.classification import Classification
+from fedsight.tasks.single_label import RESERVED
+
+LOSS = "write loss(logits, labels), which gives the batch's mean as a scalar tensor"
+MEASURE = "write measure(logits, labels), which gives one value from 0 to 1 for each image [b]"
 
 Score = Callable[[Tensor, Tensor], Tensor]
 
@@ -48,14 +52,21 @@ class OwnTask(Classification):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The user's loss of (logits [b, classes], labels [b]): a scalar."""
         own = self._objective.loss
-        return super().loss(model, batch) if own is None else own(model(batch.x), batch.y)
+        if own is None:
+            return super().loss(model, batch)
+        if isinstance(own, nn.Module):  # it may hold weights of classes
+            own.to(batch.x.device)
+        return own(model(batch.x), batch.y)
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """As `Classification`, and `measure` [true]: sums of the user's measure by class."""
         sums = dict(super().measure(model, batch, classes))
         if self._objective.measure is not None:
             values = self._objective.measure(model(batch.x).float(), batch.y)
-            totals = np.bincount(batch.y.numpy(), values.double().numpy(), minlength=classes)
+            if wrong := _measure_fault(values, len(batch.y)):
+                raise ConfigError([Problem("task.measure", f"the measure {wrong}", MEASURE)])
+            weights = values.cpu().double().numpy()
+            totals = np.bincount(batch.y.cpu().numpy(), weights, minlength=classes)
             sums["measure"] = Sum(totals.astype(np.float64), len(batch.y))
         return sums
 
@@ -77,13 +88,9 @@ class OwnTask(Classification):
         """As `Classification`, and whether loss and measure give what they must."""
         if self.object.missing:
             return [self.object.problem("task")]
-        classes = len(dataset.classes)
-        logits = torch.zeros(3, classes, requires_grad=True)
-        labels = torch.arange(3) % classes
-        problems = [_try_loss(self._objective.loss, logits, labels)] if self._objective.loss else []
-        if self._objective.measure:
-            problems.append(_try_measure(self._objective.measure, logits.detach(), labels))
-        return [*super().check(dataset), *(found for found in problems if found is not None)]
+        tried = _tried(self._objective, len(dataset.classes))
+        one_each = {found.where: found for found in tried}  # what fails on one image fails on all
+        return [*super().check(dataset), *one_each.values()]
 
     @property
     def _objective(self) -> Objective:
@@ -93,32 +100,52 @@ class OwnTask(Classification):
         return found
 
 
-def _try_loss(loss: Any, logits: Tensor, labels: Tensor) -> Problem | None:
-    cure = "write loss(logits, labels), which gives the batch's mean as a scalar tensor"
-    try:
-        value = loss(logits, labels)
-    except Exception as error:  # the user's code
-        return Problem("task.loss", f"the loss fails: {type(error).__name__}: {error}", cure)
+def _tried(own: Objective, classes: int) -> Iterator[Problem]:
+    """Problems with a loss and a measure, each tried on one image and on several."""
+    draws = torch.Generator().manual_seed(0)
+    for count in (1, classes + 1):
+        logits = torch.randn(count, classes, generator=draws).requires_grad_()
+        labels = torch.arange(count) % classes
+        for where, function, fault, cure in (
+            ("task.loss", own.loss, _loss_fault, LOSS),
+            ("task.measure", own.measure, _measure_fault, MEASURE),
+        ):
+            if function is None:
+                continue
+            kind = where.removeprefix("task.")
+            given = logits if function is own.loss else logits.detach()
+            try:
+                # Not the logits themselves, which as a leaf could not be changed in place.
+                wrong = fault(function(given * 1, labels), count)
+            except Exception as error:  # the user's code
+                images = "one image" if count == 1 else f"{count} images"
+                wrong = f"fails on {images}: {type(error).__name__}: {error}"
+            if wrong is not None:
+                yield Problem(where, f"the {kind} {wrong}", cure)
+
+
+def _loss_fault(value: Any, count: int) -> str | None:
+    """What is wrong with a loss's value for `count` images; None if nothing is."""
     if not isinstance(value, Tensor) or value.dim() != 0:
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        return Problem("task.loss", f"the loss gives {shape}, not a scalar tensor", cure)
+        return f"gives {_shape(value)}, not a scalar tensor"
+    if not bool(torch.isfinite(value)):
+        return f"gives {value.item()} on random logits"
     if not value.requires_grad:
-        return Problem("task.loss", "the loss does not depend on the logits by gradients", cure)
+        return "does not depend on the logits by gradients"
     return None
 
 
-def _try_measure(measure: Any, logits: Tensor, labels: Tensor) -> Problem | None:
-    cure = "write measure(logits, labels), which gives one value from 0 to 1 for each image [b]"
-    try:
-        value = measure(logits, labels)
-    except Exception as error:  # the user's code
-        return Problem("task.measure", f"the measure fails: {type(error).__name__}: {error}", cure)
-    if not isinstance(value, Tensor) or tuple(value.shape) != (len(labels),):
-        shape = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        return Problem("task.measure", f"the measure gives {shape}, not ({len(labels)},)", cure)
-    if bool(((value < 0) | (value > 1)).any()):
-        return Problem("task.measure", "the measure gives values outside 0 to 1", cure)
+def _measure_fault(value: Any, count: int) -> str | None:
+    """What is wrong with a measure's values for `count` images; None if nothing is."""
+    if not isinstance(value, Tensor) or tuple(value.shape) != (count,):
+        return f"gives {_shape(value)}, not ({count},)"
+    if not bool(((value >= 0) & (value <= 1)).all()):  # NaN too
+        return "gives values outside 0 to 1"
     return None
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else type(value).__name__
 
 
 def task(
@@ -135,14 +162,41 @@ def task(
     better; its mean is the figure that runs are compared by (default: accuracy). `name` is what
     reports call it (default: the function's name).
 
-    Raises ConfigError if one is not callable or cannot be pickled.
+    Raises ConfigError if one is not callable or cannot be pickled, if the loss has parameters, and
+    for a name that another figure has.
     """
     for where, given in (("task.loss", loss), ("task.measure", measure)):
         if given is not None and not callable(given):
             cause = f"expected a function of (logits, labels), got {given!r}"
             raise ConfigError([Problem(where, cause, "give a function")])
+    if isinstance(loss, nn.Module) and any(True for _ in loss.parameters()):
+        cause = (
+            f"{type(loss).__name__} has parameters of its own, and only the network's are trained"
+        )
+        cure = "make them buffers or parameters of the network, or leave them out"
+        raise ConfigError([Problem("task.loss", cause, cure)])
     used = [one for one in (loss, measure) if one is not None]
     title = " and ".join(str(getattr(one, "__qualname__", type(one).__name__)) for one in used)
-    headline = name or (str(getattr(measure, "__name__", "measure")) if measure else "accuracy")
+    headline = _headline(measure, name)
     own = Own.of(Objective(loss, measure), title or "a task", "task")
     return OwnTask(object=own, headline_name=headline)
+
+
+def _headline(measure: Score | None, name: Any) -> str:
+    """The name of the figure that runs are compared by; ConfigError for one that will not do."""
+    if measure is None and name is None:
+        return "accuracy"
+    found = str(getattr(measure, "__name__", "measure")) if name is None else name
+    if found == "<lambda>":
+        found = "measure"
+    if measure is None:
+        cause = f"name is {name!r}, and there is no measure that it could name"
+        raise ConfigError([Problem("task.name", cause, "give measure=..., or leave name out")])
+    if not isinstance(found, str) or not found.isprintable() or not found.strip():
+        cause = f"{found!r} cannot be the name of a figure"
+        raise ConfigError([Problem("task.name", cause, 'write for example name="top_2"')])
+    if found in RESERVED or found in Classification.figures:
+        cause = f"the measure is called '{found}', and a run has a figure of that name already"
+        cure = f'give it another name: fedsight.task(..., name="my_{found}")'
+        raise ConfigError([Problem("task.name", cause, cure)])
+    return found

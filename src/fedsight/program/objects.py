@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 from weakref import WeakValueDictionary
 
 import cloudpickle
 import torch
 from pydantic_core import core_schema
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from fedsight.core.errors import ConfigError, ModelError, Problem
 from fedsight.data.base import Words
@@ -22,7 +23,9 @@ from fedsight.program.fingerprints import digest
 OWN = "own"  # what `run.toml` calls a part that is an object
 SIZES = ("channels", "height", "width", "classes")  # what a function that builds a network may take
 
-_ALIVE: WeakValueDictionary[str, Own] = WeakValueDictionary()  # by hash, for `run.toml`
+Norm = Literal["group", "batch", "frozen"]
+
+_ALIVE: WeakValueDictionary[tuple[str, str], Own] = WeakValueDictionary()  # by title and hash
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,9 @@ class Own:
         return cls(title, sha256, value).remember()
 
     def remember(self) -> Own:
-        """Make this object the one that `run.toml` means by its hash, as long as it is in use."""
-        _ALIVE[self.sha256] = self
-        return self
+        """The object that `run.toml` means by this hash, as long as it is in use: this one, or an
+        equal one that is in use already."""
+        return _ALIVE.setdefault((self.title, self.sha256), self)
 
     @property
     def missing(self) -> bool:
@@ -90,7 +93,8 @@ def _own(given: Any) -> Own:
     if isinstance(given, Own):
         return given
     if isinstance(given, Mapping) and set(given) == {"title", "sha256"}:
-        return _ALIVE.get(given["sha256"]) or Own(given["title"], given["sha256"])
+        missing = Own(given["title"], given["sha256"])
+        return _ALIVE.get((missing.title, missing.sha256), missing)
     raise ValueError("expected an object that was given from Python")
 
 
@@ -100,7 +104,7 @@ class OwnModel(Model):
     registered: ClassVar[str | None] = OWN
     object: Own
     head: Words = ()  # names of the last layers; empty: the last one that has weights
-    norm: Literal["group", "batch", "frozen"] = "batch"  # as the user wrote it
+    norm: Norm = "batch"  # as the user wrote it
 
     def make(
         self, channels: int, height: int, width: int, classes: int
@@ -130,11 +134,19 @@ def built(build: Any, title: str, sizes: Mapping[str, int]) -> nn.Module:
 
     Raises ModelError for one that cannot be built, or not be trained in a federation.
     """
-    module = (
-        copy.deepcopy(build).train() if isinstance(build, nn.Module) else _call(build, title, sizes)
-    )
-    _check_parameters(module, title)
-    _check_answer(module, title, sizes)
+    if isinstance(build, nn.Module):
+        module = copy.deepcopy(build).train()
+        _check_module(module, title, sizes)
+        return module
+    drawn = torch.get_rng_state()
+    module = _call(build, title, sizes)
+    _check_module(module, title, sizes)
+    left = torch.get_rng_state()
+    torch.set_rng_state(drawn)
+    again = _call(build, title, sizes)
+    _initialise(again, title, sizes)
+    torch.set_rng_state(left)
+    _check_equal(module, again, title)
     return module
 
 
@@ -167,6 +179,33 @@ def _call(build: Any, title: str, sizes: Mapping[str, int]) -> nn.Module:
     return module
 
 
+def _check_module(module: nn.Module, title: str, sizes: Mapping[str, int]) -> None:
+    _initialise(module, title, sizes)
+    _check_parameters(module, title)
+    _check_buffers(module, title)
+    _check_answer(module, title, sizes)
+
+
+def _initialise(module: nn.Module, title: str, sizes: Mapping[str, int]) -> None:
+    """Let lazy layers (`nn.LazyLinear`) take their shapes from images, as they do when used."""
+    if _is_lazy(module):
+        try:
+            with torch.no_grad():
+                module.eval()(_images(2, sizes))
+        except Exception as error:  # the user's code
+            raise _failure(title, error, sizes) from error
+        finally:
+            module.train()
+    if _is_lazy(module):
+        raise ModelError(
+            f"{title} has lazy layers that its forward does not use", "remove them, or use them"
+        )
+
+
+def _is_lazy(module: nn.Module) -> bool:
+    return any(map(is_lazy, (*module.parameters(), *module.buffers())))
+
+
 def _check_parameters(module: nn.Module, title: str) -> None:
     names: dict[int, str] = {}
     for name, value in module.named_parameters(remove_duplicate=False):
@@ -183,8 +222,21 @@ def _check_parameters(module: nn.Module, title: str) -> None:
                 "build the network in float32, and hold what is not trained in a buffer; half "
                 "precision is a speed setting (speed.precision)",
             )
+        if value.is_meta:
+            raise ModelError(
+                f"parameter '{name}' of {title} is on the device 'meta', and has no values",
+                "build the network on the CPU; it is moved when it trains (speed.device)",
+            )
+        if not bool(torch.isfinite(value).all()):
+            raise ModelError(
+                f"parameter '{name}' of {title} has values that are not finite",
+                "start from other weights, or initialise it",
+            )
     if not names:
         raise ModelError(f"{title} has no parameters", "there is nothing to train: add layers")
+
+
+def _check_buffers(module: nn.Module, title: str) -> None:
     for name, buffer in module.named_buffers():
         if buffer.is_complex() or (buffer.is_floating_point() and buffer.dtype != torch.float32):
             raise ModelError(
@@ -194,29 +246,73 @@ def _check_parameters(module: nn.Module, title: str) -> None:
 
 
 def _check_answer(module: nn.Module, title: str, sizes: Mapping[str, int]) -> None:
-    """Try the network on two black images; its running statistics stay as they are."""
-    image = tuple(sizes[name] for name in SIZES[:3])
-    cure = (
-        f"correct its forward, which must map images [b, {', '.join(map(str, image))}] to logits "
+    """Try the network as training, testing and prediction use it; its buffers stay as they are."""
+    state = {name: value.clone() for name, value in module.named_buffers()}
+    for training, count in ((True, 2), (False, 2), (False, 1)):
+        try:
+            with torch.set_grad_enabled(training):
+                module.train(training)
+                images = _images(count, sizes)
+                answer: object = torch.func.functional_call(module, state, (images,))
+        except Exception as error:  # the user's code
+            raise _failure(title, error, sizes, count) from error
+        finally:
+            module.train()
+        if not isinstance(answer, Tensor):
+            cause = f"{title} gives a {type(answer).__name__}, not a tensor"
+            raise ModelError(cause, _cure(sizes))
+        if tuple(answer.shape) != (count, sizes["classes"]):
+            given = f"{count} image{'s' if count > 1 else ''} of {sizes['classes']} classes"
+            raise ModelError(f"{title} gives {tuple(answer.shape)} for {given}", _cure(sizes))
+        if not answer.is_floating_point() or not bool(torch.isfinite(answer).all()):
+            kind = "values that are not finite" if answer.is_floating_point() else answer.dtype
+            raise ModelError(f"{title} gives {kind} instead of logits", _cure(sizes))
+        learns = any(value.requires_grad for value in module.parameters())
+        if training and learns and not answer.requires_grad:
+            raise ModelError(
+                f"no gradient reaches the parameters of {title}: its answer is detached from them",
+                "leave torch.no_grad, detach and conversions such as argmax out of its forward",
+            )
+
+
+def _images(count: int, sizes: Mapping[str, int]) -> Tensor:
+    """Random images [count, c, h, w], with their channels last in memory, as in training."""
+    shape = (count, *(sizes[name] for name in SIZES[:3]))
+    drawn = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    return drawn.contiguous(memory_format=torch.channels_last)
+
+
+def _failure(title: str, error: Exception, sizes: Mapping[str, int], count: int = 2) -> ModelError:
+    why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    when = "a single image" if count == 1 else "images of this size"
+    return ModelError(f"{title} fails on {when}: {why}", _cure(sizes))
+
+
+def _cure(sizes: Mapping[str, int]) -> str:
+    image = ", ".join(str(sizes[name]) for name in SIZES[:3])
+    return (
+        f"correct its forward, which must map images [b, {image}] to logits "
         f"[b, {sizes['classes']}], one number for each class"
     )
-    state = {name: value.clone() for name, value in module.named_buffers()}
-    try:
-        with torch.no_grad():
-            module.eval()
-            answer: object = torch.func.functional_call(module, state, (torch.zeros(2, *image),))
-    except Exception as error:  # the user's code
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"{title} fails on images of this size: {why}", cure) from error
-    finally:
-        module.train()
-    if not isinstance(answer, Tensor):
-        raise ModelError(f"{title} gives a {type(answer).__name__}, not a tensor", cure)
-    if tuple(answer.shape) != (2, sizes["classes"]):
-        shape = tuple(answer.shape)
-        raise ModelError(
-            f"{title} gives {shape} for two images of {sizes['classes']} classes", cure
-        )
+
+
+def _check_equal(one: nn.Module, other: nn.Module, title: str) -> None:
+    """Each process builds the network anew, and it has to be the same one."""
+    found, again = (
+        {**dict(module.named_parameters()), **dict(module.named_buffers())}
+        for module in (one, other)
+    )
+    for name, value in found.items():
+        if name not in again or not _same(value, again[name]):
+            raise ModelError(
+                f"{title} is built differently each time: '{name}' has other values",
+                "draw initial values from torch's default generator, which is seeded for it, and "
+                "from no other; or give a module, which is taken as it is",
+            )
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def last_layer(module: nn.Module) -> tuple[str, ...]:
@@ -232,8 +328,8 @@ def last_layer(module: nn.Module) -> tuple[str, ...]:
 def model(
     build: type[nn.Module] | nn.Module | Callable[..., nn.Module],
     *,
-    head: str | Iterable[str] = (),
-    norm: Literal["group", "batch", "frozen"] = "batch",
+    head: str | Sequence[str] = (),
+    norm: Norm = "batch",
 ) -> OwnModel:
     """Your own network as a part of a program.
 
@@ -244,12 +340,31 @@ def model(
     last layer that has weights). `norm="group"` makes every BatchNorm a GroupNorm; the default
     leaves the network as you wrote it.
 
+    A parameter whose `requires_grad` is False neither trains nor travels.
+
     Raises ConfigError if it is none of these or cannot be pickled.
     """
     if not callable(build):
         cause = f"expected a torch.nn.Module class, a module or a function, got {build!r}"
         raise ConfigError([Problem("model", cause, "give for example model=MyNet")])
+    names = (head,) if isinstance(head, str) else head
+    if not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
+        cause = f"head is {head!r}, not the name of a layer or a list of names"
+        raise ConfigError([Problem("model.head", cause, 'write for example head="fc"')])
+    if norm not in get_args(Norm):
+        cause = f"norm is {norm!r}, not one of {', '.join(get_args(Norm))}"
+        raise ConfigError([Problem("model.norm", cause, "leave it out to keep the network's own")])
+    if isinstance(build, nn.Module) and _is_lazy(build):
+        raise ConfigError(
+            [
+                Problem(
+                    "model",
+                    f"{type(build).__name__} has lazy layers that are not initialised yet",
+                    "send a batch of images through it first, or give its class, or a function "
+                    "that builds it",
+                )
+            ]
+        )
     named = type(build) if isinstance(build, nn.Module) else build
     title = str(getattr(named, "__qualname__", None) or type(build).__name__)
-    names = (head,) if isinstance(head, str) else tuple(head)
-    return OwnModel(object=Own.of(build, title, "model"), head=names, norm=norm)
+    return OwnModel(object=Own.of(build, title, "model"), head=tuple(names), norm=norm)

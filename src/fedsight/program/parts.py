@@ -54,6 +54,10 @@ def register(name: str, **facts: str) -> Callable[[T], T]:
     `classes` that it has parameters for. `facts` describe the part (paper, licence). Raises
     FedSightError for anything else, and for a name that is taken.
     """
+    if not isinstance(name, str) or not name.strip():
+        raise FedSightError(
+            f"{name!r:.80} is not the name of a part", 'write @fedsight.register("my-name")'
+        )
 
     def decorate(given: T) -> T:
         part: Any = given
@@ -82,6 +86,12 @@ class _ModuleModel(Model):
 
 
 def _model_of(given: Any) -> type[Model]:
+    if isinstance(given, type) and not issubclass(given, nn.Module):
+        kinds = ", ".join(base.__name__ for base, _, _ in KINDS)
+        raise FedSightError(
+            f"{given.__qualname__} is neither a part nor a torch.nn.Module",
+            f"derive it from one of: {kinds}, torch.nn.Module",
+        )
     if not callable(given) or isinstance(given, nn.Module):
         raise FedSightError(
             f"{given!r:.80} is not a class or function", "register a part, or a torch.nn.Module"

@@ -110,7 +110,7 @@ def install(code: Code) -> None:
     try:
         try:
             exec(compile(code.source, str(code.path), "exec"), module.__dict__)
-        except Exception as error:  # the user's code: anything may be raised
+        except (Exception, SystemExit) as error:  # the user's code: anything may be raised
             raise _failed(code.path, error) from error
         _check_added(code)
     except BaseException:
@@ -229,7 +229,7 @@ def _plugin(item: Any, base: Path) -> Plugin:
     raise _error(f"expected the path of a Python file, got {item!r}", "give the path of a file")
 
 
-def _failed(path: Path, error: Exception) -> ConfigError:
+def _failed(path: Path, error: BaseException) -> ConfigError:
     """What is wrong with a plug-in that cannot be imported, and in which line."""
     if isinstance(error, SyntaxError) and error.filename == str(path):
         line, why = error.lineno, error.msg

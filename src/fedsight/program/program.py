@@ -313,8 +313,11 @@ class Program:
             for pattern in patterns
             if not any(matches(name, pattern, network) for name in names)
         ]
-        if unknown or not self.train.only or self.layout(network).learning:
+        if unknown or self.layout(network).learning:
             return unknown
+        if not self.train.only:
+            cause = f"nothing would be trained: no parameter of {self.model.title} requires_grad"
+            return [Problem("model", cause, "set requires_grad = True where it is to be trained")]
         cause = "nothing would be trained: all named tensors are frozen or not parameters"
         cure = 'name trainable parameters, for example ["head"]'
         return [Problem("train.only", cause, cure)]

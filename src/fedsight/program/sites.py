@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
@@ -17,6 +18,7 @@ from fedsight.data.assembly import held_out
 from fedsight.data.base import ArrayImages, Dataset, Part, Preprocess, Source
 from fedsight.program.objects import OWN, Own
 
+LONGEST_NAME = 80  # bytes of a site's name
 _WHOLE = {torch.uint8, torch.uint16}  # pixels that are counts; the rest are 0 to 1
 _ITEM = "each item must be (image, label): a tensor [c, h, w] or PIL image, and a whole number"
 
@@ -72,27 +74,62 @@ def sites(
 
     Raises ConfigError for a wrong argument, and DataError for an item that is not as above.
     """
-    if not isinstance(datasets, Mapping) or not datasets:
-        cause = f"expected a dict of data sets by the site's name, got {datasets!r:.80}"
-        raise ConfigError([Problem("data", cause, 'write fedsight.sites({"lyon": dataset})')])
-    for name in datasets:
-        if not isinstance(name, str) or not name.strip():
-            cause = f"{name!r} is not a site's name"
-            raise ConfigError([Problem("data", cause, "name each site by a string")])
-    if not 0 < test_fraction < 1:
-        cause = f"test_fraction is {test_fraction}, but must be between 0 and 1"
-        raise ConfigError([Problem("data", cause, "write for example test_fraction=0.2")])
+    _check_names(datasets)
+    _check_arguments(classes, test_fraction, test_seed, test)
+    channels = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
     train = [_read(name, dataset, f"site '{name}'") for name, dataset in datasets.items()]
     tested = _tests(test, list(datasets)) if test is not None else []
     _check_shapes([*train, *tested])
     names = _classes(train, tested, classes)
     opened = _assembled(train, tested, names, test_fraction, test_seed)
     own = Own("data sets: " + ", ".join(datasets), _hash(opened), opened, sent=False).remember()
-    return OwnData(
-        object=own,
-        mean=None if mean is None else tuple(map(float, mean)),
-        std=None if std is None else tuple(map(float, std)),
-    )
+    return OwnData(object=own, **channels)
+
+
+def _check_names(datasets: Any) -> None:
+    """Names become those of files, at most three bytes for each of the name's."""
+    if not isinstance(datasets, Mapping) or not datasets:
+        cause = f"expected a dict of data sets by the site's name, got {datasets!r:.80}"
+        raise ConfigError([Problem("data", cause, 'write fedsight.sites({"lyon": dataset})')])
+    for name in datasets:
+        cause = f"{name!r:.80} is not a site's name"
+        cure = f"name each site by a string of at most {LONGEST_NAME} bytes, without line breaks"
+        if not isinstance(name, str) or not name.strip() or name != name.strip():
+            raise ConfigError([Problem("data", cause, f"{cure} or spaces around it")])
+        if not name.isprintable() or len(name.encode(errors="replace")) > LONGEST_NAME:
+            raise ConfigError([Problem("data", cause, cure)])
+
+
+def _check_arguments(classes: Any, test_fraction: Any, test_seed: Any, test: Any) -> None:
+    """What `sites` cannot use; ConfigError names the argument."""
+    if classes is not None and (isinstance(classes, str) or not isinstance(classes, Sequence)):
+        cause = f"classes is {classes!r:.80}, not a list of names"
+        raise ConfigError([Problem("data", cause, 'write for example classes=["cat", "dog"]')])
+    if type(test_fraction) is not float or not 0 < test_fraction < 1:
+        cause = f"test_fraction is {test_fraction!r}, but must be between 0 and 1"
+        raise ConfigError([Problem("data", cause, "write for example test_fraction=0.2")])
+    if type(test_seed) is not int:
+        cause = f"test_seed is {test_seed!r}, not a whole number"
+        raise ConfigError([Problem("data", cause, "write for example test_seed=1")])
+    if isinstance(test, Mapping) and not test:
+        cause = "test has no data sets"
+        cure = "leave it out to hold out a share of the images, or give test data"
+        raise ConfigError([Problem("data", cause, cure)])
+
+
+def _numbers(name: str, given: Any) -> tuple[float, ...] | None:
+    """`mean` or `std`: one number for each channel."""
+    if given is None:
+        return None
+    try:
+        found = tuple(map(float, given))
+    except (TypeError, ValueError):
+        found = (math.nan,)
+    if not all(map(math.isfinite, found)):
+        cause = f"{name} is {given!r:.80}, not a list of finite numbers"
+        cure = f"give one number for each channel: {name}=[0.5, 0.5, 0.5]"
+        raise ConfigError([Problem(f"data.{name}", cause, cure)])
+    return found
 
 
 def _tests(test: Any, names: list[str]) -> list[_Read]:
@@ -123,7 +160,7 @@ def _read(site: str, dataset: Any, where: str) -> _Read:
         images.append(image)
         labels.append(label)
     if not images:
-        raise DataError(f"{where} has no items", "leave this site out, or give it images")
+        raise DataError(f"{where} has no items", f"leave {'this site' if site else 'test'} out")
     return _Read(site, torch.stack(images), np.array(labels, dtype=np.int64))
 
 
@@ -165,6 +202,12 @@ def _image(value: Any, place: str) -> Tensor:
     image = image[None] if image.dim() == 2 else image
     if image.dim() != 3 or not image.numel():
         raise DataError(f"{place}: the image has shape {tuple(value.shape)}", _ITEM)
+    first, rows, last = image.shape
+    if last in (1, 3, 4) and first > 4 < rows:
+        raise DataError(
+            f"{place}: the image has shape {tuple(value.shape)}, with its channels last",
+            "put the channels first: image.permute(2, 0, 1)",
+        )
     if image.dtype in _WHOLE:
         return image.contiguous()
     if not image.is_floating_point():
@@ -184,7 +227,7 @@ def _image(value: Any, place: str) -> Tensor:
 def _label(value: Any, place: str) -> int:
     if isinstance(value, Tensor | np.generic | np.ndarray) and np.prod(value.shape) == 1:
         value = value.item()
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < 2**31:
         raise DataError(
             f"{place}: the label is {value!r}, not a whole number from 0",
             "number the classes 0, 1, 2 and so on",
@@ -221,10 +264,11 @@ def _classes(
             )
         return found
     seen = set(np.concatenate([part.labels for part in train]).tolist())
-    missing = [label for label in range(highest + 1) if label not in seen]
-    if missing:
+    # Not a list of all that could be missing: the highest may be an identifier of many digits.
+    missing = next((label for label in range(highest + 1) if label not in seen), None)
+    if missing is not None:
         raise DataError(
-            f"no training image has the label {missing[0]}, but labels go up to {highest}",
+            f"no training image has the label {missing}, but labels go up to {highest}",
             "number the classes without gaps, or name them all with classes=[...]",
         )
     return tuple(map(str, range(highest + 1)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
@@ -26,16 +27,9 @@ def labels(
         + ", ".join(f"{label(at)} {count(held)}" for at, held in zip(classes, row, strict=True))
         for site, row in rows[:12]
     )
-    return _cells(
-        name,
-        title,
-        description,
-        counts,
-        counts / max(1.0, float(counts.max())),
-        [site for site, _ in rows],
-        classes,
-        ("", "class"),
-    )
+    shade = counts / max(1.0, float(counts.max()))
+    grid = _Grid(counts, shade, [site for site, _ in rows], classes, ("", "class"))
+    return _cells(name, title, description, grid)
 
 
 def confusion(name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
@@ -46,28 +40,24 @@ def confusion(name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]
         f"{label(classes[at])}: {count(int(counts[at, at]))} of {count(int(rows[at, 0]))} correct"
         for at in range(min(len(classes), MAX_NUMBERED))
     )
-    return _cells(
-        name,
-        "Confusion matrix",
-        right,
-        counts,
-        counts / np.maximum(rows, 1.0),
-        classes,
-        classes,
-        ("true class", "predicted class"),
-    )
+    shade = counts / np.maximum(rows, 1.0)
+    grid = _Grid(counts, shade, classes, classes, ("true class", "predicted class"))
+    return _cells(name, "Confusion matrix", right, grid)
 
 
-def _cells(
-    name: str,
-    title: str,
-    description: str,
-    counts: np.ndarray,
-    shade: np.ndarray,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    axis_names: tuple[str, str],
-) -> Markup:
+@dataclass(frozen=True)
+class _Grid:
+    """Counts [rows, columns], how dark each cell is (0 to 1), and what the axes say."""
+
+    counts: np.ndarray
+    shade: np.ndarray
+    rows: Sequence[str]
+    columns: Sequence[str]
+    axis_names: tuple[str, str]
+
+
+def _cells(name: str, title: str, description: str, grid: _Grid) -> Markup:
+    counts, shade = grid.counts, grid.shade
     height, width = counts.shape
     numbers = height <= MAX_NUMBERED and width <= MAX_NUMBERED
     side = (WIDTH - 1.0) / width if numbers else 3.0 / max(height, width)
@@ -98,10 +88,12 @@ def _cells(
                     )  # fmt: skip
         axes.set_xlim(-0.5, width - 0.5)
         axes.set_ylim(height - 0.5, -0.5)
-        _names(axes.set_xticks, columns, numbers, rotation=45, ha="right", rotation_mode="anchor")
-        _names(axes.set_yticks, rows, numbers)
-        axes.set_ylabel(axis_names[0] or "")
-        axes.set_xlabel(axis_names[1])
+        _names(
+            axes.set_xticks, grid.columns, numbers, rotation=45, ha="right", rotation_mode="anchor"
+        )
+        _names(axes.set_yticks, grid.rows, numbers)
+        axes.set_ylabel(grid.axis_names[0] or "")
+        axes.set_xlabel(grid.axis_names[1])
         axes.tick_params(length=0, pad=2)
         for spine in axes.spines.values():
             spine.set_visible(False)

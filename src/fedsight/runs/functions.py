@@ -8,7 +8,7 @@ from typing import Any
 
 from fedsight.coordinator.protection import Protection
 from fedsight.coordinator.store import RunStore, free_folder
-from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem
+from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem, StoreError
 from fedsight.evaluation.conclusion import Command
 from fedsight.program import config as configs
 from fedsight.program import keywords
@@ -63,7 +63,7 @@ def compare(
 def check(config: Config | None = None, **overrides: Any) -> list[Problem]:
     """Every problem of a program, each with its cure; an empty list if it can run.
 
-    Takes what `run` takes. Opens the data and builds the network, and trains nothing.
+    Takes what `run` takes, except `out` and `workers`. Opens the data and builds the network, and trains nothing.
     """
     try:
         program, speed = keywords.read(config, overrides)
@@ -86,7 +86,11 @@ def resume(
     run, or if the program or the data have changed.
     """
     kept = keywords.own(objects)
-    path = Path(folder)
+    path = _path(folder, "folder")
+    if workers is not None and (type(workers) is not int or workers < 1):
+        cause = f"expected a number of processes from 1, got {workers!r}"
+        raise ConfigError([Problem("workers", cause, "leave it out for one on each core")])
+    _refuse_other(RunStore(path), objects)
     if not (path / "summary.json").is_file():
         screen = Screen()
         try:
@@ -104,9 +108,33 @@ def load(folder: str | PathLike[str], **objects: Any) -> Run:
     Raises StoreError if the folder holds no finished run.
     """
     kept = keywords.own(objects)
-    found = Run(Path(folder))
+    path = _path(folder, "folder")
+    found = Run(path)
+    _refuse_other(RunStore(path), objects)
     found._kept = kept
     return found
+
+
+def _refuse_other(store: RunStore, given: dict[str, Any]) -> None:
+    """Raise StoreError for keywords that say something else than the run's own program."""
+    meant = {key: value for key, value in given.items() if key not in ("plugins", "speed")}
+    if not meant:
+        return
+    program, _ = store.program()
+    other, _ = keywords.read(program, meant)
+    wrong = [key for key in meant if getattr(other, key) != getattr(program, key)]
+    if wrong:
+        raise StoreError(
+            f"{', '.join(wrong)}: not what the run in {store.folder} was begun with",
+            "give what it was begun with, leave it out, or start a new run",
+        )
+
+
+def _path(given: Any, where: str) -> Path:
+    if not isinstance(given, str | PathLike):
+        cause = f"expected the path of a folder, got {given!r:.80}"
+        raise ConfigError([Problem(where, cause, 'write for example "runs/first"')])
+    return Path(given)
 
 
 def _begin(
@@ -121,7 +149,7 @@ def _begin(
         cure = 'give a config file, or for a first try data="fashion-mnist-12k"'
         raise ConfigError([Problem("data", cause, cure)])
     program, speed = keywords.read(config, overrides, workers)
-    folder = free_folder(Path("runs"), program.name) if out is None else Path(out)
+    folder = free_folder(Path("runs"), program.name) if out is None else _path(out, "out")
     screen = Screen()
     try:
         lifecycle.start(program, speed, RunStore(folder), command, [screen])

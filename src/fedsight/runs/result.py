@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -12,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import StoreError
+from fedsight.core.errors import DataError, StoreError
 from fedsight.inference import predict, saved
 from fedsight.inference.predict import Prediction
 from fedsight.inference.saved import Saved
@@ -68,7 +69,8 @@ class Run:
         It takes images as training saw them; `predict` prepares them and names the classes. Raises
         StoreError where each site has a model of its own: see `for_site`.
         """
-        return self._saved.module
+        # A copy: whoever trains it on, or only calls train(), does not change what `predict` says.
+        return copy.deepcopy(self._saved.module)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -92,7 +94,15 @@ class Run:
         """
         if isinstance(inputs, Tensor):
             return predict.predict_pixels(self._saved, inputs)
-        paths = [inputs] if isinstance(inputs, str | PathLike) else list(inputs)
+        paths = [inputs] if isinstance(inputs, str | PathLike) else inputs
+        if not isinstance(paths, Sequence) or not all(
+            isinstance(one, str | PathLike) for one in paths
+        ):
+            raise DataError(
+                f"expected paths or a tensor of pixels, got {inputs!r:.80}",
+                "give run.predict a path, a list of paths, or pixels [n, c, h, w]; several tensors "
+                "become one by torch.stack",
+            )
         return predict.predict(self._saved, [Path(path) for path in paths])
 
     def report(self) -> Path:

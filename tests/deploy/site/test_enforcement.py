@@ -15,17 +15,15 @@ import federations
 import pytest
 import site_services
 import tomli_w
-import torch
 from site_services import FaultyLink, Places
 
 from fedsight.core.errors import DeployError
-from fedsight.core.types import Sum
 from fedsight.deploy.server.job import propose
+from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
 from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.release import Question, digest_of
 from fedsight.deploy.site.service import SiteService
-from fedsight.deploy.site.trainer import TrainedUpdate
-from fedsight.engines.remote import messages
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
 from fedsight.privacy.accounting import spent
@@ -98,12 +96,14 @@ def test_the_operators_who_signed_the_job_are_in_the_ledger(home: Path, site_ima
     service = SiteService(home, "north", Requester(("anna", "ben"), program.fingerprint))
     declared = answer_to_proposal(service, program)["declared"]
     service.close()
-    (entry,) = Ledger(home).entries()
-    assert (entry.kind, entry.run, entry.asked_by) == ("declaration", "abc1", ("anna", "ben"))
-    assert (entry.data_set, entry.program) == ("wards 1 to 3", program.fingerprint)
-    assert entry.bytes == len(json.dumps(declared))
-    text = json.dumps(declared, sort_keys=True, separators=(",", ":"))
-    assert entry.declared == entry.sha256 == hashlib.sha256(text.encode()).hexdigest()
+    asked, left = Ledger(home).entries()
+    for entry, kind in ((asked, "declaration"), (left, "released")):
+        assert (entry.kind, entry.run, entry.asked_by) == (kind, "abc1", ("anna", "ben"))
+        assert (entry.data_set, entry.program) == ("wards 1 to 3", program.fingerprint)
+    assert (asked.question, asked.bytes) == (left.question, 0)
+    text = json.dumps({"declared": declared}, sort_keys=True)
+    assert left.bytes == len(text)
+    assert left.declared == left.sha256 == hashlib.sha256(text.encode()).hexdigest()
 
 
 def test_a_refusal_names_the_clause(home: Path, site_images: Path) -> None:
@@ -163,8 +163,9 @@ def test_every_update_and_figure_has_its_entry_before_it_leaves(
         done = kind in ("train", "measure", "wait") and fields.get("done")
         if done and "round" in fields:
             what = "update" if "weight" in fields else "figures"
-            last = Ledger(south).entries()[-1]
-            assert (last.kind, last.round) == (what, fields["round"])
+            charged, last = Ledger(south).entries()[-2:]
+            assert (charged.kind, charged.round) == (what, fields["round"])
+            assert (last.kind, last.question) == ("released", charged.question)
             left.append((what, last.round))
         return text, data
 
@@ -172,26 +173,13 @@ def test_every_update_and_figure_has_its_entry_before_it_leaves(
     before = len(Ledger(south).entries())
     site_services.learn(federation, FaultyLink(link, "south", check))
     found = Ledger(south).entries()[before:]
-    assert [(one.kind, one.round) for one in found] == left
+    assert [(one.kind, one.round) for one in found[::2]] == left
     assert left == [("update", 1), ("figures", 1), ("update", 2), ("figures", 2)]
     assert {one.run for one in found} == {places.memory("south").name}
-    logged = [line for line in places.log("south") if line.get("run") == found[0].run]
-    assert [line["bytes"] for line in logged if line["event"] == "update"] == [
-        one.bytes for one in found if one.kind == "update"
+    logged = [line for line in places.log("south") if line.get("run") == found[0].run][1:]
+    assert [line["bytes"] for line in logged] == [
+        one.bytes for one in found if one.kind == "released"
     ]
-
-
-def test_a_round_that_is_trained_again_with_the_same_result_is_charged_once(
-    places: Places, site_images: Path
-) -> None:
-    program = site_services.program(site_images)
-    federation, link = places.meet(program, run="again1")
-    site_services.learn(federation, link)
-    first = [one for one in Ledger(places.root / "south").entries() if one.run == "again1"]
-    federation, link = places.meet(program, places.sit(), run="again1")  # from the beginning
-    site_services.learn(federation, link)
-    again = [one for one in Ledger(places.root / "south").entries() if one.run == "again1"]
-    assert again == first
 
 
 @pytest.mark.parametrize("fault", ["altered", "unwritable"])
@@ -272,11 +260,10 @@ def begin_run(home: Path, run: str, privacy: str = "local", **contract: Any) -> 
     return enforcement
 
 
-def release(enforcement: ContractEnforcement, round: int, value: float, **changes: Any) -> None:
-    """Record an update that is about to leave."""
-    payload = {"delta": torch.full((3,), value)}
-    found = TrainedUpdate(payload, 7, {"train_loss": Sum(1.0, 7)}, **{"event": NOISE, **changes})
-    enforcement.record_update(round, found, messages.pack(payload.values()), 0.1)
+def release(enforcement: ContractEnforcement, round: int, event: Any = NOISE) -> None:
+    """Release an update whose noise is this event."""
+    question = Question("update", digest_of(round), "training", round, round)
+    enforcement.release.answer(question, (event, 1), lambda: Answer({}, b"update"))
 
 
 def test_nothing_leaves_once_epsilon_is_spent_over_runs_and_jobs(tmp_path: Path) -> None:
@@ -286,17 +273,17 @@ def test_nothing_leaves_once_epsilon_is_spent_over_runs_and_jobs(tmp_path: Path)
         with contextlib.suppress(DeployError):
             enforcement = begin_run(tmp_path, run, epsilon=3.4)
             for round in (1, 2, 3):
-                release(enforcement, round, float(rounds))
+                release(enforcement, round)
                 rounds += 1
     assert rounds == 10, "known answer: ten rounds cost 3.341"
     with pytest.raises(DeployError, match=r"contract\.epsilon: this update .* 3\.4 is permitted"):
-        release(enforcement, 9, 9.0)
+        release(enforcement, 9)
     with pytest.raises(DeployError, match=r"contract\.epsilon: 3 is permitted and 3\.34"):
         begin_run(tmp_path, "five", epsilon=3.0)
     logged = [line for line in SiteLog(tmp_path).read() if line["event"] == "update"]
     assert len(logged) == 10
     assert logged[0]["protections"] == ["local_dp"]
-    release(begin_run(tmp_path, "six", epsilon=3.4, data_set="others"), 1, 1.0)
+    release(begin_run(tmp_path, "six", epsilon=3.4, data_set="others"), 1)
 
 
 @pytest.mark.parametrize(
@@ -319,7 +306,7 @@ def test_a_site_refuses_a_program_whose_epsilon_would_not_hold(
 def test_an_update_without_accounted_noise_does_not_leave(tmp_path: Path) -> None:
     enforcement = begin_run(tmp_path, "one", epsilon=3.0)
     with pytest.raises(DeployError, match=r"contract\.epsilon: the update would leave without"):
-        release(enforcement, 1, 1.0, event=None)
+        release(enforcement, 1, event=None)
     assert Ledger(tmp_path).entries() == []
 
 
@@ -328,9 +315,13 @@ def test_noise_that_the_coordinator_promises_is_recorded_as_promised(tmp_path: P
     with pytest.raises(DeployError, match="noise that the coordinator promises"):
         begin_run(tmp_path, "one", "central", epsilon=3.0)
     trusting = {"epsilon": 3.0, "trust_coordinator_noise": True}
-    release(begin_run(tmp_path, "one", "central", **trusting), 1, 1.0)
-    (entry,) = Ledger(tmp_path).entries()
-    assert (entry.enforced, entry.protections) == (False, ("client_dp",))
+    enforcement = begin_run(tmp_path, "one", "central", **trusting)
+    release(enforcement, 1)
+    release(enforcement, 1)  # the same bytes, which may be summed again with fresh noise
+    entries = Ledger(tmp_path).entries()
+    assert [one.kind for one in entries] == ["update", "released", "update"]
+    assert all((one.enforced, one.event) == (False, NOISE) for one in entries[::2])
+    assert entries[0].protections == ("client_dp",)
     with pytest.raises(DeployError, match=r"3 is permitted and inf is spent"):
         begin_run(tmp_path, "two", epsilon=3.0)
 

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 from fedsight.core.errors import SiteError
+from fedsight.core.types import Order
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.deploy.site.secagg_client import SiteSecAgg
-from fedsight.deploy.site.trainer import TrainedUpdate
-from fedsight.engines import protected as plans
-from fedsight.engines.protected import encoding_plan_of, fingerprint
+from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
+from fedsight.engines.protected import encoding_plan_of, order_digest
 from fedsight.privacy.event import Event
-from fedsight.privacy.noise import Noise
+from fedsight.privacy.noise import Noise, fresh
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import size
@@ -27,8 +27,10 @@ from fedsight.program.program import Program
 
 SITES = ("a", "b", "c", "d")
 SIZES = {"delta": 50}
-Clients = list[tuple[SiteSecAgg, bytes]]  # each with the shares that the others sealed for it
-VECTOR = torch.arange(50.0)
+Clients = list[SiteSecAgg]
+ORDER = Order(1, torch.arange(50.0))
+STEP = TrainStep(ORDER, 0, 0)
+DIGEST = order_digest(ORDER)
 
 
 def program() -> Program:
@@ -44,21 +46,23 @@ def clients(folder: Path, of: Program, terms: int, survivors: int | None = None)
     found, roster = [], []
     for name in SITES:
         home = folder / name
-        (home / "memory").mkdir(parents=True)
+        home.mkdir(parents=True)
         client = SiteSecAgg(home, name)
-        client.join(of, parse_owner({"data": {"name": "fashion-mnist-12k"}}, home), "run1", home)
+        client.join(of, parse_owner({"data": {"name": "fashion-mnist-12k"}}, home), "run1")
         found.append(client)
         roster.append((name, Identity.at(home / "identity.key").public.hex()))
     parameters = of.secure.parameters(len(SITES))
     parameters = replace(parameters, survivors=survivors or parameters.survivors)
     table = encoding_plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(terms).table()
-    binding = Binding("run1", 1, 1, fingerprint(VECTOR), tuple(roster), parameters, table)
+    binding = Binding("run1", 1, 1, DIGEST, tuple(roster), (0,) * 4, parameters, table)
     server = SecAggServer(binding)
     for number, client in enumerate(found):
         server.advert(number, bytes(client.answers["advertise"]({}, binding.data)[1]))
     for number, client in enumerate(found):
         server.share(number, bytes(client.answers["share"]({}, server.adverts(number))[1]))
-    return [(client, server.inbox(number)) for number, client in enumerate(found)]
+    for number, client in enumerate(found):
+        server.confirm(number, bytes(client.answers["confirm"]({}, server.inbox(number))[1]))
+    return found
 
 
 def fields(terms: int) -> dict[str, object]:
@@ -67,12 +71,12 @@ def fields(terms: int) -> dict[str, object]:
 
 def test_noise_for_a_large_round_is_refused_in_a_small_one(tmp_path: Path) -> None:
     """A malicious coordinator asks each of four sites for the noise of one site in ten."""
-    client, _ = clients(tmp_path, program(), 10)[0]
+    client = clients(tmp_path, program(), 10)[0]
     with pytest.raises(SiteError, match=r"for 10 sites of which 9 survive, .* unmasked with 3"):
-        client.protection(1, VECTOR, fields(10), b"")
-    other, _ = clients(tmp_path / "again", program(), 4)[0]
-    with pytest.raises(SiteError, match="were not made for round 1 with this model and quantiser"):
-        other.protection(1, VECTOR, fields(10), b"")
+        client.protection(STEP, None, fields(10))
+    other = clients(tmp_path / "again", program(), 4)[0]
+    with pytest.raises(SiteError, match="were not made for round 1 with this order and quantiser"):
+        other.protection(STEP, None, fields(10))
 
 
 def test_fewer_survivors_than_the_program_states_are_refused_before_any_key(tmp_path: Path) -> None:
@@ -82,34 +86,29 @@ def test_fewer_survivors_than_the_program_states_are_refused_before_any_key(tmp_
 
 def test_an_update_is_charged_as_the_sum_is_accounted(tmp_path: Path) -> None:
     of = program()
-    client, inbox = clients(tmp_path, of, 4)[0]
-    protect = client.protection(1, VECTOR, fields(4), inbox)
-    data, (event, times) = protect(TrainedUpdate({"delta": torch.zeros(50)}, 1, {}))
+    client = clients(tmp_path, of, 4)[0]
+    protection = client.protection(STEP, None, fields(4))
+    assert protection.charge is not None, "the cost is known before anything is trained"
+    event, times = protection.charge
+    data = protection.apply(TrainedUpdate({"delta": torch.zeros(50)}, 1, {}))
     assert len(data) == size(
         50, encoding_plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(4).modulus
     )
     assert event is not None
     assert (Event.of(event).kind, Event.of(event).noise, times) == ("skellam", 0.5, 1)
-    key = tmp_path / "a" / "noise.key"
-    assert key.stat().st_mode & 0o777 == 0o600
 
 
-def test_another_attempt_at_a_round_has_other_noise(tmp_path: Path) -> None:
+def test_the_same_update_of_the_same_round_never_gets_the_same_noise(tmp_path: Path) -> None:
     """With equal noise, the difference of two sums, one without a site, would reveal its update."""
-    of = program()
-    streams = []
-    for attempt in ("one", "another"):
-        client, inbox = clients(tmp_path / attempt, of, 4)[0]
-        secret = tmp_path / attempt / "a" / "noise.key"
-        secret.touch(0o600)
-        secret.write_bytes(bytes(32))
-        plan = mock.patch.object(plans, "encoding_plan_of", wraps=encoding_plan_of)
-        with plan as made, mock.patch("fedsight.deploy.site.secagg_client.encoding_plan_of", made):
-            client.protection(1, VECTOR, fields(4), inbox)
-        streams.append(made.call_args.args[3]("x").uniform(8).tolist())
-    assert streams[0] != streams[1]
+    client = clients(tmp_path, program(), 4)[0]
+    with mock.patch("fedsight.deploy.site.secagg_client.encoding_plan_of") as made:
+        made.side_effect = encoding_plan_of
+        client.protection(STEP, None, fields(4))
+    noise = made.call_args.args[3]
+    assert noise is fresh
+    assert not torch.isclose(noise("x").normal(8), noise("x").normal(8)).any()
 
 
 def test_no_update_is_protected_before_the_site_joins_a_run(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="has not joined a run"):
-        SiteSecAgg(tmp_path, "a").protection(1, VECTOR, fields(4), b"")
+        SiteSecAgg(tmp_path, "a").protection(STEP, None, fields(4))

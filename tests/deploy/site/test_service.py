@@ -25,9 +25,12 @@ from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.server.job import propose
 from fedsight.deploy.site import service
 from fedsight.deploy.site.log import SiteLog
-from fedsight.deploy.site.service import SiteService, error_for_coordinator
-from fedsight.deploy.site.trainer import OpenData, TrainedUpdate, TrainStep
+from fedsight.deploy.site.memories import folder_of
+from fedsight.deploy.site.release import error_for_coordinator
+from fedsight.deploy.site.service import SiteService
+from fedsight.deploy.site.trainer import OpenData, Opened, TrainedUpdate, TrainStep
 from fedsight.engines.remote import messages
+from fedsight.governance.ledger import Ledger
 from fedsight.program.program import Program
 
 DECLARED = Declaration(
@@ -54,7 +57,7 @@ class FakeTrainer:
             if self.failure is not None:
                 raise self.failure
             self.opened.append(command)
-            return DECLARED
+            return Opened(DECLARED, (None, 1))
         if isinstance(command, TrainStep):
             self.models.append(command.order.vector.clone())
             return TrainedUpdate({"delta": torch.zeros(3)}, 7, {"train_loss": Sum(1.0, 7)})
@@ -152,7 +155,7 @@ def proposal(of: Program, **changes: Any) -> dict[str, Any]:
 
 COUNTS = {"accepted": 0, "durable": 0, "vector": 0}
 TRAIN = {"round": 1, "attempt": 0, "extras": {}, "sites": 3, **COUNTS}
-MEASURE = {"round": 0, **COUNTS}
+MEASURE = {"round": 0, "attempt": 0, **COUNTS}
 NOT_JOINED = "this site has not joined a run yet"
 
 
@@ -179,14 +182,13 @@ def test_what_the_contract_does_not_permit_is_refused(site: Site) -> None:
     site.write_owner(sample, tasks=["segment"])
     why = site.refusal("propose", proposal(site.program))
     assert "the tasks segment, not classify" in why
-    for programs in (["f" * 64], [fingerprint[:11]], [""], [fingerprint[1:]]):
-        site.write_owner(sample, programs=programs)
-        why = site.refusal("propose", proposal(site.program))
-        assert f"does not list the program {fingerprint[:12]}" in why
+    site.write_owner(sample, programs=["f" * 64])
+    why = site.refusal("propose", proposal(site.program))
+    assert f"does not list the program {fingerprint}" in why
 
 
 @pytest.mark.parametrize(
-    "run", ["../../etc", "a/b", "", "a b", "a.b", "x" * 65, ".", ["a"], "\U0001d41a" * 9]
+    "run", ["../../etc", "a/b", "", "a b", "a.b", "x" * 33, ".", ["a"], "\U0001d41a" * 9]
 )
 def test_a_run_without_a_valid_identifier_is_refused(site: Site, run: Any) -> None:
     why = site.refusal("propose", proposal(site.program, run=run))
@@ -196,7 +198,7 @@ def test_a_run_without_a_valid_identifier_is_refused(site: Site, run: Any) -> No
 
 @pytest.mark.parametrize("sites", [None, -1, True, 2.5, "3"])
 def test_an_invalid_number_of_sites_is_refused(site: Site, sites: Any) -> None:
-    assert "valid count" in site.refusal("propose", proposal(site.program, sites=sites))
+    assert "not a valid count" in site.refusal("propose", proposal(site.program, sites=sites))
 
 
 @pytest.mark.parametrize("kind", ["", "delete", "_train", "close", "answer"])
@@ -286,8 +288,8 @@ def test_pieces_may_come_twice_and_in_any_order(site: Site, trainer: type[FakeTr
     vector = torch.arange(6.0)
     site.send(1, vector, (16, 0, 8, 0, 16), 8)
     site.train(attempt=0, vector=1)
-    site.train(attempt=1, vector=1)
-    site.train(attempt=2, vector=0)  # the last model again
+    site.train(attempt=1, vector=1, accepted=1)
+    site.train(attempt=2, vector=0, accepted=2)  # the last model again
     assert len(trainer.models) == 3
     assert all(torch.equal(model, vector) for model in trainer.models)
 
@@ -304,8 +306,60 @@ def test_the_model_that_was_checked_is_the_one_that_is_trained(
     header = {"name": "vector", "mark": 1, "start": 0, "total": 24}
     other = bytes(messages.pack([torch.full((6,), 666.0)]))
     assert "would change the vector" in site.refusal("piece", header, other)
-    site.train(attempt=1, vector=1)
+    site.train(attempt=1, vector=1, accepted=1)
     assert [model.tolist() for model in trainer.models] == [vector.tolist()] * 2
+
+
+def test_the_same_question_gets_the_same_answer_and_is_not_trained_again(
+    site: Site, trainer: type[FakeTrainer]
+) -> None:
+    site.join()
+    site.send(1, torch.zeros(3))
+    site.train(attempt=1, vector=1)
+    site.train(attempt=2, vector=1)
+    site.service.close()
+    site.service = SiteService(site.folder, "north")  # another job
+    site.join()
+    site.send(2, torch.zeros(3))
+    site.train(attempt=3, vector=2)
+    assert len(trainer.models) == 1
+    kept = folder_of(site.folder, site.program, "abc1") / "answers" / "update.answer"
+    kept.write_bytes(kept.read_bytes()[:-1])  # torn: as good as lost
+    site.train(attempt=4, vector=2)
+    assert len(trainer.models) == 2
+    kinds = [entry.kind for entry in Ledger(site.folder).entries()]
+    assert kinds.count("update") == 2, "a new release is charged, a repeated answer is not"
+
+
+def test_other_content_under_one_attempt_is_refused(site: Site, trainer: type[FakeTrainer]) -> None:
+    site.join()
+    site.send(1, torch.zeros(3))
+    site.train(attempt=1, vector=1)
+    site.send(2, torch.ones(3))
+    why = site.refusal("train", {**TRAIN, "attempt": 1, "vector": 2, "seconds": 30})
+    assert why.startswith("contract.attempts: the update of round 1 was asked for before")
+    assert len(trainer.models) == 1
+
+
+def test_a_round_is_trained_only_as_often_as_the_contract_permits(
+    site: Site, trainer: type[FakeTrainer], site_images: Path
+) -> None:
+    site.write_owner({"name": "folder", "path": str(site_images / "north")}, attempts=2)
+    site.join()
+    for attempt in (1, 2):
+        site.send(attempt, torch.full((3,), float(attempt)))
+        site.train(attempt=attempt, vector=attempt)
+    site.send(3, torch.zeros(3))
+    why = site.refusal("train", {**TRAIN, "attempt": 3, "vector": 3, "seconds": 30})
+    assert "the update of round 1 was asked for 2 times, and 2 are permitted" in why
+    assert len(trainer.models) == 2
+
+
+def test_memory_of_an_earlier_version_is_refused(site: Site, trainer: type[FakeTrainer]) -> None:
+    (site.folder / "memory" / "abc1" / "north").mkdir(parents=True)
+    why = site.refusal("propose", {**proposal(site.program), "seconds": 30})
+    assert why == "the memory of run abc1 does not say which program left it"
+    assert trainer.opened == []
 
 
 def test_a_late_piece_of_an_earlier_model_does_no_harm(
@@ -355,7 +409,7 @@ def test_parameters_that_do_not_travel_are_sent_again_when_the_copy_is_lost(
 ) -> None:
     vector, other = torch.arange(3.0), torch.ones(3)
     site.join()
-    memory = site.folder / "memory" / "abc1"
+    memory = folder_of(site.folder, site.program, "abc1")
     assert adopt(site, vector)["missing"]
     site.send(1, vector, name="kept")
     assert not adopt(site, vector, 1).get("missing")
@@ -524,7 +578,7 @@ def test_an_older_job_that_is_still_running_releases_the_runs_memory(
     program = site_services.program(site_images, algorithm={"name": "scaffold"})
     federation, link = places.meet(program, run="mine")
     site_services.learn(federation, link)
-    memory = places.root / "south" / "memory" / "mine"
+    memory = folder_of(places.root / "south", program, "mine")
     before = {path: path.read_bytes() for path in memory.rglob("*.safetensors")}
     assert before
 

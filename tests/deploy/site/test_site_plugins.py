@@ -234,7 +234,7 @@ def test_a_trainer_gets_the_plug_ins_of_its_own_program(
     site_services.program(site_images)
     for of in (first, second, first):
         command = opening(places, of, tmp_path / "memory")
-        assert trainer.ask(command, "opening its images").train == 14
+        assert trainer.ask(command, "opening its images").declaration.train == 14
 
 
 def test_a_plug_in_that_the_trainer_cannot_import_is_named(
@@ -252,7 +252,7 @@ def test_a_plug_in_that_the_trainer_cannot_import_is_named(
     assert "no licence" in caught.value.problems[0].cause
     switch.unlink()
     command = opening(places, of, tmp_path / "memory")
-    assert trainer.ask(command, "opening its images").train == 14
+    assert trainer.ask(command, "opening its images").declaration.train == 14
 
 
 BACKWARDS = """

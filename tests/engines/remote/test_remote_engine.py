@@ -24,7 +24,7 @@ from fedsight.engines.base import Outcome, collect
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.program.federation import Federation, federate
 
 Table = tuple[Federation, Link, Federation]  # there, the line, and the same here
@@ -51,7 +51,7 @@ def order(federation: Federation, round: int = 1) -> Order:
 
 
 def engine(federation: Federation, link: Link) -> RemoteEngine:
-    return RemoteEngine(federation, link, {}, {}, lambda: 0)
+    return RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0))
 
 
 def total(outcome: Outcome) -> torch.Tensor:
@@ -123,7 +123,6 @@ FAULTS: dict[str, tuple[Alter, str]] = {
     "an enormous loss": (changed(metrics={"train_loss": [10**400, 11]}), "not finite sums"),
     "a loss of nothing": (changed(metrics={"train_loss": [1.0, 0]}), "no training loss"),
     "many losses": (changed(metrics={"train_loss": [[1.0, 2.0], 11]}), "no training loss"),
-    "no loss": (changed(metrics={}), "no training loss"),
     "no figures": (changed(metrics=None), "not finite sums"),
     "an error": (changed(error="the disk is full"), "the disk is full"),
     "an error of its own kind": (changed(error=["x"]), r"\['x'\]"),

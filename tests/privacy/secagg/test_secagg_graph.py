@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.errors import SiteError
+from fedsight.privacy.secagg import graph
 from fedsight.privacy.secagg.graph import Graph, Parameters, parameters
+from fedsight.privacy.secagg.tails import least_rare
 
 # (k, t) at 10 % corrupt and 10 % drop-outs: honest-but-curious, split view.
 KNOWN = {
@@ -19,20 +24,95 @@ KNOWN = {
 
 @pytest.mark.parametrize("split_view", [False, True])
 @pytest.mark.parametrize("sites", KNOWN)
-def test_known_parameters_are_reproduced(sites: int, split_view: bool) -> None:
-    found = parameters(sites, 0.1, 0.1, split_view, complete=0)
+def test_known_parameters_are_reproduced(
+    sites: int, split_view: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "COMPLETE", 0)
+    found = parameters.__wrapped__(sites, 0.1, 0.1, split_view)
     assert (found.neighbours, found.threshold) == KNOWN[sites][split_view]
     assert found.survivors == sites - sites // 10
 
 
 @pytest.mark.parametrize(
+    ("sites", "grinding", "due"),
+    [
+        (1_000, 0, Parameters(96, 67, 900, 21, 69, 49)),
+        (1_000, 40, Parameters(120, 87, 900, 28, 94, 70)),
+        (10_000, 0, Parameters(122, 85, 9_000, 26, 76, 54)),
+        (10_000, 40, Parameters(156, 113, 9_000, 37, 109, 81)),
+    ],
+)
+def test_a_coordinator_that_tries_out_many_graphs_costs_more_neighbours(
+    sites: int, grinding: int, due: Parameters
+) -> None:
+    assert parameters(sites, 0.1, 0.1, True, grinding=grinding) == due
+
+
+def chance(population: int, marked: int, draws: int, least: int) -> Fraction:
+    """P[X >= least] of the hypergeometric distribution, term by term."""
+    ways = [
+        math.comb(marked, hits) * math.comb(population - marked, draws - hits)
+        for hits in range(least, draws + 1)
+    ]
+    return Fraction(sum(ways), math.comb(population, draws))
+
+
+@given(st.integers(1, 60), st.data())
+def test_the_least_rare_number_is_rare_and_the_one_below_is_not(
+    population: int, data: st.DataObject
+) -> None:
+    marked, draws = (data.draw(st.integers(0, population)) for _ in range(2))
+    events, bits = data.draw(st.integers(1, 1000)), data.draw(st.integers(0, 40))
+    found = least_rare(population, marked, draws, events, bits)
+    assert events * chance(population, marked, draws, found) <= Fraction(1, 1 << bits)
+    if found > 0:
+        assert events * chance(population, marked, draws, found - 1) > Fraction(1, 1 << bits)
+
+
+@pytest.mark.parametrize(("sites", "grinding"), [(1_000, 0), (1_000, 40), (10_000, 40)])
+def test_a_committee_certifies_one_pair_of_lists_and_survives(sites: int, grinding: int) -> None:
+    found = parameters(sites, 0.1, 0.1, True, grinding=grinding)
+    bad, c, needed = sites // 10, found.committee, found.signatures
+    assert chance(sites, bad, c, 2 * needed - c) <= Fraction(1, 1 << (40 + grinding))
+    assert chance(sites, bad, c, c - needed + 1) <= Fraction(1, 1 << 20)
+
+
+@pytest.mark.parametrize(("sites", "grinding"), [(1_000, 0), (1_000, 40), (10_000, 40)])
+def test_honest_survivors_stay_connected_and_natural_drop_outs_pass(
+    sites: int, grinding: int
+) -> None:
+    found = parameters(sites, 0.1, 0.1, True, grinding=grinding)
+    bad, k, w = sites // 10, found.neighbours, found.window
+    # Two windows of w survivors each hold an honest one, unless they hold 2 w colluders.
+    pairs = math.comb(sites, 2)
+    assert pairs * chance(sites, bad, k, 2 * w) <= Fraction(1, 1 << (41 + grinding))
+    assert sites * chance(sites, bad, k // 2, k // 2 - w + 1) <= Fraction(1, 1 << 20)
+
+
+@given(st.integers(12, 60), st.integers(1, 5), st.sets(st.integers(0, 59)))
+def test_the_thinnest_window_is_found(sites: int, half: int, some: set[int]) -> None:
+    ring = Graph(sites, 2 * half, b"seed")
+    windows = [
+        {ring.order[(start + step) % sites] for step in range(half)} for start in range(sites)
+    ]
+    assert ring.thinnest(some) == min(len(window & some) for window in windows)
+
+
+def test_more_neighbours_than_needed_get_a_threshold_of_their_own() -> None:
+    found = parameters(1_000, 0.1, 0.1, True, neighbours=150)
+    assert found.neighbours == 150
+    assert found.threshold > 150 // 2 + 1
+    assert parameters(1_000, 0.1, 0.1, True, neighbours=999).neighbours == 999
+
+
+@pytest.mark.parametrize(
     ("sites", "split_view", "due"),
     [
-        (3, True, Parameters(2, 2, 2)),
-        (4, True, Parameters(3, 3, 3)),
-        (10, True, Parameters(9, 6, 9)),
+        (3, True, Parameters(2, 2, 2, 0, 3, 2)),
+        (4, True, Parameters(3, 3, 3, 0, 4, 3)),
+        (10, True, Parameters(9, 6, 9, 0, 10, 6)),
         (10, False, Parameters(9, 2, 2)),
-        (100, True, Parameters(99, 56, 90)),
+        (100, True, Parameters(99, 56, 90, 0, 100, 56)),
         (100, False, Parameters(99, 11, 11)),
     ],
 )
@@ -69,10 +149,10 @@ def test_rates_that_nothing_withstands_are_refused() -> None:
 
 @given(st.integers(3, 150), st.integers(1, 30), st.binary(min_size=32, max_size=32))
 def test_neighbours_are_mutual_and_as_many_as_asked(sites: int, half: int, seed: bytes) -> None:
-    graph = Graph(sites, min(2 * half, sites - 1), seed)
-    near = [graph.of(site) for site in range(sites)]
+    made = Graph(sites, min(2 * half, sites - 1), seed)
+    near = [made.of(site) for site in range(sites)]
     for site, others in enumerate(near):
-        assert len(others) == len(set(others)) == min(2 * half, sites - 1) or graph.complete
+        assert len(others) == len(set(others)) == min(2 * half, sites - 1) or made.complete
         assert site not in others
         assert all(site in near[other] for other in others)
 

@@ -1,4 +1,4 @@
-"""The four phases: the sum is exact whoever drops out, and what is unsound is refused."""
+"""The phases: the sum is exact whoever drops out, and what is unsound is refused."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ LENGTH = 300
 
 def binding(sites: int, given: Parameters, round: int = 1, serial: int = 1) -> Binding:
     roster = tuple((f"site-{n}", IDENTITIES[n].public.hex()) for n in range(sites))
-    return Binding("run", round, serial, "model", roster, given, {"bits": 20})
+    table = {"bits": 20}
+    return Binding("run", round, serial, "order", roster, (0,) * sites, given, table)
 
 
 def client(of: Binding, number: int, least: Minimums | None = None) -> SecAggClient:
@@ -54,6 +55,15 @@ class Table:
         for n in sites:
             self.server.share(n, self.clients[n].share(self.server.adverts(n)))
 
+    def confirm(self, sites: Iterable[int]) -> None:
+        for n in sites:
+            self.server.confirm(n, self.clients[n].confirm(self.server.inbox(n)))
+
+    def agree(self, survivors: Iterable[int], sites: Iterable[int]) -> None:
+        lists, alive = self.server.lists(survivors), set(sites)
+        for n in set(self.server.committee) & alive:
+            self.server.agree(n, self.clients[n].agree(lists))
+
     def update(self, number: int) -> Residues:
         draws = np.random.default_rng(number)
         return draws.integers(0, 1 << 20, LENGTH).astype(np.uint32)
@@ -62,7 +72,7 @@ class Table:
         total = np.zeros(LENGTH, np.uint32)
         for n in sites:
             words = self.update(n)
-            self.clients[n].masker(self.server.inbox(n)).mask(words)
+            self.clients[n].masker().mask(words)
             assert not np.array_equal(words, self.update(n))
             total += words
         return total
@@ -70,26 +80,35 @@ class Table:
     def plain(self, sites: Iterable[int]) -> Residues:
         return np.sum([self.update(n) for n in sites], axis=0, dtype=np.uint32)
 
-    def to_unmask(self) -> bytes:
-        """A round up to its last question."""
+    def to_agree(self) -> bytes:
+        """A round up to the request to agree."""
         everybody = range(len(self.clients))
         self.advertise(everybody)
         self.share(everybody)
+        self.confirm(everybody)
         self.masked(everybody)
-        return self.server.request(everybody)
+        return self.server.lists(everybody)
+
+    def to_unmask(self) -> bytes:
+        """A round up to the last request to site 0."""
+        self.to_agree()
+        everybody = range(len(self.clients))
+        self.agree(everybody, everybody)
+        return self.server.request(0)
 
 
 def run(table: Table, stages: list[int]) -> None:
-    """A round in which site n is gone before phase stages[n]; 4 for one that stays."""
-    alive = [[n for n, stage in enumerate(stages) if stage > phase] for phase in range(4)]
+    """A round in which site n is gone before phase stages[n]; 6 for one that stays."""
+    alive = [[n for n, stage in enumerate(stages) if stage > phase] for phase in range(6)]
     table.advertise(alive[0])
     table.share(alive[1])
-    total = table.masked(alive[2])
-    request = table.server.request(alive[2])
-    for n in alive[3]:
-        table.server.answer(n, table.clients[n].unmask(request))
+    table.confirm(alive[2])
+    total = table.masked(alive[3])
+    table.agree(alive[3], alive[4])
+    for n in alive[5]:
+        table.server.answer(n, table.clients[n].unmask(table.server.request(n)))
     table.server.unmask(total)
-    assert np.array_equal(total, table.plain(alive[2]))
+    assert np.array_equal(total, table.plain(alive[3]))
 
 
 @settings(max_examples=60)
@@ -98,27 +117,28 @@ def test_whoever_drops_out_in_whatever_phase_the_sum_is_exact(data: st.DataObjec
     sites = data.draw(st.integers(3, 12))
     gone = data.draw(st.integers(0, (sites - 1) // 2))
     given = parameters(sites, 0.0, gone / sites, True)
-    stages = data.draw(st.lists(st.integers(0, 4), min_size=sites, max_size=sites))
+    stages = data.draw(st.lists(st.integers(0, 6), min_size=sites, max_size=sites))
     table = Table.of(sites, given)
     # All updates of the sum, and all answers, must be enough.
     enough = (
-        sum(stage > 2 for stage in stages) >= given.survivors
-        and sum(stage > 3 for stage in stages) >= given.threshold
+        sum(stage > 3 for stage in stages) >= given.survivors
+        and sum(stage > 4 for stage in stages) >= given.signatures
+        and sum(stage > 5 for stage in stages) >= given.threshold
     )
     if enough:
         run(table, stages)
     else:
-        with pytest.raises(SiteError, match=r"(needs \d+|\d+ are needed)"):
+        with pytest.raises(SiteError, match=r"(needs \d+|\d+ (signatures )?are needed)"):
             run(table, stages)
 
 
 @given(st.data())
 def test_the_sum_is_exact_on_a_sparse_graph(data: st.DataObject) -> None:
     sites = data.draw(st.integers(12, 24))
-    given = Parameters(neighbours=8, threshold=5, survivors=sites - 3)
+    given = Parameters(8, 5, sites - 3, window=1, committee=9, signatures=5)
     gone = data.draw(st.lists(st.integers(0, sites - 1), max_size=3, unique=True))
-    phases = data.draw(st.lists(st.integers(0, 3), min_size=len(gone), max_size=len(gone)))
-    stages = [4] * sites
+    phases = data.draw(st.lists(st.integers(0, 5), min_size=len(gone), max_size=len(gone)))
+    stages = [6] * sites
     for site, phase in zip(gone, phases, strict=True):
         stages[site] = phase
     run(Table.of(sites, given), stages)
@@ -128,8 +148,9 @@ def test_one_masked_update_looks_like_noise() -> None:
     table = Table.of(3)
     table.advertise(range(3))
     table.share(range(3))
+    table.confirm(range(3))
     words = np.zeros(100_000, np.uint32)
-    table.clients[0].masker(table.server.inbox(0)).mask(words)
+    table.clients[0].masker().mask(words)
     bits = np.unpackbits(words.view(np.uint8))
     assert abs(bits.mean() - 0.5) < 5 * 0.5 / len(bits) ** 0.5
 
@@ -219,9 +240,9 @@ def test_an_altered_ciphertext_is_refused_by_name() -> None:
     first = m.MARK + m.DIGEST + m.NUMBER
     for place in (first, first + 20, first + m.SEALED - 1):
         with pytest.raises(SiteError, match="the shares that site 'site-1' sealed were altered"):
-            table.clients[0].masker(flip(inbox, place))
+            table.clients[0].confirm(flip(inbox, place))
     with pytest.raises(SiteError, match="were altered"):  # meant for another site
-        table.clients[0].masker(
+        table.clients[0].confirm(
             inbox[: first - m.NUMBER]
             + table.server.inbox(2)[first - m.NUMBER + (m.NUMBER + m.SEALED) :][
                 : m.NUMBER + m.SEALED
@@ -235,66 +256,83 @@ def test_a_share_that_comes_twice_is_refused() -> None:
     table.share(range(4))
     inbox = table.server.inbox(0)
     with pytest.raises(SiteError, match="appears twice"):
-        table.clients[0].masker(inbox + inbox[-(m.NUMBER + m.SEALED) :])
+        table.clients[0].confirm(inbox + inbox[-(m.NUMBER + m.SEALED) :])
 
 
 def test_a_second_masked_update_is_refused() -> None:
     table = Table.of(4)
     table.to_unmask()
     with pytest.raises(SiteError, match="was already masked"):
-        table.clients[0].masker(table.server.inbox(0))
+        table.clients[0].masker()
+
+
+FIVE = Parameters(4, 4, 4, 0, 5, 4)
+
+
+def lists(of: Binding, survivors: set[int], dropped: set[int]) -> bytes:
+    return m.write_lists(of, m.Lists(frozenset(survivors), frozenset(dropped)))
 
 
 LISTS: dict[str, tuple[Callable[[Binding], bytes], str]] = {
     "overlap": (
-        lambda b: m.write_lists(b, {0, 1, 2, 3}, {3, 4}),
+        lambda b: lists(b, {0, 1, 2, 3}, {3, 4}),
         "'site-3' as both answered and dropped",
     ),
-    "too few": (lambda b: m.write_lists(b, {0, 1, 2}, {3, 4}), "3 survivors are too few"),
-    "unknown": (lambda b: m.write_lists(b, {0, 1, 2, 3, 6}, {4}), "not among the 5 of the round"),
-    "itself": (lambda b: m.write_lists(b, {1, 2, 3, 4}, {0}), "this site dropped out"),
-    "longer": (lambda b: m.write_lists(b, {0, 1, 2, 3}, {4}) + b"\0", "not two lists"),
-    "stale": (
-        lambda b: m.write_lists(replace(b, round=2), {0, 1, 2, 3}, {4}),
-        "stale or replayed",
-    ),
+    "too few": (lambda b: lists(b, {0, 1, 2}, {3, 4}), "3 survivors are too few"),
+    "unknown": (lambda b: lists(b, {0, 1, 2, 3, 6}, {4}), "not among the 5 of the round"),
+    "itself": (lambda b: lists(b, {1, 2, 3, 4}, {0}), "this site dropped out"),
+    "forgotten": (lambda b: lists(b, {0, 1, 2, 3}, set()), "'site-4' dealt shares to this site"),
+    "longer": (lambda b: lists(b, {0, 1, 2, 3}, {4}) + b"\0", "not two lists"),
+    "stale": (lambda b: lists(replace(b, round=2), {0, 1, 2, 3}, {4}), "stale or replayed"),
     "another phase": (lambda b: m.ADVERTS + b.digest, "is not the message expected now"),
 }
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_an_unsound_request_to_unmask_is_refused_and_reveals_nothing(name: str) -> None:
+def test_unsound_lists_are_not_signed_and_reveal_nothing(name: str) -> None:
     made, why = LISTS[name]
-    table = Table.of(5, Parameters(4, 4, 4))
-    good = table.to_unmask()
+    table = Table.of(5, FIVE)
+    good = table.to_agree()
     with pytest.raises(SiteError, match=why):
-        table.clients[0].unmask(made(table.binding))
-    table.server.answer(0, table.clients[0].unmask(good))
+        table.clients[0].agree(made(table.binding))
+    table.server.agree(0, table.clients[0].agree(good))
 
 
-def test_unmasking_is_answered_once() -> None:
-    table = Table.of(5, Parameters(4, 4, 4))
-    request = table.to_unmask()
+def test_every_question_is_answered_once() -> None:
+    table = Table.of(5, FIVE)
+    asked = table.to_agree()
+    said = table.clients[0].agree(asked)
+    assert table.clients[0].agree(asked) == said
+    with pytest.raises(SiteError, match="answered before"):
+        table.clients[0].agree(lists(table.binding, {0, 1, 2, 3}, {4}))
+    table.server.agree(0, said)
+    table.agree(range(5), range(1, 5))
+    request = table.server.request(0)
     answer = table.clients[0].unmask(request)
     assert table.clients[0].unmask(request) == answer  # the line lost it: word for word the same
     with pytest.raises(SiteError, match="answered before"):
-        table.clients[0].unmask(m.write_lists(table.binding, {0, 1, 2, 3}, {4}))
+        table.clients[0].unmask(request[:-1])
+    with pytest.raises(SiteError, match="answered before"):
+        table.clients[1].confirm(asked)
 
 
 def test_a_site_that_dealt_no_shares_cannot_be_asked_about() -> None:
-    table = Table.of(5, Parameters(4, 4, 4))
+    table = Table.of(5, FIVE)
     table.advertise(range(5))
     table.share(range(4))
+    table.confirm(range(4))
     table.masked(range(4))
     with pytest.raises(SiteError, match="'site-4' dealt no shares"):
-        table.clients[0].unmask(m.write_lists(table.binding, {0, 1, 2, 3}, {4}))
+        table.clients[0].agree(lists(table.binding, {0, 1, 2, 3}, {4}))
 
 
 def test_questions_out_of_turn_are_refused() -> None:
-    table = Table.of(4)
-    for ask in (table.clients[0].share, table.clients[0].masker, table.clients[0].unmask):
+    site = Table.of(4).clients[0]
+    for ask in (site.share, site.confirm, site.agree, site.unmask):
         with pytest.raises(SiteError, match="refused"):
             ask(b"")
+    with pytest.raises(SiteError, match="refused"):
+        site.masker()
 
 
 # What the coordinator refuses -------------------------------------------------------------
@@ -319,9 +357,9 @@ def test_the_coordinator_names_a_site_that_sends_nonsense() -> None:
 
 def test_a_wrong_share_is_noticed_before_the_sum_is_used() -> None:
     table = Table.of(4)
-    request = table.to_unmask()
+    table.to_unmask()
     for n in range(4):
-        answer = table.clients[n].unmask(request)
+        answer = table.clients[n].unmask(table.server.request(n))
         table.server.answer(n, flip(answer, -1) if n == 0 else answer)
     with pytest.raises(
         SiteError, match="the shares of site 'site-3' do not reconstruct its secret"
@@ -353,7 +391,8 @@ def test_a_binding_is_read_as_it_was_written() -> None:
         {"run": "other"},
         {"round": 2},
         {"serial": 2},
-        {"model": "other"},
+        {"order": "other"},
+        {"accepted": (0, 0, 1, 0)},
         {"roster": binding(5, Parameters(3, 3, 3)).roster},
         {"parameters": Parameters(3, 2, 3)},
         {"quantiser": {"bits": 19}},

@@ -7,9 +7,8 @@ import pytest
 
 from fedsight.privacy.secagg.keys import (
     Identity,
-    agree,
+    KeyPair,
     derive,
-    public_key,
     seal,
     signed,
     unseal,
@@ -21,18 +20,19 @@ def test_x25519_of_rfc_7748_section_6_1() -> None:
     alice = bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")
     bob = bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")
     shared = bytes.fromhex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742")
-    assert public_key(alice).hex() == (
+    assert KeyPair(alice).public.hex() == (
         "8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a"
     )
-    assert public_key(bob).hex() == (
+    assert KeyPair(bob).public.hex() == (
         "de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f"
     )
-    assert agree(alice, public_key(bob)) == agree(bob, public_key(alice)) == shared
+    assert KeyPair(alice).agree(KeyPair(bob).public) == shared
+    assert KeyPair(bob).agree(KeyPair(alice).public) == shared
 
 
 def test_x25519_refuses_a_point_that_gives_the_secret_away() -> None:
     with pytest.raises(ValueError, match=r".*"):
-        agree(bytes(range(32)), bytes(32))
+        KeyPair(bytes(range(32))).agree(bytes(32))
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,6 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
-from fedsight.core.layout import Kind
 from fedsight.core.settings import Settings
 from fedsight.deploy.declaration import (
     Declaration,
@@ -33,9 +32,10 @@ from fedsight.deploy.declaration import (
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
+from fedsight.engines.protected import adopted
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.evaluation.conclusion import Conclusion
 from fedsight.evaluation.description import describe
 from fedsight.privacy.noise import secret_at
@@ -124,6 +124,8 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     absent = _update_roster(folder, store, program, roster, link)
     federation = gather(program, roster)
     secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
+    if program.privacy.noise_at == "coordinator":  # noise is fresh: no round may be noised twice
+        speed = speed.model_copy(update={"checkpoint_every": 1})
     session = Session(federation, secret)
     described = describe(session, "run")
     kept: dict[str, Any] = {
@@ -136,11 +138,11 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
     watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
     watch.durable = checkpoint.round if checkpoint else 0
-    engine = RemoteEngine(
-        *(federation, link, absent, accepted, lambda: watch.durable, watch.has_left),
-        run=str(facts["id"]),
+    record = RunRecord(
+        *(absent, accepted, lambda: watch.durable, watch.has_left, str(facts["id"])),
         withheld=withheld(roster),
     )
+    engine = RemoteEngine(federation, link, record)
     watch.engine = engine
     memory_reclaim.freeze_live_objects()
     noised = sorted(site for site, declared in roster.items() if declared.figures == "noised")
@@ -277,13 +279,10 @@ def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> Non
     hash, and a site that has them from an earlier job is not sent them again. Sites that fail are
     added to `absent`.
     """
-    program = federation.program
-    if program.model == program.model.fresh():  # the sites build the same
+    kept = adopted(federation)
+    if kept is None:
         return
-    layout = federation.layout
-    if not layout.length(Kind.PERSONAL) + layout.length(Kind.FROZEN):
-        return
-    data = messages.pack([federation.initial[layout.kept]])
+    data = messages.pack([kept])
     sha256 = hashlib.sha256(data).hexdigest()
 
     def send(talk: Talk) -> None:
@@ -292,7 +291,7 @@ def send_kept(federation: Federation, link: Link, absent: dict[str, str]) -> Non
             mark = talk.send("kept", data)
             talk.finish("adopt", {"sha256": sha256, "mark": mark})
 
-    deadline = time.monotonic() + program.rounds.deadline
+    deadline = time.monotonic() + federation.program.rounds.deadline
     budget = messages.Budget()
     talks = [Talk(link, site, deadline, budget=budget) for site in link.sites if site not in absent]
     absent.update({site: reason(error) for site, error in converse(talks, send).items()})

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DeployError, SiteError
-from fedsight.deploy.declaration import Declaration
-from fedsight.deploy.site.figures import FigureAnswer, FigureRules, withheld
+from fedsight.deploy.site.answers import AnswerStore
+from fedsight.deploy.site.figures import FigureRules
 from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.memories import occupied, open_memory
 from fedsight.deploy.site.owner import OwnerSettings, read_owner
-from fedsight.deploy.site.trainer import TrainedUpdate
-from fedsight.engines.remote import messages
+from fedsight.deploy.site.release import Release
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
-from fedsight.governance.entries import LedgerEntry, canonical
+from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
-from fedsight.privacy.event import Event
 from fedsight.program import rules
 from fedsight.program.program import Program
 
@@ -43,12 +41,11 @@ class _Run:
 
     contract: Contract
     program: Program
-    ledger: Ledger
-    template: LedgerEntry  # what all entries of the run have in common
+    release: Release
 
 
 class ContractEnforcement:
-    """Enforces the contract and keeps ledger and log in one job; `home` is the site's folder."""
+    """Decides what the site takes part in, in one job; `home` is the site's folder."""
 
     def __init__(self, home: Path, requester: Requester) -> None:
         self._home = home
@@ -103,10 +100,11 @@ class ContractEnforcement:
                 )
         return [{"path": str(found[sha256]), "sha256": sha256} for sha256 in wanted]
 
-    def begin_run(self, program: Program, owner: OwnerSettings, run: str) -> None:
-        """Take part in the run `run` from now on.
+    def begin_run(self, program: Program, owner: OwnerSettings, run: str) -> Path:
+        """Take part in the run `run` from now on; returns the folder of its memory.
 
-        Raises StoreError if the ledger is not intact, DeployError if epsilon is spent.
+        Raises StoreError if the ledger is not intact, DeployError if epsilon is spent or the
+        contract has no room for the run.
         """
         self._run = None
         contract, stated = owner.contract, protections(program)
@@ -128,93 +126,37 @@ class ContractEnforcement:
                     f"contract.epsilon: {limit.epsilon:g} is permitted and {spent:.4g} is spent",
                     "the site's owner decides: see contract.epsilon in site.toml",
                 )
-        self._run = _Run(contract, program, ledger, template)
+        memory = open_memory(self._home, program, run, contract)
+        answers = AnswerStore(memory / "answers")
+        release = Release(contract, ledger, template, answers, self.log)
+        self._run = _Run(contract, program, release)
+        return memory
 
-    def record_declaration(self, declared: Declaration) -> None:
-        """Record the data declaration before it leaves; call it after `begin_run`."""
-        run, table = self._current_run(), declared.table()
-        digest = _sha256(canonical(table).encode())
-        template = replace(run.template, declared=digest)
-        self._run = replace(run, template=template)
-        size = len(json.dumps(table))
-        self._append(
-            replace(template, kind="declaration", bytes=size, sha256=digest, enforced=False)
-        )
-        facts: dict[str, Any] = {"run": template.run, "program": run.program.name}
-        facts |= {"fingerprint": template.program, "algorithm": run.program.algorithm.registered}
-        self.log.write("joined", **facts, images=declared.train)
+    @property
+    def release(self) -> Release:
+        """The door of the current run; SiteError without a run."""
+        return self._current_run().release
 
     def check_round(self, round: int, sites: int) -> None:
         """Raise DeployError or SiteError if this site must not train in the round."""
         run = self._current_run()
         run.contract.check_sites(sites)
+        run.contract.check_room(0, occupied(self._home / "memory"))
         if not 1 <= round <= run.program.rounds.rounds:
             raise SiteError(
                 f"the program has {run.program.rounds.rounds} rounds; there is no round {round}",
                 "start a run with more rounds",
             )
 
-    def figure_rules(self, memory: Path) -> FigureRules:
-        """The owner's rules about figures, for the current run, whose folder is `memory`."""
+    def figure_rules(self) -> FigureRules:
+        """The owner's rules about figures, for the current run."""
         run = self._current_run()
-        return FigureRules(run.contract, run.program, memory, self)
-
-    def figures_released(self, round: int | None) -> int:
-        """How many sets of figures have left: of this run's round, or (None) of the data set."""
-        run = self._current_run()
-        if round is None:
-            return run.ledger.figures_of(run.template.data_set)
-        return run.ledger.figures_in(run.template.run, round)
-
-    def record_update(
-        self, round: int, found: TrainedUpdate, data: bytes | memoryview, seconds: float
-    ) -> None:
-        """Record an update before it leaves; DeployError if it would exceed the limit."""
-        run = self._current_run()
-        table = messages.metrics_table(found.metrics)
-        digest = hashlib.sha256(data)
-        digest.update(canonical([found.weight, table]).encode())
-        entry = replace(run.template, round=round, bytes=len(data), sha256=digest.hexdigest())
-        entry = replace(entry, event=found.event, times=found.times)
-        self._append(entry)
-        sizes = {name: value.numel() for name, value in found.payload.items()}
-        facts = {"images": found.weight, "seconds": float(f"{seconds:.4f}")}
-        self._log_entry("update", entry, vectors=sizes, **facts)
-
-    def record_figures(self, round: int, answer: FigureAnswer, event: Event | None) -> FigureAnswer:
-        """Record sums over test images before they leave; returns the answer that may leave.
-
-        That is another one if the ledger does not permit them. `event` is that of their noise.
-        """
-        run = self._current_run()
-        if answer.get("refused"):  # without a look at the images
-            return withheld(answer["withheld"])
-        text = canonical(answer).encode()
-        entry = replace(run.template, kind="figures", round=round, protections=(), enforced=False)
-        entry = replace(entry, bytes=len(text), sha256=_sha256(text))
-        limit = None
-        if event is not None:
-            entry = replace(entry, protections=("noise",), event=event.table(), enforced=True)
-            limit = run.contract.limit
-        try:
-            run.ledger.append(entry, limit, run.contract.most_evaluations)
-        except DeployError as error:
-            return withheld(error.cause)
-        self._log_entry("figures", entry)
-        return answer
+        return FigureRules(run.contract, run.program, lambda: run.release.evaluations)
 
     def _current_run(self) -> _Run:
         if self._run is None:
             raise no_run()
         return self._run
-
-    def _append(self, entry: LedgerEntry) -> None:
-        run = self._current_run()
-        run.ledger.append(entry, run.contract.limit if entry.kind == "update" else None)
-
-    def _log_entry(self, event: str, entry: LedgerEntry, **facts: Any) -> None:
-        common = {"run": entry.run, "round": entry.round, "bytes": entry.bytes}
-        self.log.write(event, **common, **facts, protections=list(entry.protections))
 
 
 def _plugin_files(folder: Path) -> dict[str, Path]:

@@ -129,7 +129,7 @@ class SiteFolder:
             facts = prefork.run_in_fork(check)  # this process must stay small and single-threaded
             # Jobs read this copy, so an edit of site.toml takes effect at the next start.
             write_owner(owner, self.folder / "owner.toml")
-            announced = facts if owner.contract.announce else None
+            announced = facts if owner.contract.announces else None
             write_atomically(self.folder / "declared.json", json.dumps(announced).encode())
             self.log.write("started", images=facts["train"], classes=len(facts["classes"]))
             notify(

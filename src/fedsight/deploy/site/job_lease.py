@@ -27,9 +27,13 @@ def claim(memory: Path, token: str) -> None:
     write_atomically(memory / ".lease", token.encode())
 
 
-def taken_over() -> EngineError:
+class TakenOverError(EngineError):
+    """This job is no longer the newest."""
+
+
+def taken_over() -> TakenOverError:
     """The error of a job that is no longer the newest."""
-    return EngineError("a newer job of this run has taken over", "follow the newer job")
+    return TakenOverError("a newer job of this run has taken over", "follow the newer job")
 
 
 class JobLease:

@@ -32,19 +32,25 @@ TEMPLATE = """\
 
 [contract]
 # tasks = ["classify"]    # tasks that may be trained; leave out for any task
-# programs = []           # fingerprints of the only programs to take part in; empty: any
+# programs = []           # fingerprints (64 digits) of the only programs to take part in
 # plugins = []            # SHA-256 of files in the folder `plugins` here that programs may use
 # operators = ["operator@fedsight.local"]  # who may start jobs; leave out for any operator
 # sites = 2               # minimum number of sites in a run
 # rounds = 100            # maximum number of rounds of a program
 # require = ["secure_aggregation"]  # protections that a program must have
+# attempts = 10           # how often one round may be trained or measured
+# runs = 1000             # maximum number of runs that the site keeps a memory of
+# disk = 100.0            # what runs may occupy here together, in gigabytes
+# share_memory = false    # a run's next program may use what the one before left here
 # figures = "exact"       # how sums over the test images leave the site: exact, noised, none
 # test_images = 11        # minimum number of test images that figures are summed over
 # evaluations = 100       # maximum number of sets of figures that leave, over all runs
 # figures_noise = 5.0     # of noised figures, in units of what one test image can change
-# announce = true         # the server may know how many images of which classes there are
+# counts = true           # a run may know how many images of each class there are
+# announce = true         # the server may know how many images there are between runs
 # epsilon = 8.0           # what all updates may cost together, over all runs; requires noise
 # delta = 1e-5            # the delta that epsilon refers to
+# min_noise_multiplier = 1.0  # least noise of a mechanism, if require names one without epsilon
 
 [secure]
 # cohort = 3              # minimum number of sites in a sum

@@ -1,4 +1,4 @@
-"""What a site remembers for secure aggregation: the other sites' keys, and each run's attempts."""
+"""What a site remembers for secure aggregation: the other sites' keys, and attempts at rounds."""
 
 from __future__ import annotations
 
@@ -10,26 +10,35 @@ from typing import Any
 from fedsight.core import locks
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
+from fedsight.deploy.membership.federation import check_name
+from fedsight.privacy.secagg.messages import MOST_SITES
 
-LOCK_TIMEOUT = 10.0  # seconds to wait for another job of the same run
+LOCK_TIMEOUT = 10.0  # seconds to wait for another job of this site
+RUNS = 32  # runs of which each one's last attempt is remembered
 
 
 class PeerKeys:
     """`peers.json` in a site's folder: the identity key that each site first showed.
 
     The owner may write keys into the file beforehand, or compare the recorded ones over another
-    channel. A key that changes later is refused.
+    channel. A key that changes later is refused. The coordinator names the sites, so their names
+    are checked and their number is limited.
     """
 
     def __init__(self, home: Path) -> None:
         self._path = home / "peers.json"
 
     def check(self, roster: Iterable[tuple[str, str]]) -> None:
-        """Record the keys of new sites; DeployError, and nothing recorded, if a key has changed."""
+        """Record the keys of new sites.
+
+        Raises DeployError, and records nothing, if a key has changed, if a name cannot be a site's,
+        or if there would be more than MOST_SITES.
+        """
         known = self._read()
         new = {}
         for name, key in roster:
             if name not in known:
+                check_name(name, "a site")
                 new[name] = key
             elif known[name] != key:
                 raise DeployError(
@@ -38,6 +47,13 @@ class PeerKeys:
                     "it may be an impostor; if its owner confirms the new key over another "
                     "channel, remove the old one from peers.json",
                 )
+        if len(known) + len(new) > MOST_SITES:
+            raise DeployError(
+                f"the coordinator names {len(new):,} new sites, and this site knows "
+                f"{len(known):,}; it remembers {MOST_SITES:,} at most",
+                "if the federation is that large, remove from peers.json the sites that have left "
+                "it; otherwise ask the operator",
+            )
         if new:
             write_atomically(self._path, json.dumps({**known, **new}, indent=1).encode())
 
@@ -56,33 +72,48 @@ class PeerKeys:
 
 
 class AttemptCounter:
-    """`secagg.json` in a run's memory: the numbers of attempts at rounds only increase."""
+    """`secagg.json` in a site's folder: the numbers of attempts at rounds only increase.
 
-    def __init__(self, memory: Path) -> None:
-        self._path = memory / "secagg.json"
+    It outlives the memory of a run. Of the last RUNS runs it holds the number of each one's last
+    attempt, because runs that go on at the same time may overtake one another; any other run has
+    to begin above the numbers that were dropped.
+    """
 
-    def advance(self, serial: int) -> None:
-        """Record that attempt `serial` begins; DeployError unless it is higher than all before."""
-        busy = DeployError(
-            "another process of this site is beginning a round of this run", "try again"
-        )
+    def __init__(self, home: Path) -> None:
+        self._path = home / "secagg.json"
+
+    def advance(self, run: str, serial: int) -> None:
+        """Record that attempt `serial` begins in `run`.
+
+        Raises DeployError unless it is higher than all attempts before.
+        """
+        busy = DeployError("another process of this site is beginning a round", "try again")
         with locks.hold(self._path.with_suffix(".lock"), LOCK_TIMEOUT, busy):
-            if serial <= self._last():
+            floor, last = self._read()
+            if serial <= last.get(run, floor):
                 raise DeployError(
-                    "the coordinator repeats an attempt at a round that has ended",
-                    "start the round again; if this recurs, the messages may be replayed: ask "
-                    "the operator",
+                    f"the coordinator repeats an attempt at a round that has ended: its number is "
+                    f"{serial}, and number {last.get(run, floor)} has been seen",
+                    "start the round again. If this recurs, either messages are replayed: ask the "
+                    "operator. Or the coordinator's clock, which numbers the attempts, was ahead "
+                    "and has been set back: correct it, then remove secagg.json at this site",
                 )
-            write_atomically(self._path, json.dumps({"serial": serial}).encode())
+            last[run] = serial
+            while len(last) > RUNS:
+                oldest = min(last, key=last.__getitem__)
+                floor = max(floor, last.pop(oldest))
+            table = {"others": floor, "runs": last}
+            write_atomically(self._path, json.dumps(table, indent=1).encode())
 
-    def _last(self) -> int:
-        """The number of the last attempt, -1 before the first one."""
+    def _read(self) -> tuple[int, dict[str, int]]:
+        """The highest number of the runs that were dropped, and the last one of each other run."""
         if not self._path.exists():
-            return -1
+            return -1, {}
         try:
-            return int(json.loads(self._path.read_bytes())["serial"])
-        except (OSError, ValueError, KeyError, TypeError):
+            table = json.loads(self._path.read_bytes())
+            return int(table["others"]), {str(k): int(v) for k, v in table["runs"].items()}
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise DeployError(
-                "secagg.json in this run's memory cannot be read",
-                "start the run again under another name",
+                "secagg.json, this site's record of the attempts at rounds, cannot be read",
+                "restore it from a backup, or remove it: then an old attempt may be repeated once",
             ) from None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,11 @@ from fedsight.deploy.site.enforcement import no_run
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys
-from fedsight.deploy.site.trainer import TrainedUpdate
-from fedsight.engines.protected import encoding_plan_of, fingerprint
+from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
+from fedsight.engines.protected import encoding_plan_of, order_digest
 from fedsight.engines.remote import messages
 from fedsight.governance.charges import Charge, charge
-from fedsight.privacy.noise import Noise, secret_at
+from fedsight.privacy.noise import fresh
 from fedsight.privacy.secagg.client import SecAggClient
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
@@ -31,9 +31,15 @@ from fedsight.privacy.secagg.pack import pack
 from fedsight.program.program import Program
 
 SecAggAnswer = tuple[dict[str, Any], bytes | memoryview]
-# Turns a trained update into the bytes that leave, and their privacy cost.
-Protect = Callable[[TrainedUpdate], tuple[memoryview | bytes, Charge]]
 MAX_TERMS = 1 << 20  # sites in a sum
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What becomes of an update before it leaves, known before it is trained."""
+
+    apply: Callable[[TrainedUpdate], bytes | memoryview]  # the bytes that leave
+    charge: Charge | None = None  # their privacy cost; None: that of the update itself
 
 
 class SiteSecAgg:
@@ -43,52 +49,52 @@ class SiteSecAgg:
         self._home = home
         self._name = name
         self._lock = threading.Lock()
-        self._run: tuple[Program, OwnerSettings, str, Path] | None = None
+        self._run: tuple[Program, OwnerSettings, str] | None = None
         self._client: SecAggClient | None = None
         self.answers: Mapping[str, Callable[[dict[str, Any], bytes], SecAggAnswer]] = {
             "identify": self._identify,
             "advertise": self._advertise,
-            "share": self._share,
-            "unmask": self._unmask,
+            "share": self._phase(SecAggClient.share),
+            "confirm": self._phase(SecAggClient.confirm),
+            "agree": self._phase(SecAggClient.agree),
+            "unmask": self._phase(SecAggClient.unmask),
         }
 
-    def join(self, program: Program, owner: OwnerSettings, run: str, memory: Path) -> None:
-        """Take part in the run `run` from now on; `memory` is the run's folder at this site."""
-        self._run, self._client = (program, owner, run, memory), None
+    def join(self, program: Program, owner: OwnerSettings, run: str) -> None:
+        """Take part in the run `run` from now on."""
+        self._run, self._client = (program, owner, run), None
 
     def attempt(self) -> bytes:
         """Identifies the current attempt at a round; empty before the first one."""
         return self._client.binding.digest if self._client else b""
 
     def protection(
-        self, round: int, vector: Tensor, fields: dict[str, Any], body: bytes
-    ) -> Protect:
-        """Return what protects the update of `round`, which is trained from `vector`.
+        self, step: TrainStep, adopted: Tensor | None, fields: dict[str, Any]
+    ) -> Protection:
+        """Return what protects the update of `step`, which also starts from what was `adopted`.
 
-        Raises SiteError if the keys were made for another round, model or quantiser. The update is
+        Raises SiteError if the keys were made for another round, order or quantiser. The update is
         masked only once it is trained, so that a failed training can be repeated.
         """
         if self._run is None:
             raise no_run()
         program = self._run[0]
         if not program.secure.rounds_values:
-            return lambda found: (messages.pack(found.payload.values()), (found.event, found.times))
+            return Protection(lambda found: messages.pack(found.payload.values()))
         quantiser = dict(fields.get("quantiser") or {})
         sizes = {str(part): int(size) for part, size in dict(quantiser.get("sizes") or {}).items()}
         cap, terms = count(quantiser, "cap"), count(quantiser, "terms")
         if not cap or not 1 <= terms <= MAX_TERMS or min(sizes.values(), default=0) < 0:
             raise SiteError("the coordinator sent an invalid quantiser", "update the coordinator")
-        secret = secret_at(self._home / "noise.key") if program.privacy.protects else 0
         # Only the sum of masked updates is revealed. Another attempt may sum other sites: with the
-        # same noise, the difference of the two sums would have almost none.
-        attempt = ("attempt", self.attempt().hex()) if program.secure.masks else ()
-        noise = partial(Noise, secret, program.fingerprint, *attempt)
-        plan = encoding_plan_of(program, sizes, cap, noise)
+        # same noise, the difference of the two sums would have almost none. So it is always fresh.
+        plan = encoding_plan_of(program, sizes, cap, fresh)
         encoder = plan.quantiser(terms)
         client = self._client
         if program.secure.masks:
             client = self._current_client()
-            _check_binding(client.binding, (round, fingerprint(vector), encoder.table()))
+            digest = order_digest(step.order, adopted)
+            _check_binding(client, step, digest, encoder.table())
             survivors = client.binding.parameters.survivors
             assumed = program.secure.parameters(terms).survivors
             if survivors < assumed:  # a sum of fewer sites has less noise than is accounted
@@ -98,21 +104,20 @@ class SiteSecAgg:
                     "this is a bug in the coordinator",
                 )
 
-        def protect(found: TrainedUpdate) -> tuple[bytes, Charge]:
+        def protect(found: TrainedUpdate) -> bytes:
             payload, weight = found.payload, found.weight
             encoder.check(payload, weight, self._name)
             masker = None
             if program.secure.masks and client is not None:
                 with self._lock:
-                    masker = client.masker(body)
-            words = plan.protect(encoder, payload, weight, self._name, round, masker)
+                    masker = client.masker()
+            words = plan.protect(encoder, payload, weight, self._name, step.order.round, masker)
             words &= np.uint32((1 << encoder.modulus) - 1)
-            cost = found.event, found.times
-            if encoder.deviation:
-                cost = charge(program.privacy, plan.accounted(terms), weight)
-            return pack(words, encoder.modulus), cost
+            return pack(words, encoder.modulus)
 
-        return protect
+        if encoder.deviation:  # a share of noise, which counts only in the sum of this many sites
+            return Protection(protect, charge(program.privacy, plan.accounted(terms), 1))
+        return Protection(protect)
 
     # Requests of the coordinator ----------------------------------------------------------
 
@@ -127,18 +132,21 @@ class SiteSecAgg:
                 self._client = self._begin(binding)
             return {}, self._client.advertise()
 
-    def _share(self, fields: dict[str, Any], body: bytes) -> SecAggAnswer:
-        with self._lock:
-            return {}, self._current_client().share(body)
+    def _phase(
+        self, answer: Callable[[SecAggClient, bytes], bytes]
+    ) -> Callable[[dict[str, Any], bytes], SecAggAnswer]:
+        """What answers the question of a later phase."""
 
-    def _unmask(self, fields: dict[str, Any], body: bytes) -> SecAggAnswer:
-        with self._lock:
-            return {}, self._current_client().unmask(body)
+        def handle(fields: dict[str, Any], body: bytes) -> SecAggAnswer:
+            with self._lock:
+                return {}, answer(self._current_client(), body)
+
+        return handle
 
     def _begin(self, binding: Binding) -> SecAggClient:
         if self._run is None:
             raise no_run()
-        program, owner, run, memory = self._run
+        program, owner, run = self._run
         if not program.secure.masks or binding.run != run:
             raise SiteError(
                 "the coordinator begins secure aggregation for a run that this site has not joined",
@@ -152,7 +160,7 @@ class SiteSecAgg:
         minimums = owner.secure.minimums.at_least(program.secure.parameters(len(names)))
         client = SecAggClient(self._identity(), binding, names.index(self._name), minimums)
         PeerKeys(self._home).check(binding.roster)
-        AttemptCounter(memory).advance(binding.serial)
+        AttemptCounter(self._home).advance(run, binding.serial)
         return client
 
     def _current_client(self) -> SecAggClient:
@@ -168,11 +176,19 @@ class SiteSecAgg:
         return Identity.at(self._home / "identity.key")
 
 
-def _check_binding(binding: Binding, expected: tuple[int, str, dict[str, Any]]) -> None:
-    """Raise SiteError unless the keys were made for this round, model and quantiser."""
-    if (binding.round, binding.model, dict(binding.quantiser)) != expected:
+def _check_binding(
+    client: SecAggClient, step: TrainStep, digest: str, quantiser: dict[str, Any]
+) -> None:
+    """Raise SiteError unless the keys were made for this round, order, memory and quantiser.
+
+    All sites have keys for the same binding. So none of them trains from anything else than the
+    others, by which a coordinator could tell its update from theirs in the sum.
+    """
+    binding, round = client.binding, step.order.round
+    made_for = binding.round, binding.order, binding.accepted[client.number]
+    if made_for != (round, digest, step.accepted) or dict(binding.quantiser) != quantiser:
         raise SiteError(
-            f"the keys of secure aggregation were not made for round {expected[0]} with this "
-            "model and quantiser",
+            f"the keys of secure aggregation were not made for round {round} with this order and "
+            "quantiser",
             "the coordinator confuses its rounds, or is malicious: ask the operator",
         )

@@ -10,11 +10,10 @@ import contextlib
 import hashlib
 import json
 import logging
-import re
 import secrets
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 from pathlib import Path
@@ -23,33 +22,43 @@ from typing import Any
 import torch
 
 from fedsight.core.errors import (
-    ConfigError,
-    DataError,
     DeployError,
     EngineError,
     FedSightError,
     SiteError,
     StoreError,
 )
-from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.files import write_atomically
 from fedsight.core.types import Metrics, Order
 from fedsight.deploy.site import job_lease
+from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
-from fedsight.deploy.site.figures import FigureRules, question_of
+from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
 from fedsight.deploy.site.incoming import IncomingVectors, count
+from fedsight.deploy.site.job_lease import TakenOverError
+from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS
 from fedsight.deploy.site.owner import OwnerSettings
-from fedsight.deploy.site.secagg_client import Protect, SiteSecAgg
-from fedsight.deploy.site.trainer import MeasureStep, OpenData, TrainedUpdate, Trainer, TrainStep
+from fedsight.deploy.site.questions import KINDS
+from fedsight.deploy.site.release import FREE, Question, digest_of, error_for_coordinator
+from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
+from fedsight.deploy.site.trainer import (
+    MeasureStep,
+    OpenData,
+    Opened,
+    TrainedUpdate,
+    Trainer,
+    TrainStep,
+)
+from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
 from fedsight.governance.contract import is_sha256
+from fedsight.governance.entries import EntryKind
 from fedsight.program import config
 from fedsight.program.program import Program
 
 ServiceAnswer = tuple[dict[str, Any], bytes | memoryview]
 OPENING = "opening its images"
 MAX_WAIT = 30.0  # seconds until a request for the state of some work is answered
-MAX_RUN_CHARACTERS = 64  # of a run's identifier
-_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
 log = logging.getLogger(__name__)
 
 
@@ -73,6 +82,7 @@ class SiteService:
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="work")
         self._trainer: Trainer | None = None
         self._opened: OpenData | None = None
+        self._found: Opened | None = None  # what the images turned out to be like
         self._joined: object | None = None  # stands for the current run; a new one for each
         self._token = secrets.token_hex(8)  # identifies the job
         self._incoming = IncomingVectors()
@@ -81,10 +91,7 @@ class SiteService:
         self._vector: tuple[int, torch.Tensor] | None = None  # the round, and the model after it
         # The latest work by ticket: what it is, and its result.
         self._tickets: dict[int, tuple[tuple[Any, ...], Future[ServiceAnswer]]] = {}
-
-    def answer(self, kind: str, header: str, body: bytes) -> tuple[str, bytes]:
-        """Answer a request; returns header and body. A refusal is an answer with an `error`."""
-        handlers: dict[str, Callable[[dict[str, Any], bytes], ServiceAnswer]] = {
+        self.handlers: Mapping[str, Callable[[dict[str, Any], bytes], ServiceAnswer]] = {
             "propose": self._propose,
             "adopt": self._adopt,
             "piece": self._piece,
@@ -94,20 +101,22 @@ class SiteService:
             "fetch": self._fetch,
             **self._secagg.answers,
         }
+
+    def answer(self, kind: str, header: str, body: bytes) -> tuple[str, bytes]:
+        """Answer a request; returns header and body. A refusal is an answer with an `error`."""
         try:
             fields = messages.read_header(header, "the coordinator")
-            if kind not in handlers:
+            if kind not in KINDS:
                 raise SiteError(f"unknown kind of request '{kind}'", "update this site")
-            answer, data = handlers[kind](fields, body)
+            answer, data = self.handlers[kind](fields, body)
         except FedSightError as error:
             log.warning("%s: %s", kind, error)
             with contextlib.suppress(StoreError):  # a full disk must not prevent the answer
                 self._log.write("refused", what=kind, why=error.cause)
-            answer, data = error_for_coordinator(error), b""
+            answer, data = dict(error_for_coordinator(error)), b""
         except Exception as error:  # a bug: the coordinator still gets an answer
             log.exception("%s failed", kind)
-            answer = {"error": f"the request failed ({type(error).__name__}); see the site's log"}
-            data = b""
+            answer, data = dict(error_for_coordinator(error)), b""
         return json.dumps(answer), bytes(data)
 
     def close(self) -> None:
@@ -163,13 +172,12 @@ class SiteService:
             if not found:
                 return {"missing": True}, b""
             if mark:
-                make_folder(path.parent)
                 for other in path.parent.glob("kept-*.bin"):  # a run has one set of them
                     other.unlink()
                 write_atomically(path, bytes(data))
             kept = messages.unpack(data, {"kept": len(data) // 4})["kept"]
             self._opened = replace(opened, kept=kept)
-            self._ask_trainer(self._opened, OPENING)
+            self._enforcement.release.hidden(OPENING, self._open)
             return {}, b""
 
         return self._start_work(("adopt", sha256, mark), reopen, fields)
@@ -181,11 +189,7 @@ class SiteService:
 
     def _train(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Train in a round; the result is the protected update."""
-        round = count(fields, "round")
-        work = ("train", round, count(fields, "attempt"), self._secagg.attempt())
-        if (ticket := self._find_ticket(work)) is not None:
-            return self._state(ticket, fields)
-        joined = self._current_run()
+        round, joined = count(fields, "round"), self._current_run()
         self._enforcement.check_round(round, count(fields, "sites"))
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         extras: dict[str, torch.Tensor] = {}
@@ -196,19 +200,26 @@ class SiteService:
             count(fields, "accepted"),
             count(fields, "durable"),
         )
-        protect = self._secagg.protection(round, step.order.vector, fields, body)
-        return self._start_work(work, lambda: self._trained(step, protect, joined), fields)
+        kept = self._opened.kept if self._opened else None
+        protection = self._secagg.protection(step, kept, fields)
+        # `durable` is left out: it removes only memory that no later question needs.
+        about = fields.get("quantiser"), self._secagg.attempt().hex()
+        question = self._question("update", step.order, step.accepted, fields, *about)
+        work = lambda: self._trained(question, step, protection, joined)  # noqa: E731
+        return self._start_work(("train", question), work, fields)
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Measure the model on all test images; the result is sums, or why they are withheld."""
-        joined, rules = self._current_run(), self._figures
-        if rules is None:
-            raise no_run()
-        round = count(fields, "round")
-        step = MeasureStep(round, self._model(round, fields), count(fields, "accepted"))
-        question = question_of(step)
-        work = ("measure", round, question)
-        return self._start_work(work, lambda: self._measured(step, question, rules, joined), fields)
+        joined, round = self._current_run(), count(fields, "round")
+        assert self._figures is not None
+        rules = self._figures
+        if why := rules.refusal(round):
+            return {**withheld(round, why), "done": True}, b""
+        bounds = rules.bounds
+        step = MeasureStep(round, self._model(round, fields), count(fields, "accepted"), bounds)
+        question = self._question("figures", Order(round, step.vector), step.accepted, fields)
+        work = lambda: self._measured(question, step, rules, joined)  # noqa: E731
+        return self._start_work(("measure", question), work, fields)
 
     def _wait(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Wait for some work."""
@@ -279,49 +290,103 @@ class SiteService:
         if self._joined is not joined:
             raise SiteError("this site has joined another run since", "send the request again")
 
+    # What passes the door -----------------------------------------------------------------
+
+    def _question(
+        self,
+        kind: EntryKind,
+        order: Order,
+        accepted: int,
+        fields: dict[str, Any],
+        *about: Any,
+    ) -> Question:
+        """The question in `fields`, with all that its answer depends on besides the images: run and
+        program, the vectors that are sent and those that are not, which memory, and `about`."""
+        assert self._opened is not None
+        run, program = self._opened.memory.name, self._opened.program.fingerprint
+        round, sent = order.round, order_digest(order, self._opened.kept)
+        digest = digest_of(kind, run, program, round, sent, accepted, *about)
+        doing = f"training in round {round}" if kind == "update" else f"measuring round {round}"
+        return Question(kind, digest, doing, round, count(fields, "attempt"))
+
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
         self._joined = None
-        self._enforcement.begin_run(program, owner, run)
-        memory = self._home / "memory" / run
-        make_folder(memory)
+        memory = self._enforcement.begin_run(program, owner, run)
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
-        self._secagg.join(program, owner, run, memory)
-        self._figures = self._enforcement.figure_rules(memory)
-        declared = self._figures.declare(self._ask_trainer(self._opened, OPENING))
-        self._enforcement.record_declaration(declared)
+        self._secagg.join(program, owner, run)
+        log_line = {"program": program.name, "fingerprint": program.fingerprint}
+        log_line["algorithm"] = str(program.algorithm.registered)
+
+        self._figures = rules = self._enforcement.figure_rules()
+
+        def declared() -> Answer:
+            declaration = rules.declare(self._open().declaration)
+            facts = {**log_line, "images": declaration.train}
+            return Answer({"declared": declaration.table()}, facts=facts)
+
+        # What a program and an owner's settings cannot have together needs no image to be seen.
+        question = Question(
+            "declaration",
+            digest_of("declaration", run, program.fingerprint),
+            OPENING,
+            public=(TakenOverError, DeployError),
+        )
+        answer = self._enforcement.release.answer(question, FREE, declared)
         self._joined = object()
-        return {"declared": declared.table()}, b""
+        return dict(answer.fields), answer.data
 
-    def _trained(self, step: TrainStep, protect: Protect, joined: object) -> ServiceAnswer:
-        self._check_same_run(joined)
-        round, began = step.order.round, time.monotonic()
-        found: TrainedUpdate = self._ask_trainer(step, f"training in round {round}")
-        seconds = time.monotonic() - began
-        data, (event, times) = protect(found)
-        charged = replace(found, event=event, times=times)
-        self._enforcement.record_update(round, charged, data, seconds)
-        answer = {
-            "round": round,
-            "weight": found.weight,
-            "metrics": messages.metrics_table(found.metrics),
-        }
-        return answer, data
-
-    def _measured(
-        self, step: MeasureStep, question: str, rules: FigureRules, joined: object
+    def _trained(
+        self, question: Question, step: TrainStep, protection: Protection, joined: object
     ) -> ServiceAnswer:
         self._check_same_run(joined)
-        round = step.round
-        answer = rules.earlier(round, question)
-        if answer is None:
-            step = replace(step, bounds=rules.bounds)
-            found: Metrics | None = self._ask_trainer(step, f"measuring after round {round}")
-            answer = rules.release(round, question, found)
-        answer = self._enforcement.record_figures(round, answer, rules.event)
-        return {"round": round, **answer}, b""
+        assert self._found is not None
+
+        def work(step: TrainStep = step) -> Answer:
+            began = time.monotonic()
+            found: TrainedUpdate = self._ask_trainer(step, question.doing)
+            seconds = float(f"{time.monotonic() - began:.4f}")
+            if found.failure:  # which stays here
+                self._log.write("failed", what=question.doing, why=found.failure)
+            sizes = {name: value.numel() for name, value in found.payload.items()}
+            facts = {"vectors": sizes, "images": found.weight, "seconds": seconds}
+            metrics = messages.metrics_table(found.metrics)
+            header = {"round": step.order.round, "weight": found.weight, "metrics": metrics}
+            return Answer(header, protection.apply(found), facts)
+
+        charge = protection.charge or self._found.charge
+        answer = self._enforcement.release.answer(
+            question, charge, work, lambda: work(replace(step, blank=True))
+        )
+        return dict(answer.fields), answer.data
+
+    def _measured(
+        self, question: Question, step: MeasureStep, rules: FigureRules, joined: object
+    ) -> ServiceAnswer:
+        self._check_same_run(joined)
+
+        def work(step: MeasureStep = step) -> Answer:
+            found: Metrics = self._ask_trainer(step, question.doing)
+            return Answer(rules.answer(step.round, found))
+
+        def instead() -> Answer:
+            if step.bounds is None:
+                return Answer(withheld(step.round, FAILED))
+            return work(replace(step, blank=True))
+
+        try:
+            answer = self._enforcement.release.answer(question, rules.charge, work, instead)
+        except DeployError as error:  # the ledger does not permit it
+            return withheld(step.round, error.cause), b""
+        return dict(answer.fields), answer.data
 
     # The trainer --------------------------------------------------------------------------
+
+    def _open(self) -> Opened:
+        """Have the trainer open the images of the current run."""
+        assert self._opened is not None
+        self._found = self._ask_trainer(self._opened, OPENING)
+        return self._found
 
     def _ask_trainer(self, command: OpenData | TrainStep | MeasureStep, doing: str) -> Any:
         """The trainer's answer; a new trainer opens the site's images first."""
@@ -349,17 +414,6 @@ class SiteService:
             if self._trainer is not None:
                 self._trainer.close()
                 self._trainer = None
-
-
-def error_for_coordinator(error: FedSightError) -> dict[str, Any]:
-    """The message of an error in a form that may leave the site: it names no files."""
-    if isinstance(error, ConfigError):  # the first problem says more than how many there are
-        first = error.problems[0]
-        error = DeployError(f"{first.where}: {first.cause}", first.cure)
-    if isinstance(error, DataError) or _ABSOLUTE_PATH.search(f"{error.cause} {error.cure}"):
-        cause = f"the site cannot use its files ({type(error).__name__})"
-        return {"error": cause, "cure": "the site's owner finds the details in log.jsonl"}
-    return {"error": error.cause, "cure": error.cure}
 
 
 def _read_if_there(path: Path) -> bytearray:

@@ -24,9 +24,11 @@ from torch import Tensor
 
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.types import Metrics, Order
+from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.processes import spawn
 from fedsight.deploy.site import job_lease
 from fedsight.deploy.site.owner import OwnerSettings
+from fedsight.governance.charges import Charge
 from fedsight.program import plugins
 from fedsight.program.program import Program
 
@@ -35,7 +37,7 @@ KILL_TIMEOUT = 5.0  # seconds for the exit of a killed process to be reported
 
 @dataclass(frozen=True)
 class OpenData:
-    """Open the site's images for a program; answered by a Declaration."""
+    """Open the site's images for a program; answered by an `Opened`."""
 
     program: Program
     owner: OwnerSettings
@@ -45,6 +47,14 @@ class OpenData:
     kept: (
         Tensor | None
     )  # personal and frozen parameters to begin with, if the coordinator sent them
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The site's images are open: what they are like, and what each update will cost."""
+
+    declaration: Declaration
+    charge: Charge  # of the noise that the site adds; unknown (None) for shares of noise
 
 
 @dataclass(frozen=True)
@@ -58,6 +68,7 @@ class TrainStep:
     order: Order
     accepted: int
     durable: int
+    blank: bool = False  # read no image, and answer as a protected site does whose training fails
 
 
 @dataclass(frozen=True)
@@ -67,21 +78,22 @@ class TrainedUpdate:
     payload: Mapping[str, Tensor]
     weight: int
     metrics: Metrics
-    event: Mapping[str, Any] | None = None  # the privacy event of its noise, for the ledger
-    times: int = 1  # how often the event happened
+    failure: str = ""  # why the vectors say nothing of the images; it never leaves the site
 
 
 @dataclass(frozen=True)
 class MeasureStep:
     """Measure the model after `round` on all of the site's test images; answered by their sums.
 
-    With `bounds` each image's share is bounded, so that the sums can be noised.
+    With `bounds` each image's share is bounded, so that the sums can be noised. `blank` is then the
+    sums of a site whose measuring fails: zeros.
     """
 
     round: int
     vector: Tensor
     accepted: int
     bounds: Mapping[str, float] | None = None
+    blank: bool = False
 
 
 class _Pickler(pickle.Pickler):

@@ -11,6 +11,7 @@ import contextlib
 import os
 import signal
 import sys
+import traceback
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import Any
@@ -19,20 +20,21 @@ import torch
 
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
-from fedsight.core.errors import EngineError, FedSightError
-from fedsight.core.types import Metrics
-from fedsight.deploy.declaration import Declaration, declare, open_site, without_weights
+from fedsight.core.errors import EngineError, FedSightError, SiteError
+from fedsight.core.types import Metrics, Reply
+from fedsight.deploy.declaration import declare, open_site, without_weights
 from fedsight.deploy.site.job_lease import JobLease
 from fedsight.deploy.site.trainer import (
     MeasureStep,
     OpenData,
+    Opened,
     TrainedUpdate,
     TrainStep,
     receive,
     send,
 )
 from fedsight.governance.charges import charge
-from fedsight.privacy.noise import secret_at
+from fedsight.privacy.noise import fresh
 from fedsight.program import plugins
 
 
@@ -42,83 +44,113 @@ class SiteTrainer:
     def __init__(self, setup: OpenData) -> None:
         torch.set_num_threads(setup.owner.speed.threads)
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
-        secret = None
-        if setup.program.privacy.protects:  # this site's own; no one else knows it
-            secret = secret_at(setup.memory.parent.parent / "noise.key")
         program = without_weights(setup.program)
         speed = setup.owner.speed.client
-        self.client = Client(replace(self.federation, program=program), speed, secret)
+        self.client = Client(replace(self.federation, program=program), speed, fresh)
         if setup.kept is not None:
             self.client.adopt(setup.kept)
         self.memory = MemoryStore(setup.memory)
         self.name = setup.name
+        self._protected = setup.owner.contract.protected
         images = self.federation.size(self.number)
-        self._charge = charge(setup.program.privacy, self.federation.plan, images)
+        cost = charge(setup.program.privacy, self.federation.plan, images)
         self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
-        self.declaration: Declaration = declare(self.federation, self.number, setup.owner.share)
+        owner = setup.owner
+        declared = declare(self.federation, self.number, owner.share, owner.contract.tells_counts)
+        self.opened = Opened(declared, cost)
 
     def train(self, step: TrainStep) -> TrainedUpdate:
-        """Take one client step; first drop memory of rounds that the coordinator did not accept."""
+        """Take one client step.
+
+        At a protected site nothing that fails shows: the update is then one that says nothing of
+        the images, and comes with the reason, which stays at the site.
+        """
+        reply, failure = None, ""
+        if not step.blank:
+            try:
+                reply = self._trained(step)
+            except Exception as error:
+                if not self._protected:
+                    raise
+                traceback.print_exc()
+                failure = str(error) or type(error).__name__
+        if reply is None:
+            reply = self.client.blank(step.order, self.number)
+        metrics = {} if self._protected else reply.metrics  # no epsilon pays for the loss
+        return TrainedUpdate(reply.payload, reply.weight, metrics, failure)
+
+    def _trained(self, step: TrainStep) -> Reply:
+        """The client step; first drop memory of rounds that the coordinator did not accept."""
         self.memory.rewind(step.accepted, self.name)
         self.memory.prune(self.name, step.durable)
         memory = self.memory.load(self.name, step.order.round)
         reply = self.client.step(step.order, self.number, memory)
+        finite = all(bool(torch.isfinite(part).all()) for part in reply.payload.values())
+        if self._protected and not finite:  # the coordinator would reject it by name
+            raise SiteError("the update is not finite", "lower train.lr, or set train.clip")
         if reply.memory:
             self.memory.save(self.name, step.order.round, reply.memory)
-        return TrainedUpdate(reply.payload, reply.weight, reply.metrics, *self._charge)
+        return reply
 
-    def measure(self, step: MeasureStep) -> Metrics | None:
-        """The sums over all test images of this site's view, added as the simulation adds them.
-
-        None if they cannot be computed, which may depend on the images: the error stays here.
-        """
+    def measure(self, step: MeasureStep) -> Metrics:
+        """The sums over all test images of this site's view, added as the simulation adds them."""
         memory = {}
         if self._remembers:
-            self.memory.rewind(step.accepted, self.name)
-            memory = self.memory.load(self.name, step.round + 1)
+            memory = self.memory.load(self.name, min(step.round, step.accepted) + 1)
         self.client.load(step.vector, memory)
         seen = self.federation.tested(self.federation.views[0])
+        if step.bounds is not None:
+            return self.client.measure_each(seen, step.bounds, step.blank)
+        return self.client.measure_all(seen)
+
+
+class Commands:
+    """Answers the commands of one trainer process, for one program after the other."""
+
+    def __init__(self) -> None:
+        self._trainer: SiteTrainer | None = None
+        self._lease: JobLease | None = None
+
+    def answer(self, command: Any) -> Any:
+        """The answer to a command, or the error that it ended with."""
         try:
-            if step.bounds is not None:
-                return self.client.measure_each(seen, step.bounds)
-            return self.client.measure_all(seen)
-        except Exception:
+            return self._answer(command)
+        except FedSightError as error:
+            return error
+        except Exception as error:  # a bug: report it, and continue
             sys.excepthook(*sys.exc_info())
-            return None
+            return EngineError(
+                f"its trainer failed ({type(error).__name__})",  # the error's text may name files
+                "see trainer.txt at the site; this is a bug in FedSight",
+            )
+
+    def close(self) -> None:
+        """Release the lease on the memory."""
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
+
+    def _answer(self, command: Any) -> Any:
+        if isinstance(command, tuple):  # the plug-ins of the program that comes next
+            return plugins.activate(command)
+        if isinstance(command, OpenData):
+            self._trainer = None
+            self.close()
+            self._lease = JobLease(command.memory, command.token)
+            self._trainer = SiteTrainer(command)
+            return self._trainer.opened
+        if isinstance(command, TrainStep) and self._trainer is not None:
+            return self._trainer.train(command)
+        if isinstance(command, MeasureStep) and self._trainer is not None:
+            return self._trainer.measure(command)
+        raise EngineError("no images are open", "this is a bug in FedSight")
 
 
 def serve(pipe: Connection) -> None:
     """Answer commands until the pipe closes."""
-    trainer: SiteTrainer | None = None
-    lease: JobLease | None = None
+    commands = Commands()
     while True:
-        command = receive(pipe)
-        try:
-            answer: Any = None
-            if isinstance(command, tuple):  # the plug-ins of the program that comes next
-                plugins.activate(command)
-            elif isinstance(command, OpenData):
-                trainer = None
-                if lease is not None:
-                    lease.release()
-                lease = JobLease(command.memory, command.token)
-                trainer = SiteTrainer(command)
-                answer = trainer.declaration
-            elif isinstance(command, TrainStep) and trainer is not None:
-                answer = trainer.train(command)
-            elif isinstance(command, MeasureStep) and trainer is not None:
-                answer = trainer.measure(command)
-            else:
-                raise EngineError("no images are open", "this is a bug in FedSight")
-        except FedSightError as error:
-            answer = error
-        except Exception as error:  # a bug: report it, and continue
-            sys.excepthook(*sys.exc_info())
-            answer = EngineError(
-                f"its trainer failed ({type(error).__name__})",  # the error's text may name files
-                "see trainer.txt at the site; this is a bug in FedSight",
-            )
-        send(pipe, answer)
+        send(pipe, commands.answer(receive(pipe)))
 
 
 if __name__ == "__main__":

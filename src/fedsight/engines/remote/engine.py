@@ -7,12 +7,14 @@ are spooled to disk and added one at a time, so memory use does not grow with th
 
 from __future__ import annotations
 
+import itertools
 import queue
 import tempfile
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
 
@@ -29,43 +31,52 @@ from fedsight.engines.remote.key_exchange import Exchange
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
+# Numbers of questions, larger than those of any earlier process: a site refuses a question that
+# comes with other content under the same number.
+_numbers = itertools.count(int(time.time() * 100))
 
 
-class RemoteEngine:
-    """Has client steps and measurements done by the sites at the other end of a link.
+def _nobody(site: str) -> bool:
+    return False
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What the coordinator knows of a run beyond its program.
 
     `absent` are sites of the federation that cannot take part, with the reason; `accepted` is the
     last round in which each site's reply was counted, from the run's history; `durable` returns the
-    round of the last checkpoint, `gone` whether a site is known to have left; `run` is the run's
+    round of the last checkpoint, `gone` whether a site is known to have left; `id` is the run's
     identity, as proposed to the sites. `withheld` says why sites have declared that they release no
-    figures, which are not asked for any; later reasons are added to it.
+    figures; those are not asked for any.
     """
+
+    absent: Mapping[str, str]
+    accepted: Mapping[str, int]
+    durable: Callable[[], int]
+    gone: Callable[[str], bool] = _nobody
+    id: str = ""
+    withheld: Mapping[str, str] = field(default_factory=dict)
+
+
+class RemoteEngine:
+    """Has client steps and measurements done by the sites at the other end of a link."""
 
     overlaps: ClassVar[bool] = False  # joining sites are admitted between two rounds
 
-    def __init__(
-        self,
-        federation: Federation,
-        link: Link,
-        absent: Mapping[str, str],
-        accepted: Mapping[str, int],
-        durable: Callable[[], int],
-        gone: Callable[[str], bool] = lambda _: False,
-        run: str = "",
-        withheld: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, federation: Federation, link: Link, record: RunRecord) -> None:
         self.federation = federation
         self._link = link
-        self.absent = dict(absent)
-        self.withheld = dict(withheld or {})
-        self._without_figures = frozenset(self.withheld)  # sites that are never asked for any
-        self._accepted = dict(accepted)
+        self.absent = dict(record.absent)
+        self.withheld = dict(record.withheld)  # why sites have released no figures, so far
+        self._without_figures = frozenset(record.withheld)
+        self._accepted = dict(record.accepted)
         self._pending: list[str] = []
-        self._durable = durable
-        self._gone = gone
+        self._durable = record.durable
+        self._gone = record.gone
         self._expected = {name: s.total.shape for name, s in replies.blank(federation).items()}
         self._total = aggregator_of(federation, max(federation.terms, 1))
-        self._exchange = Exchange(federation, run, self._converse_briefly)
+        self._exchange = Exchange(federation, record.id, self._converse_briefly)
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()
@@ -110,7 +121,7 @@ class RemoteEngine:
         program, total = self.federation.program, self._total
         refused: dict[str, str] = {}
         if program.secure.masks and isinstance(total, SecureSum):
-            refused = self._exchange.begin(order, list(clients), total)
+            refused = self._exchange.begin(order, self._accepted, list(clients), total)
             for site, cause in refused.items():
                 put(Rejected(clients[site], site, cause))
         vector, extras = messages.pack([order.vector]), messages.pack(order.shared.values())
@@ -128,8 +139,8 @@ class RemoteEngine:
             put(arrival)
 
         deadline, left = self._deadline(), [site for site in clients if site not in refused]
-        for attempt in range(ATTEMPTS):
-            problems = self._converse(left, partial(one, attempt), deadline)
+        for _ in range(ATTEMPTS):
+            problems = self._converse(left, partial(one, next(_numbers)), deadline)
             for site, cause in problems.items():
                 put(Rejected(clients[site], site, cause))
             if len(accepted) >= (program.rounds.quorum or len(clients)):
@@ -153,8 +164,8 @@ class RemoteEngine:
         self, order: Order, client: int, talk: Talk, header: dict[str, object]
     ) -> Accepted:
         """Make a site train, fetch its reply, and add it."""
-        total, masks = self._total, self.federation.program.secure.masks
-        answer = talk.finish("train", header, self._exchange.inbox(talk.site) if masks else b"")
+        total = self._total
+        answer = talk.finish("train", header)
         self._held[talk.site] = order.round - 1
         arrival = self._checked_reply(client, talk.site, order.round, answer)
         with tempfile.TemporaryFile(prefix="fedsight-") as spool:
@@ -175,7 +186,7 @@ class RemoteEngine:
         says why.
         """
         data = messages.pack([vector])
-        views = self.federation.views
+        views, number = self.federation.views, 0
         done: dict[int, Metrics] = {}
         # This round's replies already count: the personal parts that they left are measured.
         accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
@@ -184,6 +195,7 @@ class RemoteEngine:
             header = {
                 "vector": self._send_model(talk, round, data),
                 "round": round,
+                "attempt": number,
                 "accepted": accepted.get(talk.site, 0),
             }
             answer = talk.finish("measure", header)
@@ -198,6 +210,7 @@ class RemoteEngine:
 
         tried: set[str] = set()
         while asked := self._askable(round, done, tried):
+            number = next(_numbers)
             tried |= self._converse(
                 asked, lambda talk: one(talk, asked[talk.site]), self._deadline()
             ).keys()
@@ -285,10 +298,10 @@ class RemoteEngine:
                 f"{expected:,}",
                 "its images changed during the run, or it cheats: restart the site",
             )
-        if self.federation.program.privacy.protects:  # protected sites do not report their loss
-            return Accepted(client, site, weight, float("nan"))
         loss = messages.read_metrics(answer.get("metrics"), sender).get("train_loss")
-        if loss is None or not loss.count or loss.total.shape:
+        if loss is None:  # a site that protects its images does not report it
+            return Accepted(client, site, weight, float("nan"))
+        if not loss.count or loss.total.shape:
             raise SiteError(f"{sender} sent no training loss", "check its log")
         return Accepted(client, site, weight, loss.mean)
 

@@ -1,11 +1,10 @@
-"""The coordinator's side of the four phases of secure aggregation, over network connections.
+"""The coordinator's side of the phases of secure aggregation, over network connections.
 
 A site that fails in a phase has dropped out; the round continues without it.
 """
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,7 +14,7 @@ from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Order
 from fedsight.engines.base import Outcome
-from fedsight.engines.protected import fingerprint
+from fedsight.engines.protected import adopted, order_digest
 from fedsight.engines.remote.conversation import Talk
 from fedsight.privacy.secagg.keys import PUBLIC
 from fedsight.privacy.secagg.messages import Binding
@@ -24,7 +23,21 @@ from fedsight.program.federation import Federation
 
 Converse = Callable[[Iterable[str], Callable[[Talk], None]], dict[str, str]]
 
-_serials = itertools.count(time.time_ns() // 1_000_000)  # larger than those of any earlier process
+
+class _Serials:
+    """Numbers of attempts, which increase from one process to the next as well."""
+
+    def __init__(self) -> None:
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def __next__(self) -> int:
+        with self._lock:
+            self._last = max(self._last + 1, time.time_ns() // 1_000_000)
+            return self._last
+
+
+_serials = _Serials()  # of all runs of this process
 
 
 class Exchange:
@@ -38,10 +51,13 @@ class Exchange:
         self._lock = threading.Lock()
         self._server: SecAggServer | None = None
         self._numbers: dict[str, int] = {}
-        self._inboxes: dict[str, bytes] = {}
 
-    def begin(self, order: Order, sites: Sequence[str], total: SecureSum) -> dict[str, str]:
-        """Run phases 0 and 1 with `sites`; returns the reasons of those that dropped out.
+    def begin(
+        self, order: Order, accepted: Mapping[str, int], sites: Sequence[str], total: SecureSum
+    ) -> dict[str, str]:
+        """Run phases 0 to 2 with `sites`; returns the reasons of those that dropped out.
+
+        `accepted` is the last round in which each site's reply counted.
 
         Raises SiteError when too few are left.
         """
@@ -65,55 +81,60 @@ class Exchange:
             self._run,
             order.round,
             next(_serials),
-            fingerprint(order.vector),
+            order_digest(order, adopted(self._federation)),
             roster,
+            tuple(accepted.get(site, 0) for site in known),
             again,
             total.quantiser.table(),
         )
         server = self._server = SecAggServer(binding)
         self._numbers = {site: number for number, site in enumerate(known)}
 
-        def advertise(talk: Talk) -> None:
-            _, message = talk.ask("advertise", {}, binding.data)
-            with self._lock:
-                server.advert(self._numbers[talk.site], message)
-
-        def share(talk: Talk) -> None:
-            number = self._numbers[talk.site]
-            _, message = talk.ask("share", {}, server.adverts(number))
-            with self._lock:
-                server.share(number, message)
-
-        problems |= self._converse(known, advertise)
+        problems |= self._phase("advertise", known, lambda _: binding.data, server.advert)
         # Reports too few sites once, here, rather than as a failure of each site.
         _naming(problems, lambda: server.adverts(0))
         left = [site for site in known if site not in problems]
-        problems |= self._converse(left, share)
+        problems |= self._phase("share", left, server.adverts, server.share)
         _naming(problems, lambda: server.inbox(0))
         left = [site for site in left if site not in problems]
-        self._inboxes = {site: server.inbox(self._numbers[site]) for site in left}
+        problems |= self._phase("confirm", left, server.inbox, server.confirm)
+        _naming(problems, server.check_ready)
         return problems
 
-    def inbox(self, site: str) -> bytes:
-        """The encrypted shares that a site needs for masking."""
-        return self._inboxes[site]
-
     def finish(self, outcome: Outcome, total: SecureSum) -> None:
-        """Phase 3: remove the masks from the sum. Raises SiteError if too few sites are left."""
+        """Phases 4 and 5: agree on the survivors, and remove the masks from their sum.
+
+        Raises SiteError when too few sites are left.
+        """
         server = self._server
         assert server is not None
         sites = [one.site for one in outcome.accepted]
-        request = server.request([self._numbers[site] for site in sites])
-
-        def unmask(talk: Talk) -> None:
-            _, message = talk.ask("unmask", {}, request)
-            with self._lock:
-                server.answer(self._numbers[talk.site], message)
-
-        lost = self._converse(
-            sites, unmask
-        )  # their updates still count: the others can unmask them
+        lists = server.lists(self._numbers[site] for site in sites)
+        members = [site for site in sites if self._numbers[site] in server.committee]
+        # The updates of those lost from here on still count: the others can unmask them.
+        lost = self._phase("agree", members, lambda _: lists, server.agree)
+        _naming(lost, lambda: server.request(0))
+        lost |= self._phase("unmask", sites, server.request, server.answer)
         _naming(lost, lambda: server.unmask(total.words))
+
+    def _phase(
+        self,
+        kind: str,
+        sites: Iterable[str],
+        question: Callable[[int], bytes],
+        take: Callable[[int, bytes], None],
+    ) -> dict[str, str]:
+        """One question to each site, and what is done with the answers; why sites dropped out."""
+
+        def ask(talk: Talk) -> None:
+            number = self._numbers[talk.site]
+            with self._lock:
+                body = question(number)
+            _, message = talk.ask(kind, {}, body)
+            with self._lock:
+                take(number, message)
+
+        return self._converse(sites, ask)
 
     def _identify(self, talk: Talk) -> None:
         answer, _ = talk.ask("identify", {})

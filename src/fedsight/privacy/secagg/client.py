@@ -1,12 +1,14 @@
-"""A site's side of one round of secure aggregation: four answers, each given once.
+"""A site's side of one round of secure aggregation: each answer is given once.
 
 SecAgg+ (Bell et al. 2020; Bonawitz et al. 2017, "Practical secure aggregation for
 privacy-preserving machine learning", CCS), with long-term identities of the sites.
 
-    new --advertise--> advertised --share--> shared --masker--> masked --unmask--> done
+    new --advertise--> advertised --share--> shared --confirm--> confirmed --masker--> masked
+    masked --agree--> agreed --unmask--> done
 
-A request that is repeated unchanged, because its answer was lost, gets the same answer. Any other
-request that is not due is refused.
+Only members of the committee are asked to agree; the others go from masked to done. A request that
+is repeated unchanged, because its answer was lost, gets the same answer. Any other request that is
+not due is refused.
 """
 
 from __future__ import annotations
@@ -14,18 +16,18 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedsight.core.errors import SiteError
 from fedsight.privacy.secagg import messages as m
+from fedsight.privacy.secagg.consistency import inbox_part, lists_part, objection, unproven
 from fedsight.privacy.secagg.graph import Parameters
 from fedsight.privacy.secagg.keys import (
     PUBLIC,
     SIGNATURE,
     Identity,
-    agree,
+    KeyPair,
     derive,
-    public_key,
     seal,
     signed,
     unseal,
@@ -45,14 +47,19 @@ class Minimums:
     threshold: int = 2
     neighbours: int = 2
     survivors: int = 2
+    computed: Parameters | None = None  # what the program's stated rates determine
 
     def at_least(self, computed: Parameters) -> Minimums:
-        """The larger of these and what the program's stated rates require."""
+        """The larger of these and what the program's stated rates require.
+
+        The circle and the committee are to be exactly as computed: their numbers fit together.
+        """
         return Minimums(
             self.cohort,
             max(self.threshold, computed.threshold),
             max(self.neighbours, computed.neighbours),
             max(self.survivors, computed.survivors),
+            computed,
         )
 
     def refuse(self, binding: m.Binding) -> None:
@@ -76,6 +83,11 @@ class Minimums:
                 f"{sites} sites of the round"
             )
             raise SiteError(cause, "this is a bug in the coordinator")
+        if self.computed and self.computed != replace(given, survivors=self.computed.survivors):
+            raise SiteError(
+                "the round's graph or committee is not the one that the program's rates determine",
+                "run the same FedSight version at the coordinator and at the sites",
+            )
 
 
 def sign_part(digest: bytes, number: int, keys: bytes) -> bytes:
@@ -89,9 +101,9 @@ def pair_context(digest: bytes, sender: int, receiver: int) -> bytes:
     return b"fedsight shares\0" + digest + ends
 
 
-def mask_key(private: bytes, public: bytes, digest: bytes) -> bytes:
+def mask_key(own: KeyPair, public: bytes, digest: bytes) -> bytes:
     """The key of a pair's mask: the same at both ends, different in every round."""
-    return derive(agree(private, public), digest, b"fedsight mask")
+    return derive(own.agree(public), digest, b"fedsight mask")
 
 
 class SecAggClient:
@@ -112,13 +124,17 @@ class SecAggClient:
         self.binding = binding
         self.number = number
         self._identity = identity
-        self._seal = secrets.token_bytes(32)  # X25519: opens shares from neighbours
-        self._mask = secrets.token_bytes(32)  # X25519: derives the masks of pairs
+        self._seal = KeyPair.fresh()  # opens shares from neighbours
+        self._mask = KeyPair.fresh()  # derives the masks of pairs
         self._seed = secrets.token_bytes(32)  # of this site's own mask
         self._neighbours = set(binding.graph.of(number))
         self._own = int(binding.graph.complete)  # 1 if it holds a share of its own seed
         self._adverts: dict[int, bytes] = {}
+        self._seal_keys: dict[bytes, bytes] = {}  # by the other site's advert
         self._held: dict[int, bytes] = {}  # shares of other sites' secrets and of its own seed
+        self._inbox: frozenset[int] = frozenset()  # whose shares it received
+        self._pairs: list[tuple[bytes, bool]] = []  # keys of the masks that it shares
+        self._lists: m.Lists | None = None  # those that it signed
         self._phase = "new"
         self._said: dict[str, tuple[bytes, bytes]] = {}
 
@@ -127,7 +143,7 @@ class SecAggClient:
 
         def answer() -> bytes:
             commitment = hashlib.sha256(self.binding.digest + self._seed).digest()
-            keys = public_key(self._seal) + public_key(self._mask) + commitment
+            keys = self._seal.public + self._mask.public + commitment
             signature = self._identity.sign(sign_part(self.binding.digest, self.number, keys))
             return m.write(m.ADVERTISE, self.binding, {self.number: keys + signature})
 
@@ -150,54 +166,72 @@ class SecAggClient:
 
         return self._once("advertised", "shared", adverts, answer)
 
-    def masker(self, inbox: bytes) -> Masker:
-        """Phase 2: receive the shares sealed for this site, return the masks of its update.
+    def confirm(self, inbox: bytes) -> bytes:
+        """Phase 2: receive the shares sealed for this site, and sign from whom they came.
 
-        Masks only with neighbours that dealt shares, because only their masks can be removed again.
-        A second call is refused: two updates under one mask would reveal their difference.
-        """
-        self._due("shared", "the update was already masked")
-        found = m.read(m.INBOX, self.binding, inbox, m.SEALED, _COORDINATOR)
-        held, pairs = {}, []
-        for site, sealed in found.items():
-            if site not in self._adverts:
-                raise self._refuse(
-                    f"it forwards shares of site '{self._name(site)}', which were not expected"
-                )
-            public = self._adverts[site]
-            shares = unseal(
-                self._seal_key(public), sealed, pair_context(self.binding.digest, site, self.number)
-            )
-            if shares is None or len(shares) != m.PAIR:
-                raise self._refuse(f"the shares that site '{self._name(site)}' sealed were altered")
-            held[site] = shares
-            key = mask_key(self._mask, public[PUBLIC : 2 * PUBLIC], self.binding.digest)
-            pairs.append((key, site < self.number))
-        self._enough(len(held) + self._own)
-        self._held |= held
-        self._phase = "masked"
-        return Masker(self._own_key(), pairs)
-
-    def unmask(self, request: bytes) -> bytes:
-        """Phase 3: a share of each surviving neighbour's seed and of each dropped one's mask key.
-
-        It never reveals both of one neighbour. Raises SiteError for lists that overlap or name
-        unknown sites, for too few survivors, and for a second request.
+        Its masks are with these sites only, because only their masks can be removed again.
         """
 
         def answer() -> bytes:
-            survivors, dropped = m.read_lists(self.binding, request)
-            if self.number not in survivors:
-                raise self._refuse("it claims that this site dropped out, but it answered")
-            least = max(self.binding.parameters.survivors, self.binding.parameters.threshold)
-            if len(survivors) < least:
-                raise self._refuse(f"{len(survivors)} survivors are too few: at least {least}")
-            for site in (survivors | dropped) & self._neighbours:
-                if site not in self._held:
-                    raise self._refuse(f"site '{self._name(site)}' dealt no shares to this site")
-            return self._reveal(survivors, dropped)
+            found = m.read(m.INBOX, self.binding, inbox, m.SEALED, _COORDINATOR)
+            held = {site: self._opened(site, sealed) for site, sealed in found.items()}
+            self._enough(len(held) + self._own)
+            self._pairs = [self._pair(site) for site in found]
+            self._held |= held
+            self._inbox = frozenset(found)
+            content = inbox_part(self.binding, self.number, self._inbox)
+            return m.write(m.CONFIRM, self.binding, {self.number: self._identity.sign(content)})
 
-        return self._once("masked", "done", request, answer)
+        return self._once("shared", "confirmed", inbox, answer)
+
+    def masker(self) -> Masker:
+        """Phase 3: the masks of this site's update.
+
+        A second call is refused: two updates under one mask would reveal their difference.
+        """
+        self._due("confirmed", "the update was already masked, or no shares have come")
+        self._phase = "masked"
+        return Masker(self._own_key(), self._pairs)
+
+    def agree(self, request: bytes) -> bytes:
+        """Phase 4, members of the committee only: sign the lists of survivors and dropped sites.
+
+        A site signs one pair of lists in a round. Raises SiteError for lists that overlap, that
+        leave too few survivors as a whole or anywhere in the graph, or that contradict what this
+        site saw itself.
+        """
+
+        def answer() -> bytes:
+            lists = m.read_lists(self.binding, request)
+            if self.number not in self.binding.committee:
+                raise self._refuse("this site does not belong to the committee")
+            self._check_lists(lists)
+            self._lists = lists
+            content = lists_part(self.binding, lists)
+            return m.write(m.AGREE, self.binding, {self.number: self._identity.sign(content)})
+
+        return self._once("masked", "agreed", request, answer)
+
+    def unmask(self, request: bytes) -> bytes:
+        """Phase 5: a share of each surviving neighbour's seed and of each dropped one's mask key.
+
+        Raises SiteError for lists that it would not sign, or that are not proven to be everybody's:
+        without enough signatures of the committee over these very lists, or without the inboxes of
+        the neighbours, signed by them.
+        """
+
+        def answer() -> bytes:
+            lists, proof = m.read_unmask(self.binding, request)
+            if self._lists is not None and lists != self._lists:
+                raise self._refuse("this site signed other lists")
+            self._check_lists(lists)
+            if why := unproven(self.binding, self.number, lists, proof):
+                raise self._refuse(why)
+            return self._reveal(lists)
+
+        if self._phase == "masked":  # nobody asked it to agree
+            return self._once("masked", "done", request, answer)
+        return self._once("agreed", "done", request, answer)
 
     # Implementation -----------------------------------------------------------------------
 
@@ -225,6 +259,26 @@ class SecAggClient:
         if not signed(self.binding.identity(site), signature, message):
             raise self._refuse(f"the keys of site '{self._name(site)}' are not signed by that site")
 
+    def _opened(self, site: int, sealed: bytes) -> bytes:
+        """The pair of shares that a site sealed for this one."""
+        if site not in self._adverts:
+            name = self._name(site)
+            raise self._refuse(f"it forwards shares of site '{name}', which were not expected")
+        context = pair_context(self.binding.digest, site, self.number)
+        shares = unseal(self._seal_key(self._adverts[site]), sealed, context)
+        if shares is None or len(shares) != m.PAIR:
+            raise self._refuse(f"the shares that site '{self._name(site)}' sealed were altered")
+        return shares
+
+    def _pair(self, site: int) -> tuple[bytes, bool]:
+        """The key of the mask shared with a site, and whether this site subtracts it."""
+        public = self._adverts[site][PUBLIC : 2 * PUBLIC]
+        return mask_key(self._mask, public, self.binding.digest), site < self.number
+
+    def _check_lists(self, lists: m.Lists) -> None:
+        if why := objection(self.binding, self.number, self._inbox, lists):
+            raise self._refuse(why)
+
     def _enough(self, holders: int) -> None:
         """Refuse a neighbourhood too small to reconstruct a secret."""
         least = self.binding.parameters.threshold
@@ -241,7 +295,7 @@ class SecAggClient:
         # none may drop out any more, and no shares of the key are needed.
         keys = dict.fromkeys(neighbours, bytes(SHARE))
         if len(neighbours) >= threshold:
-            keys = split(self._mask, neighbours, threshold)
+            keys = split(self._mask.private, neighbours, threshold)
         if self._own:
             self._held[self.number] = seeds[self.number] + bytes(SHARE)
         sealed = {
@@ -254,12 +308,13 @@ class SecAggClient:
         }
         return m.write(m.SHARES, self.binding, sealed)
 
-    def _reveal(self, survivors: set[int], dropped: set[int]) -> bytes:
+    def _reveal(self, lists: m.Lists) -> bytes:
+        """Never both secrets of one site: the lists are disjoint, and the shares are forgotten."""
         records = {}
         for site, shares in self._held.items():
-            if site in survivors:
+            if site in lists.survivors:
                 records[site] = SEED + shares[:SHARE]
-            elif site in dropped:
+            elif site in lists.dropped:
                 records[site] = KEY + shares[SHARE:]
         self._held.clear()
         return m.write(m.ANSWER, self.binding, records)
@@ -268,8 +323,11 @@ class SecAggClient:
         return derive(self._seed, self.binding.digest, b"fedsight self")
 
     def _seal_key(self, advert: bytes) -> bytes:
-        secret = agree(self._seal, advert[:PUBLIC])
-        return derive(secret, self.binding.digest, b"fedsight seal")
+        """The key of a pair's shares, the same in both directions."""
+        if advert not in self._seal_keys:
+            secret = self._seal.agree(advert[:PUBLIC])
+            self._seal_keys[advert] = derive(secret, self.binding.digest, b"fedsight seal")
+        return self._seal_keys[advert]
 
     def _name(self, site: int) -> str:
         return self.binding.name(site)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+from functools import lru_cache
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
@@ -72,6 +73,7 @@ class Identity:
         return self._key.sign(message)
 
 
+@lru_cache(maxsize=1 << 14)  # on one machine, all neighbours of a site check the same signature
 def signed(public: bytes, signature: bytes, message: bytes) -> bool:
     """Whether the owner of `public` signed `message`."""
     try:
@@ -81,18 +83,25 @@ def signed(public: bytes, signature: bytes, message: bytes) -> bool:
     return True
 
 
-def public_key(private: bytes) -> bytes:
-    """The X25519 public key of a 32-byte private key."""
-    return X25519PrivateKey.from_private_bytes(private).public_key().public_bytes_raw()
+class KeyPair:
+    """An X25519 key, `private` and `public`."""
 
+    def __init__(self, private: bytes) -> None:
+        self.private = private
+        self._key = X25519PrivateKey.from_private_bytes(private)
+        self.public = self._key.public_key().public_bytes_raw()
 
-def agree(private: bytes, public: bytes) -> bytes:
-    """The shared secret of two X25519 keys: 32 bytes.
+    @classmethod
+    def fresh(cls) -> KeyPair:
+        """A new one."""
+        return cls(secrets.token_bytes(32))
 
-    Raises ValueError for a point of small order, whose secret would be known to everybody.
-    """
-    key = X25519PrivateKey.from_private_bytes(private)
-    return key.exchange(X25519PublicKey.from_public_bytes(public))
+    def agree(self, public: bytes) -> bytes:
+        """The secret shared with the owner of another `public` key: 32 bytes.
+
+        Raises ValueError for a point of small order, whose secret would be known to everybody.
+        """
+        return self._key.exchange(X25519PublicKey.from_public_bytes(public))
 
 
 def derive(secret: bytes, salt: bytes, info: bytes, length: int = 32) -> bytes:

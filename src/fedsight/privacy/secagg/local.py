@@ -27,7 +27,7 @@ class LocalExchange:
     def begin(
         self,
         round: int,
-        model: str,
+        order: str,
         sites: Sequence[str],
         parameters: Parameters,
         quantiser: Quantiser,
@@ -39,7 +39,9 @@ class LocalExchange:
         known = [self._identities[site] for site in sites]
         roster = tuple((site, one.public.hex()) for site, one in zip(sites, known, strict=True))
         serial, table = next(self._serial), quantiser.table()
-        binding = Binding(self._run, round, serial, model, roster, parameters, table)
+        binding = Binding(
+            self._run, round, serial, order, roster, (0,) * len(sites), parameters, table
+        )
         server = self._server = SecAggServer(binding)
         least = Minimums().at_least(parameters)
         self._clients = [
@@ -49,13 +51,12 @@ class LocalExchange:
             server.advert(client.number, client.advertise())
         for client in self._clients:
             server.share(client.number, client.share(server.adverts(client.number)))
-        return {
-            site: client.masker(server.inbox(client.number))
-            for site, client in zip(sites, self._clients, strict=True)
-        }
+        for client in self._clients:
+            server.confirm(client.number, client.confirm(server.inbox(client.number)))
+        return {site: client.masker() for site, client in zip(sites, self._clients, strict=True)}
 
     def finish(self, total: Residues, survivors: Iterable[str]) -> None:
-        """Remove the masks from the sum over `survivors`; the other sites dropped out.
+        """Agree on `survivors`, and remove the masks from their sum; the other sites dropped out.
 
         Raises SiteError if too few are left.
         """
@@ -63,8 +64,10 @@ class LocalExchange:
         assert server is not None
         numbers = {name: number for number, (name, _) in enumerate(server.binding.roster)}
         left = [numbers[site] for site in survivors]
-        request = server.request(left)
+        lists = server.lists(left)
+        for number in server.committee:
+            server.agree(number, self._clients[number].agree(lists))
         for number in left:
-            server.answer(number, self._clients[number].unmask(request))
+            server.answer(number, self._clients[number].unmask(server.request(number)))
         server.unmask(total)
         self._clients = []

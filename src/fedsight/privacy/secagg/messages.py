@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
 from fedsight.core.errors import SiteError
-from fedsight.privacy.secagg.graph import Graph, Parameters
+from fedsight.privacy.secagg.graph import Graph, Parameters, drawn
 from fedsight.privacy.secagg.keys import NONCE, PUBLIC, SIGNATURE, TAG
 from fedsight.privacy.secagg.shares import SHARE
 
-ADVERTISE, ADVERTS, SHARES, INBOX, UNMASK, ANSWER = b"1a", b"1b", b"2a", b"2b", b"4a", b"4b"
+ADVERTISE, ADVERTS, SHARES, INBOX, CONFIRM = b"1a", b"1b", b"2a", b"2b", b"3a"
+LISTS, AGREE, UNMASK, ANSWER = b"4b", b"5a", b"5b", b"6a"
 MARK, DIGEST, NUMBER = 2, 32, 4  # bytes of a phase's mark, a digest, a site's number
 KEYS = 2 * PUBLIC + DIGEST  # an advert without its signature: two keys, a commitment
 ADVERT = KEYS + SIGNATURE
@@ -28,6 +29,7 @@ SEALED = NONCE + PAIR + TAG
 KIND = 1  # byte of an answer that says which secret the share belongs to
 LONGEST = 16 << 20  # bytes of a binding
 MOST_SITES = 100_000
+_COORDINATOR = "the coordinator"
 _CURE = "run the same FedSight version everywhere; if that is so, somebody alters messages"
 
 
@@ -35,16 +37,18 @@ _CURE = "run the same FedSight version everywhere; if that is so, somebody alter
 class Binding:
     """The context of a round; every key is signed together with its digest.
 
-    `serial` distinguishes attempts at the same round and only increases. `model` is the SHA-256 of
-    the model that training starts from. `roster` holds the sites' names and Ed25519 public keys
-    (hex), by number.
+    `serial` distinguishes attempts at the same round and only increases. `order` is the SHA-256 of
+    all vectors that training starts from. `roster` holds the sites' names and Ed25519 public keys
+    (hex), by number, and `accepted` the last round in which each one's reply counted, on which its
+    memory depends.
     """
 
     run: str
     round: int
     serial: int
-    model: str
+    order: str
     roster: tuple[tuple[str, str], ...]
+    accepted: tuple[int, ...]
     parameters: Parameters
     quantiser: Mapping[str, Any]
 
@@ -56,12 +60,20 @@ class Binding:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of `data`."""
-        return hashlib.sha256(b"fedsight secure aggregation 1\0" + self.data).digest()
+        return hashlib.sha256(b"fedsight secure aggregation 2\0" + self.data).digest()
 
     @cached_property
     def graph(self) -> Graph:
         """The graph of neighbours, drawn from the digest."""
         return Graph(len(self.roster), self.parameters.neighbours, self.digest)
+
+    @cached_property
+    def committee(self) -> frozenset[int]:
+        """The sites whose signatures certify lists of survivors, drawn from the digest."""
+        members, sites = self.parameters.committee, len(self.roster)
+        if members >= sites:
+            return frozenset(range(sites))
+        return frozenset(drawn(sites, b"fedsight committee\0" + self.digest)[:members])
 
     def name(self, site: int) -> str:
         """The name of site number `site`."""
@@ -79,16 +91,18 @@ class Binding:
                 raise ValueError("too long")
             table = json.loads(data)
             roster = tuple((str(name), str(key)) for name, key in table["roster"])
-            found = cls(
-                **{**table, "roster": roster, "parameters": Parameters(**table["parameters"])}
-            )
-            counts = (found.round, found.serial, *asdict(found.parameters).values())
+            parameters, accepted = Parameters(**table["parameters"]), tuple(table["accepted"])
+            known = {"roster": roster, "parameters": parameters, "accepted": accepted}
+            found = cls(**{**table, **known})
+            counts = (found.round, found.serial, *accepted, *asdict(parameters).values())
             if any(type(count) is not int or not 0 <= count < 1 << 53 for count in counts):
                 raise ValueError("expected a whole number")
-            if type(found.run) is not str or type(found.model) is not str:
+            if type(found.run) is not str or type(found.order) is not str:
                 raise TypeError("expected a string")
             if not isinstance(found.quantiser, dict) or not 1 <= len(roster) <= MOST_SITES:
                 raise ValueError("the quantiser or the sites are missing")
+            if len(accepted) != len(roster):
+                raise ValueError("it does not say for each site which reply counted last")
             names, keys = zip(*roster, strict=True)
             if len(set(names)) < len(names) or len(set(keys)) < len(keys):
                 raise ValueError("a site is listed twice")
@@ -104,15 +118,21 @@ class Binding:
 
 def write(mark: bytes, binding: Binding, records: Mapping[int, bytes]) -> bytes:
     """A message: the mark, the digest, and one record per site."""
-    body = b"".join(site.to_bytes(NUMBER, "big") + records[site] for site in sorted(records))
-    return mark + binding.digest + body
+    return mark + binding.digest + _joined(records)
+
+
+def _joined(records: Mapping[int, bytes]) -> bytes:
+    return b"".join(site.to_bytes(NUMBER, "big") + records[site] for site in sorted(records))
 
 
 def read(
     mark: bytes, binding: Binding, message: bytes, length: int, sender: str
 ) -> dict[int, bytes]:
     """The records of a message, by site; SiteError naming the sender if it is malformed."""
-    body = _body(mark, binding, message, sender)
+    return _records(binding, _body(mark, binding, message, sender), length, sender)
+
+
+def _records(binding: Binding, body: bytes, length: int, sender: str) -> dict[int, bytes]:
     step = NUMBER + length
     sites = len(binding.roster)
     if len(body) % step or len(body) // step > sites:
@@ -130,33 +150,78 @@ def read(
     return records
 
 
-def write_lists(binding: Binding, survivors: set[int], dropped: set[int]) -> bytes:
-    """The request to unmask: a bit set of the survivors, then one of the sites that dropped out."""
-    length = (len(binding.roster) + 7) // 8
-    bits = [
-        sum(1 << site for site in group).to_bytes(length, "little")
-        for group in (survivors, dropped)
-    ]
-    return UNMASK + binding.digest + bits[0] + bits[1]
+@dataclass(frozen=True)
+class Lists:
+    """The sites whose updates were added, and those that dealt shares and then dropped out."""
+
+    survivors: frozenset[int]
+    dropped: frozenset[int]
+
+    def data(self, sites: int) -> bytes:
+        """A bit set over all `sites` for each list."""
+        return bit_set(self.survivors, sites) + bit_set(self.dropped, sites)
+
+    def digest(self, sites: int) -> bytes:
+        """SHA-256 of `data`."""
+        return hashlib.sha256(self.data(sites)).digest()
 
 
-def read_lists(binding: Binding, message: bytes) -> tuple[set[int], set[int]]:
+@dataclass(frozen=True)
+class Proof:
+    """Signatures that let a site reveal shares: of the lists, and of its neighbours' inboxes."""
+
+    agreements: Mapping[int, bytes]
+    confirmations: Mapping[int, bytes]
+
+
+def bit_set(group: Set[int], sites: int) -> bytes:
+    """Which of `sites` sites belong to `group`, one bit each."""
+    return sum(1 << site for site in group).to_bytes((sites + 7) // 8, "little")
+
+
+def write_lists(binding: Binding, lists: Lists) -> bytes:
+    """The request to sign the lists."""
+    return LISTS + binding.digest + lists.data(len(binding.roster))
+
+
+def read_lists(binding: Binding, message: bytes) -> Lists:
     """Survivors and dropped sites; SiteError for an unknown site or one in both lists."""
-    sender = "the coordinator"
-    body = _body(UNMASK, binding, message, sender)
+    return _lists(binding, _body(LISTS, binding, message, _COORDINATOR))
+
+
+def write_unmask(binding: Binding, lists: Lists, proof: Proof) -> bytes:
+    """The request to unmask: the lists, and what proves that everybody was told the same."""
+    signatures = [_joined(group) for group in (proof.agreements, proof.confirmations)]
+    return UNMASK + binding.digest + lists.data(len(binding.roster)) + b"".join(signatures)
+
+
+def read_unmask(binding: Binding, message: bytes) -> tuple[Lists, Proof]:
+    """The lists and their proof, unchecked; SiteError if the message is malformed.
+
+    The first `signatures` records are those of the lists.
+    """
+    body = _body(UNMASK, binding, message, _COORDINATOR)
+    start = 2 * ((len(binding.roster) + 7) // 8)
+    stop = start + binding.parameters.signatures * (NUMBER + SIGNATURE)
+    agreements = _records(binding, body[start:stop], SIGNATURE, _COORDINATOR)
+    confirmations = _records(binding, body[stop:], SIGNATURE, _COORDINATOR)
+    return _lists(binding, body[:start]), Proof(agreements, confirmations)
+
+
+def _lists(binding: Binding, body: bytes) -> Lists:
     sites = len(binding.roster)
     length = (sites + 7) // 8
     if len(body) != 2 * length:
-        raise _odd(sender, f"{len(body):,} bytes are not two lists over {sites} sites")
+        raise _odd(_COORDINATOR, f"{len(body):,} bytes are not two lists over {sites} sites")
     masks = [int.from_bytes(part, "little") for part in (body[:length], body[length:])]
     if max(masks) >> sites:
-        raise _odd(sender, f"it names a site that is not among the {sites} of the round")
-    survivors, dropped = ({s for s in range(sites) if mask >> s & 1} for mask in masks)
-    if both := survivors & dropped:
-        raise _odd(
-            sender, f"it lists site '{binding.name(min(both))}' as both answered and dropped"
-        )
-    return survivors, dropped
+        raise _odd(_COORDINATOR, f"it names a site that is not among the {sites} of the round")
+    groups = [frozenset(s for s in range(sites) if mask >> s & 1) for mask in masks]
+    lists = Lists(*groups)
+    if both := lists.survivors & lists.dropped:
+        twice = binding.name(min(both))
+        raise _odd(_COORDINATOR, f"it lists site '{twice}' as both answered and dropped")
+    return lists
 
 
 def _body(mark: bytes, binding: Binding, message: bytes, sender: str) -> bytes:

@@ -12,12 +12,16 @@ from fedsight.core.errors import SiteError
 from fedsight.privacy.secagg import masks
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.client import KEY, SEED, mask_key, sign_part
-from fedsight.privacy.secagg.keys import PUBLIC, SIGNATURE, derive, public_key, signed
+from fedsight.privacy.secagg.consistency import confirming, inbox_part, lists_part, pick
+from fedsight.privacy.secagg.keys import PUBLIC, SIGNATURE, KeyPair, derive, signed
 from fedsight.privacy.secagg.shares import SHARE, join
 
 
 class SecAggServer:
-    """One round; `advert`, `share` and `answer` receive the messages of a site, by its number."""
+    """One round.
+
+    `advert`, `share`, `confirm`, `agree` and `answer` receive the messages of a site, by number.
+    """
 
     def __init__(self, binding: m.Binding) -> None:
         self.binding = binding
@@ -25,10 +29,11 @@ class SecAggServer:
         self._sealed: dict[int, dict[int, bytes]] = {}  # dealer -> receiver -> sealed shares
         self._inbox: dict[int, set[int]] = {}  # whose shares each site received
         self._answers: dict[int, dict[int, bytes]] = {}  # subject -> sender -> record
-        self._survivors: set[int] = set()
-        self._dropped: set[int] = set()
+        self._confirmed: dict[int, bytes] = {}  # signatures of the inboxes
+        self._agreed: dict[int, bytes] = {}  # signatures of the lists
+        self._lists = m.Lists(frozenset(), frozenset())
 
-    # Phase 0 and 1: keys and shares -------------------------------------------------------
+    # Phases 0 to 2: keys and shares -------------------------------------------------------
 
     def advert(self, site: int, message: bytes) -> None:
         """Store a site's keys; SiteError unless they are its own and signed for this round."""
@@ -64,23 +69,60 @@ class SecAggServer:
         self._inbox[site] = set(found)
         return m.write(m.INBOX, self.binding, found)
 
-    # Phase 3: unmasking -------------------------------------------------------------------
+    def confirm(self, site: int, message: bytes) -> None:
+        """Store a site's confirmation of its inbox; SiteError unless it signed what it was sent."""
+        content = inbox_part(self.binding, site, self._inbox.get(site, set()))
+        self._confirmed[site] = self._signature(m.CONFIRM, site, message, content)
 
-    def request(self, survivors: Iterable[int]) -> bytes:
-        """The request to all survivors, the sites whose masked update was added to the sum."""
-        self._survivors = set(survivors)
-        if not self._survivors <= set(self._inbox):
-            raise ValueError("a survivor never received its neighbours' shares")
-        self._enough(self._survivors, "sent an update")
-        self._dropped = set(self._sealed) - self._survivors
-        return m.write_lists(self.binding, self._survivors, self._dropped)
+    def check_ready(self) -> None:
+        """Raise SiteError if so few sites confirmed that training would be in vain."""
+        self._enough(self._confirmed, "confirmed their shares")
+
+    # Phases 4 and 5: agreement and unmasking ----------------------------------------------
+
+    def lists(self, survivors: Iterable[int]) -> bytes:
+        """The request to `committee` to sign who survived: whose masked update was added."""
+        left = frozenset(survivors)
+        if not left <= set(self._confirmed):
+            raise ValueError("a survivor never confirmed its neighbours' shares")
+        self._enough(left, "sent an update")
+        self._lists = m.Lists(left, frozenset(self._sealed) - left)
+        return m.write_lists(self.binding, self._lists)
+
+    @property
+    def committee(self) -> list[int]:
+        """The survivors that are asked to agree."""
+        return sorted(self.binding.committee & self._lists.survivors)
+
+    def agree(self, site: int, message: bytes) -> None:
+        """Store a site's signature; SiteError unless it signed the lists."""
+        content = lists_part(self.binding, self._lists)
+        self._agreed[site] = self._signature(m.AGREE, site, message, content)
+
+    def request(self, site: int) -> bytes:
+        """The request to a survivor to unmask. Call it after all members of the committee agreed.
+
+        Raises SiteError if too few of them did.
+        """
+        needed = self.binding.parameters.signatures
+        if len(self._agreed) < needed:
+            raise SiteError(
+                f"only {len(self._agreed)} sites agreed on who survived round "
+                f"{self.binding.round}, but {needed} signatures are needed",
+                "check the rejected sites, or raise secure.dropout. The last checkpoint is intact",
+            )
+        due = confirming(self.binding, site, self._lists)
+        proof = m.Proof(
+            pick(self._agreed, needed), {other: self._confirmed[other] for other in due}
+        )
+        return m.write_unmask(self.binding, self._lists, proof)
 
     def answer(self, site: int, message: bytes) -> None:
         """Store a site's shares; SiteError unless they are the ones it was asked for."""
         length, graph = m.KIND + SHARE, self.binding.graph
         records = m.read(m.ANSWER, self.binding, message, length, self._sender(site))
         for other, record in records.items():
-            due = SEED if other in self._survivors else KEY
+            due = SEED if other in self._lists.survivors else KEY
             held = (other == site and graph.complete) or other in self._inbox.get(site, ())
             if record[: m.KIND] != due or not held:
                 raise self._odd(site, "it reveals shares that it was not asked for")
@@ -93,8 +135,8 @@ class SecAggServer:
         Raises SiteError if shares of a secret are missing or do not reconstruct it.
         """
         # Reconstruct all secrets first, so that a missing one leaves the sum untouched.
-        own = [(self._own_key(site), True) for site in sorted(self._survivors)]
-        pairs = [key for site in sorted(self._dropped) for key in self._left_over(site)]
+        own = [(self._own_key(site), True) for site in sorted(self._lists.survivors)]
+        pairs = [key for site in sorted(self._lists.dropped) for key in self._left_over(site)]
         masks.apply(total, [*own, *pairs])
 
     def _own_key(self, site: int) -> bytes:
@@ -103,17 +145,15 @@ class SecAggServer:
 
     def _left_over(self, site: int) -> list[tuple[bytes, bool]]:
         """Masks that survivors share with a site that dropped out: (key, subtract?)."""
-        ends = [other for other in sorted(self._survivors) if site in self._inbox[other]]
+        ends = [other for other in sorted(self._lists.survivors) if site in self._inbox[other]]
         if not ends:
             return []
         public = self._adverts[site][PUBLIC : 2 * PUBLIC]
-        private = self._secret(site, public, lambda _, key: public_key(key))
-        digest, found = self.binding.digest, []
+        private = self._secret(site, public, lambda _, key: KeyPair(key).public)
+        pair, digest, found = KeyPair(private), self.binding.digest, []
         for other in ends:
             theirs = self._adverts[other][PUBLIC : 2 * PUBLIC]
-            found.append(
-                (mask_key(private, theirs, digest), other < site)
-            )  # the lower number added
+            found.append((mask_key(pair, theirs, digest), other < site))  # the lower number added
         return found
 
     def _secret(self, site: int, known: bytes, check: Callable[[bytes, bytes], bytes]) -> bytes:
@@ -148,6 +188,14 @@ class SecAggServer:
                 f"{self.binding.round}, but secure aggregation needs {least}",
                 "check the rejected sites, or raise secure.dropout. The last checkpoint is intact",
             )
+
+    def _signature(self, mark: bytes, site: int, message: bytes, content: bytes) -> bytes:
+        """The signature in a site's message, of `content`."""
+        records = m.read(mark, self.binding, message, SIGNATURE, self._sender(site))
+        signature = records.get(site, b"")
+        if set(records) != {site} or not signed(self.binding.identity(site), signature, content):
+            raise self._odd(site, "it did not sign what it was asked to")
+        return signature
 
     def _sender(self, site: int) -> str:
         return f"site '{self.binding.name(site)}'"

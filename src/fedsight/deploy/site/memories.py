@@ -1,0 +1,77 @@
+"""The folders in which a site keeps what runs leave there: `memory/PROGRAM/RUN`.
+
+What an algorithm keeps under one program may be protected by less than another program promises: a
+control variate that stays at the site needs no noise, and the next program may send it. So memory
+belongs to a program, named by its whole fingerprint, and another program does not see it, whatever
+the run is called.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fedsight.core.errors import DeployError
+from fedsight.core.files import make_folder, write_atomically
+from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
+
+if TYPE_CHECKING:
+    from fedsight.program.program import Program
+
+MAX_RUN_CHARACTERS = 32  # of a run's identifier; fewer than a fingerprint has
+_NOTE = "program.json"  # beside a program's runs: whether the site added noise for it
+
+
+def folder_of(home: Path, program: Program, run: str) -> Path:
+    """Where the run `run` of `program` keeps its memory in the site's folder `home`."""
+    return home / "memory" / program.fingerprint / run
+
+
+def open_memory(home: Path, program: Program, run: str, contract: Contract) -> Path:
+    """The folder of a run, created if it does not exist.
+
+    Raises DeployError for memory that does not say which program left it, and if the contract
+    leaves no room for another run.
+    """
+    root, folder = home / "memory", folder_of(home, program, run)
+    if (root / run).exists():
+        raise DeployError(
+            f"the memory of run {run} does not say which program left it",
+            f"an earlier version wrote it; the site's owner can remove {run} from the folder "
+            "`memory` of the site, and the run starts without it",
+        )
+    others = [path for path in root.glob("*/*") if path.is_dir() and is_sha256(path.parent.name)]
+    new = folder not in others
+    contract.check_room(len(others) + new, occupied(root))
+    if new:
+        make_folder(folder)
+        noisy = bool(ADDED_AT_SITE & set(protections(program)))
+        write_atomically(folder.parent / _NOTE, json.dumps({"noise": noisy}).encode())
+        if contract.share_memory and not noisy:
+            _take_over(folder, [path for path in others if path.name == run])
+    return folder
+
+
+def occupied(root: Path) -> int:
+    """Bytes of all files below `root`."""
+    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+
+
+def _take_over(folder: Path, earlier: list[Path]) -> None:
+    """Copy what the run's newest earlier program left, unless the site added noise for it."""
+    quiet = [path for path in earlier if not _noisy(path.parent)]
+    if not quiet:
+        return
+    newest = max(quiet, key=lambda path: path.stat().st_mtime)
+    own = shutil.ignore_patterns(".*", "answers", "kept-*")
+    shutil.copytree(newest, folder, ignore=own, dirs_exist_ok=True)
+
+
+def _noisy(program: Path) -> bool:
+    """Whether the site added noise for a program; if that cannot be read, it did."""
+    try:
+        return json.loads((program / _NOTE).read_bytes())["noise"] is not False
+    except (OSError, ValueError, KeyError, TypeError):
+        return True

@@ -1,0 +1,70 @@
+"""What a site answers: each kind of question, and what stands between it and the images.
+
+The site service refuses every other kind. The table in the threat model is made from this one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of question: what its answer may depend on, and what protects it."""
+
+    depends: str  # of the site's own, besides the question; empty: nothing
+    protected: str
+    charged: str
+    often: str
+
+
+_NOT = Kind("", "", "", "any number of times")
+KINDS: dict[str, Kind] = {
+    "propose": Kind(
+        "number of training images; number of images of each class and of corrupt ones "
+        "(`contract.counts`); number of test images, classes and preprocessing, where the program "
+        "does not state them; whether the images can be opened",
+        "`contract.counts`; a protected site's failure is always the same sentence",
+        "an entry, no epsilon",
+        "any number of times, in at most `contract.runs` runs",
+    ),
+    "train": Kind(
+        "training images, and the memory of this run under this program",
+        "clip, noise, codec and mask, as the program states and `contract.require` demands; a "
+        "protected site tells no training loss, and a failure is a contribution of zeros",
+        "the epsilon of its noise, before the work begins",
+        "`contract.attempts` times a round; the same question gets the same bytes",
+    ),
+    "measure": Kind(
+        "all test images, which the owner chooses, and personal parameters",
+        "`contract.figures`: none, noise, or only the number of images (`contract.test_images`); a "
+        "protected site's failure is an answer without figures, or zeros with noise",
+        "the epsilon of the noise, before the work begins; exact figures an entry, no epsilon",
+        "one model a round; `contract.evaluations` over all runs; the same question gets the same "
+        "bytes",
+    ),
+    "adopt": Kind(
+        "whether the images can be opened again",
+        "a protected site's failure is always the same sentence",
+        "",
+        "any number of times",
+    ),
+    "fetch": Kind("what `train` released", "it is on the disk already", "", "any number of times"),
+    "wait": Kind("what was released; how long the work took", "", "", "any number of times"),
+    "piece": _NOT,
+    "identify": _NOT,
+    "advertise": _NOT,
+    "share": _NOT,
+    "unmask": _NOT,
+}
+
+
+def table() -> str:
+    """All kinds as a Markdown table."""
+    head = ("question", "may depend on", "protected by", "charged", "how often")
+    rows = [head, ("---",) * len(head)]
+    rows += [
+        (f"`{name}`", one.depends or "nothing", one.protected or "–", one.charged or "–", one.often)
+        for name, one in KINDS.items()
+    ]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

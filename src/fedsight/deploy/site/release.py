@@ -1,0 +1,226 @@
+"""The one door of a site: all that depends on its images and leaves passes `Release.answer`.
+
+The order within is the promise: the contract permits the question, the ledger is charged on the
+disk, only then the work begins; the finished answer, clipped, noised, encoded and masked, is on the
+disk before it is logged and sent. A question that is asked again gets the very same bytes.
+
+What fails after images were opened depends on them too: a model can be built to overflow if and
+only if a pixel exceeds some value. A site whose contract protects its images therefore never tells
+that something failed. It sends a contribution of zeros, with its noise and inside its mask, and the
+reason stays in its log.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from fedsight.core.errors import ConfigError, DataError, DeployError, FedSightError, SiteError
+from fedsight.deploy.site.answers import Answer, AnswerStore
+from fedsight.deploy.site.job_lease import TakenOverError
+from fedsight.deploy.site.log import SiteLog
+from fedsight.governance.charges import Charge
+from fedsight.governance.contract import Contract
+from fedsight.governance.entries import EntryKind, LedgerEntry, canonical
+from fedsight.governance.ledger import Ledger
+
+FREE: Charge = (None, 1)  # no epsilon pays for it
+_ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about the site's images.
+
+    `digest` covers all that the answer may depend on besides the images (see `digest_of`);
+    `attempt` is the coordinator's number for it. Errors of the types `public` do not depend on the
+    images and go to the operator in full.
+    """
+
+    kind: EntryKind
+    digest: str
+    doing: str  # for messages, for example "training in round 3"
+    round: int = 0
+    attempt: int = 0
+    public: tuple[type[Exception], ...] = (TakenOverError,)
+
+
+def digest_of(*facts: Any) -> str:
+    """The SHA-256 of plain values."""
+    return hashlib.sha256(canonical(list(facts)).encode()).hexdigest()
+
+
+class Release:
+    """What leaves a site in one run. `template` is what all its ledger entries have in common."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        ledger: Ledger,
+        template: LedgerEntry,
+        answers: AnswerStore,
+        log: SiteLog,
+    ) -> None:
+        self.contract = contract
+        self._ledger = ledger
+        self._template = template
+        self._answers = answers
+        self._log = log
+
+    def answer(
+        self,
+        question: Question,
+        charge: Charge,
+        work: Callable[[], Answer],
+        instead: Callable[[], Answer] | None = None,
+    ) -> Answer:
+        """Answer `question` by `work`, whose answer is protected already, and costs `charge`.
+
+        `instead` makes the answer of a protected site whose work failed; without it, such a site
+        answers with a sentence that is always the same. Raises DeployError if the contract does not
+        permit the question, StoreError if ledger, log or answer cannot be written; nothing leaves
+        then.
+        """
+        if question.kind != "declaration":
+            known = self._answers.read(question.kind, question.digest)
+            if known is not None:
+                return self._again(question, charge, known)
+        self._charge(question, charge)
+        self._answers.forget(question.kind)  # the work may change the memory that belongs to it
+        try:
+            found = work()
+        except question.public:
+            raise
+        except Exception as error:
+            found = self._failed(question, error, instead)
+        if question.kind == "declaration":  # the entries that follow say which declaration held
+            self._template = replace(self._template, declared=found.sha256)
+        else:
+            self._answers.write(question.kind, question.digest, found)
+        event = "joined" if question.kind == "declaration" else question.kind
+        self._record(question, found, event)
+        return found
+
+    @property
+    def evaluations(self) -> int:
+        """How many sets of figures of the data set have left, over all runs."""
+        return self._ledger.evaluations(self._template.data_set)
+
+    def hidden(self, doing: str, work: Callable[[], object]) -> None:
+        """Do work on the images of which only a failure could leave, and at a protected site does
+        not: the message is then always the same."""
+        try:
+            work()
+        except TakenOverError:
+            raise
+        except Exception as error:
+            if not self.contract.protected:
+                raise
+            self._keep_reason(doing, error)
+            raise _unable(doing) from None
+
+    def _charge(self, question: Question, charge: Charge) -> None:
+        event, times = charge
+        entry = replace(
+            self._entry(question, question.kind),
+            event=event,
+            times=times,
+            enforced=self._enforced(question) and event is not None,
+        )
+        update = question.kind == "update"
+        limit = self.contract.limit if update or event is not None else None
+        attempts = None if question.kind == "declaration" else self.contract.attempts
+        self._ledger.append(entry, limit, attempts, self.contract.most_evaluations)
+
+    def _enforced(self, question: Question) -> bool:
+        """Whether this site itself adds the noise of the answer, if there is any."""
+        return question.kind == "figures" or self._template.enforced
+
+    def _again(self, question: Question, charge: Charge, known: Answer) -> Answer:
+        """The answer as it was sent before.
+
+        That costs nothing, unless the coordinator adds the noise: it may sum the same update with
+        fresh noise.
+        """
+        if charge[0] is not None and not self._enforced(question):
+            self._charge(question, charge)
+        self._log.write("repeated", what=question.kind, **self._facts(question, known))
+        return known
+
+    def _failed(
+        self, question: Question, error: Exception, instead: Callable[[], Answer] | None
+    ) -> Answer:
+        if not self.contract.protected:
+            told = Answer(error_for_coordinator(error))
+            self._record(question, told, "error")  # it depends on the images, too
+            raise error
+        self._keep_reason(question.doing, error)
+        if instead is not None:
+            try:
+                return instead()
+            except question.public:
+                raise
+            except Exception as second:
+                self._keep_reason(question.doing, second)
+        raise _unable(question.doing) from None
+
+    def _keep_reason(self, doing: str, error: Exception) -> None:
+        log.warning("%s failed", doing, exc_info=error)
+        self._log.write("failed", run=self._template.run, what=doing, why=describe(error))
+
+    def _record(self, question: Question, found: Answer, event: str) -> None:
+        facts = self._facts(question, found)
+        released = replace(
+            self._entry(question, "released"), bytes=facts["bytes"], sha256=found.sha256
+        )
+        self._ledger.append(released)
+        self._log.write(event, **facts, **found.facts)
+
+    def _entry(self, question: Question, kind: EntryKind) -> LedgerEntry:
+        own = question.kind == "update"
+        return replace(
+            self._template,
+            kind=kind,
+            round=question.round,
+            attempt=question.attempt,
+            question=question.digest,
+            protections=self._template.protections if own else (),
+            enforced=False,
+        )
+
+    def _facts(self, question: Question, found: Answer) -> dict[str, Any]:
+        entry = self._entry(question, question.kind)
+        size = len(found.data) or len(json.dumps(found.fields))
+        common = {"run": entry.run, "round": entry.round, "bytes": size}
+        return {**common, "protections": list(entry.protections)}
+
+
+def describe(error: Exception) -> str:
+    """The reason of a failure, for the site's own log."""
+    return str(error) if isinstance(error, FedSightError) else f"{type(error).__name__}: {error}"
+
+
+def _unable(doing: str) -> SiteError:
+    return SiteError(
+        f"the site answers nothing to this question ({doing})",
+        "the site's owner finds the reason in log.jsonl; the contract keeps it there",
+    )
+
+
+def error_for_coordinator(error: Exception) -> Mapping[str, Any]:
+    """The message of an error in a form that may leave an unprotected site: it names no files."""
+    if isinstance(error, ConfigError):  # the first problem says more than how many there are
+        first = error.problems[0]
+        error = DeployError(f"{first.where}: {first.cause}", first.cure)
+    if not isinstance(error, FedSightError):  # a bug: the coordinator still gets an answer
+        return {"error": f"the request failed ({type(error).__name__}); see the site's log"}
+    if isinstance(error, DataError) or _ABSOLUTE_PATH.search(f"{error.cause} {error.cure}"):
+        cause = f"the site cannot use its files ({type(error).__name__})"
+        return {"error": cause, "cure": "the site's owner finds the details in log.jsonl"}
+    return {"error": error.cause, "cure": error.cure}

@@ -1,0 +1,74 @@
+"""What a site remembers of others and of attempts outlives runs, and has a limit."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from fedsight.core.errors import DeployError
+from fedsight.deploy.site import peer_keys
+from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys
+
+
+def refuses(home: Path, run: str, serial: int, why: str = "repeats an attempt") -> None:
+    with pytest.raises(DeployError, match=why):
+        AttemptCounter(home).advance(run, serial)
+
+
+def test_an_attempt_is_not_repeated_after_the_memory_of_its_run_was_deleted(tmp_path: Path) -> None:
+    AttemptCounter(tmp_path).advance("run", 5)
+    assert (tmp_path / "secagg.json").exists()  # in the site's folder, not in the run's memory
+    refuses(tmp_path, "run", 5)
+    refuses(tmp_path, "run", 4)
+    AttemptCounter(tmp_path).advance("run", 6)
+
+
+def test_runs_at_the_same_time_may_overtake_one_another(tmp_path: Path) -> None:
+    AttemptCounter(tmp_path).advance("one", 10)
+    AttemptCounter(tmp_path).advance("other", 9)
+    refuses(tmp_path, "one", 9)
+
+
+def test_many_runs_do_not_make_the_record_grow(tmp_path: Path) -> None:
+    for number in range(3 * peer_keys.RUNS):
+        AttemptCounter(tmp_path).advance(f"run{number}", 100 + number)
+    table = json.loads((tmp_path / "secagg.json").read_bytes())
+    assert len(table["runs"]) == peer_keys.RUNS
+    refuses(tmp_path, "run0", 100)  # forgotten by name, but not by number
+    refuses(tmp_path, "new", 99 + 2 * peer_keys.RUNS)
+    AttemptCounter(tmp_path).advance("new", 100 + 2 * peer_keys.RUNS)
+
+
+def test_a_clock_that_was_ahead_is_named_with_the_cure(tmp_path: Path) -> None:
+    AttemptCounter(tmp_path).advance("run", 1 << 50)
+    with pytest.raises(DeployError) as error:
+        AttemptCounter(tmp_path).advance("run", 1 << 40)
+    assert "clock" in error.value.cure
+    assert "remove secagg.json" in error.value.cure
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"others": "x", "runs": {}}'])
+def test_a_broken_record_stops_the_site(tmp_path: Path, text: str) -> None:
+    (tmp_path / "secagg.json").write_text(text)
+    refuses(tmp_path, "run", 5, "cannot be read")
+
+
+@pytest.mark.parametrize("name", ["", "../x", "\x1b[2J", "a" * 64, "server", "a b"])
+def test_a_name_that_no_site_can_have_is_not_recorded(tmp_path: Path, name: str) -> None:
+    with pytest.raises(DeployError, match="cannot be the name of a site"):
+        PeerKeys(tmp_path).check([("lyon", "00"), (name, "11")])
+    assert not (tmp_path / "peers.json").exists()
+
+
+def test_invented_sites_do_not_fill_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_keys, "MOST_SITES", 5)
+    PeerKeys(tmp_path).check([(f"a{n}", "00") for n in range(4)])
+    before = (tmp_path / "peers.json").read_bytes()
+    with pytest.raises(DeployError, match="names 2 new sites, and this site knows 4"):
+        PeerKeys(tmp_path).check([("b", "00"), ("c", "00")])
+    assert (tmp_path / "peers.json").read_bytes() == before
+    PeerKeys(tmp_path).check([("a0", "00"), ("b", "00")])
