@@ -140,9 +140,8 @@ class Client:
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             seed(self._device, derive(program.seed, *path, "dropout"))
-            read = self._reader(known, draws)
             for phase in program.algorithm.phases(program.train.epochs):
-                progress = self._train(phase, data, read, draws, local, noise, blank)
+                progress = self._train(phase, known, draws, local, noise, blank)
                 loss += progress.loss
                 seen += progress.samples
         if not bool(torch.isfinite(loss)):
@@ -242,8 +241,7 @@ class Client:
     def _train(
         self,
         phase: Phase,
-        data: SiteData,
-        read: Callable[[Tensor], Batch],
+        site: _Site,
         draws: Generator,
         local: Local,
         noise: MakeNoise,
@@ -255,8 +253,8 @@ class Client:
             Lesson(
                 model=self.model,
                 task=program.task,
-                read=read,
-                samples=len(data),
+                read=self._reader(site, draws),
+                samples=len(site.data),
                 epochs=phase.epochs,
                 batch=program.train.batch,
                 optimizer=make_optimizer(chosen, program.train, local.lr, self.network),
