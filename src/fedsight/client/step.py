@@ -7,7 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from secrets import token_bytes
 
+import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -18,7 +20,7 @@ from fedsight.client.training import GradientSteps, Lesson, LocalTraining, Progr
 from fedsight.core.devices import find_device, seed
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
-from fedsight.core.rng import derive, generator
+from fedsight.core.rng import derive, generator, numpy_generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum
 from fedsight.data.augment import augment
 from fedsight.models.norms import is_batch_norm, to_moments
@@ -52,9 +54,16 @@ class Client:
     """
 
     def __init__(
-        self, federation: Federation, speed: Speed | None = None, secret: int | None = None
+        self,
+        federation: Federation,
+        speed: Speed | None = None,
+        secret: int | None = None,
+        deployed: bool = False,
     ) -> None:
         """`secret`: where the site's noise comes from; None: the program's seed (a simulation).
+
+        `deployed`: this is a real site, so what its task draws for it (`Learning.begin`) comes from
+        the operating system and is remembered, instead of following from the program's seed.
 
         Raises EngineError when the device of `speed` is not there.
         """
@@ -62,6 +71,7 @@ class Client:
         program = federation.program
         self.federation = federation
         self._secret = program.seed if secret is None else secret
+        self._deployed = deployed
         self._fingerprint = program.fingerprint
         self._device = find_device(speed.device)
         self.network, self.layout = federation.network, federation.layout
@@ -105,7 +115,7 @@ class Client:
         site, data = known.name, known.data
         path = ("round", order.round, "site", site)
         self.load(order.vector, memory)
-        program.task.begin(self.model, known.labels, generator(program.seed, "begin", site))
+        begun = self._begin(known, memory)
         self.model.train()
         for part in self._still:
             part.eval()
@@ -116,7 +126,7 @@ class Client:
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             seed(self._device, derive(program.seed, *path, "dropout"))
-            read = self._reader(known, draws)
+            read = self._reader(known)
             for phase in program.algorithm.phases(program.train.epochs):
                 progress = self._train(phase, data, read, draws, local, noise)
                 loss += progress.loss
@@ -132,7 +142,8 @@ class Client:
             metrics = {}
         weight = len(data) if program.rounds.weighting == "samples" else 1
         payload, kept = self._result(order, memory, local)
-        return Reply(site, self._release(payload, order, site, noise), weight, metrics, kept)
+        released = self._release(payload, order, site, noise)
+        return Reply(site, released, weight, metrics, {**kept, **begun})
 
     def measure(self, client: SiteData, start: int) -> Metrics:
         """Sums over the chunk of test images from `start`, with the weights loaded last."""
@@ -174,6 +185,23 @@ class Client:
         made = self.federation.batch(data, positions, pixels)
         return Batch(made.x.to(self._device), made.y.to(self._device))
 
+    def _begin(self, site: _Site, memory: Memory) -> Memory:
+        """Let the task prepare the network; returns what must be remembered to repeat that."""
+        program = self.federation.program
+        if not program.task.prepares:
+            return {}
+        kept: Memory = {}
+        if self._deployed:
+            # 32 bytes. A torch generator would not do: the CPU's uses only 32 bits of its seed.
+            key = memory.get(
+                "begin", torch.frombuffer(bytearray(token_bytes(32)), dtype=torch.uint8)
+            )
+            draws, kept = np.random.default_rng(key.tolist()), {"begin": key}
+        else:
+            draws = numpy_generator(program.seed, "begin", site.name)
+        program.task.begin(self.model, site.labels, draws)
+        return kept
+
     def _local(self, order: Order, memory: Memory, lr: float) -> Local:
         """What the algorithm knows while it trains, on the device."""
 
@@ -202,13 +230,13 @@ class Client:
                 self._sites.popitem(last=False)
         return made
 
-    def _reader(self, site: _Site, draws: Generator) -> Callable[[Tensor], Batch]:
+    def _reader(self, site: _Site) -> Callable[[Tensor, Generator], Batch]:
         """How batches are made of the site's images."""
         data, whole = site.data, site.whole
         if whole is not None:
-            return lambda positions: Batch(whole.x[positions], whole.y[positions])
+            return lambda positions, draws: Batch(whole.x[positions], whole.y[positions])
         names = self.federation.program.train.augment
-        return lambda positions: self.batch(
+        return lambda positions, draws: self.batch(
             data, positions, augment(data.pixels(positions), names, draws)
         )
 
@@ -216,7 +244,7 @@ class Client:
         self,
         phase: Phase,
         data: SiteData,
-        read: Callable[[Tensor], Batch],
+        read: Callable[[Tensor, Generator], Batch],
         draws: Generator,
         local: Local,
         noise: MakeNoise,

@@ -206,7 +206,7 @@ def _client_rules(rules: _Rules) -> None:
 
 def _example_rules(rules: _Rules) -> None:
     """Rules of every mechanism that protects a single image."""
-    mixes = "BatchNorm mixes the images of a batch, so there are no per-image gradients to clip"
+    mixes = "BatchNorm's running statistics are means over images, and no noise is added to them"
     rules.refused(STATISTICS, mixes, "set model.norm = 'group' (the default)", "model.norm")
     cure = "set model.norm = 'group' (the default); fedbn works with it"
     rules.refused(KEPT, mixes, cure, "model.norm")

@@ -47,7 +47,8 @@ class SiteTrainer:
             secret = secret_at(setup.memory.parent.parent / "noise.key")
         program = without_weights(setup.program)
         speed = setup.owner.speed.client
-        self.client = Client(replace(self.federation, program=program), speed, secret)
+        of = replace(self.federation, program=program)
+        self.client = Client(of, speed, secret, deployed=True)
         if setup.kept is not None:
             self.client.adopt(setup.kept)
         self.memory = MemoryStore(setup.memory)
