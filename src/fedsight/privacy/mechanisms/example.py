@@ -16,7 +16,7 @@ from fedsight.privacy.sampling import Poisson
 
 @mechanisms.add("example", paper="Abadi et al. 2016, Algorithm 1")
 class Example(Protected):
-    """DP-SGD at every site: each image's gradient is clipped, and each step adds noise to their sum.
+    """DP-SGD at every site: each image's gradient is clipped, and noise is added to their sum.
 
     A step draws each image independently, `train.batch` of them on average. A site is accounted by
     its own number of images and steps; without a noise multiplier it adds the least noise that
