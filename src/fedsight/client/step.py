@@ -18,7 +18,7 @@ from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import clip_gradients, make_optimizer
 from fedsight.client.training import GradientSteps, Lesson, LocalTraining, Progress, learning
 from fedsight.core.devices import find_device, seed
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import ConfigError, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum
@@ -26,6 +26,7 @@ from fedsight.data.augment import augment
 from fedsight.models.norms import is_batch_norm, to_moments
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import MakeNoise, Noise
+from fedsight.program import isolation
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.program import Speed
 
@@ -65,7 +66,8 @@ class Client:
         `deployed`: this is a real site, so what its task draws for it (`Learning.begin`) comes from
         the operating system and is remembered, instead of following from the program's seed.
 
-        Raises EngineError when the device of `speed` is not there.
+        Raises EngineError when the device of `speed` is not there, and ConfigError for a loss or
+        network that DP-SGD cannot protect.
         """
         speed = speed or Speed(device="cpu")
         program = federation.program
@@ -93,6 +95,9 @@ class Client:
     def _strategy(self, speed: Speed) -> LocalTraining:
         privacy = self.federation.program.privacy
         if isinstance(privacy, Example):
+            of = self.federation
+            if problems := isolation.problems(of.program, of.dataset, self.network):
+                raise ConfigError(problems)  # a site does not take the coordinator's word for it
             return PrivateSteps(privacy, self.federation.plan)
         bfloat16 = torch.autocast(self._device.type, torch.bfloat16)
         precise = speed.precision == "float32"
