@@ -13,10 +13,12 @@ from torch.nn import functional as F
 
 from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError
+from fedsight.core.types import Batch
 from fedsight.program.federation import Federation, federate
 from fedsight.program.objective import task as own_task
 from fedsight.program.objects import model as own_model
 from fedsight.program.program import Program
+from fedsight.tasks.classification import Classification
 
 EXAMPLE = {"name": "example", "noise_multiplier": 1.0}
 
@@ -43,15 +45,21 @@ def contrastive(logits: Tensor, y: Tensor) -> Tensor:
     return F.cross_entropy(unit @ unit.T, torch.arange(len(y)))
 
 
-def spread_out(logits: Tensor, y: Tensor) -> Tensor:
+class SpreadOut(Classification):
     """Divides by the standard deviation over the batch, which one image has not."""
-    return F.cross_entropy(logits / logits.std(0), y)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        logits = model(batch.x)
+        return F.cross_entropy(logits / logits.std(0), batch.y)
 
 
-def two_at_least(logits: Tensor, y: Tensor) -> Tensor:
-    if len(y) < 2:
-        raise ValueError("pairs are needed")
-    return F.cross_entropy(logits, y)
+class Pairs(Classification):
+    """Needs two images."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        if len(batch.y) < 2:
+            raise ValueError("pairs are needed")
+        return F.cross_entropy(model(batch.x), batch.y)
 
 
 class Queue(nn.Module):
@@ -72,8 +80,8 @@ REFUSED = {
     "a running average": ({"task": own_task(loss=Averaging())}, "remember images"),
     "a queue": ({"model": own_model(Queue)}, "remember images"),
     "pairs": ({"task": own_task(loss=contrastive)}, "compares images with one another"),
-    "a deviation": ({"task": own_task(loss=spread_out)}, "no finite gradient"),
-    "an error": ({"task": own_task(loss=two_at_least)}, "fail on one image.*pairs are needed"),
+    "a deviation": ({"task": SpreadOut()}, "no finite gradient"),
+    "an error": ({"task": Pairs()}, "fail on one image.*pairs are needed"),
 }
 
 

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fedsight.core.devices import seed
 from fedsight.core.errors import Problem
 from fedsight.core.rng import generator
 from fedsight.core.types import Batch
@@ -88,7 +87,7 @@ class _Trial(nn.Module):
 
     def gradient(self, batch: Batch) -> Tensor:
         """For all parameters that learn [d]; random numbers are the same in every call."""
-        seed(torch.device("cpu"), 0)
+        torch.default_generator.manual_seed(0)
         buffers = {name: value.clone() for name, value in self.named_buffers()}
         loss = functional_call(self, buffers, (batch.x, batch.y))
         learning = [value for value in self.parameters() if value.requires_grad]
