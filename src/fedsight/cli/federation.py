@@ -69,7 +69,7 @@ def admit_command(
 
     Example: fedsight federation admit ward-3.request.zip --federation hospitals
     """
-    from fedsight.deploy.membership.federation import request_fingerprint
+    from fedsight.deploy.membership.requests import SigningRequest
     from fedsight.deploy.requirements import need_engine
 
     found = open_federation(federation)
@@ -78,7 +78,7 @@ def admit_command(
     site = signed.name.removesuffix(".signed.zip")
     typer.echo(
         f"Admitted '{site}' to '{found.name}' for {days} days: {signed}\n"
-        f"Request: {request_fingerprint(request)}\n"
+        f"Request: {SigningRequest.read(request).fingerprint}\n"
         "Compare the request with the one that the site's owner tells you before you send the "
         f"answer.\nSend that file back; the site starts with: fedsight site start {site} "
         f"--admission {signed.name} --data FOLDER"

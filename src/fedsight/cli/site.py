@@ -38,13 +38,13 @@ def init_command(
 
     Example: fedsight site init invitation.toml --name ward-3
     """
-    from fedsight.deploy.membership.federation import Invitation, check_name
+    from fedsight.deploy.membership.federation import Invitation
+    from fedsight.deploy.membership.requests import SigningRequest, check_name
     from fedsight.deploy.requirements import need_engine
 
     found = Invitation.read(invitation)
     check_name(name, "the site")
     need_engine()
-    from fedsight.deploy.membership.federation import request_fingerprint
     from fedsight.deploy.site.folder import SiteFolder
 
     folder = dir or Path(name)
@@ -56,7 +56,7 @@ def init_command(
     typer.echo(
         f"Send this file to the operator: {request}\n"
         f"Authority: {found.fingerprint}\n"
-        f"Request:   {request_fingerprint(request)}\n"
+        f"Request:   {SigningRequest.read(request).fingerprint}\n"
         "Compare the authority with the one that the operator tells you over another channel than "
         "the invitation, and tell the operator the request in the same way.\n"
         f"Put the operator's answer, {name}.signed.zip, into {folder}, then run: "
