@@ -183,7 +183,8 @@ def _protections(line: Mapping[str, Any]) -> str:
 def _details(line: Mapping[str, Any]) -> str:
     """The facts of a line that have no column of their own."""
     if line.get("event") == "refused":
-        return f"{line.get('what')}: {line.get('why')}"
+        times = f" ({line['times']:,} times)" if type(line.get("times")) is int else ""
+        return f"{line.get('what')}: {line.get('why')}{times}"
     shown = ("time", "event", "run", "round", "bytes", "protections", "fingerprint", "vectors")
     vectors = line.get("vectors") or {}
     words = [f"{name}: {count:,} values" for name, count in vectors.items()]
