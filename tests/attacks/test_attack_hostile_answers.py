@@ -28,7 +28,7 @@ from fedsight.core.types import Order, Sum
 from fedsight.engines.base import Outcome, collect
 from fedsight.engines.remote import conversation, messages
 from fedsight.engines.remote.conversation import Link, Talk
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.program.federation import Federation
 
 BAD = "south"
@@ -85,7 +85,7 @@ def naive_converse(
 def train(table: tuple[Federation, Link], alter: Alter) -> Outcome:
     """One round with a site whose answers are altered."""
     federation, link = table
-    engine = RemoteEngine(federation, FaultyLink(link, BAD, alter), {}, {}, lambda: 0)
+    engine = RemoteEngine(federation, FaultyLink(link, BAD, alter), RunRecord({}, {}, lambda: 0))
     order = Order(1, federation.initial[federation.layout.travelling])
     return collect(engine, order, [0, 1, 2])
 
