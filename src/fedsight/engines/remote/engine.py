@@ -194,7 +194,8 @@ class RemoteEngine:
                 "accepted": accepted.get(talk.site, 0),
                 "jobs": [[self._is_private(jobs[job][0]), jobs[job][1]] for job in mine],
             }
-            answer = talk.finish("measure", header)
+            limits = messages.HEADER.with_sums(self._expected, len(mine))
+            answer = talk.finish("measure", header, limits=limits)
             self._held[talk.site] = round
             found = answer.get("metrics")
             if not isinstance(found, list) or len(found) != len(mine):
@@ -300,21 +301,21 @@ class RemoteEngine:
                 f"{expected:,}",
                 "its images changed during the run, or it cheats: restart the site",
             )
-        loss = messages.read_metrics(answer.get("metrics"), sender).get("train_loss")
-        if loss is None:  # a site that protects its images does not report it
+        if answer.get("metrics") == {}:  # a site that protects its images does not report its loss
             return Accepted(client, site, weight, float("nan"))
-        if not loss.count or loss.total.shape:
-            raise SiteError(f"{sender} sent no training loss", "check its log")
+        found = messages.read_metrics(answer.get("metrics"), {"train_loss": ()}, sender)
+        loss = found["train_loss"]
+        if not loss.count:
+            raise SiteError(f"{sender} sent the training loss of no image", "check its log")
         return Accepted(client, site, weight, loss.mean)
 
     def _checked_sums(self, job: tuple[int, int], site: str, table: Any) -> dict[str, Sum]:
         """The sums of one chunk, checked: the task's names and shapes, and the image count."""
-        found = messages.read_metrics(table, f"site '{site}'")
+        found = messages.read_metrics(table, self._expected, f"site '{site}'")
         view, start = job
         held = len(self.federation.views[view].indices)
         images = min(chunk(self.federation, held), held - start)
-        shapes = {name: one.total.shape for name, one in found.items()}
-        if shapes != self._expected or any(one.count != images for one in found.values()):
+        if any(one.count != images for one in found.values()):
             cause = f"site '{site}' sent figures of another task, or of other images"
             raise SiteError(cause, "run the same FedSight version there, on the same images")
         return found
