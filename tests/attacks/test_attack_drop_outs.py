@@ -19,7 +19,7 @@ from fedsight.core.types import Order
 from fedsight.deploy.declaration import gather
 from fedsight.deploy.server.job import propose
 from fedsight.engines.base import Outcome, collect
-from fedsight.engines.remote.engine import RemoteEngine
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.governance.contract import Contract
 
 Attack = Callable[..., AttackedSite]
@@ -50,7 +50,8 @@ def round_of(attack: Attack, tmp_path: Path, required: str) -> tuple[Outcome, li
     assert not absent
     weight = torch.eye(64) * (torch.finfo(torch.float32).max / (4 * 150 / 255))
     model = Model(known(of)).looking(weight).set("hidden1.weight", 0.0).set("hidden1.bias", -1.0)
-    engine = RemoteEngine(gather(of, declared), link, {}, {}, lambda: 0, run="run1")
+    record = RunRecord({}, {}, lambda: 0, id="run1")
+    engine = RemoteEngine(gather(of, declared), link, record)
     order = Order(1, model.travelling)
     return collect(engine, order, range(3), lambda _: None, lambda: None), sites
 

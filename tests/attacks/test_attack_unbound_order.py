@@ -85,9 +85,9 @@ class Coordinator:
     ) -> bytes:
         """The masked update of a site, trained from an order."""
         fields = {"quantiser": self.quantiser.table()}
-        protect = self.sites[site].protection(step, kept, fields)
+        protection = self.sites[site].protection(step, kept, fields)
         reply = client.step(step.order, site, {})
-        return bytes(protect(TrainedUpdate(reply.payload, reply.weight, reply.metrics))[0])
+        return bytes(protection.apply(TrainedUpdate(reply.payload, reply.weight, reply.metrics)))
 
     def sum(self, updates: list[bytes]) -> dict[str, Tensor]:
         """The sum of the updates, once everybody unmasked it."""

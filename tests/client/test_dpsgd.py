@@ -1,4 +1,4 @@
-"""DP-SGD at a site: single gradients as Opacus and as one image at a time have them."""
+"""DP-SGD at a site: the gradients of single images, their clipped sum, and the noise."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy.typing as npt
 import pytest
 import torch
 
-from fedsight.client.dpsgd import PrivateSteps, clipped_sum, single_gradients
+from fedsight.client.dpsgd import PrivateSteps, read
 from fedsight.client.optimizers import make_optimizer
+from fedsight.client.per_image import PerImage
 from fedsight.client.step import Client
 from fedsight.client.training import Lesson
 from fedsight.core.types import Batch
@@ -36,7 +37,7 @@ def lesson_of(client: Client, **changes: Any) -> Lesson:
     made = Lesson(
         model=client.model,
         task=program.task,
-        read=lambda index: client.federation.batch(data, index),
+        read=lambda index, draws: client.federation.batch(data, index),
         samples=40,
         epochs=1,
         batch=16,
@@ -73,40 +74,13 @@ def test_the_sum_is_that_of_gradients_taken_and_clipped_one_by_one(clip: float) 
         length = torch.nn.utils.get_total_norm(gradients)
         for total, gradient in zip(expected, gradients, strict=True):
             total += gradient * min(1.0, clip / float(length))
-    with single_gradients(client.model):
-        found = clipped_sum(lesson, batch, clip)
-        again = clipped_sum(lesson, batch, clip)
+    gradients = PerImage(task, client.model, lesson.optimizer)
+    found, again = (gradients.clipped_sum(read(lesson, 0, range(7)), clip) for _ in range(2))
     for one_sum, other, wanted in zip(found, again, expected, strict=True):
         assert torch.allclose(one_sum, wanted, atol=1e-5)
         assert torch.equal(one_sum, other)
     if clip < 1:
         assert float(torch.nn.utils.get_total_norm(found)) <= 7 * clip * 1.001
-
-
-def test_opacus_own_optimiser_makes_the_same_step_without_noise() -> None:
-    import warnings
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from opacus.optimizers import DPOptimizer
-
-        client, lesson, batch = parts(clip=0.5)
-        task, parameters = client.federation.program.task, list(client.model.parameters())
-        with single_gradients(client.model):
-            task.loss(client.model, batch).backward()
-            theirs = DPOptimizer(
-                torch.optim.SGD(parameters, lr=0.1),
-                noise_multiplier=0.0,
-                max_grad_norm=0.5,
-                expected_batch_size=16,
-            )
-            theirs.pre_step()
-            wanted = [p.grad.clone() for p in parameters]
-            for parameter in parameters:
-                parameter.grad_sample = None
-            found = clipped_sum(lesson, batch, 0.5)
-    for ours, other in zip(found, wanted, strict=True):
-        assert torch.allclose(ours / 16, other, atol=1e-5)
 
 
 def test_noise_is_the_clip_times_the_multiplier_over_the_expected_batch() -> None:
@@ -135,14 +109,10 @@ def test_noise_is_the_clip_times_the_multiplier_over_the_expected_batch() -> Non
     assert abs(float(torch.corrcoef(torch.stack([one, other]))[0, 1])) < 0.15
 
 
-def test_a_step_may_meet_no_image_and_nothing_stays_on_the_model() -> None:
+def test_a_step_may_meet_no_image() -> None:
     client, lesson, _ = parts(clip=1.0)
-    parameters = list(client.model.parameters())
-    with single_gradients(client.model):
-        total = clipped_sum(lesson, None, 1.0)
-    assert all(not part.any() for part in total)
-    assert all(p.grad is None and not hasattr(p, "grad_sample") for p in parameters)
-    assert not client.model._forward_hooks
+    gradients = PerImage(lesson.task, client.model, lesson.optimizer)
+    assert all(not part.any() for part in gradients.clipped_sum([], 1.0))
 
 
 def test_weights_that_part_have_other_coins_from_there_on() -> None:
@@ -151,16 +121,21 @@ def test_weights_that_part_have_other_coins_from_there_on() -> None:
     for correction in (0.0, 0.1):
         client, lesson, _ = parts(clip=1.0)
         data = client.federation.client(0)
-        met: list[list[int]] = []
+        met: list[list[int]] = [[]]
 
-        def read(index: torch.Tensor, met: list[list[int]] = met) -> Batch:
-            met.append(index.tolist())
+        def one(index: torch.Tensor, draws: object, met: list[list[int]] = met) -> Batch:
+            met[-1].extend(index.tolist())
             return client.federation.batch(data, index)  # noqa: B023 - used in this turn only
 
-        def correct(gradients: list[torch.Tensor], by: float = correction) -> list[torch.Tensor]:
+        def correct(
+            gradients: list[torch.Tensor],
+            by: float = correction,
+            met: list[list[int]] = met,
+        ) -> list[torch.Tensor]:
+            met.append([])
             return [gradient + by for gradient in gradients]
 
-        steps_of(client).train(replace(lesson, epochs=2, read=read, correct=correct))
+        steps_of(client).train(replace(lesson, epochs=2, read=one, correct=correct))
         drawn.append(met)
     assert drawn[0][0] == drawn[1][0]  # of the same weights: the same release, no new one
-    assert all(one != other for one, other in zip(drawn[0][1:], drawn[1][1:], strict=True))
+    assert all(one != other for one, other in zip(drawn[0][1:-1], drawn[1][1:-1], strict=True))

@@ -186,7 +186,7 @@ def test_mistake_in_the_code_reaches_the_coordinator_with_its_place(tiny_federat
         pytest.raises(EngineError, match="ZeroDivisionError: a mistake in the algorithm") as caught,
     ):
         federations.learn(federation, engine)
-    assert "federations.py" in caught.value.cure
+    assert "federations.py" in caught.value.cause
 
 
 def test_image_torn_since_the_start_reaches_the_coordinator_as_what_it_is(

@@ -202,7 +202,7 @@ def test_what_is_wrong_with_weights_shows_without_building(tmp_path) -> None:
     file.write_bytes(b"")
     assert small(weights=str(file), sha256="0123abcd").check() == []
     assert "not a SHA-256" in small(weights=str(file), sha256="xyz").check()[0].cause
-    assert "no file of weights" in small(sha256="0123abcd").check()[0].cause
+    assert "no weights file" in small(sha256="0123abcd").check()[0].cause
 
 
 def test_a_transformer_that_timm_cannot_make_is_refused() -> None:

@@ -189,9 +189,29 @@ def test_calibrated_noise_meets_its_target_and_hardly_less_does_not(
     def made(noise: float) -> list[tuple[Event, int]]:
         return [(sampler.event(1000, noise), 60)]
 
-    noise = calibrate(made, epsilon, 1e-5)
+    tried: list[float] = []
+    noise = calibrate(lambda noise: tried.append(noise) or made(noise), epsilon, 1e-5)
+    assert len(tried) <= 10  # each is an accounting, which may take a second
     assert spent(made(noise), 1e-5) <= epsilon
     assert spent(made(noise * 0.999), 1e-5) > epsilon
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 30.0, 300.0])
+def test_laplace_noise_is_calibrated_to_its_own_epsilon(epsilon: float) -> None:
+    """Far from where a Gaussian would need the noise, down to the least that is tried."""
+
+    def made(noise: float) -> list[tuple[Event, int]]:
+        return [(events.laplace(1 / noise), 1)]
+
+    noise = calibrate(made, epsilon, 1e-12)
+    assert spent(made(noise), 1e-12) <= epsilon
+    assert noise == pytest.approx(max(1 / epsilon, 0.01), rel=2e-2)  # of the grid
+
+
+def test_gaussian_releases_are_accounted_as_one() -> None:
+    several = [(events.gaussian(3.0), 4), (events.gaussian(6.0), 20), (events.matrix(2.0, 1.0), 1)]
+    together = (4 / 9 + 20 / 36 + 1 / 4) ** -0.5
+    assert spent(several, 1e-5) == pytest.approx(spent([(events.gaussian(together), 1)], 1e-5))
 
 
 def test_rounds_within_a_target() -> None:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 
 
 def main() -> None:
     """Entry point: runs a command; an error is one clear message and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError):  # None, or another object in its place
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
         from fedsight.cli.app import app
         from fedsight.core.errors import FedSightError, Interrupted

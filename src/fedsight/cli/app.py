@@ -8,6 +8,7 @@ import typer
 
 import fedsight
 from fedsight.cli import data, faces, federation, privacy, report, server, site, train, use
+from fedsight.cli.output import echo
 
 app = typer.Typer(
     name="fedsight",
@@ -32,7 +33,7 @@ app.add_typer(site.app, name="site")
 
 def _version(asked: bool) -> None:
     if asked:
-        typer.echo(f"fedsight {fedsight.__version__}")
+        echo(f"fedsight {fedsight.__version__}")
         raise typer.Exit
 
 

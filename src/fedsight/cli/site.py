@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fedsight.cli.output import echo
+
 app = typer.Typer(
     no_args_is_help=True, help="Take part in a federation; the images stay at the site."
 )
@@ -38,25 +40,25 @@ def init_command(
 
     Example: fedsight site init invitation.toml --name ward-3
     """
-    from fedsight.deploy.membership.federation import Invitation, check_name
+    from fedsight.deploy.membership.federation import Invitation
+    from fedsight.deploy.membership.requests import SigningRequest, check_name
     from fedsight.deploy.requirements import need_engine
 
     found = Invitation.read(invitation)
     check_name(name, "the site")
     need_engine()
-    from fedsight.deploy.membership.federation import request_fingerprint
     from fedsight.deploy.site.folder import SiteFolder
 
     folder = dir or Path(name)
     if (folder / "identity.toml").is_file() and (site := SiteFolder.open(folder)).name == name:
         site.update_invitation(found)
-        typer.echo(f"'{name}' will connect to {found.host}:{found.port} at its next start")
+        echo(f"'{name}' will connect to {found.host}:{found.port} at its next start")
         return
     request = SiteFolder.create(folder, name, found)
-    typer.echo(
+    echo(
         f"Send this file to the operator: {request}\n"
         f"Authority: {found.fingerprint}\n"
-        f"Request:   {request_fingerprint(request)}\n"
+        f"Request:   {SigningRequest.read(request).fingerprint}\n"
         "Compare the authority with the one that the operator tells you over another channel than "
         "the invitation, and tell the operator the request in the same way.\n"
         f"Put the operator's answer, {name}.signed.zip, into {folder}, then run: "
@@ -102,7 +104,7 @@ def start_command(
     need_engine()
     from fedsight.deploy.site.folder import SiteFolder
 
-    SiteFolder.open(folder).start(data, contract, typer.echo, admission)
+    SiteFolder.open(folder).start(data, contract, echo, admission)
 
 
 @app.command("log")
@@ -123,7 +125,7 @@ def log_command(
     check_site_folder(folder)
     lines = SiteLog(folder).read()
     if as_json:
-        typer.echo(json.dumps(lines, indent=2, ensure_ascii=False))
+        echo(json.dumps(lines, indent=2, ensure_ascii=False))
     else:
         show_log(lines)
 
@@ -161,8 +163,8 @@ def ledger_command(
     if clock:
         ledger.append(LedgerEntry("clock"))
     if verify:
-        typer.echo(verified(ledger))
+        echo(verified(ledger))
     elif as_json:
-        typer.echo(json.dumps(as_table(ledger, folder), indent=2, ensure_ascii=False))
+        echo(json.dumps(as_table(ledger, folder), indent=2, ensure_ascii=False))
     else:
         show_ledger(ledger, folder)

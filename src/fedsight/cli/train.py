@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fedsight.cli.fetch import fetch_needed
+from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import ConfigError, Problem, StoreError
 
@@ -145,7 +146,7 @@ def check_command(
     program, speed = _program(config, example, list(sets or []), plugin)
     if elsewhere:
         check_elsewhere(program, speed)
-        typer.echo(f"{program.name} is fine; fingerprint {program.fingerprint}")
+        echo(f"{program.name} is fine; fingerprint {program.fingerprint}")
         return
     if example is not None:
         fetch_needed(program.needs())
@@ -153,7 +154,7 @@ def check_command(
     federation = federate(program)
     Protection(federation).facts()  # impossible noise settings are reported before a run starts
     modalities = federation.dataset.preprocess.modalities
-    typer.echo(
+    echo(
         f"{program.name} is fine: {len(federation.dataset.train):,} training {modalities} and "
         f"{len(federation.dataset.test):,} test {modalities} of {len(federation.dataset.classes)} "
         f"classes at {federation.population:,} sites; fingerprint {program.fingerprint[:12]}"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import DataError, StoreError
 
@@ -83,7 +84,7 @@ def predict_command(
 
         draw_all(found, draw, seen)
     if as_json:
-        typer.echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
+        echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
     else:
         _print_table(seen.modality, found, top)
     bad = [one.where for one in found if one.error is not None]
@@ -128,15 +129,16 @@ def export_command(
     path = out or run / f"export{SUFFIX[format.value]}"
     if path.resolve() == (run / "model.safetensors").resolve():
         raise StoreError(f"{path} is the run's own file", "choose another name with --out")
-    typer.echo(f"Wrote {export(load(run, site), format.value, path)}")
+    echo(f"Wrote {export(load(run, site), format.value, path)}")
 
 
 def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:
     from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
-    table = Table(modality, "label", "probability")
+    from fedsight.cli.tables import PrintableTable
+
+    table = PrintableTable(modality, "label", "probability")
     for one in found:
         if one.answer is None:
             table.add_row(escape(one.where), f"[red]{escape(one.error or '')}[/red]", "")

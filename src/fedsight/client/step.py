@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from secrets import token_bytes
 
 import numpy as np
 import torch
@@ -17,15 +18,16 @@ from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import clip_gradients, make_optimizer
 from fedsight.client.training import GradientSteps, Lesson, LocalTraining, Progress, learning
 from fedsight.core.devices import find_device, seed
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import ConfigError, SiteError
 from fedsight.core.layout import Kind
-from fedsight.core.rng import derive, generator
+from fedsight.core.rng import derive, generator, numpy_generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum, add_metrics
 from fedsight.data.augment import augment
 from fedsight.models.norms import is_batch_norm, to_moments
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.privacy.noised_sums import Bounds, bounded
+from fedsight.program import isolation
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.program import Speed
 
@@ -54,16 +56,25 @@ class Client:
     """
 
     def __init__(
-        self, federation: Federation, speed: Speed | None = None, noise: MakeNoise | None = None
+        self,
+        federation: Federation,
+        speed: Speed | None = None,
+        noise: MakeNoise | None = None,
+        deployed: bool = False,
     ) -> None:
         """`noise`: where the site's noise comes from; None: the program's seed (a simulation).
 
-        Raises EngineError when the device of `speed` is not there.
+        `deployed`: this is a real site, so what its task draws for it (`Learning.begin`) comes from
+        the operating system and is remembered, instead of following from the program's seed.
+
+        Raises EngineError when the device of `speed` is not there, and ConfigError for a loss or
+        network that DP-SGD cannot protect.
         """
         speed = speed or Speed(device="cpu")
         program = federation.program
         self.federation = federation
         self._noise = noise or partial(Noise, program.seed, program.fingerprint)
+        self._deployed = deployed
         self._device = find_device(speed.device)
         self.network, self.layout = federation.network, federation.layout
         self.model = self.network.module
@@ -84,6 +95,9 @@ class Client:
     def _strategy(self, speed: Speed) -> LocalTraining:
         privacy = self.federation.program.privacy
         if isinstance(privacy, Example):
+            of = self.federation
+            if problems := isolation.problems(of.program, of.dataset, self.network):
+                raise ConfigError(problems)  # a site does not take the coordinator's word for it
             return PrivateSteps(privacy, self.federation.plan)
         bfloat16 = torch.autocast(self._device.type, torch.bfloat16)
         precise = speed.precision == "float32"
@@ -131,7 +145,7 @@ class Client:
         program, site, data = self.federation.program, known.name, known.data
         path = ("round", order.round, "site", site)
         self.load(order.vector, memory)
-        program.task.begin(self.model, known.labels, generator(program.seed, "begin", site))
+        begun = self._begin(known, memory)
         self.model.train()
         for part in self._still:
             part.eval()
@@ -142,9 +156,8 @@ class Client:
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
             seed(self._device, derive(program.seed, *path, "dropout"))
-            read = self._reader(known, draws)
             for phase in program.algorithm.phases(program.train.epochs):
-                progress = self._train(phase, data, read, draws, local, noise, blank)
+                progress = self._train(phase, known, draws, local, noise, blank)
                 loss += progress.loss
                 seen += progress.samples
         if not bool(torch.isfinite(loss)):
@@ -158,7 +171,7 @@ class Client:
             metrics = {}
         payload, kept = self._result(order, memory, local)
         released = self._release(payload, order, site, noise)
-        return Reply(site, released, self._weight(data), metrics, kept)
+        return Reply(site, released, self._weight(data), metrics, {**kept, **begun})
 
     def _weight(self, data: SiteData) -> int:
         return len(data) if self.federation.program.rounds.weighting == "samples" else 1
@@ -230,6 +243,23 @@ class Client:
         made = self.federation.batch(data, positions, pixels)
         return Batch(made.x.to(self._device), made.y.to(self._device))
 
+    def _begin(self, site: _Site, memory: Memory) -> Memory:
+        """Let the task prepare the network; returns what must be remembered to repeat that."""
+        program = self.federation.program
+        if not program.task.prepares:
+            return {}
+        kept: Memory = {}
+        if self._deployed:
+            # 32 bytes. A torch generator would not do: the CPU's uses only 32 bits of its seed.
+            key = memory.get(
+                "begin", torch.frombuffer(bytearray(token_bytes(32)), dtype=torch.uint8)
+            )
+            draws, kept = np.random.default_rng(key.tolist()), {"begin": key}
+        else:
+            draws = numpy_generator(program.seed, "begin", site.name)
+        program.task.begin(self.model, site.labels, draws)
+        return kept
+
     def _local(self, order: Order, memory: Memory, lr: float) -> Local:
         """What the algorithm knows while it trains, on the device."""
 
@@ -258,21 +288,20 @@ class Client:
                 self._sites.popitem(last=False)
         return made
 
-    def _reader(self, site: _Site, draws: Generator) -> Callable[[Tensor], Batch]:
+    def _reader(self, site: _Site) -> Callable[[Tensor, Generator], Batch]:
         """How batches are made of the site's images."""
         data, whole = site.data, site.whole
         if whole is not None:
-            return lambda positions: Batch(whole.x[positions], whole.y[positions])
+            return lambda positions, draws: Batch(whole.x[positions], whole.y[positions])
         names = self.federation.program.train.augment
-        return lambda positions: self.batch(
+        return lambda positions, draws: self.batch(
             data, positions, augment(data.pixels(positions), names, draws)
         )
 
     def _train(
         self,
         phase: Phase,
-        data: SiteData,
-        read: Callable[[Tensor], Batch],
+        site: _Site,
         draws: Generator,
         local: Local,
         noise: MakeNoise,
@@ -284,8 +313,8 @@ class Client:
             Lesson(
                 model=self.model,
                 task=program.task,
-                read=read,
-                samples=len(data),
+                read=self._reader(site),
+                samples=len(site.data),
                 epochs=phase.epochs,
                 batch=program.train.batch,
                 optimizer=make_optimizer(chosen, program.train, local.lr, self.network),

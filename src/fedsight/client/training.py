@@ -30,14 +30,14 @@ class Lesson:
 
     model: nn.Module
     task: Task
-    read: Callable[[Tensor], Batch]  # positions [b] -> batch
+    read: Callable[[Tensor, Generator], Batch]  # positions [b], draws of augmentation -> batch
     samples: int  # images of the site
     epochs: int
     batch: int  # images in a step
     optimizer: Optimizer  # of the parameters that learn
     correct: Correct  # gradients as the algorithm wants them
     done: int  # steps of this round before these
-    draws: Generator  # of the order of images
+    draws: Generator  # of the order of images and of augmentation
     noise: MakeNoise  # that protects
     blank: bool = False  # whether no image is to be read: steps that noise alone takes
 
@@ -70,7 +70,7 @@ class GradientSteps:
         model, task, optimizer = lesson.model, lesson.task, lesson.optimizer
         losses, sizes = [], []
         for positions in batches(lesson.samples, lesson.epochs, lesson.batch, lesson.draws):
-            batch = lesson.read(positions)
+            batch = lesson.read(positions, lesson.draws)
             with self._precision():
                 loss = task.loss(model, batch)
             gradients = optimizer.gradients(loss)

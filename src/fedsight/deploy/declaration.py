@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
 
 import numpy as np
 
-from fedsight.core.errors import ConfigError, DeployError, Problem
+from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
+from fedsight.core.text import is_printable, printable
 from fedsight.data.base import Dataset, Fit, Part, Preprocess, Source
 from fedsight.data.partition import Groups
 from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_part
@@ -29,6 +30,8 @@ from fedsight.program.program import Program
 MAX_SITE_IMAGES = 1 << 24
 MAX_TOTAL_IMAGES = 1 << 26  # of all sites together
 MAX_CLASSES = 1 << 16
+MAX_CLASS_NAME = 200  # characters
+MAX_CHANNELS = 64
 MAX_SIDE = 8192  # pixels of an image's height or width
 MAX_IMAGE_VALUES = 1 << 26  # the coordinator passes one empty image through the network
 
@@ -62,12 +65,12 @@ def read_declaration(table: Any, site: str) -> Declaration:
     """Read a declaration that a site sent; DeployError names the site if it is invalid."""
     try:
         fields: dict[str, Any] = dict(table["preprocess"])
-        lists = {key: _as_tuple(fields[key]) for key in ("mean", "std")}
+        lists = {key: _as_tuple(fields[key], MAX_CHANNELS) for key in ("mean", "std")}
         found = Declaration(
-            _as_tuple(table["labels"]),
+            _as_tuple(table["labels"], MAX_CLASSES),
             table["test"],
             table["share"],
-            _as_tuple(table["classes"]),
+            _as_tuple(table["classes"], MAX_CLASSES),
             Preprocess.of({**fields, **lists}),
             table["skipped"],
             table["total"],
@@ -75,17 +78,17 @@ def read_declaration(table: Any, site: str) -> Declaration:
             table["withheld"],
         )
         _check_plausible(found)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise DeployError(
-            f"site '{site}' sent an invalid data declaration: {str(error)[:200]}",
+            f"site '{site}' sent an invalid data declaration: {printable(error, 200)}",
             "run the same FedSight version at the site and at the coordinator",
         ) from None
     return found
 
 
-def _as_tuple(value: Any) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        raise TypeError("expected a list")
+def _as_tuple(value: Any, most: int) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple) or len(value) > most:
+        raise TypeError(f"expected a list of at most {most:,}")
     return tuple(value)
 
 
@@ -99,18 +102,17 @@ def _check_plausible(found: Declaration) -> None:
         raise ValueError("expected counts as whole numbers of at least 0")
     if not 1 <= found.train <= MAX_SITE_IMAGES or found.test > MAX_SITE_IMAGES:
         raise ValueError(f"expected between 1 and {MAX_SITE_IMAGES:,} images")
-    if len(found.labels) > MAX_CLASSES:
-        raise ValueError(f"expected at most {MAX_CLASSES:,} classes")
-    names = [name for name in found.classes if type(name) is str]
+    names = [name for name in found.classes if type(name) is str and _is_class_name(name)]
     expected = len(found.classes) if found.total is None else 0
     if len(found.labels) != expected or len(found.classes) != len(set(names)):
-        raise ValueError("each class needs a name of its own and a count, or all one count")
+        cause = "each class needs a printable name of its own and a count, or all one count"
+        raise ValueError(cause)
     floats = (*size.mean, *size.std)
     finite = all(type(value) is float and math.isfinite(value) for value in floats)
     if not finite or not len(size.mean) == len(size.std) == size.channels or min(size.std) <= 0:
         raise ValueError("each channel needs a mean and a positive standard deviation")
     fits = all(1 <= side <= MAX_SIDE for side in sides) and math.prod(sides) <= MAX_IMAGE_VALUES
-    if not fits or size.fit not in get_args(Fit):
+    if not fits or size.channels > MAX_CHANNELS or size.fit not in get_args(Fit):
         raise ValueError("invalid image size or fit")
     if type(found.share) is not bool:
         raise ValueError("expected `share` to be true or false")
@@ -118,6 +120,23 @@ def _check_plausible(found: Declaration) -> None:
         raise ValueError("expected `figures` to be none, exact or noised")
     if type(found.withheld) is not str or found.withheld != read_reason(found.withheld):
         raise ValueError("expected `withheld` to be a short text")
+
+
+def _is_class_name(name: str) -> bool:
+    return len(name) <= MAX_CLASS_NAME and is_printable(name)
+
+
+def check_classes(classes: Sequence[str]) -> None:
+    """Raise DataError unless other machines accept these names of classes."""
+    for name in classes:
+        if not _is_class_name(name):
+            raise DataError(
+                f"'{printable(name, 40)}' cannot be the name of a class: use at most "
+                f"{MAX_CLASS_NAME} characters, all of them printable",
+                "rename the class in the data or its folder",
+            )
+    if len(classes) > MAX_CLASSES:
+        raise DataError(f"there are more than {MAX_CLASSES:,} classes", "merge some of them")
 
 
 def without_weights(program: Program) -> Program:
@@ -291,7 +310,7 @@ def _disagreement(
         cure = "give all sites images of their own, or all a share of the same sample"
         return DeployError(f"site '{name}' {cause}", cure)
     if found.classes != first.classes:
-        ours, theirs = (", ".join(one.classes[:5]) for one in (found, first))
+        ours, theirs = (_first_classes(one) for one in (found, first))
         cause = f"has the classes {ours}, and site '{other}' has {theirs}"
         cure = "name all classes in data.classes of the config"
     elif found.preprocess != first.preprocess:
@@ -300,6 +319,10 @@ def _disagreement(
     else:
         return None
     return DeployError(f"site '{name}' {cause}", cure)
+
+
+def _first_classes(declared: Declaration) -> str:
+    return ", ".join(printable(name, 40) for name in declared.classes[:5])
 
 
 def _test(names: list[str], declared: Mapping[str, Declaration]) -> Part:

@@ -198,7 +198,12 @@ class ServerLauncher(_Launcher, ServerProcessJobLauncher):
 
 
 class PresenceComponent(FLComponent):
-    """Adds a site's image summary to its heartbeats, and records them at the server."""
+    """Adds a site's image summary to its heartbeats, and records them at the server.
+
+    A heartbeat has the sender's name in a context that the sender wrote, so another site's would
+    pass: it could seem to have restarted, which ends its part in a round. Therefore the server
+    takes the name under which FLARE registered the token that came with the heartbeat.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -209,12 +214,15 @@ class PresenceComponent(FLComponent):
         home = Path(os.environ.get("FEDSIGHT_HOME", "."))
         if event_type in (EventType.BEFORE_CLIENT_REGISTER, EventType.BEFORE_CLIENT_HEARTBEAT):
             path = home / "declared.json"
-            found = path.read_text(encoding="utf-8") if path.is_file() else "null"
-            text = presence.encode(self._process, json.loads(found))
+            declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
+            token = fl_ctx.get_engine().client.token or ""
+            text = presence.Heartbeat(token, self._process, json.loads(declared)).encode()
             fl_ctx.set_prop(HEARTBEAT_PROPERTY, text, private=False, sticky=True)
         elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
             presence.record_answer(home)
         elif event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
             peer = fl_ctx.get_peer_context()
-            process, declared = presence.decode(peer.get_prop(HEARTBEAT_PROPERTY))
-            presence.record(home / "sites", peer.get_identity_name(), process, declared)
+            found = presence.Heartbeat.decode(peer.get_prop(HEARTBEAT_PROPERTY))
+            registered = fl_ctx.get_engine().client_manager.clients.get(found.token)
+            if registered is not None:
+                presence.record(home / "sites", registered.name, found.process, found.declared)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -28,10 +29,15 @@ class PersonHead(nn.Module):
         """Unit vectors [people, d]."""
         return F.normalize(self.start + self.move, dim=1)
 
-    def start_at(self, people: Tensor, draws: torch.Generator) -> None:
-        """Restrict the head to the site's `people` (numbers), and draw their start directions."""
+    def start_at(self, people: Tensor, draws: np.random.Generator) -> None:
+        """Restrict the head to the site's `people` (numbers), and draw their start directions.
+
+        Training moves a person's vector little, so whoever can repeat these draws knows about
+        where it is.
+        """
         self.own = people.unique().to(self.start.device)
-        self.start.copy_(F.normalize(torch.randn(self.start.shape, generator=draws), dim=1))
+        start = draws.standard_normal(tuple(self.start.shape), dtype=np.float32)
+        self.start.copy_(F.normalize(torch.from_numpy(start), dim=1))
 
     def forward(self, embedded: Tensor) -> Tensor:
         """Cosines [b, people] of unit vectors [b, d]."""

@@ -89,6 +89,7 @@ QUORUM = "a quorum"
 SHIFT = "a feature shift"
 SINGLE = "a rule over single replies (median)"
 LOSSY = "a lossy codec (float16)"
+LABELS = "a network prepared for the classes of a site (faces)"
 
 FEATURES: dict[str, Callable[[Facts], bool]] = {
     PLAIN: lambda facts: not facts.program.secure.masks,
@@ -104,6 +105,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     SHIFT: lambda facts: facts.program.shift.kind != "none",
     SINGLE: lambda facts: facts.program.aggregation.needs_replies,
     LOSSY: lambda facts: not facts.program.compression.exact,
+    LABELS: lambda facts: facts.program.task.prepares,
 }
 
 
@@ -202,17 +204,22 @@ def _client_rules(rules: _Rules) -> None:
         "set rounds.weighting = 'uniform'",
         "rounds.weighting",
     )
+    rules.sound(LABELS, "All that a site's images do to its update is clipped.")
 
 
 def _example_rules(rules: _Rules) -> None:
     """Rules of every mechanism that protects a single image."""
-    mixes = "BatchNorm mixes the images of a batch, so there are no per-image gradients to clip"
+    mixes = "BatchNorm's running statistics are means over images, and no noise is added to them"
     rules.refused(STATISTICS, mixes, "set model.norm = 'group' (the default)", "model.norm")
     cure = "set model.norm = 'group' (the default); fedbn works with it"
     rules.refused(KEPT, mixes, cure, "model.norm")
     rules.sound(PERSONAL, "The personal slice is trained by the same noised steps.")
     rules.sound(SEVERAL, "All vectors are computed from noised steps only.")
     rules.stated(WEIGHTING, "how many images a site has, which is public")
+    rules.stated(
+        LABELS,
+        "whether a site has any image of a class or person: its head is made for those it has",
+    )
 
 
 def secure_rules() -> list[Rule]:
@@ -232,6 +239,7 @@ def secure_rules() -> list[Rule]:
     rules.sound(COHORT, "The size of the cohort determines the bits per value.")
     rules.sound(QUORUM, "It is checked against the number of sites needed for unmasking.")
     rules.sound(SHIFT)
+    rules.sound(LABELS)
     rules.refused(
         SINGLE,
         "this rule needs each site's update, which secure aggregation hides",

@@ -29,6 +29,7 @@ from fedsight.coordinator.callbacks import (
     RunBegan,
     RunEnded,
 )
+from fedsight.core.text import printable_lines
 from fedsight.report import words
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class Screen(Callback):
 
     def say(self, text: str) -> None:
         """Print a line; above the bar while there is one."""
-        self._console.print(escape(text))
+        self._console.print(escape(printable_lines(text)))
 
     def _advance(self) -> None:
         if self._task is not None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from torch import Generator, Tensor, nn
+import numpy as np
+from torch import Tensor, nn
 
 from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind
@@ -27,16 +28,25 @@ class Learning(ABC):
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Training loss, scalar, mean over the batch."""
+        """Training loss, scalar, mean over the batch.
+
+        Under DP-SGD it is called with one image at a time, a batch of size 1.
+        """
 
     def begin(  # noqa: B027 - most tasks have nothing to prepare
-        self, model: nn.Module, labels: Tensor, draws: Generator
+        self, model: nn.Module, labels: Tensor, draws: np.random.Generator
     ) -> None:
         """Prepare `model` before a site trains in a round.
 
-        `labels` [n] are the class numbers of the site's images. `draws` belongs to the site and
-        starts alike in every round.
+        `labels` [n] are the class numbers of the site's images. `draws` starts alike in every
+        round. At a site of a deployed federation nobody else can repeat them; in a simulation they
+        follow from the program's seed and the site's name.
         """
+
+    @property
+    def prepares(self) -> bool:
+        """Whether `begin` does anything."""
+        return type(self).begin is not Learning.begin
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
         """The kind of the tensor `name`, for which the algorithm chose `kind`."""

@@ -146,7 +146,8 @@ def _soft_dice(logits: Tensor, y: Tensor) -> Tensor:
     """Soft Dice of each image [b], mean over classes, smoothed by one pixel."""
     known = (y != IGNORED)[:, None]
     probabilities = torch.softmax(logits, dim=1) * known
-    truth = F.one_hot(torch.where(known[:, 0], y, 0).long(), logits.shape[1]).movedim(-1, 1) * known
+    classes = torch.arange(logits.shape[1], device=y.device)[:, None, None]
+    truth = (y[:, None] == classes) & known  # not F.one_hot, which cannot be vectorised
     both = (probabilities * truth).sum((2, 3))
     each = probabilities.sum((2, 3)) + truth.sum((2, 3))
     return ((2 * both + 1) / (each + 1)).mean(1)

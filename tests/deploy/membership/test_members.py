@@ -20,10 +20,9 @@ from fedsight.deploy.membership import kits, presence
 from fedsight.deploy.membership.federation import (
     FederationFolder,
     Invitation,
-    check_name,
-    request_fingerprint,
 )
 from fedsight.deploy.membership.kits import write_policies
+from fedsight.deploy.membership.requests import SigningRequest, check_name
 from fedsight.deploy.site.folder import SiteFolder
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import TEMPLATE, read_owner, write_owner
@@ -92,10 +91,10 @@ def test_a_name_belongs_to_one_key(tmp_path: Path, pair: Pair) -> None:
     request = site.folder / "north.request.zip"
     signed = federation.admit(request)  # again: a renewal, with a new certificate for the same key
     assert signed.is_file()
-    assert federation.events()[-1]["request"] == request_fingerprint(request)
+    assert federation.events()[-1]["request"] == SigningRequest.read(request).fingerprint
 
     other = SiteFolder.create(tmp_path / "thief", "north", federation.invitation)
-    assert request_fingerprint(other) != request_fingerprint(request)
+    assert SigningRequest.read(other).fingerprint != SigningRequest.read(request).fingerprint
     with pytest.raises(DeployError, match="with another key"):
         federation.admit(other)
     host = SiteFolder.create(tmp_path / "host", "localhost", federation.invitation)
@@ -199,15 +198,25 @@ def test_an_invalid_name_is_refused_everywhere(name: str, tmp_path: Path, pair: 
         check_name(name, "the site")
     with pytest.raises(DeployError, match="cannot be the name of the site"):
         SiteFolder.create(tmp_path / "new", name, pair[0].invitation)
-    with pytest.raises(DeployError, match="cannot be the name of the site"):
-        pair[0].admit(request(tmp_path, {"name": name, "participant_type": "client"}))
+    with pytest.raises(DeployError, match=r"cannot be the name of the site|not a signing"):
+        pair[0].admit(request(tmp_path, {"name": name}))
     assert not (tmp_path / "new").exists()
+
+
+ROLE = {"kind": "site", "cert_type": "client", "cert_role": None}
 
 
 def request(folder: Path, facts: Any) -> Path:
     path = folder / "some.request.zip"
+    if isinstance(facts, dict):
+        facts = {**ROLE, **facts}
+        name = str(facts.get("name"))
+    else:
+        name = "x"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("request.json", facts if isinstance(facts, str) else json.dumps(facts))
+        archive.writestr("site.yaml", "")
+        archive.writestr(f"{name}.csr", "")
     return path
 
 
@@ -217,7 +226,7 @@ INVALID_REQUESTS: dict[str, Any] = {
     "a text": '"text"',
     "null": "null",
     "a number": "7",
-    "no name": {"participant_type": "client"},
+    "no name": {},
     "a nest": "[" * 10**5,
 }
 
@@ -237,10 +246,13 @@ def test_files_that_are_not_requests_are_refused(pair: Pair, tmp_path: Path) -> 
             pair[0].admit(tmp_path / name)
 
 
-@pytest.mark.parametrize("kind", ["admin", "server", "relay", ""])
-def test_only_sites_are_admitted(pair: Pair, tmp_path: Path, kind: str) -> None:
-    with pytest.raises(DeployError, match=r"is a request for the role|is not a signing request"):
-        pair[0].admit(request(tmp_path, {"name": "boss", "participant_type": kind}))
+@pytest.mark.parametrize("kind", ["admin", "server", "relay", "", None, 7, ["site"]])
+@pytest.mark.parametrize("field", ["kind", "cert_type", "cert_role", "participant_type"])
+def test_only_sites_are_admitted(pair: Pair, tmp_path: Path, field: str, kind: Any) -> None:
+    if (field, kind) == ("cert_role", None):
+        return
+    with pytest.raises(DeployError, match="is a request for the role"):
+        pair[0].admit(request(tmp_path, {"name": "boss", field: kind}))
     assert "boss" not in pair[0].admitted()
 
 
@@ -260,7 +272,7 @@ def test_a_revoked_site_is_not_admitted_again_under_its_name(
     assert members.admitted() == ["a", "c"]
     assert members.revoked() == {"b": "left the study"}
     with pytest.raises(DeployError, match=r"'b' was revoked: left the study") as caught:
-        members.admit(request(tmp_path, {"name": "b", "participant_type": "client"}))
+        members.admit(request(tmp_path, {"name": "b"}))
     assert "another name" in caught.value.cure
     members.revoke("c", "")
     assert members.revoked() == {"b": "left the study", "c": "revoked"}
@@ -332,16 +344,17 @@ JSON = st.sampled_from(
 
 @given(st.one_of(st.none(), st.text(), st.binary(), JSON))
 def test_any_heartbeat_is_decoded_or_blank(text: object) -> None:
-    process, declared = presence.decode(text)
-    assert isinstance(process, str)
-    assert declared is None or isinstance(declared, dict)
+    found = presence.Heartbeat.decode(text)
+    assert isinstance(found.token, str)
+    assert isinstance(found.process, str)
+    assert found.declared is None or isinstance(found.declared, dict)
 
 
 def test_a_heartbeat_is_decoded_again_unless_it_is_too_long() -> None:
-    assert presence.decode(presence.encode("p", {"train": 3})) == ("p", {"train": 3})
-    assert presence.decode(
-        presence.encode("p", {"x": "y" * presence.MAX_HEARTBEAT_CHARACTERS})
-    ) == ("", None)
+    sent = presence.Heartbeat("t", "p", {"train": 3})
+    assert presence.Heartbeat.decode(sent.encode()) == sent
+    long = presence.Heartbeat("t", "p", {"x": "y" * presence.MAX_HEARTBEAT_CHARACTERS})
+    assert presence.Heartbeat.decode(long.encode()) == presence.Heartbeat()
 
 
 def test_a_silent_site_is_not_connected(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -206,7 +206,7 @@ def test_flare_allocates_no_more_than_our_largest_message_needs() -> None:
     assert int(largest) == 64 << 20
     assert "exceeds configured limit" in refusal
     body = max(messages.PIECE, secagg_messages.LONGEST)
-    assert int(largest) >= messages.MAX_HEADER + body + (1 << 20)  # and an envelope
+    assert int(largest) >= messages.HEADER.characters + body + (1 << 20)  # and an envelope
 
 
 def test_a_process_ends_with_its_parent_however_the_parent_ends(

@@ -206,12 +206,34 @@ def test_a_site_that_has_left_is_not_waited_for() -> None:
         hangs.set()
 
 
-def test_what_goes_wrong_on_the_line_itself_is_not_swallowed(clock: Clock) -> None:
+@pytest.mark.parametrize("error", [ZeroDivisionError("a mistake"), MemoryError(), TimeoutError()])
+def test_an_answer_that_cannot_be_read_is_its_senders_failure(
+    clock: Clock, error: Exception
+) -> None:
     def reply(*_: Any) -> tuple[str, bytes]:
-        raise ZeroDivisionError("a mistake")
+        raise error
 
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(SiteError, match=f"^site 'ward' .*cannot be read .{type(error).__name__}"):
         Talk(Script(reply), "ward", 9).ask("hold", {})
+
+
+def test_this_machines_own_errors_end_all_conversations(clock: Clock) -> None:
+    def fail(talk: Talk) -> None:
+        raise OSError(28, "no space left on device")
+
+    with pytest.raises(OSError, match="no space"):
+        converse([Talk(Script(lambda *_: fields()), "ward", 9)], fail)
+
+
+def test_a_defect_while_an_answer_is_used_is_its_senders_failure(clock: Clock) -> None:
+    def one(talk: Talk) -> None:
+        if talk.site == "ward":
+            raise MemoryError
+
+    talks = [Talk(Script(lambda *_: fields()), site, 9) for site in ("lab", "ward")]
+    failed = converse(talks, one)
+    assert list(failed) == ["ward"]
+    assert "site 'ward'" in reason(failed["ward"])
 
 
 def test_an_error_is_told_in_the_sites_words_but_not_too_many(clock: Clock) -> None:
@@ -219,7 +241,15 @@ def test_an_error_is_told_in_the_sites_words_but_not_too_many(clock: Clock) -> N
     with pytest.raises(SiteError, match=r"^site 'ward': no room no") as caught:
         Talk(line, "ward", 9).ask("hold", {})
     assert len(caught.value.cause) < 600
-    assert caught.value.cure == "{'a': 1}"
+    assert caught.value.cure == ""
+
+
+def test_an_error_cannot_act_on_a_terminal(clock: Clock) -> None:
+    line = Script(lambda *_: fields(error="\x1b[2Jdone\nsite 'lab': ", cure="\ud800\u202e"))
+    with pytest.raises(SiteError) as caught:
+        Talk(line, "ward", 9).ask("hold", {})
+    assert caught.value.cause == r"site 'ward': \u001b[2Jdone\u000asite 'lab': "
+    assert caught.value.cure == r"\ud800\u202e"
 
 
 @pytest.mark.parametrize("text", [None, 7, b"{}", "", "[]", '{"a": 1', {"a": 1}])

@@ -20,7 +20,7 @@ from fedsight.engines.remote import messages
 
 SIZES = st.dictionaries(st.text(max_size=5), st.integers(0, 40), max_size=4)
 COUNTS = st.integers(0, messages.MAX_COUNT)
-FINITE = st.floats(allow_nan=False, allow_infinity=False)
+FINITE = st.floats(-messages.MAX_SUM, messages.MAX_SUM)
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
@@ -86,7 +86,8 @@ NO_HEADERS = {
     "a deep nest": "[" * 100_000,
     "a deep object": '{"a":' * 100_000,
     "an endless number": '{"a": ' + "1" * 5000 + "}",
-    "too long": '{"a": "' + "x" * messages.MAX_HEADER + '"}',
+    "too many values": '{"a": [' + "0," * messages.HEADER.values + "0]}",
+    "too long": '{"a": "' + "x" * messages.HEADER.characters + '"}',
 }
 
 
@@ -143,12 +144,14 @@ def test_sums_keep_all_their_bits(
         size = math.prod(shape)
         values = data.draw(st.lists(FINITE, min_size=size, max_size=size))
         sums[name] = Sum(np.array(values, np.float64).reshape(shape), count)
-    found = messages.read_metrics(json.loads(json.dumps(messages.metrics_table(sums))), "x")
+    kinds = {name: shape for name, (shape, _) in shapes.items()}
+    text = json.dumps(messages.metrics_table(sums))
+    messages.HeaderLimits(2, 1).with_sums(kinds).check(text, "x")
+    found = messages.read_metrics(json.loads(text), kinds, "x")
     assert found.keys() == sums.keys()
     for name, one in sums.items():
         assert found[name].count == one.count
-        if one.total.size:  # JSON has no shape for nothing
-            assert found[name].total.shape == one.total.shape
+        assert found[name].total.shape == one.total.shape
         assert found[name].total.tobytes() == one.total.tobytes()
         assert found[name].total.dtype == np.float64
 
@@ -175,27 +178,43 @@ NO_SUMS = {
     "a true count": {"loss": [1.0, True]},
     "a negative count": {"loss": [1.0, -1]},
     "an enormous count": {"loss": [1.0, messages.MAX_COUNT + 1]},
+    "other names": {"accuracy": [1.0, 2]},
+    "a name too many": {"loss": [1.0, 2], "accuracy": [1.0, 2]},
+    "no name": {},
+    "a longer row": {"loss": [[1.0, 2.0, 3.0], 2]},
+    "too deep a row": {"loss": [[[1.0, 2.0], [1.0, 2.0]], 2]},
     "a deep nest": {"loss": [json.loads("[" * 500 + "]" * 500), 2]},
 }
 
 
+@pytest.mark.parametrize("shape", [(), (2,), (1, 2), (500,)])
 @pytest.mark.parametrize("table", NO_SUMS.values(), ids=NO_SUMS.keys())
-def test_what_are_no_finite_sums_is_refused_with_the_senders_name(table: Any) -> None:
-    with pytest.raises(SiteError, match=r"^site 'x' sent figures that are not finite sums"):
-        messages.read_metrics(table, "site 'x'")
+def test_what_are_no_finite_sums_is_refused_with_the_senders_name(
+    table: Any, shape: tuple[int, ...]
+) -> None:
+    with pytest.raises(SiteError, match=r"^site 'x' sent figures that are not the finite"):
+        messages.read_metrics(table, {"loss": shape}, "site 'x'")
 
 
 def test_large_finite_sums_pass() -> None:
-    found = messages.read_metrics({"loss": [[1e308, 1e308], 2]}, "x")
-    assert found["loss"].total.tolist() == [1e308, 1e308]
+    largest = messages.MAX_SUM
+    found = messages.read_metrics({"loss": [[largest, -largest], 2]}, {"loss": (2,)}, "x")
+    assert found["loss"].total.tolist() == [largest, -largest]
 
 
-@given(JUNK)
-def test_any_table_is_sums_or_refused(table: Any) -> None:
+def test_sums_of_all_sites_stay_finite() -> None:
+    assert math.isfinite(messages.MAX_SUM * messages.MAX_COUNT)
+    with pytest.raises(SiteError):
+        messages.read_metrics({"loss": [1e308, 2]}, {"loss": ()}, "x")
+
+
+@given(JUNK, st.dictionaries(st.sampled_from(["", "a", "loss"]), SHAPES, max_size=2))
+def test_any_table_is_sums_or_refused(table: Any, shapes: dict[str, tuple[int, ...]]) -> None:
     try:
-        found = messages.read_metrics(table, "x")
+        found = messages.read_metrics(table, shapes, "x")
     except SiteError:
         return
+    assert {name: one.total.shape for name, one in found.items()} == shapes
     assert all(np.isfinite(one.total).all() for one in found.values())
 
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import shutil
 import tempfile
 import tomllib
-import zipfile
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,14 +15,14 @@ import tomli_w
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import append_line, is_taken, make_folder, records, write_atomically
+from fedsight.core.text import is_printable, printable
 from fedsight.deploy.membership import kits
+from fedsight.deploy.membership.requests import SigningRequest, check_name
 
 OPERATOR = "operator@fedsight.local"
+MAX_INVITATION_BYTES = 16 << 10
+MAX_TEXT = 253  # characters of a text in an invitation, like a host's name (RFC 1035)
 CERTIFICATE_DAYS = 825  # how long a certificate is valid by default
-NAME_RULE = "letters, digits, - and _ only, at most 63, starting with a letter or a digit"
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
-# What reading a file that is not a signing request may raise.
-_READ_ERRORS = (OSError, KeyError, TypeError, ValueError, RuntimeError, zipfile.BadZipFile)
 
 
 @dataclass(frozen=True)
@@ -40,11 +37,30 @@ class Invitation:
     @classmethod
     def read(cls, path: Path) -> Invitation:
         """Read an invitation file; DeployError if it is not one."""
+        cure = "ask the federation's operator for invitation.toml"
         try:
-            return cls(**tomllib.loads(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            cure = "ask the federation's operator for invitation.toml"
-            raise DeployError(f"{path} is not an invitation: {error}", cure) from None
+            with path.open("rb") as file:
+                data = file.read(MAX_INVITATION_BYTES + 1)
+            if len(data) > MAX_INVITATION_BYTES:
+                raise ValueError("it is too large")
+            return cls.of(tomllib.loads(data.decode("utf-8")))
+        except (OSError, ValueError, TypeError, RecursionError) as error:
+            cause = f"{path} is not an invitation: {printable(error, 200)}"
+            raise DeployError(cause, cure) from None
+
+    @classmethod
+    def of(cls, table: Any) -> Invitation:
+        """From plain values; TypeError or ValueError unless they are an invitation."""
+        found = cls(**table)
+        texts = (found.federation, found.host, found.fingerprint)
+        if not all(isinstance(one, str) and is_printable(one) for one in texts):
+            raise ValueError("federation, host and fingerprint are printable texts")
+        if any(len(one) > MAX_TEXT for one in texts):
+            raise ValueError("a text is too long")
+        if type(found.port) is not int or not 1 <= found.port <= 65535:
+            raise ValueError("the port is a whole number from 1 to 65535")
+        check_name(found.federation, "a federation")
+        return found
 
 
 @dataclass(frozen=True)
@@ -122,8 +138,9 @@ class FederationFolder:
         A name belongs to one key. Raises DeployError if the name was admitted with another key, was
         revoked, or is the server's own.
         """
-        site = self._requested_name(request)
-        fingerprint = request_fingerprint(request)
+        found = SigningRequest.read(request)
+        site, fingerprint = found.site, found.fingerprint
+        self._check_admissible(site)
         record = self.folder / "admitted" / f"{site}.toml"
         if record.exists():
             known = tomllib.loads(record.read_text(encoding="utf-8")).get("request")
@@ -134,7 +151,8 @@ class FederationFolder:
                     "if the site lost its key, revoke it and let it join under another name",
                 )
         signed = request.resolve().with_name(f"{site}.signed.zip")
-        kits.approve(self.folder, request.resolve(), signed, days)
+        with found.file() as checked:
+            kits.approve(self.folder, checked, signed, days)
         facts = {"admitted": _now(), "days": days, "request": fingerprint}
         write_atomically(record, tomli_w.dumps(facts).encode())
         self.log_event("admitted", site=site, days=days, request=fingerprint)
@@ -191,56 +209,16 @@ class FederationFolder:
         shutil.rmtree(home / "request")
         (home / "kit.signed.zip").unlink()
 
-    def _requested_name(self, request: Path) -> str:
-        """The name in a signing request; DeployError if no site can be admitted under it."""
-        try:
-            with zipfile.ZipFile(request) as archive:
-                facts = json.loads(archive.read("request.json"))
-            name, kind = str(facts["name"]), str(facts.get("participant_type") or facts.get("kind"))
-        except _READ_ERRORS as error:
-            raise _not_a_request(request, error) from None
-        check_name(name, "the site")
-        if kind not in ("client", "site"):
-            raise DeployError(
-                f"{request} is a request for the role '{kind}'", "only sites can be admitted"
-            )
-        if name == self.invitation.host:
-            cause = f"'{name}' is the server's own name"
+    def _check_admissible(self, site: str) -> None:
+        """Raise DeployError if no site can be admitted under this name."""
+        if site == self.invitation.host:
+            cause = f"'{site}' is the server's own name"
             raise DeployError(cause, "choose another name for the site")
-        if name in self.revoked():
+        if site in self.revoked():
             raise DeployError(
-                f"site '{name}' was revoked: {self.revoked()[name]}",
+                f"site '{site}' was revoked: {self.revoked()[site]}",
                 "a site that returns needs another name",
             )
-        return name
-
-
-def request_fingerprint(request: Path) -> str:
-    """SHA-256 of the signing request in the file, which operator and owner compare."""
-    try:
-        with zipfile.ZipFile(request) as archive:
-            found = [name for name in archive.namelist() if name.endswith(".csr")]
-            return hashlib.sha256(archive.read(found[0])).hexdigest()
-    except (*_READ_ERRORS, IndexError) as error:
-        raise _not_a_request(request, error) from None
-
-
-def _not_a_request(path: Path, error: Exception) -> DeployError:
-    return DeployError(
-        f"{path} is not a signing request: {error}",
-        "give the .request.zip that `fedsight site init` wrote",
-    )
-
-
-def check_name(name: str, whose: str) -> None:
-    """Raise DeployError unless `name` is valid for a site, a folder and a certificate."""
-    if not _NAME.fullmatch(name):
-        raise DeployError(f"'{name}' cannot be the name of {whose}", f"use {NAME_RULE}")
-    if name.lower() == "server":  # FLARE's name for the coordinator
-        raise DeployError(
-            f"'{name}' cannot be the name of {whose}: it is reserved for the coordinator",
-            "choose another name",
-        )
 
 
 def check_empty(folder: Path, cure: str) -> None:

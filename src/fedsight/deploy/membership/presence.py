@@ -18,7 +18,7 @@ from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL
 
 HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL  # seconds without a heartbeat until a site is offline
 MAX_HEARTBEAT_CHARACTERS = 1 << 20  # a declaration of 10,000 classes takes about 300,000
-MAX_PROCESS_CHARACTERS = 64  # of the identifier of a process
+MAX_IDENTIFIER_CHARACTERS = 64  # of the identifier of a process, or of a token
 
 
 @dataclass(frozen=True)
@@ -42,22 +42,36 @@ class Presence:
         return self.silence < HEARTBEAT_TIMEOUT
 
 
-def encode(process: str, declared: dict[str, Any] | None) -> str:
-    """The text that a site sends with each heartbeat."""
-    return json.dumps({"process": process, "declared": declared})
+@dataclass(frozen=True)
+class Heartbeat:
+    """What a site sends with each heartbeat; all of it is the site's choice."""
 
+    token: str = ""  # proves which site it is: only this site and the server know it
+    process: str = ""  # identifies the site's current process
+    declared: dict[str, Any] | None = None  # the site's summary of its images
 
-def decode(text: object) -> tuple[str, dict[str, Any] | None]:
-    """The process and the declaration in a heartbeat; ("", None) if it is not from `encode`."""
-    if not isinstance(text, str) or len(text) > MAX_HEARTBEAT_CHARACTERS:
-        return "", None
-    try:
-        table = json.loads(text)
-        process, declared = table["process"], table["declared"]
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return "", None
-    valid = isinstance(process, str) and len(process) <= MAX_PROCESS_CHARACTERS
-    return process if valid else "", declared if isinstance(declared, dict) else None
+    def encode(self) -> str:
+        """The text that is sent."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, text: object) -> Heartbeat:
+        """Read a text; fields that are not as `encode` writes them are empty."""
+        if not isinstance(text, str) or len(text) > MAX_HEARTBEAT_CHARACTERS:
+            return cls()
+        try:
+            table = json.loads(text)
+        except (ValueError, RecursionError):
+            return cls()
+        if not isinstance(table, dict):
+            return cls()
+        identifiers = [table.get(key) for key in ("token", "process")]
+        token, process = (
+            one if isinstance(one, str) and len(one) <= MAX_IDENTIFIER_CHARACTERS else ""
+            for one in identifiers
+        )
+        declared = table.get("declared")
+        return cls(token, process, declared if isinstance(declared, dict) else None)
 
 
 def record(folder: Path, name: str, process: str, declared: dict[str, Any] | None) -> None:

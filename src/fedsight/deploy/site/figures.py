@@ -90,7 +90,7 @@ class FigureRules:
         if self.bounds is not None:
             noised = noised_sums.noised(found, self.bounds, self._contract.figures_noise)
             found = self._program.task.repaired(noised)
-        if not all(messages.is_finite(one) for one in found.values()):
+        if not all(messages.is_sendable(one) for one in found.values()):
             return withheld(round, FAILED)
         return {"round": round, "metrics": messages.metrics_table(found)}
 

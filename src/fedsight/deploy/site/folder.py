@@ -13,13 +13,14 @@ import tomli_w
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
+from fedsight.deploy.declaration import check_classes
 from fedsight.deploy.membership import kits, presence
 from fedsight.deploy.membership.federation import (
     Invitation,
     check_empty,
-    check_name,
     check_site_folder,
 )
+from fedsight.deploy.membership.requests import check_answer, check_name
 from fedsight.deploy.processes import prefork, supervisor
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import (
@@ -48,7 +49,7 @@ class SiteFolder:
         path = folder / "identity.toml"
         try:
             facts = tomllib.loads(path.read_text(encoding="utf-8"))
-            return cls(folder.resolve(), facts["name"], Invitation(**facts["federation"]))
+            return cls(folder.resolve(), facts["name"], Invitation.of(facts["federation"]))
         except (OSError, KeyError, ValueError, TypeError) as error:
             raise DeployError(
                 f"{path} cannot be read: {error}",
@@ -105,6 +106,7 @@ class SiteFolder:
                 f"send {self.name}.request.zip to the operator and put the answer into "
                 f"{self.folder}",
             )
+        check_answer(signed)
         fingerprint = self.invitation.fingerprint
         kits.unpack(signed.resolve(), self.folder / "request", fingerprint, self.kit)
 
@@ -154,6 +156,7 @@ def _write_identity(folder: Path, name: str, invitation: Invitation) -> None:
 def open_images(owner: OwnerSettings) -> dict[str, Any]:
     """Open the owner's images as a check; returns their summary. DataError names a fault."""
     dataset = allow_missing_classes(owner.data).open()
+    check_classes(dataset.classes)
     return {
         "source": owner.data.registered,
         "share": owner.share,

@@ -10,7 +10,7 @@ from typing import Any
 from fedsight.core import locks
 from fedsight.core.errors import DeployError
 from fedsight.core.files import write_atomically
-from fedsight.deploy.membership.federation import check_name
+from fedsight.deploy.membership.requests import check_name
 from fedsight.privacy.secagg.messages import MOST_SITES
 
 LOCK_TIMEOUT = 10.0  # seconds to wait for another job of this site

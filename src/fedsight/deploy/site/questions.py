@@ -55,6 +55,8 @@ KINDS: dict[str, Kind] = {
     "identify": _NOT,
     "advertise": _NOT,
     "share": _NOT,
+    "confirm": _NOT,
+    "agree": _NOT,
     "unmask": _NOT,
 }
 

@@ -26,9 +26,9 @@ from fedsight.core.errors import (
     EngineError,
     FedSightError,
     SiteError,
-    StoreError,
 )
 from fedsight.core.files import write_atomically
+from fedsight.core.text import printable
 from fedsight.core.types import Metrics, Order
 from fedsight.deploy.site import job_lease
 from fedsight.deploy.site.answers import Answer
@@ -39,6 +39,7 @@ from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.questions import KINDS
+from fedsight.deploy.site.refusals import MAX_KIND, Refusals
 from fedsight.deploy.site.release import FREE, Question, digest_of, error_for_coordinator
 from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
 from fedsight.deploy.site.trainer import (
@@ -76,6 +77,7 @@ class SiteService:
         self._name = name
         self._enforcement = ContractEnforcement(home, requester or Requester())
         self._log = self._enforcement.log
+        self._refusals = Refusals(home, self._log)
         self._lock = threading.RLock()
         # A process registers one program's plug-ins at a time, and a proposal may come twice.
         self._reading = threading.Lock()
@@ -107,12 +109,11 @@ class SiteService:
         try:
             fields = messages.read_header(header, "the coordinator")
             if kind not in KINDS:
-                raise SiteError(f"unknown kind of request '{kind}'", "update this site")
+                cause = f"unknown kind of request '{printable(kind, MAX_KIND)}'"
+                raise SiteError(cause, "update this site")
             answer, data = self.handlers[kind](fields, body)
         except FedSightError as error:
-            log.warning("%s: %s", kind, error)
-            with contextlib.suppress(StoreError):  # a full disk must not prevent the answer
-                self._log.write("refused", what=kind, why=error.cause)
+            self._refusals.record(kind, error.cause)
             answer, data = dict(error_for_coordinator(error)), b""
         except Exception as error:  # a bug: the coordinator still gets an answer
             log.exception("%s failed", kind)

@@ -46,7 +46,8 @@ class SiteTrainer:
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
         program = without_weights(setup.program)
         speed = setup.owner.speed.client
-        self.client = Client(replace(self.federation, program=program), speed, fresh)
+        of = replace(self.federation, program=program)
+        self.client = Client(of, speed, fresh, deployed=True)
         if setup.kept is not None:
             self.client.adopt(setup.kept)
         self.memory = MemoryStore(setup.memory)

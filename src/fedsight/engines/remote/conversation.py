@@ -1,11 +1,15 @@
 """One conversation of the coordinator with one site: questions are repeated while the connection
 is broken, and answers are checked before use.
+
+Whatever goes wrong while an answer is received or read is that site's failure. It ends the
+conversation with the site, never the job.
 """
 
 from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import queue
 import threading
 import time
@@ -13,7 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import FedSightError, SiteError
+from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.engines.remote import messages
 
 LONG_POLL = 5.0  # seconds after which a site must answer, if only that it is not done yet
@@ -21,7 +26,7 @@ SILENCE = 30.0  # seconds without any answer after which a site is given up
 CHECK_INTERVAL = 0.5  # seconds between checks whether a site has left or the deadline has passed
 MIN_POLL = 1.0  # minimum seconds between two questions whether a site is done
 PIECE_TIMEOUT = 180.0  # seconds for one piece of a vector: 4 MiB over 0.2 Mbit/s
-
+log = logging.getLogger(__name__)
 
 _marks = itertools.count(int(time.time() * 100))  # larger than those of any earlier process
 
@@ -65,12 +70,18 @@ class Talk:
         self._budget = budget or messages.Budget()  # shared by all conversations
 
     def ask(
-        self, kind: str, header: Mapping[str, Any], body: bytes = b"", patience: float | None = None
+        self,
+        kind: str,
+        header: Mapping[str, Any],
+        body: bytes = b"",
+        patience: float | None = None,
+        limits: messages.HeaderLimits = messages.HEADER,
     ) -> tuple[dict[str, Any], bytes]:
         """The answer to a question, which is repeated while the connection is broken.
 
-        Raises SiteError with the site's own message when it refuses or fails, SiteError when the
-        deadline has passed, and Silent after `patience` seconds (SILENCE) without an answer.
+        `limits` are those of the answer's header. Raises SiteError with the site's own message
+        when it refuses or fails, SiteError when the deadline has passed, and Silent after
+        `patience` seconds (SILENCE) without an answer.
         """
         began, patience = time.monotonic(), SILENCE if patience is None else patience
         while True:
@@ -85,12 +96,18 @@ class Talk:
             except ConnectionError:
                 time.sleep(min(1.0, left))
                 continue
-            return self._checked(text, data)
+            return self._checked(text, data, limits)
 
-    def finish(self, kind: str, header: Mapping[str, Any], body: bytes = b"") -> dict[str, Any]:
+    def finish(
+        self,
+        kind: str,
+        header: Mapping[str, Any],
+        body: bytes = b"",
+        limits: messages.HeaderLimits = messages.HEADER,
+    ) -> dict[str, Any]:
         """Start a long operation at the site, and wait until it is done."""
         asked = time.monotonic()
-        answer, _ = self.ask(kind, {**header, "seconds": LONG_POLL}, body)
+        answer, _ = self.ask(kind, {**header, "seconds": LONG_POLL}, body, limits=limits)
         ticket = messages.whole_number(answer, "ticket", self._sender)
         while answer.get("done") is not True:
             if answer.get("done") is not False:
@@ -101,7 +118,8 @@ class Talk:
             # once must not be polled without a pause.
             time.sleep(max(0.0, asked + MIN_POLL - time.monotonic()))
             asked = time.monotonic()
-            answer, _ = self.ask("wait", {"ticket": ticket, "seconds": LONG_POLL})
+            waited = {"ticket": ticket, "seconds": LONG_POLL}
+            answer, _ = self.ask("wait", waited, limits=limits)
         return {**answer, "ticket": ticket}
 
     def send(self, name: str, data: memoryview) -> int:
@@ -155,6 +173,8 @@ class Talk:
                 if time.monotonic() >= self._deadline:
                     raise self._late() from None
                 continue
+            if isinstance(answer, Exception) and not isinstance(answer, ConnectionError):
+                raise _unreadable(self.site, answer)
             if isinstance(answer, BaseException):
                 raise answer
             return answer  # type: ignore[no-any-return]
@@ -184,22 +204,39 @@ class Talk:
     def _sender(self) -> str:
         return f"site '{self.site}'"
 
-    def _checked(self, text: Any, data: Any) -> tuple[dict[str, Any], bytes]:
-        fields = messages.read_header(text, self._sender)
+    def _checked(
+        self, text: Any, data: Any, limits: messages.HeaderLimits
+    ) -> tuple[dict[str, Any], bytes]:
+        fields = messages.read_header(text, self._sender, limits)
         if not isinstance(data, bytes | bytearray | memoryview):
             raise SiteError(
                 f"{self._sender} sent something other than bytes",
                 "run the same FedSight version there as at the coordinator",
             )
-        error = fields.get("error")
+        error, cure = fields.get("error"), fields.get("cure")
         if error is not None:
-            cure = fields.get("cure")
-            raise SiteError(f"{self._sender}: {str(error)[:500]}", str(cure or "")[:500])
+            said = error if isinstance(error, str) else "it sent an error that is not text"
+            advice = cure if isinstance(cure, str) else ""
+            cause = f"{self._sender}: {printable(said, MAX_MESSAGE)}"
+            raise SiteError(cause, printable(advice, MAX_MESSAGE))
         return fields, bytes(data)
 
 
+def _unreadable(site: str, error: BaseException) -> SiteError:
+    """The failure of a site whose answer made this process fail."""
+    log.error("the answer of site %r cannot be read", site, exc_info=error)
+    return SiteError(
+        f"site '{site}' sent an answer that cannot be read ({type(error).__name__})",
+        "look at the coordinator's log: the site may be malicious, or this is a bug in FedSight",
+    )
+
+
 def converse(talks: Sequence[Talk], one: Callable[[Talk], None]) -> dict[str, SiteError | Silent]:
-    """Hold all conversations at once; returns the errors of those that failed, by site."""
+    """Hold all conversations at once; returns the errors of those that failed, by site.
+
+    Only what is this machine's own fault is raised: a FedSightError of another kind, or an OSError
+    such as that of a full disk.
+    """
     failed: dict[str, SiteError | Silent] = {}
 
     def run(talk: Talk) -> None:
@@ -207,6 +244,10 @@ def converse(talks: Sequence[Talk], one: Callable[[Talk], None]) -> dict[str, Si
             one(talk)
         except (SiteError, Silent) as error:
             failed[talk.site] = error
+        except (FedSightError, OSError):
+            raise
+        except Exception as error:  # MemoryError among them
+            failed[talk.site] = _unreadable(talk.site, error)
 
     if talks:
         with ThreadPoolExecutor(len(talks), thread_name_prefix="talk") as pool:

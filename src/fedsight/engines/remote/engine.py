@@ -198,7 +198,8 @@ class RemoteEngine:
                 "attempt": number,
                 "accepted": accepted.get(talk.site, 0),
             }
-            answer = talk.finish("measure", header)
+            limits = messages.HEADER.with_sums(self._expected, 1)
+            answer = talk.finish("measure", header, limits=limits)
             self._held[talk.site] = round
             with self._lock:
                 if "withheld" in answer:
@@ -298,19 +299,19 @@ class RemoteEngine:
                 f"{expected:,}",
                 "its images changed during the run, or it cheats: restart the site",
             )
-        loss = messages.read_metrics(answer.get("metrics"), sender).get("train_loss")
-        if loss is None:  # a site that protects its images does not report it
+        if answer.get("metrics") == {}:  # a site that protects its images does not report its loss
             return Accepted(client, site, weight, float("nan"))
-        if not loss.count or loss.total.shape:
-            raise SiteError(f"{sender} sent no training loss", "check its log")
+        found = messages.read_metrics(answer.get("metrics"), {"train_loss": ()}, sender)
+        loss = found["train_loss"]
+        if not loss.count:
+            raise SiteError(f"{sender} sent the training loss of no image", "check its log")
         return Accepted(client, site, weight, loss.mean)
 
     def _checked_sums(self, view: int, site: str, table: Any) -> dict[str, Sum]:
         """The sums of a view, checked: the task's names and shapes, and the image count."""
-        found = messages.read_metrics(table, f"site '{site}'")
+        found = messages.read_metrics(table, self._expected, f"site '{site}'")
         images = len(self.federation.views[view].indices)
-        shapes = {name: one.total.shape for name, one in found.items()}
-        if shapes != self._expected or any(one.count != images for one in found.values()):
+        if any(one.count != images for one in found.values()):
             cause = f"site '{site}' sent figures of another task, or of other images"
             raise SiteError(cause, "run the same FedSight version there, on the same images")
         return found

@@ -1,8 +1,9 @@
 """The messages between coordinator and site: a small JSON header and raw vectors.
 
 Both sides know every length in advance from the program, so a message cannot make its reader
-allocate more than planned: vectors are sent as raw little-endian bytes, in pieces, and everything
-in a header is checked before use.
+allocate more than planned: vectors are sent as raw little-endian bytes, in pieces; a header is
+measured before it is parsed, and every field in it is compared with what is expected, shapes
+included, before anything is made of it.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
+from fedsight.core.text import printable
 from fedsight.core.types import Metrics, PartSpec, PartSpecs, Sum
 
 PIECE = 4 << 20  # maximum bytes of a piece, which are lost if the connection breaks
@@ -28,10 +31,47 @@ IN_FLIGHT = 12 << 20  # bytes: many small pieces over slow connections, or a few
 OVERDUE = 10.0  # seconds after which a piece no longer counts as in flight
 FIRST_PIECE, MIN_PIECE = 256 << 10, 64 << 10  # bytes: a connection's first and smallest piece
 FAST, SLOW = 0.3, 2.0  # seconds per piece: below it the next is larger, above it smaller
-MAX_HEADER = 16 << 20  # characters: a confusion matrix of a thousand classes fits
 MAX_REASON = 300  # characters of a site's reason for withholding figures
 MAX_COUNT = 1 << 40  # the largest count or weight that a message may hold
+MAX_SUM = 1e100  # far above any sum of float32 values; any number of sites below it add up finitely
+NUMBER_CHARACTERS = 32  # of a number and what separates it from the next, as JSON
 _SAME_VERSION = "run the same FedSight version there as at the coordinator"
+
+
+@dataclass(frozen=True)
+class HeaderLimits:
+    """How large a header may be, as is checked before it is parsed.
+
+    Each value in JSON follows a comma, a colon or an opening bracket, so the number of these bounds
+    the number of objects that parsing makes.
+    """
+
+    characters: int
+    values: int
+
+    def with_sums(self, shapes: Shapes, tables: int = 1) -> HeaderLimits:
+        """These limits, with room for so many tables of sums of `shapes` (`metrics_table`)."""
+        values = sum(
+            4 + 2 * sum(math.prod(shape[:axis]) for axis in range(len(shape) + 1))
+            for shape in shapes.values()
+        )
+        characters = NUMBER_CHARACTERS * values + 6 * sum(map(len, shapes))
+        return HeaderLimits(self.characters + tables * characters, self.values + tables * values)
+
+    def check(self, text: str, sender: str) -> None:
+        """Raise SiteError, naming the sender, if `text` exceeds them."""
+        if len(text) <= self.characters and sum(map(text.count, "[{,:")) <= self.values:
+            return
+        raise SiteError(
+            f"{sender} sent a message with more in its header than it can need "
+            f"({len(text):,} characters)",
+            _SAME_VERSION,
+        )
+
+
+Shapes = Mapping[str, tuple[int, ...]]  # of sums, by name
+# A declaration of 65,536 classes fits.
+HEADER = HeaderLimits(2 << 20, 1 << 18)
 
 
 def pack(vectors: Iterable[Tensor]) -> memoryview:
@@ -127,10 +167,11 @@ class PieceSizer:
             self.size = max(self.size // 2, min(MIN_PIECE, PIECE))
 
 
-def read_header(text: Any, sender: str) -> dict[str, Any]:
+def read_header(text: Any, sender: str, limits: HeaderLimits = HEADER) -> dict[str, Any]:
     """The fields of a header; SiteError, naming the sender, if it is not one."""
-    if not isinstance(text, str) or len(text) > MAX_HEADER:
+    if not isinstance(text, str):
         raise SiteError(f"{sender} sent a message without a valid header", _SAME_VERSION)
+    limits.check(text, sender)
     try:
         fields = json.loads(text)
     except (ValueError, RecursionError):
@@ -145,19 +186,24 @@ def whole_number(fields: Mapping[str, Any], key: str, sender: str) -> int:
     value = fields.get(key)
     if type(value) is not int or not 0 <= value <= MAX_COUNT:
         raise SiteError(
-            f"{sender} sent {key} = {repr(value)[:80]}, which is not a valid count", _SAME_VERSION
+            f"{sender} sent {key} = {_shown(value)}, which is not a valid count", _SAME_VERSION
         )
     return value
 
 
-def is_finite(sum: Sum) -> bool:
-    """Whether a sum can be sent: its reader accepts finite numbers only."""
-    return bool(np.isfinite(sum.total).all())
+def is_sendable(sum: Sum) -> bool:
+    """Whether the reader of a sum accepts its numbers."""
+    return bool((np.abs(sum.total) <= MAX_SUM).all())
 
 
 def read_reason(value: Any) -> str:
     """A site's reason for withholding figures, in printable characters of limited number."""
-    return "".join(one for one in str(value)[:MAX_REASON] if one.isprintable())
+    return printable(value, MAX_REASON)
+
+
+def _shown(value: Any) -> str:
+    """A field of a header in a few words; a container's content is not shown."""
+    return printable(repr(value), 80) if isinstance(value, str | int | float | None) else "..."
 
 
 def metrics_table(metrics: Metrics) -> dict[str, Any]:
@@ -165,17 +211,34 @@ def metrics_table(metrics: Metrics) -> dict[str, Any]:
     return {name: [np.asarray(s.total).tolist(), s.count] for name, s in metrics.items()}
 
 
-def read_metrics(table: Any, sender: str) -> dict[str, Sum]:
-    """Sums from plain values; SiteError, naming the sender, if they are not finite sums."""
+def read_metrics(table: Any, shapes: Shapes, sender: str) -> dict[str, Sum]:
+    """Sums of the given names and shapes from plain values.
+
+    Raises SiteError, naming the sender, for other names or shapes, or values that are not finite.
+    Nothing is allocated before the shape is known to be the expected one.
+    """
     try:
-        sums = {}
-        for name, (total, count) in table.items():
-            values = np.asarray(total)  # strings, booleans and huge integers give another dtype
-            valid = type(count) is int and 0 <= count <= MAX_COUNT and values.dtype.kind in "iuf"
-            if not valid or not np.isfinite(values).all():
-                raise ValueError(name)
-            sums[name] = Sum(values.astype(np.float64), count)
-    except (AttributeError, TypeError, ValueError, RecursionError):
-        cause = f"{sender} sent figures that are not finite sums over a count"
+        if not isinstance(table, dict) or table.keys() != shapes.keys():
+            raise ValueError("other names")
+        return {name: _read_sum(table[name], shape) for name, shape in shapes.items()}
+    except (TypeError, ValueError, OverflowError):
+        cause = f"{sender} sent figures that are not the finite sums of this task"
         raise SiteError(cause, "check its log, and run the same FedSight version there") from None
-    return sums
+
+
+def _read_sum(pair: Any, shape: tuple[int, ...]) -> Sum:
+    """One sum; ValueError if it has another shape or is not finite."""
+    if not isinstance(pair, list) or len(pair) != 2:
+        raise ValueError("not a pair")
+    values, count = [pair[0]], pair[1]
+    for size in shape:
+        if any(not isinstance(row, list) or len(row) != size for row in values):
+            raise ValueError("another shape")
+        values = [value for row in values for value in row]
+    if not {type(value) for value in values} <= {int, float}:  # bool is a type of its own
+        raise ValueError("not numbers")
+    if type(count) is not int or not 0 <= count <= MAX_COUNT:
+        raise ValueError("not a count")
+    if not all(-MAX_SUM <= value <= MAX_SUM for value in values):  # NaN fails this too
+        raise ValueError("not finite")
+    return Sum(np.array(values, np.float64).reshape(shape), count)

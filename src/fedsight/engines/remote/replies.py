@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import IO
 
 import torch
 
 from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
+from fedsight.core.errors import EngineError, SiteError
 from fedsight.core.types import Batch, Metrics
 from fedsight.engines.base import Accepted
 from fedsight.engines.remote import messages
@@ -16,13 +19,32 @@ from fedsight.program.federation import Federation
 
 
 def add(federation: Federation, total: Aggregator, spool: IO[bytes], reply: Accepted) -> None:
-    """Add the vectors of a reply; raises SiteError if the aggregator rejects them."""
+    """Add the vectors of a reply; raises SiteError if the aggregator rejects them.
+
+    Raises EngineError if adding fails for another reason, because the sum may hold part of them.
+    """
     data = read(spool)
     if isinstance(total, SecureSum):
         words = pack.unpack(data, total.quantiser.length, total.quantiser.modulus)
-        total.add_words(words, reply.weight, reply.site)
+        with _whole(reply.site):
+            total.add_words(words, reply.weight, reply.site)
     else:
-        total.add(messages.unpack_parts(data, federation.parts), reply.weight, reply.site)
+        payload = messages.unpack_parts(data, federation.parts)
+        with _whole(reply.site):
+            total.add(payload, reply.weight, reply.site)
+
+
+@contextlib.contextmanager
+def _whole(site: str) -> Iterator[None]:
+    try:
+        yield
+    except SiteError:
+        raise
+    except Exception as error:
+        raise EngineError(
+            f"the update of site '{site}' could not be added ({type(error).__name__}: {error})",
+            "free some memory, and continue from the last checkpoint with `fedsight resume`",
+        ) from error
 
 
 def read(spool: IO[bytes]) -> bytearray:

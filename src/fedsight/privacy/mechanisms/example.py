@@ -5,12 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from functools import lru_cache
-from importlib.util import find_spec
 from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from fedsight.core.errors import Problem
 from fedsight.privacy.accounting import Events, spent
 from fedsight.privacy.base import Plan, Protected, mechanisms
 from fedsight.privacy.sampling import Poisson
@@ -18,7 +16,7 @@ from fedsight.privacy.sampling import Poisson
 
 @mechanisms.add("example", paper="Abadi et al. 2016, Algorithm 1")
 class Example(Protected):
-    """DP-SGD at every site: per-image gradients are clipped, and each step adds noise to their sum.
+    """DP-SGD at every site: each image's gradient is clipped, and noise is added to their sum.
 
     A step draws each image independently, `train.batch` of them on average. A site is accounted by
     its own number of images and steps; without a noise multiplier it adds the least noise that
@@ -51,15 +49,6 @@ class Example(Protected):
     def spent(self, plan: Plan, rounds: int) -> float:
         """Epsilon at the worst site."""
         return super().spent(worst(self, plan), rounds)
-
-    def check(self) -> list[Problem]:
-        """Opacus must be installed."""
-        problems = super().check()
-        if find_spec("opacus") is None:
-            cause = "per-image gradients need Opacus, which is not installed"
-            cure = "install it with: pip install 'fedsight[privacy]'"
-            problems.append(Problem("privacy", cause, cure))
-        return problems
 
 
 def steps(plan: Plan, images: int) -> int:

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from fedsight.core.errors import ModelError, Problem
 from fedsight.core.layout import Kind
@@ -91,7 +91,7 @@ class FaceRecognition(Task):
         """People's vectors stay at the site."""
         return Kind.PERSONAL if name in network.head else kind
 
-    def begin(self, model: nn.Module, labels: Tensor, draws: Generator) -> None:
+    def begin(self, model: nn.Module, labels: Tensor, draws: np.random.Generator) -> None:
         """Tell the head which people the site has, and draw where their vectors start."""
         _embedding(model).head.start_at(labels.unique(), draws)
 

@@ -1,0 +1,127 @@
+"""Gradients of single images: each is computed as if its image were the only one in the batch.
+
+DP-SGD bounds what one image can change by clipping its gradient, and that bounds nothing if the
+image also changes the gradients of others: through a loss that is divided by something counted in
+the whole batch, through batch statistics, mixed images, or a shared stream of random numbers. So
+no batch of several images is ever shown to a loss or a network here. Whatever they do with a
+batch, they do with one image.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+
+from fedsight.client.optimizers import Optimizer
+from fedsight.core.devices import seed
+from fedsight.core.types import Batch
+from fedsight.tasks.base import Task
+
+HELD = 1 << 25  # values of single gradients that are held at once
+
+
+@dataclass(frozen=True)
+class Single:
+    """One image as a batch [1, ...], and the seed of all random numbers that are drawn for it."""
+
+    batch: Batch
+    seed: int
+
+
+class _Loss(nn.Module):
+    """The loss of a batch as a function of a network's tensors."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """Scalar."""
+        return self.task.loss(self.model, Batch(x, y))
+
+
+class PerImage:
+    """The gradients of images, one by one, for the parameters of `optimizer`.
+
+    Every image meets the buffers that the network has now; what it changes in them is dropped.
+    """
+
+    def __init__(self, task: Task, model: nn.Module, optimizer: Optimizer) -> None:
+        self._loss = _Loss(task, model)
+        self._optimizer = optimizer
+        parameters = optimizer.parameters
+        self._device = parameters[0].device
+        names = {id(value): name for name, value in self._loss.named_parameters()}
+        self._names = [names[id(parameter)] for parameter in parameters]
+        self._together = max(1, HELD // sum(value.numel() for value in parameters))
+        self._vectorised = True  # until the loss shows that it cannot be
+
+    def clipped_sum(self, images: Iterable[Single], clip: float) -> list[Tensor]:
+        """The sum of the images' gradients, each scaled to a joint norm of at most `clip`.
+
+        One tensor for each parameter; zero without images. A gradient that is not finite adds
+        nothing: an error would tell that there is such an image.
+        """
+        total = [torch.zeros_like(value.detach()) for value in self._optimizer.parameters]
+        left = iter(images)
+        while some := list(islice(left, self._together)):
+            for gradients in self._gradients(some):
+                _add_clipped(total, gradients, clip)
+        return total
+
+    def _gradients(self, images: Sequence[Single]) -> Iterable[list[Tensor]]:
+        """Gradients [k, ...] of all parameters, in one or more groups of k images."""
+        if self._vectorised:
+            try:
+                return [self._at_once(images)]
+            except RuntimeError:
+                # Loss or network draw random numbers or depend on values in a way that cannot be
+                # vectorised, which does not depend on the images. Other errors come up again.
+                self._vectorised = False
+        return (self._alone(image) for image in images)
+
+    def _at_once(self, images: Sequence[Single]) -> list[Tensor]:
+        """Vectorised over images; an image still has a batch of its own, of size 1."""
+
+        def loss(learning: dict[str, Tensor], x: Tensor, y: Tensor) -> Any:
+            return functional_call(self._loss, {**learning, **buffers}, (x, y))
+
+        buffers = self._buffers()
+        values = [parameter.detach() for parameter in self._optimizer.parameters]
+        learning = dict(zip(self._names, values, strict=True))
+        x = torch.stack([image.batch.x for image in images])
+        y = torch.stack([image.batch.y for image in images])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "There is a performance drop")
+            # No randomness: all images of a group would draw from one stream.
+            found = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")(learning, x, y)
+        return [found[name] for name in self._names]
+
+    def _alone(self, image: Single) -> list[Tensor]:
+        seed(self._device, image.seed)
+        loss = functional_call(self._loss, self._buffers(), (image.batch.x, image.batch.y))
+        return [gradient[None] for gradient in self._optimizer.gradients(loss)]
+
+    def _buffers(self) -> dict[str, Tensor]:
+        return {name: value.clone() for name, value in self._loss.named_buffers()}
+
+
+def _add_clipped(total: list[Tensor], gradients: list[Tensor], clip: float) -> None:
+    """Add gradients [k, ...], each clipped over all parameters jointly, to `total`, in place."""
+    squares = torch.stack([one.flatten(1).double().square().sum(1) for one in gradients]).sum(0)
+    finite = squares.isfinite()
+    if not bool(finite.all()):
+        gradients = [one.clone() for one in gradients]
+        for one in gradients:
+            one[~finite] = 0.0
+    factors = (clip / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0).float()
+    factors = torch.where(finite, factors, 0.0)
+    for whole, one in zip(total, gradients, strict=True):
+        whole += torch.einsum("b,b...->...", factors, one)

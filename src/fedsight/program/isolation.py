@@ -1,0 +1,95 @@
+"""Whether a loss and a network are fit for DP-SGD, tried on two images that do not exist.
+
+DP-SGD shows them one image at a time (`client/per_image.py`) and restores buffers in between, so
+the images of a batch cannot mix. What is left is what Python objects remember: a running average of
+class counts, a queue of features. An image would change the gradients of those after it, which
+no clip bounds.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from fedsight.core.errors import Problem
+from fedsight.core.rng import generator
+from fedsight.core.types import Batch
+from fedsight.data.base import Dataset
+from fedsight.models.base import Network
+from fedsight.program.program import Program
+from fedsight.tasks.base import Task
+
+_OTHERWISE = "or protect whole sites with privacy.name = 'local' or 'central'"
+
+
+def problems(program: Program, dataset: Dataset, network: Network) -> list[Problem]:
+    """Problems of the task's loss and the network where single images are protected."""
+    if program.privacy.unit != "example":
+        return []
+    with torch.random.fork_rng(devices=[]):
+        try:
+            found = _tried(program.task, copy.deepcopy(network.module).cpu(), dataset)
+        except Exception as error:  # a user's code
+            why = (str(error).strip() or type(error).__name__).splitlines()[0]
+            cause = f"loss or network fail on one image alone, as DP-SGD shows them: {why}"
+            cure = f"write them so that a batch of one image is possible, {_OTHERWISE}"
+            return [Problem("task", cause, cure)]
+    return [] if found is None else [Problem("task", *found)]
+
+
+def _tried(task: Task, module: nn.Module, dataset: Dataset) -> tuple[str, str] | None:
+    """Cause and cure of what is wrong."""
+    one, other = _images(task, dataset)
+    trial = _Trial(task, module.train())
+    first = trial.gradient(one)
+    trial.gradient(other)
+    again = trial.gradient(one)
+    if not bool(first.isfinite().all()):
+        cause = "the loss of one image alone has no finite gradient, and DP-SGD needs it"
+        return cause, f"use a loss that is defined for a single image, {_OTHERWISE}"
+    if dataset.train.targets is None and not bool(first.any()):
+        cause = "the loss of one image alone teaches nothing: it compares images with one another"
+        return cause, f"use a loss that is defined for a single image, {_OTHERWISE}"
+    if not torch.allclose(first, again, rtol=1e-4, atol=1e-6 * float(first.abs().max())):
+        cause = (
+            "loss or network remember images: the same image has another gradient after a second "
+            "image, so clipping each does not bound what one image changes"
+        )
+        return cause, f"keep nothing from call to call (averages, queues, counters), {_OTHERWISE}"
+    return None
+
+
+def _images(task: Task, dataset: Dataset) -> tuple[Batch, Batch]:
+    """Two invented images, each as a batch of its own, of different classes where there are any."""
+    size, classes = dataset.preprocess, len(dataset.classes)
+    shape = (2, 1, size.channels, size.height, size.width)
+    x = torch.rand(shape, generator=generator(0, "isolation"))
+    if dataset.train.targets is None:
+        labels = torch.tensor([[0], [classes - 1]])
+        return Batch(x[0], labels[0]), Batch(x[1] * 2 - 1, labels[1])
+    y = task.blank(classes).expand(1, *dataset.train.targets.shape[1:])
+    return Batch(x[0], y), Batch(x[1] * 2 - 1, y)
+
+
+class _Trial(nn.Module):
+    """Gradients of a task's loss, with the network's buffers as they were."""
+
+    def __init__(self, task: Task, model: nn.Module) -> None:
+        super().__init__()
+        self.task, self.model = task, model
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        """The loss, scalar."""
+        return self.task.loss(self.model, Batch(x, y))
+
+    def gradient(self, batch: Batch) -> Tensor:
+        """For all parameters that learn [d]; random numbers are the same in every call."""
+        torch.default_generator.manual_seed(0)
+        buffers = {name: value.clone() for name, value in self.named_buffers()}
+        loss = functional_call(self, buffers, (batch.x, batch.y))
+        learning = [value for value in self.parameters() if value.requires_grad]
+        found = torch.autograd.grad(loss, learning, materialize_grads=True)
+        return torch.cat([one.flatten() for one in found])

@@ -1,0 +1,132 @@
+"""A malicious coordinator fills a site's disk with what the site writes down about it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsight.core.text import is_printable
+from fedsight.deploy.site import refusals
+from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.refusals import Refusals
+from fedsight.deploy.site.service import SiteService
+
+QUESTIONS = 600
+
+
+@pytest.fixture
+def day(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The date, which a test can change; writing does not wait for the disk."""
+    found = ["2026-01-01"]  # and fewer lines than in earnest
+    monkeypatch.setattr(refusals, "_today", lambda: found[0])
+    monkeypatch.setattr("fedsight.core.files.os.fsync", lambda _: None)
+    monkeypatch.setattr(refusals, "JOB_LINES", 40)
+    monkeypatch.setattr(refusals, "DAY_LINES", 200)
+    return found
+
+
+class NaiveRefusals(Refusals):
+    """As it was: a line for each refusal, as long as the coordinator likes."""
+
+    def record(self, kind: str, why: str) -> None:
+        """Write it down."""
+        self._log.write("refused", what=kind, why=why)
+
+
+def ask(home: Path, jobs: int = 1) -> int:
+    """Many questions of kinds that do not exist, each with a long name; returns bytes on disk."""
+    for _ in range(jobs):
+        service = SiteService(home, "ward")
+        for number in range(QUESTIONS // jobs):
+            text, _ = service.answer(f"{number} " + "x" * 1000, "{}", b"")
+            assert "unknown kind of request" in json.loads(text)["error"]
+            service.answer("train", "{}", b"")
+        service.close()
+    return sum(path.stat().st_size for path in home.rglob("*") if path.is_file())
+
+
+def test_a_line_for_each_refusal_grows_as_the_coordinator_likes(
+    tmp_path: Path, day: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsight.deploy.site.service.Refusals", NaiveRefusals)
+    assert ask(tmp_path) > 1000 * QUESTIONS
+
+
+@pytest.mark.parametrize("jobs", [1, 20])
+def test_ours_stays_small_over_any_number_of_jobs(
+    tmp_path: Path, day: list[str], jobs: int
+) -> None:
+    most = min(jobs * refusals.JOB_LINES, refusals.DAY_LINES)
+    assert ask(tmp_path, jobs) < most * 400
+    lines = SiteLog(tmp_path).read()
+    assert refusals.JOB_LINES <= len(lines) <= most
+    assert any(line["what"] == "train" and "count" in line["why"] for line in lines)
+
+
+def test_another_day_has_lines_of_its_own(tmp_path: Path, day: list[str]) -> None:
+    ask(tmp_path, 20)
+    before = len(SiteLog(tmp_path).read())
+    Refusals(tmp_path, SiteLog(tmp_path)).record("train", "no")
+    assert len(SiteLog(tmp_path).read()) == before == refusals.DAY_LINES
+    day[0] = "2026-01-02"
+    Refusals(tmp_path, SiteLog(tmp_path)).record("train", "no")
+    assert len(SiteLog(tmp_path).read()) == before + 1
+
+
+def test_a_refusal_that_recurs_is_counted(tmp_path: Path, day: list[str]) -> None:
+    found = Refusals(tmp_path, SiteLog(tmp_path))
+    for _ in range(2500):
+        found.record("train", "no")
+    assert [line.get("times", 1) for line in SiteLog(tmp_path).read()] == [1, 10, 100, 1000]
+
+
+def test_a_full_disk_prevents_no_answer(
+    tmp_path: Path, day: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "no space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    monkeypatch.setattr("fedsight.deploy.site.log.append_line", full)
+    Refusals(tmp_path, SiteLog(tmp_path)).record("train", "no")
+
+
+@given(kind=st.text(), header=st.text(), body=st.binary(max_size=50))
+def test_any_request_is_answered_in_printable_text(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, header: str, body: bytes
+) -> None:
+    home = tmp_path_factory.mktemp("site")
+    service = SiteService(home, "ward")
+    text, data = service.answer(kind, header, body)
+    service.close()
+    assert is_printable(json.loads(text)["error"])
+    assert data == b""
+    for line in SiteLog(home).read():
+        assert is_printable(line["what"] + line["why"])
+
+
+KINDS = ["propose", "adopt", "piece", "train", "measure", "wait", "fetch"]
+KINDS += ["identify", "advertise", "share", "unmask"]
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+NAMES = "run sites program fingerprint mark sha256 start total name round attempt extras accepted"
+NAMES += " durable vector quantiser jobs ticket stop seconds figures binding"
+FIELDS = st.sampled_from(NAMES.split())
+
+
+@given(st.sampled_from(KINDS), st.dictionaries(FIELDS, JUNK, max_size=8), st.binary(max_size=99))
+def test_any_fields_are_answered(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, fields: dict[str, Any], body: bytes
+) -> None:
+    service = SiteService(tmp_path_factory.mktemp("site"), "ward")
+    text, _ = service.answer(kind, json.dumps(fields), body)
+    service.close()
+    assert isinstance(json.loads(text), dict)
