@@ -13,13 +13,13 @@ from typing import Any
 
 from fedsight.core.types import Metrics
 from fedsight.deploy.declaration import Declaration
+from fedsight.deploy.site.release import FREE
 from fedsight.engines.remote import messages
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
 from fedsight.privacy import noised_sums
 from fedsight.program.program import Program
 
-FREE: Charge = (None, 1)
 FAILED = "the figures cannot be computed, or are not finite"
 
 
