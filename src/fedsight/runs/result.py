@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fedsight.coordinator.store import RunStore
@@ -70,7 +71,9 @@ class Run:
         StoreError where each site has a model of its own: see `for_site`.
         """
         # A copy: whoever trains it on, or only calls train(), does not change what `predict` says.
-        return copy.deepcopy(self._saved.module)
+        found = self._saved.module
+        with torch.inference_mode(False):  # or it could not be trained later
+            return copy.deepcopy(found)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -113,7 +116,8 @@ class Run:
 
     @cached_property
     def _saved(self) -> Saved:
-        return saved.load(self._folder, self._site)
+        with torch.inference_mode(False):  # it may be asked for where gradients are off
+            return saved.load(self._folder, self._site)
 
     def _repr_html_(self) -> str:
         """What a notebook shows."""
