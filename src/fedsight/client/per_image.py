@@ -23,6 +23,7 @@ from fedsight.client.optimizers import Optimizer
 from fedsight.core.devices import seed
 from fedsight.core.types import Batch
 from fedsight.tasks.base import Task
+from fedsight.tasks.loss_module import LossModule
 
 HELD = 1 << 25  # values of single gradients that are held at once
 
@@ -35,18 +36,6 @@ class Single:
     seed: int
 
 
-class _Loss(nn.Module):
-    """The loss of a batch as a function of a network's tensors."""
-
-    def __init__(self, task: Task, model: nn.Module) -> None:
-        super().__init__()
-        self.task, self.model = task, model
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Scalar."""
-        return self.task.loss(self.model, Batch(x, y))
-
-
 class PerImage:
     """The gradients of images, one by one, for the parameters of `optimizer`.
 
@@ -54,7 +43,7 @@ class PerImage:
     """
 
     def __init__(self, task: Task, model: nn.Module, optimizer: Optimizer) -> None:
-        self._loss = _Loss(task, model)
+        self._loss = LossModule(task, model)
         self._optimizer = optimizer
         parameters = optimizer.parameters
         self._device = parameters[0].device
@@ -93,7 +82,7 @@ class PerImage:
         def loss(learning: dict[str, Tensor], x: Tensor, y: Tensor) -> Any:
             return functional_call(self._loss, {**learning, **buffers}, (x, y))
 
-        buffers = self._buffers()
+        buffers = self._loss.copied_buffers()
         values = [parameter.detach() for parameter in self._optimizer.parameters]
         learning = dict(zip(self._names, values, strict=True))
         x = torch.stack([image.batch.x for image in images])
@@ -106,11 +95,10 @@ class PerImage:
 
     def _alone(self, image: Single) -> list[Tensor]:
         seed(self._device, image.seed)
-        loss = functional_call(self._loss, self._buffers(), (image.batch.x, image.batch.y))
+        loss = functional_call(
+            self._loss, self._loss.copied_buffers(), (image.batch.x, image.batch.y)
+        )
         return [gradient[None] for gradient in self._optimizer.gradients(loss)]
-
-    def _buffers(self) -> dict[str, Tensor]:
-        return {name: value.clone() for name, value in self._loss.named_buffers()}
 
 
 def _add_clipped(total: list[Tensor], gradients: list[Tensor], clip: float) -> None:

@@ -21,6 +21,7 @@ from fedsight.data.base import Dataset
 from fedsight.models.base import Network
 from fedsight.program.program import Program
 from fedsight.tasks.base import Task
+from fedsight.tasks.loss_module import LossModule
 
 _OTHERWISE = "or protect whole sites with privacy.name = 'local' or 'central'"
 
@@ -43,10 +44,10 @@ def problems(program: Program, dataset: Dataset, network: Network) -> list[Probl
 def _tried(task: Task, module: nn.Module, dataset: Dataset) -> tuple[str, str] | None:
     """Cause and cure of what is wrong."""
     one, other = _images(task, dataset)
-    trial = _Trial(task, module.train())
-    first = trial.gradient(one)
-    trial.gradient(other)
-    again = trial.gradient(one)
+    loss = LossModule(task, module.train())
+    first = _gradient(loss, one)
+    _gradient(loss, other)
+    again = _gradient(loss, one)
     if not bool(first.isfinite().all()):
         cause = "the loss of one image alone has no finite gradient, and DP-SGD needs it"
         return cause, f"use a loss that is defined for a single image, {_OTHERWISE}"
@@ -74,22 +75,11 @@ def _images(task: Task, dataset: Dataset) -> tuple[Batch, Batch]:
     return Batch(x[0], y), Batch(x[1] * 2 - 1, y)
 
 
-class _Trial(nn.Module):
-    """Gradients of a task's loss, with the network's buffers as they were."""
-
-    def __init__(self, task: Task, model: nn.Module) -> None:
-        super().__init__()
-        self.task, self.model = task, model
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """The loss, scalar."""
-        return self.task.loss(self.model, Batch(x, y))
-
-    def gradient(self, batch: Batch) -> Tensor:
-        """For all parameters that learn [d]; random numbers are the same in every call."""
-        torch.default_generator.manual_seed(0)
-        buffers = {name: value.clone() for name, value in self.named_buffers()}
-        loss = functional_call(self, buffers, (batch.x, batch.y))
-        learning = [value for value in self.parameters() if value.requires_grad]
-        found = torch.autograd.grad(loss, learning, materialize_grads=True)
-        return torch.cat([one.flatten() for one in found])
+def _gradient(loss: LossModule, batch: Batch) -> Tensor:
+    """For all parameters that learn [d]; random numbers are the same in every call, and the
+    network's buffers stay as they are."""
+    torch.default_generator.manual_seed(0)
+    found = functional_call(loss, loss.copied_buffers(), (batch.x, batch.y))
+    learning = [value for value in loss.parameters() if value.requires_grad]
+    gradients = torch.autograd.grad(found, learning, materialize_grads=True)
+    return torch.cat([one.flatten() for one in gradients])

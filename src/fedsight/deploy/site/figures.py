@@ -33,7 +33,6 @@ class FigureRules:
         self._contract = contract
         self._program = program
         self._evaluations = evaluations
-        self._images = 0
         self._reason = "the site has not opened its images yet"
         self.bounds: Mapping[str, float] | None = None  # of one image's share, where noise is added
 
@@ -46,14 +45,13 @@ class FigureRules:
 
     def declare(self, declared: Declaration) -> Declaration:
         """The declaration, saying how figures will leave, or why none will."""
-        self._images = declared.test
         if self._contract.release == "noised":
             self.bounds = self._program.task.bounds(len(declared.classes))
-        self._reason = self._why_none()
+        self._reason = self._why_none(declared.test)
         release = "none" if self._reason else self._contract.release
         return replace(declared, figures=release, withheld=self._reason)
 
-    def _why_none(self) -> str:
+    def _why_none(self, images: int) -> str:
         contract, task = self._contract, self._program.task.registered
         if contract.release == "none":
             return "contract.figures: sums over the test images may not leave the site" + (
@@ -64,9 +62,9 @@ class FigureRules:
                 f"contract.figures: the task {task} or one of its metrics does not bound what an "
                 "image adds to its sums, so they cannot be noised"
             )
-        if self._images < contract.test_images:
+        if images < contract.test_images:
             return (
-                f"contract.test_images: the site has {self._images} test images, and figures are "
+                f"contract.test_images: the site has {images} test images, and figures are "
                 f"summed over at least {contract.test_images}"
             )
         most = contract.most_evaluations
