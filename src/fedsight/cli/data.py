@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -51,14 +53,20 @@ def list_command() -> None:
 def inspect_command(
     source: Annotated[str, typer.Argument(help="A source's name, a file or folder, or a config.")],
     options: Options = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Open a source and show what it holds: classes, sizes, sites, and what was skipped.
+    """Open a source and show what it holds: parts, classes, sites, and what was passed over.
 
     Example: fedsight data inspect my_images/ --set size=64 --set sites_in_path=true
     """
     opened = _source(source, options or []).open()
+    if as_json:
+        echo(json.dumps(_json(opened), indent=2, ensure_ascii=False))
+        return
     _print(_summary(opened))
     _print(_class_table(opened))
+    for note in opened.notes:
+        echo(note)
     for path in opened.skipped[:_SHOWN]:
         echo(f"skipped, corrupt: {path}")
     if len(opened.skipped) > _SHOWN:
@@ -177,11 +185,15 @@ def _toml(value: Any) -> str:
 
 
 def _summary(opened: Dataset) -> PrintableTable:
+    from fedsight.data.base import listed_reasons
+
     table = _table("what", "value")
     for key, value in opened.facts.items():
         table.add_row(key, str(value))
     size = opened.preprocess
     table.add_row(f"training {size.modalities}", f"{len(opened.train):,}")
+    if opened.validation is not None:
+        table.add_row(f"validation {size.modalities}", f"{len(opened.validation):,}")
     table.add_row(f"test {size.modalities}", f"{len(opened.test):,}")
     if opened.train.sites is not None:
         table.add_row("sites", f"{len(set(opened.train.sites))}")
@@ -190,7 +202,26 @@ def _summary(opened: Dataset) -> PrintableTable:
     else:
         _add_pixels(table, opened)
     table.add_row("skipped", f"{len(opened.skipped)} corrupt {size.modalities}")
+    if opened.passed_over:
+        table.add_row("passed over", listed_reasons(opened.passed_over))
     return table
+
+
+def _json(opened: Dataset) -> dict[str, Any]:
+    """What `data inspect --json` prints: numbers of images, by part, class, site and reason."""
+    aside, sites = opened.validation, opened.train.sites
+    return {
+        "train": len(opened.train),
+        "validation": 0 if aside is None else len(aside),
+        "test": len(opened.test),
+        "classes": list(opened.classes),
+        "train_by_class": opened.train.counts(len(opened.classes)).tolist(),
+        "test_by_class": opened.test.counts(len(opened.classes)).tolist(),
+        "sites": None if sites is None else dict(Counter(sites)),
+        "skipped": list(opened.skipped),
+        "passed_over": dict(opened.passed_over),
+        "notes": list(opened.notes),
+    }
 
 
 def _add_pixels(table: PrintableTable, opened: Dataset) -> None:

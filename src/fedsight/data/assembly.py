@@ -15,6 +15,7 @@ from fedsight.core.registry import nearest
 from fedsight.core.rng import numpy_generator
 from fedsight.data.base import Dataset, Images, Indices, Part, Preprocess, SizedSource
 from fedsight.data.images.disk import DiskImages, LazyImages, settle
+from fedsight.data.parts import PartName, settled
 
 Loaded = tuple[Images, Indices, list[str]]  # images, which of those asked for, names of the others
 
@@ -26,8 +27,14 @@ class Record:
     path: str
     label: str
     site: str | None = None
-    test: bool | None = None  # None: the source does not say
+    part: PartName | None = None  # None: the source does not say
     where: str = ""  # for messages: the file and line that named it, if not the path itself
+    group: str | None = None  # of images that are held out together, such as a patient's
+
+    @property
+    def place(self) -> str:
+        """What a message names."""
+        return self.where or self.path
 
 
 @dataclass(frozen=True)
@@ -112,24 +119,34 @@ class Collection:
     origin: str  # the title, also used in messages
     labels: Labels
     sites: Any  # [n] names, or None
-    test: Any  # [n] bool
+    parts: Any  # [n] names of parts
     load: Callable[[Indices], Loaded]
+    notes: tuple[str, ...] = ()
 
     def divided(self, preprocess: Preprocess, skipped: Sequence[str] = ()) -> Dataset:
         """The data set; `skipped` names what the source has left out so far."""
-        parts, left_out = [], list(skipped)
-        for mask in (~self.test, self.test):
-            chosen = np.flatnonzero(mask)
+        parts, left_out = {}, list(skipped)
+        for name in ("train", "validation", "test"):
+            chosen = np.flatnonzero(self.parts == name)
+            if name == "validation" and not len(chosen):
+                continue
             images, kept, names = self.load(chosen)
             chosen = chosen[kept]
             left_out += names
             ids = None if self.sites is None else self.sites[chosen].tolist()
             targets = self.labels.targets
             own = None if targets is None else targets[torch.from_numpy(chosen)]
-            parts.append(Part(images, self.labels.numbers[chosen], ids, own))
-        facts = {"title": self.origin}
-        train, test = parts
-        return Dataset(train, test, self.labels.names, preprocess, tuple(left_out), facts)
+            parts[name] = Part(images, self.labels.numbers[chosen], ids, own)
+        return Dataset(
+            parts["train"],
+            parts["test"],
+            self.labels.names,
+            preprocess,
+            tuple(left_out),
+            {"title": self.origin},
+            validation=parts.get("validation"),
+            notes=self.notes,
+        )
 
     def check(self, opened: Dataset, missing: str, things: str) -> None:
         """DataError for an empty part, site or (unless `missing` is "allow") class.
@@ -181,10 +198,9 @@ def dataset(
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
     files = images or DiskImages([record.path for record in records], preprocess)
     sites = site_names([record.site for record in records], origin)
-    marks = [(record.test, record.where or record.path) for record in records]
-    test = tested(marks, labels.strata, sites, source)
+    parts, notes = divided(records, labels.strata, sites, source)
     found = Collection(
-        origin, labels, sites, test, lambda chosen: settle(files.only(chosen), source)
+        origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
     )
     opened = found.divided(preprocess)
     found.check(opened, source.missing, "images")
@@ -201,7 +217,7 @@ def site_names(sites: Sequence[str | None], origin: str) -> Any:
 
 
 class HoldsOut(Protocol):
-    """What `tested` needs of a source."""
+    """What `divided` needs of a source."""
 
     @property
     def test_fraction(self) -> float:
@@ -214,24 +230,44 @@ class HoldsOut(Protocol):
         ...
 
 
-def tested(
-    marks: Sequence[tuple[bool | None, str]], labels: Indices, sites: Any, source: HoldsOut
-) -> Any:
-    """A mask [n] of test images: those marked as such, or `held_out` if none has a mark.
+class Placed(Protocol):
+    """What `divided` needs of an image's record."""
 
-    `marks` are pairs of the mark and the place that a message names. Raises DataError naming the
-    first image without a mark if others have one: drawing a new test part would train on images
-    that were set aside for testing.
+    @property
+    def part(self) -> PartName | None:
+        """The part that the source states."""
+        ...
+
+    @property
+    def place(self) -> str:
+        """What a message names."""
+        ...
+
+    @property
+    def group(self) -> str | None:
+        """What must stay together."""
+        ...
+
+
+def divided(
+    records: Sequence[Placed], labels: Indices, sites: Any, source: HoldsOut
+) -> tuple[Any, tuple[str, ...]]:
+    """The part of each image [n], and what to say about it: as stated, or with a test part drawn.
+
+    A test part is drawn only if no record states a part; images of one group stay together.
+    Raises DataError as `settled` does.
     """
-    if all(test is None for test, _ in marks):
-        return held_out(labels, sites, source.test_fraction, source.test_seed)
-    for test, where in marks:
-        if test is None:
-            raise DataError(
-                f"{where}: not marked as training or test, but others are",
-                "move it into the folder of its part, or mark all or none",
-            )
-    return np.array([test for test, _ in marks], dtype=bool)
+    stated, notes = settled([one.part for one in records], [one.place for one in records])
+    if stated is not None:
+        return np.array(stated), notes
+    groups = [one.group for one in records]
+    fraction, seed = source.test_fraction, source.test_seed
+    if any(group is not None for group in groups):
+        names = [f"group {g}" if g is not None else f"image {n}" for n, g in enumerate(groups)]
+        test = held_out_groups(labels, sites, names, fraction, seed)
+    else:
+        test = held_out(labels, sites, fraction, seed)
+    return np.where(test, "test", "train"), ()
 
 
 def held_out_groups(

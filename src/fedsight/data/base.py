@@ -177,6 +177,14 @@ class Dataset:
     skipped: tuple[str, ...] = ()  # images left out because they are corrupt (the config allows it)
     facts: dict[str, Any] = field(default_factory=dict)  # title, licence, credit
     untold: tuple[str, ...] = ()  # remote sites that do not tell the classes of their images
+    validation: Part | None = None  # set aside by the source: not trained on, not tested on
+    passed_over: Mapping[str, int] = field(default_factory=dict)  # files not read, by reason
+    notes: tuple[str, ...] = ()  # what to say about how the source was read
+
+
+def listed_reasons(passed_over: Mapping[str, int]) -> str:
+    """What was passed over, in one line: `.heic 30, dead links 30, hidden 4`."""
+    return ", ".join(f"{reason} {count}" for reason, count in sorted(passed_over.items()))
 
 
 class Source(Settings, ABC):

@@ -12,6 +12,7 @@ from pydantic import Field
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.base import SizedSource
+from fedsight.data.parts import part_stated
 
 Row = tuple[int, dict[str, str]]  # the line, and its values by column
 
@@ -52,13 +53,6 @@ def csv_rows(path: Path, needed: Sequence[str], cure: str, delimiter: str = ",")
         ) from error
 
 
-def is_test(split: str | None, where: str, column: str = "split") -> bool | None:
-    """Whether a row's `split` says test (None: it says nothing); DataError for another word."""
-    if split not in (None, "train", "test"):
-        raise DataError(f"{where}: '{column}' is '{split}'", "write 'train' or 'test'")
-    return None if split is None else split == "test"
-
-
 @dataclass(frozen=True)
 class Columns:
     """The column names of a CSV that lists images.
@@ -85,7 +79,7 @@ def image_records(
 
     With `unlabelled`, a label may be empty. `cure` says how to name the columns. Raises DataError
     naming file and line, as `csv_rows` does, and for an empty value, an image that does not exist,
-    and a part other than train or test.
+    and a word that names no part.
     """
     for line, row in csv_rows(path, columns.needed, cure, delimiter):
         where = f"{path}, line {line}"
@@ -99,9 +93,9 @@ def image_records(
                 f"{where}: there is no image '{image}'",
                 "correct the path (relative to the CSV's folder) or remove the line",
             )
-        test = is_test(values.get(columns.split), where, columns.split)
+        part = part_stated(values.get(columns.split), where, columns.split)
         label, site = values[columns.label], values.get(columns.site)
-        yield Record(str(image), label, site, test, where)
+        yield Record(str(image), label, site, part, where)
 
 
 class CsvSource(SizedSource):

@@ -11,6 +11,7 @@ from pathlib import Path
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.images.pixels import SUFFIXES
+from fedsight.data.parts import KNOWN, PartName, are_parts, part_named
 
 
 def is_picture(path: str) -> bool:
@@ -35,6 +36,27 @@ def subfolders(root: Path) -> list[Path]:
     return [root / name for name in names]
 
 
+def part_folders(root: Path) -> list[tuple[Path, PartName | None]]:
+    """The folders of the parts in `root`; or `root` itself, when it holds none.
+
+    Raises DataError for a folder beside them whose name is no part: nobody can say what it is for.
+    """
+    children = subfolders(root)
+    if not are_parts(child.name for child in children):
+        return [(root, None)]
+    found: list[tuple[Path, PartName | None]] = []
+    for child in children:
+        part = part_named(child.name)
+        if part is None:
+            beside = " and ".join(f"'{one.name}'" for one in children if part_named(one.name))
+            raise DataError(
+                f"'{root}' has '{child.name}' beside {beside}",
+                f"rename it if it is a part ({KNOWN}), or move it elsewhere",
+            )
+        found.append((child, part))
+    return found
+
+
 @contextlib.contextmanager
 def looking_at(root: Path) -> Iterator[None]:
     """Turns an OSError of a folder or of something in it into a DataError that names both."""
@@ -53,7 +75,7 @@ def looking_at(root: Path) -> Iterator[None]:
 class ClassFolders:
     """A folder per class (`root/class/image`), or per site and class (`root/site/class/image`).
 
-    When the root holds `train/` and `test/`, these are the parts, each laid out in that way.
+    When the root holds folders of parts (`part_folders`), each is laid out in that way.
     """
 
     root: Path
@@ -68,23 +90,18 @@ class ClassFolders:
             raise DataError(
                 f"'{self.root}' is not a folder", "set data.path to the folder of the images"
             )
-        children = {child.name: child for child in subfolders(self.root)}
-        if {"train", "test"} <= children.keys():
-            others = sorted(children.keys() - {"train", "test"})
-            if others:
-                raise DataError(
-                    f"'{self.root}' has '{others[0]}' beside 'train' and 'test'",
-                    "move it elsewhere, or its images into train or test",
-                )
-            return [*self._part(children["train"], False), *self._part(children["test"], True)]
-        return list(self._part(self.root, None))
+        return [
+            record
+            for folder, part in part_folders(self.root)
+            for record in self._part(folder, part)
+        ]
 
-    def _part(self, root: Path, test: bool | None) -> Iterator[Record]:
+    def _part(self, root: Path, part: PartName | None) -> Iterator[Record]:
         if not self.by_site:
-            yield from self._classes(root, None, test)
+            yield from self._classes(root, None, part)
             return
         for site in subfolders(root):
-            records = list(self._classes(site, site.name, test))
+            records = list(self._classes(site, site.name, part))
             if not records:
                 raise DataError(
                     f"site '{site.name}' has no images in '{site}'",
@@ -92,7 +109,7 @@ class ClassFolders:
                 )
             yield from records
 
-    def _classes(self, root: Path, site: str | None, test: bool | None) -> Iterator[Record]:
+    def _classes(self, root: Path, site: str | None, part: PartName | None) -> Iterator[Record]:
         if loose := next(iter(self._files(root)), None):
             raise DataError(
                 f"image '{loose}' is not in a class folder",
@@ -113,7 +130,7 @@ class ClassFolders:
                     "add images to it, or remove the folder",
                 )
             for file in files:
-                yield Record(file, folder.name, site, test)
+                yield Record(file, folder.name, site, part)
 
     def _files(self, root: Path) -> list[str]:
         return image_files(root, self.accept)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -13,6 +13,7 @@ from fedsight.core.rng import numpy_generator
 from fedsight.data.assembly import Collection, Labels, Record, site_names
 from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.images.disk import NumberedImages, settle
+from fedsight.data.parts import PartName, settled
 
 NAMES = 4  # digits of a person's number
 MIN_PEOPLE = 4  # people of a site from which two are held out even if the share is smaller
@@ -46,17 +47,17 @@ def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Data
         more = f", and {len(nameless) - 1} more" if len(nameless) > 1 else ""
         first = records[nameless[0]]
         raise DataError(
-            f"'{first.where or first.path}' names no person{more}",
+            f"'{first.place}' names no person{more}",
             "name the person, remove it, or set data.nameless = 'skip' to leave out such images",
         )
     if not named:
         raise DataError(f"'{origin}' has no images of people", "check the path and the layout")
     sites = site_names([record.site for record in named], origin)
-    held = _tested(named, source, origin)
-    number = _numbered(named, held, source, origin)
+    part, notes = _parts(named, source, origin)
+    number = _numbered(part, source, origin)
     names = tuple(f"person {one:0{NAMES}d}" for one in range(1, (source.room or len(number)) + 1))
     labels = Labels(names, np.array([number[_key(one)] for one in named], dtype=np.int64))
-    test = np.array([_key(record) in held for record in named])
+    parts = np.array([part[_key(record)] for record in named])
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
     files = NumberedImages(
         [record.path for record in named],
@@ -64,7 +65,7 @@ def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Data
         [name for name, record in zip(called, records, strict=True) if record.label],
     )
     found = Collection(
-        origin, labels, sites, test, lambda chosen: settle(files.only(chosen), source)
+        origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
     )
     opened = found.divided(preprocess, [called[place] for place in nameless])
     _check(opened, named, origin)
@@ -72,11 +73,11 @@ def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Data
 
 
 def _numbered(
-    named: Sequence[Record], held: set[tuple[str, str]], source: PeopleSource, origin: str
+    part: Mapping[tuple[str, str], PartName], source: PeopleSource, origin: str
 ) -> dict[tuple[str, str], int]:
     """The number of each person: first those who are trained on, by site and name."""
-    keys = {_key(record) for record in named}
-    number = {key: place for place, key in enumerate([*sorted(keys - held), *sorted(keys & held)])}
+    first = sorted(key for key in part if part[key] == "train")
+    number = {key: place for place, key in enumerate([*first, *sorted(part.keys() - set(first))])}
     if source.room is not None and len(number) > source.room:
         cause = f"'{origin}' has {len(number)} people, but data.room is {source.room}"
         raise DataError(cause, "raise data.room at every site")
@@ -94,18 +95,26 @@ def _called(record: Record, number: int, source: PeopleSource) -> str:
     return record.where.rpartition(", ")[2] or f"file {number + 1}"
 
 
-def _tested(named: Sequence[Record], source: PeopleSource, origin: str) -> set[tuple[str, str]]:
-    """The people in the test part: those marked, or a share of each site's people."""
-    if any(record.test is None for record in named):
-        return _held_out(sorted({_key(record) for record in named}), source)
-    trained, tested = ({_key(one) for one in named if one.test is test} for test in (False, True))
-    if both := sorted(trained & tested):
-        first = next(one for one in named if one.test and _key(one) == both[0])
-        raise DataError(
-            f"'{origin}': '{first.where or first.path}' shows a person of the training part",
-            "test only on people without images in the training part",
-        )
-    return tested
+def _parts(
+    named: Sequence[Record], source: PeopleSource, origin: str
+) -> tuple[dict[tuple[str, str], PartName], tuple[str, ...]]:
+    """Each person's part, and what to say about it: as stated, or a share of each site's people.
+
+    Raises DataError as `settled` does, and for a person in two parts.
+    """
+    stated, notes = settled([one.part for one in named], [one.place for one in named])
+    if stated is None:
+        keys = sorted({_key(record) for record in named})
+        held = _held_out(keys, source)
+        return {key: "test" if key in held else "train" for key in keys}, ()
+    found: dict[tuple[str, str], PartName] = {}
+    for record, part in zip(named, stated, strict=True):
+        if found.setdefault(_key(record), part) != part:
+            raise DataError(
+                f"'{origin}': '{record.place}' shows a person of another part as well",
+                "put all images of a person into one part; test only on people not trained on",
+            )
+    return found, notes
 
 
 def _held_out(keys: Sequence[tuple[str, str]], source: PeopleSource) -> set[tuple[str, str]]:
@@ -129,7 +138,8 @@ def _check(opened: Dataset, named: Sequence[Record], origin: str) -> None:
     if not len(opened.train):
         raise DataError(f"'{origin}' has no training images", "add images of people to train on")
     trained = set(opened.train.sites or ())
-    tested = set(opened.test.sites or ())
+    aside = () if opened.validation is None else opened.validation.sites or ()
+    tested = {*(opened.test.sites or ()), *aside}
     for site in sorted({record.site for record in named if record.site is not None}):
         if site not in trained | tested:
             cause = f"'{origin}': site '{site}' has no usable images"

@@ -48,8 +48,11 @@ def describe(session: Session, command: str) -> dict[str, Any]:
                 if key in data.facts
             },
             "train": len(data.train),
+            "validation": 0 if data.validation is None else len(data.validation),
             "test": len(data.test),
             "skipped": list(data.skipped),
+            "passed_over": dict(data.passed_over),
+            "notes": list(data.notes),
         },
         "preprocess": asdict(data.preprocess),
         "classes": list(data.classes),

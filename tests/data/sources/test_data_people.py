@@ -30,7 +30,7 @@ def test_people_are_held_out_whole_and_lose_their_names(tmp_path: Path) -> None:
 def test_parts_as_marked(tmp_path: Path) -> None:
     for part in ("train", "test"):
         face_images.draw(tmp_path / part, sites=1)
-    with pytest.raises(DataError, match="shows a person of the training part"):
+    with pytest.raises(DataError, match="shows a person of another part"):
         People(path=tmp_path, size=16, sites_in_path=True).open()
     (tmp_path / "test" / "clinic-0").rename(tmp_path / "test" / "clinic-9")
     found = People(path=tmp_path, size=16, sites_in_path=True).open()

@@ -196,8 +196,8 @@ def test_folder_level_errors(tmp_path: Path) -> None:
     (tmp_path / "a" / "idle").mkdir()
     error = refused("folder", path=tmp_path / "a", sites_in_path=True)
     assert "site 'idle' has no images" in error.cause
-    tree(tmp_path / "b", {"train/cat": 2, "test/cat": 2, "val/cat": 1})
-    assert "'val' beside" in refused("folder", path=tmp_path / "b").cause
+    tree(tmp_path / "b", {"train/cat": 2, "test/cat": 2, "vla/cat": 1})
+    assert "'vla' beside 'test' and 'train'" in refused("folder", path=tmp_path / "b").cause
     tree(tmp_path / "c", {"only/cat": 1})
     error = refused("folder", path=tmp_path / "c", sites_in_path=True)
     assert "has no test images" in error.cause
@@ -255,7 +255,7 @@ def test_manifest_with_other_columns(tmp_path: Path) -> None:
         ("path,label,site\nimages/0.png,a, \n", "line 2: 'site' is empty"),
         ("path,label\nimages/0.png\n", "line 2 has fewer values"),
         ("path,label\nimages/0.png,a,b\n", "line 2 has more values"),
-        ("path,label,split\nimages/0.png,a,val\n", "line 2: 'split' is 'val'"),
+        ("path,label,split\nimages/0.png,a,vla\n", "line 2: 'split' is 'vla'"),
         ('path,label\n"images/0.png"x,a\n', "line 2"),
         ("path,label,split\nimages/0.png,a,train\n", "no test images"),
         ("path,label,split\nimages/0.png,a,train\nimages/1.png,b,test\n", "class 'b' has no train"),

@@ -112,7 +112,7 @@ BROKEN = {
     "line 1: expected an object": '["text", "label"]\n',
     "all of them strings": '{"text": 1, "label": "b"}\n',
     "line 1: 'label' is empty": '{"text": "a", "label": " "}\n',
-    "line 1: 'split' is 'dev'": '{"text": "a", "label": "b", "split": "dev"}\n',
+    "line 1: 'split' is 'dve'": '{"text": "a", "label": "b", "split": "dve"}\n',
     "has no texts": "",
     "line 2: some texts have a site and others do not": '{"text": "a", "label": "b"}\n'
     '{"text": "a", "label": "b", "site": "c"}\n',

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
-from fedsight.data.assembly import Collection, Labels, site_names, tested
+from fedsight.data.assembly import Collection, Labels, divided, site_names
 from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.detection.boxes import Row, majority, pack
 from fedsight.data.detection.objects import Annotated as Shown
@@ -96,10 +96,10 @@ def dataset(
     targets = pack(rows, missing)
     labels = Labels(tuple(classes), majority(targets).numpy(), targets)
     sites = site_names([image.site for image in images], origin)
-    test = tested([(image.test, image.where) for image in images], labels.numbers, sites, source)
+    parts, notes = divided(images, labels.numbers, sites, source)
     files = DiskImages([image.path for image in images], preprocess)
     collection = Collection(
-        origin, labels, sites, test, lambda chosen: settle(files.only(chosen), source)
+        origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
     )
     opened = collection.divided(preprocess, unreadable)
     left_out = tuple(judge.skipped)

@@ -11,6 +11,7 @@ from fedsight.core.registry import nearest
 from fedsight.data.base import Preprocess
 from fedsight.data.detection.boxes import Row
 from fedsight.data.images.fit import Box, Placement
+from fedsight.data.parts import PartName
 
 MIN_VISIBLE = 0.25  # share of a box's area that must remain when an image is cropped
 
@@ -34,7 +35,13 @@ class Annotated:
     where: str
     stated: tuple[int, int] | None = None  # width and height, if the annotations give them
     site: str | None = None
-    test: bool | None = None
+    part: PartName | None = None
+    group: str | None = None  # of images that are held out together
+
+    @property
+    def place(self) -> str:
+        """What a message names."""
+        return self.where
 
 
 @dataclass(frozen=True)

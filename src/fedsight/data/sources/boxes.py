@@ -16,9 +16,9 @@ from fedsight.data.detection.yolo import labels_of, read_names, read_yolo
 from fedsight.data.images.decode import upright
 from fedsight.data.images.pixels import SUFFIXES
 from fedsight.data.listing import is_picture
+from fedsight.data.parts import PartName, part_named
 
-# folders that are parts, and which
-PARTS = {"train": False, "test": True, "val": True, "valid": True, "validation": True}
+Found = tuple[list[Annotated], tuple[str, ...]]  # images, and the class names of the files
 
 
 @sources.add("boxes", reads="COCO JSON, Pascal VOC XML, YOLO text")
@@ -45,17 +45,17 @@ class Boxes(BoxSource):
 
     def open(self) -> Dataset:
         """Read annotations and images; DataError names the file and the line or entry at fault."""
-        found, names = self._read(self.path, None if self.test_path is None else False)
+        found, names = self._read(self.path, None if self.test_path is None else "train")
         if self.test_path is not None:
-            tested, others = self._read(self.test_path, True)
+            tested, others = self._read(self.test_path, "test")
             found, names = [*found, *tested], (*names, *(n for n in others if n not in names))
         return dataset(found, self, str(self.path), self.classes or names)
 
-    def _read(self, root: Path, test: bool | None) -> tuple[list[Annotated], tuple[str, ...]]:
+    def _read(self, root: Path, part: PartName | None) -> Found:
         """The images below `root`, and the class names that the files have."""
-        readers: dict[str, Callable[[Path, bool | None], tuple[list[Annotated], tuple[str, ...]]]]
+        readers: dict[str, Callable[[Path, PartName | None], Found]]
         readers = {"coco": self._coco, "voc": self._voc, "yolo": self._yolo}
-        return readers[self._format(root)](root, test)
+        return readers[self._format(root)](root, part)
 
     def _format(self, root: Path) -> str:
         if self.format != "auto":
@@ -64,13 +64,13 @@ class Boxes(BoxSource):
             return "coco"
         return "voc" if next(root.rglob("*.xml"), None) else "yolo"
 
-    def _coco(self, path: Path, test: bool | None) -> tuple[list[Annotated], tuple[str, ...]]:
+    def _coco(self, path: Path, part: PartName | None) -> Found:
         found = read_coco(path, judged=True, site_key=self.site_key)
         folder = self.images or path.parent
-        return [self._coco_image(one, folder, path, test) for one in found.images], found.categories
+        return [self._coco_image(one, folder, path, part) for one in found.images], found.categories
 
     def _coco_image(
-        self, image: CocoImage, folder: Path, path: Path, test: bool | None
+        self, image: CocoImage, folder: Path, path: Path, part: PartName | None
     ) -> Annotated:
         objects = []
         for one in image.boxes:
@@ -84,16 +84,16 @@ class Boxes(BoxSource):
             stated = (image.width, image.height)
         where = f"{path}, image '{image.file}'"
         site = image.site or self._site(Path(image.file).parts[:-1], where)
-        return Annotated(str(folder / image.file), tuple(objects), where, stated, site, test)
+        return Annotated(str(folder / image.file), tuple(objects), where, stated, site, part)
 
-    def _voc(self, root: Path, test: bool | None) -> tuple[list[Annotated], tuple[str, ...]]:
+    def _voc(self, root: Path, part: PartName | None) -> Found:
         images: list[Annotated] = []
         for path in sorted(root.rglob("*.xml")):
             name, found = read_voc(path, self.first_pixel)
             file = self._picture(path, name, root)
-            part, folders = _part(path.relative_to(root).parts[:-1], test)
+            own, folders = _part(path.relative_to(root).parts[:-1], part)
             site = self._site(folders, str(path))
-            images.append(Annotated(str(file), found.objects, str(path), found.stated, site, part))
+            images.append(Annotated(str(file), found.objects, str(path), found.stated, site, own))
         return images, tuple(sorted({o.label for image in images for o in image.objects}))
 
     def _picture(self, path: Path, name: str, root: Path) -> Path:
@@ -113,22 +113,22 @@ class Boxes(BoxSource):
             "set data.images to the images' folder",
         )
 
-    def _yolo(self, root: Path, test: bool | None) -> tuple[list[Annotated], tuple[str, ...]]:
+    def _yolo(self, root: Path, part: PartName | None) -> Found:
         names = self.classes or read_names(root)
         if names is None:
             raise DataError(
                 f"'{root}' has no classes.txt", "add it, one class a line, or set data.classes"
             )
-        images = [self._yolo_image(path, root, names, test) for path in _pictures(root)]
+        images = [self._yolo_image(path, root, names, part) for path in _pictures(root)]
         return images, names
 
     def _yolo_image(
-        self, path: Path, root: Path, names: tuple[str, ...], test: bool | None
+        self, path: Path, root: Path, names: tuple[str, ...], part: PartName | None
     ) -> Annotated:
         lines = labels_of(path, root)
         below = [p for p in path.relative_to(root).parts[:-1] if p != "images"]
-        part, folders = _part(tuple(below), test)
-        bare = Annotated(str(path), (), str(path), None, self._site(folders, str(path)), part)
+        own, folders = _part(tuple(below), part)
+        bare = Annotated(str(path), (), str(path), None, self._site(folders, str(path)), own)
         if lines is None:  # in YOLO, an image without objects
             return bare
         try:
@@ -138,7 +138,7 @@ class Boxes(BoxSource):
                 raise
             return bare  # it is left out later
         objects = read_yolo(lines, names, size)
-        return Annotated(bare.path, objects, str(lines), None, bare.site, part)
+        return Annotated(bare.path, objects, str(lines), None, bare.site, own)
 
     def _site(self, folders: tuple[str, ...], where: str) -> str | None:
         if not self.sites_in_path:
@@ -151,11 +151,13 @@ class Boxes(BoxSource):
         return folders[0]
 
 
-def _part(folders: tuple[str, ...], test: bool | None) -> tuple[bool | None, tuple[str, ...]]:
-    """Whether the first folder names a part (None: it does not), and the other folders."""
-    if test is None and folders and folders[0] in PARTS:
-        return PARTS[folders[0]], folders[1:]
-    return test, folders
+def _part(
+    folders: tuple[str, ...], part: PartName | None
+) -> tuple[PartName | None, tuple[str, ...]]:
+    """The part that the first folder names, if it names one, and the other folders."""
+    if part is None and folders and (named := part_named(folders[0])):
+        return named, folders[1:]
+    return part, folders
 
 
 def _pictures(root: Path) -> Iterator[Path]:

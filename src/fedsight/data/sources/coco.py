@@ -8,6 +8,7 @@ from fedsight.core.errors import DataError
 from fedsight.data.assembly import Labels, Record, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, sources
 from fedsight.data.detection.coco import read_coco
+from fedsight.data.parts import PartName
 
 
 @sources.add("coco", reads="COCO JSON; for classification, one category per image")
@@ -29,9 +30,9 @@ class Coco(SizedSource):
 
     def open(self) -> Dataset:
         """Read the annotations and the images; DataError names the entry or the file at fault."""
-        records, categories = self._records(self.path, None if self.test_path is None else False)
+        records, categories = self._records(self.path, None if self.test_path is None else "train")
         if self.test_path is not None:
-            tests, others = self._records(self.test_path, True)
+            tests, others = self._records(self.test_path, "test")
             if set(others) != set(categories):
                 odd = sorted(set(others) ^ set(categories))[0]
                 raise DataError(
@@ -41,7 +42,7 @@ class Coco(SizedSource):
             records += tests
         return dataset(records, Labels.single(records, categories), self, str(self.path))
 
-    def _records(self, path: Path, test: bool | None) -> tuple[list[Record], tuple[str, ...]]:
+    def _records(self, path: Path, part: PartName | None) -> tuple[list[Record], tuple[str, ...]]:
         found = read_coco(path)
         folder = self.images or path.parent
         records = []
@@ -55,5 +56,5 @@ class Coco(SizedSource):
                     "data.name = 'boxes' and task.name = 'detect'",
                 )
             file = str(folder / image.file)
-            records.append(Record(file, shown[0], test=test, where=f"{path}: {image.file}"))
+            records.append(Record(file, shown[0], part=part, where=f"{path}: {image.file}"))
         return records, found.categories

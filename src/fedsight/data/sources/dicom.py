@@ -12,7 +12,7 @@ import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError, Problem
-from fedsight.data.assembly import Labels, Record, dataset, held_out_groups
+from fedsight.data.assembly import Labels, Record, dataset
 from fedsight.data.base import (
     Dataset,
     Indices,
@@ -145,7 +145,6 @@ class Dicom(CsvSource):
         """List and inspect the files, then read them; DataError names the file at fault."""
         records: list[Record] = []
         frames: list[int] = []
-        groups: list[str] = []  # of each record: its patient, or else its file
         names: list[str] = []
         skipped: list[str] = []
         for number, record in enumerate(self._listed()):
@@ -166,9 +165,9 @@ class Dicom(CsvSource):
                 continue
             by_patient = patient and self.held_out_by == "patient"
             for frame in self._frames(record.path, count):
-                records.append(record)
+                group = f"patient {patient}" if by_patient else f"file {number}"
+                records.append(replace(record, group=group))
                 frames.append(frame)
-                groups.append(f"patient {patient}" if by_patient else f"file {number}")
                 names.append(name if count == 1 else f"{name}, frame {frame + 1}")
         if not records:
             left_out = f" with pixels ({len(skipped)} files left out)" if skipped else ""
@@ -180,8 +179,7 @@ class Dicom(CsvSource):
             labels = Labels.single(records, self.classes)
         else:
             labels = Labels.several(records, self.classes, self.label_separator)
-        held_out = _held_out(records, groups, self)
-        opened = dataset(held_out, labels, self, self.path.name, images)
+        opened = dataset(records, labels, self, self.path.name, images)
         return replace(opened, skipped=(*skipped, *opened.skipped))
 
     def _listed(self) -> Sequence[Record]:
@@ -205,16 +203,3 @@ class Dicom(CsvSource):
             return range(count)
         chosen = count // 2 if self.frames == "middle" else 0
         return range(chosen, chosen + 1)
-
-
-def _held_out(records: Sequence[Record], groups: Sequence[str], source: Dicom) -> list[Record]:
-    """The records with their part where the source does not give it; groups stay together."""
-    if all(record.test is not None for record in records):
-        return list(records)
-    words = [record.label for record in records]
-    if source.label_separator is not None:
-        words = [word.split(source.label_separator)[0].strip() for word in words]
-    labels = np.unique(words, return_inverse=True)[1]
-    sites = None if records[0].site is None else np.array([record.site for record in records])
-    test = held_out_groups(labels, sites, groups, source.test_fraction, source.test_seed)
-    return [replace(record, test=bool(part)) for record, part in zip(records, test, strict=True)]

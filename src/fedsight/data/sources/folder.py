@@ -13,7 +13,7 @@ from fedsight.data.listing import ClassFolders
 class Folder(SizedSource):
     """A folder per class (`root/class/image`), or per site and class (`root/site/class/image`).
 
-    When the root holds `train/` and `test/`, these are the parts, each laid out in that way;
+    When the root holds parts (`train/`, `val/`, `test/`, in any case), each is laid out so;
     otherwise `test_fraction` of the images is held out, by class and by site.
     """
 

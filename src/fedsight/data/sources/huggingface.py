@@ -18,6 +18,7 @@ from fedsight.data.base import (
 )
 from fedsight.data.images.decode import Origin
 from fedsight.data.images.disk import LazyImages
+from fedsight.data.parts import PartName
 
 
 class TableImages(LazyImages):
@@ -83,13 +84,15 @@ class HuggingFace(SizedSource):
             names = getattr(table.features[self.label_column], "names", None)
             classes = classes or (tuple(names) if names else None)
             sites = table[self.site_column] if self.site_column else [None] * len(table)
-            test = None if len(tables) == 1 else bool(number)
+            part: PartName | None = None
+            if len(tables) > 1:
+                part = "test" if number else "train"
             for row, (label, site) in enumerate(zip(table[self.label_column], sites, strict=True)):
                 where = f"{self.path}, {('train', 'test')[number]}[{row}]"
                 if label is None or (names and not 0 <= label < len(names)):
                     raise DataError(f"{where}: label {label} has no name", "remove the row")
                 word = names[label] if names else str(label)
-                records.append(Record(where, word, None if site is None else str(site), test))
+                records.append(Record(where, word, None if site is None else str(site), part))
                 rows.append((number, row))
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         tables = [self._undecoded(table) for table in tables]

@@ -53,7 +53,7 @@ class OrlFaces(PeopleSource):
                 str(folder / f"s{person + 1}" / f"{picture}.pgm"),
                 f"{place:02d}",
                 site_name(place * self.sites // trained, self.sites) if place < trained else "none",
-                place >= trained,
+                "test" if place >= trained else "train",
             )
             for place, person in enumerate(
                 numpy_generator(self.people_seed, "orl-faces").permutation(PEOPLE)

@@ -9,7 +9,8 @@ from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Location, sources
 from fedsight.data.csv_file import Columns, image_records
-from fedsight.data.listing import image_files, subfolders
+from fedsight.data.listing import image_files, part_folders, subfolders
+from fedsight.data.parts import PartName
 from fedsight.data.people import PeopleSource, people
 
 
@@ -17,10 +18,10 @@ from fedsight.data.people import PeopleSource, people
 class People(PeopleSource):
     """A folder per person (`root/person/image`, or `root/site/person/image`), or a CSV.
 
-    When the root holds `train/` and `test/`, these are the parts; otherwise `unseen` of each
-    site's people are held out. The CSV has columns `path` and `person`, optionally `site` and
-    `split` (train or test); paths are relative to its folder. People become numbers: their names
-    are discarded after reading.
+    When the root holds `train/` and `test/` (or `val/`), these are the parts; otherwise `unseen`
+    of each site's people are held out. The CSV has columns `path` and `person`, optionally `site`
+    and `split` (train or test); paths are relative to its folder. People become numbers: their
+    names are discarded after reading.
     """
 
     path: Location  # the folder or the CSV
@@ -33,30 +34,27 @@ class People(PeopleSource):
     def open(self) -> Dataset:
         """List the images and read them; DataError names the folder, file or line at fault."""
         if self.path.is_dir():
-            children = {child.name: child for child in subfolders(self.path)}
-            if {"train", "test"} <= children.keys():
-                records = [
-                    *self._sites(children["train"], False),
-                    *self._sites(children["test"], True),
-                ]
-            else:
-                records = list(self._sites(self.path, None))
+            records = [
+                record
+                for folder, part in part_folders(self.path)
+                for record in self._sites(folder, part)
+            ]
         else:
             cure = "name the columns path, person, site, split in the first line"
             columns = Columns(label="person")
             records = list(image_records(self.path, columns, cure, unlabelled=True))
         return people(records, self, str(self.path))
 
-    def _sites(self, root: Path, test: bool | None) -> Iterator[Record]:
+    def _sites(self, root: Path, part: PartName | None) -> Iterator[Record]:
         if not self.sites_in_path:
-            yield from self._folders(root, None, test)
+            yield from self._folders(root, None, part)
             return
-        yield from (Record(file, "", "", test) for file in image_files(root))
+        yield from (Record(file, "", "", part) for file in image_files(root))
         for site in subfolders(root):
-            yield from self._folders(site, site.name, test)
+            yield from self._folders(site, site.name, part)
 
-    def _folders(self, root: Path, site: str | None, test: bool | None) -> Iterator[Record]:
-        yield from (Record(file, "", site, test) for file in image_files(root))
+    def _folders(self, root: Path, site: str | None, part: PartName | None) -> Iterator[Record]:
+        yield from (Record(file, "", site, part) for file in image_files(root))
         for folder in subfolders(root):
             nested = next((sub for sub in subfolders(folder) if image_files(sub)), None)
             if nested:
@@ -65,4 +63,4 @@ class People(PeopleSource):
                     "set data.sites_in_path = true for site/person/image (false for "
                     "person/image), or move the images up",
                 )
-            yield from (Record(file, folder.name, site, test) for file in image_files(folder))
+            yield from (Record(file, folder.name, site, part) for file in image_files(folder))

@@ -9,10 +9,10 @@ import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError
-from fedsight.data.assembly import Collection, Labels, Loaded, Record, site_names, tested
+from fedsight.data.assembly import Collection, Labels, Loaded, Record, divided, site_names
 from fedsight.data.base import Dataset, Indices, Location, sources
 from fedsight.data.base import Words as Names
-from fedsight.data.csv_file import is_test
+from fedsight.data.parts import part_stated
 from fedsight.data.text.rows import COLUMNS, text_rows
 from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
 
@@ -41,20 +41,20 @@ class TextFile(TextSource):
         if not records:
             raise DataError(f"'{self.path}' has no texts", "add lines with a text and a label")
         for record in records:
-            for what, key in (("site", "site"), ("test", "split")):
+            for what, key in (("site", "site"), ("part", "split")):
                 if (getattr(record, what) is None) != (getattr(records[0], what) is None):
                     cause = f"{record.where}: some texts have a {key} and others do not"
                     raise DataError(cause, f"fill in the {key} of every text")
         labels = Labels.single(records, self.classes)
         sites = site_names([record.site for record in records], str(self.path))
-        test = tested([(one.test, one.where) for one in records], labels.strata, sites, self)
+        parts, notes = divided(records, labels.strata, sites, self)
 
         def load(chosen: Indices) -> Loaded:
             where = [records[at].where for at in chosen]
             found = Texts.of([texts[at] for at in chosen], where, self.length)
             return found, np.arange(len(chosen)), []
 
-        found = Collection(str(self.path), labels, sites, test, load)
+        found = Collection(str(self.path), labels, sites, parts, load, notes)
         opened = found.divided(preprocess, skipped)
         found.check(opened, "error", "texts")
         return replace(opened, facts={"title": self.path.stem})
@@ -80,7 +80,7 @@ def _record(values: dict[str, str], where: str) -> Record:
     for key in COLUMNS[1:]:
         if key in values and not values[key].strip():
             raise DataError(f"{where}: '{key}' is empty", "fill it in or remove the line")
-    test = is_test(values.get("split", "").strip() or None, where)
+    part = part_stated(values.get("split", "").strip() or None, where)
     site = values.get("site")
     label = values["label"].strip()
-    return Record(where, label, None if site is None else site.strip(), test, where)
+    return Record(where, label, None if site is None else site.strip(), part, where)

@@ -1,0 +1,76 @@
+"""The parts of a data set (training, validation, test), by the names that people give them."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
+
+from fedsight.core.errors import DataError
+
+PartName = Literal["train", "validation", "test"]
+
+_WORDS: Mapping[str, PartName] = {
+    **dict.fromkeys(("train", "training", "trn", "trainval", "训练", "训练集"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "validation"),
+    **dict.fromkeys(("验证", "验证集"), "validation"),
+    **dict.fromkeys(("test", "testing", "tst", "test-dev", "测试", "测试集"), "test"),
+}
+# what people add to such a name: train2017, Training_set, test images
+_ADDED = re.compile(r"[\s_.-]*(?:set|split|data|dataset|images|imgs)?[\s_.-]*(?:(?:19|20)\d\d)?$")
+KNOWN = "train, val (or valid, dev) or test"
+
+
+def part_named(word: str) -> PartName | None:
+    """The part that a folder or a word of a file names, in any case; None if it names none.
+
+    `train2017`, `Training`, `valid` and `test_set` are understood.
+    """
+    plain = unicodedata.normalize("NFKC", word).casefold().strip()
+    return _WORDS.get(plain) or _WORDS.get(_ADDED.sub("", plain))
+
+
+def part_stated(word: str | None, where: str, key: str = "split") -> PartName | None:
+    """The part that a value of a file states; None without a value.
+
+    Raises DataError at `where` for a word that names no part.
+    """
+    if word is None:
+        return None
+    part = part_named(word)
+    if part is None:
+        raise DataError(f"{where}: '{key}' is '{word}'", f"write {KNOWN}")
+    return part
+
+
+def are_parts(names: Iterable[str]) -> bool:
+    """Whether folders are the parts of one data set: a training part, and another beside it."""
+    found = {part_named(name) for name in names} - {None}
+    return "train" in found and len(found) > 1
+
+
+def settled(
+    parts: Sequence[PartName | None], places: Sequence[str]
+) -> tuple[list[PartName] | None, tuple[str, ...]]:
+    """The part of each image, and what has to be said about it; None if no image has a part.
+
+    Where nothing is for testing, what is for validation is tested on. Raises DataError naming the
+    first of `places` without a part if others have one (drawing a new test part would train on
+    images that were set aside for testing), and for files in which nothing is for testing.
+    """
+    known = {part for part in parts if part is not None}
+    if not known:
+        return None, ()
+    whole: list[PartName] = []
+    for part, place in zip(parts, places, strict=True):
+        if part is None:
+            raise DataError(
+                f"{place}: belongs to no part (training, validation or test), but others do",
+                "move it into the folder of its part, or mark all or none",
+            )
+        whole.append(part)
+    if known == {"train", "validation"}:
+        note = "the validation part is the test part, because nothing else is for testing"
+        return ["test" if part == "validation" else part for part in whole], (note,)
+    return whole, ()
