@@ -140,7 +140,8 @@ def measure(loopback: Loopback, millions: float, rounds: int) -> dict[str, Any]:
     began = time.monotonic()
     with loopback.up(), Watch(loopback, store, rounds) as watch:
         connected = time.monotonic() - began
-        scheduler.start(loopback.federation, program, speed, store, [], lambda _: None)
+        scheduler.prepare(loopback.federation, program, speed, store)
+        scheduler.resume(loopback.federation, store, [], lambda _: None)
     left = loopback.leftovers()
     history = store.history()
     updates = loopback.updates(identity(store))

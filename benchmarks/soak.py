@@ -135,11 +135,8 @@ def deployed(
     """The run's summary, what it said on its way, and why it failed if it did."""
     said: list[str] = []
     try:
-        return (
-            scheduler.start(loopback.federation, program, speed, store, [], said.append),
-            said,
-            "",
-        )
+        scheduler.prepare(loopback.federation, program, speed, store)
+        return scheduler.resume(loopback.federation, store, [], said.append), said, ""
     except FedSightError as error:
         return {}, said, f"{error.cause} ({error.cure})"
 

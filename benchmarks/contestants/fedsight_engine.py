@@ -56,7 +56,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         store = RunStore(Path(folder))
         speed = Speed(workers=WORKERS)
-        summary = lifecycle.start(program(job), speed, store, "run", [watch])
+        summary = lifecycle.start(lifecycle.Start(program(job), speed, store, "run"), [watch])
     note = f"{WORKERS} workers, 1 thread each"
     job.report_stamps(watch.stamps[:-1], summary["accuracy"], note)
 

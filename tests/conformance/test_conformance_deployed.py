@@ -38,7 +38,7 @@ def test_deployed_run_ends_with_the_embedded_engines_bits(
     deployed = four.run(name, **CASES[name])
     program, speed = program_of(4, **CASES[name])
     embedded = RunStore(tmp_path / "run")
-    lifecycle.start(program, speed, embedded, "run", [])
+    lifecycle.start(lifecycle.Start(program, speed, embedded, "run"), [])
 
     ours, theirs = deployed.load_checkpoint(), embedded.load_checkpoint()
     assert ours is not None

@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import save
 
-from fedsight.coordinator.store import Checkpoint, RunStore, free_folder
+from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import StoreError
 from fedsight.program.program import Speed
 
@@ -74,8 +74,10 @@ def test_strangers_are_refused_and_left_alone(tmp_path: Path, monkeypatch) -> No
     assert "--out" in caught.value.cure
     for text in ('name = "x"', "no TOML"):
         (stranger / "run.toml").write_text(text)
-        with pytest.raises(StoreError, match="holds the run of another program"):
+        with pytest.raises(StoreError, match="is not empty and not a run"):
             created(stranger, program)
+        with pytest.raises(StoreError, match="is not empty and not a run"):
+            RunStore(stranger).create(program, Speed(), FACTS, force=True)
     assert (stranger / "history.jsonl").read_text() == "mine"
     assert (tmp_path / "file").read_text() == "mine"
 
@@ -90,9 +92,25 @@ def test_what_is_left_of_a_start_that_was_killed_is_no_stranger(
     created(folder, program)
     (folder / "run.json").unlink()  # killed between the two files
     created(folder, program)
+    assert sorted(path.name for path in folder.iterdir()) == ["run.json", "run.toml"]
+
+
+@pytest.mark.parametrize("finished", [False, True])
+def test_a_run_is_replaced_only_by_force(tmp_path: Path, monkeypatch, finished: bool) -> None:
+    program = real(monkeypatch)
+    folder = created(tmp_path / "run", program).folder
     (folder / "history.jsonl").write_text("{}\n")
     (folder / "memory" / "a").mkdir(parents=True)
-    created(folder, program)
+    (folder / "rounds-3").mkdir()
+    if finished:
+        (folder / "summary.json").write_text("{}")
+    words = "is finished" if finished else "is not finished"
+    with pytest.raises(StoreError, match=words) as caught:
+        created(folder, program)
+    assert "--force" in caught.value.cure
+    assert ("fedsight resume" in caught.value.cure) == (not finished)
+    assert (folder / "history.jsonl").read_text() == "{}\n"
+    RunStore(folder).create(program, Speed(), FACTS, force=True)
     assert sorted(path.name for path in folder.iterdir()) == ["run.json", "run.toml"]
 
 
@@ -102,15 +120,6 @@ def test_a_program_is_read_back(tmp_path: Path, monkeypatch) -> None:
     assert one.program() == (program, Speed(workers=3))
     with pytest.raises(StoreError, match="is not a run folder"):
         RunStore(tmp_path).program()
-
-
-def test_free_folders(tmp_path: Path) -> None:
-    assert free_folder(tmp_path, "a") == tmp_path / "a"
-    (tmp_path / "a").mkdir()
-    assert free_folder(tmp_path, "a") == tmp_path / "a"
-    (tmp_path / "a" / "x").touch()
-    (tmp_path / "a-2").touch()
-    assert free_folder(tmp_path, "a") == tmp_path / "a-3"
 
 
 # ---------------------------------------------------------------- checkpoints

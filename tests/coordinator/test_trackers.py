@@ -50,7 +50,7 @@ def test_tensorboard_reads_the_history(tmp_path: Path) -> None:
 def test_tensorboard_after_a_crash_hides_what_is_run_again(tmp_path: Path) -> None:
     federation = federations.federation()
     for done_before, rounds, loss in ((0, (1, 2, 3), 9.0), (1, (2, 3), 4.0)):
-        log = open_log("tensorboard", tmp_path)
+        log = open_log("tensorboard", tmp_path, print)
         log.begin(federation, done_before)
         for round in rounds:
             log.round(line(round, loss=loss))
@@ -69,11 +69,13 @@ def test_mlflow_has_a_run_with_every_round(tmp_path: Path, monkeypatch) -> None:
         warnings.simplefilter("ignore")
         import mlflow
 
-        monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", (tmp_path / "store").as_uri())
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        monkeypatch.chdir(tmp_path)  # where MLflow keeps its default store
+        monkeypatch.setattr(mlflow.tracking._tracking_service.utils, "_tracking_uri", None)
         config = write_config(tmp_path)
         done("run", config, "--out", tmp_path / "run", "--workers", 1, "--log", "mlflow")
         client = mlflow.MlflowClient()
+        assert (tmp_path / "mlflow.db").is_file()
         [found] = client.search_runs(["0"])
         assert found.info.status == "FINISHED"
         assert found.info.run_name == "tiny"
@@ -82,7 +84,7 @@ def test_mlflow_has_a_run_with_every_round(tmp_path: Path, monkeypatch) -> None:
         history = client.get_metric_history(found.info.run_id, "accuracy")
         assert [metric.step for metric in history] == [1, 2]
         assert history[-1].value == summary["accuracy"]
-        log = open_log("mlflow", tmp_path)
+        log = open_log("mlflow", tmp_path, print)
         log.close()  # never begun
         log.begin(federations.federation(), 0)
         log.close()  # begun, but not finished
@@ -91,12 +93,49 @@ def test_mlflow_has_a_run_with_every_round(tmp_path: Path, monkeypatch) -> None:
 
 
 @pytest.mark.parametrize(
+    "where", ["http://127.0.0.1:9", "sqlite:////dev/null/all.db", "ftp://nobody"]
+)
+def test_a_run_goes_on_when_mlflow_cannot_be_written(
+    tmp_path: Path, monkeypatch, where: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", where)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    run = tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        answer = done(
+            "run", write_config(tmp_path), "--out", run, "--workers", 1, "--log", "mlflow"
+        )
+    assert answer.err.count("MLflow's log cannot be written") == 1
+    assert "Traceback" not in answer.said
+    assert (run / "summary.json").is_file()
+
+
+@pytest.mark.parametrize("step", ["begin", "round", "end"])
+def test_a_tracker_that_fails_is_reported_once(tmp_path: Path, monkeypatch, step: str) -> None:
+    said: list[str] = []
+    log = open_log("tensorboard", tmp_path, said.append)
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(f"no {step}\ntoday")
+
+    monkeypatch.setattr(log, step, fail)
+    log.on(RunBegan(federations.federation(), 0))
+    for number in (1, 2):
+        log.on(RoundEnded(line(number, loss=1.0), None, number == 2))
+    log.on(RunEnded({}))
+    log.close()
+    cause = f"no {step} today"
+    assert said == [f"TensorBoard's log cannot be written ({cause}); the run goes on without it"]
+
+
+@pytest.mark.parametrize(
     ("kind", "module"), [("mlflow", "mlflow"), ("tensorboard", "torch.utils.tensorboard")]
 )
 def test_a_missing_extra_is_named(tmp_path: Path, monkeypatch, kind: str, module: str) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(FedSightError, match=f"--log {kind} needs a package") as caught:
-        open_log(kind, tmp_path)
+        open_log(kind, tmp_path, print)
     assert caught.value.cure == f"pip install 'fedsight[{kind}]'"
     out = tmp_path / "run"
     said = refused(1, "run", write_config(tmp_path), "--out", out, "--log", kind)

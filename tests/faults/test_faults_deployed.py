@@ -62,7 +62,7 @@ def test_run_ends_with_the_same_bits_whoever_is_killed(three: Loopback, tmp_path
 
     program, speed = program_of(3, algorithm=SCAFFOLD, rounds=rounds)
     embedded = RunStore(tmp_path / "run")
-    lifecycle.start(program, speed, embedded, "run", [])
+    lifecycle.start(lifecycle.Start(program, speed, embedded, "run"), [])
     ours, theirs = deployed.load_checkpoint(), embedded.load_checkpoint()
     assert ours is not None
     assert theirs is not None

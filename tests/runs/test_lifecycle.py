@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +32,9 @@ from fedsight.program.config import load
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
 from fedsight.report.page import build
+from fedsight.coordinator.folders import claimed
 from fedsight.runs import lifecycle
+from fedsight.runs.extension import Extension
 
 
 @pytest.fixture(scope="module")
@@ -165,20 +168,23 @@ def test_check_says_what_there_is(home: Path) -> None:
     assert not (home / "runs").exists()
 
 
-def test_the_folder_of_the_same_program_is_used_again(home: Path, compared: Path) -> None:
+def test_a_finished_run_is_replaced_only_by_force(home: Path, compared: Path) -> None:
     run = home / "again"
     shutil.copytree(compared, run)
     (run / ".history.jsonl.1.partial").write_text("torn")
     (run / "export.onnx").write_text("the user's")
-    done("run", write_config(home), "--out", run, "--workers", 1)
+    config = write_config(home)
+    for words in ((), ("--seed", 9)):
+        said = refused(7, "run", config, "--out", run, "--workers", 1, *words)
+        assert "holds a run that is finished" in said
+        assert "--force" in said
+    assert read(run) == read(compared)
+    assert (run / "comparison.json").read_bytes() == (compared / "comparison.json").read_bytes()
+    done("run", config, "--out", run, "--workers", 1, "--force")
     assert not (run / "comparison.json").exists()
     assert not list(run.glob(".*"))
     assert (run / "export.onnx").exists()
     assert read(run)["model_sha256"] == read(compared)["model_sha256"]
-    assert "holds the run of another program" in refused(
-        7, "run", home / "tiny.toml", "--seed", 9, "--out", run
-    )
-    assert (run / "summary.json").exists()
 
 
 # ---------------------------------------------------------------- what resume refuses
@@ -199,9 +205,112 @@ def test_resume_refuses_another_program_or_other_images(half: Path) -> None:
     assert "is not the program that this run started with" in refused(7, "resume", half)
     (half / "run.toml").write_text(text)
     write_images(half.parent / "images", train=120)
-    assert "data or the model" in refused(7, "resume", half)
+    said = refused(7, "resume", half)
+    assert "training images and the training labels" in said
     write_images(half.parent / "images")
     done("resume", half)
+
+
+@pytest.mark.parametrize(
+    ("file", "said"), [("t10k-images-idx3", "the test images of"), ("train-labels", "the training labels of")]
+)
+def test_resume_refuses_a_replaced_picture_and_swapped_labels(
+    half: Path, file: str, said: str
+) -> None:
+    [path] = (half.parent / "images").glob(f"{file}*")
+    before = path.read_bytes()
+    ends = before[-1:] + before[-2:-1]
+    assert ends[0] != ends[1]
+    path.write_bytes(before[:-2] + ends)  # the last two pixels, or the last two labels
+    assert said in refused(7, "resume", half)
+    path.write_bytes(before)
+    done("resume", half)
+
+
+# ---------------------------------------------------------------- longer than planned
+
+
+def test_a_run_that_is_extended_ends_as_if_it_had_been_planned_so(
+    home: Path, compared: Path, tmp_path: Path
+) -> None:
+    run, whole = tmp_path / "run", tmp_path / "whole"
+    shutil.copytree(compared, run)
+    done("resume", run, "--rounds", 4, "--workers", 1)
+    done("compare", write_config(home), "--rounds", 4, "--workers", 1, "--out", whole)
+    same(run, whole)
+    parent = read(run, "run.json")["parent"]
+    assert parent["fingerprint"] == read(compared)["fingerprint"] != read(run)["fingerprint"]
+    assert (parent["rounds"], parent["schedule"]) == (2, "continued")
+    assert read(run)["fingerprint"] == read(whole)["fingerprint"]
+    kept = run / "rounds-2"
+    assert read(kept) == read(compared)
+    assert (kept / "model.safetensors").read_bytes() == (
+        compared / "model.safetensors"
+    ).read_bytes()
+    assert history(kept) == history(compared)
+    done("resume", run, "--rounds", 5, "--workers", 1)
+    assert [path.name for path in RunStore(run).earlier()] == ["rounds-2", "rounds-4"]
+    check_folder(run, 5)
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_the_schedule_goes_on_or_begins_again(home: Path, tmp_path: Path, restart: bool) -> None:
+    run, words = tmp_path / "run", ("--set", "train.schedule=cosine", "--workers", 1)
+    done("run", write_config(home), *words, "--out", run)
+    done("resume", run, "--rounds", 4, *(["--restart-schedule"] if restart else []))
+    rates = [line["lr"] for line in history(run)]
+    first = [0.05, 0.025]
+    rest = first if restart else [0.025, 0.05 * (1 + math.cos(0.75 * math.pi)) / 2]
+    assert rates == pytest.approx([*first, *rest])
+
+
+def test_an_extension_that_was_interrupted_is_completed(
+    home: Path, compared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(compared, run)
+
+    def full(*_: Any) -> None:
+        raise StoreError("the disk is full", "free some space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunStore, "write_program", full)
+        with pytest.raises(StoreError, match="the disk is full"):
+            lifecycle.resume(RunStore(run), 1, [], Extension(3))
+    assert read(run / "rounds-2") == read(compared)
+    done("resume", run, "--workers", 1)
+    assert check_folder(run, 3)["fingerprint"] == read(run, "run.json")["fingerprint"]
+
+
+def test_what_cannot_be_extended_is_refused_and_left_alone(home: Path, compared: Path) -> None:
+    before = sorted(path.name for path in compared.iterdir())
+    for rounds in (1, 2):
+        said = refused(7, "resume", compared, "--rounds", rounds)
+        assert f"has 2 rounds, so it cannot be extended to {rounds}" in said
+    assert "only goes with --rounds" in refused(2, "resume", compared, "--restart-schedule")
+    noisy = home / "noisy"
+    privacy = {"name": "local", "epsilon": 50.0, "clip": 1.0}
+    config = write_config(home, "noisy", privacy=privacy, rounds={"weighting": "uniform"})
+    done("run", config, "--out", noisy, "--workers", 1)
+    said = refused(7, "resume", noisy, "--rounds", 9)
+    assert "was planned to spend epsilon 50 in 2 rounds" in said
+    assert sorted(path.name for path in compared.iterdir()) == before
+
+
+def test_two_at_once_in_one_folder(home: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with claimed(run):
+        said = refused(7, "run", write_config(home), "--out", run)
+        assert "another process is at work" in said
+        (run / "mine").touch()
+    assert [path.name for path in run.iterdir()] == ["mine"]
+
+
+def test_a_start_that_fails_leaves_no_folder(home: Path, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    refused(2, "run", write_config(home), "--set", f"data.path={home}/nothing")
+    refused(2, "run", write_config(home), "--set", "train.lr=-1")
+    assert not list((tmp_path / "runs").glob("*"))
 
 
 def test_resume_goes_on_when_the_images_were_moved(half: Path) -> None:
@@ -241,7 +350,7 @@ def test_a_folder_does_not_give_way_to_a_run_on_images_from_elsewhere(half: Path
     shutil.copytree(half.parent / "images", half.parent / "others")
     words = ("--set", f"data.path={half.parent}/others", "--rounds", 1, "--out", half)
     text = refused(7, "run", half.parent / "tiny.toml", *words)
-    assert "holds the run of another program" in text
+    assert "holds a run that is finished" in text
     assert (half / "summary.json").exists()
 
 
@@ -292,7 +401,7 @@ def test_any_engine_can_be_run_and_stays_open(tmp_path: Path) -> None:
     assert listener.heard == ["begin 0", "round 1", "round 2", "finish"]
     assert read(store.folder) == summary
     assert read(store.folder, "evaluation.json")["samples"]
-    lifecycle.start(federations.program(), Speed(workers=2), RunStore(tmp_path / "embedded"), "run", [])
+    lifecycle.start(lifecycle.Start(federations.program(), Speed(workers=2), RunStore(tmp_path / "embedded"), "run"), [])
     same(store.folder, tmp_path / "embedded")
 
 
@@ -316,7 +425,7 @@ def test_a_reporter_that_fails_leaves_a_run_that_can_be_resumed(tmp_path: Path, 
     program, speed = load(config)
     store = RunStore(tmp_path / "run")
     with pytest.raises(OSError, match="the screen is gone"):
-        lifecycle.start(program, speed, store, "run", [Listener(fails=2)])
+        lifecycle.start(lifecycle.Start(program, speed, store, "run"), [Listener(fails=2)])
     found = store.load_checkpoint()
     assert (found.round if found else 0) == (2 if every == 1 else 0)
     assert [line["round"] for line in history(store.folder)] == [1, 2]
@@ -349,7 +458,7 @@ def test_a_figure_that_nobody_could_measure_is_null(home: Path, monkeypatch) -> 
     )
     store = RunStore(home / "nan")
     config = federations.program(rounds={"rounds": 1})
-    lifecycle.start(config, Speed(workers=1), store, "run", [])
+    lifecycle.start(lifecycle.Start(config, Speed(workers=1), store, "run"), [])
     assert read(home / "nan")["score"] is None
 
 

@@ -279,7 +279,7 @@ def test_parameters_without_gradient_stay_as_they_are(tmp_path: Path) -> None:
     assert digest(net) != digest(net.requires_grad_(True))
 
 
-@pytest.mark.parametrize("given", [{"train": {"lr": 0.2}}, {"rounds": 9}, {"seed": 5}, {"model": Net(1, 10)}])
+@pytest.mark.parametrize("given", [{"train": {"lr": 0.2}}, {"seed": 5}, {"model": Net(1, 10)}])
 def test_keywords_that_are_not_those_of_the_run_are_refused(
     trained: fs.Run, given: dict[str, Any]
 ) -> None:
@@ -287,8 +287,13 @@ def test_keywords_that_are_not_those_of_the_run_are_refused(
         with pytest.raises(fs.StoreError, match=f"{next(iter(given))}: not what the run in"):
             call(trained.folder, **given)
     assert fs.load(trained.folder, **own()).summary == trained.summary
+    with pytest.raises(fs.StoreError, match="rounds: not what the run in"):
+        fs.load(trained.folder, rounds=9)
     with pytest.raises(fs.ConfigError, match="expected a number of processes"):
         fs.resume(trained.folder, workers=0)
+    with pytest.raises(fs.ConfigError, match="expected a number of rounds"):
+        fs.resume(trained.folder, rounds=0)
+    assert fs.resume(trained.folder, **own()).summary == trained.summary
 
 
 # -- interruption, resumption, loading ---------------------------------------------------------------

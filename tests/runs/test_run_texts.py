@@ -28,7 +28,7 @@ def test_sites_learn_from_texts_and_the_report_shows_words(tmp_path: Path) -> No
     program, speed = config.parse(table, tmp_path)
     config.check(program, speed)
     store = RunStore(tmp_path / "run")
-    summary = lifecycle.start(program, speed, store, "run", [])
+    summary = lifecycle.start(lifecycle.Start(program, speed, store, "run"), [])
     assert summary["accuracy"] == 1.0  # one word tells
     shown = json.loads((store.folder / "evaluation.json").read_text())["samples"]
     assert all(sample["image"] is None for sample in shown)

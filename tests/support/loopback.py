@@ -93,7 +93,8 @@ class Loopback:
         program, speed = program_of(len(self.sites), **sections)
         store = RunStore(self.federation.runs / name)
         reporters = [] if watch is None else [watch]
-        scheduler.start(self.federation, program, speed, store, reporters, self.said.append)
+        scheduler.prepare(self.federation, program, speed, store)
+        scheduler.resume(self.federation, store, reporters, self.said.append)
         return store
 
 

@@ -37,7 +37,8 @@ def demo_command(
     need_engine()
     from fedsight.cli.members import show_departures
     from fedsight.cli.screen import show_summary
-    from fedsight.coordinator.store import RunStore, free_folder
+    from fedsight.coordinator.folders import free_folder
+    from fedsight.coordinator.store import RunStore
     from fedsight.deploy import demo
     from fedsight.program import config
     from fedsight.report.page import build

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from fedsight.coordinator.store import RunStore
     from fedsight.evaluation.conclusion import Command
     from fedsight.program.program import Program, Speed
+    from fedsight.runs.extension import Extension
 
     Go = Callable[[Sequence[Callback], Callable[[str], None]], dict[str, Any]]
 
@@ -73,10 +75,18 @@ FederationDir = Annotated[
         show_default=False,
     ),
 ]
+Force = Annotated[bool, typer.Option("--force", help="Replace the run that is in the folder.")]
 Logs = Annotated[
     list[LogFormat] | None,
     typer.Option("--log", help="Also log figures to TensorBoard or MLflow; repeatable."),
 ]
+
+
+class Target(NamedTuple):
+    """Where a run goes, and whether it may replace another."""
+
+    out: Path | None
+    force: bool
 
 
 def _training(command: Command, about: str) -> Callable[..., None]:
@@ -93,6 +103,7 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         plugin: PluginFiles = None,
         federation: FederationDir = None,
         log: Logs = None,
+        force: Force = False,
     ) -> None:
         if federation is not None:
             _refuse(command, workers)
@@ -101,9 +112,9 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         if example is not None and federation is None:
             fetch_needed(program.needs())
         if federation is None:
-            _begin(command, program, speed, out, log)
+            _begin(command, program, speed, Target(out, force), log)
         else:
-            _deploy(federation, program, speed, out, log)
+            _deploy(federation, program, speed, Target(out, force), log)
 
     training_command.__doc__ = about
     return training_command
@@ -164,12 +175,27 @@ def check_command(
 def resume_command(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
     workers: Workers = None,
+    rounds: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Train on until the run has so many rounds, more than were planned.",
+            show_default=False,
+        ),
+    ] = None,
+    restart_schedule: Annotated[
+        bool,
+        typer.Option(
+            "--restart-schedule",
+            help="With --rounds: begin train.schedule again after the rounds planned before.",
+        ),
+    ] = False,
     plugin: PluginFiles = None,
     log: Logs = None,
 ) -> None:
     """Continue a run after any interruption, from its last checkpoint.
 
-    Example: fedsight resume runs/first
+    Example: fedsight resume runs/first --rounds 40
     """
     from fedsight.coordinator.store import RunStore
     from fedsight.runs import lifecycle
@@ -178,13 +204,31 @@ def resume_command(
     store = RunStore(run)
     store.program()  # refuses a folder that is not a run
     facts = store.read_json("run.json")
+    longer = _extension(rounds, restart_schedule)
+    if longer is not None and "federation" in facts:
+        cause = "what the sites remember belongs to the program that they agreed to"
+        cure = "start a new run with more rounds; model.weights can begin it with this run's model"
+        raise ConfigError([Problem("--rounds", cause, cure)])
     if "federation" not in facts:
-        _finish(run, log, lambda reporters, say: lifecycle.resume(store, workers, reporters))
+        _finish(
+            run, log, lambda reporters, say: lifecycle.resume(store, workers, reporters, longer)
+        )
     elif (run / "summary.json").exists():
         _finish(run, log, lambda reporters, say: store.read_json("summary.json"))
     else:
         _refuse("run", workers)
         _redeploy(store, Path(facts["federation"]), log)
+
+
+def _extension(rounds: int | None, restart: bool) -> Extension | None:
+    from fedsight.runs.extension import Extension
+
+    if rounds is not None:
+        return Extension(rounds, restart)
+    if restart:
+        cure = "give the number of rounds as well"
+        raise ConfigError([Problem("--restart-schedule", "only goes with --rounds", cure)])
+    return None
 
 
 def _changes(
@@ -211,18 +255,15 @@ def _program(
 
 
 def _begin(
-    command: Command, program: Program, speed: Speed, out: Path | None, log: list[LogFormat] | None
+    command: Command, program: Program, speed: Speed, target: Target, log: list[LogFormat] | None
 ) -> None:
-    from fedsight.coordinator.store import RunStore, free_folder
+    from fedsight.coordinator.folders import free_folder
+    from fedsight.coordinator.store import RunStore
     from fedsight.runs import lifecycle
 
-    folder = out or free_folder(Path("runs"), program.name)
-    store = RunStore(folder)
-    _finish(
-        folder,
-        log,
-        lambda reporters, say: lifecycle.start(program, speed, store, command, reporters),
-    )
+    folder = target.out or free_folder(Path("runs"), program.name)
+    what = lifecycle.Start(program, speed, RunStore(folder), command, target.force)
+    _finish(folder, log, lambda reporters, say: lifecycle.start(what, reporters))
 
 
 def _refuse(command: Command, workers: int | None) -> None:
@@ -237,15 +278,16 @@ def _refuse(command: Command, workers: int | None) -> None:
 
 
 def _deploy(
-    folder: Path, program: Program, speed: Speed, out: Path | None, log: list[LogFormat] | None
+    folder: Path, program: Program, speed: Speed, target: Target, log: list[LogFormat] | None
 ) -> None:
     """`run` on a federation."""
-    from fedsight.coordinator.store import RunStore, free_folder
+    from fedsight.coordinator.folders import free_folder
+    from fedsight.coordinator.store import RunStore
     from fedsight.deploy.membership.federation import FederationFolder
     from fedsight.deploy.requirements import need_engine
 
     federation = FederationFolder.open(folder)
-    place = out or free_folder(folder / "runs", program.name)
+    place = target.out or free_folder(folder / "runs", program.name)
     if place.resolve().parent != federation.runs:
         raise StoreError(
             f"a run of the federation '{federation.name}' cannot be in {place}: its server "
@@ -256,11 +298,12 @@ def _deploy(
     from fedsight.deploy.server import scheduler
 
     store = RunStore(place)
-    _finish(
-        place,
-        log,
-        lambda reporters, say: scheduler.start(federation, program, speed, store, reporters, say),
-    )
+
+    def go(reporters: Sequence[Callback], say: Callable[[str], None]) -> dict[str, Any]:
+        scheduler.prepare(federation, program, speed, store, target.force)
+        return scheduler.resume(federation, store, reporters, say)
+
+    _finish(place, log, go)
 
 
 def _redeploy(store: RunStore, before: Path, log: list[LogFormat] | None) -> None:
@@ -287,11 +330,14 @@ def _finish(folder: Path, log: list[LogFormat] | None, go: Go) -> None:
     from fedsight.runs.progress import Screen
 
     screen = Screen()
-    reporters: list[Callback] = [screen, *(open_log(kind.value, folder) for kind in log or [])]
+    reporters: list[Callback] = [screen]
     try:
+        reporters += [open_log(kind.value, folder, screen.say) for kind in log or []]
         summary = go(reporters, screen.say)
     finally:
         for reporter in reporters:
             reporter.close()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # nothing was written there
     build([folder])
     show_summary(summary, str(folder))

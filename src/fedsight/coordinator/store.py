@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,9 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedsight.algorithms.base import State
-from fedsight.core.errors import ConfigError, StoreError
-from fedsight.core.files import append_line, is_taken, make_folder, whole_lines, write_atomically
+from fedsight.coordinator.folders import LOCK
+from fedsight.core.errors import StoreError
+from fedsight.core.files import append_line, make_folder, whole_lines, write_atomically
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
@@ -31,6 +32,7 @@ WRITTEN = (  # besides run.toml and run.json
     "checkpoint.safetensors",
     "report.html",
 )
+EARLIER = "rounds-"  # how the folders of earlier results begin
 
 
 @dataclass(frozen=True)
@@ -56,41 +58,52 @@ class RunStore:
         """The folder in which the local engines keep the sites' memories."""
         return self.folder / "memory"
 
-    def create(self, program: Program, speed: Speed, facts: Mapping[str, Any]) -> None:
-        """Start a run in a folder that is new, or that holds a run of the same program.
+    def create(
+        self, program: Program, speed: Speed, facts: Mapping[str, Any], force: bool = False
+    ) -> None:
+        """Start a run in a new or empty folder; with `force`, in place of the run that is there.
 
-        Raises StoreError when the folder holds another program's run or anything else.
+        Raises StoreError when the folder holds anything else, or a run without `force`.
         """
         make_folder(self.folder)
         self.remove_partial_files()
-        if any(self.folder.iterdir()):
-            self._require_same_program(program)
+        self.require_place(force)
         # run.toml comes first and stays: it identifies the folder as this program's run.
-        table = without_none({**program.table(), "speed": speed.table()})
-        write_atomically(self.folder / "run.toml", tomli_w.dumps(table).encode())
+        self.write_program(program, speed)
         for name in WRITTEN:
             (self.folder / name).unlink(missing_ok=True)
-        shutil.rmtree(self.memory, ignore_errors=True)
+        for folder in (self.memory, *self.earlier()):
+            shutil.rmtree(folder, ignore_errors=True)
         self.write_json("run.json", facts)
+
+    def write_program(self, program: Program, speed: Speed) -> None:
+        """Write run.toml."""
+        table = without_none({**program.table(), "speed": speed.table()})
+        write_atomically(self.folder / "run.toml", tomli_w.dumps(table).encode())
+
+    def earlier(self) -> list[Path]:
+        """The folders with the results before each extension (`runs/extension.py`)."""
+        return sorted(path for path in self.folder.glob(f"{EARLIER}*") if path.is_dir())
 
     def remove_partial_files(self) -> None:
         """Remove the partial files that a killed process left."""
         for path in self.folder.glob(".*.partial"):
             path.unlink(missing_ok=True)
 
-    def _require_same_program(self, program: Program) -> None:
-        if not (self.folder / "run.toml").is_file():
-            raise StoreError(f"{self.folder} is not empty and not a run", "choose another --out")
-        try:
-            # Not the fingerprint: it ignores paths, and a run on images in another folder must not
-            # overwrite this one.
-            same = replace(self.program()[0], name=program.name) == program
-        except ConfigError:
-            same = False
-        if not same:
+    def require_place(self, force: bool) -> None:
+        """StoreError unless a run may be started here: see `create`."""
+        names = {path.name for path in self.folder.iterdir()} - {LOCK}
+        if "run.toml" not in names or ("run.json" not in names and names != {"run.toml"}):
+            if names:
+                raise StoreError(
+                    f"{self.folder} is not empty and not a run", "choose another --out"
+                )
+        elif "run.json" in names and not force:
+            finished = "summary.json" in names
             raise StoreError(
-                f"{self.folder} holds the run of another program",
-                "choose another --out, or remove that folder if it is no longer needed",
+                f"{self.folder} holds a run that is {'finished' if finished else 'not finished'}",
+                ("" if finished else f"continue it with `fedsight resume {self.folder}`, ")
+                + "choose another --out, or replace it with --force",
             )
 
     def program(self) -> tuple[Program, Speed]:
@@ -179,15 +192,6 @@ class RunStore:
         path = self.folder / "model.safetensors"
         write_atomically(path, save(dict(tensors)))
         return path
-
-
-def free_folder(root: Path, name: str) -> Path:
-    """`root/name`, or `root/name-2` and so on if that is taken."""
-    folder, number = root / name, 1
-    while is_taken(folder):
-        number += 1
-        folder = root / f"{name}-{number}"
-    return folder
 
 
 def _finite(value: Any) -> Any:

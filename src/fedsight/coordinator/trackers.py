@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, RunEnded
 from fedsight.core.errors import FedSightError
@@ -21,17 +21,27 @@ STRUCTURE = {
 }  # fields of a line that are not figures
 
 
-def open_log(kind: str, folder: Path) -> Log:
-    """The writer called `kind`; FedSightError when its extra is not installed."""
+def open_log(kind: str, folder: Path, say: Callable[[str], None]) -> Log:
+    """The writer called `kind`, which tells `say` if it fails.
+
+    Raises FedSightError when its extra is not installed.
+    """
     writers: dict[str, type[Log]] = {"tensorboard": TensorBoard, "mlflow": MLflow}
-    return writers[kind](folder)
+    return writers[kind](folder, say)
 
 
 class Log(Callback, ABC):
-    """A callback that writes the figures of each round to a tracker."""
+    """A callback that writes the figures of each round to a tracker.
 
-    def __init__(self, folder: Path) -> None:
+    A tracker that fails is reported once and not used again: a run never ends because of it.
+    """
+
+    title: ClassVar[str]
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
         self.folder = folder
+        self._say = say
+        self._failed = False
 
     @abstractmethod
     def write(self, name: str, value: float, round: int) -> None:
@@ -41,11 +51,29 @@ class Log(Callback, ABC):
         """Open the log when the run begins, write each round's figures, mark the end."""
         match event:
             case RunBegan():
-                self.begin(event.federation, event.done)
+                self._attempt(lambda: self.begin(event.federation, event.done))
             case RoundEnded():
-                self.round(event.line)
+                self._attempt(lambda: self.round(event.line))
             case RunEnded():
-                self.finish()
+                self._attempt(self.finish)
+
+    def close(self) -> None:
+        """Close the log."""
+        self._attempt(self.end)
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        if self._failed:
+            return
+        try:
+            step()
+        except Exception as error:  # of any kind: it is another program's
+            self._failed = True
+            why = " ".join(str(error).split())[:200] or type(error).__name__
+            self._say(f"{self.title} cannot be written ({why}); the run goes on without it")
+
+    @abstractmethod
+    def end(self) -> None:
+        """Close what `begin` opened."""
 
     @abstractmethod
     def begin(self, federation: Federation, done: int) -> None:
@@ -64,8 +92,10 @@ class Log(Callback, ABC):
 class TensorBoard(Log):
     """Event files in the run folder, for `tensorboard --logdir runs`."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    title = "TensorBoard's log"
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        super().__init__(folder, say)
         self._events = _extra("torch.utils.tensorboard", "tensorboard")
         self._writer: Any = None
 
@@ -82,7 +112,7 @@ class TensorBoard(Log):
         super().round(line)
         self._writer.flush()
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Close the event file."""
         if self._writer is not None:
             self._writer.close()
@@ -91,8 +121,10 @@ class TensorBoard(Log):
 class MLflow(Log):
     """A run in MLflow's tracking store, at MLFLOW_TRACKING_URI."""
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder)
+    title = "MLflow's log"
+
+    def __init__(self, folder: Path, say: Callable[[str], None]) -> None:
+        super().__init__(folder, say)
         self._mlflow = _extra("mlflow", "mlflow")
         self._status: str | None = None  # the status to end the open run with; None if not open
 
@@ -111,7 +143,7 @@ class MLflow(Log):
         """Mark the run as finished."""
         self._status = "FINISHED"
 
-    def close(self) -> None:
+    def end(self) -> None:
         """Close the run."""
         if self._status is not None:
             self._mlflow.end_run(self._status)

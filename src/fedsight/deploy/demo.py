@@ -90,7 +90,8 @@ def run(
             running[home] = launch(command, home)
         notify(f"started the server and {len(sites)} sites; waiting for them to connect")
         wait_for(federation, [site.name for site in sites], running)
-        return scheduler.start(federation, program, speed, store, callbacks, notify)
+        scheduler.prepare(federation, program, speed, store)
+        return scheduler.resume(federation, store, callbacks, notify)
 
 
 def launch(arguments: Sequence[str], home: Path, module: str = "fedsight") -> Process:

@@ -15,6 +15,7 @@ import torch
 import fedsight
 from fedsight.coordinator.session import Session
 from fedsight.core.layout import Kind
+from fedsight.data.contents import contents
 from fedsight.evaluation.figures import Evaluator
 
 
@@ -53,6 +54,7 @@ def describe(session: Session, command: str) -> dict[str, Any]:
             "skipped": list(data.skipped),
             "passed_over": dict(data.passed_over),
             "notes": list(data.notes),
+            "contents": contents(data),
         },
         "preprocess": asdict(data.preprocess),
         "classes": list(data.classes),

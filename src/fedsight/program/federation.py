@@ -137,6 +137,10 @@ class Federation:
         """All images at one place, trained by the baseline program."""
         return self._alike(replace(self, program=self.program.baseline(), pooled=True))
 
+    def under(self, program: Program) -> Federation:
+        """The same data under `program`, which differs only in its rounds or learning rate."""
+        return self._alike(replace(self, program=program))
+
     def _alike(self, other: Federation) -> Federation:
         """`other` with this federation's network, if it is built: the two are equal."""
         if "_built" in self.__dict__:

@@ -66,6 +66,8 @@ class Train(Settings):
     clip: float | None = Field(None, gt=0)  # largest norm of a step's gradient
     schedule: Literal["constant", "cosine", "linear"] = "constant"  # of lr over the rounds
     warmup: int = Field(0, ge=0)  # rounds over which lr rises to its value
+    # rounds after which schedule and warm-up begin again; `fedsight resume --rounds` adds one
+    restarts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
     augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
 
     def check(self) -> list[Problem]:
@@ -76,7 +78,13 @@ class Train(Settings):
         return []
 
     def rate(self, round: int, rounds: int) -> float:
-        """The local learning rate in `round` (from 1) of `rounds`."""
+        """The local learning rate in `round` (from 1) of `rounds`.
+
+        After each of `restarts` the schedule begins again (Loshchilov and Hutter 2017, section 3).
+        """
+        begin = max((last for last in self.restarts if last < round), default=0)
+        end = min((last for last in self.restarts if last >= round), default=rounds)
+        round, rounds = round - begin, min(end, rounds) - begin
         if round <= self.warmup:
             return self.lr * round / (self.warmup + 1)
         done = (round - 1 - self.warmup) / max(1, rounds - self.warmup)

@@ -6,8 +6,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from fedsight.coordinator.folders import free_folder
 from fedsight.coordinator.protection import Protection
-from fedsight.coordinator.store import RunStore, free_folder
+from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem, StoreError
 from fedsight.evaluation.conclusion import Command
 from fedsight.program import config as configs
@@ -16,6 +17,7 @@ from fedsight.program.federation import federate
 from fedsight.program.keywords import Config
 from fedsight.program.program import Program
 from fedsight.runs import lifecycle
+from fedsight.runs.extension import Extension
 from fedsight.runs.progress import Screen
 from fedsight.runs.result import Run
 
@@ -29,6 +31,7 @@ def run(
     *,
     out: str | PathLike[str] | None = None,
     workers: int | None = None,
+    force: bool = False,
     **overrides: Any,
 ) -> Run:
     """Train one model over all sites.
@@ -38,12 +41,12 @@ def run(
     `train={"lr": 0.1}`, `algorithm="scaffold"`, or an object of your own: `model=MyNet`,
     `data=fedsight.sites({...})`, `task=fedsight.task(loss=...)`, `algorithm=MyAlgorithm(...)`.
     `out` is the run folder (default: `runs/NAME`), `workers` the number of processes (default: one
-    for each core).
+    for each core). With `force` a run that is in the folder is replaced.
 
     Raises a FedSightError that says what is wrong and what to do. Interrupted (Ctrl-C, a
     notebook's stop button), it raises `Interrupted` and leaves a folder that `resume` can continue.
     """
-    return _begin("run", config, out, workers, overrides)
+    return _begin("run", config, out, workers, force, overrides)
 
 
 def compare(
@@ -51,19 +54,20 @@ def compare(
     *,
     out: str | PathLike[str] | None = None,
     workers: int | None = None,
+    force: bool = False,
     **overrides: Any,
 ) -> Run:
     """As `run`, and then train each site alone and all pooled, on the same data and budget.
 
     `Run.comparison` has the figures, `Run.summary` the main ones.
     """
-    return _begin("compare", config, out, workers, overrides)
+    return _begin("compare", config, out, workers, force, overrides)
 
 
 def check(config: Config | None = None, **overrides: Any) -> list[Problem]:
     """Every problem of a program, each with its cure; an empty list if it can run.
 
-    Takes what `run` takes, except `out` and `workers`. Opens the data and builds the network, and trains nothing.
+    Takes what `run` takes, except `out`, `workers` and `force`. Opens the data and builds the network, and trains nothing.
     """
     try:
         program, speed = keywords.read(config, overrides)
@@ -77,9 +81,17 @@ def check(config: Config | None = None, **overrides: Any) -> list[Problem]:
 
 
 def resume(
-    folder: str | PathLike[str], *, workers: int | None = None, **objects: Any
+    folder: str | PathLike[str],
+    *,
+    workers: int | None = None,
+    rounds: int | None = None,
+    restart: bool = False,
+    **objects: Any,
 ) -> Run:
     """Continue an interrupted run from its last checkpoint; a finished one is only loaded.
+
+    With `rounds`, more than were planned, it is trained on until it has so many; `restart` begins
+    the learning rate's schedule again. The results so far are kept in a folder inside.
 
     A run that was started with objects from Python needs them again, unless this process started
     it: `objects` are the same keywords that `run` got. Raises StoreError if the folder holds no
@@ -87,14 +99,14 @@ def resume(
     """
     kept = keywords.own(objects)
     path = _path(folder, "folder")
-    if workers is not None and (type(workers) is not int or workers < 1):
-        cause = f"expected a number of processes from 1, got {workers!r}"
-        raise ConfigError([Problem("workers", cause, "leave it out for one on each core")])
+    if workers is not None:
+        _count(workers, "workers")
     _refuse_other(RunStore(path), objects)
-    if not (path / "summary.json").is_file():
+    longer = _extension(RunStore(path), rounds, restart)
+    if longer is not None or not (path / "summary.json").is_file():
         screen = Screen()
         try:
-            lifecycle.resume(RunStore(path), workers, [screen])
+            lifecycle.resume(RunStore(path), workers, [screen], longer)
         finally:
             screen.close()
     found = Run(path)
@@ -130,6 +142,19 @@ def _refuse_other(store: RunStore, given: dict[str, Any]) -> None:
         )
 
 
+def _extension(store: RunStore, rounds: int | None, restart: bool) -> Extension | None:
+    if rounds is None or _count(rounds, "rounds") == store.program()[0].rounds.rounds:
+        return None
+    return Extension(rounds, restart)
+
+
+def _count(given: Any, where: str) -> int:
+    if type(given) is not int or given < 1:
+        cause = f"expected a number of {'processes' if where == 'workers' else where} from 1, got "
+        raise ConfigError([Problem(where, f"{cause}{given!r}", "leave it out, or correct it")])
+    return given
+
+
 def _path(given: Any, where: str) -> Path:
     if not isinstance(given, str | PathLike):
         cause = f"expected the path of a folder, got {given!r:.80}"
@@ -142,6 +167,7 @@ def _begin(
     config: Config | None,
     out: str | PathLike[str] | None,
     workers: int | None,
+    force: bool,
     overrides: dict[str, Any],
 ) -> Run:
     if config is None and "data" not in overrides:
@@ -152,7 +178,8 @@ def _begin(
     folder = free_folder(Path("runs"), program.name) if out is None else _path(out, "out")
     screen = Screen()
     try:
-        lifecycle.start(program, speed, RunStore(folder), command, [screen])
+        what = lifecycle.Start(program, speed, RunStore(folder), command, force)
+        lifecycle.start(what, [screen])
     except BaseException:
         if (folder / "run.toml").is_file():
             _UNFINISHED[folder.resolve()] = program

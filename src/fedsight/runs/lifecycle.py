@@ -11,6 +11,7 @@ from typing import Any
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, notify
+from fedsight.coordinator.folders import claimed
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import Interrupted, StoreError
@@ -23,23 +24,57 @@ from fedsight.evaluation.figures import Evaluator
 from fedsight.program import config
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
+from fedsight.runs.extension import Extension, extend, settle
 
-SAME = ("data", "classes", "sites", "model")  # entries of `run.json` that must be unchanged on resumption
+@dataclass(frozen=True)
+class Start:
+    """What to begin: a program, how fast, where, by which command, and over what (`force`)."""
+
+    program: Program
+    speed: Speed
+    store: RunStore
+    command: Command
+    force: bool = False  # in place of a run that is there
 
 
-def start(
-    program: Program, speed: Speed, store: RunStore, command: Command, callbacks: Sequence[Callback]
+def start(what: Start, callbacks: Sequence[Callback]) -> dict[str, Any]:
+    """Run a program from the beginning; returns the summary.
+
+    Raises StoreError if the folder holds a run (unless forced), or another process is in it.
+    """
+    program, speed, store, command = what.program, what.speed, what.store, what.command
+    with claimed(store.folder):
+        store.require_place(what.force)  # before the data are opened, which may take long
+        config.check(program, speed)
+        session = Session(federate(program))
+        with _resumable(store):
+            store.create(program, speed, describe(session, command), what.force)
+            return _embedded(Conclusion(session, speed, store, command, callbacks), None)
+
+
+def resume(
+    store: RunStore,
+    workers: int | None,
+    callbacks: Sequence[Callback],
+    longer: Extension | None = None,
 ) -> dict[str, Any]:
-    """Run `program` from the beginning in the store's folder; returns the summary."""
-    config.check(program, speed)
-    session = Session(federate(program))
-    with _resumable(store):
-        store.create(program, speed, describe(session, command))
-        return _embedded(Conclusion(session, speed, store, command, callbacks), None)
+    """Continue the run in the store's folder after an interruption, or `longer` than planned.
+
+    Returns the summary. Raises StoreError if the program or the data have changed, if the run
+    cannot be extended, or another process is in the folder.
+    """
+    store.program()  # refuses a folder that is not a run, before a lock is put there
+    with claimed(store.folder):
+        return _resumed(store, workers, callbacks, longer)
 
 
-def resume(store: RunStore, workers: int | None, callbacks: Sequence[Callback]) -> dict[str, Any]:
-    """Continue the run in the store's folder after an interruption; returns the summary."""
+def _resumed(
+    store: RunStore,
+    workers: int | None,
+    callbacks: Sequence[Callback],
+    longer: Extension | None,
+) -> dict[str, Any]:
+    settle(store)
     program, speed = store.program()
     if workers is not None:
         speed = speed.model_copy(update={"workers": workers})
@@ -48,6 +83,10 @@ def resume(store: RunStore, workers: int | None, callbacks: Sequence[Callback]) 
         session = Session(federate(program))
         command: Command = "compare" if facts.get("command") == "compare" else "run"
         refuse_change(store, facts, describe(session, command))
+        if longer is not None:
+            federation = session.federation
+            session = Session(federation.under(longer.of(program)))
+            extend(store, longer, describe(session, command))
         checkpoint = rewound(store)
         MemoryStore(store.memory).rewind(checkpoint.round if checkpoint else 0)
         return _embedded(Conclusion(session, speed, store, command, callbacks), checkpoint)
@@ -88,18 +127,31 @@ def refuse_change(store: RunStore, before: dict[str, Any], now: dict[str, Any]) 
             f"{store.folder / 'run.toml'} is not the program that this run started with",
             "restore the file, or start a new run with another --out",
         )
-    if any(_content(before.get(key)) != _content(now[key]) for key in SAME):
+    if changed := list(_changed(before, now)):
         raise StoreError(
-            f"the data or the model of {store.folder} are not those that this run started with",
-            "restore the data, or start a new run with another --out",
+            f"{' and '.join(changed)} of {store.folder} are not those that this run started with",
+            "restore them, or start a new run with another --out",
         )
 
 
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> Iterator[str]:
+    """What has changed in `run.json`, in words."""
+    was, data = before.get("data") or {}, now["data"]
+    hashes, found = was.get("contents") or {}, data.get("contents") or {}
+    yield from (f"the {name}" for name in sorted(hashes) if hashes[name] != found.get(name))
+    if hashes == found and _content(was) != _content(data):
+        yield "the data"
+    for key in ("classes", "sites", "model"):
+        if _content(before.get(key)) != _content(now[key]):
+            yield f"the {key}"
+
+
 def _content(facts: Any) -> Any:
-    """Facts without the paths of files; counts and hashes identify these well enough."""
+    """Facts without the paths of files and what was said; counts and hashes identify the data."""
     if not isinstance(facts, dict):
         return facts
-    return {key: value for key, value in facts.items() if key not in ("skipped", "notes")}
+    told = ("skipped", "notes", "passed_over", "contents")
+    return {key: value for key, value in facts.items() if key not in told}
 
 
 @dataclass

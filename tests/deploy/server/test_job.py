@@ -70,7 +70,7 @@ def test_a_job_finishes_a_run_with_the_embedded_engines_model(runs: Runs, tmp_pa
     assert runs.run_job(store) == {"number": 1, "state": "finished"}
     program, speed = store.program()
     embedded = RunStore(tmp_path / "embedded")
-    lifecycle.start(program, speed, embedded, "run", [])
+    lifecycle.start(lifecycle.Start(program, speed, embedded, "run"), [])
     ours, theirs = (one / "model.safetensors" for one in (store.folder, embedded.folder))
     assert ours.read_bytes() == theirs.read_bytes()
     assert store.read_json("summary.json")["rounds"] == 2

@@ -50,15 +50,17 @@ MIN_FREE_BYTES = 1 << 20  # with less free disk, a coordinator cannot even write
 POLL_INTERVAL = 0.25  # seconds
 
 
-def start(
+def prepare(
     federation: FederationFolder,
     program: Program,
     speed: Speed,
     store: RunStore,
-    callbacks: Sequence[Callback],
-    notify: Callable[[str], None],
-) -> dict[str, Any]:
-    """Run `program` on the federation from the beginning; returns the summary."""
+    force: bool = False,
+) -> None:
+    """Make the folder of a run of `program` on the federation; `resume` then trains.
+
+    Raises StoreError if it holds a run already, unless `force` is set.
+    """
     config.check_elsewhere(program, speed)
     facts = {
         "command": "run",
@@ -67,8 +69,7 @@ def start(
         "federation": str(federation.folder),
         "id": secrets.token_hex(8),
     }
-    store.create(program, speed, facts)
-    return resume(federation, store, callbacks, notify)
+    store.create(program, speed, facts, force)
 
 
 def resume(
