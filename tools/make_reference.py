@@ -94,6 +94,7 @@ RUN_FILES = {
     "were tested, some test images with the model's answers, and why sites released no figures",
     "comparison.json": "after `compare`: each site alone, pooled, and federated",
     "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
+    "rounds-K/": "after `resume --rounds`: the results of the first K rounds, a run folder to read",
     "report.html": "the report, a single self-contained file",
 }
 

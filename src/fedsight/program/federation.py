@@ -20,7 +20,7 @@ from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation
+from fedsight.program import isolation, lone_image
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
 
@@ -265,6 +265,8 @@ def federate(program: Program) -> Federation:
     if problems := program.check_network(network):
         raise ConfigError(problems)
     if problems := isolation.problems(program, dataset, network):
+        raise ConfigError(problems)
+    if problems := lone_image.problems(program, dataset.preprocess, network, partition):
         raise ConfigError(problems)
     federation = federation.viewed()
     tested = {
