@@ -525,7 +525,7 @@ def _comments(cls: type) -> dict[str, str]:
 
 
 def _run_folder() -> Iterator[str]:
-    known = {"run.toml", "run.json", "memory/", *store.WRITTEN}
+    known = {"run.toml", "run.json", "memory/", f"{store.EARLIER}K/", *store.WRITTEN}
     if known != set(RUN_FILES):
         odd = sorted(known ^ set(RUN_FILES))
         raise SystemExit(
