@@ -143,7 +143,9 @@ class Memory:
         return check
 
 
-def unmasked(serial: int, gone: Iterable[int], helpers: Iterable[int], memory: Memory | None) -> Any:
+def unmasked(
+    serial: int, gone: Iterable[int], helpers: Iterable[int], memory: Memory | None
+) -> Any:
     """The sum of a round without those `gone`, from the answers of `helpers` only."""
     attacker = MaliciousCoordinator(binding(SITES, GIVEN, serial=serial))
     attacker.advertise()

@@ -119,8 +119,8 @@ class Release:
     def record_sum(self, round: int, sites: Iterable[str]) -> None:
         """Record that the site helps to unmask the sum of the round over `sites`.
 
-        It is on the disk when this returns, whatever becomes of the run's memory. Raises DeployError
-        if the contract does not permit it, StoreError if it cannot be recorded.
+        It is on the disk when this returns, whatever becomes of the run's memory. Raises
+        DeployError if the contract does not permit it, StoreError if it cannot be recorded.
         """
         self._ledger.append(self._sum(round, sites), sums=self.contract.most_sums)
 

@@ -44,7 +44,6 @@ def _any(lists: m.Lists) -> None:
     """Permit any sum."""
 
 
-
 @dataclass(frozen=True)
 class Minimums:
     """The least that a site accepts, whatever the coordinator says."""
