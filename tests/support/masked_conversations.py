@@ -138,7 +138,8 @@ class Conversation:
 
     def _train(self, step: Step) -> None:
         plan = encoding_plan(self.federation)
-        assert plan is not None and self.binding is not None
+        assert plan is not None
+        assert self.binding is not None
         fields, data = self.site.train(
             self._order(step).vector,
             None,
