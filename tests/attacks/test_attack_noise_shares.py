@@ -2,7 +2,7 @@
 
 Under `distributed` each site adds a share of the noise. The accountant counts the shares of the
 sites that must survive and do not collude. Where lists are believed, the coordinator uncovers an
-update with its site's own share only, and on a ring the sum over an arc with the shares of its sites
+update with its site's own share only, and on a ring the sum over an arc with the shares of that arc
 only; ours reveal nothing but the sum over one agreed list.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tomllib
 from collections.abc import Iterator
@@ -192,6 +193,37 @@ def test_a_site_that_connects_joins_with_the_next_job(runs: Runs) -> None:
     assert west is runs.places.seats["west"]
     assert runs.run_job(store)["state"] == "finished"
     assert [len(line["sites"]) for line in store.history()] == [2, 3, 3]
+
+
+def jobs_of_a_site_that_restarts(runs: Runs, rounds: int) -> int:
+    """How many jobs a run takes while a site claims in every round that it has restarted."""
+    store = runs.begin("restless", rounds={"rounds": rounds, "quorum": 2, "evaluate_every": rounds})
+    seats = dict(runs.places.sit().seats)
+    del seats["west"]
+    claims = itertools.count()
+
+    def restart(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        if kind == "train":
+            presence.record(runs.federation.presences, "west", f"process {next(claims)}", None)
+        return text, body
+
+    for jobs in itertools.count(1):
+        link = FaultyLink(site_services.LocalLink(seats), "north", restart)
+        if runs.run_job(store, link)["state"] == "finished":
+            return jobs
+    return 0
+
+
+def test_a_site_that_restarts_again_and_again_forces_few_jobs(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the next job anyway, and starts one itself once it has stayed for a while."""
+    monkeypatch.setattr(presence, "FREE_RESTARTS", 1)
+    with monkeypatch.context() as naive:
+        naive.setattr(presence.Presence, "settled", True)
+        assert jobs_of_a_site_that_restarts(runs, 5) == 5
+    (runs.federation.presences / "west.json").unlink()
+    assert jobs_of_a_site_that_restarts(runs, 5) == 3  # the first, for its coming, for a restart
 
 
 @pytest.mark.parametrize("name", ["../..", "../admitted", "nowhere", "/etc"])

@@ -257,7 +257,7 @@ class _SiteWatch(Callback):
             return
         for name, one in presence.presences(self._folder.presences).items():
             new = name not in self._sites or one.since > self._began
-            if one.alive and new and name not in present and name not in revoked:
+            if one.alive and one.settled and new and name not in present and name not in revoked:
                 raise Handover(f"site '{name}' is ready to join")
 
 

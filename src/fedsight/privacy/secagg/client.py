@@ -31,6 +31,7 @@ from fedsight.privacy.secagg.keys import (
     seal,
     signed,
     unseal,
+    usable,
 )
 from fedsight.privacy.secagg.masks import Masker
 from fedsight.privacy.secagg.shares import SHARE, split
@@ -266,6 +267,10 @@ class SecAggClient:
         message = sign_part(self.binding.digest, site, keys)
         if not signed(self.binding.identity(site), signature, message):
             raise self._refuse(f"the keys of site '{self._name(site)}' are not signed by that site")
+        if not (usable(keys[:PUBLIC]) and usable(keys[PUBLIC : 2 * PUBLIC])):
+            raise self._refuse(
+                f"nobody can agree on a secret with the keys of '{self._name(site)}'"
+            )
 
     def _opened(self, site: int, sealed: bytes) -> bytes:
         """The pair of shares that a site sealed for this one."""
