@@ -86,6 +86,8 @@ RUN_FILES = {
     "history.jsonl": "one line per round, see below",
     "checkpoint.safetensors": "everything the next round depends on: round, global vector, the "
     "algorithm's state, bytes and seconds so far",
+    "unmeasured.safetensors": "in a federation with masks or with noise at the coordinator: a "
+    "round's result, written before its figures are measured",
     "memory/": "what sites keep between rounds (personal weights, control variates), one folder "
     "per site; only if the algorithm needs it",
     "model.safetensors": "the trained weights by name, written at the end",

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.text import is_printable
-from fedsight.deploy.site import refusals
+from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.site import refusals, trainer
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.refusals import Refusals
 from fedsight.deploy.site.service import SiteService
@@ -96,6 +98,36 @@ def test_a_full_disk_prevents_no_answer(
     Refusals(tmp_path, SiteLog(tmp_path)).record("train", "no")
 
 
+def test_a_site_that_is_absent_again_and_again_leaves_a_short_history(
+    tmp_path: Path, day: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fedsight.deploy.membership.federation.EVENT_BYTES", 4000)
+    invitation = {"federation": "wards", "host": "localhost", "port": 8002, "fingerprint": "00"}
+    (tmp_path / "invitation.toml").write_text(tomli_w.dumps(invitation))
+    federation = FederationFolder.open(tmp_path)
+    federation.log_event("admitted", site="ward")
+    for number in range(200):
+        federation.log_event("absent", run="run", site="ward", why=f"{number} " + "x" * 100)
+    assert (tmp_path / "events.jsonl").stat().st_size < 4200
+    events = federation.events()
+    assert events[0]["event"] == "admitted", "what operators did is kept"
+    assert events[-1]["why"].startswith("199 ")
+
+
+def test_what_a_trainer_writes_is_cut_to_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A coordinator chooses how often training fails, and each failure leaves a traceback."""
+    monkeypatch.setattr(trainer, "LOG_BYTES", 1000)
+    log = tmp_path / "trainer.txt"
+    log.write_text("".join(f"line {number}\n" for number in range(1000)))
+    started = trainer.Trainer(log)
+    started.close()
+    lines = log.read_text().splitlines()
+    assert len(lines) < 60
+    assert "line 999" in lines
+
+
 @given(kind=st.text(), header=st.text(), body=st.binary(max_size=50))
 def test_any_request_is_answered_in_printable_text(
     tmp_path_factory: pytest.TempPathFactory, kind: str, header: str, body: bytes
@@ -111,7 +143,7 @@ def test_any_request_is_answered_in_printable_text(
 
 
 KINDS = ["propose", "adopt", "piece", "train", "measure", "wait", "fetch"]
-KINDS += ["identify", "advertise", "share", "unmask"]
+KINDS += ["identify", "advertise", "share", "confirm", "agree", "unmask"]
 JUNK = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),

@@ -21,6 +21,7 @@ from fedsight.client.step import Client
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Order, Payload
 from fedsight.deploy.site import secagg_client
+from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.deploy.site.secagg_client import SiteSecAgg
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
@@ -74,7 +75,9 @@ class Coordinator:
         home.mkdir(parents=True)
         site = SiteSecAgg(home, name)
         owner = parse_owner({"data": {"name": "fashion-mnist-12k"}}, home)
-        site.join(program, owner, "run1")
+        enforcement = ContractEnforcement(home, Requester())
+        enforcement.begin_run(program, owner, "run1")
+        site.join(program, owner, "run1", enforcement.release)
         return site
 
     def ask(self, site: int, kind: str, body: bytes) -> bytes:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from fedsight.core import files
 from fedsight.core.errors import StoreError
 from fedsight.core.files import append_line, make_folder, records, write_atomically
 from fedsight.core.shared_memory import Shared
@@ -144,3 +145,22 @@ def test_what_is_handed_over_is_the_memory_itself() -> None:
         resource_sharer.stop()
     other.tensor[1, 0] = 9
     assert shared.tensor.tolist() == [[0, 1], [9, 3]]
+
+
+def test_a_long_file_of_lines_is_trimmed_to_its_newest(tmp_path: Path) -> None:
+    path = tmp_path / "lines"
+    files.trim(path, 100)
+    assert not path.exists()
+    with path.open("ab", buffering=0) as other:  # as another process that goes on
+        for number in range(50):
+            other.write(b"%03d\n" % number)
+        files.trim(path, 200)
+        assert len(files.whole_lines(path)) == 50
+        files.trim(path, 100, lambda line: line in (b"007", b"049"))
+        other.write(b"050\n")
+    kept = files.whole_lines(path)
+    assert kept[0] == b"007"
+    assert kept[1:] == [b"%03d" % number for number in range(38, 51)]
+    path.write_bytes(b"x" * 1000)  # one line, torn
+    files.trim(path, 100)
+    assert path.read_bytes() == b""

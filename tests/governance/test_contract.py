@@ -265,6 +265,7 @@ BAD: dict[str, Any] = {
     "evaluations": [-1, "many"],
     "figures_noise": [0.0, float("nan")],
     "attempts": [0, 1.5],
+    "sums": [0, "any"],
     "runs": [0],
     "disk": [0, "1 GB"],
     "min_noise_multiplier": [0, -1.0],
@@ -306,3 +307,12 @@ def test_data_set_names_that_look_the_same_share_one_budget() -> None:
     assert {Contract(data_set=name).data_set for name in names} == {"R\u00f6ntgen"}
     with pytest.raises(ValueError, match="at least 1 item"):
         Contract(data_set="  ")
+
+
+def test_one_list_of_sites_is_summed_where_only_masks_protect() -> None:
+    masks = ("secure_aggregation",)
+    assert Contract().most_sums is None
+    assert Contract(require=masks).most_sums == 1
+    assert Contract(require=masks, epsilon=3.0).most_sums is None
+    assert Contract(require=masks, sums=2).most_sums == 2
+    assert Contract(epsilon=3.0, sums=1).most_sums == 1

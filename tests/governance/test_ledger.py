@@ -167,6 +167,24 @@ def test_a_round_is_asked_for_only_so_often(tmp_path: Path) -> None:
     ledger.append(asked(4, "4"), attempts=4)
 
 
+def test_a_round_of_a_program_is_summed_over_so_many_lists(tmp_path: Path) -> None:
+    def summed(list: str, run: str = "run", **changes: Any) -> LedgerEntry:
+        return LedgerEntry("sum", run, "f" * 64, 1, question=list, **changes)
+
+    ledger = Ledger(tmp_path, steps)
+    ledger.append(summed("all"), sums=1)
+    ledger.append(summed("all", "run2"), sums=1)
+    for other in (ledger, Ledger(tmp_path, steps)):
+        for run in ("run", "run2"):
+            with pytest.raises(DeployError, match=r"contract\.sums: round 1 of this program was "):
+                other.append(summed("fewer", run), sums=1)
+    ledger.append(summed("fewer"), sums=2)
+    with pytest.raises(DeployError, match=r"over 2 other lists of sites before, and 2 may be"):
+        ledger.check_sum(summed("more"), 2)
+    ledger.append(summed("more"))
+    assert ledger.spent("images", 1e-5) == 0.0
+
+
 # What the entries cost
 
 

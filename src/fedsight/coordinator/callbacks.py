@@ -32,6 +32,13 @@ class ReplyArrived:
 
 
 @dataclass(frozen=True)
+class RoundComputed:
+    """A round's model is computed, and nobody has seen it; the figures are still to be measured."""
+
+    checkpoint: Checkpoint
+
+
+@dataclass(frozen=True)
 class RoundEnded:
     """A round is complete; `line` is its history line, `last` says whether training ends here.
 
@@ -62,7 +69,15 @@ class RunEnded:
     summary: Mapping[str, Any]
 
 
-Event = RunBegan | ReplyArrived | RoundEnded | BaselinesBegan | BaselineRoundEnded | RunEnded
+Event = (
+    RunBegan
+    | ReplyArrived
+    | RoundComputed
+    | RoundEnded
+    | BaselinesBegan
+    | BaselineRoundEnded
+    | RunEnded
+)
 
 
 class Callback:

@@ -11,7 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fedsight.coordinator.callbacks import Callback, ReplyArrived, RoundEnded, notify
+from fedsight.coordinator.callbacks import (
+    Callback,
+    ReplyArrived,
+    RoundComputed,
+    RoundEnded,
+    notify,
+)
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.errors import SiteError
@@ -40,15 +46,18 @@ def run(
     overall: Overall,
     callbacks: Sequence[Callback] = (),
     start: Checkpoint | None = None,
+    unmeasured: Checkpoint | None = None,
 ) -> Trained:
     """Train the session's program on `engine`, from `start` or from the beginning.
 
-    `overall` computes a round's figures from the sums of the views. Protected training ends
-    before its epsilon exceeds the target. Raises SiteError when a round has fewer accepted replies
-    than the program's quorum.
+    The first round is taken from `unmeasured`, if it is given, and only measured. `overall`
+    computes a round's figures from the sums of the views. Protected training ends before its
+    epsilon exceeds the target. Raises SiteError when a round has fewer accepted replies than the
+    program's quorum.
     """
     loop = _Loop(session, engine, overall, callbacks)
     now = start or loop.beginning()
+    loop.unmeasured = unmeasured
     sums: list[Metrics] = []
     for round in range(now.round + 1, session.protection.rounds + 1):
         now, sums = loop.round(now, round)
@@ -67,6 +76,7 @@ class _Loop:
         self._session, self._engine, self._overall = session, engine, overall
         self._callbacks = callbacks
         self._unsent: RoundEnded | None = None
+        self.unmeasured: Checkpoint | None = None  # the first round, if it was computed before
 
     def beginning(self) -> Checkpoint:
         """The checkpoint before the first round."""
@@ -76,6 +86,23 @@ class _Loop:
 
     def round(self, now: Checkpoint, round: int) -> tuple[Checkpoint, list[Metrics]]:
         """Run one round from `now`: the next checkpoint, and the views' sums if measured."""
+        program, protection = self._session.program, self._session.protection
+        found, self.unmeasured = self.unmeasured or self._computed(now, round), None
+        began = time.perf_counter()
+        last, sums = round == protection.rounds, []
+        if last or round % program.rounds.evaluate_every == 0:
+            sums = self._engine.measure(found.vector, round)
+        seconds = time.perf_counter() - began
+        line = {**self._figures(sums, round), **(found.unmeasured or {})}
+        line["seconds"] += seconds
+        after = replace(found, seconds=found.seconds + seconds, unmeasured=None)
+        self._unsent = RoundEnded(line, after, last)
+        if last or not self._engine.overlaps:
+            self.notify_round()
+        return after, sums
+
+    def _computed(self, now: Checkpoint, round: int) -> Checkpoint:
+        """Run one round from `now`, up to the measurement of its model."""
         program, protection = self._session.program, self._session.protection
         began = time.perf_counter()
         cohort = protection.cohort(round)
@@ -87,33 +114,28 @@ class _Loop:
         del order  # a model is large: free the old one before the server step makes a new one
         _require_quorum(outcome, round, len(cohort), program.rounds.quorum)
         vector, state = _server_step(self._session, now, outcome, round)
-        last, sums = round == protection.rounds, []
-        if last or round % program.rounds.evaluate_every == 0:
-            sums = self._engine.measure(vector, round)
-        seconds = time.perf_counter() - began
         up = 0
         if replies := len(outcome.accepted):
             up = replies * reply_bytes(self._session.federation, outcome.total)
         sent = {"bytes_up": up, "bytes_down": down * len(cohort)}
-        after = Checkpoint(
+        seconds = time.perf_counter() - began
+        line = {
+            **_reply_fields(outcome, len(cohort)),
+            "lr": program.train.rate(round, program.rounds.rounds),
+            **sent,
+            "seconds": seconds,
+        }
+        found = Checkpoint(
             round,
             vector,
             state,
             now.seconds + seconds,
             now.bytes_up + sent["bytes_up"],
             now.bytes_down + sent["bytes_down"],
+            line,
         )
-        line = {
-            **self._figures(sums, round),
-            **_reply_fields(outcome, len(cohort)),
-            "lr": program.train.rate(round, program.rounds.rounds),
-            **sent,
-            "seconds": seconds,
-        }
-        self._unsent = RoundEnded(line, after, last)
-        if last or not self._engine.overlaps:
-            self.notify_round()
-        return after, sums
+        notify(self._callbacks, RoundComputed(found))
+        return found
 
     def _notify_reply(self, arrival: Arrival) -> None:
         notify(self._callbacks, ReplyArrived(arrival))

@@ -30,6 +30,7 @@ WRITTEN = (  # besides run.toml and run.json
     "comparison.partial.json",
     "model.safetensors",
     "checkpoint.safetensors",
+    "unmeasured.safetensors",
     "report.html",
 )
 EARLIER = "rounds-"  # how the folders of earlier results begin
@@ -37,7 +38,10 @@ EARLIER = "rounds-"  # how the folders of earlier results begin
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything that the rounds after `round` depend on, besides the program."""
+    """Everything that the rounds after `round` depend on, besides the program.
+
+    `unmeasured` is the round's history line if only its figures are still missing.
+    """
 
     round: int
     vector: Tensor
@@ -45,6 +49,7 @@ class Checkpoint:
     seconds: float = 0.0  # of all rounds so far
     bytes_up: int = 0
     bytes_down: int = 0
+    unmeasured: Mapping[str, Any] | None = None
 
 
 class RunStore:
@@ -113,7 +118,7 @@ class RunStore:
         return config.load(self.folder / "run.toml")
 
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
-        """Write the checkpoint atomically."""
+        """Write the checkpoint atomically; one that is unmeasured has a file of its own."""
         tensors = {f"state.{name}": value for name, value in checkpoint.state.items()}
         meta = {
             "round": checkpoint.round,
@@ -121,13 +126,25 @@ class RunStore:
             "bytes_up": checkpoint.bytes_up,
             "bytes_down": checkpoint.bytes_down,
         }
+        name = "checkpoint.safetensors"
+        if checkpoint.unmeasured is not None:
+            name = "unmeasured.safetensors"
+            meta["unmeasured"] = _finite(checkpoint.unmeasured)
         tensors["vector"] = checkpoint.vector
         data = save(tensors, {"fedsight": json.dumps(meta)})
-        write_atomically(self.folder / "checkpoint.safetensors", data)
+        write_atomically(self.folder / name, data)
 
     def load_checkpoint(self) -> Checkpoint | None:
         """The last checkpoint, or None before the first; StoreError if the file is broken."""
-        path = self.folder / "checkpoint.safetensors"
+        return self._load("checkpoint.safetensors")
+
+    def load_unmeasured(self, round: int) -> Checkpoint | None:
+        """What is known of `round` but its figures; None unless the run ended just then."""
+        found = self._load("unmeasured.safetensors")
+        return found if found is not None and found.round == round else None
+
+    def _load(self, name: str) -> Checkpoint | None:
+        path = self.folder / name
         if not path.exists():
             return None
         try:

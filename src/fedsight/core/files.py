@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,26 @@ def append_line(path: Path, value: Mapping[str, Any]) -> None:
 def whole_lines(path: Path) -> list[bytes]:
     """The complete lines of a file, which may not exist; an incomplete last one is left out."""
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+
+
+def trim(path: Path, most: int, keep: Callable[[bytes], bool] = lambda _: False) -> None:
+    """Shorten a file of lines of more than `most` bytes to its newest ones, half as many bytes.
+
+    Older lines that `keep` accepts stay too. The file is the same one afterwards: a process that
+    has it open to append goes on with it.
+    """
+    try:
+        if path.stat().st_size <= most:
+            return
+    except FileNotFoundError:
+        return
+    with path.open("r+b") as file:
+        data = file.read()
+        cut = data.find(b"\n", len(data) - most // 2) + 1 or len(data)
+        old = [line + b"\n" for line in data[:cut].split(b"\n")[:-1] if keep(line)]
+        file.seek(0)
+        file.write(b"".join(old) + data[cut:])
+        file.truncate()
 
 
 def records(path: Path) -> list[dict[str, Any]]:

@@ -149,11 +149,18 @@ def job_requester() -> Any:
     if not genuine or not leads:
         return Requester()
     try:
-        signed = json.loads((app / "config" / "config_fed_server.json").read_bytes())
-        fingerprint = str(signed["components"][0]["args"]["fingerprint"])
-    except (OSError, ValueError, LookupError, TypeError):
-        fingerprint = ""
-    return Requester(leads, fingerprint)
+        signed = (app / "config" / "config_fed_server.json").read_bytes()
+    except OSError:
+        signed = b""
+    return Requester(leads, signed_fingerprint(signed))
+
+
+def signed_fingerprint(config: bytes) -> str:
+    """The program's fingerprint in a job's configuration; empty if it does not say one."""
+    try:
+        return str(json.loads(config)["components"][0]["args"]["fingerprint"])
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
 
 
 class _JobProcess(JobHandleSpec):

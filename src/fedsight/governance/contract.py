@@ -85,6 +85,10 @@ class Contract(Settings):
     require: Protections = ()  # protections that a program must have
     # how often one round of a run may be trained or measured, with other content or again
     attempts: int = Field(10, ge=1)
+    # over how many different lists of sites one round of a program may be summed by secure
+    # aggregation, in all runs together; None: 1 if require names secure_aggregation and epsilon is
+    # not set, otherwise any number
+    sums: int | None = Field(None, ge=1)
     runs: int = Field(1000, ge=1)  # maximum number of runs that the site keeps a memory of
     disk: float = Field(100.0, gt=0)  # what runs may occupy at the site together, in gigabytes
     # whether what an algorithm keeps under one program may be used by a run's next program
@@ -255,6 +259,16 @@ class Contract(Settings):
         if self.evaluations is None and self.protected:
             return EVALUATIONS
         return self.evaluations
+
+    @property
+    def most_sums(self) -> int | None:
+        """Over how many lists of sites a round of a program may be summed; None: any number.
+
+        If epsilon is set, each attempt at a round is charged.
+        """
+        if self.sums is None and self.epsilon is None and "secure_aggregation" in self.require:
+            return 1
+        return self.sums
 
 
 def _refusal(clause: str, cause: str, cure: str = "") -> DeployError:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
-EntryKind = Literal["declaration", "update", "figures", "released", "clock"]
+EntryKind = Literal["declaration", "update", "figures", "released", "sum", "clock"]
 GENESIS = hashlib.sha256(b"FedSight ledger 1").hexdigest()  # the hash before the first entry
 
 
@@ -18,9 +18,10 @@ class LedgerEntry:
     """A record of a question that the site answers, or of an answer that leaves it.
 
     A question is charged before the work on it begins (`declaration`, `update`, `figures`), and its
-    answer is recorded before it leaves (`released`, with the same `question`). `event` is the
-    privacy event in plain values, or None if no noise protects the answer. `enforced` is true if
-    the site adds the noise itself, false if the coordinator promises it.
+    answer is recorded before it leaves (`released`, with the same `question`). A `sum` is recorded
+    before the site helps to unmask it; its `question` is the digest of the sites that it is over.
+    `event` is the privacy event in plain values, or None if no noise protects the answer.
+    `enforced` is true if the site adds the noise itself, false if the coordinator promises it.
     """
 
     kind: EntryKind

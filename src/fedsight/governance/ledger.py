@@ -50,6 +50,8 @@ class Ledger:
         # For each data set: how often each (event, enforced) happened; the event None is no noise.
         self._costs: dict[str, Counter[tuple[str | None, bool]]] = {}
         self._evaluations: defaultdict[str, set[str]] = defaultdict(set)  # questions by data set
+        # Digests of the lists of sites that a round was summed over, by program and round.
+        self._sums: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
         self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
         self.entries()
 
@@ -72,12 +74,14 @@ class Ledger:
         limit: Limit | None = None,
         attempts: int | None = None,
         evaluations: int | None = None,
+        sums: int | None = None,
     ) -> LedgerEntry:
         """Write `entry` and return it with its number and time.
 
         Raises DeployError if the entry would exceed `limit`, if its question was asked `attempts`
-        times already or before with other content, or (figures) if it would be another question
-        about its round, or one more than `evaluations`; and StoreError if the clock has gone back.
+        times already or before with other content, (figures) if it would be another question about
+        its round, or one more than `evaluations`, or (a sum) if its round would be summed over more
+        than `sums` lists of sites; and StoreError if the clock has gone back.
         """
         with self._file.open() as table:
             for found in self._file.read(table):
@@ -86,6 +90,8 @@ class Ledger:
                 self._check_attempts(entry, attempts)
             if entry.kind == "figures":
                 self._check_figures(entry, evaluations)
+            if entry.kind == "sum":
+                self.check_sum(entry, sums)
             now = entries.now()
             if entry.kind != "clock":
                 self._check_clock(now)
@@ -138,6 +144,20 @@ class Ledger:
             "the site's owner decides: see contract.epsilon in site.toml",
         )
 
+    def check_sum(self, entry: LedgerEntry, most: int | None) -> None:
+        """Raise DeployError if the round of `entry` would be summed over more than `most` lists of
+        sites, in all runs of its program together."""
+        known = self._sums.get((entry.program, entry.round), set())
+        if most is None or entry.question in known or len(known) < most:
+            return
+        raise DeployError(
+            f"contract.sums: round {entry.round} of this program was summed over {len(known)} "
+            f"other {'list' if len(known) == 1 else 'lists'} of sites before, and {most} may be",
+            "the difference of two sums would reveal what the sites that differ contributed. "
+            "Repeat the round with the same sites, or start the program with another seed; the "
+            "site's owner decides: see contract.sums in site.toml",
+        )
+
     def _epsilon(
         self, costs: Mapping[tuple[str | None, bool], int], delta: float, trusted: bool
     ) -> float:
@@ -160,6 +180,8 @@ class Ledger:
         self._asked[entry.asked].append(entry)
         if entry.kind == "figures":
             self._evaluations[entry.data_set].add(entry.question)
+        if entry.kind == "sum":
+            self._sums[entry.program, entry.round].add(entry.question)
         if entry.kind == "update" or entry.event is not None:
             costs = self._costs.setdefault(entry.data_set, Counter())
             costs[_cost(entry)] += entry.times

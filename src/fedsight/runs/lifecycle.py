@@ -169,13 +169,18 @@ class _Recorder(Callback):
                 self.store.save_checkpoint(event.checkpoint)
 
 
-def go(run: Conclusion, engine: Engine, checkpoint: Checkpoint | None) -> dict[str, Any]:
+def go(
+    run: Conclusion,
+    engine: Engine,
+    checkpoint: Checkpoint | None,
+    unmeasured: Checkpoint | None = None,
+) -> dict[str, Any]:
     """Train on `engine`, which stays open, and write all files of a finished run.
 
-    From `checkpoint`, or from the beginning; the folder was made by `RunStore.create`. Returns the
-    summary.
+    From `checkpoint`, or from the beginning, with what is known of the round after it; the folder
+    was made by `RunStore.create`. Returns the summary.
     """
-    return conclude(run, _train(run, engine, checkpoint))
+    return conclude(run, _train(run, engine, checkpoint, unmeasured))
 
 
 def _embedded(run: Conclusion, checkpoint: Checkpoint | None) -> dict[str, Any]:
@@ -188,7 +193,12 @@ def _embedded(run: Conclusion, checkpoint: Checkpoint | None) -> dict[str, Any]:
     return conclude(run, trained)
 
 
-def _train(run: Conclusion, engine: Engine, checkpoint: Checkpoint | None) -> loop.Trained:
+def _train(
+    run: Conclusion,
+    engine: Engine,
+    checkpoint: Checkpoint | None,
+    unmeasured: Checkpoint | None = None,
+) -> loop.Trained:
     evaluator = Evaluator(run.session.federation)
 
     def overall(sums: list[Metrics]) -> dict[str, float]:
@@ -197,4 +207,4 @@ def _train(run: Conclusion, engine: Engine, checkpoint: Checkpoint | None) -> lo
     notify(run.callbacks, RunBegan(run.session.federation, checkpoint.round if checkpoint else 0))
     # The folder comes first, so that a round is saved even if another callback fails.
     callbacks = [_Recorder(run.store, run.speed.checkpoint_every), *run.callbacks]
-    return loop.run(run.session, engine, overall, callbacks, checkpoint)
+    return loop.run(run.session, engine, overall, callbacks, checkpoint, unmeasured)

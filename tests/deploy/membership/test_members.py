@@ -364,6 +364,33 @@ def test_a_silent_site_is_not_connected(tmp_path: Path, monkeypatch: pytest.Monk
     assert not presence.presences(tmp_path)["a"].alive
 
 
+def test_a_site_that_restarts_often_has_to_stay_before_a_job_begins_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1e9]
+    monkeypatch.setattr(presence.time, "time", lambda: now[0])
+
+    def settled(process: int) -> bool:
+        presence.record(tmp_path, "a", str(process), None)
+        one = presence.presence(tmp_path, "a")
+        assert one is not None
+        return one.settled
+
+    free = presence.FREE_RESTARTS
+    assert all(settled(process) for process in range(1 + free))
+    for process, wait in ((1 + free, 60), (2 + free, 120), (3 + free, 240)):
+        assert not settled(process)
+        now[0] += wait - 1
+        assert not settled(process)
+        now[0] += 1
+        assert settled(process)
+    for process in range(100):
+        settled(process)
+    now[0] += presence.RESTART_WINDOW
+    assert settled(99), "the longest wait"
+    assert settled(100), "and then nothing counts any more"
+
+
 def test_files_that_are_not_a_presence_are_skipped(tmp_path: Path) -> None:
     presence.record(tmp_path, "a", "first", None)
     for number, text in enumerate(("", "{", "[]", "7", "{}", '{"name": "x"}')):

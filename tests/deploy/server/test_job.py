@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tomllib
 from collections.abc import Iterator
@@ -16,10 +17,11 @@ from site_services import SITES, FaultyLink, Places
 
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
-from fedsight.core.errors import DeployError
+from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.server.job import JOB_FILE, program_for_sites, run_job
+from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.program.config import parse
 from fedsight.program.program import Speed
 from fedsight.runs import lifecycle
@@ -193,6 +195,37 @@ def test_a_site_that_connects_joins_with_the_next_job(runs: Runs) -> None:
     assert [len(line["sites"]) for line in store.history()] == [2, 3, 3]
 
 
+def jobs_of_a_site_that_restarts(runs: Runs, rounds: int) -> int:
+    """How many jobs a run takes while a site claims in every round that it has restarted."""
+    store = runs.begin("restless", rounds={"rounds": rounds, "quorum": 2, "evaluate_every": rounds})
+    seats = dict(runs.places.sit().seats)
+    del seats["west"]
+    claims = itertools.count()
+
+    def restart(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        if kind == "train":
+            presence.record(runs.federation.presences, "west", f"process {next(claims)}", None)
+        return text, body
+
+    for jobs in itertools.count(1):
+        link = FaultyLink(site_services.LocalLink(seats), "north", restart)
+        if runs.run_job(store, link)["state"] == "finished":
+            return jobs
+    return 0
+
+
+def test_a_site_that_restarts_again_and_again_forces_few_jobs(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is in the next job anyway, and starts one itself once it has stayed for a while."""
+    monkeypatch.setattr(presence, "FREE_RESTARTS", 1)
+    with monkeypatch.context() as naive:
+        naive.setattr(presence.Presence, "settled", True)
+        assert jobs_of_a_site_that_restarts(runs, 5) == 5
+    (runs.federation.presences / "west.json").unlink()
+    assert jobs_of_a_site_that_restarts(runs, 5) == 3  # the first, for its coming, for a restart
+
+
 @pytest.mark.parametrize("name", ["../..", "../admitted", "nowhere", "/etc"])
 def test_only_a_run_of_the_federation_is_continued(runs: Runs, name: str) -> None:
     with pytest.raises(DeployError, match="is not a run of this federation"):
@@ -207,3 +240,45 @@ def test_sites_do_not_learn_the_coordinators_paths(site_images: Path) -> None:
     table = program_for_sites(program)
     assert str(site_images) not in json.dumps(table)
     assert parse(table, Path("/"))[0].fingerprint == program.fingerprint
+
+
+ONCE: dict[str, dict[str, Any]] = {
+    "masks": {"secure": {"name": "secagg"}},
+    "noise at the coordinator": {
+        "privacy": {"name": "central", "noise_multiplier": 1.0},
+        "rounds": {"weighting": "uniform"},
+    },
+}
+
+
+@pytest.mark.parametrize("why", ONCE)
+def test_a_round_is_not_computed_again_because_its_measurement_was_interrupted(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    """Another sum of it might be refused; fresh noise on it would not be accounted."""
+    store = runs.begin("once", **ONCE[why])
+    seen: list[Any] = []
+
+    def killed(engine: RemoteEngine, vector: Any, round: int) -> Any:
+        seen.append(vector.clone())
+        raise SiteError("killed", "")
+
+    with monkeypatch.context() as crash:
+        crash.setattr(RemoteEngine, "measure", killed)
+        assert runs.run_job(store)["cause"] == "killed"
+    assert store.load_checkpoint() is None
+    link = FaultyLink(runs.places.sit(), "", lambda *_: ("", b""))
+    measured: list[Any] = []
+    original = RemoteEngine.measure
+
+    def measure(engine: RemoteEngine, vector: Any, round: int) -> Any:
+        measured.append(vector.clone())
+        return original(engine, vector, round)
+
+    monkeypatch.setattr(RemoteEngine, "measure", measure)
+    assert runs.run_job(store, link)["state"] == "finished"
+    assert measured[0].equal(seen[0])
+    assert sum(kind == "train" for _, kind in link.asked) == len(SITES), "in the second round only"
+    assert [line["round"] for line in store.history()] == [1, 2]
+    assert store.history()[0]["sites"] == sorted(SITES)
+    assert store.load_unmeasured(3) is None

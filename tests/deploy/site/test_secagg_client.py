@@ -13,6 +13,7 @@ import torch
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Order
+from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.deploy.site.secagg_client import SiteSecAgg
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
@@ -48,7 +49,10 @@ def clients(folder: Path, of: Program, terms: int, survivors: int | None = None)
         home = folder / name
         home.mkdir(parents=True)
         client = SiteSecAgg(home, name)
-        client.join(of, parse_owner({"data": {"name": "fashion-mnist-12k"}}, home), "run1")
+        owner = parse_owner({"data": {"name": "fashion-mnist-12k"}}, home)
+        enforcement = ContractEnforcement(home, Requester())
+        enforcement.begin_run(of, owner, "run1")
+        client.join(of, owner, "run1", enforcement.release)
         found.append(client)
         roster.append((name, Identity.at(home / "identity.key").public.hex()))
     parameters = of.secure.parameters(len(SITES))

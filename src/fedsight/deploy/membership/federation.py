@@ -14,7 +14,14 @@ from typing import Any
 import tomli_w
 
 from fedsight.core.errors import DeployError
-from fedsight.core.files import append_line, is_taken, make_folder, records, write_atomically
+from fedsight.core.files import (
+    append_line,
+    is_taken,
+    make_folder,
+    records,
+    trim,
+    write_atomically,
+)
 from fedsight.core.text import is_printable, printable
 from fedsight.deploy.membership import kits
 from fedsight.deploy.membership.requests import SigningRequest, check_name
@@ -22,6 +29,7 @@ from fedsight.deploy.membership.requests import SigningRequest, check_name
 OPERATOR = "operator@fedsight.local"
 MAX_INVITATION_BYTES = 16 << 10
 MAX_TEXT = 253  # characters of a text in an invitation, like a host's name (RFC 1035)
+EVENT_BYTES = 1 << 20  # of events.jsonl; then older lines about absent sites are dropped
 CERTIFICATE_DAYS = 825  # how long a certificate is valid by default
 
 
@@ -194,7 +202,10 @@ class FederationFolder:
 
     def log_event(self, event: str, **facts: Any) -> None:
         """Add an event to the federation's history."""
-        append_line(self.folder / "events.jsonl", {"time": _now(), "event": event, **facts})
+        path = self.folder / "events.jsonl"
+        append_line(path, {"time": _now(), "event": event, **facts})
+        # Sites choose how often they are absent; what operators did stays.
+        trim(path, EVENT_BYTES, lambda line: b'"event": "absent"' not in line)
 
     def events(self) -> list[dict[str, Any]]:
         """The federation's history."""

@@ -17,7 +17,11 @@ from urllib.parse import quote
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL
 
 HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL  # seconds without a heartbeat until a site is offline
+# A site that comes back may start the next job at once so often in RESTART_WINDOW seconds; then it
+# has to stay for FIRST_WAIT seconds first, and for twice as long each time.
+FREE_RESTARTS, RESTART_WINDOW, FIRST_WAIT = 3, 3600.0, 60.0
 MAX_HEARTBEAT_CHARACTERS = 1 << 20  # a declaration of 10,000 classes takes about 300,000
+_MOST_RESTARTS = 16  # that are remembered; so many ask for the longest wait
 MAX_IDENTIFIER_CHARACTERS = 64  # of the identifier of a process, or of a token
 
 
@@ -30,6 +34,17 @@ class Presence:
     seen: float  # the last heartbeat
     declared: dict[str, Any] | None  # the site's summary of its images
     process: str = ""  # identifies the site's current process
+    restarts: tuple[float, ...] = ()  # when it was another process, within RESTART_WINDOW
+
+    @property
+    def settled(self) -> bool:
+        """Whether it has stayed long enough for a new job to begin because of it.
+
+        A site chooses when it claims to have restarted, and a new job costs everybody. A job that
+        begins for another reason includes it anyway.
+        """
+        often = len(self.restarts) - FREE_RESTARTS
+        return often <= 0 or time.time() - self.since >= _wait(often)
 
     @property
     def silence(self) -> float:
@@ -80,10 +95,19 @@ def record(folder: Path, name: str, process: str, declared: dict[str, Any] | Non
     path = _path(folder, name)
     partial = path.with_suffix(".partial")
     now, known = time.time(), _read(path)
-    since = known.since if known is not None and known.process == process else now
-    found = Presence(name, since, now, declared, process)
+    since, restarts = now, known.restarts if known is not None else ()
+    if known is not None and known.process == process:
+        since = known.since
+    elif known is not None:
+        restarts = (*restarts[-_MOST_RESTARTS:], now)
+    restarts = tuple(time for time in restarts if now - time < RESTART_WINDOW)
+    found = Presence(name, since, now, declared, process, restarts)
     partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
     partial.replace(path)  # no fsync: the next heartbeat comes soon
+
+
+def _wait(often: int) -> float:
+    return min(FIRST_WAIT * 2.0 ** (often - 1), RESTART_WINDOW)
 
 
 def presence(folder: Path, name: str) -> Presence | None:
@@ -103,8 +127,9 @@ def _path(folder: Path, name: str) -> Path:
 
 def _read(path: Path) -> Presence | None:
     try:
-        return Presence(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        table = json.loads(path.read_text(encoding="utf-8"))
+        return Presence(**{**table, "restarts": tuple(table["restarts"])})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
 
 

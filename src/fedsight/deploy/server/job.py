@@ -16,7 +16,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
+from fedsight.coordinator.callbacks import Callback, Event, RoundComputed, RoundEnded
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
@@ -124,7 +124,8 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     absent = _update_roster(folder, store, program, roster, link)
     federation = gather(program, roster)
     secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
-    if program.privacy.noise_at == "coordinator":  # noise is fresh: no round may be noised twice
+    once = computed_once(program)
+    if once:
         speed = speed.model_copy(update={"checkpoint_every": 1})
     session = Session(federation, secret)
     described = describe(session, "run")
@@ -135,7 +136,11 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     store.write_json("run.json", {**described, **kept, "declared": tables})
     send_kept(federation, link, absent)
     checkpoint = lifecycle.rewound(store)
-    accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
+    unmeasured = store.load_unmeasured(checkpoint.round + 1 if checkpoint else 1) if once else None
+    lines = store.history()
+    if unmeasured is not None and unmeasured.unmeasured is not None:
+        lines.append({"round": unmeasured.round, **unmeasured.unmeasured})
+    accepted = {site: line["round"] for line in lines for site in line["sites"]}
     watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
     watch.durable = checkpoint.round if checkpoint else 0
     record = RunRecord(
@@ -147,12 +152,34 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     memory_reclaim.freeze_live_objects()
     noised = sorted(site for site, declared in roster.items() if declared.figures == "noised")
     run = Conclusion(
-        *(session, speed, store, "run", [watch]),
+        *(session, speed, store, "run", [*([_UnmeasuredKeeper(store)] if once else []), watch]),
         pictures=False,
         withheld=engine.withheld,
         noised=noised,
     )
-    lifecycle.go(run, engine, checkpoint)
+    lifecycle.go(run, engine, checkpoint, unmeasured)
+
+
+def computed_once(program: Program) -> bool:
+    """Whether a round's result is to be on the disk before anybody sees it.
+
+    Then a coordinator that is killed while the model is measured does not compute the round again.
+    It could with masks, but only over the same sites (`contract.sums`); and with noise of its own,
+    but the two models that sites would see have fresh noise each, and one is accounted.
+    """
+    return program.secure.masks or program.privacy.noise_at == "coordinator"
+
+
+class _UnmeasuredKeeper(Callback):
+    """Writes each round's result before it is measured."""
+
+    def __init__(self, store: RunStore) -> None:
+        self._store = store
+
+    def on(self, event: Event) -> None:
+        """Write the result."""
+        if isinstance(event, RoundComputed):
+            self._store.save_checkpoint(event.checkpoint)
 
 
 def _update_roster(
@@ -230,7 +257,7 @@ class _SiteWatch(Callback):
             return
         for name, one in presence.presences(self._folder.presences).items():
             new = name not in self._sites or one.since > self._began
-            if one.alive and new and name not in present and name not in revoked:
+            if one.alive and one.settled and new and name not in present and name not in revoked:
                 raise Handover(f"site '{name}' is ready to join")
 
 

@@ -39,6 +39,7 @@ TEMPLATE = """\
 # rounds = 100            # maximum number of rounds of a program
 # require = ["secure_aggregation"]  # protections that a program must have
 # attempts = 10           # how often one round may be trained or measured
+# sums = 1                # over how many lists of sites a round of a program may be summed
 # runs = 1000             # maximum number of runs that the site keeps a memory of
 # disk = 100.0            # what runs may occupy here together, in gigabytes
 # share_memory = false    # a run's next program may use what the one before left here

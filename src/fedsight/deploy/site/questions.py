@@ -57,7 +57,13 @@ KINDS: dict[str, Kind] = {
     "share": _NOT,
     "confirm": _NOT,
     "agree": _NOT,
-    "unmask": _NOT,
+    "unmask": Kind(
+        "",
+        "it reveals shares of other sites' secrets, and of its own seed, for one certified list of "
+        "sites",
+        "an entry, no epsilon",
+        "`contract.sums` lists of sites for a round of a program",
+    ),
 }
 
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import logging
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -111,6 +111,24 @@ class Release:
     def evaluations(self) -> int:
         """How many sets of figures of the data set have left, over all runs."""
         return self._ledger.evaluations(self._template.data_set)
+
+    def check_sum(self, round: int, sites: Iterable[str]) -> None:
+        """Raise DeployError if the contract does not permit a sum of the round over `sites`."""
+        self._ledger.check_sum(self._sum(round, sites), self.contract.most_sums)
+
+    def record_sum(self, round: int, sites: Iterable[str]) -> None:
+        """Record that the site helps to unmask the sum of the round over `sites`.
+
+        It is on the disk when this returns, whatever becomes of the run's memory. Raises
+        DeployError if the contract does not permit it, StoreError if it cannot be recorded.
+        """
+        self._ledger.append(self._sum(round, sites), sums=self.contract.most_sums)
+
+    def _sum(self, round: int, sites: Iterable[str]) -> LedgerEntry:
+        """The updates of a round hardly differ between attempts, or between runs of a program: so
+        all that distinguishes two of its sums is over whom they are."""
+        question = Question("sum", digest_of("sum", sorted(sites)), "", round)
+        return replace(self._entry(question, "sum"), event=None)
 
     def hidden(self, doing: str, work: Callable[[], object]) -> None:
         """Do work on the images of which only a failure could leave, and at a protected site does

@@ -19,6 +19,7 @@ from fedsight.deploy.site.enforcement import no_run
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys
+from fedsight.deploy.site.release import Release
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
 from fedsight.engines.protected import encoding_plan_of, order_digest
 from fedsight.engines.remote import messages
@@ -26,7 +27,7 @@ from fedsight.governance.charges import Charge, charge
 from fedsight.privacy.noise import fresh
 from fedsight.privacy.secagg.client import SecAggClient
 from fedsight.privacy.secagg.keys import Identity
-from fedsight.privacy.secagg.messages import Binding
+from fedsight.privacy.secagg.messages import Binding, Lists
 from fedsight.privacy.secagg.pack import pack
 from fedsight.program.program import Program
 
@@ -50,19 +51,20 @@ class SiteSecAgg:
         self._name = name
         self._lock = threading.Lock()
         self._run: tuple[Program, OwnerSettings, str] | None = None
+        self._release: Release | None = None
         self._client: SecAggClient | None = None
         self.answers: Mapping[str, Callable[[dict[str, Any], bytes], SecAggAnswer]] = {
             "identify": self._identify,
             "advertise": self._advertise,
             "share": self._phase(SecAggClient.share),
             "confirm": self._phase(SecAggClient.confirm),
-            "agree": self._phase(SecAggClient.agree),
-            "unmask": self._phase(SecAggClient.unmask),
+            "agree": self._phase(lambda client, body: client.agree(body, self._check_sum)),
+            "unmask": self._phase(lambda client, body: client.unmask(body, self._record_sum)),
         }
 
-    def join(self, program: Program, owner: OwnerSettings, run: str) -> None:
-        """Take part in the run `run` from now on."""
-        self._run, self._client = (program, owner, run), None
+    def join(self, program: Program, owner: OwnerSettings, run: str, release: Release) -> None:
+        """Take part in the run `run` from now on; `release` records which sums come out."""
+        self._run, self._client, self._release = (program, owner, run), None, release
 
     def attempt(self) -> bytes:
         """Identifies the current attempt at a round; empty before the first one."""
@@ -142,6 +144,20 @@ class SiteSecAgg:
                 return {}, answer(self._current_client(), body)
 
         return handle
+
+    def _check_sum(self, lists: Lists) -> None:
+        """Raise DeployError before this site signs lists whose sum it would not help to unmask."""
+        assert self._release is not None
+        self._release.check_sum(*self._summed(lists))
+
+    def _record_sum(self, lists: Lists) -> None:
+        """Record a sum before the shares that uncover it leave."""
+        assert self._release is not None
+        self._release.record_sum(*self._summed(lists))
+
+    def _summed(self, lists: Lists) -> tuple[int, list[str]]:
+        binding = self._current_client().binding
+        return binding.round, [binding.name(site) for site in lists.survivors]
 
     def _begin(self, binding: Binding) -> SecAggClient:
         if self._run is None:

@@ -315,7 +315,7 @@ class SiteService:
         memory = self._enforcement.begin_run(program, owner, run)
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
-        self._secagg.join(program, owner, run)
+        self._secagg.join(program, owner, run, self._enforcement.release)
         log_line = {"program": program.name, "fingerprint": program.fingerprint}
         log_line["algorithm"] = str(program.algorithm.registered)
 

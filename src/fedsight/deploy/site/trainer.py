@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import EngineError, FedSightError
+from fedsight.core.files import trim
 from fedsight.core.types import Metrics, Order
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.processes import spawn
@@ -32,6 +33,7 @@ from fedsight.governance.charges import Charge
 from fedsight.program import plugins
 from fedsight.program.program import Program
 
+LOG_BYTES = 1 << 20  # of what trainers write to trainer.txt; older lines are dropped
 KILL_TIMEOUT = 5.0  # seconds for the exit of a killed process to be reported
 
 
@@ -122,6 +124,8 @@ class Trainer:
 
     def __init__(self, log: Path) -> None:
         ours, theirs = Pipe()
+        self._log = log
+        trim(log, LOG_BYTES)
         with log.open("ab") as file:
             self._process = spawn.start(
                 "fedsight.deploy.site.trainer_process", [], file.fileno(), [theirs.fileno()]
@@ -136,6 +140,7 @@ class Trainer:
         `doing` describes the command in messages.
         """
         with self._lock:
+            trim(self._log, LOG_BYTES)
             try:
                 answer = None
                 if isinstance(command, OpenData):  # its program may be made of their classes

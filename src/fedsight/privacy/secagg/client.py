@@ -31,12 +31,18 @@ from fedsight.privacy.secagg.keys import (
     seal,
     signed,
     unseal,
+    usable,
 )
 from fedsight.privacy.secagg.masks import Masker
 from fedsight.privacy.secagg.shares import SHARE, split
 
 SEED, KEY = b"\0", b"\1"  # which secret a share belongs to: the self-seed or the mask key
 _COORDINATOR = "the coordinator"
+Permit = Callable[[m.Lists], None]  # raises a FedSightError if a sum must not come out
+
+
+def _any(lists: m.Lists) -> None:
+    """Permit any sum."""
 
 
 @dataclass(frozen=True)
@@ -193,12 +199,12 @@ class SecAggClient:
         self._phase = "masked"
         return Masker(self._own_key(), self._pairs)
 
-    def agree(self, request: bytes) -> bytes:
+    def agree(self, request: bytes, permit: Permit = _any) -> bytes:
         """Phase 4, members of the committee only: sign the lists of survivors and dropped sites.
 
         A site signs one pair of lists in a round. Raises SiteError for lists that overlap, that
         leave too few survivors as a whole or anywhere in the graph, or that contradict what this
-        site saw itself.
+        site saw itself, and whatever `permit` raises.
         """
 
         def answer() -> bytes:
@@ -206,18 +212,20 @@ class SecAggClient:
             if self.number not in self.binding.committee:
                 raise self._refuse("this site does not belong to the committee")
             self._check_lists(lists)
+            permit(lists)
             self._lists = lists
             content = lists_part(self.binding, lists)
             return m.write(m.AGREE, self.binding, {self.number: self._identity.sign(content)})
 
         return self._once("masked", "agreed", request, answer)
 
-    def unmask(self, request: bytes) -> bytes:
+    def unmask(self, request: bytes, permit: Permit = _any) -> bytes:
         """Phase 5: a share of each surviving neighbour's seed and of each dropped one's mask key.
 
         Raises SiteError for lists that it would not sign, or that are not proven to be everybody's:
         without enough signatures of the committee over these very lists, or without the inboxes of
-        the neighbours, signed by them.
+        the neighbours, signed by them; and whatever `permit` raises, which is asked before any
+        share leaves.
         """
 
         def answer() -> bytes:
@@ -227,6 +235,7 @@ class SecAggClient:
             self._check_lists(lists)
             if why := unproven(self.binding, self.number, lists, proof):
                 raise self._refuse(why)
+            permit(lists)
             return self._reveal(lists)
 
         if self._phase == "masked":  # nobody asked it to agree
@@ -258,6 +267,10 @@ class SecAggClient:
         message = sign_part(self.binding.digest, site, keys)
         if not signed(self.binding.identity(site), signature, message):
             raise self._refuse(f"the keys of site '{self._name(site)}' are not signed by that site")
+        if not (usable(keys[:PUBLIC]) and usable(keys[PUBLIC : 2 * PUBLIC])):
+            raise self._refuse(
+                f"nobody can agree on a secret with the keys of '{self._name(site)}'"
+            )
 
     def _opened(self, site: int, sealed: bytes) -> bytes:
         """The pair of shares that a site sealed for this one."""

@@ -104,6 +104,19 @@ class KeyPair:
         return self._key.exchange(X25519PublicKey.from_public_bytes(public))
 
 
+_ANY = KeyPair(bytes(range(32)))
+
+
+def usable(public: bytes) -> bool:
+    """Whether an X25519 key is not of small order: those agree on zero with everybody (RFC 7748,
+    section 6.1), so no other site could use it."""
+    try:
+        _ANY.agree(public)
+    except ValueError:
+        return False
+    return True
+
+
 def derive(secret: bytes, salt: bytes, info: bytes, length: int = 32) -> bytes:
     """A key derived by HKDF-SHA256, of `length` bytes."""
     return HKDF(hashes.SHA256(), length, salt, info).derive(secret)

@@ -1,0 +1,199 @@
+"""Two sums of one round, over lists that differ by one site: their difference is its update.
+
+Training is reproducible, so a round that is repeated, or another run of the same program, adds the
+same updates again. A site remembers over which sites a round of a program was summed, and helps to
+unmask no sum of it over others. Where it does not, the update comes out.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from attacked_site import AttackedSite, InlineTrainer, draw, known, noise_images, program
+from secagg_rounds import MaliciousCoordinator, binding, lists, update
+from site_services import LocalLink
+from torch import Tensor
+
+from fedsight.core.errors import DeployError, SiteError
+from fedsight.core.types import Order
+from fedsight.deploy.declaration import gather
+from fedsight.deploy.server.job import propose
+from fedsight.deploy.site.trainer import TrainedUpdate
+from fedsight.engines.base import collect
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
+from fedsight.governance.contract import Contract
+from fedsight.privacy.secagg import messages as m
+from fedsight.privacy.secagg.graph import parameters
+from fedsight.program.program import Program
+
+Attack = Callable[..., AttackedSite]
+NAMES = ("a", "b", "c", "d")
+TARGET = "d"
+CONTRACT = {"require": ["secure_aggregation"], "figures": "none"}
+
+
+class Federation:
+    """Four sites, and a coordinator that asks some of them at a time for the first round."""
+
+    def __init__(self, attack: Attack, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.trained: list[Tensor] = []  # the updates before they are masked
+        asks = InlineTrainer.ask
+
+        def spy(trainer: InlineTrainer, command: Any, doing: str) -> Any:
+            found = asks(trainer, command, doing)
+            if isinstance(found, TrainedUpdate):
+                self.trained.append(found.payload["delta"].clone())
+            return found
+
+        monkeypatch.setattr(InlineTrainer, "ask", spy)
+        self.sites: dict[str, AttackedSite] = {}
+        for number, name in enumerate(NAMES):
+            images = draw(root / f"images-{name}", noise_images(6, number))
+            self.sites[name] = attack(name, images, **CONTRACT)
+        self.program: Program = program(
+            root / "images-a", secure={"name": "secagg", "dropout": 0.25}
+        )
+
+    def sum(self, names: Iterable[str], run: str = "run1") -> Tensor:
+        """The sum of the round's updates over some sites, without masks."""
+        link = LocalLink({name: self.sites[name].service for name in names})
+        declared, absent = propose(self.program, run, link, {})
+        assert not absent
+        federation = gather(self.program, declared)
+        engine = RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0, id=run))
+        whole = known(self.program)
+        order = Order(1, whole.initial[whole.layout.travelling])
+        cohort = range(len(link.sites))
+        outcome = collect(engine, order, cohort, lambda _: None, lambda: None)
+        assert not outcome.rejected
+        return outcome.total.plain()["delta"]
+
+
+@pytest.fixture
+def federation(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Federation:
+    return Federation(attack, tmp_path, monkeypatch)
+
+
+@pytest.mark.parametrize("run", ["run1", "run2"])
+def test_the_difference_of_two_sums_is_an_update_where_any_list_is_served(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch, run: str
+) -> None:
+    monkeypatch.setattr(Contract, "most_sums", None)
+    found = federation.sum(NAMES) - federation.sum(NAMES[:3], run)
+    closest = min(float((found - one).abs().max()) for one in federation.trained[:4])
+    assert closest < 1e-4 < 1e-2 < found.abs().max()
+
+
+@pytest.mark.parametrize("run", ["run1", "run2"])
+def test_ours_serve_one_list_whatever_is_forgotten(federation: Federation, run: str) -> None:
+    federation.sum(NAMES)
+    for site in federation.sites.values():
+        shutil.rmtree(site.home / "memory")
+        site.restart()
+    with pytest.raises(SiteError, match="only 0 sites agreed on who survived"):
+        federation.sum(NAMES[:3], run)
+    lines = [line for line in federation.sites["a"].service._log.read() if "why" in line]
+    assert "contract.sums: round 1 of this program was summed over 1 other list" in lines[-1]["why"]
+
+
+def test_a_round_is_repeated_with_the_same_sites(federation: Federation) -> None:
+    """As it is after a crash; the same updates in the same sum tell nothing new."""
+    first = federation.sum(NAMES)
+    for site in federation.sites.values():
+        site.restart()
+    assert (federation.sum(NAMES) - first).abs().max() < 1e-4
+
+
+def test_an_attempt_that_died_before_its_sum_came_out_costs_nothing(
+    federation: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as crash:
+        crash.setattr("fedsight.privacy.secagg.server.SecAggServer.request", _killed)
+        with pytest.raises(SiteError, match="killed"):
+            federation.sum(NAMES)
+    federation.sum(NAMES[:3])
+
+
+def _killed(*_: object) -> bytes:
+    raise SiteError("killed", "")
+
+
+# Sites that were not asked to unmask have nothing to remember
+
+SITES = 21
+GIVEN = parameters(SITES, 0.0, 0.1, True)
+
+
+class Memory:
+    """What each site has recorded: a list of names."""
+
+    def __init__(self) -> None:
+        self._known: dict[int, frozenset[int]] = {}
+
+    def permit(self, site: int) -> Callable[[m.Lists], None]:
+        def check(told: m.Lists) -> None:
+            if self._known.setdefault(site, told.survivors) != told.survivors:
+                raise DeployError("contract.sums: another list", "")
+
+        return check
+
+
+def unmasked(
+    serial: int, gone: Iterable[int], helpers: Iterable[int], memory: Memory | None
+) -> Any:
+    """The sum of a round without those `gone`, from the answers of `helpers` only."""
+    attacker = MaliciousCoordinator(binding(SITES, GIVEN, serial=serial))
+    attacker.advertise()
+    attacker.deal(range(SITES))
+    for site in range(SITES):
+        attacker.mask(site)
+    told = lists(SITES, gone)
+    for site in told.survivors:  # signing uncovers nothing, so it is not what is counted here
+        attacker.agree(site, told)
+    for site in helpers:
+        permits = [memory.permit(site)] if memory else []
+        request = attacker.request(site, told)
+        attacker.learn(site, attacker.clients[site].unmask(request, *permits))
+    return attacker.take_masks_off(told.survivors)
+
+
+def test_two_sums_come_out_where_nothing_is_remembered() -> None:
+    least = GIVEN.threshold
+    first = unmasked(1, [], range(least), None)
+    second = unmasked(2, [0], range(SITES - least, SITES), None)
+    assert np.array_equal(first - second, update(0))
+
+
+def test_a_second_list_needs_a_site_that_remembers_the_first() -> None:
+    least, memory = GIVEN.threshold, Memory()
+    unmasked(1, [], range(least), memory)
+    with pytest.raises(DeployError, match="another list"):
+        unmasked(2, [0], range(SITES - least, SITES), memory)
+
+
+def test_no_combination_of_sums_that_majorities_unmask_is_one_update() -> None:
+    """The proof's statement, on drawn lists: each needs more than half of its sites to help, and a
+    site helps with one list."""
+    rng = np.random.default_rng(0)
+    for _ in range(300):
+        sites = int(rng.integers(3, 12))
+        fresh, rows = set(range(sites)), []
+        while True:
+            size = int(rng.integers(2, sites + 1))
+            members = set(rng.permutation(sites)[:size].tolist())
+            helpers = sorted(members & fresh)[: size // 2 + 1]
+            if len(helpers) <= size // 2:
+                break
+            fresh -= set(helpers)
+            rows.append([float(site in members) for site in range(sites)])
+        if not rows:
+            continue
+        table = np.array(rows)
+        rank = np.linalg.matrix_rank(table)
+        for unit in np.eye(sites):
+            assert np.linalg.matrix_rank(np.vstack([table, unit])) == rank + 1
