@@ -322,7 +322,8 @@ class SiteService:
         self._figures = rules = self._enforcement.figure_rules()
 
         def declared() -> Answer:
-            declaration = rules.declare(self._open().declaration)
+            opened = self._open()
+            declaration = rules.declare(opened.declaration, opened.bare)
             facts = {**log_line, "images": declaration.train}
             return Answer({"declared": declaration.table()}, facts=facts)
 
