@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tomli_w
+from attacked_site import AttackedSite, draw, noise_images, program
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -68,6 +71,26 @@ def test_ours_stays_small_over_any_number_of_jobs(
     lines = SiteLog(tmp_path).read()
     assert refusals.JOB_LINES <= len(lines) <= most
     assert any(line["what"] == "train" and "count" in line["why"] for line in lines)
+
+
+@pytest.mark.parametrize("shortened", [True, False])
+def test_a_long_name_of_a_program_does_not_fill_the_log(
+    attack: Callable[..., AttackedSite],
+    tmp_path: Path,
+    shortened: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A name does not change the fingerprint, so `contract.runs` does not limit how many come."""
+    if not shortened:
+        monkeypatch.setattr("fedsight.deploy.site.service.printable", lambda text, most: text)
+    data = draw(tmp_path / "images", noise_images(4))
+    site, of = attack("ward", data), program(data)
+    for turn in range(3):
+        long = replace(of, name=f"{turn}" + "x" * 500_000)
+        assert "declared" in site.join(long, sites=3 + turn)
+    written = (site.home / "log.jsonl").stat().st_size
+    assert written < 3000 if shortened else written > 1_500_000
+    assert len(list((site.home / "memory").glob("*/*"))) == 2, "one run, beside its program's note"
 
 
 def test_another_day_has_lines_of_its_own(tmp_path: Path, day: list[str]) -> None:

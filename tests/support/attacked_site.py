@@ -164,12 +164,12 @@ class AttackedSite:
         sha256 = hashlib.sha256(messages.pack([kept])).hexdigest()
         return self.ask("adopt", {"sha256": sha256, "mark": self.send("kept", [kept])})[0]
 
-    def measure(self, vector: Tensor, round: int = 1) -> dict[str, Any]:
-        """Ask for figures."""
+    def measure(self, vector: Tensor, round: int = 1, accepted: int = 0) -> dict[str, Any]:
+        """Ask for figures; `accepted`: the last round whose memory counts."""
         header = {
             "round": round,
             "attempt": next(self._numbers),
-            "accepted": 0,
+            "accepted": accepted,
             "vector": self.send("vector", [vector]),
         }
         return self.ask("measure", header)[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
@@ -20,8 +20,10 @@ from fedsight.privacy.noise import MakeNoise
 class PrivateSteps:
     """Noisy steps along clipped gradients (Abadi et al. 2016, Algorithm 1)."""
 
-    def __init__(self, mechanism: Example, plan: Plan) -> None:
+    def __init__(self, mechanism: Example, plan: Plan, hides: bool = False) -> None:
+        """`hides`: an image that cannot be read or fails adds nothing, instead of raising."""
         self._mechanism = mechanism
+        self._hides = hides
         self._clip = mechanism.clip
         self._plan = plan
 
@@ -36,12 +38,14 @@ class PrivateSteps:
         count = steps(plan, samples) // plan.passes * lesson.epochs
         values = [parameter.detach() for parameter in optimizer.parameters]
         whole = [parameter.detach() for parameter in lesson.model.parameters()]
-        gradients = PerImage(lesson.task, lesson.model, optimizer)
+        gradients = PerImage(lesson.task, lesson.model, optimizer, self._hides)
         for step in range(lesson.done, lesson.done + count):
             # Sampling depends on all current weights: another model never gets the same draws.
             sampling = lesson.noise("examples", step, values=[w.cpu() for w in whole])
-            drawn = np.flatnonzero(sampling.uniform(samples) < expected / samples).tolist()
-            images = read(lesson, step, [] if lesson.blank else drawn)
+            drawn = np.flatnonzero(sampling.uniform(samples) < expected / samples)
+            seeds = (sampling.uniform(samples) * 2.0**53).astype(np.int64)
+            chosen = [] if lesson.blank else zip(drawn.tolist(), seeds[drawn].tolist(), strict=True)
+            images = read(lesson, chosen, gradients.failed)
             total = gradients.clipped_sum(images, self._clip)
             noise = partial(lesson.noise, "gradient", step)
             mean = noised_mean(total, deviation, expected, noise)
@@ -49,17 +53,28 @@ class PrivateSteps:
         return Progress(count, torch.zeros((), dtype=torch.float64), 0)
 
 
-def read(lesson: Lesson, step: int, positions: Sequence[int]) -> Iterator[Single]:
-    """The images at `positions`, one by one.
+def read(
+    lesson: Lesson,
+    chosen: Iterable[tuple[int, int]],
+    failed: Callable[[Exception], None] | None = None,
+) -> Iterator[Single]:
+    """The images at (position, seed), one by one; those that cannot be read go to `failed`.
 
-    The random numbers for an image (augmentation, dropout) depend on its position and the step
-    alone. From a stream that all images share, one image more would give all others different ones,
-    and change their gradients.
+    The random numbers for an image (augmentation, dropout) follow from its seed, which is drawn for
+    it like its coin. If they came from a stream that all images share, or from the image's position
+    and a public seed, one image more would give those after it different ones, and so change their
+    gradients: the positions of all later images move.
     """
-    for position in positions:
-        its = derive(lesson.draws.initial_seed(), "step", step, "image", position)
-        draws = torch.Generator().manual_seed(its)
-        yield Single(lesson.read(torch.tensor([position]), draws), derive(its, "loss"))
+    for position, its in chosen:
+        draws = torch.Generator().manual_seed(derive(its, "augmentation"))
+        try:
+            batch = lesson.read(torch.tensor([position]), draws)
+        except Exception as error:
+            if failed is None:
+                raise
+            failed(error)
+            continue
+        yield Single(batch, derive(its, "loss"))
 
 
 def noised_mean(total: list[Tensor], deviation: float, expected: float, noise: MakeNoise) -> Tensor:

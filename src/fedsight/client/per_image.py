@@ -9,6 +9,7 @@ batch, they do with one image.
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from fedsight.core.types import Batch
 from fedsight.tasks.base import Task
 from fedsight.tasks.loss_module import LossModule
 
+log = logging.getLogger(__name__)
 HELD = 1 << 25  # values of single gradients that are held at once
 
 
@@ -42,7 +44,11 @@ class PerImage:
     Every image meets the buffers that the network has now; what it changes in them is dropped.
     """
 
-    def __init__(self, task: Task, model: nn.Module, optimizer: Optimizer) -> None:
+    def __init__(
+        self, task: Task, model: nn.Module, optimizer: Optimizer, hides: bool = False
+    ) -> None:
+        """`hides`: an image whose gradient cannot be computed adds nothing, instead of raising."""
+        self._hides, self._told = hides, False
         self._loss = LossModule(task, model)
         self._optimizer = optimizer
         parameters = optimizer.parameters
@@ -65,14 +71,27 @@ class PerImage:
                 _add_clipped(total, gradients, clip)
         return total
 
+    def failed(self, error: Exception) -> None:
+        """Raise the error of one image, unless failures are hidden: then the image adds nothing.
+
+        If such an error ended the step, that one image would take the gradients of all others away,
+        and a network can be made to fail at an image of the coordinator's choice. The first reason
+        is kept in this machine's log.
+        """
+        if not self._hides:
+            raise error
+        if not self._told:
+            self._told = True
+            log.warning("an image adds nothing to a round's steps", exc_info=error)
+
     def _gradients(self, images: Sequence[Single]) -> Iterable[list[Tensor]]:
         """Gradients [k, ...] of all parameters, in one or more groups of k images."""
         if self._vectorised:
             try:
                 return [self._at_once(images)]
-            except RuntimeError:
+            except Exception:
                 # Loss or network draw random numbers or depend on values in a way that cannot be
-                # vectorised, which does not depend on the images. Other errors come up again.
+                # vectorised. An error of one image comes up again, and is then that image's alone.
                 self._vectorised = False
         return (self._alone(image) for image in images)
 
@@ -94,11 +113,14 @@ class PerImage:
         return [found[name] for name in self._names]
 
     def _alone(self, image: Single) -> list[Tensor]:
-        seed(self._device, image.seed)
-        loss = functional_call(
-            self._loss, self._loss.copied_buffers(), (image.batch.x, image.batch.y)
-        )
-        return [gradient[None] for gradient in self._optimizer.gradients(loss)]
+        try:
+            seed(self._device, image.seed)
+            buffers = self._loss.copied_buffers()
+            loss = functional_call(self._loss, buffers, (image.batch.x, image.batch.y))
+            return [gradient[None] for gradient in self._optimizer.gradients(loss)]
+        except Exception as error:
+            self.failed(error)
+        return [torch.zeros_like(value)[None] for value in self._optimizer.parameters]
 
 
 def _add_clipped(total: list[Tensor], gradients: list[Tensor], clip: float) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_bytes
 
@@ -61,11 +61,14 @@ class Client:
         speed: Speed | None = None,
         noise: MakeNoise | None = None,
         deployed: bool = False,
+        hides: bool = False,
     ) -> None:
         """`noise`: where the site's noise comes from; None: the program's seed (a simulation).
 
         `deployed`: this is a real site, so what its task draws for it (`Learning.begin`) comes from
         the operating system and is remembered, instead of following from the program's seed.
+
+        `hides`: under DP-SGD, an image that fails adds nothing, instead of raising.
 
         Raises EngineError when the device of `speed` is not there, and ConfigError for a loss or
         network that DP-SGD cannot protect.
@@ -74,7 +77,7 @@ class Client:
         program = federation.program
         self.federation = federation
         self._noise = noise or partial(Noise, program.seed, program.fingerprint)
-        self._deployed = deployed
+        self._deployed, self._hides = deployed, hides
         self._device = find_device(speed.device)
         self.network, self.layout = federation.network, federation.layout
         self.model = self.network.module
@@ -98,7 +101,7 @@ class Client:
             of = self.federation
             if problems := isolation.problems(of.program, of.dataset, self.network):
                 raise ConfigError(problems)  # a site does not take the coordinator's word for it
-            return PrivateSteps(privacy, self.federation.plan)
+            return PrivateSteps(privacy, self.federation.plan, self._hides)
         bfloat16 = torch.autocast(self._device.type, torch.bfloat16)
         precise = speed.precision == "float32"
         return GradientSteps(contextlib.nullcontext if precise else lambda: bfloat16)
@@ -118,19 +121,21 @@ class Client:
         """
         return self._stepped(order, self._site(client), memory)
 
-    def blank(self, order: Order, client: int) -> Reply:
+    def blank(self, order: Order, client: int, memory: Memory) -> Reply:
         """A reply that says nothing of the client's images, which are not read.
 
         It looks like any other: zeros, clipped, noised and encoded as an update is; under DP-SGD,
-        the steps that noise alone takes. A protected site sends it instead of an error.
+        the steps that noise alone takes. A protected site sends it instead of an error. Its memory
+        has the size of any other, too, and says what `memory` said.
         """
         federation, program = self.federation, self.federation.program
         data = federation.client(client)
         known = _Site(federation.name(client), data, data.labels(), None, 0)
+        kept = memory or self._unlearnt(order, known)
         if isinstance(self._training, PrivateSteps):
             reply = self._stepped(order, known, {}, blank=True)
             if all(bool(torch.isfinite(part).all()) for part in reply.payload.values()):
-                return reply
+                return replace(reply, memory=kept)
         added = program.privacy.parts()  # which `release` adds
         nothing = {
             part: torch.zeros(spec.shape)
@@ -139,7 +144,15 @@ class Client:
         }
         noise = partial(self._noise, "round", order.round, "site", known.name)
         payload = self._release(nothing, order, known.name, noise)
-        return Reply(known.name, payload, self._weight(data), {})
+        return Reply(known.name, payload, self._weight(data), {}, kept)
+
+    def _unlearnt(self, order: Order, site: _Site) -> Memory:
+        """What a site remembers that has learnt nothing and remembered nothing so far."""
+        zeros = {name: torch.zeros_like(value) for name, value in order.shared.items()}
+        still = Order(order.round, torch.zeros_like(order.vector), zeros)
+        self.load(still.vector, {})
+        _, kept = self._result(still, {}, self._local(still, {}, lr=1.0, steps=1))
+        return {**kept, **self._begin(site, {})}
 
     def _stepped(self, order: Order, known: _Site, memory: Memory, blank: bool = False) -> Reply:
         program, site, data = self.federation.program, known.name, known.data
@@ -260,14 +273,14 @@ class Client:
         program.task.begin(self.model, site.labels, draws)
         return kept
 
-    def _local(self, order: Order, memory: Memory, lr: float) -> Local:
+    def _local(self, order: Order, memory: Memory, lr: float, steps: int = 0) -> Local:
         """What the algorithm knows while it trains, on the device."""
 
         def here(vectors: Memory) -> Memory:
             return {name: value.to(self._device) for name, value in vectors.items()}
 
         start = order.vector[self.layout.shared].to(self._device)
-        return Local(start, here(order.shared), here(memory), lr)
+        return Local(start, here(order.shared), here(memory), lr, steps)
 
     def _site(self, client: int) -> _Site:
         """A client's images, prepared at once unless they are too many or change each time that
@@ -280,13 +293,22 @@ class Client:
         values = len(data) * size.channels * size.height * size.width
         whole = None
         if not federation.program.train.augment and values <= PREPARED:
-            whole = self.batch(data, torch.arange(len(data)))
+            whole = self._whole(data)
         made = _Site(federation.name(client), data, data.labels(), whole, values if whole else 0)
         if whole is not None:
             self._sites[client] = made
             while sum(site.values for site in self._sites.values()) > REMEMBERED:
                 self._sites.popitem(last=False)
         return made
+
+    def _whole(self, data: SiteData) -> Batch | None:
+        """All images; None if one fails, which is then left out when it is read by itself."""
+        try:
+            return self.batch(data, torch.arange(len(data)))
+        except Exception:
+            if not self._hides:
+                raise
+        return None
 
     def _reader(self, site: _Site) -> Callable[[Tensor, Generator], Batch]:
         """How batches are made of the site's images."""

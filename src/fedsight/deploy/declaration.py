@@ -201,8 +201,10 @@ OWNER_KEYS = frozenset(
         *("pixelless", "nameless"),
         # which images are tested on: figures over a part that the program chooses reveal images
         *("test_fraction", "test_seed", "unseen", "held_out_by"),
-        # the layout of a table or a set of files
+        # the layout of a table or a set of files; what a label is decides what is held out, too
         *("path_column", "label_column", "site_column", "split_column", "delimiter"),
+        *("label_separator", "mask_column", "format", "site_key", "first_pixel"),
+        "frames",  # which of a file's frames are images
         *("image_column", "train_part", "test_part", "first_label", "transpose"),
         *("train_images", "train_labels", "test_images", "test_labels"),
     }

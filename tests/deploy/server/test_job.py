@@ -44,7 +44,7 @@ class Runs:
         program = site_services.program(self._images, **sections)
         store = RunStore(self.federation.runs / name)
         facts = {"command": "run", "fingerprint": program.fingerprint, "id": f"job{name}"}
-        store.create(program, Speed(workers=1), facts)
+        store.create(program, Speed(workers=1), facts, force=True)
         return store
 
     def run_job(self, store: RunStore, link: Any = None) -> dict[str, Any]:

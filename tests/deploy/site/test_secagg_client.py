@@ -20,10 +20,12 @@ from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
 from fedsight.engines.protected import encoding_plan_of, order_digest
 from fedsight.privacy.event import Event
 from fedsight.privacy.noise import Noise, fresh
+from fedsight.privacy.secagg.graph import colluding
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import size
 from fedsight.privacy.secagg.server import SecAggServer
+from fedsight.privacy.secure import Secure
 from fedsight.program.program import Program
 
 SITES = ("a", "b", "c", "d")
@@ -81,6 +83,19 @@ def test_noise_for_a_large_round_is_refused_in_a_small_one(tmp_path: Path) -> No
     other = clients(tmp_path / "again", program(), 4)[0]
     with pytest.raises(SiteError, match="were not made for round 1 with this order and quantiser"):
         other.protection(STEP, None, fields(10))
+
+
+def test_noise_for_a_small_round_is_refused_in_a_large_one(tmp_path: Path) -> None:
+    """One site more may be one more that colludes, and no further survivor: at these rates, four of
+    five sites are certain to answer and to be honest, and three of six, of which four may answer
+    as well. So shares of noise for five, in a round of six, are too few."""
+    rates = Secure(name="secagg", dropout=0.1999, corrupt=1 / 6)
+    survivors = {sites: rates.parameters(sites).survivors for sites in (5, 6)}
+    assert survivors[5] == survivors[6] == 4
+    assert [survivors[sites] - colluding(sites, rates.corrupt) for sites in (5, 6)] == [4, 3]
+    client = clients(tmp_path, program(), 3)[0]
+    with pytest.raises(SiteError, match="are for 3 sites, and 4 have keys for the round"):
+        client.protection(STEP, None, fields(3))
 
 
 def test_fewer_survivors_than_the_program_states_are_refused_before_any_key(tmp_path: Path) -> None:

@@ -43,15 +43,18 @@ class FigureRules:
             return FREE
         return noised_sums.event(self._contract.figures_noise).table(), 1
 
-    def declare(self, declared: Declaration) -> Declaration:
-        """The declaration, saying how figures will leave, or why none will."""
+    def declare(self, declared: Declaration, bare: bool) -> Declaration:
+        """The declaration, saying how figures will leave, or why none will.
+
+        `bare`: the models that are measured have parameters that were trained here without noise.
+        """
         if self._contract.release == "noised":
             self.bounds = self._program.task.bounds(len(declared.classes))
-        self._reason = self._why_none(declared.test)
+        self._reason = self._why_none(declared.test, bare)
         release = "none" if self._reason else self._contract.release
         return replace(declared, figures=release, withheld=self._reason)
 
-    def _why_none(self, images: int) -> str:
+    def _why_none(self, images: int, bare: bool) -> str:
         contract, task = self._contract, self._program.task.registered
         if contract.release == "none":
             return "contract.figures: sums over the test images may not leave the site" + (
@@ -61,6 +64,13 @@ class FigureRules:
             return (
                 f"contract.figures: the task {task} or one of its metrics does not bound what an "
                 "image adds to its sums, so they cannot be noised"
+            )
+        if contract.release == "noised" and bare:
+            # One training image may change them, and so what is found on every test image.
+            return (
+                "contract.figures: the noise is sized for one test image, and parameters that stay "
+                f"at the site (algorithm {self._program.algorithm.registered}) were trained on its "
+                "other images without noise"
             )
         if images < contract.test_images:
             return (

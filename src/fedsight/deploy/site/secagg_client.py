@@ -97,6 +97,12 @@ class SiteSecAgg:
             client = self._current_client()
             digest = order_digest(step.order, adopted)
             _check_binding(client, step, digest, encoder.table())
+            if terms < len(client.binding.roster):  # more sites, more of whom may collude
+                raise SiteError(
+                    f"noise and rounding are for {terms} sites, and {len(client.binding.roster)} "
+                    "have keys for the round",
+                    "this is a bug in the coordinator",
+                )
             survivors = client.binding.parameters.survivors
             assumed = program.secure.parameters(terms).survivors
             if survivors < assumed:  # a sum of fewer sites has less noise than is accounted

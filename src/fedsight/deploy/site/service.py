@@ -59,6 +59,7 @@ from fedsight.program.program import Program
 
 ServiceAnswer = tuple[dict[str, Any], bytes | memoryview]
 OPENING = "opening its images"
+MAX_NAME = 80  # characters of a program's name in the log
 MAX_WAIT = 30.0  # seconds until a request for the state of some work is answered
 log = logging.getLogger(__name__)
 
@@ -316,13 +317,15 @@ class SiteService:
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
         self._secagg.join(program, owner, run, self._enforcement.release)
-        log_line = {"program": program.name, "fingerprint": program.fingerprint}
+        name = printable(program.name, MAX_NAME)  # the coordinator's, of any length
+        log_line = {"program": name, "fingerprint": program.fingerprint}
         log_line["algorithm"] = str(program.algorithm.registered)
 
         self._figures = rules = self._enforcement.figure_rules()
 
         def declared() -> Answer:
-            declaration = rules.declare(self._open().declaration)
+            opened = self._open()
+            declaration = rules.declare(opened.declaration, opened.bare)
             facts = {**log_line, "images": declaration.train}
             return Answer({"declared": declaration.table()}, facts=facts)
 

@@ -57,6 +57,7 @@ class Opened:
 
     declaration: Declaration
     charge: Charge  # of the noise that the site adds; unknown (None) for shares of noise
+    bare: bool  # whether the models that are measured have parameters trained here without noise
 
 
 @dataclass(frozen=True)

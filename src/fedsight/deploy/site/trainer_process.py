@@ -20,8 +20,8 @@ import torch
 
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
-from fedsight.core.errors import EngineError, FedSightError, SiteError
-from fedsight.core.types import Metrics, Reply
+from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteError
+from fedsight.core.types import Memory, Metrics, Reply
 from fedsight.deploy.declaration import declare, open_site, without_weights
 from fedsight.deploy.site.job_lease import JobLease
 from fedsight.deploy.site.trainer import (
@@ -35,7 +35,7 @@ from fedsight.deploy.site.trainer import (
 )
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
-from fedsight.program import plugins
+from fedsight.program import plugins, rules
 
 
 class SiteTrainer:
@@ -47,18 +47,21 @@ class SiteTrainer:
         program = without_weights(setup.program)
         speed = setup.owner.speed.client
         of = replace(self.federation, program=program)
-        self.client = Client(of, speed, fresh, deployed=True)
+        if problems := rules.problems(program, of.network):  # the coordinator may not have asked
+            raise ConfigError(problems)
+        self._protected = setup.owner.contract.protected
+        self.client = Client(of, speed, fresh, deployed=True, hides=self._protected)
         if setup.kept is not None:
             self.client.adopt(setup.kept)
         self.memory = MemoryStore(setup.memory)
         self.name = setup.name
-        self._protected = setup.owner.contract.protected
         images = self.federation.size(self.number)
         cost = charge(setup.program.privacy, self.federation.plan, images)
         self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
         owner = setup.owner
         declared = declare(self.federation, self.number, owner.share, owner.contract.tells_counts)
-        self.opened = Opened(declared, cost)
+        bare = self._remembers and program.privacy.unit != "example"
+        self.opened = Opened(declared, cost, bare)
 
     def train(self, step: TrainStep) -> TrainedUpdate:
         """Take one client step.
@@ -76,22 +79,26 @@ class SiteTrainer:
                 traceback.print_exc()
                 failure = str(error) or type(error).__name__
         if reply is None:
-            reply = self.client.blank(step.order, self.number)
+            reply = self.client.blank(step.order, self.number, self._memory(step))
+        # Also that nothing was learnt: what is kept counts in contract.disk, which is told.
+        if reply.memory:
+            self.memory.save(self.name, step.order.round, reply.memory)
         metrics = {} if self._protected else reply.metrics  # no epsilon pays for the loss
         return TrainedUpdate(reply.payload, reply.weight, metrics, failure)
 
     def _trained(self, step: TrainStep) -> Reply:
-        """The client step; first drop memory of rounds that the coordinator did not accept."""
-        self.memory.rewind(step.accepted, self.name)
-        self.memory.prune(self.name, step.durable)
-        memory = self.memory.load(self.name, step.order.round)
-        reply = self.client.step(step.order, self.number, memory)
+        """The client step."""
+        reply = self.client.step(step.order, self.number, self._memory(step))
         finite = all(bool(torch.isfinite(part).all()) for part in reply.payload.values())
         if self._protected and not finite:  # the coordinator would reject it by name
             raise SiteError("the update is not finite", "lower train.lr, or set train.clip")
-        if reply.memory:
-            self.memory.save(self.name, step.order.round, reply.memory)
         return reply
+
+    def _memory(self, step: TrainStep) -> Memory:
+        """What the site remembers; rounds that the coordinator did not accept are forgotten."""
+        self.memory.rewind(step.accepted, self.name)
+        self.memory.prune(self.name, step.durable)
+        return self.memory.load(self.name, step.order.round)
 
     def measure(self, step: MeasureStep) -> Metrics:
         """The sums over all test images of this site's view, added as the simulation adds them."""
