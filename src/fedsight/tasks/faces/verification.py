@@ -23,6 +23,7 @@ from fedsight.core.rng import generator
 from fedsight.core.types import Sum
 
 BINS = 1000
+NOISED = 20  # bins of pairs in noised figures
 COARSE = 50  # bins of resampled pairs
 RESAMPLES = 100
 GENUINE, IMPOSTOR = 0, 1
@@ -74,6 +75,13 @@ def verify(vectors: Tensor, people: Tensor, pixels: Tensor | None = None) -> dic
         "pairs": Sum(pairs.numpy(), len(people)),
         "resampled": Sum(resampled.numpy(), len(people)),
     }
+
+
+def nothing(images: int) -> dict[str, Sum]:
+    """The sums of `verify` and `identify` on `images` images, before anything is measured."""
+    shapes = {"pairs": (3, 2, BINS), "resampled": (RESAMPLES, 3, 2, COARSE), "rank": (2,)}
+    shapes |= {"open": (3, BINS)}
+    return {name: Sum(np.zeros(shape), images) for name, shape in shapes.items()}
 
 
 def _cells(scores: Tensor, owners: Tensor, people: int) -> Tensor:
