@@ -45,15 +45,16 @@ def total(sums: Sequence[Metrics], task: Task) -> Metrics:
 
 
 def errors(sums: Metrics, task: Task, summary: Summary) -> dict[str, float]:
-    """The standard error that noise gives each figure of `summary`, an estimate; empty without.
+    """The root mean square error that noise gives each figure of `summary`, an estimate.
 
     Noise like that of the sums is drawn again and again, around the sums as they were repaired
-    (a parametric bootstrap: Efron and Tibshirani 1993, section 6.5). A figure that was not always
-    measured is left out.
+    (a parametric bootstrap: Efron and Tibshirani 1993, section 6.5). What repairing shifts is
+    included. A figure that was not always measured is left out; without noise all are.
     """
     if not isinstance(sums, NoisedSums):
         return {}
-    middle = task.condensed(usable(sums, task))
+    repaired = usable(sums, task)
+    middle, known = task.condensed(repaired), summary(repaired)
     draws = numpy_generator(0, "errors of figures")  # no secret: it protects nothing
     found: dict[str, list[float]] = {}
     for _ in range(DRAWS):
@@ -64,7 +65,9 @@ def errors(sums: Metrics, task: Task, summary: Summary) -> dict[str, float]:
         for key, value in summary(task.repaired(again, sums.deviation)).items():
             found.setdefault(key, []).append(value)
     return {
-        key: float(np.std(values)) for key, values in found.items() if np.isfinite(values).all()
+        key: float(np.sqrt(np.square(np.subtract(values, known[key])).mean()))
+        for key, values in found.items()
+        if np.isfinite([*values, known[key]]).all()
     }
 
 

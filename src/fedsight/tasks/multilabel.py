@@ -23,8 +23,11 @@ from fedsight.tasks.roc import BINS, auc, auc_interval, histogram, roc, thin
 
 Weight = Annotated[float, Field(gt=0)]
 _DRAWN = 8  # more lines cannot be distinguished
-COARSE = 20  # bins of noised scores; one half is an edge of them
 _HALF = BINS // 2  # the bin where a probability of one half begins
+# Where the wider bins of noised scores begin: at these logits, their opposites, and 0.
+_LOGITS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+_STEPS = [round(_HALF * logit / (4 + logit)) for logit in _LOGITS]
+EDGES = (0, *(_HALF - step for step in reversed(_STEPS)), _HALF, *(_HALF + s for s in _STEPS))
 
 
 @tasks.add("multilabel", source="AUC: Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747")
@@ -96,17 +99,17 @@ class MultiLabel(Task):
         return {"scores": math.sqrt(classes), "loss": 2 * math.log(2) * classes}
 
     def condensed(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
-        """`scores` [2 (with the label, without), labels, COARSE], and `loss`, over all labels."""
+        """`scores` [2 (with the label, without), labels, bins], and `loss`, over all labels."""
         both = np.stack([sums["positives"].total, sums["negatives"].total])
         count = sums["positives"].count
         loss = np.asarray(sums["loss"].total.sum())
-        return {"scores": Sum(coarse(both, COARSE), count), "loss": Sum(loss, count)}
+        return {"scores": Sum(coarse(both, EDGES), count), "loss": Sum(loss, count)}
 
     def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
         """Every label has a score in every image. Where noise hides how many images have a label,
         or how many do not, all are counted as one of the two, and the label has no AUC."""
         found, images = np.zeros_like(sums["scores"].total), float(sums["scores"].count)
-        hidden = 2 * deviation["scores"] * math.sqrt(COARSE / 2)  # standard errors of a number
+        hidden = 2 * deviation["scores"] * math.sqrt(len(EDGES) / 2)  # standard errors of a number
         for label, raw in enumerate(sums["scores"].total.transpose(1, 0, 2)):
             cells = raw - (raw.sum() - images) / raw.size
             have = float(cells[0].sum())
@@ -114,7 +117,7 @@ class MultiLabel(Task):
             have = min(max(have, 0.0), images)
             found[0, label] = projected(cells[0], have)
             found[1, label] = projected(cells[1], images - have)
-        positives, negatives = (Sum(one, sums["scores"].count) for one in fine(found, BINS))
+        positives, negatives = (Sum(one, sums["scores"].count) for one in fine(found, EDGES, BINS))
         loss = np.full(found.shape[1], max(float(sums["loss"].total), 0.0) / found.shape[1])
         return {
             "positives": positives,

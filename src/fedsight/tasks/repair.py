@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
 Floats = npt.NDArray[np.float64]
+Edges = Sequence[int]  # rising, the first is 0
 
 
 def projected(values: Floats, total: float) -> Floats:
@@ -22,12 +25,12 @@ def projected(values: Floats, total: float) -> Floats:
     return np.asarray(np.maximum(values - excess[last], 0.0))
 
 
-def coarse(counts: Floats, bins: int) -> Floats:
-    """A histogram [..., n] in `bins` bins of n / bins old ones."""
-    return np.asarray(counts.reshape(*counts.shape[:-1], bins, -1).sum(-1))
+def coarse(counts: Floats, edges: Edges) -> Floats:
+    """A histogram [..., n] in wider bins, which begin at the bins `edges` of the old one."""
+    return np.asarray(np.add.reduceat(counts, edges, axis=-1))
 
 
-def fine(counts: Floats, bins: int) -> Floats:
-    """A histogram [..., n] in `bins` bins, each old one spread evenly."""
-    each = bins // counts.shape[-1]
-    return np.repeat(counts / each, each, axis=-1)
+def fine(counts: Floats, edges: Edges, bins: int) -> Floats:
+    """The histogram in `bins` bins again, each wide one spread evenly over its own."""
+    widths = np.diff([*edges, bins])
+    return np.repeat(counts / widths, widths, axis=-1)

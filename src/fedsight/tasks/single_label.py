@@ -19,7 +19,18 @@ from fedsight.tasks.repair import projected
 
 # What summary.json and history.jsonl say besides figures; a metric cannot have these names.
 RESERVED = frozenset(
-    {"name", "headline", "score", "rounds", "seconds", "bytes_up", "bytes_down", "fingerprint"}
+    {
+        "name",
+        "headline",
+        "score",
+        "score_error",
+        "site_errors",
+        "rounds",
+        "seconds",
+        "bytes_up",
+        "bytes_down",
+        "fingerprint",
+    }
     | {"model_sha256", "worst_site", "by_site", "round", "train_loss", "epsilon", "lr", "cohort"}
     | {"replies", "sites", "rejected", "weight", "privacy"}
 )

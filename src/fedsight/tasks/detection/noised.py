@@ -14,7 +14,8 @@ from fedsight.tasks.repair import coarse, fine, projected
 
 MOST = 4.0  # norm of an image's numbers
 MOST_LOSS = 10.0
-SCORES = 10  # bins of scores
+EDGES = range(0, BINS, BINS // 10)  # where the wider bins of scores begin
+SCORES = len(EDGES)
 LEVELS = (0, 3, 6, 9)  # places in OVERLAPS: IoU 0.50, 0.65, 0.80, 0.95
 AREAS = 4
 # Detections with the lowest scores are many and change little, so they use less of the bound.
@@ -23,7 +24,7 @@ WEIGHTS = np.array([0.05, 0.25, *[1.0] * (SCORES - 2)])
 
 def condensed(counts: Floats, objects: Floats) -> Floats:
     """[classes, 5 * SCORES + 1] from the sums of `precision.histograms`."""
-    found = coarse(counts[:, 0], SCORES)  # [classes, overlaps, 2, SCORES]
+    found = coarse(counts[:, 0], EDGES)  # [classes, overlaps, 2, SCORES]
     right, wrong = found[:, LEVELS, 0], found[:, 0, 1] * WEIGHTS
     strictest = right - np.concatenate([right[:, 1:], np.zeros_like(right[:, :1])], axis=1)
     rows = [strictest.reshape(len(found), -1), wrong, objects[:, :1]]
@@ -46,7 +47,7 @@ def repaired(found: Floats, deviation: float) -> tuple[Floats, Floats]:
         wrong = row[len(LEVELS) * SCORES : -1]
         wrong = projected(wrong, max(float(wrong.sum()), 0.0)) / WEIGHTS
         each = np.stack([np.interp(places, LEVELS, one) for one in right.T], axis=1)
-        counts[label, 0, :, 0] = fine(each, BINS)
+        counts[label, 0, :, 0] = fine(each, EDGES, BINS)
         # Who is right at a lower overlap only is wrong at a higher one.
-        counts[label, 0, :, 1] = fine(wrong + right[0] - each, BINS)
+        counts[label, 0, :, 1] = fine(wrong + right[0] - each, EDGES, BINS)
     return counts, objects

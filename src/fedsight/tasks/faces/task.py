@@ -125,7 +125,7 @@ class FaceRecognition(Task):
         return {"genuine": 1.0, "impostor": 1.0}
 
     def condensed(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
-        """`genuine` and `impostor` pairs by score [NOISED]; nothing else can be noised."""
+        """`genuine` and `impostor` pairs by score; nothing else can be noised."""
         pairs = repair.coarse(sums["pairs"].total.sum(axis=0), verification.NOISED)
         return {
             name: Sum(counts, sums["pairs"].count)
@@ -140,7 +140,9 @@ class FaceRecognition(Task):
             total, hidden = float(noised.sum()), 2 * deviation[name] * math.sqrt(noised.size)
             if total >= hidden:  # two standard errors
                 counts = repair.projected(noised, total)
-                found["pairs"].total[2, kind] = repair.fine(counts, verification.BINS)
+                found["pairs"].total[2, kind] = repair.fine(
+                    counts, verification.NOISED, verification.BINS
+                )
         return found
 
     def units(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
