@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import federations
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from fedsight.core.types import Metrics, Sum
 from fedsight.evaluation import noised
+from fedsight.evaluation.figures import Evaluator
 from fedsight.privacy.noised_sums import NoisedSums, deviation
 from fedsight.privacy.noised_sums import noised as with_noise
 from fedsight.tasks.classification import Classification
@@ -84,3 +86,24 @@ def test_a_figure_that_noise_hides_has_no_error() -> None:
     found = noised.errors(noisy(10, 0.5), TASK, lambda sums: nothing)
     assert found == {"loss": 0.0}
     assert np.isnan(noised.rounded(nothing, found)["auc"])
+
+
+@pytest.mark.parametrize("algorithm", ["fedavg", "fedbn"])
+def test_sites_and_means_of_sites_have_errors_too(algorithm: str) -> None:
+    """One test part for all sites, or one as each site's own model sees it."""
+    of = federations.federation(algorithm={"name": algorithm}, model={"name": "small_cnn"})
+    each = np.full((10, 10), 10.0)
+    sums: dict[str, Sum] = {"confusion": Sum(each, 1000), "loss": Sum(np.full(10, 200.0), 1000)}
+    bounds = TASK.bounds(10, 784)
+    assert bounds is not None
+    wide = deviation(bounds, NOISE)
+    parts = [NoisedSums(with_noise(sums, bounds, NOISE), wide) for _ in of.views]
+    evaluator = Evaluator(of)
+    found = evaluator.figures(parts, final=True)
+    assert set(found.site_errors) == set(found.by_site)
+    assert 0 < found.errors["score"] < 0.05
+    assert found.overall["score"] == round(found.overall["score"], 3)
+    if evaluator.site_test == "whole test part":
+        own = [one["score"] for one in found.site_errors.values()]
+        assert found.errors["score"] == pytest.approx(np.linalg.norm(own) / len(own))
+    assert evaluator.figures([sums for _ in of.views], final=True).errors == {}

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
+import fedsight as fs
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.privacy import noised_sums
 from fedsight.privacy.noised_sums import GRID, bounded, deviation, noised
+from fedsight.program.objective import OwnTask
 from fedsight.tasks.base import tasks
 from fedsight.tasks.classification import Classification
 
@@ -101,3 +103,14 @@ def test_noised_sums_give_figures_within_their_range(seed: int, images: int) -> 
     if images == 3000:
         right = float((truth == answers).float().mean())
         assert figures["accuracy"] == pytest.approx(right, abs=0.1)
+
+
+def test_a_users_own_measure_is_noised_with_the_rest() -> None:
+    own = fs.task(measure=lambda logits, labels: (logits.argmax(1) == labels).float())
+    assert isinstance(own, OwnTask)
+    bounds = own.bounds(4, 64)
+    assert bounds is not None
+    sums = own.measure(nn.Identity(), Batch(torch.eye(4), torch.tensor([0, 1, 2, 0])), 4)
+    assert set(bounds) == set(sums)
+    found = own.repaired(noised(sums, bounds, 5.0), deviation(bounds, 5.0))
+    assert 0 <= own.summary(found)[own.headline] <= 1

@@ -12,7 +12,7 @@ import numpy as np
 from fedsight.tasks.detection.precision import BINS, OVERLAPS, Floats
 from fedsight.tasks.repair import coarse, fine, projected
 
-MOST = 4.0  # norm of an image's numbers
+MOST = 3.0  # norm of an image's numbers
 MOST_LOSS = 10.0
 EDGES = range(0, BINS, BINS // 10)  # where the wider bins of scores begin
 SCORES = len(EDGES)
