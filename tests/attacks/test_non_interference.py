@@ -13,15 +13,18 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from attacked_site import AttackedSite
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fedsight.client.step import Client
 from fedsight.deploy.site.log import SiteLog
 from fedsight.governance.contract import Contract
 from fedsight.program.config import parse
@@ -61,6 +64,14 @@ questions = st.builds(
     scale=st.sampled_from([0.0, 1.0, 1e6, 1e12, 1e18, 1e25, 1e30, 1e38, float("nan")]),
     round=st.integers(0, 3),
     accepted=st.integers(0, 2),
+)
+
+
+measurements = st.builds(
+    Question,
+    kind=st.just("measure"),
+    scale=st.sampled_from([0.0, 1.0, 1e6, 1e18, 1e38, float("nan")]),
+    round=st.integers(0, 3),
 )
 
 
@@ -114,7 +125,6 @@ def compare(
         contract = {
             "require": [REQUIRED[str(of.privacy.registered)]],
             "min_noise_multiplier": 1.0,
-            "figures": "none",
             "plugins": [hashlib.sha256(SOURCE.read_bytes()).hexdigest()],
         }
         data = {"name": "hidden", "path": str(folder)}
@@ -161,6 +171,54 @@ def test_an_image_that_cannot_be_trained_on_does_not_show(
     assert all("error" not in answer for answer in answers)
 
 
+def said(site: AttackedSite) -> list[tuple[str, Any, int]]:
+    """All that a site said but the values of what was released: of figures, names and shapes."""
+    found: list[tuple[str, Any, int]] = []
+    for kind, text, size in site.heard:
+        fields = json.loads(text)
+        if "noise" in fields:
+            sums = fields["metrics"]
+            fields["metrics"] = {key: (np.shape(one), of) for key, (one, of) in sums.items()}
+        found.append((kind, fields, size))
+    return found
+
+
+@settings(max_examples=12, suppress_health_check=list(HealthCheck))
+@given(
+    pair=st.sampled_from(PAIRS),
+    variant=st.sampled_from(VARIANTS),
+    asked=st.lists(questions, min_size=1, max_size=2),
+    measured=st.lists(measurements, min_size=1, max_size=3),
+)
+def test_of_figures_only_noised_values_depend_on_the_images(
+    attack: Attack,
+    tmp_path: Path,
+    pair: tuple[str, str],
+    variant: str,
+    asked: list[Question],
+    measured: list[Question],
+) -> None:
+    of, noised = program(tmp_path, *pair), partial(attack, figures="noised", test_images=1)
+    tag = str(sum(1 for _ in tmp_path.iterdir()))
+    one, other = compare(noised, tmp_path, of, [*asked, *measured], variant, tag)
+    assert said(one) == said(other)
+
+
+@pytest.mark.parametrize("task", sorted(MODELS))
+def test_figures_of_images_that_cannot_be_measured_look_like_any_others(
+    attack: Attack, tmp_path: Path, task: str
+) -> None:
+    asked = [Question("measure", 1e30), Question("measure", 1.0, 2), Question("measure", 1.0, 2)]
+    of, noised = program(tmp_path, task, "local"), partial(attack, figures="noised", test_images=1)
+    for variant in ("broken", "crowded" if task == "detect" else "bright"):
+        one, other = compare(noised, tmp_path, of, asked, variant, variant)
+        assert said(one) == said(other)
+        answers = [fields for kind, fields, _ in said(other) if kind == "measure"]
+        assert ["metrics" in fields for fields in answers] == [True] * 3
+        again = [text for kind, text, _ in other.heard if kind == "measure"]
+        assert json.loads(again[1])["metrics"] == json.loads(again[2])["metrics"]
+
+
 def test_a_site_that_tells_what_fails_is_told_apart(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -170,3 +228,14 @@ def test_a_site_that_tells_what_fails_is_told_apart(
     one, other = compare(attack, tmp_path, of, [Question("train")], "broken", "weak")
     assert one.heard != other.heard
     assert any(line["event"] == "error" for line in SiteLog(other.home).read())
+
+
+def test_figures_that_are_summed_first_and_bounded_then_are_told_apart(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a build that noises the sums of all images, one that overflows withholds them all."""
+    monkeypatch.setattr(Client, "measure_each", lambda self, data, *rest: self.measure_all(data))
+    of = program(tmp_path, "classify", "local")
+    noised = partial(attack, figures="noised", test_images=1)
+    one, other = compare(noised, tmp_path, of, [Question("measure")], "broken", "weak")
+    assert said(one) != said(other)

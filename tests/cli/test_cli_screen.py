@@ -183,3 +183,14 @@ def test_a_run_prints_its_rounds_to_stderr_and_its_figures_to_stdout(tmp_path: P
     labels = [line.split("  ")[0].strip() for line in answer.out.splitlines()]
     assert labels[:4] == ["federated", "worst site", "bytes", "time"]
     assert sys.stderr is not None
+
+
+def test_figures_with_noise_are_shown_with_their_margin(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    worst = {"name": "oslo", "score": 0.7}
+    errors = {"score": 0.83, "score_error": 0.014, "site_errors": {"oslo": 0.2}}
+    show_summary({**SUMMARY, "worst_site": worst, **errors}, "r")
+    shown = capsys.readouterr().out.replace("\u00a0", " ")
+    assert "83 % ± 3 points" in shown
+    assert "oslo with 70 % ± 39 points" in shown

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
 
+import fedsight as fs
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.privacy import noised_sums
-from fedsight.privacy.noised_sums import GRID, bounded, noised
+from fedsight.privacy.noised_sums import GRID, bounded, deviation, noised
+from fedsight.program.objective import OwnTask
 from fedsight.tasks.base import tasks
 from fedsight.tasks.classification import Classification
 
@@ -56,12 +58,15 @@ def test_the_noise_is_fresh_on_the_grid_and_as_large_as_stated() -> None:
         assert first[name].count == 7
 
 
-def test_the_event_costs_at_least_what_the_noise_does() -> None:
-    found = noised_sums.event(5.0)
-    added, replaced = math.sqrt(2), math.sqrt(2 * 2)  # K = 2 sums, in units of their bounds
-    deviation = 5.0 * replaced
-    assert found.under("add_remove") == pytest.approx(deviation / added)
-    assert found.under("replace_one") <= deviation / replaced
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_event_costs_at_least_what_the_noise_does(shared: bool) -> None:
+    found, sums = noised_sums.event(5.0), len(BOUNDS)
+    added, replaced = math.sqrt(sums), math.sqrt(2 * sums)  # in units of the bounds
+    if shared:  # one share becomes another, or two of them do
+        added, replaced = math.sqrt(2 * sums), 2 * math.sqrt(2 * sums)
+    (wide,) = {one / BOUNDS[name] for name, one in deviation(BOUNDS, 5.0, shared=shared).items()}
+    assert found.under("add_remove") == pytest.approx(wide / added)
+    assert found.under("replace_one") <= wide / replaced * (1 + 1e-12)
 
 
 @pytest.mark.parametrize("name", ["classify", "ordinal"])
@@ -69,7 +74,7 @@ def test_the_event_costs_at_least_what_the_noise_does() -> None:
 def test_one_image_is_within_the_bounds_that_a_task_states(name: str, metrics: Any) -> None:
     """So that clipping changes no count or metric, only large losses."""
     task, classes = tasks.get(name)(metrics=metrics), 6
-    bounds = task.bounds(classes)
+    bounds = task.bounds(classes, 64)
     assert bounds is not None
     torch.manual_seed(0)
     model = nn.Flatten()
@@ -81,20 +86,15 @@ def test_one_image_is_within_the_bounds_that_a_task_states(name: str, metrics: A
         assert all(np.linalg.norm(share[key].total) <= bounds[key] for key in kept)
 
 
-@pytest.mark.parametrize("name", ["multilabel", "segment", "detect", "faces"])
-def test_tasks_that_state_no_bounds_cannot_be_noised(name: str) -> None:
-    assert tasks.get(name)().bounds(5) is None
-
-
 @given(st.integers(0, 2**32), st.sampled_from([1, 30, 3000]))
 def test_noised_sums_give_figures_within_their_range(seed: int, images: int) -> None:
     rng, task = np.random.default_rng(seed), Classification(metrics=("brier", "balanced_accuracy"))
     truth, answers = (torch.from_numpy(rng.integers(0, 4, images)) for _ in range(2))
     logits = nn.functional.one_hot(answers, 4).float()
     sums = task.measure(nn.Identity(), Batch(logits, truth), 4)
-    bounds = task.bounds(4)
+    bounds = task.bounds(4, 64)
     assert bounds is not None
-    found = task.repaired(noised(sums, bounds, 5.0))
+    found = task.repaired(noised(sums, bounds, 5.0), deviation(bounds, 5.0))
     figures = task.summary(found)
     assert {key: one.count for key, one in found.items()} == dict.fromkeys(found, images)
     assert all((one.total >= 0).all() for one in found.values())
@@ -103,3 +103,14 @@ def test_noised_sums_give_figures_within_their_range(seed: int, images: int) -> 
     if images == 3000:
         right = float((truth == answers).float().mean())
         assert figures["accuracy"] == pytest.approx(right, abs=0.1)
+
+
+def test_a_users_own_measure_is_noised_with_the_rest() -> None:
+    own = fs.task(measure=lambda logits, labels: (logits.argmax(1) == labels).float())
+    assert isinstance(own, OwnTask)
+    bounds = own.bounds(4, 64)
+    assert bounds is not None
+    sums = own.measure(nn.Identity(), Batch(torch.eye(4), torch.tensor([0, 1, 2, 0])), 4)
+    assert set(bounds) == set(sums)
+    found = own.repaired(noised(sums, bounds, 5.0), deviation(bounds, 5.0))
+    assert 0 <= own.summary(found)[own.headline] <= 1

@@ -391,3 +391,16 @@ def test_noised_figures_are_called_estimates(make_run):
     seen = page(make_run(change=change)).text
     assert "One site added noise to its figures (site-00), so these are estimates." in seen
     assert "Wilson" not in seen
+
+
+def test_figures_with_noise_have_the_digits_that_they_carry_and_a_margin(make_run):
+    def change(files: dict[str, Any]) -> None:
+        files["evaluation.json"]["noised"] = ["site-00"]
+        files["summary.json"] |= {"score": 0.83, "score_error": 0.014}
+        files["summary.json"]["site_errors"] = {files["summary.json"]["worst_site"]["name"]: 0.2}
+
+    seen = page(make_run(change=change, without=("comparison.json",))).text
+    shown = "83 % ± 3 points"
+    assert f"reached {shown}" in seen
+    assert f"accuracy {shown} (95 % of what this noise does, itself an estimate)" in seen
+    assert "± 39 points" in seen  # the worst site's

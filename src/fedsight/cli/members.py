@@ -12,6 +12,7 @@ from typing import Any, Literal
 from rich import box
 from rich.markup import escape
 
+from fedsight.cli.screen import share
 from fedsight.cli.tables import PrintableTable, print_line, show
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
@@ -83,7 +84,7 @@ def show_rounds(federation: FederationFolder, name: str) -> None:
         rejected = line.get("rejected") or {}
         table.add_row(
             str(line.get("round")),
-            _figure(line.get("score"), ".2%"),
+            _share(line),
             _figure(line.get("loss"), ".3f"),
             f"{line.get('replies', '')} of {line.get('cohort', '')}",
             _figure(line.get("seconds"), ".1f"),
@@ -157,7 +158,7 @@ def _run(folder: Path) -> tuple[str, list[str]]:
     facts, lines = _json(folder / "run.json"), _lines(folder)
     summary = _json(folder / "summary.json")
     last = lines[-1] if lines else {}
-    score = next((s for line in lines[::-1] if (s := line.get("score")) is not None), None)
+    scored = next((line for line in lines[::-1] if line.get("score") is not None), {})
     began = str(facts.get("created") or _stamp((folder / "run.toml").stat().st_mtime))
     outcome = _json(folder / "job.json")
     if summary:
@@ -168,7 +169,7 @@ def _run(folder: Path) -> tuple[str, list[str]]:
         state = "running" if locks.held(folder / ".lock") else "not finished"
     rounds = f"{last.get('round', 0)} of {facts['rounds']}" if "rounds" in facts else "0"
     sites = str(facts.get("population", ""))
-    figure = _figure(summary.get("score", score), ".2%")
+    figure = _share(summary if "score" in summary else scored)
     return began, [folder.name, format_time(began), rounds, figure, sites, state]
 
 
@@ -194,6 +195,11 @@ def _details(line: Mapping[str, Any]) -> str:
 
 def _plain(value: Any) -> str:
     return f"{value:,}" if type(value) is int else str(value)
+
+
+def _share(figures: Mapping[str, Any]) -> str:
+    score, error = figures.get("score"), figures.get("score_error")
+    return share(score, error) if isinstance(score, int | float) else ""
 
 
 def _figure(value: Any, form: str) -> str:

@@ -11,7 +11,7 @@ from rich.markup import escape
 from fedsight.cli.tables import PrintableTable
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.core.text import printable_lines
-from fedsight.report.words import word
+from fedsight.report.words import estimate, word
 from fedsight.runs.progress import size
 
 
@@ -36,14 +36,18 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     """The final figures as a table."""
     table = PrintableTable(show_header=False, box=None, padding=(0, 2, 0, 0))
     score = summary["score"]
-    figure = "no figures were released" if score is None else f"[bold]{score:.2%}[/]"
+    figure = "no figures were released"
+    if score is not None:
+        figure = f"[bold]{share(score, summary.get('score_error'))}[/]"
     table.add_row("federated", f"{figure} {'' if score is None else word(summary['headline'])}")
     if "pooled" in summary:
         table.add_row("pooled", f"{summary['pooled']:.2%} (all data at one place)")
         table.add_row("alone", f"{summary['alone_mean']:.2%} (mean of the sites)")
     if summary["worst_site"]:
         worst = summary["worst_site"]
-        table.add_row("worst site", f"{escape(worst['name'])} with {worst['score']:.2%}")
+        error = summary.get("site_errors", {}).get(worst["name"])
+        reached = share(worst["score"], error)
+        table.add_row("worst site", f"{escape(worst['name'])} with {reached}")
     if protected := summary.get("privacy"):
         table.add_row("privacy", escape(_spent(protected)))
     sent = f"{size(summary['bytes_up'])} sent, {size(summary['bytes_down'])} received by sites"
@@ -52,6 +56,11 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     console = Console(highlight=False, emoji=False)
     console.print(table)
     console.print(f"Report: {escape(folder)}/report.html", soft_wrap=True)
+
+
+def share(value: float, error: float | None) -> str:
+    """A share in percent; with the standard error of its noise, the digits that it carries."""
+    return estimate(value, error) if error else f"{value:.2%}"
 
 
 def _spent(protected: Mapping[str, Any]) -> str:

@@ -31,6 +31,7 @@ from fedsight.program import isolation
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.program import Speed
 
+TOGETHER = 64  # images of a unit that are measured; so that none of them costs all the memory
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
 
 PREPARED = 1 << 24  # pixel values of a client up to which all its images are prepared at once
@@ -205,9 +206,10 @@ class Client:
         return add_metrics([self.measure(client, at) for at in range(0, len(client), size)])
 
     def measure_each(self, client: SiteData, bounds: Bounds, blank: bool = False) -> Metrics:
-        """Sums of bounded shares: each test image is measured alone, so no other can change it.
+        """Sums of bounded shares: each unit of test images (see `Evaluation.units`), which is one
+        image for most tasks, is measured apart from all others, so that none can change its share.
 
-        An image that cannot be measured adds nothing; with `blank` none of them does.
+        What cannot be measured adds nothing; with `blank` nothing is measured.
         """
         size = self.federation.dataset.preprocess
         classes = len(self.federation.dataset.classes)
@@ -216,13 +218,15 @@ class Client:
         self.model.eval()
         with torch.inference_mode():
             batch = Batch(black, task.blank(classes).to(self._device))
-            shapes = task.measure(self.model, batch, classes)
+            shapes = task.condensed(task.measure(self.model, batch, classes))
         images = len(client)
         totals: Metrics = {name: Sum(np.zeros_like(shapes[name].total), images) for name in bounds}
-        for at in range(0 if blank else images):
+        numbers = task.units(client.labels().numpy())
+        for unit in [] if blank else np.unique(numbers):
             with contextlib.suppress(Exception), torch.inference_mode():
-                batch = self.batch(client, torch.tensor([at]))
-                share = bounded(task.measure(self.model, batch, classes), bounds)
+                together = np.flatnonzero(numbers == unit)[:TOGETHER]
+                batch = self.batch(client, torch.from_numpy(together))
+                share = bounded(task.condensed(task.measure(self.model, batch, classes)), bounds)
                 totals = {k: Sum(one.total + share[k].total, images) for k, one in totals.items()}
         return totals
 

@@ -52,7 +52,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     """
     federation, store = run.session.federation, run.store
     evaluator = Evaluator(federation)
-    figures = evaluator.figures(trained.sums)
+    figures = evaluator.figures(trained.sums, final=True)
     summary = _summarise(run, trained, figures)
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
     if run.command == "compare":
@@ -85,7 +85,16 @@ def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "worst_site": worst(figures.by_site),
         "by_site": figures.by_site,
+        **_errors(figures),
     }
+
+
+def _errors(figures: Figures) -> dict[str, Any]:
+    """The standard errors of the scores, if they have noise."""
+    if not figures.errors and not figures.site_errors:
+        return {}
+    sites = {name: one.get("score") for name, one in figures.site_errors.items()}
+    return {"score_error": figures.errors.get("score"), "site_errors": sites}
 
 
 def _add_comparison(

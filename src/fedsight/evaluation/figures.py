@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from fedsight.core.types import Metrics, Sum, add_metrics
+from fedsight.core.types import Metrics, Sum
+from fedsight.evaluation import noised
 from fedsight.program.federation import Federation, listed
+
+Mix = npt.NDArray[np.float64]  # label proportions [classes]
 
 
 @dataclass(frozen=True)
@@ -20,6 +25,9 @@ class Figures:
     Every set of figures has a `score`, the task's headline. A site without any test image of its
     classes has no figures and is not in `by_site`. `sums` are totals over all views; `site_sums`
     are each site's, where sites have their own views. All are empty if nothing was measured.
+
+    Figures from noised sums are rounded to the digits that they carry; `errors` are the standard
+    errors that noise gives the overall ones, `site_errors` those of sites.
     """
 
     overall: Mapping[str, float]
@@ -27,6 +35,8 @@ class Figures:
     confusion: npt.NDArray[np.int64] | None
     sums: Mapping[str, Sum]
     site_sums: Mapping[str, Mapping[str, Sum]]
+    errors: Mapping[str, float] = field(default_factory=dict)
+    site_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -49,42 +59,67 @@ class Evaluator:
         else:
             self.site_test = "label mix" if owners == [None] else "whole test part"
 
-    def figures(self, sums: Sequence[Metrics], only: int | None = None) -> Figures:
+    def figures(
+        self, sums: Sequence[Metrics], only: int | None = None, final: bool = False
+    ) -> Figures:
         """Figures from the sums of the federation's views.
 
         A view without sums was not measured, because its site did not answer or released no
         figures; it is left out.
         `only` is the number of the site that the model belongs to, if it belongs to one: under
-        `whole test part` the overall figure is then that site's.
+        `whole test part` the overall figure is then that site's. `final`: sites' figures get their
+        errors too, which takes time.
         """
-        views, summary = self.federation.views, self._summary
         if not any(sums):  # every site withholds its figures
             return Figures({}, {}, None, {}, {})
-        names = self.federation.partition.name
-        everything = add_metrics(list(sums))
-        pairs = zip(views, sums, strict=True)
-        site_sums = {names(v.site): s for v, s in pairs if v.site is not None and s}
-        if self.site_test == "own images":
-            by_site = {name: summary(own) for name, own in site_sums.items()}
-            overall = summary(everything)
-        elif self.site_test == "label mix":
-            mixes = {names(site): self.mix(site) for site in self.sites}
-            by_site = {
-                name: summary(sums[0], mix) for name, mix in mixes.items() if mix is not None
+        task, summary = self.federation.program.task, self._summary
+        everything, averaged = noised.total(sums, task), self.site_test == "whole test part"
+        usable, parts = noised.usable(everything, task), self._parts(sums)
+        by_site = {n: summary(noised.usable(own, task), mix) for n, (own, mix) in parts.items()}
+        site_errors: dict[str, dict[str, float]] = {}
+        if final or averaged:
+            site_errors = {
+                name: noised.errors(own, task, partial(summary, mix=mix))
+                for name, (own, mix) in parts.items()
             }
-            overall = summary(everything)
+        if averaged:
+            counted = list(parts) if only is None else [self.federation.partition.name(only)]
+            overall = _means([by_site[name] for name in counted])
+            errors = _errors_of_means([site_errors[name] for name in counted])
         else:
-            by_site = {
-                names(view.site): summary(own, self.mix(view.site))
-                for view, own in zip(views, sums, strict=True)
-                if own and view.site is not None
-            }
-            counted = list(by_site.values()) if only is None else [by_site[names(only)]]
-            overall = {key: _mean([one[key] for one in counted]) for key in counted[0]}
-        by_site = {name: one for name, one in by_site.items() if not np.isnan(one["score"])}
-        found = everything.get("confusion")
-        confusion = None if found is None else np.rint(found.total).astype(np.int64)
-        return Figures(overall, by_site, confusion, everything, site_sums)
+            overall, errors = summary(usable), noised.errors(everything, task, summary)
+        found = usable.get("confusion")
+        names = self.federation.partition.name
+        return Figures(
+            overall=noised.rounded(overall, errors),
+            by_site={
+                name: noised.rounded(one, site_errors.get(name, {}))
+                for name, one in by_site.items()
+                if not np.isnan(one["score"])
+            },
+            confusion=None if found is None else np.rint(found.total).astype(np.int64),
+            sums=usable,
+            site_sums={
+                names(view.site): noised.usable(own, task)
+                for view, own in zip(self.federation.views, sums, strict=True)
+                if view.site is not None and own
+            },
+            errors=errors,
+            site_errors={name: one for name, one in site_errors.items() if one},
+        )
+
+    def _parts(self, sums: Sequence[Metrics]) -> dict[str, tuple[Metrics, Mix | None]]:
+        """The sums and the label mix that each site's figures are made from, by name."""
+        names = self.federation.partition.name
+        if self.site_test == "label mix":
+            mixes = {names(site): self.mix(site) for site in self.sites}
+            return {name: (sums[0], mix) for name, mix in mixes.items() if mix is not None}
+        mixed = self.site_test == "whole test part"
+        return {
+            names(view.site): (own, self.mix(view.site) if mixed else None)
+            for view, own in zip(self.federation.views, sums, strict=True)
+            if view.site is not None and own
+        }
 
     def _summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
@@ -106,10 +141,19 @@ class Evaluator:
         return np.asarray(counts / max(1, counts.sum()))
 
 
-def _mean(values: Sequence[float]) -> float:
-    """The mean over measured values; there may be no test image of a site's classes."""
-    measured = [value for value in values if not np.isnan(value)]
-    return float(np.mean(measured)) if measured else float("nan")
+def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Means over measured values; there may be no test image of a site's classes."""
+    found = {}
+    for key in figures[0]:
+        measured = [one[key] for one in figures if not np.isnan(one[key])]
+        found[key] = float(np.mean(measured)) if measured else float("nan")
+    return found
+
+
+def _errors_of_means(errors: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """The errors of means of figures, whose errors are independent; none if one is not known."""
+    keys = [key for key in errors[0] if all(key in one for one in errors)]
+    return {key: math.hypot(*(one[key] for one in errors)) / len(errors) for key in keys}
 
 
 def worst(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:

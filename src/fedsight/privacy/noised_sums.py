@@ -6,6 +6,11 @@ all divided by their bounds, adding an image moves them by at most sqrt(K); repl
 by at most sqrt(2 K), because the shares of two images have no negative products. The noise is
 rounded to the same grid, so the result is that of real-valued Gaussian noise, rounded: no
 floating-point digits tell the sum (Mironov 2012).
+
+Some figures need several images at once (pairs of faces). Those that are measured together are one
+unit, with one share. An image that comes into a unit turns its share into another, and so moves the
+sums by up to sqrt(2 K) instead of sqrt(K); one that goes from a unit into another moves them by up
+to 2 sqrt(2 K). For `shared` units the noise is therefore sqrt(2) times as large.
 """
 
 from __future__ import annotations
@@ -38,24 +43,41 @@ def bounded(share: Metrics, bounds: Bounds) -> dict[str, Sum]:
     return found
 
 
-def noised(sums: Metrics, bounds: Bounds, multiplier: float) -> dict[str, Sum]:
-    """Sums of bounded shares with fresh noise from the operating system's generator.
+class NoisedSums(dict[str, Sum]):
+    """Sums with noise, which may be negative, and its standard deviation in each number, by name.
 
-    Its standard deviation is `multiplier` times the most by which replacing an image moves them.
+    They are in the form of a task's `condensed`, and its `repaired` makes them usable.
     """
+
+    def __init__(self, sums: Metrics, deviation: Mapping[str, float]) -> None:
+        super().__init__(sums)
+        self.deviation = dict(deviation)
+
+
+def deviation(bounds: Bounds, multiplier: float, shared: bool = False) -> dict[str, float]:
+    """The standard deviation of the noise in each number of the sums, by name: `multiplier` times
+    sqrt(2) times the most by which adding an image moves them."""
+    moved = math.sqrt(2 * len(bounds) * (2 if shared else 1))
+    return {name: multiplier * moved * bound for name, bound in bounds.items()}
+
+
+def noised(
+    sums: Metrics, bounds: Bounds, multiplier: float, shared: bool = False
+) -> dict[str, Sum]:
+    """Sums of bounded shares with fresh noise from the operating system's generator, as large as
+    `deviation` says."""
     noise = Noise(secrets.randbits(256), "figures")
     found = {}
-    for name, bound in bounds.items():
-        total, unit = np.asarray(sums[name].total, np.float64), GRID * bound
-        deviation = multiplier * math.sqrt(2 * len(bounds)) * bound / unit
-        drawn = np.rint(noise.normal(max(1, total.size), deviation).numpy())
+    for name, wide in deviation(bounds, multiplier, shared).items():
+        total, unit = np.asarray(sums[name].total, np.float64), GRID * bounds[name]
+        drawn = np.rint(noise.normal(max(1, total.size), wide / unit).numpy())
         whole = np.rint(total / unit) + drawn[: total.size].reshape(total.shape)
         found[name] = Sum(whole * unit, sums[name].count)
     return found
 
 
 def event(multiplier: float) -> Event:
-    """What `noised` costs: adding an image moves the sums by 1 / sqrt(2) of what replacing does.
+    """What `noised` costs: adding an image moves the sums by its noise over sqrt(2) `multiplier`.
 
     As an add-or-remove event it composes with DP-SGD's; for a ledger of replace-one events it then
     counts a little more than it costs.

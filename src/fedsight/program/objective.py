@@ -70,6 +70,21 @@ class OwnTask(Classification):
             sums["measure"] = Sum(totals.astype(np.float64), len(batch.y))
         return sums
 
+    def bounds(self, classes: int, pixels: int) -> Mapping[str, float] | None:
+        """As `Classification`, and one image's measure, at most 1."""
+        found = super().bounds(classes, pixels)
+        if found is None or self._objective.measure is None:
+            return found
+        return {**found, "measure": 1.0}
+
+    def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
+        """As `Classification`, and no measure above 1 or below 0."""
+        found = super().repaired(sums, deviation)
+        if self._objective.measure is not None:
+            values, images = sums["measure"], found["confusion"].total.sum(axis=1)
+            found["measure"] = Sum(np.clip(values.total, 0.0, images), values.count)
+        return found
+
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:

@@ -133,6 +133,8 @@ class Summary(Record):
     """`summary.json`: the final figures."""
 
     score: float | None = None
+    score_error: float | None = None  # standard error by the noise of noised figures
+    site_errors: dict[str, float | None] = Field(default_factory=dict)  # likewise
     loss: float | None = None
     rounds: int | None = None
     seconds: float | None = None

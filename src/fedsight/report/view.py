@@ -15,6 +15,7 @@ from fedsight.report.sites import worst_site
 from fedsight.report.words import (
     count,
     duration,
+    estimate,
     half_width,
     number,
     percent,
@@ -43,6 +44,11 @@ def score(run: Run) -> float | None:
     if run.summary is not None:
         return run.summary.score
     return next((r.score for r in reversed(run.rounds) if r.score is not None), None)
+
+
+def score_error(run: Run) -> float | None:
+    """The standard error that noise gives the final main figure; None without noise."""
+    return run.summary.score_error if run.summary is not None else None
 
 
 def loss(run: Run) -> float | None:
@@ -119,7 +125,8 @@ def headline(run: Run) -> str:
     if reached is None:
         done, nothing = several(rounds(run), "round"), f"no {word(run.facts.headline)}"
         return f"{sites} trained {done}; {nothing} was measured."
-    return f"{sites} reached {percent(reached)}{figure} without sharing {whose} {run.modalities}."
+    found = estimate(reached, score_error(run))
+    return f"{sites} reached {found}{figure} without sharing {whose} {run.modalities}."
 
 
 def _alone(tried: int, population: int) -> str:
@@ -143,8 +150,17 @@ def figure_notes(run: Run) -> list[str]:
     if noised:
         whose = "its" if len(noised) == 1 else "their"
         added = _named(noised, f"added noise to {whose} figures")
-        notes.append(f"{added}, so these are estimates.")
+        notes.append(f"{added}, so these are estimates{_margin(run)}.")
     return notes
+
+
+def _margin(run: Run) -> str:
+    """The margin of error by the noise of figures, if it is known."""
+    found = estimate(score(run), score_error(run))
+    if "±" not in found:
+        return ""
+    what = word(run.facts.headline)
+    return f": {what} {found} (95 % of what this noise does, itself an estimate)"
 
 
 def _named(sites: Sequence[str], what: str) -> str:
@@ -170,20 +186,26 @@ def certainty(run: Run) -> str:
     )
 
 
+def _of_site(run: Run, worst: tuple[str, float]) -> str:
+    name, reached = worst
+    return estimate(reached, run.summary.site_errors.get(name) if run.summary else None)
+
+
 def key_figures(run: Run) -> list[Figure]:
     """The figures that a reader looks for first; those not measured are left out."""
     figures = []
     reached, three, tested = score(run), three_way(run), run.facts.data.test
     if reached is not None:
         note = f"on {count(tested)} test {run.modalities}" if tested else ""
-        figures.append(Figure(run.facts.headline, percent(reached), note))
+        shown = estimate(reached, score_error(run))
+        figures.append(Figure(run.facts.headline, shown, note))
     if three is not None:
         gain, gap = three.federated - three.mean, three.federated - three.pooled
         figures.append(Figure("Gain over alone", points(gain), f"alone {percent(three.mean)}"))
         figures.append(Figure("Against pooled", points(gap), f"pooled {percent(three.pooled)}"))
     worst = worst_site(run)
     if worst is not None:
-        figures.append(Figure("Worst site", percent(worst[1]), worst[0]))
+        figures.append(Figure("Worst site", _of_site(run, worst), worst[0]))
     for name, what in (("Sent by sites", "bytes_up"), ("Received by sites", "bytes_down")):
         amount = total(run, what)
         if amount is not None:
@@ -284,7 +306,7 @@ def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
             table["Loss"] = number(loss(run))
         worst = worst_site(run)
         if worst is not None:
-            table["Worst site"] = f"{percent(worst[1])} ({worst[0]})"
+            table["Worst site"] = f"{_of_site(run, worst)} ({worst[0]})"
     order = (
         *dict.fromkeys(run.facts.headline for run in runs), "Loss",
         "Gain over alone", "Against pooled", "Worst site", "Privacy",

@@ -30,6 +30,18 @@ def percent(value: float | None, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}{SPACE}%" if math.isfinite(value) else "not finite"
 
 
+def estimate(value: float | None, error: float | None, digits: int = 1) -> str:
+    """A share with the standard error `error`, with the digits that it carries: `88 % ± 3 points`.
+
+    The margin is for 95 %. Without an error it is the share alone, with at most `digits`.
+    """
+    if value is None or not error or not math.isfinite(value):
+        return percent(value, digits)
+    digits = min(digits, max(0, -math.floor(math.log10(100 * error))))
+    half = f"{100 * 1.959964 * error:.{digits}f}"
+    return f"{percent(value, digits)} ±{SPACE}{half}{SPACE}points"
+
+
 def bare_points(value: float | None) -> str:
     """A difference of two shares in percentage points, with sign but without unit."""
     if value is None:

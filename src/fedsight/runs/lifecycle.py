@@ -202,7 +202,9 @@ def _train(
     evaluator = Evaluator(run.session.federation)
 
     def overall(sums: list[Metrics]) -> dict[str, float]:
-        return dict(evaluator.figures(sums).overall)
+        figures = evaluator.figures(sums)
+        error = figures.errors.get("score")
+        return {**figures.overall, **({} if error is None else {"score_error": error})}
 
     notify(run.callbacks, RunBegan(run.session.federation, checkpoint.round if checkpoint else 0))
     # The folder comes first, so that a round is saved even if another callback fails.

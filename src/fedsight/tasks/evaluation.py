@@ -42,16 +42,31 @@ class Evaluation(ABC):
         With `mix` [classes], which sums to 1: the figures under these label proportions.
         """
 
-    def bounds(self, classes: int) -> Mapping[str, float] | None:
-        """The norm to which one image's share of each sum is clipped, where figures are noised.
+    def bounds(self, classes: int, pixels: int) -> Mapping[str, float] | None:
+        """The norm to which one image's share of each condensed sum is clipped, by name, where
+        figures are noised; `pixels` is the size of an image.
 
-        None: this task's figures cannot be noised usefully, so they are refused.
+        None: what an image adds to this task's figures has no bound, so they cannot be noised.
         """
         return None
 
-    def repaired(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
-        """Noised sums made plausible, so that `summary` can use them; no image is looked at."""
+    def condensed(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
+        """The sums in the form in which they are noised, with fewer numbers, because every number
+        gets noise. It is linear, and not negative for one image."""
         return dict(sums)
+
+    def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
+        """Condensed sums with noise of this standard deviation in each number, made plausible and
+        brought back into the form that `summary` uses; no image is looked at."""
+        return dict(sums)
+
+    def units(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The unit [n] of each test image with a label [n]; for noised figures the images of one
+        unit are measured together, and apart from all others. Here each image is one.
+
+        A unit may depend on nothing but the labels of its own images.
+        """
+        return np.arange(len(labels))
 
     def check_tested(self, tested: Mapping[str, npt.NDArray[np.int64]]) -> list[Problem]:
         """Problems with the labels [n] of the images that are tested together, by site."""

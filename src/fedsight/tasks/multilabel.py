@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
@@ -17,11 +18,16 @@ from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.presentation import Answer, Curve, Sample, Table
+from fedsight.tasks.repair import coarse, fine, projected
 from fedsight.tasks.roc import BINS, auc, auc_interval, histogram, roc, thin
 
 Weight = Annotated[float, Field(gt=0)]
 _DRAWN = 8  # more lines cannot be distinguished
 _HALF = BINS // 2  # the bin where a probability of one half begins
+# Where the wider bins of noised scores begin: at these logits, their opposites, and 0.
+_LOGITS = (0.25, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 10.0)
+_STEPS = [round(_HALF * logit / (4 + logit)) for logit in _LOGITS]
+EDGES = (0, *(_HALF - step for step in reversed(_STEPS)), _HALF, *(_HALF + s for s in _STEPS))
 
 
 @tasks.add("multilabel", source="AUC: Hanley and McNeil 1982, doi:10.1148/radiology.143.1.7063747")
@@ -87,6 +93,37 @@ class MultiLabel(Task):
         }
         found = {name: Sum(total, len(y)) for name, total in counts.items()}
         return {**found, "loss": Sum(losses.sum(0).numpy(), len(y))}
+
+    def bounds(self, classes: int, pixels: int) -> Mapping[str, float]:
+        """One score for each label, and at most twice the loss of guessing."""
+        return {"scores": math.sqrt(classes), "loss": 2 * math.log(2) * classes}
+
+    def condensed(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
+        """`scores` [2 (with the label, without), labels, bins], and `loss`, over all labels."""
+        both = np.stack([sums["positives"].total, sums["negatives"].total])
+        count = sums["positives"].count
+        loss = np.asarray(sums["loss"].total.sum())
+        return {"scores": Sum(coarse(both, EDGES), count), "loss": Sum(loss, count)}
+
+    def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
+        """Every label has a score in every image. Where noise hides how many images have a label,
+        or how many do not, all are counted as one of the two, and the label has no AUC."""
+        found, images = np.zeros_like(sums["scores"].total), float(sums["scores"].count)
+        hidden = 2 * deviation["scores"] * math.sqrt(len(EDGES) / 2)  # standard errors of a number
+        for label, raw in enumerate(sums["scores"].total.transpose(1, 0, 2)):
+            cells = raw - (raw.sum() - images) / raw.size
+            have = float(cells[0].sum())
+            have = have if min(have, images - have) >= hidden else round(have / images) * images
+            have = min(max(have, 0.0), images)
+            found[0, label] = projected(cells[0], have)
+            found[1, label] = projected(cells[1], images - have)
+        positives, negatives = (Sum(one, sums["scores"].count) for one in fine(found, EDGES, BINS))
+        loss = np.full(found.shape[1], max(float(sums["loss"].total), 0.0) / found.shape[1])
+        return {
+            "positives": positives,
+            "negatives": negatives,
+            "loss": Sum(loss, sums["loss"].count),
+        }
 
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -17,8 +18,12 @@ from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.presentation import Answer, Mark, Sample, Table
+from fedsight.tasks.repair import projected
 
 IGNORED = 255  # a pixel without a label: neither trained on nor measured
+# In noised figures: the part of an image that its share is scaled down to, and the weight of the
+# background in it.
+_PART, _BACKGROUND = 0.25, 0.125
 _RIGHT = 0.9  # mean Dice from which an answer counts as right in the report
 
 
@@ -70,6 +75,40 @@ class Segmentation(Task):
         return {
             "pixels": Sum(pixels.cpu().double().numpy(), len(logits)),
             "loss": Sum(losses.sum().numpy(), len(logits)),
+        }
+
+    def bounds(self, classes: int, pixels: int) -> Mapping[str, float]:
+        """The pixels of a part of the image, and at most twice the loss of guessing.
+
+        An image with more than that of other classes than the background counts less.
+        """
+        return {"pixels": _PART * pixels, "loss": 2 * math.log(max(classes, 2))}
+
+    def condensed(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
+        """`pixels` with a small part of the background that is found, of which no class's figure
+        is made, so that it does not use up the bound; `loss`."""
+        pixels = sums["pixels"].total.copy()
+        pixels[0, 0] *= _BACKGROUND
+        return {"pixels": Sum(pixels, sums["pixels"].count), "loss": sums["loss"]}
+
+    def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
+        """No negative numbers; a class that noise hides does not occur."""
+        noised = sums["pixels"].total
+        background = max(float(noised[0, 0]), 0.0) / _BACKGROUND
+        cells, classes = noised.copy(), len(noised)
+        cells[0, 0] = 0.0
+        each = cells.sum(axis=0) + cells.sum(axis=1)
+        hidden = each < 2 * deviation["pixels"] * math.sqrt(2 * classes + 1)  # standard errors
+        hidden[0] = False
+        cells[hidden], cells[:, hidden] = 0.0, 0.0
+        left = ~(hidden[:, None] | hidden[None, :])
+        left[0, 0] = False
+        cells[left] = projected(cells[left], float(cells[left].sum()))
+        cells[0, 0] = background
+        loss = np.maximum(sums["loss"].total, 0.0)
+        return {
+            "pixels": Sum(cells, sums["pixels"].count),
+            "loss": Sum(loss, sums["loss"].count),
         }
 
     def summary(

@@ -15,10 +15,22 @@ from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.types import Metrics, Sum
 from fedsight.tasks.base import Task
 from fedsight.tasks.metrics.base import Mix, metrics
+from fedsight.tasks.repair import projected
 
 # What summary.json and history.jsonl say besides figures; a metric cannot have these names.
 RESERVED = frozenset(
-    {"name", "headline", "score", "rounds", "seconds", "bytes_up", "bytes_down", "fingerprint"}
+    {
+        "name",
+        "headline",
+        "score",
+        "score_error",
+        "site_errors",
+        "rounds",
+        "seconds",
+        "bytes_up",
+        "bytes_down",
+        "fingerprint",
+    }
     | {"model_sha256", "worst_site", "by_site", "round", "train_loss", "epsilon", "lr", "cohort"}
     | {"replies", "sites", "rejected", "weight", "privacy"}
 )
@@ -50,7 +62,7 @@ class SingleLabel(Task):
                 problems.append(Problem("task.metrics", cause, cure))
         return problems
 
-    def bounds(self, classes: int) -> Mapping[str, float] | None:
+    def bounds(self, classes: int, pixels: int) -> Mapping[str, float] | None:
         """One count in the confusion matrix, a loss of at most twice that of guessing, metrics."""
         found = {"confusion": 1.0, "loss": 2 * math.log(max(classes, 2))}
         for name in self.metrics:
@@ -60,7 +72,7 @@ class SingleLabel(Task):
             found[_SUM.format(name)] = math.hypot(largest, 1.0)  # its value and its count
         return found
 
-    def repaired(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
+    def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
         """No negative numbers, as many images as there are, no more right answers than images."""
         found = dict(sums)
         found["confusion"] = _plausible(sums["confusion"])
@@ -95,17 +107,20 @@ class SingleLabel(Task):
 
 
 def _plausible(noised: Sum) -> Sum:
-    """A confusion matrix [true, predicted] that may be one of `noised.count` images."""
-    cells = noised.total - (noised.total.sum() - noised.count) / noised.total.size
-    images = cells.sum(axis=1)
-    images = np.where(images < 1, 0.0, images)  # noise alone is not a class
-    right = np.clip(np.diag(cells), 0.0, images)
-    wrong = np.maximum(cells, 0.0)
-    np.fill_diagonal(wrong, 0.0)
-    left, sums = images - right, wrong.sum(axis=1)
-    right = np.where(sums > 0, right, images)
-    wrong *= np.where(sums > 0, left / np.where(sums > 0, sums, 1.0), 0.0)[:, None]
-    return Sum(wrong + np.diag(right), noised.count)
+    """A confusion matrix [true, predicted] that may be one of `noised.count` images.
+
+    The number of right answers, of which most figures are made, stays as it was estimated.
+    """
+    images = float(noised.count)
+    cells = noised.total - (noised.total.sum() - images) / noised.total.size
+    diagonal = np.eye(len(cells), dtype=bool)
+    right = min(max(float(cells[diagonal].sum()), 0.0), images)
+    if len(cells) == 1:
+        right = images
+    found = np.zeros_like(cells)
+    found[diagonal] = projected(cells[diagonal], right)
+    found[~diagonal] = projected(cells[~diagonal], images - right)
+    return Sum(found, noised.count)
 
 
 def confusion(truth: Tensor, answers: Tensor, losses: Tensor, classes: int) -> Metrics:

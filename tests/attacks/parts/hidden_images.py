@@ -31,28 +31,33 @@ class Hidden(Source):
 
     def open(self) -> Dataset:
         """The images of the variant that the folder is named for."""
-        variant = self.path.name
-        train, test = _pixels("train", TRAIN), _pixels("test", TEST)
-        truth = _targets(self.kind, "train", TRAIN)
-        if variant == "all":
-            train, truth = _pixels("other", TRAIN), _targets(self.kind, "other", TRAIN)
-        if variant == "one":
-            train[2] = _pixels("other", TRAIN)[2]
-        if variant == "bright":
-            train[2, :, 5, 5] = 1e4
-        if variant == "broken":
-            train[2] = float("nan")
-        if variant == "crowded" and self.kind == "detect" and truth is not None:
-            truth[2] = torch.tensor([[1.0, 0.3, 0.3, 0.7, 0.7]] * truth.shape[1])
+        train, truth = self._part("train", TRAIN)
+        test, tested_truth = self._part("test", TEST)
         labels, tested = np.arange(TRAIN) % 2, np.arange(TEST) % 2
         if self.kind == "faces":
             tested = tested + 2
         return Dataset(
             Part(ArrayImages(train, "hidden"), labels, None, truth),
-            Part(ArrayImages(test, "hidden"), tested, None, _targets(self.kind, "test", TEST)),
+            Part(ArrayImages(test, "hidden"), tested, None, tested_truth),
             CLASSES,
             self.preprocess(1, SIDE, SIDE),
         )
+
+    def _part(self, name: str, count: int) -> tuple[Tensor, Tensor | None]:
+        """Images and targets of a part; what differs are all of them, or those of the third."""
+        variant, other = self.path.name, f"other {name}"
+        pixels, truth = _pixels(name, count), _targets(self.kind, name, count)
+        if variant == "all":
+            return _pixels(other, count), _targets(self.kind, other, count)
+        if variant == "one":
+            pixels[2] = _pixels(other, count)[2]
+        if variant == "bright":
+            pixels[2, :, 5, 5] = 1e4
+        if variant == "broken":
+            pixels[2] = float("nan")
+        if variant == "crowded" and self.kind == "detect" and truth is not None:
+            truth[2] = torch.tensor([[1.0, 0.3, 0.3, 0.7, 0.7]] * truth.shape[1])
+        return pixels, truth
 
 
 def _pixels(name: str, count: int) -> Tensor:

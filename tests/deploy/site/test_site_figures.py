@@ -248,6 +248,37 @@ def test_noise_is_fresh_and_a_repeated_question_gets_the_same_bytes(
     assert {count for _, count in again.values()} == {4}
 
 
+def test_a_run_whose_figures_have_noise_says_how_much(
+    places: Places,
+    site_images: Path,
+    owner: Owner,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    owner("south", figures="noised", figures_noise=0.2)
+    program = site_services.program(site_images)
+    federation, engine = joined(places, program, "margin1")
+    session, store = Session(federation), RunStore(tmp_path / "run")
+    store.create(program, Speed(), describe(session, "run"))
+    run = Conclusion(
+        *(session, Speed(), store, "run", []),
+        pictures=False,
+        withheld=engine.withheld,
+        noised=["south"],
+    )
+    summary = lifecycle.go(run, engine, None)
+    assert 0.01 < summary["score_error"] < 0.2
+    assert set(summary["site_errors"]) == {"south"}
+    lines = store.history()
+    assert all(line["score_error"] > 0.01 for line in lines)
+    assert {round(line["score"], 2) for line in lines} == {line["score"] for line in lines}
+    page = build([store.folder]).read_text()
+    assert "One site added noise to its figures (south), so these are estimates" in page
+    assert "± " in page.replace("\u00a0", " ")
+    show_summary(summary, str(store.folder))
+    assert "±" in capsys.readouterr().out
+
+
 def test_figures_that_cannot_be_noised_are_refused_with_the_clause(
     places: Places, site_images: Path, owner: Owner, monkeypatch: pytest.MonkeyPatch
 ) -> None:

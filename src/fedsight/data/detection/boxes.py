@@ -47,6 +47,12 @@ def _widened(targets: Tensor, most: int) -> Tensor:
     return wide
 
 
+def trimmed(targets: Tensor) -> Tensor:
+    """The targets [b, most, 5] without the rows at the end that are padding in every image."""
+    used = (targets[:, :, 0] != PADDING).any(0).nonzero()
+    return targets[:, : max(1, int(used.max()) + 1 if len(used) else 1)]
+
+
 def present(targets: Tensor) -> Tensor:
     """Which rows of [b, most, 5] are boxes: bool [b, most]."""
     return targets[:, :, 0] >= 0

@@ -49,7 +49,9 @@ class FigureRules:
         `bare`: the models that are measured have parameters that were trained here without noise.
         """
         if self._contract.release == "noised":
-            self.bounds = self._program.task.bounds(len(declared.classes))
+            size = declared.preprocess
+            pixels = size.height * size.width
+            self.bounds = self._program.task.bounds(len(declared.classes), pixels)
         self._reason = self._why_none(declared.test, bare)
         release = "none" if self._reason else self._contract.release
         return replace(declared, figures=release, withheld=self._reason)
@@ -94,13 +96,15 @@ class FigureRules:
         return "" if self._reason.startswith("contract.evaluations") else self._reason
 
     def answer(self, round: int, found: Metrics) -> dict[str, Any]:
-        """The answer made of the sums `found`."""
+        """The answer made of the sums `found`; noised ones say how much noise they have."""
+        told = {}
         if self.bounds is not None:
-            noised = noised_sums.noised(found, self.bounds, self._contract.figures_noise)
-            found = self._program.task.repaired(noised)
+            noise, shared = float(self._contract.figures_noise), self._program.task.whole
+            found = noised_sums.noised(found, self.bounds, noise, shared)
+            told = {"noise": noise}
         if not all(messages.is_sendable(one) for one in found.values()):
             return withheld(round, FAILED)
-        return {"round": round, "metrics": messages.metrics_table(found)}
+        return {"round": round, "metrics": messages.metrics_table(found), **told}
 
 
 def withheld(round: int, reason: str) -> dict[str, Any]:

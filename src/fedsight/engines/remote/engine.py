@@ -22,11 +22,12 @@ from torch import Tensor
 
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Metrics, Order, Sum
+from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
 from fedsight.engines.protected import aggregator_of, reply_bytes
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
+from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange
 from fedsight.program.federation import Federation
 
@@ -74,7 +75,7 @@ class RemoteEngine:
         self._pending: list[str] = []
         self._durable = record.durable
         self._gone = record.gone
-        self._expected = {name: s.total.shape for name, s in replies.blank(federation).items()}
+        self._figures = FigureReader(federation)
         self._total = aggregator_of(federation, max(federation.terms, 1))
         self._exchange = Exchange(federation, record.id, self._converse_briefly)
         self._held: dict[str, int] = {}  # the round of the model that each site holds
@@ -198,7 +199,7 @@ class RemoteEngine:
                 "attempt": number,
                 "accepted": accepted.get(talk.site, 0),
             }
-            limits = messages.HEADER.with_sums(self._expected, 1)
+            limits = messages.HEADER.with_sums(self._figures.shapes, 1)
             answer = talk.finish("measure", header, limits=limits)
             self._held[talk.site] = round
             with self._lock:
@@ -206,7 +207,7 @@ class RemoteEngine:
                     self.withheld[talk.site] = messages.read_reason(answer["withheld"])
                     tried.add(talk.site)
                 else:
-                    done[view] = self._checked_sums(view, talk.site, answer.get("metrics"))
+                    done[view] = self._checked_sums(view, talk.site, answer)
                     self.withheld.pop(talk.site, None)
 
         tried: set[str] = set()
@@ -307,9 +308,9 @@ class RemoteEngine:
             raise SiteError(f"{sender} sent the training loss of no image", "check its log")
         return Accepted(client, site, weight, loss.mean)
 
-    def _checked_sums(self, view: int, site: str, table: Any) -> dict[str, Sum]:
+    def _checked_sums(self, view: int, site: str, answer: Mapping[str, Any]) -> Metrics:
         """The sums of a view, checked: the task's names and shapes, and the image count."""
-        found = messages.read_metrics(table, self._expected, f"site '{site}'")
+        found = self._figures.read(answer, site)
         images = len(self.federation.views[view].indices)
         if any(one.count != images for one in found.values()):
             cause = f"site '{site}' sent figures of another task, or of other images"

@@ -17,7 +17,7 @@ from fedsight.data.base import Dataset
 from fedsight.data.detection import boxes
 from fedsight.models.detector import Detector
 from fedsight.tasks.base import Task, tasks
-from fedsight.tasks.detection import precision, presentation
+from fedsight.tasks.detection import noised, precision, presentation
 from fedsight.tasks.detection.augment import moved
 from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 
@@ -65,16 +65,36 @@ class Detection(Task):
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """Detections by score and objects (`detection.precision`), and the training loss."""
-        detector = _detector(model)
+        detector, images = _detector(model), len(batch.y)
+        y = boxes.trimmed(batch.y)  # the padding is that of all images, and must not change a bit
         found = detector.find(batch.x).float()
         ranges = precision.areas(self.small, self.medium)
-        counts, objects = precision.histograms(found, batch.y, classes, ranges)
-        loss = float(detector.loss(batch.x, batch.y, boxes.labelled(batch.y, classes)))
-        images = len(batch.y)
+        counts, objects = precision.histograms(found, y, classes, ranges)
+        loss = float(detector.loss(batch.x, y, boxes.labelled(y, classes)))
         return {
             "detections": Sum(counts, images),
             "objects": Sum(objects, images),
             "loss": Sum(np.asarray(loss * images), images),
+        }
+
+    def bounds(self, classes: int, pixels: int) -> Mapping[str, float]:
+        """A few objects and detections; an image with more is scaled down as a whole."""
+        return {"found": noised.MOST, "loss": noised.MOST_LOSS}
+
+    def condensed(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
+        """`found` [classes, numbers], see `detection.noised`, and `loss`."""
+        found = noised.condensed(sums["detections"].total, sums["objects"].total)
+        return {"found": Sum(found, sums["objects"].count), "loss": sums["loss"]}
+
+    def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
+        """Objects of all sizes together; a class whose objects noise hides has none."""
+        counts, objects = noised.repaired(sums["found"].total, deviation["found"])
+        images = sums["found"].count
+        loss = np.maximum(sums["loss"].total, 0.0)
+        return {
+            "detections": Sum(counts, images),
+            "objects": Sum(objects, images),
+            "loss": Sum(loss, images),
         }
 
     def summary(

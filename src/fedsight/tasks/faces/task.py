@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
@@ -17,6 +18,7 @@ from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.models.base import Network
 from fedsight.models.embedding import Embedding
+from fedsight.tasks import repair
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.faces import verification
 from fedsight.tasks.faces.margins import Margin, margin_loss, positive_loss, spread_loss
@@ -117,6 +119,39 @@ class FaceRecognition(Task):
             **verification.verify(vectors, people, batch.x.cpu()),
             **verification.identify(vectors, people),
         }
+
+    def bounds(self, classes: int, pixels: int) -> Mapping[str, float]:
+        """One pair of each kind for each unit of people."""
+        return {"genuine": 1.0, "impostor": 1.0}
+
+    def condensed(self, sums: Mapping[str, Sum]) -> dict[str, Sum]:
+        """`genuine` and `impostor` pairs by score; nothing else can be noised."""
+        pairs = repair.coarse(sums["pairs"].total.sum(axis=0), verification.NOISED)
+        return {
+            name: Sum(counts, sums["pairs"].count)
+            for name, counts in zip(("genuine", "impostor"), pairs, strict=True)
+        }
+
+    def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
+        """No negative numbers; without a kind of pairs that noise hides nothing is measured."""
+        found = verification.nothing(sums["genuine"].count)
+        for kind, name in ((verification.GENUINE, "genuine"), (verification.IMPOSTOR, "impostor")):
+            noised = sums[name].total
+            total, hidden = float(noised.sum()), 2 * deviation[name] * math.sqrt(noised.size)
+            if total >= hidden:  # two standard errors
+                counts = repair.projected(noised, total)
+                found["pairs"].total[2, kind] = repair.fine(
+                    counts, verification.NOISED, verification.BINS
+                )
+        return found
+
+    def units(self, labels: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The images of two people whose numbers follow each other are one unit.
+
+        A pair shows two images, so an image cannot be measured alone. Compared with all others it
+        would move as many pairs as there are; so it is in the pairs of one unit only.
+        """
+        return labels // 2
 
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None

@@ -12,6 +12,7 @@ half is tested on the other, so never on the people it was chosen on.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -23,6 +24,10 @@ from fedsight.core.rng import generator
 from fedsight.core.types import Sum
 
 BINS = 1000
+# Where the wider bins of pairs in noised figures begin: at -1, and at the cosines of these angles
+# in degrees. Before training all vectors are close to each other.
+_ANGLES = (120, 105, 90, 80, 70, 60, 50, 40, 28, 20, 14, 10, 7, 5, 3.6)
+NOISED = (0, *(round((1 + math.cos(math.radians(angle))) * BINS / 2) for angle in _ANGLES))
 COARSE = 50  # bins of resampled pairs
 RESAMPLES = 100
 GENUINE, IMPOSTOR = 0, 1
@@ -74,6 +79,13 @@ def verify(vectors: Tensor, people: Tensor, pixels: Tensor | None = None) -> dic
         "pairs": Sum(pairs.numpy(), len(people)),
         "resampled": Sum(resampled.numpy(), len(people)),
     }
+
+
+def nothing(images: int) -> dict[str, Sum]:
+    """The sums of `verify` and `identify` on `images` images, before anything is measured."""
+    shapes = {"pairs": (3, 2, BINS), "resampled": (RESAMPLES, 3, 2, COARSE), "rank": (2,)}
+    shapes |= {"open": (3, BINS)}
+    return {name: Sum(np.zeros(shape), images) for name, shape in shapes.items()}
 
 
 def _cells(scores: Tensor, owners: Tensor, people: int) -> Tensor:

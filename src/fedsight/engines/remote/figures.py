@@ -1,0 +1,43 @@
+"""Reads the figures that a site sends: exact sums, or sums with noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from fedsight.core.errors import SiteError
+from fedsight.core.types import Metrics
+from fedsight.engines.remote import messages, replies
+from fedsight.privacy.noised_sums import NoisedSums, deviation
+from fedsight.program.federation import Federation
+
+
+class FigureReader:
+    """Knows the names and shapes of a task's sums."""
+
+    def __init__(self, federation: Federation) -> None:
+        task, size = federation.program.task, federation.dataset.preprocess
+        blank = replies.blank(federation)
+        self.shapes = {name: one.total.shape for name, one in blank.items()}
+        self._bounds = task.bounds(len(federation.dataset.classes), size.height * size.width)
+        condensed = task.condensed(blank) if self._bounds is not None else {}
+        self._noised = {name: one.total.shape for name, one in condensed.items()}
+        self._shared = task.whole
+
+    def read(self, answer: Mapping[str, Any], site: str) -> Metrics:
+        """The sums in an answer, `NoisedSums` if it states noise.
+
+        Raises SiteError, naming the site, if they are not those of the task.
+        """
+        sender, noise = f"site '{site}'", answer.get("noise")
+        if noise is None:
+            return messages.read_metrics(answer.get("metrics"), self.shapes, sender)
+        plausible = type(noise) is float and math.isfinite(noise) and noise > 0
+        if self._bounds is None or not plausible:
+            raise SiteError(
+                f"{sender} says that its figures have noise, which this task's cannot have",
+                "run the same FedSight version at the site and at the coordinator",
+            )
+        found = messages.read_metrics(answer.get("metrics"), self._noised, sender)
+        return NoisedSums(found, deviation(self._bounds, noise, self._shared))
