@@ -146,7 +146,7 @@ class Client:
         path = ("round", order.round, "site", site)
         self.load(order.vector, memory)
         begun = self._begin(known, memory)
-        counted = self._statistics(known)
+        counted = self._statistics(known, blank)
         self.model.train()
         for part in self._still:
             part.eval()
@@ -353,11 +353,17 @@ class Client:
             for name, gradient in zip(names, gradients, strict=True)
         ]
 
-    def _statistics(self, site: _Site) -> Payload:
-        """The integer parts of a reply, each as one vector; SiteError for other shapes."""
+    def _statistics(self, site: _Site, blank: bool) -> Payload:
+        """The integer parts of a reply, each as one vector; SiteError for other shapes.
+
+        With `blank` no image is read, and all are zero.
+        """
         federation, algorithm = self.federation, self.federation.program.algorithm
         if not algorithm.counts:
             return {}
+        if blank:
+            specs = federation.integers.items()
+            return {part: torch.zeros(spec.values, dtype=spec.dtype) for part, spec in specs}
         self.model.eval()
         every = torch.arange(len(site.data)).split(CHUNK)
         batches = (self.batch(site.data, positions) for positions in every)

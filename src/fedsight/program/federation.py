@@ -204,12 +204,16 @@ class Federation:
     @cached_property
     def integers(self) -> dict[str, PartSpec]:
         """The parts of a payload that are integers, with the bounds of the largest site."""
-        algorithm = self.program.algorithm
+        if not self.program.algorithm.counts:
+            return {}
+        return self.integers_of(max(map(self.size, range(self.population)), default=0))
+
+    def integers_of(self, images: int) -> dict[str, PartSpec]:
+        """The integer parts, with the bounds of a site of so many images."""
+        algorithm, classes = self.program.algorithm, len(self.dataset.classes)
         if not algorithm.counts:
             return {}
-        largest = max(map(self.size, range(self.population)), default=0)
-        classes = len(self.dataset.classes)
-        return dict(algorithm.integer_parts(self.network, classes, largest))
+        return dict(algorithm.integer_parts(self.network, classes, images))
 
     @cached_property
     def sizes(self) -> dict[str, int]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedsight.core.errors import SiteError
 from fedsight.core.integers import share_of
-from fedsight.core.types import PartSpecs
+from fedsight.core.types import PartSpec, PartSpecs
 from fedsight.deploy.site.enforcement import no_run
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
@@ -185,28 +185,38 @@ class SiteSecAgg:
 def _with_bounds(own: PartSpecs, table: Any, terms: int) -> PartSpecs:
     """This site's integer parts with the round's bounds, which follow from the largest site.
 
-    Raises SiteError for other parts, and for a bound below what this site's number of images
-    allows. With a bound of its choice the coordinator could otherwise ask whether an integer
-    exceeds it: the site would have to refuse.
+    Raises SiteError for other parts or impossible bounds.
     """
     given = table if isinstance(table, dict) else {}
     sizes, bounds = given.get("sizes", {}), given.get("bounds", {})
-    wrong = SiteError(
+    if sizes != {part: spec.values for part, spec in own.items()} or not isinstance(bounds, dict):
+        raise _other_integers()
+    found = {}
+    for part, spec in own.items():
+        bound = bounds.get(part)
+        if type(bound) is not int or not 0 <= bound <= share_of(None, terms):
+            raise _other_integers()
+        _check_bound(spec, bound, terms)
+        found[part] = replace(spec, bound=bound)
+    return found
+
+
+def _check_bound(own: PartSpec, bound: int, terms: int) -> None:
+    """Raise SiteError for a bound below what this site's number of images allows.
+
+    With a bound of its choice the coordinator could ask whether an integer exceeds it: the site
+    would have to refuse.
+    """
+    if bound < (share_of(None, terms) if own.bound is None else own.bound):
+        raise _other_integers()
+
+
+def _other_integers() -> SiteError:
+    return SiteError(
         "the round's integer parts are not those of this site's program and images",
         "run the same FedSight version at the coordinator and at the sites; if that is so, the "
         "coordinator is malicious: ask the operator",
     )
-    if sizes != {part: spec.values for part, spec in own.items()} or not isinstance(bounds, dict):
-        raise wrong
-    found = {}
-    for part, spec in own.items():
-        bound = bounds.get(part)
-        if type(bound) is not int or not share_of(spec.bound, terms) <= bound <= share_of(
-            None, terms
-        ):
-            raise wrong
-        found[part] = replace(spec, bound=bound)
-    return found
 
 
 def _check_binding(

@@ -21,7 +21,7 @@ import torch
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.errors import EngineError, FedSightError, SiteError
-from fedsight.core.types import Metrics, PartSpecs, Reply
+from fedsight.core.types import Metrics, Reply
 from fedsight.deploy.declaration import declare, open_site, without_weights
 from fedsight.deploy.site.job_lease import JobLease
 from fedsight.deploy.site.trainer import (
@@ -58,13 +58,7 @@ class SiteTrainer:
         self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
         owner = setup.owner
         declared = declare(self.federation, self.number, owner.share, owner.contract.tells_counts)
-        self.opened = Opened(declared, cost, self._integers())
-
-    def _integers(self) -> PartSpecs:
-        """The integer parts of this site's updates, with the bounds that its own images imply."""
-        algorithm, of = self.federation.program.algorithm, self.client.federation
-        classes, images = len(of.dataset.classes), of.size(self.number)
-        return dict(algorithm.integer_parts(self.client.network, classes, images))
+        self.opened = Opened(declared, cost, self.client.federation.integers_of(images))
 
     def train(self, step: TrainStep) -> TrainedUpdate:
         """Take one client step.
