@@ -24,6 +24,7 @@ from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program, Speed
 
 PLUGIN = Path(__file__).parents[1] / "runs" / "parts" / "integers.py"
+SHA256 = hashlib.sha256(PLUGIN.read_bytes()).hexdigest()
 ALGORITHMS = ("class-sums", "only-sums")
 SECURE: dict[str, dict[str, Any]] = {
     "plain": {"name": "none"},
@@ -75,8 +76,7 @@ def owners(places: Places, site_images: Path) -> Iterator[Places]:
     kept = {site: (places.root / site / "owner.toml").read_text() for site in places.names}
     for site in places.names:
         data = {"name": "folder", "path": str(site_images / site)}
-        permitted = [hashlib.sha256(PLUGIN.read_bytes()).hexdigest()]
-        places.write_owner(site, {"data": data, "contract": {"plugins": permitted}})
+        places.write_owner(site, {"data": data, "contract": {"plugins": [SHA256]}})
         (places.root / site / "plugins").mkdir()
         shutil.copy(PLUGIN, places.root / site / "plugins")
     yield places
@@ -172,3 +172,21 @@ def test_bytes_in_the_history_are_computed_from_the_specs(site_images: Path) -> 
     bits = (2 * 3 * images * 4096).bit_length()
     assert found["plain"] == 3 * 8 * (9 + 3)
     assert found["masked"] == found["quantised"] == 3 * (-(-9 * bits // 8) + 3 * 8)
+
+
+def test_a_protected_site_that_fails_sends_zeros_inside_its_masks(
+    owners: Places, site_images: Path
+) -> None:
+    """Else a trap would tell which sites have cats: north and south have some, west has none."""
+    for site in owners.names:
+        contract = {"plugins": [SHA256], "require": ["secure_aggregation"], "figures": "exact"}
+        data = {"name": "folder", "path": str(site_images / site)}
+        owners.write_owner(site, {"data": data, "contract": contract})
+    of = program(site_images, "trapped-sums", "masked", rounds={"rounds": 1})
+    federation, link = owners.meet(of)
+    diary = federations.Diary()
+    found = site_services.learn(federation, link, diary, name=owners.run).checkpoint
+    assert diary.lines[0]["rejected"] == {}
+    assert found.state["counts"].tolist() == [5, 4, 0]
+    logged = {site: [line["event"] for line in owners.log(site)] for site in owners.names}
+    assert ["failed" in logged[site] for site in ("north", "south", "west")] == [True, True, False]

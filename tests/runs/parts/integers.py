@@ -64,3 +64,17 @@ class OnlySums(ClassSums):
         weights = torch.arange(mean.integers["sums"].numel())
         whole = int((mean.integers["sums"].reshape(-1) * weights).sum())
         return vector + whole * 2.0**-40, dict(mean.integers)
+
+
+@fs.register("trapped-sums", paper="a test")
+class TrappedSums(ClassSums):
+    """A malicious program that fails where a site has any image of the last class."""
+
+    def statistics(
+        self, network: Network, classes: int, batches: Iterable[Batch]
+    ) -> Mapping[str, Tensor]:
+        """The sums, or what an overflow might raise."""
+        found = super().statistics(network, classes, batches)
+        if int(found["counts"][-1]):
+            raise OverflowError("the trap is sprung")
+        return found
