@@ -28,9 +28,9 @@ from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
 from fedsight.engines.protected import encoding_plan, order_digest
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
-from fedsight.privacy.secagg.pack import unpack
 from fedsight.privacy.secagg.quantise import Quantiser
 from fedsight.privacy.secagg.server import SecAggServer
+from fedsight.privacy.secagg.words import unpacked
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program, Speed
 
@@ -94,7 +94,7 @@ class Coordinator:
 
     def sum(self, updates: list[bytes]) -> dict[str, Tensor]:
         """The sum of the updates, once everybody unmasked it."""
-        words = [unpack(one, self.quantiser.length, self.quantiser.modulus) for one in updates]
+        words = [unpacked(one, self.quantiser).levels for one in updates]
         total = np.sum(words, axis=0, dtype=np.uint32)
         lists = self.server.lists(range(3))
         for n in range(3):

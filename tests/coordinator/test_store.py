@@ -26,7 +26,9 @@ FACTS = {"fingerprint": PROGRAM.fingerprint}
 
 def checkpoint(round: int = 3) -> Checkpoint:
     vector = torch.arange(5.0) + round
-    return Checkpoint(round, vector, {"m": vector * 2, "v.w": vector * 3}, 1.5, 10, 20)
+    sums = torch.tensor([[2**62 + round, -(2**63)]])  # integers that no float holds
+    state = {"m": vector * 2, "v.w": vector * 3, "sums": sums}
+    return Checkpoint(round, vector, state, 1.5, 10, 20)
 
 
 @pytest.fixture
@@ -134,6 +136,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(store: RunStore) -> None:
     assert torch.equal(found.vector, wanted.vector)
     assert found.state.keys() == wanted.state.keys()
     assert all(torch.equal(found.state[name], wanted.state[name]) for name in wanted.state)
+    assert found.state["sums"].dtype == torch.int64
 
 
 @pytest.mark.parametrize(

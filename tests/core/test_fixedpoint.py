@@ -12,9 +12,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedsight.core import fixedpoint
+from fedsight.core import sums
 from fedsight.core.errors import SiteError
-from fedsight.core.fixedpoint import FRACTION_BITS, LIMIT, ExactSum, encode
+from fedsight.core.fixedpoint import FRACTION_BITS, ExactSum, encode
+from fedsight.core.sums import LIMIT
 
 ONE = 1 << FRACTION_BITS
 floats = st.floats(-64.0, 64.0, width=32)
@@ -76,7 +77,7 @@ def test_sum_equals_python_integers_in_any_order_and_grouping(cohort, random) ->
 
 
 def test_long_vectors_are_added_block_by_block_to_the_same_integers() -> None:
-    size = 2 * fixedpoint._BLOCK + 7
+    size = 2 * sums.BLOCK + 7
     values = torch.randn(size, generator=torch.Generator().manual_seed(1))
     total = ExactSum(size, 2)
     total.add(values, 3, "a")
@@ -99,7 +100,7 @@ def test_mean_of_nothing_is_zero() -> None:
 
 
 def test_the_mean_takes_the_place_of_the_sum_which_is_closed_then() -> None:
-    size = fixedpoint._BLOCK + 3
+    size = sums.BLOCK + 3
     values = torch.randn(size, generator=torch.Generator().manual_seed(1))
     total = ExactSum(size, 3)
     total.add(values, 4, "a")

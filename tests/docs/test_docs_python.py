@@ -57,7 +57,7 @@ def test_the_notebook_runs_from_top_to_bottom(tmp_path: Path) -> None:
 def test_the_python_of_the_how_to_runs_in_its_order(tmp_path: Path) -> None:
     code = [text for language, file, text in blocks("how-to/own-parts.md")
             if language == "python" and not file]  # fmt: skip
-    assert len(code) == 5
+    assert len(code) == 6
     said = execute("\n".join(code), tmp_path)
     assert "Among three 0." in said
 

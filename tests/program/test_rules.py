@@ -7,10 +7,12 @@ from typing import Any
 
 import federations
 import pytest
+import torch
 
 from fedsight.algorithms.fedavg import FedAvg
 from fedsight.core.errors import ConfigError
 from fedsight.core.layout import Kind
+from fedsight.core.types import PartSpec, PartSpecs
 from fedsight.models.base import Network
 from fedsight.privacy.base import mechanisms
 from fedsight.privacy.mechanisms.local import Local
@@ -18,6 +20,7 @@ from fedsight.program.program import Program
 from fedsight.program.rules import (
     FEATURES,
     FROZEN,
+    INTEGERS,
     KEPT,
     LABELS,
     LOSSY,
@@ -58,8 +61,17 @@ SETTINGS: dict[str, dict[str, Any]] = {
     FROZEN: {"train": {"only": ["head"]}},
     SINGLE: {"aggregation": {"name": "median"}},
     LOSSY: {"compression": {"name": "float16"}},
+    INTEGERS: {},  # no algorithm of the package sends any
     LABELS: {"task": {"name": "faces"}, "model": {"name": "embedding", "backbone": "small_cnn"}},
 }
+
+
+class Counting(FedAvg):
+    """An algorithm that no table knows, whose sites send integers."""
+
+    def integer_parts(self, network: Network, classes: int, images: int) -> PartSpecs:
+        """How many images each class has."""
+        return {"counts": PartSpec((classes,), torch.int64, bound=images)}
 
 
 def program(*features: str) -> Program:
@@ -71,7 +83,8 @@ def program(*features: str) -> Program:
             sections[section] = {**sections.get(section, {}), **values}
     if "privacy" in sections:
         sections["privacy"]["noise_multiplier"] = 1.0
-    return federations.program(**sections)
+    made = federations.program(**sections)
+    return replace(made, algorithm=Counting()) if INTEGERS in features else made
 
 
 def test_every_mechanism_is_judged_with_every_feature() -> None:
@@ -175,6 +188,23 @@ def test_a_new_algorithm_and_a_new_mechanism_are_judged_by_what_they_do() -> Non
     assert remarks(quiet) == [remark]
     weighted = replace(quiet, rounds=quiet.rounds.model_copy(update={"weighting": "samples"}))
     assert [problem.where for problem in weighted.check()] == ["rounds.weighting"]
+
+
+def test_integers_need_a_rule_that_sums() -> None:
+    (problem,) = program(SINGLE, INTEGERS).check()
+    assert problem.where == "aggregation.name"
+    assert "sums of integers" in problem.cause
+
+
+class Bounded(Local):
+    """A mechanism that no table knows, which says that it bounds and noises integers."""
+
+    covers_integers = True
+
+
+def test_a_mechanism_that_covers_integers_is_taken_at_its_word() -> None:
+    of = replace(program("local", INTEGERS), privacy=Bounded(noise_multiplier=1.0))
+    assert of.check() == []
 
 
 def test_frozen_statistics_are_neither_refused_nor_sent() -> None:

@@ -52,11 +52,15 @@ class Aggregator(Protocol):
         ...
 
     def mean(self) -> dict[str, Tensor]:
-        """The mean of each part, or this rule's substitute for it, float64."""
+        """The mean of each part but the integer ones, or this rule's substitute, float64."""
         ...
 
     def plain(self) -> dict[str, Tensor]:
-        """The weighted sum of each part, float64."""
+        """The weighted sum of each part but the integer ones, float64."""
+        ...
+
+    def integers(self) -> dict[str, Tensor]:
+        """The sum of each integer part, int64, in its shape; none for a rule that forms no sum."""
         ...
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from fedsight.aggregation.base import Aggregation, aggregations
 from fedsight.core.errors import SiteError
 from fedsight.core.fixedpoint import FRACTION_BITS, ExactSum
+from fedsight.core.integers import IntegerSum
+from fedsight.core.sums import VectorSum
 from fedsight.core.types import PartSpecs, Payload
 
 
@@ -22,8 +24,15 @@ class Mean(Aggregation):
     ) -> ExactMean:
         """Exact sums, in `memory` if it is given."""
         known = memory or {}
-        sums = {part: ExactSum(s.values, terms, known.get(part)) for part, s in specs.items()}
-        return ExactMean(specs, sums)
+        floats, integers = parted(specs)
+        return ExactMean(
+            specs,
+            {part: ExactSum(s.values, terms, known.get(part)) for part, s in floats.items()},
+            {
+                part: IntegerSum(s.values, s.bound, terms, known.get(part))
+                for part, s in integers.items()
+            },
+        )
 
 
 @dataclass
@@ -32,62 +41,82 @@ class ExactMean:
 
     specs: PartSpecs
     sums: Mapping[str, ExactSum]
+    counts: Mapping[str, IntegerSum] = field(default_factory=dict)  # of the integer parts
+
+    @property
+    def _all(self) -> dict[str, VectorSum]:
+        return {**self.sums, **self.counts}
 
     def clear(self, terms: int) -> None:
         """Start again from nothing."""
-        for total in self.sums.values():
+        for total in self._all.values():
             total.clear(terms)
 
     def add(self, payload: Payload, weight: int, site: str) -> None:
         """Add a reply's payload; SiteError, and nothing added, if any part is refused.
 
-        Refused are a missing part, one that nobody asked for, and what `ExactSum.check` refuses.
+        Refused are a missing part, one that nobody asked for, and what `check` of its sum refuses.
         """
         values = decoded(self.specs, payload, site)
-        added: list[str] = []
+        sums, added = self._all, list[str]()
         try:
-            for part, total in self.sums.items():
+            for part, total in sums.items():
                 total.add(values[part], weight, site)
                 added.append(part)
         except SiteError:
             for part in added:
-                self.sums[part].take_back(values[part], weight)
+                sums[part].take_back(values[part], weight)
             raise
 
     def merge(self, other: ExactMean) -> None:
         """Add the sums over other sites of the same cohort."""
         for part, total in self.sums.items():
             total.merge(other.sums[part])
+        for part, count in self.counts.items():
+            count.merge(other.counts[part])
 
     @property
     def tensors(self) -> dict[str, Tensor]:
         """What it has added so far, part by part."""
-        return {part: total.total for part, total in self.sums.items()}
+        return {part: total.total for part, total in self._all.items()}
 
     def filled(self, terms: int, count: int, weight: int) -> None:
         """Its tensors now hold the sum of `count` of at most `terms` replies."""
-        for total in self.sums.values():
+        for total in self._all.values():
             total.filled(terms, count, weight)
 
     @property
     def count(self) -> int:
         """Replies added."""
-        return next(iter(self.sums.values())).count
+        return next(iter(self._all.values())).count
 
     @property
     def weight(self) -> int:
         """Their total weight."""
-        return next(iter(self.sums.values())).weight
+        return next(iter(self._all.values())).weight
 
     def mean(self) -> dict[str, Tensor]:
-        """Weighted mean of each part, float64, in the sums' memory (`ExactSum.mean`)."""
+        """Weighted mean of each float part, float64, in the sums' memory (`ExactSum.mean`)."""
         return {part: total.mean() for part, total in self.sums.items()}
 
     def plain(self) -> dict[str, Tensor]:
-        """Weighted sum of each part, float64."""
+        """Weighted sum of each float part, float64."""
         return {
             part: total.total.double() / 2.0**FRACTION_BITS for part, total in self.sums.items()
         }
+
+    def integers(self) -> dict[str, Tensor]:
+        """Sum of each integer part, int64, in its shape."""
+        return {
+            part: total.total.clone().view(self.specs[part].shape)
+            for part, total in self.counts.items()
+        }
+
+
+def parted(specs: PartSpecs) -> tuple[PartSpecs, PartSpecs]:
+    """The specs of the float parts, and those of the integer parts."""
+    floats = {part: spec for part, spec in specs.items() if not spec.exact}
+    return floats, {part: spec for part, spec in specs.items() if spec.exact}
 
 
 def decoded(specs: PartSpecs, payload: Payload, site: str) -> dict[str, Tensor]:

@@ -95,6 +95,10 @@ class ReplyRows:
             "set aggregation.name = 'mean', or remove [privacy]",
         )
 
+    def integers(self) -> dict[str, Tensor]:
+        """None: integer parts are summed, and this rule forms no sum."""
+        return {}
+
     def _median(self, part: str, values: int) -> Tensor:
         out = torch.zeros(values, dtype=torch.float64)
         if not self.count:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Payload
+from fedsight.core.types import PartSpecs, Payload
 from fedsight.privacy.base import Mechanism
 from fedsight.privacy.base import Plan as Accounted
 from fedsight.privacy.mechanisms.distributed import Distributed
 from fedsight.privacy.noise import MakeNoise
-from fedsight.privacy.secagg.masks import Masker, Residues
+from fedsight.privacy.secagg.integers import Integers
+from fedsight.privacy.secagg.masks import Masker
 from fedsight.privacy.secagg.quantise import Quantiser
+from fedsight.privacy.secagg.words import Words
 from fedsight.privacy.secure import Secure
 
 
 @dataclass(frozen=True)
 class EncodingPlan:
     """What determines how a run's updates are rounded and noised: settings, lengths of the parts,
-    seed, largest weight, local learning rate, mechanism, rounds."""
+    seed, largest weight, local learning rate, mechanism, rounds; and which parts are integers that
+    are neither."""
 
     secure: Secure
     sizes: Mapping[str, int]
@@ -33,13 +36,15 @@ class EncodingPlan:
     privacy: Mechanism
     rounds: int
     noise: MakeNoise  # drawn from the secret of the party that adds it
+    integers: PartSpecs = field(default_factory=dict)
 
     def quantiser(self, terms: int) -> Quantiser:
         """The quantiser for a round of `terms` sites."""
         levels = None
         if isinstance(self.privacy, Distributed):
             levels = self.privacy.levels(self.accounted(terms))
-        return self.secure.quantiser(self.sizes, terms, self.cap, self.lr, levels)
+        made = self.secure.quantiser(self.sizes, terms, self.cap, self.lr, levels)
+        return replace(made, integers=Integers.of(self.integers, terms))
 
     def accounted(self, terms: int) -> Accounted:
         """The accountant's plan for rounds of `terms` sites each."""
@@ -54,11 +59,12 @@ class EncodingPlan:
         site: str,
         round: int,
         masker: Masker | None,
-    ) -> Residues:
-        """What a site sends [d], modulo 2^32; SiteError naming it as `Quantiser.encode` does."""
-        words = quantiser.encode(payload, weight, site, self.seed, round, self.noise)
+    ) -> Words:
+        """What a site sends; SiteError naming it as `Quantiser.encode` does."""
+        levels = quantiser.encode(payload, weight, site, self.seed, round, self.noise)
+        words = Words(levels, quantiser.integers.encode(payload, site))
         if masker is not None:
-            masker.mask(words)
+            words.mask(masker)
         elif self.secure.masks:
             raise SiteError(
                 f"site '{site}' has no keys in round {round}: it took no part in the key exchange",
@@ -68,13 +74,25 @@ class EncodingPlan:
 
 
 class SecureSum:
-    """The sum modulo 2^32 of what sites send; `shared` is an int32 tensor [d] to keep it in."""
+    """The sum of what sites send, modulo 2^32 or 2^64 (see `Words`).
 
-    def __init__(self, plan: EncodingPlan, terms: int, shared: Tensor | None = None) -> None:
+    `memory` holds tensors like those of `tensors`, to keep it in.
+    """
+
+    def __init__(
+        self, plan: EncodingPlan, terms: int, memory: Mapping[str, Tensor] | None = None
+    ) -> None:
         self.plan = plan
         length = sum(plan.sizes.values())
-        self._tensor = torch.zeros(length, dtype=torch.int32) if shared is None else shared
-        self.words: Residues = self._tensor.numpy().view(np.uint32)
+        count = sum(spec.values for spec in plan.integers.values())
+        self._tensors = memory or {
+            "sum": torch.zeros(length, dtype=torch.int32),
+            "integers": torch.zeros(count, dtype=torch.int64),
+        }
+        self.words = Words(
+            self._tensors["sum"].numpy().view(np.uint32),
+            self._tensors["integers"].numpy().view(np.uint64),
+        )
         self._quantiser: Quantiser | None = None
         self._round = 0
         self._maskers: Mapping[str, Masker] = {}
@@ -82,7 +100,7 @@ class SecureSum:
 
     def clear(self, terms: int) -> None:
         """Reset, for at most `terms` replies."""
-        self.words.fill(0)
+        self.words.clear()
         self._terms, self._quantiser = terms, None
         self.count = self.weight = 0
 
@@ -104,40 +122,45 @@ class SecureSum:
         words = plan.protect(self.quantiser, payload, weight, site, self._round, masker)
         self.add_words(words, weight, site)
 
-    def add_words(self, words: Residues, weight: int, site: str) -> None:
-        """Add the words [d] that a site sent."""
+    def add_words(self, words: Words, weight: int, site: str) -> None:
+        """Add the words that a site sent."""
         self._require_room(self.count + 1, f"site '{site}' would be")
-        np.add(self.words, words, out=self.words)
+        self.words.add(words)
         self.count += 1
         self.weight += weight
 
     def merge(self, other: SecureSum) -> None:
         """Add the sum over other sites of the same cohort."""
         self._require_room(self.count + other.count, "they are")
-        np.add(self.words, other.words, out=self.words)
+        self.words.add(other.words)
         self.count += other.count
         self.weight += other.weight
 
     @property
     def tensors(self) -> dict[str, Tensor]:
-        """The tensor that holds the sum."""
-        return {"sum": self._tensor}
+        """The tensors that hold the sum."""
+        return dict(self._tensors)
 
     def filled(self, terms: int, count: int, weight: int) -> None:
-        """Note that the tensor now holds the sum of `count` of at most `terms` replies."""
+        """Note that the tensors now hold the sum of `count` of at most `terms` replies."""
         self._terms, self._quantiser = terms, None
         self.count, self.weight = count, weight
 
     def mean(self) -> dict[str, Tensor]:
-        """Weighted mean of each part, float64; masks must have been removed."""
+        """Weighted mean of each rounded part, float64; masks must have been removed."""
         return self._decoded(self.weight)
 
     def plain(self) -> dict[str, Tensor]:
-        """Weighted sum of each part, float64; masks must have been removed."""
+        """Weighted sum of each rounded part, float64; masks must have been removed."""
         return self._decoded(1)
 
+    def integers(self) -> dict[str, Tensor]:
+        """Sum of each integer part, int64, in its shape; masks must have been removed."""
+        found = self.quantiser.integers.decode(self.words.integers)
+        return {part: found[part].view(spec.shape) for part, spec in self.plan.integers.items()}
+
     def _decoded(self, weight: int) -> dict[str, Tensor]:
-        sums = self.words & np.uint32((1 << self.quantiser.modulus) - 1)
+        sums = self.words.levels & np.uint32((1 << self.quantiser.modulus) - 1)
         return self.quantiser.decode(sums, self.count, weight)
 
     def _require_room(self, count: int, who: str) -> None:

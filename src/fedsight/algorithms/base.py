@@ -6,8 +6,8 @@ layout ([d] float32); the engine handles personal weights and running statistics
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -16,7 +16,7 @@ from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
-from fedsight.core.types import Memory, Payload
+from fedsight.core.types import Batch, Memory, PartSpecs, Payload
 from fedsight.models.base import Network
 
 State = dict[str, Tensor]
@@ -35,7 +35,8 @@ class Local:
 
 @dataclass(frozen=True)
 class Mean:
-    """The result of a round: the weighted mean of each payload part, float64 [d].
+    """The result of a round: the weighted mean of each payload part, float64 [d], and the
+    unweighted sum of each integer part.
 
     The server's step may change the parts in place but must not keep them: they are the largest
     vectors of a run, and the next round's sum reuses their memory.
@@ -44,6 +45,7 @@ class Mean:
     parts: Mapping[str, Tensor]
     replies: int
     population: int
+    integers: Mapping[str, Tensor] = field(default_factory=dict)  # exact sums, int64, in shape
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,28 @@ class Algorithm(Settings):
     def corrects(self) -> bool:
         """Whether local gradients are corrected (they are then gathered into one vector first)."""
         return type(self).correct is not Algorithm.correct
+
+    @property
+    def counts(self) -> bool:
+        """Whether a reply has integer parts."""
+        return type(self).integer_parts is not Algorithm.integer_parts
+
+    def integer_parts(self, network: Network, classes: int, images: int) -> PartSpecs:
+        """The int64 parts of a reply besides `parts`, by name.
+
+        `images` is the number of images at the largest site, from which a part's bound follows.
+        """
+        return {}
+
+    def statistics(
+        self, network: Network, classes: int, batches: Iterable[Batch]
+    ) -> Mapping[str, Tensor]:
+        """The integer parts: int64, in the shapes of `integer_parts`.
+
+        They are computed before local training, with the order's model in evaluation mode and
+        without gradients. The batches hold every image of the site once, in order, unaugmented.
+        """
+        return {}
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
         """The kind of a tensor; personal ones stay at the site. By default nothing changes."""

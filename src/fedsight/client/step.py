@@ -139,7 +139,7 @@ class Client:
                 return replace(reply, memory=kept)
         added = program.privacy.parts()  # which `release` adds
         nothing = {
-            part: torch.zeros(spec.shape)
+            part: torch.zeros(spec.values, dtype=spec.dtype)
             for part, spec in federation.parts.items()
             if part not in added
         }
@@ -160,6 +160,7 @@ class Client:
         path = ("round", order.round, "site", site)
         self.load(order.vector, memory)
         begun = self._begin(known, memory)
+        counted = self._statistics(known, blank)
         self.model.train()
         for part in self._still:
             part.eval()
@@ -181,10 +182,10 @@ class Client:
                 "look at its images; with rounds.quorum a run goes on without such replies",
             )
         metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
-        if program.privacy.protects:  # no epsilon pays for it
+        if program.privacy.protects or not seen:  # no epsilon pays for it, or there is none
             metrics = {}
         payload, kept = self._result(order, memory, local)
-        released = self._release(payload, order, site, noise)
+        released = self._release({**payload, **counted}, order, site, noise)
         return Reply(site, released, self._weight(data), metrics, {**kept, **begun})
 
     def _weight(self, data: SiteData) -> int:
@@ -378,13 +379,40 @@ class Client:
             for name, gradient in zip(names, gradients, strict=True)
         ]
 
+    def _statistics(self, site: _Site, blank: bool) -> Payload:
+        """The integer parts of a reply, each as one vector; SiteError for other shapes.
+
+        With `blank` no image is read, and all are zero.
+        """
+        federation, algorithm = self.federation, self.federation.program.algorithm
+        if not algorithm.counts:
+            return {}
+        if blank:
+            specs = federation.integers.items()
+            return {part: torch.zeros(spec.values, dtype=spec.dtype) for part, spec in specs}
+        self.model.eval()
+        every = torch.arange(len(site.data)).split(CHUNK)
+        batches = (self.batch(site.data, positions) for positions in every)
+        with torch.no_grad():
+            classes = len(federation.dataset.classes)
+            found = algorithm.statistics(self.network, classes, batches)
+        for part, spec in federation.integers.items():
+            shape = tuple(found[part].shape) if part in found else "nothing"
+            if shape != spec.shape:
+                raise SiteError(
+                    f"the algorithm computed {shape} as '{part}' at site '{site.name}', and "
+                    f"declares {spec.shape}",
+                    "correct its `statistics` or its `integer_parts`",
+                )
+        return {part: value.reshape(-1).cpu() for part, value in found.items()}
+
     def _result(self, order: Order, memory: Memory, local: Local) -> tuple[Payload, Memory]:
         """What the algorithm sends and keeps after training, on the CPU."""
         layout, vector = self.layout, self.vector.cpu()
         shared = layout.shared
         here = Local(order.vector[shared], order.shared, memory, local.lr, local.steps)
         payload, kept = self.federation.program.algorithm.finish(vector[shared], here)
-        if layout.buffer.stop > layout.buffer.start:
+        if "delta" in payload and layout.buffer.stop > layout.buffer.start:
             # Statistics travel as moments: means of moments are the pooled data's, variances'
             # means are not.
             pairs, travels = self.network.statistics, layout.travelling

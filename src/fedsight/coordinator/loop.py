@@ -189,8 +189,9 @@ def _server_step(
     layout, program = session.layout, session.program
     shared, buffer = layout.shared, layout.buffer
     mean, own, rest = session.protection.mean(outcome.total, now.state, round)
-    moved = mean.parts["delta"][buffer]
-    mean = replace(mean, parts={**mean.parts, "delta": mean.parts["delta"][shared]})
+    moved = mean.parts["delta"][buffer] if "delta" in mean.parts else None
+    if moved is not None:
+        mean = replace(mean, parts={**mean.parts, "delta": mean.parts["delta"][shared]})
     new, state = program.algorithm.step(now.vector[shared], rest, mean, round)
     state = {**state, **own}
     if not bool(torch.isfinite(new).all()):
@@ -200,6 +201,8 @@ def _server_step(
         )
     if buffer.stop == buffer.start:
         return new, state
+    if moved is None:  # no update travels, and with it no statistics
+        return torch.cat([new, now.vector[buffer]]), state
     statistics = session.network.statistics
     moments = to_moments(now.vector, layout, statistics)
     moments[buffer] = (moments[buffer].double() + moved).float()

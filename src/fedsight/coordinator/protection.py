@@ -54,7 +54,8 @@ class Protection:
         own, rest = split(state)
         noise = partial(self._noise, "round", round)
         released = self.mechanism.mean(total, self.plan, own, noise)
-        mean = Mean(released.parts, released.replies, self._federation.population)
+        population = self._federation.population
+        mean = Mean(released.parts, released.replies, population, released.integers)
         return mean, released.state, rest
 
     def epsilon(self, round: int) -> float | None:

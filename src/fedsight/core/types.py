@@ -12,6 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedsight.core.errors import FedSightError
+
 Payload = Mapping[str, Tensor]  # named vectors, one per part, each encoded as its PartSpec says
 Memory = Mapping[str, Tensor]  # what a site keeps between rounds
 
@@ -36,12 +38,32 @@ class Codec(Protocol):
 class PartSpec:
     """Describes one part of a payload: its shape, its type, and the codec that encodes it.
 
-    Every size (of a sum, a message, the bytes in the history) is computed from it.
+    Every size (of a sum, a message, the bytes in the history) is computed from it. A part of int64
+    is summed as it is: without weight, clip, rounding or codec. Its `bound` is the largest absolute
+    value that a site may send (None: an equal share of 64 bits); a smaller one saves bits when
+    values are masked. Raises ValueError for other types, and for a bound or codec that has no
+    meaning.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
     codec: Codec | None = None  # None: the values themselves
+    bound: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.dtype not in (torch.float32, torch.int64):
+            raise ValueError(f"a part is float32 or int64, not {self.dtype}")
+        if self.exact and self.codec is not None:
+            raise ValueError("integers are sent as they are, without a codec")
+        if self.bound is not None and (
+            not self.exact or type(self.bound) is not int or self.bound < 0
+        ):
+            raise ValueError(f"expected a bound of an int64 part, at least 0, not {self.bound!r}")
+
+    @property
+    def exact(self) -> bool:
+        """Whether it consists of integers, which are summed as they are."""
+        return self.dtype == torch.int64
 
     @property
     def values(self) -> int:
@@ -123,6 +145,16 @@ class Order:
     vector: Tensor
     shared: Mapping[str, Tensor] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Raise FedSightError, naming it, for a vector that is not float32, as they travel."""
+        for name, value in {"vector": self.vector, **self.shared}.items():
+            if value.dtype != torch.float32:
+                raise FedSightError(
+                    f"the {name} of the order of round {self.round} is {value.dtype}",
+                    f"what sites are sent is {torch.float32}: convert it in the algorithm's "
+                    "`shared` or `step`",
+                )
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -152,9 +184,13 @@ class RoundSum(Protocol):
         ...
 
     def mean(self) -> dict[str, Tensor]:
-        """Weighted mean of each part, float64."""
+        """Weighted mean of each part but the integer ones, float64."""
         ...
 
     def plain(self) -> dict[str, Tensor]:
-        """Weighted sum of each part, float64."""
+        """Weighted sum of each part but the integer ones, float64."""
+        ...
+
+    def integers(self) -> dict[str, Tensor]:
+        """Sum of each integer part, int64, in its shape."""
         ...

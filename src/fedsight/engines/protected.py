@@ -13,10 +13,10 @@ from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import EncodingPlan, SecureSum
 from fedsight.core.layout import Kind
 from fedsight.core.shared_memory import Shared
-from fedsight.core.types import Order
+from fedsight.core.types import Order, PartSpecs
 from fedsight.engines.base import Outcome
 from fedsight.privacy.noise import MakeNoise, Noise
-from fedsight.privacy.secagg import pack
+from fedsight.privacy.secagg import words
 from fedsight.privacy.secagg.local import LocalExchange
 from fedsight.privacy.secagg.masks import Masker
 from fedsight.program.federation import Federation
@@ -33,13 +33,20 @@ def encoding_plan(federation: Federation) -> EncodingPlan | None:
         largest = max((federation.size(c) for c in range(federation.population)), default=1)
         cap = program.secure.cap or largest
     noise = partial(Noise, program.seed, program.fingerprint)  # seeded: this is a simulation
-    return encoding_plan_of(program, federation.sizes, cap, noise)
+    return encoding_plan_of(program, federation.sizes, cap, noise, federation.integers)
 
 
 def encoding_plan_of(
-    program: Program, sizes: Mapping[str, int], cap: int, noise: MakeNoise
+    program: Program,
+    sizes: Mapping[str, int],
+    cap: int,
+    noise: MakeNoise,
+    integers: PartSpecs | None = None,
 ) -> EncodingPlan:
-    """How the updates of `program` are rounded; `noise` is drawn from the secret of its place."""
+    """How the updates of `program` are rounded, but for the parts that are `integers`.
+
+    `noise` is drawn from the secret of its place.
+    """
     return EncodingPlan(
         program.secure,
         sizes,
@@ -49,13 +56,14 @@ def encoding_plan_of(
         program.privacy,
         program.rounds.rounds,
         noise,
+        integers or {},
     )
 
 
 def reply_bytes(federation: Federation, total: Aggregator) -> int:
     """Bytes of the vectors of one reply to the round that `total` collects."""
     if isinstance(total, SecureSum):
-        return pack.size(total.quantiser.length, total.quantiser.modulus)
+        return words.size(total.quantiser)
     return sum(spec.bytes for spec in federation.parts.values())
 
 
@@ -65,7 +73,7 @@ def aggregator_of(
     """An empty aggregator for rounds of `federation`, in `memory` if it is given."""
     found = encoding_plan(federation)
     if found is not None:
-        return SecureSum(found, terms, None if memory is None else memory["sum"])
+        return SecureSum(found, terms, memory)
     return federation.program.aggregation.aggregator(federation.parts, terms, memory)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import ClassVar, Literal
@@ -60,6 +60,7 @@ class Released:
     parts: dict[str, Tensor]  # float64 [d]
     replies: int
     state: State
+    integers: Mapping[str, Tensor] = field(default_factory=dict)  # sums of int64 parts
 
 
 class Mechanism(Settings):
@@ -71,6 +72,8 @@ class Mechanism(Settings):
     # where noise comes in: at the coordinator, at the site, in its training steps, or as shares of
     # sites that are enough only together
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = ""
+    # whether it bounds and noises integer parts, too (`release`, `mean`)
+    covers_integers: ClassVar[bool] = False
     # what the page of compatibilities says of it with a cohort, a quorum, with masks and without
     with_cohort: ClassVar[str] = "Who takes part is known; nothing is amplified."
     with_quorum: ClassVar[str] = ""
@@ -111,7 +114,7 @@ class Mechanism(Settings):
 
     def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """Turn the sum of a cohort's releases into a mean."""
-        return Released(total.mean(), total.count, state)
+        return Released(total.mean(), total.count, state, total.integers())
 
     def check(self) -> list[Problem]:
         """Contradictory settings."""

@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError
+from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem
 from fedsight.core.layout import Layout
 from fedsight.core.settings import Settings
+from fedsight.core.sums import LIMIT
 from fedsight.core.types import Batch, PartSpec
 from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
@@ -191,19 +192,37 @@ class Federation:
 
     @cached_property
     def parts(self) -> dict[str, PartSpec]:
-        """The parts of a payload: the update includes running statistics, the others do not."""
+        """The parts of a payload: the update includes running statistics, the others do not.
+
+        Integer parts come last.
+        """
         program, layout = self.program, self.layout
         lengths = {
             part: layout.travelling.stop if part == "delta" else layout.shared.stop
             for part in program.algorithm.parts
         } | dict(program.privacy.parts())
         codec = program.codec
-        return {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
+        floats = {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
+        return floats | self.integers
+
+    @cached_property
+    def integers(self) -> dict[str, PartSpec]:
+        """The parts of a payload that are integers, with the bounds of the largest site."""
+        if not self.program.algorithm.counts:
+            return {}
+        return self.integers_of(max(map(self.size, range(self.population)), default=0))
+
+    def integers_of(self, images: int) -> dict[str, PartSpec]:
+        """The integer parts, with the bounds of a site of so many images."""
+        algorithm, classes = self.program.algorithm, len(self.dataset.classes)
+        if not algorithm.counts:
+            return {}
+        return dict(algorithm.integer_parts(self.network, classes, images))
 
     @cached_property
     def sizes(self) -> dict[str, int]:
-        """Number of values of each part of a payload."""
-        return {part: spec.values for part, spec in self.parts.items()}
+        """Number of values of each part of a payload that is not of integers."""
+        return {part: spec.values for part, spec in self.parts.items() if not spec.exact}
 
     @cached_property
     def plan(self) -> Plan:
@@ -268,6 +287,9 @@ def federate(program: Program) -> Federation:
         raise ConfigError(problems)
     if problems := lone_image.problems(program, dataset.preprocess, network, partition):
         raise ConfigError(problems)
+    with _blamed(program.algorithm, FedSightError):
+        if problems := integer_problems(federation):
+            raise ConfigError(problems)
     federation = federation.viewed()
     tested = {
         "" if view.site is None else partition.name(view.site): dataset.test.labels[view.indices]
@@ -276,6 +298,26 @@ def federate(program: Program) -> Federation:
     if problems := program.task.check_tested(tested):
         raise ConfigError(problems)
     return federation
+
+
+def integer_problems(federation: Federation) -> list[Problem]:
+    """What is wrong with the integer parts that the program's algorithm declares."""
+    specs, terms, found = federation.integers, federation.terms, []
+    for part, spec in specs.items():
+        if not isinstance(spec, PartSpec) or not spec.exact:
+            cause = f"the integer part '{part}' is not described by a PartSpec of torch.int64"
+            return [Problem("algorithm", cause, "correct what `integer_parts` returns")]
+        if part in {*federation.program.algorithm.parts, *federation.program.privacy.parts()}:
+            cause = f"two parts of a reply are called '{part}'"
+            found.append(Problem("algorithm", cause, "rename the integer part"))
+        if spec.bound is not None and spec.bound * terms > LIMIT:
+            cause = (
+                f"the sum of '{part}' over {terms} sites, each up to {spec.bound:,}, may leave 64 "
+                "bits"
+            )
+            cure = "let the algorithm use fewer bits per value, or let fewer sites take part"
+            found.append(Problem("algorithm", cause, cure))
+    return found
 
 
 @contextlib.contextmanager

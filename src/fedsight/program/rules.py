@@ -89,6 +89,7 @@ QUORUM = "a quorum"
 SHIFT = "a feature shift"
 SINGLE = "a rule over single replies (median)"
 LOSSY = "a lossy codec (float16)"
+INTEGERS = "integer statistics (closed forms)"
 LABELS = "a network prepared for the classes of a site (faces)"
 
 FEATURES: dict[str, Callable[[Facts], bool]] = {
@@ -105,6 +106,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     SHIFT: lambda facts: facts.program.shift.kind != "none",
     SINGLE: lambda facts: facts.program.aggregation.needs_replies,
     LOSSY: lambda facts: not facts.program.compression.exact,
+    INTEGERS: lambda facts: facts.program.algorithm.counts,
     LABELS: lambda facts: facts.program.task.prepares,
 }
 
@@ -182,6 +184,15 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
     else:
         rules.sound(SINGLE, "The rule sees only noised updates.")
         rules.sound(LOSSY, "Updates are encoded after the noise.")
+    if mechanism.covers_integers:
+        rules.sound(INTEGERS, "They are bounded and noised.")
+    else:
+        rules.refused(
+            INTEGERS,
+            "integer parts are neither clipped nor noised, so epsilon would not cover them",
+            "choose another algorithm, or set privacy.name = 'none'",
+            "algorithm.name",
+        )
     return rules.found
 
 
@@ -239,6 +250,7 @@ def secure_rules() -> list[Rule]:
     rules.sound(COHORT, "The size of the cohort determines the bits per value.")
     rules.sound(QUORUM, "It is checked against the number of sites needed for unmasking.")
     rules.sound(SHIFT)
+    rules.sound(INTEGERS, "They are masked modulo 2^64, without clip, rounding or weight.")
     rules.sound(LABELS)
     rules.refused(
         SINGLE,
@@ -283,6 +295,10 @@ def problems(program: Program, network: Network | None = None) -> list[Problem]:
         if rule.verdict == "refused":
             cause = f"under {_protection_name(rule.protection)}: {rule.cause}"
             found.setdefault((rule.where, rule.cure), Problem(rule.where, cause, rule.cure))
+    if program.algorithm.counts and program.aggregation.needs_replies:
+        cause = "the algorithm needs sums of integers, and this rule over single replies forms none"
+        cure = "set aggregation.name = 'mean'"
+        found["aggregation.name", cure] = Problem("aggregation.name", cause, cure)
     return list(found.values())
 
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Order
+from fedsight.core.sums import LIMIT
+from fedsight.core.types import Order, PartSpec
+from fedsight.deploy.site import secagg_client
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.deploy.site.secagg_client import SiteSecAgg
@@ -21,6 +23,7 @@ from fedsight.engines.protected import encoding_plan_of, order_digest
 from fedsight.privacy.event import Event
 from fedsight.privacy.noise import Noise, fresh
 from fedsight.privacy.secagg.graph import colluding
+from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import size
@@ -34,6 +37,9 @@ Clients = list[SiteSecAgg]
 ORDER = Order(1, torch.arange(50.0))
 STEP = TrainStep(ORDER, 0, 0)
 DIGEST = order_digest(ORDER)
+
+
+QUANTISER = {"sizes": SIZES, "cap": 1, "terms": 4}
 
 
 def program() -> Program:
@@ -126,6 +132,52 @@ def test_the_same_update_of_the_same_round_never_gets_the_same_noise(tmp_path: P
     noise = made.call_args.args[3]
     assert noise is fresh
     assert not torch.isclose(noise("x").normal(8), noise("x").normal(8)).any()
+
+
+OWN = {"sums": PartSpec((5,), torch.int64, bound=100), "counts": PartSpec((2,), torch.int64)}
+TABLE = Integers.of(OWN, 4).table()
+
+
+def test_integer_parts_are_sent_with_the_rounds_bound(tmp_path: Path) -> None:
+    client = clients(tmp_path, program(), 4)[0]
+    for bound in (100, 10_000):  # its own, and that of a larger site
+        table = {**TABLE, "bounds": {**TABLE["bounds"], "sums": bound}}
+        found = secagg_client._with_bounds(OWN, table, 4)
+        assert (found["sums"].bound, found["sums"].values) == (bound, 5)
+    with pytest.raises(SiteError, match="were not made for round 1 with this order and quantiser"):
+        client.protection(STEP, None, {"quantiser": {**QUANTISER, "integers": TABLE}}, OWN)
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        None,
+        [],
+        "integers",
+        {},
+        {"sizes": TABLE["sizes"]},
+        {**TABLE, "bounds": [100, 1]},
+        {**TABLE, "sizes": {"sums": 5}},
+        {**TABLE, "sizes": {**TABLE["sizes"], "sums": 6}},
+        {**TABLE, "sizes": {**TABLE["sizes"], "more": 1}},
+        *(
+            {**TABLE, "bounds": {**TABLE["bounds"], "sums": bound}}
+            for bound in (99, -1, 0, 100.0, True, "100", None, LIMIT // 4 + 1)
+        ),
+        {**TABLE, "bounds": {**TABLE["bounds"], "counts": LIMIT // 4 - 1}},
+    ],
+    ids=repr,
+)
+def test_other_integer_parts_than_the_sites_own_are_refused(tmp_path: Path, table: object) -> None:
+    client = clients(tmp_path, program(), 4)[0]
+    with pytest.raises(SiteError, match="integer parts are not those of this site's program"):
+        client.protection(STEP, None, {"quantiser": {**QUANTISER, "integers": table}}, OWN)
+
+
+def test_integers_that_the_program_does_not_have_are_refused(tmp_path: Path) -> None:
+    client = clients(tmp_path, program(), 4)[0]
+    with pytest.raises(SiteError, match="integer parts are not those of this site's program"):
+        client.protection(STEP, None, {"quantiser": {**QUANTISER, "integers": TABLE}}, {})
 
 
 def test_no_update_is_protected_before_the_site_joins_a_run(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Sum
+from fedsight.core.types import PartSpec, Sum
 from fedsight.engines.remote import messages
 
 SIZES = st.dictionaries(st.text(max_size=5), st.integers(0, 40), max_size=4)
@@ -54,6 +54,22 @@ def test_what_is_unpacked_may_be_changed_and_changes_nothing_else() -> None:
     found = messages.unpack(buffer, {"a": 3})["a"]
     found += 1
     assert found.tolist() == [2, 2, 2]
+
+
+@given(st.integers(0, 9), st.lists(st.integers(-(2**63), 2**63 - 1), max_size=9))
+def test_integers_come_out_as_they_went_in_wherever_they_begin(
+    floats: int, integers: list[int]
+) -> None:
+    """After an odd number of float32 values, integers are not aligned in the message."""
+    specs = {"delta": PartSpec((floats,)), "sums": PartSpec((len(integers),), torch.int64)}
+    values = torch.tensor(integers, dtype=torch.int64)
+    sent = bytearray(messages.pack([torch.ones(floats), values]))
+    assert len(sent) == sum(spec.bytes for spec in specs.values())
+    found = messages.unpack_parts(sent, specs)
+    assert torch.equal(found["sums"], values)
+    assert found["sums"].data_ptr() % 8 == 0 or not integers
+    with pytest.raises(ValueError, match="bytes, not"):
+        messages.unpack_parts(sent + b"x", specs)
 
 
 @given(st.integers(0, 5 * messages.PIECE + 9))

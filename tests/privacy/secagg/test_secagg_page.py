@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
-from fedsight.privacy.secagg import graph
+from fedsight.core.types import PartSpec
+from fedsight.privacy.secagg import graph, words
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.graph import GRINDING, parameters
+from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.keys import SIGNATURE
 from fedsight.privacy.secagg.shares import SHARE
+from fedsight.privacy.secure import Secure
 
 PAGE = Path(__file__).parents[3] / "docs" / "explanation" / "secure-aggregation.md"
 
@@ -50,4 +56,17 @@ def test_the_bytes_of_each_phase_are_those_of_the_messages() -> None:
     assert bytes_of["0 keys"] == str(head + m.NUMBER + m.ADVERT)
     assert bytes_of["1 shares"] == f"{m.NUMBER + m.SEALED} k"
     assert bytes_of["2 confirmation"] == bytes_of["4 agreement"] == str(head + record)
+    assert bytes_of["3 update"] == "d m / 8 + i w / 8"
     assert bytes_of["5 unmasking"] == f"{m.NUMBER + m.KIND + SHARE} (k + 1)"
+
+
+@pytest.mark.parametrize(("sites", "bound"), [(10, 4095), (100, 1 << 40), (1_000, 5)])
+def test_the_bytes_of_an_update_are_those_of_the_formula(sites: int, bound: int) -> None:
+    """d values of m bits, and i integers of w, the least with 2^w > 2 n b."""
+    d, i = 1000, 800
+    specs = {"gram": PartSpec((i,), torch.int64, bound=bound)}
+    made = Secure(bits=14).quantiser({"delta": d}, sites, 1, 0.1)
+    made = replace(made, integers=Integers.of(specs, sites))
+    m = 14 + math.ceil(math.log2(sites))
+    w = math.floor(math.log2(2 * sites * bound)) + 1
+    assert words.size(made) == d * m // 8 + i * w // 8

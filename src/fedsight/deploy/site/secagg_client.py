@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
+from fedsight.core.integers import share_of
+from fedsight.core.types import PartSpec, PartSpecs
 from fedsight.deploy.site.enforcement import no_run
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
@@ -28,7 +29,7 @@ from fedsight.privacy.noise import fresh
 from fedsight.privacy.secagg.client import SecAggClient
 from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding, Lists
-from fedsight.privacy.secagg.pack import pack
+from fedsight.privacy.secagg.words import packed
 from fedsight.program.program import Program
 
 SecAggAnswer = tuple[dict[str, Any], bytes | memoryview]
@@ -71,12 +72,17 @@ class SiteSecAgg:
         return self._client.binding.digest if self._client else b""
 
     def protection(
-        self, step: TrainStep, adopted: Tensor | None, fields: dict[str, Any]
+        self,
+        step: TrainStep,
+        adopted: Tensor | None,
+        fields: dict[str, Any],
+        integers: PartSpecs | None = None,
     ) -> Protection:
         """Return what protects the update of `step`, which also starts from what was `adopted`.
 
-        Raises SiteError if the keys were made for another round, order or quantiser. The update is
-        masked only once it is trained, so that a failed training can be repeated.
+        `integers` are the integer parts of this site's updates. Raises SiteError if the keys were
+        made for another round, order or quantiser. The update is masked only once it is trained, so
+        that a failed training can be repeated.
         """
         if self._run is None:
             raise no_run()
@@ -90,7 +96,8 @@ class SiteSecAgg:
             raise SiteError("the coordinator sent an invalid quantiser", "update the coordinator")
         # Only the sum of masked updates is revealed. Another attempt may sum other sites: with the
         # same noise, the difference of the two sums would have almost none. So it is always fresh.
-        plan = encoding_plan_of(program, sizes, cap, fresh)
+        bounded = _with_bounds(integers or {}, quantiser.get("integers"), terms)
+        plan = encoding_plan_of(program, sizes, cap, fresh, bounded)
         encoder = plan.quantiser(terms)
         client = self._client
         if program.secure.masks:
@@ -120,8 +127,7 @@ class SiteSecAgg:
                 with self._lock:
                     masker = client.masker()
             words = plan.protect(encoder, payload, weight, self._name, step.order.round, masker)
-            words &= np.uint32((1 << encoder.modulus) - 1)
-            return pack(words, encoder.modulus)
+            return packed(words, encoder)
 
         if encoder.deviation:  # a share of noise, which counts only in the sum of this many sites
             return Protection(protect, charge(program.privacy, plan.accounted(terms), 1))
@@ -196,6 +202,43 @@ class SiteSecAgg:
 
     def _identity(self) -> Identity:
         return Identity.at(self._home / "identity.key")
+
+
+def _with_bounds(own: PartSpecs, table: Any, terms: int) -> PartSpecs:
+    """This site's integer parts with the round's bounds, which follow from the largest site.
+
+    Raises SiteError for other parts or impossible bounds.
+    """
+    given = table if isinstance(table, dict) else {}
+    sizes, bounds = given.get("sizes", {}), given.get("bounds", {})
+    if sizes != {part: spec.values for part, spec in own.items()} or not isinstance(bounds, dict):
+        raise _other_integers()
+    found = {}
+    for part, spec in own.items():
+        bound = bounds.get(part)
+        if type(bound) is not int or not 0 <= bound <= share_of(None, terms):
+            raise _other_integers()
+        _check_bound(spec, bound, terms)
+        found[part] = replace(spec, bound=bound)
+    return found
+
+
+def _check_bound(own: PartSpec, bound: int, terms: int) -> None:
+    """Raise SiteError for a bound below what this site's number of images allows.
+
+    With a bound of its choice the coordinator could ask whether an integer exceeds it: the site
+    would have to refuse.
+    """
+    if bound < (share_of(None, terms) if own.bound is None else own.bound):
+        raise _other_integers()
+
+
+def _other_integers() -> SiteError:
+    return SiteError(
+        "the round's integer parts are not those of this site's program and images",
+        "run the same FedSight version at the coordinator and at the sites; if that is so, the "
+        "coordinator is malicious: ask the operator",
+    )
 
 
 def _check_binding(

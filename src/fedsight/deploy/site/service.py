@@ -203,7 +203,8 @@ class SiteService:
             count(fields, "durable"),
         )
         kept = self._opened.kept if self._opened else None
-        protection = self._secagg.protection(step, kept, fields)
+        integers = self._found.integers if self._found else {}
+        protection = self._secagg.protection(step, kept, fields, integers)
         # `durable` is left out: it removes only memory that no later question needs.
         about = fields.get("quantiser"), self._secagg.attempt().hex()
         question = self._question("update", step.order, step.accepted, fields, *about)

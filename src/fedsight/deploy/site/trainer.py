@@ -13,7 +13,7 @@ import pickle
 import subprocess
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.files import trim
-from fedsight.core.types import Metrics, Order
+from fedsight.core.types import Metrics, Order, PartSpecs
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.processes import spawn
 from fedsight.deploy.site import job_lease
@@ -58,6 +58,8 @@ class Opened:
     declaration: Declaration
     charge: Charge  # of the noise that the site adds; unknown (None) for shares of noise
     bare: bool  # whether the models that are measured have parameters trained here without noise
+    # the parts of an update that are integers, bounded for this site's number of images
+    integers: PartSpecs = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class SiteTrainer:
         owner = setup.owner
         declared = declare(self.federation, self.number, owner.share, owner.contract.tells_counts)
         bare = self._remembers and program.privacy.unit != "example"
-        self.opened = Opened(declared, cost, bare)
+        self.opened = Opened(declared, cost, bare, self.client.federation.integers_of(images))
 
     def train(self, step: TrainStep) -> TrainedUpdate:
         """Take one client step.

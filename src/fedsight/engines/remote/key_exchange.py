@@ -115,7 +115,7 @@ class Exchange:
         lost = self._phase("agree", members, lambda _: lists, server.agree)
         _naming(lost, lambda: server.request(0))
         lost |= self._phase("unmask", sites, server.request, server.answer)
-        _naming(lost, lambda: server.unmask(total.words))
+        _naming(lost, lambda: server.unmask(total.words.levels, total.words.integers))
 
     def _phase(
         self,

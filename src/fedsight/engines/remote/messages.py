@@ -75,7 +75,7 @@ HEADER = HeaderLimits(2 << 20, 1 << 18)
 
 
 def pack(vectors: Iterable[Tensor]) -> memoryview:
-    """float32 or uint8 vectors, concatenated as little-endian bytes."""
+    """float32, int64 or uint8 vectors, concatenated as little-endian bytes."""
     flat = [_as_bytes(vector) for vector in vectors]
     whole = flat[0] if len(flat) == 1 else np.concatenate([np.empty(0, np.uint8), *flat])
     return whole.data.cast("B")
@@ -101,6 +101,8 @@ def unpack_parts(data: bytearray, specs: PartSpecs) -> dict[str, Tensor]:
         length, dtype = spec.encoded
         kind = torch.empty(0, dtype=dtype).numpy().dtype
         values = np.frombuffer(data, kind.newbyteorder("<"), length, start)
+        if not values.flags.aligned:  # integers after an odd number of float32 values
+            values = values.copy()
         found[name] = torch.from_numpy(values.astype(kind, copy=False))
         start += spec.bytes
     return found

@@ -14,7 +14,7 @@ from fedsight.core.errors import EngineError, SiteError
 from fedsight.core.types import Batch, Metrics
 from fedsight.engines.base import Accepted
 from fedsight.engines.remote import messages
-from fedsight.privacy.secagg import pack
+from fedsight.privacy.secagg.words import unpacked
 from fedsight.program.federation import Federation
 
 
@@ -25,7 +25,7 @@ def add(federation: Federation, total: Aggregator, spool: IO[bytes], reply: Acce
     """
     data = read(spool)
     if isinstance(total, SecureSum):
-        words = pack.unpack(data, total.quantiser.length, total.quantiser.modulus)
+        words = unpacked(data, total.quantiser)
         with _whole(reply.site):
             total.add_words(words, reply.weight, reply.site)
     else:

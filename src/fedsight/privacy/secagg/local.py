@@ -8,10 +8,11 @@ from collections.abc import Iterable, Sequence
 from fedsight.privacy.secagg.client import Minimums, SecAggClient
 from fedsight.privacy.secagg.graph import Parameters
 from fedsight.privacy.secagg.keys import Identity
-from fedsight.privacy.secagg.masks import Masker, Residues
+from fedsight.privacy.secagg.masks import Masker
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.quantise import Quantiser
 from fedsight.privacy.secagg.server import SecAggServer
+from fedsight.privacy.secagg.words import Words
 
 
 class LocalExchange:
@@ -55,7 +56,7 @@ class LocalExchange:
             server.confirm(client.number, client.confirm(server.inbox(client.number)))
         return {site: client.masker() for site, client in zip(sites, self._clients, strict=True)}
 
-    def finish(self, total: Residues, survivors: Iterable[str]) -> None:
+    def finish(self, total: Words, survivors: Iterable[str]) -> None:
         """Agree on `survivors`, and remove the masks from their sum; the other sites dropped out.
 
         Raises SiteError if too few are left.
@@ -69,5 +70,5 @@ class LocalExchange:
             server.agree(number, self._clients[number].agree(lists))
         for number in left:
             server.answer(number, self._clients[number].unmask(server.request(number)))
-        server.unmask(total)
+        server.unmask(total.levels, total.integers)
         self._clients = []

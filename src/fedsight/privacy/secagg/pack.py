@@ -1,15 +1,17 @@
-"""Packing of numbers of fewer than 32 bits without gaps."""
+"""Packing of numbers of up to 64 bits without gaps."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from fedsight.privacy.secagg.masks import Residues
+from fedsight.privacy.secagg.masks import Residues, WideResidues
 
 _GROUPS = 1 << 13  # groups packed at once
+Words = TypeVar("Words", Residues, WideResidues)
 
 
 def size(count: int, bits: int) -> int:
@@ -23,10 +25,17 @@ def _shape(bits: int) -> tuple[int, int]:
     return numbers, numbers * bits // 8
 
 
-def pack(words: Residues, bits: int) -> bytes:
-    """Pack `words` [d], each below 2^bits (1 to 32); the first is in the lowest bits."""
-    if bits == 32:
-        return words.astype("<u4", copy=False).tobytes()
+def lowest(words: Words, bits: int) -> Words:
+    """`words` [d] modulo 2^bits; the same memory if nothing is cut off."""
+    if bits == 8 * words.itemsize:
+        return words
+    return words & words.dtype.type((1 << bits) - 1)
+
+
+def pack(words: Residues | WideResidues, bits: int) -> bytes:
+    """Pack `words` [d], each below 2^bits (1 to 64); the first is in the lowest bits."""
+    if bits == 8 * words.itemsize:
+        return words.astype(words.dtype.newbyteorder("<"), copy=False).tobytes()
     numbers, length = _shape(bits)
     groups = -(-len(words) // numbers)
     out = np.empty((groups, length), np.uint8)
@@ -34,13 +43,15 @@ def pack(words: Residues, bits: int) -> bytes:
         stop = min(groups, start + _GROUPS)
         part = words[start * numbers : stop * numbers]
         if len(part) < (stop - start) * numbers:
-            part = np.concatenate([part, np.zeros((stop - start) * numbers - len(part), np.uint32)])
+            part = np.concatenate(
+                [part, np.zeros((stop - start) * numbers - len(part), words.dtype)]
+            )
         _pack(part.reshape(-1, numbers), bits, out[start:stop])
     return out.tobytes()[: size(len(words), bits)]
 
 
-def _pack(rows: Residues, bits: int, out: npt.NDArray[np.uint8]) -> None:
-    """Compute a group byte by byte, each from the one to five numbers that it spans."""
+def _pack(rows: Residues | WideResidues, bits: int, out: npt.NDArray[np.uint8]) -> None:
+    """Compute a group byte by byte, each from the one to nine numbers that it spans."""
     wide = rows.astype(np.uint64)
     for byte in range(out.shape[1]):
         first, last = 8 * byte // bits, (8 * byte + 7) // bits
@@ -53,24 +64,38 @@ def _pack(rows: Residues, bits: int, out: npt.NDArray[np.uint8]) -> None:
 
 
 def unpack(data: bytes | bytearray | memoryview, count: int, bits: int) -> Residues:
-    """The `count` numbers in `data`, [count]; ValueError if its length is wrong."""
+    """The `count` numbers of up to 32 bits in `data`, [count]; ValueError for a wrong length."""
+    return _unpack(data, count, bits, np.dtype(np.uint32))
+
+
+def unpack_wide(data: bytes | bytearray | memoryview, count: int, bits: int) -> WideResidues:
+    """The `count` numbers of up to 64 bits in `data`, [count]; ValueError for a wrong length."""
+    return _unpack(data, count, bits, np.dtype(np.uint64))
+
+
+def _unpack(
+    data: bytes | bytearray | memoryview, count: int, bits: int, dtype: np.dtype[Any]
+) -> npt.NDArray[Any]:
     if len(data) != size(count, bits):
         raise ValueError(f"expected {size(count, bits):,} bytes, not {len(data):,}")
-    if bits == 32:
-        return np.frombuffer(data, "<u4").astype(np.uint32)
+    if bits == 8 * dtype.itemsize:
+        return np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype)
     numbers, length = _shape(bits)
     groups = -(-count // numbers)
     raw = np.zeros(groups * length, np.uint8)
     raw[: len(data)] = np.frombuffer(data, np.uint8)
     rows = raw.reshape(groups, length)
-    out = np.empty((groups, numbers), np.uint32)
+    out = np.empty((groups, numbers), dtype)
     for start in range(0, groups, _GROUPS):
         part = rows[start : start + _GROUPS].astype(np.uint64)
         for number in range(numbers):
             low, high = number * bits // 8, (number * bits + bits - 1) // 8
             value = np.zeros(len(part), np.uint64)
             for byte in range(low, high + 1):
-                value |= part[:, byte] << np.uint64(8 * (byte - low))
-            value >>= np.uint64(number * bits - 8 * low)
+                offset = 8 * byte - number * bits
+                column = part[:, byte]
+                value |= (
+                    column << np.uint64(offset) if offset >= 0 else column >> np.uint64(-offset)
+                )
             out[start : start + _GROUPS, number] = value & np.uint64((1 << bits) - 1)
     return out.reshape(-1)[:count]

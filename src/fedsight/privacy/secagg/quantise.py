@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from fedsight.core.rng import generator
 from fedsight.core.types import Payload
 from fedsight.privacy import skellam
 from fedsight.privacy.noise import MakeNoise
+from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.masks import Residues
 
 MODULUS = 32  # bits, at most
@@ -37,10 +38,10 @@ def spare(terms: int) -> int:
 
 @dataclass(frozen=True)
 class Quantiser:
-    """The rounding of a round, which is public and the same at every site.
+    """The encoding of a round, which is public and the same at every site.
 
-    `sizes` and `ranges` (largest absolute value) are those of each payload part; `norm` is the
-    largest joint L2 norm of all parts, before weighting.
+    `sizes` and `ranges` (largest absolute value) are those of each part that is rounded; `norm` is
+    the largest joint L2 norm of these, before weighting. `integers` are the parts that are not.
     """
 
     sizes: Mapping[str, int]
@@ -50,6 +51,7 @@ class Quantiser:
     terms: int  # largest number of sites in a sum
     cap: int  # largest weight
     deviation: float = 0.0  # standard deviation of the Skellam noise that a site adds, in levels
+    integers: Integers = field(default_factory=Integers)
 
     @property
     def modulus(self) -> int:
@@ -58,12 +60,13 @@ class Quantiser:
 
     @property
     def length(self) -> int:
-        """Number of values of all parts together, d."""
+        """Number of rounded values of all parts together, d."""
         return sum(self.sizes.values())
 
     def table(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "sizes": dict(self.sizes), "ranges": dict(self.ranges)}
+        plain = {"sizes": dict(self.sizes), "ranges": dict(self.ranges)}
+        return {**asdict(self), **plain, "integers": self.integers.table()}
 
     def encode(
         self,
@@ -123,8 +126,8 @@ class Quantiser:
 
     def check(self, payload: Payload, weight: int, site: str) -> None:
         """Raise SiteError unless this payload can be added."""
-        if payload.keys() != self.sizes.keys():
-            came, wanted = sorted(map(str, payload)), sorted(self.sizes)
+        if payload.keys() != self.sizes.keys() | self.integers.sizes.keys():
+            came, wanted = sorted(map(str, payload)), sorted([*self.sizes, *self.integers.sizes])
             raise SiteError(
                 f"site '{site}' sent the parts {came}, expected {wanted}",
                 "the site uses another algorithm; compare the fingerprints",
@@ -150,6 +153,7 @@ class Quantiser:
                     "its training diverged or its data are broken: lower train.lr, set train.clip "
                     "or check its images; with rounds.quorum a run continues without such replies",
                 )
+        self.integers.check(payload, site)
 
     def _unwrapped(self, total: Residues, count: int) -> npt.NDArray[np.float64]:
         """Sums of `count` clients before the modulus was taken; noise may make them negative."""

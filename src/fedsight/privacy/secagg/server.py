@@ -132,15 +132,19 @@ class SecAggServer:
         for other, record in records.items():
             self._answers.setdefault(other, {})[site] = record[m.KIND :]
 
-    def unmask(self, total: masks.Residues) -> None:
-        """Remove the masks from the sum of the survivors' masked values [d] (mod 2^32), in place.
+    def unmask(self, levels: masks.Residues, integers: masks.WideResidues | None = None) -> None:
+        """Remove the masks from the sum of the survivors' masked levels [d] and integers [k].
+
+        They are modulo 2^32 and 2^64, and change in place.
 
         Raises SiteError if shares of a secret are missing or do not reconstruct it.
         """
         # Reconstruct all secrets first, so that a missing one leaves the sum untouched.
         own = [(self._own_key(site), True) for site in sorted(self._lists.survivors)]
         pairs = [key for site in sorted(self._lists.dropped) for key in self._left_over(site)]
-        masks.apply(total, [*own, *pairs])
+        masks.apply(levels, [*own, *pairs])
+        if integers is not None and len(integers):
+            masks.apply(integers, [*own, *pairs])
 
     def _own_key(self, site: int) -> bytes:
         seed = self._secret(site, self._adverts[site][2 * PUBLIC : m.KEYS], _commitment)
