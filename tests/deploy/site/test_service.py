@@ -279,7 +279,7 @@ def test_work_that_was_requested_in_one_run_is_not_done_in_another(
     assert not queued["done"]
     trainer.measuring.set()
     why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
-    assert why == "this site has joined another run since"
+    assert why == "this site has joined another run or adopted other values since"
     assert trainer.models == []
 
 
@@ -466,7 +466,7 @@ def test_parameters_of_one_run_are_not_used_in_another(
     assert not queued["done"]
     trainer.measuring.set()
     why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
-    assert why == "this site has joined another run since"
+    assert why == "this site has joined another run or adopted other values since"
     assert trainer.opened[-1].memory.name == "abc2"
 
 

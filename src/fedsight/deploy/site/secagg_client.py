@@ -152,6 +152,13 @@ class SiteSecAgg:
                 "the coordinator begins secure aggregation for a run that this site has not joined",
                 "propose the run first",
             )
+        if binding.program != program.fingerprint:
+            raise SiteError(
+                f"the keys of secure aggregation are for the program {binding.program[:12]}, and "
+                f"this site takes part in {program.fingerprint[:12]}",
+                "the coordinator has proposed different programs to the sites, by which it could "
+                "tell their updates apart: ask the operator",
+            )
         names = [name for name, _ in binding.roster]
         if self._name not in names:
             raise SiteError(

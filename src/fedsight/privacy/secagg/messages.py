@@ -37,13 +37,14 @@ _CURE = "run the same FedSight version everywhere; if that is so, somebody alter
 class Binding:
     """The context of a round; every key is signed together with its digest.
 
-    `serial` distinguishes attempts at the same round and only increases. `order` is the SHA-256 of
+    `program` is the fingerprint of the program that all its sites run. `serial` distinguishes attempts at the same round and only increases. `order` is the SHA-256 of
     all vectors that training starts from. `roster` holds the sites' names and Ed25519 public keys
     (hex), by number, and `accepted` the last round in which each one's reply counted, on which its
     memory depends.
     """
 
     run: str
+    program: str
     round: int
     serial: int
     order: str
@@ -60,7 +61,7 @@ class Binding:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of `data`."""
-        return hashlib.sha256(b"fedsight secure aggregation 2\0" + self.data).digest()
+        return hashlib.sha256(b"fedsight secure aggregation 3\0" + self.data).digest()
 
     @cached_property
     def graph(self) -> Graph:
@@ -97,7 +98,7 @@ class Binding:
             counts = (found.round, found.serial, *accepted, *asdict(parameters).values())
             if any(type(count) is not int or not 0 <= count < 1 << 53 for count in counts):
                 raise ValueError("expected a whole number")
-            if type(found.run) is not str or type(found.order) is not str:
+            if any(type(text) is not str for text in (found.run, found.program, found.order)):
                 raise TypeError("expected a string")
             if not isinstance(found.quantiser, dict) or not 1 <= len(roster) <= MOST_SITES:
                 raise ValueError("the quantiser or the sites are missing")
