@@ -15,6 +15,7 @@ from fedsight.deploy.declaration import open_site
 from fedsight.deploy.site.owner import read_owner
 from fedsight.engines.protected import encoding_plan_of, order_digest
 from fedsight.privacy.noise import fresh
+from fedsight.privacy.secagg.masks import Residues
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import unpack
 from fedsight.privacy.secagg.server import SecAggServer
@@ -81,8 +82,8 @@ class MaskedRound:
         """What the request to train says of the rounding."""
         return {"quantiser": json.loads(json.dumps(self.quantiser.table()))}
 
-    def sum(self, updates: Sequence[bytes]) -> dict[str, Tensor]:
-        """The sum of all sites' updates, once everybody has helped to unmask it."""
+    def levels(self, updates: Sequence[bytes]) -> Residues:
+        """The sum of all sites' levels, once everybody has helped to unmask it."""
         words = [unpack(one, self.quantiser.length, self.quantiser.modulus) for one in updates]
         total = np.sum(words, axis=0, dtype=np.uint32)
         lists = self.server.lists(range(len(self.sites)))
@@ -92,7 +93,11 @@ class MaskedRound:
             self.server.answer(n, self.told(n, "unmask", self.server.request(n)))
         self.server.unmask(total)
         total &= np.uint32((1 << self.quantiser.modulus) - 1)
-        return self.quantiser.decode(total, len(self.sites), 1)
+        return total
+
+    def sum(self, updates: Sequence[bytes]) -> dict[str, Tensor]:
+        """The sum of all sites' updates."""
+        return self.quantiser.decode(self.levels(updates), len(self.sites), 1)
 
 
 def in_the_clear(

@@ -23,7 +23,12 @@ from fedsight.privacy.secure import Secure
 @dataclass(frozen=True)
 class EncodingPlan:
     """What determines how a run's updates are rounded and noised: settings, lengths of the parts,
-    seed, largest weight, local learning rate, mechanism, rounds."""
+    seed, largest weight, local learning rate, mechanism, rounds.
+
+    Draws from the seed are public. A site that protects its images rounds by draws that it keeps
+    `secret`: in a sum of updates that are small beside a level, everybody could otherwise see which
+    site's value was rounded up, and so compare single values with the draw.
+    """
 
     secure: Secure
     sizes: Mapping[str, int]
@@ -33,6 +38,7 @@ class EncodingPlan:
     privacy: Mechanism
     rounds: int
     noise: MakeNoise  # drawn from the secret of the party that adds it
+    secret: bool = False  # whether the draws that round are, too
 
     def quantiser(self, terms: int) -> Quantiser:
         """The quantiser for a round of `terms` sites."""
@@ -56,7 +62,8 @@ class EncodingPlan:
         masker: Masker | None,
     ) -> Residues:
         """What a site sends [d], modulo 2^32; SiteError naming it as `Quantiser.encode` does."""
-        words = quantiser.encode(payload, weight, site, self.seed, round, self.noise)
+        seed = None if self.secret else self.seed
+        words = quantiser.encode(payload, weight, site, seed, round, self.noise)
         if masker is not None:
             masker.mask(words)
         elif self.secure.masks:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +78,7 @@ class SiteSecAgg:
         """
         if self._run is None:
             raise no_run()
-        program = self._run[0]
+        program, owner, _ = self._run
         if not program.secure.rounds_values:
             return Protection(lambda found: messages.pack(found.payload.values()))
         quantiser = dict(fields.get("quantiser") or {})
@@ -89,6 +89,7 @@ class SiteSecAgg:
         # Only the sum of masked updates is revealed. Another attempt may sum other sites: with the
         # same noise, the difference of the two sums would have almost none. So it is always fresh.
         plan = encoding_plan_of(program, sizes, cap, fresh)
+        plan = replace(plan, secret=owner.contract.protected)
         encoder = plan.quantiser(terms)
         client = self._client
         if program.secure.masks:
