@@ -55,11 +55,15 @@ def protections(program: Program) -> tuple[Requirement, ...]:
     """The protections that `program` has, in the contract's terms.
 
     They follow from facts of its parts, never from the names under which these are registered: a
-    plug-in may choose any name.
+    plug-in may choose any name. What holds only against a coordinator that follows the protocol
+    (`secure.split_view = false`) is no protection: the coordinator chooses the program.
     """
-    found: list[Requirement] = ["secure_aggregation"] if program.secure.masks else []
+    agreed = program.secure.split_view
+    found: list[Requirement] = ["secure_aggregation"] if program.secure.masks and agreed else []
     mechanism = program.privacy
     stated = PROTECTION_BY_NOISE.get((mechanism.noise_at, mechanism.unit))
+    if stated == "distributed_dp" and not agreed:  # a single share of the noise could come out
+        stated = None
     return tuple(found if stated is None else [*found, stated])
 
 

@@ -165,6 +165,7 @@ class SiteSecAgg:
             raise SiteError(
                 "this site is not in the coordinator's roster", "add it, or do not ask it"
             )
+        owner.contract.check_sites(len(names))  # here it need not take the coordinator's word
         minimums = owner.secure.minimums.at_least(program.secure.parameters(len(names)))
         client = SecAggClient(self._identity(), binding, names.index(self._name), minimums)
         PeerKeys(self._home).check(binding.roster)

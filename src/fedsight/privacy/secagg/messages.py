@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ KIND = 1  # byte of an answer that says which secret the share belongs to
 LONGEST = 16 << 20  # bytes of a binding
 MOST_SITES = 100_000
 _COORDINATOR = "the coordinator"
+_KEY = f"[0-9a-f]{{{2 * PUBLIC}}}"  # one spelling only: no key can stand under two names
 _CURE = "run the same FedSight version everywhere; if that is so, somebody alters messages"
 
 
@@ -107,8 +109,8 @@ class Binding:
             names, keys = zip(*roster, strict=True)
             if len(set(names)) < len(names) or len(set(keys)) < len(keys):
                 raise ValueError("a site is listed twice")
-            if any(len(bytes.fromhex(key)) != PUBLIC for key in keys):
-                raise ValueError("a public key has the wrong length")
+            if any(re.fullmatch(_KEY, key) is None for key in keys):
+                raise ValueError("a public key is not 64 lower-case hex digits")
             if found.data != data:
                 raise ValueError("it is not in canonical form")
         except (KeyError, TypeError, ValueError, RecursionError) as error:
