@@ -93,6 +93,9 @@ class Contract(Settings):
     disk: float = Field(100.0, gt=0)  # what runs may occupy at the site together, in gigabytes
     # whether what an algorithm keeps under one program may be used by a run's next program
     share_memory: bool = False
+    # whether programs may keep memory here that are protected by secure aggregation alone, where
+    # require names it: whoever chose the earlier rounds can tell sites apart by their memory
+    masked_memory: bool = False
     # how sums over the test images may leave: "exact", "noised" or "none"; None: "exact" if neither
     # epsilon nor require is set, otherwise "none"
     figures: Release | None = None
@@ -204,6 +207,21 @@ class Contract(Settings):
             raise _refusal(
                 "min_noise_multiplier",
                 f"privacy.noise_multiplier must be {least:g} or more, and the program {states}",
+            )
+
+    def check_memory(self, program: Program, remembers: bool) -> None:
+        """Raise DeployError if `program` keeps memory at the site that could single it out.
+
+        Sites have different memories if they took part in different rounds. A coordinator can make
+        those of all sites but one fail or saturate, and a sum of updates is then that site's.
+        """
+        if self.masked_memory or not remembers or "secure_aggregation" not in self.require:
+            return
+        if not ADDED_AT_SITE & set(protections(program)):
+            raise _refusal(
+                "masked_memory",
+                "the program keeps memory at the site, and only masks hide its updates",
+                "choose an algorithm without memory or a personal slice, or noise that sites add; ",
             )
 
     def check_room(self, runs: int, size: int) -> None:

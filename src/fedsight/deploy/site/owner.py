@@ -43,6 +43,7 @@ TEMPLATE = """\
 # runs = 1000             # maximum number of runs that the site keeps a memory of
 # disk = 100.0            # what runs may occupy here together, in gigabytes
 # share_memory = false    # a run's next program may use what the one before left here
+# masked_memory = false   # programs may keep memory here under secure aggregation alone
 # figures = "exact"       # how sums over the test images leave the site: exact, noised, none
 # test_images = 11        # minimum number of test images that figures are summed over
 # evaluations = 100       # maximum number of sets of figures that leave, over all runs
