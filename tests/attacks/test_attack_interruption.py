@@ -31,7 +31,7 @@ def begin(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[MaskedRound, Program]:
     """The keys of a round of three sites; all but the target train in processes of their own."""
-    kinds = {name: trainer.Trainer for name in NAMES[1:]}
+    kinds = dict.fromkeys(NAMES[1:], trainer.Trainer)
     chosen = lambda log: kinds.get(log.parent.name, attacked_site.InlineTrainer)(log)  # noqa: E731
     sites = [
         attack(

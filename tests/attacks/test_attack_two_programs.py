@@ -7,7 +7,7 @@ because the coordinator chooses the name.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from unittest import mock
 
@@ -16,7 +16,6 @@ from attacked_site import AttackedSite, draw, known, noise_images, program
 from masked_round import MaskedRound, in_the_clear
 
 from fedsight.core.types import Order
-from fedsight.privacy.secagg.messages import Binding
 from fedsight.program.program import Program
 
 Attack = Callable[..., AttackedSite]
@@ -25,8 +24,8 @@ CONTRACT = {"require": ["secure_aggregation"]}
 
 
 @pytest.fixture
-def sites(attack: Attack, tmp_path: Path) -> Iterator[list[AttackedSite]]:
-    yield [
+def sites(attack: Attack, tmp_path: Path) -> list[AttackedSite]:
+    return [
         attack(name, draw(tmp_path / f"images-{name}", noise_images(6, number)), **CONTRACT)
         for number, name in enumerate(NAMES)
     ]

@@ -54,7 +54,9 @@ def clients(folder: Path, of: Program, terms: int, survivors: int | None = None)
     parameters = of.secure.parameters(len(SITES))
     parameters = replace(parameters, survivors=survivors or parameters.survivors)
     table = encoding_plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(terms).table()
-    binding = Binding("run1", of.fingerprint, 1, 1, DIGEST, tuple(roster), (0,) * 4, parameters, table)
+    binding = Binding(
+        "run1", of.fingerprint, 1, 1, DIGEST, tuple(roster), (0,) * 4, parameters, table
+    )
     server = SecAggServer(binding)
     for number, client in enumerate(found):
         server.advert(number, bytes(client.answers["advertise"]({}, binding.data)[1]))

@@ -31,7 +31,7 @@ from fedsight.governance.entries import EntryKind, LedgerEntry, canonical
 from fedsight.governance.ledger import Ledger
 
 FREE: Charge = (None, 1)  # no epsilon pays for it
-# What the coordinator or another job caused. An answer of zeros instead would be one at its bidding.
+# What the coordinator or another job caused: zeros instead would be an answer at its bidding.
 CAUSED_OUTSIDE = (TakenOverError, AbandonedError)
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
 log = logging.getLogger(__name__)

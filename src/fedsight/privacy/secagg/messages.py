@@ -39,10 +39,10 @@ _CURE = "run the same FedSight version everywhere; if that is so, somebody alter
 class Binding:
     """The context of a round; every key is signed together with its digest.
 
-    `program` is the fingerprint of the program that all its sites run. `serial` distinguishes attempts at the same round and only increases. `order` is the SHA-256 of
-    all vectors that training starts from. `roster` holds the sites' names and Ed25519 public keys
-    (hex), by number, and `accepted` the last round in which each one's reply counted, on which its
-    memory depends.
+    `program` is the fingerprint of the program that all its sites run. `serial` distinguishes
+    attempts at the same round and only increases. `order` is the SHA-256 of all vectors that
+    training starts from. `roster` holds the sites' names and Ed25519 public keys (hex), by number,
+    and `accepted` the last round in which each one's reply counted, on which its memory depends.
     """
 
     run: str
