@@ -3,7 +3,8 @@
 The coordinator states an enormous largest weight, so every update is less than a level, and a value
 is rounded up or down by its sign and its draw. Where the draws of all sites but one are far from
 the edge, the sum tells which way that site's value was rounded, and so whether it exceeds a number
-that the coordinator knows. Where the program's `secure.bits` are few, an honest weight does the same.
+that the coordinator knows. Where the program's `secure.bits` are few, an honest weight does
+the same.
 """
 
 from __future__ import annotations

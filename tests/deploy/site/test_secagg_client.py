@@ -11,9 +11,9 @@ import federations
 import pytest
 import torch
 
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import DeployError, SiteError
 from fedsight.core.types import Order
-from fedsight.deploy.site.owner import parse_owner
+from fedsight.deploy.site.owner import SecAggLimits, parse_owner
 from fedsight.deploy.site.secagg_client import SiteSecAgg
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
 from fedsight.engines.protected import encoding_plan_of, order_digest
@@ -23,6 +23,7 @@ from fedsight.privacy.secagg.keys import Identity
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import size
 from fedsight.privacy.secagg.server import SecAggServer
+from fedsight.privacy.secure import Secure
 from fedsight.program.program import Program
 
 SITES = ("a", "b", "c", "d")
@@ -41,14 +42,17 @@ def program() -> Program:
     )
 
 
-def clients(folder: Path, of: Program, terms: int, survivors: int | None = None) -> Clients:
+def clients(
+    folder: Path, of: Program, terms: int, survivors: int | None = None, **contract: object
+) -> Clients:
     """Clients with keys for a round of four, whose noise is for a round of `terms`."""
     found, roster = [], []
     for name in SITES:
         home = folder / name
         home.mkdir(parents=True)
         client = SiteSecAgg(home, name)
-        client.join(of, parse_owner({"data": {"name": "fashion-mnist-12k"}}, home), "run1")
+        owner = {"data": {"name": "fashion-mnist-12k"}, "contract": contract}
+        client.join(of, parse_owner(owner, home), "run1")
         found.append(client)
         roster.append((name, Identity.at(home / "identity.key").public.hex()))
     parameters = of.secure.parameters(len(SITES))
@@ -114,3 +118,18 @@ def test_the_same_update_of_the_same_round_never_gets_the_same_noise(tmp_path: P
 def test_no_update_is_protected_before_the_site_joins_a_run(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="has not joined a run"):
         SiteSecAgg(tmp_path, "a").protection(STEP, None, fields(4))
+
+
+def test_sites_are_counted_in_the_roster_not_as_the_coordinator_reports_them(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DeployError, match=r"contract\.sites: .* at least 5 sites, and there are 4"):
+        clients(tmp_path, program(), 4, sites=5)
+
+
+def test_an_owner_states_how_many_colluders_a_program_must_withstand() -> None:
+    limits = SecAggLimits(corrupt=0.2)
+    limits.check_program(Secure(name="secagg", corrupt=0.2))
+    limits.check_program(Secure(name="none", corrupt=0.0))
+    with pytest.raises(DeployError, match=r"secure\.corrupt: .* a share of 0\.1 .* requires 0\.2"):
+        limits.check_program(Secure(name="secagg", corrupt=0.1))
