@@ -62,7 +62,9 @@ class Coordinator:
         )
         given = program.secure.parameters(len(SITES))
         table = self.quantiser.table()
-        self.binding = Binding("run1", 1, 1, digest, roster, (0,) * 3, given, table)
+        self.binding = Binding(
+            "run1", program.fingerprint, 1, 1, digest, roster, (0,) * 3, given, table
+        )
         self.server = server = SecAggServer(self.binding)
         for n in range(3):
             server.advert(n, self.ask(n, "advertise", self.binding.data))

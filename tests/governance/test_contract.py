@@ -68,6 +68,9 @@ def test_protections_are_the_ones_that_the_program_states() -> None:
         *("secure_aggregation", "client_dp"),
     )
     assert protections(program(secure="quantised")) == ()
+    for trusting in (program(secure="secagg"), program(privacy="distributed", secure="secagg")):
+        trusting.secure = Secure(name="secagg", split_view=False)
+        assert protections(trusting) == (), "it trusts the coordinator to follow the protocol"
     assert set(PROTECTION_BY_NOISE.values()) == ADDED_AT_SITE | ADDED_BY_COORDINATOR
 
 

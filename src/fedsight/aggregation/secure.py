@@ -26,7 +26,12 @@ from fedsight.privacy.secure import Secure
 class EncodingPlan:
     """What determines how a run's updates are rounded and noised: settings, lengths of the parts,
     seed, largest weight, local learning rate, mechanism, rounds; and which parts are integers that
-    are neither."""
+    are neither.
+
+    Draws from the seed are public. A site that protects its images rounds by draws that it keeps
+    `secret`: in a sum of updates that are small beside a level, everybody could otherwise see which
+    site's value was rounded up, and so compare single values with the draw.
+    """
 
     secure: Secure
     sizes: Mapping[str, int]
@@ -37,6 +42,7 @@ class EncodingPlan:
     rounds: int
     noise: MakeNoise  # drawn from the secret of the party that adds it
     integers: PartSpecs = field(default_factory=dict)
+    secret: bool = False  # whether the draws that round are, too
 
     def quantiser(self, terms: int) -> Quantiser:
         """The quantiser for a round of `terms` sites."""
@@ -61,7 +67,8 @@ class EncodingPlan:
         masker: Masker | None,
     ) -> Words:
         """What a site sends; SiteError naming it as `Quantiser.encode` does."""
-        levels = quantiser.encode(payload, weight, site, self.seed, round, self.noise)
+        seed = None if self.secret else self.seed
+        levels = quantiser.encode(payload, weight, site, seed, round, self.noise)
         words = Words(levels, quantiser.integers.encode(payload, site))
         if masker is not None:
             words.mask(masker)

@@ -91,6 +91,11 @@ class Algorithm(Settings):
         """
         return {}
 
+    @property
+    def remembers(self) -> bool:
+        """Whether `finish` may keep memory at the sites."""
+        return type(self).finish is not Algorithm.finish
+
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
         """The kind of a tensor; personal ones stay at the site. By default nothing changes."""
         return kind

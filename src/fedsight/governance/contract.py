@@ -55,11 +55,15 @@ def protections(program: Program) -> tuple[Requirement, ...]:
     """The protections that `program` has, in the contract's terms.
 
     They follow from facts of its parts, never from the names under which these are registered: a
-    plug-in may choose any name.
+    plug-in may choose any name. What holds only against a coordinator that follows the protocol
+    (`secure.split_view = false`) is no protection: the coordinator chooses the program.
     """
-    found: list[Requirement] = ["secure_aggregation"] if program.secure.masks else []
+    agreed = program.secure.split_view
+    found: list[Requirement] = ["secure_aggregation"] if program.secure.masks and agreed else []
     mechanism = program.privacy
     stated = PROTECTION_BY_NOISE.get((mechanism.noise_at, mechanism.unit))
+    if stated == "distributed_dp" and not agreed:  # a single share of the noise could come out
+        stated = None
     return tuple(found if stated is None else [*found, stated])
 
 
@@ -93,6 +97,9 @@ class Contract(Settings):
     disk: float = Field(100.0, gt=0)  # what runs may occupy at the site together, in gigabytes
     # whether what an algorithm keeps under one program may be used by a run's next program
     share_memory: bool = False
+    # whether programs may keep memory here that are protected by secure aggregation alone, where
+    # require names it: whoever chose the earlier rounds can tell sites apart by their memory
+    masked_memory: bool = False
     # how sums over the test images may leave: "exact", "noised" or "none"; None: "exact" if neither
     # epsilon nor require is set, otherwise "none"
     figures: Release | None = None
@@ -204,6 +211,21 @@ class Contract(Settings):
             raise _refusal(
                 "min_noise_multiplier",
                 f"privacy.noise_multiplier must be {least:g} or more, and the program {states}",
+            )
+
+    def check_memory(self, program: Program, remembers: bool) -> None:
+        """Raise DeployError if `program` keeps memory at the site that could single it out.
+
+        Sites have different memories if they took part in different rounds. A coordinator can make
+        those of all sites but one fail or saturate, and a sum of updates is then that site's.
+        """
+        if self.masked_memory or not remembers or "secure_aggregation" not in self.require:
+            return
+        if not ADDED_AT_SITE & set(protections(program)):
+            raise _refusal(
+                "masked_memory",
+                "the program keeps memory at the site, and only masks hide its updates",
+                "choose an algorithm without memory or a personal slice, or noise that sites add; ",
             )
 
     def check_room(self, runs: int, size: int) -> None:

@@ -76,6 +76,11 @@ class Facts:
             frozen or layout.length(Kind.FROZEN) > 0,
         )
 
+    @property
+    def remembers(self) -> bool:
+        """Whether sites train from what earlier rounds left at them."""
+        return self.personal or self.kept_statistics or self.program.algorithm.remembers
+
 
 PLAIN = "no secure aggregation"
 STATISTICS = "running statistics that travel (BatchNorm)"

@@ -11,12 +11,12 @@ import federations
 import pytest
 import torch
 
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import DeployError, SiteError
 from fedsight.core.sums import LIMIT
 from fedsight.core.types import Order, PartSpec
 from fedsight.deploy.site import secagg_client
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
-from fedsight.deploy.site.owner import parse_owner
+from fedsight.deploy.site.owner import SecAggLimits, parse_owner
 from fedsight.deploy.site.secagg_client import SiteSecAgg
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
 from fedsight.engines.protected import encoding_plan_of, order_digest
@@ -50,14 +50,17 @@ def program() -> Program:
     )
 
 
-def clients(folder: Path, of: Program, terms: int, survivors: int | None = None) -> Clients:
+def clients(
+    folder: Path, of: Program, terms: int, survivors: int | None = None, **contract: object
+) -> Clients:
     """Clients with keys for a round of four, whose noise is for a round of `terms`."""
     found, roster = [], []
     for name in SITES:
         home = folder / name
         home.mkdir(parents=True)
         client = SiteSecAgg(home, name)
-        owner = parse_owner({"data": {"name": "fashion-mnist-12k"}}, home)
+        table = {"data": {"name": "fashion-mnist-12k"}, "contract": contract}
+        owner = parse_owner(table, home)
         enforcement = ContractEnforcement(home, Requester())
         enforcement.begin_run(of, owner, "run1")
         client.join(of, owner, "run1", enforcement.release)
@@ -66,7 +69,9 @@ def clients(folder: Path, of: Program, terms: int, survivors: int | None = None)
     parameters = of.secure.parameters(len(SITES))
     parameters = replace(parameters, survivors=survivors or parameters.survivors)
     table = encoding_plan_of(of, SIZES, 1, partial(Noise, 0)).quantiser(terms).table()
-    binding = Binding("run1", 1, 1, DIGEST, tuple(roster), (0,) * 4, parameters, table)
+    binding = Binding(
+        "run1", of.fingerprint, 1, 1, DIGEST, tuple(roster), (0,) * 4, parameters, table
+    )
     server = SecAggServer(binding)
     for number, client in enumerate(found):
         server.advert(number, bytes(client.answers["advertise"]({}, binding.data)[1]))
@@ -183,3 +188,18 @@ def test_integers_that_the_program_does_not_have_are_refused(tmp_path: Path) -> 
 def test_no_update_is_protected_before_the_site_joins_a_run(tmp_path: Path) -> None:
     with pytest.raises(SiteError, match="has not joined a run"):
         SiteSecAgg(tmp_path, "a").protection(STEP, None, fields(4))
+
+
+def test_sites_are_counted_in_the_roster_not_as_the_coordinator_reports_them(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(DeployError, match=r"contract\.sites: .* at least 5 sites, and there are 4"):
+        clients(tmp_path, program(), 4, sites=5)
+
+
+def test_an_owner_states_how_many_colluders_a_program_must_withstand() -> None:
+    limits = SecAggLimits(corrupt=0.2)
+    limits.check_program(Secure(name="secagg", corrupt=0.2))
+    limits.check_program(Secure(name="none", corrupt=0.0))
+    with pytest.raises(DeployError, match=r"secure\.corrupt: .* a share of 0\.1 .* requires 0\.2"):
+        limits.check_program(Secure(name="secagg", corrupt=0.1))

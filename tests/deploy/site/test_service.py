@@ -279,7 +279,7 @@ def test_work_that_was_requested_in_one_run_is_not_done_in_another(
     assert not queued["done"]
     trainer.measuring.set()
     why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
-    assert why == "this site has joined another run since"
+    assert why == "this site has joined another run or adopted other values since"
     assert trainer.models == []
 
 
@@ -451,6 +451,27 @@ def test_parameters_that_are_not_those_named_are_not_used(
     assert not list((site.folder / "memory").rglob("kept-*"))
 
 
+def test_work_that_was_requested_for_some_adopted_values_is_not_done_with_others(
+    site: Site, trainer: type[FakeTrainer]
+) -> None:
+    """Keys of secure aggregation are for certain adopted values. If a site trained from others
+    that it adopted while the request waited, the coordinator could tell it from its fellows."""
+    other = torch.ones(3)
+    site.join()
+    site.send(1, torch.zeros(3))
+    site.send(2, other, name="kept")
+    trainer.measuring.clear()  # all that follows waits behind this
+    assert not site.ask("measure", {**MEASURE, "vector": 1})["done"]
+    assert not site.ask("adopt", {"sha256": hash_of(other), "mark": 2})["done"]
+    queued = site.ask("train", TRAIN)  # for what the site has adopted so far: nothing
+    assert not queued["done"]
+    trainer.measuring.set()
+    why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
+    assert why == "this site has joined another run or adopted other values since"
+    assert kept(trainer) is not None
+    assert trainer.models == []
+
+
 def test_parameters_of_one_run_are_not_used_in_another(
     site: Site, trainer: type[FakeTrainer]
 ) -> None:
@@ -466,7 +487,7 @@ def test_parameters_of_one_run_are_not_used_in_another(
     assert not queued["done"]
     trainer.measuring.set()
     why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})
-    assert why == "this site has joined another run since"
+    assert why == "this site has joined another run or adopted other values since"
     assert trainer.opened[-1].memory.name == "abc2"
 
 

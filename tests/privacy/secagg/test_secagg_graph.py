@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from fedsight.core.errors import SiteError
 from fedsight.privacy.secagg import graph
-from fedsight.privacy.secagg.graph import Graph, Parameters, parameters
+from fedsight.privacy.secagg.graph import Graph, Parameters, colluding, parameters
 from fedsight.privacy.secagg.tails import least_rare
 
 # (k, t) at 10 % corrupt and 10 % drop-outs: honest-but-curious, split view.
@@ -111,9 +111,9 @@ def test_more_neighbours_than_needed_get_a_threshold_of_their_own() -> None:
         (3, True, Parameters(2, 2, 2, 0, 3, 2)),
         (4, True, Parameters(3, 3, 3, 0, 4, 3)),
         (10, True, Parameters(9, 6, 9, 0, 10, 6)),
-        (10, False, Parameters(9, 2, 2)),
+        (10, False, Parameters(9, 2, 3)),
         (100, True, Parameters(99, 56, 90, 0, 100, 56)),
-        (100, False, Parameters(99, 11, 11)),
+        (100, False, Parameters(99, 11, 12)),
     ],
 )
 def test_small_graphs_are_complete(sites: int, split_view: bool, due: Parameters) -> None:
@@ -164,3 +164,15 @@ def test_the_order_is_the_seeds() -> None:
 
 def test_many_sites_have_few_neighbours() -> None:
     assert parameters(101, 0.1, 0.1, True).neighbours < 100
+
+
+@given(st.integers(3, 130), st.floats(0, 0.9), st.floats(0, 0.4), st.booleans())
+def test_no_sum_is_of_one_honest_site(
+    sites: int, corrupt: float, dropout: float, split_view: bool
+) -> None:
+    """Colluders know their own updates, and would be left with its."""
+    try:
+        found = parameters(sites, corrupt, dropout, split_view)
+    except SiteError:
+        return
+    assert found.survivors - colluding(sites, corrupt) >= 2

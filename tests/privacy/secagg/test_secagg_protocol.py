@@ -26,7 +26,7 @@ LENGTH = 300
 def binding(sites: int, given: Parameters, round: int = 1, serial: int = 1) -> Binding:
     roster = tuple((f"site-{n}", IDENTITIES[n].public.hex()) for n in range(sites))
     table = {"bits": 20}
-    return Binding("run", round, serial, "order", roster, (0,) * sites, given, table)
+    return Binding("run", "program", round, serial, "order", roster, (0,) * sites, given, table)
 
 
 def client(of: Binding, number: int, least: Minimums | None = None) -> SecAggClient:
@@ -389,6 +389,7 @@ def test_a_binding_is_read_as_it_was_written() -> None:
     "changes",
     [
         {"run": "other"},
+        {"program": "other"},
         {"round": 2},
         {"serial": 2},
         {"order": "other"},
@@ -415,6 +416,10 @@ def test_whatever_changes_makes_another_round(changes: dict[str, object]) -> Non
         binding(3, Parameters(2, 2, 2)).data.replace(b'"round":1', b'"round":-1'),
         binding(3, Parameters(2, 2, 2)).data.replace(b"site-1", b"site-0"),
         binding(3, Parameters(2, 2, 2)).data.replace(b'"run":"run"', b'"run":1'),
+        binding(3, Parameters(2, 2, 2)).data.replace(b'"program":"program"', b'"program":1'),
+        binding(3, Parameters(2, 2, 2)).data.replace(
+            IDENTITIES[1].public.hex().encode(), IDENTITIES[0].public.hex().upper().encode()
+        ),
         binding(3, Parameters(2, 2, 2)).data.replace(b'{"bits":20}', b"20"),
     ],
 )

@@ -69,6 +69,8 @@ class ContractEnforcement:
                 "ask the operator to start the run again",
             )
         contract.check_program(program)
+        contract.check_memory(program, rules.Facts.of(program).remembers)
+        owner.secure.check_program(program.secure)
         if unsound := rules.problems(program):  # its epsilon would not hold
             raise DeployError(f"the program is unsound: {unsound[0].cause}", unsound[0].cure)
         contract.check_sites(sites)

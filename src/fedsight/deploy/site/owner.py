@@ -11,12 +11,13 @@ import tomli_w
 from pydantic import Field
 
 from fedsight.coordinator.store import without_none
-from fedsight.core.errors import ConfigError, Problem
+from fedsight.core.errors import ConfigError, DeployError, Problem
 from fedsight.core.files import write_atomically
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
 from fedsight.governance.contract import Contract
 from fedsight.privacy.secagg.client import Minimums
+from fedsight.privacy.secure import Secure
 from fedsight.program import config
 from fedsight.program.program import Speed
 
@@ -43,6 +44,7 @@ TEMPLATE = """\
 # runs = 1000             # maximum number of runs that the site keeps a memory of
 # disk = 100.0            # what runs may occupy here together, in gigabytes
 # share_memory = false    # a run's next program may use what the one before left here
+# masked_memory = false   # programs may keep memory here under secure aggregation alone
 # figures = "exact"       # how sums over the test images leave the site: exact, noised, none
 # test_images = 11        # minimum number of test images that figures are summed over
 # evaluations = 100       # maximum number of sets of figures that leave, over all runs
@@ -56,6 +58,7 @@ TEMPLATE = """\
 [secure]
 # cohort = 3              # minimum number of sites in a sum
 # threshold = 2           # minimum number of sites that must help to reveal a secret
+# corrupt = 0.1           # share of the sites that a program must assume to collude
 
 [speed]
 # threads = 1             # compute threads for training
@@ -73,6 +76,17 @@ class SecAggLimits(Settings):
     threshold: int = Field(2, ge=2)  # shares that reveal a secret
     neighbours: int = Field(2, ge=2)  # sites that this site shares masks with
     survivors: int = Field(2, ge=2)  # updates in a sum
+    # share of the sites of a round that a program must assume to collude with the coordinator
+    corrupt: float = Field(0.0, ge=0, lt=1)
+
+    def check_program(self, secure: Secure) -> None:
+        """Raise DeployError for a program that withstands fewer colluders than the owner wants."""
+        if secure.masks and secure.corrupt < self.corrupt:
+            raise DeployError(
+                f"secure.corrupt: the program withstands a share of {secure.corrupt:g} of the "
+                f"sites, and this site requires {self.corrupt:g}",
+                "the site's owner decides: see corrupt below [secure] in site.toml",
+            )
 
     @property
     def minimums(self) -> Minimums:

@@ -24,12 +24,15 @@ from fedsight.core.errors import ConfigError, DataError, DeployError, FedSightEr
 from fedsight.deploy.site.answers import Answer, AnswerStore
 from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.trainer import AbandonedError
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
 from fedsight.governance.entries import EntryKind, LedgerEntry, canonical
 from fedsight.governance.ledger import Ledger
 
 FREE: Charge = (None, 1)  # no epsilon pays for it
+# What the coordinator or another job caused: zeros instead would be an answer at its bidding.
+CAUSED_OUTSIDE = (TakenOverError, AbandonedError)
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
 log = logging.getLogger(__name__)
 
@@ -48,7 +51,7 @@ class Question:
     doing: str  # for messages, for example "training in round 3"
     round: int = 0
     attempt: int = 0
-    public: tuple[type[Exception], ...] = (TakenOverError,)
+    public: tuple[type[Exception], ...] = CAUSED_OUTSIDE
 
 
 def digest_of(*facts: Any) -> str:
@@ -135,7 +138,7 @@ class Release:
         not: the message is then always the same."""
         try:
             work()
-        except TakenOverError:
+        except CAUSED_OUTSIDE:
             raise
         except Exception as error:
             if not self.contract.protected:

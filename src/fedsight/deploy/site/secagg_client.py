@@ -86,7 +86,7 @@ class SiteSecAgg:
         """
         if self._run is None:
             raise no_run()
-        program = self._run[0]
+        program, owner, _ = self._run
         if not program.secure.rounds_values:
             return Protection(lambda found: messages.pack(found.payload.values()))
         quantiser = dict(fields.get("quantiser") or {})
@@ -98,6 +98,7 @@ class SiteSecAgg:
         # same noise, the difference of the two sums would have almost none. So it is always fresh.
         bounded = _with_bounds(integers or {}, quantiser.get("integers"), terms)
         plan = encoding_plan_of(program, sizes, cap, fresh, bounded)
+        plan = replace(plan, secret=owner.contract.protected)
         encoder = plan.quantiser(terms)
         client = self._client
         if program.secure.masks:
@@ -180,11 +181,19 @@ class SiteSecAgg:
                 "the coordinator begins secure aggregation for a run that this site has not joined",
                 "propose the run first",
             )
+        if binding.program != program.fingerprint:
+            raise SiteError(
+                f"the keys of secure aggregation are for the program {binding.program[:12]}, and "
+                f"this site takes part in {program.fingerprint[:12]}",
+                "the coordinator has proposed different programs to the sites, by which it could "
+                "tell their updates apart: ask the operator",
+            )
         names = [name for name, _ in binding.roster]
         if self._name not in names:
             raise SiteError(
                 "this site is not in the coordinator's roster", "add it, or do not ask it"
             )
+        owner.contract.check_sites(len(names))  # here it need not take the coordinator's word
         minimums = owner.secure.minimums.at_least(program.secure.parameters(len(names)))
         client = SecAggClient(self._identity(), binding, names.index(self._name), minimums)
         PeerKeys(self._home).check(binding.roster)

@@ -35,12 +35,17 @@ from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
 from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
 from fedsight.deploy.site.incoming import IncomingVectors, count
-from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.questions import KINDS
 from fedsight.deploy.site.refusals import MAX_KIND, Refusals
-from fedsight.deploy.site.release import FREE, Question, digest_of, error_for_coordinator
+from fedsight.deploy.site.release import (
+    CAUSED_OUTSIDE,
+    FREE,
+    Question,
+    digest_of,
+    error_for_coordinator,
+)
 from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
 from fedsight.deploy.site.trainer import (
     MeasureStep,
@@ -179,6 +184,7 @@ class SiteService:
                 write_atomically(path, bytes(data))
             kept = messages.unpack(data, {"kept": len(data) // 4})["kept"]
             self._opened = replace(opened, kept=kept)
+            self._joined = object()  # what was requested before was meant for other values
             self._enforcement.release.hidden(OPENING, self._open)
             return {}, b""
 
@@ -289,9 +295,11 @@ class SiteService:
         return self._joined
 
     def _check_same_run(self, joined: object) -> None:
-        """Work that was requested in one run must not be done in another, with other promises."""
+        """Work that was requested in one run must not be done in another, with other promises, or
+        from other adopted values than the request and its keys were made for."""
         if self._joined is not joined:
-            raise SiteError("this site has joined another run since", "send the request again")
+            cause = "this site has joined another run or adopted other values since"
+            raise SiteError(cause, "send the request again")
 
     # What passes the door -----------------------------------------------------------------
 
@@ -335,7 +343,7 @@ class SiteService:
             "declaration",
             digest_of("declaration", run, program.fingerprint),
             OPENING,
-            public=(TakenOverError, DeployError),
+            public=(*CAUSED_OUTSIDE, DeployError),
         )
         answer = self._enforcement.release.answer(question, FREE, declared)
         self._joined = object()

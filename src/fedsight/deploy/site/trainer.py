@@ -37,6 +37,15 @@ LOG_BYTES = 1 << 20  # of what trainers write to trainer.txt; older lines are dr
 KILL_TIMEOUT = 5.0  # seconds for the exit of a killed process to be reported
 
 
+class AbandonedError(EngineError):
+    """This process ended its trainer itself, because the coordinator asked for something else.
+
+    It says nothing of the images, and no other answer may stand in for the one that was abandoned:
+    a coordinator that could interrupt a site to have it send zeros would be left with the sum of
+    those that it did not interrupt.
+    """
+
+
 @dataclass(frozen=True)
 class OpenData:
     """Open the site's images for a program; answered by an `Opened`."""
@@ -135,10 +144,12 @@ class Trainer:
             )
         theirs.close()
         self._pipe = ours
+        self._closed = False
         self._lock = threading.Lock()
 
     def ask(self, command: OpenData | TrainStep | MeasureStep, doing: str) -> Any:
-        """The answer to a command; raises what the trainer raised, EngineError if it died.
+        """The answer to a command; raises what the trainer raised, EngineError if it died,
+        AbandonedError if it was closed.
 
         `doing` describes the command in messages.
         """
@@ -151,6 +162,11 @@ class Trainer:
                 if answer is None:
                     answer = self._exchange(command)
             except (EOFError, OSError):
+                if self._closed:
+                    raise AbandonedError(
+                        f"{doing} was abandoned for another request",
+                        "send the request again, and wait for its answer",
+                    ) from None
                 code = self._process.wait()
                 if code == job_lease.TAKEN_OVER:
                     raise job_lease.taken_over() from None
@@ -167,7 +183,8 @@ class Trainer:
         return receive(self._pipe)
 
     def close(self) -> None:
-        """Kill the process; a thread that waits in `ask` gets an EngineError."""
+        """Kill the process; a thread that waits in `ask` gets an AbandonedError."""
+        self._closed = True
         self._process.kill()
         with contextlib.suppress(subprocess.TimeoutExpired):  # the prefork process may hang
             self._process.wait(KILL_TIMEOUT)

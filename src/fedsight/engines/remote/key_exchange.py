@@ -79,6 +79,7 @@ class Exchange:
         again = replace(again, survivors=max(again.survivors, parameters.survivors))
         binding = Binding(
             self._run,
+            self._federation.program.fingerprint,
             order.round,
             next(_serials),
             order_digest(order, adopted(self._federation)),

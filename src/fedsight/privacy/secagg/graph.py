@@ -25,6 +25,7 @@ SECURITY = 40  # bits: an attack succeeds with probability at most 2^-40
 _EVENT = SECURITY + 1
 FAILURE = 20  # bits: a round fails because of too many drop-outs with probability at most 2^-20
 FEWEST = 3  # sites: in a sum of two, each site can compute the other's update
+HONEST = 2  # sites in a sum that do not collude: colluders take their own updates off it
 GRINDING = 40  # bits: a program's default; what is drawn holds against 2^40 tries to draw it well
 
 
@@ -78,6 +79,8 @@ def parameters(
     first (`consistency.py`): a committee signs them, and every window of the circle must hold
     enough survivors.
 
+    In any sum there are `HONEST` or more updates of sites that do not collude.
+
     Raises SiteError if no choice is both secure and robust.
     """
     bad, gone = colluding(sites, corrupt), math.ceil(dropout * sites - 1e-9)
@@ -91,7 +94,7 @@ def parameters(
         found = _sparse(sites, bad, gone, grinding if split_view else None, neighbours)
     # Rates that leave nothing to a sparse graph may still leave something to the complete one.
     found = found or _whole(sites, bad, gone, split_view)
-    if found is None:
+    if found is None or sites - gone < bad + HONEST:
         raise SiteError(
             f"with {sites} sites, of which {bad} collude and {gone} drop out, no threshold is both "
             "secure and robust",
@@ -100,7 +103,7 @@ def parameters(
         )
     strict = split_view or sites > COMPLETE  # then security depends on the stated drop-out rate
     k, t, window, committee, signatures = found
-    survivors = max(t, sites - gone) if strict else t
+    survivors = max(t, sites - gone) if strict else max(t, bad + HONEST)
     return Parameters(k, t, survivors, window, committee, signatures)
 
 

@@ -18,8 +18,9 @@ from fedsight.privacy.secagg.words import Words
 class LocalExchange:
     """The rounds of one run, with identities that exist only in memory."""
 
-    def __init__(self, run: str) -> None:
-        self._run = run
+    def __init__(self, program: str) -> None:
+        """`program`: its fingerprint."""
+        self._program = program
         self._identities: dict[str, Identity] = {}
         self._serial = itertools.count(1)
         self._clients: list[SecAggClient] = []
@@ -41,7 +42,7 @@ class LocalExchange:
         roster = tuple((site, one.public.hex()) for site, one in zip(sites, known, strict=True))
         serial, table = next(self._serial), quantiser.table()
         binding = Binding(
-            self._run, round, serial, order, roster, (0,) * len(sites), parameters, table
+            "", self._program, round, serial, order, roster, (0,) * len(sites), parameters, table
         )
         server = self._server = SecAggServer(binding)
         least = Minimums().at_least(parameters)

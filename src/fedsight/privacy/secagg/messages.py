@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -30,6 +31,7 @@ KIND = 1  # byte of an answer that says which secret the share belongs to
 LONGEST = 16 << 20  # bytes of a binding
 MOST_SITES = 100_000
 _COORDINATOR = "the coordinator"
+_KEY = f"[0-9a-f]{{{2 * PUBLIC}}}"  # one spelling only: no key can stand under two names
 _CURE = "run the same FedSight version everywhere; if that is so, somebody alters messages"
 
 
@@ -37,13 +39,14 @@ _CURE = "run the same FedSight version everywhere; if that is so, somebody alter
 class Binding:
     """The context of a round; every key is signed together with its digest.
 
-    `serial` distinguishes attempts at the same round and only increases. `order` is the SHA-256 of
-    all vectors that training starts from. `roster` holds the sites' names and Ed25519 public keys
-    (hex), by number, and `accepted` the last round in which each one's reply counted, on which its
-    memory depends.
+    `program` is the fingerprint of the program that all its sites run. `serial` distinguishes
+    attempts at the same round and only increases. `order` is the SHA-256 of all vectors that
+    training starts from. `roster` holds the sites' names and Ed25519 public keys (hex), by number,
+    and `accepted` the last round in which each one's reply counted, on which its memory depends.
     """
 
     run: str
+    program: str
     round: int
     serial: int
     order: str
@@ -60,7 +63,7 @@ class Binding:
     @cached_property
     def digest(self) -> bytes:
         """SHA-256 of `data`."""
-        return hashlib.sha256(b"fedsight secure aggregation 2\0" + self.data).digest()
+        return hashlib.sha256(b"fedsight secure aggregation 3\0" + self.data).digest()
 
     @cached_property
     def graph(self) -> Graph:
@@ -97,7 +100,7 @@ class Binding:
             counts = (found.round, found.serial, *accepted, *asdict(parameters).values())
             if any(type(count) is not int or not 0 <= count < 1 << 53 for count in counts):
                 raise ValueError("expected a whole number")
-            if type(found.run) is not str or type(found.order) is not str:
+            if any(type(text) is not str for text in (found.run, found.program, found.order)):
                 raise TypeError("expected a string")
             if not isinstance(found.quantiser, dict) or not 1 <= len(roster) <= MOST_SITES:
                 raise ValueError("the quantiser or the sites are missing")
@@ -106,8 +109,8 @@ class Binding:
             names, keys = zip(*roster, strict=True)
             if len(set(names)) < len(names) or len(set(keys)) < len(keys):
                 raise ValueError("a site is listed twice")
-            if any(len(bytes.fromhex(key)) != PUBLIC for key in keys):
-                raise ValueError("a public key has the wrong length")
+            if any(re.fullmatch(_KEY, key) is None for key in keys):
+                raise ValueError("a public key is not 64 lower-case hex digits")
             if found.data != data:
                 raise ValueError("it is not in canonical form")
         except (KeyError, TypeError, ValueError, RecursionError) as error:

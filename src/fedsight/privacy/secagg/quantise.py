@@ -24,6 +24,7 @@ from fedsight.core.rng import generator
 from fedsight.core.types import Payload
 from fedsight.privacy import skellam
 from fedsight.privacy.noise import MakeNoise
+from fedsight.privacy.poisson import Uniform
 from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.masks import Residues
 
@@ -73,18 +74,19 @@ class Quantiser:
         payload: Payload,
         weight: int,
         site: str,
-        seed: int,
+        seed: int | None,
         round: int,
         noise: MakeNoise | None = None,
     ) -> Residues:
         """A client's levels [d], each below 2^bits before noise, which is drawn from `noise`.
 
-        Raises SiteError naming `site` for wrong parts or lengths, for NaN or infinity, and for a
-        weight above the cap. The draws depend only on the seed, the site and the round, not on the
-        engine.
+        The draws that round depend only on the seed, the site and the round, not on the engine;
+        without a seed they come from `noise`, too, and nobody else knows them. Raises SiteError
+        naming `site` for wrong parts or lengths, for NaN or infinity, and for a weight above the
+        cap.
         """
         self.check(payload, weight, site)
-        draws = generator(seed, "round", round, "site", site, "rounding")
+        draws = _draws(seed, site, round, noise)
         shrink, share = self._shrink(payload), weight / self.cap
         out = np.empty(self.length, np.uint32)
         start = 0
@@ -104,11 +106,9 @@ class Quantiser:
     def _noise(self, levels: Residues, site: str, round: int, noise: MakeNoise | None) -> Residues:
         """Noise [d] modulo 2^32. The levels and the deviation are part of its key, because the same
         update rounded for another cohort must not get the same noise at another scale."""
-        if noise is None:  # never a release without its noise
-            cause = f"site '{site}' has no source of noise"
-            raise SiteError(cause, "this is a bug in FedSight")
         path = "round", round, "site", site, "levels", repr(self.deviation)
-        stream = noise(*path, values=[torch.from_numpy(levels.view(np.int32))])
+        values = [torch.from_numpy(levels.view(np.int32))]
+        stream = _source(noise, site)(*path, values=values)
         return skellam.noise(len(levels), self.deviation, stream.uniform).astype(np.uint32)
 
     def decode(self, total: Residues, count: int, weight: int) -> dict[str, Tensor]:
@@ -184,7 +184,7 @@ class Quantiser:
         c: float,
         shrink: float,
         share: float,
-        draws: torch.Generator,
+        draws: Uniform,
     ) -> Residues:
         y = values.astype(np.float64)
         y *= shrink
@@ -192,6 +192,22 @@ class Quantiser:
         y *= share
         y += c
         y *= self._top / (2 * c)
-        y += torch.rand(len(values), generator=draws, dtype=torch.float64).numpy()
+        y += draws(len(values))
         # A draw is below 1, but the floating-point sum might still round up past the top level.
         return np.minimum(np.floor(y, out=y), self._top).astype(np.uint32)
+
+
+def _draws(seed: int | None, site: str, round: int, noise: MakeNoise | None) -> Uniform:
+    """Numbers from 0 to 1 that decide the rounding, block after block."""
+    path = "round", round, "site", site, "rounding"
+    if seed is None:
+        return _source(noise, site)(*path).uniform
+    made = generator(seed, *path)
+    return lambda size: torch.rand(size, generator=made, dtype=torch.float64).numpy()
+
+
+def _source(noise: MakeNoise | None, site: str) -> MakeNoise:
+    """Where a site's noise comes from; SiteError without one: never a release without its noise."""
+    if noise is None:
+        raise SiteError(f"site '{site}' has no source of noise", "this is a bug in FedSight")
+    return noise

@@ -1,0 +1,81 @@
+"""Sites with different memories are told apart in one masked sum.
+
+The coordinator leaves one site out of a round, in which it sends the others a model with enormous
+gradients. SCAFFOLD keeps them as control variates. In the next round, with the same order for all,
+the others' training overflows, so they contribute zeros, and the sum is the update of the one. The
+order, the adopted values and the number of the round are in the binding; what a memory holds cannot
+be. So a site that requires secure aggregation, and nothing else, takes part without memory only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from attacked_site import AttackedSite, Model, draw, known, noise_images, program
+from masked_round import MaskedRound, in_the_clear
+
+from fedsight.core.types import Order
+from fedsight.program.program import Program
+
+Attack = Callable[..., AttackedSite]
+NAMES = ("a", "b", "c", "d")
+
+
+def begin(
+    attack: Attack, tmp_path: Path, algorithm: str, **contract: object
+) -> tuple[list[AttackedSite], Program]:
+    folders = [
+        draw(tmp_path / f"images-{name}", noise_images(6, number))
+        for number, name in enumerate(NAMES)
+    ]
+    require = {"require": ["secure_aggregation"], **contract}
+    sites = [attack(name, of, **require) for name, of in zip(NAMES, folders, strict=True)]
+    named = {"name": algorithm}
+    return sites, program(folders[0], secure={"name": "secagg"}, algorithm=named)
+
+
+def test_the_sum_is_one_update_where_sites_remember_different_rounds(
+    attack: Attack, tmp_path: Path
+) -> None:
+    sites, of = begin(attack, tmp_path, "scaffold", masked_memory=True)
+    for site in sites:
+        assert "error" not in site.join(of)
+    federation = known(of)
+    honest = federation.initial
+    last = federation.layout.entries[-2:]  # weights and biases of the last layer
+    poison = Model(federation)
+    for entry in last:
+        poison.set(entry.name, entry.view(honest) * 1e8)
+    control = {"control": torch.zeros_like(honest)}
+    first = MaskedRound(sites[1:], of, Order(1, poison.travelling, control))
+    for number in range(3):
+        first.train(number)
+    second = MaskedRound(sites, of, Order(2, honest, control), serial=2)
+    found = second.sum([second.train(number) for number in range(4)])["delta"]
+    target = in_the_clear(sites[0], of, second.order)
+    assert target.abs().max() > 1e-2
+    assert (found - target).abs().max() < 1e-7
+
+
+@pytest.mark.parametrize("algorithm", ["scaffold", "fedrep"])
+def test_ours_take_no_part_in_a_program_with_memory(
+    attack: Attack, tmp_path: Path, algorithm: str
+) -> None:
+    sites, of = begin(attack, tmp_path, algorithm)
+    assert "contract.masked_memory: the program keeps memory" in sites[0].join(of)["error"]
+
+
+def test_noise_that_the_sites_add_allows_memory(attack: Attack, tmp_path: Path) -> None:
+    noise = {"require": ["secure_aggregation", "distributed_dp"], "min_noise_multiplier": 1.0}
+    sites, of = begin(attack, tmp_path, "fedrep", **noise)
+    privacy = {"name": "distributed", "noise_multiplier": 1.0}
+    of = program(
+        tmp_path / "images-a",
+        secure={"name": "secagg"},
+        algorithm={"name": "fedrep"},
+        privacy=privacy,
+    )
+    assert "error" not in sites[0].join(of)

@@ -1,0 +1,109 @@
+"""A round of secure aggregation with real site services, led by a coordinator that may cheat."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from attacked_site import AttackedSite
+from torch import Tensor
+
+from fedsight.client.step import Client
+from fedsight.core.types import Memory, Order
+from fedsight.deploy.declaration import open_site
+from fedsight.deploy.site.owner import read_owner
+from fedsight.engines.protected import encoding_plan_of, order_digest
+from fedsight.privacy.noise import fresh
+from fedsight.privacy.secagg.masks import Residues
+from fedsight.privacy.secagg.messages import Binding
+from fedsight.privacy.secagg.pack import unpack
+from fedsight.privacy.secagg.server import SecAggServer
+from fedsight.program.program import Program
+
+
+class MaskedRound:
+    """The keys of `sites`, exchanged for an order under a program; `adopted` at all of them."""
+
+    def __init__(
+        self,
+        sites: Sequence[AttackedSite],
+        program: Program,
+        order: Order,
+        adopted: Tensor | None = None,
+        cap: int = 1,
+        serial: int = 1,
+    ) -> None:
+        self.sites, self.order = sites, order
+        sizes = {"delta": order.vector.numel()}
+        sizes |= {name: value.numel() for name, value in order.shared.items()}
+        self.quantiser = encoding_plan_of(program, sizes, cap, fresh).quantiser(len(sites))
+        roster = tuple(
+            (one.home.name, str(one.ask("identify", {})[0]["identity"])) for one in sites
+        )
+        self.binding = Binding(
+            "run1",
+            program.fingerprint,
+            order.round,
+            serial,
+            order_digest(order, adopted),
+            roster,
+            (order.round - 1,) * len(sites),
+            program.secure.parameters(len(sites)),
+            self.quantiser.table(),
+        )
+        self.server = server = SecAggServer(self.binding)
+        everybody = range(len(sites))
+        for n in everybody:
+            server.advert(n, self.told(n, "advertise", self.binding.data))
+        for n in everybody:
+            server.share(n, self.told(n, "share", server.adverts(n)))
+        for n in everybody:
+            server.confirm(n, self.told(n, "confirm", server.inbox(n)))
+
+    def told(self, number: int, kind: str, body: bytes) -> bytes:
+        """A site's answer in a phase; ValueError with its words if it refuses."""
+        fields, data = self.sites[number].ask(kind, {}, body)
+        if "error" in fields:
+            raise ValueError(fields["error"])
+        return data
+
+    def train(self, number: int) -> bytes:
+        """A site's masked update; ValueError with its words if it refuses."""
+        fields, data = self.sites[number].train(
+            self.order.vector, self.order.shared, self.order.round, **self.header
+        )
+        if "error" in fields:
+            raise ValueError(fields["error"])
+        return data
+
+    @property
+    def header(self) -> Mapping[str, object]:
+        """What the request to train says of the rounding."""
+        return {"quantiser": json.loads(json.dumps(self.quantiser.table()))}
+
+    def levels(self, updates: Sequence[bytes]) -> Residues:
+        """The sum of all sites' levels, once everybody has helped to unmask it."""
+        words = [unpack(one, self.quantiser.length, self.quantiser.modulus) for one in updates]
+        total = np.sum(words, axis=0, dtype=np.uint32)
+        lists = self.server.lists(range(len(self.sites)))
+        for n in range(len(self.sites)):
+            self.server.agree(n, self.told(n, "agree", lists))
+        for n in range(len(self.sites)):
+            self.server.answer(n, self.told(n, "unmask", self.server.request(n)))
+        self.server.unmask(total)
+        total &= np.uint32((1 << self.quantiser.modulus) - 1)
+        return total
+
+    def sum(self, updates: Sequence[bytes]) -> dict[str, Tensor]:
+        """The sum of all sites' updates."""
+        return self.quantiser.decode(self.levels(updates), len(self.sites), 1)
+
+
+def in_the_clear(
+    site: AttackedSite, program: Program, order: Order, memory: Memory | None = None
+) -> Tensor:
+    """The update that a site hides, computed from its images."""
+    owner = read_owner(site.home / "owner.toml", None)
+    federation, number = open_site(program, owner, site.home.name)
+    return Client(federation).step(order, number, memory or {}).payload["delta"]
