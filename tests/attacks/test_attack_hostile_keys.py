@@ -72,7 +72,7 @@ def test_a_key_of_small_order_ends_a_round_where_it_is_passed_on(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (client, server):
-        monkeypatch.setattr(module, "usable", lambda _: True)
+        monkeypatch.setattr(module, "is_usable", lambda _: True)
     with pytest.raises(SiteError, match=r"only 1 of 4 sites dealt their shares"):
         round_of(attack, tmp_path, small_order(tmp_path))
 
@@ -87,7 +87,7 @@ def test_a_site_names_the_neighbour_whose_key_it_cannot_use(
     attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where a coordinator passes it on all the same."""
-    monkeypatch.setattr(server, "usable", lambda _: True)
+    monkeypatch.setattr(server, "is_usable", lambda _: True)
     with pytest.raises(SiteError, match=r"nobody can agree on a secret with the keys of 'd'"):
         round_of(attack, tmp_path, small_order(tmp_path))
 

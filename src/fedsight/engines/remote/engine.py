@@ -28,7 +28,7 @@ from fedsight.engines.protected import aggregator_of, reply_bytes
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
-from fedsight.engines.remote.key_exchange import Exchange
+from fedsight.engines.remote.key_exchange import Exchange, Recognise
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
@@ -41,6 +41,10 @@ def _nobody(site: str) -> bool:
     return False
 
 
+def _anybody(site: str, key: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What the coordinator knows of a run beyond its program.
@@ -49,7 +53,8 @@ class RunRecord:
     last round in which each site's reply was counted, from the run's history; `durable` returns the
     round of the last checkpoint, `gone` whether a site is known to have left; `id` is the run's
     identity, as proposed to the sites. `withheld` says why sites have declared that they release no
-    figures; those are not asked for any.
+    figures; those are not asked for any. `recognise` raises SiteError for a site whose identity key
+    is another than before.
     """
 
     absent: Mapping[str, str]
@@ -58,6 +63,7 @@ class RunRecord:
     gone: Callable[[str], bool] = _nobody
     id: str = ""
     withheld: Mapping[str, str] = field(default_factory=dict)
+    recognise: Recognise = _anybody
 
 
 class RemoteEngine:
@@ -77,7 +83,7 @@ class RemoteEngine:
         self._gone = record.gone
         self._figures = FigureReader(federation)
         self._total = aggregator_of(federation, max(federation.terms, 1))
-        self._exchange = Exchange(federation, record.id, self._converse_briefly)
+        self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()
@@ -175,7 +181,7 @@ class RemoteEngine:
             with self._lock:  # only one whole reply is in memory at a time
                 if self._gone(talk.site):  # for example revoked while it answered
                     raise Silent(talk.site)
-                replies.add(self.federation, total, spool, arrival)
+                replies.add(self.federation, total, spool, arrival, order.shared)
         return arrival
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:
