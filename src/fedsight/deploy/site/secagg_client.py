@@ -105,20 +105,7 @@ class SiteSecAgg:
             client = self._current_client()
             digest = order_digest(step.order, adopted)
             _check_binding(client, step, digest, encoder.table())
-            if terms < len(client.binding.roster):  # more sites, more of whom may collude
-                raise SiteError(
-                    f"noise and rounding are for {terms} sites, and {len(client.binding.roster)} "
-                    "have keys for the round",
-                    "this is a bug in the coordinator",
-                )
-            survivors = client.binding.parameters.survivors
-            assumed = program.secure.parameters(terms).survivors
-            if survivors < assumed:  # a sum of fewer sites has less noise than is accounted
-                raise SiteError(
-                    f"noise and rounding are for {terms} sites of which {assumed} survive, but "
-                    f"the round may be unmasked with {survivors}",
-                    "this is a bug in the coordinator",
-                )
+            _check_terms(client.binding, program, terms)
 
         def protect(found: TrainedUpdate) -> bytes:
             payload, weight = found.payload, found.weight
@@ -253,6 +240,24 @@ def _other_integers() -> SiteError:
         "run the same FedSight version at the coordinator and at the sites; if that is so, the "
         "coordinator is malicious: ask the operator",
     )
+
+
+def _check_terms(binding: Binding, program: Program, terms: int) -> None:
+    """Raise SiteError unless noise and rounding for `terms` sites suffice for this round."""
+    if terms < len(binding.roster):  # more sites, more of whom may collude
+        raise SiteError(
+            f"noise and rounding are for {terms} sites, and {len(binding.roster)} have keys for "
+            "the round",
+            "this is a bug in the coordinator",
+        )
+    survivors = binding.parameters.survivors
+    assumed = program.secure.parameters(terms).survivors
+    if survivors < assumed:  # a sum of fewer sites has less noise than is accounted
+        raise SiteError(
+            f"noise and rounding are for {terms} sites of which {assumed} survive, but the round "
+            f"may be unmasked with {survivors}",
+            "this is a bug in the coordinator",
+        )
 
 
 def _check_binding(
