@@ -190,7 +190,7 @@ def test_folder_errors_name_the_culprit(tmp_path: Path) -> None:
 
 
 def test_folder_level_errors(tmp_path: Path) -> None:
-    tree(tmp_path / "a", {"site/cat": 2, "site/dog": 2})
+    tree(tmp_path / "a", {"site/cat": 2, "site/dog": 2, "other/cat": 2})
     error = refused("folder", path=tmp_path / "a")
     assert "sites_in_path = true" in error.cure
     (tmp_path / "a" / "idle").mkdir()
