@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -109,19 +108,3 @@ def settled(
         note = "the validation part is the test part, because nothing else is for testing"
         return ["test" if part == "validation" else part for part in whole], (note,)
     return whole, ()
-
-
-def kept_apart(paths: Sequence[str], parts: Sequence[str], places: Sequence[str]) -> None:
-    """DataError for a file that two parts name: it would be tested on after training on it.
-
-    `places` are what the message names for each of `paths`.
-    """
-    first: dict[str, int] = {}
-    for number, path in enumerate(paths):
-        before = first.setdefault(os.path.realpath(path), number)
-        if parts[before] != parts[number]:
-            raise DataError(
-                f"{places[number]}: '{path}' is in the {NAMES[parts[number]]} part, and in the "  # type: ignore[index]
-                f"{NAMES[parts[before]]} part as well ({places[before]})",  # type: ignore[index]
-                "take it out of one of them: test only on images that are not trained on",
-            )

@@ -328,7 +328,9 @@ def test_coco_as_image_labels(tmp_path: Path) -> None:
     boxes = read_coco(path).images[1].boxes
     assert boxes[0].category == "dog"
     assert boxes[0].box == (0.0, 0.0, 3.5, 2.0)
-    both = opened("coco", path=path, test_path=path, images=tmp_path)
+    other = coco(tmp_path / "other")
+    other.write_text(other.read_text() + " ")
+    both = opened("coco", path=path, test_path=other)
     assert len(both.train) == len(both.test) == 6
 
 

@@ -31,7 +31,7 @@ def coco_files(root: Path) -> list[CocoPart]:
     not read. Raises DataError for several files of which one names no part, and for two files for
     one part.
     """
-    if root.is_file():
+    if not root.is_dir():
         return [CocoPart(root, None)]
     files = sorted(_candidates(root))
     chosen = [one for one in files if one.stem.casefold().startswith("instances")] or files

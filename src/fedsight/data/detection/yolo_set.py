@@ -11,7 +11,7 @@ from fedsight.core.errors import DataError
 from fedsight.data.detection.yolo import read_names
 from fedsight.data.layouts import PLAIN, Folders, arranged
 from fedsight.data.listing import tree
-from fedsight.data.parts import PartName, part_named
+from fedsight.data.parts import NAMES, PartName, part_named
 
 _KEYS: Mapping[str, PartName] = {"train": "train", "val": "validation", "test": "test"}
 _SUFFIXES = (".yaml", ".yml")
@@ -55,6 +55,7 @@ def yolo_set(path: Path, by_site: bool) -> YoloSet:
         base, listed = root, _of_lists(root)
     if not listed:
         return _of_folders(root, names, by_site)
+    _refuse_two_parts(listed)
     only = {image.part for image in listed} == {"train"}
     if only:  # a test part is drawn
         listed = [YoloImage(one.path, None, one.folders, one.where) for one in listed]
@@ -171,6 +172,19 @@ def _of_keys(
         for one in found
     ]
     return base, sites
+
+
+def _refuse_two_parts(images: Sequence[YoloImage]) -> None:
+    """DataError for an image in two parts: it would be tested on after training on it."""
+    first: dict[Path, YoloImage] = {}
+    for image in images:
+        before = first.setdefault(image.path.resolve(), image)
+        if before.part != image.part and image.part is not None and before.part is not None:
+            raise DataError(
+                f"{image.where}: '{image.path}' is in the {NAMES[image.part]} part, and in the "
+                f"{NAMES[before.part]} part as well ({before.where})",
+                "give each part images of its own; without 'val' and 'test' a test part is drawn",
+            )
 
 
 def _site_folders(image: Path, bases: Sequence[Path]) -> Folders:
