@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from fedsight.core.errors import DataError
-from fedsight.data.parts import KNOWN, NAMES, PartName, are_parts, meant, part_named
+from fedsight.data.parts import KNOWN, NAMES, PartName, meant, named_in, part_named
 
 Folders = tuple[str, ...]  # the folders between the root and an image
+Reader = Callable[[str], PartName | None]  # the part that a name says
 PLAIN = frozenset({"images", "imgs", "image", "img", "jpegimages"})  # say nothing else
 _CURE = f"rename it if it is a part ({KNOWN}), or move it elsewhere"
 
@@ -40,7 +41,10 @@ def arranged(folders: Iterable[Folders], root: Path, levels: int, exact: bool) -
     meant, and for parts without one for training.
     """
     known = sorted(set(folders))
-    depth = _depth_of_parts(known)
+    read: Reader = part_named
+    depth = _depth_of_parts(known, read, False)
+    if depth is None and (loose := _depth_of_parts(known, named_in, exact)) is not None:
+        depth, read = loose, named_in
     notes: tuple[str, ...]
     if depth is None:
         depth, notes = _lone_part(known, root, exact)
@@ -49,7 +53,9 @@ def arranged(folders: Iterable[Folders], root: Path, levels: int, exact: bool) -
         found: dict[Folders, Place] = {}
         names: dict[str, PartName] = {}
         for one in known:
-            part = _part_at(one, depth, known, root)
+            part = read(one[depth]) if len(one) > depth else None
+            if part is None:
+                raise _outside(one, depth, known, root)
             names[one[depth]] = part
             found[one] = Place(part, _without(one, depth))
         if "train" not in names.values():
@@ -59,11 +65,18 @@ def arranged(folders: Iterable[Folders], root: Path, levels: int, exact: bool) -
     return _unwrapped(places, notes, levels, exact)
 
 
-def _depth_of_parts(known: Sequence[Folders]) -> int | None:
-    """How many folders are above those of the parts; None if there are no parts."""
+def _depth_of_parts(known: Sequence[Folders], read: Reader, exact: bool) -> int | None:
+    """How many folders are above those of the parts, as `read` knows them; None without parts.
+
+    With `exact`, the folders that images lie in are those of classes, and no parts.
+    """
     for depth in range(max(map(len, known), default=0)):
-        if any(are_parts(names) for names in _children(known, depth).values()):
-            return depth
+        if exact and any(len(one) == depth + 1 for one in known):
+            return None
+        for names in _children(known, depth).values():
+            found = {read(name) for name in names} - {None}
+            if "train" in found and len(found) > 1:
+                return depth
     return None
 
 
@@ -76,17 +89,15 @@ def _children(known: Sequence[Folders], depth: int) -> dict[Folders, list[str]]:
     return {above: list(names) for above, names in found.items()}
 
 
-def _part_at(one: Folders, depth: int, known: Sequence[Folders], root: Path) -> PartName:
+def _outside(one: Folders, depth: int, known: Sequence[Folders], root: Path) -> DataError:
+    """The error for images that lie in the folder of no part."""
     if len(one) <= depth:
-        raise DataError(
+        return DataError(
             f"'{root.joinpath(*one)}' holds images beside the folders of parts",
             f"move them into the folder of their part ({KNOWN})",
         )
-    part = part_named(one[depth])
-    if part is None:
-        above = one[:depth]
-        raise _misnamed(one[depth], _children(known, depth)[above], root.joinpath(*above))
-    return part
+    above = one[:depth]
+    return _misnamed(one[depth], _children(known, depth)[above], root.joinpath(*above))
 
 
 def _lone_part(
@@ -126,7 +137,7 @@ def _held_out(name: str) -> bool:
 
 
 def _misnamed(odd: str, names: Sequence[str], folder: Path) -> DataError:
-    beside = " and ".join(f"'{name}'" for name in names if part_named(name))
+    beside = " and ".join(f"'{name}'" for name in names if named_in(name))
     close = meant(odd)
     hint = f"did you mean '{close}'? " if close else ""
     return DataError(f"'{folder}' has '{odd}' beside {beside}", hint + _CURE)

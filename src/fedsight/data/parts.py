@@ -22,7 +22,8 @@ _WORDS: Mapping[str, PartName] = {
 # what people add to such a name: train2017, Training_set, test images, images_val, obj_train_data
 _THING = "set|split|data|dataset|images|imgs|image|img|masks|labels|annotations"
 _BEFORE = re.compile(rf"^(?:{_THING}|obj)[\s_.-]+")
-_AFTER = re.compile(rf"[\s_.-]*(?:{_THING})?[\s_.-]*(?:(?:19|20)\d\d)?$")
+_YEAR = r"(?:(?:19|20)\d\d)?[\s_.-]*"
+_AFTER = re.compile(rf"[\s_.-]*{_YEAR}(?:{_THING})?[\s_.-]*{_YEAR}$")
 KNOWN = "train, val (or valid, dev) or test"
 NAMES: Mapping[PartName, str] = {"train": "training", "validation": "validation", "test": "test"}
 _CLOSE = 0.66  # `vla` is near `val`, and `extra` not near `train`
@@ -43,8 +44,11 @@ def part_named(word: str) -> PartName | None:
 def meant(word: str) -> str | None:
     """The name of a part that a misspelt one is close to: `val` for `vla`; None if none is."""
     plain = unicodedata.normalize("NFKC", word).casefold().strip()
-    close = difflib.get_close_matches(_AFTER.sub("", plain) or plain, _WORDS, n=1, cutoff=_CLOSE)
-    return close[0] if close else None
+    for bare in (plain, _AFTER.sub("", plain)):
+        whole = [one for one in _WORDS if one not in ("trn", "tst")]
+        if close := difflib.get_close_matches(bare, whole, n=1, cutoff=_CLOSE):
+            return close[0]
+    return None
 
 
 def named_in(stem: str) -> PartName | None:
@@ -52,7 +56,9 @@ def named_in(stem: str) -> PartName | None:
 
     None for no part and for several.
     """
-    found = {part_named(stem), *map(part_named, re.split(r"[\s_.-]+", stem))} - {None}
+    if whole := part_named(stem):
+        return whole
+    found = {part_named(word) for word in re.split(r"[\s_.-]+", stem)} - {None}
     return found.pop() if len(found) == 1 else None
 
 

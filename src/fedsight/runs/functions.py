@@ -9,7 +9,7 @@ from typing import Any
 from fedsight.coordinator.protection import Protection
 from fedsight.coordinator.store import RunStore, free_folder
 from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem, StoreError
-from fedsight.evaluation.conclusion import Command
+from fedsight.evaluation.conclusion import Command, require_score
 from fedsight.program import config as configs
 from fedsight.program import keywords
 from fedsight.program.federation import federate
@@ -94,9 +94,10 @@ def resume(
     if not (path / "summary.json").is_file():
         screen = Screen()
         try:
-            lifecycle.resume(RunStore(path), workers, [screen])
+            summary = lifecycle.resume(RunStore(path), workers, [screen])
         finally:
             screen.close()
+        require_score(summary, str(path))
     found = Run(path)
     found._kept = (kept, _UNFINISHED.pop(path.resolve(), None))
     return found
@@ -152,13 +153,14 @@ def _begin(
     folder = free_folder(Path("runs"), program.name) if out is None else _path(out, "out")
     screen = Screen()
     try:
-        lifecycle.start(program, speed, RunStore(folder), command, [screen])
+        summary = lifecycle.start(program, speed, RunStore(folder), command, [screen])
     except BaseException:
         if (folder / "run.toml").is_file():
             _UNFINISHED[folder.resolve()] = program
         raise
     finally:
         screen.close()
+    require_score(summary, str(folder))
     found = Run(folder)
     found._kept = program
     return found

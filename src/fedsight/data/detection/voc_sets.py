@@ -137,7 +137,11 @@ def _read(files: dict[str, Path]) -> ImageSets:
     if {"train", "validation"} <= named:
         files = {stem: file for stem, file in files.items() if stem != _BOTH}
     # `trainval` last: where only `val` is beside it, the others are the training part
-    for stem, file in sorted(files.items(), key=lambda pair: pair[0] == _BOTH):
+    order = {part: place for place, part in enumerate(NAMES)}
+    for stem, file in sorted(
+        files.items(),
+        key=lambda pair: (pair[0] == _BOTH, order[part_named(pair[0]) or "test"]),
+    ):
         part = part_named(stem)
         for line, name in _names(file):
             before = parts.get(name)
