@@ -75,7 +75,8 @@ def test_a_line_a_round_on_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        "run: fedavg, 3 sites, 120 training images, 3 rounds, resumed after round 1",
+        "run: fedavg, 3 sites, 120 training images and 60 test images, 3 rounds, "
+        "resumed after round 1",
         "round 1/3 accuracy 0.500 loss 1.250 2.0 kB",
         "round 2/3 4.0 kB 1 rejected",
         "For comparison: each site alone, and all images pooled",

@@ -45,7 +45,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `letters.toml`, `letters.csv`, and `run`, compared."""
     folder = tmp_path_factory.mktemp("texts")
     answer = done("compare", write_texts(folder), "--out", folder / "run")
-    assert "3 sites, 48 training texts, 2 rounds" in answer.err
+    assert "3 sites, 48 training texts and 12 test texts, 2 rounds" in answer.err
     assert "each site alone, and all texts pooled" in answer.err
     assert "image" not in answer.said
     return folder

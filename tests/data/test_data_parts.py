@@ -50,6 +50,9 @@ def test_a_stated_part_is_kept_and_never_drawn_again(parts: list[str | None]) ->
     elif None in parts:
         with pytest.raises(DataError, match=f"image {parts.index(None)}: belongs to no part"):
             settled(parts, places)
+    elif "train" not in known:
+        with pytest.raises(DataError, match="image 0: nothing is for training"):
+            settled(parts, places)
     else:
         found, notes = settled(parts, places)
         assert found is not None

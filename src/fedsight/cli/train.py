@@ -151,6 +151,7 @@ def check_command(
     Example: fedsight check my.toml
     """
     from fedsight.coordinator.protection import Protection
+    from fedsight.data.base import counted_parts
     from fedsight.program.config import check, check_elsewhere
     from fedsight.program.federation import federate
 
@@ -164,11 +165,12 @@ def check_command(
     check(program, speed)
     federation = federate(program)
     Protection(federation).facts()  # impossible noise settings are reported before a run starts
-    modalities = federation.dataset.preprocess.modalities
+    for note in federation.dataset.notes:
+        echo(note)
     echo(
-        f"{program.name} is fine: {len(federation.dataset.train):,} training {modalities} and "
-        f"{len(federation.dataset.test):,} test {modalities} of {len(federation.dataset.classes)} "
-        f"classes at {federation.population:,} sites; fingerprint {program.fingerprint[:12]}"
+        f"{program.name} is fine: {counted_parts(federation.dataset)} of "
+        f"{len(federation.dataset.classes)} classes at {federation.population:,} sites; "
+        f"fingerprint {program.fingerprint[:12]}"
     )
 
 
@@ -326,6 +328,7 @@ def _redeploy(store: RunStore, before: Path, log: list[LogFormat] | None) -> Non
 def _finish(folder: Path, log: list[LogFormat] | None, go: Go) -> None:
     from fedsight.cli.screen import show_summary
     from fedsight.coordinator.trackers import open_log
+    from fedsight.evaluation.conclusion import require_score
     from fedsight.report.page import build
     from fedsight.runs.progress import Screen
 
@@ -340,4 +343,5 @@ def _finish(folder: Path, log: list[LogFormat] | None, go: Go) -> None:
         with contextlib.suppress(OSError):
             folder.rmdir()  # nothing was written there
     build([folder])
+    require_score(summary, str(folder))
     show_summary(summary, str(folder))

@@ -149,7 +149,9 @@ class Collection:
         )
 
     def check(self, opened: Dataset, missing: str, things: str) -> None:
-        """DataError for an empty part, site or (unless `missing` is "allow") class.
+        """DataError for an empty part or site.
+
+        And, unless `missing` is "allow", for an empty class and a test part without a label.
 
         `things` is what each class needs: images, texts or boxes.
         """
@@ -162,6 +164,13 @@ class Collection:
                     f"'{self.origin}' has no {name} {units}{skipped}",
                     f"add {units}; each class needs at least two if a test part is held out",
                 )
+        if missing == "error" and not opened.test.counts(len(opened.classes)).any():
+            raise DataError(
+                f"'{self.origin}': none of the {len(opened.test)} test {units} has a label: "
+                f"nothing can be measured on them{skipped}",
+                f"label some, or test on other {units} (if the test part is drawn, with another "
+                "data.test_seed or data.test_fraction)",
+            )
         counts = opened.train.counts(len(opened.classes))
         empty = [opened.classes[label] for label in np.flatnonzero(counts == 0)]
         if empty and missing == "error" and not self.labels.missing:

@@ -205,6 +205,15 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what to say about how the source was read
 
 
+def counted_parts(opened: Dataset) -> str:
+    """The sizes of the parts, in words: `80 training images and 20 test images`."""
+    units = opened.preprocess.modalities
+    said = [f"{len(opened.train):,} training {units}"]
+    if opened.validation is not None:
+        said.append(f"{len(opened.validation):,} validation {units}")
+    return f"{', '.join(said)} and {len(opened.test):,} test {units}"
+
+
 def listed_reasons(passed_over: Mapping[str, int]) -> str:
     """What was passed over, in one line: `.heic 30, dead links 30, hidden 4`."""
     return ", ".join(f"{reason} {count}" for reason, count in sorted(passed_over.items()))

@@ -12,6 +12,7 @@ from pydantic import Field
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.base import SizedSource
+from fedsight.data.columns import UnreadParts, recognised
 from fedsight.data.listing import is_there
 from fedsight.data.parts import part_stated
 
@@ -80,12 +81,17 @@ def image_records(
 
     With `unlabelled`, a label may be empty. `cure` says how to name the columns. Raises DataError
     naming file and line, as `csv_rows` does, and for an empty value, an image that does not exist,
-    and a word that names no part.
+    a word that names no part, and a column that says parts but is not read.
     """
+    names = (columns.path, columns.label, columns.site, columns.split)
+    unread = UnreadParts(names)
+    stated = False
     for line, row in csv_rows(path, columns.needed, cure, delimiter):
         where = f"{path}, line {line}"
-        values = {column: value.strip() for column, value in row.items()}
-        for column in (columns.path, columns.label, columns.site, columns.split):
+        values = recognised({key: value.strip() for key, value in row.items()}, names)
+        unread.look(values)
+        stated = stated or columns.split in values
+        for column in names:
             if values.get(column) == "" and not (unlabelled and column == columns.label):
                 raise DataError(f"{where}: '{column}' is empty", "fill it in or remove the line")
         image = path.parent / values[columns.path]
@@ -97,6 +103,8 @@ def image_records(
         part = part_stated(values.get(columns.split), where, columns.split)
         label, site = values[columns.label], values.get(columns.site)
         yield Record(str(image), label, site, part, where)
+    if not stated:
+        unread.refuse(path, 'set data.split_column = "{column}", or rename the column')
 
 
 class CsvSource(SizedSource):

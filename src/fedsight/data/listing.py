@@ -11,7 +11,8 @@ from pathlib import Path
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.images.pixels import SUFFIXES
-from fedsight.data.parts import KNOWN, PartName, are_parts, part_named
+from fedsight.data.layouts import Arrangement, Folders, Place, arranged
+from fedsight.data.parts import part_named
 
 
 def is_picture(path: str) -> bool:
@@ -40,29 +41,37 @@ def image_files(root: Path, accept: Callable[[str], bool] = is_picture) -> list[
 def subfolders(root: Path) -> list[Path]:
     """Subfolders that are not hidden, by name; DataError names a folder that cannot be read."""
     with looking_at(root), os.scandir(root) as entries:
-        names = sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+        names = sorted(
+            entry.name
+            for entry in entries
+            if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX"
+        )
     return [root / name for name in names]
 
 
-def part_folders(root: Path) -> list[tuple[Path, PartName | None]]:
-    """The folders of the parts in `root`; or `root` itself, when it holds none.
+def tree(root: Path, accept: Callable[[str], bool] = is_picture) -> dict[Folders, list[str]]:
+    """The image files in `root` and below, by the folders between; folders without any, too.
 
-    Raises DataError for a folder beside them whose name is no part: nobody can say what it is for.
+    Raises DataError for a folder that cannot be read, and for a link to a folder above it.
     """
-    children = subfolders(root)
-    if not are_parts(child.name for child in children):
-        return [(root, None)]
-    found: list[tuple[Path, PartName | None]] = []
-    for child in children:
-        part = part_named(child.name)
-        if part is None:
-            beside = " and ".join(f"'{one.name}'" for one in children if part_named(one.name))
-            raise DataError(
-                f"'{root}' has '{child.name}' beside {beside}",
-                f"rename it if it is a part ({KNOWN}), or move it elsewhere",
-            )
-        found.append((child, part))
-    return found
+    found: dict[Folders, list[str]] = {}
+    _look(root, (), (os.path.realpath(root),), accept, found)
+    return dict(sorted(found.items()))
+
+
+def _look(
+    folder: Path,
+    names: Folders,
+    above: tuple[str, ...],
+    accept: Callable[[str], bool],
+    found: dict[Folders, list[str]],
+) -> None:
+    found[names] = image_files(folder, accept)
+    for below in subfolders(folder):
+        real = os.path.realpath(below)
+        if real in above:
+            raise DataError(f"'{below}' is a link to a folder above it", "remove the link")
+        _look(below, (*names, below.name), (*above, real), accept, found)
 
 
 @contextlib.contextmanager
@@ -83,62 +92,83 @@ def looking_at(root: Path) -> Iterator[None]:
 class ClassFolders:
     """A folder per class (`root/class/image`), or per site and class (`root/site/class/image`).
 
-    When the root holds folders of parts (`part_folders`), each is laid out in that way.
+    Folders of parts may stand at any depth (`layouts.arranged`).
     """
 
     root: Path
     by_site: bool = False
     accept: Callable[[str], bool] = is_picture
 
-    def records(self) -> list[Record]:
-        """All images by class and site; DataError names the folder or file at fault."""
+    def read(self) -> tuple[list[Record], tuple[str, ...]]:
+        """All images by part, site and class, and what is to be said about the folders.
+
+        Raises DataError naming the folder or file at fault.
+        """
         with looking_at(self.root):
             there = self.root.is_dir()
         if not there:
             raise DataError(
                 f"'{self.root}' is not a folder", "set data.path to the folder of the images"
             )
-        return [
-            record
-            for folder, part in part_folders(self.root)
-            for record in self._part(folder, part)
-        ]
-
-    def _part(self, root: Path, part: PartName | None) -> Iterator[Record]:
-        if not self.by_site:
-            yield from self._classes(root, None, part)
-            return
-        for site in subfolders(root):
-            records = list(self._classes(site, site.name, part))
-            if not records:
-                raise DataError(
-                    f"site '{site.name}' has no images in '{site}'",
-                    "add class folders with images to it, or remove the folder",
-                )
-            yield from records
-
-    def _classes(self, root: Path, site: str | None, part: PartName | None) -> Iterator[Record]:
-        if loose := next(iter(self._files(root)), None):
+        found = tree(self.root, self.accept)
+        levels = 2 if self.by_site else 1
+        full = [folders for folders, files in found.items() if files]
+        layout = arranged(full, self.root, levels, exact=True)
+        self._refuse_empty(found, layout)
+        if not full and (names := [folders[0] for folders in found if folders]):
+            what = "site" if self.by_site else "class"
             raise DataError(
-                f"image '{loose}' is not in a class folder",
-                "move it into the folder of its class",
+                f"{what} '{names[0]}' has no images in '{self.root / names[0]}'",
+                "add images to it, or remove the folder",
             )
-        for folder in subfolders(root):
-            files = self._files(folder)
-            nested = next((sub for sub in subfolders(folder) if self._files(sub)), None)
-            if nested:
-                raise DataError(
-                    f"class folder '{folder}' has images in a folder of its own, '{nested.name}'",
-                    "set data.sites_in_path = true for site/class/image (false for class/image), "
-                    "or move the images up",
-                )
-            if not files and site is None:
-                raise DataError(
-                    f"class '{folder.name}' has no images in '{folder}'",
-                    "add images to it, or remove the folder",
-                )
-            for file in files:
-                yield Record(file, folder.name, site, part)
+        records = []
+        for folders in full:
+            place, files = layout.places[folders], found[folders]
+            self._check(folders, place.folders, files[0])
+            site = place.folders[0] if self.by_site else None
+            records += [Record(file, place.folders[-1], site, place.part) for file in files]
+        return records, layout.notes
 
-    def _files(self, root: Path) -> list[str]:
-        return image_files(root, self.accept)
+    def _check(self, folders: Folders, left: Folders, first: str) -> None:
+        """DataError unless `left`, of `folders`, are those of a class, or of a site and class."""
+        levels = 2 if self.by_site else 1
+        if len(left) < levels:
+            cure = "move it into the folder of its class"
+            if left:
+                cure = "set data.sites_in_path = false for class/image, or move it into site/class"
+            raise DataError(f"image '{first}' is not in a class folder", cure)
+        if len(left) > levels:
+            folder = self.root.joinpath(*folders)
+            raise DataError(
+                f"class folder '{folder.parent}' has images in a folder of its own, "
+                f"'{folder.name}'",
+                "set data.sites_in_path = true for site/class/image (false for class/image), "
+                "or move the images up",
+            )
+
+    def _refuse_empty(self, found: dict[Folders, list[str]], layout: Arrangement) -> None:
+        """DataError for the folder of a part, a site or a class in which there are no images."""
+        inside = {one[:depth] for one in layout.places for depth in range(len(one) + 1)}
+        for one in found:
+            if one in inside or one[:-1] not in inside:
+                continue
+            at = len(one) - 1
+            for other, place in layout.places.items():
+                if other[:at] != one[:at] or len(other) <= at:
+                    continue
+                what = self._role(other[at], place)
+                if what == "part" and part_named(one[at]) is None:
+                    continue
+                if what:
+                    raise DataError(
+                        f"{what} '{one[at]}' has no images in '{self.root.joinpath(*one)}'",
+                        "add images to it, or remove the folder",
+                    )
+
+    def _role(self, name: str, place: Place) -> str:
+        """What a folder of an image stands for: a part, a site, a class, or nothing."""
+        if place.part is not None and part_named(name) == place.part:
+            return "part"
+        if self.by_site:  # which may lack a class
+            return "site" if place.folders[:1] == (name,) else ""
+        return "class" if place.folders[-1:] == (name,) else ""

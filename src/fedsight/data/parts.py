@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,12 +15,18 @@ PartName = Literal["train", "validation", "test"]
 _WORDS: Mapping[str, PartName] = {
     **dict.fromkeys(("train", "training", "trn", "trainval", "训练", "训练集"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development"), "validation"),
-    **dict.fromkeys(("验证", "验证集"), "validation"),
+    **dict.fromkeys(("eval", "evaluation", "publictest", "验证", "验证集"), "validation"),
     **dict.fromkeys(("test", "testing", "tst", "test-dev", "测试", "测试集"), "test"),
+    **dict.fromkeys(("holdout", "hold-out", "heldout", "held-out", "privatetest"), "test"),
 }
-# what people add to such a name: train2017, Training_set, test images
-_ADDED = re.compile(r"[\s_.-]*(?:set|split|data|dataset|images|imgs)?[\s_.-]*(?:(?:19|20)\d\d)?$")
+# what people add to such a name: train2017, Training_set, test images, images_val, obj_train_data
+_THING = "set|split|data|dataset|images|imgs|image|img|masks|labels|annotations"
+_BEFORE = re.compile(rf"^(?:{_THING}|obj)[\s_.-]+")
+_YEAR = r"(?:(?:19|20)\d\d)?[\s_.-]*"
+_AFTER = re.compile(rf"[\s_.-]*{_YEAR}(?:{_THING})?[\s_.-]*{_YEAR}$")
 KNOWN = "train, val (or valid, dev) or test"
+NAMES: Mapping[PartName, str] = {"train": "training", "validation": "validation", "test": "test"}
+_CLOSE = 0.66  # `vla` is near `val`, and `extra` not near `train`
 
 
 def part_named(word: str) -> PartName | None:
@@ -28,7 +35,31 @@ def part_named(word: str) -> PartName | None:
     `train2017`, `Training`, `valid` and `test_set` are understood.
     """
     plain = unicodedata.normalize("NFKC", word).casefold().strip()
-    return _WORDS.get(plain) or _WORDS.get(_ADDED.sub("", plain))
+    for bare in (plain, _AFTER.sub("", plain), _AFTER.sub("", _BEFORE.sub("", plain))):
+        if bare in _WORDS:
+            return _WORDS[bare]
+    return None
+
+
+def meant(word: str) -> str | None:
+    """The name of a part that a misspelt one is close to: `val` for `vla`; None if none is."""
+    plain = unicodedata.normalize("NFKC", word).casefold().strip()
+    for bare in (plain, _AFTER.sub("", plain)):
+        whole = [one for one in _WORDS if one not in ("trn", "tst")]
+        if close := difflib.get_close_matches(bare, whole, n=1, cutoff=_CLOSE):
+            return close[0]
+    return None
+
+
+def named_in(stem: str) -> PartName | None:
+    """The part that a file's name without suffix contains as a word: `instances_val2017`.
+
+    None for no part and for several.
+    """
+    if whole := part_named(stem):
+        return whole
+    found = {part_named(word) for word in re.split(r"[\s_.-]+", stem)} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def part_stated(word: str | None, where: str, key: str = "split") -> PartName | None:
@@ -40,7 +71,10 @@ def part_stated(word: str | None, where: str, key: str = "split") -> PartName | 
         return None
     part = part_named(word)
     if part is None:
-        raise DataError(f"{where}: '{key}' is '{word}'", f"write {KNOWN}")
+        close = meant(word)
+        hint = f"did you mean '{close}'? " if close else ""
+        cause = f"{where}: '{key}' is '{word}', which names no part"
+        raise DataError(cause, f"{hint}write {KNOWN}")
     return part
 
 
@@ -57,7 +91,7 @@ def settled(
 
     Where nothing is for testing, what is for validation is tested on. Raises DataError naming the
     first of `places` without a part if others have one (drawing a new test part would train on
-    images that were set aside for testing), and for files in which nothing is for testing.
+    images that were set aside for testing), and where nothing is for training.
     """
     known = {part for part in parts if part is not None}
     if not known:
@@ -70,6 +104,12 @@ def settled(
                 "move it into the folder of its part, or mark all or none",
             )
         whole.append(part)
+    if "train" not in known:
+        found = " and ".join(NAMES[part] for part in NAMES if part in known)
+        raise DataError(
+            f"{places[0]}: nothing is for training: all images are for {found}",
+            "mark the images of the training part, or take the marks of the parts out",
+        )
     if known == {"train", "validation"}:
         note = "the validation part is the test part, because nothing else is for testing"
         return ["test" if part == "validation" else part for part in whole], (note,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from math import isnan
 from typing import Any, Literal
 
 from fedsight.client.memory import MemoryStore
@@ -18,6 +19,7 @@ from fedsight.coordinator.callbacks import (
 )
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import DataError
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation.figures import Evaluator, Figures, worst
 from fedsight.evaluation.samples import answers
@@ -68,6 +70,17 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     return summary
 
 
+def require_score(summary: Mapping[str, Any], folder: str) -> None:
+    """DataError for a finished run whose final score is not a number; its files are in `folder`."""
+    if summary.get("unmeasured"):
+        raise DataError(
+            f"the run is finished, but its final figure ({summary['headline']}) is not a number: "
+            "the test part holds nothing that it can be measured on",
+            "label test images of the classes that are trained, or test on others. The model, the "
+            f"history and the report are complete in {folder}",
+        )
+
+
 def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict[str, Any]:
     program, checkpoint = run.session.program, trained.checkpoint
     path = run.store.save_model(run.session.layout.state_dict(trained.vector))
@@ -77,6 +90,7 @@ def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict
         "score": None,  # unless something was measured
         "loss": None,
         **figures.overall,
+        **({"unmeasured": True} if isnan(figures.overall.get("score", 0.0)) else {}),
         "rounds": checkpoint.round,
         "seconds": checkpoint.seconds,
         "bytes_up": checkpoint.bytes_up,

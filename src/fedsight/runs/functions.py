@@ -10,7 +10,7 @@ from fedsight.coordinator.folders import free_folder
 from fedsight.coordinator.protection import Protection
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem, StoreError
-from fedsight.evaluation.conclusion import Command
+from fedsight.evaluation.conclusion import Command, require_score
 from fedsight.program import config as configs
 from fedsight.program import keywords
 from fedsight.program.federation import federate
@@ -106,9 +106,10 @@ def resume(
     if longer is not None or not (path / "summary.json").is_file():
         screen = Screen()
         try:
-            lifecycle.resume(RunStore(path), workers, [screen], longer)
+            summary = lifecycle.resume(RunStore(path), workers, [screen], longer)
         finally:
             screen.close()
+        require_score(summary, str(path))
     found = Run(path)
     found._kept = (kept, _UNFINISHED.pop(path.resolve(), None))
     return found
@@ -179,13 +180,14 @@ def _begin(
     screen = Screen()
     try:
         what = lifecycle.Start(program, speed, RunStore(folder), command, force)
-        lifecycle.start(what, [screen])
+        summary = lifecycle.start(what, [screen])
     except BaseException:
         if (folder / "run.toml").is_file():
             _UNFINISHED[folder.resolve()] = program
         raise
     finally:
         screen.close()
+    require_score(summary, str(folder))
     found = Run(folder)
     found._kept = program
     return found

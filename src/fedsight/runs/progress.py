@@ -30,6 +30,7 @@ from fedsight.coordinator.callbacks import (
     RunEnded,
 )
 from fedsight.core.text import printable_lines
+from fedsight.data.base import counted_parts
 from fedsight.report import words
 
 if TYPE_CHECKING:
@@ -93,9 +94,11 @@ class Screen(Callback):
         self.say(
             f"{program.name}: {name}, {federation.population:,} "
             f"site{'s' if federation.population > 1 else ''}, "
-            f"{len(federation.dataset.train):,} training {self._modalities}, {self._rounds} rounds"
+            f"{counted_parts(federation.dataset)}, {self._rounds} rounds"
             + (f", resumed after round {done}" if done else "")
         )
+        for note in federation.dataset.notes if not done else ():
+            self.say(note)
         self._progress.start()
         # The bar counts client steps: it moves within a round too.
         self._task = self._progress.add_task(

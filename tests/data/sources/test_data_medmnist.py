@@ -57,7 +57,7 @@ def test_every_size_in_grey_and_colour(tmp_path: Path, side: int, colour: bool) 
 def test_several_labels_per_image(tmp_path: Path) -> None:
     labels = several()
     path = write(tmp_path / "chestmnist.npz", labels)
-    for validation, times in (("leave_out", 1), ("train", 2)):
+    for validation, times in (("keep", 1), ("leave_out", 1), ("train", 2)):
         found = opened(path, validation=validation)
         assert found.classes == NAMES["chestmnist"]
         assert found.train.targets is not None
@@ -65,6 +65,9 @@ def test_several_labels_per_image(tmp_path: Path) -> None:
         assert found.train.targets.dtype == torch.float32
         assert np.array_equal(found.train.targets.numpy(), np.concatenate([labels] * times))
         assert found.train.labels.tolist() == labels.argmax(1).tolist() * times
+        assert (found.validation is not None) == (validation == "keep")
+        if found.validation is not None and found.validation.targets is not None:
+            assert np.array_equal(found.validation.targets.numpy(), labels)
     assert opened(write(tmp_path / "other.npz", several(3))).classes == ("0", "1", "2")
     assert opened(tmp_path / "other.npz", classes=["a", "b", "c"]).classes == ("a", "b", "c")
 

@@ -242,10 +242,30 @@ def test_huggingface_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (len(found.train), len(found.test)) == (8, 2)
     assert set(found.train.sites or ()) == {"0", "1"}
     assert np.allclose(found.train.images.read(torch.tensor([0]))[0, 0] * 255, IMAGES[0], atol=1e-3)
-    assert found.train.images.name(0).startswith("train[")
+    assert found.train.images.name(0).startswith("row[")
 
     saved["found"] = {"train": Table(rows, features), "test": Table(rows[:2], features)}
     assert len(opened("huggingface", **options, in_memory=False).test) == 2
+    found = opened("huggingface", **options)
+    assert found.validation is None
+    many = {"Train": rows, "dev": rows[:3], "test": rows[:2]}
+    saved["found"] = {name: Table(some, features) for name, some in many.items()}
+    found = opened("huggingface", **options)
+    assert found.validation is not None
+    assert (len(found.train), len(found.validation), len(found.test)) == (10, 3, 2)
+    assert "'dev' (validation)" in found.notes[0]
+    saved["found"] = {name: Table(rows, features) for name in ("train", "vlaidation", "test")}
+    error = refused("huggingface", **options)
+    assert "'vlaidation'" in error.cause
+    assert "did you mean 'validation'?" in error.cure
+    found = opened("huggingface", **options, train_part="vlaidation")
+    assert found.train.images.name(0) == "vlaidation[0]"
+    assert "'train' (not read)" in found.notes[0]
+    words = [{**row, "split": ("train", "Test")[n > 7]} for n, row in enumerate(rows)]
+    text = types.SimpleNamespace(dtype="string")
+    saved["found"] = Table(words, {**features, "split": text})
+    assert len(opened("huggingface", **options).test) == 2
+    saved["found"] = {"train": Table(rows, features), "test": Table(rows[:2], features)}
     assert "no part 'learn'" in refused("huggingface", **options, train_part="learn").cause
     assert "no column 'x'" in refused("huggingface", **options, label_column="x").cause
     assert "not images" in refused("huggingface", **options, image_column="clinic").cause
@@ -254,7 +274,7 @@ def test_huggingface_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     saved["found"] = Table(broken, features)
     assert "[10]' has no image" in refused("huggingface", **options).cause
     saved["found"] = Table([*rows, {**rows[0], "label": -1}], features)
-    assert "train[10]: label -1" in refused("huggingface", **options).cause
+    assert "row[10]: label -1" in refused("huggingface", **options).cause
 
     def fail(path: str) -> None:
         raise FileNotFoundError("nothing here")

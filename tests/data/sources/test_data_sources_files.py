@@ -190,7 +190,7 @@ def test_folder_errors_name_the_culprit(tmp_path: Path) -> None:
 
 
 def test_folder_level_errors(tmp_path: Path) -> None:
-    tree(tmp_path / "a", {"site/cat": 2, "site/dog": 2})
+    tree(tmp_path / "a", {"site/cat": 2, "site/dog": 2, "other/cat": 2})
     error = refused("folder", path=tmp_path / "a")
     assert "sites_in_path = true" in error.cure
     (tmp_path / "a" / "idle").mkdir()
@@ -328,7 +328,9 @@ def test_coco_as_image_labels(tmp_path: Path) -> None:
     boxes = read_coco(path).images[1].boxes
     assert boxes[0].category == "dog"
     assert boxes[0].box == (0.0, 0.0, 3.5, 2.0)
-    both = opened("coco", path=path, test_path=path, images=tmp_path)
+    other = coco(tmp_path / "other")
+    other.write_text(other.read_text() + " ")
+    both = opened("coco", path=path, test_path=other)
     assert len(both.train) == len(both.test) == 6
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DataError
+from fedsight.data.parts import PartName, part_stated
 
 MOST = 1e9  # pixels; NaN fails this too
 _CURE = "correct the file, or export it again from the labelling tool"
@@ -36,6 +37,7 @@ class CocoImage:
     width: int | None
     boxes: tuple[CocoBox, ...]
     site: str | None = None
+    part: PartName | None = None  # what the key `split` states
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> 
             "height": _number(entry, "height", where) if "height" in entry else None,
             "width": _number(entry, "width", where) if "width" in entry else None,
             "site": None if site_key is None else _text(entry, site_key, where),
+            "part": part_stated(_text(entry, "split", where), where) if "split" in entry else None,
         }
     boxes: dict[int, list[CocoBox]] = {number: [] for number in images}
     for where, entry in _entries(path, data, "annotations"):

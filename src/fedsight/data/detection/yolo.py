@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.detection.objects import Object
 
+_IMAGES = re.compile(r"(?:jpeg)?images", re.IGNORECASE)
 NAMES = ("classes.txt", "obj.names")  # one class a line, by number
 
 
@@ -55,17 +57,26 @@ def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[
 def labels_of(image: Path, root: Path) -> Path | None:
     """The file of an image's lines: in `labels` for an image in `images`, or else beside it.
 
-    Only `root` and folders below it are searched for the name `images`. None if there is no file.
+    Only `root` and folders below it are searched for the name `images` (in any case, also as
+    `train_images` or `JPEGImages`). None if there is no file.
     """
-    below = image.relative_to(root.parent).parts
+    options = [*labels_beside(image, root), image.with_suffix(".txt")]
+    return next((one for one in options if one.is_file()), None)
+
+
+def labels_beside(image: Path, root: Path) -> list[Path]:
+    """Where the lines of an image below a folder `images` are to be, the likeliest first."""
+    above = root.parent
+    if not image.is_relative_to(above):
+        above = Path(image.anchor)
+    below = image.relative_to(above).parts
+    found = []
     for place in range(len(below) - 2, -1, -1):
-        if below[place] == "images":
-            parts = (*below[:place], "labels", *below[place + 1 :])
-            found = (root.parent / Path(*parts)).with_suffix(".txt")
-            if found.is_file():
-                return found
-    beside = image.with_suffix(".txt")
-    return beside if beside.is_file() else None
+        if _IMAGES.search(below[place]):
+            for word in ("labels", "Labels", "LABELS"):
+                parts = (*below[:place], _IMAGES.sub(word, below[place]), *below[place + 1 :])
+                found.append((above / Path(*parts)).with_suffix(".txt"))
+    return found
 
 
 def _text(path: Path) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -10,23 +11,40 @@ from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Location, Words, sources
 from fedsight.data.detection.assembly import BoxSource, dataset
 from fedsight.data.detection.coco import CocoImage, read_coco
+from fedsight.data.detection.coco_set import coco_files, image_file, image_folders, unread
+from fedsight.data.detection.found import (
+    Found,
+    format_of,
+    joined,
+    only_training,
+    refuse_overlap,
+    without_labels,
+)
 from fedsight.data.detection.objects import Annotated, Object
 from fedsight.data.detection.voc import read_voc
-from fedsight.data.detection.yolo import labels_of, read_names, read_yolo
+from fedsight.data.detection.voc_sets import (
+    ImageSets,
+    bare,
+    picture_of,
+    refuse_unfound,
+    sets_above,
+    xml_files,
+)
+from fedsight.data.detection.yolo import labels_of, read_yolo
+from fedsight.data.detection.yolo_set import YoloImage, yolo_set
 from fedsight.data.images.decode import upright
-from fedsight.data.images.pixels import SUFFIXES
-from fedsight.data.listing import is_picture, is_there
-from fedsight.data.parts import PartName, part_named
-
-Found = tuple[list[Annotated], tuple[str, ...]]  # images, and the class names of the files
+from fedsight.data.layouts import Place, arranged
+from fedsight.data.parts import NAMES
 
 
 @sources.add("boxes", reads="COCO JSON, Pascal VOC XML, YOLO text")
 class Boxes(BoxSource):
     """Images with boxes around objects, for detection; the format is recognised from the files.
 
-    `path` is a COCO JSON, a folder with Pascal VOC's XML files, or one with YOLO's text files. A
-    folder may hold `train/` and `test/` (or `val/`, `valid/`); else `test_fraction` is held out.
+    `path` is a COCO JSON, a folder with some (one for each part), with Pascal VOC's XML files or
+    with YOLO's text files, or YOLO's `data.yaml`. The parts are those of VOC's `ImageSets`, of
+    `data.yaml`, and of folders and files called `train`, `val` or `test`, in any case and at any
+    depth; without them `test_fraction` is held out.
     """
 
     path: Location  # the JSON, or the folder
@@ -45,32 +63,45 @@ class Boxes(BoxSource):
 
     def open(self) -> Dataset:
         """Read annotations and images; DataError names the file and the line or entry at fault."""
-        found, names = self._read(self.path, None if self.test_path is None else "train")
+        found = self._read(self.path)
         if self.test_path is not None:
-            tested, others = self._read(self.test_path, "test")
-            found, names = [*found, *tested], (*names, *(n for n in others if n not in names))
-        return dataset(found, self, str(self.path), self.classes or names)
+            refuse_overlap(self.path, self.test_path)
+            found = joined(found, self._read(self.test_path), self.test_path)
+        opened = dataset(found.images, self, str(self.path), self.classes or found.names)
+        notes, counted = (*found.notes, *opened.notes), {**opened.passed_over, **found.passed_over}
+        return replace(opened, notes=notes, passed_over=counted)
 
-    def _read(self, root: Path, part: PartName | None) -> Found:
+    def _read(self, root: Path) -> Found:
         """The images below `root`, and the class names that the files have."""
-        readers: dict[str, Callable[[Path, PartName | None], Found]]
+        kind = format_of(root) if self.format == "auto" else self.format
         readers = {"coco": self._coco, "voc": self._voc, "yolo": self._yolo}
-        return readers[self._format(root)](root, part)
+        return readers[kind](root)
 
-    def _format(self, root: Path) -> str:
-        if self.format != "auto":
-            return self.format
-        if root.is_file():
-            return "coco"
-        return "voc" if next(root.rglob("*.xml"), None) else "yolo"
-
-    def _coco(self, path: Path, part: PartName | None) -> Found:
-        found = read_coco(path, judged=True, site_key=self.site_key)
-        folder = self.images or path.parent
-        return [self._coco_image(one, folder, path, part) for one in found.images], found.categories
+    def _coco(self, root: Path) -> Found:
+        files = coco_files(root)
+        if not files:
+            raise DataError(f"'{root}' has no COCO file", "set data.path to the COCO JSON")
+        images: list[Annotated] = []
+        names: tuple[str, ...] = ()
+        notes: tuple[str, ...] = unread(root) if root.is_file() and not self.test_path else ()
+        for one in files:
+            found = read_coco(one.file, judged=True, site_key=self.site_key)
+            names = (*names, *(name for name in found.categories if name not in names))
+            folders = [Path(image.file).parts[:-1] for image in found.images]
+            layout = arranged(map(bare, folders), one.file.parent, int(self.sites_in_path), False)
+            tops = image_folders(one.file, self.images)
+            for image, above in zip(found.images, folders, strict=True):
+                place = layout.places[bare(above)]
+                if one.part is not None or image.part is not None:
+                    place = replace(place, part=one.part or image.part)
+                images.append(self._coco_image(image, tops, one.file, place))
+            notes = (*notes, *layout.notes)
+            if one.part is not None:
+                notes = (*notes, f"'{one.file.name}' has the {NAMES[one.part]} part")
+        return Found(images, names, notes)
 
     def _coco_image(
-        self, image: CocoImage, folder: Path, path: Path, part: PartName | None
+        self, image: CocoImage, folders: Sequence[Path], path: Path, place: Place
     ) -> Annotated:
         objects = []
         for one in image.boxes:
@@ -83,62 +114,75 @@ class Boxes(BoxSource):
         if image.width is not None and image.height is not None:
             stated = (image.width, image.height)
         where = f"{path}, image '{image.file}'"
-        site = image.site or self._site(Path(image.file).parts[:-1], where)
-        return Annotated(str(folder / image.file), tuple(objects), where, stated, site, part)
+        site = image.site or self._site(place.folders, where)
+        file = image_file(image.file, folders)
+        return Annotated(str(file), tuple(objects), where, stated, site, place.part)
 
-    def _voc(self, root: Path, part: PartName | None) -> Found:
+    def _voc(self, root: Path) -> Found:
+        files = xml_files(root)
+        folders = {path: bare(path.relative_to(root).parts[:-1]) for path in files}
+        layout = arranged(folders.values(), root, int(self.sites_in_path), exact=False)
+        known: dict[Path, ImageSets | None] = {}
         images: list[Annotated] = []
-        for path in sorted(root.rglob("*.xml")):
+        listed: set[tuple[Path, str]] = set()
+        unlisted = 0
+        for path in files:
+            place = layout.places[folders[path]]
+            base = sets_above(path, root, known) if place.part is None else None
+            if base is not None and (sets := known[base]) is not None:
+                listed.add((base, path.stem))
+                part = sets.parts.get(path.stem)
+                if part is None:
+                    unlisted += 1
+                    continue
+                place = replace(place, part=part)
             name, found = read_voc(path, self.first_pixel)
-            file = self._picture(path, name, root)
-            own, folders = _part(path.relative_to(root).parts[:-1], part)
-            site = self._site(folders, str(path))
-            images.append(Annotated(str(file), found.objects, str(path), found.stated, site, own))
-        return images, tuple(sorted({o.label for image in images for o in image.objects}))
+            file = picture_of(path, name, root, self.images)
+            site = self._site(place.folders, str(path))
+            shown = replace(found, path=str(file), site=site, part=place.part)
+            images.append(shown)
+        refuse_unfound(known, listed)
+        notes = layout.notes
+        used = sorted(str(base) for base, sets in known.items() if sets is not None)
+        if listed:
+            notes = (*notes, *(f"parts as the image sets of '{base}' say" for base in used))
+        if only_training(images) and listed:
+            images = [replace(image, part=None) for image in images]
+            notes = (*notes, "nothing is listed for testing: test images are drawn from the others")
+        names = tuple(sorted({o.label for image in images for o in image.objects}))
+        return Found(images, names, notes, {"in no image set": unlisted} if unlisted else {})
 
-    def _picture(self, path: Path, name: str, root: Path) -> Path:
-        """The image of a VOC file: by its name, beside it or in JPEGImages."""
-        name = Path(name.replace("\\", "/")).name or path.stem
-        below = path.parent.relative_to(root)
-        folders = [path.parent, path.parent.parent / "JPEGImages"]
-        if self.images is not None:
-            folders = [self.images / below, self.images]
-        for folder in folders:
-            names = [name, *(path.stem + suffix for suffix in sorted(SUFFIXES))]
-            for file in (folder / one for one in names):
-                if is_there(file) and is_picture(str(file)):
-                    return file
-        raise DataError(
-            f"'{path}': there is no image '{name}' in '{folders[0]}'",
-            "set data.images to the images' folder",
-        )
-
-    def _yolo(self, root: Path, part: PartName | None) -> Found:
-        names = self.classes or read_names(root)
+    def _yolo(self, root: Path) -> Found:
+        found = yolo_set(root, self.sites_in_path)
+        names = self.classes or found.names
         if names is None:
             raise DataError(
-                f"'{root}' has no classes.txt", "add it, one class a line, or set data.classes"
+                f"'{root}' has neither classes.txt nor a data.yaml with names",
+                "add one (classes.txt has one class a line), or set data.classes",
             )
-        images = [self._yolo_image(path, root, names, part) for path in _pictures(root)]
-        return images, names
+        lines = [labels_of(image.path, found.root) for image in found.images]
+        notes = (*found.notes, *without_labels(found, lines))
+        images = [
+            self._yolo_image(image, file, names)
+            for image, file in zip(found.images, lines, strict=True)
+        ]
+        return Found(images, names, notes, {"in no part": found.unlisted} if found.unlisted else {})
 
     def _yolo_image(
-        self, path: Path, root: Path, names: tuple[str, ...], part: PartName | None
+        self, image: YoloImage, lines: Path | None, names: tuple[str, ...]
     ) -> Annotated:
-        lines = labels_of(path, root)
-        below = [p for p in path.relative_to(root).parts[:-1] if p != "images"]
-        own, folders = _part(tuple(below), part)
-        bare = Annotated(str(path), (), str(path), None, self._site(folders, str(path)), own)
+        path = str(image.path)
+        site = self._site(image.folders, path)
+        bare = Annotated(path, (), image.where or path, None, site, image.part)
         if lines is None:  # in YOLO, an image without objects
             return bare
         try:
-            size = upright(path)
+            size = upright(image.path)
         except DataError:
             if self.corrupt == "error":
                 raise
             return bare  # it is left out later
-        objects = read_yolo(lines, names, size)
-        return Annotated(bare.path, objects, str(lines), None, bare.site, own)
+        return replace(bare, objects=read_yolo(lines, names, size), where=str(lines))
 
     def _site(self, folders: tuple[str, ...], where: str) -> str | None:
         if not self.sites_in_path:
@@ -149,19 +193,3 @@ class Boxes(BoxSource):
                 "move it into the folder of its site, or set data.sites_in_path = false",
             )
         return folders[0]
-
-
-def _part(
-    folders: tuple[str, ...], part: PartName | None
-) -> tuple[PartName | None, tuple[str, ...]]:
-    """The part that the first folder names, if it names one, and the other folders."""
-    if part is None and folders and (named := part_named(folders[0])):
-        return named, folders[1:]
-    return part, folders
-
-
-def _pictures(root: Path) -> Iterator[Path]:
-    for path in sorted(root.rglob("*")):
-        hidden = any(part.startswith(".") for part in path.relative_to(root).parts)
-        if is_picture(str(path)) and not hidden and path.is_file():
-            yield path

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Labels, Record, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, sources
 from fedsight.data.detection.coco import read_coco
-from fedsight.data.parts import PartName
+from fedsight.data.detection.coco_set import (
+    CocoPart,
+    coco_files,
+    image_file,
+    image_folders,
+    unread,
+)
+from fedsight.data.detection.found import refuse_overlap
+from fedsight.data.detection.voc_sets import bare
+from fedsight.data.layouts import arranged
+from fedsight.data.parts import NAMES
 
 
 @sources.add("coco", reads="COCO JSON; for classification, one category per image")
 class Coco(SizedSource):
     """A COCO JSON whose images show one category each, as a classification set.
 
-    For detection, the source `boxes` reads the same files with their boxes. Without
-    `test_path`, `test_fraction` of the images is held out.
+    For detection, the source `boxes` reads the same files with their boxes. A folder with a file
+    for each part (`instances_train2017.json`, `valid/_annotations.coco.json`) has these parts;
+    without any, `test_fraction` of the images is held out.
     """
 
-    path: Location  # the JSON
+    path: Location  # the JSON, or the folder of several
     images: Location | None = None  # the folder of the images; None: the JSON's own
     test_path: Location | None = None  # a second JSON with the test part, same categories
 
@@ -30,23 +42,45 @@ class Coco(SizedSource):
 
     def open(self) -> Dataset:
         """Read the annotations and the images; DataError names the entry or the file at fault."""
-        records, categories = self._records(self.path, None if self.test_path is None else "train")
+        files = coco_files(self.path)
+        if not files:
+            raise DataError(f"'{self.path}' has no COCO file", "set data.path to the COCO JSON")
+        notes: tuple[str, ...] = ()
         if self.test_path is not None:
-            tests, others = self._records(self.test_path, "test")
-            if set(others) != set(categories):
-                odd = sorted(set(others) ^ set(categories))[0]
+            refuse_overlap(self.path, self.test_path)
+            if len(files) > 1:
                 raise DataError(
-                    f"'{self.path}' and '{self.test_path}' differ in category '{odd}'",
+                    f"'{self.path}' has COCO files of {len(files)} parts, and data.test_path names "
+                    "another",
+                    "give one file as data.path, or leave data.test_path out",
+                )
+            files = [CocoPart(files[0].file, "train"), CocoPart(self.test_path, "test")]
+        elif self.path.is_file():
+            notes = unread(self.path)
+        records: list[Record] = []
+        categories: tuple[str, ...] | None = None
+        for one in files:
+            found, names = self._records(one)
+            categories = names if categories is None else categories
+            if set(names) != set(categories):
+                odd = sorted(set(names) ^ set(categories))[0]
+                raise DataError(
+                    f"'{files[0].file}' and '{one.file}' differ in category '{odd}'",
                     "give both files the same categories",
                 )
-            records += tests
-        return dataset(records, Labels.single(records, categories), self, str(self.path))
+            records += found
+        said = [f"'{one.file.name}' ({NAMES[one.part]})" for one in files if one.part]
+        notes = (*notes, f"files of parts: {', '.join(said)}") if said else notes
+        opened = dataset(records, Labels.single(records, categories), self, str(self.path))
+        return replace(opened, notes=(*notes, *opened.notes))
 
-    def _records(self, path: Path, part: PartName | None) -> tuple[list[Record], tuple[str, ...]]:
-        found = read_coco(path)
-        folder = self.images or path.parent
+    def _records(self, one: CocoPart) -> tuple[list[Record], tuple[str, ...]]:
+        path, found = one.file, read_coco(one.file)
+        tops = image_folders(path, self.images)
+        folders = [bare(Path(image.file).parts[:-1]) for image in found.images]
+        layout = arranged(folders, path.parent, 0, exact=False)
         records = []
-        for image in found.images:
+        for image, above in zip(found.images, folders, strict=True):
             shown = sorted({box.category for box in image.boxes})
             if len(shown) != 1:
                 listed = f" ({', '.join(shown)})" if shown else ""
@@ -55,6 +89,7 @@ class Coco(SizedSource):
                     "classification needs exactly one category per image; for several objects use "
                     "data.name = 'boxes' and task.name = 'detect'",
                 )
-            file = str(folder / image.file)
+            file = str(image_file(image.file, tops))
+            part = one.part or image.part or layout.places[above].part
             records.append(Record(file, shown[0], part=part, where=f"{path}: {image.file}"))
         return records, found.categories

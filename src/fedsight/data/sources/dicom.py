@@ -147,7 +147,8 @@ class Dicom(CsvSource):
         frames: list[int] = []
         names: list[str] = []
         skipped: list[str] = []
-        for number, record in enumerate(self._listed()):
+        listed, notes = self._listed()
+        for number, record in enumerate(listed):
             name = self._name(record, number)
             try:
                 count, patient = inspect(Path(record.path), record.path)
@@ -180,13 +181,14 @@ class Dicom(CsvSource):
         else:
             labels = Labels.several(records, self.classes, self.label_separator)
         opened = dataset(records, labels, self, self.path.name, images)
-        return replace(opened, skipped=(*skipped, *opened.skipped))
+        said, skipped = (*notes, *opened.notes), [*skipped, *opened.skipped]
+        return replace(opened, skipped=tuple(skipped), notes=said)
 
-    def _listed(self) -> Sequence[Record]:
+    def _listed(self) -> tuple[Sequence[Record], tuple[str, ...]]:
         if self.path.is_dir():
-            return ClassFolders(self.path, self.sites_in_path, _is_dicom_file).records()
+            return ClassFolders(self.path, self.sites_in_path, _is_dicom_file).read()
         several = self.label_separator is not None
-        return self.listed(self.path, self.label_column, unlabelled=several)
+        return self.listed(self.path, self.label_column, unlabelled=several), ()
 
     def _name(self, record: Record, number: int) -> str:
         if self.names == "path":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fedsight.data.assembly import Labels, dataset
@@ -13,8 +14,8 @@ from fedsight.data.listing import ClassFolders
 class Folder(SizedSource):
     """A folder per class (`root/class/image`), or per site and class (`root/site/class/image`).
 
-    When the root holds parts (`train/`, `val/`, `test/`, in any case), each is laid out so;
-    otherwise `test_fraction` of the images is held out, by class and by site.
+    Folders of parts (`train/`, `val/`, `test/`, `Training/`, `val2017/`) may stand at any depth;
+    without them `test_fraction` of the images is held out, by class and by site.
     """
 
     path: Location
@@ -27,5 +28,6 @@ class Folder(SizedSource):
 
     def open(self) -> Dataset:
         """List the folders and read the images; DataError names the folder or file at fault."""
-        records = ClassFolders(self.path, self.sites_in_path).records()
-        return dataset(records, Labels.single(records, self.classes), self, str(self.path))
+        records, notes = ClassFolders(self.path, self.sites_in_path).read()
+        found = dataset(records, Labels.single(records, self.classes), self, str(self.path))
+        return replace(found, notes=(*notes, *found.notes))

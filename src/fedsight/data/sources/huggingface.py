@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,18 @@ from fedsight.data.base import (
 )
 from fedsight.data.images.decode import Origin
 from fedsight.data.images.disk import LazyImages
-from fedsight.data.parts import PartName
+from fedsight.data.parts import NAMES, PartName, meant, part_named, part_stated
 
 
 class TableImages(LazyImages):
     """The image column of memory-mapped tables, decoded when read."""
 
     def __init__(
-        self, tables: list[Any], column: str, rows: list[tuple[int, int]], preprocess: Preprocess
+        self,
+        tables: Mapping[str, Any],
+        column: str,
+        rows: list[tuple[str, int]],
+        preprocess: Preprocess,
     ) -> None:
         self.preprocess = preprocess
         self._tables, self._column, self._rows = tables, column, rows
@@ -45,7 +51,7 @@ class TableImages(LazyImages):
     def name(self, index: int) -> str:
         """Part and row."""
         table, row = self._rows[index]
-        return f"{('train', 'test')[table]}[{row}]"
+        return f"{table}[{row}]"
 
     def only(self, indices: Indices) -> TableImages:
         """The same with some rows left out."""
@@ -57,16 +63,18 @@ class TableImages(LazyImages):
 class HuggingFace(SizedSource):
     """A Hugging Face data set saved with `save_to_disk`, with an image and a label column.
 
-    A saved `DatasetDict` gives its `train` and `test` parts; a single data set, or one without a
-    test part, has `test_fraction` held out. Nothing is fetched from a hub.
+    A saved `DatasetDict` has parts, by any name (`train`, `validation`, `test`, `dev`); a single
+    data set may have them in a column `split`. Else `test_fraction` is held out. Nothing is fetched
+    from a hub.
     """
 
     path: Location  # the folder that save_to_disk wrote
     image_column: str = "image"
     label_column: str = "label"
     site_column: str | None = None
-    train_part: str = "train"
-    test_part: str = "test"
+    # of a DatasetDict; None: by their names. If one is set, parts of unknown names are left out
+    train_part: str | None = None
+    test_part: str | None = None
     classes: Words | None = None  # the vocabulary; None: the label column's own names
 
     def locations(self) -> dict[str, Path]:
@@ -76,31 +84,77 @@ class HuggingFace(SizedSource):
     def open(self) -> Dataset:
         """Map the tables and read the images; DataError names the column or row at fault."""
         tables = self._tables()
+        parts, notes = self._parts(tables)
         records: list[Record] = []
-        rows: list[tuple[int, int]] = []
+        rows: list[tuple[str, int]] = []
         classes = self.classes
-        for number, table in enumerate(tables):
+        for name, part in parts.items():
+            table = tables[name]
             self._check_columns(table)
             names = getattr(table.features[self.label_column], "names", None)
             classes = classes or (tuple(names) if names else None)
             sites = table[self.site_column] if self.site_column else [None] * len(table)
-            part: PartName | None = None
-            if len(tables) > 1:
-                part = "test" if number else "train"
+            stated = self._stated(table, name, part)
             for row, (label, site) in enumerate(zip(table[self.label_column], sites, strict=True)):
-                where = f"{self.path}, {('train', 'test')[number]}[{row}]"
+                where = f"{self.path}, {name}[{row}]"
                 if label is None or (names and not 0 <= label < len(names)):
                     raise DataError(f"{where}: label {label} has no name", "remove the row")
                 word = names[label] if names else str(label)
-                records.append(Record(where, word, None if site is None else str(site), part))
-                rows.append((number, row))
+                own = None if site is None else str(site)
+                records.append(Record(where, word, own, stated[row]))
+                rows.append((name, row))
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
-        tables = [self._undecoded(table) for table in tables]
-        images = TableImages(tables, self.image_column, rows, preprocess)
+        encoded = {name: self._undecoded(tables[name]) for name in parts}
+        images = TableImages(encoded, self.image_column, rows, preprocess)
         labels = Labels.single(records, classes)
-        return dataset(records, labels, self, str(self.path), images)
+        opened = dataset(records, labels, self, str(self.path), images)
+        return replace(opened, notes=(*notes, *opened.notes))
 
-    def _tables(self) -> list[Any]:
+    def _parts(
+        self, tables: Mapping[str, Any]
+    ) -> tuple[dict[str, PartName | None], tuple[str, ...]]:
+        """The part that each table is, and what to say; DataError for a table that is none."""
+        set_parts: dict[str | None, PartName] = {self.train_part: "train", self.test_part: "test"}
+        for key, name in (("train_part", self.train_part), ("test_part", self.test_part)):
+            if name is not None and name not in tables:
+                raise DataError(
+                    f"'{self.path}' has no part '{name}' (found: {', '.join(tables)})",
+                    f"set data.{key}",
+                )
+        found: dict[str, PartName | None] = {}
+        for name in tables:
+            part = set_parts.get(name) or part_named(name)
+            chosen = {"train": self.train_part, "test": self.test_part}.get(part or "")
+            if part is None or (chosen is not None and chosen != name):
+                continue
+            found[name] = part
+        others = [name for name in tables if name not in found]
+        if others and self.train_part is None and self.test_part is None and len(tables) > 1:
+            close = meant(others[0])
+            hint = f"did you mean '{close}'? " if close else ""
+            raise DataError(
+                f"'{self.path}' has a part '{others[0]}' (found: {', '.join(tables)})",
+                f"{hint}set data.train_part and data.test_part; other parts are then left out",
+            )
+        if len(tables) == 1:
+            return dict.fromkeys(tables), ()
+        if set(found.values()) == {"train"}:
+            found = dict.fromkeys(found)
+        said = [f"'{name}' ({NAMES[part]})" for name, part in found.items() if part]
+        said += [f"'{name}' (not read)" for name in others]
+        return found, (f"parts: {', '.join(said)}",) if said else ()
+
+    def _stated(self, table: Any, name: str, part: PartName | None) -> list[PartName | None]:
+        """The part of each row: that of its table, or what a column `split` of words says."""
+        column = "split"
+        if part is not None or getattr(table.features.get(column), "dtype", "") != "string":
+            return [part] * len(table)
+        return [
+            part_stated(word, f"{self.path}, {name}[{row}]", column)
+            for row, word in enumerate(table[column])
+        ]
+
+    def _tables(self) -> dict[str, Any]:
         try:
             import datasets
         except ImportError as error:
@@ -115,15 +169,7 @@ class HuggingFace(SizedSource):
                 f"'{self.path}' is not a saved data set: {error}",
                 "set data.path to the folder that datasets' save_to_disk wrote",
             ) from error
-        if not isinstance(found, dict):
-            return [found]
-        if self.train_part not in found:
-            raise DataError(
-                f"'{self.path}' has no part '{self.train_part}' (found: {', '.join(found)})",
-                "set data.train_part",
-            )
-        parts = [self.train_part, *([self.test_part] if self.test_part in found else [])]
-        return [found[part] for part in parts]
+        return dict(found) if isinstance(found, dict) else {"row": found}
 
     def _undecoded(self, table: Any) -> Any:
         """The table with encoded images, which FedSight decodes as it does for all sources."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
 
 from fedsight.data.assembly import Labels, dataset
 from fedsight.data.base import Dataset, Location, Words, sources
+from fedsight.data.columns import unread_beside
 from fedsight.data.csv_file import CsvSource
 
 
 @sources.add("manifest", reads="CSV with columns path and label, optionally site and split")
 class Manifest(CsvSource):
-    """A CSV with columns `path` and `label`, optionally `site` and `split` (train or test).
+    """A CSV with columns `path` and `label`, optionally `site` and `split` (train, val, test).
 
     Paths are relative to the CSV's folder. The columns `site` and `split` are used when they are
     there; without a `split` column, `test_fraction` of the images is held out. With
@@ -37,4 +39,6 @@ class Manifest(CsvSource):
             labels = Labels.single(records, self.classes)
         else:
             labels = Labels.several(records, self.classes, separator)
-        return dataset(records, labels, self, str(self.path))
+        opened = dataset(records, labels, self, str(self.path))
+        beside = unread_beside(self.path) if records[0].part is None else ()
+        return replace(opened, notes=(*beside, *opened.notes))

@@ -65,7 +65,8 @@ class MedMnist(Source):
     """
 
     path: Location
-    validation: Literal["leave_out", "train"] = "leave_out"  # how the val_ arrays are used
+    # what the val_ arrays are: the validation part, more training images, or nothing
+    validation: Literal["keep", "train", "leave_out"] = "keep"
     # names in the order of the numbers; None: those of the set that the file is called after
     classes: Words | None = None
 
@@ -76,7 +77,7 @@ class MedMnist(Source):
     def open(self) -> Dataset:
         """Read the arrays; DataError names the file, the array and what is wrong with it."""
         arrays = self._read()
-        names = ["train", "val"] if self.validation == "train" else ["train"]
+        names = ["train"] if self.validation == "leave_out" else ["train", "val"]
         images = [self._images(arrays, f"{name}_images") for name in names]
         test_images = self._images(arrays, "test_images")
         for name, array in zip(names, images, strict=True):
@@ -95,15 +96,18 @@ class MedMnist(Source):
                     f"{test_labels.shape[1]}",
                     "the file is not a MedMNIST set; fetch it again",
                 )
+        aside = None
+        if self.validation == "keep":
+            aside = self._part(images.pop(), labels.pop(), "val")
         train = self._part(np.concatenate(images), np.concatenate(labels), "train")
         test = self._part(test_images, test_labels, "test")
         words = self._names(train, test)
         preprocess = self.preprocess(*train.images.pixels.shape[1:])
         facts = {"title": self.path.stem, "validation": self.validation}
-        return Dataset(train, test, words, preprocess, facts=facts)
+        return Dataset(train, test, words, preprocess, facts=facts, validation=aside)
 
     def _read(self) -> dict[str, npt.NDArray[Any]]:
-        parts = ("train", "test", "val") if self.validation == "train" else ("train", "test")
+        parts = ("train", "test") if self.validation == "leave_out" else ("train", "test", "val")
         wanted = [f"{part}_{what}" for part in parts for what in ("images", "labels")]
         try:
             with (

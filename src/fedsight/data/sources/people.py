@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Location, sources
 from fedsight.data.csv_file import Columns, image_records
-from fedsight.data.listing import image_files, part_folders, subfolders
-from fedsight.data.parts import PartName
+from fedsight.data.layouts import arranged
+from fedsight.data.listing import tree
 from fedsight.data.people import PeopleSource, people
 
 
@@ -18,10 +18,10 @@ from fedsight.data.people import PeopleSource, people
 class People(PeopleSource):
     """A folder per person (`root/person/image`, or `root/site/person/image`), or a CSV.
 
-    When the root holds `train/` and `test/` (or `val/`), these are the parts; otherwise `unseen`
-    of each site's people are held out. The CSV has columns `path` and `person`, optionally `site`
-    and `split` (train or test); paths are relative to its folder. People become numbers: their
-    names are discarded after reading.
+    Folders of parts (`train/`, `val/`, `test/`) may stand above those of people; without them
+    `unseen` of each site's people are held out. The CSV has columns `path` and `person`, optionally
+    `site` and `split` (train, val or test); paths are relative to its folder. People become
+    numbers: their names are discarded after reading.
     """
 
     path: Location  # the folder or the CSV
@@ -33,34 +33,32 @@ class People(PeopleSource):
 
     def open(self) -> Dataset:
         """List the images and read them; DataError names the folder, file or line at fault."""
+        notes: tuple[str, ...] = ()
         if self.path.is_dir():
-            records = [
-                record
-                for folder, part in part_folders(self.path)
-                for record in self._sites(folder, part)
-            ]
+            records, notes = self._folders()
         else:
             cure = "name the columns path, person, site, split in the first line"
             columns = Columns(label="person")
             records = list(image_records(self.path, columns, cure, unlabelled=True))
-        return people(records, self, str(self.path))
+        found = people(records, self, str(self.path))
+        return replace(found, notes=(*notes, *found.notes))
 
-    def _sites(self, root: Path, part: PartName | None) -> Iterator[Record]:
-        if not self.sites_in_path:
-            yield from self._folders(root, None, part)
-            return
-        yield from (Record(file, "", "", part) for file in image_files(root))
-        for site in subfolders(root):
-            yield from self._folders(site, site.name, part)
-
-    def _folders(self, root: Path, site: str | None, part: PartName | None) -> Iterator[Record]:
-        yield from (Record(file, "", site, part) for file in image_files(root))
-        for folder in subfolders(root):
-            nested = next((sub for sub in subfolders(folder) if image_files(sub)), None)
-            if nested:
+    def _folders(self) -> tuple[list[Record], tuple[str, ...]]:
+        """The images, also those outside the folder of a person, and what to say of the folders."""
+        levels = 2 if self.sites_in_path else 1
+        files = {folders: found for folders, found in tree(self.path).items() if found}
+        layout = arranged(files, self.path, levels, exact=True)
+        records: list[Record] = []
+        for folders, found in files.items():
+            place = layout.places[folders]
+            if len(place.folders) > levels:
                 raise DataError(
-                    f"the person's folder '{folder}' has images in a folder of its own",
+                    f"the person's folder '{self.path.joinpath(*folders[:-1])}' has images in a "
+                    "folder of its own",
                     "set data.sites_in_path = true for site/person/image (false for "
                     "person/image), or move the images up",
                 )
-            yield from (Record(file, folder.name, site, part) for file in image_files(folder))
+            person = place.folders[-1] if len(place.folders) == levels else ""
+            site = "".join(place.folders[:1]) if self.sites_in_path else None
+            records += [Record(file, person, site, place.part) for file in found]
+        return records, layout.notes

@@ -12,6 +12,7 @@ from fedsight.core.errors import DataError
 from fedsight.data.assembly import Collection, Labels, Loaded, Record, divided, site_names
 from fedsight.data.base import Dataset, Indices, Location, sources
 from fedsight.data.base import Words as Names
+from fedsight.data.columns import unread_beside
 from fedsight.data.parts import part_stated
 from fedsight.data.text.rows import COLUMNS, text_rows
 from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
@@ -21,8 +22,8 @@ from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
 class TextFile(TextSource):
     """Texts with one label each: a CSV with a header (`.csv`), or an object a line (`.jsonl`).
 
-    The columns are `text` and `label`, optionally `site` and `split` (train or test). Without a
-    `split`, `test_fraction` of each class is held out.
+    The columns are `text` and `label`, optionally `site` and `split` (train, val or test). Without
+    a `split`, `test_fraction` of each class is held out.
     """
 
     path: Location  # the file
@@ -57,7 +58,8 @@ class TextFile(TextSource):
         found = Collection(str(self.path), labels, sites, parts, load, notes)
         opened = found.divided(preprocess, skipped)
         found.check(opened, "error", "texts")
-        return replace(opened, facts={"title": self.path.stem})
+        beside = unread_beside(self.path) if records[0].part is None else ()
+        return replace(opened, facts={"title": self.path.stem}, notes=(*beside, *opened.notes))
 
     def _read(self) -> tuple[list[Record], list[list[str | None]], list[str]]:
         """Records, their words, and where texts without a word were left out."""

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from fedsight.core.errors import DataError
+from fedsight.data.columns import UnreadParts, recognised
 from fedsight.data.csv_file import Row, csv_rows
 
 COLUMNS = ("text", "label", "site", "split")  # those with a meaning; others are ignored
@@ -21,17 +22,28 @@ def text_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
     """
     if path.suffix.lower() != ".jsonl":
         cure = f"name the columns in the first line: {','.join(COLUMNS)}"
-        for line, row in csv_rows(path, needed, cure):
-            yield line, {key: row[key] for key in COLUMNS if key in row}
+        yield from _read(csv_rows(path, needed, cure), path)
         return
     try:
         with path.open(encoding="utf-8-sig") as stream:
-            yield from _objects(stream, path, needed)
+            yield from _read(_objects(stream, path, needed), path)
     except OSError as error:
         cause = f"'{path}' cannot be read: {error.strerror or error}"
         raise DataError(cause, "give the path of a .csv or .jsonl file") from error
     except UnicodeDecodeError as error:
         raise DataError(f"'{path}' is not UTF-8: {error}", "save it as UTF-8") from error
+
+
+def _read(rows: Iterable[Row], path: Path) -> Iterator[Row]:
+    """The columns that have a meaning; DataError for another that says the parts."""
+    unread, stated = UnreadParts(COLUMNS), False
+    for line, row in rows:
+        named = recognised(row, COLUMNS)
+        unread.look(named)
+        stated = stated or "split" in named
+        yield line, {key: named[key] for key in COLUMNS if key in named}
+    if not stated:
+        unread.refuse(path, "call the column 'split'")
 
 
 def _objects(stream: Iterable[str], path: Path, needed: Sequence[str]) -> Iterator[Row]:
@@ -42,10 +54,11 @@ def _objects(stream: Iterable[str], path: Path, needed: Sequence[str]) -> Iterat
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: {error}", "write one JSON object per line") from error
         given = isinstance(values, dict) and set(needed) <= values.keys()
-        used = {key: values[key] for key in COLUMNS if key in values} if given else {}
-        if not given or not all(isinstance(value, str) for value in used.values()):
+        named = recognised(values, COLUMNS) if given else {}
+        used = [named[key] for key in COLUMNS if key in named]
+        if not given or not all(isinstance(value, str) for value in used):
             names = " and ".join(f"'{name}'" for name in needed)
             example = json.dumps(dict.fromkeys(needed, "..."))
             cause = f"{where}: expected an object with {names}, all of them strings"
             raise DataError(cause, f"write {example}")
-        yield line, used
+        yield line, {key: value for key, value in named.items() if isinstance(value, str)}

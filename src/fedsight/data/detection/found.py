@@ -1,0 +1,113 @@
+"""What reading the annotations of a folder or a file has given, and how two of them go together."""
+
+from __future__ import annotations
+
+import filecmp
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fedsight.core.errors import DataError
+from fedsight.data.detection.coco_set import coco_files
+from fedsight.data.detection.objects import Annotated
+from fedsight.data.detection.voc_sets import xml_files
+from fedsight.data.detection.yolo import labels_beside
+from fedsight.data.detection.yolo_set import YoloSet
+from fedsight.data.parts import NAMES, PartName
+
+
+@dataclass(frozen=True)
+class Found:
+    """Images, the class names of the files, what to say, and files not read, by reason."""
+
+    images: list[Annotated]
+    names: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+
+
+def format_of(root: Path) -> str:
+    """The format of the annotations at `root`: coco, voc or yolo."""
+    if root.is_file():
+        return "yolo" if root.suffix.lower() in (".yaml", ".yml") else "coco"
+    if xml_files(root):
+        return "voc"
+    if any(next(root.glob(one), None) for one in ("data.y*ml", "classes.txt", "obj.names")):
+        return "yolo"
+    return "coco" if coco_files(root) else "yolo"
+
+
+def joined(train: Found, test: Found, path: Path) -> Found:
+    """Both, where `test`, read from `path`, is the test part.
+
+    Raises DataError where either states that part, or training images are in `test`.
+    """
+    stated = {image.part for image in train.images}
+    if "test" in stated:
+        raise DataError(
+            "data.path has a test part, and data.test_path names another",
+            "leave data.test_path out, or move the test part of data.path elsewhere",
+        )
+    if "train" in {image.part for image in test.images}:
+        raise DataError(
+            f"'{path}', the test part, has a training part in it",
+            "set data.test_path to the folder of the test part, or leave it out",
+        )
+    rest = [replace(image, part=image.part or "train") for image in train.images]
+    tested = [replace(image, part="test") for image in test.images]
+    names = (*train.names, *(name for name in test.names if name not in train.names))
+    counts = dict(train.passed_over)
+    for reason, count in test.passed_over.items():
+        counts[reason] = counts.get(reason, 0) + count
+    return Found([*rest, *tested], names, (*train.notes, *test.notes), counts)
+
+
+def refuse_overlap(path: Path, test_path: Path) -> None:
+    """DataError if `test_path` is the same as `path`, by whatever name, or one holds the other."""
+    real, other = path.resolve(), test_path.resolve()
+    same = path.exists() and test_path.exists() and path.samefile(test_path)
+    if same or real == other:
+        how = "are the same"
+    elif path.is_dir() and test_path.is_dir() and (real in other.parents or other in real.parents):
+        how = "hold the same images: one is inside the other"
+    elif path.is_file() and test_path.is_file() and filecmp.cmp(path, test_path, shallow=False):
+        how = "have the same content"
+    else:
+        return
+    raise DataError(
+        f"data.path and data.test_path {how} ('{path}', '{test_path}')",
+        "give the test part files of its own, or leave data.test_path out: a test part is then "
+        "held out",
+    )
+
+
+def only_training(images: Sequence[Annotated]) -> bool:
+    """Whether all of the images are stated to be for training."""
+    return {image.part for image in images} == {"train"}
+
+
+def without_labels(found: YoloSet, lines: Sequence[Path | None]) -> tuple[str, ...]:
+    """What to say about images without a label file, which YOLO takes for background.
+
+    Raises DataError for a part in which no image has one.
+    """
+    missing: dict[PartName | None, list[Path]] = {}
+    count: dict[PartName | None, int] = {}
+    for image, file in zip(found.images, lines, strict=True):
+        count[image.part] = count.get(image.part, 0) + 1
+        if file is None:
+            missing.setdefault(image.part, []).append(image.path)
+    for part, images in missing.items():
+        if len(images) == count[part]:
+            of = f" of the {NAMES[part]} part" if part else ""
+            expected = [*labels_beside(images[0], found.root), images[0].with_suffix(".txt")][0]
+            raise DataError(
+                f"none of the {count[part]} images{of} has a label file: there is no '{expected}' "
+                f"for '{images[0]}'",
+                "restore the labels"
+                + (", or take the images of this part out" if part else " beside the images"),
+            )
+    total = sum(map(len, missing.values()))
+    if not total:
+        return ()
+    return (f"{total} of {len(lines)} images have no label file and count as background",)
