@@ -197,7 +197,8 @@ def merge_sources(program: Source, owner: Source) -> Source:
 OWNER_KEYS = frozenset(
     {
         *("corrupt", "in_memory", "verify", "sites_in_path", "missing", "names"),
-        *("pixelless", "nameless"),
+        *("pixelless", "nameless", "similar_names", "label_separator"),
+        *("values", "colours", "ignored"),  # how a mask's pixels stand for classes
         # which images are tested on: figures over a part that the program chooses reveal images
         *("test_fraction", "test_seed", "unseen", "held_out_by"),
         # the layout of a table or a set of files

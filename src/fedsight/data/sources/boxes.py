@@ -67,10 +67,14 @@ class Boxes(BoxSource):
     def _coco(self, path: Path, part: PartName | None) -> Found:
         found = read_coco(path, judged=True, site_key=self.site_key)
         folder = self.images or path.parent
-        return [self._coco_image(one, folder, path, part) for one in found.images], found.categories
+        images = [
+            self._coco_image(one, folder, path, part, number)
+            for number, one in enumerate(found.images)
+        ]
+        return images, found.categories
 
     def _coco_image(
-        self, image: CocoImage, folder: Path, path: Path, part: PartName | None
+        self, image: CocoImage, folder: Path, path: Path, part: PartName | None, number: int
     ) -> Annotated:
         objects = []
         for one in image.boxes:
@@ -82,7 +86,7 @@ class Boxes(BoxSource):
         stated = None
         if image.width is not None and image.height is not None:
             stated = (image.width, image.height)
-        where = f"{path}, image '{image.file}'"
+        where = f"{path}, images[{number}]: '{image.file}'"
         site = image.site or self._site(Path(image.file).parts[:-1], where)
         return Annotated(str(folder / image.file), tuple(objects), where, stated, site, part)
 

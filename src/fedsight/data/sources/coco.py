@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Labels, Record, dataset
-from fedsight.data.base import Dataset, Location, SizedSource, sources
+from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
+from fedsight.data.class_names import says_order
 from fedsight.data.detection.coco import read_coco
 from fedsight.data.parts import PartName
 
@@ -22,6 +24,7 @@ class Coco(SizedSource):
     path: Location  # the JSON
     images: Location | None = None  # the folder of the images; None: the JSON's own
     test_path: Location | None = None  # a second JSON with the test part, same categories
+    classes: Words | None = None  # the vocabulary, in order; None: the categories by their ids
 
     def locations(self) -> dict[str, Path]:
         """The JSON files and the image folder."""
@@ -40,13 +43,16 @@ class Coco(SizedSource):
                     "give both files the same categories",
                 )
             records += tests
-        return dataset(records, Labels.single(records, categories), self, str(self.path))
+        labels = Labels.single(records, self.classes or categories, self.similar_names)
+        if self.classes is None:
+            labels = replace(labels, ordered=says_order(categories))
+        return dataset(records, labels, self, str(self.path))
 
     def _records(self, path: Path, part: PartName | None) -> tuple[list[Record], tuple[str, ...]]:
         found = read_coco(path)
         folder = self.images or path.parent
         records = []
-        for image in found.images:
+        for number, image in enumerate(found.images):
             shown = sorted({box.category for box in image.boxes})
             if len(shown) != 1:
                 listed = f" ({', '.join(shown)})" if shown else ""
@@ -56,5 +62,7 @@ class Coco(SizedSource):
                     "data.name = 'boxes' and task.name = 'detect'",
                 )
             file = str(folder / image.file)
-            records.append(Record(file, shown[0], part=part, where=f"{path}: {image.file}"))
+            records.append(
+                Record(file, shown[0], part=part, where=f"{path}, images[{number}]: {image.file}")
+            )
         return records, found.categories

@@ -28,4 +28,5 @@ class Folder(SizedSource):
     def open(self) -> Dataset:
         """List the folders and read the images; DataError names the folder or file at fault."""
         records = ClassFolders(self.path, self.sites_in_path).records()
-        return dataset(records, Labels.single(records, self.classes), self, str(self.path))
+        labels = Labels.single(records, self.classes, self.similar_names)
+        return dataset(records, labels, self, str(self.path))

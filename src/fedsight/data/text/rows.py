@@ -13,7 +13,7 @@ COLUMNS = ("text", "label", "site", "split")  # those with a meaning; others are
 SUFFIXES = frozenset({".csv", ".jsonl"})
 
 
-def text_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
+def text_rows(path: Path, needed: Sequence[str], delimiter: str = ",") -> Iterator[Row]:
     """The rows of a `.jsonl` or CSV file, which must have the columns `needed`.
 
     Raises DataError naming file and line for a row that is broken, and for a file that cannot be
@@ -21,7 +21,7 @@ def text_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
     """
     if path.suffix.lower() != ".jsonl":
         cure = f"name the columns in the first line: {','.join(COLUMNS)}"
-        for line, row in csv_rows(path, needed, cure):
+        for line, row in csv_rows(path, needed, cure, delimiter):
             yield line, {key: row[key] for key in COLUMNS if key in row}
         return
     try:
@@ -43,6 +43,8 @@ def _objects(stream: Iterable[str], path: Path, needed: Sequence[str]) -> Iterat
             raise DataError(f"{where}: {error}", "write one JSON object per line") from error
         given = isinstance(values, dict) and set(needed) <= values.keys()
         used = {key: values[key] for key in COLUMNS if key in values} if given else {}
+        if isinstance(used.get("label"), list):
+            used["label"] = json.dumps(used["label"])  # several labels, as a CSV's cell has them
         if not given or not all(isinstance(value, str) for value in used.values()):
             names = " and ".join(f"'{name}'" for name in needed)
             example = json.dumps(dict.fromkeys(needed, "..."))
