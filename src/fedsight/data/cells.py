@@ -14,7 +14,8 @@ _UNSURE = (",", "/", "+", "&")  # often part of a name
 def is_list(cell: str) -> bool:
     """Whether a cell is a list as Python or JSON writes it."""
     text = cell.strip()
-    return len(text) > 1 and (text[0], text[-1]) in {("[", "]"), ("(", ")"), ("{", "}")}
+    ends = text[:1] + text[-1:]
+    return ends == "[]" or (ends in ("()", "{}") and ("'" in text or '"' in text))
 
 
 def labels_in(cell: str, separator: str, place: str) -> list[str]:
@@ -22,15 +23,13 @@ def labels_in(cell: str, separator: str, place: str) -> list[str]:
 
     Raises DataError at `place` for a list that cannot be read.
     """
-    if not is_list(cell) or separator in ("[", "]", "(", ")", "{", "}"):
+    if not is_list(cell):
         found = [word.strip() for word in cell.split(separator)]
         return list(dict.fromkeys(word for word in found if word))
     try:
         values = ast.literal_eval(cell.strip())
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         values = None
-    if isinstance(values, str | int) and cell.strip().startswith("("):
-        return labels_in(cell.strip()[1:-1], separator, place)  # brackets around one name
     if not isinstance(values, list | tuple | set | frozenset) or not all(
         isinstance(value, str | int) and not isinstance(value, bool) for value in values
     ):

@@ -111,9 +111,14 @@ def settled_names(
 
 
 def _chosen(group: Sequence[str], uses: Mapping[str, Use], stated: Sequence[str]) -> str:
-    """The one of several spellings that counts; of those in the vocabulary, the first."""
+    """The one of several spellings that counts: the first in the vocabulary, or the most frequent.
+
+    Of two that are as frequent, one in which everything can be seen.
+    """
     known = [name for name in group if name in stated]
-    return known[0] if known else max(group, key=lambda name: uses[name].count)
+    if known:
+        return known[0]
+    return max(group, key=lambda n: (uses[n].count, shown(n.strip()) == f"'{n}'"))
 
 
 def _check_missing(uses: Mapping[str, Use], stated: Sequence[str], things: str) -> None:
@@ -153,7 +158,7 @@ def _difference(one: str, other: str) -> str:
         return "in blanks at the ends"
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other):
         return "in how accents are encoded (Unicode forms NFC and NFD)"
-    if one.casefold() == other.casefold():
+    if one.lower() == other.lower():
         return "in case"
     if key(one).isdigit():
         return "in how the number is written"

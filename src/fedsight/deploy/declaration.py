@@ -170,6 +170,8 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
             "remove [shift]: real sites differ already",
         )
     dataset = merge_sources(program.data, owner.data).open()
+    if problems := program.task.check(dataset):
+        raise DataError(problems[0].cause, problems[0].cure)
     all_test = np.arange(len(dataset.test))
     partition = Groups([np.arange(len(dataset.train))], [name])
     test = replace(dataset.test, sites=[name] * len(all_test))

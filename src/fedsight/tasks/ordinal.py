@@ -40,10 +40,9 @@ class Ordinal(SingleLabel):
             return problems
         if dataset.ordered:
             return []
-        names = ", ".join(dataset.classes)
         listed = json.dumps(dataset.classes, ensure_ascii=False)
-        cause = f"the grades are words, which have no order of their own (found: {names})"
-        cure = f"write them in their order, the lowest first, not as in data.classes = {listed}"
+        cause = "the grades are words, and words have no order of their own"
+        cure = f"put them in order, the lowest first: data.classes = {listed} is alphabetical"
         return [Problem("data.classes", cause, cure)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

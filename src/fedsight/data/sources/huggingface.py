@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+from pydantic import Field
 
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Labels, Record, dataset
@@ -16,6 +19,8 @@ from fedsight.data.base import (
     Words,
     sources,
 )
+from fedsight.data.class_names import says_order
+from fedsight.data.features import check_lists, labels_of, vocabulary
 from fedsight.data.images.decode import Origin
 from fedsight.data.images.disk import LazyImages
 from fedsight.data.parts import PartName
@@ -57,7 +62,8 @@ class TableImages(LazyImages):
 class HuggingFace(SizedSource):
     """A Hugging Face data set saved with `save_to_disk`, with an image and a label column.
 
-    A saved `DatasetDict` gives its `train` and `test` parts; a single data set, or one without a
+    A label is a class, a name or a number; a list of them means several labels of an image. A
+    saved `DatasetDict` gives its `train` and `test` parts; a single data set, or one without a
     test part, has `test_fraction` held out. Nothing is fetched from a hub.
     """
 
@@ -68,6 +74,7 @@ class HuggingFace(SizedSource):
     train_part: str = "train"
     test_part: str = "test"
     classes: Words | None = None  # the vocabulary; None: the label column's own names
+    label_separator: str | None = Field(None, min_length=1)  # between several labels in a string
 
     def locations(self) -> dict[str, Path]:
         """The folder."""
@@ -78,27 +85,42 @@ class HuggingFace(SizedSource):
         tables = self._tables()
         records: list[Record] = []
         rows: list[tuple[int, int]] = []
-        classes = self.classes
+        words: list[str | list[str]] = []
+        names: tuple[str, ...] | None = None
         for number, table in enumerate(tables):
             self._check_columns(table)
-            names = getattr(table.features[self.label_column], "names", None)
-            classes = classes or (tuple(names) if names else None)
+            feature = table.features[self.label_column]
+            names = names or vocabulary(feature)
+            check_lists(table[self.label_column], f"{self.path}, column '{self.label_column}'")
             sites = table[self.site_column] if self.site_column else [None] * len(table)
             part: PartName | None = None
             if len(tables) > 1:
                 part = "test" if number else "train"
             for row, (label, site) in enumerate(zip(table[self.label_column], sites, strict=True)):
                 where = f"{self.path}, {('train', 'test')[number]}[{row}]"
-                if label is None or (names and not 0 <= label < len(names)):
-                    raise DataError(f"{where}: label {label} has no name", "remove the row")
-                word = names[label] if names else str(label)
-                records.append(Record(where, word, None if site is None else str(site), part))
+                words.append(labels_of(feature, label, where))
+                shown = words[-1] if isinstance(words[-1], str) else ", ".join(words[-1])
+                records.append(Record(where, shown, None if site is None else str(site), part))
                 rows.append((number, row))
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         tables = [self._undecoded(table) for table in tables]
         images = TableImages(tables, self.image_column, rows, preprocess)
-        labels = Labels.single(records, classes)
+        labels = self._labels(records, words, names)
         return dataset(records, labels, self, str(self.path), images)
+
+    def _labels(
+        self, records: list[Record], words: list[str | list[str]], names: tuple[str, ...] | None
+    ) -> Labels:
+        """The labels, of which each row has one in `words`, or each a list; `names` of its type."""
+        classes, similar = self.classes or names, self.similar_names
+        lists = [one for one in words if isinstance(one, list)]
+        if len(lists) == len(words) > 0:
+            labels = Labels.several(records, lists, classes, similar)
+        else:
+            labels = Labels.in_cells(records, classes, self.label_separator, similar)
+        if self.classes is None and names is not None:
+            return replace(labels, ordered=says_order(names))
+        return labels
 
     def _tables(self) -> list[Any]:
         try:
