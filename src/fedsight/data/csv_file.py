@@ -55,9 +55,8 @@ def csv_rows(path: Path, needed: Sequence[str], cure: str, delimiter: str = ",")
             f"'{path}' cannot be read: {error.strerror or error}", "give the path of a CSV file"
         ) from error
     except UnicodeError as error:
-        raise DataError(
-            f"'{path}' is not UTF-8: {error}", f"save it as UTF-8{_at(path)}"
-        ) from error
+        cause = f"'{path}'{_at(path)} is not UTF-8: {error}"
+        raise DataError(cause, "save it as UTF-8") from error
     except csv.Error as error:
         raise DataError(
             f"{path}, line {end + 1}: {error}", "correct the quotes of this line"

@@ -86,7 +86,8 @@ class Coding:
         step = {"L;2": 85, "L;4": 17}.get(stored.raw, 1)
         if step == 1 or (self.values and not (np.isin(values // step, self._named())).all()):
             return values
-        return values // step
+        unstretched: npt.NDArray[Any] = values // step
+        return unstretched
 
     def _named(self) -> list[int]:
         """The values that stand for something."""
@@ -163,7 +164,8 @@ class Coding:
                 "draw it without smoothing and save it as PNG; or add the colours to "
                 "data.colours, or to data.ignored if their pixels have no label",
             )
-        return numbers[spots].astype(np.uint8)
+        found: Numbers = numbers[spots].astype(np.uint8)
+        return found
 
     def _unknown_values(
         self, values: npt.NDArray[Any], wrong: npt.NDArray[np.bool_], place: str
@@ -214,7 +216,8 @@ def _codes(stored: Stored, values: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     if stored.palette is not None:
         known = np.full(256, 1 << 24, np.int64)  # no colour at all, beyond the palette
         known[: len(stored.palette)] = stored.palette.astype(np.int64) @ (1 << 16, 1 << 8, 1)
-        return known[values[..., 0]]
+        looked_up: npt.NDArray[np.int64] = known[values[..., 0]]
+        return looked_up
     if values.shape[2] == 1:
         values = np.repeat(values * 255 if stored.mode == "1" else values, 3, axis=2)
     wide = values.astype(np.int64)

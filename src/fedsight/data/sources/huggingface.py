@@ -91,12 +91,13 @@ class HuggingFace(SizedSource):
             self._check_columns(table)
             feature = table.features[self.label_column]
             names = names or vocabulary(feature)
-            check_lists(table[self.label_column], f"{self.path}, column '{self.label_column}'")
+            given = list(table[self.label_column])
+            check_lists(given, f"{self.path}, column '{self.label_column}'")
             sites = table[self.site_column] if self.site_column else [None] * len(table)
             part: PartName | None = None
             if len(tables) > 1:
                 part = "test" if number else "train"
-            for row, (label, site) in enumerate(zip(table[self.label_column], sites, strict=True)):
+            for row, (label, site) in enumerate(zip(given, sites, strict=True)):
                 where = f"{self.path}, {('train', 'test')[number]}[{row}]"
                 words.append(labels_of(feature, label, where))
                 shown = words[-1] if isinstance(words[-1], str) else ", ".join(words[-1])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError, Problem
 from fedsight.data.assembly import Labels, Record, dataset
-from fedsight.data.base import Dataset, Location, Words, sources
+from fedsight.data.base import Dataset, Indices, Location, Words, sources
 from fedsight.data.csv_file import CsvSource, listed_file
 from fedsight.data.images.decode import upright
 from fedsight.data.images.mask_settings import ByColour, ByValue, Ignored, coding, problems
@@ -100,7 +100,7 @@ class Masks(CsvSource):
         small = Image.fromarray(numbers).resize((width, height), Image.Resampling.NEAREST)
         return torch.from_numpy(np.array(small))
 
-    def _checked(self, opened: Dataset, seen: Sequence[int]) -> Dataset:
+    def _checked(self, opened: Dataset, seen: Indices) -> Dataset:
         """The data set with what is to be said about classes without a pixel.
 
         `seen` counts the masks that show each class, before resizing. Raises DataError for a
@@ -135,7 +135,7 @@ class Masks(CsvSource):
         return replace(opened, notes=(*opened.notes, *notes))
 
 
-def _shows(opened: Dataset, number: int, trained: Sequence[int], tested: Sequence[int]) -> int:
+def _shows(opened: Dataset, number: int, trained: Indices, tested: Indices) -> int:
     """How many images show a class, in all parts."""
     aside = opened.validation
     further = 0 if aside is None else int(aside.counts(len(opened.classes))[number])
