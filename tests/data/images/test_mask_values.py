@@ -107,7 +107,7 @@ def test_black_and_white_is_refused_with_the_setting_that_maps_it(values: list[i
     assert read(mask, mapped).tolist() == [[values[0] // 255, 1]]
     assert read(np.array([[7, 9]], np.uint8), mapped).tolist() == [[2, 2]]
     assert read(mask, code(ignored=[255])).tolist() == [values]
-    assert "not name: 3 in 1 pixels" in refused(np.array([[0, 3]], np.uint8), mapped).cause
+    assert "not name: 3 in 1 pixel" in refused(np.array([[0, 3]], np.uint8), mapped).cause
 
 
 def test_few_bits_are_read_as_stored() -> None:
@@ -159,9 +159,9 @@ def test_colours_are_read_by_their_table() -> None:
     clear[0, 0, 3] = 7
     assert "transparent" in refused(clear, coded).cause
     image[0, 3] = (0, 0, 255)
-    assert "#0000ff in 1 pixels" in refused(image, coded).cause
+    assert "#0000ff in 1 pixel" in refused(image, coded).cause
     without = refused(image)
-    assert "#0000ff in 1 pixels" in without.cause
+    assert "#0000ff in 1 pixel" in without.cause
     assert 'data.colours = {ground = "#000000", car = ' in without.cure
     assert '"road sign" = ' in without.cure
 

@@ -293,7 +293,7 @@ def test_a_class_that_resizing_loses_is_said(tmp_path: Path) -> None:
         masks(tmp_path, thin)
     wide = [0, 0, 1, 1, 0, 0, 2, 2]
     found = masks(tmp_path, [wide, thin[0], wide])
-    assert found.notes == ("1 masks lose all pixels of class 'cat' at 1 x 4",)
+    assert found.notes == ("masks that lose all pixels of class 'cat' at 1 x 4: 1",)
 
 
 def test_black_and_white_masks_are_trained_on_once_mapped(tmp_path: Path) -> None:

@@ -105,7 +105,8 @@ class Coding:
         used, greys = np.unique(values), palette[:, 0]
         grey = (palette == palette[:, :1]).all() and used[-1] < len(palette)
         if grey and len(np.unique(greys[used])) == len(used):
-            return greys[values]
+            levels: npt.NDArray[Any] = greys[values]
+            return levels
         for number in used[used < len(palette)].tolist():  # 255 is often beyond a short palette
             colour = "#" + bytes(palette[number]).hex()
             known, first = self._palette.setdefault(number, (colour, place))
@@ -133,7 +134,7 @@ class Coding:
         if white and not ((found > 0) & (found != IGNORED)).any():
             raise DataError(
                 f"{place} has no class beside '{self.classes[0]}', and 255, which stands for no "
-                f"label, in {white:,} pixels",
+                f"label, in {_pixels(white)}",
                 f"if 255 is a class, name the value of each: {self._example('values', (0, 255))}; "
                 "if not, set data.ignored = [255]",
             )
@@ -229,6 +230,10 @@ def _counted(values: npt.NDArray[Any], form: str) -> str:
     """The most frequent values, and how many pixels have each."""
     found, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")
-    listed = [f"{form.format(found[i])} in {counts[i]:,} pixels" for i in order[:_LISTED]]
+    listed = [f"{form.format(found[i])} in {_pixels(counts[i])}" for i in order[:_LISTED]]
     more = f" and {len(found) - _LISTED:,} more" if len(found) > _LISTED else ""
     return ", ".join(listed) + more
+
+
+def _pixels(count: int) -> str:
+    return f"{count:,} pixel{'' if count == 1 else 's'}"

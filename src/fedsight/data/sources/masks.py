@@ -125,7 +125,7 @@ class Masks(CsvSource):
             if not tested[number]:
                 notes.append(f"no test image shows a pixel of class '{name}': it is not measured")
             elif (lost := seen[number] - _shows(opened, number, trained, tested)) > 0:
-                notes.append(f"{lost} masks lose all pixels of class '{name}' at {size}")
+                notes.append(f"masks that lose all pixels of class '{name}' at {size}: {lost}")
         if not tested[1:].any() and self.missing == "error":
             raise DataError(
                 f"'{self.path}': no test image shows a class beside '{self.classes[0]}', so "
