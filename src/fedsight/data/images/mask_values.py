@@ -130,7 +130,7 @@ class Coding:
         found = np.where(inside, table[np.where(inside, values, 0)], np.uint8(_UNKNOWN))
         if (found == _UNKNOWN).any():
             raise DataError(*self._unknown_values(values, found == _UNKNOWN, place))
-        white = np.count_nonzero(found == IGNORED) if self.ignored is None else 0
+        white = int(np.count_nonzero(found == IGNORED)) if self.ignored is None else 0
         if white and not ((found > 0) & (found != IGNORED)).any():
             raise DataError(
                 f"{place} has no class beside '{self.classes[0]}', and 255, which stands for no "
