@@ -14,8 +14,11 @@ from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.core.rng import numpy_generator
 from fedsight.data.base import Dataset, Images, Indices, Part, Preprocess, SizedSource
+from fedsight.data.cells import labels_in, refuse_combined
+from fedsight.data.class_names import Similar, ordered, settled_names, used
 from fedsight.data.images.disk import DiskImages, LazyImages, settle
 from fedsight.data.parts import PartName, settled
+from fedsight.data.repeats import listed_once
 
 Loaded = tuple[Images, Indices, list[str]]  # images, which of those asked for, names of the others
 
@@ -46,6 +49,8 @@ class Labels:
     targets: Tensor | None = None  # [n, ...]
     missing: bool = False  # whether a class may be without training images in any case
     written: Indices | None = None  # [n] the labels' ranks as the files write them, sorted
+    ordered: bool = True  # the order of the names was stated, or is that of numbers
+    notes: tuple[str, ...] = ()  # what to say about how labels were read
 
     @property
     def strata(self) -> Indices:
@@ -57,43 +62,51 @@ class Labels:
         return self.numbers if self.written is None else self.written
 
     @classmethod
-    def single(cls, records: Sequence[Record], classes: Sequence[str] | None) -> Self:
+    def single(
+        cls, records: Sequence[Record], classes: Sequence[str] | None, similar: Similar = "error"
+    ) -> Self:
         """One label per record; the vocabulary is `classes`, or all labels sorted.
 
-        Raises DataError for a label outside `classes`.
+        `similar` says what to do with names that differ in case or the like. Raises DataError for
+        those, for a label outside `classes`, and for one that stands for a missing value.
         """
         if classes is not None and len(set(classes)) < len(classes):
             raise DataError("data.classes names a class twice", "name each class once")
-        names = tuple(sorted({record.label for record in records})) if classes is None else classes
+        uses = used((record.label, record.place) for record in records)
+        read, notes = settled_names(uses, classes, similar)
+        names, natural = ordered(set(read.values()))
+        if classes is not None:
+            names, natural = tuple(name for name in classes if read[name] == name), True
         number = {name: index for index, name in enumerate(names)}
-        for record in records:
-            if record.label not in number:
+        for label, use in uses.items():
+            if read[label] not in number:
                 raise DataError(
-                    f"{record.where or record.path}: label '{record.label}' is not in data.classes",
-                    f"{nearest(record.label, names)}; correct the label or add it to data.classes",
+                    f"{use.place}: label '{label}' is not in data.classes",
+                    f"{nearest(label, names)}; correct the label or add it to data.classes",
                 )
-        numbers = np.array([number[record.label] for record in records], dtype=np.int64)
-        return cls(tuple(names), numbers, written=_ranks([record.label for record in records]))
+        words = [read[record.label] for record in records]
+        numbers = np.array([number[word] for word in words], dtype=np.int64)
+        return cls(names, numbers, written=_ranks(words), ordered=natural, notes=notes)
 
     @classmethod
     def several(
-        cls, records: Sequence[Record], classes: Sequence[str] | None, separator: str
+        cls,
+        records: Sequence[Record],
+        words: Sequence[Sequence[str]],
+        classes: Sequence[str] | None,
+        similar: Similar = "error",
     ) -> Self:
-        """Any number of labels per record, with `separator` between them.
+        """Any number of labels per record: those in `words` [n].
 
         Targets are [n, labels] float32; the class number is that of the first label, or 0. Raises
-        DataError for a label outside `classes`.
+        DataError as `single` does.
         """
-        words = [
-            [word.strip() for word in record.label.split(separator) if word.strip()]
-            for record in records
-        ]
         each = [
             replace(record, label=word)
             for record, found in zip(records, words, strict=True)
             for word in found
         ]
-        found = cls.single(each, classes)
+        found = cls.single(each, classes, similar)
         written = _ranks([labels[0] if labels else "" for labels in words])
         rows = np.repeat(np.arange(len(records)), [len(labels) for labels in words])
         targets = torch.zeros(len(records), len(found.names))
@@ -101,7 +114,45 @@ class Labels:
         if not found.names:
             return cls((), np.zeros(len(records), dtype=np.int64), targets)
         first = targets.argmax(1).numpy()  # of equal values, the first
-        return cls(found.names, first, targets, written=written)
+        return replace(found, numbers=first, targets=targets, written=written)
+
+    @classmethod
+    def in_cells(
+        cls,
+        records: Sequence[Record],
+        classes: Sequence[str] | None,
+        separator: str | None,
+        similar: Similar = "error",
+    ) -> Self:
+        """The labels that records' cells hold: one each, or any number with `separator` between.
+
+        Raises DataError as `single` does, and where cells seem to hold several labels but no
+        vocabulary and no such separator is given.
+        """
+        place = records[0].place if records else ""
+        if separator is None:
+            if classes is None:
+                refuse_combined((record.label for record in records), place)
+            return cls.single(records, classes, similar)
+        words = [labels_in(record.label, separator, record.place) for record in records]
+        if classes is None:
+            refuse_combined({word for found in words for word in found}, place)
+        return cls.several(records, words, classes, similar)
+
+    def alike(self, one: int, other: int) -> bool:
+        """Whether two images have the same labels."""
+        if self.targets is not None:
+            return torch.equal(self.targets[one], self.targets[other])
+        return bool(self.numbers[one] == self.numbers[other])
+
+    def only(self, chosen: Indices) -> Self:
+        """Those of the images at `chosen`."""
+        return replace(
+            self,
+            numbers=self.numbers[chosen],
+            targets=None if self.targets is None else self.targets[torch.from_numpy(chosen)],
+            written=None if self.written is None else self.written[chosen],
+        )
 
 
 def _ranks(words: Sequence[str]) -> Indices:
@@ -145,7 +196,8 @@ class Collection:
             tuple(left_out),
             {"title": self.origin},
             validation=parts.get("validation"),
-            notes=self.notes,
+            notes=(*self.labels.notes, *self.notes),
+            ordered=self.labels.ordered,
         )
 
     def check(self, opened: Dataset, missing: str, things: str) -> None:
@@ -206,8 +258,15 @@ def dataset(
         raise DataError(f"'{origin}': no image has a label", "label some, or set data.classes")
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
     files = images or DiskImages([record.path for record in records], preprocess)
+    once = listed_once(records, labels.alike)
+    repeated = len(records) - len(once)
+    if repeated:
+        records, labels = [records[index] for index in once], labels.only(once)
+        files = files.only(once)
     sites = site_names([record.site for record in records], origin)
     parts, notes = divided(records, labels.strata, sites, source)
+    if repeated:
+        notes = (*notes, f"{repeated} entries list an image again; each image counts once")
     found = Collection(
         origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
     )

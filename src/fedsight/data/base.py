@@ -19,6 +19,7 @@ from fedsight.core.errors import DataError, Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.shared_memory import Shared
+from fedsight.data.class_names import Similar
 from fedsight.data.images.windowing import Reading
 
 Indices = npt.NDArray[np.int64]
@@ -203,6 +204,7 @@ class Dataset:
     validation: Part | None = None  # set aside by the source: not trained on, not tested on
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files not read, by reason
     notes: tuple[str, ...] = ()  # what to say about how the source was read
+    ordered: bool = True  # the order of the classes was stated, or is that of numbers
 
 
 def counted_parts(opened: Dataset) -> str:
@@ -276,6 +278,8 @@ class SizedSource(Source):
     fit: Fit = "stretch"
     corrupt: Literal["error", "skip"] = "error"  # what to do with images that cannot be read
     missing: Literal["error", "allow"] = "error"  # a class of data.classes without training images
+    # what to do with class names that differ only in case, blanks, Unicode form or the like
+    similar_names: Similar = "error"
     in_memory: bool | None = None  # decode once; None: when the pixels fit into 1 GiB
     verify: bool = True  # when streaming: decode every image once on opening, to find corrupt ones
     test_fraction: float = Field(0.2, gt=0, lt=1)  # held out where the source has no test part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -16,43 +17,95 @@ from fedsight.data.columns import UnreadParts, recognised
 from fedsight.data.listing import is_there
 from fedsight.data.parts import part_stated
 
+_DELIMITERS = (",", ";", "\t", "|")
 Row = tuple[int, dict[str, str]]  # the line, and its values by column
 
 
 def csv_rows(path: Path, needed: Sequence[str], cure: str, delimiter: str = ",") -> Iterator[Row]:
     """The rows of a CSV with a header that must contain the columns `needed`.
 
-    Raises DataError naming file and line for a missing column (with `cure`), a row with more or
-    fewer values than the header, and a file that cannot be read or is not UTF-8.
+    The file is UTF-8, or UTF-16 with its mark; blank lines are passed over. Raises DataError naming
+    file and line for a column that is missing (with `cure`) or there twice, a row with more or
+    fewer values than the header or that is the header again, and a file that cannot be read.
     """
+    end = 0  # the last line of the last row
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            rows = csv.DictReader(stream, delimiter=delimiter, strict=True)
-            header = list(rows.fieldnames or ())
-            for column in needed:
-                if column not in header:
-                    found = ", ".join(header) or "nothing"
-                    raise DataError(
-                        f"{path}, line 1: there is no column '{column}' (found: {found})", cure
-                    )
+        with path.open(encoding=_encoding(path), newline="") as stream:
+            rows = csv.reader(stream, delimiter=delimiter, strict=True, skipinitialspace=True)
+            header = [name.strip() for name in next(rows, [])]
+            _check_header(path, header, needed, cure, delimiter)
+            end = rows.line_num
             for row in rows:
-                if None in row or None in row.values():
-                    count = "more" if None in row else "fewer"
+                line, end = end + 1, rows.line_num  # a row in quotes may have several lines
+                if not any(value.strip() for value in row):
+                    continue
+                where = f"{path}, line {line}"
+                if len(row) != len(header):
+                    count = "more" if len(row) > len(header) else "fewer"
                     raise DataError(
-                        f"{path}, line {rows.line_num} has {count} values than the first line",
+                        f"{where} has {count} values than the first line",
                         "correct the line; put values that contain the delimiter in quotes",
                     )
-                yield rows.line_num, row
+                if [value.strip() for value in row] == header:
+                    raise DataError(
+                        f"{where} is the first line again",
+                        "remove it; it was left there when files were joined",
+                    )
+                yield line, dict(zip(header, row, strict=True))
     except OSError as error:
         raise DataError(
             f"'{path}' cannot be read: {error.strerror or error}", "give the path of a CSV file"
         ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"'{path}' is not UTF-8: {error}", "save it as UTF-8") from error
+    except UnicodeError as error:
+        cause = f"'{path}'{_at(path)} is not UTF-8: {error}"
+        raise DataError(cause, "save it as UTF-8") from error
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {rows.line_num + 1}: {error}", "correct the quotes of this line"
+            f"{path}, line {end + 1}: {error}", "correct the quotes of this line"
         ) from error
+
+
+def _encoding(path: Path) -> str:
+    """UTF-16 if the file begins with its mark, else UTF-8 with or without one."""
+    with path.open("rb") as stream:
+        return (
+            "utf-16"
+            if stream.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            else "utf-8-sig"
+        )
+
+
+def _at(path: Path) -> str:
+    """The first line that is not UTF-8, for a message."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        try:
+            line.decode()
+        except UnicodeDecodeError:
+            return f", line {number}"
+    return ""
+
+
+def _check_header(
+    path: Path, header: Sequence[str], needed: Sequence[str], cure: str, delimiter: str
+) -> None:
+    """DataError for a column that is missing or there twice."""
+    where = f"{path}, line 1"
+    for place, column in enumerate(header):
+        if column and column in header[:place]:
+            first = header.index(column) + 1
+            raise DataError(
+                f"{where}: columns {first} and {place + 1} are both called '{column}'",
+                "rename or remove one of them",
+            )
+    for column in needed:
+        if column in header:
+            continue
+        found = ", ".join(header) or "nothing"
+        for other in _DELIMITERS:
+            if other != delimiter and column in [n.strip() for n in found.split(other)]:
+                told = "\\t" if other == "\t" else other
+                cure = f'set data.delimiter = "{told}", which separates the columns'
+        raise DataError(f"{where}: there is no column '{column}' (found: {found})", cure)
 
 
 @dataclass(frozen=True)
@@ -94,7 +147,7 @@ def image_records(
         for column in names:
             if values.get(column) == "" and not (unlabelled and column == columns.label):
                 raise DataError(f"{where}: '{column}' is empty", "fill it in or remove the line")
-        image = path.parent / values[columns.path]
+        image = listed_file(path, values[columns.path])
         if not is_there(image):
             raise DataError(
                 f"{where}: there is no image '{image}'",
@@ -105,6 +158,14 @@ def image_records(
         yield Record(str(image), label, site, part, where)
     if not stated:
         unread.refuse(path, 'set data.split_column = "{column}", or rename the column')
+
+
+def listed_file(path: Path, value: str) -> Path:
+    """A file that the CSV `path` lists, relative to its folder; Windows' separators count too."""
+    file = path.parent / value
+    if "\\" in value and not is_there(file):
+        return path.parent / value.replace("\\", "/")
+    return file
 
 
 class CsvSource(SizedSource):

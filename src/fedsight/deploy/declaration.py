@@ -160,6 +160,8 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
             "remove [shift]: real sites differ already",
         )
     dataset = merge_sources(program.data, owner.data).open()
+    if problems := program.task.check(dataset):
+        raise DataError(problems[0].cause, problems[0].cure)
     all_test = np.arange(len(dataset.test))
     partition = Groups([np.arange(len(dataset.train))], [name])
     test = replace(dataset.test, sites=[name] * len(all_test))
@@ -187,7 +189,8 @@ def merge_sources(program: Source, owner: Source) -> Source:
 OWNER_KEYS = frozenset(
     {
         *("corrupt", "in_memory", "verify", "sites_in_path", "missing", "names"),
-        *("pixelless", "nameless"),
+        *("pixelless", "nameless", "similar_names", "label_separator"),
+        *("values", "colours", "ignored"),  # how a mask's pixels stand for classes
         # which images are tested on: figures over a part that the program chooses reveal images
         *("test_fraction", "test_seed", "unseen", "held_out_by"),
         # the layout of a table or a set of files; what a label is decides what is held out, too

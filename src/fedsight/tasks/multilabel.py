@@ -53,6 +53,11 @@ class MultiLabel(Task):
             if found is None or found.shape[1:] != (labels,) or not _binary(found):
                 cause = "the data do not give 0 or 1 for every label of an image"
                 cure = "use a source with several labels per image, or the task 'classify'"
+                if found is None:
+                    cure = (
+                        "set data.label_separator to what stands between several labels of an "
+                        "image (such as '|'), or choose the task 'classify'"
+                    )
                 return [Problem("task.name", cause, cure)]
         weights = self.positive_weight
         if isinstance(weights, tuple) and len(weights) != labels:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -11,7 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
+from fedsight.data.base import Dataset
 from fedsight.tasks.base import tasks
 from fedsight.tasks.presentation import Answer, Sample, Table
 from fedsight.tasks.single_label import SingleLabel, confusion
@@ -30,6 +33,17 @@ class Ordinal(SingleLabel):
     headline: ClassVar[str] = "kappa"
     headline_title: ClassVar[str] = "Quadratic weighted kappa"
     figures: ClassVar[tuple[str, ...]] = ("kappa", "mae", "accuracy", "loss")
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        """One grade per image, and an order that was stated or is that of numbers."""
+        if problems := super().check(dataset):
+            return problems
+        if dataset.ordered:
+            return []
+        listed = json.dumps(dataset.classes, ensure_ascii=False)
+        cause = "the grades are words, and words have no order of their own"
+        cure = f"put them in order, the lowest first: data.classes = {listed} is alphabetical"
+        return [Problem("data.classes", cause, cure)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Negative log-likelihood of the grades, mean over the batch (equation 5, not divided by

@@ -60,9 +60,13 @@ def test_an_image_counts_for_each_class_that_it_shows(tmp_path: Path) -> None:
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
     path = write(tmp_path, [mask(3), mask(3), mask(2)])
     cases: list[tuple[Any, str]] = [
-        (np.full((8, 8), 7, np.uint8), "has the value 7"),
-        (np.zeros((8, 8, 3), np.uint8), "has colours"),
-        (np.zeros((4, 8), np.uint8), "has 8 x 4 pixels, but its image has 8 x 8"),
+        (
+            np.full((8, 8), 7, np.uint8),
+            "not class numbers (0 to 2, or 255 for no label): 7 in 64 pixels",
+        ),
+        (np.full((8, 8, 3), (0, 9, 0), np.uint8), "is in colour (#000900 in 64 pixels)"),
+        (np.full((8, 8), 999, np.uint16), "has 16 bits or more per pixel (values 999 to 999)"),
+        (mask(2)[:4], "has 8 x 4 pixels, but its image has 8 x 8"),
         (b"junk", "mask1.png' is corrupt"),
         (None, "line 3: there is no mask"),
     ]

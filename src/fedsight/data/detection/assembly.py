@@ -12,11 +12,13 @@ from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.data.assembly import Collection, Labels, divided, site_names
 from fedsight.data.base import Dataset, SizedSource
+from fedsight.data.class_names import settled_names, used
 from fedsight.data.detection.boxes import Row, majority, pack
 from fedsight.data.detection.objects import Annotated as Shown
 from fedsight.data.detection.objects import Judge, Policy, placed
 from fedsight.data.images.decode import upright
 from fedsight.data.images.disk import DiskImages, named, settle
+from fedsight.data.repeats import listed_once
 
 EVERYWHERE = ""  # the site of classes that are labelled at all sites
 
@@ -78,6 +80,8 @@ def dataset(
     """
     if not images:
         raise DataError(f"'{origin}' has no images", "check the path and the file formats")
+    images, classes, notes = _named(images, classes, source)
+    images, repeated = _once(images)
     _check_names(source, classes, {image.site for image in images if image.site})
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
     judge = Judge(tuple(classes), source.policy)
@@ -96,7 +100,8 @@ def dataset(
     targets = pack(rows, missing)
     labels = Labels(tuple(classes), majority(targets).numpy(), targets)
     sites = site_names([image.site for image in images], origin)
-    parts, notes = divided(images, labels.numbers, sites, source)
+    parts, said = divided(images, labels.numbers, sites, source)
+    notes = (*notes, *repeated, *said)
     files = DiskImages([image.path for image in images], preprocess)
     collection = Collection(
         origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
@@ -107,6 +112,36 @@ def dataset(
     opened = replace(opened, skipped=(*opened.skipped, *left_out), facts=facts)
     collection.check(opened, source.missing, "boxes")
     return opened
+
+
+def _named(
+    images: Sequence[Shown], classes: Sequence[str], source: BoxSource
+) -> tuple[list[Shown], list[str], tuple[str, ...]]:
+    """Images and vocabulary with one spelling for each class, and what to say about it."""
+    uses = used((one.label, one.where) for image in images for one in image.objects)
+    read, notes = settled_names(uses, classes, source.similar_names, "objects")
+    if any(name != label for label, name in read.items()):
+        images = [
+            replace(image, objects=tuple(replace(o, label=read[o.label]) for o in image.objects))
+            for image in images
+        ]
+    return list(images), [name for name in classes if read[name] == name], notes
+
+
+def _once(images: Sequence[Shown]) -> tuple[list[Shown], tuple[str, ...]]:
+    """The images without entries that repeat one, and what to say about it.
+
+    Raises DataError as `listed_once` does.
+    """
+
+    def alike(one: int, other: int) -> bool:
+        pair = (images[one].objects, images[other].objects)
+        return len({tuple((o.label, o.box, o.crowd) for o in objects) for objects in pair}) == 1
+
+    kept = listed_once(images, alike)
+    count = len(images) - len(kept)
+    notes = (f"{count} entries list an image again; each image counts once",) if count else ()
+    return [images[index] for index in kept], notes
 
 
 def _sized(

@@ -8,6 +8,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -66,6 +67,42 @@ def read_pixels(data: bytes | Image.Image, name: str, thorough: bool = False) ->
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
         pixels = _deep_colour(image, data) if _is_deep_colour(image) else _pixels(image)
         return _on_black(_upright(pixels, _orientation(image)))
+
+
+@dataclass(frozen=True)
+class Stored:
+    """An image file's values as they are stored: a palette's numbers stay numbers."""
+
+    values: Pixels  # upright, [h, w, c]; bool becomes uint8
+    mode: str  # Pillow's mode: 1, L, P, RGB
+    raw: str  # how Pillow unpacks the file's values
+    cut: bool  # whether it has 16-bit colours, of which Pillow keeps 8
+    lossy: bool  # whether the compression changes values
+    palette: npt.NDArray[np.uint8] | None  # [colours, 3]
+
+
+def read_stored(data: bytes, name: str) -> Stored:
+    """The first frame of an image file's bytes, not converted; DataError as `read_pixels`."""
+    with _named(name), _open(data) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        tiles: Any = getattr(image, "tile", ())
+        raw = _rawmode(tiles[0]) if tiles and tiles[0].args else ""
+        cut = _is_deep_colour(image)
+        kind, compression = str(image.format), str(image.info.get("compression", ""))
+        lossless = kind in ("PNG", "TIFF", "BMP", "PPM", "GIF") or b"VP8L" in data
+        image.load()
+        values = np.asarray(image)
+        values = values.astype(np.uint8) if values.dtype == bool else values
+        colours = image.getpalette("RGB") if image.mode in ("P", "PA") else None
+        return Stored(
+            _upright(values if values.ndim == 3 else values[..., None], _orientation(image)),
+            image.mode,
+            raw,
+            cut,
+            not lossless or compression in ("jpeg", "webp"),
+            None if colours is None else np.array(colours, np.uint8).reshape(-1, 3),
+        )
 
 
 def seen_size(file: BinaryIO, name: str) -> tuple[int, int]:

@@ -90,18 +90,19 @@ class Boxes(BoxSource):
             folders = [Path(image.file).parts[:-1] for image in found.images]
             layout = arranged(map(bare, folders), one.file.parent, int(self.sites_in_path), False)
             tops = image_folders(one.file, self.images)
-            for image, above in zip(found.images, folders, strict=True):
+            for number, (image, above) in enumerate(zip(found.images, folders, strict=True)):
                 place = layout.places[bare(above)]
                 if one.part is not None or image.part is not None:
                     place = replace(place, part=one.part or image.part)
-                images.append(self._coco_image(image, tops, one.file, place))
+                where = f"{one.file}, images[{number}]: '{image.file}'"
+                images.append(self._coco_image(image, tops, where, place))
             notes = (*notes, *layout.notes)
             if one.part is not None:
                 notes = (*notes, f"'{one.file.name}' has the {NAMES[one.part]} part")
         return Found(images, names, notes)
 
     def _coco_image(
-        self, image: CocoImage, folders: Sequence[Path], path: Path, place: Place
+        self, image: CocoImage, folders: Sequence[Path], where: str, place: Place
     ) -> Annotated:
         objects = []
         for one in image.boxes:
@@ -113,7 +114,6 @@ class Boxes(BoxSource):
         stated = None
         if image.width is not None and image.height is not None:
             stated = (image.width, image.height)
-        where = f"{path}, image '{image.file}'"
         site = image.site or self._site(place.folders, where)
         file = image_file(image.file, folders)
         return Annotated(str(file), tuple(objects), where, stated, site, place.part)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Labels, Record, dataset
-from fedsight.data.base import Dataset, Location, SizedSource, sources
+from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
+from fedsight.data.class_names import says_order
 from fedsight.data.detection.coco import read_coco
 from fedsight.data.detection.coco_set import (
     CocoPart,
@@ -34,6 +35,7 @@ class Coco(SizedSource):
     path: Location  # the JSON, or the folder of several
     images: Location | None = None  # the folder of the images; None: the JSON's own
     test_path: Location | None = None  # a second JSON with the test part, same categories
+    classes: Words | None = None  # the vocabulary, in order; None: the categories by their ids
 
     def locations(self) -> dict[str, Path]:
         """The JSON files and the image folder."""
@@ -71,7 +73,10 @@ class Coco(SizedSource):
             records += found
         said = [f"'{one.file.name}' ({NAMES[one.part]})" for one in files if one.part]
         notes = (*notes, f"files of parts: {', '.join(said)}") if said else notes
-        opened = dataset(records, Labels.single(records, categories), self, str(self.path))
+        labels = Labels.single(records, self.classes or categories, self.similar_names)
+        if self.classes is None:
+            labels = replace(labels, ordered=says_order(categories or ()))
+        opened = dataset(records, labels, self, str(self.path))
         return replace(opened, notes=(*notes, *opened.notes))
 
     def _records(self, one: CocoPart) -> tuple[list[Record], tuple[str, ...]]:
@@ -80,7 +85,7 @@ class Coco(SizedSource):
         folders = [bare(Path(image.file).parts[:-1]) for image in found.images]
         layout = arranged(folders, path.parent, 0, exact=False)
         records = []
-        for image, above in zip(found.images, folders, strict=True):
+        for number, (image, above) in enumerate(zip(found.images, folders, strict=True)):
             shown = sorted({box.category for box in image.boxes})
             if len(shown) != 1:
                 listed = f" ({', '.join(shown)})" if shown else ""
@@ -91,5 +96,6 @@ class Coco(SizedSource):
                 )
             file = str(image_file(image.file, tops))
             part = one.part or image.part or layout.places[above].part
-            records.append(Record(file, shown[0], part=part, where=f"{path}: {image.file}"))
+            where = f"{path}, images[{number}]: {image.file}"
+            records.append(Record(file, shown[0], part=part, where=where))
         return records, found.categories

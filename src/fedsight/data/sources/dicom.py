@@ -176,10 +176,7 @@ class Dicom(CsvSource):
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         files = DiskImages([record.path for record in records], preprocess)
         images = DicomImages(files, np.asarray(frames), names, preprocess)
-        if self.label_separator is None:
-            labels = Labels.single(records, self.classes)
-        else:
-            labels = Labels.several(records, self.classes, self.label_separator)
+        labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
         opened = dataset(records, labels, self, self.path.name, images)
         said, skipped = (*notes, *opened.notes), [*skipped, *opened.skipped]
         return replace(opened, skipped=tuple(skipped), notes=said)

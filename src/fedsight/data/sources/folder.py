@@ -29,5 +29,6 @@ class Folder(SizedSource):
     def open(self) -> Dataset:
         """List the folders and read the images; DataError names the folder or file at fault."""
         records, notes = ClassFolders(self.path, self.sites_in_path).read()
-        found = dataset(records, Labels.single(records, self.classes), self, str(self.path))
+        labels = Labels.single(records, self.classes, self.similar_names)
+        found = dataset(records, labels, self, str(self.path))
         return replace(found, notes=(*notes, *found.notes))

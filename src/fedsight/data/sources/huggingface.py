@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import Field
+
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Labels, Record, dataset
 from fedsight.data.base import (
@@ -18,6 +20,8 @@ from fedsight.data.base import (
     Words,
     sources,
 )
+from fedsight.data.class_names import says_order
+from fedsight.data.features import check_lists, labels_of, vocabulary
 from fedsight.data.images.decode import Origin
 from fedsight.data.images.disk import LazyImages
 from fedsight.data.parts import NAMES, PartName, meant, part_named, part_stated
@@ -63,7 +67,8 @@ class TableImages(LazyImages):
 class HuggingFace(SizedSource):
     """A Hugging Face data set saved with `save_to_disk`, with an image and a label column.
 
-    A saved `DatasetDict` has parts, by any name (`train`, `validation`, `test`, `dev`); a single
+    A label is a class, a name or a number; a list of them means several labels of an image. A
+    saved `DatasetDict` has parts, by any name (`train`, `validation`, `test`, `dev`); a single
     data set may have them in a column `split`. Else `test_fraction` is held out. Nothing is fetched
     from a hub.
     """
@@ -76,6 +81,7 @@ class HuggingFace(SizedSource):
     train_part: str | None = None
     test_part: str | None = None
     classes: Words | None = None  # the vocabulary; None: the label column's own names
+    label_separator: str | None = Field(None, min_length=1)  # between several labels in a string
 
     def locations(self) -> dict[str, Path]:
         """The folder."""
@@ -87,28 +93,44 @@ class HuggingFace(SizedSource):
         parts, notes = self._parts(tables)
         records: list[Record] = []
         rows: list[tuple[str, int]] = []
-        classes = self.classes
+        words: list[str | list[str]] = []
+        names: tuple[str, ...] | None = None
         for name, part in parts.items():
             table = tables[name]
             self._check_columns(table)
-            names = getattr(table.features[self.label_column], "names", None)
-            classes = classes or (tuple(names) if names else None)
+            feature = table.features[self.label_column]
+            names = names or vocabulary(feature)
+            given = list(table[self.label_column])
+            check_lists(given, f"{self.path}, column '{self.label_column}'")
             sites = table[self.site_column] if self.site_column else [None] * len(table)
             stated = self._stated(table, name, part)
-            for row, (label, site) in enumerate(zip(table[self.label_column], sites, strict=True)):
+            for row, (label, site) in enumerate(zip(given, sites, strict=True)):
                 where = f"{self.path}, {name}[{row}]"
-                if label is None or (names and not 0 <= label < len(names)):
-                    raise DataError(f"{where}: label {label} has no name", "remove the row")
-                word = names[label] if names else str(label)
+                words.append(labels_of(feature, label, where))
+                shown = words[-1] if isinstance(words[-1], str) else ", ".join(words[-1])
                 own = None if site is None else str(site)
-                records.append(Record(where, word, own, stated[row]))
+                records.append(Record(where, shown, own, stated[row]))
                 rows.append((name, row))
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         encoded = {name: self._undecoded(tables[name]) for name in parts}
         images = TableImages(encoded, self.image_column, rows, preprocess)
-        labels = Labels.single(records, classes)
+        labels = self._labels(records, words, names)
         opened = dataset(records, labels, self, str(self.path), images)
         return replace(opened, notes=(*notes, *opened.notes))
+
+    def _labels(
+        self, records: list[Record], words: list[str | list[str]], names: tuple[str, ...] | None
+    ) -> Labels:
+        """The labels, of which each row has one in `words`, or each a list; `names` of its type."""
+        classes, similar = self.classes or names, self.similar_names
+        lists = [one for one in words if isinstance(one, list)]
+        if len(lists) == len(words) > 0:
+            labels = Labels.several(records, lists, classes, similar)
+        else:
+            labels = Labels.in_cells(records, classes, self.label_separator, similar)
+        if self.classes is None and names is not None:
+            return replace(labels, ordered=says_order(names))
+        return labels
 
     def _parts(
         self, tables: Mapping[str, Any]

@@ -35,10 +35,7 @@ class Manifest(CsvSource):
         """Read the CSV and the images; DataError names file and line."""
         separator = self.label_separator
         records = self.listed(self.path, self.label_column, unlabelled=separator is not None)
-        if separator is None:
-            labels = Labels.single(records, self.classes)
-        else:
-            labels = Labels.several(records, self.classes, separator)
+        labels = Labels.in_cells(records, self.classes, separator, self.similar_names)
         opened = dataset(records, labels, self, str(self.path))
         beside = unread_beside(self.path) if records[0].part is None else ()
         return replace(opened, notes=(*beside, *opened.notes))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import Field
+
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Location, sources
@@ -25,6 +27,7 @@ class People(PeopleSource):
     """
 
     path: Location  # the folder or the CSV
+    delimiter: str = Field(",", min_length=1, max_length=1)  # of a CSV
     sites_in_path: bool = False  # root/site/person/image
 
     def locations(self) -> dict[str, Path]:
@@ -39,7 +42,7 @@ class People(PeopleSource):
         else:
             cure = "name the columns path, person, site, split in the first line"
             columns = Columns(label="person")
-            records = list(image_records(self.path, columns, cure, unlabelled=True))
+            records = list(image_records(self.path, columns, cure, self.delimiter, unlabelled=True))
         found = people(records, self, str(self.path))
         return replace(found, notes=(*notes, *found.notes))
 

@@ -12,6 +12,7 @@ from fedsight.core.errors import DataError
 from fedsight.data.assembly import Collection, Labels, Loaded, Record, divided, site_names
 from fedsight.data.base import Dataset, Indices, Location, sources
 from fedsight.data.base import Words as Names
+from fedsight.data.class_names import Similar
 from fedsight.data.columns import unread_beside
 from fedsight.data.parts import part_stated
 from fedsight.data.text.rows import COLUMNS, text_rows
@@ -20,7 +21,7 @@ from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
 
 @sources.add("texts", reads="CSV or JSONL with text and label, optionally site and split")
 class TextFile(TextSource):
-    """Texts with one label each: a CSV with a header (`.csv`), or an object a line (`.jsonl`).
+    """Texts with labels: a CSV with a header (`.csv`), or an object a line (`.jsonl`).
 
     The columns are `text` and `label`, optionally `site` and `split` (train, val or test). Without
     a `split`, `test_fraction` of each class is held out.
@@ -28,6 +29,10 @@ class TextFile(TextSource):
 
     path: Location  # the file
     classes: Names | None = None  # the vocabulary, in order; None: all labels, sorted
+    label_separator: str | None = Field(None, min_length=1)  # between several labels of a text
+    # what to do with class names that differ only in case, blanks, Unicode form or the like
+    similar_names: Similar = "error"
+    delimiter: str = Field(",", min_length=1, max_length=1)  # of a CSV
     test_fraction: float = Field(0.2, gt=0, lt=1)  # held out where the file has no test part
     test_seed: int = 0  # which texts are held out
 
@@ -46,7 +51,7 @@ class TextFile(TextSource):
                 if (getattr(record, what) is None) != (getattr(records[0], what) is None):
                     cause = f"{record.where}: some texts have a {key} and others do not"
                     raise DataError(cause, f"fill in the {key} of every text")
-        labels = Labels.single(records, self.classes)
+        labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
         sites = site_names([record.site for record in records], str(self.path))
         parts, notes = divided(records, labels.strata, sites, self)
 
@@ -64,11 +69,11 @@ class TextFile(TextSource):
     def _read(self) -> tuple[list[Record], list[list[str | None]], list[str]]:
         """Records, their words, and where texts without a word were left out."""
         records, texts, skipped = [], [], []
-        for line, values in text_rows(self.path, ("text", "label")):
+        for line, values in text_rows(self.path, ("text", "label"), self.delimiter):
             where = f"{self.path}, line {line}"
             found = self.words(values["text"])
             if found:
-                records.append(_record(values, where))
+                records.append(_record(values, where, self.label_separator is not None))
                 texts.append(found)
             elif self.corrupt == "skip":
                 skipped.append(where)
@@ -78,9 +83,9 @@ class TextFile(TextSource):
         return records, texts, skipped
 
 
-def _record(values: dict[str, str], where: str) -> Record:
+def _record(values: dict[str, str], where: str, unlabelled: bool) -> Record:
     for key in COLUMNS[1:]:
-        if key in values and not values[key].strip():
+        if key in values and not values[key].strip() and not (unlabelled and key == "label"):
             raise DataError(f"{where}: '{key}' is empty", "fill it in or remove the line")
     part = part_stated(values.get("split", "").strip() or None, where)
     site = values.get("site")

@@ -14,7 +14,7 @@ COLUMNS = ("text", "label", "site", "split")  # those with a meaning; others are
 SUFFIXES = frozenset({".csv", ".jsonl"})
 
 
-def text_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
+def text_rows(path: Path, needed: Sequence[str], delimiter: str = ",") -> Iterator[Row]:
     """The rows of a `.jsonl` or CSV file, which must have the columns `needed`.
 
     Raises DataError naming file and line for a row that is broken, and for a file that cannot be
@@ -22,7 +22,7 @@ def text_rows(path: Path, needed: Sequence[str]) -> Iterator[Row]:
     """
     if path.suffix.lower() != ".jsonl":
         cure = f"name the columns in the first line: {','.join(COLUMNS)}"
-        yield from _read(csv_rows(path, needed, cure), path)
+        yield from _read(csv_rows(path, needed, cure, delimiter), path)
         return
     try:
         with path.open(encoding="utf-8-sig") as stream:
@@ -54,7 +54,9 @@ def _objects(stream: Iterable[str], path: Path, needed: Sequence[str]) -> Iterat
         except (ValueError, RecursionError) as error:
             raise DataError(f"{where}: {error}", "write one JSON object per line") from error
         given = isinstance(values, dict) and set(needed) <= values.keys()
-        named = recognised(values, COLUMNS) if given else {}
+        named = dict(recognised(values, COLUMNS)) if given else {}
+        if isinstance(named.get("label"), list):
+            named["label"] = json.dumps(named["label"])  # several labels, as a CSV's cell has them
         used = [named[key] for key in COLUMNS if key in named]
         if not given or not all(isinstance(value, str) for value in used):
             names = " and ".join(f"'{name}'" for name in needed)
