@@ -122,7 +122,7 @@ class MaliciousCoordinator:
             for other in self.inbox[n] - {o for o in group if n in self.inbox.get(o, ())}:
                 pair = KeyPair(self._secret(other, KEY))
                 public = self.adverts[n][PUBLIC : 2 * PUBLIC]
-                keys.append((mask_key(pair, public, self.binding.digest), other > n))
+                keys.append((mask_key(pair, public, self.binding.digest, (n, other)), other > n))
             masks.apply(total, keys)
         return total
 

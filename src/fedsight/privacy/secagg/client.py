@@ -101,9 +101,14 @@ def pair_context(digest: bytes, sender: int, receiver: int) -> bytes:
     return b"fedsight shares\0" + digest + ends
 
 
-def mask_key(own: KeyPair, public: bytes, digest: bytes) -> bytes:
-    """The key of a pair's mask: the same at both ends, different in every round."""
-    return derive(own.agree(public), digest, b"fedsight mask")
+def mask_key(own: KeyPair, public: bytes, digest: bytes, ends: tuple[int, int]) -> bytes:
+    """The key of the mask of the sites numbered `ends`: the same at both, different in every round.
+
+    The numbers belong to it, in either order: a colluder that advertises a copy of another site's
+    public key would otherwise share that site's masks, with the opposite sign if it likes.
+    """
+    numbers = b"".join(site.to_bytes(m.NUMBER, "big") for site in sorted(ends))
+    return derive(own.agree(public), digest, b"fedsight mask\0" + numbers)
 
 
 class SecAggClient:
@@ -273,7 +278,8 @@ class SecAggClient:
     def _pair(self, site: int) -> tuple[bytes, bool]:
         """The key of the mask shared with a site, and whether this site subtracts it."""
         public = self._adverts[site][PUBLIC : 2 * PUBLIC]
-        return mask_key(self._mask, public, self.binding.digest), site < self.number
+        ends = site, self.number
+        return mask_key(self._mask, public, self.binding.digest, ends), site < self.number
 
     def _check_lists(self, lists: m.Lists) -> None:
         if why := objection(self.binding, self.number, self._inbox, lists):

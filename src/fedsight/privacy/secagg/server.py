@@ -153,7 +153,8 @@ class SecAggServer:
         pair, digest, found = KeyPair(private), self.binding.digest, []
         for other in ends:
             theirs = self._adverts[other][PUBLIC : 2 * PUBLIC]
-            found.append((mask_key(pair, theirs, digest), other < site))  # the lower number added
+            key = mask_key(pair, theirs, digest, (site, other))
+            found.append((key, other < site))  # the lower number added
         return found
 
     def _secret(self, site: int, known: bytes, check: Callable[[bytes, bytes], bytes]) -> bytes:
