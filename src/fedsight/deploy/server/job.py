@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from fedsight.deploy.declaration import (
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
+from fedsight.deploy.site.peer_keys import PeerKeys
 from fedsight.engines.protected import adopted
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
@@ -141,6 +142,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     record = RunRecord(
         *(absent, accepted, lambda: watch.durable, watch.has_left, str(facts["id"])),
         withheld=withheld(roster),
+        recognise=_recogniser(folder),
     )
     engine = RemoteEngine(federation, link, record)
     watch.engine = engine
@@ -153,6 +155,19 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
         noised=noised,
     )
     lifecycle.go(run, engine, checkpoint)
+
+
+def _recogniser(folder: FederationFolder) -> Callable[[str, str], None]:
+    """What refuses a site whose identity key is another than in any earlier run."""
+    known = PeerKeys(folder.folder)
+
+    def recognise(site: str, key: str) -> None:
+        try:
+            known.check([(site, key)])
+        except DeployError as error:
+            raise SiteError(error.cause, error.cure) from None
+
+    return recognise
 
 
 def _update_roster(

@@ -18,7 +18,7 @@ RUNS = 32  # runs of which each one's last attempt is remembered
 
 
 class PeerKeys:
-    """`peers.json` in a site's folder: the identity key that each site first showed.
+    """`peers.json` in the folder of a site or a federation: the first identity key of each site.
 
     The owner may write keys into the file beforehand, or compare the recorded ones over another
     channel. A key that changes later is refused. The coordinator names the sites, so their names
@@ -65,7 +65,7 @@ class PeerKeys:
                 raise ValueError("expected an object")
         except (OSError, ValueError):
             raise DeployError(
-                "peers.json, this site's record of the other sites' keys, cannot be read",
+                "peers.json, the record of the sites' identity keys, cannot be read",
                 "restore it from a backup; a new file would trust any key at first",
             ) from None
         return known

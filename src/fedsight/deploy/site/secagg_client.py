@@ -25,7 +25,7 @@ from fedsight.engines.remote import messages
 from fedsight.governance.charges import Charge, charge
 from fedsight.privacy.noise import fresh
 from fedsight.privacy.secagg.client import SecAggClient
-from fedsight.privacy.secagg.keys import Identity
+from fedsight.privacy.secagg.keys import Identity, identity_part, is_challenge
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import pack
 from fedsight.program.program import Program
@@ -122,7 +122,12 @@ class SiteSecAgg:
     # Requests of the coordinator ----------------------------------------------------------
 
     def _identify(self, fields: dict[str, Any], body: bytes) -> SecAggAnswer:
-        return {"identity": self._identity().public.hex()}, b""
+        """The identity key, and a signature that proves that this site holds it."""
+        challenge, identity = fields.get("challenge"), self._identity()
+        if not is_challenge(challenge):
+            raise SiteError("the coordinator sent no valid challenge", "update the coordinator")
+        proof = identity.sign(identity_part(self._name, bytes.fromhex(str(challenge))))
+        return {"identity": identity.public.hex(), "proof": proof.hex()}, b""
 
     def _advertise(self, fields: dict[str, Any], body: bytes) -> SecAggAnswer:
         """Phase 0: begin an attempt at a round, if its binding fits the run."""

@@ -27,7 +27,7 @@ from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
 from fedsight.engines.protected import aggregator_of, reply_bytes
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
-from fedsight.engines.remote.key_exchange import Exchange
+from fedsight.engines.remote.key_exchange import Exchange, Recognise
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
@@ -40,6 +40,10 @@ def _nobody(site: str) -> bool:
     return False
 
 
+def _anybody(site: str, key: str) -> None:
+    pass
+
+
 @dataclass(frozen=True)
 class RunRecord:
     """What the coordinator knows of a run beyond its program.
@@ -48,7 +52,8 @@ class RunRecord:
     last round in which each site's reply was counted, from the run's history; `durable` returns the
     round of the last checkpoint, `gone` whether a site is known to have left; `id` is the run's
     identity, as proposed to the sites. `withheld` says why sites have declared that they release no
-    figures; those are not asked for any.
+    figures; those are not asked for any. `recognise` raises SiteError for a site whose identity key
+    is another than before.
     """
 
     absent: Mapping[str, str]
@@ -57,6 +62,7 @@ class RunRecord:
     gone: Callable[[str], bool] = _nobody
     id: str = ""
     withheld: Mapping[str, str] = field(default_factory=dict)
+    recognise: Recognise = _anybody
 
 
 class RemoteEngine:
@@ -76,7 +82,9 @@ class RemoteEngine:
         self._gone = record.gone
         self._expected = {name: s.total.shape for name, s in replies.blank(federation).items()}
         self._total = aggregator_of(federation, max(federation.terms, 1))
-        self._exchange = Exchange(federation, record.id, self._converse_briefly)
+        self._exchange = Exchange(
+            federation, record.id, self._converse_briefly, record.recognise
+        )
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()

@@ -5,10 +5,12 @@ A site that fails in a phase has dropped out; the round continues without it.
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import SiteError
@@ -16,12 +18,14 @@ from fedsight.core.types import Order
 from fedsight.engines.base import Outcome
 from fedsight.engines.protected import adopted, order_digest
 from fedsight.engines.remote.conversation import Talk
-from fedsight.privacy.secagg.keys import PUBLIC
+from fedsight.privacy.secagg.keys import CHALLENGE, identity_part, is_public, signed
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.server import SecAggServer
 from fedsight.program.federation import Federation
 
 Converse = Callable[[Iterable[str], Callable[[Talk], None]], dict[str, str]]
+Recognise = Callable[[str, str], None]  # a site's name and its identity key
+T = TypeVar("T")
 
 
 class _Serials:
@@ -41,12 +45,19 @@ _serials = _Serials()  # of all runs of this process
 
 
 class Exchange:
-    """Key exchange for the rounds of one run; `converse` talks to sites and returns failures."""
+    """Key exchange for the rounds of one run; `converse` talks to sites and returns failures.
 
-    def __init__(self, federation: Federation, run: str, converse: Converse) -> None:
+    `recognise` raises SiteError for a site that shows another identity key than before: the other
+    sites would refuse a round with it, one by one, and seem to be at fault.
+    """
+
+    def __init__(
+        self, federation: Federation, run: str, converse: Converse, recognise: Recognise
+    ) -> None:
         self._federation = federation
         self._run = run
         self._converse = converse
+        self._recognise = recognise
         self._identities: dict[str, str] = {}
         self._lock = threading.Lock()
         self._server: SecAggServer | None = None
@@ -75,7 +86,7 @@ class Exchange:
             cure = "check the rejected sites, or raise secure.dropout"
             raise SiteError(f"{cause}{_first(problems)}", cure)
         # Sites that are already missing count towards the permitted drop-outs.
-        again = self._federation.program.secure.parameters(len(known))
+        again = _naming(problems, lambda: self._federation.program.secure.parameters(len(known)))
         again = replace(again, survivors=max(again.survivors, parameters.survivors))
         binding = Binding(
             self._run,
@@ -137,21 +148,39 @@ class Exchange:
         return self._converse(sites, ask)
 
     def _identify(self, talk: Talk) -> None:
-        answer, _ = talk.ask("identify", {})
-        key = answer.get("identity")
-        try:
-            if not isinstance(key, str) or len(bytes.fromhex(key)) != PUBLIC or key != key.lower():
-                raise ValueError
-        except ValueError:
-            cause = f"site '{talk.site}' has no identity key"
-            raise SiteError(cause, "run the same FedSight version there") from None
-        self._identities[talk.site] = key
+        """Ask a site for its identity key, and for a proof that it holds it.
+
+        Every site refuses a roster that has one key twice, so without the proof a site that shows
+        another's public key would end every round.
+        """
+        challenge = secrets.token_bytes(CHALLENGE)
+        answer, _ = talk.ask("identify", {"challenge": challenge.hex()})
+        key, proof = answer.get("identity"), answer.get("proof")
+        content = identity_part(talk.site, challenge)
+        if not is_public(key) or not signed(bytes.fromhex(key), _signature(proof), content):
+            cause = f"site '{talk.site}' does not prove that it holds the identity key it shows"
+            raise SiteError(cause, "run the same FedSight version there; if that is so, it cheats")
+        with self._lock:
+            if twin := next((s for s, known in self._identities.items() if known == key), None):
+                cause = f"site '{talk.site}' has the identity key of site '{twin}'"
+                cure = "remove identity.key at one of them: it makes a new one"
+                raise SiteError(cause, cure)
+            self._recognise(talk.site, key)
+            self._identities[talk.site] = key
 
 
-def _naming(problems: Mapping[str, str], do: Callable[[], object]) -> None:
-    """Run `do`; a SiteError that it raises also says why the first site dropped out."""
+def _signature(proof: object) -> bytes:
+    """A signature in hex as bytes; empty if it is not one."""
     try:
-        do()
+        return bytes.fromhex(proof) if isinstance(proof, str) else b""
+    except ValueError:
+        return b""
+
+
+def _naming(problems: Mapping[str, str], do: Callable[[], T]) -> T:
+    """The result of `do`; a SiteError that it raises also says why the first site dropped out."""
+    try:
+        return do()
     except SiteError as error:
         raise SiteError(f"{error.cause}{_first(problems)}", error.cure) from None
 

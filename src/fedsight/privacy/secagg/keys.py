@@ -7,10 +7,12 @@ from it, and AES-256-GCM (NIST SP 800-38D) seals; all from `cryptography`.
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeGuard
 
 from cryptography.exceptions import InvalidSignature, InvalidTag
 from cryptography.hazmat.primitives import hashes
@@ -24,6 +26,8 @@ from fedsight.core.errors import DeployError
 PUBLIC = 32  # bytes of a public key
 SIGNATURE = 64  # bytes
 NONCE, TAG = 12, 16  # bytes
+CHALLENGE = 32  # bytes
+_HEX = re.compile(r"[0-9a-f]{64}")  # as `bytes.hex` writes 32 bytes
 
 
 class Identity:
@@ -73,6 +77,24 @@ class Identity:
         return self._key.sign(message)
 
 
+def is_public(key: object) -> TypeGuard[str]:
+    """Whether `key` is a public key in hex, in the only form that is accepted.
+
+    `bytes.fromhex` ignores spaces, so one key would have many forms, and two sites could have it.
+    """
+    return isinstance(key, str) and _HEX.fullmatch(key) is not None
+
+
+def is_challenge(value: object) -> bool:
+    """Whether `value` is a challenge in hex, to which `identity_part` belongs."""
+    return isinstance(value, str) and _HEX.fullmatch(value) is not None
+
+
+def identity_part(site: str, challenge: bytes) -> bytes:
+    """What `site` signs to prove that it holds its identity key: fresh bytes and its name."""
+    return b"fedsight identity\0" + challenge + site.encode()
+
+
 @lru_cache(maxsize=1 << 14)  # on one machine, all neighbours of a site check the same signature
 def signed(public: bytes, signature: bytes, message: bytes) -> bool:
     """Whether the owner of `public` signed `message`."""
@@ -102,6 +124,19 @@ class KeyPair:
         Raises ValueError for a point of small order, whose secret would be known to everybody.
         """
         return self._key.exchange(X25519PublicKey.from_public_bytes(public))
+
+
+@lru_cache(maxsize=1 << 14)  # as for `signed`
+def is_usable(public: bytes) -> bool:
+    """Whether an X25519 key is no point of small order, with which nobody could agree."""
+    try:
+        _ANYONE.agree(public)
+    except ValueError:
+        return False
+    return True
+
+
+_ANYONE = KeyPair(bytes(range(32)))
 
 
 def derive(secret: bytes, salt: bytes, info: bytes, length: int = 32) -> bytes:

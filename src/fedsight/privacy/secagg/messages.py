@@ -16,7 +16,7 @@ from typing import Any
 
 from fedsight.core.errors import SiteError
 from fedsight.privacy.secagg.graph import Graph, Parameters, drawn
-from fedsight.privacy.secagg.keys import NONCE, PUBLIC, SIGNATURE, TAG
+from fedsight.privacy.secagg.keys import NONCE, PUBLIC, SIGNATURE, TAG, is_public
 from fedsight.privacy.secagg.shares import SHARE
 
 ADVERTISE, ADVERTS, SHARES, INBOX, CONFIRM = b"1a", b"1b", b"2a", b"2b", b"3a"
@@ -106,8 +106,8 @@ class Binding:
             names, keys = zip(*roster, strict=True)
             if len(set(names)) < len(names) or len(set(keys)) < len(keys):
                 raise ValueError("a site is listed twice")
-            if any(len(bytes.fromhex(key)) != PUBLIC for key in keys):
-                raise ValueError("a public key has the wrong length")
+            if not all(map(is_public, keys)):
+                raise ValueError("a public key is not 64 hex digits")
             if found.data != data:
                 raise ValueError("it is not in canonical form")
         except (KeyError, TypeError, ValueError, RecursionError) as error:

@@ -13,7 +13,14 @@ from fedsight.privacy.secagg import masks
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.client import KEY, SEED, mask_key, sign_part
 from fedsight.privacy.secagg.consistency import confirming, inbox_part, lists_part, pick
-from fedsight.privacy.secagg.keys import PUBLIC, SIGNATURE, KeyPair, derive, signed
+from fedsight.privacy.secagg.keys import (
+    PUBLIC,
+    SIGNATURE,
+    KeyPair,
+    derive,
+    is_usable,
+    signed,
+)
 from fedsight.privacy.secagg.shares import SHARE, join
 
 
@@ -44,6 +51,9 @@ class SecAggServer:
         part = sign_part(self.binding.digest, site, advert[: m.KEYS])
         if not signed(self.binding.identity(site), advert[-SIGNATURE:], part):
             raise self._odd(site, "its keys are not signed by its identity")
+        # A neighbour could not use them, and would have to refuse the round in this site's place.
+        if not all(map(is_usable, (advert[:PUBLIC], advert[PUBLIC : 2 * PUBLIC]))):
+            raise self._odd(site, "nobody can agree on a secret with its keys")
         self._adverts[site] = advert
 
     def adverts(self, site: int) -> bytes:
