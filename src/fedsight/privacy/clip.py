@@ -42,6 +42,19 @@ def clip(payload: Payload, most: float, site: str) -> dict[str, Tensor]:
     return {name: part if scale == 1.0 else part * scale for name, part in payload.items()}
 
 
+def check_clipped(payload: Payload, most: float, site: str) -> None:
+    """Raise SiteError naming the site if `clip` cannot have made this payload.
+
+    The margin is for a codec's rounding, float16 at most.
+    """
+    found = norm(payload, site)
+    if found > most * (1 + 1e-3):
+        raise SiteError(
+            f"site '{site}' sent an update of norm {found:.3g}, above the clip of {most:.3g}",
+            "run the same FedSight version at this site; if that is so, it cheats: revoke it",
+        )
+
+
 def flat(parts: Mapping[str, Tensor]) -> Tensor:
     """All parts as one vector, in their order."""
     return torch.cat(list(parts.values()))

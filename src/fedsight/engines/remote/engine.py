@@ -182,7 +182,7 @@ class RemoteEngine:
             with self._lock:  # only one whole reply is in memory at a time
                 if self._gone(talk.site):  # for example revoked while it answered
                     raise Silent(talk.site)
-                replies.add(self.federation, total, spool, arrival)
+                replies.add(self.federation, total, spool, arrival, order.shared)
         return arrival
 
     def measure(self, vector: Tensor, round: int) -> list[Metrics]:

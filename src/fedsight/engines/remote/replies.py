@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import IO
 
 import torch
+from torch import Tensor
 
 from fedsight.aggregation.base import Aggregator
+from fedsight.aggregation.mean import decoded
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import EngineError, SiteError
 from fedsight.core.types import Batch, Metrics
@@ -18,8 +20,16 @@ from fedsight.privacy.secagg import pack
 from fedsight.program.federation import Federation
 
 
-def add(federation: Federation, total: Aggregator, spool: IO[bytes], reply: Accepted) -> None:
-    """Add the vectors of a reply; raises SiteError if the aggregator rejects them.
+def add(
+    federation: Federation,
+    total: Aggregator,
+    spool: IO[bytes],
+    reply: Accepted,
+    shared: Mapping[str, Tensor],
+) -> None:
+    """Add the vectors of a reply; raises SiteError if the aggregator or the mechanism rejects them.
+
+    `shared` is what the order held besides the model.
 
     Raises EngineError if adding fails for another reason, because the sum may hold part of them.
     """
@@ -30,6 +40,10 @@ def add(federation: Federation, total: Aggregator, spool: IO[bytes], reply: Acce
             total.add_words(words, reply.weight, reply.site)
     else:
         payload = messages.unpack_parts(data, federation.parts)
+        mechanism = federation.program.privacy
+        if mechanism.noise_at == "coordinator":
+            values = decoded(federation.parts, payload, reply.site)
+            mechanism.check_reply(values, shared, reply.site)
         with _whole(reply.site):
             total.add(payload, reply.weight, reply.site)
 

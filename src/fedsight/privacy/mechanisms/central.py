@@ -10,11 +10,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.core.errors import FedSightError, Problem
+from fedsight.core.errors import FedSightError, Problem, SiteError
 from fedsight.core.types import Payload, RoundSum
 from fedsight.privacy.accounting import Events
 from fedsight.privacy.base import PREFIX, Plan, Protected, Released, State, mechanisms
-from fedsight.privacy.clip import clip, cut, flat, norm
+from fedsight.privacy.clip import check_clipped, clip, cut, flat, norm
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Everyone, FixedSize, Poisson, Sampler
 
@@ -93,6 +93,21 @@ class Central(Protected):
             released[BELOW] = torch.tensor([0.5 if below else -0.5])
         return released
 
+    def check_reply(self, payload: Payload, shared: Mapping[str, Tensor], site: str) -> None:
+        """Refuse what is longer than the clip, or counts as more than one update below it.
+
+        A count of -10^8 would move the clip of all sites to its largest or smallest value.
+        """
+        parts = dict(payload)
+        below = parts.pop(BELOW, None)
+        check_clipped(parts, float(shared[CLIP]) if below is not None else self.clip, site)
+        if below is not None and abs(float(below)) != 0.5:
+            raise SiteError(
+                f"site '{site}' counts its update as {float(below):.3g} below the clip, not 1/2 or "
+                "-1/2",
+                "run the same FedSight version at this site; if that is so, it cheats: revoke it",
+            )
+
     def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """(sum + noise) / expected cohort; for an empty cohort only noise."""
         found = total.plain()
@@ -108,7 +123,9 @@ class Central(Protected):
             assert self.quantile is not None
             bits *= plan.reached(0.5, 1) / 0.5  # the count is rounded too
             share = float((count + stream.normal(1, bits)) / expected) + 0.5
-            most = min(max(most * math.exp(-self.clip_rate * (share - self.quantile)), 1e-6), 1e6)
+            # Masked counts are not checked one by one, so the exponent may be anything.
+            change = math.exp(min(-self.clip_rate * (share - self.quantile), 700.0))
+            most = min(max(most * change, 1e-6), 1e6)
             state = {CLIP: torch.tensor([most])}
         return Released(cut(vector, found), round(expected), state)
 

@@ -22,7 +22,7 @@ from fedsight.core.types import Payload, RoundSum
 from fedsight.privacy import event
 from fedsight.privacy.accounting import Events
 from fedsight.privacy.base import PREFIX, Plan, Protected, Released, State, mechanisms
-from fedsight.privacy.clip import clip, cut, flat
+from fedsight.privacy.clip import check_clipped, clip, cut, flat
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Cyclic
 
@@ -71,6 +71,10 @@ class Matrix(Protected):
     ) -> Payload:
         """The update, clipped; the coordinator adds the noise."""
         return clip(payload, self.clip, site)
+
+    def check_reply(self, payload: Payload, shared: Mapping[str, Tensor], site: str) -> None:
+        """Refuse what is longer than the clip."""
+        check_clipped(payload, self.clip, site)
 
     def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """(sum + this round's row of C^-1 z) / size of a group."""
