@@ -15,6 +15,7 @@ from rich.markup import escape
 from fedsight.cli.tables import PrintableTable, print_line, show
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
+from fedsight.core.files import parse_json
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, presences
 from fedsight.deploy.processes import supervisor
@@ -203,7 +204,7 @@ def _figure(value: Any, form: str) -> str:
 def _json(path: Path) -> dict[str, Any]:
     """The JSON object in a file that may be missing or incomplete."""
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        value = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return value if isinstance(value, dict) else {}
@@ -212,7 +213,7 @@ def _json(path: Path) -> dict[str, Any]:
 def _lines(folder: Path) -> list[dict[str, Any]]:
     path = folder / "history.jsonl"
     try:
-        return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+        return [parse_json(line) for line in path.read_bytes().split(b"\n")[:-1]]
     except FileNotFoundError:
         return []
     except (OSError, ValueError) as error:

@@ -51,7 +51,7 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     table.add_row("time", f"{summary['seconds']:.1f} s for {summary['rounds']} rounds")
     console = Console(highlight=False, emoji=False)
     console.print(table)
-    console.print(f"Report: {escape(folder)}/report.html", soft_wrap=True)
+    console.print(f"Report: {_shown(folder)}/report.html", soft_wrap=True)
 
 
 def _spent(protected: Mapping[str, Any]) -> str:

@@ -17,7 +17,14 @@ from torch import Tensor
 
 from fedsight.algorithms.base import State
 from fedsight.core.errors import ConfigError, StoreError
-from fedsight.core.files import append_line, is_taken, make_folder, whole_lines, write_atomically
+from fedsight.core.files import (
+    append_line,
+    is_taken,
+    make_folder,
+    parse_json,
+    whole_lines,
+    write_atomically,
+)
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
@@ -120,7 +127,7 @@ class RunStore:
         try:
             tensors = load(path.read_bytes())
             with safe_open(path, "pt") as file:
-                meta = json.loads(file.metadata()["fedsight"])
+                meta = parse_json(file.metadata()["fedsight"])
             state = {k.removeprefix("state."): v for k, v in tensors.items() if k != "vector"}
             return Checkpoint(vector=tensors["vector"], state=state, **meta)
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -145,7 +152,7 @@ class RunStore:
         """
         path = self.folder / "history.jsonl"
         try:
-            return [{"round": 0, **json.loads(line)} for line in whole_lines(path)]
+            return [{"round": 0, **parse_json(line)} for line in whole_lines(path)]
         except (OSError, ValueError, TypeError) as error:
             cure = "start the run again with another --out"
             raise StoreError(f"the history {path} is broken: {error}", cure) from error
@@ -165,7 +172,7 @@ class RunStore:
         """One of the folder's JSON files; StoreError when it is missing or broken."""
         path = self.folder / name
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value = parse_json(path.read_text(encoding="utf-8"))
             if not isinstance(value, dict):
                 raise ValueError("it is not a JSON object")
         except (OSError, ValueError) as error:

@@ -21,7 +21,7 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
         with os.fdopen(os.open(partial, flags, mode), "wb") as file:
             file.write(data)
             file.flush()
@@ -45,9 +45,11 @@ def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
 def append_line(path: Path, value: Mapping[str, Any]) -> None:
     """Append a line of JSON and flush it to the disk; OSError when it cannot be written.
 
-    An incomplete last line, left by a crash, is ended first, so it remains a separate line.
+    An incomplete last line, left by a crash, is ended first, so it remains a separate line. A link
+    is not followed: in a folder from somebody else, it could lead to any file of the user.
     """
-    with path.open("ab+") as file:
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW
+    with os.fdopen(os.open(path, flags, 0o666), "ab+") as file:
         torn = b""
         if file.seek(0, os.SEEK_END):
             file.seek(-1, os.SEEK_END)
@@ -62,12 +64,20 @@ def whole_lines(path: Path) -> list[bytes]:
     return path.read_bytes().split(b"\n")[:-1] if path.exists() else []
 
 
+def parse_json(data: str | bytes) -> Any:
+    """The value in a JSON text; ValueError for anything else, too deep nesting included."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError(str(error)) from None
+
+
 def records(path: Path) -> list[dict[str, Any]]:
     """The JSON objects in the lines of a file; incomplete lines, left by crashes, are skipped."""
     found = []
     for line in whole_lines(path):
-        with contextlib.suppress(ValueError, RecursionError):
-            found.append(json.loads(line))
+        with contextlib.suppress(ValueError):
+            found.append(parse_json(line))
     return [value for value in found if isinstance(value, dict)]
 
 

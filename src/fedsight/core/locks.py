@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import time
 from pathlib import Path
 from typing import IO
@@ -16,9 +17,10 @@ def hold(path: Path, patience: float, refusal: FedSightError) -> IO[bytes]:
     """Lock the file `path`; the lock is held until the returned file is closed.
 
     Waits up to `patience` seconds for the current holder, which may be ending; then raises
-    `refusal`.
+    `refusal`. The file's content is left alone, and a link is not followed (OSError): in a folder
+    from somebody else, it could lead to any file of the user.
     """
-    file = path.open("wb")
+    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
     until = time.monotonic() + patience
     while True:
         try:

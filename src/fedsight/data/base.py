@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,9 @@ from fedsight.data.images.windowing import Reading
 Indices = npt.NDArray[np.int64]
 Fit = Literal["stretch", "crop", "pad"]
 Modality = Literal["image", "text"]  # what a network reads
+MAX_CHANNELS = 64
+MAX_SIDE = 8192  # pixels of an image's height or width
+MAX_IMAGE_VALUES = 1 << 26  # one empty image passes through the network before any other
 Floats = Annotated[tuple[float, ...], Field(strict=False)]
 Words = Annotated[tuple[str, ...], Field(strict=False)]
 Location = Annotated[Path, Field(strict=False)]  # a file or folder; TOML gives it as a string
@@ -143,7 +147,11 @@ class Preprocess:
 
     @classmethod
     def of(cls, table: Mapping[str, Any]) -> Preprocess:
-        """From plain values, as `asdict` and JSON have them; TypeError or ValueError if not."""
+        """From plain values, as `asdict` and JSON have them.
+
+        Raises TypeError or ValueError for values that no image has, or that would take too much
+        memory.
+        """
         fields: dict[str, Any] = {
             key: tuple(value) if isinstance(value, list) else value for key, value in table.items()
         }
@@ -152,7 +160,22 @@ class Preprocess:
         modality = fields.get("modality", "image")
         if modality not in get_args(Modality):
             raise ValueError(f"'{modality}' is not one of {', '.join(get_args(Modality))}")
-        return cls(**fields)
+        found = cls(**fields)
+        found._check_plausible()
+        return found
+
+    def _check_plausible(self) -> None:
+        sides, floats = (self.channels, self.height, self.width), (*self.mean, *self.std)
+        if any(type(number) is not int for number in sides):
+            raise ValueError("expected an image's size as whole numbers")
+        fits = all(1 <= side <= MAX_SIDE for side in sides)
+        fits = fits and self.channels <= MAX_CHANNELS and math.prod(sides) <= MAX_IMAGE_VALUES
+        if not fits or self.fit not in get_args(Fit):
+            raise ValueError("invalid image size or fit")
+        finite = all(type(value) is float and math.isfinite(value) for value in floats)
+        same = len(self.mean) == len(self.std) and len(self.std) in (0, self.channels)
+        if not finite or not same or min(self.std, default=1.0) <= 0:
+            raise ValueError("each channel needs a mean and a positive standard deviation")
 
     @property
     def modalities(self) -> str:

@@ -12,6 +12,7 @@ from pydantic import Field
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.base import SizedSource
+from fedsight.data.listing import is_there
 from fedsight.data.parts import part_stated
 
 Row = tuple[int, dict[str, str]]  # the line, and its values by column
@@ -88,7 +89,7 @@ def image_records(
             if values.get(column) == "" and not (unlabelled and column == columns.label):
                 raise DataError(f"{where}: '{column}' is empty", "fill it in or remove the line")
         image = path.parent / values[columns.path]
-        if not image.is_file():
+        if not is_there(image):
             raise DataError(
                 f"{where}: there is no image '{image}'",
                 "correct the path (relative to the CSV's folder) or remove the line",

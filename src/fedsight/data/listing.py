@@ -19,6 +19,14 @@ def is_picture(path: str) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
+def is_there(path: Path) -> bool:
+    """Whether `path` is a file; no file has too long a name, or is in a folder that is closed."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def image_files(root: Path, accept: Callable[[str], bool] = is_picture) -> list[str]:
     """Image files in `root` that are not hidden, by name; other files are ignored."""
     with looking_at(root), os.scandir(root) as entries:

@@ -8,7 +8,6 @@ site has, and how an image becomes the network's input. From the declarations it
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, get_args
@@ -17,7 +16,7 @@ import numpy as np
 
 from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
 from fedsight.core.text import is_printable, printable
-from fedsight.data.base import Dataset, Fit, Part, Preprocess, Source
+from fedsight.data.base import MAX_CHANNELS, Dataset, Part, Preprocess, Source
 from fedsight.data.partition import Groups
 from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_part
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
@@ -31,9 +30,6 @@ MAX_SITE_IMAGES = 1 << 24
 MAX_TOTAL_IMAGES = 1 << 26  # of all sites together
 MAX_CLASSES = 1 << 16
 MAX_CLASS_NAME = 200  # characters
-MAX_CHANNELS = 64
-MAX_SIDE = 8192  # pixels of an image's height or width
-MAX_IMAGE_VALUES = 1 << 26  # the coordinator passes one empty image through the network
 
 
 @dataclass(frozen=True)
@@ -94,26 +90,19 @@ def _as_tuple(value: Any, most: int) -> tuple[Any, ...]:
 
 def _check_plausible(found: Declaration) -> None:
     """Raise ValueError if the coordinator could not use the declaration, or not hold it."""
-    size = found.preprocess
     told = () if found.total is None else (found.total,)
     counts = (*found.labels, *told, found.test, found.skipped)
-    sides = (size.channels, size.height, size.width)
-    if any(type(number) is not int for number in (*counts, *sides)) or min(counts) < 0:
+    if any(type(number) is not int for number in counts) or min(counts) < 0:
         raise ValueError("expected counts as whole numbers of at least 0")
-    if not 1 <= found.train <= MAX_SITE_IMAGES or found.test > MAX_SITE_IMAGES:
+    if not 1 <= found.train <= MAX_SITE_IMAGES or max(counts) > MAX_SITE_IMAGES:
         raise ValueError(f"expected between 1 and {MAX_SITE_IMAGES:,} images")
     names = [name for name in found.classes if type(name) is str and _is_class_name(name)]
     expected = len(found.classes) if found.total is None else 0
     if len(found.labels) != expected or len(found.classes) != len(set(names)):
         cause = "each class needs a printable name of its own and a count, or all one count"
         raise ValueError(cause)
-    floats = (*size.mean, *size.std)
-    finite = all(type(value) is float and math.isfinite(value) for value in floats)
-    if not finite or not len(size.mean) == len(size.std) == size.channels or min(size.std) <= 0:
+    if not found.preprocess.mean:
         raise ValueError("each channel needs a mean and a positive standard deviation")
-    fits = all(1 <= side <= MAX_SIDE for side in sides) and math.prod(sides) <= MAX_IMAGE_VALUES
-    if not fits or size.channels > MAX_CHANNELS or size.fit not in get_args(Fit):
-        raise ValueError("invalid image size or fit")
     if type(found.share) is not bool:
         raise ValueError("expected `share` to be true or false")
     if found.figures not in get_args(Release):

@@ -78,7 +78,7 @@ def read(path: Path) -> ConfigTable:
     except OSError as error:
         cause = f"cannot read {path}: {error.strerror}"
         raise ConfigError([Problem("config", cause, "give the path of a TOML file")]) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # too long a number and too deep a list too
         cause = f"{path} is not TOML: {error}"
         cure = "put strings in quotes and write sections as [train]; see the reference for examples"
         raise ConfigError([Problem("config", cause, cure)]) from None

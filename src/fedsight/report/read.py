@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from fedsight.core.errors import StoreError
+from fedsight.core.files import parse_json
 from fedsight.report.records import Comparison, Evaluation, Facts, Record, RoundRecord, Summary
 from fedsight.report.words import plural
 
@@ -97,7 +97,7 @@ def _model(path: Path, kind: type[M], required: bool = False) -> M | None:
     if raw is None:
         return None
     try:
-        return kind.model_validate(json.loads(raw))
+        return kind.model_validate(parse_json(raw))
     except ValueError as error:
         raise StoreError(f"{path} is broken: {_why(error)}", CURE) from error
 
@@ -117,7 +117,7 @@ def _history(path: Path) -> tuple[RoundRecord, ...]:
     rounds: dict[int, RoundRecord] = {}
     for number, line in lines:
         try:
-            entry = RoundRecord.model_validate(json.loads(line))
+            entry = RoundRecord.model_validate(parse_json(line))
         except ValueError as error:
             if number == lines[-1][0] and not isinstance(error, ValidationError):
                 break  # the run was interrupted while writing this line
@@ -138,5 +138,5 @@ def _config(path: Path) -> tuple[str, dict[str, Any]]:
     try:
         text = raw.decode("utf-8")
         return text, tomllib.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StoreError(f"{path} is broken: it is not TOML ({error})", CURE) from error

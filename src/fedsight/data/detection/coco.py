@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DataError
 
+MOST = 1e9  # pixels; NaN fails this too
 _CURE = "correct the file, or export it again from the labelling tool"
 
 
@@ -125,8 +125,9 @@ def _box(
     box = entry.get("bbox")
     if box is None:
         return None
+    # JSON has integers of any size, and not all of them are floats.
     numbers = isinstance(box, list) and all(
-        isinstance(value, int | float) and math.isfinite(value) for value in box
+        isinstance(value, int | float) and -MOST <= value <= MOST for value in box
     )
     if not numbers or len(box) != 4 or (min(box[2:]) <= 0 and not judged):
         raise DataError(

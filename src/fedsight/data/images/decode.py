@@ -46,11 +46,8 @@ def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
             if not whole:
                 return seen_size(file, str(path))
             data = file.read()
-    except OSError as error:
-        raise DataError(
-            f"image '{path}' cannot be read: {error.strerror or error}",
-            "correct the path, or restore the file",
-        ) from error
+    except (OSError, ValueError) as error:  # ValueError: no file can have this name
+        raise _unreadable(str(path), error) from error
     height, width = read_dicom(data, str(path), Reading()).shape[:2]
     return width, height
 
@@ -59,10 +56,8 @@ def whole(path: Path, preprocess: Preprocess) -> Pixels:
     """The upright image in a file, uint8 or uint16 [h, w, c], not resized; may raise DataError."""
     try:
         return _pixels(path.read_bytes(), str(path), preprocess, False)
-    except OSError as error:
-        raise DataError(
-            f"image '{path}' cannot be read: {error.strerror or error}", "restore the file"
-        ) from error
+    except (OSError, ValueError) as error:
+        raise _unreadable(str(path), error) from error
 
 
 def raster(
@@ -81,14 +76,20 @@ def raster(
         name = name or os.fspath(path)
         try:
             data = Path(path).read_bytes()
-        except OSError as error:
-            raise DataError(
-                f"image '{name}' cannot be read: {error.strerror or error}",
-                "correct the path, or restore the file and its permissions",
-            ) from error
+        except (OSError, ValueError) as error:
+            raise _unreadable(name, error) from error
         pixels = _pixels(data, name, preprocess, thorough, frame)
     fitted = _channels(_fit(pixels, preprocess), preprocess.channels)
     return np.array(fitted.transpose(2, 0, 1), order="C")  # Pillow lends read-only memory
+
+
+def _unreadable(name: str, error: OSError | ValueError) -> DataError:
+    """What is wrong with a file that cannot be opened, or whose name cannot be one."""
+    why = error.strerror if isinstance(error, OSError) else None
+    return DataError(
+        f"image '{name}' cannot be read: {why or error}",
+        "correct the path, or restore the file and its permissions",
+    )
 
 
 def _pixels(

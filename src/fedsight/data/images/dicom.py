@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -25,6 +26,9 @@ _HEADER = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "PlanarConfiguration"),
 )
+# Bytes that a file whose whole content is deflated may inflate to: the largest 16-bit colour image.
+MAX_INFLATED = 6 * MAX_PIXELS
+_CHUNK = 1 << 20  # bytes
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _TAGS = (
     *_HEADER,
@@ -93,6 +97,7 @@ def inspect(path: Path, name: str) -> tuple[int, str]:
                 )
             stream.seek(0)
             with _quiet():
+                _check_inflated(stream, name)
                 found = pydicom.dcmread(
                     stream, defer_size=1024, specific_tags=[*_HEADER, *_PIXELS, "PatientID"]
                 )
@@ -121,8 +126,9 @@ def read_dicom(data: bytes, name: str, reading: Reading, frame: int | None = Non
     pydicom = _pydicom()
     others = ""
     try:
-        with _quiet():
-            found = pydicom.dcmread(io.BytesIO(data), specific_tags=list(_TAGS))
+        with _quiet(), io.BytesIO(data) as stream:
+            _check_inflated(stream, name)
+            found = pydicom.dcmread(stream, specific_tags=list(_TAGS))
             _check(found, name)
             number = _number(found, reading, frame)
             _gather(found, number)
@@ -156,6 +162,29 @@ def _quiet() -> Iterator[None]:
     with _quieting, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def _check_inflated(stream: BinaryIO, name: str) -> None:
+    """Refuse a file whose content inflates to more than an image needs; pydicom would inflate it.
+
+    `stream` is at its beginning, before and after.
+    """
+    reader = _pydicom().filereader
+    reader.read_preamble(stream, False)
+    syntax = reader._read_file_meta_info(stream).get("TransferSyntaxUID")
+    if syntax is not None and syntax.is_deflated:
+        inflator, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+        left = stream.read(_CHUNK)
+        while left and not inflator.eof:
+            size += len(inflator.decompress(left, _CHUNK))
+            if size > MAX_INFLATED:
+                raise DataError(
+                    f"'{name}' is too large to be opened safely: it inflates to more than "
+                    f"{MAX_INFLATED:,} bytes",
+                    "decompress it first (dcmconv +te does), or cut it into single images",
+                )
+            left = inflator.unconsumed_tail or stream.read(_CHUNK)
+    stream.seek(0)
 
 
 def _plugins(found: Any) -> str:

@@ -15,7 +15,7 @@ from fedsight.data.detection.voc import read_voc
 from fedsight.data.detection.yolo import labels_of, read_names, read_yolo
 from fedsight.data.images.decode import upright
 from fedsight.data.images.pixels import SUFFIXES
-from fedsight.data.listing import is_picture
+from fedsight.data.listing import is_picture, is_there
 from fedsight.data.parts import PartName, part_named
 
 Found = tuple[list[Annotated], tuple[str, ...]]  # images, and the class names of the files
@@ -106,7 +106,7 @@ class Boxes(BoxSource):
         for folder in folders:
             names = [name, *(path.stem + suffix for suffix in sorted(SUFFIXES))]
             for file in (folder / one for one in names):
-                if file.is_file() and is_picture(str(file)):
+                if is_there(file) and is_picture(str(file)):
                     return file
         raise DataError(
             f"'{path}': there is no image '{name}' in '{folders[0]}'",

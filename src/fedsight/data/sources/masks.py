@@ -60,9 +60,10 @@ class Masks(CsvSource):
         path = self.path.parent / record.label
         try:
             data = path.read_bytes()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: no file can have this name
+            why = error.strerror if isinstance(error, OSError) else error
             raise DataError(
-                f"{record.where}: there is no mask '{path}' ({error.strerror or error})",
+                f"{record.where}: there is no mask '{path}' ({why or error})",
                 "correct the path (relative to the CSV's folder) or remove the line",
             ) from error
         pixels = read_pixels(data, str(path))

@@ -82,9 +82,7 @@ class RemoteEngine:
         self._gone = record.gone
         self._expected = {name: s.total.shape for name, s in replies.blank(federation).items()}
         self._total = aggregator_of(federation, max(federation.terms, 1))
-        self._exchange = Exchange(
-            federation, record.id, self._converse_briefly, record.recognise
-        )
+        self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()

@@ -265,7 +265,9 @@ class SecAggClient:
         if not signed(self.binding.identity(site), signature, message):
             raise self._refuse(f"the keys of site '{self._name(site)}' are not signed by that site")
         if not all(map(is_usable, (keys[:PUBLIC], keys[PUBLIC : 2 * PUBLIC]))):
-            raise self._refuse(f"nobody can agree on a secret with the keys of '{self._name(site)}'")
+            raise self._refuse(
+                f"nobody can agree on a secret with the keys of '{self._name(site)}'"
+            )
 
     def _opened(self, site: int, sealed: bytes) -> bytes:
         """The pair of shares that a site sealed for this one."""
