@@ -8,6 +8,7 @@ anybody check that a site's update is clipped.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def train(places: Places, images: Path, change: Callable[[Payload], None]) -> tu
             return text, data
         whole = np.frombuffer(data, np.float32).copy()
         edges = np.cumsum([0, *(spec.values for spec in specs.values())])
-        parts = [whole[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        parts = [whole[a:b] for a, b in itertools.pairwise(edges)]
         change({name: torch.from_numpy(part) for name, part in zip(specs, parts, strict=True)})
         return text, whole.tobytes()
 

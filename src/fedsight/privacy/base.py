@@ -109,10 +109,8 @@ class Mechanism(Settings):
         """The payload that leaves the site instead of `payload`."""
         return payload
 
-    def check_reply(  # noqa: B027 - most mechanisms rely on no bound
-        self, payload: Payload, shared: Mapping[str, Tensor], site: str
-    ) -> None:
-        """Raise SiteError if `release` cannot have made what `site` sent, unmasked, for `shared`."""
+    def check_reply(self, payload: Payload, shared: Mapping[str, Tensor], site: str) -> None:
+        """Raise SiteError if `release` cannot have made what `site` sent without masks."""
 
     def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
         """Turn the sum of a cohort's releases into a mean."""
