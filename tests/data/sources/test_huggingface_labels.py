@@ -79,16 +79,16 @@ def test_strings_with_several_labels_need_the_separator(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "feature", "cause"),
     [
-        ([0, None], WHOLE, r"train\[1\]: there is no label"),
-        ([0, -1], NAMES, r"train\[1\]: label -1 has no name"),
-        ([0.0, 0.5], datasets.Value("float64"), r"train\[1\]: the label is 0.5: not a class"),
-        ([0.0, float("nan")], datasets.Value("float64"), r"train\[1\]: the label is nan: no label"),
-        (["a", "nan"], STRING, r"train\[1\]: the label 'nan' stands for a missing value"),
+        ([0, None], WHOLE, r"row\[1\]: there is no label"),
+        ([0, -1], NAMES, r"row\[1\]: label -1 has no name"),
+        ([0.0, 0.5], datasets.Value("float64"), r"row\[1\]: the label is 0.5: not a class"),
+        ([0.0, float("nan")], datasets.Value("float64"), r"row\[1\]: the label is nan: no label"),
+        (["a", "nan"], STRING, r"row\[1\]: the label 'nan' stands for a missing value"),
         (["a", "A"], STRING, "differ only in case"),
         ([{"x": 1}, {"x": 2}], {"x": WHOLE}, "the label is a table with x"),
-        ([[[1]], [[2]]], datasets.List(datasets.List(WHOLE)), r"train\[0\]: a label is a list"),
+        ([[[1]], [[2]]], datasets.List(datasets.List(WHOLE)), r"row\[0\]: a label is a list"),
         ([[0, 0, 1], [1, 0, 0]], datasets.List(WHOLE), "lists of 0 and 1, as if for every class"),
-        ([["a", None], ["b"]], datasets.List(STRING), r"train\[0\]: a label is a NoneType"),
+        ([["a", None], ["b"]], datasets.List(STRING), r"row\[0\]: a label is a NoneType"),
     ],
 )
 def test_what_is_no_class_is_refused_by_its_row(
