@@ -260,7 +260,10 @@ def main_job(repeats: int, rounds: int | None) -> dict[str, Any]:
                 accuracy[name] = summary["accuracy"]
     pairs = zip(found["secagg"], found["none"], strict=True)
     overhead = [secure / plain - 1 for secure, plain in pairs]
-    return {"seconds": found, "accuracy": accuracy, "overhead": overhead, "asked": 0.07}
+    return {
+        **{"rounds": rounds, "seconds": found, "accuracy": accuracy},
+        **{"overhead": overhead, "asked": 0.07},
+    }
 
 
 def show_masking(found: list[dict[str, Any]]) -> None:
@@ -357,13 +360,14 @@ def main() -> None:
             show_consistency,
         ),
         "main_job": (
-            lambda quick: main_job(1, 2) if quick else main_job(9, None),
+            lambda quick: main_job(1, 2) if quick else main_job(9, given.rounds),
             show_main_job,
         ),
     }
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="small sizes: does it run?")
     parser.add_argument("--only", nargs="+", choices=list(sections), default=list(sections))
+    parser.add_argument("--rounds", type=int, help="of the main job's nine pairs (default: all)")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     path = given.out or RESULTS / ("secagg-quick.json" if given.quick else "secagg.json")
