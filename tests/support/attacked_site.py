@@ -26,6 +26,7 @@ from fedsight.deploy.site import service
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer_process import Commands
 from fedsight.engines.remote import messages
+from fedsight.privacy.secagg.keys import CHALLENGE
 from fedsight.program.config import parse
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program
@@ -125,6 +126,10 @@ class AttackedSite:
         """Propose a program."""
         fields = {"run": run, "program": of.table(), "fingerprint": of.fingerprint}
         return self.ask("propose", {**fields, "sites": sites})[0]
+
+    def identity(self) -> str:
+        """The site's identity key, in hex."""
+        return str(self.ask("identify", {"challenge": "00" * CHALLENGE})[0]["identity"])
 
     def send(self, name: str, vectors: Sequence[Tensor]) -> int:
         """Send vectors under one name; returns the mark."""

@@ -111,7 +111,7 @@ class Conversation:
 
     def _begin(self, step: Step, serial: int) -> None:
         """A binding of all, numbered with the site among them, and everybody's keys."""
-        own = bytes.fromhex(self.site.ask("identify", {})[0]["identity"])
+        own = bytes.fromhex(self.site.identity())
         people = [Identity(hashlib.sha256(name.encode()).digest()) for name in PEERS]
         names = [*PEERS[:2], self.site.home.name, *PEERS[2:]]
         publics = [people[0].public, people[1].public, own, people[2].public]

@@ -38,9 +38,7 @@ class MaskedRound:
         sizes = {"delta": order.vector.numel()}
         sizes |= {name: value.numel() for name, value in order.shared.items()}
         self.quantiser = encoding_plan_of(program, sizes, cap, fresh).quantiser(len(sites))
-        roster = tuple(
-            (one.home.name, str(one.ask("identify", {})[0]["identity"])) for one in sites
-        )
+        roster = tuple((one.home.name, one.identity()) for one in sites)
         self.binding = Binding(
             "run1",
             program.fingerprint,
