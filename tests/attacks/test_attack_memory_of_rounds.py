@@ -19,9 +19,18 @@ from masked_round import MaskedRound, in_the_clear
 
 from fedsight.core.types import Order
 from fedsight.program.program import Program
+from fedsight.program.rules import Facts
 
 Attack = Callable[..., AttackedSite]
 NAMES = ("a", "b", "c", "d")
+# FedBN keeps the norm at the site. No tensor of the sketch by which a program is judged before its
+# network is built has a name of these.
+NAMED = {
+    "algorithm": {"name": "fedbn"},
+    "model": {"name": "small_cnn", "width": 4, "blocks": 1},
+    "train": {"only": ["conv0", "norm0.weight", "head.weight"], "batch": 8},
+    "secure": {"name": "secagg"},
+}
 
 
 def begin(
@@ -79,3 +88,37 @@ def test_noise_that_the_sites_add_allows_memory(attack: Attack, tmp_path: Path) 
         privacy=privacy,
     )
     assert "error" not in sites[0].join(of)
+
+
+def sites_of(attack: Attack, tmp_path: Path) -> tuple[list[AttackedSite], Program]:
+    """Sites that require secure aggregation, and a program whose memory only its network shows."""
+    sites, _ = begin(attack, tmp_path, "fedavg")
+    return sites, program(tmp_path / "images-a", **NAMED)
+
+
+def test_the_sum_is_one_update_where_memory_is_judged_by_a_sketch_of_the_network(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = Facts.of
+    monkeypatch.setattr(Facts, "of", lambda program, network=None: judged(program))
+    sites, of = sites_of(attack, tmp_path)
+    for site in sites:
+        assert "error" not in site.join(of)
+    federation = known(of)
+    head = torch.tensor([[1.0], [-1.0]]).expand(2, 64)
+    poison = Model(federation).set("head.weight", head * 1e34)
+    first = MaskedRound(sites[1:], of, Order(1, poison.travelling))
+    for number in range(3):
+        first.train(number)
+    trap = Model(federation).set("head.weight", head * 1e6).travelling
+    second = MaskedRound(sites, of, Order(2, trap), serial=2)
+    found = second.sum([second.train(number) for number in range(4)])["delta"]
+    target = in_the_clear(sites[0], of, second.order)
+    assert target.abs().max() > 1e-2
+    assert (found - target.clamp(-1, 1)).abs().max() < 1e-6
+
+
+def test_ours_judge_memory_by_the_network(attack: Attack, tmp_path: Path) -> None:
+    sites, of = sites_of(attack, tmp_path)
+    assert not Facts.of(of).remembers
+    assert "contract.masked_memory: the program keeps memory" in sites[0].join(of)["error"]

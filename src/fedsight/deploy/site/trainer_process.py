@@ -49,6 +49,9 @@ class SiteTrainer:
         of = replace(self.federation, program=program)
         if problems := rules.problems(program, of.network):  # the coordinator may not have asked
             raise ConfigError(problems)
+        # A sketch of a network does not show which of its tensors `train.only` names.
+        remembers = rules.Facts.of(program, of.network).remembers
+        setup.owner.contract.check_memory(program, remembers)
         self._protected = setup.owner.contract.protected
         self.client = Client(of, speed, fresh, deployed=True, hides=self._protected)
         if setup.kept is not None:
