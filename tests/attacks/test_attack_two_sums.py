@@ -3,6 +3,10 @@
 Training is reproducible, so a round that is repeated, or another run of the same program, adds the
 same updates again. A site remembers over which sites a round of a program was summed, and helps to
 unmask no sum of it over others. Where it does not, the update comes out.
+
+A program that differs in nothing that matters (a deadline) is another program, and a round with the
+same model another round: their sums come out, exactly, unless the owner permits one list of sites
+for all of them.
 """
 
 from __future__ import annotations
@@ -40,7 +44,9 @@ CONTRACT = {"require": ["secure_aggregation"], "figures": "none"}
 class Federation:
     """Four sites, and a coordinator that asks some of them at a time for the first round."""
 
-    def __init__(self, attack: Attack, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self, attack: Attack, root: Path, monkeypatch: pytest.MonkeyPatch, **contract: Any
+    ) -> None:
         self.trained: list[Tensor] = []  # the updates before they are masked
         asks = InlineTrainer.ask
 
@@ -54,12 +60,15 @@ class Federation:
         self.sites: dict[str, AttackedSite] = {}
         for number, name in enumerate(NAMES):
             images = draw(root / f"images-{name}", noise_images(6, number))
-            self.sites[name] = attack(name, images, **CONTRACT)
-        self.program: Program = program(
-            root / "images-a", secure={"name": "secagg", "dropout": 0.25}
-        )
+            self.sites[name] = attack(name, images, **CONTRACT, **contract)
+        self.images = root / "images-a"
+        self.program: Program = self.like()
 
-    def sum(self, names: Iterable[str], run: str = "run1") -> Tensor:
+    def like(self, **sections: Any) -> Program:
+        """The program, with other settings."""
+        return program(self.images, secure={"name": "secagg", "dropout": 0.25}, **sections)
+
+    def sum(self, names: Iterable[str], run: str = "run1", round: int = 1) -> Tensor:
         """The sum of the round's updates over some sites, without masks."""
         link = LocalLink({name: self.sites[name].service for name in names})
         declared, absent = propose(self.program, run, link, {})
@@ -67,7 +76,7 @@ class Federation:
         federation = gather(self.program, declared)
         engine = RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0, id=run))
         whole = known(self.program)
-        order = Order(1, whole.initial[whole.layout.travelling])
+        order = Order(round, whole.initial[whole.layout.travelling])
         cohort = range(len(link.sites))
         outcome = collect(engine, order, cohort, lambda _: None, lambda: None)
         assert not outcome.rejected
@@ -99,6 +108,44 @@ def test_ours_serve_one_list_whatever_is_forgotten(federation: Federation, run: 
         federation.sum(NAMES[:3], run)
     lines = [line for line in federation.sites["a"].service._log.read() if "why" in line]
     assert "contract.sums: round 1 of this program was summed over 1 other list" in lines[-1]["why"]
+
+
+Repetition = Callable[[Federation, Iterable[str]], Tensor]
+
+
+def of_another_program(federation: Federation, names: Iterable[str]) -> Tensor:
+    """The sum of the first round of a program that waits a second longer."""
+    federation.program = federation.like(train={"batch": 8}, rounds={"deadline": 601.0})
+    return federation.sum(names)
+
+
+def of_another_round(federation: Federation, names: Iterable[str]) -> Tensor:
+    """The sum of the second round, from the same model; one step takes in all images."""
+    return federation.sum(names, round=2)
+
+
+REPEATED = pytest.mark.parametrize("repeated", [of_another_program, of_another_round])
+
+
+@REPEATED
+def test_sums_that_count_as_different_are_subtracted_where_lists_are_not_limited(
+    federation: Federation, repeated: Repetition
+) -> None:
+    federation.program = federation.like(train={"batch": 8})
+    found = federation.sum(NAMES) - repeated(federation, NAMES[:3])
+    closest = min(float((found - one).abs().max()) for one in federation.trained[:4])
+    assert closest < 1e-7 < 1e-3 < found.abs().max()
+
+
+@REPEATED
+def test_one_list_of_sites_for_all_rounds_and_programs_leaves_nothing_to_subtract(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, repeated: Repetition
+) -> None:
+    federation = Federation(attack, tmp_path, monkeypatch, lists=1)
+    federation.sum(NAMES)
+    with pytest.raises(SiteError, match="only 0 sites agreed on who survived"):
+        repeated(federation, NAMES[:3])
+    repeated(federation, NAMES)
 
 
 def test_a_round_is_repeated_with_the_same_sites(federation: Federation) -> None:

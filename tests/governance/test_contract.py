@@ -20,6 +20,7 @@ from fedsight.governance.contract import (
     Contract,
     protections,
 )
+from fedsight.governance.ledger import SumLimit
 from fedsight.privacy.base import Mechanism, Protected, mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.program.config import read
@@ -319,3 +320,4 @@ def test_one_list_of_sites_is_summed_where_only_masks_protect() -> None:
     assert Contract(require=masks, epsilon=3.0).most_sums is None
     assert Contract(require=masks, sums=2).most_sums == 2
     assert Contract(epsilon=3.0, sums=1).most_sums == 1
+    assert Contract(require=masks, lists=3).sum_limit == SumLimit(1, 3)

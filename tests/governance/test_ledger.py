@@ -12,6 +12,7 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from fedsight.core.errors import DeployError, FedSightError, StoreError
 from fedsight.core.files import write_atomically
 from fedsight.governance import entries, ledger_file
 from fedsight.governance.entries import GENESIS, LedgerEntry, canonical, chain_hash
-from fedsight.governance.ledger import Ledger, Limit
+from fedsight.governance.ledger import Ledger, Limit, SumLimit
 from fedsight.governance.ledger_file import LedgerAlteredError
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.event import gaussian, poisson
@@ -167,22 +168,34 @@ def test_a_round_is_asked_for_only_so_often(tmp_path: Path) -> None:
     ledger.append(asked(4, "4"), attempts=4)
 
 
-def test_a_round_of_a_program_is_summed_over_so_many_lists(tmp_path: Path) -> None:
-    def summed(list: str, run: str = "run", **changes: Any) -> LedgerEntry:
-        return LedgerEntry("sum", run, "f" * 64, 1, question=list, **changes)
+def summed(list: str, run: str = "run", round: int = 1, **changes: Any) -> LedgerEntry:
+    return LedgerEntry("sum", run, "f" * 64, round, question=list, data_set="images", **changes)
 
-    ledger = Ledger(tmp_path, steps)
-    ledger.append(summed("all"), sums=1)
-    ledger.append(summed("all", "run2"), sums=1)
+
+def test_a_round_of_a_program_is_summed_over_so_many_lists(tmp_path: Path) -> None:
+    ledger, once = Ledger(tmp_path, steps), SumLimit(round=1)
+    ledger.append(summed("all"), sums=once)
+    ledger.append(summed("all", "run2"), sums=once)
     for other in (ledger, Ledger(tmp_path, steps)):
         for run in ("run", "run2"):
             with pytest.raises(DeployError, match=r"contract\.sums: round 1 of this program was "):
-                other.append(summed("fewer", run), sums=1)
-    ledger.append(summed("fewer"), sums=2)
+                other.append(summed("fewer", run), sums=once)
+    ledger.append(summed("fewer"), sums=SumLimit(round=2))
     with pytest.raises(DeployError, match=r"over 2 other lists of sites before, and 2 may be"):
-        ledger.check_sum(summed("more"), 2)
+        ledger.check_sum(summed("more"), SumLimit(round=2))
     ledger.append(summed("more"))
     assert ledger.spent("images", 1e-5) == 0.0
+
+
+def test_all_rounds_of_a_data_set_are_summed_over_so_many_lists(tmp_path: Path) -> None:
+    ledger, once = Ledger(tmp_path, steps), SumLimit(all=1)
+    ledger.append(summed("all"), sums=once)
+    ledger.append(summed("all", round=2), sums=once)
+    for other in (ledger, Ledger(tmp_path, steps)):
+        with pytest.raises(DeployError, match=r"contract\.lists: updates were summed over 1 other"):
+            other.append(summed("fewer", round=3), sums=once)
+    ledger.append(replace(summed("fewer"), data_set="others"), sums=once)
+    ledger.append(summed("fewer", round=3), sums=SumLimit(all=2))
 
 
 # What the entries cost

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 
 from fedsight.core.errors import DeployError
 from fedsight.core.settings import Settings
-from fedsight.governance.ledger import Limit
+from fedsight.governance.ledger import Limit, SumLimit
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
@@ -93,6 +93,10 @@ class Contract(Settings):
     # aggregation, in all runs together; None: 1 if require names secure_aggregation and epsilon is
     # not set, otherwise any number
     sums: int | None = Field(None, ge=1)
+    # over how many different lists of sites updates may be summed by secure aggregation, in all
+    # rounds of all programs on the data set together; None: any number. With 1 no site can be left
+    # out of a later sum, and none can join
+    lists: int | None = Field(None, ge=1)
     runs: int = Field(1000, ge=1)  # maximum number of runs that the site keeps a memory of
     disk: float = Field(100.0, gt=0)  # what runs may occupy at the site together, in gigabytes
     # whether what an algorithm keeps under one program may be used by a run's next program
@@ -291,6 +295,11 @@ class Contract(Settings):
         if self.sums is None and self.epsilon is None and "secure_aggregation" in self.require:
             return 1
         return self.sums
+
+    @property
+    def sum_limit(self) -> SumLimit:
+        """Over how many lists of sites updates may be summed."""
+        return SumLimit(self.most_sums, self.lists)
 
 
 def _refusal(clause: str, cause: str, cure: str = "") -> DeployError:

@@ -34,6 +34,18 @@ class Limit:
     trusted: bool  # whether noise that the coordinator promises counts
 
 
+@dataclass(frozen=True)
+class SumLimit:
+    """Over how many different lists of sites masked updates may be summed; None: any number.
+
+    `round`: those of one round of a program, in all its runs; `all`: those of a data set, in all
+    rounds of all programs.
+    """
+
+    round: int | None = None
+    all: int | None = None
+
+
 class Ledger:
     """The ledger in a site's folder; opening it reads and checks every entry.
 
@@ -52,6 +64,7 @@ class Ledger:
         self._evaluations: defaultdict[str, set[str]] = defaultdict(set)  # questions by data set
         # Digests of the lists of sites that a round was summed over, by program and round.
         self._sums: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
+        self._lists: defaultdict[str, set[str]] = defaultdict(set)  # the same, by data set
         self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
         self.entries()
 
@@ -74,14 +87,14 @@ class Ledger:
         limit: Limit | None = None,
         attempts: int | None = None,
         evaluations: int | None = None,
-        sums: int | None = None,
+        sums: SumLimit | None = None,
     ) -> LedgerEntry:
         """Write `entry` and return it with its number and time.
 
         Raises DeployError if the entry would exceed `limit`, if its question was asked `attempts`
         times already or before with other content, (figures) if it would be another question about
-        its round, or one more than `evaluations`, or (a sum) if its round would be summed over more
-        than `sums` lists of sites; and StoreError if the clock has gone back.
+        its round, or one more than `evaluations`, or (a sum) if it would be over more lists of
+        sites than `sums` permits; and StoreError if the clock has gone back.
         """
         with self._file.open() as table:
             for found in self._file.read(table):
@@ -91,7 +104,7 @@ class Ledger:
             if entry.kind == "figures":
                 self._check_figures(entry, evaluations)
             if entry.kind == "sum":
-                self.check_sum(entry, sums)
+                self.check_sum(entry, sums or SumLimit())
             now = entries.now()
             if entry.kind != "clock":
                 self._check_clock(now)
@@ -144,19 +157,26 @@ class Ledger:
             "the site's owner decides: see contract.epsilon in site.toml",
         )
 
-    def check_sum(self, entry: LedgerEntry, most: int | None) -> None:
-        """Raise DeployError if the round of `entry` would be summed over more than `most` lists of
-        sites, in all runs of its program together."""
-        known = self._sums.get((entry.program, entry.round), set())
-        if most is None or entry.question in known or len(known) < most:
-            return
-        raise DeployError(
-            f"contract.sums: round {entry.round} of this program was summed over {len(known)} "
-            f"other {'list' if len(known) == 1 else 'lists'} of sites before, and {most} may be",
-            "the difference of two sums would reveal what the sites that differ contributed. "
-            "Repeat the round with the same sites, or start the program with another seed; the "
-            "site's owner decides: see contract.sums in site.toml",
-        )
+    def check_sum(self, entry: LedgerEntry, limit: SumLimit) -> None:
+        """Raise DeployError if a sum over the sites of `entry` would exceed the limit."""
+        of_round = self._sums.get((entry.program, entry.round), set())
+        if _exceeds(entry, of_round, limit.round):
+            raise DeployError(
+                f"contract.sums: round {entry.round} of this program was summed over "
+                f"{len(of_round)} other {_lists(of_round)} of sites before, and {limit.round} may "
+                "be",
+                "the difference of two sums would reveal what the sites that differ contributed. "
+                "Repeat the round with the same sites, or start the program with another seed; the "
+                "site's owner decides: see contract.sums in site.toml",
+            )
+        of_all = self._lists.get(entry.data_set, set())
+        if _exceeds(entry, of_all, limit.all):
+            raise DeployError(
+                f"contract.lists: updates were summed over {len(of_all)} other {_lists(of_all)} of "
+                f"sites before, and {limit.all} may be",
+                "sums over other sites could be subtracted from one another. Train with the same "
+                "sites as before; the site's owner decides: see contract.lists in site.toml",
+            )
 
     def _epsilon(
         self, costs: Mapping[tuple[str | None, bool], int], delta: float, trusted: bool
@@ -182,6 +202,7 @@ class Ledger:
             self._evaluations[entry.data_set].add(entry.question)
         if entry.kind == "sum":
             self._sums[entry.program, entry.round].add(entry.question)
+            self._lists[entry.data_set].add(entry.question)
         if entry.kind == "update" or entry.event is not None:
             costs = self._costs.setdefault(entry.data_set, Counter())
             costs[_cost(entry)] += entry.times
@@ -240,3 +261,12 @@ def fedsight_epsilon(events: list[tuple[Mapping[str, Any], int]], delta: float) 
 
 def _cost(entry: LedgerEntry) -> tuple[str | None, bool]:
     return (None, False) if entry.event is None else (canonical(entry.event), entry.enforced)
+
+
+def _exceeds(entry: LedgerEntry, known: set[str], most: int | None) -> bool:
+    """Whether the sites of `entry` would be one list more than `most`."""
+    return most is not None and entry.question not in known and len(known) >= most
+
+
+def _lists(known: set[str]) -> str:
+    return "list" if len(known) == 1 else "lists"

@@ -63,7 +63,7 @@ KINDS: dict[str, Kind] = {
         "it reveals shares of other sites' secrets, and of its own seed, for one certified list of "
         "sites",
         "an entry, no epsilon",
-        "`contract.sums` lists of sites for a round of a program",
+        "`contract.sums` lists of sites for a round of a program, `contract.lists` altogether",
     ),
 }
 

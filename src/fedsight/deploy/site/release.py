@@ -117,7 +117,7 @@ class Release:
 
     def check_sum(self, round: int, sites: Iterable[str]) -> None:
         """Raise DeployError if the contract does not permit a sum of the round over `sites`."""
-        self._ledger.check_sum(self._sum(round, sites), self.contract.most_sums)
+        self._ledger.check_sum(self._sum(round, sites), self.contract.sum_limit)
 
     def record_sum(self, round: int, sites: Iterable[str]) -> None:
         """Record that the site helps to unmask the sum of the round over `sites`.
@@ -125,7 +125,7 @@ class Release:
         It is on the disk when this returns, whatever becomes of the run's memory. Raises
         DeployError if the contract does not permit it, StoreError if it cannot be recorded.
         """
-        self._ledger.append(self._sum(round, sites), sums=self.contract.most_sums)
+        self._ledger.append(self._sum(round, sites), sums=self.contract.sum_limit)
 
     def _sum(self, round: int, sites: Iterable[str]) -> LedgerEntry:
         """The updates of a round hardly differ between attempts, or between runs of a program: so
