@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,12 @@ import pytest
 import site_services
 from site_services import FaultyLink, Places
 
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import DeployError, SiteError
 from fedsight.core.types import Order
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.server.job import _recogniser
+from fedsight.deploy.site import peer_keys
+from fedsight.deploy.site.peer_keys import PeerKeys
 from fedsight.engines.base import Outcome, collect
 from fedsight.engines.remote import key_exchange
 from fedsight.engines.remote.conversation import Talk
@@ -141,3 +144,50 @@ def test_points_of_small_order_are_no_keys() -> None:
     for point in ("00" * 32, "01" + "00" * 31, order_8, "ec" + "ff" * 30 + "7f"):
         assert not keys.is_usable(bytes.fromhex(point))
     assert keys.is_usable(KeyPair.fresh().public)
+
+
+class OfAnotherJob(PeerKeys):
+    """Records keys in a job beside the one that records, after `pause`, before that one writes."""
+
+    def __init__(self, home: Path, pause: Callable[[], None]) -> None:
+        super().__init__(home)
+        self._pause = pause
+
+    def _read(self) -> dict[str, Any]:
+        known = super()._read()
+        self._pause()
+        return known
+
+
+def is_lost(home: Path) -> bool:
+    """Whether a key that one job recorded is lost to another job that records at the same time, so
+    that the coordinator may show another under its name from now on."""
+    real, other, false = (Identity.fresh().public.hex() for _ in range(3))
+    refused: list[DeployError] = []
+
+    def meanwhile() -> None:
+        try:
+            PeerKeys(home).check([("north", real)])
+        except DeployError as error:
+            refused.append(error)
+
+    OfAnotherJob(home, meanwhile).check([("west", other)])
+    if refused:  # "try again"
+        PeerKeys(home).check([("north", real)])
+    try:
+        PeerKeys(home).check([("north", false)])
+    except DeployError:
+        return False
+    return True
+
+
+def test_a_key_is_lost_where_two_jobs_record_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer_keys.locks, "hold", lambda *_: nullcontext())
+    assert is_lost(tmp_path)
+
+
+def test_ours_record_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_keys, "LOCK_TIMEOUT", 0.0)
+    assert not is_lost(tmp_path)

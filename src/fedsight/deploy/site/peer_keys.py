@@ -34,6 +34,12 @@ class PeerKeys:
         Raises DeployError, and records nothing, if a key has changed, if a name cannot be a site's,
         or if there would be more than MOST_SITES.
         """
+        busy = DeployError("another process is recording the sites' keys", "try again")
+        # Two jobs that wrote at once would lose a key, and with it what it protects from.
+        with locks.hold(self._path.with_suffix(".lock"), LOCK_TIMEOUT, busy):
+            self._check(roster)
+
+    def _check(self, roster: Iterable[tuple[str, str]]) -> None:
         known = self._read()
         new = {}
         for name, key in roster:
