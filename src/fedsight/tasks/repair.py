@@ -19,10 +19,12 @@ def projected(values: Floats, total: float) -> Floats:
     """
     if total <= 0:
         return np.zeros_like(values)
-    falling = np.sort(values, axis=None)[::-1]
+    # From the largest down: a site may send numbers beside which `total` is lost to rounding.
+    below = values - values.max()
+    falling = np.sort(below, axis=None)[::-1]
     excess = (np.cumsum(falling) - total) / np.arange(1, falling.size + 1)
     last = int(np.flatnonzero(falling > excess)[-1])
-    return np.asarray(np.maximum(values - excess[last], 0.0))
+    return np.asarray(np.maximum(below - excess[last], 0.0))
 
 
 def coarse(counts: Floats, edges: Edges) -> Floats:

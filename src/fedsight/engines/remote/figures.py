@@ -34,10 +34,12 @@ class FigureReader:
         if noise is None:
             return messages.read_metrics(answer.get("metrics"), self.shapes, sender)
         plausible = type(noise) is float and math.isfinite(noise) and noise > 0
-        if self._bounds is None or not plausible:
+        known = self._bounds is not None and plausible
+        noises = deviation(self._bounds or {}, noise, self._shared) if known else {}
+        if not known or max(noises.values(), default=0.0) > messages.MAX_SUM:  # its square is computed
             raise SiteError(
                 f"{sender} says that its figures have noise, which this task's cannot have",
                 "run the same FedSight version at the site and at the coordinator",
             )
         found = messages.read_metrics(answer.get("metrics"), self._noised, sender)
-        return NoisedSums(found, deviation(self._bounds, noise, self._shared))
+        return NoisedSums(found, noises)
