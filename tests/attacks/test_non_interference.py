@@ -209,7 +209,9 @@ def test_figures_of_images_that_cannot_be_measured_look_like_any_others(
     attack: Attack, tmp_path: Path, task: str
 ) -> None:
     asked = [Question("measure", 1e30), Question("measure", 1.0, 2), Question("measure", 1.0, 2)]
-    of, noised = program(tmp_path, task, "local"), partial(attack, figures="noised", test_images=1)
+    # What images did to personal parameters is covered where their training is private by example.
+    of = program(tmp_path, task, "example" if task == "faces" else "local")
+    noised = partial(attack, figures="noised", test_images=1)
     for variant in ("broken", "crowded" if task == "detect" else "bright"):
         one, other = compare(noised, tmp_path, of, asked, variant, variant)
         assert said(one) == said(other)

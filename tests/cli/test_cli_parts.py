@@ -57,7 +57,13 @@ def test_a_final_figure_that_is_not_a_number_is_an_error(tmp_path: Path) -> None
         rows.append(f"i{number}.png,m{number}.png,{'test' if ignored else 'train'}")
     (tmp_path / "m.csv").write_text("\n".join(rows) + "\n")
     path = write_config(
-        tmp_path, name="masks", path="m.csv", channels=1, classes=["a", "b"], missing="allow"
+        tmp_path,
+        name="masks",
+        path="m.csv",
+        channels=1,
+        classes=["a", "b"],
+        missing="allow",
+        ignored=[255],
     )
     answer = cli("run", path, "--out", tmp_path / "run")
     assert answer.code == 3

@@ -94,7 +94,7 @@ def test_every_image_is_counted_once() -> None:
 
 def test_a_site_that_says_nothing_sends_zeros_of_the_same_form() -> None:
     of = opened(Counting())
-    blank, full = (Client(of).blank(order(of), 0), Client(of).step(order(of), 0, {}))
+    blank, full = (Client(of).blank(order(of), 0, {}), Client(of).step(order(of), 0, {}))
     assert blank.payload.keys() == full.payload.keys()
     for part, value in blank.payload.items():
         assert (value.shape, value.dtype) == (full.payload[part].shape, full.payload[part].dtype)

@@ -289,6 +289,7 @@ def _deploy(
     from fedsight.deploy.requirements import need_engine
 
     federation = FederationFolder.open(folder)
+    need_engine()
     place = target.out or free_folder(folder / "runs", program.name)
     if place.resolve().parent != federation.runs:
         raise StoreError(
@@ -296,7 +297,6 @@ def _deploy(
             "looks for runs in the federation's folder",
             f"use --out {folder / 'runs' / place.name}, or leave --out out",
         )
-    need_engine()
     from fedsight.deploy.server import scheduler
 
     store = RunStore(place)

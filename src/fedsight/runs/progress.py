@@ -30,7 +30,6 @@ from fedsight.coordinator.callbacks import (
     RunEnded,
 )
 from fedsight.core.text import printable_lines
-from fedsight.data.base import counted_parts
 from fedsight.report import words
 
 if TYPE_CHECKING:
@@ -85,6 +84,8 @@ class Screen(Callback):
                 self.close()
 
     def _begin(self, federation: Federation, done: int) -> None:
+        from fedsight.data.base import counted_parts  # the figures of a finished run need no torch
+
         program = federation.program
         self._cohort = program.rounds.cohort or federation.population
         self._rounds = program.rounds.rounds

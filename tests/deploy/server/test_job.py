@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -15,9 +17,11 @@ import site_services
 import tomli_w
 from site_services import SITES, FaultyLink, Places
 
+from fedsight.coordinator import store as run_store
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, SiteError
+from fedsight.core.files import append_line
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.server.job import JOB_FILE, program_for_sites, run_job
@@ -153,26 +157,24 @@ def test_the_outcome_is_written_before_the_lock_is_released(
     assert seen == [("running", True), ("finished", True)]
 
 
-def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_complete(runs: Runs) -> None:
+def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_complete(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = runs.begin("full", rounds={"rounds": 3})
-    history = store.folder / "history.jsonl"
-    spoiled: list[int] = []
 
-    def fill(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
-        if kind == "train" and header["round"] == 2 and not spoiled:
-            spoiled.append(len(history.read_bytes()))
-            history.rename(store.folder / "kept")
-            history.symlink_to("/dev/full")
-        return text, body
+    def append(path: Path, line: dict[str, Any]) -> None:
+        if line["round"] == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        append_line(path, line)
 
-    ended = runs.run_job(store, FaultyLink(runs.places.sit(), "north", fill))
+    with monkeypatch.context() as full:
+        full.setattr(run_store, "append_line", append)
+        ended = runs.run_job(store)
     assert (ended["state"], ended["again"], ended["family"]) == ("failed", False, "StoreError")
     assert "No space left" in ended["cause"]
     checkpoint = store.load_checkpoint()
     assert checkpoint is not None
     assert checkpoint.round == 1
-    history.unlink()
-    (store.folder / "kept").rename(history)
     assert runs.run_job(store)["state"] == "finished"
     assert [line["round"] for line in store.history()] == [1, 2, 3]
 
