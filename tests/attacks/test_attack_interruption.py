@@ -88,4 +88,4 @@ def test_ours_train_again_instead(
     for number in OTHERS:
         entries = Ledger(attacker.sites[number].home).entries()
         kinds = [entry.kind for entry in entries if entry.round == 1]
-        assert kinds == ["update", "update", "released"], "both attempts are charged"
+        assert kinds == ["update", "update", "released", "sum"], "both attempts are charged"
