@@ -36,7 +36,9 @@ class FigureReader:
         plausible = type(noise) is float and math.isfinite(noise) and noise > 0
         known = self._bounds is not None and plausible
         noises = deviation(self._bounds or {}, noise, self._shared) if known else {}
-        if not known or max(noises.values(), default=0.0) > messages.MAX_SUM:  # its square is computed
+        if (
+            not known or max(noises.values(), default=0.0) > messages.MAX_SUM
+        ):  # its square is computed
             raise SiteError(
                 f"{sender} says that its figures have noise, which this task's cannot have",
                 "run the same FedSight version at the site and at the coordinator",
