@@ -121,8 +121,9 @@ class Conversation:
         given = self.program.secure.parameters(len(roster))
         order = order_digest(self._order(step))
         table = plan.quantiser(len(roster)).table()
+        about = "run1", self.program.fingerprint, step.round, serial, order
         accepted = (0,) * len(roster)
-        binding = m.Binding("run1", step.round, serial, order, roster, accepted, given, table)
+        binding = m.Binding(*about, roster, accepted, given, table)
         body = _mangled(binding.data, step.mangle)
         answer = self._ask("advertise", {}, body)
         if step.mangle:
