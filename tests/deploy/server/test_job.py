@@ -16,7 +16,7 @@ import tomli_w
 from site_services import SITES, FaultyLink, Places
 
 from fedsight.coordinator.store import RunStore
-from fedsight.core import locks
+from fedsight.core import files, locks
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
@@ -137,6 +137,31 @@ def test_a_run_continues_without_a_site_whose_images_disagree(runs: Runs) -> Non
     assert "site 'west' has the classes" in ended["cause"]
 
 
+def test_a_site_that_declares_one_image_ends_no_run_with_a_quorum(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BatchNorm cannot train on one image, and a malicious site may say that it has no more."""
+
+    def lone(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        answer = json.loads(text)
+        if "declared" not in answer:
+            return text, body
+        answer["declared"]["labels"] = [1, *[0] * (len(answer["declared"]["labels"]) - 1)]
+        return json.dumps(answer), body
+
+    model = {"name": "torchvision", "architecture": "shufflenet_v2_x0_5", "norm": "batch"}
+    monkeypatch.setitem(site_services.SECTIONS, "model", model)
+    sections = {"rounds": {"rounds": 1, "quorum": 2}}
+    store = runs.begin("lone", **sections)
+    assert runs.run_job(store, FaultyLink(runs.places.sit(), "west", lone))["state"] == "finished"
+    assert [line["sites"] for line in store.history()] == [["north", "south"]]
+    (event,) = runs.federation.events()
+    assert "site 'west' has a single training image" in event["why"]
+    monkeypatch.setattr("fedsight.deploy.server.job.lone_sites", lambda program, found: {})
+    ended = runs.run_job(runs.begin("was", **sections), FaultyLink(runs.places.sit(), "west", lone))
+    assert (ended["state"], ended["again"]) == ("failed", False)
+
+
 def test_the_outcome_is_written_before_the_lock_is_released(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +178,9 @@ def test_the_outcome_is_written_before_the_lock_is_released(
     assert seen == [("running", True), ("finished", True)]
 
 
-def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_complete(runs: Runs) -> None:
+def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_complete(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = runs.begin("full", rounds={"rounds": 3})
     history = store.folder / "history.jsonl"
     spoiled: list[int] = []
@@ -161,9 +188,11 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_complete(runs: Runs
     def fill(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
         if kind == "train" and header["round"] == 2 and not spoiled:
             spoiled.append(len(history.read_bytes()))
-            history.rename(store.folder / "kept")
-            history.symlink_to("/dev/full")
+            monkeypatch.setattr("fedsight.coordinator.store.append_line", full)
         return text, body
+
+    def full(path: Path, value: Any) -> None:
+        raise OSError(28, "No space left on device")
 
     ended = runs.run_job(store, FaultyLink(runs.places.sit(), "north", fill))
     assert (ended["state"], ended["again"], ended["family"]) == ("failed", False, "StoreError")
@@ -171,8 +200,7 @@ def test_a_full_disk_stops_the_run_and_leaves_the_checkpoint_complete(runs: Runs
     checkpoint = store.load_checkpoint()
     assert checkpoint is not None
     assert checkpoint.round == 1
-    history.unlink()
-    (store.folder / "kept").rename(history)
+    monkeypatch.setattr("fedsight.coordinator.store.append_line", files.append_line)
     assert runs.run_job(store)["state"] == "finished"
     assert [line["round"] for line in store.history()] == [1, 2, 3]
 

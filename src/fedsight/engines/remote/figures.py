@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics
 from fedsight.engines.remote import messages, replies
-from fedsight.privacy.noised_sums import NoisedSums, deviation
+from fedsight.privacy.noised_sums import MOST_NOISE, NoisedSums, deviation
 from fedsight.program.federation import Federation
 
 
@@ -33,7 +32,7 @@ class FigureReader:
         sender, noise = f"site '{site}'", answer.get("noise")
         if noise is None:
             return messages.read_metrics(answer.get("metrics"), self.shapes, sender)
-        plausible = type(noise) is float and math.isfinite(noise) and noise > 0
+        plausible = type(noise) is float and 0 < noise <= MOST_NOISE  # NaN fails this too
         if self._bounds is None or not plausible:
             raise SiteError(
                 f"{sender} says that its figures have noise, which this task's cannot have",
