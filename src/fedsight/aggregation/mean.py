@@ -136,4 +136,10 @@ def decoded(specs: PartSpecs, payload: Payload, site: str) -> dict[str, Tensor]:
                 f"the part '{part}' of site '{site}' is not {length:,} bytes of its codec",
                 "the site runs another version of FedSight; install the same one everywhere",
             )
-    return {part: spec.decode(payload[part]) for part, spec in specs.items()}
+    try:
+        return {part: spec.decode(payload[part]) for part, spec in specs.items()}
+    except Exception as error:  # a codec of the user's own, and bytes of the site's choice
+        raise SiteError(
+            f"the update of site '{site}' cannot be decoded ({type(error).__name__}: {error})",
+            "the site is broken or malicious, or the codec is: it must read any bytes",
+        ) from error

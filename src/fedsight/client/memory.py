@@ -45,7 +45,7 @@ class MemoryStore:
             ) from error
 
     def save(self, site: str, round: int, memory: Memory) -> None:
-        """Keep `memory` as the version of `round`."""
+        """Keep `memory` as the version of `round`; StoreError if that fails."""
         path = self._path(site, round)
         make_folder(path.parent)
         write_atomically(path, save(dict(memory)))
@@ -59,6 +59,7 @@ class MemoryStore:
     def rewind(self, round: int, site: str | None = None) -> None:
         """Remove every version after `round`, of one site or of all."""
         home = self.folder if site is None else self._home(site)
+        _refuse_link(self.folder)
         if round == 0:
             shutil.rmtree(home, ignore_errors=True)
             return
@@ -68,10 +69,19 @@ class MemoryStore:
 
     def _home(self, site: str) -> Path:
         """The site's folder; an id such as `../ward/3` must not lead out of the store."""
-        return self.folder / quote(site, safe=" ").replace(".", "%2E")
+        home = self.folder / quote(site, safe=" ").replace(".", "%2E")
+        _refuse_link(self.folder)
+        _refuse_link(home)
+        return home
 
     def _path(self, site: str, round: int) -> Path:
         return self._home(site) / f"{round:06d}.safetensors"
 
     def _versions(self, site: str) -> list[int]:
         return [int(path.stem) for path in self._home(site).glob("[0-9]*.safetensors")]
+
+
+def _refuse_link(folder: Path) -> None:
+    """StoreError for a link: versions would be removed and written wherever it leads."""
+    if folder.is_symlink():
+        raise StoreError(f"{folder} is a link, not a folder", "put the folder itself there")

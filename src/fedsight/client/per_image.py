@@ -47,7 +47,13 @@ class PerImage:
     def __init__(
         self, task: Task, model: nn.Module, optimizer: Optimizer, hides: bool = False
     ) -> None:
-        """`hides`: an image whose gradient cannot be computed adds nothing, instead of raising."""
+        """`hides`: an image whose gradient cannot be computed adds nothing, instead of raising, and
+        no gradient is computed together with others, not even vectorised.
+
+        The last digits of a vectorised gradient depend on how many images are in the group. With
+        weights under which large numbers cancel, these digits are all that is left of a logit, and
+        then one image more turns the gradients of the whole group around.
+        """
         self._hides, self._told = hides, False
         self._loss = LossModule(task, model)
         self._optimizer = optimizer
@@ -56,15 +62,17 @@ class PerImage:
         names = {id(value): name for name, value in self._loss.named_parameters()}
         self._names = [names[id(parameter)] for parameter in parameters]
         self._together = max(1, HELD // sum(value.numel() for value in parameters))
-        self._vectorised = True  # until the loss shows that it cannot be
+        self._vectorised = not hides  # until the loss shows that it cannot be
 
     def clipped_sum(self, images: Iterable[Single], clip: float) -> list[Tensor]:
         """The sum of the images' gradients, each scaled to a joint norm of at most `clip`.
 
-        One tensor for each parameter; zero without images. A gradient that is not finite adds
-        nothing: an error would tell that there is such an image.
+        One tensor of float64 for each parameter; zero without images. A gradient that is not finite
+        adds nothing: an error would tell that there is such an image.
         """
-        total = [torch.zeros_like(value.detach()) for value in self._optimizer.parameters]
+        # Not float32: an image more would round the many that are added after it another way.
+        values = [value.detach() for value in self._optimizer.parameters]
+        total = [torch.zeros_like(value, dtype=torch.float64) for value in values]
         left = iter(images)
         while some := list(islice(left, self._together)):
             for gradients in self._gradients(some):

@@ -19,18 +19,32 @@ def hold(path: Path, patience: float, refusal: FedSightError) -> IO[bytes]:
     Waits up to `patience` seconds for the current holder, which may be ending; then raises
     `refusal`. The file's content is left alone, and a link is not followed (OSError): in a folder
     from somebody else, it could lead to any file of the user.
+
+    A holder may remove the file. Who opened it before then locks a file that nobody else sees, so
+    that lock does not count.
     """
-    file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
     until = time.monotonic() + patience
     while True:
+        file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return file
         except OSError:
+            file.close()
             if time.monotonic() >= until:
-                file.close()
                 raise refusal from None
             time.sleep(RETRY_INTERVAL)
+        else:
+            if _is_at(path, file):
+                return file
+            file.close()
+
+
+def _is_at(path: Path, file: IO[bytes]) -> bool:
+    """Whether the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
 
 
 def held(path: Path) -> bool:

@@ -299,6 +299,21 @@ def disagreeing_sites(
     return min((disagreeing_with(name) for name in names), key=len)
 
 
+def lone_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, DeployError]:
+    """The sites in `found` that declare one image, on which the network cannot train; and why."""
+    errors = {}
+    for name, one in found.items():
+        if one.train > 1:
+            continue
+        alone, partition = RemoteImages(1), Groups([np.arange(1)], [name])
+        train = Part(alone, np.zeros(1, np.int64))
+        dataset = Dataset(train, train, one.classes, one.preprocess)
+        network = Federation(program, dataset, partition, ()).network
+        for problem in lone_image.problems(program, one.preprocess, network, partition):
+            errors[name] = DeployError(problem.cause, problem.cure)
+    return errors
+
+
 def _disagreement(
     name: str, found: Declaration, other: str, first: Declaration
 ) -> DeployError | None:

@@ -12,6 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from fedsight.core.errors import DeployError
 from fedsight.core.settings import Settings
 from fedsight.governance.ledger import Limit, SumLimit
+from fedsight.privacy.noised_sums import MOST_NOISE
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
@@ -115,7 +116,7 @@ class Contract(Settings):
     evaluations: int | None = Field(None, ge=0)
     # standard deviation of the noise on figures = "noised", in units of the most by which replacing
     # one test image can change them
-    figures_noise: float = Field(5.0, gt=0)
+    figures_noise: float = Field(5.0, gt=0, le=MOST_NOISE)
     # whether a run learns how many images of each class there are, and how many are corrupt, not
     # only how many there are; None: only if epsilon is not set
     counts: bool | None = None

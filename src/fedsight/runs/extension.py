@@ -102,7 +102,8 @@ def _keep(store: RunStore, rounds: int) -> None:
         partial.mkdir()
         for name in _KEPT:
             if (store.folder / name).is_file():
-                shutil.copy2(store.folder / name, partial / name)
+                # A link stays a link: in a folder from elsewhere it may lead to a private file.
+                shutil.copy2(store.folder / name, partial / name, follow_symlinks=False)
         partial.rename(kept)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)

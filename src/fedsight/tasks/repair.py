@@ -19,8 +19,9 @@ def projected(values: Floats, total: float) -> Floats:
     """
     if total <= 0:
         return np.zeros_like(values)
-    # From the largest down: a site may send numbers beside which `total` is lost to rounding.
-    below = values - values.max()
+    # What is added to all numbers changes nothing. Below zero `total` is not lost in rounding,
+    # however large the numbers are that a site sends.
+    below = values - values.max(initial=-np.inf)
     falling = np.sort(below, axis=None)[::-1]
     excess = (np.cumsum(falling) - total) / np.arange(1, falling.size + 1)
     last = int(np.flatnonzero(falling > excess)[-1])

@@ -141,6 +141,31 @@ def test_a_run_continues_without_a_site_whose_images_disagree(runs: Runs) -> Non
     assert "site 'west' has the classes" in ended["cause"]
 
 
+def test_a_site_that_declares_one_image_ends_no_run_with_a_quorum(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BatchNorm cannot train on one image, and a malicious site may say that it has no more."""
+
+    def lone(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        answer = json.loads(text)
+        if "declared" not in answer:
+            return text, body
+        answer["declared"]["labels"] = [1, *[0] * (len(answer["declared"]["labels"]) - 1)]
+        return json.dumps(answer), body
+
+    model = {"name": "torchvision", "architecture": "shufflenet_v2_x0_5", "norm": "batch"}
+    monkeypatch.setitem(site_services.SECTIONS, "model", model)
+    sections = {"rounds": {"rounds": 1, "quorum": 2}}
+    store = runs.begin("lone", **sections)
+    assert runs.run_job(store, FaultyLink(runs.places.sit(), "west", lone))["state"] == "finished"
+    assert [line["sites"] for line in store.history()] == [["north", "south"]]
+    (event,) = runs.federation.events()
+    assert "site 'west' has a single training image" in event["why"]
+    monkeypatch.setattr("fedsight.deploy.server.job.lone_sites", lambda program, found: {})
+    ended = runs.run_job(runs.begin("was", **sections), FaultyLink(runs.places.sit(), "west", lone))
+    assert (ended["state"], ended["again"]) == ("failed", False)
+
+
 def test_the_outcome_is_written_before_the_lock_is_released(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,8 @@ from typing import Any
 
 import tomli_w
 
-from fedsight.core.errors import DeployError
+from fedsight.core import locks
+from fedsight.core.errors import DeployError, StoreError
 from fedsight.core.files import (
     append_line,
     is_taken,
@@ -30,6 +31,7 @@ OPERATOR = "operator@fedsight.local"
 MAX_INVITATION_BYTES = 16 << 10
 MAX_TEXT = 253  # characters of a text in an invitation, like a host's name (RFC 1035)
 EVENT_BYTES = 1 << 20  # of events.jsonl; then older lines about absent sites are dropped
+LOCK_TIMEOUT = 20.0  # seconds to wait for another process that writes an event
 CERTIFICATE_DAYS = 825  # how long a certificate is valid by default
 
 
@@ -203,9 +205,12 @@ class FederationFolder:
     def log_event(self, event: str, **facts: Any) -> None:
         """Add an event to the federation's history."""
         path = self.folder / "events.jsonl"
-        append_line(path, {"time": _now(), "event": event, **facts})
-        # Sites choose how often they are absent; what operators did stays.
-        trim(path, EVENT_BYTES, lambda line: b'"event": "absent"' not in line)
+        # Several processes write events. A line added while another one trims would be lost.
+        busy = StoreError(f"another process is writing {path}", "end the process that hangs")
+        with locks.hold(self.folder / ".events.lock", LOCK_TIMEOUT, busy):
+            append_line(path, {"time": _now(), "event": event, **facts})
+            # Sites choose how often they are absent; what operators did stays.
+            trim(path, EVENT_BYTES, lambda line: b'"event": "absent"' not in line)
 
     def events(self) -> list[dict[str, Any]]:
         """The federation's history."""

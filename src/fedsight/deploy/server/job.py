@@ -26,6 +26,7 @@ from fedsight.deploy.declaration import (
     Declaration,
     disagreeing_sites,
     gather,
+    lone_sites,
     read_declaration,
     withheld,
 )
@@ -210,7 +211,7 @@ def _update_roster(
     """
     run = str(store.read_json("run.json")["id"])
     found, absent = propose(program, run, link, folder.revoked())
-    disagreeing = disagreeing_sites(found, roster)
+    disagreeing = {**disagreeing_sites(found, roster), **lone_sites(program, found)}
     quorum = program.rounds.quorum
     if disagreeing and (quorum is None or len(found) - len(disagreeing) < quorum):
         raise next(iter(disagreeing.values()))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics
 from fedsight.engines.remote import messages, replies
-from fedsight.privacy.noised_sums import NoisedSums, deviation
+from fedsight.privacy.noised_sums import MOST_NOISE, NoisedSums, deviation
 from fedsight.program.federation import Federation
 
 
@@ -33,12 +32,11 @@ class FigureReader:
         sender, noise = f"site '{site}'", answer.get("noise")
         if noise is None:
             return messages.read_metrics(answer.get("metrics"), self.shapes, sender)
-        plausible = type(noise) is float and math.isfinite(noise) and noise > 0
+        plausible = type(noise) is float and 0 < noise <= MOST_NOISE  # NaN fails this too
         known = self._bounds is not None and plausible
         noises = deviation(self._bounds or {}, noise, self._shared) if known else {}
-        if (
-            not known or max(noises.values(), default=0.0) > messages.MAX_SUM
-        ):  # its square is computed
+        # Squares of the deviations are computed, too.
+        if not known or max(noises.values(), default=0.0) > messages.MAX_SUM:
             raise SiteError(
                 f"{sender} says that its figures have noise, which this task's cannot have",
                 "run the same FedSight version at the site and at the coordinator",
