@@ -43,6 +43,7 @@ def test_the_square_of_a_noise_of_any_size_ends_the_job(
     monkeypatch: pytest.MonkeyPatch, noise: float
 ) -> None:
     monkeypatch.setattr(figures, "MOST_NOISE", 1e308)
+    monkeypatch.setattr(messages, "MAX_SUM", 1e308)
     with pytest.raises(OverflowError):
         together(noise)
 
