@@ -59,7 +59,10 @@ def inspect_command(
 
     Example: fedsight data inspect my_images/ --set size=64 --set sites_in_path=true
     """
-    opened = _source(source, options or []).open()
+    from fedsight.runs.phases import shown
+
+    with shown():
+        opened = _source(source, options or []).open()
     if as_json:
         echo(json.dumps(_json(opened), indent=2, ensure_ascii=False))
         return
@@ -100,6 +103,7 @@ def split_command(
     Example: fedsight data split fashion-mnist-12k --split dirichlet --set alpha=0.3 --picture a.svg
     """
     from fedsight.data.partition import label_counts
+    from fedsight.runs.phases import shown
 
     of_data = [option[5:] for option in options or [] if option.startswith("data.")]
     of_split = [
@@ -108,7 +112,8 @@ def split_command(
     if sites is not None:
         of_split.append(f"sites={sites}")
     chosen, spread, its_seed = _source_and_split(source, split, of_data, of_split)
-    opened = chosen.open()
+    with shown():
+        opened = chosen.open()
     used = its_seed if seed is None else seed
     partition = spread.divide(opened.train, len(opened.classes), used)
     counts = label_counts(

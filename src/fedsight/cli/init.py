@@ -102,6 +102,7 @@ def init_command(
     from fedsight.program.draft.base import Asked
     from fedsight.program.draft.checked import checked
     from fedsight.program.draft.fitting import fitted, sampled
+    from fedsight.runs.phases import shown
 
     path = out or Path(f"{_name(folder)}.toml")
     ask = not yes and sys.stdin.isatty() and sys.stdout.isatty()
@@ -121,7 +122,8 @@ def init_command(
         for note in found.opened.notes:
             echo(f"- {note}")
         echo(f"Task: {fit.task['name']}; {counted_parts(found.opened)}; {_described(fit)}")
-        text, left_out = checked(found, fit, path)
+        with shown():
+            text, left_out = checked(found, fit, path)
         for name in left_out[:_SHOWN]:
             echo(f"cannot be read, left out: {name}")
         if left_out:
