@@ -8,7 +8,10 @@ from pathlib import Path
 
 import face_images
 import pytest
-from command_line import done, refused
+from command_line import cli, done, refused
+
+from fedsight.cli.faces import NOT_THE_PERSON
+from fedsight.core.errors import FedSightError
 
 CONFIG = """
 name = "faces"
@@ -73,6 +76,12 @@ def test_from_the_first_image_to_the_last_template(home: Path, tmp_path: Path) -
     assert found["accepted"]
     assert found["score"] == pytest.approx(1.0, abs=1e-4)
     assert done("faces", "verify", run, gallery, "20", staff / "20" / "0.png").out[:3] == "yes"
+    stranger = ("faces", "verify", run, gallery, "20", staff / "21" / "0.png")
+    for words in (stranger, (*stranger, "--json")):
+        answered = cli(*words)
+        assert answered.code == NOT_THE_PERSON, answered.said
+        assert answered.err == ""
+    assert NOT_THE_PERSON not in {family.exit_code for family in FedSightError.__subclasses__()}
     (answer,) = json.loads(
         done("faces", "identify", run, gallery, staff / "21" / "0.png", "--json").out
     )

@@ -257,12 +257,14 @@ def _split_table(partition: Partition, counts: Any, classes: Sequence[str]) -> P
     """A row per site: all it has, then as many classes as the terminal has room for."""
     from rich.console import Console
 
-    room = (Console().width - len(partition.name(0)) - 9) // 5
+    console = Console()
+    room = (console.width - len(partition.name(0)) - 9) // 5
     shown = classes if len(classes) <= room else classes[: max(1, room - 1)]
     more = ["..."] if len(shown) < len(classes) else []
+    none = "·" if console.encoding.startswith("utf") else "-"
     table = _table("site", "all", *shown, *more)
     for site in range(min(len(counts), _SHOWN)):
-        cells = [str(count) if count else "·" for count in counts[site, : len(shown)]]
+        cells = [str(count) if count else none for count in counts[site, : len(shown)]]
         table.add_row(partition.name(site), str(counts[site].sum()), *cells)
     return table
 

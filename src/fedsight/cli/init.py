@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 _SHOWN = 20  # images that cannot be read
 
 
+def on_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
 def list_beside(path: Path) -> Path:
     """The list of images and masks that goes with a config, if it needs one."""
     return path.with_name(f"{path.stem}-masks.csv")
@@ -105,7 +110,7 @@ def init_command(
     from fedsight.runs.phases import shown
 
     path = out or Path(f"{_name(folder)}.toml")
-    ask = not yes and sys.stdin.isatty() and sys.stdout.isatty()
+    ask = not yes and on_terminal()
     replace_it = _may_write(path, force, ask)
     names = tuple(one.strip() for one in classes.split(",")) if classes else None
     asked = Asked(_known(task), names, replace_it)
@@ -163,15 +168,15 @@ def _known(task: str | None) -> str | None:
 
 def _ask_task(found: Found, folder: Path, asked: Asked, path: Path) -> Found:
     """The guess, or another one if the user says that it is for another task."""
-    from click import Choice
-
-    from fedsight.program.draft.base import TASKS
+    from fedsight.program.draft.base import TASKS, Asked
     from fedsight.program.draft.guess import look
 
     guessed = found.guess.task
     for reason in found.guess.reasons:
         echo(f"- {reason}")
-    task = typer.prompt("Task", default=guessed, type=Choice(TASKS))
+    task = ""
+    while task not in TASKS:
+        task = typer.prompt(f"Task ({', '.join(TASKS)})", default=guessed).strip()
     if task == guessed:
         return found
     classes = asked.classes

@@ -139,10 +139,9 @@ def _of_listing(path: Path, files: Mapping[Folders, Sequence[str]], asked: Asked
 def _class_folders(path: Path, files: Mapping[Folders, Sequence[str]], asked: Asked) -> Guess:
     """A folder per class, or per person, perhaps in one per site."""
     name = "dicom" if holds_dicom(path) else "folder"
-    if files and asked.task is None:
-        tables = [one for one in sorted(path.iterdir()) if one.suffix.lower() in TABLES]
-        if len(tables) == 1 and (listed := _listed(tables[0])) is not None:
-            return listed
+    tables = [one for one in sorted(path.iterdir()) if one.suffix.lower() in TABLES]
+    if len(tables) == 1 and (listed := _listed(tables[0], asked)) is not None:
+        return listed
     by_site = _sites(path, list(files)) if files else False
     depth = 2 if by_site else 1
     layout = arranged(files, path, depth, exact=True)
@@ -151,6 +150,8 @@ def _class_folders(path: Path, files: Mapping[Folders, Sequence[str]], asked: As
         left = layout.places[folders].folders
         counts[left] = counts.get(left, 0) + len(found)
     names = sorted({left[-1] for left in counts if left})
+    if len(names) == 1:
+        raise no_images(path, f"all images lie in '{names[0]}', and nothing says what they show")
     reasons = [f"{len(names)} folders of images: {', '.join(names[:5])}"] if names else []
     task = asked.task
     if task is None and (why := _like_people(path, names, list(counts.values()))):
@@ -163,10 +164,10 @@ def _class_folders(path: Path, files: Mapping[Folders, Sequence[str]], asked: As
     return Guess("faces" if task == "faces" else "classify", data, tuple(reasons))
 
 
-def _listed(table: Path) -> Guess | None:
+def _listed(table: Path, asked: Asked) -> Guess | None:
     """What a CSV beside folders says, if it lists images; None if it is about something else."""
     try:
-        return table_guess(table, Asked())
+        return table_guess(table, asked)
     except DataError:
         return None
 
@@ -187,7 +188,9 @@ def _sites(path: Path, folders: Sequence[Folders]) -> bool:
             tops.setdefault(one[1], set()).add(one[0])
     above = {one[0] for one in left if one}
     shared = [name for name, over in tops.items() if len(over) > 1]
-    if len(above) == 1 or len(shared) >= _SHARED * len(tops):
+    if len(above) == 1:
+        return False  # a folder around everything
+    if len(shared) >= _SHARED * len(tops):
         return True
     example = next(one for one in left if len(one) > 1)
     raise DataError(
