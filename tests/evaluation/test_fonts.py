@@ -15,7 +15,7 @@ from fedsight.tasks.presentation import Answer, Mark
 
 
 def answered(label: str) -> list[Prediction]:
-    answer = Answer(((label, 0.9),), marks=(Mark((2, 2, 9, 9), label),))
+    answer = Answer(label, 0.9, marks=(Mark((2, 2, 9, 9), label),))
     return [Prediction(Path("a.png"), answer)]
 
 

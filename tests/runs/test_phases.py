@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import own_folders
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,10 +74,9 @@ def test_reading_images_says_how_far_it_is(tmp_path: Path) -> None:
     progress("nothing", 1, 1)
 
 
-def test_images_are_decoded_on_all_cores_at_once(tmp_path: Path) -> None:
+def test_images_are_decoded_on_all_cores_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two images wait for each other, which one thread could not do."""
-    import threading
-
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     together = threading.Barrier(2, timeout=30)
 
     def load(index: int) -> int:
