@@ -117,14 +117,10 @@ def _is_here(module: str) -> bool:
 def _devices() -> Iterator[Finding]:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
-        import torch
+        from fedsight.core.devices import described, instructions
 
-        capability = torch.backends.cpu.get_cpu_capability()
-        yield Finding("processor", "ok", f"{cores} cores, {capability}")
-        gpus = [torch.cuda.get_device_name(n) for n in range(torch.cuda.device_count())]
-        if torch.backends.mps.is_available():
-            gpus.append("mps")
-        yield Finding("GPU", "ok", ", ".join(gpus) or "none; the processor is used")
+        yield Finding("processor", "ok", f"{cores} cores, {instructions()}")
+        yield Finding("GPU", "ok", described() or "none; the processor is used")
     except Exception as error:  # a broken installation may raise anything when it is imported
         text = f"{type(error).__name__}: {error}"
         yield Finding("torch", "bad", f"cannot be used: {text}", "reinstall torch and torchvision")

@@ -19,6 +19,48 @@ if TYPE_CHECKING:
     from fedsight.program.draft.fitting import Fit, Sample
 
 _SHOWN = 20  # images that cannot be read
+FolderArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        help="A folder of images, or a CSV, COCO JSON or data.yaml.",
+        show_default=False,
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take what was guessed.")]
+OutFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The config (default: FOLDER.toml).", show_default=False),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK",
+        help="The task, if not a guess: classify, multilabel, ordinal, detect, segment or faces.",
+        show_default=False,
+    ),
+]
+ClassList = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="The classes in their order; for grades, the lowest first.",
+        show_default=False,
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(min=8, max=8192, help="Pixels a side of the network's input.", show_default=False),
+]
+SiteCount = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Simulated sites, if the images do not say where they come from.",
+        show_default=False,
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
 
 
 def on_terminal() -> bool:
@@ -47,53 +89,14 @@ def drafting(folder: Path, asked: Asked, path: Path) -> Iterator[Found]:
 
 
 def init_command(
-    folder: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FOLDER",
-            help="A folder of images, or a CSV, COCO JSON or data.yaml.",
-            show_default=False,
-        ),
-    ],
-    yes: Annotated[
-        bool, typer.Option("--yes", "-y", help="Ask nothing: take what was guessed.")
-    ] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The config (default: FOLDER.toml).", show_default=False),
-    ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TASK",
-            help="The task instead of a guess: classify, multilabel, ordinal, detect, segment or "
-            "faces.",
-            show_default=False,
-        ),
-    ] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="A,B,C",
-            help="The classes in their order; for grades, the lowest first.",
-            show_default=False,
-        ),
-    ] = None,
-    size: Annotated[
-        int | None,
-        typer.Option(
-            min=8, max=8192, help="Pixels a side of the network's input.", show_default=False
-        ),
-    ] = None,
-    sites: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Simulated sites, if the images do not say where they come from.",
-            show_default=False,
-        ),
-    ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")] = False,
+    folder: FolderArgument,
+    yes: Yes = False,
+    out: OutFile = None,
+    task: TaskOption = None,
+    classes: ClassList = None,
+    size: Size = None,
+    sites: SiteCount = None,
+    force: Force = False,
 ) -> None:
     """Write a config for a folder of your own images: task, data, model and training.
 
