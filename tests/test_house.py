@@ -66,6 +66,7 @@ def test_no_function_takes_seven_parameters_except_commands() -> None:
 # Beside the client step: what lists the devices of a machine, and what tells before a run that the
 # one that was asked for is not there. Speed settings carry its name to the client step as a text.
 KNOW_DEVICES = {
+    "fedsight.cli.doctor",  # says which there are
     "fedsight.core.devices",
     "fedsight.client.step",
     "fedsight.client.per_image",  # seeds the generator of the device, for each image

@@ -214,7 +214,9 @@ def reference() -> str:
         "## Commands\n",
         *_commands(app, "fedsight"),
         "## Exit codes\n",
-        "An error is one message with cause and cure; the exit code gives its family.\n",
+        "An error is one message with cause and cure; the exit code gives its family. Two codes "
+        "are answers: `fedsight faces verify` ends with 10 if the image does not show the person, "
+        "and `fedsight doctor` with 1 if something keeps FedSight from working.\n",
         _exit_codes(),
         "## Configuration\n",
         CONFIGURATION,

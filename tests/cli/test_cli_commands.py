@@ -14,7 +14,8 @@ import fedsight
 from fedsight.core import errors
 
 COMMANDS = [
-    *("run", "compare", "check", "resume", "report", "predict", "export"),
+    *("init", "run", "compare", "check", "resume", "report", "predict", "export"),
+    *("models", "algorithms", "tasks", "doctor"),
     *("data list", "data inspect", "data split"),
     *(f"federation {name}" for name in ("init", "admit", "revoke", "status", "history", "demo")),
     *("server start", "site init", "site start", "site log", "site ledger"),

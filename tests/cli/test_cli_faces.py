@@ -8,7 +8,10 @@ from pathlib import Path
 
 import face_images
 import pytest
-from command_line import done, refused
+from command_line import cli, done, refused
+
+from fedsight.cli.faces import NOT_THE_PERSON
+from fedsight.core.errors import FedSightError
 
 CONFIG = """
 name = "faces"
@@ -73,6 +76,14 @@ def test_from_the_first_image_to_the_last_template(home: Path, tmp_path: Path) -
     assert found["accepted"]
     assert found["score"] == pytest.approx(1.0, abs=1e-4)
     assert done("faces", "verify", run, gallery, "20", staff / "20" / "0.png").out[:3] == "yes"
+    codes = set()
+    for file in sorted(staff.glob("*/*.png")):
+        answered = cli("faces", "verify", run, gallery, "20", file, "--json")
+        accepted = json.loads(answered.out)["accepted"]
+        assert (answered.code, answered.err) == (0 if accepted else NOT_THE_PERSON, "")
+        codes.add(answered.code)
+    assert codes == {0, NOT_THE_PERSON}
+    assert NOT_THE_PERSON not in {family.exit_code for family in FedSightError.__subclasses__()}
     (answer,) = json.loads(
         done("faces", "identify", run, gallery, staff / "21" / "0.png", "--json").out
     )

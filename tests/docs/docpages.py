@@ -18,6 +18,7 @@ PAGES = (
     *READMES,
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "SECURITY.md",
     *sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")),
 )
 GROUPS = ("data", "faces", "federation", "privacy", "server", "site")

@@ -7,7 +7,20 @@ from typing import Annotated
 import typer
 
 import fedsight
-from fedsight.cli import data, faces, federation, privacy, report, server, site, train, use
+from fedsight.cli import (
+    catalogue,
+    data,
+    doctor,
+    faces,
+    federation,
+    init,
+    privacy,
+    report,
+    server,
+    site,
+    train,
+    use,
+)
 from fedsight.cli.output import echo
 
 app = typer.Typer(
@@ -16,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Federated learning for image recognition. Start with: fedsight run --example fashion",
 )
+app.command("init")(init.init_command)
 app.command("run")(train.run_command)
 app.command("compare")(train.compare_command)
 app.command("check")(train.check_command)
@@ -23,6 +37,10 @@ app.command("resume")(train.resume_command)
 app.command("report")(report.report_command)
 app.command("predict")(use.predict_command)
 app.command("export")(use.export_command)
+app.command("models")(catalogue.models_command)
+app.command("algorithms")(catalogue.algorithms_command)
+app.command("tasks")(catalogue.tasks_command)
+app.command("doctor")(doctor.doctor_command)
 app.add_typer(data.app, name="data")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(faces.app, name="faces")

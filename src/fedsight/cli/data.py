@@ -59,7 +59,10 @@ def inspect_command(
 
     Example: fedsight data inspect my_images/ --set size=64 --set sites_in_path=true
     """
-    opened = _source(source, options or []).open()
+    from fedsight.runs.phases import shown
+
+    with shown():
+        opened = _source(source, options or []).open()
     if as_json:
         echo(json.dumps(_json(opened), indent=2, ensure_ascii=False))
         return
@@ -100,6 +103,7 @@ def split_command(
     Example: fedsight data split fashion-mnist-12k --split dirichlet --set alpha=0.3 --picture a.svg
     """
     from fedsight.data.partition import label_counts
+    from fedsight.runs.phases import shown
 
     of_data = [option[5:] for option in options or [] if option.startswith("data.")]
     of_split = [
@@ -108,7 +112,8 @@ def split_command(
     if sites is not None:
         of_split.append(f"sites={sites}")
     chosen, spread, its_seed = _source_and_split(source, split, of_data, of_split)
-    opened = chosen.open()
+    with shown():
+        opened = chosen.open()
     used = its_seed if seed is None else seed
     partition = spread.divide(opened.train, len(opened.classes), used)
     counts = label_counts(
@@ -252,12 +257,14 @@ def _split_table(partition: Partition, counts: Any, classes: Sequence[str]) -> P
     """A row per site: all it has, then as many classes as the terminal has room for."""
     from rich.console import Console
 
-    room = (Console().width - len(partition.name(0)) - 9) // 5
+    console = Console()
+    room = (console.width - len(partition.name(0)) - 9) // 5
     shown = classes if len(classes) <= room else classes[: max(1, room - 1)]
     more = ["..."] if len(shown) < len(classes) else []
+    none = "·" if console.encoding.startswith("utf") else "-"
     table = _table("site", "all", *shown, *more)
     for site in range(min(len(counts), _SHOWN)):
-        cells = [str(count) if count else "·" for count in counts[site, : len(shown)]]
+        cells = [str(count) if count else none for count in counts[site, : len(shown)]]
         table.add_row(partition.name(site), str(counts[site].sum()), *cells)
     return table
 

@@ -20,6 +20,7 @@ app = typer.Typer(
     help="Recognise people with a run of the task `faces`; the gallery stays on this machine.",
 )
 VARIABLE = "FEDSIGHT_PASSPHRASE"
+NOT_THE_PERSON = 10  # exit code of `verify` for an answer of no: no family of errors has it
 
 RunArgument = Annotated[
     Path,
@@ -110,6 +111,8 @@ def verify_command(
 ) -> None:
     """Check whether an image shows the claimed person.
 
+    The exit code is 0 for yes and 10 for no; every other code is an error.
+
     Example: fedsight faces verify runs/faces staff.gallery "Ada L." door.jpg
     """
     from fedsight.inference.gallery import read
@@ -126,6 +129,8 @@ def verify_command(
     else:
         said = "yes" if match.accepted else "no"
         echo(f"{said}: {_line(match)}, threshold {model.threshold(kept, far):.3f}")
+    if not match.accepted:
+        raise typer.Exit(NOT_THE_PERSON)
 
 
 @app.command("identify")

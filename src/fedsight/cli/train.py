@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from fedsight.cli.complete import run_folders
 from fedsight.cli.fetch import fetch_needed
 from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
@@ -46,6 +47,7 @@ ExampleOption = Annotated[
         help=f"A built-in example instead of a file: {', '.join(EXAMPLES)}. "
         "Its data set is downloaded if necessary.",
         show_default=False,
+        autocompletion=lambda: EXAMPLES,
     ),
 ]
 Sets = Annotated[
@@ -154,6 +156,7 @@ def check_command(
     from fedsight.data.base import counted_parts
     from fedsight.program.config import check, check_elsewhere
     from fedsight.program.federation import federate
+    from fedsight.runs.phases import shown
 
     program, speed = _program(config, example, list(sets or []), plugin)
     if elsewhere:
@@ -163,7 +166,8 @@ def check_command(
     if example is not None:
         fetch_needed(program.needs())
     check(program, speed)
-    federation = federate(program)
+    with shown():
+        federation = federate(program)
     Protection(federation).facts()  # impossible noise settings are reported before a run starts
     for note in federation.dataset.notes:
         echo(note)
@@ -175,7 +179,12 @@ def check_command(
 
 
 def resume_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)],
+    run: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN", help="A run folder.", show_default=False, autocompletion=run_folders
+        ),
+    ],
     workers: Workers = None,
     rounds: Annotated[
         int | None,
@@ -328,6 +337,7 @@ def _redeploy(store: RunStore, before: Path, log: list[LogFormat] | None) -> Non
 def _finish(folder: Path, log: list[LogFormat] | None, go: Go) -> None:
     from fedsight.cli.screen import show_summary
     from fedsight.coordinator.trackers import open_log
+    from fedsight.core.progress import listening
     from fedsight.evaluation.conclusion import require_score
     from fedsight.report.page import build
     from fedsight.runs.progress import Screen
@@ -336,7 +346,8 @@ def _finish(folder: Path, log: list[LogFormat] | None, go: Go) -> None:
     reporters: list[Callback] = [screen]
     try:
         reporters += [open_log(kind.value, folder, screen.say) for kind in log or []]
-        summary = go(reporters, screen.say)
+        with listening(screen.progressed):
+            summary = go(reporters, screen.say)
     finally:
         for reporter in reporters:
             reporter.close()

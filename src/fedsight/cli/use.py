@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsight.cli.complete import run_folders
 from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import DataError, StoreError
@@ -18,7 +19,10 @@ if TYPE_CHECKING:
     from fedsight.inference.predict import Prediction
 
 RunArgument = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN", help="A run folder.", show_default=False, autocompletion=run_folders
+    ),
 ]
 SiteOption = Annotated[
     str | None,
@@ -80,9 +84,11 @@ def predict_command(
         raise DataError(f"boxes cannot be drawn on {seen.modalities}", "leave out --draw")
     found = predict(saved, files)
     if draw is not None:
-        from fedsight.inference.drawing import draw_all
+        from fedsight.inference.drawing import draw_all, unshown
 
         draw_all(found, draw, seen)
+        if said := unshown(found):
+            echo(said, err=True)
     if as_json:
         echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
     else:

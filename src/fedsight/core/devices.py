@@ -17,6 +17,17 @@ def available() -> list[str]:
     return [*found, "mps"] if torch.backends.mps.is_available() else found
 
 
+def described() -> str:
+    """The accelerators of this machine, in words; "" if it has none."""
+    found = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    return ", ".join([*found, "Apple GPU (mps)"] if "mps" in available() else found)
+
+
+def instructions() -> str:
+    """The widest instructions that PyTorch uses on this processor: AVX2, AVX512."""
+    return str(torch.backends.cpu.get_cpu_capability())
+
+
 def find_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the first accelerator, or the CPU.
 

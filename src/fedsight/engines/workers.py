@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedsight.core.progress import progress
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Arrival, Outcome, Work
@@ -112,6 +113,7 @@ class WorkerEngine:
         for _, message in self._ask(MeasureCommand(round, jobs), f"measuring round {round}"):
             if isinstance(message, Measured):
                 done[message.job] = message.metrics
+                progress("test images measured, in parts", len(done), len(jobs))
         return by_view(self.federation, jobs, [done[job] for job in range(len(jobs))])
 
     def close(self) -> None:

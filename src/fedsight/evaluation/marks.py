@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw
 
+from fedsight.evaluation.fonts import font_for, plain
 from fedsight.tasks.presentation import Mark
 
 COLOURS = {
@@ -42,10 +43,11 @@ def _label(
     size: tuple[int, int],
 ) -> None:
     """Text above the corner, or below it if there is no room; always within the image."""
-    left, top, right, bottom = draw.textbbox((0, 0), text)
+    font = font_for(not plain(text))
+    left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
     width, height = right - left + 4, bottom - top + 6
     above = corner[1] - height
     x = max(0.0, min(corner[0], size[0] - width))
     y = max(0.0, min(above if above >= 0 else corner[1], size[1] - height))
     draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + 2 - left, y + 3 - top), text, fill=(255, 255, 255))
+    draw.text((x + 2 - left, y + 3 - top), text, fill=(255, 255, 255), font=font)

@@ -13,6 +13,8 @@ from fedsight.core.errors import StoreError
 from fedsight.core.files import make_folder, write_atomically
 from fedsight.data.base import Preprocess
 from fedsight.data.images.decode import whole
+from fedsight.evaluation.fonts import CJK_CURE as CURE
+from fedsight.evaluation.fonts import cjk_font, plain
 from fedsight.evaluation.marks import marked
 from fedsight.inference.predict import Prediction
 
@@ -40,6 +42,15 @@ def draw_all(found: Sequence[Prediction], folder: Path, preprocess: Preprocess) 
         write_atomically(path, file.getvalue())
         written.append(path)
     return written
+
+
+def unshown(found: Sequence[Prediction]) -> str:
+    """What to say about labels that no font here can draw; "" if all can be drawn."""
+    labels = (mark.label for one in found if one.answer for mark in one.answer.marks)
+    odd = next((label for label in labels if not plain(label)), None)
+    if odd is None or cjk_font() is not None:
+        return ""
+    return f"labels such as '{odd}' are drawn as boxes, because no font for them is found: {CURE}"
 
 
 def _opened(path: Path, preprocess: Preprocess) -> Image.Image:

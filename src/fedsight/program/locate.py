@@ -41,7 +41,7 @@ def _kind(path: Path) -> str:
             return "huggingface"
         if any(path.glob("*-idx[13]-ubyte*")):
             return "idx"
-        return "dicom" if _holds_dicom(path) else "folder"
+        return "dicom" if holds_dicom(path) else "folder"
     if path.suffix.lower() not in _BY_SUFFIX:
         raise DataError(
             f"'{path}' is not recognised as a data set",
@@ -51,7 +51,7 @@ def _kind(path: Path) -> str:
     return _BY_SUFFIX[path.suffix.lower()]
 
 
-def _holds_dicom(root: Path) -> bool:
+def holds_dicom(root: Path) -> bool:
     """Whether the first file in class folders (or in those of sites) is a DICOM file."""
     files = (path for depth in ("*/*", "*/*/*") for path in root.glob(depth) if path.is_file())
     path = next((path for path in files if not path.name.startswith(".")), None)

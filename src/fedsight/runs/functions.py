@@ -10,6 +10,7 @@ from fedsight.coordinator.folders import free_folder
 from fedsight.coordinator.protection import Protection
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem, StoreError
+from fedsight.core.progress import listening
 from fedsight.evaluation.conclusion import Command, require_score
 from fedsight.program import config as configs
 from fedsight.program import keywords
@@ -106,7 +107,8 @@ def resume(
     if longer is not None or not (path / "summary.json").is_file():
         screen = Screen()
         try:
-            summary = lifecycle.resume(RunStore(path), workers, [screen], longer)
+            with listening(screen.progressed):
+                summary = lifecycle.resume(RunStore(path), workers, [screen], longer)
         finally:
             screen.close()
         require_score(summary, str(path))
@@ -180,7 +182,8 @@ def _begin(
     screen = Screen()
     try:
         what = lifecycle.Start(program, speed, RunStore(folder), command, force)
-        summary = lifecycle.start(what, [screen])
+        with listening(screen.progressed):
+            summary = lifecycle.start(what, [screen])
     except BaseException:
         if (folder / "run.toml").is_file():
             _UNFINISHED[folder.resolve()] = program

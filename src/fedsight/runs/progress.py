@@ -31,6 +31,7 @@ from fedsight.coordinator.callbacks import (
 )
 from fedsight.core.text import printable_lines
 from fedsight.report import words
+from fedsight.runs.phases import Phases, bars
 
 if TYPE_CHECKING:
     from fedsight.program.federation import Federation
@@ -61,7 +62,9 @@ class Screen(Callback):
             console=self._console,
             disable=not self._live,
         )
+        self._phases = Phases(self.say, bars(self._console) if self._live else None)
         self._task: TaskID | None = None
+        self._baselines = (0, 0)  # rounds of the baselines that are done, and all
         self._cohort = 1
         self._rounds = 1
         self._bytes = 0
@@ -73,13 +76,17 @@ class Screen(Callback):
         match event:
             case RunBegan():
                 self._begin(event.federation, event.done)
-            case ReplyArrived() | BaselineRoundEnded():
+            case ReplyArrived():
                 self._advance()
+            case BaselineRoundEnded():
+                self._advance()
+                self._baseline_round()
             case RoundEnded():
                 self._round(event.line)
             case BaselinesBegan():
                 self.say(f"For comparison: each site alone, and all {self._modalities} pooled")
                 self._task = self._progress.add_task("alone, pooled", total=event.rounds, status="")
+                self._baselines = (0, event.rounds)
             case RunEnded():
                 self.close()
 
@@ -92,6 +99,7 @@ class Screen(Callback):
         self._headline = words.word(program.task.headline_title)
         self._modalities = federation.dataset.preprocess.modalities
         name = program.algorithm.registered
+        self._phases.close()
         self.say(
             f"{program.name}: {name}, {federation.population:,} "
             f"site{'s' if federation.population > 1 else ''}, "
@@ -126,8 +134,23 @@ class Screen(Callback):
         else:
             self.say(status)
 
+    def progressed(self, phase: str, done: int, total: int) -> None:
+        """Show how far a phase is; beside the rounds' bar while there is one."""
+        if not self._live or self._task is None:
+            self._phases(phase, done, total)
+        elif done < total:
+            self._progress.update(self._task, status=f"{phase}: {done:,} of {total:,}")
+
+    def _baseline_round(self) -> None:
+        """On a pipe no bar shows how far the baselines are."""
+        done, total = self._baselines[0] + 1, self._baselines[1]
+        self._baselines = (done, total)
+        if not self._live:
+            self._phases("rounds of the baselines", done, total)
+
     def close(self) -> None:
         """Remove the bar from the screen."""
+        self._phases.close()
         self._progress.stop()
 
     def say(self, text: str) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
+from fedsight.core.progress import progress
 from fedsight.data.base import ArrayImages, Images, Indices, Preprocess, SizedSource
 from fedsight.data.images import dicom
 from fedsight.data.images.decode import Origin, decode, raster
@@ -148,6 +149,7 @@ def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, li
             return error
 
     for index, result in enumerate(_ahead(load, len(images))):
+        progress("images read", index + 1, len(images))
         if isinstance(result, DataError):
             if source.corrupt == "error":
                 raise result

@@ -1,0 +1,177 @@
+"""`fedsight doctor`: what this machine and this installation have, and what is missing."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from fedsight.cli.output import echo
+from fedsight.core.text import printable
+
+# The module that each extra brings.
+EXTRAS = {
+    "export": ("onnx", "onnxscript", "onnxruntime"),
+    "tensorboard": ("tensorboard",),
+    "mlflow": ("mlflow",),
+    "huggingface": ("datasets",),
+    "deploy": ("nvflare", "setproctitle"),
+    "medical": ("pydicom",),
+    "privacy": ("dp_accounting",),
+}
+_LEAST_DISK = 1 << 30  # bytes
+_LEAST_MEMORY = 1 << 30
+_LEAST_FILES = 256  # open at once
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_MARKS = {"ok": "ok     ", "note": "note   ", "bad": "PROBLEM"}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `bad` keeps FedSight from working, a `note` limits it."""
+
+    what: str
+    state: Literal["ok", "note", "bad"]
+    value: str
+    cure: str = ""
+
+
+def doctor_command(
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show versions, extras, devices, fonts, disk and memory, and what is missing.
+
+    The exit code is 0 if FedSight can be used here, and 1 if something keeps it from working.
+
+    Example: fedsight doctor
+    """
+    found = list(findings())
+    usable = all(one.state != "bad" for one in found)
+    if as_json:
+        table = {"usable": usable, "findings": [asdict(one) for one in found]}
+        echo(json.dumps(table, indent=2, ensure_ascii=False))
+    else:
+        for one in found:
+            echo(f"{_MARKS[one.state]}  {one.what}: {printable(one.value)}")
+            if one.cure:
+                echo(f"         {one.cure}")
+        echo("FedSight can be used here." if usable else "FedSight cannot be used here as it is.")
+    if not usable:
+        raise typer.Exit(1)
+
+
+def findings() -> Iterator[Finding]:
+    """Everything that is looked at, in the order in which it is shown."""
+    yield from _versions()
+    yield from _extras()
+    yield from _devices()
+    yield _font()
+    yield _browser()
+    yield from _room(Path("runs"))
+    yield _files()
+
+
+def _versions() -> Iterator[Finding]:
+    import fedsight
+
+    yield Finding("FedSight", "ok", fedsight.__version__)
+    good = sys.version_info >= (3, 11)
+    cure = "" if good else "install Python 3.11 or newer"
+    yield Finding("Python", "ok" if good else "bad", platform.python_version(), cure)
+    for package in ("torch", "torchvision", "numpy", "pillow"):
+        try:
+            yield Finding(package, "ok", metadata.version(package))
+        except metadata.PackageNotFoundError:
+            yield Finding(package, "bad", "missing", "pip install fedsight")
+
+
+def _extras() -> Iterator[Finding]:
+    for extra, modules in EXTRAS.items():
+        missing = [name for name in modules if not _is_here(name)]
+        what = f"extra {extra}"
+        if missing:
+            cure = f"if you need it: pip install 'fedsight[{extra}]'"
+            yield Finding(what, "note", f"missing ({', '.join(missing)})", cure)
+        else:
+            yield Finding(what, "ok", "installed")
+
+
+def _is_here(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+def _devices() -> Iterator[Finding]:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        from fedsight.core.devices import described, instructions
+
+        yield Finding("processor", "ok", f"{cores} cores, {instructions()}")
+        yield Finding("GPU", "ok", described() or "none; the processor is used")
+    except Exception as error:  # a broken installation may raise anything when it is imported
+        text = f"{type(error).__name__}: {error}"
+        yield Finding("torch", "bad", f"cannot be used: {text}", "reinstall torch and torchvision")
+
+
+def _font() -> Finding:
+    from fedsight.evaluation.fonts import CJK_CURE, cjk_font
+
+    font = cjk_font()
+    if font is None:
+        return Finding("font for Chinese, Japanese, Korean", "note", "none found", CJK_CURE)
+    return Finding("font for Chinese, Japanese, Korean", "ok", font)
+
+
+def _browser() -> Finding:
+    found = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
+    if found is None:
+        value = "none found; reports open in any browser, only FedSight's own tests need one"
+        return Finding("Chromium", "note", value)
+    return Finding("Chromium", "ok", found)
+
+
+def _room(folder: Path) -> Iterator[Finding]:
+    """Free disk and memory, and whether the folder of the runs can be written."""
+    place = folder if folder.exists() else Path.cwd()
+    free = shutil.disk_usage(place).free
+    few = free < _LEAST_DISK
+    cure = "free some space; a run needs some times the size of its model" if few else ""
+    yield Finding("free disk", "note" if few else "ok", _size(free), cure)
+    memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if _counts_pages() else 0
+    if memory:
+        few = memory < _LEAST_MEMORY
+        cure = "close other programs, or use fewer workers: speed.workers = 1" if few else ""
+        yield Finding("free memory", "note" if few else "ok", _size(memory), cure)
+    if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
+        yield Finding("folder of the runs", "ok", f"{folder} can be written")
+    else:
+        cure = "work in another folder, or give one with --out"
+        yield Finding("folder of the runs", "bad", f"{place} cannot be written", cure)
+
+
+def _counts_pages() -> bool:
+    return "SC_AVPHYS_PAGES" in os.sysconf_names
+
+
+def _files() -> Finding:
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    few = 0 <= most < _LEAST_FILES
+    cure = "ulimit -n 1024" if few else ""
+    return Finding("files open at once", "note" if few else "ok", str(most), cure)
+
+
+def _size(count: float) -> str:
+    return f"{count / 1e9:.1f} GB"

@@ -1,0 +1,219 @@
+"""`fedsight init`: from a folder of images to a config that trains."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fedsight.cli.output import echo
+from fedsight.core.errors import ConfigError, Problem, StoreError
+
+if TYPE_CHECKING:
+    from fedsight.program.draft.base import Asked, Found
+    from fedsight.program.draft.fitting import Fit, Sample
+
+_SHOWN = 20  # images that cannot be read
+FolderArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="FOLDER",
+        help="A folder of images, or a CSV, COCO JSON or data.yaml.",
+        show_default=False,
+    ),
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take what was guessed.")]
+OutFile = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="The config (default: FOLDER.toml).", show_default=False),
+]
+TaskOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TASK",
+        help="The task, if not a guess: classify, multilabel, ordinal, detect, segment or faces.",
+        show_default=False,
+    ),
+]
+ClassList = Annotated[
+    str | None,
+    typer.Option(
+        metavar="A,B,C",
+        help="The classes in their order; for grades, the lowest first.",
+        show_default=False,
+    ),
+]
+Size = Annotated[
+    int | None,
+    typer.Option(min=8, max=8192, help="Pixels a side of the network's input.", show_default=False),
+]
+SiteCount = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="Simulated sites, if the images do not say where they come from.",
+        show_default=False,
+    ),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace the file if it exists.")]
+
+
+def on_terminal() -> bool:
+    """Whether somebody can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+def list_beside(path: Path) -> Path:
+    """The list of images and masks that goes with a config, if it needs one."""
+    return path.with_name(f"{path.stem}-masks.csv")
+
+
+@contextlib.contextmanager
+def drafting(folder: Path, asked: Asked, path: Path) -> Iterator[Found]:
+    """What the folder holds; the list that was written beside the config goes if it fails."""
+    from fedsight.program.draft.guess import look
+
+    listed = list_beside(path)
+    there = listed.exists()
+    try:
+        yield look(folder, asked, listed)
+    except BaseException:
+        if not there:
+            listed.unlink(missing_ok=True)
+        raise
+
+
+def init_command(
+    folder: FolderArgument,
+    yes: Yes = False,
+    out: OutFile = None,
+    task: TaskOption = None,
+    classes: ClassList = None,
+    size: Size = None,
+    sites: SiteCount = None,
+    force: Force = False,
+) -> None:
+    """Write a config for a folder of your own images: task, data, model and training.
+
+    What the folder holds is guessed from its layout. On a terminal each guess is a question with
+    that answer as the default. The config is checked before it is written.
+
+    Example: fedsight init my_images --yes
+    """
+    from fedsight.core.files import make_folder, write_atomically
+    from fedsight.data.base import counted_parts
+    from fedsight.program.draft.base import Asked
+    from fedsight.program.draft.checked import checked
+    from fedsight.program.draft.fitting import fitted, sampled
+    from fedsight.runs.phases import shown
+
+    path = out or Path(f"{_name(folder)}.toml")
+    ask = not yes and on_terminal()
+    replace_it = _may_write(path, force, ask)
+    names = tuple(one.strip() for one in classes.split(",")) if classes else None
+    asked = Asked(_known(task), names, replace_it)
+    with drafting(folder, asked, path) as found:
+        if ask and task is None:
+            found = _ask_task(found, folder, asked, path)
+        sample = sampled(found)
+        if ask:
+            size = size or _ask_size(found, sample)
+            sites = sites or _ask_sites(found, sample)
+        fit = fitted(found, sample, size, sites)
+        for reason in found.guess.reasons:
+            echo(f"- {reason}")
+        for note in found.opened.notes:
+            echo(f"- {note}")
+        echo(f"Task: {fit.task['name']}; {counted_parts(found.opened)}; {_described(fit)}")
+        with shown():
+            text, left_out = checked(found, fit, path)
+        for name in left_out[:_SHOWN]:
+            echo(f"cannot be read, left out: {name}")
+        if left_out:
+            echo(f'{len(left_out)} images cannot be read: the config says corrupt = "skip"')
+        make_folder(path.resolve().parent)
+        write_atomically(path, text.encode())
+    echo(f"Wrote {path}. Next: fedsight run {path}")
+
+
+def _name(folder: Path) -> str:
+    """What the config is called: as the folder, in characters that any system takes."""
+    plain = folder.resolve()
+    word = plain.stem if plain.is_file() else plain.name
+    return re.sub(r"[^\w.-]+", "_", word).strip("._") or "images"
+
+
+def _may_write(path: Path, force: bool, ask: bool) -> bool:
+    """Whether files that exist may be replaced; StoreError if this one exists and may not be."""
+    if path.suffix != ".toml":
+        raise StoreError(f"'{path}' does not end in .toml", "give the config such a name")
+    if not path.exists() or force:
+        return force
+    if ask and typer.confirm(f"{path} exists. Replace it?"):
+        return True
+    raise StoreError(f"{path} exists", "give another name with --out, or replace it with --force")
+
+
+def _known(task: str | None) -> str | None:
+    from fedsight.core.registry import nearest
+    from fedsight.program.draft.base import TASKS
+
+    if task is not None and task not in TASKS:
+        cause = f"'{task}' is not a task that a config can be written for"
+        raise ConfigError([Problem("--task", cause, nearest(task, TASKS))])
+    return task
+
+
+def _ask_task(found: Found, folder: Path, asked: Asked, path: Path) -> Found:
+    """The guess, or another one if the user says that it is for another task."""
+    from fedsight.program.draft.base import TASKS, Asked
+    from fedsight.program.draft.guess import look
+
+    guessed = found.guess.task
+    for reason in found.guess.reasons:
+        echo(f"- {reason}")
+    task = ""
+    while task not in TASKS:
+        task = typer.prompt(f"Task ({', '.join(TASKS)})", default=guessed).strip()
+    if task == guessed:
+        return found
+    classes = asked.classes
+    if task == "ordinal" and classes is None:
+        listed = ",".join(found.opened.classes)
+        words = typer.prompt("Grades, the lowest first", default=listed).split(",")
+        classes = tuple(one.strip() for one in words)
+    return look(folder, Asked(task, classes, True), list_beside(path))
+
+
+def _ask_size(found: Found, sample: Sample) -> int | None:
+    from fedsight.program.draft.fitting import fitted
+
+    usual = fitted(found, sample, None, None).data.get("size")
+    if usual is None:
+        return None
+    about = f" (the images have about {sample.side})" if sample.side else ""
+    size: int = typer.prompt(f"Pixels a side of the network's input{about}", default=usual)
+    return size
+
+
+def _ask_sites(found: Found, sample: Sample) -> int | None:
+    from fedsight.program.draft.fitting import fitted
+
+    usual = fitted(found, sample, None, None).split.get("sites")
+    if usual is None:
+        return None
+    sites: int = typer.prompt("The images name no sites. How many to simulate", default=usual)
+    return sites
+
+
+def _described(fit: Fit) -> str:
+    """Sites, size and model in words."""
+    simulated = fit.split.get("sites")
+    where = "the images' own sites" if simulated is None else f"{simulated} simulated sites"
+    size = f"{fit.data['size']} pixels a side, " if "size" in fit.data else ""
+    return f"{where}; {size}{fit.model.get('architecture', fit.model['name'])}"
