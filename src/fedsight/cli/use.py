@@ -70,6 +70,8 @@ def predict_command(
 
     Example: fedsight predict runs/first photo.jpg more-photos/ --top 3
     """
+    from fedsight.data.base import listed_reasons
+    from fedsight.data.passed_over import Tally, cures
     from fedsight.inference.predict import predict
     from fedsight.inference.saved import load
 
@@ -78,7 +80,8 @@ def predict_command(
     seen = saved.preprocess
     if draw is not None and seen.modality != "image":
         raise DataError(f"boxes cannot be drawn on {seen.modalities}", "leave out --draw")
-    found = predict(saved, files)
+    passed_over = Tally()
+    found = predict(saved, files, passed_over=passed_over)
     if draw is not None:
         from fedsight.inference.drawing import draw_all
 
@@ -87,6 +90,8 @@ def predict_command(
         echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
     else:
         _print_table(seen.modality, found, top)
+    if counts := listed_reasons(passed_over.counts):
+        echo("\n".join((f"files passed over: {counts}", *cures(passed_over.counts))), err=True)
     bad = [one.where for one in found if one.error is not None]
     if bad:
         raise DataError(
