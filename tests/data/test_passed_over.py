@@ -9,8 +9,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from dicom_files import RAMP, write
+from dicom_files import write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -21,6 +22,8 @@ from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, sources
 from fedsight.data.listing import tree
 from fedsight.data.passed_over import Tally, reason_for
+
+RAMP = np.arange(64, dtype=np.uint16).reshape(8, 8)
 
 
 def picture(path: Path, value: int = 90) -> Path:
@@ -187,11 +190,9 @@ def test_masks_that_are_used_are_not_passed_over(tmp_path: Path) -> None:
 
 def latin(root: Path) -> None:
     for folder in (b"cat", b"m\xe9lanome"):
-        place = os.fsencode(root) + b"/" + folder
-        os.makedirs(place)
         for number in range(5):
-            picture(root / "x.png", number)
-            os.rename(os.fsencode(root / "x.png"), place + b"/caf\xe9%d.png" % number)
+            name = os.fsdecode(folder + b"/caf\xe9%d.png" % number)
+            picture(root / name, number)
 
 
 def strange(root: Path) -> None:

@@ -38,7 +38,7 @@ _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"GIF8", b"II*\0", b"MM\0*", b"BM", b"RIF
 _CONVERTED = frozenset({".jxl", ".psd", ".svg", ".pdf", ".dng", ".cr2", ".cr3", ".nef", ".arw"})
 _HEAD = 132  # bytes read of a file without suffix, as many as tell a DICOM file
 _MOST = 3  # folders that are named
-_LONGEST = 12  # characters of a suffix
+_LONGEST = 16  # characters of a suffix
 
 
 def is_system_folder(name: str) -> bool:

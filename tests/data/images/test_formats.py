@@ -26,7 +26,7 @@ def encoded(kind: str, turn: int = 1) -> bytes:
     stream = io.BytesIO()
     exif = Image.Exif()
     exif[0x0112] = turn
-    SIDES.save(stream, kind, quality=95, **({} if turn == 1 else {"exif": exif}))
+    SIDES.save(stream, kind, quality=95, **({} if turn == 1 else {"exif": exif.tobytes()}))
     return stream.getvalue()
 
 
