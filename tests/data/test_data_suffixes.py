@@ -11,7 +11,7 @@ from PIL import Image
 from fedsight.data.base import Preprocess
 from fedsight.data.images import dicom
 from fedsight.data.images.decode import decode
-from fedsight.data.images.pixels import FORMATS, SUFFIXES
+from fedsight.data.images.formats import FORMATS, HEIF_SUFFIXES, SUFFIXES
 from fedsight.data.listing import image_files
 from fedsight.data.suffixes import BY_MODALITY
 from fedsight.program.locate import find_source
@@ -26,7 +26,7 @@ def test_every_suffix_of_a_format_that_is_read_is_known() -> None:
 def test_a_modality_is_told_by_the_suffix() -> None:
     images, texts = BY_MODALITY["image"], BY_MODALITY["text"]
     assert not images & texts
-    assert images == SUFFIXES | dicom.SUFFIXES
+    assert images == SUFFIXES | HEIF_SUFFIXES | dicom.SUFFIXES
     assert all(end == end.lower() and end.startswith(".") for end in images | texts)
 
 

@@ -1,6 +1,7 @@
 """Prediction from files and folders, and the two commands that use a run."""
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import fedsight.inference.saved as saving
 from fedsight.cli.use import export_command, predict_command
 from fedsight.core.errors import DataError, StoreError
 from fedsight.data.base import Preprocess
+from fedsight.data.passed_over import Tally
 from fedsight.inference.drawing import draw_all
 from fedsight.inference.inputs import find_files
 from fedsight.inference.predict import predict
@@ -55,6 +57,34 @@ def test_folders_are_searched_at_any_depth_and_sorted(images: Path) -> None:
     names = [path.relative_to(images).as_posix() for path in find_files([images], "image")]
     assert names == ["b/deep/a.JPG", "b/m.bmp", "z.png"]
     assert find_files([images / "z.png", images / "b"], "image")[0] == images / "z.png"
+
+
+def test_other_files_in_folders_are_counted_beside_the_answers(
+    bright: Saved,
+    images: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (images / "b" / "clip.MOV").touch()
+    (images / "b" / "dead.png").symlink_to("/nowhere/x.png")
+    (images / "b" / "round").symlink_to(images)
+    (images / "photos.zip").touch()
+    (images / os.fsdecode(b"caf\xe9.png")).write_bytes((images / "z.png").read_bytes())
+    tally = Tally()
+    assert len(predict(bright, [images], passed_over=tally)) == 4
+    reasons = {".mov": 1, ".txt": 1, ".zip": 1, "dead links": 1, "hidden": 1}
+    assert tally.counts == {**reasons, "links to a folder above": 1}
+    monkeypatch.setattr(saving, "load", lambda run, site: bright)
+    predict_command(images, [images], as_json=True)
+    said = capsys.readouterr()
+    assert "files passed over: .mov 1, .txt 1, .zip 1, dead links 1, hidden 1" in said.err
+    paths = [one["path"] for one in json.loads(said.out)]
+    assert os.fsdecode(b"caf\xe9.png") in [Path(one).name for one in paths]
+    said.out.encode("utf-8")  # no half of a surrogate pair is printed
+    (images / "notes").mkdir()
+    (images / "notes" / "a.txt").touch()
+    with pytest.raises(DataError, match=r"no images \(passed over: \.txt 1\)"):
+        find_files([images / "notes"], "image")
 
 
 @pytest.mark.parametrize("batch", [1, 2, 64])

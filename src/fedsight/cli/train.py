@@ -169,7 +169,7 @@ def check_command(
     with shown():
         federation = federate(program)
     Protection(federation).facts()  # impossible noise settings are reported before a run starts
-    for note in federation.dataset.notes:
+    for note in federation.dataset.said:
         echo(note)
     echo(
         f"{program.name} is fine: {counted_parts(federation.dataset)} of "

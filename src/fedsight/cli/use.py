@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -74,6 +74,7 @@ def predict_command(
 
     Example: fedsight predict runs/first photo.jpg more-photos/ --top 3
     """
+    from fedsight.data.passed_over import Tally
     from fedsight.inference.predict import predict
     from fedsight.inference.saved import load
 
@@ -82,7 +83,8 @@ def predict_command(
     seen = saved.preprocess
     if draw is not None and seen.modality != "image":
         raise DataError(f"boxes cannot be drawn on {seen.modalities}", "leave out --draw")
-    found = predict(saved, files)
+    passed_over = Tally()
+    found = predict(saved, files, passed_over=passed_over)
     if draw is not None:
         from fedsight.inference.drawing import draw_all, unshown
 
@@ -93,6 +95,7 @@ def predict_command(
         echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
     else:
         _print_table(seen.modality, found, top)
+    _say_passed_over(passed_over.counts)
     bad = [one.where for one in found if one.error is not None]
     if bad:
         raise DataError(
@@ -136,6 +139,16 @@ def export_command(
     if path.resolve() == (run / "model.safetensors").resolve():
         raise StoreError(f"{path} is the run's own file", "choose another name with --out")
     echo(f"Wrote {export(load(run, site), format.value, path)}")
+
+
+def _say_passed_over(counts: Mapping[str, int]) -> None:
+    """On standard error, so that JSON stays JSON."""
+    from fedsight.data.base import listed_reasons
+    from fedsight.data.passed_over import cures
+
+    if counts:
+        lines = (f"files passed over: {listed_reasons(counts)}", *cures(counts))
+        echo("\n".join(lines), err=True)
 
 
 def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:

@@ -206,6 +206,12 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what to say about how the source was read
     ordered: bool = True  # the order of the classes was stated, or is that of numbers
 
+    @property
+    def said(self) -> tuple[str, ...]:
+        """What to tell whoever opened the source: the files passed over, and the notes."""
+        counts = listed_reasons(self.passed_over)
+        return (f"files passed over: {counts}", *self.notes) if counts else self.notes
+
 
 def counted_parts(opened: Dataset) -> str:
     """The sizes of the parts, in words: `80 training images and 20 test images`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from fedsight.data.base import SizedSource
 from fedsight.data.columns import UnreadParts, recognised
 from fedsight.data.listing import is_there
 from fedsight.data.parts import part_stated
+from fedsight.data.passed_over import beside
 
 _DELIMITERS = (",", ";", "\t", "|")
 Row = tuple[int, dict[str, str]]  # the line, and its values by column
@@ -166,6 +167,17 @@ def listed_file(path: Path, value: str) -> Path:
     if "\\" in value and not is_there(file):
         return path.parent / value.replace("\\", "/")
     return file
+
+
+def unlisted(
+    path: Path, records: Sequence[Record], others: Iterable[Path] = ()
+) -> Mapping[str, int]:
+    """The files beside the listed images (and `others` that are used) that the CSV does not list.
+
+    By reason; files that belong to the CSV itself are not counted.
+    """
+    used: list[str | Path] = [*(record.path for record in records), path, *others]
+    return beside(used, own=(path.suffix.lower(),)).counts
 
 
 class CsvSource(SizedSource):

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
-from fedsight.data.images.pixels import SUFFIXES
+from fedsight.data.base import listed_reasons
+from fedsight.data.images.formats import is_picture
 from fedsight.data.layouts import Arrangement, Folders, Place, arranged
 from fedsight.data.parts import part_named
-
-
-def is_picture(path: str) -> bool:
-    """Whether a file is taken for an image, by its suffix."""
-    return Path(path).suffix.lower() in SUFFIXES
+from fedsight.data.passed_over import CLOSED, HIDDEN, LOOPS, SYSTEM, Tally, cures, is_system_folder
 
 
 def is_there(path: Path) -> bool:
@@ -28,50 +25,79 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def image_files(root: Path, accept: Callable[[str], bool] = is_picture) -> list[str]:
-    """Image files in `root` that are not hidden, by name; other files are ignored."""
-    with looking_at(root), os.scandir(root) as entries:
-        return sorted(
-            entry.path
-            for entry in entries
-            if not entry.name.startswith(".") and entry.is_file() and accept(entry.path)
-        )
+def image_files(
+    root: Path, accept: Callable[[str], bool] = is_picture, tally: Tally | None = None
+) -> list[str]:
+    """Image files in `root` that are not hidden, by name; `tally` counts the other files."""
+    return _entries(root, accept, tally)[0]
 
 
-def subfolders(root: Path) -> list[Path]:
-    """Subfolders that are not hidden, by name; DataError names a folder that cannot be read."""
-    with looking_at(root), os.scandir(root) as entries:
-        names = sorted(
-            entry.name
-            for entry in entries
-            if entry.is_dir() and not entry.name.startswith(".") and entry.name != "__MACOSX"
-        )
-    return [root / name for name in names]
-
-
-def tree(root: Path, accept: Callable[[str], bool] = is_picture) -> dict[Folders, list[str]]:
+def tree(
+    root: Path,
+    accept: Callable[[str], bool] = is_picture,
+    tally: Tally | None = None,
+    lenient: bool = False,
+) -> dict[Folders, list[str]]:
     """The image files in `root` and below, by the folders between; folders without any, too.
 
-    Raises DataError for a folder that cannot be read, and for a link to a folder above it.
+    Hidden folders and those of operating systems are left out. `tally` counts the files that are
+    not listed. Raises DataError for a folder that cannot be read, and for a link to a folder above
+    it; if `lenient`, they are counted as well.
     """
     found: dict[Folders, list[str]] = {}
-    _look(root, (), (os.path.realpath(root),), accept, found)
+    _Walk(accept, tally if tally is not None else Tally(), lenient, found).into(
+        root, (), (os.path.realpath(root),)
+    )
     return dict(sorted(found.items()))
 
 
-def _look(
-    folder: Path,
-    names: Folders,
-    above: tuple[str, ...],
-    accept: Callable[[str], bool],
-    found: dict[Folders, list[str]],
-) -> None:
-    found[names] = image_files(folder, accept)
-    for below in subfolders(folder):
-        real = os.path.realpath(below)
-        if real in above:
-            raise DataError(f"'{below}' is a link to a folder above it", "remove the link")
-        _look(below, (*names, below.name), (*above, real), accept, found)
+@dataclass(frozen=True)
+class _Walk:
+    """Goes through folders, and lists what it finds in `found`."""
+
+    accept: Callable[[str], bool]
+    tally: Tally
+    lenient: bool
+    found: dict[Folders, list[str]]
+
+    def into(self, folder: Path, names: Folders, above: tuple[str, ...]) -> None:
+        """List `folder`, which is below those in `above`, by their real names."""
+        try:
+            files, below = _entries(folder, self.accept, self.tally)
+        except DataError:
+            if not self.lenient:
+                raise
+            self.tally.add(str(folder), CLOSED)
+            return
+        self.found[names] = files
+        for one in below:
+            real = os.path.realpath(one)
+            if real not in above:
+                self.into(Path(one), (*names, Path(one).name), (*above, real))
+            elif self.lenient:
+                self.tally.add(one, LOOPS)
+            else:
+                raise DataError(f"'{one}' is a link to a folder above it", "remove the link")
+
+
+def _entries(
+    root: Path, accept: Callable[[str], bool], tally: Tally | None
+) -> tuple[list[str], list[str]]:
+    """The accepted files and the folders in `root` that are not hidden, by name."""
+    files, folders = [], []
+    with looking_at(root), os.scandir(root) as entries:
+        for entry in entries:
+            hidden = entry.name.startswith(".")
+            if entry.is_dir():
+                if not hidden and not is_system_folder(entry.name):
+                    folders.append(entry.path)
+                elif tally is not None:
+                    tally.add_all(entry.path, SYSTEM if is_system_folder(entry.name) else HIDDEN)
+            elif not hidden and entry.is_file() and accept(entry.path):
+                files.append(entry.path)
+            elif tally is not None:
+                tally.add(entry.path)
+    return sorted(files), sorted(folders)
 
 
 @contextlib.contextmanager
@@ -89,6 +115,23 @@ def looking_at(root: Path) -> Iterator[None]:
 
 
 @dataclass(frozen=True)
+class Listed:
+    """Images, what to say about how they were found, and the files not read, by reason."""
+
+    records: list[Record]
+    notes: tuple[str, ...] = ()
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+
+
+def nothing_read(what: str, folder: Path, tally: Tally) -> DataError:
+    """The error for a folder in which nothing is read."""
+    inside = tally.inside(folder)
+    others = f"; not read: {listed_reasons(inside)}" if inside else ""
+    cure = "; ".join((*cures(inside), "add images to it, or remove the folder"))
+    return DataError(f"{what} has no images in '{folder}'{others}", cure)
+
+
+@dataclass(frozen=True)
 class ClassFolders:
     """A folder per class (`root/class/image`), or per site and class (`root/site/class/image`).
 
@@ -99,7 +142,7 @@ class ClassFolders:
     by_site: bool = False
     accept: Callable[[str], bool] = is_picture
 
-    def read(self) -> tuple[list[Record], tuple[str, ...]]:
+    def read(self) -> Listed:
         """All images by part, site and class, and what is to be said about the folders.
 
         Raises DataError naming the folder or file at fault.
@@ -110,24 +153,25 @@ class ClassFolders:
             raise DataError(
                 f"'{self.root}' is not a folder", "set data.path to the folder of the images"
             )
-        found = tree(self.root, self.accept)
+        tally = Tally()
+        found = tree(self.root, self.accept, tally)
         levels = 2 if self.by_site else 1
         full = [folders for folders, files in found.items() if files]
         layout = arranged(full, self.root, levels, exact=True)
-        self._refuse_empty(found, layout)
-        if not full and (names := [folders[0] for folders in found if folders]):
-            what = "site" if self.by_site else "class"
-            raise DataError(
-                f"{what} '{names[0]}' has no images in '{self.root / names[0]}'",
-                "add images to it, or remove the folder",
-            )
+        self._refusenothing_read(found, layout, tally)
+        if not full:
+            names = [folders for folders in found if folders]
+            lost = [one for one in names if tally.inside(self.root.joinpath(*one))] or names[:1]
+            what = f"{'site' if self.by_site else 'class'} '{lost[0][0]}'" if lost else "the folder"
+            raise nothing_read(what, self.root.joinpath(*(lost or [()])[0]), tally)
         records = []
         for folders in full:
             place, files = layout.places[folders], found[folders]
             self._check(folders, place.folders, files[0])
             site = place.folders[0] if self.by_site else None
             records += [Record(file, place.folders[-1], site, place.part) for file in files]
-        return records, layout.notes
+        read = {str(self.root.joinpath(*folders)): len(found[folders]) for folders in full}
+        return Listed(records, (*layout.notes, *tally.notes(read)), tally.counts)
 
     def _check(self, folders: Folders, left: Folders, first: str) -> None:
         """DataError unless `left`, of `folders`, are those of a class, or of a site and class."""
@@ -146,7 +190,9 @@ class ClassFolders:
                 "or move the images up",
             )
 
-    def _refuse_empty(self, found: dict[Folders, list[str]], layout: Arrangement) -> None:
+    def _refusenothing_read(
+        self, found: dict[Folders, list[str]], layout: Arrangement, tally: Tally
+    ) -> None:
         """DataError for the folder of a part, a site or a class in which there are no images."""
         inside = {one[:depth] for one in layout.places for depth in range(len(one) + 1)}
         for one in found:
@@ -160,10 +206,7 @@ class ClassFolders:
                 if what == "part" and part_named(one[at]) is None:
                     continue
                 if what:
-                    raise DataError(
-                        f"{what} '{one[at]}' has no images in '{self.root.joinpath(*one)}'",
-                        "add images to it, or remove the folder",
-                    )
+                    raise nothing_read(f"{what} '{one[at]}'", self.root.joinpath(*one), tally)
 
     def _role(self, name: str, place: Place) -> str:
         """What a folder of an image stands for: a part, a site, a class, or nothing."""

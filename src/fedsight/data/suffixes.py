@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from fedsight.data.base import Modality
-from fedsight.data.images import dicom, pixels
+from fedsight.data.images import dicom, formats
 from fedsight.data.text import rows
 
 BY_MODALITY: dict[Modality, frozenset[str]] = {
-    "image": pixels.SUFFIXES | dicom.SUFFIXES,
+    "image": formats.SUFFIXES | formats.HEIF_SUFFIXES | dicom.SUFFIXES,
     "text": rows.SUFFIXES | {".txt"},
 }

@@ -11,8 +11,12 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import Modality
+from fedsight.data.base import Modality, listed_reasons
 from fedsight.data.images.decode import decode
+from fedsight.data.images.dicom import is_dicom_file
+from fedsight.data.images.formats import is_picture
+from fedsight.data.listing import tree
+from fedsight.data.passed_over import Tally, cures
 from fedsight.data.suffixes import BY_MODALITY
 from fedsight.data.text import rows
 from fedsight.data.text.texts import NO_WORDS, TextSource, row, words
@@ -31,22 +35,28 @@ class Question:
     line: int | None = None  # in a file with several texts
 
 
-def questions(saved: Saved, paths: Sequence[Path]) -> Iterator[Question]:
+def questions(
+    saved: Saved, paths: Sequence[Path], passed_over: Tally | None = None
+) -> Iterator[Question]:
     """One image for each file, or its texts: a `.txt` file is one, CSV and JSONL have one per row.
 
-    A row needs only the column `text`. Raises DataError as `find_files` does, before any reading.
+    A row needs only the column `text`. `passed_over` counts the other files in folders. Raises
+    DataError as `find_files` does, before any reading.
     """
-    files = find_files(paths, saved.preprocess.modality)
+    files = find_files(paths, saved.preprocess.modality, passed_over)
     if saved.preprocess.modality == "image":
         return (Question(path, partial(decode, path, saved.preprocess)) for path in files)
     return (question for path in files for question in _texts(saved, path))
 
 
-def find_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
+def find_files(
+    paths: Sequence[Path], modality: Modality, passed_over: Tally | None = None
+) -> list[Path]:
     """The files in `paths`, and the images or texts in its folders, sorted within each folder.
 
-    Raises DataError for a path that does not exist, a folder without such files, and a file whose
-    name ends like one of the other kind.
+    `passed_over` counts the other files there, and folders that cannot be read. Raises DataError
+    for a path that does not exist, a folder without such files, and a file whose name ends like one
+    of the other kind.
     """
     files: list[Path] = []
     cure = f"{modality}s end in {' '.join(sorted(BY_MODALITY[modality]))}"
@@ -55,9 +65,17 @@ def find_files(paths: Sequence[Path], modality: Modality) -> list[Path]:
             raise DataError(f"there is no file or folder '{path}'", "correct the path")
         if not path.is_dir():
             _check_ending(path, modality)
-        inside = sorted(_inside(path, modality)) if path.is_dir() else [path]
-        if not inside:
-            raise DataError(f"the folder '{path}' contains no {modality}s", cure)
+        inside = [path]
+        if path.is_dir():
+            tally = Tally() if passed_over is None else passed_over
+            inside = sorted(_inside(path, modality, tally))
+            if not inside:
+                others = tally.inside(path)
+                what = f" (passed over: {listed_reasons(others)})" if others else ""
+                raise DataError(
+                    f"the folder '{path}' contains no {modality}s{what}",
+                    "; ".join((*cures(others), cure)),
+                )
         files += inside
     return files
 
@@ -72,11 +90,15 @@ def _check_ending(path: Path, modality: Modality) -> None:
             )
 
 
-def _inside(folder: Path, modality: Modality) -> Iterator[Path]:
-    for path in folder.rglob("*"):
-        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() in BY_MODALITY[modality] and not hidden and path.is_file():
-            yield path
+def _inside(folder: Path, modality: Modality, tally: Tally) -> list[Path]:
+    found = tree(folder, partial(_is_of, modality), tally, lenient=True)
+    return [Path(file) for files in found.values() for file in files]
+
+
+def _is_of(modality: Modality, path: str) -> bool:
+    if modality == "image":
+        return is_picture(path) or is_dicom_file(path)
+    return Path(path).suffix.lower() in BY_MODALITY[modality]
 
 
 def _texts(saved: Saved, path: Path) -> list[Question]:

@@ -15,6 +15,7 @@ from fedsight.core.errors import DataError
 from fedsight.data.base import Preprocess
 from fedsight.data.detection.objects import returned
 from fedsight.data.images.decode import whole
+from fedsight.data.passed_over import Tally
 from fedsight.inference.inputs import Question, questions
 from fedsight.inference.saved import Saved
 from fedsight.tasks.presentation import Answer
@@ -59,16 +60,19 @@ class Prediction:
         }
 
 
-def predict(saved: Saved, paths: Sequence[Path], batch: int = 64) -> list[Prediction]:
+def predict(
+    saved: Saved, paths: Sequence[Path], batch: int = 64, passed_over: Tally | None = None
+) -> list[Prediction]:
     """One prediction for each image or text, in order; at most `batch` are decoded at once.
 
     Folders are searched at any depth for images or texts, whichever the run learned from, in the
     order of their names; see `questions` for what a file holds. A file that cannot be read becomes
-    a prediction with `error`, and the others are still answered. Before anything is decoded, raises
+    a prediction with `error`, and the others are still answered. `passed_over` counts the files of
+    folders that are neither. Before anything is decoded, raises
     DataError for a path that does not exist, a folder without such files, and a file of the other
     kind.
     """
-    asked = questions(saved, paths)
+    asked = questions(saved, paths, passed_over)
     found: list[Prediction] = []
     while group := list(islice(asked, batch)):
         found += _predict(saved, group)

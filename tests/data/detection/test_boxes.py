@@ -10,12 +10,17 @@ from torch import Tensor
 from fedsight.data.detection import boxes
 from fedsight.data.detection.boxes import (
     Row,
+    crowd,
+    crowded,
+    difficult,
     joined,
     labelled,
     majority,
     mirrored,
     pack,
     present,
+    regions,
+    trained,
 )
 
 CLASSES, SIDE = 4, 64.0
@@ -99,3 +104,33 @@ def test_joined_parts_have_rows_for_the_fullest_image() -> None:
     assert one.shape == two.shape == (1, 3, 5)
     assert present(one).sum() == 1
     assert not labelled(two, 3).any()
+
+
+@given(
+    packed(), st.lists(st.sampled_from(["object", "crowd", "difficult"]), min_size=16, max_size=16)
+)
+def test_crowds_and_difficult_objects_move_with_the_image_and_keep_their_class(
+    case: tuple[list[list[Row]], list[list[int]]], kinds: list[str]
+) -> None:
+    rows, hidden = case
+    turns = {"object": lambda row: row, "crowd": crowd, "difficult": difficult}
+    names = iter(kinds)
+    marked = [[(next(names), row) for row in own] for own in rows]
+    targets = pack([[turns[kind](row) for kind, row in own] for own in marked], hidden)
+    shown, labels, crowds = regions(targets)
+    for image, own in enumerate(marked):
+        apart = [(row[0], kind == "crowd") for kind, row in own if kind != "object"]
+        found = zip(labels[image].tolist(), crowds[image].tolist(), strict=True)
+        kept = [one for one, seen in zip(found, shown[image].tolist(), strict=True) if seen]
+        assert kept == apart
+        known = labelled(targets, CLASSES)[image].tolist()
+        assert known == [label not in hidden[image] for label in range(CLASSES)]
+        groups = {int(row[0]) for kind, row in own if kind == "crowd"}
+        assert crowded(targets, CLASSES)[image].nonzero().flatten().tolist() == sorted(groups)
+        objects = [list(row) for kind, row in own if kind != "crowd"]
+        learned = trained(targets)[image]
+        assert learned[present(trained(targets))[image]].tolist() == objects
+    plain = pack(rows, hidden)
+    for move in (lambda t: mirrored(t, SIDE), lambda t: boxes.flipped(t, SIDE), boxes.transposed):
+        assert torch.equal(move(move(targets)), targets)
+        assert torch.equal(move(targets)[:, :, 1:], move(plain)[:, :, 1:])

@@ -15,7 +15,7 @@ from PIL import Image
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, Preprocess, sources
-from fedsight.data.detection.boxes import labelled, present
+from fedsight.data.detection.boxes import crowded, labelled, present, regions
 from fedsight.data.detection.objects import placed, returned
 
 # left, top, right, bottom in images of 40 x 20
@@ -186,17 +186,23 @@ def test_what_a_site_does_not_label_is_said_in_the_targets(tmp_path: Path) -> No
     assert hash(source)
 
 
-def test_a_class_that_is_drawn_as_a_crowd_counts_as_unlabelled_there(tmp_path: Path) -> None:
-    crowd = {"image_id": 3, "category_id": 1, "bbox": [0, 0, 40, 20], "iscrowd": 1}
+def test_a_crowd_is_a_region_of_its_class_that_is_not_counted(tmp_path: Path) -> None:
+    crowd = {"image_id": 3, "category_id": 1, "bbox": [0, 0, 20, 20], "iscrowd": 1}
     found = opened(coco(tmp_path, annotations=[crowd]))
-    known = {
-        Path(part.images.name(index)).stem: labelled(part.targets, 2)[index].tolist()
-        for part in (found.train, found.test)
-        for index in range(len(part))
-        if part.targets is not None
-    }
-    assert known["train4"] == [True, False]
-    assert known["train1"] == [True, True]
+    assert everything(found)["train4"] == []
+    held = {}
+    for part in (found.train, found.test):
+        assert part.targets is not None
+        shown, labels, crowds = regions(part.targets)
+        for index in range(len(part)):
+            assert labelled(part.targets, 2)[index].tolist() == [True, True]
+            rows = part.targets[index][shown[index]]
+            own = crowded(part.targets, 2)[index].tolist()
+            name = Path(part.images.name(index)).stem
+            held[name] = (rows[:, 1:].tolist(), labels[index][crowds[index]].tolist(), own)
+    assert held["train4"] == ([[0, 0, 20, 20]], [1], [False, True])
+    assert held["train1"] == ([], [], [False, False])
+    assert any("1 boxes are crowds" in note for note in found.notes)
 
 
 @pytest.mark.parametrize(

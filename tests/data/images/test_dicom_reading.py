@@ -275,7 +275,7 @@ def test_broken_files_are_named(name: str, cause: str) -> None:
         ({"Rows": 60000, "Columns": 60000}, "too large"),
         ({"Rows": 17}, "less than expected"),
         ({"BitsAllocated": 13}, "corrupt"),
-        ({"WindowCenter": 1, "WindowWidth": 0}, "Window Width"),
+        ({"WindowCenter": 1, "WindowWidth": 0}, "window of width 0"),
         ({"WindowCenter": 1, "WindowWidth": 9, "VOILUTFunction": "CUBIC"}, "CUBIC"),
     ],
 )

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 import torch
 from dicom_files import sample, write
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, sources
+from fedsight.data.images.dicom import read_dicom
+from fedsight.data.images.windowing import Reading
 from fedsight.program.locate import find_source
 
 RNG = np.random.default_rng(0)
@@ -85,6 +89,67 @@ def test_files_without_suffix_and_sites(tmp_path: Path) -> None:
     found = opened(tmp_path, sites_in_path=True)
     assert len(found.train) + len(found.test) == 12
     assert set(found.train.sites or ()) == {"north", "south"}
+
+
+@pytest.mark.parametrize("syntax", ["implicit", "explicit", "big"])
+@pytest.mark.parametrize("header", ["none", "meta"])
+@pytest.mark.parametrize("name", ["IM0001", "x.dcm"])
+def test_files_without_preamble_are_found_by_content_and_read_alike(
+    tmp_path: Path, syntax: str, header: str, name: str
+) -> None:
+    plain = pydicom.dcmread(write(tmp_path / "whole.dcm", image()))
+    little, implicit = syntax != "big", syntax == "implicit"
+    if syntax == "big":
+        plain.PixelData = plain.pixel_array.astype(plain.pixel_array.dtype.newbyteorder()).tobytes()
+    stream = io.BytesIO()
+    if header == "meta" and little and not implicit:
+        whole = (tmp_path / "whole.dcm").read_bytes()
+        stream.write(whole[132:])
+    else:
+        plain.preamble, plain.file_meta = None, pydicom.dataset.FileMetaDataset()
+        pydicom.dcmwrite(stream, plain, implicit_vr=implicit, little_endian=little)
+    for label in ("a", "b"):
+        for number in range(3):
+            path = tmp_path / "set" / label / f"{number}{name}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(stream.getvalue())
+    found = opened(tmp_path / "set")
+    assert len(found.train) + len(found.test) == 6
+    assert found.passed_over == {}
+    expected = read_dicom((tmp_path / "whole.dcm").read_bytes(), "whole", Reading())
+    bare = read_dicom(stream.getvalue(), "bare", Reading())
+    assert np.array_equal(bare, expected)
+
+
+@pytest.mark.parametrize(
+    ("elements", "settings", "said"),
+    [
+        ({"WindowCenter": 40, "WindowWidth": 0}, {}, "a window of width 0"),
+        ({"WindowCenter": 40, "WindowWidth": -9}, {}, "a window of width -9"),
+        ({"WindowCenter": [40, 1], "WindowWidth": [0, 9]}, {}, "a window of width 0"),
+        ({"WindowCenter": 4, "WindowWidth": 0.5}, {}, "a window of width 0.5"),
+        ({}, {"window": (4.0, 0.5)}, "a window of width 0.5"),
+        ({"RescaleSlope": ""}, {"window": (4.0, 9.0)}, "an empty RescaleSlope"),
+        ({"RescaleIntercept": "", "RescaleSlope": 2}, {"window": (4.0, 9.0)}, "RescaleIntercept"),
+    ],
+)
+def test_unclear_windows_name_the_setting_and_are_not_called_corrupt(
+    tmp_path: Path, elements: dict[str, Any], settings: dict[str, Any], said: str
+) -> None:
+    path = write(tmp_path / "a.dcm", image(), **elements)
+    with pytest.raises(DataError) as caught:
+        read_dicom(path.read_bytes(), "a.dcm", Reading(**settings))
+    assert said in caught.value.cause
+    assert "corrupt" not in caught.value.cause
+    assert "data.window" in caught.value.cure
+    for window in ("image", "bits"):
+        read_dicom(path.read_bytes(), "a.dcm", Reading(window=window))
+    if "WindowWidth" in elements:
+        later = Reading(view=1) if isinstance(elements["WindowWidth"], list) else None
+        exact = Reading(function="linear_exact") if elements["WindowWidth"] == 0.5 else None
+        for reading in (later, exact):
+            if reading is not None:
+                read_dicom(path.read_bytes(), "a.dcm", reading)
 
 
 def listing(root: Path, *lines: str, head: str = "path,label") -> Path:

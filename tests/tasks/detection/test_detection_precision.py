@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor
 
-from fedsight.data.detection.boxes import Row, pack
+from fedsight.data.detection.boxes import Row, crowd, difficult, pack
 from fedsight.tasks.detection.precision import (
     areas,
     average_precision,
@@ -56,16 +56,16 @@ def theirs(found: Tensor, targets: Tensor) -> Any:
     annotations, detections = [], []
     for image in range(len(found)):
         for row in targets[image].double().tolist():
-            if row[0] >= 0:
-                width, height = row[3] - row[1], row[4] - row[2]
+            width, height = row[3] - row[1], row[4] - row[2]
+            if row[0] >= 0 or width > 0:
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": image,
-                        "category_id": int(row[0]),
+                        "category_id": int(row[0] if row[0] >= 0 else -2 - row[0]),
                         "bbox": [row[1], row[2], width, height],
                         "area": width * height,
-                        "iscrowd": 0,
+                        "iscrowd": int(row[0] < 0),
                     }
                 )
         for row in found[image].double().tolist():
@@ -92,11 +92,87 @@ def theirs(found: Tensor, targets: Tensor) -> Any:
 
 def test_it_equals_pycocotools_where_no_two_scores_share_a_bin() -> None:
     found, targets = scene(0, 30)
-    sure = found[:, :, 1] > 0
-    scores = (np.random.default_rng(0).permutation(1000)[: int(sure.sum())] + 0.5) / 1000
-    found[:, :, 1][sure] = torch.from_numpy(scores).float()
+    found = scored(found, 0)
     ours = average_precision(*histograms(found, targets, CLASSES, RANGES))
     np.testing.assert_allclose(ours.transpose(2, 0, 1), theirs(found, targets), atol=1e-9)
+
+
+def scored(found: Tensor, seed: int) -> Tensor:
+    """The detections with scores of which no two share a bin."""
+    sure = found[:, :, 1] > 0
+    scores = (np.random.default_rng(seed).permutation(1000)[: int(sure.sum())] + 0.5) / 1000
+    found[:, :, 1][sure] = torch.from_numpy(scores).float()
+    return found
+
+
+def test_crowds_are_judged_as_pycocotools_judges_them() -> None:
+    rng = np.random.default_rng(7)
+    found, targets = scene(5, 30)
+    found = scored(found, 1)
+    truth = [[tuple(row) for row in image.tolist() if row[0] >= 0] for image in targets]
+    with_crowds = [[crowd(row) if rng.random() < 0.4 else row for row in rows] for rows in truth]
+    turned = pack(with_crowds, [()] * len(truth))
+    counts, objects = histograms(found, turned, CLASSES, RANGES)
+    ours = average_precision(counts, objects).transpose(2, 0, 1)
+    np.testing.assert_allclose(ours, theirs(found, turned), atol=1e-9)
+    before = histograms(found, targets, CLASSES, RANGES)
+    assert objects[:, 0].sum() < before[1][:, 0].sum()
+    assert counts[:, 0].sum() < before[0][:, 0].sum()  # what lies in a crowd counts neither way
+
+
+def by_the_devkit(found: Tensor, truth: list[list[Row]], hard: list[list[bool]]) -> list[int]:
+    """True and false detections and objects as VOCevaldet of the VOC2012 devkit counts them."""
+    order = sorted(
+        (-float(row[1]), image, row[2:].tolist())
+        for image in range(len(found))
+        for row in found[image]
+        if row[1] > 0
+    )
+    seen = [[False] * len(rows) for rows in truth]
+    right = wrong = 0
+    for _, image, box in order:
+        best, at = -1.0, -1
+        for number, (_, left, top, r, b) in enumerate(truth[image]):
+            across = min(r, box[2]) - max(left, box[0])
+            down = min(b, box[3]) - max(top, box[1])
+            if across > 0 and down > 0:
+                both = across * down
+                area = (r - left) * (b - top) + (box[2] - box[0]) * (box[3] - box[1])
+                if both / (area - both) > best:
+                    best, at = both / (area - both), number
+        if best >= 0.5:
+            if hard[image][at]:
+                continue
+            right, wrong = right + (not seen[image][at]), wrong + seen[image][at]
+            seen[image][at] = True
+        else:
+            wrong += 1
+    return [right, wrong, sum(not one for image in hard for one in image)]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_difficult_objects_are_judged_as_the_devkit_of_voc_judges_them(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth: list[list[Row]] = []
+    hard: list[list[bool]] = []
+    found = torch.zeros(20, 12, 6)
+    for image in range(20):
+        rows = [(0.0, 50.0 * n, 10.0, 50.0 * n + 30, 40.0) for n in range(4)]  # apart
+        answers = [np.array(row[1:]) + rng.normal(0, 3, 4) for row in rows for _ in range(2)]
+        answers += [np.array([0, 60, 20, 90.0]) + rng.normal(0, 3, 4)]
+        kept = [box for box in answers if rng.random() < 0.8]
+        for number, box in enumerate(kept):
+            found[image, number] = torch.tensor([0.0, 0.5, *box])
+        truth.append(rows)
+        hard.append((rng.random(4) < 0.5).tolist())
+    found = scored(found, seed)
+    rows = [
+        [difficult(row) if one else row for row, one in zip(own, marks, strict=True)]
+        for own, marks in zip(truth, hard, strict=True)
+    ]
+    counts, objects = histograms(found, pack(rows, [()] * 20), 1, RANGES)
+    ours = [*counts[0, 0, 0].sum(1).astype(int).tolist(), int(objects[0, 0])]
+    assert ours == by_the_devkit(found, truth, hard)
 
 
 def test_bins_move_the_mean_by_no_more_than_their_width() -> None:

@@ -95,13 +95,12 @@ def dataset(
         _check_stated(image, size)
         found = [placed(row, size, preprocess) for row in judge.rows(image.objects, size)]
         rows.append([row for row in found if row is not None])
-        hidden = {*judge.crowds(image.objects), *source.unlabelled(image.site, classes)}
-        missing.append(sorted(hidden))
+        missing.append(sorted(source.unlabelled(image.site, classes)))
     targets = pack(rows, missing)
     labels = Labels(tuple(classes), majority(targets).numpy(), targets)
     sites = site_names([image.site for image in images], origin)
     parts, said = divided(images, labels.numbers, sites, source)
-    notes = (*notes, *repeated, *said)
+    notes = (*notes, *repeated, *said, *_uncounted(images))
     files = DiskImages([image.path for image in images], preprocess)
     collection = Collection(
         origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
@@ -112,6 +111,22 @@ def dataset(
     opened = replace(opened, skipped=(*opened.skipped, *left_out), facts=facts)
     collection.check(opened, source.missing, "boxes")
     return opened
+
+
+def _uncounted(images: Sequence[Shown]) -> tuple[str, ...]:
+    """What to say about outlines, crowds and difficult objects."""
+    objects = [one for image in images for one in image.objects]
+    crowds = sum(one.crowd for one in objects)
+    hard = sum(one.difficult and not one.crowd for one in objects)
+    drawn = sum(one.outline for one in objects)
+    notes = []
+    if drawn:
+        notes.append(f"{drawn} outlines count as the boxes around them")
+    if crowds:
+        notes.append(f"{crowds} boxes are crowds: what is found in them counts neither way")
+    if hard:
+        notes.append(f"{hard} objects are difficult: trained on, and not counted in the evaluation")
+    return tuple(notes)
 
 
 def _named(
@@ -136,7 +151,7 @@ def _once(images: Sequence[Shown]) -> tuple[list[Shown], tuple[str, ...]]:
 
     def alike(one: int, other: int) -> bool:
         pair = (images[one].objects, images[other].objects)
-        return len({tuple((o.label, o.box, o.crowd) for o in objects) for objects in pair}) == 1
+        return len({tuple(replace(o, where="") for o in objects) for objects in pair}) == 1
 
     kept = listed_once(images, alike)
     count = len(images) - len(kept)

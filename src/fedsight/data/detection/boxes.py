@@ -8,10 +8,12 @@ import torch
 from torch import Tensor
 
 # A row is (class, left, top, right, bottom), in pixels of the network's input. A row of class -1
-# is padding; one of class -2 - c says that class c was not labelled in this image: what looks like
-# background may be one.
+# is padding. One of class -2 - c says that class c was not labelled: what looks like background may
+# be one; with a box, only there (a crowd, in COCO's words), else in the whole image. One of class
+# -2.5 - c is a single object of class c that is trained on and not counted (difficult, in VOC's).
 PADDING = -1
 _UNLABELLED = -2
+_DIFFICULT = 0.5
 
 Row = tuple[float, float, float, float, float]
 
@@ -32,6 +34,16 @@ def pack(objects: Sequence[Sequence[Row]], unlabelled: Sequence[Sequence[int]]) 
         if found:
             targets[image, : len(found)] = torch.tensor(found)
     return targets
+
+
+def crowd(row: Row) -> Row:
+    """The box of a group that is not counted one by one."""
+    return (_UNLABELLED - row[0], *row[1:])
+
+
+def difficult(row: Row) -> Row:
+    """The box of an object that is trained on and not counted in the evaluation."""
+    return (_UNLABELLED - _DIFFICULT - row[0], *row[1:])
 
 
 def joined(parts: Sequence[Tensor]) -> list[Tensor]:
@@ -59,19 +71,64 @@ def present(targets: Tensor) -> Tensor:
 
 
 def labelled(targets: Tensor, classes: int) -> Tensor:
-    """Which classes were labelled in each image of [b, most, 5]: bool [b, classes]."""
+    """Which classes were labelled in each image of [b, most, 5]: bool [b, classes].
+
+    A class of which only a region is not labelled counts as labelled.
+    """
+    return ~_named(targets, ~_has_area(targets), classes)
+
+
+def crowded(targets: Tensor, classes: int) -> Tensor:
+    """Which classes have a crowd in each image of [b, most, 5]: bool [b, classes]."""
+    return _named(targets, _has_area(targets) & ~_is_difficult(targets), classes)
+
+
+def regions(targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows of [b, most, 5] with a box that is not counted.
+
+    Which rows [b, most], their classes [b, most], and which of them are crowds [b, most].
+    """
+    labels = _UNLABELLED - targets[:, :, 0].long()
+    found = (labels >= 0) & _has_area(targets)
+    return found, labels, found & ~_is_difficult(targets)
+
+
+def trained(targets: Tensor) -> Tensor:
+    """The targets [b, most, 5] to learn from: difficult objects are objects like others."""
+    labels = (_UNLABELLED - targets[:, :, 0].long()).to(targets.dtype)
+    turned = targets.clone()
+    turned[:, :, 0] = torch.where(_is_difficult(targets), labels, targets[:, :, 0])
+    return turned
+
+
+def _has_area(targets: Tensor) -> Tensor:
+    return ((targets[:, :, 3:] - targets[:, :, 1:3]) > 0).all(2)
+
+
+def _is_difficult(targets: Tensor) -> Tensor:
+    return (targets[:, :, 0] < _UNLABELLED) & (targets[:, :, 0].frac() != 0)
+
+
+def _boxed(targets: Tensor) -> Tensor:
+    """Which rows have a box: objects, and regions that are not counted."""
+    return present(targets) | regions(targets)[0]
+
+
+def _named(targets: Tensor, chosen: Tensor, classes: int) -> Tensor:
+    """The classes that the `chosen` rows say are not labelled: bool [b, classes]."""
     missing = _UNLABELLED - targets[:, :, 0].long()  # negative for boxes and padding
     # Rows that name no class are counted in an extra column, which is dropped.
-    columns = torch.where((missing >= 0) & (missing < classes), missing, classes)
+    known = chosen & (missing >= 0) & (missing < classes)
+    columns = torch.where(known, missing, classes)
     named = torch.zeros(len(targets), classes + 1, dtype=torch.bool, device=targets.device)
     named.scatter_(1, columns, True)
-    return ~named[:, :classes]
+    return named[:, :classes]
 
 
 def mirrored(targets: Tensor, width: float) -> Tensor:
     """The boxes [b, most, 5] after mirroring images of `width` pixels left to right."""
     turned = targets.clone()
-    boxes = present(targets)
+    boxes = _boxed(targets)
     turned[:, :, 1] = torch.where(boxes, width - targets[:, :, 3], targets[:, :, 1])
     turned[:, :, 3] = torch.where(boxes, width - targets[:, :, 1], targets[:, :, 3])
     return turned
@@ -93,14 +150,16 @@ def placed(
     """The boxes [b, most, 5] after each image was scaled by `scale` [b, 1], and its corner put at
     `offset` [b, 2] (across, down), in a frame of `width` x `height`.
 
-    Boxes are clipped to the frame; one that keeps less than `least` of its area is dropped.
+    Boxes are clipped to the frame; one that keeps less than `least` of its area is dropped, a
+    region that is not counted only if it keeps none.
     """
     edge = torch.tensor([width, height, width, height], device=targets.device)
     whole = targets[:, :, 1:] * scale[:, :, None] + offset.repeat(1, 2)[:, None]
     inside = torch.minimum(whole.clamp(min=0), edge)
     area, left = (box[..., 2:] - box[..., :2] for box in (whole, inside))
-    found = present(targets)
-    kept = found & (left > 0).all(2) & (left.prod(2) >= least * area.prod(2))
+    found = _boxed(targets)
+    enough = (left.prod(2) >= least * area.prod(2)) | ~present(targets)
+    kept = found & (left > 0).all(2) & enough
     moved = targets.clone()
     moved[:, :, 0] = torch.where(found & ~kept, float(PADDING), targets[:, :, 0])
     moved[:, :, 1:] = torch.where(kept[:, :, None], inside, 0.0)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fedsight.core.errors import DataError
+from fedsight.data.detection.outlines import around
 from fedsight.data.parts import PartName, part_stated
 
+Id = int | str
+_NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as it is written; 007 is a text
 MOST = 1e9  # pixels; NaN fails this too
 _CURE = "correct the file, or export it again from the labelling tool"
 
@@ -18,14 +22,16 @@ _CURE = "correct the file, or export it again from the labelling tool"
 class CocoBox:
     """One annotated object: category name and [left, top, width, height] in pixels, if given.
 
-    `where` names the file and the entry. Where the caller checks boxes, an
-    unknown category is called by its number and a box may have no area.
+    Without a box, that around the outline or mask is taken. `where` names the file and the entry.
+    Where the caller checks boxes, an unknown category is called by its number and a box may have no
+    area.
     """
 
     category: str
     box: tuple[float, float, float, float] | None = None
     crowd: bool = False
     where: str = ""
+    outline: bool = False  # the box is that around a `segmentation`
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,8 @@ class CocoFile:
 def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> CocoFile:
     """Parse a COCO JSON; `site_key` is the key of the site in its image entries, if there is one.
 
-    Raises DataError, naming the entry at fault, for broken JSON, missing keys, ids used twice,
+    Ids are numbers or texts. Raises DataError, naming the entry at fault, for broken JSON, missing
+    keys, ids used twice,
     references to unknown images or categories, and boxes that are not four finite numbers with
     positive sides. Unknown categories and boxes without area are accepted if `judged`, because
     the caller then checks them.
@@ -66,29 +73,37 @@ def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> 
         raise DataError(f"'{path}' is not JSON: {error}", _CURE) from error
     if not isinstance(data, dict):
         raise DataError(f"'{path}' is not a COCO file: its top level is not an object", _CURE)
-    categories: dict[int, str] = {}
+    categories: dict[Id, str] = {}
     for where, entry in _entries(path, data, "categories"):
-        _unique(categories, _number(entry, "id", where), where)
-        categories[entry["id"]] = _text(entry, "name", where)
-    images: dict[int, dict[str, Any]] = {}
+        number = _id(entry, "id", where)
+        _unique(categories, number, where)
+        categories[number] = _text(entry, "name", where)
+    images: dict[Id, dict[str, Any]] = {}
     for where, entry in _entries(path, data, "images"):
-        _unique(images, _number(entry, "id", where), where)
-        images[entry["id"]] = {
+        number = _id(entry, "id", where)
+        _unique(images, number, where)
+        images[number] = {
             "file": _text(entry, "file_name", where),
             "height": _number(entry, "height", where) if "height" in entry else None,
             "width": _number(entry, "width", where) if "width" in entry else None,
             "site": None if site_key is None else _text(entry, site_key, where),
             "part": part_stated(_text(entry, "split", where), where) if "split" in entry else None,
         }
-    boxes: dict[int, list[CocoBox]] = {number: [] for number in images}
+    boxes: dict[Id, list[CocoBox]] = {number: [] for number in images}
     for where, entry in _entries(path, data, "annotations"):
-        image, category = _number(entry, "image_id", where), _number(entry, "category_id", where)
+        image, category = _id(entry, "image_id", where), _id(entry, "category_id", where)
         for key, number, known in (("image", image, images), ("category", category, categories)):
             if number not in known and not (judged and key == "category"):
-                raise DataError(f"{where}: there is no {key} with id {number}", _CURE)
-        name, crowd = categories.get(category, str(category)), entry.get("iscrowd") in (1, True)
-        boxes[image].append(CocoBox(name, _box(entry, where, judged), crowd, where))
-    names = tuple(categories[number] for number in sorted(categories))
+                raise DataError(f"{where}: there is no {key} with id {number!r}", _CURE)
+        name, crowd = categories.get(category, str(category)), _crowd(entry, where)
+        box, size = _box(entry, where, judged), (images[image]["height"], images[image]["width"])
+        outline = judged and box is None and bool(entry.get("segmentation"))
+        if outline:
+            box = around(entry["segmentation"], size, where)
+        boxes[image].append(CocoBox(name, box, crowd, where, outline))
+    numbered = all(isinstance(number, int) for number in categories)
+    order = sorted(categories) if numbered else list(categories)
+    names = tuple(categories[number] for number in order)
     if len(set(names)) < len(names):
         raise DataError(f"'{path}' has two categories with the same name", "rename or join them")
     return CocoFile(
@@ -110,6 +125,26 @@ def _number(entry: dict[str, Any], key: str, where: str) -> int:
     return value
 
 
+def _id(entry: dict[str, Any], key: str, where: str) -> Id:
+    """An id: a number, or a text; a number that is written as text or with .0 is that number."""
+    value = entry.get(key)
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str) and value.strip():
+        text = value.strip()
+        return int(text) if _NUMBER.fullmatch(text) else text
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise DataError(f"{where}: '{key}' is {value!r}, neither an integer nor a text", _CURE)
+    return value
+
+
+def _crowd(entry: dict[str, Any], where: str) -> bool:
+    value = entry.get("iscrowd")
+    if value not in (None, 0, 1, "0", "1", "", "true", "false"):
+        raise DataError(f"{where}: 'iscrowd' is {value!r}, neither 0 nor 1", _CURE)
+    return value in (1, "1", "true")
+
+
 def _text(entry: dict[str, Any], key: str, where: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value:
@@ -117,16 +152,16 @@ def _text(entry: dict[str, Any], key: str, where: str) -> str:
     return value
 
 
-def _unique(known: dict[int, Any], number: int, where: str) -> None:
+def _unique(known: dict[Id, Any], number: Id, where: str) -> None:
     if number in known:
-        raise DataError(f"{where}: id {number} is used twice", _CURE)
+        raise DataError(f"{where}: id {number!r} is used twice", _CURE)
 
 
 def _box(
     entry: dict[str, Any], where: str, judged: bool
 ) -> tuple[float, float, float, float] | None:
     box = entry.get("bbox")
-    if box is None:
+    if box is None or box == []:
         return None
     # JSON has integers of any size, and not all of them are floats.
     numbers = isinstance(box, list) and all(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import filecmp
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +14,16 @@ from fedsight.data.detection.objects import Annotated
 from fedsight.data.detection.voc_sets import xml_files
 from fedsight.data.detection.yolo import labels_beside
 from fedsight.data.detection.yolo_set import YoloSet
-from fedsight.data.parts import NAMES, PartName
+from fedsight.data.images.formats import is_picture
+from fedsight.data.listing import tree
+from fedsight.data.parts import NAMES, PartName, part_named
+from fedsight.data.passed_over import Tally, beside
+
+WITHOUT = "images without annotations"
+_ANNOTATIONS = frozenset(
+    {".json", ".xml", ".txt", ".yaml", ".yml", ".names", ".data", ".cache", ".csv", ".md"}
+)
+_OTHER_TEXTS = frozenset({"classes", "README", "readme", "notes", "predefined_classes"})
 
 
 @dataclass(frozen=True)
@@ -56,9 +66,7 @@ def joined(train: Found, test: Found, path: Path) -> Found:
     rest = [replace(image, part=image.part or "train") for image in train.images]
     tested = [replace(image, part="test") for image in test.images]
     names = (*train.names, *(name for name in test.names if name not in train.names))
-    counts = dict(train.passed_over)
-    for reason, count in test.passed_over.items():
-        counts[reason] = counts.get(reason, 0) + count
+    counts = summed(train.passed_over, test.passed_over)
     return Found([*rest, *tested], names, (*train.notes, *test.notes), counts)
 
 
@@ -111,3 +119,40 @@ def without_labels(found: YoloSet, lines: Sequence[Path | None]) -> tuple[str, .
     if not total:
         return ()
     return (f"{total} of {len(lines)} images have no label file and count as background",)
+
+
+def left_over(
+    root: Path, images: Sequence[Annotated], labels: Sequence[Path] = ()
+) -> dict[str, int]:
+    """The files at `root`, and beside the images, that are neither images read nor annotations.
+
+    By reason. `labels` are YOLO's files of lines that are read: others among them have no image.
+    """
+    used = {os.path.abspath(image.path) for image in images}  # noqa: PTH100
+    read = {os.path.abspath(file) for file in labels}  # noqa: PTH100
+    folders = {os.path.dirname(file) for file in read}  # noqa: PTH120
+    if not root.is_dir():
+        return beside(used, _ANNOTATIONS, WITHOUT).counts
+    tally = Tally()
+
+    def known(path: str) -> bool:
+        real = os.path.abspath(path)  # noqa: PTH100
+        stem, suffix = os.path.splitext(os.path.basename(real))  # noqa: PTH119, PTH122
+        lonely = suffix.lower() == ".txt" and os.path.dirname(real) in folders  # noqa: PTH120
+        if lonely and real not in read and stem not in _OTHER_TEXTS and part_named(stem) is None:
+            tally.add(path, "label files without an image")
+        elif real not in used and is_picture(path):
+            tally.add(path, WITHOUT)
+        else:
+            return real in used or suffix.lower() in _ANNOTATIONS
+        return True
+
+    tree(root, known, tally)
+    top = os.path.abspath(root)  # noqa: PTH100
+    outside = [file for file in used if not Path(file).is_relative_to(top)]
+    return summed(tally.counts, beside(outside, _ANNOTATIONS, WITHOUT).counts)
+
+
+def summed(one: Mapping[str, int], other: Mapping[str, int]) -> dict[str, int]:
+    """Counts by reason, added."""
+    return {reason: one.get(reason, 0) + other.get(reason, 0) for reason in {**one, **other}}

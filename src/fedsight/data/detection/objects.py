@@ -9,6 +9,7 @@ from typing import Literal
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.data.base import Preprocess
+from fedsight.data.detection import boxes
 from fedsight.data.detection.boxes import Row
 from fedsight.data.images.fit import Box, Placement
 from fedsight.data.parts import PartName
@@ -24,6 +25,8 @@ class Object:
     box: Box
     where: str
     crowd: bool = False  # a group in one box
+    outline: bool = False  # the annotation is an outline or a mask, and `box` the box around it
+    difficult: bool = False  # too hard to be counted in an evaluation
 
 
 @dataclass(frozen=True)
@@ -62,19 +65,18 @@ class Judge:
     skipped: list[str] = field(default_factory=list)
 
     def rows(self, objects: Sequence[Object], size: tuple[int, int]) -> list[Row]:
-        """The rows (class, left, top, right, bottom) of an image of `size` (width, height).
+        """The rows (`detection.boxes`) of an image of `size` (width, height).
 
         Raises DataError naming the entry for a box outside its image or with no area and for an
-        unknown class, unless the policy says otherwise. Crowds are left to `crowds`.
+        unknown class, unless the policy says otherwise.
         """
-        found = [self._row(one, size) for one in objects if not one.crowd]
-        return [row for row in found if row is not None]
-
-    def crowds(self, objects: Sequence[Object]) -> list[int]:
-        """The classes that form groups in an image, where they cannot be counted."""
-        return sorted(
-            {self.classes.index(o.label) for o in objects if o.crowd and o.label in self.classes}
-        )
+        found = []
+        for one in objects:
+            row = self._row(one, size)
+            if row is not None:
+                row = boxes.crowd(row) if one.crowd else row
+                found.append(boxes.difficult(row) if one.difficult and not one.crowd else row)
+        return found
 
     def _row(self, one: Object, size: tuple[int, int]) -> Row | None:
         if one.label not in self.classes:
@@ -113,10 +115,11 @@ class Judge:
 def placed(row: Row, size: tuple[int, int], goal: Preprocess) -> Row | None:
     """The row in pixels of the network's input, for an image of `size` (width, height).
 
-    None where cropping leaves less than a quarter of the box.
+    None where cropping leaves less than a quarter of the box, and nothing of a crowd or a difficult
+    object.
     """
     box = Placement.of(size, goal).forward(row[1:])
-    return cut(row[0], box, goal.width, goal.height, MIN_VISIBLE)
+    return cut(row[0], box, goal.width, goal.height, MIN_VISIBLE if row[0] >= 0 else 0.0)
 
 
 def returned(box: Box, size: tuple[int, int], goal: Preprocess) -> Box:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 from xml.etree.ElementTree import Element
@@ -12,6 +13,7 @@ from fedsight.data.detection.objects import Annotated, Object
 from fedsight.data.images.fit import Box
 
 _CURE = "correct the file, or export it again from the labelling tool"
+_NO, _YES = ("0", "false", "no", "", "unspecified"), ("1", "true", "yes")
 _SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
@@ -37,10 +39,33 @@ def read_voc(path: Path, first_pixel: int = 1) -> tuple[str, Annotated]:
         label = (entry.findtext("name") or "").strip()
         if not label:
             raise DataError(f"{where} has no name", _CURE)
-        objects.append(Object(label, _box(entry, where, first_pixel), where))
+        hard = (entry.findtext("difficult") or "0").strip().lower()
+        if hard not in _NO and hard not in _YES:
+            raise DataError(f"{where}: difficult is '{hard}', neither 0 nor 1", _CURE)
+        box = _box(entry, where, first_pixel)
+        objects.append(Object(label, box, where, difficult=hard in _YES))
     size = root.find("size")
     stated = None if size is None else _stated(size, path)
     return name, Annotated("", tuple(objects), str(path), stated)
+
+
+def refuse_zeros(images: Sequence[Annotated]) -> None:
+    """DataError for boxes that start at pixel 0, which images `read_voc` from 1 do not have.
+
+    Judged over all images together, since in a wide image one pixel may pass for rounding.
+    """
+    objects = [(one, image.stated) for image in images for one in image.objects]
+    zeros = [one for one, _ in objects if any(-1 <= side < 0 for side in one.box[:2])]
+    if not zeros:
+        return
+    ends = any(size and (o.box[2] >= size[0] or o.box[3] >= size[1]) for o, size in objects)
+    beside = "" if ends else ", and none reaches the last pixel"
+    raise DataError(
+        f"{zeros[0].where}: its box starts at pixel 0; so do {len(zeros)} of {len(objects)} boxes"
+        f"{beside}, but Pascal VOC counts from 1",
+        "set data.first_pixel = 0 if the files count from 0, or data.first_pixel = 1 and "
+        "data.outside = 'clip' if these boxes are mistakes",
+    )
 
 
 def _box(entry: Element, where: str, first_pixel: int) -> Box:

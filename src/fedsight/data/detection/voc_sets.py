@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fedsight.core.errors import DataError
-from fedsight.data.images.pixels import SUFFIXES
+from fedsight.data.images.formats import HEIF_SUFFIXES, SUFFIXES, is_picture
 from fedsight.data.layouts import PLAIN, Folders
-from fedsight.data.listing import is_picture, is_there
+from fedsight.data.listing import is_there
 from fedsight.data.parts import NAMES, PartName, meant, part_named
 
 _FOLDER = "imagesets"
@@ -75,7 +75,7 @@ def picture_of(xml: Path, name: str, root: Path, images: Path | None) -> Path:
     sites below), or in `images` if that is given. Raises DataError if there is none.
     """
     name = Path(name.replace("\\", "/")).name or xml.stem
-    names = [name, *(xml.stem + suffix for suffix in sorted(SUFFIXES))]
+    names = [name, *(xml.stem + suffix for suffix in sorted(SUFFIXES | HEIF_SUFFIXES))]
     folders = [xml.parent, xml.parent.parent / "JPEGImages"]
     below = xml.parent.relative_to(root).parts
     for at, folder in enumerate(below):
@@ -166,5 +166,5 @@ def _names(file: Path) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.splitlines(), 1):
         if words := line.split():
             path = Path(words[0].replace("\\", "/"))
-            suffixed = path.suffix.lower() in SUFFIXES | {".xml"}
+            suffixed = path.suffix.lower() in SUFFIXES | HEIF_SUFFIXES | {".xml"}
             yield number, path.stem if suffixed else path.name

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.detection.objects import Object
+from fedsight.data.images.fit import Box
 
 _IMAGES = re.compile(r"(?:jpeg)?images", re.IGNORECASE)
 NAMES = ("classes.txt", "obj.names")  # one class a line, by number
@@ -23,12 +24,15 @@ def read_names(folder: Path) -> tuple[str, ...] | None:
     return None
 
 
-def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[Object, ...]:
+def read_yolo(
+    path: Path, names: Sequence[str], size: tuple[int, int], keypoints: bool = False
+) -> tuple[Object, ...]:
     """The objects of one image of `size` (width, height), boxes in its pixels.
 
-    A line is a class number, then the centre, width and height as fractions of the image. A number
-    without a name becomes a label outside any vocabulary. Raises DataError naming
-    a line that is not of this form.
+    A line is a class number, then the centre, width and height as fractions of the image, or an
+    outline: the x and y of three points or more (a turned box has four), of which the box around
+    them is taken. With `keypoints`, points follow the box and are not read. A number without a name
+    becomes a label outside any vocabulary. Raises DataError naming a line that is not of this form.
     """
     objects = []
     for number, line in enumerate(_text(path).splitlines(), 1):
@@ -37,21 +41,39 @@ def read_yolo(path: Path, names: Sequence[str], size: tuple[int, int]) -> tuple[
             continue
         where = f"{path}, line {number}"
         try:
-            label, *values = int(words[0]), *map(float, words[1:])
-            sound = len(values) == 4 and label >= 0 and all(map(math.isfinite, values))
+            label, *values = map(float, words)
         except ValueError:
-            sound = False
-        if not sound:
+            label, values = -1.0, []
+        sound = label >= 0 and label.is_integer() and all(map(math.isfinite, values))
+        values = values[:4] if keypoints else values
+        if not sound or len(values) < 4 or len(values) % 2:
+            given = " (a confidence, as predictions have it?)" if len(words) == 6 else ""
             raise DataError(
-                f"{where}: '{line.strip()[:60]}' is not a class number and four numbers",
-                "write: class x y width height, as fractions of the image; outlines are not "
-                "supported",
+                f"{where}: '{line.strip()[:60]}' is not a class number and a box or an outline"
+                f"{given}",
+                "write: class x y width height, or class x1 y1 x2 y2 x3 y3 ..., as fractions of "
+                "the image",
             )
-        x, y, w, h = values
-        left, top = (x - w / 2) * size[0], (y - h / 2) * size[1]
-        box = (left, top, left + w * size[0], top + h * size[1])
-        objects.append(Object(names[label] if label < len(names) else f"#{label}", box, where))
+        index = int(label)
+        name = names[index] if index < len(names) else f"#{index}"
+        objects.append(Object(name, _box(values, size), where, outline=len(values) > 4))
     return tuple(objects)
+
+
+def _box(values: Sequence[float], size: tuple[int, int]) -> Box:
+    """(left, top, right, bottom) in pixels, of a centre and sides or of an outline's points."""
+    if len(values) > 4:
+        across, down = values[0::2], values[1::2]
+        width, height = size
+        return (
+            min(across) * width,
+            min(down) * height,
+            max(across) * width,
+            max(down) * height,
+        )
+    x, y, w, h = values
+    left, top = (x - w / 2) * size[0], (y - h / 2) * size[1]
+    return (left, top, left + w * size[0], top + h * size[1])
 
 
 def labels_of(image: Path, root: Path) -> Path | None:

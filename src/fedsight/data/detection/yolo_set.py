@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ class YoloSet:
     names: tuple[str, ...] | None
     notes: tuple[str, ...] = ()
     unlisted: int = 0  # images in the folder that no list names
+    keypoints: bool = False  # whether points follow the box in each line
 
 
 def yolo_set(path: Path, by_site: bool) -> YoloSet:
@@ -47,6 +48,12 @@ def yolo_set(path: Path, by_site: bool) -> YoloSet:
     """
     root = path.parent if path.is_file() else path
     table, file = _described(path)
+    found = _listed(root, table, file, by_site)
+    return replace(found, keypoints=bool(table.get("kpt_shape")))
+
+
+def _listed(root: Path, table: dict[str, Any], file: Path | None, by_site: bool) -> YoloSet:
+    """As `yolo_set`, for what the YAML `file` says in `table`."""
     names = _names(table, file) if file is not None else _class_files(root)
     keys = {key: table[key] for key in _KEYS if table.get(key)}
     if keys and file is not None:
@@ -84,7 +91,10 @@ def _described(path: Path) -> tuple[dict[str, Any], Path | None]:
                     f"'{found[0][1]}' and '{found[1][1]}' both describe a data set",
                     "give one of them as data.path, or give them the same names",
                 )
-            return {"names": first}, found[0][1]  # such as one for each site: the folders decide
+            shape = found[0][0].get("kpt_shape")
+            return {"names": first, "kpt_shape": shape}, found[0][
+                1
+            ]  # such as one for each site: the folders decide
     return {}, None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -57,6 +57,11 @@ _UPRIGHT = {  # of axial, coronal and sagittal planes: where rows and columns le
     (0, 2): ((0, 1), (2, -1)),  # to the left, to the feet
     (1, 2): ((1, 1), (2, -1)),  # to the back, to the feet
 }
+# how files without a preamble begin: with file meta information, or with the identifying group
+_FIRST_GROUPS = (0x0002, 0x0008)
+_SHORT = tuple(b"AE AS AT CS DA DS DT FL FD IS LO LT PN SH SL SS ST TM UI UL US".split())
+_LONG = tuple(b"OB OW OF SQ UT UN UC UR".split())
+_LONGEST_FIRST = 1024  # bytes of an element there
 _quieting = threading.Lock()  # Python's warning filters belong to all threads
 
 
@@ -77,8 +82,56 @@ class NoPixels(DataError):  # noqa: N818 - named after what is wrong, like its s
 
 
 def is_dicom(data: bytes) -> bool:
-    """Whether the first 132 bytes (or more) of a file are those of a DICOM file (Part 10)."""
-    return data[128:132] == b"DICM"
+    """Whether the first 132 bytes (or more) of a file are those of a DICOM file.
+
+    Files of Part 10 say so at byte 128; others begin with the elements themselves.
+    """
+    return data[128:132] == b"DICM" or _is_bare(data)
+
+
+def is_dicom_file(path: str) -> bool:
+    """By its suffix, or by its first bytes; the directory file of a medium does not count."""
+    file = Path(path)
+    if file.name.upper() == "DICOMDIR":
+        return False
+    if file.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with file.open("rb") as stream:
+            return is_dicom(stream.read(132))
+    except OSError:
+        return False
+
+
+def _is_bare(data: bytes) -> bool:
+    """Whether data begin with two elements of a DICOM file that has no preamble (PS3.5, 7.1)."""
+    orders: tuple[Literal["little", "big"], ...] = ("little", "big")
+    for order in orders:
+        at, last = 0, (0, 0)
+        for _ in range(2):
+            group, element = data[at : at + 2], data[at + 2 : at + 4]
+            tag = (int.from_bytes(group, order), int.from_bytes(element, order))
+            if tag <= last or tag[0] not in _FIRST_GROUPS:
+                break
+            length = _length(data[at + 4 : at + 12], order)
+            if length is None:
+                break
+            at, last = at + length, tag
+            if at + 8 > len(data):
+                return length < len(data)
+        else:
+            return True
+    return False
+
+
+def _length(head: bytes, order: Literal["little", "big"]) -> int | None:
+    """The bytes of an element, of which `head` follows the tag; None if it is no element's."""
+    if head[:2] in _SHORT:
+        return 8 + int.from_bytes(head[2:4], order)
+    if head[:2] in _LONG and head[2:4] == b"\0\0":
+        return 12 + int.from_bytes(head[4:8], order)
+    size = int.from_bytes(head[:4], order)
+    return 8 + size if order == "little" and size < _LONGEST_FIRST and size % 2 == 0 else None
 
 
 def inspect(path: Path, name: str) -> tuple[int, str]:
@@ -92,15 +145,20 @@ def inspect(path: Path, name: str) -> tuple[int, str]:
         with path.open("rb") as stream:
             if not is_dicom(stream.read(132)):
                 raise DataError(
-                    f"'{name}' is not a DICOM file: 'DICM' is missing at byte 128",
+                    f"'{name}' is not a DICOM file: it begins neither with a preamble and 'DICM' "
+                    "nor with elements",
                     "rewrite it with a file header (dcmconv does this), or remove it",
                 )
             stream.seek(0)
             with _quiet():
                 _check_inflated(stream, name)
                 found = pydicom.dcmread(
-                    stream, defer_size=1024, specific_tags=[*_HEADER, *_PIXELS, "PatientID"]
+                    stream,
+                    defer_size=1024,
+                    force=True,
+                    specific_tags=[*_HEADER, *_PIXELS, "PatientID"],
                 )
+                _know_syntax(found)
                 _check(found, name)
                 return int(found.get("NumberOfFrames") or 1), str(found.get("PatientID") or "")
     except OSError as error:
@@ -108,6 +166,8 @@ def inspect(path: Path, name: str) -> tuple[int, str]:
             f"'{name}' cannot be read: {error.strerror or error}",
             "correct the path, or restore the file and its permissions",
         ) from error
+    except UnclearError as error:
+        raise DataError(f"'{name}' {error.args[0]}", error.args[1]) from error
     except (DataError, MemoryError):
         raise
     except Exception as error:  # pydicom raises nearly every kind on broken files
@@ -128,7 +188,8 @@ def read_dicom(data: bytes, name: str, reading: Reading, frame: int | None = Non
     try:
         with _quiet(), io.BytesIO(data) as stream:
             _check_inflated(stream, name)
-            found = pydicom.dcmread(stream, specific_tags=list(_TAGS))
+            found = pydicom.dcmread(stream, force=True, specific_tags=list(_TAGS))
+            _know_syntax(found)
             _check(found, name)
             number = _number(found, reading, frame)
             _gather(found, number)
@@ -170,7 +231,7 @@ def _check_inflated(stream: BinaryIO, name: str) -> None:
     `stream` is at its beginning, before and after.
     """
     reader = _pydicom().filereader
-    reader.read_preamble(stream, False)
+    reader.read_preamble(stream, True)
     syntax = reader._read_file_meta_info(stream).get("TransferSyntaxUID")
     if syntax is not None and syntax.is_deflated:
         inflator, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
@@ -185,6 +246,22 @@ def _check_inflated(stream: BinaryIO, name: str) -> None:
                 )
             left = inflator.unconsumed_tail or stream.read(_CHUNK)
     stream.seek(0)
+
+
+def _know_syntax(found: Any) -> None:
+    """Write how a file without file meta information is encoded, as reading it has shown."""
+    if found.file_meta.get("TransferSyntaxUID") is not None:
+        return
+    if "PixelData" in found and found["PixelData"].is_undefined_length:
+        raise UnclearError(
+            "is compressed, and has no file meta information that says how",
+            "write it with a file header (dcmconv does this), or export it again",
+        )
+    implicit, little = found.original_encoding
+    words = "ImplicitVRLittleEndian" if implicit else "ExplicitVRLittleEndian"
+    found.file_meta.TransferSyntaxUID = getattr(
+        _pydicom().uid, words if little else "ExplicitVRBigEndian"
+    )
 
 
 def _plugins(found: Any) -> str:

@@ -13,39 +13,15 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    JpegImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-)
+from PIL import Image, UnidentifiedImageError
 
 from fedsight.core.errors import DataError
+from fedsight.data.images import formats
 
 Pixels = npt.NDArray[Any]  # uint8 or uint16 [h, w, c], c = 1 (grey) or 3 (colour)
 
-# Formats that start another program (EPS) or that are ambiguous are not opened.
-FORMATS = tuple(
-    plugin.format
-    for plugin in (
-        PngImagePlugin.PngImageFile,
-        JpegImagePlugin.JpegImageFile,
-        TiffImagePlugin.TiffImageFile,
-        BmpImagePlugin.BmpImageFile,
-        WebPImagePlugin.WebPImageFile,
-        PpmImagePlugin.PpmImageFile,
-        GifImagePlugin.GifImageFile,
-    )
-)
-SUFFIXES = frozenset(
-    {".png", ".apng", ".jpg", ".jpeg", ".jpe", ".jfif", ".tif", ".tiff", ".bmp", ".dib", ".webp"}
-    | {".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".gif"}
-)
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GiB of colour
+_HEAD = 64  # bytes of a file that tell its format
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that swap width and height
 _LOW = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
@@ -107,7 +83,7 @@ def read_stored(data: bytes, name: str) -> Stored:
 
 def seen_size(file: BinaryIO, name: str) -> tuple[int, int]:
     """(width, height) of the upright image in a file, from its header; may raise DataError."""
-    with _named(name), Image.open(file, formats=FORMATS) as image:
+    with _named(name), _opened(file) as image:
         width, height = image.size
         # Pillow gives TIFF upright.
         turned = image.format != "TIFF" and _orientation(image) in _TURNED
@@ -140,7 +116,20 @@ class _UnclearError(Exception):
 
 
 def _open(data: bytes | Image.Image) -> Image.Image:
-    return Image.open(io.BytesIO(data), formats=FORMATS) if isinstance(data, bytes) else data
+    return _opened(io.BytesIO(data)) if isinstance(data, bytes) else data
+
+
+def _opened(file: BinaryIO) -> Image.Image:
+    """An image in any of the formats that are read; its pixels are not decoded yet."""
+    head = file.read(_HEAD)
+    file.seek(0)
+    try:
+        return Image.open(file, formats=formats.candidates(head))
+    except UnidentifiedImageError:
+        if found := formats.foreign(head):
+            cure = f"{found[1]}, or set data.corrupt = 'skip' to leave such images out"
+            raise _UnclearError(f"is {found[0]}", cure) from None
+        raise ValueError("its content is that of no image format that is read") from None
 
 
 def _orientation(image: Image.Image) -> int:

@@ -74,12 +74,56 @@ def _is_window(numbers: tuple[Any, ...]) -> bool:
 
 def grey(raw: Values, found: Any, reading: Reading) -> Pixels:
     """Stored values [h, w] -> [h, w, 1]."""
+    _refuse_unclear(found, reading)
     unit = _unit(raw, _tools().apply_modality_lut(raw, found), found, reading)
     if found.PhotometricInterpretation == "MONOCHROME1":  # the smallest value is white
         unit = 1.0 - unit
     unit[_padding(raw, found)] = 0.0
     full, dtype = (255, np.uint8) if found.BitsStored <= 8 else (65535, np.uint16)
     return np.asarray(np.rint(unit * full).clip(0, full)[..., None], dtype)
+
+
+_SPANS = "set data.window = 'image' or 'bits'"
+
+
+def _refuse_unclear(found: Any, reading: Reading) -> None:
+    """UnclearError for a file whose values have no unit that the window needs, or no window.
+
+    An empty slope or intercept says nothing where the window is the span of the values, which is
+    the same in any unit.
+    """
+    own = "WindowWidth" in found and found.get("WindowWidth") is not None
+    own = own and found.get("WindowCenter") is not None
+    stored = reading.window == "stored" and (own or found.get("VOILUTSequence"))
+    for keyword in ("RescaleSlope", "RescaleIntercept"):
+        if keyword in found and found.get(keyword) is None:
+            if stored or isinstance(reading.window, tuple):
+                raise UnclearError(
+                    f"has an empty {keyword}, so that its values have no unit", _SPANS
+                )
+            for one in {"RescaleSlope", "RescaleIntercept"} & {
+                element.keyword for element in found
+            }:
+                del found[one]
+    if not found.get("ModalityLUTSequence") and found.get("RescaleSlope") == 0:
+        raise UnclearError(
+            "has a RescaleSlope of 0, which makes all values the same",
+            "correct or remove it, or set data.corrupt = 'skip' to leave such files out",
+        )
+    function = str(found.get("VOILUTFunction") or "LINEAR").lower()
+    function = function if reading.function == "stored" else reading.function
+    least = 1.0 if function == "linear" else 0.0  # PS3.3, C.11.2.1.2.1 and C.11.2.1.3.2
+    if isinstance(reading.window, tuple):
+        width, whose = reading.window[1], "is read with a window"
+        cure = "set a wider data.window, or data.function = 'linear_exact'"
+    elif stored and not found.get("VOILUTSequence"):
+        widths = found["WindowWidth"].value if found["WindowWidth"].VM > 1 else [found.WindowWidth]
+        width = float(widths[min(reading.view, len(widths) - 1)])
+        whose, cure = "has a window", f"{_SPANS}, or data.window = [centre, width]"
+    else:
+        return
+    if width < least or width <= 0:
+        raise UnclearError(f"{whose} of width {width:g} (WindowWidth)", cure)
 
 
 def _unit(raw: Values, values: Values, found: Any, reading: Reading) -> Values:

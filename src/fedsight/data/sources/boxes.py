@@ -13,15 +13,17 @@ from fedsight.data.detection.assembly import BoxSource, dataset
 from fedsight.data.detection.coco import CocoImage, read_coco
 from fedsight.data.detection.coco_set import coco_files, image_file, image_folders, unread
 from fedsight.data.detection.found import (
+    WITHOUT,
     Found,
     format_of,
     joined,
+    left_over,
     only_training,
     refuse_overlap,
     without_labels,
 )
 from fedsight.data.detection.objects import Annotated, Object
-from fedsight.data.detection.voc import read_voc
+from fedsight.data.detection.voc import read_voc, refuse_zeros
 from fedsight.data.detection.voc_sets import (
     ImageSets,
     bare,
@@ -35,6 +37,7 @@ from fedsight.data.detection.yolo_set import YoloImage, yolo_set
 from fedsight.data.images.decode import upright
 from fedsight.data.layouts import Place, arranged
 from fedsight.data.parts import NAMES
+from fedsight.data.passed_over import cures
 
 
 @sources.add("boxes", reads="COCO JSON, Pascal VOC XML, YOLO text")
@@ -54,7 +57,8 @@ class Boxes(BoxSource):
     classes: Words | None = None  # the vocabulary, in order; None: the files' own
     sites_in_path: bool = False  # the first folder below the root (or its part) is the site
     site_key: str | None = None  # COCO: what the entries of `images` call their site
-    first_pixel: Literal[0, 1] = 1  # VOC: the number of the first pixel; 0: edges from zero
+    # VOC: the number of the first pixel; 0: edges from zero; None: 1, unless boxes start at 0
+    first_pixel: Literal[0, 1] | None = None
 
     def locations(self) -> dict[str, Path]:
         """The annotations and the image folder."""
@@ -68,8 +72,8 @@ class Boxes(BoxSource):
             refuse_overlap(self.path, self.test_path)
             found = joined(found, self._read(self.test_path), self.test_path)
         opened = dataset(found.images, self, str(self.path), self.classes or found.names)
-        notes, counted = (*found.notes, *opened.notes), {**opened.passed_over, **found.passed_over}
-        return replace(opened, notes=notes, passed_over=counted)
+        notes = (*found.notes, *cures(found.passed_over), *opened.notes)
+        return replace(opened, notes=notes, passed_over=found.passed_over)
 
     def _read(self, root: Path) -> Found:
         """The images below `root`, and the class names that the files have."""
@@ -99,7 +103,7 @@ class Boxes(BoxSource):
             notes = (*notes, *layout.notes)
             if one.part is not None:
                 notes = (*notes, f"'{one.file.name}' has the {NAMES[one.part]} part")
-        return Found(images, names, notes)
+        return Found(images, names, notes, left_over(root, images))
 
     def _coco_image(
         self, image: CocoImage, folders: Sequence[Path], where: str, place: Place
@@ -107,10 +111,13 @@ class Boxes(BoxSource):
         objects = []
         for one in image.boxes:
             if one.box is None:
-                raise DataError(f"{one.where}: it has no bbox", "export the boxes as well")
+                raise DataError(
+                    f"{one.where}: it has neither a bbox nor a segmentation",
+                    "export the boxes as well",
+                )
             left, top, width, height = one.box
             box = (left, top, left + width, top + height)
-            objects.append(Object(one.category, box, one.where, one.crowd))
+            objects.append(Object(one.category, box, one.where, one.crowd, one.outline))
         stated = None
         if image.width is not None and image.height is not None:
             stated = (image.width, image.height)
@@ -136,12 +143,14 @@ class Boxes(BoxSource):
                     unlisted += 1
                     continue
                 place = replace(place, part=part)
-            name, found = read_voc(path, self.first_pixel)
+            name, found = read_voc(path, 1 if self.first_pixel is None else self.first_pixel)
             file = picture_of(path, name, root, self.images)
             site = self._site(place.folders, str(path))
             shown = replace(found, path=str(file), site=site, part=place.part)
             images.append(shown)
         refuse_unfound(known, listed)
+        if self.first_pixel is None:
+            refuse_zeros(images)
         notes = layout.notes
         used = sorted(str(base) for base, sets in known.items() if sets is not None)
         if listed:
@@ -150,7 +159,12 @@ class Boxes(BoxSource):
             images = [replace(image, part=None) for image in images]
             notes = (*notes, "nothing is listed for testing: test images are drawn from the others")
         names = tuple(sorted({o.label for image in images for o in image.objects}))
-        return Found(images, names, notes, {"in no image set": unlisted} if unlisted else {})
+        counts = left_over(root, images)
+        if unlisted:
+            counts["in no image set"] = unlisted
+            counts[WITHOUT] = counts.get(WITHOUT, 0) - unlisted
+        kept = {reason: count for reason, count in counts.items() if count > 0}
+        return Found(images, names, notes, kept)
 
     def _yolo(self, root: Path) -> Found:
         found = yolo_set(root, self.sites_in_path)
@@ -163,13 +177,16 @@ class Boxes(BoxSource):
         lines = [labels_of(image.path, found.root) for image in found.images]
         notes = (*found.notes, *without_labels(found, lines))
         images = [
-            self._yolo_image(image, file, names)
+            self._yolo_image(image, file, names, found.keypoints)
             for image, file in zip(found.images, lines, strict=True)
         ]
-        return Found(images, names, notes, {"in no part": found.unlisted} if found.unlisted else {})
+        counts = left_over(root, images, [file for file in lines if file is not None])
+        if found.unlisted:
+            counts["in no part"] = counts.pop(WITHOUT, found.unlisted)
+        return Found(images, names, notes, counts)
 
     def _yolo_image(
-        self, image: YoloImage, lines: Path | None, names: tuple[str, ...]
+        self, image: YoloImage, lines: Path | None, names: tuple[str, ...], keypoints: bool
     ) -> Annotated:
         path = str(image.path)
         site = self._site(image.folders, path)
@@ -182,7 +199,7 @@ class Boxes(BoxSource):
             if self.corrupt == "error":
                 raise
             return bare  # it is left out later
-        return replace(bare, objects=read_yolo(lines, names, size), where=str(lines))
+        return replace(bare, objects=read_yolo(lines, names, size, keypoints), where=str(lines))
 
     def _site(self, folders: tuple[str, ...], where: str) -> str | None:
         if not self.sites_in_path:

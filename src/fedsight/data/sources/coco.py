@@ -21,6 +21,7 @@ from fedsight.data.detection.found import refuse_overlap
 from fedsight.data.detection.voc_sets import bare
 from fedsight.data.layouts import arranged
 from fedsight.data.parts import NAMES
+from fedsight.data.passed_over import beside
 
 
 @sources.add("coco", reads="COCO JSON; for classification, one category per image")
@@ -77,7 +78,9 @@ class Coco(SizedSource):
         if self.classes is None:
             labels = replace(labels, ordered=says_order(categories or ()))
         opened = dataset(records, labels, self, str(self.path))
-        return replace(opened, notes=(*notes, *opened.notes))
+        used = [record.path for record in records]
+        left = beside(used, own=(".json",)).counts
+        return replace(opened, notes=(*notes, *opened.notes), passed_over=left)
 
     def _records(self, one: CocoPart) -> tuple[list[Record], tuple[str, ...]]:
         path, found = one.file, read_coco(one.file)

@@ -22,20 +22,19 @@ from fedsight.data.base import (
     Words,
     sources,
 )
-from fedsight.data.csv_file import CsvSource
+from fedsight.data.csv_file import CsvSource, unlisted
 from fedsight.data.images.decode import Origin
 from fedsight.data.images.dicom import (
     EXTRA,
-    SUFFIXES,
     Frame,
     NoPixels,
     NoPlugin,
     inspect,
-    is_dicom,
+    is_dicom_file,
 )
 from fedsight.data.images.disk import DiskImages, LazyImages
 from fedsight.data.images.windowing import Function, Orientation, Reading
-from fedsight.data.listing import ClassFolders
+from fedsight.data.listing import ClassFolders, Listed
 
 Pair = Annotated[tuple[float, Annotated[float, Field(gt=0)]], Field(strict=False)]
 
@@ -73,20 +72,6 @@ class DicomImages(LazyImages):
         names = [self._names[index] for index in indices]
         files = self._files.only(np.asarray(indices, dtype=np.int64))
         return DicomImages(files, self._frames[indices], names, self.preprocess)
-
-
-def _is_dicom_file(path: str) -> bool:
-    """By its suffix, or by its first bytes; the directory file of a medium does not count."""
-    file = Path(path)
-    if file.name.upper() == "DICOMDIR":
-        return False
-    if file.suffix.lower() in SUFFIXES:
-        return True
-    try:
-        with file.open("rb") as stream:
-            return is_dicom(stream.read(132))
-    except OSError:
-        return False
 
 
 @sources.add(
@@ -147,8 +132,8 @@ class Dicom(CsvSource):
         frames: list[int] = []
         names: list[str] = []
         skipped: list[str] = []
-        listed, notes = self._listed()
-        for number, record in enumerate(listed):
+        listed = self._listed()
+        for number, record in enumerate(listed.records):
             name = self._name(record, number)
             try:
                 count, patient = inspect(Path(record.path), record.path)
@@ -178,14 +163,15 @@ class Dicom(CsvSource):
         images = DicomImages(files, np.asarray(frames), names, preprocess)
         labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
         opened = dataset(records, labels, self, self.path.name, images)
-        said, skipped = (*notes, *opened.notes), [*skipped, *opened.skipped]
-        return replace(opened, skipped=tuple(skipped), notes=said)
+        said, skipped = (*listed.notes, *opened.notes), [*skipped, *opened.skipped]
+        return replace(opened, skipped=tuple(skipped), notes=said, passed_over=listed.passed_over)
 
-    def _listed(self) -> tuple[Sequence[Record], tuple[str, ...]]:
+    def _listed(self) -> Listed:
         if self.path.is_dir():
-            return ClassFolders(self.path, self.sites_in_path, _is_dicom_file).read()
+            return ClassFolders(self.path, self.sites_in_path, is_dicom_file).read()
         several = self.label_separator is not None
-        return self.listed(self.path, self.label_column, unlabelled=several), ()
+        records = self.listed(self.path, self.label_column, unlabelled=several)
+        return Listed(records, passed_over=unlisted(self.path, records))
 
     def _name(self, record: Record, number: int) -> str:
         if self.names == "path":

@@ -10,7 +10,10 @@ from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
 from fedsight.data.listing import ClassFolders
 
 
-@sources.add("folder", reads="PNG, JPEG, TIFF, BMP, WebP, PGM, GIF; 8 and 16 bit")
+@sources.add(
+    "folder",
+    reads="PNG, JPEG, TIFF, BMP, WebP, PGM, GIF, AVIF, JPEG 2000, HEIC (extra heif); 8 and 16 bit",
+)
 class Folder(SizedSource):
     """A folder per class (`root/class/image`), or per site and class (`root/site/class/image`).
 
@@ -28,7 +31,8 @@ class Folder(SizedSource):
 
     def open(self) -> Dataset:
         """List the folders and read the images; DataError names the folder or file at fault."""
-        records, notes = ClassFolders(self.path, self.sites_in_path).read()
-        labels = Labels.single(records, self.classes, self.similar_names)
-        found = dataset(records, labels, self, str(self.path))
-        return replace(found, notes=(*notes, *found.notes))
+        listed = ClassFolders(self.path, self.sites_in_path).read()
+        labels = Labels.single(listed.records, self.classes, self.similar_names)
+        found = dataset(listed.records, labels, self, str(self.path))
+        notes = (*listed.notes, *found.notes)
+        return replace(found, notes=notes, passed_over=listed.passed_over)

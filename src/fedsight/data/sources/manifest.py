@@ -10,7 +10,7 @@ from pydantic import Field
 from fedsight.data.assembly import Labels, dataset
 from fedsight.data.base import Dataset, Location, Words, sources
 from fedsight.data.columns import unread_beside
-from fedsight.data.csv_file import CsvSource
+from fedsight.data.csv_file import CsvSource, unlisted
 
 
 @sources.add("manifest", reads="CSV with columns path and label, optionally site and split")
@@ -38,4 +38,5 @@ class Manifest(CsvSource):
         labels = Labels.in_cells(records, self.classes, separator, self.similar_names)
         opened = dataset(records, labels, self, str(self.path))
         beside = unread_beside(self.path) if records[0].part is None else ()
-        return replace(opened, notes=(*beside, *opened.notes))
+        left = unlisted(self.path, records)
+        return replace(opened, notes=(*beside, *opened.notes), passed_over=left)

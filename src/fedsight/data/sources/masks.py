@@ -16,7 +16,7 @@ from torch import Tensor
 from fedsight.core.errors import DataError, Problem
 from fedsight.data.assembly import Labels, Record, dataset
 from fedsight.data.base import Dataset, Indices, Location, Words, sources
-from fedsight.data.csv_file import CsvSource, listed_file
+from fedsight.data.csv_file import CsvSource, listed_file, unlisted
 from fedsight.data.images.decode import upright
 from fedsight.data.images.mask_settings import ByColour, ByValue, Ignored, coding, problems
 from fedsight.data.images.mask_values import Coding, Numbers
@@ -69,7 +69,9 @@ class Masks(CsvSource):
         targets = torch.stack(masks) if masks else None
         # A mask may be all background; the files do not write the labels.
         labels = replace(labels, targets=targets, missing=True, written=None)
-        return self._checked(dataset(known, labels, self, str(self.path)), seen)
+        opened = self._checked(dataset(known, labels, self, str(self.path)), seen)
+        files = [listed_file(self.path, record.label) for record in records]
+        return replace(opened, passed_over=unlisted(self.path, records, files))
 
     def _mask(self, record: Record, code: Coding) -> Numbers:
         """The class numbers [h, w] at the size of the file."""

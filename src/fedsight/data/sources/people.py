@@ -10,9 +10,10 @@ from pydantic import Field
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Location, sources
-from fedsight.data.csv_file import Columns, image_records
+from fedsight.data.csv_file import Columns, image_records, unlisted
 from fedsight.data.layouts import arranged
-from fedsight.data.listing import tree
+from fedsight.data.listing import Listed, nothing_read, tree
+from fedsight.data.passed_over import Tally
 from fedsight.data.people import PeopleSource, people
 
 
@@ -36,20 +37,24 @@ class People(PeopleSource):
 
     def open(self) -> Dataset:
         """List the images and read them; DataError names the folder, file or line at fault."""
-        notes: tuple[str, ...] = ()
         if self.path.is_dir():
-            records, notes = self._folders()
+            listed = self._folders()
         else:
             cure = "name the columns path, person, site, split in the first line"
             columns = Columns(label="person")
             records = list(image_records(self.path, columns, cure, self.delimiter, unlabelled=True))
-        found = people(records, self, str(self.path))
-        return replace(found, notes=(*notes, *found.notes))
+            listed = Listed(records, passed_over=unlisted(self.path, records))
+        found = people(listed.records, self, str(self.path))
+        notes = (*listed.notes, *found.notes)
+        return replace(found, notes=notes, passed_over=listed.passed_over)
 
-    def _folders(self) -> tuple[list[Record], tuple[str, ...]]:
+    def _folders(self) -> Listed:
         """The images, also those outside the folder of a person, and what to say of the folders."""
         levels = 2 if self.sites_in_path else 1
-        files = {folders: found for folders, found in tree(self.path).items() if found}
+        tally = Tally()
+        files = {one: found for one, found in tree(self.path, tally=tally).items() if found}
+        if not files:
+            raise nothing_read("the folder", self.path, tally)
         layout = arranged(files, self.path, levels, exact=True)
         records: list[Record] = []
         for folders, found in files.items():
@@ -64,4 +69,5 @@ class People(PeopleSource):
             person = place.folders[-1] if len(place.folders) == levels else ""
             site = "".join(place.folders[:1]) if self.sites_in_path else None
             records += [Record(file, person, site, place.part) for file in found]
-        return records, layout.notes
+        read = {str(self.path.joinpath(*folders)): len(found) for folders, found in files.items()}
+        return Listed(records, (*layout.notes, *tally.notes(read)), tally.counts)

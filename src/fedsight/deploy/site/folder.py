@@ -131,6 +131,7 @@ class SiteFolder:
             facts = prefork.run_in_fork(check)  # this process must stay small and single-threaded
             # Jobs read this copy, so an edit of site.toml takes effect at the next start.
             write_owner(owner, self.folder / "owner.toml")
+            said = facts.pop("said")  # names files: for this screen only
             announced = facts if owner.contract.announces else None
             write_atomically(self.folder / "declared.json", json.dumps(announced).encode())
             self.log.write("started", images=facts["train"], classes=len(facts["classes"]))
@@ -139,6 +140,8 @@ class SiteFolder:
                 f"test images of {len(facts['classes'])} classes"
                 + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else "")
             )
+            for line in said:
+                notify(line)
             for line in figure_rules(owner, facts["test"]):
                 notify(line)
             kits.clear_old_jobs(self.kit)
@@ -164,4 +167,5 @@ def open_images(owner: OwnerSettings) -> dict[str, Any]:
         "test": len(dataset.test),
         "classes": list(dataset.classes),
         "skipped": len(dataset.skipped),
+        "said": list(dataset.said),
     }

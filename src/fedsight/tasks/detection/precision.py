@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedsight.data.detection.boxes import labelled, present
+from fedsight.data.detection.boxes import labelled, present, regions
 
 BINS = 1000  # of scores from 0 to 1
 OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())  # minimum IoU of a match
@@ -37,12 +37,14 @@ def histograms(
 
     `found` [b, most, 6] are rows (class, score, left, top, right, bottom); rows of score 0 are
     padding. `targets` [b, most, 5] are as in `fedsight.data.detection.boxes`. A class that was not
-    labelled in an image is not evaluated there.
+    labelled in an image is not evaluated there. A detection that fits a difficult object, or lies
+    in a crowd of its class, is not counted, as in Pascal VOC and COCO.
     """
     found, targets = found.cpu(), targets.cpu()
     counts = np.zeros((classes, len(ranges), len(OVERLAPS), 2, BINS))
     objects = np.zeros((classes, len(ranges)))
     evaluated, boxes = labelled(targets, classes), present(targets)
+    uncounted, names, crowds = regions(targets)
     for image in range(len(found)):
         theirs = found[image][found[image, :, 1] > 0].double().numpy()
         ours = targets[image][boxes[image]].double().numpy()
@@ -50,13 +52,24 @@ def histograms(
             truth = ours[ours[:, 0] == label, 1:]
             mine = theirs[theirs[:, 0] == label, 1:]
             if len(truth) or len(mine):
-                _count(mine, truth, ranges, counts[label], objects[label])
+                apart = uncounted[image] & (names[image] == label)
+                others = targets[image][apart, 1:].double().numpy()
+                left_out = _Uncounted(others, crowds[image][apart].numpy())
+                _count(mine, truth, left_out, ranges, counts[label], objects[label])
     return counts, objects
+
+
+class _Uncounted(NamedTuple):
+    """Boxes [n, 4] of one class in which detections are not counted, and which are crowds [n]."""
+
+    boxes: Floats
+    crowds: npt.NDArray[np.bool_]
 
 
 def _count(
     found: Floats,
     truth: Floats,
+    left_out: _Uncounted,
     ranges: Sequence[Sequence[float]],
     counts: Floats,
     objects: Floats,
@@ -64,15 +77,27 @@ def _count(
     """Add the results for one class in one image to `counts` and `objects`."""
     evaluator = _evaluator()
     evaluator.params.areaRng = ranges
-    evaluator._gts[0, 0] = [
-        {"id": number + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0, "ignore": 0}
-        for number, box in enumerate(_sides(truth))
+    ignored = [None] * len(truth) + left_out.crowds.tolist()  # None: an object that is counted
+    true = [
+        {
+            "id": number + 1,
+            "bbox": box,
+            "area": box[2] * box[3],
+            "iscrowd": int(crowd is True),
+            "ignore": int(crowd is not None),
+        }
+        for number, (box, crowd) in enumerate(
+            zip((*_sides(truth), *_sides(left_out.boxes)), ignored, strict=True)
+        )
     ]
+    evaluator._gts[0, 0] = true
     evaluator._dts[0, 0] = [
         {"id": number + 1, "bbox": box, "area": box[2] * box[3], "score": float(score)}
         for number, (box, score) in enumerate(zip(_sides(found[:, 1:]), found[:, 0], strict=True))
     ]
     evaluator.ious = {(0, 0): evaluator.computeIoU(0, 0)}
+    for one in true:  # any number of detections may fit a difficult object (VOC2012 devkit)
+        one["iscrowd"] = one["ignore"]
     for number, area in enumerate(ranges):
         result = evaluator.evaluateImg(0, 0, area, evaluator.params.maxDets[-1])
         objects[number] += np.count_nonzero(result["gtIgnore"] == 0)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsight.data.detection.boxes import regions
 from fedsight.tasks.detection.precision import Floats, average_precision, recall_curve
 from fedsight.tasks.presentation import Answer, Curve, Mark, Sample, Table
 
@@ -49,9 +50,30 @@ def sample(at: int, found: Found, truth: Found, classes: tuple[str, ...]) -> Sam
         truth=_counted(labels),
         predicted=found_answer.label,
         probability=min((row[1] for row in found), default=0.0),
-        right=_matches(found, objects),
+        right=_matches(_counted_of(found, truth), objects),
         marks=(*marks, *found_answer.marks),
     )
+
+
+def _counted_of(found: Found, truth: Found) -> Found:
+    """The detections without those that fit a difficult object or lie in a crowd of the class."""
+    from torchvision.ops import box_iou
+
+    if not found:
+        return found
+    targets = torch.tensor([list(row) for row in truth])[None]
+    uncounted, labels, crowds = (one[0] for one in regions(targets))
+    if not bool(uncounted.any()):
+        return found
+    rows, others = torch.tensor([list(row) for row in found]), targets[0, uncounted, 1:]
+    boxes = rows[:, 2:]
+    overlap = box_iou(boxes, others)
+    common = torch.minimum(boxes[:, None, 2:], others[:, 2:])
+    common = (common - torch.maximum(boxes[:, None, :2], others[:, :2])).clamp(min=0).prod(2)
+    inside = common / (boxes[:, 2:] - boxes[:, :2]).prod(1, keepdim=True)
+    fits = torch.where(crowds[uncounted], inside, overlap) >= RIGHT
+    fits &= rows[:, :1].long() == labels[uncounted]
+    return [row for row, left_out in zip(found, fits.any(1).tolist(), strict=True) if not left_out]
 
 
 def _counted(labels: Sequence[str]) -> str:

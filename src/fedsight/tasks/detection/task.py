@@ -27,7 +27,9 @@ class Detection(Task):
     """Boxes around objects of each class: mean average precision as COCO counts it.
 
     Targets are boxes [b, most, 5] (`fedsight.data.detection.boxes`). A class that a site does not
-    label is neither trained nor evaluated on its images.
+    label is neither trained nor evaluated on its images. Difficult objects are trained on and not
+    counted; in a crowd, detections are not counted, and its class is not trained as background in
+    that image.
     """
 
     # what objects of an unlabelled class are trained as; "background" is wrong, for comparison only
@@ -58,10 +60,10 @@ class Detection(Task):
         return self._loss(_detector(model), x, y)
 
     def _loss(self, model: Detector, x: Tensor, y: Tensor) -> Tensor:
-        known = boxes.labelled(y, model.classes)
+        known = boxes.labelled(y, model.classes) & ~boxes.crowded(y, model.classes)
         if self.unlabelled == "background":
             known = torch.ones_like(known)
-        return model.loss(x, y, known)
+        return model.loss(x, boxes.trained(y), known)
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """Detections by score and objects (`detection.precision`), and the training loss."""
@@ -70,7 +72,8 @@ class Detection(Task):
         found = detector.find(batch.x).float()
         ranges = precision.areas(self.small, self.medium)
         counts, objects = precision.histograms(found, y, classes, ranges)
-        loss = float(detector.loss(batch.x, y, boxes.labelled(y, classes)))
+        known = boxes.labelled(y, classes) & ~boxes.crowded(y, classes)
+        loss = float(detector.loss(batch.x, boxes.trained(y), known))
         return {
             "detections": Sum(counts, images),
             "objects": Sum(objects, images),
