@@ -404,3 +404,14 @@ def test_figures_with_noise_have_the_digits_that_they_carry_and_a_margin(make_ru
     assert f"reached {shown}" in seen
     assert f"accuracy {shown} (95 % of what this noise does, itself an estimate)" in seen
     assert "± 39 points" in seen  # the worst site's
+
+
+def test_the_interval_of_an_accuracy_is_told_by_its_two_bounds(make_run):
+    def change(files: dict[str, Any]) -> None:
+        files["run.json"]["data"]["test"] = 200
+        files["summary.json"]["score"] = 0.99
+
+    seen = page(make_run(change=change, without=("comparison.json",))).text.replace("\u00a0", " ")
+    # Newcombe's method 3 for 198 of 200; the observed share plus its half-width is over 100 %.
+    assert "an accuracy of 99.0 % stands for 96.4 % to 99.7 % (95 % Wilson interval" in seen
+    assert "±" not in seen
