@@ -256,6 +256,8 @@ def naive(federation: Federation, job: int) -> Any:
     baseline = federation.all_pooled() if job == POOLED else federation.alone(job)
     assert baseline.program.algorithm.registered == "fedavg"
     assert baseline.program.rounds.rounds == federation.program.rounds.rounds
+    epochs = 2 if federation.program.algorithm.registered == "fedrep" else 1  # a head's, a body's
+    assert baseline.program.train.epochs == epochs
     engine = InProcessEngine(baseline)
     try:
         return run(Session(baseline), engine, lambda _: {}).sums
@@ -280,12 +282,21 @@ def test_baselines_are_plain_training_on_the_same_budget(tmp_path: Path, algorit
     for site in range(3):
         figures = evaluator.figures(naive(federation, site), only=site)
         own = figures.by_site[f"site-0{site}"]["accuracy"]
-        assert found[str(site)] == {**figures.overall, "own_score": own}
+        passes = 2 * (2 if algorithm == "fedrep" else 1)  # in two rounds
+        assert found[str(site)] == {**figures.overall, "own_score": own, "passes": passes}
     pooled = evaluator.figures(naive(federation, POOLED))
     assert found["-1"]["accuracy"] == pooled.overall["accuracy"]
     assert found["-1"]["by_site"] == {n: one["accuracy"] for n, one in pooled.by_site.items()}
-    whole = comparison(federation, found, pooled)
-    assert whole["federated"] == whole["pooled"] == found["-1"]
+    history = [{"sites": ["site-00", "site-01"]}, {"sites": ["site-01", "site-02"]}]
+    whole = comparison(federation, found, pooled, history)
+    assert whole["pooled"] == found["-1"]
+    sizes = np.array([federation.partition.size(site) for site in range(3)])
+    seen = passes / 2 * np.array([1, 2, 1])
+    assert whole["federated"] == {
+        **found["-1"],
+        "passes": pytest.approx((sizes * seen).sum() / sizes.sum()),
+        "passes_by_site": {f"site-0{site}": seen[site] for site in range(3)},
+    }
     assert whole["alone"] == {f"site-0{site}": found[str(site)] for site in range(3)}
 
 

@@ -32,6 +32,7 @@ class LocalWorker:
         self.memory = MemoryStore(memory)
         # The previous round's checkpoint may not be written yet.
         self._lag = speed.checkpoint_every + 1
+        self.seen = 0  # training images, each as often as it was seen
         self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
 
     def train(self, order: Order, client: int, total: Aggregator) -> Arrival:
@@ -46,6 +47,7 @@ class LocalWorker:
             self.memory.save(site, order.round, reply.memory)
             self.memory.prune(site, order.round - self._lag)
         loss = reply.metrics.get("train_loss")
+        self.seen += loss.count if loss else 0
         return Accepted(client, site, reply.weight, loss.mean if loss else float("nan"))
 
     def measure(self, vector: Tensor, round: int, view: int, start: int) -> Metrics:
@@ -126,6 +128,12 @@ class InProcessEngine:
         with one_thread():
             done = [self._worker.measure(vector, round, *job) for job in jobs]
         return by_view(self.federation, jobs, done)
+
+    @property
+    def seen(self) -> int:
+        """How many training images the accepted replies were made from, in all rounds so far; an
+        image counts as often as it was seen. 0 where a reply does not tell."""
+        return self._worker.seen
 
     def close(self) -> None:
         """Remove the temporary folder."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from typing import Any
 
@@ -10,6 +10,7 @@ from fedsight.coordinator.store import RunStore
 from fedsight.engines.pool import Pool
 from fedsight.evaluation.baselines import POOLED, BaselineRound, TrainedBaseline, work
 from fedsight.evaluation.figures import Evaluator, Figures
+from fedsight.program.budget import Budget, passes_by_site, planned, spent
 from fedsight.program.federation import Federation, listed
 from fedsight.program.program import Speed
 
@@ -25,23 +26,28 @@ def jobs(federation: Federation) -> list[int]:
 
 
 def compare(
-    federation: Federation, speed: Speed, store: RunStore, on_round: Callable[[], None]
+    federation: Federation,
+    speed: Speed,
+    store: RunStore,
+    on_round: Callable[[], None],
+    budget: Budget | None = None,
 ) -> dict[str, Any]:
     """Train every listed site alone, and all pooled, in parallel on worker processes.
 
-    Each baseline runs the same round loop, with as many rounds and local epochs as the
-    federation. `on_round` is called after each round of a baseline. Returns the figures as they
-    appear in `comparison.json`, by job number as a string.
+    Each baseline runs the same round loop, for the rounds and passes of `budget` (default: those
+    that were planned). `on_round` is called after each round of a baseline. Returns the figures as
+    they appear in `comparison.json`, by job number as a string.
     """
+    budget = budget or planned(federation)
     evaluator = Evaluator(federation)
     done: dict[str, Any] = {}
     if (store.folder / PARTIAL).exists():
         done = store.read_json(PARTIAL)
-    for _ in range(len(done) * federation.program.rounds.rounds):
+    for _ in range(len(done) * budget.rounds):
         on_round()
     left = [job for job in jobs(federation) if str(job) not in done]
     workers = min(speed.processes, len(left))
-    pool = Pool(work, [(federation, speed)] * workers)
+    pool = Pool(work, [(federation, speed, budget)] * workers)
     try:
         for worker in range(workers):
             pool.send(worker, left.pop(0), "starting")
@@ -50,7 +56,7 @@ def compare(
             if isinstance(message, BaselineRound):
                 on_round()
                 continue
-            done[str(message.job)] = _figures(evaluator, message)
+            done[str(message.job)] = {**_figures(evaluator, message), "passes": message.passes}
             store.write_json(PARTIAL, done)
             if left:
                 pool.send(worker, left.pop(0), "training a baseline")
@@ -61,14 +67,27 @@ def compare(
     return done
 
 
-def comparison(federation: Federation, done: dict[str, Any], federated: Figures) -> dict[str, Any]:
-    """The content of `comparison.json`."""
+def comparison(
+    federation: Federation,
+    done: dict[str, Any],
+    federated: Figures,
+    history: Sequence[Mapping[str, Any]],
+) -> dict[str, Any]:
+    """The content of `comparison.json`; `history` is that of the federation's training.
+
+    `passes` is how often each arm has seen its training images, on average over them.
+    """
     names = federation.partition.name
     sites = listed(federation.partition)
+    passes = passes_by_site(federation, history)
     return {
         "alone": {names(site): done[str(site)] for site in sites},
         "pooled": done[str(POOLED)],
-        "federated": _single_model(federated),
+        "federated": {
+            **_single_model(federated),
+            "passes": spent(federation, history).passes,
+            "passes_by_site": {names(site): passes[names(site)] for site in sites},
+        },
     }
 
 

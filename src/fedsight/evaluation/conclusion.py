@@ -23,6 +23,7 @@ from fedsight.core.errors import DataError
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation.figures import Evaluator, Figures, worst
 from fedsight.evaluation.samples import answers
+from fedsight.program.budget import spent
 from fedsight.program.program import Speed
 from fedsight.tasks.presentation import Curve, Table
 
@@ -58,11 +59,14 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     summary = _summarise(run, trained, figures)
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
     if run.command == "compare":
-        rounds = len(baselines.jobs(federation)) * federation.program.rounds.rounds
+        budget = spent(federation, store.history())
+        rounds = len(baselines.jobs(federation)) * budget.rounds
         notify(run.callbacks, BaselinesBegan(rounds))
-        found = baselines.compare(
-            federation, run.speed, store, lambda: notify(run.callbacks, BaselineRoundEnded())
-        )
+
+        def ended() -> None:
+            notify(run.callbacks, BaselineRoundEnded())
+
+        found = baselines.compare(federation, run.speed, store, ended, budget)
         _add_comparison(run, summary, figures, found)
     _write_evaluation(run, evaluator, trained, figures)
     store.write_json("summary.json", summary)
@@ -114,7 +118,8 @@ def _errors(figures: Figures) -> dict[str, Any]:
 def _add_comparison(
     run: Conclusion, summary: dict[str, Any], figures: Figures, found: dict[str, Any]
 ) -> None:
-    comparison = baselines.comparison(run.session.federation, found, figures)
+    history = run.store.history()
+    comparison = baselines.comparison(run.session.federation, found, figures, history)
     run.store.write_json("comparison.json", comparison)
     alone = {site: entry["score"] for site, entry in comparison["alone"].items()}
     summary["federated"] = figures.overall["score"]

@@ -22,6 +22,7 @@ from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
 from fedsight.program import isolation, lone_image
+from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
 
@@ -81,6 +82,7 @@ class Federation:
     views: tuple[View, ...]
     only: int | None = None  # the only site that takes part; None: all
     pooled: bool = False  # all sites' images as one client
+    budget: Budget | None = None  # of a baseline that has other rounds or passes than planned
 
     @property
     def population(self) -> int:
@@ -130,13 +132,24 @@ class Federation:
         origin = -1 if view.site is None else view.site
         return self._data(self.dataset.test, indices, torch.full_like(indices, origin))
 
-    def alone(self, site: int) -> Federation:
-        """Only this site, trained by the baseline program."""
-        return self._alike(replace(self, program=self.program.baseline(), only=site))
+    def alone(self, site: int, budget: Budget | None = None) -> Federation:
+        """Only this site, trained by the baseline program; without a budget, as long as planned."""
+        return self._alike(
+            replace(self, program=self.program.baseline(), only=site, budget=budget)
+        )
 
-    def all_pooled(self) -> Federation:
-        """All images at one place, trained by the baseline program."""
-        return self._alike(replace(self, program=self.program.baseline(), pooled=True))
+    def all_pooled(self, budget: Budget | None = None) -> Federation:
+        """All images at one place, likewise."""
+        return self._alike(
+            replace(self, program=self.program.baseline(), pooled=True, budget=budget)
+        )
+
+    def span(self, round: int, images: int) -> tuple[int, int] | None:
+        """Which images of the endless sequence of passes a baseline's round takes; None: all of
+        them `train.epochs` times."""
+        if self.budget is None or self.budget.whole(self.program.train.epochs):
+            return None
+        return self.budget.span(round, images)
 
     def under(self, program: Program) -> Federation:
         """The same data under `program`, which differs only in its rounds or learning rate."""
@@ -235,7 +248,7 @@ class Federation:
         return Plan(
             self.population,
             program.rounds.cohort,
-            program.rounds.rounds,
+            program.rounds.rounds if self.budget is None else self.budget.rounds,
             program.train.batch,
             sum(phase.epochs for phase in phases),
             tuple(sorted(sizes)),

@@ -234,13 +234,22 @@ class Program:
     def baseline(self) -> Program:
         """The same training without a federated algorithm: for a site alone and for all pooled.
 
-        Nothing of it leaves a site, so nothing is protected.
+        Nothing of it leaves a site, so nothing is protected. A round has as many epochs as all
+        phases of the algorithm together.
         """
         rounds = self.rounds.model_copy(
             update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
         )
         plain = algorithms.get("fedavg")()
-        return replace(self, algorithm=plain, rounds=rounds, privacy=Unprotected(), secure=Secure())
+        epochs = sum(phase.epochs for phase in self.algorithm.phases(self.train.epochs))
+        return replace(
+            self,
+            algorithm=plain,
+            train=self.train.model_copy(update={"epochs": epochs}),
+            rounds=rounds,
+            privacy=Unprotected(),
+            secure=Secure(),
+        )
 
     def check(self) -> list[Problem]:
         """Every problem that can be found without reading images, each with its cure."""
