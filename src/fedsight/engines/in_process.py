@@ -32,8 +32,9 @@ class LocalWorker:
         self.memory = MemoryStore(memory)
         # The previous round's checkpoint may not be written yet.
         self._lag = speed.checkpoint_every + 1
-        self.seen = 0  # training images, each as often as it was seen
         self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
+        self._personal = self._remembers and federation.program.differs(federation.network)
+        self.seen = 0  # training images, each as often as it was seen
 
     def train(self, order: Order, client: int, total: Aggregator) -> Arrival:
         """Run a client step and add its reply; a rejected one changes neither sum nor memory."""
@@ -56,6 +57,8 @@ class LocalWorker:
         memory = {}
         if self._remembers and seen.site is not None:
             memory = self.memory.load(self.federation.partition.name(seen.site), round + 1)
+            if self._personal and "personal" not in memory:
+                return {}  # it has never trained: its slice is untrained, and no model of anybody
         self.client.load(vector, memory)
         return self.client.measure(self.federation.tested(seen), start)
 
@@ -134,6 +137,11 @@ class InProcessEngine:
         """How many training images the accepted replies were made from, in all rounds so far; an
         image counts as often as it was seen. 0 where a reply does not tell."""
         return self._worker.seen
+
+    def loaded(self, vector: Tensor) -> Client:
+        """This engine's client with the model `vector`, without any site's memory."""
+        self._worker.client.load(vector, {})
+        return self._worker.client
 
     def close(self) -> None:
         """Remove the temporary folder."""

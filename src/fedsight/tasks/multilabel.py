@@ -41,6 +41,7 @@ class MultiLabel(Task):
 
     headline: ClassVar[str] = "auc"
     headline_title: ClassVar[str] = "Mean AUC"
+    mixes: ClassVar[bool] = False
     # weight of images that have a label in its training loss, for rare labels: one number for all
     # labels, or one for each in the order of the classes
     positive_weight: Weight | Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = 1.0
