@@ -21,7 +21,7 @@ from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation, lone_image
+from fedsight.program import isolation, lone_image, validation
 from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
@@ -82,6 +82,7 @@ class Federation:
     views: tuple[View, ...]
     only: int | None = None  # the only site that takes part; None: all
     pooled: bool = False  # all sites' images as one client
+    aside: tuple[Indices, ...] | None = None  # by site: training images for validation
     budget: Budget | None = None  # of a baseline that has other rounds or passes than planned
 
     @property
@@ -120,6 +121,22 @@ class Federation:
     def testing(self, views: tuple[View, ...]) -> Federation:
         """The same federation with these test views."""
         return self._alike(replace(self, views=views))
+
+    @cached_property
+    def validating(self) -> Federation | None:
+        """This federation with the validation part in place of the test part; None: it has none."""
+        data = self.dataset
+        if self.pooled or self.only is not None:  # a baseline's rounds are not measured
+            return None
+        if self.aside is not None:
+            views = tuple(View(site, own) for site, own in enumerate(self.aside) if len(own))
+            checked = validation.tested_on(data, self.aside, self.partition)
+        elif data.validation is not None and len(data.validation):
+            checked = replace(data, test=data.validation, validation=None)
+            views = tuple(_views(checked, self.partition, self.differ))
+        else:
+            return None
+        return self._alike(replace(self, dataset=checked, views=views, aside=None))
 
     @property
     def differ(self) -> bool:
@@ -291,7 +308,12 @@ def federate(program: Program) -> Federation:
         partition = program.split.divide(dataset.train, len(dataset.classes), program.seed)
     if problems := program.rounds.check(len(partition)):
         raise ConfigError(problems)
-    federation = Federation(program, dataset, partition, ())
+    aside, share = None, program.rounds.validation
+    if share and dataset.validation is None:
+        if problems := validation.problems(share, program.split, program.task):
+            raise ConfigError(problems)
+        partition, aside = validation.set_aside(partition, share, program.seed)
+    federation = Federation(program, dataset, partition, (), aside=aside)
     with _blamed(program.model, ModelError):
         network = federation.network
     if problems := program.check_network(network):

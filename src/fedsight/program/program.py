@@ -100,6 +100,9 @@ class Rounds(Settings):
     cohort: int | None = Field(None, ge=1)  # sites per round; None: all of them
     weighting: Literal["samples", "uniform"] = "samples"
     evaluate_every: int = Field(1, ge=1)  # rounds; the last one is always evaluated
+    # share of each site's training images that is set aside, for the figures of the rounds, where
+    # the data have no validation part; 0: these figures are measured on the test part
+    validation: float = Field(0.0, ge=0, lt=1)
     quorum: int | None = Field(None, ge=1)  # minimum good replies of a round; None: of all sites
     # seconds that a round of a deployed federation waits for its sites; not used in a simulation
     deadline: float = Field(600.0, gt=0)

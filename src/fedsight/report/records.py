@@ -85,6 +85,7 @@ class RoundRecord(Record):
     round: int
     score: float | None = None
     loss: float | None = None
+    measured_on: str | None = None
     train_loss: float | None = None
     lr: float | None = None
     cohort: int | None = None

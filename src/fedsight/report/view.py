@@ -67,6 +67,11 @@ def total(run: Run, what: str) -> Any:
     return None if None in values else sum(values)
 
 
+def history_part(run: Run) -> str:
+    """The part that the rounds' figures were measured on."""
+    return next((line.measured_on for line in run.rounds if line.measured_on), "test part")
+
+
 def rounds(run: Run) -> int:
     """Number of finished rounds."""
     if run.summary is not None and run.summary.rounds is not None:

@@ -60,5 +60,5 @@ class Virtual(Split):
         return Population(self.sites, self.samples, len(part), seed)
 
     @property
-    def _shares(self) -> bool:
+    def shares(self) -> bool:
         return True
