@@ -46,7 +46,8 @@ def test_a_one_class_sites_figure_rests_on_the_test_images_of_that_class() -> No
     labels = federation.dataset.test.labels
     for site in range(10):
         mine = witness.of(site)
-        assert mine is not None and mine.right is not None
+        assert mine is not None
+        assert mine.right is not None
         own = int(federation.dataset.train.labels[federation.partition.indices(site)][0])
         found = compared(evaluator, site, mine, mine)
         assert found["tested"] == (labels == own).sum() < 40
@@ -101,10 +102,13 @@ def test_the_jackknife_gives_the_known_error_of_a_mean() -> None:
 def test_evidence_survives_an_interruption(right: list[bool]) -> None:
     kept = Evidence(np.array(right, bool))
     again = Evidence.of(json.loads(json.dumps(kept.plain())))
-    assert again.right is not None and again.right.tolist() == right
+    assert again.right is not None
+    assert again.right.tolist() == right
     parts = Evidence(None, (0.5, float("nan")), True)
     again = Evidence.of(json.loads(json.dumps(parts.plain())))
-    assert again.drawn and again.replicates[0] == 0.5 and np.isnan(again.replicates[1])
+    assert again.drawn
+    assert again.replicates[0] == 0.5
+    assert np.isnan(again.replicates[1])
 
 
 def test_a_figure_that_is_no_share_is_compared_group_by_group() -> None:
@@ -112,7 +116,8 @@ def test_a_figure_that_is_no_share_is_compared_group_by_group() -> None:
     ordered = replace(federation, dataset=replace(federation.dataset, ordered=True))
     evaluator, client = loaded(ordered)
     mine = Witness(evaluator, client).of(0)
-    assert mine is not None and mine.right is None
+    assert mine is not None
+    assert mine.right is None
     assert len(mine.replicates) == GROUPS
     assert compared(evaluator, 0, mine, mine)["verdict"] == "no difference shown"
 

@@ -80,7 +80,8 @@ def test_a_share_of_each_sites_training_images_is_set_aside() -> None:
     split = {"name": "quantity", "sites": 4, "min_samples": 5}
     whole = federations.federation(split=split)
     held = federations.federation(split=split, rounds={"validation": 0.2})
-    assert held.aside is not None and held.validating is not None
+    assert held.aside is not None
+    assert held.validating is not None
     for site in range(4):
         before, kept = whole.partition.indices(site), held.partition.indices(site)
         taken = held.aside[site]

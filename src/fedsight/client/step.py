@@ -54,7 +54,9 @@ class _Site:
     labels: Tensor
     whole: Batch | None
     values: int  # of `whole`
-    share: Iterator[Tensor] | None = None  # a baseline's batches of a round that is not whole passes
+    share: Iterator[Tensor] | None = (
+        None  # a baseline's batches of a round that is not whole passes
+    )
 
 
 class Client:

@@ -51,10 +51,10 @@ def run(
     """Train the session's program on `engine`, from `start` or from the beginning.
 
     Rounds are measured on the validation part where there is one, and the final model, once, on the
-    test part, whose sums are returned. The first round is taken from `unmeasured`, if it is given, and only measured. `overall`
-    computes a round's figures from the sums of the views. Protected training ends before its
-    epsilon exceeds the target. Raises SiteError when a round has fewer accepted replies than the
-    program's quorum.
+    test part, whose sums are returned. The first round is taken from `unmeasured`, if it is given,
+    and only measured. `overall` computes a round's figures from the sums of the views. Protected
+    training ends before its epsilon exceeds the target. Raises SiteError when a round has fewer
+    accepted replies than the program's quorum.
     """
     loop = _Loop(session, engine, overall, callbacks)
     now = start or loop.beginning()

@@ -87,9 +87,7 @@ class Engine(Protocol):
         """
         ...
 
-    def measure(
-        self, vector: Tensor, round: int, validation: bool = False
-    ) -> list[Metrics]:
+    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
         """The sums of each of the federation's views, for the model after `round`; with
         `validation`, of the views of `federation.validating`."""
         ...

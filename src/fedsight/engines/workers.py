@@ -105,9 +105,7 @@ class WorkerEngine:
 
         return Work(outcome, arrivals(), settle)
 
-    def measure(
-        self, vector: Tensor, round: int, validation: bool = False
-    ) -> list[Metrics]:
+    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
         """The metric sums of each view."""
         self._publish(Order(round, vector))
         tested = measured(self.federation, validation)

@@ -131,9 +131,7 @@ def weights(labels: npt.NDArray[np.int64], mix: Mix | None) -> Weights:
     return np.asarray(each / each.sum() if each.sum() else each)
 
 
-def difference(
-    first: Evidence, second: Evidence, weight: Weights
-) -> tuple[float, float] | None:
+def difference(first: Evidence, second: Evidence, weight: Weights) -> tuple[float, float] | None:
     """The 95 % interval of the first model's figure minus the second's, or None if unknown.
 
     Right answers are compared image by image, each with its `weight` [n]; they rest on as many
@@ -143,8 +141,9 @@ def difference(
     if first.right is not None and second.right is not None:
         if not weight.sum():
             return None
-        only = (first.right & ~second.right, second.right & ~first.right)
-        return paired(*(float(weight[one].sum()) for one in only), effective(weight))
+        mine = float(weight[first.right & ~second.right].sum())
+        other = float(weight[second.right & ~first.right].sum())
+        return paired(mine, other, effective(weight))
     apart = np.subtract(first.replicates, second.replicates)
     if not len(apart) or not np.isfinite(apart).all():
         return None

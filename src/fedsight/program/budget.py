@@ -67,9 +67,7 @@ def passes_by_site(
     return {name: passes for name, (passes, _) in _sites(federation, list(history)).items()}
 
 
-def _sites(
-    federation: Federation, lines: list[Mapping[str, Any]]
-) -> dict[str, tuple[float, int]]:
+def _sites(federation: Federation, lines: list[Mapping[str, Any]]) -> dict[str, tuple[float, int]]:
     """(passes, images) of each site, by name."""
     epochs = epochs_of(federation)
     rounds: dict[str, int] = {}

@@ -151,9 +151,7 @@ class Federation:
 
     def alone(self, site: int, budget: Budget | None = None) -> Federation:
         """Only this site, trained by the baseline program; without a budget, as long as planned."""
-        return self._alike(
-            replace(self, program=self.program.baseline(), only=site, budget=budget)
-        )
+        return self._alike(replace(self, program=self.program.baseline(), only=site, budget=budget))
 
     def all_pooled(self, budget: Budget | None = None) -> Federation:
         """All images at one place, likewise."""

@@ -40,7 +40,8 @@ class Classification(SingleLabel):
 
     def right(self, model: nn.Module, batch: Batch) -> Tensor:
         """Whether the most probable class is the true one [b]."""
-        return model(batch.x).argmax(1) == batch.y
+        answers: Tensor = model(batch.x).argmax(1)
+        return answers == batch.y
 
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None

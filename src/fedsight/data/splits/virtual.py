@@ -61,4 +61,5 @@ class Virtual(Split):
 
     @property
     def shares(self) -> bool:
+        """Sites are drawn independently of each other."""
         return True

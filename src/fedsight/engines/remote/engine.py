@@ -185,9 +185,7 @@ class RemoteEngine:
                 replies.add(self.federation, total, spool, arrival, order.shared)
         return arrival
 
-    def measure(
-        self, vector: Tensor, round: int, validation: bool = False
-    ) -> list[Metrics]:
+    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
         """The sums of each view, summed whole by one site; empty for a view that was not measured.
 
         A site's own view is measured by that site; the common test part of a public sample by one
