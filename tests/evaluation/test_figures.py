@@ -26,6 +26,7 @@ from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation.baselines import POOLED
 from fedsight.evaluation.comparison import PARTIAL, comparison, jobs
 from fedsight.evaluation.description import describe, environment
+from fedsight.evaluation.evidence import Evidence
 from fedsight.evaluation.figures import Evaluator, worst
 from fedsight.program.federation import LISTED, Federation, View, listed
 from fedsight.program.program import Speed
@@ -237,6 +238,7 @@ def test_a_task_without_a_confusion_matrix_has_none() -> None:
 
     class Bare:
         headline = "accuracy"
+        mixes = True
 
         def summary(self, sums: Any, mix: Any = None) -> dict[str, float]:
             return {"accuracy": sums["loss"].mean}
@@ -256,6 +258,8 @@ def naive(federation: Federation, job: int) -> Any:
     baseline = federation.all_pooled() if job == POOLED else federation.alone(job)
     assert baseline.program.algorithm.registered == "fedavg"
     assert baseline.program.rounds.rounds == federation.program.rounds.rounds
+    epochs = 2 if federation.program.algorithm.registered == "fedrep" else 1  # a head's, a body's
+    assert baseline.program.train.epochs == epochs
     engine = InProcessEngine(baseline)
     try:
         return run(Session(baseline), engine, lambda _: {}).sums
@@ -280,13 +284,27 @@ def test_baselines_are_plain_training_on_the_same_budget(tmp_path: Path, algorit
     for site in range(3):
         figures = evaluator.figures(naive(federation, site), only=site)
         own = figures.by_site[f"site-0{site}"]["accuracy"]
-        assert found[str(site)] == {**figures.overall, "own_score": own}
+        passes = 2 * (2 if algorithm == "fedrep" else 1)  # in two rounds
+        shown = {key: value for key, value in found[str(site)].items() if key != "evidence"}
+        assert shown == {**figures.overall, "own_score": own, "passes": passes}
+        right = Evidence.of(found[str(site)]["evidence"]).right
+        assert right is not None
+        assert right.mean() == pytest.approx(shown["accuracy"]) or algorithm == "fedrep"
     pooled = evaluator.figures(naive(federation, POOLED))
     assert found["-1"]["accuracy"] == pooled.overall["accuracy"]
     assert found["-1"]["by_site"] == {n: one["accuracy"] for n, one in pooled.by_site.items()}
-    whole = comparison(federation, found, pooled)
-    assert whole["federated"] == whole["pooled"] == found["-1"]
-    assert whole["alone"] == {f"site-0{site}": found[str(site)] for site in range(3)}
+    history = [{"sites": ["site-00", "site-01"]}, {"sites": ["site-01", "site-02"]}]
+    whole = comparison(federation, found, pooled, history)
+    assert whole["pooled"] == found["-1"]
+    sizes = np.array([federation.partition.size(site) for site in range(3)])
+    seen = passes / 2 * np.array([1, 2, 1])
+    assert whole["federated"] == {
+        **found["-1"],
+        "passes": pytest.approx((sizes * seen).sum() / sizes.sum()),
+        "passes_by_site": {f"site-0{site}": seen[site] for site in range(3)},
+    }
+    assert set(whole["alone"]) == {"site-00", "site-01", "site-02"}
+    assert all("evidence" not in one for one in whole["alone"].values())
 
 
 def test_the_longest_baselines_come_first() -> None:

@@ -259,6 +259,7 @@ def test_a_population_larger_than_its_list_is_stated(make_run):
     ("test", "words"),
     [
         ("label mix", "with every class weighted as among"),
+        ("test part", "does not depend on how frequent the classes are"),
         ("own images", "on its own test images"),
         ("whole test part", "the same for all sites"),
         ("something new", "Accuracy"),
@@ -404,3 +405,40 @@ def test_figures_with_noise_have_the_digits_that_they_carry_and_a_margin(make_ru
     assert f"reached {shown}" in seen
     assert f"accuracy {shown} (95 % of what this noise does, itself an estimate)" in seen
     assert "± 39 points" in seen  # the worst site's
+
+
+def test_the_interval_of_an_accuracy_is_told_by_its_two_bounds(make_run):
+    def change(files: dict[str, Any]) -> None:
+        files["run.json"]["data"]["test"] = 200
+        files["summary.json"]["score"] = 0.99
+
+    seen = page(make_run(change=change, without=("comparison.json",))).text.replace("\u00a0", " ")
+    # Newcombe's method 3 for 198 of 200; the observed share plus its half-width is over 100 %.
+    assert "an accuracy of 99.0 % stands for 96.4 % to 99.7 % (95 % Wilson interval" in seen
+    assert "±" not in seen
+
+
+def test_a_site_is_called_better_or_worse_only_beyond_chance(make_run):
+    found = [
+        {"tested": 36, "low": -0.02, "high": 0.12, "verdict": "no difference shown"},
+        {"tested": 200, "low": 0.05, "high": 0.21, "verdict": "better"},
+        {"tested": 180, "low": -0.2, "high": -0.1, "verdict": "worse"},
+    ]
+
+    def change(files: dict[str, Any]) -> None:
+        comparison = files["comparison.json"]
+        names = [f"site-{number:02d}" for number in range(1, 11)]
+        comparison["sites"] = {n: found[min(at, 2)] for at, n in enumerate(names)}
+        for name in names:
+            comparison["alone"][name]["passes"] = 4.75
+        comparison["pooled"]["passes"] = comparison["federated"]["passes"] = 4.8
+
+    seen = page(make_run(change=change)).text.replace("\u00a0", " ")
+    assert (
+        "The federated model is better than the site’s own model at 1 of 10 sites and worse at 8, "
+        "each measured on its own label mix; at the other 1 no difference is shown."
+    ) in seen
+    assert "−2.0 to +12.0 36" in seen
+    assert "on average: federated 4.8, alone 4.8, pooled 4.8." in seen
+    old = page(make_run(name="old")).text
+    assert "Whether that is chance was not measured." in old

@@ -36,7 +36,7 @@ def read(*folders: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("test", "unit"), list(zip(SITE_TEST, ("client", "example", "client"), strict=True))
+    ("test", "unit"), list(zip(SITE_TEST, ("client", "example", "client", "example"), strict=True))
 )
 def test_a_run_on_texts_speaks_of_texts(make_run, test: str, unit: str) -> None:
     def change(files: dict[str, Any]) -> None:

@@ -52,8 +52,3 @@ from fedsight.report import words
 )
 def test_numbers_in_words(got, wanted):
     assert got.replace("\u00a0", " ") == wanted
-
-
-def test_the_wilson_interval_is_the_known_one():
-    # 81 of 263: (0.2553, 0.3662), Newcombe 1998, table I
-    assert words.half_width(81 / 263, 263) == pytest.approx((0.3662 - 0.2553) / 2, abs=1e-4)

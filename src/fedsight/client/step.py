@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_bytes
@@ -16,7 +16,14 @@ from torch import Generator, Tensor, nn
 from fedsight.algorithms.base import Local, Phase
 from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import clip_gradients, make_optimizer
-from fedsight.client.training import GradientSteps, Lesson, LocalTraining, Progress, learning
+from fedsight.client.training import (
+    GradientSteps,
+    Lesson,
+    LocalTraining,
+    Progress,
+    learning,
+    spanned,
+)
 from fedsight.core.devices import find_device, seed
 from fedsight.core.errors import ConfigError, SiteError
 from fedsight.core.layout import Kind
@@ -47,6 +54,9 @@ class _Site:
     labels: Tensor
     whole: Batch | None
     values: int  # of `whole`
+    share: Iterator[Tensor] | None = (
+        None  # a baseline's batches of a round that is not whole passes
+    )
 
 
 class Client:
@@ -160,6 +170,7 @@ class Client:
         path = ("round", order.round, "site", site)
         self.load(order.vector, memory)
         begun = self._begin(known, memory)
+        known = replace(known, share=self._share(known, order.round))
         counted = self._statistics(known, blank)
         self.model.train()
         for part in self._still:
@@ -315,6 +326,18 @@ class Client:
                 raise
         return None
 
+    def _share(self, site: _Site, round: int) -> Iterator[Tensor] | None:
+        """The batches of a baseline's round that is not of whole passes."""
+        span, program = self.federation.span(round, len(site.data)), self.federation.program
+        if span is None:
+            return None
+
+        def shuffled(number: int) -> Tensor:
+            draws = generator(program.seed, "site", site.name, "pass", number)
+            return torch.randperm(len(site.data), generator=draws)
+
+        return spanned(len(site.data), span, program.train.batch, shuffled)
+
     def _reader(self, site: _Site) -> Callable[[Tensor, Generator], Batch]:
         """How batches are made of the site's images."""
         data, whole = site.data, site.whole
@@ -350,6 +373,7 @@ class Client:
                 draws=draws,
                 noise=noise,
                 blank=blank,
+                given=site.share,
             )
         )
 

@@ -40,6 +40,8 @@ class Lesson:
     draws: Generator  # of the order of images and of augmentation
     noise: MakeNoise  # that protects
     blank: bool = False  # whether no image is to be read: steps that noise alone takes
+    # batches of positions in place of `epochs` whole passes
+    given: Iterator[Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,10 @@ class GradientSteps:
         """Epoch by epoch, batch by batch."""
         model, task, optimizer = lesson.model, lesson.task, lesson.optimizer
         losses, sizes = [], []
-        for positions in batches(lesson.samples, lesson.epochs, lesson.batch, lesson.draws):
+        given = lesson.given
+        if given is None:
+            given = batches(lesson.samples, lesson.epochs, lesson.batch, lesson.draws)
+        for positions in given:
             batch = lesson.read(positions, lesson.draws)
             with self._precision():
                 loss = task.loss(model, batch)
@@ -78,6 +83,8 @@ class GradientSteps:
             del gradients  # or the next step's would need other memory, cold in the cache
             losses.append(loss.detach())
             sizes.append(len(positions))
+        if not sizes:  # a round that has no share of the passes
+            return Progress(0, torch.zeros((), dtype=torch.float64), 0)
         weights = torch.tensor(sizes, dtype=torch.float64)
         return Progress(len(sizes), torch.stack(losses).cpu().double() @ weights, sum(sizes))
 
@@ -85,14 +92,33 @@ class GradientSteps:
 def batches(samples: int, epochs: int, size: int, draws: Generator) -> Iterator[Tensor]:
     """Shuffled positions, epoch by epoch; a single one left over joins the batch before it
     (BatchNorm cannot learn from one image)."""
+    for _ in range(epochs):
+        yield from _cut(torch.randperm(samples, generator=draws), size)
+
+
+def _cut(order: Tensor, size: int) -> Iterator[Tensor]:
+    samples = len(order)
     starts = np.arange(0, samples, size)
     if size > 1 and len(starts) > 1 and samples - starts[-1] == 1:
         starts = starts[:-1]
-    edges = [*starts.tolist(), samples]
-    for _ in range(epochs):
-        order = torch.randperm(samples, generator=draws)
-        for start, stop in itertools.pairwise(edges):
-            yield order[start:stop]
+    for start, stop in itertools.pairwise([*starts.tolist(), samples]):
+        yield order[start:stop]
+
+
+def spanned(
+    samples: int, span: tuple[int, int], size: int, shuffled: Callable[[int], Tensor]
+) -> Iterator[Tensor]:
+    """Batches of the images from `span[0]` up to `span[1]` of an endless sequence of passes.
+
+    `shuffled` gives the order of a pass [samples] by its number. No batch is of two passes. A
+    single image is left out where a batch may be larger (BatchNorm cannot learn from one image).
+    """
+    start, stop = span
+    for number in range(start // samples, -(-stop // samples)):
+        begun = number * samples
+        part = shuffled(number)[max(0, start - begun) : stop - begun]
+        if len(part) > 1 or size == 1 or samples == 1:
+            yield from _cut(part, size)
 
 
 def learning(

@@ -50,10 +50,11 @@ def run(
 ) -> Trained:
     """Train the session's program on `engine`, from `start` or from the beginning.
 
-    The first round is taken from `unmeasured`, if it is given, and only measured. `overall`
-    computes a round's figures from the sums of the views. Protected training ends before its
-    epsilon exceeds the target. Raises SiteError when a round has fewer accepted replies than the
-    program's quorum.
+    Rounds are measured on the validation part where there is one, and the final model, once, on the
+    test part, whose sums are returned. The first round is taken from `unmeasured`, if it is given,
+    and only measured. `overall` computes a round's figures from the sums of the views. Protected
+    training ends before its epsilon exceeds the target. Raises SiteError when a round has fewer
+    accepted replies than the program's quorum.
     """
     loop = _Loop(session, engine, overall, callbacks)
     now = start or loop.beginning()
@@ -62,9 +63,15 @@ def run(
     for round in range(now.round + 1, session.protection.rounds + 1):
         now, sums = loop.round(now, round)
     loop.notify_round()
-    if not sums:  # resumed after the last round: only its figures are missing
+    # Resumed after the last round, or measured on other images: the final figures are missing.
+    if not sums or validates(session, engine):
         sums = engine.measure(now.vector, now.round)
     return Trained(now, torch.cat([now.vector, session.initial[session.layout.kept]]), sums)
+
+
+def validates(session: Session, engine: Engine) -> bool:
+    """Whether the rounds' figures are those of the validation part, not of the test part."""
+    return engine.validates and session.federation.validating is not None
 
 
 class _Loop:
@@ -75,6 +82,7 @@ class _Loop:
     ) -> None:
         self._session, self._engine, self._overall = session, engine, overall
         self._callbacks = callbacks
+        self._validates = validates(session, engine)
         self._unsent: RoundEnded | None = None
         self.unmeasured: Checkpoint | None = None  # the first round, if it was computed before
 
@@ -91,7 +99,7 @@ class _Loop:
         began = time.perf_counter()
         last, sums = round == protection.rounds, []
         if last or round % program.rounds.evaluate_every == 0:
-            sums = self._engine.measure(found.vector, round)
+            sums = self._engine.measure(found.vector, round, self._validates)
         seconds = time.perf_counter() - began
         line = {**self._figures(sums, round), **(found.unmeasured or {})}
         line["seconds"] += seconds
@@ -150,7 +158,15 @@ class _Loop:
         figures = self._overall(sums) if sums else {}
         measured = {key: None if isnan(value) else value for key, value in figures.items()}
         spent = self._session.protection.epsilon(round)
-        return {"round": round, "score": None, "loss": None, **measured, "epsilon": spent}
+        part = "validation part" if self._validates else "test part"
+        return {
+            "round": round,
+            "score": None,
+            "loss": None,
+            **measured,
+            "measured_on": part if sums else None,
+            "epsilon": spent,
+        }
 
 
 def _reply_fields(outcome: Outcome, asked: int) -> dict[str, Any]:

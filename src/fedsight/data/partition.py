@@ -93,7 +93,7 @@ class Split(Settings, ABC):
         Raises DataError when the minimum per site cannot be honoured.
         """
         sites = getattr(self, "sites", 1)
-        if not self._shares and sites * self.min_samples > len(part):
+        if not self.shares and sites * self.min_samples > len(part):
             raise DataError(
                 f"{sites} sites with at least {self.min_samples} sample(s) each need more than the "
                 f"{len(part)} available training samples",
@@ -113,7 +113,7 @@ class Split(Settings, ABC):
     def _divide(self, part: Part, classes: int, seed: int) -> Partition: ...
 
     @property
-    def _shares(self) -> bool:
+    def shares(self) -> bool:
         """Whether sites may hold the same sample."""
         return False
 

@@ -77,6 +77,9 @@ class Engine(Protocol):
     # Whether submitted work continues by itself while the coordinator writes the previous round.
     overlaps: ClassVar[bool]
 
+    # Whether `measure` can look at the validation part.
+    validates: ClassVar[bool]
+
     def submit(self, order: Order, cohort: Sequence[int]) -> Work:
         """Start training the clients of `cohort` from `order`; no other work may be in progress.
 
@@ -84,8 +87,9 @@ class Engine(Protocol):
         """
         ...
 
-    def measure(self, vector: Tensor, round: int) -> list[Metrics]:
-        """The sums of each of the federation's views, for the model after `round`."""
+    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
+        """The sums of each of the federation's views, for the model after `round`; with
+        `validation`, of the views of `federation.validating`."""
         ...
 
     def close(self) -> None:

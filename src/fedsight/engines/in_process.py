@@ -33,6 +33,8 @@ class LocalWorker:
         # The previous round's checkpoint may not be written yet.
         self._lag = speed.checkpoint_every + 1
         self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
+        self._personal = self._remembers and federation.program.differs(federation.network)
+        self.seen = 0  # training images, each as often as it was seen
 
     def train(self, order: Order, client: int, total: Aggregator) -> Arrival:
         """Run a client step and add its reply; a rejected one changes neither sum nor memory."""
@@ -46,16 +48,29 @@ class LocalWorker:
             self.memory.save(site, order.round, reply.memory)
             self.memory.prune(site, order.round - self._lag)
         loss = reply.metrics.get("train_loss")
+        self.seen += loss.count if loss else 0
         return Accepted(client, site, reply.weight, loss.mean if loss else float("nan"))
 
-    def measure(self, vector: Tensor, round: int, view: int, start: int) -> Metrics:
-        """The sums of one chunk of a view, for the model after `round`."""
-        seen = self.federation.views[view]
+    def measure(
+        self, vector: Tensor, round: int, job: tuple[int, int], validation: bool = False
+    ) -> Metrics:
+        """The sums of one chunk (view, start), for the model after `round`."""
+        tested, (view, start) = measured(self.federation, validation), job
+        seen = tested.views[view]
         memory = {}
         if self._remembers and seen.site is not None:
             memory = self.memory.load(self.federation.partition.name(seen.site), round + 1)
+            if self._personal and "personal" not in memory:
+                return {}  # it has never trained: its slice is untrained, and no model of anybody
         self.client.load(vector, memory)
-        return self.client.measure(self.federation.tested(seen), start)
+        return self.client.measure(tested.tested(seen), start)
+
+
+def measured(federation: Federation, validation: bool) -> Federation:
+    """The federation with the views to measure: those of the test part or the validation part."""
+    found = federation.validating if validation else federation
+    assert found is not None  # the loop asks for a validation part only where there is one
+    return found
 
 
 def chunks(federation: Federation) -> list[tuple[int, int]]:
@@ -92,6 +107,7 @@ class InProcessEngine:
     """Runs everything in the calling process, one client after the other."""
 
     overlaps: ClassVar[bool] = False
+    validates: ClassVar[bool] = True
 
     def __init__(
         self, federation: Federation, memory: Path | None = None, speed: Speed | None = None
@@ -120,12 +136,24 @@ class InProcessEngine:
 
         return Work(outcome, arrivals(), lambda: self._keys.finish(outcome, len(cohort)))
 
-    def measure(self, vector: Tensor, round: int) -> list[Metrics]:
+    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
         """The metric sums of each view."""
-        jobs = chunks(self.federation)
+        tested = measured(self.federation, validation)
+        jobs = chunks(tested)
         with one_thread():
-            done = [self._worker.measure(vector, round, *job) for job in jobs]
-        return by_view(self.federation, jobs, done)
+            done = [self._worker.measure(vector, round, job, validation) for job in jobs]
+        return by_view(tested, jobs, done)
+
+    @property
+    def seen(self) -> int:
+        """How many training images the accepted replies were made from, in all rounds so far; an
+        image counts as often as it was seen. 0 where a reply does not tell."""
+        return self._worker.seen
+
+    def loaded(self, vector: Tensor) -> Client:
+        """This engine's client with the model `vector`, without any site's memory."""
+        self._worker.client.load(vector, {})
+        return self._worker.client
 
     def close(self) -> None:
         """Remove the temporary folder."""

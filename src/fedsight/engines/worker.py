@@ -64,6 +64,7 @@ class MeasureCommand:
 
     round: int
     jobs: Sequence[tuple[int, int]]
+    validation: bool = False  # of the validation part
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ def _measure(
     send: Callable[[Measured | Done], None],
 ) -> None:
     for number, job in _tickets(setup, command.jobs):
-        send(Measured(number, worker.measure(setup.vector.tensor, command.round, *job)))
+        sums = worker.measure(setup.vector.tensor, command.round, job, command.validation)
+        send(Measured(number, sums))
     send(Done())
 
 

@@ -14,7 +14,7 @@ from fedsight.core.progress import progress
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Arrival, Outcome, Work
-from fedsight.engines.in_process import by_view, chunks
+from fedsight.engines.in_process import by_view, chunks, measured
 from fedsight.engines.pool import Pool, context
 from fedsight.engines.protected import Keys, aggregator_of, shared_memory_of
 from fedsight.engines.worker import (
@@ -41,6 +41,7 @@ class WorkerEngine:
     """
 
     overlaps: ClassVar[bool] = True
+    validates: ClassVar[bool] = True
 
     def __init__(self, federation: Federation, speed: Speed, memory: Path | None = None) -> None:
         self._scratch = tempfile.TemporaryDirectory(prefix="fedsight-") if memory is None else None
@@ -105,16 +106,18 @@ class WorkerEngine:
 
         return Work(outcome, arrivals(), settle)
 
-    def measure(self, vector: Tensor, round: int) -> list[Metrics]:
+    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
         """The metric sums of each view."""
         self._publish(Order(round, vector))
-        jobs = chunks(self.federation)
+        tested = measured(self.federation, validation)
+        jobs = chunks(tested)
         done: dict[int, Metrics] = {}
-        for _, message in self._ask(MeasureCommand(round, jobs), f"measuring round {round}"):
+        command = MeasureCommand(round, jobs, validation)
+        for _, message in self._ask(command, f"measuring round {round}"):
             if isinstance(message, Measured):
                 done[message.job] = message.metrics
                 progress("test images measured, in parts", len(done), len(jobs))
-        return by_view(self.federation, jobs, [done[job] for job in range(len(jobs))])
+        return by_view(tested, jobs, [done[job] for job in range(len(jobs))])
 
     def close(self) -> None:
         """End the workers and remove the temporary folder."""

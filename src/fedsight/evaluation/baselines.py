@@ -13,6 +13,9 @@ from fedsight.coordinator.loop import run
 from fedsight.coordinator.session import Session
 from fedsight.core.types import Metrics
 from fedsight.engines.in_process import InProcessEngine
+from fedsight.evaluation.evidence import Evidence, Witness
+from fedsight.evaluation.figures import Evaluator
+from fedsight.program.budget import Budget
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
@@ -25,6 +28,8 @@ class TrainedBaseline:
 
     job: int
     sums: list[Metrics]
+    passes: float  # over its images, as they were counted
+    evidence: Evidence | None  # what the figure of the job's own site rests on
 
 
 class BaselineRound:
@@ -41,17 +46,23 @@ class _RoundReporter(Callback):
             self.send(BaselineRound())
 
 
-def work(setup: tuple[Federation, Speed], pipe: Connection) -> None:
+def work(setup: tuple[Federation, Speed, Budget], pipe: Connection) -> None:
     """Train the baselines that are requested, until the coordinator closes the pipe."""
-    federation, speed = setup
+    federation, speed, budget = setup
     torch.set_num_threads(speed.threads)
     federation.network  # noqa: B018 - built once, for all baselines
     while True:
         job = pipe.recv()
-        baseline = federation.all_pooled() if job == POOLED else federation.alone(job)
+        pooled = job == POOLED
+        baseline = federation.all_pooled(budget) if pooled else federation.alone(job, budget)
         engine = InProcessEngine(baseline, speed=speed)
+        found = None
         try:
             trained = run(Session(baseline), engine, lambda sums: {}, [_RoundReporter(pipe.send)])
+            if not pooled:
+                client = engine.loaded(trained.checkpoint.vector)
+                found = Witness(Evaluator(baseline), client).of(job)
         finally:
             engine.close()
-        pipe.send(TrainedBaseline(job, trained.sums))
+        passes = engine.seen / max(1, baseline.size(0))
+        pipe.send(TrainedBaseline(job, trained.sums, passes, found))

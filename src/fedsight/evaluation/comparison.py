@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from math import isnan
 from typing import Any
 
+from torch import Tensor
+
+from fedsight.client.memory import MemoryStore
+from fedsight.client.step import Client
 from fedsight.coordinator.store import RunStore
 from fedsight.engines.pool import Pool
 from fedsight.evaluation.baselines import POOLED, BaselineRound, TrainedBaseline, work
+from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator, Figures
+from fedsight.program.budget import Budget, passes_by_site, planned, spent
 from fedsight.program.federation import Federation, listed
 from fedsight.program.program import Speed
 
@@ -25,23 +31,28 @@ def jobs(federation: Federation) -> list[int]:
 
 
 def compare(
-    federation: Federation, speed: Speed, store: RunStore, on_round: Callable[[], None]
+    federation: Federation,
+    speed: Speed,
+    store: RunStore,
+    on_round: Callable[[], None],
+    budget: Budget | None = None,
 ) -> dict[str, Any]:
     """Train every listed site alone, and all pooled, in parallel on worker processes.
 
-    Each baseline runs the same round loop, with as many rounds and local epochs as the
-    federation. `on_round` is called after each round of a baseline. Returns the figures as they
-    appear in `comparison.json`, by job number as a string.
+    Each baseline runs the same round loop, for the rounds and passes of `budget` (default: those
+    that were planned). `on_round` is called after each round of a baseline. Returns the figures as
+    they appear in `comparison.json`, by job number as a string, with the evidence of sites alone.
     """
+    budget = budget or planned(federation)
     evaluator = Evaluator(federation)
     done: dict[str, Any] = {}
     if (store.folder / PARTIAL).exists():
         done = store.read_json(PARTIAL)
-    for _ in range(len(done) * federation.program.rounds.rounds):
+    for _ in range(len(done) * budget.rounds):
         on_round()
     left = [job for job in jobs(federation) if str(job) not in done]
     workers = min(speed.processes, len(left))
-    pool = Pool(work, [(federation, speed)] * workers)
+    pool = Pool(work, [(federation, speed, budget)] * workers)
     try:
         for worker in range(workers):
             pool.send(worker, left.pop(0), "starting")
@@ -50,7 +61,9 @@ def compare(
             if isinstance(message, BaselineRound):
                 on_round()
                 continue
-            done[str(message.job)] = _figures(evaluator, message)
+            done[str(message.job)] = {**_figures(evaluator, message), "passes": message.passes}
+            if message.evidence is not None:
+                done[str(message.job)]["evidence"] = message.evidence.plain()
             store.write_json(PARTIAL, done)
             if left:
                 pool.send(worker, left.pop(0), "training a baseline")
@@ -61,15 +74,61 @@ def compare(
     return done
 
 
-def comparison(federation: Federation, done: dict[str, Any], federated: Figures) -> dict[str, Any]:
-    """The content of `comparison.json`."""
+def comparison(
+    federation: Federation,
+    done: dict[str, Any],
+    federated: Figures,
+    history: Sequence[Mapping[str, Any]],
+    evidence: Mapping[int, Evidence | None] | None = None,
+) -> dict[str, Any]:
+    """The content of `comparison.json`; `history` is that of the federation's training.
+
+    `passes` is how often each arm has seen its training images, on average over them. `evidence`
+    is what the federated figure of each site rests on; sites without it are not compared.
+    """
+    evaluator = Evaluator(federation)
     names = federation.partition.name
     sites = listed(federation.partition)
+    passes = passes_by_site(federation, history)
     return {
-        "alone": {names(site): done[str(site)] for site in sites},
+        "alone": {
+            names(site): {k: v for k, v in done[str(site)].items() if k != "evidence"}
+            for site in sites
+        },
+        "sites": {
+            names(site): compared(evaluator, site, mine, _evidence(done[str(site)]))
+            for site, mine in (evidence or {}).items()
+        },
         "pooled": done[str(POOLED)],
-        "federated": _single_model(federated),
+        "federated": {
+            **_single_model(federated),
+            "passes": spent(federation, history).passes,
+            "passes_by_site": {names(site): passes[names(site)] for site in sites},
+        },
     }
+
+
+def federated_evidence(
+    federation: Federation, speed: Speed, vector: Tensor, memory: MemoryStore
+) -> dict[int, Evidence | None]:
+    """What the federated figure of each listed site that has one rests on."""
+    client, evaluator = Client(federation, speed), Evaluator(federation)
+    personal = federation.program.differs(federation.network)
+    found: dict[int, Evidence | None] = {}
+    witness = Witness(evaluator, client)
+    client.load(vector, {})
+    for site in listed(federation.partition):
+        if personal:
+            kept = memory.load(federation.partition.name(site), 10**9)
+            if "personal" not in kept:  # it has never trained
+                continue
+            client.load(vector, kept)
+        found[site] = witness.of(site)
+    return found
+
+
+def _evidence(done: Mapping[str, Any]) -> Evidence | None:
+    return Evidence.of(done["evidence"]) if "evidence" in done else None
 
 
 def _single_model(figures: Figures) -> dict[str, Any]:

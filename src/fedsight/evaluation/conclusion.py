@@ -23,6 +23,7 @@ from fedsight.core.errors import DataError
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation.figures import Evaluator, Figures, worst
 from fedsight.evaluation.samples import answers
+from fedsight.program.budget import spent
 from fedsight.program.program import Speed
 from fedsight.tasks.presentation import Curve, Table
 
@@ -55,15 +56,18 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     federation, store = run.session.federation, run.store
     evaluator = Evaluator(federation)
     figures = evaluator.figures(trained.sums, final=True)
-    summary = _summarise(run, trained, figures)
+    summary = _summarise(run, trained, figures, evaluator)
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
     if run.command == "compare":
-        rounds = len(baselines.jobs(federation)) * federation.program.rounds.rounds
+        budget = spent(federation, store.history())
+        rounds = len(baselines.jobs(federation)) * budget.rounds
         notify(run.callbacks, BaselinesBegan(rounds))
-        found = baselines.compare(
-            federation, run.speed, store, lambda: notify(run.callbacks, BaselineRoundEnded())
-        )
-        _add_comparison(run, summary, figures, found)
+
+        def ended() -> None:
+            notify(run.callbacks, BaselineRoundEnded())
+
+        found = baselines.compare(federation, run.speed, store, ended, budget)
+        _add_comparison(run, trained, summary, figures, found)
     _write_evaluation(run, evaluator, trained, figures)
     store.write_json("summary.json", summary)
     notify(run.callbacks, RunEnded(summary))
@@ -81,7 +85,9 @@ def require_score(summary: Mapping[str, Any], folder: str) -> None:
         )
 
 
-def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict[str, Any]:
+def _summarise(
+    run: Conclusion, trained: loop.Trained, figures: Figures, evaluator: Evaluator
+) -> dict[str, Any]:
     program, checkpoint = run.session.program, trained.checkpoint
     path = run.store.save_model(run.session.layout.state_dict(trained.vector))
     return {
@@ -97,7 +103,7 @@ def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict
         "bytes_down": checkpoint.bytes_down,
         "fingerprint": program.fingerprint,
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "worst_site": worst(figures.by_site),
+        "worst_site": None if evaluator.site_test == "test part" else worst(figures.by_site),
         "by_site": figures.by_site,
         **_errors(figures),
     }
@@ -112,9 +118,17 @@ def _errors(figures: Figures) -> dict[str, Any]:
 
 
 def _add_comparison(
-    run: Conclusion, summary: dict[str, Any], figures: Figures, found: dict[str, Any]
+    run: Conclusion,
+    trained: loop.Trained,
+    summary: dict[str, Any],
+    figures: Figures,
+    found: dict[str, Any],
 ) -> None:
-    comparison = baselines.comparison(run.session.federation, found, figures)
+    federation, history = run.session.federation, run.store.history()
+    evidence = baselines.federated_evidence(
+        federation, run.speed, trained.checkpoint.vector, MemoryStore(run.store.memory)
+    )
+    comparison = baselines.comparison(federation, found, figures, history, evidence)
     run.store.write_json("comparison.json", comparison)
     alone = {site: entry["score"] for site, entry in comparison["alone"].items()}
     summary["federated"] = figures.overall["score"]

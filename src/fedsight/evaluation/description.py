@@ -17,6 +17,7 @@ from fedsight.coordinator.session import Session
 from fedsight.core.layout import Kind
 from fedsight.data.contents import contents
 from fedsight.evaluation.figures import Evaluator
+from fedsight.program.federation import Federation
 
 
 def environment() -> dict[str, str | int]:
@@ -49,7 +50,7 @@ def describe(session: Session, command: str) -> dict[str, Any]:
                 if key in data.facts
             },
             "train": len(data.train),
-            "validation": 0 if data.validation is None else len(data.validation),
+            "validation": _validation(federation),
             "test": len(data.test),
             "skipped": list(data.skipped),
             "passed_over": dict(data.passed_over),
@@ -82,6 +83,14 @@ def describe(session: Session, command: str) -> dict[str, Any]:
             for site in evaluator.sites
         ],
     }
+
+
+def _validation(federation: Federation) -> int:
+    """How many images history's figures are measured on, apart from the test part."""
+    if federation.aside is not None:
+        return sum(map(len, federation.aside))
+    aside = federation.dataset.validation
+    return 0 if aside is None else len(aside)
 
 
 def _sha256(path: Path | None) -> str | None:

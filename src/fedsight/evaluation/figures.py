@@ -48,6 +48,8 @@ class Evaluator:
       site's own images; the overall figure is the mean over sites.
     - `label mix`: one model, one test part. Overall counts every image once; a site's figure
       weights each class by its share of the site's own images.
+    - `test part`: one model, one test part, and a task whose figures do not depend on how frequent
+      classes are. A site's figure is the overall one.
     """
 
     def __init__(self, federation: Federation) -> None:
@@ -57,7 +59,8 @@ class Evaluator:
         if federation.dataset.test.sites is not None:
             self.site_test = "own images"
         else:
-            self.site_test = "label mix" if owners == [None] else "whole test part"
+            alike = "label mix" if federation.program.task.mixes else "test part"
+            self.site_test = alike if owners == [None] else "whole test part"
 
     def figures(
         self, sums: Sequence[Metrics], only: int | None = None, final: bool = False
@@ -111,7 +114,7 @@ class Evaluator:
     def _parts(self, sums: Sequence[Metrics]) -> dict[str, tuple[Metrics, Mix | None]]:
         """The sums and the label mix that each site's figures are made from, by name."""
         names = self.federation.partition.name
-        if self.site_test == "label mix":
+        if self.site_test in ("label mix", "test part"):
             mixes = {names(site): self.mix(site) for site in self.sites}
             return {name: (sums[0], mix) for name, mix in mixes.items() if mix is not None}
         mixed = self.site_test == "whole test part"
@@ -127,6 +130,22 @@ class Evaluator:
         task = self.federation.program.task
         figures = task.summary(sums, mix)
         return {"score": figures[task.headline], **figures}
+
+    def score(self, sums: Mapping[str, Sum], mix: Mix | None) -> float:
+        """The task's headline figure."""
+        return self._summary(sums, mix)["score"]
+
+    def view(self, site: int) -> int | None:
+        """The number of the view that the figure of `site` is measured on; None: it has none."""
+        if self.site_test in ("label mix", "test part"):
+            return 0
+        owners = [view.site for view in self.federation.views]
+        return owners.index(site) if site in owners else None
+
+    def mix_of(self, site: int) -> Mix | None:
+        """The label mix that the figure of `site` is weighted by; None: every image counts once."""
+        heeded = self.site_test != "own images" and self.federation.program.task.mixes
+        return self.mix(site) if heeded else None
 
     def counts(self, site: int) -> npt.NDArray[np.int64]:
         """How many of the site's training images show each class [classes]."""

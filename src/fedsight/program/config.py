@@ -173,6 +173,10 @@ def check_elsewhere(program: Program, speed: Speed) -> None:
     """As `check`, but ignoring the location of the images, which only the sites know."""
     problems = [*program.check(), *speed.check()]
     problems = [found for found in problems if not found.where.startswith("data.")]
+    if program.rounds.validation:
+        cause = "the sites of a federation are measured on their test images only"
+        cure = "leave it out: what the sites' owners set aside for validation stays at the sites"
+        problems.append(Problem("rounds.validation", cause, cure))
     if problems:
         raise ConfigError(problems)
 

@@ -21,7 +21,8 @@ from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation, lone_image
+from fedsight.program import isolation, lone_image, validation
+from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
 
@@ -81,6 +82,8 @@ class Federation:
     views: tuple[View, ...]
     only: int | None = None  # the only site that takes part; None: all
     pooled: bool = False  # all sites' images as one client
+    aside: tuple[Indices, ...] | None = None  # by site: training images for validation
+    budget: Budget | None = None  # of a baseline that has other rounds or passes than planned
 
     @property
     def population(self) -> int:
@@ -119,6 +122,22 @@ class Federation:
         """The same federation with these test views."""
         return self._alike(replace(self, views=views))
 
+    @cached_property
+    def validating(self) -> Federation | None:
+        """This federation with the validation part in place of the test part; None: it has none."""
+        data = self.dataset
+        if self.pooled or self.only is not None:  # a baseline's rounds are not measured
+            return None
+        if self.aside is not None:
+            views = tuple(View(site, own) for site, own in enumerate(self.aside) if len(own))
+            checked = validation.tested_on(data, self.aside, self.partition)
+        elif data.validation is not None and len(data.validation):
+            checked = replace(data, test=data.validation, validation=None)
+            views = tuple(_views(checked, self.partition, self.differ))
+        else:
+            return None
+        return self._alike(replace(self, dataset=checked, views=views, aside=None))
+
     @property
     def differ(self) -> bool:
         """Whether sites have personal models to test, or see shifted images."""
@@ -130,13 +149,22 @@ class Federation:
         origin = -1 if view.site is None else view.site
         return self._data(self.dataset.test, indices, torch.full_like(indices, origin))
 
-    def alone(self, site: int) -> Federation:
-        """Only this site, trained by the baseline program."""
-        return self._alike(replace(self, program=self.program.baseline(), only=site))
+    def alone(self, site: int, budget: Budget | None = None) -> Federation:
+        """Only this site, trained by the baseline program; without a budget, as long as planned."""
+        return self._alike(replace(self, program=self.program.baseline(), only=site, budget=budget))
 
-    def all_pooled(self) -> Federation:
-        """All images at one place, trained by the baseline program."""
-        return self._alike(replace(self, program=self.program.baseline(), pooled=True))
+    def all_pooled(self, budget: Budget | None = None) -> Federation:
+        """All images at one place, likewise."""
+        return self._alike(
+            replace(self, program=self.program.baseline(), pooled=True, budget=budget)
+        )
+
+    def span(self, round: int, images: int) -> tuple[int, int] | None:
+        """Which images of the endless sequence of passes a baseline's round takes; None: all of
+        them `train.epochs` times."""
+        if self.budget is None or self.budget.whole(self.program.train.epochs):
+            return None
+        return self.budget.span(round, images)
 
     def under(self, program: Program) -> Federation:
         """The same data under `program`, which differs only in its rounds or learning rate."""
@@ -235,7 +263,7 @@ class Federation:
         return Plan(
             self.population,
             program.rounds.cohort,
-            program.rounds.rounds,
+            program.rounds.rounds if self.budget is None else self.budget.rounds,
             program.train.batch,
             sum(phase.epochs for phase in phases),
             tuple(sorted(sizes)),
@@ -278,7 +306,12 @@ def federate(program: Program) -> Federation:
         partition = program.split.divide(dataset.train, len(dataset.classes), program.seed)
     if problems := program.rounds.check(len(partition)):
         raise ConfigError(problems)
-    federation = Federation(program, dataset, partition, ())
+    aside, share = None, program.rounds.validation
+    if share and dataset.validation is None:
+        if problems := validation.problems(share, program.split, program.task):
+            raise ConfigError(problems)
+        partition, aside = validation.set_aside(partition, share, program.seed)
+    federation = Federation(program, dataset, partition, (), aside=aside)
     with _blamed(program.model, ModelError):
         network = federation.network
     if problems := program.check_network(network):

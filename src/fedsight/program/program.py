@@ -100,6 +100,9 @@ class Rounds(Settings):
     cohort: int | None = Field(None, ge=1)  # sites per round; None: all of them
     weighting: Literal["samples", "uniform"] = "samples"
     evaluate_every: int = Field(1, ge=1)  # rounds; the last one is always evaluated
+    # share of each site's training images that is set aside, for the figures of the rounds, where
+    # the data have no validation part; 0: these figures are measured on the test part
+    validation: float = Field(0.0, ge=0, lt=1)
     quorum: int | None = Field(None, ge=1)  # minimum good replies of a round; None: of all sites
     # seconds that a round of a deployed federation waits for its sites; not used in a simulation
     deadline: float = Field(600.0, gt=0)
@@ -234,13 +237,22 @@ class Program:
     def baseline(self) -> Program:
         """The same training without a federated algorithm: for a site alone and for all pooled.
 
-        Nothing of it leaves a site, so nothing is protected.
+        Nothing of it leaves a site, so nothing is protected. A round has as many epochs as all
+        phases of the algorithm together.
         """
         rounds = self.rounds.model_copy(
             update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
         )
         plain = algorithms.get("fedavg")()
-        return replace(self, algorithm=plain, rounds=rounds, privacy=Unprotected(), secure=Secure())
+        epochs = sum(phase.epochs for phase in self.algorithm.phases(self.train.epochs))
+        return replace(
+            self,
+            algorithm=plain,
+            train=self.train.model_copy(update={"epochs": epochs}),
+            rounds=rounds,
+            privacy=Unprotected(),
+            secure=Secure(),
+        )
 
     def check(self) -> list[Problem]:
         """Every problem that can be found without reading images, each with its cure."""

@@ -112,12 +112,12 @@ def _figures(run: Run, anchor: str) -> dict[str, Markup]:
             ("pooled, final", three.pooled, plots.POOLED),
             ("sites alone, mean", three.mean, plots.ALONE),
         ]
-    tested = f"on test {run.modalities}"
+    tested = f"on {view.history_part(run).removesuffix(' part')} {run.modalities}"
     losses = [_line(run, tested, "loss"), _line(run, "in training", "train_loss")]
     figures = {
         "score": plots.curves(
             f"{anchor}-score",
-            f"{facts.headline} on the test part after each round",
+            f"{facts.headline} on the {view.history_part(run)} after each round",
             [_line(run, "federated", "score")],
             share=True,
             levels=levels,

@@ -85,6 +85,7 @@ class RoundRecord(Record):
     round: int
     score: float | None = None
     loss: float | None = None
+    measured_on: str | None = None
     train_loss: float | None = None
     lr: float | None = None
     cohort: int | None = None
@@ -223,17 +224,30 @@ class Alone(Score):
     """A model trained at one site alone: on the whole test part, and on its own label mix."""
 
     own_score: float | None = None
+    passes: float | None = None  # over its training images
 
 
 class Together(Score):
     """A common model: on the whole test part, and on each site's own label mix."""
 
     by_site: dict[str, float | None] = Field(default_factory=dict)
+    passes: float | None = None  # over all training images, on average
+
+
+class GainRecord(Record):
+    """The federated figure of a site minus its own model's: the 95 % interval, and on how many
+    test images both rest."""
+
+    tested: int = 0
+    low: float | None = None
+    high: float | None = None
+    verdict: str = ""
 
 
 class Comparison(Record):
     """`comparison.json`: each site alone, federated, pooled."""
 
     alone: dict[str, Alone]
+    sites: dict[str, GainRecord] = Field(default_factory=dict)
     pooled: Together
     federated: Together

@@ -6,11 +6,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fedsight.report.read import Run
+from fedsight.report.records import GainRecord
+from fedsight.report.words import bare_points
 
 SITE_TEST = {
     "label mix": "Each site’s figure is measured on the common test {modalities}, with every class "
     "weighted as among the site’s own training {modalities}. It estimates what the site would see, "
     "provided that its {modalities} of a class resemble the test {modalities} of that class.",
+    "test part": "Every site’s figure is measured on the common test {modalities}, all alike: this "
+    "task’s figure does not depend on how frequent the classes are at a site.",
     "own images": "Each site’s figure is measured on its own test {modalities}, which no site "
     "trained on.",
     "whole test part": "Each site’s figure is measured on the whole test part, the same for all "
@@ -19,6 +23,7 @@ SITE_TEST = {
 MAX_SITES = 20
 SHORT = {
     "label mix": "its own label mix",
+    "test part": "the common test {modalities}",
     "own images": "its own test {modalities}",
     "whole test part": "the whole test part",
 }
@@ -50,6 +55,7 @@ class SiteRow:
     federated: float | None
     pooled: float | None
     worst: bool
+    compared: GainRecord | None = None
 
     @property
     def gain(self) -> float | None:
@@ -95,22 +101,58 @@ def site_rows(run: Run) -> list[SiteRow]:
                 federated.get(name),
                 pooled.get(name),
                 worst is not None and name == worst[0],
+                comparison.sites.get(name) if comparison is not None else None,
             )
         )
     return rows
 
 
 def verdict(rows: Sequence[SiteRow], on: str = "") -> str:
-    """A sentence: at how many sites the federated model beats the site's own."""
-    gains = [row.gain for row in rows if row.gain is not None]
+    """A sentence: at how many sites the federated model is better or worse than the site's own,
+    beyond chance."""
+    gains = [row for row in rows if row.gain is not None]
     if not gains:
         return ""
-    better = sum(gain > 0 for gain in gains)
     where = f", each measured on {on}" if on else ""
+    sites = f"{len(gains)} site{'s' if len(gains) > 1 else ''}"
+    known = [row.compared.verdict for row in gains if row.compared is not None]
+    if not known:
+        higher = sum((row.gain or 0) > 0 for row in gains)
+        return (
+            f"The federated model’s figure is higher than that of the site’s own model at {higher} "
+            f"of {sites}{where}. Whether that is chance was not measured."
+        )
+    better, worse = known.count("better"), known.count("worse")
+    left = len(gains) - better - worse
     text = (
-        f"The federated model beats the site’s own model at {better} of {len(gains)} "
-        f"site{'s' if len(gains) > 1 else ''}{where}"
+        f"The federated model is better than the site’s own model at {better} of {sites} and worse "
+        f"at {worse}{where}"
     )
-    return text + (
-        "." if better == len(gains) else "; at the others, training alone was as good or better."
+    if left:
+        text += f"; at {'the other ' if left < len(gains) else 'all '}{left} no difference is shown"
+    return text + ". Both were compared on the same images, each site by itself, at 95 %."
+
+
+def interval(row: SiteRow) -> str:
+    """The 95 % interval of the gain in points; empty if it is not known."""
+    found = row.compared
+    if found is None or found.low is None or found.high is None:
+        return ""
+    return f"{bare_points(found.low)} to {bare_points(found.high)}"
+
+
+def budget(run: Run) -> str:
+    """How often each of the three ways passed over its training images, if the files say so."""
+    if run.comparison is None:
+        return ""
+    pooled, federated = run.comparison.pooled.passes, run.comparison.federated.passes
+    alone = [one.passes for one in run.comparison.alone.values() if one.passes is not None]
+    if pooled is None or federated is None or not alone:
+        return ""
+    each = f"{min(alone):.1f}"
+    if max(alone) - min(alone) >= 0.05:
+        each += f" to {max(alone):.1f}"
+    return (
+        f"Passes over the training {run.modalities}, on average: federated {federated:.1f}, alone "
+        f"{each}, pooled {pooled:.1f}."
     )

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
+from fedsight.core.intervals import wilson
 from fedsight.report.protect import spent as epsilon
 from fedsight.report.read import Run
 from fedsight.report.records import Comparison, Evaluation
@@ -16,7 +17,6 @@ from fedsight.report.words import (
     count,
     duration,
     estimate,
-    half_width,
     number,
     percent,
     points,
@@ -65,6 +65,11 @@ def total(run: Run, what: str) -> Any:
         return final
     values = [getattr(line, what) for line in run.rounds]
     return None if None in values else sum(values)
+
+
+def history_part(run: Run) -> str:
+    """The part that the rounds' figures were measured on."""
+    return next((line.measured_on for line in run.rounds if line.measured_on), "test part")
 
 
 def rounds(run: Run) -> int:
@@ -169,7 +174,7 @@ def _named(sites: Sequence[str], what: str) -> str:
 
 
 def certainty(run: Run) -> str:
-    """The margin of error that the size of the test part alone implies (an estimate)."""
+    """The interval that the size of the test part alone implies (an estimate)."""
     reached, tested = score(run), run.facts.data.test
     if run.facts.headline != ACCURACY or reached is None:
         return ""  # the interval is for a share of correct answers
@@ -178,11 +183,11 @@ def certainty(run: Run) -> str:
         return ""
     if not tested or not 0 <= reached <= 1:
         return ""
-    half = percent(half_width(reached, tested)).replace("%", "points")
+    low, high = (percent(bound) for bound in wilson(reached, tested))
     return (
-        f"On {count(tested)} test {run.modalities}, an accuracy of {percent(reached)} has a margin "
-        f"of error of about ±{half} (95 % Wilson interval, an estimate); a smaller difference may "
-        "be due to chance."
+        f"On {count(tested)} test {run.modalities}, an accuracy of {percent(reached)} stands for "
+        f"{low} to {high} (95 % Wilson interval, an estimate); a difference within it may be due "
+        "to chance."
     )
 
 

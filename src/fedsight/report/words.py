@@ -135,10 +135,3 @@ def label(text: str, limit: int = 22) -> str:
         if char.isspace() or unicodedata.category(char) not in {"Cc", "Cs", "Cn"}
     )
     return line if len(line) <= limit else line[: limit - 1] + "…"
-
-
-def half_width(share: float, images: int) -> float:
-    """Half the width of the 95 % Wilson interval of a share measured on `images` samples."""
-    z = 1.959964
-    spread = share * (1 - share) / images + z * z / (4 * images * images)
-    return z * math.sqrt(spread) / (1 + z * z / images)

@@ -199,7 +199,9 @@ def _train(
     checkpoint: Checkpoint | None,
     unmeasured: Checkpoint | None = None,
 ) -> loop.Trained:
-    evaluator = Evaluator(run.session.federation)
+    federation = run.session.federation
+    validating = federation.validating if loop.validates(run.session, engine) else None
+    evaluator = Evaluator(validating or federation)
 
     def overall(sums: list[Metrics]) -> dict[str, float]:
         figures = evaluator.figures(sums)

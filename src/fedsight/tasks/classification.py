@@ -33,6 +33,16 @@ class Classification(SingleLabel):
         sums = confusion(batch.y, logits.argmax(1), losses, classes)
         return {**sums, **self.measure_metrics(torch.softmax(logits, dim=1), batch.y, classes)}
 
+    @property
+    def share(self) -> bool:
+        """Whether the headline is the accuracy."""
+        return self.headline == "accuracy"
+
+    def right(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Whether the most probable class is the true one [b]."""
+        answers: Tensor = model(batch.x).argmax(1)
+        return answers == batch.y
+
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:

@@ -27,7 +27,13 @@ class Evaluation(ABC):
     )
     headline_title: ClassVar[str] = "Accuracy"  # its name in reports
     whole: ClassVar[bool] = False  # `measure` gets all test images of a site at once (pairs)
+    mixes: ClassVar[bool] = True  # whether `summary` heeds a label mix
     asks_head: ClassVar[bool] = True  # whether predictions on test images use the head
+
+    @property
+    def share(self) -> bool:
+        """Whether the headline is the share of images answered right, which `right` tells."""
+        return False
 
     @abstractmethod
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
@@ -41,6 +47,15 @@ class Evaluation(ABC):
 
         With `mix` [classes], which sums to 1: the figures under these label proportions.
         """
+
+    def right(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Whether the answer to each image is right [b], for a task whose headline is a `share`."""
+        raise NotImplementedError(f"the headline of {type(self).__name__} is no share of images")
+
+    def replicates(self, sums: Mapping[str, Sum]) -> list[float]:
+        """The headline for images drawn again and again, the same ones for every model; for tasks
+        that measure a site's images as a `whole`. Empty: its spread is not known."""
+        return []
 
     def bounds(self, classes: int, pixels: int) -> Mapping[str, float] | None:
         """The norm to which one image's share of each condensed sum is clipped, by name, where

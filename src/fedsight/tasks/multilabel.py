@@ -19,7 +19,7 @@ from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 from fedsight.tasks.repair import coarse, fine, projected
-from fedsight.tasks.roc import BINS, auc, auc_interval, histogram, roc, thin
+from fedsight.tasks.roc import BINS, auc, auc_interval, auc_slack, histogram, roc, thin
 
 Weight = Annotated[float, Field(gt=0)]
 _DRAWN = 8  # more lines cannot be distinguished
@@ -41,6 +41,7 @@ class MultiLabel(Task):
 
     headline: ClassVar[str] = "auc"
     headline_title: ClassVar[str] = "Mean AUC"
+    mixes: ClassVar[bool] = False
     # weight of images that have a label in its training loss, for rare labels: one number for all
     # labels, or one for each in the order of the classes
     positive_weight: Weight | Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = 1.0
@@ -133,17 +134,21 @@ class MultiLabel(Task):
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
-        """`auc`, mean over the labels that some images have and others do not; `accuracy` at a
-        probability of one half and `loss`, means over labels and images. `mix` is ignored.
+        """`auc`, mean over the labels that some images have and others do not, and `auc_slack`, the
+        largest error that counting scores in bins gives it; `accuracy` at a probability of one half
+        and `loss`, means over labels and images. `mix` is ignored.
         """
         positives, negatives = sums["positives"].total, sums["negatives"].total
         areas = [auc(*pair) for pair in zip(positives, negatives, strict=True)]
         areas = [area for area in areas if not np.isnan(area)]
+        slacks = [auc_slack(*pair) for pair in zip(positives, negatives, strict=True)]
+        slacks = [slack for slack in slacks if not np.isnan(slack)]
         right = positives[:, _HALF:].sum() + negatives[:, :_HALF].sum()
         answers = positives.sum() + negatives.sum()
         nan = float("nan")
         return {
             "auc": float(np.mean(areas)) if areas else nan,
+            "auc_slack": float(np.mean(slacks)) if slacks else nan,
             "accuracy": float(right / answers) if answers else nan,
             "loss": float(sums["loss"].total.sum() / answers) if answers else nan,
         }
@@ -201,13 +206,13 @@ class MultiLabel(Task):
         for name, (pos, neg) in zip(classes, histograms, strict=True):
             low, high = auc_interval(pos, neg)
             rates = (_rate(pos[_HALF:].sum(), pos), _rate(neg[:_HALF].sum(), neg))
-            area = (auc(pos, neg), low, high)
+            area = (auc(pos, neg), low, high, auc_slack(pos, neg))
             figures = (None if np.isnan(value) else value for value in (*area, *rates))
             rows.append((name, float(pos.sum()), *figures))
         return [
             Table(
                 "By label (sensitivity and specificity at a probability of one half)",
-                ("Label", "Tested", "AUC", "from", "to", "Sensitivity", "Specificity"),
+                ("Label", "Tested", "AUC", "from", "to", "± by bins", "Sensitivity", "Specificity"),
                 rows,
             )
         ]

@@ -37,6 +37,7 @@ class Segmentation(Task):
 
     headline: ClassVar[str] = "dice"
     headline_title: ClassVar[str] = "Mean Dice"
+    mixes: ClassVar[bool] = False
     takes: ClassVar[str] = "masks"
     placed: ClassVar[bool] = True
     dice: float = Field(0.5, ge=0, le=1)  # share of the Dice loss; the rest is cross-entropy

@@ -32,7 +32,7 @@ RESERVED = frozenset(
         "fingerprint",
     }
     | {"model_sha256", "worst_site", "by_site", "round", "train_loss", "epsilon", "lr", "cohort"}
-    | {"replies", "sites", "rejected", "weight", "privacy", "unmeasured"}
+    | {"measured_on", "replies", "sites", "rejected", "weight", "privacy", "unmeasured"}
 )
 _SUM = "metric:{}"  # the name of a metric's sum, which no other sum has
 

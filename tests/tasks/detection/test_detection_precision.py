@@ -19,7 +19,10 @@ from fedsight.tasks.detection.precision import (
     average_precision,
     f1,
     histograms,
+    middles,
+    place,
     recall_curve,
+    slack,
 )
 
 CLASSES, SMALL, MEDIUM = 3, 20.0, 30.0
@@ -100,7 +103,8 @@ def test_it_equals_pycocotools_where_no_two_scores_share_a_bin() -> None:
 def scored(found: Tensor, seed: int) -> Tensor:
     """The detections with scores of which no two share a bin."""
     sure = found[:, :, 1] > 0
-    scores = (np.random.default_rng(seed).permutation(1000)[: int(sure.sum())] + 0.5) / 1000
+    places = 100 + np.random.default_rng(seed).permutation(800)[: int(sure.sum())]
+    scores = middles()[places]
     found[:, :, 1][sure] = torch.from_numpy(scores).float()
     return found
 
@@ -223,3 +227,25 @@ def test_f1_counts_what_has_at_least_the_score() -> None:
     assert np.isnan(told[2])  # no object
     assert f1(counts, objects, 0.0)[1, 0] == 1
     assert f1(counts, objects, 1.0)[0, 0] == 0
+
+
+@pytest.mark.parametrize("squeeze", [0.0, 0.002, 0.9975])
+def test_scores_that_bunch_keep_their_order(squeeze: float) -> None:
+    """Scores of 0.002 to 0.0045, or of 0.9975 to 1, which shared three bins of 1/1000."""
+    found, targets = scene(5, 30)
+    if squeeze:
+        sure = found[:, :, 1] > 0
+        found[:, :, 1][sure] = squeeze + 0.0025 * found[:, :, 1][sure]
+    counts, objects = histograms(found, targets, CLASSES, RANGES)
+    ours, spare = average_precision(counts, objects), slack(counts, objects)
+    exact = theirs(found, targets).transpose(1, 2, 0)
+    assert np.all(abs(ours - exact) <= spare + 1e-9)
+    assert ours[:, 0].mean() == pytest.approx(exact[:, 0].mean(), abs=6e-3)
+    assert spare[:, 0].mean() < 0.03
+
+
+def test_a_bin_holds_the_scores_around_its_middle() -> None:
+    assert place(middles()).tolist() == list(range(len(middles())))
+    scores = np.sort(np.random.default_rng(0).random(1000))
+    assert (np.diff(place(scores)) >= 0).all()
+    assert place([0.0, 1.0]).tolist() == [0, len(middles()) - 1]

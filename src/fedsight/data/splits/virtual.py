@@ -60,5 +60,6 @@ class Virtual(Split):
         return Population(self.sites, self.samples, len(part), seed)
 
     @property
-    def _shares(self) -> bool:
+    def shares(self) -> bool:
+        """Sites are drawn independently of each other."""
         return True

@@ -69,6 +69,7 @@ class RunRecord:
 class RemoteEngine:
     """Has client steps and measurements done by the sites at the other end of a link."""
 
+    validates: ClassVar[bool] = False  # nothing new may leave a site
     overlaps: ClassVar[bool] = False  # joining sites are admitted between two rounds
 
     def __init__(self, federation: Federation, link: Link, record: RunRecord) -> None:
@@ -184,7 +185,7 @@ class RemoteEngine:
                 replies.add(self.federation, total, spool, arrival, order.shared)
         return arrival
 
-    def measure(self, vector: Tensor, round: int) -> list[Metrics]:
+    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
         """The sums of each view, summed whole by one site; empty for a view that was not measured.
 
         A site's own view is measured by that site; the common test part of a public sample by one

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from fedsight.tasks.detection.precision import BINS, OVERLAPS, Floats
+from fedsight.tasks.detection.precision import BINS, OVERLAPS, Floats, place
 from fedsight.tasks.repair import coarse, fine, projected
 
 MOST = 3.0  # norm of an image's numbers
 MOST_LOSS = 10.0
-EDGES = range(0, BINS, BINS // 10)  # where the wider bins of scores begin
+# where the wider bins of scores begin: at 0, 0.1, 0.2 and so on
+EDGES = (0, *place(np.arange(1, 10) / 10).tolist())
 SCORES = len(EDGES)
 LEVELS = (0, 3, 6, 9)  # places in OVERLAPS: IoU 0.50, 0.65, 0.80, 0.95
 AREAS = 4

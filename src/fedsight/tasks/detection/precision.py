@@ -1,8 +1,11 @@
 """COCO's mean average precision from histograms of scores, which add over images and sites.
 
 pycocotools matches detections with objects in each image (Lin et al., Microsoft COCO, 2014). Each
-image gives histograms of the scores of true and false detections, in bins of 1/1000. These add over
-batches and sites, and the precision-recall curve is computed from their sum.
+image gives histograms of the scores of true and false detections. These add over batches and sites,
+and the precision-recall curve is computed from their sum.
+
+Scores bunch near 0 and near 1, so bins are equal in x / (4 + |x|) of the logit x of a score: near 0
+and 1 they are narrow, and at one half about 1/600 wide.
 """
 
 from __future__ import annotations
@@ -19,9 +22,26 @@ from torch import Tensor
 from fedsight.data.detection.boxes import labelled, present, regions
 
 BINS = 1000  # of scores from 0 to 1
+_BEND, _LAST = 4.0, 20.0  # logits up to which bins are nearly equal, and where they end
+_SCALE = (_BEND + _LAST) / _LAST
 OVERLAPS = tuple(np.linspace(0.5, 0.95, 10).round(2).tolist())  # minimum IoU of a match
 RECALLS = np.linspace(0.0, 1.0, 101)  # COCO averages precision over these
 Floats = npt.NDArray[np.float64]
+
+
+def place(scores: npt.ArrayLike) -> npt.NDArray[np.int64]:
+    """The bin of each score from 0 to 1; rising with it."""
+    given = np.clip(np.asarray(scores, np.float64), 1e-300, 1 - 1e-16)
+    logits = np.clip(np.log(given) - np.log1p(-given), -_LAST, _LAST)
+    bent = _SCALE * logits / (_BEND + np.abs(logits))  # -1 to 1
+    return np.asarray(np.clip((bent + 1) * (BINS / 2), 0, BINS - 1), np.int64)
+
+
+def middles() -> Floats:
+    """The score in the middle of each bin [BINS]."""
+    bent = ((np.arange(BINS) + 0.5) / (BINS / 2) - 1) / _SCALE
+    logits = _BEND * bent / (1 - np.abs(bent))
+    return np.asarray(np.exp(-np.logaddexp(0.0, -logits)))
 
 
 def areas(small: float, medium: float) -> list[list[float]]:
@@ -102,7 +122,7 @@ def _count(
         result = evaluator.evaluateImg(0, 0, area, evaluator.params.maxDets[-1])
         objects[number] += np.count_nonzero(result["gtIgnore"] == 0)
         scores = np.asarray(result["dtScores"])
-        bins = np.minimum((scores * BINS).astype(np.int64), BINS - 1)
+        bins = place(scores)
         right, counted = result["dtMatches"] > 0, ~result["dtIgnore"].astype(bool)
         for overlap in range(len(OVERLAPS)):
             for kind, chosen in enumerate((right[overlap], ~right[overlap])):
@@ -133,17 +153,34 @@ def curves(counts: Floats) -> tuple[Floats, Floats]:
 
 
 def average_precision(counts: Floats, objects: Floats) -> Floats:
-    """Average precision [classes, areas, overlaps] at COCO's 101 recalls; NaN without objects."""
+    """Average precision [classes, areas, overlaps] at COCO's 101 recalls; NaN without objects.
+
+    The order within a bin is not known. This is the middle between the worst case and the best, in
+    which all right detections of a bin come first; both are `slack` away.
+    """
+    return _in_order(counts, objects) + slack(counts, objects)
+
+
+def slack(counts: Floats, objects: Floats) -> Floats:
+    """The largest error of `average_precision` due to bins [classes, areas, overlaps]."""
+    best = np.zeros((*counts.shape[:-1], 2 * counts.shape[-1]))
+    best[..., 0, 1::2] = counts[..., 0, :]  # the higher half of each bin
+    best[..., 1, 0::2] = counts[..., 1, :]
+    return (_in_order(best, objects) - _in_order(counts, objects)) / 2
+
+
+def _in_order(counts: Floats, objects: Floats) -> Floats:
+    """Average precision where all detections of a bin come at once, right ones last."""
     right, wrong = curves(counts)
     precision = right / np.maximum(right + wrong, 1)
     # Interpolated precision: the maximum over all higher recalls.
     precision = np.maximum.accumulate(precision[..., ::-1], axis=-1)[..., ::-1]
     result = np.full(right.shape[:-1], np.nan)
-    for place in np.ndindex(result.shape):
-        if total := objects[place[:2]]:
-            at = np.searchsorted(right[place] / total, RECALLS, side="left")
-            reached = at < BINS
-            result[place] = np.where(reached, precision[place][np.minimum(at, BINS - 1)], 0).mean()
+    for cell in np.ndindex(result.shape):
+        if total := objects[cell[:2]]:
+            at = np.searchsorted(right[cell] / total, RECALLS, side="left")
+            last = right.shape[-1] - 1
+            result[cell] = np.where(at <= last, precision[cell][np.minimum(at, last)], 0).mean()
     return result
 
 
@@ -153,8 +190,13 @@ def f1(counts: Floats, objects: Floats, score: float) -> Floats:
     Average precision depends only on the order of the scores. F1 is measured at a fixed score, so
     it also falls when a model becomes less confident.
     """
-    right, wrong = counts[:, :, 0, :, round(score * BINS) :].sum(-1).transpose(2, 0, 1)
+    right, wrong = counts[:, :, 0, :, _from(score) :].sum(-1).transpose(2, 0, 1)
     return np.where(objects > 0, 2 * right / np.maximum(right + wrong + objects, 1), np.nan)
+
+
+def _from(score: float) -> int:
+    """The first bin of detections with at least `score`; bins below one half begin at a score."""
+    return 0 if score <= 0 else int(place(score))
 
 
 def recall_curve(counts: Floats, objects: float) -> list[tuple[float, float]]:

@@ -103,16 +103,19 @@ class Detection(Task):
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
-        """mAP over IoU 0.50 to 0.95 (`map`), at 0.50, and of small, medium and large objects; F1 at
+        """mAP over IoU 0.50 to 0.95 (`map`), at 0.50, and of small, medium and large objects;
+        `map_slack`: the largest error that counting scores in bins gives `map`. F1 at
         IoU 0.50 of the detections with a score of at least `shown`.
 
         Classes have equal weights, or those of `mix`; classes without objects are left out.
         """
         found = precision.average_precision(sums["detections"].total, sums["objects"].total)
         by_class = found.mean(2)  # [classes, areas]
+        spare = precision.slack(sums["detections"].total[:, :1], sums["objects"].total[:, :1])
         f1 = precision.f1(sums["detections"].total, sums["objects"].total, self.shown)
         return {
             "map": _weighted(by_class[:, 0], mix),
+            "map_slack": _weighted(spare.mean(2)[:, 0], mix),
             "map_50": _weighted(found[:, 0, 0], mix),
             "f1_50": _weighted(f1[:, 0], mix),
             "map_small": _weighted(by_class[:, 1], mix),

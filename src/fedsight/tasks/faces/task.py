@@ -42,6 +42,7 @@ class FaceRecognition(Task):
     headline: ClassVar[str] = "auc"
     headline_title: ClassVar[str] = "Verification AUC"
     whole: ClassVar[bool] = True
+    mixes: ClassVar[bool] = False
     asks_head: ClassVar[bool] = False
 
     softmax: Margin = "cosface"  # arcface or cosface
@@ -158,6 +159,10 @@ class FaceRecognition(Task):
     ) -> dict[str, float]:
         """`auc`, `eer`, `tar_at_F` and others; `mix` is ignored."""
         return verification.figures(sums, self.fars)
+
+    def replicates(self, sums: Mapping[str, Sum]) -> list[float]:
+        """The area for each draw of people, which follows from their images alone."""
+        return [verification.auc(one.sum(axis=0)) for one in sums["resampled"].total]
 
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """Raises ModelError: identities are in a site's gallery, not in the model."""

@@ -1,8 +1,9 @@
 """Face verification: counts over pairs that add over sites, and figures computed from them.
 
-Pure functions. A site never reveals a score: it counts scores in bins of equal width over
-[-1, 1] (cosines), and the counts add. Scores are assumed to be spread evenly within a
-bin, so the error of a figure is at most the effect of half a bin (0.001).
+Pure functions. A site never reveals a score: it counts scores (cosines, -1 to 1) in bins of equal
+width of the angle, and the counts add. Where all vectors are close to each other, as before
+training, cosines near 1 are then still told apart. Scores are assumed to be spread evenly within a
+bin, which is at most 0.0032 wide; `auc_slack` is the largest error of the area by that.
 
 Pairs fall into three groups. A site's people, by number, are divided into two halves; pairs are
 within the first, within the second, or across. The curve uses all pairs. A threshold chosen on one
@@ -22,13 +23,14 @@ from torch import Tensor
 
 from fedsight.core.rng import generator
 from fedsight.core.types import Sum
+from fedsight.tasks.roc import auc_slack
 
 BINS = 1000
 # Where the wider bins of pairs in noised figures begin: at -1, and at the cosines of these angles
 # in degrees. Before training all vectors are close to each other.
 _ANGLES = (120, 105, 90, 80, 70, 60, 50, 40, 28, 20, 14, 10, 7, 5, 3.6)
-NOISED = (0, *(round((1 + math.cos(math.radians(angle))) * BINS / 2) for angle in _ANGLES))
-COARSE = 50  # bins of resampled pairs
+NOISED = (0, *(round((1 - angle / 180) * BINS) for angle in _ANGLES))
+COARSE = 125  # bins of resampled pairs; divides BINS
 RESAMPLES = 100
 GENUINE, IMPOSTOR = 0, 1
 
@@ -42,7 +44,8 @@ def count(scores: Tensor, bins: int = BINS) -> Tensor:
 
 def _places(scores: Tensor, bins: int) -> Tensor:
     """The bin of each score."""
-    return ((scores.double() + 1) * (bins / 2)).long().clamp_(0, bins - 1)
+    angles = torch.acos(scores.double().clamp(-1, 1))
+    return ((1 - angles / math.pi) * bins).long().clamp_(0, bins - 1)
 
 
 def verify(vectors: Tensor, people: Tensor, pixels: Tensor | None = None) -> dict[str, Sum]:
@@ -152,7 +155,7 @@ def roc(counts: Array) -> tuple[Array, Array]:
 
 def edges(counts: Array) -> Array:
     """The thresholds of `roc` [bins + 1]."""
-    return np.linspace(-1, 1, counts.shape[-1] + 1)
+    return np.cos(np.linspace(math.pi, 0, counts.shape[-1] + 1))
 
 
 def threshold_at(counts: Array, far: float) -> float:
@@ -203,13 +206,17 @@ def crosswise(groups: Array, far: float) -> tuple[float, float]:
     return rates[0], rates[1]
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """The middle 95 % of resampled figures; NaN when fewer than half could be made."""
+def interval(values: list[float], figure: float, coarse: float) -> tuple[float, float]:
+    """The middle 95 % of resampled shares; NaN when fewer than half could be made.
+
+    Resampled pairs are counted in wider bins. What that does to the `figure`, which is `coarse` in
+    them, is taken back; and no bound is beyond the figure, 0 or 1.
+    """
     made = [value for value in values if not np.isnan(value)]
     if len(made) < len(values) / 2:
         return float("nan"), float("nan")
-    low, high = np.percentile(made, [2.5, 97.5])
-    return float(low), float(high)
+    low, high = np.percentile(made, [2.5, 97.5]) + (figure - coarse)
+    return max(0.0, min(float(low), figure)), min(1.0, max(float(high), figure))
 
 
 def found_at(counts: Array, far: float) -> float:
@@ -231,12 +238,16 @@ def figures(sums: Mapping[str, Sum], fars: tuple[float, ...]) -> dict[str, float
     """All figures from the sums of `verify` and `identify`; NaN if not measured."""
     groups = sums["pairs"].total
     together, resampled = groups.sum(axis=0), sums["resampled"].total
+    wide = groups.reshape(*groups.shape[:2], COARSE, BINS // COARSE).sum(axis=-1)
     found = {"auc": auc(together), "eer": equal_error(together)}
-    low, high = interval([auc(one.sum(axis=0)) for one in resampled])
+    found["auc_slack"] = auc_slack(*together)
+    areas = [auc(one.sum(axis=0)) for one in resampled]
+    low, high = interval(areas, found["auc"], auc(wide.sum(axis=0)))
     found |= {"auc_low": low, "auc_high": high}
     for far in fars:
         realised, tar = crosswise(groups, far)
-        low, high = interval([crosswise(one, far)[1] for one in resampled])
+        rates = [crosswise(one, far)[1] for one in resampled]
+        low, high = interval(rates, tar, crosswise(wide, far)[1])
         found |= {
             f"tar_at_{far:g}": tar,
             f"tar_at_{far:g}_low": low,

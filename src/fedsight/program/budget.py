@@ -1,0 +1,83 @@
+"""The budget of a baseline: as many passes over its images as the federation's training took."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fedsight.program.federation import Federation
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a baseline trains: `rounds`, and in them `passes` over its images in total.
+
+    `passes` need not be whole: a site of which a third of all cohorts were drawn saw its images in
+    a third of the rounds.
+    """
+
+    rounds: int
+    passes: float
+
+    def span(self, round: int, images: int) -> tuple[int, int]:
+        """Which of the endless sequence of passes over `images` images a round (from 1) takes:
+        from the first number up to the second."""
+        return self._taken(round - 1, images), self._taken(round, images)
+
+    def _taken(self, rounds: int, images: int) -> int:
+        # Half an image is rounded up, so that the sum over the rounds is that of all passes.
+        return math.floor(self.passes * images * rounds / self.rounds + 0.5)
+
+    def whole(self, epochs: int) -> bool:
+        """Whether every round has exactly `epochs` passes."""
+        return math.isclose(self.passes, self.rounds * epochs, rel_tol=1e-9)
+
+
+def epochs_of(federation: Federation) -> int:
+    """The passes over its images that a site takes in a round: over all phases."""
+    program = federation.program
+    return sum(phase.epochs for phase in program.algorithm.phases(program.train.epochs))
+
+
+def planned(federation: Federation) -> Budget:
+    """The budget if every site takes part in every round that was planned."""
+    rounds = federation.program.rounds.rounds
+    return Budget(rounds, float(rounds * epochs_of(federation)))
+
+
+def spent(federation: Federation, history: Iterable[Mapping[str, Any]]) -> Budget:
+    """What the federation's training took, by its `history`: the mean over all training images.
+
+    Only accepted replies count, because only they moved the model. Under DP-SGD, which draws its
+    images, it is the expected number.
+    """
+    lines = list(history)
+    seen = sum(passes * size for passes, size in _sites(federation, lines).values())
+    images = sum(map(federation.size, range(federation.population)))
+    return Budget(max(1, len(lines)), seen / max(1, images))
+
+
+def passes_by_site(
+    federation: Federation, history: Iterable[Mapping[str, Any]]
+) -> dict[str, float]:
+    """The passes that each site has taken over its own images, by name."""
+    return {name: passes for name, (passes, _) in _sites(federation, list(history)).items()}
+
+
+def _sites(federation: Federation, lines: list[Mapping[str, Any]]) -> dict[str, tuple[float, int]]:
+    """(passes, images) of each site, by name."""
+    epochs = epochs_of(federation)
+    rounds: dict[str, int] = {}
+    for line in lines:
+        for name in line["sites"]:
+            rounds[name] = rounds.get(name, 0) + 1
+    return {
+        federation.name(client): (
+            float(epochs * rounds.get(federation.name(client), 0)),
+            federation.size(client),
+        )
+        for client in range(federation.population)
+    }

@@ -1,0 +1,93 @@
+"""Intervals: values from the literature, and their coverage by exact binomial sums."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fedsight.core.intervals import paired, wilson
+
+
+def chances(samples: int, share: float) -> list[float]:
+    """The binomial distribution of the number of successes."""
+    return [
+        math.comb(samples, right) * share**right * (1 - share) ** (samples - right)
+        for right in range(samples + 1)
+    ]
+
+
+def coverage(samples: int, share: float) -> float:
+    """How often the interval holds the true share."""
+    return sum(
+        chance
+        for right, chance in enumerate(chances(samples, share))
+        if wilson(right / samples, samples)[0] <= share <= wilson(right / samples, samples)[1]
+    )
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "wanted"),
+    [  # Newcombe 1998, table I
+        (81, 263, (0.2553, 0.3662)),
+        (15, 148, (0.0624, 0.1605)),
+        (0, 20, (0.0, 0.1611)),
+        (1, 29, (0.0061, 0.1718)),
+        (20, 20, (1 - 0.1611, 1.0)),
+    ],
+)
+def test_the_wilson_interval_has_its_own_two_bounds(right, samples, wanted):
+    assert wilson(right / samples, samples) == pytest.approx(wanted, abs=1e-4)
+
+
+def test_it_covers_95_percent_on_average_also_near_the_end():
+    """A half-width around the observed share covered only 0.927 at a share of 0.99."""
+    shares = [0.985 + 0.0002 * step for step in range(51)]
+    assert sum(coverage(200, share) for share in shares) / len(shares) == pytest.approx(
+        0.95, abs=0.012
+    )
+    assert coverage(200, 0.99) > 0.94
+    assert all(coverage(50, share / 100) > 0.91 for share in range(5, 96))
+
+
+@given(right=st.integers(0, 500), more=st.integers(0, 500))
+def test_it_holds_the_share_and_stays_within_0_and_1(right, more):
+    samples = max(1, right + more)
+    low, high = wilson(right / samples, samples)
+    assert 0 <= low <= right / samples <= high <= 1
+    other = wilson(1 - right / samples, samples)
+    assert (low, high) == pytest.approx((1 - other[1], 1 - other[0]), abs=1e-12)
+
+
+def test_nothing_is_known_without_samples():
+    assert all(map(math.isnan, (*wilson(0.5, 0), *paired(0.0, 0.0, 0), *wilson(math.nan, 9))))
+
+
+def test_few_disagreements_show_nothing_and_many_do():
+    """McNemar's exact test at 5 % needs six disagreements of one kind and none of the other."""
+    assert paired(4 / 36, 0, 36)[0] < 0 < paired(6 / 36, 0, 36)[0]
+    assert paired(0, 6 / 36, 36)[1] < 0
+    low, high = paired(0.1, 0.1, 500)
+    assert low == pytest.approx(-high)
+
+
+@given(first=st.integers(0, 60), second=st.integers(0, 60), rest=st.integers(0, 200))
+def test_the_difference_is_turned_round_with_the_order(first, second, rest):
+    samples = max(1, first + second + rest)
+    low, high = paired(first / samples, second / samples, samples)
+    other = paired(second / samples, first / samples, samples)
+    assert -1 <= low < high <= 1
+    assert (low, high) == pytest.approx((-other[1], -other[0]), abs=1e-12)
+
+
+@pytest.mark.parametrize(("samples", "only"), [(36, 0.1), (200, 0.03), (200, 0.2)])
+def test_without_a_difference_one_is_shown_at_most_once_in_twenty(samples, only):
+    """Exact: both models are right alone with the same chance `only`."""
+    wrong = 0.0
+    for apart, chance in enumerate(chances(samples, 2 * only)):
+        for first, half in enumerate(chances(apart, 0.5)):
+            low, high = paired(first / samples, (apart - first) / samples, samples)
+            wrong += chance * half * (low > 0 or high < 0)
+    assert wrong < 0.056
