@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedsight.data.assembly import Labels, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
+from fedsight.data.groups import by_path, need_pattern
 from fedsight.data.listing import ClassFolders
 
 
@@ -29,6 +30,8 @@ class Folder(SizedSource):
     def open(self) -> Dataset:
         """List the folders and read the images; DataError names the folder or file at fault."""
         records, notes = ClassFolders(self.path, self.sites_in_path).read()
+        need_pattern(self.group, "folders")
+        records = by_path(records, self.group, self.path)
         labels = Labels.single(records, self.classes, self.similar_names)
         found = dataset(records, labels, self, str(self.path))
         return replace(found, notes=(*notes, *found.notes))

@@ -38,4 +38,4 @@ class Manifest(CsvSource):
         labels = Labels.in_cells(records, self.classes, separator, self.similar_names)
         opened = dataset(records, labels, self, str(self.path))
         beside = unread_beside(self.path) if records[0].part is None else ()
-        return replace(opened, notes=(*beside, *opened.notes))
+        return replace(opened, notes=(*beside, *self.unread(self.path), *opened.notes))

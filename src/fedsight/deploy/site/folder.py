@@ -129,6 +129,7 @@ class SiteFolder:
                 return open_images(owner)
 
             facts = prefork.run_in_fork(check)  # this process must stay small and single-threaded
+            notes = facts.pop("notes")  # they stay at the site
             # Jobs read this copy, so an edit of site.toml takes effect at the next start.
             write_owner(owner, self.folder / "owner.toml")
             announced = facts if owner.contract.announces else None
@@ -139,7 +140,7 @@ class SiteFolder:
                 f"test images of {len(facts['classes'])} classes"
                 + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else "")
             )
-            for line in figure_rules(owner, facts["test"]):
+            for line in (*notes, *figure_rules(owner, facts["test"])):
                 notify(line)
             kits.clear_old_jobs(self.kit)
             kits.write_policies(self.kit, "site")
@@ -164,4 +165,5 @@ def open_images(owner: OwnerSettings) -> dict[str, Any]:
         "test": len(dataset.test),
         "classes": list(dataset.classes),
         "skipped": len(dataset.skipped),
+        "notes": list(dataset.notes),
     }
