@@ -68,7 +68,7 @@ def network_input(pixels: Pixels, side: int = 32) -> Tensor:
 
 
 @pytest.mark.parametrize("kind", PROMISED)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20, deadline=None, derandomize=True)
 @given(seed=st.integers(0, 2**31))
 def test_promised_copies_of_photographs_are_found(kind: str, seed: int) -> None:
     first = photograph(seed)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-ALIKE = 0.995  # least correlation of two looks; measured in docs/explanation/duplicates.md
+ALIKE = 0.995  # least correlation of two looks; measured in docs/how-to/own-data.md
 _CELLS = 4  # main directions that make the cells
 _FILTER = 24  # main directions that are compared before whole looks are
 _SAMPLED = 4096  # looks that decide the main directions
