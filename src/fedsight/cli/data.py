@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from fedsight.cli.tables import PrintableTable
     from fedsight.core.settings import Settings
     from fedsight.data.base import Dataset, Source
+    from fedsight.data.duplicates.counts import Duplicates
     from fedsight.data.partition import Partition, Split
 
 app = typer.Typer(no_args_is_help=True, help="Fetch data sets, and inspect sources and splits.")
@@ -70,6 +72,7 @@ def inspect_command(
     _print(_class_table(opened))
     for note in opened.notes:
         echo(note)
+    _say_duplicates(opened)
     for path in opened.skipped[:_SHOWN]:
         echo(f"skipped, corrupt: {path}")
     if len(opened.skipped) > _SHOWN:
@@ -214,6 +217,8 @@ def _summary(opened: Dataset) -> PrintableTable:
 
 def _json(opened: Dataset) -> dict[str, Any]:
     """What `data inspect --json` prints: numbers of images, by part, class, site and reason."""
+    from fedsight.data.groups import group_counts
+
     aside, sites = opened.validation, opened.train.sites
     return {
         "train": len(opened.train),
@@ -225,8 +230,42 @@ def _json(opened: Dataset) -> dict[str, Any]:
         "sites": None if sites is None else dict(Counter(sites)),
         "skipped": list(opened.skipped),
         "passed_over": dict(opened.passed_over),
+        "duplicates": None if (found := _duplicates(opened)) is None else found.table(),
+        "groups": None if (groups := group_counts(opened)) is None else asdict(groups),
         "notes": list(opened.notes),
     }
+
+
+def _duplicates(opened: Dataset) -> Duplicates | None:
+    """The copies in a data set, also where its source does not look for them.
+
+    None if nothing was decoded on opening.
+    """
+    from fedsight.data.duplicates.found import copied
+
+    if opened.duplicates is not None:
+        return opened.duplicates
+    found = copied(opened)
+    return None if found is None else found.duplicates
+
+
+def _say_duplicates(opened: Dataset) -> None:
+    """Print the pairs that are equal or look alike, and how many groups there are."""
+    from fedsight.data.groups import group_counts
+
+    found = _duplicates(opened)
+    if found is not None:
+        if opened.duplicates is None:  # otherwise the notes say it
+            for sentence in found.sentences(opened.preprocess.modalities):
+                echo(sentence)
+        for kind, copies in (("equal", found.exact), ("alike", found.near)):
+            for pair in copies.pairs:
+                echo(f"{kind}: {pair.shown}")
+    if (groups := group_counts(opened)) is not None:
+        echo(
+            f"groups: {groups.groups:,}, the largest of {groups.largest:,} images; in two parts: "
+            f"{groups.across_parts:,}, at two sites: {groups.across_sites:,}"
+        )
 
 
 def _add_pixels(table: PrintableTable, opened: Dataset) -> None:

@@ -16,8 +16,12 @@ from fedsight.core.rng import numpy_generator
 from fedsight.data.base import Dataset, Images, Indices, Part, Preprocess, SizedSource
 from fedsight.data.cells import labels_in, refuse_combined
 from fedsight.data.class_names import Similar, ordered, settled_names, used
+from fedsight.data.duplicates.alike import joined
+from fedsight.data.duplicates.counts import Handling
+from fedsight.data.duplicates.handled import handled, looked_for, together
+from fedsight.data.groups import Overlap, at_two_sites, sentences, straddling
 from fedsight.data.images.disk import DiskImages, LazyImages, settle
-from fedsight.data.parts import PartName, settled
+from fedsight.data.parts import NAMES, PartName, settled
 from fedsight.data.repeats import listed_once
 
 Loaded = tuple[Images, Indices, list[str]]  # images, which of those asked for, names of the others
@@ -173,11 +177,19 @@ class Collection:
     parts: Any  # [n] names of parts
     load: Callable[[Indices], Loaded]
     notes: tuple[str, ...] = ()
+    groups: Sequence[str | None] | None = None  # [n] what belongs together
 
-    def divided(self, preprocess: Preprocess, skipped: Sequence[str] = ()) -> Dataset:
-        """The data set; `skipped` names what the source has left out so far."""
-        parts, left_out = {}, list(skipped)
-        for name in ("train", "validation", "test"):
+    def divided(
+        self, preprocess: Preprocess, skipped: Sequence[str] = ()
+    ) -> tuple[Dataset, dict[PartName, Indices]]:
+        """The data set, and the indices of the images in each part.
+
+        `skipped` names what the source has left out so far.
+        """
+        parts: dict[PartName, Part] = {}
+        members: dict[PartName, Indices] = {}
+        left_out = list(skipped)
+        for name in NAMES:
             chosen = np.flatnonzero(self.parts == name)
             if name == "validation" and not len(chosen):
                 continue
@@ -187,8 +199,10 @@ class Collection:
             ids = None if self.sites is None else self.sites[chosen].tolist()
             targets = self.labels.targets
             own = None if targets is None else targets[torch.from_numpy(chosen)]
-            parts[name] = Part(images, self.labels.numbers[chosen], ids, own)
-        return Dataset(
+            groups = None if self.groups is None else [self.groups[i] for i in chosen.tolist()]
+            parts[name] = Part(images, self.labels.numbers[chosen], ids, own, groups)
+            members[name] = chosen
+        opened = Dataset(
             parts["train"],
             parts["test"],
             self.labels.names,
@@ -199,6 +213,7 @@ class Collection:
             notes=(*self.labels.notes, *self.notes),
             ordered=self.labels.ordered,
         )
+        return opened, members
 
     def check(self, opened: Dataset, missing: str, things: str) -> None:
         """DataError for an empty part or site.
@@ -263,16 +278,49 @@ def dataset(
     if repeated:
         records, labels = [records[index] for index in once], labels.only(once)
         files = files.only(once)
-    sites = site_names([record.site for record in records], origin)
-    parts, notes = divided(records, labels.strata, sites, source)
-    if repeated:
-        notes = (*notes, f"{repeated} entries list an image again; each image counts once")
+    again = f"{repeated} entries list an image again; each image counts once"
     found = Collection(
-        origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
+        origin,
+        labels,
+        site_names([record.site for record in records], origin),
+        None,
+        lambda chosen: settle(files.only(chosen), source),
+        (again,) if repeated else (),
     )
-    opened = found.divided(preprocess)
+    opened = opened_whole(found, records, preprocess, source)
     found.check(opened, source.missing, "images")
     return opened
+
+
+def opened_whole(
+    found: Collection,
+    records: Sequence[Placed],
+    preprocess: Preprocess,
+    source: HoldsOut,
+    skipped: Sequence[str] = (),
+) -> Dataset:
+    """The data set of what a source found, after it was divided and its copies were handled.
+
+    Where the test part is drawn, equal images are held out together, as the images of a group are.
+    Raises DataError as `divided` and `handled` do.
+    """
+    strata, sites = found.labels.strata, found.sites
+    parts, notes = divided(records, strata, sites, source)
+    groups = [record.group for record in records]
+    if any(group is not None for group in groups):
+        found = replace(found, groups=groups)
+    found = replace(found, parts=parts, notes=(*found.notes, *notes))
+    opened, members = found.divided(preprocess, skipped)
+    copies = looked_for(opened, source)
+    drawn = all(record.part is None for record in records)
+    if drawn and copies is not None and copies.grave.across_parts:
+        sets = together(copies, members, len(records))
+        parts, _ = divided(records, strata, sites, source, sets)
+        if (parts == "test").any():  # not if all images are one set
+            found = replace(found, parts=parts)
+            opened, _ = found.divided(preprocess, skipped)
+            copies = looked_for(opened, source)
+    return handled(opened, copies, source)
 
 
 def site_names(sites: Sequence[str | None], origin: str) -> Any:
@@ -297,9 +345,29 @@ class HoldsOut(Protocol):
         """Decides which images are held out."""
         ...
 
+    @property
+    def duplicates(self) -> Handling:
+        """What to do with equal images."""
+        ...
+
+    @property
+    def group(self) -> str | None:
+        """What names the groups."""
+        ...
+
+    @property
+    def group_overlap(self) -> Overlap:
+        """What to do with groups in two stated parts."""
+        ...
+
 
 class Placed(Protocol):
     """What `divided` needs of an image's record."""
+
+    @property
+    def path(self) -> str:
+        """The image."""
+        ...
 
     @property
     def part(self) -> PartName | None:
@@ -318,24 +386,42 @@ class Placed(Protocol):
 
 
 def divided(
-    records: Sequence[Placed], labels: Indices, sites: Any, source: HoldsOut
+    records: Sequence[Placed],
+    labels: Indices,
+    sites: Any,
+    source: HoldsOut,
+    copies: Indices | None = None,
 ) -> tuple[Any, tuple[str, ...]]:
     """The part of each image [n], and what to say about it: as stated, or with a test part drawn.
 
-    A test part is drawn only if no record states a part; images of one group stay together.
-    Raises DataError as `settled` does.
+    A test part is drawn only if no record states a part; images of one group stay together, and so
+    do those of one set in `copies` [n] (each set is numbered by its first image). Raises DataError
+    as `settled` and `straddling` do.
     """
+    said = (*sentences(records, source.group), *at_two_sites(records, sites))
     stated, notes = settled([one.part for one in records], [one.place for one in records])
     if stated is not None:
-        return np.array(stated), notes
+        torn = straddling(records, stated, source.group_overlap)
+        return np.array(stated), (*said, *notes, *torn)
     groups = [one.group for one in records]
     fraction, seed = source.test_fraction, source.test_seed
-    if any(group is not None for group in groups):
+    if copies is not None or any(group is not None for group in groups):
         names = [f"group {g}" if g is not None else f"image {n}" for n, g in enumerate(groups)]
+        if copies is not None:
+            names = _united(names, copies)
         test = held_out_groups(labels, sites, names, fraction, seed)
     else:
         test = held_out(labels, sites, fraction, seed)
-    return np.where(test, "test", "train"), ()
+    return np.where(test, "test", "train"), said
+
+
+def _united(names: Sequence[str], copies: Indices) -> list[str]:
+    """The groups [n], of which those that share a set of copies are one."""
+    first: dict[str, int] = {}
+    of_group = np.array([first.setdefault(name, n) for n, name in enumerate(names)])
+    every = np.arange(len(names))
+    united = joined(joined(every, every, of_group), every, copies)
+    return [names[one] for one in united]
 
 
 def held_out_groups(

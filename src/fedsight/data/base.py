@@ -20,6 +20,8 @@ from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.shared_memory import Shared
 from fedsight.data.class_names import Similar
+from fedsight.data.duplicates.counts import Duplicates, Handling
+from fedsight.data.groups import Overlap
 from fedsight.data.images.windowing import Reading
 
 Indices = npt.NDArray[np.int64]
@@ -102,6 +104,7 @@ class Part:
     labels: Indices
     sites: Sequence[str] | None = None  # one id per image, when the source knows them
     targets: Tensor | None = None  # [n, ...] what the task learns from; None: the labels
+    groups: Sequence[str | None] | None = None  # what belongs together, such as a patient's images
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -205,6 +208,7 @@ class Dataset:
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files not read, by reason
     notes: tuple[str, ...] = ()  # what to say about how the source was read
     ordered: bool = True  # the order of the classes was stated, or is that of numbers
+    duplicates: Duplicates | None = None  # None: they were not looked for
 
     @property
     def said(self) -> tuple[str, ...]:
@@ -286,6 +290,11 @@ class SizedSource(Source):
     missing: Literal["error", "allow"] = "error"  # a class of data.classes without training images
     # what to do with class names that differ only in case, blanks, Unicode form or the like
     similar_names: Similar = "error"
+    duplicates: Handling = "error"  # equal images in two parts or with two labels
+    near_duplicates: Handling = "report"  # images in two parts that look alike
+    # what is held out whole, such as a patient: a column, a key, or a pattern over paths
+    group: str | None = Field(None, min_length=1)
+    group_overlap: Overlap = "error"  # groups that the files put into two parts
     in_memory: bool | None = None  # decode once; None: when the pixels fit into 1 GiB
     verify: bool = True  # when streaming: decode every image once on opening, to find corrupt ones
     test_fraction: float = Field(0.2, gt=0, lt=1)  # held out where the source has no test part

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.parts import NAMES, are_parts, named_in, part_named
 
+# columns that name a patient, a video and the like: patient_id, SubjectID, case
+_GROUPS = re.compile(
+    r"(?:patient|subject|case|donor|participant|person|group|video|clip|sequence|scene|product|lot"
+    r"|batch|specimen|slide|animal|plant|eye|study)s?[ _-]?(?:id|name|number|no|nr|key)?",
+    re.IGNORECASE,
+)
 _MOST = 8  # different values of a column that says parts
 
 
@@ -45,6 +52,17 @@ class UnreadParts:
                     f"{path}, line 1: column '{column}' says the parts ({said}), but is not read",
                     cure.format(column=column),
                 )
+
+
+def unread_groups(columns: Iterable[str], group: str | None) -> tuple[str, ...]:
+    """What to say about a column that seems to name what belongs together, but is not read."""
+    if group is not None:
+        return ()
+    found = [one for one in columns if _GROUPS.fullmatch(one.strip())]
+    return tuple(
+        f"column '{one}' is not read; data.group = '{one}' keeps its images in one part"
+        for one in found
+    )
 
 
 def unread_beside(path: Path) -> tuple[str, ...]:

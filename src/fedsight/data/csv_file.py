@@ -13,7 +13,9 @@ from pydantic import Field
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.base import SizedSource
-from fedsight.data.columns import UnreadParts, recognised
+from fedsight.data.columns import UnreadParts, recognised, unread_groups
+from fedsight.data.groups import by_path
+from fedsight.data.groups import column as group_column
 from fedsight.data.listing import is_there
 from fedsight.data.parts import part_stated
 from fedsight.data.passed_over import beside
@@ -120,12 +122,14 @@ class Columns:
     label: str = "label"
     site: str = "site"
     split: str = "split"
+    group: str | None = None
 
     @property
     def needed(self) -> list[str]:
         """The required columns."""
         pairs = ((self.site, "site"), (self.split, "split"))
-        return [self.path, self.label, *(name for name, usual in pairs if name != usual)]
+        further = [name for name, usual in pairs if name != usual]
+        return [self.path, self.label, *further, *([self.group] if self.group else [])]
 
 
 def image_records(
@@ -138,11 +142,12 @@ def image_records(
     a word that names no part, and a column that says parts but is not read.
     """
     names = (columns.path, columns.label, columns.site, columns.split)
-    unread = UnreadParts(names)
+    read = (*names, columns.group) if columns.group else names
+    unread = UnreadParts(read)
     stated = False
     for line, row in csv_rows(path, columns.needed, cure, delimiter):
         where = f"{path}, line {line}"
-        values = recognised({key: value.strip() for key, value in row.items()}, names)
+        values = recognised({key: value.strip() for key, value in row.items()}, read)
         unread.look(values)
         stated = stated or columns.split in values
         for column in names:
@@ -156,7 +161,8 @@ def image_records(
             )
         part = part_stated(values.get(columns.split), where, columns.split)
         label, site = values[columns.label], values.get(columns.site)
-        yield Record(str(image), label, site, part, where)
+        group = values[columns.group] or None if columns.group else None
+        yield Record(str(image), label, site, part, where, group)
     if not stated:
         unread.refuse(path, 'set data.split_column = "{column}", or rename the column')
 
@@ -188,13 +194,24 @@ class CsvSource(SizedSource):
     split_column: str = "split"
     delimiter: str = Field(",", min_length=1, max_length=1)
 
+    def unread(self, path: Path) -> tuple[str, ...]:
+        """What to say about columns of the CSV `path` that seem to name groups."""
+        used = {getattr(self, key) for key in type(self).model_fields if key.endswith("_column")}
+        first = next(csv_rows(path, (), "", self.delimiter), (0, {}))[1]
+        return unread_groups([one for one in first if one not in used], self.group)
+
     def listed(self, path: Path, label: str, unlabelled: bool = False) -> list[Record]:
         """The images that the CSV `path` lists; `label` is the column of their labels.
 
         Raises DataError as `image_records` does.
         """
-        columns = Columns(self.path_column, label, self.site_column, self.split_column)
+        columns = Columns(
+            self.path_column, label, self.site_column, self.split_column, group_column(self.group)
+        )
         names = [key for key in type(self).model_fields if key.endswith("_column")]
-        settings = ", ".join(f"data.{name}" for name in [*names, "delimiter"])
+        settings = ", ".join(
+            f"data.{name}" for name in [*names, "delimiter", *(["group"] if self.group else [])]
+        )
         cure = f"name the columns in the first line, or set {settings}"
-        return list(image_records(path, columns, cure, self.delimiter, unlabelled))
+        records = list(image_records(path, columns, cure, self.delimiter, unlabelled))
+        return by_path(records, self.group, path.parent)

@@ -13,6 +13,7 @@ from fedsight.core.errors import DataError
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.data.base import Indices, Part
+from fedsight.data.duplicates.handled import only
 
 
 class Partition(Protocol):
@@ -99,7 +100,7 @@ class Split(Settings, ABC):
                 f"{len(part)} available training samples",
                 "lower split.sites or split.min_samples",
             )
-        partition = self._divide(part, classes, seed)
+        partition = self._whole(part, classes, seed)
         if isinstance(partition, Groups) and partition.sizes.min() < self.min_samples:
             site = int(partition.sizes.argmin())
             raise DataError(
@@ -109,8 +110,36 @@ class Split(Settings, ABC):
             )
         return partition
 
+    def _whole(self, part: Part, classes: int, seed: int) -> Partition:
+        """The partition, in which a simulated site has all training images of a group or none."""
+        if not self._simulates or part.groups is None or not any(part.groups):
+            return self._divide(part, classes, seed)
+        names = [f"image {n}" if g is None else f"group {g}" for n, g in enumerate(part.groups)]
+        first, group_of = np.unique(names, return_index=True, return_inverse=True)[1:]
+        if len(first) < getattr(self, "sites", 1):
+            raise DataError(
+                f"{getattr(self, 'sites', 1)} sites cannot share {len(first)} groups: a group "
+                "stays at one site",
+                "lower split.sites, or leave data.group out",
+            )
+        # each group stands in for one sample, of the label that its first image has
+        some = self.model_copy(update={"min_samples": 1})
+        chosen = some._divide(only(part, first), classes, seed)
+        members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(np.bincount(group_of)))
+        return Groups(
+            [
+                np.concatenate([members[group] for group in chosen.indices(site)])
+                for site in range(len(chosen))
+            ]
+        )
+
     @abstractmethod
     def _divide(self, part: Part, classes: int, seed: int) -> Partition: ...
+
+    @property
+    def _simulates(self) -> bool:
+        """Whether it decides which site has a sample, and gives each to one."""
+        return not self.shares
 
     @property
     def shares(self) -> bool:

@@ -12,6 +12,7 @@ from fedsight.core.errors import DataError
 from fedsight.core.rng import numpy_generator
 from fedsight.data.assembly import Collection, Labels, Record, site_names
 from fedsight.data.base import Dataset, SizedSource
+from fedsight.data.duplicates.handled import handled, looked_for
 from fedsight.data.images.disk import NumberedImages, settle
 from fedsight.data.parts import PartName, settled
 
@@ -40,6 +41,9 @@ def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Data
     a person (unless the source skips those), a person in both parts, a site or a part without
     training images, and more people than `source.room`.
     """
+    if source.group is not None:
+        cure = "leave data.group out: whole people are held out"
+        raise DataError("data.group is set, but the groups of this source are people", cure)
     called = [_called(record, number, source) for number, record in enumerate(records)]
     named = [record for record in records if record.label]
     nameless = [place for place, record in enumerate(records) if not record.label]
@@ -67,7 +71,8 @@ def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Data
     found = Collection(
         origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
     )
-    opened = found.divided(preprocess, [called[place] for place in nameless])
+    opened, _ = found.divided(preprocess, [called[place] for place in nameless])
+    opened = handled(opened, looked_for(opened, source), source)
     _check(opened, named, origin)
     return opened
 

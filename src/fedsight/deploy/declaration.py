@@ -190,6 +190,7 @@ OWNER_KEYS = frozenset(
     {
         *("corrupt", "in_memory", "verify", "sites_in_path", "missing", "names"),
         *("pixelless", "nameless", "similar_names", "label_separator"),
+        *("duplicates", "near_duplicates", "group", "group_overlap"),
         *("values", "colours", "ignored"),  # how a mask's pixels stand for classes
         # which images are tested on: figures over a part that the program chooses reveal images
         *("test_fraction", "test_seed", "unseen", "held_out_by"),

@@ -191,7 +191,9 @@ def test_a_part_without_label_files_is_refused(tmp_path: Path) -> None:
     yolo(tmp_path, "images/{}", "labels/{}", {"train": 4, "val": 4})
     (tmp_path / "classes.txt").write_text(NAMES)
     (tmp_path / "labels/val/val-0.txt").unlink()
-    assert opened(tmp_path).notes[-2].startswith("1 of 8 images have no label file")
+    assert any(
+        note.startswith("1 of 8 images have no label file") for note in opened(tmp_path).notes
+    )
     shutil.rmtree(tmp_path / "labels/val")
     error = refused(tmp_path)
     assert "none of the 4 images of the validation part has a label file" in error.cause

@@ -33,7 +33,9 @@ def test_parts_as_marked(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="shows a person of another part"):
         People(path=tmp_path, size=16, sites_in_path=True).open()
     (tmp_path / "test" / "clinic-0").rename(tmp_path / "test" / "clinic-9")
-    found = People(path=tmp_path, size=16, sites_in_path=True).open()
+    with pytest.raises(DataError, match="held out but have a copy in an earlier part: 16"):
+        People(path=tmp_path, size=16, sites_in_path=True).open()
+    found = People(path=tmp_path, size=16, sites_in_path=True, duplicates="report").open()
     assert (len(found.train), len(found.test)) == (16, 16)
 
 

@@ -330,7 +330,7 @@ def test_coco_as_image_labels(tmp_path: Path) -> None:
     assert boxes[0].box == (0.0, 0.0, 3.5, 2.0)
     other = coco(tmp_path / "other")
     other.write_text(other.read_text() + " ")
-    both = opened("coco", path=path, test_path=other)
+    both = opened("coco", path=path, test_path=other, duplicates="report")
     assert len(both.train) == len(both.test) == 6
 
 

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
-from fedsight.data.assembly import Collection, Labels, divided, site_names
+from fedsight.data.assembly import Collection, Labels, opened_whole, site_names
 from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.class_names import settled_names, used
 from fedsight.data.detection.boxes import Row, majority, pack
@@ -99,13 +99,17 @@ def dataset(
     targets = pack(rows, missing)
     labels = Labels(tuple(classes), majority(targets).numpy(), targets)
     sites = site_names([image.site for image in images], origin)
-    parts, said = divided(images, labels.numbers, sites, source)
-    notes = (*notes, *repeated, *said, *_uncounted(images))
+    notes = (*notes, *repeated, *_uncounted(images))
     files = DiskImages([image.path for image in images], preprocess)
     collection = Collection(
-        origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
+        origin,
+        labels,
+        sites,
+        None,
+        lambda chosen: settle(files.only(chosen), source),
+        notes,
     )
-    opened = collection.divided(preprocess, unreadable)
+    opened = opened_whole(collection, images, preprocess, source, unreadable)
     left_out = tuple(judge.skipped)
     facts = {**opened.facts, "left_out": left_out}
     opened = replace(opened, skipped=(*opened.skipped, *left_out), facts=facts)

@@ -44,6 +44,7 @@ class CocoImage:
     boxes: tuple[CocoBox, ...]
     site: str | None = None
     part: PartName | None = None  # what the key `split` states
+    group: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,10 @@ class CocoFile:
     categories: tuple[str, ...]
 
 
-def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> CocoFile:
-    """Parse a COCO JSON; `site_key` is the key of the site in its image entries, if there is one.
+def read_coco(
+    path: Path, judged: bool = False, site_key: str | None = None, group_key: str | None = None
+) -> CocoFile:
+    """Parse a COCO JSON; `site_key` and `group_key` are keys of its image entries, if set.
 
     Ids are numbers or texts. Raises DataError, naming the entry at fault, for broken JSON, missing
     keys, ids used twice,
@@ -88,7 +91,10 @@ def read_coco(path: Path, judged: bool = False, site_key: str | None = None) -> 
             "width": _number(entry, "width", where) if "width" in entry else None,
             "site": None if site_key is None else _text(entry, site_key, where),
             "part": part_stated(_text(entry, "split", where), where) if "split" in entry else None,
+            "group": _group(entry, group_key),
         }
+    if group_key is not None:
+        _check_key(path, data["images"], group_key)
     boxes: dict[Id, list[CocoBox]] = {number: [] for number in images}
     for where, entry in _entries(path, data, "annotations"):
         image, category = _id(entry, "image_id", where), _id(entry, "category_id", where)
@@ -150,6 +156,22 @@ def _text(entry: dict[str, Any], key: str, where: str) -> str:
     if not isinstance(value, str) or not value:
         raise DataError(f"{where}: '{key}' is {value!r}, not a name", _CURE)
     return value
+
+
+def _group(entry: dict[str, Any], key: str | None) -> str | None:
+    """The value of an entry's key, which may be a number; None for none."""
+    value = None if key is None else entry.get(key)
+    return None if value is None or value == "" else str(value)
+
+
+def _check_key(path: Path, entries: list[dict[str, Any]], key: str) -> None:
+    """DataError if no entry has a key."""
+    if entries and not any(key in entry for entry in entries):
+        found = ", ".join(sorted({str(one) for entry in entries for one in entry}))
+        raise DataError(
+            f"{path}: no entry of 'images' has the key '{key}' (found: {found})",
+            "correct data.group",
+        )
 
 
 def _unique(known: dict[Id, Any], number: Id, where: str) -> None:

@@ -54,10 +54,7 @@ def upright(path: str | os.PathLike[str]) -> tuple[int, int]:
 
 def whole(path: Path, preprocess: Preprocess) -> Pixels:
     """The upright image in a file, uint8 or uint16 [h, w, c], not resized; may raise DataError."""
-    try:
-        return _pixels(path.read_bytes(), str(path), preprocess, False)
-    except (OSError, ValueError) as error:
-        raise _unreadable(str(path), error) from error
+    return full_size(path, preprocess.dicom or Reading())
 
 
 def raster(
@@ -65,22 +62,31 @@ def raster(
 ) -> npt.NDArray[Any]:
     """As `decode`, but before scaling to [0, 1]: uint8 or uint16 [c, h, w]. `thorough` also
     verifies checksums."""
+    pixels = full_size(path, preprocess.dicom or Reading(), name, thorough)
+    fitted = _channels(_fit(pixels, preprocess), preprocess.channels)
+    return np.array(fitted.transpose(2, 0, 1), order="C")  # Pillow lends read-only memory
+
+
+def full_size(
+    path: Origin, reading: Reading, name: str | None = None, thorough: bool = False
+) -> Pixels:
+    """The upright image, uint8 or uint16 [h, w, c], not resized; `reading` is for DICOM files.
+
+    Raises DataError as `decode` does.
+    """
     frame = None
     if isinstance(path, Frame):
         frame, path = path.number, path.path
     if isinstance(path, bytes):
-        pixels = _pixels(path, name or "(in memory)", preprocess, thorough)
-    elif isinstance(path, Image.Image):
-        pixels = read_pixels(path, name or str(getattr(path, "filename", "")) or "(in memory)")
-    else:
-        name = name or os.fspath(path)
-        try:
-            data = Path(path).read_bytes()
-        except (OSError, ValueError) as error:
-            raise _unreadable(name, error) from error
-        pixels = _pixels(data, name, preprocess, thorough, frame)
-    fitted = _channels(_fit(pixels, preprocess), preprocess.channels)
-    return np.array(fitted.transpose(2, 0, 1), order="C")  # Pillow lends read-only memory
+        return _pixels(path, name or "(in memory)", reading, thorough)
+    if isinstance(path, Image.Image):
+        return read_pixels(path, name or str(getattr(path, "filename", "")) or "(in memory)")
+    name = name or os.fspath(path)
+    try:
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
+    return _pixels(data, name, reading, thorough, frame)
 
 
 def _unreadable(name: str, error: OSError | ValueError) -> DataError:
@@ -93,10 +99,10 @@ def _unreadable(name: str, error: OSError | ValueError) -> DataError:
 
 
 def _pixels(
-    data: bytes, name: str, preprocess: Preprocess, thorough: bool, frame: int | None = None
+    data: bytes, name: str, reading: Reading, thorough: bool, frame: int | None = None
 ) -> Pixels:
     if is_dicom(data):
-        return read_dicom(data, name, preprocess.dicom or Reading(), frame)
+        return read_dicom(data, name, reading, frame)
     return read_pixels(data, name, thorough)
 
 

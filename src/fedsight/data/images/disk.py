@@ -16,6 +16,7 @@ from torch import Tensor
 from fedsight.core.errors import DataError
 from fedsight.core.progress import progress
 from fedsight.data.base import ArrayImages, Images, Indices, Preprocess, SizedSource
+from fedsight.data.duplicates.prints import Printer, Prints
 from fedsight.data.images import dicom
 from fedsight.data.images.decode import Origin, decode, raster
 from fedsight.data.images.pixels import Pixels
@@ -29,6 +30,7 @@ class LazyImages(ABC):
     """Images that are decoded on every read; subclasses say where each comes from."""
 
     preprocess: Preprocess
+    prints: Prints | None = None  # taken when all were decoded on opening
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -139,8 +141,10 @@ def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, li
     if not keep and not source.verify:
         return images, np.arange(len(images)), []
     pixels = torch.empty((len(images) if keep else 0, *shape), dtype=torch.uint8)
+    prints = not source.duplicates == source.near_duplicates == "keep"
     good: list[int] = []
     skipped: list[str] = []
+    printer = Printer()
 
     def load(index: int) -> Loaded:
         try:
@@ -157,11 +161,15 @@ def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, li
             continue
         if keep:
             pixels = _store(pixels, len(good), result)
+        elif prints:
+            printer.add(result)
         good.append(index)
     kept = np.asarray(good, dtype=np.int64)
     if keep:
         return NamedArray(pixels[: len(good)], images.only(kept)), kept, skipped
-    return images.only(kept) if skipped else images, kept, skipped
+    found = images.only(kept)
+    found.prints = printer.prints() if prints else None
+    return found, kept, skipped
 
 
 class NamedArray(ArrayImages):
@@ -169,11 +177,15 @@ class NamedArray(ArrayImages):
 
     def __init__(self, pixels: Tensor, names: LazyImages) -> None:
         super().__init__(pixels, "image")
-        self._names = names
+        self.files = names
 
     def name(self, index: int) -> str:
         """The path, or source and number."""
-        return self._names.name(index)
+        return self.files.name(index)
+
+    def only(self, indices: Indices) -> NamedArray:
+        """The same with some images left out."""
+        return NamedArray(self.pixels[torch.from_numpy(indices)], self.files.only(indices))
 
 
 def _store(pixels: Tensor, row: int, values: Pixels) -> Tensor:

@@ -34,6 +34,7 @@ from fedsight.data.detection.voc_sets import (
 )
 from fedsight.data.detection.yolo import labels_of, read_yolo
 from fedsight.data.detection.yolo_set import YoloImage, yolo_set
+from fedsight.data.groups import by_path, column, need_pattern
 from fedsight.data.images.decode import upright
 from fedsight.data.layouts import Place, arranged
 from fedsight.data.parts import NAMES
@@ -79,7 +80,11 @@ class Boxes(BoxSource):
         """The images below `root`, and the class names that the files have."""
         kind = format_of(root) if self.format == "auto" else self.format
         readers = {"coco": self._coco, "voc": self._voc, "yolo": self._yolo}
-        return readers[kind](root)
+        if kind != "coco":
+            need_pattern(self.group, "Pascal VOC and YOLO")
+        found = readers[kind](root)
+        base = root if root.is_dir() else root.parent
+        return replace(found, images=by_path(found.images, self.group, base))
 
     def _coco(self, root: Path) -> Found:
         files = coco_files(root)
@@ -89,7 +94,9 @@ class Boxes(BoxSource):
         names: tuple[str, ...] = ()
         notes: tuple[str, ...] = unread(root) if root.is_file() and not self.test_path else ()
         for one in files:
-            found = read_coco(one.file, judged=True, site_key=self.site_key)
+            found = read_coco(
+                one.file, judged=True, site_key=self.site_key, group_key=column(self.group)
+            )
             names = (*names, *(name for name in found.categories if name not in names))
             folders = [Path(image.file).parts[:-1] for image in found.images]
             layout = arranged(map(bare, folders), one.file.parent, int(self.sites_in_path), False)
@@ -123,7 +130,7 @@ class Boxes(BoxSource):
             stated = (image.width, image.height)
         site = image.site or self._site(place.folders, where)
         file = image_file(image.file, folders)
-        return Annotated(str(file), tuple(objects), where, stated, site, place.part)
+        return Annotated(str(file), tuple(objects), where, stated, site, place.part, image.group)
 
     def _voc(self, root: Path) -> Found:
         files = xml_files(root)

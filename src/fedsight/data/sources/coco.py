@@ -19,6 +19,7 @@ from fedsight.data.detection.coco_set import (
 )
 from fedsight.data.detection.found import refuse_overlap
 from fedsight.data.detection.voc_sets import bare
+from fedsight.data.groups import by_path, column
 from fedsight.data.layouts import arranged
 from fedsight.data.parts import NAMES
 from fedsight.data.passed_over import beside
@@ -83,7 +84,7 @@ class Coco(SizedSource):
         return replace(opened, notes=(*notes, *opened.notes), passed_over=left)
 
     def _records(self, one: CocoPart) -> tuple[list[Record], tuple[str, ...]]:
-        path, found = one.file, read_coco(one.file)
+        path, found = one.file, read_coco(one.file, group_key=column(self.group))
         tops = image_folders(path, self.images)
         folders = [bare(Path(image.file).parts[:-1]) for image in found.images]
         layout = arranged(folders, path.parent, 0, exact=False)
@@ -100,5 +101,5 @@ class Coco(SizedSource):
             file = str(image_file(image.file, tops))
             part = one.part or image.part or layout.places[above].part
             where = f"{path}, images[{number}]: {image.file}"
-            records.append(Record(file, shown[0], part=part, where=where))
-        return records, found.categories
+            records.append(Record(file, shown[0], None, part, where, image.group))
+        return by_path(records, self.group, tops[0]), found.categories

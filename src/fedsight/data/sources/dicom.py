@@ -23,6 +23,7 @@ from fedsight.data.base import (
     sources,
 )
 from fedsight.data.csv_file import CsvSource, unlisted
+from fedsight.data.groups import by_path, need_pattern
 from fedsight.data.images.decode import Origin
 from fedsight.data.images.dicom import (
     EXTRA,
@@ -129,6 +130,7 @@ class Dicom(CsvSource):
     def open(self) -> Dataset:
         """List and inspect the files, then read them; DataError names the file at fault."""
         records: list[Record] = []
+        own: list[str] = []  # the group of each where data.group names none
         frames: list[int] = []
         names: list[str] = []
         skipped: list[str] = []
@@ -150,9 +152,10 @@ class Dicom(CsvSource):
                 skipped.append(name)
                 continue
             by_patient = patient and self.held_out_by == "patient"
+            group = f"patient {patient}" if by_patient else f"file {number}"
             for frame in self._frames(record.path, count):
-                group = f"patient {patient}" if by_patient else f"file {number}"
-                records.append(replace(record, group=group))
+                records.append(record)
+                own.append(group)
                 frames.append(frame)
                 names.append(name if count == 1 else f"{name}, frame {frame + 1}")
         if not records:
@@ -161,6 +164,7 @@ class Dicom(CsvSource):
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         files = DiskImages([record.path for record in records], preprocess)
         images = DicomImages(files, np.asarray(frames), names, preprocess)
+        records = _grouped(records, own)
         labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
         opened = dataset(records, labels, self, self.path.name, images)
         said, skipped = (*listed.notes, *opened.notes), [*skipped, *opened.skipped]
@@ -168,7 +172,9 @@ class Dicom(CsvSource):
 
     def _listed(self) -> Listed:
         if self.path.is_dir():
-            return ClassFolders(self.path, self.sites_in_path, is_dicom_file).read()
+            need_pattern(self.group, "folders")
+            found = ClassFolders(self.path, self.sites_in_path, is_dicom_file).read()
+            return replace(found, records=by_path(found.records, self.group, self.path))
         several = self.label_separator is not None
         records = self.listed(self.path, self.label_column, unlabelled=several)
         return Listed(records, passed_over=unlisted(self.path, records))
@@ -188,3 +194,12 @@ class Dicom(CsvSource):
             return range(count)
         chosen = count // 2 if self.frames == "middle" else 0
         return range(chosen, chosen + 1)
+
+
+def _grouped(records: Sequence[Record], own: Sequence[str]) -> list[Record]:
+    """The records, those without a group with that in `own` [n], numbered in place of its name."""
+    number = {name: f"{name.split()[0]} {place:07d}" for place, name in enumerate(sorted(set(own)))}
+    return [
+        record if record.group else replace(record, group=number[name])
+        for record, name in zip(records, own, strict=True)
+    ]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fedsight.data.assembly import Labels, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
+from fedsight.data.groups import by_path, need_pattern
 from fedsight.data.listing import ClassFolders
 
 
@@ -31,8 +32,10 @@ class Folder(SizedSource):
 
     def open(self) -> Dataset:
         """List the folders and read the images; DataError names the folder or file at fault."""
+        need_pattern(self.group, "folders")
         listed = ClassFolders(self.path, self.sites_in_path).read()
-        labels = Labels.single(listed.records, self.classes, self.similar_names)
-        found = dataset(listed.records, labels, self, str(self.path))
+        records = by_path(listed.records, self.group, self.path)
+        labels = Labels.single(records, self.classes, self.similar_names)
+        found = dataset(records, labels, self, str(self.path))
         notes = (*listed.notes, *found.notes)
         return replace(found, notes=notes, passed_over=listed.passed_over)

@@ -104,12 +104,14 @@ class HuggingFace(SizedSource):
             check_lists(given, f"{self.path}, column '{self.label_column}'")
             sites = table[self.site_column] if self.site_column else [None] * len(table)
             stated = self._stated(table, name, part)
+            groups = table[self.group] if self.group else [None] * len(table)
             for row, (label, site) in enumerate(zip(given, sites, strict=True)):
                 where = f"{self.path}, {name}[{row}]"
                 words.append(labels_of(feature, label, where))
                 shown = words[-1] if isinstance(words[-1], str) else ", ".join(words[-1])
                 own = None if site is None else str(site)
-                records.append(Record(where, shown, own, stated[row]))
+                group = None if groups[row] in (None, "") else str(groups[row])
+                records.append(Record(where, shown, own, stated[row], group=group))
                 rows.append((name, row))
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         encoded = {name: self._undecoded(tables[name]) for name in parts}
@@ -207,10 +209,11 @@ class HuggingFace(SizedSource):
         return columns.cast_column(self.image_column, datasets.Image(decode=False))
 
     def _check_columns(self, table: Any) -> None:
-        for column in (self.image_column, self.label_column, self.site_column):
+        for column in (self.image_column, self.label_column, self.site_column, self.group):
             if column is not None and column not in table.column_names:
                 raise DataError(
                     f"'{self.path}' has no column '{column}' "
                     f"(found: {', '.join(table.column_names)})",
-                    "set data.image_column, data.label_column, data.site_column",
+                    "set data.image_column, data.label_column, data.site_column"
+                    + (", data.group" if self.group else ""),
                 )

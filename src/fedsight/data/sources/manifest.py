@@ -39,4 +39,5 @@ class Manifest(CsvSource):
         opened = dataset(records, labels, self, str(self.path))
         beside = unread_beside(self.path) if records[0].part is None else ()
         left = unlisted(self.path, records)
-        return replace(opened, notes=(*beside, *opened.notes), passed_over=left)
+        notes = (*beside, *self.unread(self.path), *opened.notes)
+        return replace(opened, notes=notes, passed_over=left)

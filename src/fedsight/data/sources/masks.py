@@ -135,7 +135,7 @@ class Masks(CsvSource):
                 "nothing can be measured",
                 "add test images that show the other classes",
             )
-        return replace(opened, notes=(*opened.notes, *notes))
+        return replace(opened, notes=(*self.unread(self.path), *opened.notes, *notes))
 
 
 def _shows(opened: Dataset, number: int, trained: Indices, tested: Indices) -> int:

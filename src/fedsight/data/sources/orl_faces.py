@@ -11,6 +11,7 @@ from fedsight.core.errors import DataError, Problem
 from fedsight.core.rng import numpy_generator
 from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Side, sources
+from fedsight.data.duplicates.counts import Handling
 from fedsight.data.fetch.cache import fetched
 from fedsight.data.fetch.packages import find
 from fedsight.data.partition import site_name
@@ -27,6 +28,8 @@ class OrlFaces(PeopleSource):
     `people_seed` draws the `unseen_people` of the test part; the others are dealt out to `sites`.
     """
 
+    duplicates: Handling = "keep"
+    near_duplicates: Handling = "keep"
     # [height, width] or a square's side; the files have [112, 92]
     size: Side | Annotated[tuple[Side, Side], Field(strict=False)] = (56, 46)
     sites: int = Field(10, ge=1, le=PEOPLE)

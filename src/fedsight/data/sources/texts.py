@@ -9,11 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError
-from fedsight.data.assembly import Collection, Labels, Loaded, Record, divided, site_names
+from fedsight.data.assembly import Collection, Labels, Loaded, Record, opened_whole, site_names
 from fedsight.data.base import Dataset, Indices, Location, sources
 from fedsight.data.base import Words as Names
 from fedsight.data.class_names import Similar
 from fedsight.data.columns import unread_beside
+from fedsight.data.duplicates.counts import Handling
+from fedsight.data.groups import Overlap, is_pattern
 from fedsight.data.parts import part_stated
 from fedsight.data.text.rows import COLUMNS, text_rows
 from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
@@ -33,6 +35,10 @@ class TextFile(TextSource):
     # what to do with class names that differ only in case, blanks, Unicode form or the like
     similar_names: Similar = "error"
     delimiter: str = Field(",", min_length=1, max_length=1)  # of a CSV
+    # texts that are equal in the words that are read
+    duplicates: Handling = "report"
+    group: str | None = Field(None, min_length=1)  # the column or key of what is held out whole
+    group_overlap: Overlap = "error"  # groups that the file puts into two parts
     test_fraction: float = Field(0.2, gt=0, lt=1)  # held out where the file has no test part
     test_seed: int = 0  # which texts are held out
 
@@ -53,15 +59,14 @@ class TextFile(TextSource):
                     raise DataError(cause, f"fill in the {key} of every text")
         labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
         sites = site_names([record.site for record in records], str(self.path))
-        parts, notes = divided(records, labels.strata, sites, self)
 
         def load(chosen: Indices) -> Loaded:
             where = [records[at].where for at in chosen]
             found = Texts.of([texts[at] for at in chosen], where, self.length)
             return found, np.arange(len(chosen)), []
 
-        found = Collection(str(self.path), labels, sites, parts, load, notes)
-        opened = found.divided(preprocess, skipped)
+        found = Collection(str(self.path), labels, sites, None, load)
+        opened = opened_whole(found, records, preprocess, self, skipped)
         found.check(opened, "error", "texts")
         beside = unread_beside(self.path) if records[0].part is None else ()
         return replace(opened, facts={"title": self.path.stem}, notes=(*beside, *opened.notes))
@@ -69,11 +74,17 @@ class TextFile(TextSource):
     def _read(self) -> tuple[list[Record], list[list[str | None]], list[str]]:
         """Records, their words, and where texts without a word were left out."""
         records, texts, skipped = [], [], []
-        for line, values in text_rows(self.path, ("text", "label"), self.delimiter):
+        if is_pattern(self.group):
+            cause = f"data.group = '{self.group}' is a pattern over paths, and texts have none"
+            raise DataError(cause, "name the column or the key of the group")
+        rows = text_rows(self.path, ("text", "label"), self.delimiter, self.group)
+        for line, values in rows:
             where = f"{self.path}, line {line}"
             found = self.words(values["text"])
             if found:
-                records.append(_record(values, where, self.label_separator is not None))
+                record = _record(values, where, self.label_separator is not None)
+                group = values[self.group].strip() or None if self.group else None
+                records.append(replace(record, group=group))
                 texts.append(found)
             elif self.corrupt == "skip":
                 skipped.append(where)

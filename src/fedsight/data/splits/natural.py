@@ -24,3 +24,7 @@ class Natural(Split):
         order = np.argsort(site_of, kind="stable")
         ends = np.cumsum(np.bincount(site_of))[:-1]
         return Groups(np.split(order, ends), [str(name) for name in names])
+
+    @property
+    def _simulates(self) -> bool:
+        return False

@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import ArrayImages, Preprocess, Source
+from fedsight.data.base import ArrayImages, Indices, Preprocess, Source
 
 PADDING, GAP, FIRST = 0, 1, 2  # no word; a removed word; the smallest number of a word
 NUMBERS = 1 << 22  # of words; float32 holds every one of them exactly
@@ -62,6 +62,12 @@ class Texts(ArrayImages):
     def name(self, index: int) -> str:
         """Where the text came from."""
         return self.origins[index]
+
+    def only(self, indices: Indices) -> Texts:
+        """The same with some texts left out."""
+        chosen = indices.tolist()
+        rows = self.pixels[chosen, 0, 0]
+        return Texts(rows, [self.excerpts[i] for i in chosen], [self.origins[i] for i in chosen])
 
     def excerpt(self, index: int) -> str:
         """The part of a text that the network sees, in words; for the report."""

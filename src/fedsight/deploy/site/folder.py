@@ -140,9 +140,7 @@ class SiteFolder:
                 f"test images of {len(facts['classes'])} classes"
                 + (f", {facts['skipped']} corrupt ones left out" if facts["skipped"] else "")
             )
-            for line in said:
-                notify(line)
-            for line in figure_rules(owner, facts["test"]):
+            for line in (*said, *figure_rules(owner, facts["test"])):
                 notify(line)
             kits.clear_old_jobs(self.kit)
             kits.write_policies(self.kit, "site")

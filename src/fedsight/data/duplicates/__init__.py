@@ -1,0 +1,1 @@
+"""Images and texts that stand in a data set more than once."""
