@@ -16,8 +16,9 @@ from fedsight.data.class_names import says_order
 from fedsight.data.detection.coco import read_coco
 from fedsight.data.detection.coco_set import coco_files
 from fedsight.data.detection.voc_sets import xml_files
+from fedsight.data.images.formats import is_picture
 from fedsight.data.layouts import Folders, arranged
-from fedsight.data.listing import is_picture, tree
+from fedsight.data.listing import tree
 from fedsight.program.draft.base import TABLES, Asked, Found, Guess, no_images
 from fedsight.program.draft.mask_folders import mask_guess
 from fedsight.program.draft.tables import table_guess

@@ -9,7 +9,8 @@ from typing import Any
 from fedsight.core.errors import DataError
 from fedsight.data.cells import separator_in
 from fedsight.data.csv_file import csv_rows, listed_file
-from fedsight.data.listing import is_picture, is_there
+from fedsight.data.images.formats import is_picture
+from fedsight.data.listing import is_there
 from fedsight.data.parts import are_parts, part_named
 from fedsight.program.draft.base import Asked, Guess
 
