@@ -96,13 +96,7 @@ def predict_command(
     else:
         _print_table(seen.modality, found, top)
     _say_passed_over(passed_over.counts)
-    bad = [one.where for one in found if one.error is not None]
-    if bad:
-        raise DataError(
-            f"{len(bad)} of {len(found)} {seen.modalities} could not be read: {', '.join(bad[:5])}"
-            f"{', ...' if len(bad) > 5 else ''}",
-            "see the reasons above; restore these files or leave them out",
-        )
+    _refuse_unread(found, seen.modalities)
 
 
 def export_command(
@@ -139,6 +133,17 @@ def export_command(
     if path.resolve() == (run / "model.safetensors").resolve():
         raise StoreError(f"{path} is the run's own file", "choose another name with --out")
     echo(f"Wrote {export(load(run, site), format.value, path)}")
+
+
+def _refuse_unread(found: Sequence[Prediction], modalities: str) -> None:
+    """DataError naming the files without an answer."""
+    bad = [one.where for one in found if one.error is not None]
+    if bad:
+        raise DataError(
+            f"{len(bad)} of {len(found)} {modalities} could not be read: {', '.join(bad[:5])}"
+            f"{', ...' if len(bad) > 5 else ''}",
+            "see the reasons above; restore these files or leave them out",
+        )
 
 
 def _say_passed_over(counts: Mapping[str, int]) -> None:
