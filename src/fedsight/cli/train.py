@@ -169,7 +169,7 @@ def check_command(
     with shown():
         federation = federate(program)
     Protection(federation).facts()  # impossible noise settings are reported before a run starts
-    for note in federation.dataset.said:
+    for note in (*federation.dataset.said, *federation.network.notes):
         echo(note)
     echo(
         f"{program.name} is fine: {counted_parts(federation.dataset)} of "

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -20,12 +20,16 @@ from fedsight.core.settings import Settings
 from fedsight.models.norms import (
     freeze_norms,
     frozen_names,
+    is_batch_norm,
     norm_names,
     statistic_names,
     to_group_norm,
 )
 from fedsight.models.probe import OutputShape, probe
-from fedsight.models.weights import load_weights
+from fedsight.models.weights import found_norms, load_weights
+
+
+FROZEN = "the {} of the network keep their pretrained statistics and do not learn (model.norm)"
 
 
 @dataclass(frozen=True)
@@ -52,9 +56,10 @@ class Model(Settings, ABC):
 
     gives: ClassVar[str] = "scores"  # what its answer is: scores of classes, or boxes
 
-    # GroupNorm everywhere, the model's own BatchNorm, or that with the pretrained statistics, scale
-    # and shift, which then neither learn nor move
-    norm: Literal["group", "batch", "frozen"] = "group"
+    # group: GroupNorm instead of BatchNorm; batch: the model's own BatchNorm; frozen: that with the
+    # pretrained statistics, scale and shift, which then neither learn nor move; auto: frozen with
+    # pretrained weights that have BatchNorm, else group
+    norm: Literal["auto", "group", "batch", "frozen"] = "auto"
     # a local file of pretrained weights (safetensors or .pth)
     weights: Path | None = Field(None, strict=False)
     sha256: str | None = None  # of that file, or its first 8 or more hex digits; required with it
@@ -69,9 +74,32 @@ class Model(Settings, ABC):
         Raises ModelError when the name is unknown or the image does not fit.
         """
 
+    def model_post_init(self, context: Any) -> None:
+        """Without weights, "auto" is decided at once."""
+        if self.norm == "auto" and not self.pretrains:
+            self.__dict__["norm"] = "group"
+
+    @property
+    def pretrains(self) -> bool:
+        """Whether the network starts from pretrained weights."""
+        return self.weights is not None
+
+    def settled(self) -> Self:
+        """The same model with norm = "auto" decided by the weights; as it is if none can be read.
+
+        Only the program's file of weights shows what they need, and sites and finished runs build
+        the network without it.
+        """
+        if self.norm != "auto" or self.weights is None:
+            return self
+        found = found_norms(self.weights, self.sha256 or "")
+        if found is None:
+            return self
+        return self.model_copy(update={"norm": "group" if found == "none" else "frozen"})
+
     def fresh(self) -> Self:
         """The same network before any pretraining: what a trained vector is bound to."""
-        return self.model_copy(update={"weights": None, "sha256": None})
+        return self.settled().model_copy(update={"weights": None, "sha256": None})
 
     def answer(self, height: int, width: int, classes: int) -> OutputShape:
         """The shape of the network's answer to one image; None for a side that may be any."""
@@ -83,6 +111,8 @@ class Model(Settings, ABC):
         Nobody else's random state is touched. Raises ModelError when the name is unknown, the
         image too small, or the weights unfit.
         """
+        if self.norm == "auto" and (known := self.settled()).norm != "auto":
+            return known.build(channels, height, width, classes, seed)
         with torch.random.fork_rng(devices=[]):
             # Not torch.manual_seed: that would also reseed every accelerator, for good.
             torch.default_generator.manual_seed(derive(seed, "init"))
@@ -95,7 +125,10 @@ class Model(Settings, ABC):
         head = self._head(module, tuple(heads))
         notes = self._pretrain(module, head)
         if self.norm == "frozen":
+            count = sum(is_batch_norm(part) for part in module.modules())
             module = freeze_norms(module)
+            if count and self.pretrains:
+                notes = (*notes, FROZEN.format(f"{count} BatchNorm layer{'s' * (count > 1)}"))
         still = {name for name, value in module.named_parameters() if not value.requires_grad}
         return Network(
             module,

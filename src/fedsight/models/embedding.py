@@ -45,11 +45,17 @@ class PersonHead(nn.Module):
 
 
 class Embedding(nn.Module):
-    """`body` returns vectors [b, d]; `head` compares them with people and returns cosines."""
+    """`body` returns vectors [b, d]; `head` compares them with people and returns cosines.
 
-    def __init__(self, body: nn.Module, people: int, dimension: int) -> None:
+    `last` names the body's layers that return the vectors, if it was made to return classes.
+    """
+
+    def __init__(
+        self, body: nn.Module, people: int, dimension: int, last: tuple[str, ...] = ()
+    ) -> None:
         super().__init__()
         self.body = body
+        self.last = last
         self.head = PersonHead(people, dimension)
 
     def embed(self, x: Tensor) -> Tensor:

@@ -78,26 +78,42 @@ def _as_group_norm(old: Any) -> nn.GroupNorm:
 
 
 class FrozenNorm(nn.Module):
-    """A norm [b, c, h, w] with a fixed scale and shift for each channel, without parameters."""
+    """A norm [b, c, ...] with a fixed scale and shift for each channel, without parameters.
+
+    `drop` and `act` are those that timm fuses into the layer it replaces, `eps` is that layer's.
+    """
 
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+    def __init__(
+        self,
+        scale: Tensor,
+        shift: Tensor,
+        eps: float = 1e-5,
+        drop: nn.Module | None = None,
+        act: nn.Module | None = None,
+    ) -> None:
         super().__init__()
         # Buffers, so that they are saved with the rest.
         self.register_buffer("scale", scale)
         self.register_buffer("shift", shift)
+        self.eps = eps
+        self.drop = drop
+        self.act = act
 
     def forward(self, x: Tensor) -> Tensor:
-        """[b, c, h, w] -> [b, c, h, w]."""
-        return x * self.scale.view(1, -1, 1, 1) + self.shift.view(1, -1, 1, 1)
+        """[b, c, ...] -> [b, c, ...]."""
+        shape = (1, -1, *(1,) * (x.dim() - 2))
+        out = x * self.scale.view(shape) + self.shift.view(shape)
+        out = out if self.drop is None else self.drop(out)
+        return out if self.act is None else self.act(out)
 
 
 def freeze_norms(module: nn.Module) -> nn.Module:
-    """Replace every BatchNorm2d in `module` by its scale and shift in evaluation mode.
+    """Replace every BatchNorm in `module` by its scale and shift in evaluation mode.
 
-    In place; returns it (or its replacement). Raises ModelError for one fused with an activation.
+    In place; returns it (or its replacement). Raises ModelError for one without statistics.
     """
     if is_batch_norm(module):
         return _frozen(module)
@@ -109,16 +125,38 @@ def freeze_norms(module: nn.Module) -> nn.Module:
 
 
 def _frozen(old: Any) -> FrozenNorm:
-    if getattr(old, "act", None) is not None or old.running_var is None:
+    if old.running_var is None:
         raise ModelError(
-            f"a {type(old).__name__} cannot be frozen", "use model.norm = 'group' or 'batch'"
+            f"a {type(old).__name__} without running statistics cannot be frozen",
+            "use model.norm = 'group' or 'batch'",
         )
     with torch.no_grad():
         mean, var = old.running_mean, old.running_var
         weight = torch.ones_like(var) if old.weight is None else old.weight
         bias = torch.zeros_like(var) if old.bias is None else old.bias
         scale = weight / (var + old.eps).sqrt()
-        return FrozenNorm(scale.clone(), (bias - mean * scale).clone())
+        shift = bias - mean * scale
+        drop, act = getattr(old, "drop", None), getattr(old, "act", None)
+        new = FrozenNorm(scale.clone(), shift.clone(), float(old.eps), drop, act)
+        return new.train(old.training)
+
+
+def thawed_state(module: nn.Module) -> dict[str, Tensor]:
+    """The state of `module` under the names of the network that it was made from.
+
+    A frozen norm becomes a BatchNorm with that scale and shift, mean 0 and variance 1 - eps, which
+    gives the same outputs: other programs know BatchNorm.
+    """
+    state = dict(module.state_dict())
+    for prefix, part in module.named_modules():
+        if isinstance(part, FrozenNorm):
+            scale = state.pop(_join(prefix, "scale"))
+            shift = state.pop(_join(prefix, "shift"))
+            layer = {"weight": scale, "bias": shift, "running_mean": torch.zeros_like(scale)}
+            layer["running_var"] = torch.full_like(scale, 1 - part.eps)
+            layer["num_batches_tracked"] = torch.tensor(0)
+            state |= {_join(prefix, name): value for name, value in layer.items()}
+    return state
 
 
 def frozen_names(module: nn.Module) -> frozenset[str]:

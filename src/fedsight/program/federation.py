@@ -20,6 +20,7 @@ from fedsight.core.types import Batch, PartSpec
 from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
+from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
 from fedsight.program import isolation, lone_image, validation
 from fedsight.program.budget import Budget
@@ -192,10 +193,13 @@ class Federation:
 
     def build(self) -> Network:
         """A new, initialised network; equal in every process."""
-        size = self.dataset.preprocess
-        return self.program.model.build(
-            size.channels, size.height, size.width, len(self.dataset.classes), self.program.seed
-        )
+        size, model, classes = self.dataset.preprocess, self.program.model, self.dataset.classes
+        given = (size.channels, size.height, size.width, len(classes), self.program.seed)
+        network = model.build(*given)
+        theirs = trained_for(model)
+        if theirs is None or theirs == classes:
+            return network
+        return with_head_for(network, model.fresh().build(*given), theirs, classes)
 
     @cached_property
     def _built(self) -> tuple[Network, dict[str, Tensor]]:

@@ -174,6 +174,10 @@ class Program:
     compression: Compression = field(default_factory=Uncompressed)
     plugins: tuple[Plugin, ...] = ()  # code from outside the package that the parts come from
 
+    def __post_init__(self) -> None:
+        # Decided here, because the file of weights is not where sites and finished runs build.
+        object.__setattr__(self, "model", self.model.settled())
+
     def table(self) -> dict[str, Any]:
         """The program as nested plain values, as in a complete config file."""
         table = {

@@ -36,11 +36,15 @@ class PreprocessRecord(Record):
 
 
 class ModelRecord(Record):
-    """The network; `travelling` is the number of parameters that leave a site."""
+    """The network; `travelling` is the number of parameters that leave a site.
+
+    `notes` say what became of its pretrained weights.
+    """
 
     name: str = ""
     parameters: int | None = None
     travelling: int | None = None
+    notes: tuple[str, ...] = ()
 
 
 class SiteRecord(Record):

@@ -144,11 +144,12 @@ def _alone(tried: int, population: int) -> str:
 
 
 def figure_notes(run: Run) -> list[str]:
-    """Which sites have released no figures and why, and which have added noise to theirs."""
+    """What became of pretrained weights, which sites have released no figures and why, and which
+    have added noise to theirs."""
+    notes = [f"Pretrained weights: {note}." for note in run.facts.model.notes]
     if run.evaluation is None:
-        return []
+        return notes
     found, noised = run.evaluation.withheld, run.evaluation.noised
-    notes = []
     for reason in dict.fromkeys(found.values()):
         sites = [site for site in sorted(found) if found[site] == reason]
         notes.append(f"{_named(sites, 'released no figures')}: {reason}.")

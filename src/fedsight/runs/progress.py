@@ -106,7 +106,8 @@ class Screen(Callback):
             f"{counted_parts(federation.dataset)}, {self._rounds} rounds"
             + (f", resumed after round {done}" if done else "")
         )
-        for note in federation.dataset.said if not done else ():
+        notes = (*federation.dataset.said, *federation.network.notes)
+        for note in notes if not done else ():
             self.say(note)
         self._progress.start()
         # The bar counts client steps: it moves within a round too.

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
 from torch import nn
 
 from fedsight.core.errors import ModelError, Problem
-from fedsight.models.base import Model, Network, models
+from fedsight.models.base import Model, models
 from fedsight.models.embedding import Embedding
 from fedsight.models.gabor import Gabor, Whiten
 from fedsight.models.weights import load_weights
@@ -83,21 +82,18 @@ class EmbeddingModel(Model):
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
         """Takes the same images as the backbone."""
-        body, _ = self._backbone().make(channels, height, width, self.dimension)
-        return Embedding(body, classes, self.dimension), ["head"]
+        body, last = self._backbone().make(channels, height, width, self.dimension)
+        return Embedding(body, classes, self.dimension, tuple(last)), ["head"]
 
-    def build(self, channels: int, height: int, width: int, classes: int, seed: int) -> Network:
-        """As for every model, but the weights are loaded into the backbone."""
-        fresh = self.model_copy(update={"weights": None, "sha256": None})
-        network = Model.build(fresh, channels, height, width, classes, seed)
+    def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
+        """The weights are the backbone's."""
         if self.weights is None:
-            return network
-        assert isinstance(network.module, Embedding)
-        body = network.module.body
-        _, heads = self._backbone().make(channels, height, width, self.dimension)
-        prefixes = tuple(f"{name}." for name in heads)
-        last = frozenset(name for name, _ in body.named_parameters() if name.startswith(prefixes))
-        return replace(network, notes=load_weights(body, self.weights, self.sha256 or "", last))
+            return ()
+        assert isinstance(module, Embedding)
+        prefixes = tuple(f"{name}." for name in module.last)
+        names = [name for name, _ in module.body.named_parameters()]
+        last = frozenset(name for name in names if name.startswith(prefixes))
+        return load_weights(module.body, self.weights, self.sha256 or "", last)
 
     def check(self) -> list[Problem]:
         """Problems of every model, and an architecture that is missing or unknown."""

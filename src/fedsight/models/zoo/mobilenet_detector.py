@@ -27,7 +27,7 @@ class MobileNetDetector(DetectorModel):
     """Objects by heat maps on torchvision's MobileNetV2 up to 1/16 of the image.
 
     With `pretrained`, or torchvision's file for the classifier as `weights`, the blocks start from
-    ImageNet and the rest is newly initialised. Use norm = "frozen" in that case.
+    ImageNet and the rest is newly initialised.
     """
 
     # the weights that `fedsight data get mobilenet-weights` fetches
@@ -62,6 +62,17 @@ class MobileNetDetector(DetectorModel):
         own = {name for name, _ in [*module.named_parameters(), *module.named_buffers()]}
         fresh = frozenset(name for name in own if not name.startswith("body.stages."))
         return load_weights(module, path, sha256, fresh, _renamed)
+
+    @property
+    def pretrains(self) -> bool:
+        """Also with `pretrained`."""
+        return self.pretrained or super().pretrains
+
+    def settled(self) -> Self:
+        """Weights of ImageNet have BatchNorm."""
+        if self.norm == "auto" and self.pretrained:
+            return self.model_copy(update={"norm": "frozen"})
+        return super().settled()
 
     def needs(self) -> tuple[str, ...]:
         """The weight file, if it is used."""
