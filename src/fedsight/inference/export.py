@@ -17,7 +17,12 @@ from torch import Tensor, nn
 from fedsight.core.errors import FedSightError, ModelError, StoreError
 from fedsight.core.files import write_atomically
 from fedsight.data.text.texts import FIRST, NUMBERS
+from fedsight.inference.onnx_suppression import recorded, translations
+from fedsight.inference.recipe import outputs, recipe
 from fedsight.inference.saved import Saved
+from fedsight.models.detector import Detector
+from fedsight.models.heatmap import Suppression, kept_unrolled
+from fedsight.models.norms import thawed_state
 
 Format = Literal["onnx", "torchscript", "safetensors"]
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "torchscript": ".pt", "safetensors": ".safetensors"}
@@ -27,22 +32,27 @@ _ONNX_LIMIT = 2**31 - 2**20  # bytes; one protobuf message holds no more than 2 
 
 class ExportedModel(nn.Module):
     """Maps images [n, c, h, w] in [0, 1], or texts as word numbers [n, 1, 1, length], to
-    probabilities [n, classes]."""
+    probabilities [n, classes]; a detector to boxes [n, m, 4], scores [n, m] and classes [n, m]."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, saved: Saved) -> None:
+    def __init__(self, saved: Saved, suppress: Suppression = kept_unrolled) -> None:
         super().__init__()
         self.model = saved.module
+        self.suppress = suppress  # how a detector removes duplicates
         self.task = saved.task
         shape = (1, saved.preprocess.channels, 1, 1)
         self.register_buffer("mean", torch.tensor(saved.preprocess.mean).view(shape))
         self.register_buffer("std", torch.tensor(saved.preprocess.std).view(shape))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Normalises, then asks the task."""
-        return self.task.predict(self.model, (x - self.mean) / self.std)
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Normalises, then asks the task, or the detector itself."""
+        x = (x - self.mean) / self.std
+        if not isinstance(self.model, Detector):
+            return self.task.predict(self.model, x)
+        found = self.model.find_by(x, self.suppress)
+        return found[:, :, 2:], found[:, :, 1], found[:, :, 0].long()
 
 
 def export(saved: Saved, format: Format, path: Path) -> Path:
@@ -50,9 +60,11 @@ def export(saved: Saved, format: Format, path: Path) -> Path:
 
     onnx and torchscript take `pixels` [n, c, h, w] float32 in [0, 1] for any n, normalise inside,
     and give `probabilities` [n, classes]; for texts they take `words` [n, 1, 1, length] float32,
-    the word numbers of `fedsight.data.text.texts`. Before the file is written, its answers are
-    compared with the network's, to 1e-5. safetensors holds only the weights. All three carry
-    `metadata`.
+    the word numbers of `fedsight.data.text.texts`. A detector gives `boxes` [n, 100, 4] in pixels
+    of the input, `scores` and `classes` [n, 100], highest score first, after non-maximum
+    suppression; a score of 0 is padding. Before the file is written, its answers are compared with
+    the network's, to 1e-5. safetensors holds only the weights, with frozen norms as BatchNorms. All
+    three carry `metadata`.
 
     Raises FedSightError when a package is missing, ModelError when the network cannot be expressed
     in the format, StoreError when the file cannot be written.
@@ -69,13 +81,15 @@ def export(saved: Saved, format: Format, path: Path) -> Path:
     return path
 
 
-def metadata(saved: Saved) -> dict[str, str]:
+def metadata(saved: Saved, normalises: bool = True) -> dict[str, str]:
     """The metadata in the file, as JSON texts: how to prepare inputs and how to read answers.
 
     `labels` are the class names in the order of the answers, `preprocess` the fields of
-    `fedsight.data.base.Preprocess`, `task` and `model` the settings of the run.
+    `fedsight.data.base.Preprocess`, `recipe` the same in steps for other programs, `task` and
+    `model` the settings of the run. `normalises` says whether the file itself does.
     """
     return {
+        "recipe": json.dumps(recipe(saved, normalises), ensure_ascii=False),
         "labels": json.dumps(saved.classes, ensure_ascii=False),
         "preprocess": json.dumps(asdict(saved.preprocess)),
         "task": json.dumps(saved.task.table()),
@@ -91,9 +105,9 @@ def _safetensors(saved: Saved) -> bytes:
     # Clones: the format refuses tensors that share memory (tied, or views of the flat vector).
     state = {
         name: value.detach().clone(memory_format=torch.contiguous_format)
-        for name, value in saved.module.state_dict().items()
+        for name, value in thawed_state(saved.module).items()
     }
-    return save(state, metadata(saved))
+    return save(state, metadata(saved, normalises=False))
 
 
 def _onnx(saved: Saved) -> bytes:
@@ -104,7 +118,7 @@ def _onnx(saved: Saved) -> bytes:
             f"the network of '{saved.name}' is larger than the 2 GiB of one ONNX file",
             "export it with --format safetensors",
         )
-    model = ExportedModel(saved).eval()
+    model = ExportedModel(saved, recorded).eval()
     name = "words" if saved.preprocess.modality == "text" else "pixels"
     try:
         program: Any = torch.onnx.export(
@@ -112,10 +126,13 @@ def _onnx(saved: Saved) -> bytes:
             (_example(saved, 2),),
             dynamo=True,
             input_names=[name],
-            output_names=["probabilities"],
+            output_names=list(outputs(saved)),
             dynamic_shapes={"x": {0: torch.export.Dim("n")}},
+            custom_translation_table=translations(),
             verbose=False,
         )
+    except ModelError:
+        raise
     except Exception as error:  # the exporter's errors have no common root but this
         raise _impossible(saved, "ONNX", error) from error
     proto = program.model_proto
@@ -127,8 +144,9 @@ def _onnx(saved: Saved) -> bytes:
         return data
     session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
 
-    def answer(x: Tensor) -> Tensor:
-        return torch.from_numpy(session.run(["probabilities"], {name: x.numpy()})[0])
+    def answer(x: Tensor) -> Any:
+        found = [torch.from_numpy(one) for one in session.run(None, {name: x.numpy()})]
+        return found[0] if len(found) == 1 else tuple(found)
 
     _compare(saved, model, answer, "ONNX")
     return data
@@ -146,6 +164,8 @@ def _torchscript(saved: Saved) -> bytes:
         try:
             with torch.no_grad():
                 traced = torch.jit.trace(model, _example(saved, 2), check_trace=False)
+        except ModelError:
+            raise
         except Exception as error:  # third-party code is traced: anything may be raised
             raise _impossible(saved, "TorchScript", error) from error
         torch.jit.save(traced, buffer, _extra_files=metadata(saved))
@@ -174,8 +194,18 @@ def _compare(saved: Saved, model: ExportedModel, answer: Any, title: str) -> Non
         )
 
 
-def _apart(a: Tensor, b: Tensor) -> float:
-    return float((a.double() - b.double()).abs().max())
+def _apart(a: Any, b: Any) -> float:
+    """The largest difference of two answers: of probabilities, or of scores and boxes.
+
+    The boxes are compared as shares of 100 pixels, and only where an object is.
+    """
+    if isinstance(a, Tensor):
+        return float((a.double() - b.double()).abs().max())
+    (boxes, scores, classes), (others, sure, labels) = a, b
+    seen = (scores.double() > 0) & (classes == labels)
+    gap = (boxes.double() - others.double()).abs().amax(-1)[seen] / 100
+    apart = (scores.double() - sure.double()).abs().max()
+    return max(float(apart), float(gap.max()) if len(gap) else 0.0)
 
 
 def _example(saved: Saved, count: int) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedsight.core.errors import ModelError
 from fedsight.models import heatmap
 from fedsight.models.base import Model
 from fedsight.models.probe import OutputShape
@@ -36,6 +37,16 @@ class Detector(nn.Module):
 
         A row is (class, score, left, top, right, bottom) in pixels of x; score 0 is padding.
         """
+
+    def find_by(self, x: Tensor, suppress: heatmap.Suppression) -> Tensor:
+        """As `find`, removing duplicates with `suppress`, which an exporter can record.
+
+        Raises ModelError for a detector that removes them in its own way.
+        """
+        raise ModelError(
+            f"a {type(self).__name__} finds its boxes in a way that cannot be recorded in a file",
+            "export it with --format safetensors, or train small_detector or mobilenet_detector",
+        )
 
 
 class DetectorModel(Model):
@@ -68,10 +79,18 @@ class HeatmapDetector(Detector):
 
     def find(self, x: Tensor) -> Tensor:
         """Peaks of the heat maps (`models.heatmap`), cut at the edges of the images."""
-        found = heatmap.find(self(x), self.classes, self.stride, MOST)
-        found[:, :, 2::2].clamp_(max=float(x.shape[3]))
-        found[:, :, 3::2].clamp_(max=float(x.shape[2]))
-        return found
+        return self._cut(heatmap.find(self(x), self.classes, self.stride, MOST), x)
+
+    def find_by(self, x: Tensor, suppress: heatmap.Suppression) -> Tensor:
+        """As `find`, with another way to remove duplicates."""
+        found = heatmap.find(self(x), self.classes, self.stride, MOST, suppress=suppress)
+        return self._cut(found, x)
+
+    @staticmethod
+    def _cut(found: Tensor, x: Tensor) -> Tensor:
+        height, width = float(x.shape[2]), float(x.shape[3])
+        edge = torch.tensor([torch.inf, torch.inf, width, height, width, height], device=x.device)
+        return torch.minimum(found, edge.to(found.dtype))
 
 
 def layer(inputs: int, outputs: int, stride: int = 1, kernel: int = 3) -> list[nn.Module]:

@@ -7,6 +7,8 @@ which needs far fewer steps than learning from the middle cell alone.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -17,6 +19,10 @@ CORE = 0.54  # alpha = beta of the paper: the part of a box's side that learns f
 BOX_WEIGHT = 5.0  # of the paper, equation 7
 _LARGEST = 8.0  # exponent of a distance in cells; e^8 cells are more than any image
 _SMALLEST = 1e-4  # lower bound of probabilities, for their logarithms
+
+
+# (boxes [b, m, 4], scores [b, m], labels [b, m], classes, overlap) -> which boxes stay [b, m]
+Suppression = Callable[[Tensor, Tensor, Tensor, int, float], Tensor]
 
 
 def loss(dense: Tensor, targets: Tensor, labelled: Tensor, stride: int) -> Tensor:
@@ -38,19 +44,25 @@ def loss(dense: Tensor, targets: Tensor, labelled: Tensor, stride: int) -> Tenso
     )
 
 
-def find(dense: Tensor, classes: int, stride: int, most: int, overlap: float = 0.6) -> Tensor:
+def find(
+    dense: Tensor,
+    classes: int,
+    stride: int,
+    most: int,
+    overlap: float = 0.6,
+    suppress: Suppression | None = None,
+) -> Tensor:
     """The `most` objects with the highest scores in each image: [b, most, 6], highest first.
 
     A row is (class, score, left, top, right, bottom) in pixels; rows of score 0 are padding. An
     object is a peak among its eight neighbours; of boxes of one class that overlap by more than
-    `overlap` (IoU) the one with the highest score is kept.
+    `overlap` (IoU) the one with the highest score is kept, as `suppress` (`kept_boxes` or a slower
+    equivalent that an exporter can record) decides.
     """
-    from torchvision.ops import batched_nms
-
     dense = dense.float()
     scores = dense[:, :classes].sigmoid()
     peaks = scores * (F.max_pool2d(scores, 3, 1, 1) == scores)
-    count, _, height, width = dense.shape
+    height, width = dense.shape[2:]
     most_here = min(most, classes * height * width)
     sure, places = peaks.flatten(1).topk(most_here)
     labels, cells = places // (height * width), places % (height * width)
@@ -58,18 +70,45 @@ def find(dense: Tensor, classes: int, stride: int, most: int, overlap: float = 0
     boxes = boxes.gather(1, cells[:, :, None].expand(-1, -1, 4))
     edge = torch.tensor([width, height, width, height], device=dense.device) * float(stride)
     boxes = torch.minimum(boxes.clamp(min=0), edge)
-    image = torch.arange(count, device=dense.device)[:, None]
-    kept = torch.zeros(count * most_here, dtype=torch.bool, device=dense.device)
-    kept[
-        batched_nms(
-            boxes.view(-1, 4), sure.flatten(), (image * classes + labels).flatten(), overlap
-        )
-    ] = True
-    sure = torch.where(kept.view(count, -1), sure, 0.0)
-    order = sure.argsort(dim=1, descending=True, stable=True)
+    kept = (suppress or kept_boxes)(boxes, sure, labels, classes, overlap)
+    sure = torch.where(kept, sure, 0.0)
+    # The scores descend already, so those that are kept come first, in their order.
+    behind = torch.arange(most_here, device=dense.device) + most_here * ~kept
+    order = behind.topk(most_here, largest=False).indices
     rows = torch.cat([labels[:, :, None].float(), sure[:, :, None], boxes], 2)
     rows = rows.gather(1, order[:, :, None].expand(-1, -1, 6))
     return F.pad(rows, (0, 0, 0, most - most_here))
+
+
+def kept_boxes(
+    boxes: Tensor, sure: Tensor, labels: Tensor, classes: int, overlap: float
+) -> Tensor:
+    """Which of the boxes [b, m, 4] non-maximum suppression within each class keeps: [b, m]."""
+    from torchvision.ops import batched_nms
+
+    count, most = sure.shape
+    image = torch.arange(count, device=boxes.device)[:, None]
+    groups = (image * classes + labels).flatten()
+    kept = torch.zeros(count * most, dtype=torch.bool, device=boxes.device)
+    kept[batched_nms(boxes.view(-1, 4), sure.flatten(), groups, overlap)] = True
+    return kept.view(count, -1)
+
+
+def kept_unrolled(
+    boxes: Tensor, sure: Tensor, labels: Tensor, classes: int, overlap: float
+) -> Tensor:
+    """As `kept_boxes`, by plain operations: one step for each of the m boxes, highest first."""
+    low = torch.maximum(boxes[:, :, None, :2], boxes[:, None, :, :2])
+    high = torch.minimum(boxes[:, :, None, 2:], boxes[:, None, :, 2:])
+    shared = (high - low).clamp(min=0).prod(-1)
+    area = (boxes[:, :, 2:] - boxes[:, :, :2]).prod(-1)
+    whole = area[:, :, None] + area[:, None] - shared
+    same = labels[:, :, None] == labels[:, None]
+    hides = ((shared > overlap * whole) & same).triu(1)  # [b, m, m]: the first hides the second
+    alive = torch.ones_like(labels, dtype=torch.bool)
+    for at in range(labels.shape[1] - 1):
+        alive = alive & ~(alive[:, at : at + 1] & hides[:, at])
+    return alive
 
 
 def _trimmed(targets: Tensor) -> Tensor:
