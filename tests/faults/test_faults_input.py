@@ -81,7 +81,7 @@ def test_unsound_programs(tmp_path: Path) -> None:
 
 
 def test_missing_files(tmp_path: Path) -> None:
-    assert "cannot read" in refused(2, "run", tmp_path / "none.toml")
+    assert "there is no config file" in refused(2, "run", tmp_path / "none.toml")
     config = write_config(tmp_path)
     shutil.rmtree(tmp_path / "images")
     text = refused(2, "run", config)

@@ -1,5 +1,6 @@
 """Prediction from files and folders, and the two commands that use a run."""
 
+import csv
 import json
 import os
 from pathlib import Path
@@ -19,11 +20,13 @@ from fedsight.data.base import Preprocess
 from fedsight.data.passed_over import Tally
 from fedsight.inference.drawing import draw_all
 from fedsight.inference.inputs import find_files
-from fedsight.inference.predict import predict
+from fedsight.inference.predict import Prediction, predict
+from fedsight.inference.predictions_csv import BOX_COLUMNS, COLUMNS, write_csv
 from fedsight.inference.saved import Saved
 from fedsight.models.detector import MOST, Detector
 from fedsight.tasks.classification import Classification
 from fedsight.tasks.detection.task import Detection
+from fedsight.tasks.presentation import Answer
 
 
 class Brightness(nn.Module):
@@ -222,3 +225,51 @@ def test_boxes_are_told_in_pixels_of_the_file_and_drawn(images: Path, tmp_path: 
         assert changed.max(0).tolist() == [150, 300]
     with pytest.raises(StoreError, match="one of the images"):
         draw_all(found, images, preprocess)
+
+
+def test_answers_below_the_confidence_are_unsure(bright: Saved, images: Path) -> None:
+    for one in predict(bright, [images], confidence=0.9):
+        assert one.probability is not None
+        assert one.sure is (one.probability >= 0.9)
+        assert one.table()["sure"] is one.sure
+    assert all("sure" not in one.table() for one in predict(bright, [images]))
+    with pytest.raises(DataError, match="not from 0 to 1"):
+        predict(bright, [images], confidence=1.5)
+
+
+def test_a_predictions_csv_holds_no_formula(bright: Saved, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("L", (4, 4), 255).save("=HYPERLINK(1).png")
+    Image.new("L", (4, 4), 0).save("-a,b.png")
+    Path("@broken.png").write_text("not an image")
+    named = Saved(bright.module, bright.preprocess, ("=dark", "+m", "ok"), bright.task, "l", "0")
+    files = [Path("=HYPERLINK(1).png"), Path("-a,b.png"), Path("@broken.png")]
+    write_csv(predict(named, files, confidence=0.5), False, tmp_path / "deep" / "p.csv")
+    with (tmp_path / "deep" / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert [row["path"] for row in rows] == ["'=HYPERLINK(1).png", "'-a,b.png", "'@broken.png"]
+    assert [row["label"] for row in rows] == ["ok", "'=dark", ""]
+    assert [row["sure"] for row in rows] == ["yes", "yes", ""]
+    assert float(rows[0]["probability"]) > 0.5
+    assert rows[2]["error"]
+
+
+def test_a_csv_of_boxes_has_a_row_for_each(tmp_path: Path) -> None:
+    box = {"label": "cat", "score": 0.75, "box": [-1.5, 2.0, 3.0, 4.0]}
+    found = [
+        Prediction(Path("two.png"), Answer("2 cat", 0.75, {"boxes": [box, box]})),
+        Prediction(Path("none.png"), Answer("nothing", 0.0, {"boxes": []})),
+        Prediction(Path("bad.png"), error="cannot be read"),
+    ]
+    write_csv(found, True, tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert tuple(rows[0]) == BOX_COLUMNS
+    assert [(row["path"], row["label"], row["left"]) for row in rows] == [
+        ("two.png", "cat", "-1.5"),
+        ("two.png", "cat", "-1.5"),
+        ("none.png", "", ""),
+        ("bad.png", "", ""),
+    ]
+    assert rows[3]["error"] == "cannot be read"

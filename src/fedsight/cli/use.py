@@ -33,6 +33,34 @@ SiteOption = Annotated[
 ]
 
 
+DrawFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FOLDER",
+        help="Write each image there as PNG, with the predicted boxes.",
+        show_default=False,
+    ),
+]
+Confidence = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        max=1,
+        metavar="X",
+        help="Leave out boxes with a lower score; mark other answers below it as unsure.",
+        show_default=False,
+    ),
+]
+CsvFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Also write path, label, probability (and box) as CSV.",
+        show_default=False,
+    ),
+]
+
+
 class ExportFormat(StrEnum):
     """The file formats of `fedsight export`."""
 
@@ -55,14 +83,9 @@ def predict_command(
         bool, typer.Option("--json", help="Print a JSON list instead of a table.")
     ] = False,
     top: Annotated[int, typer.Option(min=1, help="Labels to show for each.")] = 1,
-    draw: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Write each image there as PNG, with the predicted boxes.",
-            show_default=False,
-        ),
-    ] = None,
+    draw: DrawFolder = None,
+    confidence: Confidence = None,
+    csv: CsvFile = None,
     site: SiteOption = None,
     plugin: PluginFiles = None,
 ) -> None:
@@ -70,7 +93,8 @@ def predict_command(
 
     A `.txt` file is one text; CSV and JSONL files hold one per row, in the column `text`. Files
     that cannot be read are listed with the reason; the others are still answered, and the exit
-    code is 3.
+    code is 3. With --confidence, an answer that does not reach it is shown as unsure, and has
+    `"sure": false` in JSON; boxes that do not are left out.
 
     Example: fedsight predict runs/first photo.jpg more-photos/ --top 3
     """
@@ -84,7 +108,11 @@ def predict_command(
     if draw is not None and seen.modality != "image":
         raise DataError(f"boxes cannot be drawn on {seen.modalities}", "leave out --draw")
     passed_over = Tally()
-    found = predict(saved, files, passed_over=passed_over)
+    found = predict(saved, files, passed_over=passed_over, confidence=confidence)
+    if csv is not None:
+        from fedsight.inference.predictions_csv import write_csv
+
+        write_csv(found, saved.task.takes == "boxes", csv)
     if draw is not None:
         from fedsight.inference.drawing import draw_all, unshown
 
@@ -121,7 +149,8 @@ def export_command(
     """Write a run's model to one file that includes preprocessing and label names.
 
     onnx and torchscript take pixels (n, channels, height, width) from 0 to 1, or for texts word
-    numbers (n, 1, 1, length), and give probabilities (n, classes).
+    numbers (n, 1, 1, length), and give probabilities (n, classes); detectors give boxes, scores and
+    classes. The file's metadata has the recipe for its input, step by step.
 
     Example: fedsight export runs/first --format onnx --out garments.onnx
     """
@@ -169,5 +198,6 @@ def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:
             continue
         shown = one.answer.shown(top)
         labels = "\n".join(escape(label) for label, _ in shown)
+        labels = f"unsure ({labels})" if one.sure is False else labels
         table.add_row(escape(one.where), labels, "\n".join(f"{p:.1%}" for _, p in shown))
     Console().print(table)

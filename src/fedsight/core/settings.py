@@ -11,7 +11,10 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import ErrorDetails
 
+from fedsight.core import wording
 from fedsight.core.errors import Problem
+
+_OPENING = ("[", "{", '"', "'")
 
 
 class Settings(BaseModel):
@@ -73,8 +76,21 @@ def assignments(texts: Sequence[str], example: str) -> tuple[list[tuple[str, Any
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text
+            if text.strip().startswith(_OPENING):
+                problems.append(_unclosed(key.strip(), text.strip()))
+                continue
         found.append((key.strip(), value))
     return found, problems
+
+
+def _unclosed(key: str, text: str) -> Problem:
+    """The problem of a value that begins like a list, a table or a string of TOML and is none."""
+    what = {"[": "list", "{": "table"}.get(text[0], "text in quotes")
+    cause = f"{text} is not a {what} of TOML"
+    cure = f"""put the whole in single quotes, and texts in double ones: --set '{key}=["a", "b"]'"""
+    if what == "text in quotes":
+        cure = f"close the quotes, or leave them out: --set {key}={text.strip(text[0])}"
+    return Problem(key, cause, cure)
 
 
 def problems_of(section: str, kind: type[BaseModel], error: ValidationError) -> list[Problem]:
@@ -94,10 +110,13 @@ def _problem(where: str, kind: type[BaseModel], items: list[ErrorDetails]) -> Pr
     first = items[0]
     if first["type"] == "missing":
         return Problem(where, "this setting is required", f"write {first['loc'][-1]} = ...")
-    messages = [item["msg"].removeprefix("Value error, ") for item in items]
-    messages = [f"{message[0].lower()}{message[1:]}" for message in messages]
-    messages = [message.replace("tuple", "list").split(" for <class")[0] for message in messages]
-    cause = f"{first['input']!r} does not fit: {'; or: '.join(messages)}"
+    messages = [wording.expected(item["type"], item["msg"], item.get("ctx", {})) for item in items]
+    cause = (
+        f"{wording.shown(first['input'])} does not fit: {'; or: '.join(dict.fromkeys(messages))}"
+    )
+    # With several alternatives, nobody knows which of them was meant.
+    if len(items) == 1 and (known := wording.cure(first["type"], first["input"])):
+        return Problem(where, cause, known)
     field = kind.model_fields.get(str(first["loc"][0])) if first["loc"] else None
     if field is None or field.is_required():
         return Problem(where, cause, "correct the value")

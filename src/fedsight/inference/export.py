@@ -121,6 +121,8 @@ def _onnx(saved: Saved) -> bytes:
     model = ExportedModel(saved, recorded).eval()
     name = "words" if saved.preprocess.modality == "text" else "pixels"
     try:
+        with torch.no_grad():
+            model(_example(saved, 1))  # its own error, before the exporter wraps it
         program: Any = torch.onnx.export(
             model,
             (_example(saved, 2),),

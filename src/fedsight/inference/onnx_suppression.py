@@ -25,7 +25,9 @@ def _(boxes: Tensor, sure: Tensor, labels: Tensor, classes: int, overlap: float)
 def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """For `torch.onnx.export`: the operator as ONNX's NonMaxSuppression, class by class."""
     import onnx
-    from onnxscript import opset18 as op
+    from onnxscript import opset18
+
+    op: Any = opset18  # its types know no Python constants, which it takes
 
     def kept(boxes: Any, sure: Any, labels: Any, classes: int, overlap: float) -> Any:
         numbers = onnx.helper.make_tensor("classes", 7, [classes, 1], [*range(classes)])

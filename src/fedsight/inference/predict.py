@@ -29,6 +29,7 @@ class Prediction:
     answer: Answer | None = None
     error: str | None = None
     line: int | None = None  # in a file with several texts
+    sure: bool | None = None  # whether it reaches the confidence that was asked for
 
     @property
     def label(self) -> str | None:
@@ -56,12 +57,17 @@ class Prediction:
             **place,
             "label": self.answer.label,
             "probability": self.answer.probability,
+            **({} if self.sure is None else {"sure": self.sure}),
             **self.answer.details,
         }
 
 
 def predict(
-    saved: Saved, paths: Sequence[Path], batch: int = 64, passed_over: Tally | None = None
+    saved: Saved,
+    paths: Sequence[Path],
+    batch: int = 64,
+    passed_over: Tally | None = None,
+    confidence: float | None = None,
 ) -> list[Prediction]:
     """One prediction for each image or text, in order; at most `batch` are decoded at once.
 
@@ -71,12 +77,25 @@ def predict(
     folders that are neither. Before anything is decoded, raises
     DataError for a path that does not exist, a folder without such files, and a file of the other
     kind.
+
+    `confidence` (0 to 1) leaves out boxes with a lower score, instead of those below the run's own
+    `task.shown`; of other answers, `sure` says whether their probability reaches it.
     """
+    if confidence is not None and not 0 <= confidence <= 1:
+        raise DataError(f"the confidence {confidence} is not from 0 to 1", "give for example 0.5")
+    if confidence is not None and saved.task.takes == "boxes":
+        saved = replace(saved, task=saved.task.showing(confidence))
+        confidence = None
     asked = questions(saved, paths, passed_over)
     found: list[Prediction] = []
     while group := list(islice(asked, batch)):
         found += _predict(saved, group)
-    return found
+    if confidence is None:
+        return found
+    return [
+        one if one.probability is None else replace(one, sure=bool(one.probability >= confidence))
+        for one in found
+    ]
 
 
 def predict_pixels(saved: Saved, pixels: Tensor, batch: int = 64) -> list[Prediction]:

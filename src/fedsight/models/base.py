@@ -26,8 +26,7 @@ from fedsight.models.norms import (
     to_group_norm,
 )
 from fedsight.models.probe import OutputShape, probe
-from fedsight.models.weights import found_norms, load_weights
-
+from fedsight.models.weights import found_norms, load_weights, unusable
 
 FROZEN = "the {} of the network keep their pretrained statistics and do not learn (model.norm)"
 
@@ -175,10 +174,8 @@ class Model(Settings, ABC):
                 cure = "set model.weights and model.sha256, or norm = 'group'"
                 problems.append(Problem("model.norm", cause, cure))
             return problems
-        if not self.weights.is_file():
-            problems.append(
-                Problem("model.weights", f"there is no file '{self.weights}'", "give a local file")
-            )
+        if trouble := unusable(self.weights):
+            problems.append(Problem("model.weights", *trouble))
         cure = f"run `sha256sum {self.weights}` and write the result here"
         if self.sha256 is None:
             cause = "pretrained weights need their SHA-256, so that the file can be verified"

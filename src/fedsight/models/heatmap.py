@@ -80,9 +80,7 @@ def find(
     return F.pad(rows, (0, 0, 0, most - most_here))
 
 
-def kept_boxes(
-    boxes: Tensor, sure: Tensor, labels: Tensor, classes: int, overlap: float
-) -> Tensor:
+def kept_boxes(boxes: Tensor, sure: Tensor, labels: Tensor, classes: int, overlap: float) -> Tensor:
     """Which of the boxes [b, m, 4] non-maximum suppression within each class keeps: [b, m]."""
     from torchvision.ops import batched_nms
 

@@ -124,6 +124,17 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     return {str(name): value for name, value in state.items()}
 
 
+def unusable(path: Path) -> tuple[str, str] | None:
+    """Cause and cure for a path that can be told not to be a file of weights; else None."""
+    if path.is_dir():
+        return f"'{path}' is a folder, not a file of weights", wanted_file(path)
+    if not path.is_file():
+        return f"there is no file '{path}'", "give a local file"
+    with path.open("rb") as file:
+        title = foreign(path, file.read(16))
+    return (f"'{path}' is {title}, not weights of PyTorch", _FORMATS) if title else None
+
+
 def foreign(path: Path, start: bytes) -> str | None:
     """What the file is if it is not weights of PyTorch, from its suffix and its first bytes."""
     if start.startswith(b"\x89HDF\r\n"):
@@ -215,8 +226,8 @@ def _drop_auxiliary(
         notes.append(f"'{path.name}': auxiliary heads were left out")
     if statistics:
         notes.append(
-            f"'{path.name}': BatchNorm statistics were left out, because model.norm = 'group' has no "
-            "place for them: the network starts with other outputs than the pretrained one; "
+            f"'{path.name}': BatchNorm statistics were left out, because model.norm = 'group' has "
+            "no place for them: the network starts with other outputs than the pretrained one; "
             "norm = 'frozen' keeps them"
         )
 

@@ -6,6 +6,7 @@ import difflib
 import os
 import tomllib
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from fedsight.models.base import models
 from fedsight.privacy.base import mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.program import plugins
+from fedsight.program.misread import NAME_FIRST, architecture_cure, not_read, not_toml
 from fedsight.program.objects import OWN
 from fedsight.program.parts import BASES, OWN_PARTS, absent, adopt
 from fedsight.program.program import Program, Rounds, Speed, Train
@@ -76,12 +78,9 @@ def read(path: Path) -> ConfigTable:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        cause = f"cannot read {path}: {error.strerror}"
-        raise ConfigError([Problem("config", cause, "give the path of a TOML file")]) from None
+        raise ConfigError([Problem("config", *not_read(path, error))]) from None
     except (ValueError, RecursionError) as error:  # too long a number and too deep a list too
-        cause = f"{path} is not TOML: {error}"
-        cure = "put strings in quotes and write sections as [train]; see the reference for examples"
-        raise ConfigError([Problem("config", cause, cure)]) from None
+        raise ConfigError([Problem("config", *not_toml(path, error))]) from None
 
 
 def example(
@@ -135,7 +134,11 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
             continue
         if not isinstance(values, dict):
             cause = f"'{values}' is a value, but {key} is a section"
-            problems.append(Problem(key, cause, f"write [{key}] and its settings below it"))
+            cure = f"write [{key}] and its settings below it"
+            if isinstance(values, str) and isinstance(kind, tuple):
+                named = architecture_cure(values) if key == "model" else None
+                cure = f"write [{key}] and below it {named or f'name = {values!r}'}"
+            problems.append(Problem(key, cause, cure))
             continue
         try:
             sections[key] = section(key, kind, values, base)
@@ -206,8 +209,13 @@ def section(
             raise ConfigError([Problem(f"{section}.name", cause, "name a part")]) from None
         except ConfigError as error:
             found = error.problems[0]
-            raise ConfigError([Problem(f"{section}.name", found.cause, found.cure)]) from None
+            cure = (architecture_cure(name) if section == "model" else None) or found.cure
+            raise ConfigError([Problem(f"{section}.name", found.cause, cure)]) from None
     problems = unknown(values, list(kind.model_fields), f"{section}.")
+    problems = [
+        replace(one, cure=NAME_FIRST) if one.where == "model.architecture" else one
+        for one in problems
+    ]
     known = {key: value for key, value in values.items() if key in kind.model_fields}
     try:
         settings = kind.model_validate(known)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -89,6 +89,10 @@ class Presentation(ABC):
     def answers(self, model: nn.Module, x: Tensor, classes: tuple[str, ...]) -> list[Answer]:
         """The answers for normalised images [b, c, h, w]; here, the most probable class of each."""
         return [_ranked(row, classes) for row in self.predict(model, x).tolist()]
+
+    def showing(self, least: float) -> Self:
+        """The same task with `least` as the lowest score of what it answers, if it has one."""
+        return self
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
         """Test images with answers, most confident first; the report shows mistakes first."""

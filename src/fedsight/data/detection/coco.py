@@ -75,7 +75,12 @@ def read_coco(
     except (ValueError, RecursionError) as error:
         raise DataError(f"'{path}' is not JSON: {error}", _CURE) from error
     if not isinstance(data, dict):
-        raise DataError(f"'{path}' is not a COCO file: its top level is not an object", _CURE)
+        what = "a list" if isinstance(data, list) else "a single value"
+        raise DataError(
+            f"'{path}' is not a COCO file: its top level is {what}, not an object with images, "
+            "annotations and categories",
+            _CURE,
+        )
     categories: dict[Id, str] = {}
     for where, entry in _entries(path, data, "categories"):
         number = _id(entry, "id", where)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -153,6 +153,10 @@ class Detection(Task):
             presentation.answer(rows, classes)
             for rows in presentation.above_score(_detector(model).find(x), self.shown)
         ]
+
+    def showing(self, least: float) -> Self:
+        """With `least` as `shown`."""
+        return self.model_copy(update={"shown": least})
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
         """Images with true and found boxes; right if exactly the true ones are found."""

@@ -1,0 +1,51 @@
+"""Predictions as a CSV file for spreadsheets and scripts."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from fedsight.core.files import make_folder, write_atomically
+from fedsight.inference.predict import Prediction
+
+COLUMNS = ("path", "line", "label", "probability", "sure", "error")
+BOX_COLUMNS = ("path", "label", "probability", "left", "top", "right", "bottom", "error")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets compute (OWASP, CSV Injection)
+
+Cell = str | float | None
+
+
+def write_csv(found: Sequence[Prediction], boxes: bool, path: Path) -> None:
+    """Write `found` to `path`, UTF-8, whole or not at all; StoreError if that is not possible.
+
+    One row each in COLUMNS; with `boxes` one row for each box in BOX_COLUMNS, in pixels of the
+    file, and one without a label for an image in which nothing is found. `sure` is yes or no where
+    a confidence was asked for. A text that a spreadsheet would take for a formula begins with '.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(BOX_COLUMNS if boxes else COLUMNS)
+    for one in found:
+        for row in _box_rows(one) if boxes else [_row(one)]:
+            writer.writerow([_safe(cell) for cell in row])
+    make_folder(path.parent)
+    write_atomically(path, text.getvalue().encode("utf-8", "surrogateescape"))
+
+
+def _row(one: Prediction) -> tuple[Cell, ...]:
+    sure = None if one.sure is None else "yes" if one.sure else "no"
+    return (str(one.path), one.line, one.label, one.probability, sure, one.error)
+
+
+def _box_rows(one: Prediction) -> Iterator[tuple[Cell, ...]]:
+    found = [] if one.answer is None else one.answer.details.get("boxes", ())
+    for box in found:
+        yield (str(one.path), box["label"], box["score"], *box["box"], None)
+    if not found:
+        yield (str(one.path), *(None,) * 6, one.error)
+
+
+def _safe(cell: Cell) -> Cell:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA) else cell
