@@ -74,7 +74,9 @@ def test_images_that_cannot_be_read_are_said_and_left_out(tmp_path: Path) -> Non
     images = own_folders.class_folders(tmp_path / "mine")
     (images / "cat" / "0.png").write_bytes(b"no image")
     out = tmp_path / "mine.toml"
+    (images / "dog" / "notes.txt").write_text("not an image")
     said = done("init", images, "--out", out, "--yes").out
+    assert "passed over: .txt 1" in said
     assert f"cannot be read, left out: {images / 'cat' / '0.png'}" in said
     assert tomllib.loads(out.read_text())["data"]["corrupt"] == "skip"
     assert "is fine" in done("check", out).out

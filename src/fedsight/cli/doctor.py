@@ -28,6 +28,7 @@ EXTRAS = {
     "huggingface": ("datasets",),
     "deploy": ("nvflare", "setproctitle"),
     "medical": ("pydicom",),
+    "heif": ("pillow_heif",),
     "privacy": ("dp_accounting",),
 }
 _LEAST_DISK = 1 << 30  # bytes

@@ -127,7 +127,7 @@ def init_command(
         fit = fitted(found, sample, size, sites)
         for reason in found.guess.reasons:
             echo(f"- {reason}")
-        for note in found.opened.notes:
+        for note in found.opened.said:
             echo(f"- {note}")
         echo(f"Task: {fit.task['name']}; {counted_parts(found.opened)}; {_described(fit)}")
         with shown():
