@@ -55,7 +55,7 @@ class InlineTrainer:
 
 
 def draw(folder: Path, images: Sequence[Pixels], test: Sequence[Pixels] = ()) -> Path:
-    """Write images [8, 8] in turn to the classes' folders; a few, like the first, are for testing."""
+    """Write images [8, 8] in turn to the classes' folders; a few are for testing."""
     tested = test or [pixels ^ 1 for pixels in images[:2]]  # no copies: sources refuse those
     for part, some in (("train", images), ("test", tested)):
         for number, pixels in enumerate(some):

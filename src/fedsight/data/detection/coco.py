@@ -61,26 +61,11 @@ def read_coco(
     """Parse a COCO JSON; `site_key` and `group_key` are keys of its image entries, if set.
 
     Ids are numbers or texts. Raises DataError, naming the entry at fault, for broken JSON, missing
-    keys, ids used twice,
-    references to unknown images or categories, and boxes that are not four finite numbers with
-    positive sides. Unknown categories and boxes without area are accepted if `judged`, because
-    the caller then checks them.
+    keys, ids used twice, references to unknown images or categories, and boxes that are not four
+    finite numbers with positive sides. Unknown categories and boxes without area are accepted if
+    `judged`, because the caller then checks them.
     """
-    try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"'{path}' cannot be read: {error.strerror or error}", "set data.path to the COCO JSON"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"'{path}' is not JSON: {error}", _CURE) from error
-    if not isinstance(data, dict):
-        what = "a list" if isinstance(data, list) else "a single value"
-        raise DataError(
-            f"'{path}' is not a COCO file: its top level is {what}, not an object with images, "
-            "annotations and categories",
-            _CURE,
-        )
+    data = _parsed(path)
     categories: dict[Id, str] = {}
     for where, entry in _entries(path, data, "categories"):
         number = _id(entry, "id", where)
@@ -120,6 +105,26 @@ def read_coco(
     return CocoFile(
         tuple(CocoImage(**image, boxes=tuple(boxes[i])) for i, image in images.items()), names
     )
+
+
+def _parsed(path: Path) -> dict[str, Any]:
+    """The object in a JSON file."""
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise DataError(
+            f"'{path}' cannot be read: {error.strerror or error}", "set data.path to the COCO JSON"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"'{path}' is not JSON: {error}", _CURE) from error
+    if not isinstance(data, dict):
+        what = "a list" if isinstance(data, list) else "a single value"
+        raise DataError(
+            f"'{path}' is not a COCO file: its top level is {what}, not an object with images, "
+            "annotations and categories",
+            _CURE,
+        )
+    return data
 
 
 def _entries(path: Path, data: dict[str, Any], key: str) -> list[tuple[str, dict[str, Any]]]:
