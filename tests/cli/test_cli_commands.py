@@ -73,7 +73,7 @@ def test_a_real_shell_sees_code_and_message(tmp_path: Path) -> None:
     assert made.returncode == 2
     assert made.stdout == ""
     assert made.stderr.splitlines()[0] == "Error: 1 problem in the configuration"
-    assert f"cannot read {tmp_path}/none.toml: No such file or directory" in made.stderr
+    assert f"there is no config file {tmp_path}/none.toml" in made.stderr
 
 
 def test_a_config_or_an_example_and_not_both(tmp_path: Path) -> None:

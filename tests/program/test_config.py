@@ -151,7 +151,7 @@ def test_an_error_says_how_many_and_which() -> None:
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for path, cause in (
         (tmp_path / "none.toml", "there is no config file"),
-        (tmp_path, "Is a directory"),
+        (tmp_path, "is a folder, not a config file"),
     ):
         with pytest.raises(ConfigError, match="1 problem in") as caught:
             load(path)
