@@ -21,6 +21,7 @@ import torch
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Order, PartSpec
 from fedsight.deploy.site import secagg_client
+from fedsight.deploy.site.enforcement import ContractEnforcement, Requester
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.deploy.site.secagg_client import SiteSecAgg
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
@@ -153,7 +154,9 @@ def quantised(folder: Path) -> SiteSecAgg:
     """A site in a run that masks nothing, so that no keys are needed; bounds are checked alike."""
     site = SiteSecAgg(folder, "a")
     owner = parse_owner({"data": {"name": "fashion-mnist-12k"}}, folder)
-    site.join(program(), owner, "run1")
+    enforcement = ContractEnforcement(folder, Requester())
+    enforcement.begin_run(program(), owner, "run1")
+    site.join(program(), owner, "run1", enforcement.release)
     return site
 
 

@@ -206,7 +206,8 @@ def test_a_job_with_code_is_refused(connected: Loopback, tmp_path: Path) -> None
     code.mkdir()
     (code / "mine.py").write_text("print('in')\n")
     assert outcome(connected, tmp_path / "job").endswith("FAILED_TO_RUN")
-    assert "BYOC not permitted" in (connected.server / "kit" / "log.txt").read_text()
+    log = connected.server / "kit" / "log.txt"
+    wait_until(lambda: "BYOC not permitted" in log.read_text())  # it is written a little later
 
 
 def test_a_job_with_another_class_is_refused(connected: Loopback, tmp_path: Path) -> None:
