@@ -14,8 +14,8 @@ from pathlib import Path
 
 import attacked_site
 import pytest
-from attacked_site import AttackedSite, draw, known, noise_images, program
-from masked_round import MaskedRound, in_the_clear
+from attacked_site import AttackedSite, known, program
+from masked_round import MaskedRound, in_the_clear, masked_sites
 
 from fedsight.core.types import Order
 from fedsight.deploy.site import service, trainer
@@ -33,14 +33,7 @@ def begin(
     """The keys of a round of three sites; all but the target train in processes of their own."""
     kinds = dict.fromkeys(NAMES[1:], trainer.Trainer)
     chosen = lambda log: kinds.get(log.parent.name, attacked_site.InlineTrainer)(log)  # noqa: E731
-    sites = [
-        attack(
-            name,
-            draw(tmp_path / f"images-{name}", noise_images(6, number)),
-            require=["secure_aggregation"],
-        )
-        for number, name in enumerate(NAMES)
-    ]
+    sites = masked_sites(attack, tmp_path, NAMES)
     monkeypatch.setattr(service, "Trainer", chosen)
     training = {"epochs": 400, "lr": 5e-4}  # long enough to be interrupted
     of = program(tmp_path / "images-a", secure={"name": "secagg"}, train=training)

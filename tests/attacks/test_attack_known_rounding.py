@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from attacked_site import AttackedSite, draw, known, noise_images, program
-from masked_round import MaskedRound, in_the_clear
+from attacked_site import AttackedSite, known, program
+from masked_round import MaskedRound, in_the_clear, masked_sites
 
 from fedsight.core.rng import generator
 from fedsight.core.types import Order
@@ -31,14 +31,7 @@ REACH = 0.25
 def comparisons(attack: Attack, tmp_path: Path) -> tuple[int, float]:
     """How many values of site a's update were compared with a known number, and the share of the
     comparisons that are right."""
-    sites = [
-        attack(
-            name,
-            draw(tmp_path / f"images-{name}", noise_images(6, number)),
-            require=["secure_aggregation"],
-        )
-        for number, name in enumerate(NAMES)
-    ]
+    sites = masked_sites(attack, tmp_path, NAMES)
     of = program(tmp_path / "images-a", secure={"name": "secagg"})
     for site in sites:
         site.join(of)

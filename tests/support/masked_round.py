@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
-from attacked_site import AttackedSite
+from attacked_site import AttackedSite, draw, noise_images
 from torch import Tensor
 
 from fedsight.client.step import Client
@@ -20,6 +21,20 @@ from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.pack import unpack
 from fedsight.privacy.secagg.server import SecAggServer
 from fedsight.program.program import Program
+
+
+def masked_sites(
+    attack: Callable[..., AttackedSite], folder: Path, names: Sequence[str]
+) -> list[AttackedSite]:
+    """Sites that require secure aggregation; each has six images in `folder/images-NAME`."""
+    return [
+        attack(
+            name,
+            draw(folder / f"images-{name}", noise_images(6, number)),
+            require=["secure_aggregation"],
+        )
+        for number, name in enumerate(names)
+    ]
 
 
 class MaskedRound:

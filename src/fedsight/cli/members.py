@@ -14,6 +14,7 @@ from rich.markup import escape
 
 from fedsight.cli.screen import share
 from fedsight.cli.tables import PrintableTable, print_line, show
+from fedsight.coordinator.folders import LOCK
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
 from fedsight.core.files import parse_json
@@ -167,7 +168,7 @@ def _run(folder: Path) -> tuple[str, list[str]]:
     elif outcome.get("state") == "failed":
         state = f"stopped: {outcome.get('cause')}"
     else:
-        state = "running" if locks.held(folder / ".lock") else "not finished"
+        state = "running" if locks.held(folder / LOCK) else "not finished"
     rounds = f"{last.get('round', 0)} of {facts['rounds']}" if "rounds" in facts else "0"
     sites = str(facts.get("population", ""))
     figure = _share(summary if "score" in summary else scored)

@@ -20,11 +20,11 @@ PIECE = 4096  # bytes read at the beginning, the middle and the end of a file
 SAMPLED = 256  # images read where they are neither arrays nor files
 
 
-def contents(dataset: Dataset, whole: bool = False) -> dict[str, str]:
+def contents(dataset: Dataset) -> dict[str, str]:
     """SHA-256 of the images and of the labels of each part, by name; empty if they are elsewhere.
 
-    Of image files the size and three pieces are hashed, with `whole` all bytes; where and when
-    they were written does not count. Raises DataError for a file that cannot be read.
+    Of image files the size and three pieces are hashed; where and when they were written does not
+    count. Raises DataError for a file that cannot be read.
     """
     found: dict[str, str] = {}
     parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
@@ -33,7 +33,7 @@ def contents(dataset: Dataset, whole: bool = False) -> dict[str, str]:
             continue
         seen = hashlib.sha256()
         try:
-            _add_images(seen, part.images, whole)
+            _add_images(seen, part.images)
         except DataError:
             if isinstance(part.images, LazyImages):
                 raise
@@ -52,21 +52,21 @@ def _labels(part: Part) -> str:
     return seen.hexdigest()
 
 
-def _add_images(seen: Any, images: Images, whole: bool) -> None:
+def _add_images(seen: Any, images: Images) -> None:
     if isinstance(images, ArrayImages):
         seen.update(_bytes(images.pixels))
     elif isinstance(images, LazyImages):
         for index in range(len(images)):
-            _add_file(seen, images, index, whole)
+            _add_file(seen, images, index)
     else:
         count = len(images)
-        every = np.arange(count) if whole else np.arange(0, count, max(1, count // SAMPLED))
+        every = np.arange(0, count, max(1, count // SAMPLED))
         for start in range(0, len(every), SAMPLED):
             seen.update(_bytes(images.read(torch.from_numpy(every[start : start + SAMPLED]))))
         seen.update(str(count).encode())
 
 
-def _add_file(seen: Any, images: LazyImages, index: int, whole: bool) -> None:
+def _add_file(seen: Any, images: LazyImages, index: int) -> None:
     """Add one image: its file, or what the source has in memory."""
     origin = images.origin(index)
     if isinstance(origin, Frame):
@@ -81,7 +81,7 @@ def _add_file(seen: Any, images: LazyImages, index: int, whole: bool) -> None:
         with Path(origin).open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             seen.update(f"{size}\n".encode())
-            if whole or size <= 3 * PIECE:
+            if size <= 3 * PIECE:
                 seen.update(file.read())
                 return
             for start in (0, size // 2, size - PIECE):

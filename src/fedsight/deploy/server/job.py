@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundComputed, RoundEnded
+from fedsight.coordinator.folders import LOCK
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
@@ -111,7 +112,7 @@ def _outcome(why: Exception) -> dict[str, Any]:
 def exclusive(folder: Path) -> Iterator[None]:
     """Let only one coordinator at a time write to a run's folder; EngineError after a timeout."""
     busy = EngineError(f"another coordinator is working in {folder}", "wait until it has ended")
-    with locks.hold(folder / ".lock", LOCK_TIMEOUT, busy):
+    with locks.hold(folder / LOCK, LOCK_TIMEOUT, busy):
         yield
 
 

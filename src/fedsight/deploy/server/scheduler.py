@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from fedsight.coordinator.callbacks import Callback, RoundEnded, RunBegan, RunEnded, notify
+from fedsight.coordinator.folders import LOCK
 from fedsight.coordinator.store import RunStore
 from fedsight.core import errors, locks
 from fedsight.core.errors import (
@@ -184,7 +185,7 @@ class RunScheduler:
     def _wait_for_end(self) -> dict[str, Any]:
         """Report rounds until the coordinator's process has ended; returns the outcome."""
         while True:
-            ended = not locks.held(self._store.folder / ".lock")
+            ended = not locks.held(self._store.folder / LOCK)
             self._report_rounds()
             outcome = read_outcome(self._store, self._number)
             if outcome is not None and outcome["state"] != "running":

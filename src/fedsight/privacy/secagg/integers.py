@@ -25,6 +25,17 @@ from fedsight.privacy.secagg.masks import WideResidues
 MODULUS = 64  # bits
 
 
+def check_form(payload: Payload, part: str, expected: tuple[int, torch.dtype], site: str) -> None:
+    """Raise SiteError naming `site` unless a part is a vector of the expected length and type."""
+    values, (size, dtype) = payload[part], expected
+    if values.dtype != dtype or values.shape != (size,):
+        raise SiteError(
+            f"site '{site}' sent values of shape {tuple(values.shape)} and type {values.dtype} as "
+            f"'{part}', expected ({size},) and {dtype}",
+            "the site uses another model; compare the fingerprints",
+        )
+
+
 @dataclass(frozen=True)
 class Integers:
     """The integer parts of a round of at most `terms` sites: length and bound by name.
@@ -64,14 +75,8 @@ class Integers:
     def check(self, payload: Payload, site: str) -> None:
         """Raise SiteError naming `site` for another type or length, or a value above the bound."""
         for part, size in self.sizes.items():
-            values = payload[part]
-            if values.dtype != torch.int64 or values.shape != (size,):
-                raise SiteError(
-                    f"site '{site}' sent values of shape {tuple(values.shape)} and type "
-                    f"{values.dtype} as '{part}', expected ({size},) and {torch.int64}",
-                    "the site uses another model; compare the fingerprints",
-                )
-            check_share(values, self.bounds[part], site)
+            check_form(payload, part, (size, torch.int64), site)
+            check_share(payload[part], self.bounds[part], site)
 
     def encode(self, payload: Payload, site: str) -> WideResidues:
         """A site's integers [k] modulo 2^64; SiteError as `check` raises it."""

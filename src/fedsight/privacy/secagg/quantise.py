@@ -25,7 +25,7 @@ from fedsight.core.types import Payload
 from fedsight.privacy import skellam
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.poisson import Uniform
-from fedsight.privacy.secagg.integers import Integers
+from fedsight.privacy.secagg.integers import Integers, check_form
 from fedsight.privacy.secagg.masks import Residues
 
 MODULUS = 32  # bits, at most
@@ -140,12 +140,7 @@ class Quantiser:
             )
         for part, size in self.sizes.items():
             values = payload[part]
-            if values.dtype != torch.float32 or values.shape != (size,):
-                raise SiteError(
-                    f"site '{site}' sent values of shape {tuple(values.shape)} and type "
-                    f"{values.dtype}, expected ({size},) and {torch.float32}",
-                    "the site uses another model; compare the fingerprints",
-                )
+            check_form(payload, part, (size, torch.float32), site)
             edges = torch.aminmax(values) if size else ()
             if not all(abs(float(edge)) < float("inf") for edge in edges):  # NaN fails this too
                 raise SiteError(
