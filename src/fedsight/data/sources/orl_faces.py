@@ -8,7 +8,7 @@ from typing import Annotated
 from pydantic import Field
 
 from fedsight.core.errors import DataError, Problem
-from fedsight.core.rng import numpy_generator
+from fedsight.core.draws import draws
 from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Side, sources
 from fedsight.data.duplicates.counts import Handling
@@ -59,7 +59,7 @@ class OrlFaces(PeopleSource):
                 "test" if place >= trained else "train",
             )
             for place, person in enumerate(
-                numpy_generator(self.people_seed, "orl-faces").permutation(PEOPLE)
+                draws(self.people_seed, "orl-faces").permutation(PEOPLE)
             )
             for picture in range(1, PICTURES + 1)
         ]
