@@ -27,8 +27,7 @@ def code(values: np.ndarray) -> str:
 
 
 def test_the_bits_are_those_of_pcg64() -> None:
-    """What NumPy promises never to change; the first words of the seed 0, from its documentation's
-    own example of the stream."""
+    """What NumPy promises not to change: the first words of the seed 0."""
     assert Draws(0).uniforms(3).tolist() == [
         0.6369616873214543,
         0.2697867137638703,
@@ -37,21 +36,21 @@ def test_the_bits_are_those_of_pcg64() -> None:
 
 
 def test_whole_numbers_have_known_answers() -> None:
-    assert draws(0, "a").permutation(10).tolist() == PERMUTED
-    assert draws(0, "a").sample(1000, 5).tolist() == SAMPLED
-    assert [draws(0, "a").below(10**9), draws(1, "a").below(10**9)] == BELOW
-    assert code(draws(0, "b").permutation(100_000)) == LONG
-    assert code(draws(0, "b").choose([1.0, 2.0, 4.0], 1000)) == CHOSEN
+    assert draws(0, "a").permutation(10).tolist() == [5, 9, 2, 7, 4, 1, 8, 0, 6, 3]
+    assert draws(0, "a").sample(1000, 5).tolist() == [736, 757, 792, 871, 932]
+    assert [draws(0, "a").below(10**9), draws(1, "a").below(10**9)] == [936599136, 628272100]
+    assert code(draws(0, "b").permutation(100_000)) == "aa8db53af2abeb16"
+    assert code(draws(0, "b").choose([1.0, 2.0, 4.0], 1000)) == "d520a00b3f61a001"
 
 
 @pytest.mark.parametrize(
     ("law", "wanted"),
     [
-        ("exponential", (0.0, 0.0, 0.0)),
-        ("normal", (0.0, 0.0, 0.0)),
-        ("gamma", (0.0, 0.0, 0.0)),
-        ("dirichlet", (0.0, 0.0, 0.0)),
-        ("small dirichlet", (0.0, 0.0, 0.0)),
+        ("exponential", (0.21443809217941945, 1.2739569306416698, 1.7869665321105455)),
+        ("normal", (0.28787529809394763, 0.3342227796983505, -0.5161151552919446)),
+        ("gamma", (1.3725173460612517e-05, 0.7692010097050834, 11.075742008843227)),
+        ("dirichlet", (0.002571026139954319, 0.5103762349632883, 0.48705273889675726)),
+        ("small dirichlet", (0.9999999999999998, 2.879164747112634e-16, 7.282945602191581e-18)),
     ],
 )
 def test_real_numbers_have_known_answers(law: str, wanted: tuple[float, ...]) -> None:
@@ -102,19 +101,11 @@ def test_every_sample_is_equally_likely() -> None:
     assert stats.chisquare(list(counts.values())).pvalue > CHANCE
 
 
-@given(
-    seed=SEEDS,
-    bounds=st.lists(st.integers(1, 40) | st.integers(2**32 - 2**31, 2**32), max_size=60),
-)
-def test_whole_numbers_are_below_their_bounds_one_by_one_or_together(
-    seed: int, bounds: list[int]
-) -> None:
+@given(seed=SEEDS, bounds=st.lists(st.integers(1, 40) | st.integers(2**31, 2**32), max_size=60))
+def test_whole_numbers_are_below_their_bounds(seed: int, bounds: list[int]) -> None:
     """Bounds just above 2^31 refuse half of all draws."""
-    one, other = Draws(seed), Draws(seed)
-    single = [one.below(bound) for bound in bounds]
-    assert all(0 <= value < bound for value, bound in zip(single, bounds, strict=True))
-    assert other._below(np.array(bounds, dtype=np.int64)).tolist() == single
-    assert one.uniform() == other.uniform()
+    made = Draws(seed)
+    assert all(0 <= made.below(bound) < bound for bound in bounds)
 
 
 def test_a_bound_that_does_not_divide_gives_no_number_more_often() -> None:
@@ -126,7 +117,7 @@ def test_a_bound_that_does_not_divide_gives_no_number_more_often() -> None:
 
 @pytest.mark.parametrize("bound", [0, -1, 2**32 + 1])
 def test_a_bound_that_cannot_be_is_refused(bound: int) -> None:
-    with pytest.raises(ValueError, match="bounds from 1 to 2\\^32"):
+    with pytest.raises(ValueError, match="a bound from 1 to 2\\^32"):
         Draws(0).below(bound)
 
 

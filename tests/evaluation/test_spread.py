@@ -83,7 +83,10 @@ def test_an_arm_that_was_trained_once_has_no_spread() -> None:
 
 def test_runs_without_a_comparison_have_the_federated_figures_alone() -> None:
     runs = [Repeat(one.facts, {**one.summary, "pooled": None}) for one in THREE]
-    runs = [Repeat(one.facts, {k: v for k, v in one.summary.items() if k != "alone_mean"}) for one in runs]
+    runs = [
+        Repeat(one.facts, {k: v for k, v in one.summary.items() if k != "alone_mean"})
+        for one in runs
+    ]
     found = together(runs)
     assert list(found["figures"]) == ["federated"]
     assert found["differences"] == {}

@@ -38,9 +38,7 @@ def trained(federation: Federation) -> torch.Tensor:
 def test_without_seeds_of_their_own_all_follow_the_programs() -> None:
     program = federations.program(seed=5)
     assert (program.split_seed, program.model_seed, program.train_seed) == (5, 5, 5)
-    said = federations.program(
-        seed=1, split={"seed": 5}, model={"seed": 5}, train={"seed": 5}
-    )
+    said = federations.program(seed=1, split={"seed": 5}, model={"seed": 5}, train={"seed": 5})
     assert (said.split_seed, said.model_seed, said.train_seed) == (5, 5, 5)
     one, other = opened(5), opened(1, split={"seed": 5}, model={"seed": 5}, train={"seed": 5})
     assert shares(one) == shares(other)
@@ -99,7 +97,9 @@ def test_a_seed_of_training_holds_the_cohorts() -> None:
 def test_a_seed_that_is_not_set_leaves_the_fingerprint_as_it_was() -> None:
     """Noise of simulations follows from the fingerprint."""
     program = federations.program()
-    assert program.fingerprint == FINGERPRINT
+    assert program.fingerprint == (
+        "c46d1ba853c39761874242e16acb415ac667084f62b399f45a9d93f63c49d51c"
+    )
     assert federations.program(split={"seed": 0}).fingerprint != program.fingerprint
     assert federations.program(model={"seed": 0}).fingerprint != program.fingerprint
     assert federations.program(train={"seed": 0}).fingerprint != program.fingerprint

@@ -13,8 +13,8 @@ from fedsight.cli.tables import PrintableTable, print_line, show
 from fedsight.report.words import word
 
 if TYPE_CHECKING:
-    from fedsight.coordinator.callbacks import Callback
     from fedsight.cli.train import Target
+    from fedsight.coordinator.callbacks import Callback
     from fedsight.evaluation.conclusion import Command
     from fedsight.program.program import Program, Speed
     from fedsight.runs.series import Attend, Work

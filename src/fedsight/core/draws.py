@@ -19,7 +19,7 @@ from fedsight.core.rng import Step, derive
 Indices = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 _HALF = 0xFFFFFFFF
-_BLOCK = 1 << 16  # of whole numbers that are drawn together
+_AHEAD = 256  # words taken at once, because a call for each would take most of the time
 _FLAT = 0.1  # from this alpha on no gamma draw of a Dirichlet law underflows
 
 
@@ -33,11 +33,15 @@ class Draws:
 
     def __init__(self, seed: int) -> None:
         self._bits = np.random.PCG64(seed)
+        self._ahead: list[int] = []  # words to come, the next one last
         self._spare: int | None = None  # the second half of the last word, if it is still unused
 
     def uniforms(self, count: int) -> Floats:
         """Uniform numbers in [0, 1), multiples of 2^-53 [count]."""
-        return (self._bits.random_raw(count) >> np.uint64(11)) * 2.0**-53
+        known = [self._ahead.pop() for _ in range(min(count, len(self._ahead)))]
+        words = np.array(known, dtype=np.uint64)
+        words = np.concatenate([words, self._bits.random_raw(count - len(known))])
+        return (words >> np.uint64(11)) * 2.0**-53
 
     def uniform(self) -> float:
         """A uniform number in [0, 1), a multiple of 2^-53."""
@@ -48,7 +52,8 @@ class Draws:
 
         A bound of 1 takes no random bits. Raises ValueError for one that is not in 1 to 2^32.
         """
-        _check(bound, bound)
+        if not 1 <= bound <= 2**32:
+            raise ValueError(f"expected a bound from 1 to 2^32, got {bound}")
         while bound > 1:
             product = self._half() * bound
             if product & _HALF >= (2**32 - bound) % bound:
@@ -60,11 +65,15 @@ class Draws:
         return low + self.below(high - low + 1)
 
     def permutation(self, items: int | Sequence[int] | Indices) -> Indices:
-        """`items`, or the numbers below it, in random order [n] (Fisher and Yates)."""
+        """`items`, or the numbers below it, in random order [n] (Fisher and Yates 1938)."""
         given = np.arange(items) if isinstance(items, int | np.integer) else np.asarray(items)
         order = list(range(len(given)))
-        last = range(len(order) - 1, 0, -1)
-        for at, other in zip(last, self._below(np.array(last) + 1).tolist(), strict=True):
+        half = self._half
+        for at in range(len(order) - 1, 0, -1):
+            # As many bits as `at` has; what is above it is drawn again, so nothing is preferred.
+            mask = (1 << at.bit_length()) - 1
+            while (other := half() & mask) > at:
+                pass
             order[at], order[other] = order[other], order[at]
         return given[np.array(order, dtype=np.int64)]
 
@@ -74,9 +83,9 @@ class Draws:
         Floyd's algorithm (Bentley and Floyd 1987); its time does not depend on `total`.
         """
         chosen: set[int] = set()
-        last = range(total - count, total)
-        for top, drawn in zip(last, self._below(np.array(last) + 1).tolist(), strict=True):
-            chosen.add(top if drawn in chosen else drawn)
+        for last in range(total - count, total):
+            drawn = self.below(last + 1)
+            chosen.add(last if drawn in chosen else drawn)
         return np.array(sorted(chosen), dtype=np.int64)
 
     def choose(self, weights: Floats | Sequence[float], count: int) -> Indices:
@@ -155,7 +164,9 @@ class Draws:
         return shares
 
     def _word(self) -> int:
-        return int(self._bits.random_raw())
+        if not self._ahead:
+            self._ahead = self._bits.random_raw(_AHEAD)[::-1].tolist()
+        return self._ahead.pop()
 
     def _height(self, table: ziggurat.Ziggurat, layer: int) -> float:
         """A height between the two ends of a layer."""
@@ -183,50 +194,11 @@ class Draws:
                 if x <= v + y:
                     return x
 
-    def _below(self, bounds: Indices) -> Indices:
-        """The same numbers as `below` gives for one of `bounds` [n] after the other."""
-        if len(bounds):
-            _check(int(bounds.min()), int(bounds.max()))
-        found = np.zeros(len(bounds), dtype=np.int64)
-        drawn = np.flatnonzero(bounds > 1)
-        for start in range(0, len(drawn), _BLOCK):
-            places = drawn[start : start + _BLOCK]
-            found[places] = self._unbiased(bounds[places].astype(np.uint64))
-        return found
-
-    def _unbiased(self, bounds: npt.NDArray[np.uint64]) -> Indices:
-        accepted: list[npt.NDArray[np.uint64]] = []
-        halves = self._halves(len(bounds))
-        while len(bounds):
-            product = halves * bounds
-            refused = (product & np.uint64(_HALF)) < (np.uint64(2**32) - bounds) % bounds
-            good = int(refused.argmax()) if refused.any() else len(bounds)
-            accepted.append(product[:good] >> np.uint64(32))
-            # The half that was refused is dropped, and the next ones move up.
-            bounds, halves = bounds[good:], halves[good + 1 :]
-            if len(bounds):
-                halves = np.concatenate([halves, self._halves(1)])
-        return np.concatenate(accepted).astype(np.int64)
-
     def _half(self) -> int:
-        """The first of `_halves`."""
+        """32 random bits: the lower half of a word before the upper one."""
         if self._spare is None:
             word = self._word()
             self._spare = word >> 32
             return word & _HALF
         half, self._spare = self._spare, None
         return half
-
-    def _halves(self, count: int) -> npt.NDArray[np.uint64]:
-        """Random 32-bit integers: the lower halves of words before the upper ones."""
-        spare = [] if self._spare is None else [self._spare]
-        words = self._bits.random_raw((count - len(spare) + 1) // 2)
-        pairs = np.stack([words & np.uint64(_HALF), words >> np.uint64(32)], axis=1).ravel()
-        halves = np.concatenate([np.array(spare, dtype=np.uint64), pairs])
-        self._spare = int(halves[count]) if len(halves) > count else None
-        return halves[:count]
-
-
-def _check(low: int, high: int) -> None:
-    if low < 1 or high > 2**32:
-        raise ValueError(f"expected bounds from 1 to 2^32, got {low} to {high}")

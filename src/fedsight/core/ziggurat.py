@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from decimal import Decimal, localcontext
 from functools import cache
+from itertools import pairwise
 from typing import NamedTuple
 
 LAYERS = 256
@@ -15,7 +16,7 @@ _DIGITS = 40
 # Where the lowest layer ends, and the area of each layer: the solution for 256 layers.
 _EDGE_EXPONENTIAL = Decimal("7.6971174701310497140446280481")
 _EDGE_NORMAL = Decimal("3.6541528853610087963519472518")
-_AREA_NORMAL = Decimal("0.0049286732339746553")
+_AREA_NORMAL = Decimal("0.0049286732339746549315909134318")
 
 
 class Ziggurat(NamedTuple):
@@ -39,7 +40,7 @@ def _made(edge: Decimal, area: Decimal, density: Curve, inverse: Curve, bits: in
     ends.reverse()
     base = area / density(edge)  # as wide as a rectangle with the area of layer 0
     within = [edge / base, Decimal(0)]
-    within += [inner / outer for inner, outer in zip(ends, ends[1:], strict=False)]
+    within += [inner / outer for inner, outer in pairwise(ends)]
     return Ziggurat(
         float(edge),
         tuple(float(end / unit) for end in [base, *ends]),

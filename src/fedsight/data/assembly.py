@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsight.core.draws import draws
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
-from fedsight.core.draws import draws
 from fedsight.data.base import Dataset, Images, Indices, Part, Preprocess, SizedSource
 from fedsight.data.cells import labels_in, refuse_combined
 from fedsight.data.class_names import Similar, ordered, settled_names, used

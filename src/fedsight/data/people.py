@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from fedsight.core.errors import DataError
 from fedsight.core.draws import draws
+from fedsight.core.errors import DataError
 from fedsight.data.assembly import Collection, Labels, Record, site_names
 from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.duplicates.handled import handled, looked_for

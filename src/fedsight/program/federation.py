@@ -120,9 +120,7 @@ class Federation:
         if self.program.train.seed is not None:
             order = np.argsort(indices, kind="stable")
             indices, origins = indices[order], origins[order]
-        return self._data(
-            self.dataset.train, torch.from_numpy(indices), torch.from_numpy(origins)
-        )
+        return self._data(self.dataset.train, torch.from_numpy(indices), torch.from_numpy(origins))
 
     def viewed(self) -> Federation:
         """The same federation with its test views."""

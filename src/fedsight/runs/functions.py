@@ -10,7 +10,14 @@ from typing import Any, NamedTuple, overload
 from fedsight.coordinator.folders import free_folder
 from fedsight.coordinator.protection import Protection
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem, StoreError
+from fedsight.core.errors import (
+    ConfigError,
+    DataError,
+    FedSightError,
+    ModelError,
+    Problem,
+    StoreError,
+)
 from fedsight.core.progress import listening
 from fedsight.evaluation.conclusion import Command, require_score
 from fedsight.program import config as configs

@@ -235,7 +235,9 @@ def _refuse_other(folder: Path, program: Program, command: Command) -> None:
 
 def _refuse_changed(first: Path, folder: Path) -> None:
     """StoreError if the seeds have not seen the same images."""
-    one, other = (RunStore(run).read_json("run.json")["data"]["contents"] for run in (first, folder))
+    one, other = (
+        RunStore(run).read_json("run.json")["data"]["contents"] for run in (first, folder)
+    )
     if one != other:
         raise StoreError(
             f"the images or labels of {folder} are not those of {first}: the data have changed",

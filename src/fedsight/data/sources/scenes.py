@@ -174,9 +174,7 @@ class Scenes(Source):
         return values[down[0] : down[-1] + 1, across[0] : across[-1] + 1]
 
 
-def _put(
-    garment: Grey, label: int, scene: Grey, others: Sequence[Row], rng: Draws
-) -> Row | None:
+def _put(garment: Grey, label: int, scene: Grey, others: Sequence[Row], rng: Draws) -> Row | None:
     """Paste the garment where it covers others by no more than a tenth; None if no such place."""
     (height, width), (rows, columns) = garment.shape, scene.shape
     for top, left in _places(rows - height + 1, columns - width + 1, rng):
