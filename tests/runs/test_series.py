@@ -5,27 +5,29 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 from command_line import Launched, cli, done, figures, read, refused, same, write_config
 
 import fedsight as fs
-from fedsight.core.errors import Interrupted, StoreError
+from fedsight.core.errors import StoreError
 
 FIXED = {"model": {"seed": 0}, "train": {"seed": 0}}  # only the split follows the program's seed
 
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("series")
+    folder = tmp_path_factory.mktemp("series")
+    write_config(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
 def series(home: Path) -> Path:
     """The folder of a finished series of two comparisons."""
-    done("compare", write_config(home), "--workers", 1, "--seeds", 2, "--out", home / "series")
+    done("compare", home / "tiny.toml", "--workers", 1, "--seeds", 2, "--out", home / "series")
     return home / "series"
 
 
@@ -121,27 +123,21 @@ def test_a_killed_series_goes_on_where_it_was(series: Path, home: Path) -> None:
     assert read(folder, "series.json") == read(series, "series.json")
 
 
-def test_ctrl_c_says_how_to_go_on(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from fedsight.runs import lifecycle
-
-    usual, calls = lifecycle.start, []
-
-    def stopped(*given: Any) -> Any:
-        calls.append(given)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return usual(*given)
-
-    monkeypatch.setattr(lifecycle, "start", stopped)
-    folder = home / "stopped"
-    with pytest.raises(Interrupted) as caught:
-        fs.run(home / "tiny.toml", workers=1, seeds=3, out=folder)
-    assert "1 of 3 seeds are finished" in caught.value.cause
-    assert caught.value.cure == f"continue with: fedsight resume {folder}"
-    monkeypatch.setattr(lifecycle, "start", usual)
-    found = fs.run(home / "tiny.toml", workers=1, seeds=3, out=folder)
-    assert found.seeds == (0, 1, 2)
-    assert len(calls) == 2
+def test_ctrl_c_says_how_to_go_on_and_so_does_the_same_call(home: Path) -> None:
+    config, folder = home / "tiny.toml", home / "stopped"
+    words = ("--workers", 1, "--set", "rounds.rounds=30", "--seeds", 2, "--out", folder)
+    launched = Launched(home, "run", config, *words)
+    begun = folder / "seed-1" / "history.jsonl"
+    launched.wait_until(lambda: begun.is_file() and begun.stat().st_size > 0, "the second seed")
+    assert launched.kill(how=signal.SIGINT) == 130
+    said = launched.said.read_text()
+    assert "1 of 2 seeds are finished" in said
+    assert f"continue with: fedsight resume {folder}" in said
+    before = {name: at for name, at in written(folder).items() if name.startswith("seed-0")}
+    found = fs.run(config, workers=1, seeds=2, out=folder, rounds=30)
+    after = written(folder)
+    assert {name: after[name] for name in before} == before
+    assert len(found.runs[1].history) == 30
 
 
 def test_pooled_training_that_depends_on_no_seed_is_done_once(home: Path) -> None:
@@ -221,7 +217,7 @@ def test_from_python(home: Path) -> None:
     assert found.seeds == (0, 1)
     assert found.differences == {}
     assert found.sites is None
-    assert "2 seeds, accuracy" in repr(found)
+    assert "2 seeds, Accuracy" in repr(found)
     assert fs.Series(os.fspath(home / "python")).figures == found.figures
     with pytest.raises(StoreError, match=r"series\.json"):
         fs.Series(home / "python" / "seed-0")

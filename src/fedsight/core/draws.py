@@ -41,7 +41,8 @@ class Draws:
         known = [self._ahead.pop() for _ in range(min(count, len(self._ahead)))]
         words = np.array(known, dtype=np.uint64)
         words = np.concatenate([words, self._bits.random_raw(count - len(known))])
-        return (words >> np.uint64(11)) * 2.0**-53
+        found: Floats = (words >> np.uint64(11)) * np.float64(2.0**-53)
+        return found
 
     def uniform(self) -> float:
         """A uniform number in [0, 1), a multiple of 2^-53."""
@@ -185,12 +186,12 @@ class Draws:
         while True:
             u, v = self.uniform(), self.exponential()
             if u <= 1.0 - shape:
-                x = u ** (1.0 / shape)
+                x = math.pow(u, 1.0 / shape)
                 if x <= v:
                     return x
             else:
                 y = -math.log((1.0 - u) / shape)
-                x = (1.0 - shape + shape * y) ** (1.0 / shape)
+                x = math.pow(1.0 - shape + shape * y, 1.0 / shape)
                 if x <= v + y:
                     return x
 

@@ -87,8 +87,7 @@ class Split(Settings, ABC):
     min_samples: int = Field(
         1, ge=1
     )  # minimum samples of each site; a split that cannot satisfy it is refused
-    # of who has which images, what is set aside for validation, and the shift's noise; None: the
-    # program's seed
+    # of who has which images, of validation images and of shift noise; None: the program's seed
     seed: int | None = None
 
     def divide(self, part: Part, classes: int, seed: int) -> Partition:

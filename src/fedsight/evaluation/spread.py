@@ -71,8 +71,13 @@ def _spread(values: Sequence[float | None], once: bool = False) -> dict[str, Any
     if len(known) < len(values) or not known:
         return None
     low, high = of_mean(known)
-    found = {"mean": sum(known) / len(known), "deviation": deviation(known), "low": low}
-    found |= {"high": high, "values": known}
+    found: dict[str, Any] = {
+        "mean": sum(known) / len(known),
+        "deviation": deviation(known),
+        "low": low,
+        "high": high,
+        "values": known,
+    }
     return found | {"deviation": None, "low": None, "high": None} if once else found
 
 

@@ -100,7 +100,8 @@ class FixedSize:
             )
         if self.size == population:
             return list(range(population))
-        return draws(seed, "round", round, "cohort").sample(population, self.size).tolist()
+        chosen = draws(seed, "round", round, "cohort").sample(population, self.size)
+        return [int(client) for client in chosen]
 
     def expected(self, population: int) -> float:
         """The fixed size."""

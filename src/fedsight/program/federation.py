@@ -116,11 +116,11 @@ class Federation:
         sites = range(len(self.partition))
         groups = [self.partition.indices(site) for site in sites]
         origins = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-        indices = np.concatenate(groups)
+        pooled = np.concatenate(groups)
         if self.program.train.seed is not None:
-            order = np.argsort(indices, kind="stable")
-            indices, origins = indices[order], origins[order]
-        return self._data(self.dataset.train, torch.from_numpy(indices), torch.from_numpy(origins))
+            order = np.argsort(pooled, kind="stable")
+            pooled, origins = pooled[order], origins[order]
+        return self._data(self.dataset.train, torch.from_numpy(pooled), torch.from_numpy(origins))
 
     def viewed(self) -> Federation:
         """The same federation with its test views."""
