@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 _ROWS = {
     "federated": "federated",
     "alone": "alone (mean of the sites)",
-    "pooled": "pooled (all data at one place)",
+    "pooled": "pooled",
     "federated_minus_alone": "federated - alone",
     "federated_minus_pooled": "federated - pooled",
-    "own_federated": "on each site's own classes or images: federated",
-    "own_alone": "on the same: alone",
-    "own_federated_minus_alone": "on the same: federated - alone",
+    "own_federated": "each site's figure: federated",
+    "own_alone": "each site's figure: alone",
+    "own_federated_minus_alone": "each site's: federated - alone",
 }
 
 
@@ -76,34 +76,44 @@ def _show(folder: Path, found: Mapping[str, Any]) -> None:
     page = build([folder / run for run in found["runs"]], folder / "report.html")
     seeds = found["seeds"]
     print_line(f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), {word(found['headline'])}")
-    table = PrintableTable(box=None, padding=(0, 2, 0, 0))
-    for title in ("", "mean", "standard deviation", "95 % interval of the mean"):
-        table.add_column(title, justify="left" if not title else "right")
-    for name, figure in {**found["figures"], **found["differences"]}.items():
-        table.add_row(_ROWS[name], *_cells(figure, signed="minus" in name))
+    table, figures = _table(""), {**found["figures"], **found["differences"]}
+    for name, title in _ROWS.items():
+        if name in figures:
+            table.add_row(title, *_cells(figures[name], difference="minus" in name))
     show(table)
     if found["sites"] is not None and found["command"] == "compare":
         _show_sites(found["sites"])
+    if found["differences"]:
+        print_line("Differences are in percentage points, taken within each seed.")
     print_line(f"Figures: {folder}/series.json")
     print_line(f"Report: {page}")
 
 
 def _show_sites(sites: Mapping[str, Any]) -> None:
     """Each site's gain; only series in which the sites have the same images have them."""
-    table = PrintableTable(box=None, padding=(0, 2, 0, 0))
-    for title in ("site: federated - alone", "mean", "standard deviation", "95 % interval"):
-        table.add_column(title, justify="left" if title.startswith("site") else "right")
+    table = _table("federated - alone at")
     for site, figures in sites.items():
         if "federated_minus_alone" in figures:
-            table.add_row(escape(site), *_cells(figures["federated_minus_alone"], signed=True))
+            table.add_row(escape(site), *_cells(figures["federated_minus_alone"], difference=True))
     if table.row_count:
         show(table)
 
 
-def _cells(figure: Mapping[str, Any], signed: bool) -> tuple[str, str, str]:
-    form = "{:+.2%}" if signed else "{:.2%}"
-    mean = form.format(figure["mean"])
+def _table(title: str) -> PrintableTable:
+    table = PrintableTable(box=None, padding=(0, 2, 0, 0))
+    table.add_column(title)
+    for column in ("mean", "std. dev.", "95 % interval"):
+        table.add_column(column, justify="right")
+    return table
+
+
+def _cells(figure: Mapping[str, Any], difference: bool) -> tuple[str, str, str]:
+    """A share in percent; a difference between two in percentage points."""
+
+    def shown(share: float, sign: str = "+" if difference else "") -> str:
+        return f"{share * 100:{sign}.2f}{'' if difference else '%'}"
+
     if figure["deviation"] is None:
-        return mean, "trained once", ""
-    low, high = form.format(figure["low"]), form.format(figure["high"])
-    return mean, f"{figure['deviation']:.2%}", f"{low} to {high}"
+        return shown(figure["mean"]), "trained once", ""
+    interval = f"{shown(figure['low'])} to {shown(figure['high'])}"
+    return shown(figure["mean"]), shown(figure["deviation"], ""), interval
