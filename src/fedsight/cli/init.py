@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -68,26 +66,6 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def list_beside(path: Path) -> Path:
-    """The list of images and masks that goes with a config, if it needs one."""
-    return path.with_name(f"{path.stem}-masks.csv")
-
-
-@contextlib.contextmanager
-def drafting(folder: Path, asked: Asked, path: Path) -> Iterator[Found]:
-    """What the folder holds; the list that was written beside the config goes if it fails."""
-    from fedsight.program.draft.guess import look
-
-    listed = list_beside(path)
-    there = listed.exists()
-    try:
-        yield look(folder, asked, listed)
-    except BaseException:
-        if not there:
-            listed.unlink(missing_ok=True)
-        raise
-
-
 def init_command(
     folder: FolderArgument,
     yes: Yes = False,
@@ -110,34 +88,35 @@ def init_command(
     from fedsight.program.draft.base import Asked
     from fedsight.program.draft.checked import checked
     from fedsight.program.draft.fitting import fitted, sampled
+    from fedsight.program.draft.guess import look
     from fedsight.runs.phases import shown
 
     path = out or Path(f"{_name(folder)}.toml")
     ask = not yes and on_terminal()
-    replace_it = _may_write(path, force, ask)
+    _check_place(path, force, ask)
     names = tuple(one.strip() for one in classes.split(",")) if classes else None
-    asked = Asked(_known(task), names, replace_it)
-    with drafting(folder, asked, path) as found:
-        if ask and task is None:
-            found = _ask_task(found, folder, asked, path)
-        sample = sampled(found)
-        if ask:
-            size = size or _ask_size(found, sample)
-            sites = sites or _ask_sites(found, sample)
-        fit = fitted(found, sample, size, sites)
-        for reason in found.guess.reasons:
-            echo(f"- {reason}")
-        for note in found.opened.said:
-            echo(f"- {note}")
-        echo(f"Task: {fit.task['name']}; {counted_parts(found.opened)}; {_described(fit)}")
-        with shown():
-            text, left_out = checked(found, fit, path)
-        for name in left_out[:_SHOWN]:
-            echo(f"cannot be read, left out: {name}")
-        if left_out:
-            echo(f'{len(left_out)} images cannot be read: the config says corrupt = "skip"')
-        make_folder(path.resolve().parent)
-        write_atomically(path, text.encode())
+    asked = Asked(_known(task), names)
+    found = look(folder, asked)
+    if ask and task is None:
+        found = _ask_task(found, folder, asked)
+    sample = sampled(found)
+    if ask:
+        size = size or _ask_size(found, sample)
+        sites = sites or _ask_sites(found, sample)
+    fit = fitted(found, sample, size, sites)
+    for reason in found.guess.reasons:
+        echo(f"- {reason}")
+    for note in found.opened.said:
+        echo(f"- {note}")
+    echo(f"Task: {fit.task['name']}; {counted_parts(found.opened)}; {_described(fit)}")
+    with shown():
+        text, left_out = checked(found, fit, path)
+    for name in left_out[:_SHOWN]:
+        echo(f"cannot be read, left out: {name}")
+    if left_out:
+        echo(f'{len(left_out)} images cannot be read: the config says corrupt = "skip"')
+    make_folder(path.resolve().parent)
+    write_atomically(path, text.encode())
     echo(f"Wrote {path}. Next: fedsight run {path}")
 
 
@@ -148,14 +127,12 @@ def _name(folder: Path) -> str:
     return re.sub(r"[^\w.-]+", "_", word).strip("._") or "images"
 
 
-def _may_write(path: Path, force: bool, ask: bool) -> bool:
-    """Whether files that exist may be replaced; StoreError if this one exists and may not be."""
+def _check_place(path: Path, force: bool, ask: bool) -> None:
+    """StoreError for a name that no config has, and for a file that exists and is to stay."""
     if path.suffix != ".toml":
         raise StoreError(f"'{path}' does not end in .toml", "give the config such a name")
-    if not path.exists() or force:
-        return force
-    if ask and typer.confirm(f"{path} exists. Replace it?"):
-        return True
+    if not path.exists() or force or (ask and typer.confirm(f"{path} exists. Replace it?")):
+        return
     raise StoreError(f"{path} exists", "give another name with --out, or replace it with --force")
 
 
@@ -169,7 +146,7 @@ def _known(task: str | None) -> str | None:
     return task
 
 
-def _ask_task(found: Found, folder: Path, asked: Asked, path: Path) -> Found:
+def _ask_task(found: Found, folder: Path, asked: Asked) -> Found:
     """The guess, or another one if the user says that it is for another task."""
     from fedsight.program.draft.base import TASKS, Asked
     from fedsight.program.draft.guess import look
@@ -187,7 +164,7 @@ def _ask_task(found: Found, folder: Path, asked: Asked, path: Path) -> Found:
         listed = ",".join(found.opened.classes)
         words = typer.prompt("Grades, the lowest first", default=listed).split(",")
         classes = tuple(one.strip() for one in words)
-    return look(folder, Asked(task, classes, True), list_beside(path))
+    return look(folder, Asked(task, classes))
 
 
 def _ask_size(found: Found, sample: Sample) -> int | None:

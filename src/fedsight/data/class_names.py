@@ -1,4 +1,4 @@
-"""The names of classes: which are written in two ways, stand for nothing, or have an order."""
+"""Names of classes and sites: written in two ways, standing for nothing, or in an order."""
 
 from __future__ import annotations
 
@@ -32,6 +32,25 @@ class Use:
 
     count: int
     place: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What names stand for, in messages."""
+
+    label: str
+    one: str
+    setting: str
+    stated: str = ""  # how a name that looks like a missing value is said to be meant
+
+
+CLASSES = Kind(
+    "label",
+    "class",
+    "data.similar_names",
+    "if it is a class, list all classes in data.classes, or ",
+)
+SITES = Kind("site", "site", "data.similar_sites", "if it is the name of a site, ")
 
 
 def used(labels: Iterable[tuple[str, str]]) -> dict[str, Use]:
@@ -81,6 +100,7 @@ def settled_names(
     classes: Sequence[str] | None,
     similar: Similar,
     things: str = "images",
+    kind: Kind = CLASSES,
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The name that each one in `uses` and `classes` is read as, and what to say about it.
 
@@ -91,7 +111,7 @@ def settled_names(
     stated = tuple(classes or ())
     if similar == "keep":
         return {name: name for name in (*stated, *uses)}, ()
-    _check_missing(uses, stated, things)
+    _check_missing(uses, stated, things, kind)
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys((*stated, *sorted(uses))):
         groups.setdefault(key(name), []).append(name)
@@ -100,7 +120,7 @@ def settled_names(
         chosen = _chosen(group, uses, stated)
         others = [name for name in group if name != chosen]
         if others and similar == "error":
-            raise DataError(*_alike(chosen, others[0], uses, things))
+            raise DataError(*_alike((chosen, others[0]), uses, things, kind))
         read.update(dict.fromkeys(group, chosen))
         notes += [
             f"{shown(name)} ({uses[name].count} {things}) is read as {shown(chosen)}"
@@ -121,21 +141,23 @@ def _chosen(group: Sequence[str], uses: Mapping[str, Use], stated: Sequence[str]
     return max(group, key=lambda n: (uses[n].count, shown(n.strip()) == f"'{n}'"))
 
 
-def _check_missing(uses: Mapping[str, Use], stated: Sequence[str], things: str) -> None:
+def _check_missing(uses: Mapping[str, Use], stated: Sequence[str], things: str, kind: Kind) -> None:
     for name, use in uses.items():
         plain = unicodedata.normalize("NFKC", name).casefold().strip()
         if plain in _MISSING and name not in stated:
             at = f"{use.place}: " if use.place else ""
             raise DataError(
-                f"{at}the label {shown(name)} stands for a missing value ({use.count} {things})",
-                "correct or remove these; if it is a class, list all classes in data.classes, or "
-                "set data.similar_names = 'keep'",
+                f"{at}the {kind.label} {shown(name)} stands for a missing value "
+                f"({use.count} {things})",
+                f"correct or remove these; {kind.stated}set {kind.setting} = 'keep'",
             )
 
 
-def _alike(one: str, other: str, uses: Mapping[str, Use], things: str) -> tuple[str, str]:
-    """Cause and cure for two names of one class."""
-
+def _alike(
+    pair: tuple[str, str], uses: Mapping[str, Use], things: str, kind: Kind
+) -> tuple[str, str]:
+    """Cause and cure for two names of one class or site."""
+    one, other = pair
     difference = _difference(one, other)
     alike = difference == _SCRIPT
 
@@ -148,7 +170,7 @@ def _alike(one: str, other: str, uses: Mapping[str, Use], things: str) -> tuple[
 
     return (
         f"{described(one)} and {described(other)} differ only {difference}",
-        "rename one, or set data.similar_names = 'merge' if they are one class, 'keep' if two",
+        f"rename one, or set {kind.setting} = 'merge' if they are one {kind.one}, 'keep' if two",
     )
 
 

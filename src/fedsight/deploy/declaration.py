@@ -189,9 +189,10 @@ def merge_sources(program: Source, owner: Source) -> Source:
 OWNER_KEYS = frozenset(
     {
         *("corrupt", "in_memory", "verify", "sites_in_path", "missing", "names"),
-        *("pixelless", "nameless", "similar_names", "label_separator"),
+        *("pixelless", "nameless", "similar_names", "similar_sites", "label_separator"),
         *("duplicates", "near_duplicates", "group", "group_overlap"),
-        *("values", "colours", "ignored"),  # how a mask's pixels stand for classes
+        # how a mask's pixels stand for classes, and which mask belongs to an image
+        *("values", "colours", "ignored", "mask_suffix", "unpaired"),
         # which images are tested on: figures over a part that the program chooses reveal images
         *("test_fraction", "test_seed", "unseen", "held_out_by"),
         # the layout of a table or a set of files; what a label is decides what is held out, too

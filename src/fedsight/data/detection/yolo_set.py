@@ -12,6 +12,7 @@ from fedsight.data.detection.yolo import read_names
 from fedsight.data.layouts import PLAIN, Folders, arranged
 from fedsight.data.listing import is_there, tree
 from fedsight.data.parts import NAMES, PartName, part_named
+from fedsight.data.reading import file_bytes, file_text
 
 _KEYS: Mapping[str, PartName] = {"train": "train", "val": "validation", "test": "test"}
 _SUFFIXES = (".yaml", ".yml")
@@ -102,11 +103,7 @@ def _yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"'{file}' cannot be read: {error.strerror or error}", "restore the file"
-        ) from error
+        content = yaml.safe_load(file_bytes(file))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise DataError(f"'{file}' is not YAML: {said}", "correct the file") from error
@@ -231,11 +228,7 @@ def _of_lists(root: Path) -> list[YoloImage]:
 
 def _lines(file: Path, part: PartName, bases: Sequence[Path]) -> Iterator[YoloImage]:
     """The images that a text file lists, a path a line."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{file}' cannot be read: {error}", "save it as UTF-8") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(file_text(file).splitlines(), 1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"
