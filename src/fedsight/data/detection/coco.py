@@ -10,6 +10,7 @@ from typing import Any
 
 from fedsight.core.errors import DataError
 from fedsight.data.detection.outlines import around
+from fedsight.data.mistaken import mistaken
 from fedsight.data.parts import PartName, part_stated
 from fedsight.data.reading import file_bytes
 
@@ -119,6 +120,8 @@ def _parsed(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(file_bytes(path, "set data.path to the COCO JSON"))
     except (ValueError, RecursionError) as error:
+        if found := mistaken(path):
+            raise DataError(f"'{path}' is {found[0]}, not a COCO file", found[1]) from error
         raise DataError(f"'{path}' is not JSON: {error}", _CURE) from error
     if not isinstance(data, dict):
         what = "a list" if isinstance(data, list) else "a single value"

@@ -69,6 +69,7 @@ def of_outlines(
     whole = tuple(classes or ("background", *(n for n in found.names if n != "background")))
     uses = used((one.label, one.where) for image in found.images for one in image.objects)
     read, notes = settled_names(uses, whole, similar, "objects")
+    whole = tuple(name for name in whole if read[name] == name)
     images = [
         replace(image, objects=tuple(replace(o, label=read[o.label]) for o in image.objects))
         for image in found.images

@@ -18,6 +18,7 @@ from fedsight.data.detection.voc_sets import xml_files
 from fedsight.data.images.formats import is_picture
 from fedsight.data.layouts import Folders, arranged
 from fedsight.data.listing import tree
+from fedsight.data.mistaken import mistaken
 from fedsight.program.draft.base import TABLES, Asked, Found, Guess, no_images
 from fedsight.program.draft.mask_folders import mask_guess
 from fedsight.program.draft.tables import table_guess
@@ -89,6 +90,8 @@ def _of_file(path: Path, asked: Asked) -> Guess:
         return Guess("detect", {"name": "boxes", "path": path}, ("a data.yaml as YOLO has it",))
     if suffix == ".npz":
         return Guess("classify", {"name": "medmnist", "path": path}, ("arrays as in MedMNIST",))
+    if found := mistaken(path):
+        raise DataError(f"'{path}' is {found[0]}", found[1])
     raise no_images(path, "is not a folder, a CSV, a COCO JSON, a data.yaml or a MedMNIST .npz")
 
 
