@@ -71,6 +71,7 @@ PARTS = {"train": TRAIN, "val": VAL, "test": TEST}
         ("{0}/x{1}.jpg", "{0}/x{1}_mask.png"),
         ("{0}/x{1}.jpg", "{0}/x{1}_segmentation.png"),  # ISIC
         ("{0}_Data/x{1}.jpg", "{0}_GroundTruth/x{1}_segmentation.png"),
+        ("ISIC_Task1-2_{0}_Input/x{1}.jpg", "ISIC_Task1_{0}_GroundTruth/x{1}_segmentation.png"),
         ("Images/{0}/x{1}.jpg", "Ground_Truth/{0}/x{1}.png"),
         (
             "leftImg8bit/{0}/aachen/x{1}-a_000019_leftImg8bit.png",
@@ -121,8 +122,15 @@ def test_sites_of_folders(tmp_path: Path) -> None:
     found = opened(tmp_path, sites_in_path=True)
     assert parts(found) == ({0, 1, 2, 10, 11, 12}, set(), {3, 13})
     assert sorted(set(found.train.sites or ())) == ["lyon", "oslo"]
-    pair(tmp_path, "train/images/x5.png", "train/masks/x5.png", 5)
-    assert "site" in refused(tmp_path, sites_in_path=True).cause
+
+
+def test_an_image_outside_of_the_sites_is_refused(tmp_path: Path) -> None:
+    for seed in range(6):
+        pair(tmp_path, f"lyon/images/x{seed}.png", f"lyon/masks/x{seed}.png", seed)
+    pair(tmp_path, "images/x9.png", "masks/x9.png", 9)
+    error = refused(tmp_path, sites_in_path=True)
+    assert "x9.png' is not in the folder of a site" in error.cause
+    assert "data.sites_in_path = false" in error.cure
 
 
 def voc(root: Path) -> Path:
@@ -187,6 +195,7 @@ def test_a_test_part_without_masks_is_not_measured_by_chance(tmp_path: Path) -> 
     assert "3 images have no mask" in refused(tmp_path).cause
     found = opened(tmp_path, unpaired="skip")
     assert len(found.test) == 1
+    assert any("test images are drawn" in note for note in found.notes)
     assert found.passed_over == {"images without a mask": 3}
 
 

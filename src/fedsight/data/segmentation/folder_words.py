@@ -36,7 +36,7 @@ _BETWEEN = r"[\s_.-]+"
 _MASK_END = re.compile(
     r"[\s_.-]*(?:gt(?:fine|coarse)[_-])?"
     r"(?:masks?|seg|segmentations?|labels?|label(?:train)?ids|gt|ground[_-]?truth|annot(?:ation)?"
-    r"|trimap|colou?r|instance(?:train)?ids|overlay|vis)(?:[_-]\d{1,2})?$",
+    r"|gtfine|gtcoarse|trimap|colou?r|instance(?:train)?ids|overlay|vis)(?:[_-]\d{1,2})?$",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"_[LPM]$")  # CamVid's x_L, only in a folder of masks

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,7 +13,7 @@ from fedsight.core.errors import DataError
 from fedsight.data.detection.voc_sets import ImageSets, sets_above
 from fedsight.data.layouts import Folders, Place, arranged
 from fedsight.data.listing import tree
-from fedsight.data.parts import PartName
+from fedsight.data.parts import PartName, named_in
 from fedsight.data.passed_over import Tally, cures
 from fedsight.data.segmentation.folder_words import (
     image_stems,
@@ -67,7 +69,12 @@ class Pairs:
             )
         more = {NO_MASK: len(self.images), NO_IMAGE: len(self.masks)}
         counts = {**self.passed_over, **{key: count for key, count in more.items() if count}}
-        return replace(self, passed_over=dict(sorted(counts.items())))
+        found = replace(self, passed_over=dict(sorted(counts.items())))
+        if {pair.part for pair in found.pairs} != {"train"}:
+            return found
+        note = "no image for testing has a mask: test images are drawn from the others"
+        pairs = [replace(pair, part=None) for pair in found.pairs]
+        return replace(found, pairs=pairs, notes=(*found.notes, note))
 
 
 def no_pairs(root: Path, why: str) -> DataError:
@@ -86,101 +93,43 @@ class _Files:
     images: list[tuple[Folders, str]] = field(default_factory=list)  # other folders, file
     masks: dict[Key, list[str]] = field(default_factory=dict)
     others: int = 0
+    loose: bool = False  # of the folders only the part counts
 
+    def of(self, folders: Folders, image: str) -> list[str]:
+        """The masks that belong to an image, by its name or that without an image's ending."""
+        for stem in image_stems(Path(image).stem):
+            if found := self.masks.get(self._key(folders, stem)):
+                return list(found)
+        return []
 
-def pairs_in(root: Path, suffix: str | None = None, levels: int = 0) -> Pairs:
-    """The images below `root` with their masks.
+    def add(self, folders: Folders, stem: str, mask: str) -> None:
+        """A mask of the image that is called `stem`."""
+        self.masks.setdefault(self._key(folders, stem), []).append(mask)
 
-    Masks lie in a folder of their own (`images/train` beside `masks/train`, `img_dir` beside
-    `ann_dir`, `train` beside `train_masks`, `leftImg8bit` beside `gtFine`, `JPEGImages` beside
-    `SegmentationClass`), or beside the image (`x_mask.png`). `suffix` is the end of a mask's name,
-    where there are several for an image. The parts are those of folders, else of VOC's image sets.
-    `levels` is how many folders (a site's) must be left. Raises DataError for two masks of an
-    image, and as `layouts.arranged` does.
-    """
-    tally = Tally()
-    found = {folders: files for folders, files in tree(root, tally=tally).items() if files}
-    files = _sorted_out(found, suffix)
-    if not files.masks:  # folders of classes, perhaps
-        return Pairs([], [image for _, image in files.images])
-    known: dict[Path, ImageSets | None] = {}
-    listed: set[tuple[Path, str]] = set()
-    layout = arranged([folders for folders, _ in files.images], root, levels, exact=False)
-    pairs, alone, used, unlisted = [], [], set[str](), set[str]()
-    for folders, image in files.images:
-        masks = _masks_of(folders, image, files.masks)
-        place = layout.places[folders]
-        if place.part is None:
-            place, here = _listed(place, Path(image), root, known, listed)
-            if not here:
-                unlisted |= {image, *masks}
-                continue
-        chosen = [one for one in masks if not is_other(Path(one).stem)] or masks
-        if len(chosen) > 1:
-            raise _several(image, chosen)
-        used.update(masks)
-        files.others += len(masks) - len(chosen)
-        if chosen:
-            pairs.append(Pair(image, chosen[0], place.folders, place.part))
-        else:
-            alone.append(image)
-    _refuse_unfound(known, listed)
-    every = dict.fromkeys(mask for masks in files.masks.values() for mask in masks)
-    lonely = [mask for mask in every if mask not in used | unlisted]
-    sets = sorted(str(base) for base, one in known.items() if one is not None)
-    notes = (*layout.notes, *(f"parts as the image sets of '{base}' say" for base in sets))
-    counts = {**tally.counts, OTHER: files.others, UNLISTED: len(unlisted)}
-    counts = {reason: count for reason, count in counts.items() if count}
-    return Pairs(pairs, alone, lonely, (*notes, *cures(counts)), counts)
+    def loosened(self) -> _Files:
+        """With folders of which only the part counts, if otherwise no image has a mask.
 
+        `train_Input` and `train_GroundTruth` differ in more than what they say of their files.
+        """
+        loose = _Files(self.images, {}, self.others, loose=True)
+        names = {loose._key(folders, Path(image).stem) for folders, image in self.images}
+        paired = any(self.of(folders, image) for folders, image in self.images)
+        if paired or len(names) < len(self.images):
+            return self
+        for (folders, stem), masks in self.masks.items():
+            for mask in masks:
+                loose.add(folders, stem, mask)
+        return loose
 
-def _sorted_out(found: Mapping[Folders, Sequence[str]], suffix: str | None) -> _Files:
-    """Images and masks apart, masks by the names that their images may have."""
-    files = _Files()
-    for folders, here in found.items():
-        role, rest = role_of(folders)
-        stems = {Path(file).stem for file in here}
-        for file in here:
-            stem = Path(file).stem
-            if role == "other":
-                files.others += 1
-                continue
-            names = mask_stems(stem, role == "mask")
-            is_mask = role == "mask" or any(name in stems for name in names)
-            if suffix is not None:
-                ends = stem.endswith(suffix) and len(stem) > len(suffix)
-                names = [stem.removesuffix(suffix)]
-                files.others += is_mask and not ends
-                if is_mask and not ends:
-                    continue
-                is_mask = ends
-            if not is_mask:
-                files.images.append((rest, file))
-            for name in names if is_mask else ():
-                files.masks.setdefault(_key(rest, name), []).append(file)
-    return files
-
-
-def _key(folders: Folders, stem: str) -> Key:
-    return tuple(one.casefold() for one in folders), stem
-
-
-def _masks_of(folders: Folders, image: str, masks: Mapping[Key, Sequence[str]]) -> list[str]:
-    """The masks that belong to an image, by its name or that without an image's ending."""
-    for stem in image_stems(Path(image).stem):
-        if found := masks.get(_key(folders, stem)):
-            return list(found)
-    return []
-
-
-def _several(image: str, masks: Sequence[str]) -> DataError:
+    def _several(image: str, masks: Sequence[str]) -> DataError:
     shown = " and ".join(f"'{Path(mask).name}'" for mask in masks[:3])
-    ends = [Path(mask).stem.removeprefix(Path(image).stem) for mask in masks]
-    end = next((one for one in ends if one and one != Path(masks[0]).stem), "_mask")
+    stems = [Path(mask).stem for mask in masks]
+    common = re.split(r"[\s_.-]+[^\s_.-]*$", os.path.commonprefix(stems))[0]
+    ends = " or ".join(f"'{stem.removeprefix(common)}'" for stem in stems[:3])
     return DataError(
         f"'{image}' has {len(masks)} masks: {shown}",
         "join them into one with the class of each pixel, or say how the names of those that count "
-        f"end: data.mask_suffix = '{end}'",
+        f"end: data.mask_suffix = {ends}",
     )
 
 
