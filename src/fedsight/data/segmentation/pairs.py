@@ -121,7 +121,87 @@ class _Files:
                 loose.add(folders, stem, mask)
         return loose
 
-    def _several(image: str, masks: Sequence[str]) -> DataError:
+    def _key(self, folders: Folders, stem: str) -> Key:
+        if self.loose:
+            parts = [part for one in folders if (part := named_in(one))]
+            return tuple(parts[:1]), stem
+        return tuple(one.casefold() for one in folders), stem
+
+
+def pairs_in(root: Path, suffix: str | None = None, levels: int = 0) -> Pairs:
+    """The images below `root` with their masks.
+
+    Masks lie in a folder of their own (`images/train` beside `masks/train`, `img_dir` beside
+    `ann_dir`, `train` beside `train_masks`, `leftImg8bit` beside `gtFine`, `JPEGImages` beside
+    `SegmentationClass`), or beside the image (`x_mask.png`). `suffix` is the end of a mask's name,
+    where there are several for an image. The parts are those of folders, else of VOC's image sets.
+    `levels` is how many folders (a site's) must be left. Raises DataError for two masks of an
+    image, and as `layouts.arranged` does.
+    """
+    tally = Tally()
+    found = {folders: files for folders, files in tree(root, tally=tally).items() if files}
+    files = _sorted_out(found, suffix)
+    if not files.masks:  # folders of classes, perhaps
+        return Pairs([], [image for _, image in files.images])
+    known: dict[Path, ImageSets | None] = {}
+    listed: set[tuple[Path, str]] = set()
+    layout = arranged([folders for folders, _ in files.images], root, levels, exact=False)
+    pairs, alone, used, unlisted = [], [], set[str](), set[str]()
+    for folders, image in files.images:
+        masks = files.of(folders, image)
+        place = layout.places[folders]
+        if place.part is None:
+            place, here = _listed(place, Path(image), root, known, listed)
+            if not here:
+                unlisted |= {image, *masks}
+                continue
+        chosen = [one for one in masks if not is_other(Path(one).stem)] or masks
+        if len(chosen) > 1:
+            raise _several(image, chosen)
+        used.update(masks)
+        files.others += len(masks) - len(chosen)
+        if chosen:
+            pairs.append(Pair(image, chosen[0], place.folders, place.part))
+        else:
+            alone.append(image)
+    _refuse_unfound(known, listed)
+    every = dict.fromkeys(mask for masks in files.masks.values() for mask in masks)
+    lonely = [mask for mask in every if mask not in used | unlisted]
+    sets = sorted(str(base) for base, one in known.items() if one is not None)
+    notes = (*layout.notes, *(f"parts as the image sets of '{base}' say" for base in sets))
+    counts = {**tally.counts, OTHER: files.others, UNLISTED: len(unlisted)}
+    counts = {reason: count for reason, count in counts.items() if count}
+    return Pairs(pairs, alone, lonely, (*notes, *cures(counts)), counts)
+
+
+def _sorted_out(found: Mapping[Folders, Sequence[str]], suffix: str | None) -> _Files:
+    """Images and masks apart, masks by the names that their images may have."""
+    files = _Files()
+    for folders, here in found.items():
+        role, rest = role_of(folders)
+        stems = {Path(file).stem for file in here}
+        for file in here:
+            stem = Path(file).stem
+            if role == "other":
+                files.others += 1
+                continue
+            names = mask_stems(stem, role == "mask")
+            is_mask = role == "mask" or any(name in stems for name in names)
+            if suffix is not None:
+                ends = stem.endswith(suffix) and len(stem) > len(suffix)
+                names = mask_stems(stem.removesuffix(suffix), alone=True)
+                files.others += is_mask and not ends
+                if is_mask and not ends:
+                    continue
+                is_mask = ends
+            if not is_mask:
+                files.images.append((rest, file))
+            for name in names if is_mask else ():
+                files.add(rest, name, file)
+    return files.loosened()
+
+
+def _several(image: str, masks: Sequence[str]) -> DataError:
     shown = " and ".join(f"'{Path(mask).name}'" for mask in masks[:3])
     stems = [Path(mask).stem for mask in masks]
     common = re.split(r"[\s_.-]+[^\s_.-]*$", os.path.commonprefix(stems))[0]
