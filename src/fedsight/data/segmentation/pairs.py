@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -204,7 +204,8 @@ def _sorted_out(found: Mapping[Folders, Sequence[str]], suffix: str | None) -> _
 def _several(image: str, masks: Sequence[str]) -> DataError:
     shown = " and ".join(f"'{Path(mask).name}'" for mask in masks[:3])
     stems = [Path(mask).stem for mask in masks]
-    common = re.split(r"[\s_.-]+[^\s_.-]*$", os.path.commonprefix(stems))[0]
+    same = itertools.takewhile(lambda each: len(set(each)) == 1, zip(*stems, strict=False))
+    common = re.split(r"[\s_.-]+[^\s_.-]*$", "".join(each[0] for each in same))[0]
     ends = " or ".join(f"'{stem.removeprefix(common)}'" for stem in stems[:3])
     return DataError(
         f"'{image}' has {len(masks)} masks: {shown}",
