@@ -11,7 +11,7 @@ from PIL import Image
 from fedsight.core.errors import DataError
 from fedsight.core.progress import listening
 from fedsight.data.base import Dataset, sources
-from fedsight.data.contents import PIECE, contents
+from fedsight.data.contents import PIECE, Hashed, contents
 
 
 def folder(root: Path) -> Path:
@@ -25,8 +25,8 @@ def folder(root: Path) -> Path:
     return root
 
 
-def opened(root: Path) -> Dataset:
-    return sources.get("folder")(path=root, size=8).open()
+def opened(root: Path, in_memory: bool = False) -> Dataset:
+    return sources.get("folder")(path=root, size=8, in_memory=in_memory).open()
 
 
 def changed(path: Path, at: int) -> None:
@@ -49,8 +49,17 @@ def test_every_byte_counts_if_files_are_hashed_whole(tmp_path: Path) -> None:
     assert contents(data).hashes != pieces.hashes
 
 
+def test_images_in_memory_are_hashed_by_their_pixels_or_their_files(tmp_path: Path) -> None:
+    data = opened(folder(tmp_path / "images"), in_memory=True)
+    pixels, whole = contents(data).hashes, contents(data, "whole").hashes
+    for path in (tmp_path / "images").rglob("*.bmp"):
+        changed(path, 2 * PIECE)
+    assert contents(data).hashes == pixels  # those that are trained on are still in memory
+    assert contents(data, "whole").hashes != whole
+
+
 @pytest.mark.parametrize("how", ["pieces", "whole"])
-def test_moved_files_are_the_same(tmp_path: Path, how: str) -> None:
+def test_moved_files_are_the_same(tmp_path: Path, how: Hashed) -> None:
     before = contents(opened(folder(tmp_path / "images")), how)
     (tmp_path / "images").rename(tmp_path / "elsewhere")
     assert contents(opened(tmp_path / "elsewhere"), how) == before

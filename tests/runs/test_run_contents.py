@@ -21,6 +21,7 @@ CONFIG = """
 name = "folder"
 path = "images"
 size = 16
+in_memory = false
 [split]
 sites = 2
 [train]

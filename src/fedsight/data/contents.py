@@ -17,7 +17,7 @@ from fedsight.core.errors import DataError
 from fedsight.core.progress import progress
 from fedsight.data.base import ArrayImages, Dataset, Images, Part
 from fedsight.data.images.dicom import Frame
-from fedsight.data.images.disk import LazyImages
+from fedsight.data.images.disk import LazyImages, NamedArray
 from fedsight.data.reading import reading
 
 Hashed = Literal["pieces", "whole"]
@@ -37,7 +37,8 @@ def contents(dataset: Dataset, hashed: Hashed = "pieces") -> Contents:
     """SHA-256 of the images and of the labels of each part; none if they are elsewhere.
 
     Of image files the size and three pieces are hashed, or every byte; where and when they were
-    written does not count. Raises DataError for a file that cannot be read.
+    written does not count. Of images in memory the pixels are hashed, unless every byte of their
+    files is. Raises DataError for a file that cannot be read.
     """
     return Contents(_hashes(dataset, hashed == "whole"), hashed)
 
@@ -70,6 +71,8 @@ def _labels(part: Part) -> str:
 
 
 def _add_images(seen: Any, images: Images, whole: bool) -> None:
+    if whole and isinstance(images, NamedArray):
+        images = images.files
     if isinstance(images, ArrayImages):
         seen.update(_bytes(images.pixels))
     elif isinstance(images, LazyImages):

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fedsight.core.errors import DataError
 
 Sides = tuple[float, float, float, float]  # left, top, width, height
@@ -72,6 +75,14 @@ def runs_of(
         cause = f"{where}: 'segmentation' has the size {[height, width]}, its image {list(image)}"
         raise DataError(cause, _CURE)
     return found
+
+
+def pixels_of(runs: Mapping[str, Any]) -> npt.NDArray[np.bool_]:
+    """The pixels [h, w] of a mask as pycocotools has it, whose counts fill its size."""
+    counts = _runs(runs["counts"].decode("ascii"))
+    height, width = runs["size"]
+    flat = np.repeat(np.arange(len(counts)) % 2 == 1, counts)
+    return flat.reshape(width, height).T
 
 
 def _runs(text: str) -> list[int]:

@@ -11,7 +11,7 @@ import numpy as np
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.data.detection.objects import Object
-from fedsight.data.detection.outlines import polygons_of, runs_of
+from fedsight.data.detection.outlines import pixels_of, polygons_of, runs_of
 from fedsight.data.images.mask_values import Numbers
 
 Outside = Literal["error", "clip"]
@@ -48,7 +48,7 @@ class Canvas:
         numbers = np.zeros((height, width), np.uint8)
         painted, shared = np.zeros((2, height, width), bool)
         for _, number, runs in sorted(drawn, key=lambda each: -each[0]):
-            inside = mask.decode(runs).astype(bool)
+            inside = pixels_of(runs)
             shared |= painted & inside & (numbers != number)
             numbers[inside] = number
             painted |= inside
