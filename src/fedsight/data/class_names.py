@@ -23,6 +23,7 @@ _ALIKE = str.maketrans(
 )
 
 
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d\u00b4\u00ab\u00bb"
 _SCRIPT = "in letters of different scripts"
 
 
@@ -66,14 +67,15 @@ def key(name: str) -> str:
     """What two names have in common that people take for the same.
 
     Case, Unicode form and width, invisible characters, accents' encoding, blanks, the choice of
-    blank, hyphen or underscore between words, zeros in front of a number, and letters of another
-    script that look alike are disregarded.
+    blank, hyphen or underscore between words, zeros in front of a number, quotes around a name and
+    a point after it, and letters of another script that look alike are disregarded.
     """
     plain = unicodedata.normalize("NFKC", name).casefold()
     plain = "".join(one for one in plain if unicodedata.category(one) not in ("Cf", "Cc", "Co"))
     plain = unicodedata.normalize("NFKC", plain).translate(_ALIKE)
     plain = re.sub(r"[\s_]+", " ", plain).strip()
     plain = re.sub(r"(?<=\w)\s*[-\u2010-\u2015]\s*(?=\w)", " ", plain)
+    plain = plain.strip(_QUOTES).rstrip(".,;:").strip() or plain
     if number := re.fullmatch(r"\+?(\d+)(?:\.0*)?", plain):
         return str(int(number[1]))
     return re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
@@ -141,10 +143,25 @@ def _chosen(group: Sequence[str], uses: Mapping[str, Use], stated: Sequence[str]
     return max(group, key=lambda n: (uses[n].count, shown(n.strip()) == f"'{n}'"))
 
 
+def stands_for_nothing(name: str) -> bool:
+    """Whether programs write `name` where there is no value."""
+    return unicodedata.normalize("NFKC", name).casefold().strip() in _MISSING
+
+
+def near_pairs(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Names that people take for the same: the first of each, another, and how they differ."""
+    first: dict[str, str] = {}
+    found = []
+    for name in sorted(names):
+        other = first.setdefault(key(name), name)
+        if other != name:
+            found.append((other, name, _difference(other, name)))
+    return found
+
+
 def _check_missing(uses: Mapping[str, Use], stated: Sequence[str], things: str, kind: Kind) -> None:
     for name, use in uses.items():
-        plain = unicodedata.normalize("NFKC", name).casefold().strip()
-        if plain in _MISSING and name not in stated:
+        if stands_for_nothing(name) and name not in stated:
             at = f"{use.place}: " if use.place else ""
             raise DataError(
                 f"{at}the {kind.label} {shown(name)} stands for a missing value "
@@ -182,6 +199,8 @@ def _difference(one: str, other: str) -> str:
         return "in how accents are encoded (Unicode forms NFC and NFD)"
     if one.lower() == other.lower():
         return "in case"
+    if unicodedata.normalize("NFKC", one) == unicodedata.normalize("NFKC", other):
+        return "in the width or form of characters (Unicode form NFKC)"
     if key(one).isdigit():
         return "in how the number is written"
     if any(unicodedata.category(c) in ("Cf", "Cc", "Co") for c in one + other):

@@ -178,7 +178,8 @@ class ClassFolders:
         """DataError unless `left`, of `folders`, are those of a class, or of a site and class."""
         levels = 2 if self.by_site else 1
         if len(left) < levels:
-            cure = "move it into the folder of its class"
+            cure = "move it into the folder of its class, or list images and labels in a CSV for "
+            cure += "data.name = 'manifest'"
             if left:
                 cure = "set data.sites_in_path = false for class/image, or move it into site/class"
             raise DataError(f"image '{first}' is not in a class folder", cure)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 _EXTRACT = "extract it, and give what is inside"
 _AS_CSV = "save the sheet as CSV (UTF-8), and give that file"
+_AS_TABLE = "save it as CSV, or with datasets' save_to_disk for data.name = 'huggingface'"
 _FOLDER = "give the folder of the images, or the file that lists them"
 _KINDS = (  # by the first bytes
-    (b"PAR1", "a Parquet file", "save it as CSV, or with datasets' save_to_disk for 'huggingface'"),
+    (b"PAR1", "a Parquet file", _AS_TABLE),
     (b"\x1f\x8b", "a gzip archive", _EXTRACT),
     (b"7z\xbc\xaf\x27\x1c", "a 7z archive", _EXTRACT),
     (b"Rar!", "a RAR archive", _EXTRACT),

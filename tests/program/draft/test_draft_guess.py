@@ -181,7 +181,7 @@ def test_what_cannot_be_told_is_refused_with_its_cure(tmp_path: Path) -> None:
         "flat": "side by side",
         "notes": ".txt",
         "list.csv": "no column with the paths of images",
-        "flat/1.png": "is not a folder, a CSV",
+        "flat/1.png": "is an image",
     }.items():
         with pytest.raises(DataError, match=word) as caught:
             found(tmp_path / name)

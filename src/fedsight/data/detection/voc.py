@@ -67,6 +67,10 @@ def refuse_zeros(images: Sequence[Annotated]) -> None:
 
 def _box(entry: Element, where: str, first_pixel: int) -> Box:
     values = []
+    if entry.find("bndbox") is None and entry.find("robndbox") is not None:
+        raise DataError(
+            f"{where}: it is a turned box (robndbox), which is not read", "export upright boxes"
+        )
     for side in _SIDES:
         text = entry.findtext(f"bndbox/{side}")
         value = _number(text)

@@ -91,7 +91,8 @@ def labels_of(image: Path, root: Path) -> Path | None:
     Only `root` and folders below it are searched for the name `images` (in any case, also as
     `train_images` or `JPEGImages`). None if there is no file.
     """
-    options = [*labels_beside(image, root), image.with_suffix(".txt")]
+    near = [*labels_beside(image, root), image.with_suffix(".txt")]
+    options = [one.with_suffix(suffix) for suffix in (".txt", ".TXT") for one in near]
     return next((one for one in options if one.is_file()), None)
 
 
