@@ -11,6 +11,32 @@ from fedsight.data.suffixes import BY_MODALITY
 
 NAME_FIRST = 'set model.name = "torchvision" or "timm" as well: only they have architectures'
 _TOML = "put strings in quotes and write sections as [train]; see the reference for examples"
+OWN_FILE = 'one of your own needs its file: plugins = ["FILE.py"] at the top'
+_SYNONYMS = {  # what other programs call a setting
+    **dict.fromkeys(("learning_rate", "lr0", "eta"), "train.lr"),
+    **dict.fromkeys(("batch_size", "batchsize", "bs"), "train.batch"),
+    **dict.fromkeys(("local_epochs", "num_epochs", "n_epochs"), "train.epochs"),
+    **dict.fromkeys(
+        ("num_rounds", "n_rounds", "global_rounds", "communication_rounds"), "rounds.rounds"
+    ),
+    **dict.fromkeys(("clients", "num_clients", "n_clients", "num_sites"), "split.sites"),
+    **dict.fromkeys(("fraction_fit", "clients_per_round", "sample_size"), "rounds.cohort"),
+    **dict.fromkeys(("min_fit_clients", "min_clients"), "rounds.quorum"),
+    **dict.fromkeys(("image_size", "img_size", "imgsz", "input_size", "resize"), "data.size"),
+    **dict.fromkeys(("root", "data_dir", "dataset_path", "folder"), "data.path"),
+    **dict.fromkeys(("class_names", "labels"), "data.classes"),
+    **dict.fromkeys(("val_fraction", "val_split"), "rounds.validation"),
+    **dict.fromkeys(("freeze", "frozen", "trainable", "freeze_backbone"), "train.only"),
+    **dict.fromkeys(("lr_head", "lr_backbone", "layer_lr", "param_groups"), "train.groups"),
+    **dict.fromkeys(("augmentation", "augmentations", "transforms"), "train.augment"),
+    **dict.fromkeys(("wd", "l2"), "train.weight_decay"),
+    **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision"), "speed.precision"),
+    **dict.fromkeys(("gpu", "gpus", "cuda"), "speed.device"),
+    **dict.fromkeys(("num_workers", "n_jobs", "processes"), "speed.workers"),
+    **dict.fromkeys(("pretrained", "checkpoint"), "model.weights"),
+    **dict.fromkeys(("backbone", "arch"), "model.architecture"),
+    **dict.fromkeys(("random_seed", "manual_seed"), "seed"),
+}
 _OTHERS = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON", ".ini": "INI", ".py": "Python"}
 
 
@@ -73,6 +99,8 @@ def placed_cure(key: str, section: str, homes: Mapping[str, Collection[str]]) ->
     `homes` are the settings of each section; those of the top level are under "". None if it is
     not known anywhere, or in several places.
     """
+    if meant := _SYNONYMS.get(key.casefold()):
+        return f"it is called {meant} here"
     if key in homes:
         return f"{key} is a section of its own: write [{key}] and its settings below it"
     found = [name for name, keys in homes.items() if key in keys and name != section]
