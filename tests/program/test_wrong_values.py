@@ -14,7 +14,8 @@ import torch
 from fedsight.core.errors import ConfigError, DataError, ModelError
 from fedsight.data.detection import coco
 from fedsight.models.weights import read_weights
-from fedsight.program.config import change, check, load
+from fedsight.program import misread
+from fedsight.program.config import SECTIONS, change, check, load
 
 DATA = '[data]\nname = "folder"\npath = "images"\n'
 # A library's words, which say nothing of the user's file.
@@ -66,6 +67,12 @@ def said(config: Path, *sets: str) -> str:
         ("model.architecture=resnet18", "no such setting", 'model.name = "torchvision"'),
         ("model=resnet18", "model is a section", 'architecture = "resnet18"'),
         ("model=unet", "model is a section", "name = 'unet'"),
+        ("model.name=./mine.py", "no model './mine.py'", 'plugins = ["FILE.py"] at the top'),
+        ("train.learning_rate=1", "no such setting", "it is called train.lr here"),
+        ("train.batch_size=1", "no such setting", "it is called train.batch here"),
+        ("num_rounds=3", "no such setting", "it is called rounds.rounds here"),
+        ("model.freeze=true", "no such setting", "it is called train.only here"),
+        ("data.image_size=32", "no such setting", "it is called data.size here"),
     ],
 )
 def test_a_wrong_value_has_culprit_and_cure(
@@ -74,6 +81,17 @@ def test_a_wrong_value_has_culprit_and_cure(
     text = said(config, given)
     assert cause in text
     assert cure in text
+
+
+def test_every_other_name_leads_to_a_setting_that_there_is() -> None:
+    for meant in misread._SYNONYMS.values():
+        section, _, key = meant.rpartition(".")
+        kind = SECTIONS.get(section)
+        if isinstance(kind, tuple):
+            parts = [kind[0].get(name) for name in kind[0].names()]
+            assert any(key in part.model_fields for part in parts), meant
+        else:
+            assert key == "seed" if kind is None else key in kind.model_fields, meant
 
 
 @pytest.mark.parametrize(

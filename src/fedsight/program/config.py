@@ -28,6 +28,7 @@ from fedsight.privacy.secure import Secure
 from fedsight.program import plugins
 from fedsight.program.misread import (
     NAME_FIRST,
+    OWN_FILE,
     architecture_cure,
     not_read,
     not_toml,
@@ -215,7 +216,8 @@ def section(
             raise ConfigError([Problem(f"{section}.name", cause, "name a part")]) from None
         except ConfigError as error:
             found = error.problems[0]
-            cure = (architecture_cure(name) if section == "model" else None) or found.cure
+            cure = architecture_cure(name) if section == "model" else None
+            cure = cure or f"{found.cure}; {OWN_FILE}"
             raise ConfigError([Problem(f"{section}.name", found.cause, cure)]) from None
     problems = unknown(values, list(kind.model_fields), f"{section}.")
     problems = [
