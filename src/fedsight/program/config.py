@@ -33,6 +33,7 @@ from fedsight.program.misread import (
     not_read,
     not_toml,
     placed_cure,
+    renamed_cure,
     value_for_section,
 )
 from fedsight.program.objects import OWN
@@ -245,6 +246,7 @@ def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> lis
                 homes = {name: _settings(kind) for name, kind in SECTIONS.items()}
                 at_top = {"": ("name", "seed", "plugins")}
                 cure = placed_cure(key, prefix.rstrip("."), {**homes, **at_top}) or cure
+            cure = renamed_cure(key) or cure
             problems.append(Problem(f"{prefix}{key}", "there is no such setting", cure))
     return problems
 

@@ -93,14 +93,18 @@ def _misspelt(path: Path, where: str, line: str, error: Exception) -> tuple[str,
     return f"{shown} is not TOML: {error}", _TOML
 
 
+def renamed_cure(key: str) -> str | None:
+    """How a setting is called here that other programs call `key`; None if that is not known."""
+    meant = _SYNONYMS.get(key.casefold())
+    return f"it is called {meant} here" if meant else None
+
+
 def placed_cure(key: str, section: str, homes: Mapping[str, Collection[str]]) -> str | None:
     """Where the setting `key` belongs that was written in `section`, which has no such setting.
 
     `homes` are the settings of each section; those of the top level are under "". None if it is
     not known anywhere, or in several places.
     """
-    if meant := _SYNONYMS.get(key.casefold()):
-        return f"it is called {meant} here"
     if key in homes:
         return f"{key} is a section of its own: write [{key}] and its settings below it"
     found = [name for name, keys in homes.items() if key in keys and name != section]
