@@ -217,8 +217,8 @@ def section(
             raise ConfigError([Problem(f"{section}.name", cause, "name a part")]) from None
         except ConfigError as error:
             found = error.problems[0]
-            cure = architecture_cure(name) if section == "model" else None
-            cure = cure or f"{found.cure}; {OWN_FILE}"
+            network = architecture_cure(name) if section == "model" else None
+            cure = network or f"{found.cure}; {OWN_FILE}"
             raise ConfigError([Problem(f"{section}.name", found.cause, cure)]) from None
     problems = unknown(values, list(kind.model_fields), f"{section}.")
     problems = [
