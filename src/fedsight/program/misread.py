@@ -31,7 +31,7 @@ _SYNONYMS = {  # what other programs call a setting
     **dict.fromkeys(("augmentation", "augmentations", "transforms"), "train.augment"),
     **dict.fromkeys(("wd", "l2"), "train.weight_decay"),
     **dict.fromkeys(("amp", "fp16", "bf16", "mixed_precision"), "speed.precision"),
-    **dict.fromkeys(("gpu", "gpus", "cuda"), "speed.device"),
+    **dict.fromkeys(("gpu", "gpus", "use_gpu"), "speed.device"),
     **dict.fromkeys(("num_workers", "n_jobs", "processes"), "speed.workers"),
     **dict.fromkeys(("pretrained", "checkpoint"), "model.weights"),
     **dict.fromkeys(("backbone", "arch"), "model.architecture"),
