@@ -37,6 +37,7 @@ _SYNONYMS = {  # what other programs call a setting
     **dict.fromkeys(("backbone", "arch"), "model.architecture"),
     **dict.fromkeys(("random_seed", "manual_seed"), "seed"),
 }
+_SHOWN = 80  # characters of a line
 _OTHERS = {".yaml": "YAML", ".yml": "YAML", ".json": "JSON", ".ini": "INI", ".py": "Python"}
 
 
@@ -67,14 +68,16 @@ def not_toml(path: Path, error: Exception) -> tuple[str, str]:
     except (OSError, ValueError):
         return f"{path} is not a text in UTF-8", "save it as UTF-8"
     found = re.search(r"line (\d+)", str(error))
-    number = int(found[1]) if found else len(lines)
-    line = lines[number - 1].strip() if 0 < number <= len(lines) else ""
-    return _misspelt(path, f"{path}, line {number}", line, error)
+    number = len(lines) if "end of document" in str(error) else int(found[1]) if found else 0
+    if not 0 < number <= len(lines):
+        return f"{path} is not TOML: {error}", _TOML
+    line = "".join(c if c.isprintable() else "\ufffd" for c in lines[number - 1].strip()[:_SHOWN])
+    return _misspelt(f"{path}, line {number}", line, error)
 
 
-def _misspelt(path: Path, where: str, line: str, error: Exception) -> tuple[str, str]:
+def _misspelt(where: str, line: str, error: Exception) -> tuple[str, str]:
     """Cause and cure for a line that is not TOML."""
-    shown = f"{where}: '{line[:80]}'"
+    shown = f"{where}: '{line}'"
     if re.fullmatch(r"[\w-]+:(?:\s.*)?", line):
         cure = "write sections as [data] and settings as size = 64"
         return f"{shown} is YAML, and a config is a TOML file", cure
