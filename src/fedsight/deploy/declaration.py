@@ -31,6 +31,7 @@ MAX_SITE_IMAGES = 1 << 24
 MAX_TOTAL_IMAGES = 1 << 26  # of all sites together
 MAX_CLASSES = 1 << 16
 MAX_CLASS_NAME = 200  # characters
+ELSEWHERE = "at-the-coordinator"  # in place of the path of a file that only the coordinator has
 
 
 @dataclass(frozen=True)
@@ -132,6 +133,18 @@ def check_classes(classes: Sequence[str]) -> None:
 def without_weights(program: Program) -> Program:
     """The program without its file of weights, which sites do not have: orders bring weights."""
     return replace(program, model=program.model.fresh())
+
+
+def without_file(model: Any) -> Any:
+    """The [model] of a proposed program, whatever path it names for weights.
+
+    A program with weights looks into their file for the norms that they need. A site that did so
+    would open any of its files, or wait for any of its devices, at the coordinator's bidding, and
+    its fingerprint would tell what is there.
+    """
+    if isinstance(model, dict) and model.get("weights") is not None:
+        return {**model, "weights": ELSEWHERE}
+    return model
 
 
 def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federation, int]:

@@ -241,6 +241,11 @@ class Program:
         own, rest = split(state)
         return {**self.algorithm.shared(rest), **self.privacy.shared(own)}
 
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of a payload that are not of integers, in the order in which they are sent."""
+        return (*self.algorithm.parts, *self.privacy.parts())
+
     def layout(self, network: Network) -> Layout:
         """The layout of `network`, with the slices that algorithm and task keep at the sites."""
 
