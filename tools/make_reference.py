@@ -158,7 +158,8 @@ SUMMARY = {
     "model_sha256": "SHA-256 of `model.safetensors`",
     "privacy": "epsilon with its delta, unit, neighbours, sampling and mechanism, who must be "
     "trusted and what is not covered; null without `[privacy]`",
-    "worst_site": "name and score of the site with the lowest score",
+    "worst_site": "name and score of the site with the lowest score, if the sites differ beyond "
+    "chance; else null",
     "by_site": "figures for each of the first 200 sites",
     "federated": "after `compare`: the same as `score`",
     "pooled": "after `compare`: score of the model trained on all images in one place",

@@ -49,11 +49,13 @@ def _shared(run: Run) -> Text:
             rounds=rounds(view.rounds(run)), figure=figure_name(run.facts.headline), **together,
         )  # fmt: skip
     together["figure"] = _with_interval(run, reached)
+    one = 1 if run.population == 1 else 2
     if three is None:
-        return message(
+        return plural(
+            "On the shared test {images}, {sites} reaches {figure} without sharing its {images}",
             "On the shared test {images}, {sites} reach {figure} without sharing their {images}",
-            **together,
-        )
+            one, **together,
+        )  # fmt: skip
     together["alone"] = percent(three.mean)
     if len(three.alone) < run.population:
         return message(
@@ -61,11 +63,12 @@ def _shared(run: Run) -> Text:
             "reach {alone} on average",
             tried=count(len(three.alone)), **together,
         )  # fmt: skip
-    return message(
+    return plural(
+        "On the shared test {images}, {sites} reaches {figure}, and alone {alone}",
         "On the shared test {images}, {sites} together reach {figure}, "
         "and alone {alone} on average",
-        **together,
-    )
+        one, **together,
+    )  # fmt: skip
 
 
 def _with_interval(run: Run, reached: float) -> Words:
@@ -96,7 +99,7 @@ def _outcome(found: Tally) -> Text:
     of = sites(found.all)
     if not found.better and not found.worse:
         return message("none of {sites} is shown to gain or to lose by joining", sites=of)
-    gain = message("{n} of {sites} gain", n=count(len(found.better)), sites=of)
+    gain = plural("{n} of {sites} gains", "{n} of {sites} gain", len(found.better), sites=of)
     if found.better:
         gain = message("{gain} ({named})", gain=gain, named=_named(found.better))
     if not found.worse:
