@@ -450,7 +450,7 @@ def test_the_axis_is_named_after_the_figure_of_the_task(make_run):
 
     assert "Mean Dice after each round Mean Dice" not in page(make_run("a")).text
     text = build([make_run("b", change=other)]).read_text()
-    axes = re.findall(r'<text[^>]*class="axis">(.*?)</text>', text)
+    axes = re.findall(r'<text[^>]*class="names">(.*?)</text>', text)
     assert any("Mean Dice" in axis for axis in axes)
     assert not any("ccuracy" in axis for axis in axes)
 

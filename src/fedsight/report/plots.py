@@ -160,8 +160,8 @@ class _Frame:
                 "middle",
                 "tick",
             )
-        drawing.text((4, 12), above, "start", "axis")
-        drawing.text((WIDTH - RIGHT, self.height - 3), below, "end", "axis")
+        drawing.text((4, 12), above, "start", "names")
+        drawing.text((WIDTH - RIGHT, self.height - 3), below, "end", "names")
 
 
 def _bare(value: float) -> str:

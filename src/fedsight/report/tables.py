@@ -85,8 +85,8 @@ def _cells(name: str, grid: Grid) -> object:
     for to in range(0, width, step):
         at_x = left + (to + 0.5) * side + 3
         drawing.text((at_x, under), label(grid.columns[to], 13), "end", "tick", -45)
-    drawing.text((4, 12), grid.axes[0], "start", "axis")
-    drawing.text((WIDTH - 4, drawing.height - 3), grid.axes[1], "end", "axis")
+    drawing.text((4, 12), grid.axes[0], "start", "names")
+    drawing.text((WIDTH - 4, drawing.height - 3), grid.axes[1], "end", "names")
     return drawing.svg(name)
 
 
