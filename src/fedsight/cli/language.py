@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import typer
+from rich.text import Text
 from typer import rich_utils
 from typer.core import TyperGroup
 
@@ -25,6 +26,7 @@ from fedsight.language.current import (
     environment_language,
 )
 from fedsight.language.english import from_english
+from fedsight.language.message import Text as Told
 from fedsight.language.message import message
 
 OPTION = "--lang"
@@ -39,6 +41,14 @@ _TYPERS = {
     "REQUIRED_LONG_STRING": message("[required]"),
     "RICH_HELP": message("Try [blue]'{{command_path}} {{help_option}}'[/] for help."),
 }
+
+
+class _FoldingText(Text):
+    """A help text without blanks, as Chinese is, is broken into lines instead of being cut off."""
+
+    @classmethod
+    def from_markup(cls, text: str, **options: Any) -> Text:
+        return super().from_markup(text, **{"overflow": "fold", **options})
 
 
 class _Formatter(typer.Context.formatter_class):  # type: ignore[name-defined,misc]
@@ -62,6 +72,7 @@ class LocalisedGroup(TyperGroup):
         choose(language or _readable(environment_language(os.environ)))
         for name, text in _TYPERS.items():
             setattr(rich_utils, name, str(text))
+        rich_utils.Text = _FoldingText  # type: ignore[misc]
         _tell(self)
         return super().main(args=left, **options)
 
@@ -135,7 +146,14 @@ def _tell(command: Any) -> None:
 
 def told_help(text: str | None) -> str:
     """A help text in the current language, paragraph by paragraph."""
-    return "\n\n".join(str(from_english(one)) for one in paragraphs(text or ""))
+    return "\n\n".join(str(_told(one)) for one in paragraphs(text or ""))
+
+
+def _told(paragraph: str) -> Told:
+    name, _, command = paragraph.partition(": ")
+    if name == "Example":
+        return message("Example: {command}", command=command)
+    return from_english(paragraph)
 
 
 def paragraphs(text: str) -> list[str]:

@@ -20,7 +20,11 @@ from fedsight.language.message import Text
 
 _FIELD = re.compile(r"\{(\w+)[^{}]*\}")
 _QUOTED = re.compile(r"'\{(\w+)[^{}]*\}'")  # a name that somebody chose
-_WORDS = frozenset({"modality", "modalities"})  # fields that hold a word of ours: `images`
+# Fields that hold a word of ours (`images`, `training`), not a name that happens to be one.
+_WORDS = frozenset(
+    {"modality", "modalities", "unit", "units", "thing", "things", "names", "kind", "lists",
+     "headline"}
+)  # fmt: skip
 _DEEPEST = 4  # sentences inside one another
 _LEAST = 4  # letters of its own that a sentence needs to be recognised by
 _JOINTS = {"\n  ": "\n  ", "\n": "\n", "; ": "；", ". ": "。"}  # where sentences are put together
@@ -55,9 +59,8 @@ class _Sentence:
 
 
 def _told(text: str, language: Language, depth: int) -> str:
-    known = entries(language).get(text)
-    if known is not None and not _FIELD.search(text):
-        return known.format()
+    if (known := _exact(language).get(text)) is not None:
+        return known
     if depth == 0 or " " not in text:
         return text
     for sentence in _sentences(language):
@@ -72,7 +75,10 @@ def _told(text: str, language: Language, depth: int) -> str:
 
 def _value(name: str, value: str, language: Language, depth: int) -> str:
     """A single word may be a name that happens to be a word of ours: a class called `test`."""
-    return _told(value, language, depth) if " " in value or name in _WORDS else value
+    if name.rstrip("0123456789").lower() in _WORDS:
+        return _told(value, language, depth)
+    quoted = value[:1] in "'\"" and value[:1] == value[-1:]
+    return _told(value, language, depth) if " " in value and not quoted else value
 
 
 def _in_parts(text: str, language: Language, depth: int) -> str:
@@ -86,6 +92,16 @@ def _in_parts(text: str, language: Language, depth: int) -> str:
             more, found, rest = rest.partition(joint)
             first = f"{first}{joint}{more}"
     return text
+
+
+@cache
+def _exact(language: Language) -> dict[str, str]:
+    """The sentences without fields."""
+    return {
+        _unescaped(english): _unescaped(translated)
+        for english, translated in entries(language).items()
+        if not _FIELD.search(english)
+    }
 
 
 @cache
