@@ -10,21 +10,19 @@ conflicts, keep both sides' entries in `zh.po` and run it; the compiled file is 
 
 from __future__ import annotations
 
-import ast
 import io
+import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import jinja2
 from babel.messages.catalog import Catalog
 from babel.messages.mofile import write_mo
 from babel.messages.pofile import read_po, write_po
-from jinja2.ext import extract_from_ast
+from sentences import Key, all_sentences
 
-ROOM = Path(__file__).parents[1] / "src" / "fedsight"
-PO = ROOM / "language" / "zh.po"
-MO = ROOM / "language" / "zh" / "LC_MESSAGES" / "fedsight.mo"
+LANGUAGE = Path(__file__).parents[1] / "src" / "fedsight" / "language"
+PO = LANGUAGE / "zh.po"
+MO = LANGUAGE / "zh" / "LC_MESSAGES" / "fedsight.mo"
 HEADER = """\
 # The Chinese of everything that people read; the keys are the English sentences in the code.
 # Kept in step by tools/translations.py, sorted by key.
@@ -36,51 +34,7 @@ msgstr ""
 "Plural-Forms: nplurals=1; plural=0;\\n"
 
 """
-Key = tuple[str, ...]  # a sentence, or a sentence for one and a sentence for many
-SENTENCES = {"message": 1, "plural": 2}  # function -> how many of its first arguments are sentences
-
-
-def in_python(code: str, name: str) -> Iterator[Key]:
-    """The sentences of a module.
-
-    Raises:
-        SyntaxError: a call whose sentence is not a plain string.
-    """
-    nodes = list(ast.walk(ast.parse(code)))
-    imported = {
-        alias.name
-        for node in nodes
-        if isinstance(node, ast.ImportFrom) and node.module == "fedsight.language.message"
-        for alias in node.names
-    }
-    for node in nodes:
-        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
-            continue
-        if node.func.id not in imported or (count := SENTENCES.get(node.func.id)) is None:
-            continue
-        given = [one.value for one in node.args[:count] if isinstance(one, ast.Constant)]
-        if len(given) < count or not all(isinstance(one, str) for one in given):
-            where = f"{name}, line {node.lineno}"
-            raise SyntaxError(f"{where}: {node.func.id}() needs its sentence as a plain string")
-        yield tuple(str(one) for one in given)
-
-
-def in_template(text: str) -> Iterator[Key]:
-    """The sentences of a page."""
-    parsed = jinja2.Environment().parse(text)
-    for _, function, found in extract_from_ast(parsed, tuple(SENTENCES)):
-        given = (found,) if isinstance(found, str) else found
-        yield tuple(str(one) for one in given[: SENTENCES[function]])
-
-
-def in_code() -> set[Key]:
-    """Every sentence of the package."""
-    found: set[Key] = set()
-    for path in sorted(ROOM.rglob("*.py")):
-        found.update(in_python(path.read_text(encoding="utf-8"), str(path.relative_to(ROOM))))
-    for path in sorted(ROOM.rglob("*.html")):
-        found.update(in_template(path.read_text(encoding="utf-8")))
-    return found
+FIELD = re.compile(r"\{(\w+)")
 
 
 def in_catalogue() -> dict[Key, str]:
@@ -109,10 +63,22 @@ def written(entries: dict[Key, str]) -> tuple[bytes, bytes]:
     return whole, compiled.getvalue()
 
 
+def renamed(known: dict[Key, str], entries: dict[Key, str]) -> None:
+    """Keep the translation of a sentence in which only names of fields have changed."""
+    gone = {FIELD.sub("{", key[0]): key for key in known.keys() - entries.keys() if known[key]}
+    for key, translated in entries.items():
+        old = gone.get(FIELD.sub("{", key[0]))
+        if translated or old is None or len(old) != len(key):
+            continue
+        names = dict(zip(FIELD.findall(old[0]), FIELD.findall(key[0]), strict=True))
+        entries[key] = FIELD.sub(lambda field, names=names: f"{{{names[field[1]]}", known[old])
+
+
 def main() -> int:
     """Bring the files up to date; 1 if a translation is missing."""
     known = in_catalogue() if PO.exists() else {}
-    entries = {key: known.get(key, "") for key in in_code()}
+    entries = {key: known.get(key, "") for key in all_sentences()}
+    renamed(known, entries)
     text, compiled = written(entries)
     PO.write_bytes(text)
     MO.parent.mkdir(parents=True, exist_ok=True)

@@ -1,0 +1,137 @@
+"""English that was written elsewhere, told in another language by recognising its sentence.
+
+Errors are raised deep in the rooms, come from other machines, and are kept in the files of runs,
+always in English: neither a protocol nor a file depends on what somebody reads. Only where such a
+text is shown, its sentence is looked up: `tools/translations.py` puts the f-strings of all errors
+into the catalogue, with a named field for each value, and here a text is compared with them. What
+a field holds is a path, a name, a number, or such a sentence in its turn. A text that fits no
+sentence of the catalogue is shown in English.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from fedsight.language.catalogue import entries
+from fedsight.language.current import Language
+from fedsight.language.message import Text
+
+_FIELD = re.compile(r"\{(\w+)[^{}]*\}")
+_QUOTED = re.compile(r"'\{(\w+)[^{}]*\}'")  # a name that somebody chose
+# Fields that hold a word of ours (`images`, `training`), not a name that happens to be one.
+_WORDS = frozenset(
+    {"modality", "modalities", "unit", "units", "thing", "things", "names", "kind", "lists",
+     "headline"}
+)  # fmt: skip
+_DEEPEST = 4  # sentences inside one another
+_LEAST = 4  # letters of its own that a sentence needs to be recognised by
+_JOINTS = {"\n  ": "\n  ", "\n": "\n", "; ": "；", ". ": "。"}  # where sentences are put together
+
+
+@dataclass(frozen=True, slots=True)
+class English(Text):
+    """A text that is given in English, such as that of an error."""
+
+    english: str
+
+    def text(self, language: Language) -> str:
+        """The text, in so far as the catalogue knows its sentences."""
+        return self.english if language == "en" else _told(self.english, language, _DEEPEST)
+
+    __str__ = Text.__str__
+
+
+def from_english(text: Text | str) -> Text:
+    """A text for which there is only its English; one that can be told anyway stays as it is."""
+    return text if isinstance(text, Text) else English(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sentence:
+    """A sentence with fields: what it looks like, and how it is translated."""
+
+    pattern: re.Pattern[str]
+    longest: str  # piece of its own text, which every text that fits contains
+    names: frozenset[str]  # fields that stay as they are
+    translated: str
+
+
+def _told(text: str, language: Language, depth: int) -> str:
+    if (known := _exact(language).get(text)) is not None:
+        return known
+    if depth == 0 or " " not in text:
+        return text
+    for sentence in _sentences(language):
+        if sentence.longest in text and (found := sentence.pattern.fullmatch(text)):
+            values = {
+                name: value if name in sentence.names else _value(name, value, language, depth - 1)
+                for name, value in found.groupdict().items()
+            }
+            return sentence.translated.format(**values)
+    return _in_parts(text, language, depth)
+
+
+def _value(name: str, value: str, language: Language, depth: int) -> str:
+    """A single word may be a name that happens to be a word of ours: a class called `test`."""
+    if name.rstrip("0123456789").lower() in _WORDS:
+        return _told(value, language, depth)
+    quoted = value[:1] in "'\"" and value[:1] == value[-1:]
+    return _told(value, language, depth) if " " in value and not quoted else value
+
+
+def _in_parts(text: str, language: Language, depth: int) -> str:
+    """Several sentences, each told by itself; unchanged if the first of them is not known."""
+    for joint, between in _JOINTS.items():
+        first, found, rest = text.partition(joint)
+        while found:
+            told = _told(first, language, depth - 1)
+            if told != first:
+                return f"{told}{between}{_told(rest, language, depth - 1)}"
+            more, found, rest = rest.partition(joint)
+            first = f"{first}{joint}{more}"
+    return text
+
+
+@cache
+def _exact(language: Language) -> dict[str, str]:
+    """The sentences without fields."""
+    return {
+        _unescaped(english): _unescaped(translated)
+        for english, translated in entries(language).items()
+        if not _FIELD.search(english)
+    }
+
+
+@cache
+def _sentences(language: Language) -> tuple[_Sentence, ...]:
+    """The sentences with fields, those with the most text of their own first."""
+    found = []
+    for english, translated in entries(language).items():
+        own = [_unescaped(piece) for piece in _FIELD.split(english)[::2]]
+        if len(own) < 2 or sum(char.isalpha() for piece in own for char in piece) < _LEAST:
+            continue
+        names = frozenset(_QUOTED.findall(english))
+        bare = _FIELD.sub(lambda field: f"{{{field[1]}}}", translated)  # values come formatted
+        sentence = _Sentence(_pattern(english), max(own, key=len), names, bare)
+        found.append((sum(map(len, own)), sentence))
+    return tuple(one for _, one in sorted(found, key=lambda pair: -pair[0]))
+
+
+def _pattern(english: str) -> re.Pattern[str]:
+    """What a text made from a sentence looks like, with a group for each field."""
+    pieces, seen = [], set()
+    for number, piece in enumerate(_FIELD.split(english)):
+        if number % 2 == 0:
+            pieces.append(re.escape(_unescaped(piece)))
+        elif piece in seen:
+            pieces.append(f"(?P={piece})")
+        else:
+            pieces.append(f"(?P<{piece}>.*?)")
+            seen.add(piece)
+    return re.compile("".join(pieces), re.DOTALL)
+
+
+def _unescaped(piece: str) -> str:
+    return piece.replace("{{", "{").replace("}}", "}")
