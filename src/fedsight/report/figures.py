@@ -8,7 +8,7 @@ from fedsight.language.message import message
 from fedsight.report import plots, tables
 from fedsight.report.groups import Group
 from fedsight.report.nouns import nouns
-from fedsight.report.phrases import known_phrase
+from fedsight.report.phrases import answer_name, known_phrase
 from fedsight.report.read import Run
 from fedsight.report.svg import Plot
 from fedsight.report.words import Words
@@ -51,7 +51,7 @@ def chapter_plots(run: Run, anchor: str) -> dict[str, Plot]:
         found["confusion"] = matrix
     for at, curve in enumerate(evaluation.curves):
         axes = (known_phrase(curve.x), known_phrase(curve.y))
-        names = [known_phrase(name) for name in curve.lines]
+        names = [answer_name(name) for name in curve.lines]
         found[f"curve{at}"] = plots.shares(f"{anchor}-curve{at}", axes, curve.lines, names)
     return {name: plot for name, plot in found.items() if plot is not None}
 

@@ -1,7 +1,7 @@
 """What the files of a run say in English, in both languages: names of figures, tables and rules.
 
-A run's files hold what tasks, mechanisms and algorithms say of themselves. What is not known here,
-such as the message of a site's own contract, is quoted as it is.
+A run's files hold what tasks and mechanisms say of themselves, and errors of sites. What is not
+known here may be a sentence of the catalogue; what is not known there either is quoted in English.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from functools import cache
 
+from fedsight.language.english import from_english
 from fedsight.language.message import Message, message
 from fedsight.report.words import Words
 
@@ -38,8 +39,6 @@ CURVES = (
     message("Verification of people unseen in training"),
     message("false accept rate"),
     message("true accept rate"),
-    message("this model"),
-    message("by chance"),
 )
 TABLES = (
     message("By label (at a probability of one half)"),
@@ -61,6 +60,8 @@ COLUMNS = (
     message("threshold"), message("enrolled people found among strangers"),
 )  # fmt: skip
 ANSWERS = (
+    message("this model"),
+    message("by chance"),
     message("same person"),
     message("two people"),
     message("nothing"),
@@ -101,33 +102,14 @@ PRIVACY = (
     message("fixed groups in turn"),
     message("everyone (no amplification)"),
 )
-WEIGHTS = (
-    message("'{file}': auxiliary heads were left out"),
-    message(
-        "'{file}': BatchNorm statistics were left out, because model.norm = 'group' has no place "
-        "for them: the network starts with other outputs than the pretrained one; norm = 'frozen' "
-        "keeps them"
-    ),
-    message("'{file}': the head is newly initialised and has to be learnt: {why}"),
-    message("'{file}': the first layer's {theirs} channels became {ours}"),
-    message("the file has none"),
-    message("the file's has another shape"),
-    message("the file's has {theirs} outputs, this network {ours}"),
-    message("the {layers} of the network keep their pretrained statistics and do not learn "
-            "(model.norm)"),
-)  # fmt: skip
 ENVIRONMENT = (
     message("python"),
     message("platform"),
     message("processor"),
     message("cores"),
 )
-REASONS = (
-    message("the update is not finite"),
-    message("the loss is not finite"),
-)
 ALL = (
-    *FIGURES, *CURVES, *TABLES, *COLUMNS, *ANSWERS, *PRIVACY, *WEIGHTS, *ENVIRONMENT, *REASONS,
+    *FIGURES, *CURVES, *TABLES, *COLUMNS, *ANSWERS, *PRIVACY, *ENVIRONMENT,
 )  # fmt: skip
 _FIELD = re.compile(r"\{(\w+)\}")
 
@@ -138,7 +120,7 @@ def figure_name(headline: str) -> Words:
 
 
 def answer_name(text: str) -> Words:
-    """A truth or an answer: a class's name as it is, or what a task says without classes."""
+    """A class's name as it is, or what a task says where there is no class."""
     return next((phrase for phrase in ANSWERS if phrase.one == text), text)
 
 
@@ -153,7 +135,7 @@ def known_phrase(text: str) -> Words:
         if found := pattern.fullmatch(text):
             values = tuple((key, known_phrase(value)) for key, value in found.groupdict().items())
             return Message(phrase.one, values)
-    return text
+    return from_english(text)
 
 
 @cache
