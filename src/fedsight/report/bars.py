@@ -42,8 +42,10 @@ class Scale:
     def marks(self, differences: bool) -> list[tuple[str, Words]]:
         """Ticks: their places and what they say, in points or in percent."""
         found = ticks(self.low, self.high, 4)
-        form = bare_points if differences else percent
-        return [(self.at(value), form(value)) for value in found]
+        if differences:
+            return [(self.at(value), bare_points(value)) for value in found]
+        digits = 0 if self.high - self.low > 0.05 else 1
+        return [(self.at(value), percent(value, digits)) for value in found]
 
 
 def gains(rows: Sequence[SiteRow]) -> Scale:

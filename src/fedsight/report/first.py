@@ -13,7 +13,7 @@ from fedsight.report.read import Run
 from fedsight.report.sites import SiteRow, Tally, by_what, differ, known, site_rows, tally
 from fedsight.report.words import Words, between, count, percent, points, range_of, rounds, sites
 
-NAMED = 2  # sites that the sentence names on each side
+NAMED = 2  # sites that lose that the sentence names
 
 
 def first_sentence(run: Run) -> Words:
@@ -101,29 +101,29 @@ def _outcome(found: Tally) -> Text:
         return message("none of {sites} is shown to gain or to lose by joining", sites=of)
     gain = plural("{n} of {sites} gains", "{n} of {sites} gain", len(found.better), sites=of)
     if found.better:
-        gain = message("{gain} ({named})", gain=gain, named=_named(found.better))
+        most = found.better[0]
+        gain = message(
+            "{gain}, {site} most: {change}", gain=gain, site=most.name, change=_change(most)
+        )
     if not found.worse:
-        return message("{gain} and none loses", gain=gain)
+        return message("{gain}, and none loses", gain=gain)
     lose = plural("{n} loses", "{n} lose", len(found.worse))
-    return message("{gain} and {lose} ({named})", gain=gain, lose=lose, named=_named(found.worse))
-
-
-def _named(rows: Sequence[SiteRow]) -> Words:
-    """The largest changes, each with its interval."""
-    named = listed(_change(row) for row in rows[:NAMED])
-    if len(rows) == 1 or len(rows) <= NAMED:
-        return named
-    return message("most: {named}", named=named)
+    named = listed(
+        message("{site} {change}", site=row.name, change=_change(row))
+        for row in found.worse[:NAMED]
+    )
+    if len(found.worse) > NAMED:
+        named = message("most {named}", named=named)
+    return message("{gain}, and {lose}: {named}", gain=gain, lose=lose, named=named)
 
 
 def _change(row: SiteRow) -> Text:
     bounds = row.bounds
     if bounds is None:
-        return message("{site} {gain}", site=row.name, gain=points(row.gain))
+        return message("{gain} by chance or not", gain=points(row.gain))
     return message(
-        "{site} {gain}, 95 % interval {interval}",
-        site=row.name, gain=points(row.gain), interval=between(*bounds),
-    )  # fmt: skip
+        "{gain} (95 % interval {interval})", gain=points(row.gain), interval=between(*bounds)
+    )
 
 
 def _by_site(run: Run, rows: Sequence[SiteRow]) -> Text | None:
