@@ -175,6 +175,14 @@ def test_long_names_and_many_sites_are_not_cut_off(browser, make_run, tmp_path):
         shoot(browser, tmp_path, f"long-{size}")
 
 
+def test_a_table_with_a_column_for_each_of_many_sites_is_not_cut_off(browser, make_run, tmp_path):
+    path = build([make_run(sites=40, change=KINDS["detection"])], tmp_path / "report.html")
+    for size in SIZES:
+        show(browser, path, size)
+        assert browser.execute_script(CLIPPED) == []
+        shoot(browser, tmp_path, f"many-{size}")
+
+
 def test_the_switch_changes_what_is_seen_and_opens_in_the_language_asked_for(
     browser, make_run, tmp_path
 ):

@@ -31,7 +31,7 @@ def names(files: dict[str, Any]) -> set[str]:
     """Words that the run's own files name: sites, classes, images, settings."""
     run = files["run.json"]
     texts = [*run["classes"], *(site["name"] for site in run["sites"]), *run["environment"]]
-    texts += [*run["data"]["skipped"], files["run.toml"], "torn"]
+    texts += [*run["data"]["skipped"], files["run.toml"], run["data"]["title"]]
     for sample in files["evaluation.json"]["samples"]:
         texts += [sample["name"], *(mark["label"] for mark in sample.get("marks", []))]
     for table in files["evaluation.json"].get("tables", []):

@@ -32,7 +32,7 @@ class Page(HTMLParser):
             return
         seen = not self.open or self.open[-1][1]
         self.open.append((tag, seen and given.get("class") != self.hidden and tag != "style"))
-        if tag not in ("span", "tspan", "b", "strong", "code", "a", "i"):
+        if given.get("class") not in ("en", "zh") and tag not in ("b", "strong", "code", "a", "i"):
             self.words.append(" ")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:

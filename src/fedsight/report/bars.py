@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedsight.report.sites import SiteRow, known
 from fedsight.report.svg import ticks
 from fedsight.report.view import ThreeWay
-from fedsight.report.words import Words, bare_points, percent
+from fedsight.report.words import Words, percent
 
 FEW = 24  # sites that are all shown; of more, the ends
 END = 10  # sites shown at each end
@@ -27,7 +27,7 @@ class Scale:
         """A scale that holds all values from -1 to 1, and those of `within`."""
         seen = [v for v in values if v is not None and math.isfinite(v) and -1 <= v <= 1]
         low, high = min([*seen, *within]), max([*seen, *within])
-        room = 0.04 * (high - low) or 0.05
+        room = 0.08 * (high - low) or 0.05
         return cls(low - room, high + room)
 
     def at(self, value: float) -> str:
@@ -39,13 +39,24 @@ class Scale:
         """The length of an interval, in percent of the line."""
         return f"{float(self.at(high)) - float(self.at(low)):.2f}"
 
-    def marks(self, differences: bool) -> list[tuple[str, Words]]:
-        """Ticks: their places and what they say, in points or in percent."""
-        found = ticks(self.low, self.high, 4)
-        if differences:
-            return [(self.at(value), bare_points(value)) for value in found]
-        digits = 0 if self.high - self.low > 0.05 else 1
-        return [(self.at(value), percent(value, digits)) for value in found]
+    def marks(self, differences: bool) -> list[tuple[str, Words, bool]]:
+        """Ticks: their places, what they say, in points or in percent, and whether a narrow page
+        leaves them out: every other one, counted from zero."""
+        found = ticks(self.low, self.high, 5)
+        step = found[1] - found[0] if len(found) > 1 else 1.0
+        digits = 0 if all(abs(100 * value - round(100 * value)) < 1e-6 for value in found) else 1
+        return [
+            (
+                self.at(value),
+                _signed(100 * value, digits) if differences else percent(value, digits),
+                len(found) > 2 and round(value / step) % 2 == 1,
+            )
+            for value in found
+        ]
+
+
+def _signed(value: float, digits: int) -> str:
+    return f"{value:+.{digits}f}".replace("-", "−") if value else "0"
 
 
 def gains(rows: Sequence[SiteRow]) -> Scale:

@@ -121,9 +121,7 @@ def _change(row: SiteRow) -> Text:
     bounds = row.bounds
     if bounds is None:
         return message("{gain} by chance or not", gain=points(row.gain))
-    return message(
-        "{gain} (95 % interval {interval})", gain=points(row.gain), interval=between(*bounds)
-    )
+    return message("{gain} ({interval})", gain=points(row.gain), interval=between(*bounds))
 
 
 def _by_site(run: Run, rows: Sequence[SiteRow]) -> Text | None:

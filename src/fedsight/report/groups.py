@@ -13,7 +13,16 @@ from fedsight.report import first, view
 from fedsight.report.phrases import figure_name, known_phrase
 from fedsight.report.read import Run
 from fedsight.report.sites import site_rows, tally
-from fedsight.report.words import Words, count, percent, points, range_of
+from fedsight.report.words import (
+    NOTHING,
+    Words,
+    count,
+    duration,
+    percent,
+    points,
+    range_of,
+    size,
+)
 
 Flat = dict[str, str]
 
@@ -115,7 +124,7 @@ def reached(group: Group) -> Words:
     if len(scores) < 2:
         return view.score_words(group.members[0].run, view.score(group.members[0].run))
     return message(
-        "{mean} ± {spread}", mean=percent(group.mean), spread=f"{100 * stdev(scores):.1f}"
+        "{mean} ±\u00a0{spread}", mean=percent(group.mean), spread=f"{100 * stdev(scores):.1f}"
     )
 
 
@@ -137,7 +146,7 @@ def gain(group: Group) -> Words:
     if len(gains) == 1:
         return points(gains[0])
     return message(
-        "{mean} ± {spread}", mean=points(fmean(gains)), spread=f"{100 * stdev(gains):.1f}"
+        "{mean} ±\u00a0{spread}", mean=points(fmean(gains)), spread=f"{100 * stdev(gains):.1f}"
     )
 
 
@@ -150,6 +159,17 @@ def outcome(group: Group) -> Words:
     better = fmean(len(one.better) for one in found)
     worse = fmean(len(one.worse) for one in found)
     return message("{better} gain, {worse} lose", better=f"{better:.3g}", worse=f"{worse:.3g}")
+
+
+def cost(group: Group) -> str:
+    """Bytes sent and received, and time, of the group's first run, in short."""
+    run = group.members[0].run
+    up, down = view.total(run, "bytes_up"), view.total(run, "bytes_down")
+    spent = view.total(run, "seconds")
+    parts = [] if up is None or down is None else [size(up + down)]
+    if spent is not None and math.isfinite(spent):
+        parts.append(str(duration(spent)))
+    return " · ".join(parts) or NOTHING
 
 
 def headline(groups: Sequence[Group]) -> Words:

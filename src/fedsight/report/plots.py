@@ -12,7 +12,7 @@ from fedsight.report.svg import Drawing, Plot, Point, ticks
 from fedsight.report.words import Words, count, label, number, percent
 
 WIDTH, HEIGHT = 400.0, 230.0
-LEFT, RIGHT, TOP, BOTTOM = 52.0, 10.0, 24.0, 30.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 22.0, 24.0, 34.0
 MARKED = 40  # rounds up to which each is marked
 STEEP = 1e4  # times the median: larger values would flatten all others
 

@@ -31,15 +31,16 @@ def _held(value: Any) -> Any:
 
 
 def _figure(value: Any) -> Any:
-    """A figure of any size, or one that is not finite, as a float."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(max(-LARGEST, min(LARGEST, value)))
+    """A figure as a float; one that is too large to compute with is infinite."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > LARGEST:
+        return math.inf if value > 0 else -math.inf
     return value
 
 
 Count = Annotated[int | None, BeforeValidator(_held)]
 Cell = Annotated[int, BeforeValidator(_held)]
 Figure = Annotated[float | None, BeforeValidator(_figure)]
+Real = Annotated[float, BeforeValidator(_figure)]
 
 
 class Record(BaseModel):
@@ -197,7 +198,7 @@ class MarkRecord(Record):
     `kind`: an object that was found, one that was missed, or a detection without an object.
     """
 
-    box: tuple[float, float, float, float]
+    box: tuple[Real, Real, Real, Real]
     label: str = ""
     kind: Literal["found", "missed", "false"]
     score: Figure = None
@@ -213,7 +214,7 @@ class AreasRecord(Record):
     sample's picture: (left, top, right, bottom)."""
 
     image: str
-    box: tuple[float, float, float, float]
+    box: tuple[Real, Real, Real, Real]
 
     @property
     def drawable(self) -> bool:
@@ -284,7 +285,7 @@ class CurveRecord(Record):
     title: str
     x: str
     y: str
-    lines: dict[str, tuple[tuple[float, float], ...]] = Field(default_factory=dict)
+    lines: dict[str, tuple[tuple[Real, Real], ...]] = Field(default_factory=dict)
 
 
 class TableRecord(Record):
@@ -292,7 +293,7 @@ class TableRecord(Record):
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | float | None, ...], ...] = ()
+    rows: tuple[tuple[str | Figure, ...], ...] = ()
 
 
 class SpreadRecord(Record):

@@ -245,6 +245,17 @@ def cell(value: str | float | None) -> Words:
     return count(int(value)) if value == int(value) and abs(value) > 1 else f"{value:.3f}"
 
 
+def environment(run: Run) -> list[tuple[str, Words]]:
+    """The software and the machine, as (name, value)."""
+    return [(key, _value(value)) for key, value in run.facts.environment.items()]
+
+
+def _value(value: object) -> Words:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return count(value)
+    return cell(value) if isinstance(value, float) else str(value)
+
+
 def rejected(run: Run) -> list[tuple[int, str, str]]:
     """Every rejected update: (round, site, reason)."""
     return [(line.round, site, why) for line in run.rounds for site, why in line.rejected.items()]

@@ -12,6 +12,8 @@ NOTHING = "–"
 SPACE = "\u00a0"
 PLAIN = 1e15  # larger numbers are written with an exponent, so that none is longer than its place
 
+LARGEST = 10**300  # of those that are written at all
+
 Words = Text | str
 
 
@@ -92,7 +94,9 @@ def count(value: int | None) -> str:
     """A whole number with thousands separators."""
     if value is None:
         return NOTHING
-    return f"{value:,}" if abs(value) < PLAIN else f"{float(value):.3g}"
+    if abs(value) < PLAIN:
+        return f"{value:,}"
+    return f"{float(max(-LARGEST, min(LARGEST, value))):.3g}"
 
 
 def size(value: float | None) -> str:
