@@ -65,7 +65,7 @@ def small(make_run) -> tuple[Path, dict[str, Any]]:
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(data=st.data())
 def test_any_number_may_be_absurd(small, data) -> None:

@@ -71,7 +71,7 @@ def test_the_area_is_that_of_the_scores() -> None:
         both = float((answered & there).sum())
         assert row[6:] == pytest.approx(
             (
-                both / float(answered.sum()),
+                both / float(answered.sum()) if answered.any() else None,
                 both / float(there.sum()),
                 2 * both / float(answered.sum() + there.sum()),
                 float((~answered & ~there).sum()) / float((~there).sum()),
