@@ -25,6 +25,7 @@ _WORDS = frozenset(
     {"modality", "modalities", "unit", "units", "thing", "things", "names", "kind", "lists",
      "headline"}
 )  # fmt: skip
+_COUNT = re.compile(r"(?P<what>[^\d,:]+)(?P<count>:? [\d,]*\d)")
 _DEEPEST = 4  # sentences inside one another
 _LEAST = 4  # letters of its own that a sentence needs to be recognised by
 _JOINTS = {"\n  ": "\n  ", "\n": "\n", "; ": "；", ". ": "。"}  # where sentences are put together
@@ -70,7 +71,22 @@ def _told(text: str, language: Language, depth: int) -> str:
                 for name, value in found.groupdict().items()
             }
             return sentence.translated.format(**values)
+    if (counted := _counted(text, language, depth)) is not None:
+        return counted
     return _in_parts(text, language, depth)
+
+
+def _counted(text: str, language: Language, depth: int) -> str | None:
+    """A list of counts, `dead links 30, hidden 4` or `at two sites: 3`; None if it is none."""
+    parts = [_COUNT.fullmatch(part) for part in text.split(", ")]
+    if not all(parts):
+        return None
+    told = [
+        f"{_told(part['what'], language, depth - 1)}{part['count'].replace(': ', '：')}"
+        for part in parts
+        if part is not None
+    ]
+    return "，".join(told)
 
 
 def _value(name: str, value: str, language: Language, depth: int) -> str:
@@ -83,6 +99,8 @@ def _value(name: str, value: str, language: Language, depth: int) -> str:
 
 def _in_parts(text: str, language: Language, depth: int) -> str:
     """Several sentences, each told by itself; unchanged if the first of them is not known."""
+    if text.endswith(".") and (told := _told(text[:-1], language, depth - 1)) != text[:-1]:
+        return f"{told}。"
     for joint, between in _JOINTS.items():
         first, found, rest = text.partition(joint)
         while found:
