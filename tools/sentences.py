@@ -25,7 +25,7 @@ HEADINGS = ("make_table",)  # functions that take headings
 SAYING = ("say", "_say", "notify", "_notify", "progress")  # functions that take a line to be shown
 NOT_SHOWN = ("AssertionError", "AttributeError", "KeyError", "NotImplementedError", "OSError")
 TITLES = ("headline_title",)  # class variables that hold a title
-ABOUT = ("about",)  # keywords that describe a part
+ABOUT = ("about", "reads", "note", "images", "texts")  # keywords that describe a part
 # Modules in which every string that reads like a sentence is one that people read: notes about
 # data and models, reasons, cures. (`*` stands for all modules of a folder.)
 SAID_IN = (
