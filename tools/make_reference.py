@@ -66,6 +66,11 @@ Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 [mechanisms](#mechanisms) · [run folder](#run-folder) · [a site's file](#a-sites-file)
 """
 
+COMMANDS = """\
+Every command takes `--lang en|zh`, before or after its name; without it the locale decides
+([languages](../how-to/languages.md)). `fedsight --version` shows the version.
+"""
+
 CONFIGURATION = """\
 A run is configured by one TOML file. Only `[data]` is required; every other setting has the default
 given here. Relative paths are resolved from the file's folder. `--set SECTION.KEY=VALUE` changes a
@@ -212,6 +217,7 @@ def reference() -> str:
     blocks = [
         INTRO,
         "## Commands\n",
+        COMMANDS,
         *_commands(app, "fedsight"),
         "## Exit codes\n",
         "An error is one message with cause and cure; the exit code gives its family. Two codes "

@@ -22,7 +22,8 @@ from fedsight.language.current import choose, current_language
 SENTENCE = re.compile(r"(?:\b[A-Za-z][a-z']*[,:;]? ){3,}[a-z']+")  # four words or more
 # What may be English: names in quotes, commands, sources in brackets, licences and credits.
 NAMES = re.compile(
-    r"'[^']*'|`[^`]*`|\[[^\]]*\]|\([a-z]+(?:, [a-z]+)+\)|(?:示例：|许可证：|署名|论文：|数据源：|fedsight |pip install ).*"
+    r"'[^']*'|`[^`]*`|\[[^\]]*\]|\([a-z]+(?:, [a-z]+)+\)"
+    r"|(?:示例：|许可证：|署名|论文：|数据源：|fedsight |pip install ).*"
 )
 
 
