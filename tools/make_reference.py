@@ -130,10 +130,12 @@ its value does not fit, the site does not start; if the file becomes unreadable,
 
 HISTORY = {
     "round": "from 1",
-    "score": "the task's main figure on test images after the round, from 0 to 1; null if the "
+    "score": "the task's main figure after the round, from 0 to 1; null if the "
     "round was not evaluated",
     "loss": "likewise",
     "accuracy": "likewise, as every other figure of the task by its name, if evaluated",
+    "measured_on": "`validation part` or `test part`: the images that these figures rest on; null "
+    "if the round was not evaluated",
     "train_loss": "mean over the replies, weighted like the updates; null under `[privacy]`",
     "epsilon": "spent so far; null without `[privacy]`",
     "lr": "local learning rate of the round",

@@ -130,7 +130,7 @@ def verdict(rows: Sequence[SiteRow], on: str = "") -> str:
     )
     if left:
         text += f"; at {'the other ' if left < len(gains) else 'all '}{left} no difference is shown"
-    return text + ". Both were compared on the same images, each site by itself, at 95 %."
+    return text + ". Both were compared on the same test data, each site by itself, at 95 %."
 
 
 def interval(row: SiteRow) -> str:
