@@ -3,14 +3,15 @@
     python benchmarks/secagg.py [--quick]
 
 One core, but for the main job, which has a worker for each. Formulas stand beside the figures:
-a client makes k + 1 masks of d values at 0.7 ns each; the coordinator takes off one for each
-survivor and one for each survivor that a drop-out is a neighbour of.
+a client makes k + 1 masks of d values at 0.7 ns each (64 bits: twice that); the coordinator takes
+off one for each survivor and one for each survivor that a drop-out is a neighbour of.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import secrets
 import subprocess
@@ -54,16 +55,18 @@ def timed(do: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def masking(lengths: list[int], counts: list[int], repeats: int) -> list[dict[str, Any]]:
-    """Seconds to add k + 1 masks to a vector of d values."""
+    """Seconds to add k + 1 masks to a vector of d values, modulo 2^32 and modulo 2^64."""
     rows = []
-    for length in lengths:
-        for k in counts:
-            pairs = [(secrets.token_bytes(32), bool(n % 2)) for n in range(k)]
-            masker, words = Masker(secrets.token_bytes(32), pairs), np.zeros(length, np.uint32)
-            masker.mask(words)
-            seconds = [timed(lambda w=words, m=masker: m.mask(w))[0] for _ in range(repeats)]
-            formula = (k + 1) * PER_VALUE * length
-            rows.append({"d": length, "k": k, "seconds": seconds, "formula": formula})
+    none = np.zeros(0, np.uint32)
+    for bits, length, k in itertools.product((32, 64), lengths, counts):
+        pairs = [(secrets.token_bytes(32), bool(n % 2)) for n in range(k)]
+        masker = Masker(secrets.token_bytes(32), pairs)
+        words = np.zeros(length, f"u{bits // 8}")
+        given = (words,) if bits == 32 else (none, words)
+        masker.mask(*given)
+        seconds = [timed(lambda w=given, m=masker: m.mask(*w))[0] for _ in range(repeats)]
+        formula = (k + 1) * PER_VALUE * length * bits / 32
+        rows.append({"bits": bits, "d": length, "k": k, "seconds": seconds, "formula": formula})
     return rows
 
 
@@ -270,7 +273,7 @@ def show_masking(found: list[dict[str, Any]]) -> None:
     """Masks beside the formula."""
     rows = [
         [
-            f"{row['d']:,} x {row['k'] + 1} masks",
+            f"{row['d']:,} values of {row['bits']} bits x {row['k'] + 1} masks",
             spread([1e3 * s for s in row["seconds"]], 1),
             f"{1e3 * row['formula']:.1f}",
             f"{median(row['seconds']) / row['formula']:.2f}",

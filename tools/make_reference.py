@@ -66,6 +66,11 @@ Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 [mechanisms](#mechanisms) · [run folder](#run-folder) · [a site's file](#a-sites-file)
 """
 
+COMMANDS = """\
+Every command takes `--lang en|zh`, before or after its name; without it the locale decides
+([languages](../how-to/languages.md)). `fedsight --version` shows the version.
+"""
+
 CONFIGURATION = """\
 A run is configured by one TOML file. Only `[data]` is required; every other setting has the default
 given here. Relative paths are resolved from the file's folder. `--set SECTION.KEY=VALUE` changes a
@@ -125,10 +130,12 @@ its value does not fit, the site does not start; if the file becomes unreadable,
 
 HISTORY = {
     "round": "from 1",
-    "score": "the task's main figure on test images after the round, from 0 to 1; null if the "
+    "score": "the task's main figure after the round, from 0 to 1; null if the "
     "round was not evaluated",
     "loss": "likewise",
     "accuracy": "likewise, as every other figure of the task by its name, if evaluated",
+    "measured_on": "`validation part` or `test part`: the images that these figures rest on; null "
+    "if the round was not evaluated",
     "train_loss": "mean over the replies, weighted like the updates; null under `[privacy]`",
     "epsilon": "spent so far; null without `[privacy]`",
     "lr": "local learning rate of the round",
@@ -213,6 +220,7 @@ def reference() -> str:
     blocks = [
         INTRO,
         "## Commands\n",
+        COMMANDS,
         *_commands(app, "fedsight"),
         "## Exit codes\n",
         "An error is one message with cause and cure; the exit code gives its family. Two codes "

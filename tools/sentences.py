@@ -25,7 +25,7 @@ HEADINGS = ("make_table",)  # functions that take headings
 SAYING = ("say", "_say", "notify", "_notify", "progress")  # functions that take a line to be shown
 NOT_SHOWN = ("AssertionError", "AttributeError", "KeyError", "NotImplementedError", "OSError")
 TITLES = ("headline_title",)  # class variables that hold a title
-ABOUT = ("about",)  # keywords that describe a part
+ABOUT = ("about", "reads", "note", "images", "texts")  # keywords that describe a part
 # Modules in which every string that reads like a sentence is one that people read: notes about
 # data and models, reasons, cures. (`*` stands for all modules of a folder.)
 SAID_IN = (
@@ -39,7 +39,8 @@ SAID_IN = (
     "data/repeats.py", "data/sources/boxes.py", "data/sources/coco.py", "data/sources/masks.py",
     "data/text/rows.py", "deploy/processes/spawn.py", "deploy/processes/supervisor.py",
     "deploy/server/scheduler.py", "deploy/site/figures.py", "deploy/site/owner.py",
-    "deploy/site/release.py",    "deploy/site/service.py", "engines/remote/*.py", "engines/workers.py", "evaluation/fonts.py",
+    "deploy/site/release.py", "deploy/site/service.py", "engines/remote/*.py",
+    "engines/workers.py", "evaluation/fonts.py",
     "governance/contract.py", "governance/ledger.py", "inference/drawing.py",
     "inference/inputs.py", "models/base.py", "models/origin.py", "models/weights.py",
     "privacy/secagg/*.py", "program/config.py", "program/draft/guess.py",

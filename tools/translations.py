@@ -37,6 +37,17 @@ msgstr ""
 FIELD = re.compile(r"\{(\w+)")
 
 
+class _Undated(Catalog):
+    """A catalogue whose header has neither dates nor the version of the tool."""
+
+    mime_headers = [  # noqa: RUF012
+        ("Language", "zh"),
+        ("Content-Type", "text/plain; charset=UTF-8"),
+        ("Content-Transfer-Encoding", "8bit"),
+        ("Plural-Forms", "nplurals=1; plural=0;"),
+    ]
+
+
 def in_catalogue() -> dict[Key, str]:
     """Every sentence of the catalogue, with its Chinese."""
     found = {}
@@ -49,7 +60,7 @@ def in_catalogue() -> dict[Key, str]:
 
 def written(entries: dict[Key, str]) -> tuple[bytes, bytes]:
     """The contents of the catalogue file and of its compiled form."""
-    catalog = Catalog("zh", header_comment="")
+    catalog = _Undated("zh")
     for key in sorted(entries):
         translated = entries[key]
         if len(key) == 1:
@@ -59,7 +70,7 @@ def written(entries: dict[Key, str]) -> tuple[bytes, bytes]:
     text, compiled = io.BytesIO(), io.BytesIO()
     write_po(text, catalog, width=0, omit_header=True)
     whole = (HEADER.encode() + text.getvalue()).rstrip() + b"\n"
-    write_mo(compiled, read_po(io.BytesIO(whole), "zh"))
+    write_mo(compiled, catalog)
     return whole, compiled.getvalue()
 
 

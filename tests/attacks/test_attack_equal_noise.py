@@ -36,7 +36,7 @@ def member(request: pytest.FixtureRequest) -> bool:
 
 def home(tmp_path: Path, member: bool) -> Path:
     images = [*OTHERS[:-1], TARGET if member else OTHERS[-1]]
-    return draw(tmp_path / "images", images, OTHERS[:2])
+    return draw(tmp_path / "images", images)
 
 
 def models(of: Program) -> tuple[Tensor, Tensor]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fedsight.language.catalogue import entries
 from fedsight.language.english import from_english
 from fedsight.language.message import message
 
@@ -71,3 +74,25 @@ def test_an_unknown_text_stays_english() -> None:
 def test_a_message_stays_a_message() -> None:
     said = message("yes")
     assert from_english(said) is said
+
+
+def test_every_sentence_of_the_catalogue_is_recognised_when_it_is_made() -> None:
+    """No sentence is taken for another one, and every value comes out where it belongs."""
+    field = re.compile(r"\{(\w+)[^{}]*\}")
+    for key, translated in entries("zh").items():
+        letters = sum(map(str.isalpha, field.sub("", key)))
+        if not field.search(key) or letters < 4 or "}{" in key:
+            continue
+        values = {name: f"v{number}" for number, name in enumerate(field.findall(key))}
+        made, told = (
+            field.sub(lambda found: f"{{{found[1]}}}", one).format(**values)
+            for one in (key, translated)
+        )
+        assert chinese(made) == told, key
+
+
+@pytest.mark.parametrize("piece", ["a; ", ". ", ", ", "site 'a' has ", "restore it; ", "{", "'"])
+def test_a_text_made_to_be_slow_is_told_all_the_same(piece: str) -> None:
+    """It may come from another machine. With patterns that backtrack this would never end."""
+    text = f"no sentence {piece * (3900 // len(piece))}"
+    assert "no sentence" in chinese(text)

@@ -52,8 +52,8 @@ def list_command() -> None:
     for registry, table in tables:
         for name in registry.names():
             facts = dict(registry.facts(name))
-            lines = [facts.pop("about"), *(f"{key}: {facts[key]}" for key in facts)]
-            about = "\n".join(str(from_english(line)) for line in lines)
+            lines = [from_english(facts.pop("about")), *map(_fact, facts.items())]
+            about = "\n".join(map(str, lines))
             table.add_row(name, about, _settings(registry.get(name)), end_section=True)
         show(table, markup=False)
 
@@ -142,6 +142,11 @@ def split_command(
         title = f"{opened.facts.get('title', source)}: {spread.registered}, seed {used}"
         draw_split(counts, names, opened.classes, title, picture)
         echo(message("Wrote {path}", path=picture))
+
+
+def _fact(fact: tuple[str, str]) -> Text:
+    key, value = map(from_english, fact)
+    return message("{key}: {value}", key=key, value=value)
 
 
 def _spread(opened: Dataset, partition: Partition, counts: Any) -> Text:

@@ -51,7 +51,10 @@ class _FoldingText(Text):
         return super().from_markup(text, **{"overflow": "fold", **options})
 
 
-class _Formatter(typer.Context.formatter_class):  # type: ignore[name-defined,misc]
+_UsualFormatter: Any = typer.Context.formatter_class
+
+
+class _Formatter(_UsualFormatter):  # type: ignore[misc]
     """Writes the line that says how a command is used."""
 
     def write_usage(self, prog: str, args: str = "", prefix: str | None = None) -> None:
@@ -65,14 +68,16 @@ class _Context(typer.Context):
 class LocalisedGroup(TyperGroup):
     """The whole command line, in the language of `--lang` or of the environment."""
 
-    def main(self, args: Sequence[str] | None = None, **options: Any) -> Any:
+    def main(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, **options: Any
+    ) -> Any:
         """Choose the language, then run the command."""
         choose(None)
         language, left = _taken(sys.argv[1:] if args is None else args)
         choose(language or _readable(environment_language(os.environ)))
-        for name, text in _TYPERS.items():
-            setattr(rich_utils, name, str(text))
-        rich_utils.Text = _FoldingText  # type: ignore[misc]
+        told = {name: str(text) for name, text in _TYPERS.items()}
+        for name, value in {**told, "Text": _FoldingText}.items():
+            setattr(rich_utils, name, value)
         _tell(self)
         return super().main(args=left, **options)
 

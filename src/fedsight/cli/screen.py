@@ -20,7 +20,7 @@ from fedsight.runs.progress import size
 def show_error(error: FedSightError) -> None:
     """Cause and cure, on the error stream; they may quote what another machine sent."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    console.print(f"[bold red]{message('Error:')}[/] {_shown(error.cause)}")
+    console.print(f"[bold red]{message('Error: ')}[/]{_shown(error.cause)}")
     if isinstance(error, ConfigError):
         for problem in error.problems:
             console.print(f"  [bold]{_plain(problem.where)}[/]: {_shown(problem.cause)}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -209,6 +209,14 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what to say about how the source was read
     ordered: bool = True  # the order of the classes was stated, or is that of numbers
     duplicates: Duplicates | None = None  # None: they were not looked for
+
+    def read_from(self, files: Mapping[str, int], notes: Sequence[str] = ()) -> Dataset:
+        """The data set with the files that its source passed over, and its notes before others."""
+        passed_over = {
+            **files,
+            **self.passed_over,
+        }  # files by what they are, images by why left out
+        return replace(self, passed_over=passed_over, notes=(*notes, *self.notes))
 
     @property
     def said(self) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from fedsight.language.catalogue import entries
 from fedsight.language.current import Language
@@ -25,7 +25,10 @@ _WORDS = frozenset(
     {"modality", "modalities", "unit", "units", "thing", "things", "names", "kind", "lists",
      "headline"}
 )  # fmt: skip
+_COUNT = re.compile(r"(?P<what>[^\d,:]+)(?P<count>:? [\d,]*\d)")
 _DEEPEST = 4  # sentences inside one another
+_MOST_PARTS = 5  # places where a text is taken apart
+_LONGEST = 4000  # characters; a longer text is no sentence of ours
 _LEAST = 4  # letters of its own that a sentence needs to be recognised by
 _JOINTS = {"\n  ": "\n  ", "\n": "\n", "; ": "；", ". ": "。"}  # where sentences are put together
 
@@ -50,27 +53,62 @@ def from_english(text: Text | str) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class _Sentence:
-    """A sentence with fields: what it looks like, and how it is translated."""
+    """A sentence with fields: its own text around them, and how it is translated."""
 
-    pattern: re.Pattern[str]
-    longest: str  # piece of its own text, which every text that fits contains
-    names: frozenset[str]  # fields that stay as they are
+    pieces: tuple[str, ...]  # one more than fields
+    fields: tuple[str, ...]
+    quoted: frozenset[str]  # fields that stay as they are
     translated: str
 
+    def values(self, text: str) -> dict[str, str] | None:
+        """What stands in the fields if `text` is made from this sentence, else None.
 
+        Each piece is taken where it comes first, which finds a match if there is one, in a time
+        that grows only with the length of the text: it may come from a machine that wants to be
+        shown a long calculation.
+        """
+        first, *between, last = self.pieces
+        if not text.startswith(first) or not text.endswith(last):
+            return None
+        found: dict[str, str] = {}
+        start, end = len(first), len(text) - len(last)
+        for name, piece in zip(self.fields, [*between, None], strict=True):
+            place = end if piece is None else text.find(piece, start, end)
+            if place < start or found.setdefault(name, text[start:place]) != text[start:place]:
+                return None
+            start = place + len(piece or "")
+        return found
+
+
+@lru_cache(maxsize=4096)
 def _told(text: str, language: Language, depth: int) -> str:
     if (known := _exact(language).get(text)) is not None:
         return known
-    if depth == 0 or " " not in text:
+    if depth == 0 or " " not in text or len(text) > _LONGEST:
         return text
     for sentence in _sentences(language):
-        if sentence.longest in text and (found := sentence.pattern.fullmatch(text)):
+        if (found := sentence.values(text)) is not None:
             values = {
-                name: value if name in sentence.names else _value(name, value, language, depth - 1)
-                for name, value in found.groupdict().items()
+                name: value if name in sentence.quoted else _value(name, value, language, depth - 1)
+                for name, value in found.items()
             }
             return sentence.translated.format(**values)
+    if (counted := _counted(text, language, depth)) is not None:
+        return counted
     return _in_parts(text, language, depth)
+
+
+def _counted(text: str, language: Language, depth: int) -> str | None:
+    """A list of counts, `dead links 30, hidden 4` or `at two sites: 3`; None if it is none."""
+    parts = [_COUNT.fullmatch(part) for part in text.split(", ")]
+    if not all(parts):
+        return None
+    told = [
+        f"{_told(part['what'], language, depth - 1)}{part['count'].replace(': ', '：')}"
+        for part in parts
+        if part is not None
+    ]
+    return "，".join(told)
 
 
 def _value(name: str, value: str, language: Language, depth: int) -> str:
@@ -83,14 +121,14 @@ def _value(name: str, value: str, language: Language, depth: int) -> str:
 
 def _in_parts(text: str, language: Language, depth: int) -> str:
     """Several sentences, each told by itself; unchanged if the first of them is not known."""
+    if text.endswith(".") and (told := _told(text[:-1], language, depth - 1)) != text[:-1]:
+        return f"{told}。"
     for joint, between in _JOINTS.items():
-        first, found, rest = text.partition(joint)
-        while found:
-            told = _told(first, language, depth - 1)
-            if told != first:
+        pieces = text.split(joint, _MOST_PARTS)
+        for count in range(1, len(pieces)):
+            first, rest = joint.join(pieces[:count]), joint.join(pieces[count:])
+            if (told := _told(first, language, depth - 1)) != first:
                 return f"{told}{between}{_told(rest, language, depth - 1)}"
-            more, found, rest = rest.partition(joint)
-            first = f"{first}{joint}{more}"
     return text
 
 
@@ -109,28 +147,14 @@ def _sentences(language: Language) -> tuple[_Sentence, ...]:
     """The sentences with fields, those with the most text of their own first."""
     found = []
     for english, translated in entries(language).items():
-        own = [_unescaped(piece) for piece in _FIELD.split(english)[::2]]
-        if len(own) < 2 or sum(char.isalpha() for piece in own for char in piece) < _LEAST:
+        own = tuple(_unescaped(piece) for piece in _FIELD.split(english)[::2])
+        fields = tuple(_FIELD.findall(english))
+        if not fields or sum(char.isalpha() for piece in own for char in piece) < _LEAST:
             continue
-        names = frozenset(_QUOTED.findall(english))
+        quoted = frozenset(_QUOTED.findall(english))
         bare = _FIELD.sub(lambda field: f"{{{field[1]}}}", translated)  # values come formatted
-        sentence = _Sentence(_pattern(english), max(own, key=len), names, bare)
-        found.append((sum(map(len, own)), sentence))
+        found.append((sum(map(len, own)), _Sentence(own, fields, quoted, bare)))
     return tuple(one for _, one in sorted(found, key=lambda pair: -pair[0]))
-
-
-def _pattern(english: str) -> re.Pattern[str]:
-    """What a text made from a sentence looks like, with a group for each field."""
-    pieces, seen = [], set()
-    for number, piece in enumerate(_FIELD.split(english)):
-        if number % 2 == 0:
-            pieces.append(re.escape(_unescaped(piece)))
-        elif piece in seen:
-            pieces.append(f"(?P={piece})")
-        else:
-            pieces.append(f"(?P<{piece}>.*?)")
-            seen.add(piece)
-    return re.compile("".join(pieces), re.DOTALL)
 
 
 def _unescaped(piece: str) -> str:

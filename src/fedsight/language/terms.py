@@ -24,6 +24,14 @@ TERMS = (
     "verification AUC",
     # What is known of a data set, and why a file is passed over.
     "title",
+    "reads",
+    "source",
+    "paper",
+    "extra",
+    "note",
+    "photographs",
+    "public domain",
+    "free for research with credit",
     "licence",
     "credit",
     "hidden",
@@ -57,8 +65,20 @@ TERMS = (
     "task",
     # Which part of a data set is empty (data/parts.py).
     "'{origin}' has no test {units}",
+    "'{origin}' has no test {units} ({n} corrupt {units} were left out)",
+    "'{origin}' has no test {units} ({n} images or boxes were left out)",
     "'{origin}' has no training {units}",
+    "'{origin}' has no training {units} ({n} corrupt {units} were left out)",
+    "'{origin}' has no training {units} ({n} images or boxes were left out)",
     "'{origin}' has no validation {units}",
+    "'{origin}' has no validation {units} ({n} corrupt {units} were left out)",
+    "'{origin}' has no validation {units} ({n} images or boxes were left out)",
+    # What a value should have been (core/wording.py).
+    "a number",
+    "expected {value}",
+    "expected to be left out",
+    # Which protection a problem comes from (program/rules.py).
+    "privacy '{name}'",
     # What Typer says of arguments that it cannot take.
     "'{value}' is not one of {choices}.",
     "Argument {name} takes {n} values.",

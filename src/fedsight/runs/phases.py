@@ -29,7 +29,7 @@ class Phases:
     must take some seconds to get a line.
     """
 
-    say: Callable[[Text], None]
+    say: Callable[[str], None]
     bars: Progress | None = None
     clock: Clock = time.monotonic
     _phase: str = ""
@@ -52,7 +52,7 @@ class Phases:
         due = now - (self._begun if self._said is None else self._said) >= wait
         if over or (due and done < total):
             self._said = now
-            self.say(said(phase, done, total))
+            self.say(str(said(phase, done, total)))
         if done >= total:
             self._seen.add(phase)
             self._phase = ""
@@ -93,7 +93,7 @@ def shown() -> Iterator[None]:
     """Meanwhile, work in this context shows its phases on the error stream."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     live = console.is_terminal
-    phases = Phases(lambda text: console.print(escape(str(text))), bars(console) if live else None)
+    phases = Phases(lambda text: console.print(escape(text)), bars(console) if live else None)
     try:
         with listening(phases):
             yield

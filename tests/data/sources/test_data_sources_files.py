@@ -339,7 +339,7 @@ def test_coco_as_image_labels(tmp_path: Path) -> None:
     [
         ({"images": None}, "no list of objects 'images'"),
         ({"categories": [{"id": 3, "name": ""}]}, "categories[0]: 'name' is ''"),
-        ({"categories": [{"id": "3", "name": "cat"}]}, "categories[0]: 'id' is '3'"),
+        ({"categories": [{"id": 1.5, "name": "cat"}]}, "categories[0]: 'id' is 1.5"),
         ({"categories": [{"id": 3, "name": "a"}] * 2}, "categories[1]: id 3 is used twice"),
         ({"annotations": [{"image_id": 99, "category_id": 3}]}, "no image with id 99"),
         ({"annotations": [{"image_id": 0, "category_id": 9}]}, "no category with id 9"),

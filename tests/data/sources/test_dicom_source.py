@@ -113,7 +113,7 @@ def test_files_without_preamble_are_found_by_content_and_read_alike(
             path = tmp_path / "set" / label / f"{number}{name}"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(stream.getvalue())
-    found = opened(tmp_path / "set")
+    found = opened(tmp_path / "set", duplicates="keep", near_duplicates="keep")
     assert len(found.train) + len(found.test) == 6
     assert found.passed_over == {}
     expected = read_dicom((tmp_path / "whole.dcm").read_bytes(), "whole", Reading())

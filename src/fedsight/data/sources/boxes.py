@@ -73,8 +73,8 @@ class Boxes(BoxSource):
             refuse_overlap(self.path, self.test_path)
             found = joined(found, self._read(self.test_path), self.test_path)
         opened = dataset(found.images, self, str(self.path), self.classes or found.names)
-        notes = (*found.notes, *cures(found.passed_over), *opened.notes)
-        return replace(opened, notes=notes, passed_over=found.passed_over)
+        notes = (*found.notes, *cures(found.passed_over))
+        return opened.read_from(found.passed_over, notes)
 
     def _read(self, root: Path) -> Found:
         """The images below `root`, and the class names that the files have."""

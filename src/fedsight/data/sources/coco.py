@@ -81,7 +81,7 @@ class Coco(SizedSource):
         opened = dataset(records, labels, self, str(self.path))
         used = [record.path for record in records]
         left = beside(used, own=(".json",)).counts
-        return replace(opened, notes=(*notes, *opened.notes), passed_over=left)
+        return opened.read_from(left, notes)
 
     def _records(self, one: CocoPart) -> tuple[list[Record], tuple[str, ...]]:
         path, found = one.file, read_coco(one.file, group_key=column(self.group))

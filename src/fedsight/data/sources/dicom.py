@@ -167,8 +167,8 @@ class Dicom(CsvSource):
         records = _grouped(records, own)
         labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
         opened = dataset(records, labels, self, self.path.name, images)
-        said, skipped = (*listed.notes, *opened.notes), [*skipped, *opened.skipped]
-        return replace(opened, skipped=tuple(skipped), notes=said, passed_over=listed.passed_over)
+        opened = replace(opened, skipped=(*skipped, *opened.skipped))
+        return opened.read_from(listed.passed_over, listed.notes)
 
     def _listed(self) -> Listed:
         if self.path.is_dir():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from fedsight.data.assembly import Labels, dataset
@@ -37,5 +36,4 @@ class Folder(SizedSource):
         records = by_path(listed.records, self.group, self.path)
         labels = Labels.single(records, self.classes, self.similar_names)
         found = dataset(records, labels, self, str(self.path))
-        notes = (*listed.notes, *found.notes)
-        return replace(found, notes=notes, passed_over=listed.passed_over)
+        return found.read_from(listed.passed_over, listed.notes)

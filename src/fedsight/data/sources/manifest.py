@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -39,5 +38,4 @@ class Manifest(CsvSource):
         opened = dataset(records, labels, self, str(self.path))
         beside = unread_beside(self.path) if records[0].part is None else ()
         left = unlisted(self.path, records)
-        notes = (*beside, *self.unread(self.path), *opened.notes)
-        return replace(opened, notes=notes, passed_over=left)
+        return opened.read_from(left, (*beside, *self.unread(self.path)))

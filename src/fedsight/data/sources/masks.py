@@ -71,7 +71,7 @@ class Masks(CsvSource):
         labels = replace(labels, targets=targets, missing=True, written=None)
         opened = self._checked(dataset(known, labels, self, str(self.path)), seen)
         files = [listed_file(self.path, record.label) for record in records]
-        return replace(opened, passed_over=unlisted(self.path, records, files))
+        return opened.read_from(unlisted(self.path, records, files))
 
     def _mask(self, record: Record, code: Coding) -> Numbers:
         """The class numbers [h, w] at the size of the file."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from pydantic import Field
@@ -45,8 +44,7 @@ class People(PeopleSource):
             records = list(image_records(self.path, columns, cure, self.delimiter, unlabelled=True))
             listed = Listed(records, passed_over=unlisted(self.path, records))
         found = people(listed.records, self, str(self.path))
-        notes = (*listed.notes, *found.notes)
-        return replace(found, notes=notes, passed_over=listed.passed_over)
+        return found.read_from(listed.passed_over, listed.notes)
 
     def _folders(self) -> Listed:
         """The images, also those outside the folder of a person, and what to say of the folders."""

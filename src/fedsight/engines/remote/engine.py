@@ -83,6 +83,7 @@ class RemoteEngine:
         self._durable = record.durable
         self._gone = record.gone
         self._figures = FigureReader(federation)
+        self._personal = federation.program.differs(federation.network)
         self._total = aggregator_of(federation, max(federation.terms, 1))
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
         self._held: dict[str, int] = {}  # the round of the model that each site holds
@@ -189,15 +190,21 @@ class RemoteEngine:
         """The sums of each view, summed whole by one site; empty for a view that was not measured.
 
         A site's own view is measured by that site; the common test part of a public sample by one
-        of the sites, which take turns. Nothing in the question selects images. Raises SiteError
-        when no site is left to ask, but not when sites withhold their figures: `withheld` then
-        says why.
+        of the sites, which take turns. Nothing in the question selects images. A site whose model
+        is its own is asked only once it has trained: before, its personal slice is nobody's.
+        Raises SiteError when no site is left to ask, but not when sites withhold their figures:
+        `withheld` then says why.
         """
         data = messages.pack([vector])
         views, number = self.federation.views, 0
         done: dict[int, Metrics] = {}
         # This round's replies already count: the personal parts that they left are measured.
         accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
+        wanted = {
+            number: view.site
+            for number, view in enumerate(views)
+            if not self._personal or self.federation.name(view.site or 0) in accepted
+        }
 
         def one(talk: Talk, view: int) -> None:
             header = {
@@ -218,28 +225,29 @@ class RemoteEngine:
                     self.withheld.pop(talk.site, None)
 
         tried: set[str] = set()
-        while asked := self._askable(round, done, tried):
+        while asked := self._askable(round, wanted, {*done}, tried):
             number = next(_numbers)
             tried |= self._converse(
                 asked, lambda talk: one(talk, asked[talk.site]), self._deadline()
             ).keys()
-        if views and not done and not self.withheld.keys() & tried:
+        if wanted and not done and not self.withheld.keys() & tried:
             raise SiteError(
                 f"no site is left to measure the model after round {round}",
                 "check the sites' machines and network connections. The last checkpoint is intact",
             )
         return [done.get(view, {}) for view in range(len(views))]
 
-    def _askable(self, round: int, done: Mapping[int, Metrics], tried: set[str]) -> dict[str, int]:
-        """The sites to ask for the views that are left, each for one view."""
+    def _askable(
+        self, round: int, wanted: Mapping[int, int | None], done: set[int], tried: set[str]
+    ) -> dict[str, int]:
+        """The sites to ask for the views that are left of `wanted` (view to site), each for one."""
         out = {*tried, *self._without_figures}
         sites = [site for site in self.present() if site not in out]
         asked: dict[str, int] = {}
-        for number, view in enumerate(self.federation.views):
+        for number, owner in wanted.items():
             if number in done or not sites:
                 continue
-            common = view.site is None
-            site = sites[round % len(sites)] if common else self.federation.name(view.site or 0)
+            site = sites[round % len(sites)] if owner is None else self.federation.name(owner)
             if site in sites:
                 asked[site] = number
         return asked
