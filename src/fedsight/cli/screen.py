@@ -78,7 +78,7 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
 
 def share(value: float, error: float | None) -> str:
     """A share in percent; with the standard error of its noise, the digits that it carries."""
-    return estimate(value, error) if error else f"{value:.2%}"
+    return str(estimate(value, error)) if error else f"{value:.2%}"
 
 
 def _spent(protected: Mapping[str, Any]) -> Text:

@@ -69,7 +69,7 @@ def figures(rows: Sequence[SiteRow]) -> Scale:
     """The scale of the sites' figures."""
     ends = [end for row in rows if row.spread for end in (row.spread.low, row.spread.high)]
     values = [value for value in (*(row.federated for row in rows), *ends) if known(value)]
-    return Scale.of(values, *(values[:1] or [0.0]))
+    return Scale.of(values, next((value for value in values if value is not None), 0.0))
 
 
 def three(found: ThreeWay, bounds: tuple[float, float] | None) -> Scale:

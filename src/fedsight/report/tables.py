@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from markupsafe import Markup
+
 from fedsight.language.message import listed, message
 from fedsight.report.svg import Drawing, Plot
 from fedsight.report.words import Words, count, label
@@ -58,7 +60,7 @@ def confusion(name: str, classes: Sequence[str], matrix: Counts) -> Plot:
     return Plot(_cells(name, Grid(matrix, classes, classes, axes, True)), listed(right))
 
 
-def _cells(name: str, grid: Grid) -> object:
+def _cells(name: str, grid: Grid) -> Markup:
     height, width = len(grid.counts), len(grid.columns)
     numbers = max(height, width) <= NUMBERED
     left, top, foot = 92.0, 22.0, 82.0
@@ -79,8 +81,8 @@ def _cells(name: str, grid: Grid) -> object:
                 drawing.text(middle, _narrow(value), "middle", tone)
     step = 1 if numbers else max(1, -(-max(height, width) // 20))
     for at in range(0, height, step):
-        middle = top + (at + 0.5) * tall + 3.5
-        drawing.text((left - 6, middle), label(grid.rows[at], 14), "end", "tick")
+        base = top + (at + 0.5) * tall + 3.5
+        drawing.text((left - 6, base), label(grid.rows[at], 14), "end", "tick")
     under = top + height * tall + 12
     for to in range(0, width, step):
         at_x = left + (to + 0.5) * side + 3

@@ -98,7 +98,7 @@ def _alone_scores(comparison: Comparison) -> dict[str, float]:
 def figure_notes(run: Run) -> list[Text]:
     """What became of pretrained weights, which sites have released no figures and why, and which
     have added noise to theirs."""
-    notes = [
+    notes: list[Text] = [
         message("Pretrained weights: {note}.", note=known_phrase(note))
         for note in run.facts.model.notes
     ]

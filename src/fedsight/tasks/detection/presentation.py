@@ -45,11 +45,11 @@ def sample(at: int, found: Found, truth: Found, classes: tuple[str, ...]) -> Sam
     counted = _counted_of(found, truth)
     matched = _matched(counted, objects)
     marks = [
-        Mark((*row[2:6],), classes[int(row[0])], "false" if to is None else "found", row[1])
+        Mark(_box(row[2:]), classes[int(row[0])], "false" if to is None else "found", row[1])
         for row, to in zip(counted, matched, strict=True)
     ]
     marks += [
-        Mark((*row[1:5],), classes[int(row[0])], "missed")
+        Mark(_box(row[1:]), classes[int(row[0])], "missed")
         for number, row in enumerate(objects)
         if number not in matched
     ]
@@ -94,6 +94,11 @@ def _found_marks(found: Found, classes: tuple[str, ...]) -> tuple[Mark, ...]:
         Mark((row[2], row[3], row[4], row[5]), f"{classes[int(row[0])]} {row[1]:.0%}")
         for row in found
     )
+
+
+def _box(sides: Sequence[float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = sides
+    return left, top, right, bottom
 
 
 def _matched(found: Found, objects: Found) -> list[int | None]:
