@@ -1,115 +1,93 @@
-"""How sure each site's figure is, and whether the sites differ beyond chance."""
+"""Mean and spread over seeds: paired within each seed, and nothing shown that was not measured."""
 
 from __future__ import annotations
 
-import math
+import statistics
+from typing import Any
 
-import federations
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from scipy import stats
 
-from fedsight.core.intervals import wilson
-from fedsight.core.types import Sum
-from fedsight.evaluation.evidence import GROUPS, Evidence, T
-from fedsight.evaluation.figures import Evaluator, Figures
-from fedsight.evaluation.spread import homogeneous, spread
+from fedsight.core.intervals import of_mean
+from fedsight.evaluation.spread import Repeat, together
 
-CLASSES = 10
+SITES = [{"name": "lyon", "samples": 10}, {"name": "oslo", "samples": 20}]
 
 
-@given(
-    counts=st.lists(
-        st.integers(5, 300).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n))),
-        min_size=2,
-        max_size=12,
-    )
-)
-def test_shares_are_tested_as_pearson_does(counts: list[tuple[int, int]]) -> None:
-    images = np.array([n for n, _ in counts], dtype=float)
-    right = np.array([k for _, k in counts], dtype=float)
-    mean = right.sum() / images.sum()
-    if mean in (0.0, 1.0):
-        assert homogeneous([mean] * 2, [0.0, 0.0]) is None
-        return
-    table = np.stack([right, images - right])
-    wanted = stats.chi2_contingency(table, correction=False).pvalue
-    found = homogeneous(list(right / images), list(mean * (1 - mean) / images))
-    assert found == pytest.approx(wanted, abs=1e-9)
+def repeat(
+    score: float | None, alone: float, own: tuple[float | None, float], **more: Any
+) -> Repeat:
+    """A finished comparison of two sites, whose federated figures are `own`."""
+    summary = {
+        "score": score,
+        "alone_mean": alone,
+        "pooled": more.pop("pooled", 0.9),
+        "by_site": {"lyon": {"score": own[0]}, "oslo": {"score": own[1]}},
+    }
+    arms = {"lyon": {"own_score": 0.5}, "oslo": {"own_score": alone}}
+    return Repeat({"sites": more.pop("sites", SITES)}, summary, {"alone": arms})
 
 
-def test_sites_that_are_alike_are_rarely_called_different() -> None:
-    draws = np.random.default_rng(0)
-    called = 0
-    for _ in range(400):
-        images = draws.integers(30, 200, 10)
-        right = draws.binomial(images, 0.85)
-        mean = right.sum() / images.sum()
-        p = homogeneous(list(right / images), list(mean * (1 - mean) / images))
-        called += p is not None and p < 0.05
-    assert 5 <= called <= 40  # of 400; 20 are expected
+THREE = [
+    repeat(0.80, 0.60, (0.70, 0.72)),
+    repeat(0.84, 0.66, (0.74, 0.70)),
+    repeat(0.88, 0.69, (0.81, 0.77)),
+]
 
 
-def one_site_each(rights: list[float], images: int = 90) -> tuple[Evaluator, Figures]:
-    """The figures of five sites with one class each, of which this share is right."""
-    federation = federations.federation(
-        data={"test": 10 * images}, split={"name": "labels", "sites": len(rights), "labels": 2}
-    )
-    evaluator = Evaluator(federation)
-    labels = federation.dataset.test.labels
-    confusion = np.zeros((CLASSES, CLASSES))
-    for site in evaluator.sites:
-        for own in np.flatnonzero(evaluator.counts(site)):
-            count = int((labels == own).sum())
-            confusion[own, own] = round(rights[site] * count)
-            confusion[own, (own + 1) % CLASSES] = count - confusion[own, own]
-    losses = np.zeros(CLASSES)
-    sums = [{"confusion": Sum(confusion, len(labels)), "loss": Sum(losses, len(labels))}]
-    return evaluator, evaluator.figures(sums)
+def test_figures_have_mean_deviation_and_interval() -> None:
+    found = together(THREE)["figures"]["federated"]
+    values = [0.80, 0.84, 0.88]
+    assert found["values"] == values
+    assert found["mean"] == pytest.approx(0.84)
+    assert found["deviation"] == pytest.approx(statistics.stdev(values))
+    assert (found["low"], found["high"]) == pytest.approx(of_mean(values))
 
 
-def test_a_site_that_is_far_below_the_others_is_the_worst() -> None:
-    evaluator, figures = one_site_each([0.95, 0.94, 0.6, 0.96, 0.95])
-    found = spread(evaluator, figures, {})
-    assert found.differ is not None
-    assert found.differ < 1e-6
-    assert found.worst == evaluator.federation.partition.name(2)
-    for name, one in found.sites.items():
-        assert one.score == figures.by_site[name]["score"]
-        assert one.low < one.score < one.high
-        assert (one.low, one.high) == pytest.approx(wilson(one.score, one.weight))
-        assert one.weight <= one.tested + 1e-9
-    assert set(found.plain()["sites"]) == set(figures.by_site)
+def test_differences_are_taken_within_each_seed() -> None:
+    """What a seed does to both arms cancels: the difference spreads less than either."""
+    found = together(THREE)
+    gain = found["differences"]["federated_minus_alone"]
+    assert gain["values"] == pytest.approx([0.20, 0.18, 0.19])
+    assert gain["deviation"] < found["figures"]["federated"]["deviation"] / 3
+    own = found["differences"]["own_federated_minus_alone"]
+    assert own["values"] == pytest.approx([0.71 - 0.55, 0.72 - 0.58, 0.79 - 0.595])
 
 
-def test_the_lowest_of_sites_that_differ_by_chance_is_no_worst_site() -> None:
-    found = spread(*one_site_each([0.90, 0.89, 0.87, 0.91, 0.9]), {})
-    assert found.differ is not None
-    assert found.differ > 0.05
-    assert found.worst is None
-    assert len(found.sites) == 5
+def test_sites_are_shown_only_where_they_have_the_same_images_with_every_seed() -> None:
+    sites = together(THREE)["sites"]
+    assert sites["oslo"]["federated_minus_alone"]["values"] == pytest.approx([0.12, 0.04, 0.08])
+    other = repeat(0.8, 0.6, (0.7, 0.7), sites=[{"name": "lyon", "samples": 11}, SITES[1]])
+    assert together([*THREE, other])["sites"] is None
 
 
-def test_all_right_everywhere_is_no_difference() -> None:
-    found = spread(*one_site_each([1.0] * 5), {})
-    assert (found.differ, found.worst) == (None, None)
-    assert all(one.high == 1.0 for one in found.sites.values())
+def test_a_figure_that_one_seed_lacks_is_left_out() -> None:
+    found = together([*THREE, repeat(None, 0.6, (None, 0.7))])
+    assert "federated" not in found["figures"]
+    assert "federated_minus_alone" not in found["differences"]
+    assert "lyon" not in found["sites"]
+    assert found["figures"]["alone"]["mean"] == pytest.approx((0.60 + 0.66 + 0.69 + 0.60) / 4)
 
 
-def test_other_figures_are_compared_by_their_replicates() -> None:
-    federation = federations.federation(
-        task={"name": "ordinal"}, split={"name": "labels", "sites": 5, "labels": 2}
-    )
-    names = [federation.partition.name(site) for site in range(5)]
-    scores = dict(zip(names, (0.8, 0.81, 0.79, 0.8, 0.4), strict=True))
-    by_site = {name: {"score": score} for name, score in scores.items()}
-    figures = Figures({"score": 0.7}, by_site, None, {}, {})
-    noise = np.random.default_rng(1).normal(0, 0.002, (5, GROUPS))
-    evidence = {site: Evidence(None, tuple(scores[names[site]] + noise[site])) for site in range(5)}
-    found = spread(Evaluator(federation), figures, evidence)
-    assert found.worst == names[4]
-    wanted = math.sqrt((GROUPS - 1) / GROUPS * np.square(noise[0] - noise[0].mean()).sum())
-    assert found.sites[names[0]].high - scores[names[0]] == pytest.approx(T * wanted)
-    assert spread(Evaluator(federation), figures, {}).sites == {}
+def test_means_over_sites_are_of_sites_that_have_both_figures() -> None:
+    found = together([repeat(0.8, 0.6, (None, 0.7)), repeat(0.8, 0.64, (0.9, 0.7))])
+    assert found["figures"]["own_federated"]["values"] == pytest.approx([0.7, 0.8])
+    assert found["figures"]["own_alone"]["values"] == pytest.approx([0.6, (0.5 + 0.64) / 2])
+
+
+def test_an_arm_that_was_trained_once_has_no_spread() -> None:
+    found = together(THREE, once=["pooled"])
+    pooled = found["figures"]["pooled"]
+    assert (pooled["mean"], pooled["deviation"], pooled["low"]) == (pytest.approx(0.9), None, None)
+    assert found["differences"]["federated_minus_pooled"]["deviation"] > 0
+
+
+def test_runs_without_a_comparison_have_the_federated_figures_alone() -> None:
+    runs = [Repeat(one.facts, {**one.summary, "pooled": None}) for one in THREE]
+    runs = [
+        Repeat(one.facts, {k: v for k, v in one.summary.items() if k != "alone_mean"})
+        for one in runs
+    ]
+    found = together(runs)
+    assert list(found["figures"]) == ["federated"]
+    assert found["differences"] == {}
+    assert list(found["sites"]["oslo"]) == ["federated"]

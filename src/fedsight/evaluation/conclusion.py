@@ -26,8 +26,8 @@ from fedsight.core.errors import DataError
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation.evidence import Evidence
 from fedsight.evaluation.figures import Evaluator, Figures
+from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.samples import answers
-from fedsight.evaluation.spread import Spread, spread
 from fedsight.program.budget import spent
 from fedsight.program.program import Speed
 from fedsight.tasks.presentation import Curve, Table
