@@ -18,6 +18,7 @@ import torch
 from hypothesis import settings
 from shared_prefork import shared_prefork
 
+from fedsight.language.current import choose
 from fedsight.program.federation import Federation
 
 # Two cores are shared with worker processes, so no example is judged by its time.
@@ -38,10 +39,25 @@ def pytest_configure(config: pytest.Config) -> None:
     # Processes that tests start read the variable; the engines set the number for themselves.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
+    english()
     if not hasattr(config, "workerinput"):
         stack = ExitStack()
         stack.enter_context(shared_prefork())
         config.add_cleanup(stack.close)
+
+
+def english() -> None:
+    """Messages are in English, whatever the locale; how characters are encoded stays as it is."""
+    if given := os.environ.pop("LC_ALL", None):
+        os.environ.setdefault("LC_CTYPE", given)
+    os.environ["LC_MESSAGES"] = "C"
+
+
+@pytest.fixture(autouse=True)
+def language_of_the_environment() -> Iterator[None]:
+    """A command with `--lang` chooses the language of its process: it is undone."""
+    yield
+    choose(None)
 
 
 @pytest.hookimpl(tryfirst=True)  # `-m` is to see the marks

@@ -25,6 +25,7 @@ MANY = ("fedsight.program.sites.sites",)  # the public API: its keywords are wha
 # The rooms from the ground up. A room may import the rooms of the lines before its own, and what
 # is named for it in BESIDE.
 FLOORS: tuple[tuple[str, ...], ...] = (
+    ("language",),
     ("core",),
     ("data", "models", "compression"),
     ("privacy",),
@@ -43,7 +44,7 @@ BESIDE = {
     "models": {"data"},  # weights that a package ships are fetched as data are
     "runs": {"report"},  # a run in Python shows its progress and writes its report
 }
-APART = {"report": {"core"}}  # reads run files alone, and imports no torch
+APART = {"report": {"core", "language"}}  # reads run files alone, and imports no torch
 ANYTHING = {"cli"}
 
 

@@ -66,6 +66,11 @@ Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 [mechanisms](#mechanisms) · [run folder](#run-folder) · [a site's file](#a-sites-file)
 """
 
+COMMANDS = """\
+Every command takes `--lang en|zh`, before or after its name; without it the locale decides
+([languages](../how-to/languages.md)). `fedsight --version` shows the version.
+"""
+
 CONFIGURATION = """\
 A run is configured by one TOML file. Only `[data]` is required; every other setting has the default
 given here. Relative paths are resolved from the file's folder. `--set SECTION.KEY=VALUE` changes a
@@ -170,7 +175,8 @@ SUMMARY = {
     "model_sha256": "SHA-256 of `model.safetensors`",
     "privacy": "epsilon with its delta, unit, neighbours, sampling and mechanism, who must be "
     "trusted and what is not covered; null without `[privacy]`",
-    "worst_site": "name and score of the site with the lowest score",
+    "worst_site": "name and score of the site with the lowest score, if the sites differ beyond "
+    "chance; else null",
     "by_site": "figures for each of the first 200 sites",
     "federated": "after `compare`: the same as `score`",
     "pooled": "after `compare`: score of the model trained on all images in one place",
@@ -224,6 +230,7 @@ def reference() -> str:
     blocks = [
         INTRO,
         "## Commands\n",
+        COMMANDS,
         *_commands(app, "fedsight"),
         "## Exit codes\n",
         "An error is one message with cause and cure; the exit code gives its family. Two codes "

@@ -27,7 +27,7 @@ from fedsight.evaluation.baselines import POOLED
 from fedsight.evaluation.comparison import PARTIAL, comparison, jobs
 from fedsight.evaluation.description import describe, environment
 from fedsight.evaluation.evidence import Evidence
-from fedsight.evaluation.figures import Evaluator, worst
+from fedsight.evaluation.figures import Evaluator
 from fedsight.program.federation import LISTED, Federation, View, listed
 from fedsight.program.program import Speed
 
@@ -162,11 +162,6 @@ def test_one_models_figures(seed: int) -> None:
     assert figures.confusion is not None
     for truth, guess in np.ndindex(CLASSES, CLASSES):
         assert figures.confusion[truth, guess] == ((labels == truth) & (predicted == guess)).sum()
-    lowest = min(figures.by_site.values(), key=lambda one: one["score"])
-    found = worst(figures.by_site)
-    assert found is not None
-    assert found["score"] == lowest["accuracy"]
-    assert figures.by_site[found["name"]] == lowest
 
 
 @given(seed=st.integers(0, 1000))
@@ -218,19 +213,12 @@ def test_a_site_whose_classes_nobody_tests_has_no_figures(algorithm: str) -> Non
     evaluator = Evaluator(federation)
     figures = evaluator.figures(made)
     assert set(figures.by_site) == {"site-01", "site-02"}
-    assert worst(figures.by_site) is not None
     assert not math.isnan(figures.overall["accuracy"])
     if algorithm == "fedrep":
         both = [one["accuracy"] for one in figures.by_site.values()]
         assert figures.overall["accuracy"] == pytest.approx(np.mean(both))
         alone = evaluator.figures(made, only=0)
         assert math.isnan(alone.overall["accuracy"])
-
-
-def test_the_worst_of_nobody() -> None:
-    assert worst({}) is None
-    sites = {"a": {"score": 0.5}, "b": {"score": 0.25}, "c": {"score": 0.25}}
-    assert worst(sites) == {"name": "b", "score": 0.25}
 
 
 def test_a_task_without_a_confusion_matrix_has_none() -> None:

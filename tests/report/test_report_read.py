@@ -121,7 +121,7 @@ def test_a_round_written_twice_counts_once(make_run):
 
 
 @pytest.mark.parametrize(
-    ("image", "reason"), [("no base64!", "base64"), ("R0lGODlhAQABAAAAACw=", "not a PNG")]
+    ("image", "reason"), [("no base64!", "base64"), ("R0lGODlhAQABAAAAACw=", "not a PNG or JPEG")]
 )
 def test_a_sample_that_is_no_picture_is_refused(make_run, image, reason):
     def change(files: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from fedsight.language.message import text_in
 from fedsight.report import words
 
 
@@ -41,14 +42,21 @@ from fedsight.report import words
         (words.duration(7260), "2 h 1 min"),
         (words.duration(None), "–"),
         (words.duration(math.inf), "not finite"),
-        (words.several(1, "site"), "one site"),
-        (words.several(10, "site"), "ten sites"),
-        (words.several(1000, "site"), "1,000 sites"),
+        (words.sites(1), "1 site"),
+        (words.sites(1000), "1,000 sites"),
+        (words.rounds(10**30), "1e+30 rounds"),
+        (words.percent(1e100), "1e+102 %"),
+        (words.points(-1e100), "−1e+102 points"),
+        (words.number(1e100), "1e+100"),
+        (words.count(10**100), "1e+100"),
+        (words.size(10**100), "1e+100 bytes"),
+        (words.duration(1e100), "1e+100 s"),
         (words.date("2025-11-21T05:40:00"), "21 November 2025, 05:40"),
         (words.date("soon"), "soon"),
         (words.label("a\nb\x00"), "a b"),
         (words.label("x" * 30, 5), "xxxx…"),
+        (words.label("东京大学医院", 7), "东京大…"),
     ],
 )
 def test_numbers_in_words(got, wanted):
-    assert got.replace("\u00a0", " ") == wanted
+    assert text_in(got, "en").replace("\u00a0", " ") == wanted

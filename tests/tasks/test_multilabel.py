@@ -67,6 +67,16 @@ def test_the_area_is_that_of_the_scores() -> None:
         assert row[1] == float(given.y[:, label].sum())
         assert abs(float(row[2] or 0) - areas[label]) <= slack + 1e-12
         assert float(row[3] or 0) < areas[label] < float(row[4] or 0)
+        answered, there = given.x[:, label] >= 0, given.y[:, label] > 0.5
+        both = float((answered & there).sum())
+        assert row[6:] == pytest.approx(
+            (
+                both / float(answered.sum()) if answered.any() else None,
+                both / float(there.sum()),
+                2 * both / float(answered.sum() + there.sum()),
+                float((~answered & ~there).sum()) / float((~there).sum()),
+            )
+        )
     figures = TASK.summary(sums)
     assert abs(figures["auc"] - np.mean(areas)) < 0.004
     assert figures["accuracy"] == pytest.approx(

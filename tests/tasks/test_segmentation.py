@@ -47,8 +47,17 @@ def test_figures_are_those_of_the_labelled_pixels() -> None:
     assert figures["iou"] == pytest.approx(np.mean(iou))
     assert figures["accuracy"] == pytest.approx(float((said == truth).double().mean()))
     rows = TASK.tables(sums, CLASSES)[0].rows
-    assert [row[2] for row in rows[1:]] == pytest.approx(dice)
-    assert [row[3] for row in rows[1:]] == pytest.approx(iou)
+    for number, row in enumerate(rows):
+        both = float(((said == number) & (truth == number)).sum())
+        assert row[1:4] == pytest.approx(
+            (
+                float((truth == number).sum()),
+                both / float((said == number).sum()),
+                both / float((truth == number).sum()),
+            )
+        )
+    assert [row[4] for row in rows[1:]] == pytest.approx(dice)
+    assert [row[5] for row in rows[1:]] == pytest.approx(iou)
     parts = [
         TASK.measure(MODEL, Batch(given.x[at], given.y[at]), 3) for at in ([0], [1, 2, 3, 4, 5])
     ]
@@ -93,6 +102,17 @@ def test_answers_and_samples_mark_where_classes_are() -> None:
     y = torch.zeros(1, 6, 8, dtype=torch.uint8)
     sample = TASK.samples(MODEL, Batch(x, y), CLASSES)[0]
     assert (sample.truth, sample.predicted, sample.right) == ("background", "square", False)
+    y[0, 0:2, 4:8] = CLASSES.index("square")
+    y[0, 5] = 255  # without a label
+    sample = TASK.samples(MODEL, Batch(x, y), CLASSES)[0]
+    assert sample.areas is not None
+    assert sample.areas.tolist() == [
+        [0, 0, 0, 0, 2, 2, 2, 2],
+        [0, 0, 0, 0, 1, 1, 1, 1],
+        [0, 0, 0, 0, 3, 3, 3, 3],
+        *[[0] * 8] * 3,
+    ]
+    assert sample.overlap == pytest.approx(0.5)
 
 
 def test_data_that_do_not_suit_are_refused() -> None:

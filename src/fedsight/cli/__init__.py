@@ -27,5 +27,7 @@ def main() -> None:
                 raise
             raise KeyboardInterrupt from None
     except KeyboardInterrupt:
-        print("Stopped by Ctrl-C", file=sys.stderr)
+        from fedsight.language.message import message
+
+        print(message("Stopped by Ctrl-C"), file=sys.stderr)
         sys.exit(130)

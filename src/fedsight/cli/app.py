@@ -21,10 +21,12 @@ from fedsight.cli import (
     train,
     use,
 )
+from fedsight.cli.language import OPTION, LocalisedGroup
 from fedsight.cli.output import echo
 
 app = typer.Typer(
     name="fedsight",
+    cls=LocalisedGroup,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Federated learning for image recognition. Start with: fedsight run --example fashion",
@@ -61,5 +63,15 @@ def _root(
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
     ] = False,
+    lang: Annotated[
+        str | None,
+        typer.Option(
+            OPTION,
+            metavar="en|zh",
+            help="The language, here or after a command (default: that of LC_ALL, LC_MESSAGES or "
+            "LANG).",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
-    pass
+    pass  # `--lang` has been taken out of the arguments: cli/language.py

@@ -10,6 +10,8 @@ import typer
 
 from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
+from fedsight.language.english import from_english
+from fedsight.language.message import message
 
 if TYPE_CHECKING:
     from fedsight.core.registry import Registry
@@ -52,10 +54,11 @@ def line(row: dict[str, Any]) -> str:
         for key, value in row["settings"].items()
         if key not in _COMMON
     ]
-    parts = [row["about"].rstrip(".")]
+    about = str(from_english(row["about"]))
+    parts = [f"{row['name']}: {about.rstrip('.。')}"]
     parts += [f"[{row['source']}]"] if row["source"] else []
-    parts += [f"settings: {', '.join(settings)}"] if settings else []
-    return f"{row['name']}: {' '.join(parts[:1])}" + "".join(f"; {part}" for part in parts[1:])
+    parts += [str(message("settings: {all}", all=", ".join(settings)))] if settings else []
+    return "; ".join(parts)
 
 
 def _settings(cls: type[Settings]) -> dict[str, Any]:
@@ -68,7 +71,7 @@ def _settings(cls: type[Settings]) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     if value is None:
-        return "none"
+        return str(message("none"))
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

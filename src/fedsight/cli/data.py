@@ -7,12 +7,14 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from fedsight.cli.fetch import get_command
-from fedsight.cli.output import echo
+from fedsight.cli.output import echo, reasons
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message, plural
 
 if TYPE_CHECKING:
     from fedsight.cli.tables import PrintableTable
@@ -39,16 +41,21 @@ def list_command() -> None:
 
     Example: fedsight data list
     """
+    from fedsight.cli.tables import make_table, show
     from fedsight.data.base import sources
     from fedsight.data.partition import splits
 
-    for registry in (sources, splits):
-        table = _table(registry.kind, "about", "settings")
+    tables = (
+        (sources, make_table("data source", "about", "settings", whole=("data source",), least=4)),
+        (splits, make_table("split", "about", "settings", whole=("split",), least=4)),
+    )
+    for registry, table in tables:
         for name in registry.names():
             facts = dict(registry.facts(name))
-            about = facts.pop("about") + "".join(f"\n{key}: {facts[key]}" for key in facts)
+            lines = [from_english(facts.pop("about")), *map(_fact, facts.items())]
+            about = "\n".join(map(str, lines))
             table.add_row(name, about, _settings(registry.get(name)), end_section=True)
-        _print(table)
+        show(table, markup=False)
 
 
 @app.command("inspect")
@@ -61,6 +68,7 @@ def inspect_command(
 
     Example: fedsight data inspect my_images/ --set size=64 --set sites_in_path=true
     """
+    from fedsight.cli.tables import show
     from fedsight.runs.phases import shown
 
     with shown():
@@ -68,15 +76,15 @@ def inspect_command(
     if as_json:
         echo(json.dumps(_json(opened), indent=2, ensure_ascii=False))
         return
-    _print(_summary(opened))
-    _print(_class_table(opened))
+    show(_summary(opened), markup=False)
+    show(_class_table(opened), markup=False)
     for note in opened.notes:
-        echo(note)
+        echo(from_english(note))
     _say_duplicates(opened)
     for path in opened.skipped[:_SHOWN]:
-        echo(f"skipped, corrupt: {path}")
+        echo(message("skipped, corrupt: {path}", path=path))
     if len(opened.skipped) > _SHOWN:
-        echo(f"skipped, corrupt: {len(opened.skipped) - _SHOWN} more")
+        echo(message("skipped, corrupt: {n} more", n=len(opened.skipped) - _SHOWN))
 
 
 @app.command("split")
@@ -105,6 +113,7 @@ def split_command(
 
     Example: fedsight data split fashion-mnist-12k --split dirichlet --set alpha=0.3 --picture a.svg
     """
+    from fedsight.cli.tables import show
     from fedsight.data.partition import label_counts
     from fedsight.runs.phases import shown
 
@@ -122,23 +131,41 @@ def split_command(
     counts = label_counts(
         partition, opened.train.labels, len(opened.classes), min(len(partition), _DRAWN)
     )
-    _print(_split_table(partition, counts, opened.classes))
+    show(_split_table(partition, counts, opened.classes), markup=False)
     if len(counts) > _SHOWN:
-        echo(f"... and {len(partition) - _SHOWN} more sites")
-    totals = counts.sum(axis=1)
-    seen = "" if len(counts) == len(partition) else f"; of the first {len(counts)}:"
-    echo(
-        f"{len(partition)} sites{seen or ','} {totals.min()} to {totals.max()} "
-        f"{opened.preprocess.modalities} (median {sorted(totals)[len(totals) // 2]}), "
-        f"{(counts > 0).sum(axis=1).mean():.1f} of {len(opened.classes)} classes per site"
-    )
+        echo(message("... and {n} more sites", n=len(partition) - _SHOWN))
+    echo(_spread(opened, partition, counts))
     if picture is not None:
         from fedsight.data.split_plot import draw_split
 
         names = [partition.name(site) for site in range(len(counts))]
         title = f"{opened.facts.get('title', source)}: {spread.registered}, seed {used}"
         draw_split(counts, names, opened.classes, title, picture)
-        echo(f"Wrote {picture}")
+        echo(message("Wrote {path}", path=picture))
+
+
+def _fact(fact: tuple[str, str]) -> Text:
+    key, value = map(from_english, fact)
+    return message("{key}: {value}", key=key, value=value)
+
+
+def _spread(opened: Dataset, partition: Partition, counts: Any) -> Text:
+    """How much the sites have; of the first ones if there are very many."""
+    totals = counts.sum(axis=1)
+    has = message(
+        "{least} to {most} {modalities} (median {median}), {classes:.1f} of {all} classes per site",
+        least=totals.min(),
+        most=totals.max(),
+        modalities=from_english(opened.preprocess.modalities),
+        median=sorted(totals)[len(totals) // 2],
+        classes=(counts > 0).sum(axis=1).mean(),
+        all=len(opened.classes),
+    )
+    if len(counts) == len(partition):
+        return plural("{n} site, {has}", "{n} sites, {has}", len(partition), has=has)
+    return message(
+        "{n} sites; of the first {first}: {has}", n=len(partition), first=len(counts), has=has
+    )
 
 
 def _source(word: str, options: Sequence[str]) -> Source:
@@ -178,7 +205,9 @@ def _source_and_split(
 
 def _settings(cls: type[Settings]) -> str:
     """The settings of a registered class, a line each, those that must be given first."""
-    needed = [f"{name} (required)" for name, f in cls.model_fields.items() if f.is_required()]
+    needed = [
+        f"{name} {message('(required)')}" for name, f in cls.model_fields.items() if f.is_required()
+    ]
     given = [
         f"{name} = {_toml(field.default)}"
         for name, field in cls.model_fields.items()
@@ -189,30 +218,33 @@ def _settings(cls: type[Settings]) -> str:
 
 def _toml(value: Any) -> str:
     if value is None:
-        return "(not set)"
+        return str(message("(not set)"))
     return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _summary(opened: Dataset) -> PrintableTable:
-    from fedsight.data.base import listed_reasons
+    from fedsight.cli.tables import make_table
 
-    table = _table("what", "value")
+    table = make_table("what", "value", whole=("what",), least=4)
     for key, value in opened.facts.items():
-        table.add_row(key, str(value))
+        table.add_row(from_english(key), str(value))
     size = opened.preprocess
-    table.add_row(f"training {size.modalities}", f"{len(opened.train):,}")
+    seen = from_english(size.modalities)
+    table.add_row(message("training {modalities}", modalities=seen), f"{len(opened.train):,}")
     if opened.validation is not None:
-        table.add_row(f"validation {size.modalities}", f"{len(opened.validation):,}")
-    table.add_row(f"test {size.modalities}", f"{len(opened.test):,}")
+        aside = f"{len(opened.validation):,}"
+        table.add_row(message("validation {modalities}", modalities=seen), aside)
+    table.add_row(message("test {modalities}", modalities=seen), f"{len(opened.test):,}")
     if opened.train.sites is not None:
-        table.add_row("sites", f"{len(set(opened.train.sites))}")
+        table.add_row(message("sites"), f"{len(set(opened.train.sites))}")
     if size.modality == "text":
-        table.add_row("length", f"{size.width} words")
+        table.add_row(message("length"), message("{n} words", n=size.width))
     else:
         _add_pixels(table, opened)
-    table.add_row("skipped", f"{len(opened.skipped)} corrupt {size.modalities}")
+    corrupt = message("{n} corrupt {modalities}", n=len(opened.skipped), modalities=seen)
+    table.add_row(message("skipped"), corrupt)
     if opened.passed_over:
-        table.add_row("passed over", listed_reasons(opened.passed_over))
+        table.add_row(message("passed over"), reasons(opened.passed_over))
     return table
 
 
@@ -258,14 +290,21 @@ def _say_duplicates(opened: Dataset) -> None:
     if found is not None:
         if opened.duplicates is None:  # otherwise the notes say it
             for sentence in found.sentences(opened.preprocess.modalities):
-                echo(sentence)
-        for kind, copies in (("equal", found.exact), ("alike", found.near)):
-            for pair in copies.pairs:
-                echo(f"{kind}: {pair.shown}")
+                echo(from_english(sentence))
+        for pair in found.exact.pairs:
+            echo(message("equal: {pair}", pair=pair.shown))
+        for pair in found.near.pairs:
+            echo(message("alike: {pair}", pair=pair.shown))
     if (groups := group_counts(opened)) is not None:
         echo(
-            f"groups: {groups.groups:,}, the largest of {groups.largest:,} images; in two parts: "
-            f"{groups.across_parts:,}, at two sites: {groups.across_sites:,}"
+            message(
+                "groups: {groups:,}, the largest of {largest:,} images; in two parts: {parts:,}, "
+                "at two sites: {sites:,}",
+                groups=groups.groups,
+                largest=groups.largest,
+                parts=groups.across_parts,
+                sites=groups.across_sites,
+            )
         )
 
 
@@ -273,23 +312,28 @@ def _add_pixels(table: PrintableTable, opened: Dataset) -> None:
     import torch
 
     size = opened.preprocess
-    colour = "grey" if size.channels == 1 else "colour"
-    table.add_row("size", f"{size.height} x {size.width}, {colour}, fit: {size.fit}")
+    colour = message("grey") if size.channels == 1 else message("colour")
+    shape = f"{size.height} x {size.width}"
+    fitted = message("{shape}, {colour}, fit: {fit}", shape=shape, colour=colour, fit=size.fit)
+    table.add_row(message("size"), fitted)
     step = max(1, len(opened.train) // 1000)
     pixels = opened.train.images.read(torch.arange(0, len(opened.train), step))
     mean, std = pixels.mean(dim=(0, 2, 3)).tolist(), pixels.std(dim=(0, 2, 3)).tolist()
-    table.add_row("mean (measured)", ", ".join(f"{value:.3f}" for value in mean))
-    table.add_row("std (measured)", ", ".join(f"{value:.3f}" for value in std))
-    table.add_row("normalised with", f"mean {list(size.mean)}, std {list(size.std)}")
+    table.add_row(message("mean (measured)"), ", ".join(f"{value:.3f}" for value in mean))
+    table.add_row(message("std (measured)"), ", ".join(f"{value:.3f}" for value in std))
+    known = message("mean {mean}, std {std}", mean=list(size.mean), std=list(size.std))
+    table.add_row(message("normalised with"), known)
 
 
 def _class_table(opened: Dataset) -> PrintableTable:
-    table = _table("class", "training", "test")
+    from fedsight.cli.tables import make_table
+
+    table = make_table("class", "training", "test", right=("training", "test"), least=4)
     train, test = (part.counts(len(opened.classes)) for part in (opened.train, opened.test))
     for number, name in enumerate(opened.classes[:100]):
         table.add_row(name, str(train[number]), str(test[number]))
     if len(opened.classes) > 100:
-        table.add_row(f"... {len(opened.classes) - 100} more", "", "")
+        table.add_row(message("... {n} more", n=len(opened.classes) - 100), "", "")
     return table
 
 
@@ -297,33 +341,17 @@ def _split_table(partition: Partition, counts: Any, classes: Sequence[str]) -> P
     """A row per site: all it has, then as many classes as the terminal has room for."""
     from rich.console import Console
 
+    from fedsight.cli.tables import make_table
+
     console = Console()
     room = (console.width - len(partition.name(0)) - 9) // 5
     shown = classes if len(classes) <= room else classes[: max(1, room - 1)]
     more = ["..."] if len(shown) < len(classes) else []
     none = "·" if console.encoding.startswith("utf") else "-"
-    table = _table("site", "all", *shown, *more)
+    table = make_table("site", "all", right=("all",), whole=("site",), least=4)
+    for name in (*shown, *more):
+        table.add_column(name, justify="right", overflow="fold", min_width=4)
     for site in range(min(len(counts), _SHOWN)):
         cells = [str(count) if count else none for count in counts[site, : len(shown)]]
         table.add_row(partition.name(site), str(counts[site].sum()), *cells)
     return table
-
-
-def _table(first: str, *columns: str) -> PrintableTable:
-    from rich import box
-
-    from fedsight.cli.tables import PrintableTable
-
-    table = PrintableTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(first, no_wrap=first in ("what", "site", "data source", "split"))
-    for column in columns:
-        text = column in ("about", "settings", "value")
-        side: Literal["left", "right"] = "left" if text else "right"
-        table.add_column(column, justify=side, overflow="fold", min_width=4)
-    return table
-
-
-def _print(table: PrintableTable) -> None:
-    from rich.console import Console
-
-    Console().print(table, markup=False)

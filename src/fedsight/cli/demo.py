@@ -13,6 +13,7 @@ import typer
 
 from fedsight.core.errors import Interrupted, StoreError
 from fedsight.core.files import is_taken
+from fedsight.language.message import message
 
 
 def demo_command(
@@ -48,7 +49,9 @@ def demo_command(
     program, speed = config.example("fashion", changes)
     screen = Screen()
     with _folder(keep) as folder, demo.prefork_process():
-        screen.say(f"creating keys, certificates and kits for a server and {sites} sites")
+        screen.say(
+            message("creating keys, certificates and kits for a server and {n} sites", n=sites)
+        )
         prepared = demo.prepare(folder, sites)
         federation, members = prepared
         store = RunStore(federation.runs / program.name)

@@ -9,7 +9,7 @@ import resource
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,6 +19,8 @@ import typer
 
 from fedsight.cli.output import echo
 from fedsight.core.text import printable
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message, text_in
 
 # The module that each extra brings.
 EXTRAS = {
@@ -35,17 +37,22 @@ _LEAST_DISK = 1 << 30  # bytes
 _LEAST_MEMORY = 1 << 30
 _LEAST_FILES = 256  # open at once
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-_MARKS = {"ok": "ok     ", "note": "note   ", "bad": "PROBLEM"}
+_MARKS = {"ok": message("ok     "), "note": message("note   "), "bad": message("PROBLEM")}
 
 
 @dataclass(frozen=True)
 class Finding:
     """One thing that was looked at; `bad` keeps FedSight from working, a `note` limits it."""
 
-    what: str
+    what: Text | str
     state: Literal["ok", "note", "bad"]
-    value: str
-    cure: str = ""
+    value: Text | str
+    cure: Text | str = ""
+
+    def table(self) -> dict[str, str]:
+        """What JSON has, in every language."""
+        what, value, cure = (text_in(one, "en") for one in (self.what, self.value, self.cure))
+        return {"what": what, "state": self.state, "value": value, "cure": cure}
 
 
 def doctor_command(
@@ -60,16 +67,22 @@ def doctor_command(
     found = list(findings())
     usable = all(one.state != "bad" for one in found)
     if as_json:
-        table = {"usable": usable, "findings": [asdict(one) for one in found]}
+        table = {"usable": usable, "findings": [one.table() for one in found]}
         echo(json.dumps(table, indent=2, ensure_ascii=False))
     else:
         for one in found:
-            echo(f"{_MARKS[one.state]}  {one.what}: {printable(one.value)}")
+            echo(f"{_MARKS[one.state]}  {one.what}: {printable(str(one.value))}")
             if one.cure:
                 echo(f"         {one.cure}")
-        echo("FedSight can be used here." if usable else "FedSight cannot be used here as it is.")
+        echo(_verdict(usable))
     if not usable:
         raise typer.Exit(1)
+
+
+def _verdict(usable: bool) -> Text:
+    if usable:
+        return message("FedSight can be used here.")
+    return message("FedSight cannot be used here as it is.")
 
 
 def findings() -> Iterator[Finding]:
@@ -88,24 +101,25 @@ def _versions() -> Iterator[Finding]:
 
     yield Finding("FedSight", "ok", fedsight.__version__)
     good = sys.version_info >= (3, 11)
-    cure = "" if good else "install Python 3.11 or newer"
+    cure = "" if good else message("install Python 3.11 or newer")
     yield Finding("Python", "ok" if good else "bad", platform.python_version(), cure)
     for package in ("torch", "torchvision", "numpy", "pillow"):
         try:
             yield Finding(package, "ok", metadata.version(package))
         except metadata.PackageNotFoundError:
-            yield Finding(package, "bad", "missing", "pip install fedsight")
+            yield Finding(package, "bad", message("missing"), "pip install fedsight")
 
 
 def _extras() -> Iterator[Finding]:
     for extra, modules in EXTRAS.items():
         missing = [name for name in modules if not _is_here(name)]
-        what = f"extra {extra}"
+        what = message("extra {name}", name=extra)
         if missing:
-            cure = f"if you need it: pip install 'fedsight[{extra}]'"
-            yield Finding(what, "note", f"missing ({', '.join(missing)})", cure)
+            cure = message("if you need it: pip install 'fedsight[{name}]'", name=extra)
+            lacks = message("missing ({modules})", modules=", ".join(missing))
+            yield Finding(what, "note", lacks, cure)
         else:
-            yield Finding(what, "ok", "installed")
+            yield Finding(what, "ok", message("installed"))
 
 
 def _is_here(module: str) -> bool:
@@ -120,26 +134,31 @@ def _devices() -> Iterator[Finding]:
     try:
         from fedsight.core.devices import described, instructions
 
-        yield Finding("processor", "ok", f"{cores} cores, {instructions()}")
-        yield Finding("GPU", "ok", described() or "none; the processor is used")
+        has = message("{n} cores, {instructions}", n=cores, instructions=instructions())
+        yield Finding(message("processor"), "ok", has)
+        none = message("none; the processor is used")
+        yield Finding("GPU", "ok", described() or none)
     except Exception as error:  # a broken installation may raise anything when it is imported
         text = f"{type(error).__name__}: {error}"
-        yield Finding("torch", "bad", f"cannot be used: {text}", "reinstall torch and torchvision")
+        why = message("cannot be used: {error}", error=text)
+        yield Finding("torch", "bad", why, message("reinstall torch and torchvision"))
 
 
 def _font() -> Finding:
     from fedsight.evaluation.fonts import CJK_CURE, cjk_font
 
-    font = cjk_font()
+    what, font = message("font for Chinese, Japanese, Korean"), cjk_font()
     if font is None:
-        return Finding("font for Chinese, Japanese, Korean", "note", "none found", CJK_CURE)
-    return Finding("font for Chinese, Japanese, Korean", "ok", font)
+        return Finding(what, "note", message("none found"), from_english(CJK_CURE))
+    return Finding(what, "ok", font)
 
 
 def _browser() -> Finding:
     found = next((path for name in _BROWSERS if (path := shutil.which(name))), None)
     if found is None:
-        value = "none found; reports open in any browser, only FedSight's own tests need one"
+        value = message(
+            "none found; reports open in any browser, only FedSight's own tests need one"
+        )
         return Finding("Chromium", "note", value)
     return Finding("Chromium", "ok", found)
 
@@ -149,18 +168,22 @@ def _room(folder: Path) -> Iterator[Finding]:
     place = folder if folder.exists() else Path.cwd()
     free = shutil.disk_usage(place).free
     few = free < _LEAST_DISK
-    cure = "free some space; a run needs some times the size of its model" if few else ""
-    yield Finding("free disk", "note" if few else "ok", _size(free), cure)
+    cure = message("free some space; a run needs some times the size of its model")
+    state: Literal["ok", "note"] = "note" if few else "ok"
+    yield Finding(message("free disk"), state, _size(free), cure if few else "")
     memory = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if _counts_pages() else 0
     if memory:
         few = memory < _LEAST_MEMORY
-        cure = "close other programs, or use fewer workers: speed.workers = 1" if few else ""
-        yield Finding("free memory", "note" if few else "ok", _size(memory), cure)
+        cure = message("close other programs, or use fewer workers: speed.workers = 1")
+        state = "note" if few else "ok"
+        yield Finding(message("free memory"), state, _size(memory), cure if few else "")
     if place.is_dir() and os.access(place, os.W_OK | os.X_OK):
-        yield Finding("folder of the runs", "ok", f"{folder} can be written")
+        good = message("{folder} can be written", folder=folder)
+        yield Finding(message("folder of the runs"), "ok", good)
     else:
-        cure = "work in another folder, or give one with --out"
-        yield Finding("folder of the runs", "bad", f"{place} cannot be written", cure)
+        cure = message("work in another folder, or give one with --out")
+        poor = message("{folder} cannot be written", folder=place)
+        yield Finding(message("folder of the runs"), "bad", poor, cure)
 
 
 def _counts_pages() -> bool:
@@ -171,7 +194,7 @@ def _files() -> Finding:
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     few = 0 <= most < _LEAST_FILES
     cure = "ulimit -n 1024" if few else ""
-    return Finding("files open at once", "note" if few else "ok", str(most), cure)
+    return Finding(message("files open at once"), "note" if few else "ok", str(most), cure)
 
 
 def _size(count: float) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsight.cli.output import echo
+from fedsight.language.message import Text, message, plural
 
 if TYPE_CHECKING:
     from fedsight.inference.gallery import Secret
@@ -89,11 +90,22 @@ def enrol_command(
         enrol(kept, name, vectors)
         write(gallery, kept, secret)
     count = len(kept.people[name])
-    echo(f"{name}: {_templates(len(vectors))} added, {count} in total")
+    echo(
+        plural(
+            "{name}: {n} template added, {total} in total",
+            "{name}: {n} templates added, {total} in total",
+            len(vectors),
+            name=name,
+            total=count,
+        )
+    )
     if kept.threshold is not None and count not in kept.calibrated:
         echo(
-            "the threshold was chosen for another number of templates per person "
-            f"({', '.join(map(str, kept.calibrated))}); choose it again: fedsight faces calibrate"
+            message(
+                "the threshold was chosen for another number of templates per person ({numbers}); "
+                "choose it again: fedsight faces calibrate",
+                numbers=", ".join(map(str, kept.calibrated)),
+            )
         )
 
 
@@ -127,8 +139,12 @@ def verify_command(
         limit = model.threshold(kept, far)
         echo(json.dumps({"path": str(image), **match.table(), "threshold": limit}))
     else:
-        said = "yes" if match.accepted else "no"
-        echo(f"{said}: {_line(match)}, threshold {model.threshold(kept, far):.3f}")
+        threshold = f"{model.threshold(kept, far):.3f}"
+        values = {"match": _line(match), "threshold": threshold}
+        if match.accepted:
+            echo(message("yes: {match}, threshold {threshold}", **values))
+        else:
+            echo(message("no: {match}, threshold {threshold}", **values))
     if not match.accepted:
         raise typer.Exit(NOT_THE_PERSON)
 
@@ -162,9 +178,7 @@ def identify_command(
         echo(json.dumps([_table(file, found) for file, found in pairs], indent=2))
         return
     for file, found in zip(files, answers, strict=True):
-        accepted = [_line(one) for one in found if one.accepted]
-        nearest = f" (nearest: {_line(found[0])})" if found else ""
-        echo(f"{file}: {'; '.join(accepted) or 'nobody enrolled' + nearest}")
+        echo(f"{file}: {_answer(found)}")
 
 
 @app.command("calibrate")
@@ -198,8 +212,12 @@ def calibrate_command(
         compared = calibrate(kept, people, far)
         write(gallery, kept, secret)
     echo(
-        f"threshold {kept.threshold:.3f} for a false accept rate of {far:g}, "
-        f"from {compared} comparisons"
+        message(
+            "threshold {threshold} for a false accept rate of {rate:g}, from {n} comparisons",
+            threshold=f"{kept.threshold:.3f}",
+            rate=far,
+            n=compared,
+        )
     )
 
 
@@ -224,7 +242,7 @@ def delete_command(gallery: File, name: Name, key: Key = None, passphrase: Phras
     from fedsight.inference.gallery import erase
 
     count = erase(gallery, name, _secret(gallery, key, passphrase))
-    echo(f"{name}: {_templates(count)} deleted")
+    echo(plural("{name}: {n} template deleted", "{name}: {n} templates deleted", count, name=name))
 
 
 def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:
@@ -237,18 +255,25 @@ def _secret(gallery: Path, key: Path | None, passphrase: bool) -> Secret:
         return KeyFile(key or gallery.with_name(f"{gallery.name}.key"))
     if key is not None:
         raise DataError("a gallery has either a key file or a passphrase", "leave one of them out")
+    again = False if gallery.exists() else str(message("passphrase again"))
     text = os.environ.get(VARIABLE) or typer.prompt(
-        "passphrase", hide_input=True, confirmation_prompt=not gallery.exists()
+        str(message("passphrase")), hide_input=True, confirmation_prompt=again
     )
     return Passphrase(text)
 
 
-def _templates(count: int) -> str:
-    return f"{count} template{'' if count == 1 else 's'}"
+def _answer(found: list[Match]) -> Text | str:
+    """Who an image shows."""
+    accepted = [str(_line(one)) for one in found if one.accepted]
+    if accepted:
+        return "; ".join(accepted)
+    if not found:
+        return message("nobody enrolled")
+    return message("nobody enrolled (nearest: {match})", match=_line(found[0]))
 
 
-def _line(match: Match) -> str:
-    return f"{match.name}, score {match.score:.3f}"
+def _line(match: Match) -> Text:
+    return message("{name}, score {score}", name=match.name, score=f"{match.score:.3f}")
 
 
 def _table(file: Path, found: list[Match]) -> dict[str, object]:

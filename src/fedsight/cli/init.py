@@ -11,6 +11,8 @@ import typer
 
 from fedsight.cli.output import echo
 from fedsight.core.errors import ConfigError, Problem, StoreError
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message
 
 if TYPE_CHECKING:
     from fedsight.program.draft.base import Asked, Found
@@ -105,19 +107,27 @@ def init_command(
         sites = sites or _ask_sites(found, sample)
     fit = fitted(found, sample, size, sites)
     for reason in found.guess.reasons:
-        echo(f"- {reason}")
+        echo(f"- {from_english(reason)}")
     for note in found.opened.said:
-        echo(f"- {note}")
-    echo(f"Task: {fit.task['name']}; {counted_parts(found.opened)}; {_described(fit)}")
+        echo(f"- {from_english(note)}")
+    echo(
+        message(
+            "Task: {task}; {images}; {rest}",
+            task=fit.task["name"],
+            images=from_english(counted_parts(found.opened)),
+            rest=_described(fit),
+        )
+    )
     with shown():
         text, left_out = checked(found, fit, path)
     for name in left_out[:_SHOWN]:
-        echo(f"cannot be read, left out: {name}")
+        echo(message("cannot be read, left out: {path}", path=name))
     if left_out:
-        echo(f'{len(left_out)} images cannot be read: the config says corrupt = "skip"')
+        many = len(left_out)
+        echo(message('{n} images cannot be read: the config says corrupt = "skip"', n=many))
     make_folder(path.resolve().parent)
     write_atomically(path, text.encode())
-    echo(f"Wrote {path}. Next: fedsight run {path}")
+    echo(message("Wrote {path}. Next: fedsight run {path}", path=path))
 
 
 def _name(folder: Path) -> str:
@@ -131,7 +141,8 @@ def _check_place(path: Path, force: bool, ask: bool) -> None:
     """StoreError for a name that no config has, and for a file that exists and is to stay."""
     if path.suffix != ".toml":
         raise StoreError(f"'{path}' does not end in .toml", "give the config such a name")
-    if not path.exists() or force or (ask and typer.confirm(f"{path} exists. Replace it?")):
+    question = message("{path} exists. Replace it?", path=path)
+    if not path.exists() or force or (ask and typer.confirm(str(question))):
         return
     raise StoreError(f"{path} exists", "give another name with --out, or replace it with --force")
 
@@ -153,16 +164,18 @@ def _ask_task(found: Found, folder: Path, asked: Asked) -> Found:
 
     guessed = found.guess.task
     for reason in found.guess.reasons:
-        echo(f"- {reason}")
+        echo(f"- {from_english(reason)}")
     task = ""
+    question = str(message("Task ({tasks})", tasks=", ".join(TASKS)))
     while task not in TASKS:
-        task = typer.prompt(f"Task ({', '.join(TASKS)})", default=guessed).strip()
+        task = typer.prompt(question, default=guessed).strip()
     if task == guessed:
         return found
     classes = asked.classes
     if task == "ordinal" and classes is None:
         listed = ",".join(found.opened.classes)
-        words = typer.prompt("Grades, the lowest first", default=listed).split(",")
+        question = str(message("Grades, the lowest first"))
+        words = typer.prompt(question, default=listed).split(",")
         classes = tuple(one.strip() for one in words)
     return look(folder, Asked(task, classes))
 
@@ -173,8 +186,12 @@ def _ask_size(found: Found, sample: Sample) -> int | None:
     usual = fitted(found, sample, None, None).data.get("size")
     if usual is None:
         return None
-    about = f" (the images have about {sample.side})" if sample.side else ""
-    size: int = typer.prompt(f"Pixels a side of the network's input{about}", default=usual)
+    question = message("Pixels a side of the network's input")
+    if sample.side:
+        question = message(
+            "{question} (the images have about {n})", question=question, n=sample.side
+        )
+    size: int = typer.prompt(str(question), default=usual)
     return size
 
 
@@ -184,13 +201,19 @@ def _ask_sites(found: Found, sample: Sample) -> int | None:
     usual = fitted(found, sample, None, None).split.get("sites")
     if usual is None:
         return None
-    sites: int = typer.prompt("The images name no sites. How many to simulate", default=usual)
+    question = message("The images name no sites. How many to simulate")
+    sites: int = typer.prompt(str(question), default=usual)
     return sites
 
 
-def _described(fit: Fit) -> str:
+def _described(fit: Fit) -> Text:
     """Sites, size and model in words."""
     simulated = fit.split.get("sites")
-    where = "the images' own sites" if simulated is None else f"{simulated} simulated sites"
-    size = f"{fit.data['size']} pixels a side, " if "size" in fit.data else ""
-    return f"{where}; {size}{fit.model.get('architecture', fit.model['name'])}"
+    where = message("{n} simulated sites", n=simulated)
+    if simulated is None:
+        where = message("the images' own sites")
+    model = fit.model.get("architecture", fit.model["name"])
+    if "size" not in fit.data:
+        return message("{where}; {model}", where=where, model=model)
+    size = fit.data["size"]
+    return message("{where}; {n} pixels a side, {model}", where=where, n=size, model=model)

@@ -10,18 +10,24 @@ from typing import Any
 
 from rich.markup import escape
 
-from fedsight.cli.members import format_time, make_table
-from fedsight.cli.tables import print_line, show
+from fedsight.cli.members import format_time
+from fedsight.cli.tables import make_table, print_line, show
 from fedsight.governance.contract import Contract
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message, plural
 
 
-def verified(ledger: Ledger) -> str:
+def verified(ledger: Ledger) -> Text:
     """A sentence that the ledger is intact, with its head, which the owner can keep elsewhere."""
     number, hash = ledger.head
-    entries = "1 entry" if number == 1 else f"{number:,} entries"
-    return f"The ledger is intact: {entries}. Its head is {number}:{hash}"
+    return plural(
+        "The ledger is intact: {n:,} entry. Its head is {head}",
+        "The ledger is intact: {n:,} entries. Its head is {head}",
+        number,
+        head=f"{number}:{hash}",
+    )
 
 
 def as_table(ledger: Ledger, folder: Path) -> dict[str, Any]:
@@ -42,20 +48,27 @@ def show_ledger(ledger: Ledger, folder: Path) -> None:
     An update is charged before it is made, and its bytes are those of the entry `released`.
     """
     entries = ledger.entries()
-    table = make_table("entry", "time", "kind", "run", "round", "bytes", "protections", "asked by")
+    table = make_table(
+        *("entry", "time", "kind", "run", "round", "bytes", "protections", "asked by"),
+        right=("round", "bytes"),
+        whole=("time", "bytes"),
+    )
     for one in entries:
         table.add_row(
             str(one.number),
             format_time(one.time),
-            one.kind,
+            from_english(one.kind),
             one.run[:8],
             str(one.round) if one.round else "",
             f"{one.bytes:,}" if one.kind == "released" else "",
-            ", ".join(one.protections) or ("none" if one.kind == "update" else ""),
+            ", ".join(one.protections) or (message("none") if one.kind == "update" else ""),
             escape(", ".join(one.asked_by)),
         )
     show(table)
-    runs = make_table("run", "program", "data set", "updates", "bytes of updates", "other bytes")
+    numbers = ("updates", "bytes of updates", "other bytes")
+    runs = make_table(
+        *("run", "program", "data set", "updates", "bytes of updates", "other bytes"), right=numbers
+    )
     for run in _runs(entries):
         cells = (f"{run[key]:,}" for key in ("updates", "update_bytes", "other_bytes"))
         runs.add_row(run["run"][:8], run["program"][:12], escape(run["data_set"]), *cells)
@@ -93,13 +106,22 @@ def _epsilons(ledger: Ledger, folder: Path, entries: Sequence[LedgerEntry]) -> l
     return found
 
 
-def _sentence(line: dict[str, Any]) -> str:
-    spent = "an unbounded epsilon, because updates left without noise that counts"
+def _sentence(line: dict[str, Any]) -> Text:
+    spent = message("an unbounded epsilon, because updates left without noise that counts")
     if line["spent"] is not None:
-        spent = f"epsilon {line['spent']:.4g} at delta {line['delta']:g}"
-    permitted = line["permitted"]
-    of = "; the contract sets no limit" if permitted is None else f" of {permitted:g} permitted"
-    return f"The data set '{line['data_set']}' has cost {spent}{of}."
+        epsilon, delta = f"{line['spent']:.4g}", f"{line['delta']:g}"
+        spent = message("epsilon {epsilon} at delta {delta}", epsilon=epsilon, delta=delta)
+    values = {"name": line["data_set"], "spent": spent}
+    if line["permitted"] is None:
+        return message(
+            "The data set '{name}' has cost {spent}; the contract sets no limit.", **values
+        )
+    permitted = f"{line['permitted']:g}"
+    return message(
+        "The data set '{name}' has cost {spent} of {permitted} permitted.",
+        permitted=permitted,
+        **values,
+    )
 
 
 def _contract(folder: Path) -> Contract:

@@ -7,13 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from rich import box
 from rich.markup import escape
 
 from fedsight.cli.screen import share
-from fedsight.cli.tables import PrintableTable, print_line, show
+from fedsight.cli.tables import make_table, print_line, show
 from fedsight.coordinator.folders import LOCK
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
@@ -21,11 +20,9 @@ from fedsight.core.files import parse_json
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, presences
 from fedsight.deploy.processes import supervisor
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message
 from fedsight.runs.progress import size
-
-_NUMBERS = {"train", "test", "classes", "corrupt", "rounds", "round", "updates", "figures"}
-_NUMBERS |= {"score", "loss", "seconds"}
-_WHOLE = {"time", "began", "event", "bytes"}
 
 
 def show_status(federation: FederationFolder) -> None:
@@ -33,19 +30,28 @@ def show_status(federation: FederationFolder) -> None:
     home, invitation = federation.server_home, federation.invitation
     process = supervisor.process_id(home)
     if not supervisor.is_running(home):
-        state = "the server is not running: start it with `fedsight server start`"
+        state = message("the server is not running: start it with `fedsight server start`")
     elif process is None:
-        state = "the server's process has ended and is being restarted"
+        state = message("the server's process has ended and is being restarted")
     else:
-        state = f"the server is running (process {process})"
-    print_line(f"Federation '{federation.name}' at {invitation.host}:{invitation.port}; {state}")
+        state = message("the server is running (process {n})", n=process)
+    address = f"{invitation.host}:{invitation.port}"
+    print_line(
+        message(
+            "Federation '{name}' at {address}; {state}",
+            name=federation.name,
+            address=address,
+            state=state,
+        )
+    )
     found, revoked = presences(federation.presences), federation.revoked()
     names = sorted({*federation.admitted(), *found, *revoked})
     if not names:
-        print_line("No site has been admitted yet.")
+        print_line(message("No site has been admitted yet."))
         return
     table = make_table(
-        "site", "connection", "source", "train", "test", "classes", "corrupt", "revoked"
+        *("site", "connection", "source", "train", "test", "classes", "corrupt", "revoked"),
+        right=("train", "test", "classes", "corrupt"),
     )
     for name in names:
         one = found.get(name)
@@ -56,20 +62,29 @@ def show_status(federation: FederationFolder) -> None:
 
 def show_history(federation: FederationFolder) -> None:
     """Print events and runs, newest last."""
-    events = make_table("time", "event", "details")
+    events = make_table("time", "event", "details", whole=("time", "event"))
     for line in federation.events():
         facts = {key: value for key, value in line.items() if key not in ("time", "event")}
-        words = ", ".join(f"{key}: {value}" for key, value in facts.items() if value != "")
-        events.add_row(format_time(line.get("time")), escape(str(line.get("event"))), escape(words))
+        words = ", ".join(
+            f"{from_english(key)}: {value}" for key, value in facts.items() if value != ""
+        )
+        event = str(from_english(str(line.get("event"))))
+        events.add_row(format_time(line.get("time")), escape(event), escape(words))
     show(events)
     folders = (path.parent for path in federation.runs.glob("*/run.json"))
     runs = sorted((_run(folder) for folder in folders), key=lambda run: run[0])
     if not runs:
-        print_line("There are no runs yet: start one with `fedsight run CONFIG --federation DIR`.")
+        print_line(
+            message("There are no runs yet: start one with `fedsight run CONFIG --federation DIR`.")
+        )
         return
-    table = make_table("run", "began", "rounds", "score", "sites", "state")
+    table = make_table(
+        *("run", "began", "rounds", "score", "sites", "state"),
+        right=("rounds", "score"),
+        whole=("began",),
+    )
     for _, row in runs:
-        table.add_row(*(escape(cell) for cell in row))
+        table.add_row(*(escape(str(cell)) for cell in row))
     show(table)
 
 
@@ -81,33 +96,39 @@ def show_rounds(federation: FederationFolder, name: str) -> None:
         raise StoreError(
             f"the federation has no run '{name}'", f"its runs are: {known or 'none yet'}"
         )
-    table = make_table("round", "score", "loss", "sites", "seconds", "refused")
+    numbers = ("round", "score", "loss", "seconds")
+    table = make_table("round", "score", "loss", "sites", "seconds", "refused", right=numbers)
     for line in _lines(folder):
         rejected = line.get("rejected") or {}
         table.add_row(
             str(line.get("round")),
             _share(line),
             _figure(line.get("loss"), ".3f"),
-            f"{line.get('replies', '')} of {line.get('cohort', '')}",
+            _of(line.get("replies", ""), line.get("cohort", "")),
             _figure(line.get("seconds"), ".1f"),
-            escape("\n".join(f"{site}: {why}" for site, why in rejected.items())),
+            escape("\n".join(f"{site}: {from_english(why)}" for site, why in rejected.items())),
         )
     show(table)
     outcome = _json(folder / "job.json")
     if outcome.get("state") == "failed" and not (folder / "summary.json").exists():
-        print_line(f"The run stopped: {outcome.get('cause')}\n  {outcome.get('cure')}")
+        cause, cure = (from_english(str(outcome.get(key))) for key in ("cause", "cure"))
+        print_line(message("The run stopped: {cause}\n  {cure}", cause=cause, cure=cure))
 
 
 def show_log(lines: Sequence[Mapping[str, Any]]) -> None:
     """Print what left a site, line by line, and the total."""
-    table = make_table("time", "event", "run", "round", "bytes", "protections", "details")
+    table = make_table(
+        *("time", "event", "run", "round", "bytes", "protections", "details"),
+        right=("round", "bytes"),
+        whole=("time", "event", "bytes"),
+    )
     total = 0
     for line in lines:
         left = line.get("bytes")
         total += left if isinstance(left, int) else 0
         table.add_row(
             format_time(line.get("time")),
-            escape(str(line.get("event"))),
+            escape(str(from_english(str(line.get("event"))))),
             escape(str(line.get("run", ""))[:8]),
             str(line.get("round", "")),
             "" if left is None else f"{left:,}",
@@ -115,13 +136,16 @@ def show_log(lines: Sequence[Mapping[str, Any]]) -> None:
             escape(_details(line)),
         )
     table.add_section()
-    table.add_row("total", "", "", "", f"{total:,}", "", size(total))
+    table.add_row(message("total"), "", "", "", f"{total:,}", "", size(total))
     show(table)
 
 
 def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     """Print what left each of several sites, by kind."""
-    table = make_table("site", "updates", "bytes of updates", "figures", "bytes of figures")
+    table = make_table(
+        *("site", "updates", "bytes of updates", "figures", "bytes of figures"),
+        right=("updates", "bytes of updates", "figures", "bytes of figures"),
+    )
     for site, lines in logs.items():
         cells = []
         for kind in ("update", "figures"):
@@ -131,12 +155,12 @@ def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     show(table)
 
 
-def _connection(one: Presence | None) -> str:
+def _connection(one: Presence | None) -> Text:
     if one is None:
-        return "never"
+        return message("never")
     if one.alive:
-        return f"[green]connected[/] since {_clock(one.since)}"
-    return f"last seen {_clock(one.seen)}"
+        return message("[green]connected[/] since {time}", time=_clock(one.since))
+    return message("last seen {time}", time=_clock(one.seen))
 
 
 def _declared(one: Presence | None) -> list[str]:
@@ -155,7 +179,7 @@ def _count(value: Any) -> str:
     return f"{value:,}" if type(value) is int else ""
 
 
-def _run(folder: Path) -> tuple[str, list[str]]:
+def _run(folder: Path) -> tuple[str, list[Text | str]]:
     """When a run began, as a sort key, and its row."""
     facts, lines = _json(folder / "run.json"), _lines(folder)
     summary = _json(folder / "summary.json")
@@ -164,15 +188,21 @@ def _run(folder: Path) -> tuple[str, list[str]]:
     began = str(facts.get("created") or _stamp((folder / "run.toml").stat().st_mtime))
     outcome = _json(folder / "job.json")
     if summary:
-        state = "finished"
+        state = message("finished")
     elif outcome.get("state") == "failed":
-        state = f"stopped: {outcome.get('cause')}"
+        state = message("stopped: {cause}", cause=from_english(str(outcome.get("cause"))))
+    elif locks.held(folder / LOCK):
+        state = message("running")
     else:
-        state = "running" if locks.held(folder / LOCK) else "not finished"
-    rounds = f"{last.get('round', 0)} of {facts['rounds']}" if "rounds" in facts else "0"
+        state = message("not finished")
+    rounds = _of(last.get("round", 0), facts["rounds"]) if "rounds" in facts else "0"
     sites = str(facts.get("population", ""))
     figure = _share(summary if "score" in summary else scored)
     return began, [folder.name, format_time(began), rounds, figure, sites, state]
+
+
+def _of(done: object, all: object) -> Text:
+    return message("{done} of {all}", done=done, all=all)
 
 
 def _protections(line: Mapping[str, Any]) -> str:
@@ -180,18 +210,22 @@ def _protections(line: Mapping[str, Any]) -> str:
     if found is None:
         return ""
     words = [one if isinstance(one, str) else json.dumps(one) for one in found]
-    return ", ".join(words) or "none"
+    return ", ".join(words) or str(message("none"))
 
 
 def _details(line: Mapping[str, Any]) -> str:
     """The facts of a line that have no column of their own."""
     if line.get("event") == "refused":
-        times = f" ({line['times']:,} times)" if type(line.get("times")) is int else ""
-        return f"{line.get('what')}: {line.get('why')}{times}"
+        why = from_english(str(line.get("why")))
+        if type(line.get("times")) is int:
+            why = message("{why} ({n:,} times)", why=why, n=line["times"])
+        return f"{from_english(str(line.get('what')))}: {why}"
     shown = ("time", "event", "run", "round", "bytes", "protections", "fingerprint", "vectors")
     vectors = line.get("vectors") or {}
-    words = [f"{name}: {count:,} values" for name, count in vectors.items()]
-    words += [f"{key}: {_plain(value)}" for key, value in line.items() if key not in shown]
+    words = [str(message("{name}: {n:,} values", name=name, n=n)) for name, n in vectors.items()]
+    words += [
+        f"{from_english(key)}: {_plain(value)}" for key, value in line.items() if key not in shown
+    ]
     return ", ".join(words)
 
 
@@ -244,13 +278,3 @@ def format_time(text: Any) -> str:
         return datetime.fromisoformat(str(text)).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     except ValueError:
         return str(text)
-
-
-def make_table(*columns: str) -> PrintableTable:
-    """An empty table; columns of numbers are aligned to the right."""
-    table = PrintableTable(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    for column in columns:
-        right = column in _NUMBERS or column.startswith("bytes")
-        side: Literal["left", "right"] = "right" if right else "left"
-        table.add_column(column, justify=side, overflow="fold", no_wrap=column in _WHOLE)
-    return table

@@ -1,12 +1,25 @@
-"""How every command prints: whatever another machine chose is made visible, never acted upon."""
+"""How every command prints: in the current language, and whatever another machine chose is made
+visible, never acted upon."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
 
 import typer
 
 from fedsight.core.text import printable_lines
+from fedsight.language.english import from_english
+from fedsight.language.message import Text
 
 
-def echo(text: str, err: bool = False) -> None:
-    """Print a text as it is, but with unsafe characters escaped (`core/text.py`)."""
-    typer.echo(printable_lines(text), err=err)
+def echo(text: Text | str, err: bool = False) -> None:
+    """Print a text, with unsafe characters escaped (`core/text.py`); a string is printed as it is.
+
+    JSON and names are strings; what people read is a message.
+    """
+    typer.echo(printable_lines(str(text)), err=err)
+
+
+def reasons(counts: Mapping[str, int]) -> str:
+    """What was passed over, in one line: `.heic 30, dead links 30, hidden 4`."""
+    return ", ".join(f"{from_english(reason)} {n}" for reason, n in sorted(counts.items()))

@@ -10,6 +10,7 @@ import typer
 
 from fedsight.cli.output import echo
 from fedsight.core.errors import ConfigError, Problem
+from fedsight.language.message import Text, message
 
 if TYPE_CHECKING:
     from fedsight.privacy.base import Plan
@@ -65,13 +66,21 @@ def plan_command(
     asked = Plan(population, cohort, rounds)
     noise = _noise(asked, epsilon, delta)
     echo(
-        f"Epsilon {epsilon:g} at delta {delta:g} for a client, over {rounds:,} rounds of about "
-        f"{cohort:,} of {population:,} clients (Poisson sampling, add or remove one client):"
+        message(
+            "Epsilon {epsilon:g} at delta {delta:g} for a client, over {rounds:,} rounds of about "
+            "{cohort:,} of {population:,} clients (Poisson sampling, add or remove one client):",
+            epsilon=epsilon,
+            delta=delta,
+            rounds=rounds,
+            cohort=cohort,
+            population=population,
+        )
     )
-    echo(f"  noise multiplier {noise:.3f}: [privacy] noise_multiplier = {noise:.3f}")
+    said = message("noise multiplier {z}: [privacy] noise_multiplier = {z}", z=f"{noise:.3f}")
+    echo(f"  {said}")
     echo(f"  {_beside(noise, cohort, size)}")
     echo("")
-    echo("A larger cohort needs more noise in total, but less per client:")
+    echo(message("A larger cohort needs more noise in total, but less per client:"))
     _show(asked, epsilon, delta, size)
 
 
@@ -82,11 +91,13 @@ def _noise(plan: Plan, epsilon: float, delta: float) -> float:
     return math.ceil(Central(epsilon=epsilon, delta=delta).noise(plan) * 1000) / 1000
 
 
-def _beside(noise: float, cohort: int, size: int) -> str:
+def _beside(noise: float, cohort: int, size: int) -> Text:
     """The noise on the mean update, compared with the largest possible mean update."""
-    return (
-        f"with {size:,} parameters, the noise on the mean update has length "
-        f"{noise * math.sqrt(size) / cohort:.2f} x the clip; the update itself at most 1 x the clip"
+    return message(
+        "with {n:,} parameters, the noise on the mean update has length {length:.2f} x the clip; "
+        "the update itself at most 1 x the clip",
+        n=size,
+        length=noise * math.sqrt(size) / cohort,
     )
 
 
@@ -98,8 +109,13 @@ def _show(asked: Plan, epsilon: float, delta: float, size: int) -> None:
     from fedsight.cli.tables import PrintableTable
 
     table = PrintableTable(box=None, padding=(0, 2, 0, 0))
-    for head in ("cohort", "noise multiplier", "noise on the mean / clip", "share of clients"):
-        table.add_column(head, justify="right")
+    for head in (
+        message("cohort"),
+        message("noise multiplier"),
+        message("noise on the mean / clip"),
+        message("share of clients"),
+    ):
+        table.add_column(str(head), justify="right")
     first = asked.cohort or 1
     cohorts = [first * 2**step for step in range(STEPS) if first * 2**step <= asked.population]
     if cohorts[-1] != asked.population and len(cohorts) < STEPS:

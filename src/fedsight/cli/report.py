@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fedsight.cli.output import echo
+from fedsight.language.message import message
 
 
 def report_command(
@@ -37,4 +38,4 @@ def report_command(
     """
     from fedsight.report.page import build
 
-    echo(f"Wrote {build(runs, out)}")
+    echo(message("Wrote {path}", path=build(runs, out)))

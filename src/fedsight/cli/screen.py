@@ -11,6 +11,8 @@ from rich.markup import escape
 from fedsight.cli.tables import PrintableTable
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.core.text import printable_lines
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message, plural
 from fedsight.report.words import estimate, word
 from fedsight.runs.progress import size
 
@@ -18,60 +20,83 @@ from fedsight.runs.progress import size
 def show_error(error: FedSightError) -> None:
     """Cause and cure, on the error stream; they may quote what another machine sent."""
     console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
-    console.print(f"[bold red]Error:[/] {_shown(error.cause)}")
+    console.print(f"[bold red]{message('Error: ')}[/]{_shown(error.cause)}")
     if isinstance(error, ConfigError):
         for problem in error.problems:
-            console.print(f"  [bold]{_shown(problem.where)}[/]: {_shown(problem.cause)}")
+            console.print(f"  [bold]{_plain(problem.where)}[/]: {_shown(problem.cause)}")
             console.print(f"      [green]{_shown(problem.cure)}[/]")
     elif error.cure:
         console.print(f"  [green]{_shown(error.cure)}[/]")
 
 
-def _shown(text: str) -> str:
+def _plain(text: str) -> str:
     """The text without markup and without unsafe characters."""
     return escape(printable_lines(text))
+
+
+def _shown(text: str) -> str:
+    """The same of a text of our own, in the current language."""
+    return _plain(str(from_english(text)))
 
 
 def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     """The final figures as a table."""
     table = PrintableTable(show_header=False, box=None, padding=(0, 2, 0, 0))
     score = summary["score"]
-    figure = "no figures were released"
-    if score is not None:
+    if score is None:
+        table.add_row(message("federated"), message("no figures were released"))
+    else:
         figure = f"[bold]{share(score, summary.get('score_error'))}[/]"
-    table.add_row("federated", f"{figure} {'' if score is None else word(summary['headline'])}")
+        headline = from_english(word(summary["headline"]))
+        table.add_row(message("federated"), f"{figure} {headline}")
     if "pooled" in summary:
-        table.add_row("pooled", f"{summary['pooled']:.2%} (all data at one place)")
-        table.add_row("alone", f"{summary['alone_mean']:.2%} (mean of the sites)")
+        pooled, alone = f"{summary['pooled']:.2%}", f"{summary['alone_mean']:.2%}"
+        table.add_row(message("pooled"), message("{share} (all data at one place)", share=pooled))
+        table.add_row(message("alone"), message("{share} (mean of the sites)", share=alone))
     if summary["worst_site"]:
         worst = summary["worst_site"]
-        error = summary.get("site_errors", {}).get(worst["name"])
-        reached = share(worst["score"], error)
-        table.add_row("worst site", f"{escape(worst['name'])} with {reached}")
+        reached = share(worst["score"], summary.get("site_errors", {}).get(worst["name"]))
+        name = escape(worst["name"])
+        table.add_row(
+            message("worst site"), message("{site} with {share}", site=name, share=reached)
+        )
     if protected := summary.get("privacy"):
-        table.add_row("privacy", escape(_spent(protected)))
-    sent = f"{size(summary['bytes_up'])} sent, {size(summary['bytes_down'])} received by sites"
-    table.add_row("bytes", sent)
-    table.add_row("time", f"{summary['seconds']:.1f} s for {summary['rounds']} rounds")
+        table.add_row(message("privacy"), escape(str(_spent(protected))))
+    sent, received = size(summary["bytes_up"]), size(summary["bytes_down"])
+    moved = message("{sent} sent, {received} received by sites", sent=sent, received=received)
+    table.add_row(message("bytes"), moved)
+    seconds = f"{summary['seconds']:.1f} s"
+    lasted = plural(
+        "{seconds} for {n} round", "{seconds} for {n} rounds", summary["rounds"], seconds=seconds
+    )
+    table.add_row(message("time"), lasted)
     console = Console(highlight=False, emoji=False)
     console.print(table)
-    console.print(f"Report: {_shown(folder)}/report.html", soft_wrap=True)
+    page = message("Report: {page}", page=f"{folder}/report.html")
+    console.print(_plain(str(page)), soft_wrap=True)
 
 
 def share(value: float, error: float | None) -> str:
     """A share in percent; with the standard error of its noise, the digits that it carries."""
-    return estimate(value, error) if error else f"{value:.2%}"
+    return str(estimate(value, error)) if error else f"{value:.2%}"
 
 
-def _spent(protected: Mapping[str, Any]) -> str:
+def _spent(protected: Mapping[str, Any]) -> Text:
     """What protection cost, and whether it ended the run early."""
-    words = (
-        f"epsilon {protected['epsilon']:.3g} at delta {protected['delta']:g} for each "
-        f"{protected['unit']} ({protected['mechanism']}; {protected['sampling']})"
+    spent = message(
+        "epsilon {epsilon} at delta {delta} for each {unit} ({mechanism}; {sampling})",
+        epsilon=f"{protected['epsilon']:.3g}",
+        delta=f"{protected['delta']:g}",
+        unit=from_english(protected["unit"]),
+        mechanism=protected["mechanism"],
+        sampling=from_english(protected["sampling"]),
     )
-    if protected["stopped"]:
-        words += (
-            f"; stopped after {protected['rounds']} of {protected['rounds_planned']} rounds: one "
-            f"more would exceed epsilon {protected['target']:g}"
-        )
-    return words
+    if not protected["stopped"]:
+        return spent
+    return message(
+        "{spent}; stopped after {done} of {planned} rounds: one more would exceed epsilon {target}",
+        spent=spent,
+        done=protected["rounds"],
+        planned=protected["rounds_planned"],
+        target=f"{protected['target']:g}",
+    )

@@ -8,6 +8,7 @@ import typer
 
 from fedsight.cli.output import echo
 from fedsight.cli.place import FederationOption, open_federation
+from fedsight.language.english import from_english
 
 app = typer.Typer(no_args_is_help=True, help="Run the server of a federation.")
 
@@ -35,4 +36,4 @@ def start_command(
     need_engine()
     from fedsight.deploy.server.server import start
 
-    start(found, port, echo)
+    start(found, port, lambda text: echo(from_english(text)))

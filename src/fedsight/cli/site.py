@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from fedsight.cli.output import echo
+from fedsight.language.english import from_english
+from fedsight.language.message import message
 
 app = typer.Typer(
     no_args_is_help=True, help="Take part in a federation; the images stay at the site."
@@ -52,18 +54,31 @@ def init_command(
     folder = dir or Path(name)
     if (folder / "identity.toml").is_file() and (site := SiteFolder.open(folder)).name == name:
         site.update_invitation(found)
-        echo(f"'{name}' will connect to {found.host}:{found.port} at its next start")
+        address = f"{found.host}:{found.port}"
+        echo(
+            message(
+                "'{site}' will connect to {address} at its next start", site=name, address=address
+            )
+        )
         return
     request = SiteFolder.create(folder, name, found)
     echo(
-        f"Send this file to the operator: {request}\n"
-        f"Authority: {found.fingerprint}\n"
-        f"Request:   {SigningRequest.read(request).fingerprint}\n"
-        "Compare the authority with the one that the operator tells you over another channel than "
-        "the invitation, and tell the operator the request in the same way.\n"
-        f"Put the operator's answer, {name}.signed.zip, into {folder}, then run: "
-        f"fedsight site start {folder} --data FOLDER\n"
-        f"What the site agrees to is in {folder / 'site.toml'}"
+        message(
+            "Send this file to the operator: {request}\n"
+            "Authority: {authority}\n"
+            "Request:   {fingerprint}\n"
+            "Compare the authority with the one that the operator tells you over another channel "
+            "than the invitation, and tell the operator the request in the same way.\n"
+            "Put the operator's answer, {site}.signed.zip, into {folder}, then run: "
+            "fedsight site start {folder} --data FOLDER\n"
+            "What the site agrees to is in {file}",
+            request=request,
+            authority=found.fingerprint,
+            fingerprint=SigningRequest.read(request).fingerprint,
+            site=name,
+            folder=folder,
+            file=folder / "site.toml",
+        )
     )
 
 
@@ -104,7 +119,7 @@ def start_command(
     need_engine()
     from fedsight.deploy.site.folder import SiteFolder
 
-    SiteFolder.open(folder).start(data, contract, echo, admission)
+    SiteFolder.open(folder).start(data, contract, _say, admission)
 
 
 @app.command("log")
@@ -168,3 +183,7 @@ def ledger_command(
         echo(json.dumps(as_table(ledger, folder), indent=2, ensure_ascii=False))
     else:
         show_ledger(ledger, folder)
+
+
+def _say(text: str) -> None:
+    echo(from_english(text))

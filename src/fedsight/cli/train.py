@@ -14,6 +14,8 @@ from fedsight.cli.fetch import fetch_needed
 from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import ConfigError, Problem, StoreError
+from fedsight.language.english import from_english
+from fedsight.language.message import message
 
 if TYPE_CHECKING:
     from fedsight.cli.attend import Go
@@ -165,7 +167,13 @@ def check_command(
     program, speed = _program(config, example, list(sets or []), plugin)
     if elsewhere:
         check_elsewhere(program, speed)
-        echo(f"{program.name} is fine; fingerprint {program.fingerprint}")
+        echo(
+            message(
+                "{name} is fine; fingerprint {fingerprint}",
+                name=program.name,
+                fingerprint=program.fingerprint,
+            )
+        )
         return
     if example is not None:
         fetch_needed(program.needs())
@@ -174,11 +182,17 @@ def check_command(
         federation = federate(program)
     Protection(federation).facts()  # impossible noise settings are reported before a run starts
     for note in (*federation.dataset.said, *federation.network.notes):
-        echo(note)
+        echo(from_english(note))
     echo(
-        f"{program.name} is fine: {counted_parts(federation.dataset)} of "
-        f"{len(federation.dataset.classes)} classes at {federation.population:,} sites; "
-        f"fingerprint {program.fingerprint[:12]}"
+        message(
+            "{name} is fine: {images} of {classes} classes at {sites:,} sites; "
+            "fingerprint {fingerprint}",
+            name=program.name,
+            images=from_english(counted_parts(federation.dataset)),
+            classes=len(federation.dataset.classes),
+            sites=federation.population,
+            fingerprint=program.fingerprint[:12],
+        )
     )
 
 

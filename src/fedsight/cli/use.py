@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedsight.cli.complete import run_folders
-from fedsight.cli.output import echo
+from fedsight.cli.output import echo, reasons
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import DataError, StoreError
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message
 
 if TYPE_CHECKING:
     from fedsight.inference.predict import Prediction
@@ -118,7 +120,7 @@ def predict_command(
 
         draw_all(found, draw, seen)
         if said := unshown(found):
-            echo(said, err=True)
+            echo(from_english(said), err=True)
     if as_json:
         echo(json.dumps([one.table() for one in found], indent=2, ensure_ascii=False))
     else:
@@ -161,7 +163,7 @@ def export_command(
     path = out or run / f"export{SUFFIX[format.value]}"
     if path.resolve() == (run / "model.safetensors").resolve():
         raise StoreError(f"{path} is the run's own file", "choose another name with --out")
-    echo(f"Wrote {export(load(run, site), format.value, path)}")
+    echo(message("Wrote {path}", path=export(load(run, site), format.value, path)))
 
 
 def _refuse_unread(found: Sequence[Prediction], modalities: str) -> None:
@@ -177,12 +179,12 @@ def _refuse_unread(found: Sequence[Prediction], modalities: str) -> None:
 
 def _say_passed_over(counts: Mapping[str, int]) -> None:
     """On standard error, so that JSON stays JSON."""
-    from fedsight.data.base import listed_reasons
     from fedsight.data.passed_over import cures
 
     if counts:
-        lines = (f"files passed over: {listed_reasons(counts)}", *cures(counts))
-        echo("\n".join(lines), err=True)
+        echo(message("files passed over: {reasons}", reasons=reasons(counts)), err=True)
+        for cure in cures(counts):
+            echo(from_english(cure), err=True)
 
 
 def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:
@@ -191,13 +193,16 @@ def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:
 
     from fedsight.cli.tables import PrintableTable
 
-    table = PrintableTable(modality, "label", "probability")
+    table = PrintableTable()
+    for heading in (from_english(modality), message("label"), message("probability")):
+        table.add_column(str(heading))
     for one in found:
         if one.answer is None:
-            table.add_row(escape(one.where), f"[red]{escape(one.error or '')}[/red]", "")
+            why = escape(str(from_english(one.error or "")))
+            table.add_row(escape(one.where), f"[red]{why}[/red]", "")
             continue
         shown = one.answer.shown(top)
-        labels = "\n".join(escape(label) for label, _ in shown)
-        labels = f"unsure ({labels})" if one.sure is False else labels
+        labels: Text | str = "\n".join(escape(label) for label, _ in shown)
+        labels = message("unsure ({labels})", labels=labels) if one.sure is False else labels
         table.add_row(escape(one.where), labels, "\n".join(f"{p:.1%}" for _, p in shown))
     Console().print(table)

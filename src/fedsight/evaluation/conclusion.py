@@ -8,6 +8,9 @@ from dataclasses import asdict, dataclass, field
 from math import isnan
 from typing import Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
 from fedsight.coordinator.callbacks import (
@@ -21,7 +24,9 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
 from fedsight.evaluation import comparison as baselines
-from fedsight.evaluation.figures import Evaluator, Figures, worst
+from fedsight.evaluation.evidence import Evidence
+from fedsight.evaluation.figures import Evaluator, Figures
+from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.samples import answers
 from fedsight.program.budget import spent
 from fedsight.program.program import Speed
@@ -56,8 +61,9 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     federation, store = run.session.federation, run.store
     evaluator = Evaluator(federation)
     figures = evaluator.figures(trained.sums, final=True)
-    summary = _summarise(run, trained, figures, evaluator)
+    summary = _summarise(run, trained, figures)
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
+    evidence = _evidence(run, trained, evaluator)
     if run.command == "compare":
         budget = spent(federation, store.history())
         rounds = len(baselines.jobs(federation)) * budget.rounds
@@ -67,11 +73,27 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
             notify(run.callbacks, BaselineRoundEnded())
 
         found = baselines.compare(federation, run.speed, store, ended, budget)
-        _add_comparison(run, trained, summary, figures, found)
-    _write_evaluation(run, evaluator, trained, figures)
+        _add_comparison(run, summary, figures, found, evidence)
+    sites = spread(evaluator, figures, evidence)
+    if sites.worst is not None:
+        summary["worst_site"] = {"name": sites.worst, "score": sites.sites[sites.worst].score}
+    _write_evaluation(run, evaluator, trained, figures, sites)
     store.write_json("summary.json", summary)
     notify(run.callbacks, RunEnded(summary))
     return summary
+
+
+def _evidence(
+    run: Conclusion, trained: loop.Trained, evaluator: Evaluator
+) -> Mapping[int, Evidence | None]:
+    """What the sites' figures rest on, where baselines are compared with them, or where that alone
+    says how sure they are: figures other than shares, of sites with test images of their own."""
+    federation = run.session.federation
+    own = evaluator.site_test == "own images" and not federation.program.task.share
+    if run.command != "compare" and not (own and run.pictures):
+        return {}
+    vector, memory = trained.checkpoint.vector, MemoryStore(run.store.memory)
+    return baselines.federated_evidence(federation, run.speed, vector, memory)
 
 
 def require_score(summary: Mapping[str, Any], folder: str) -> None:
@@ -85,9 +107,7 @@ def require_score(summary: Mapping[str, Any], folder: str) -> None:
         )
 
 
-def _summarise(
-    run: Conclusion, trained: loop.Trained, figures: Figures, evaluator: Evaluator
-) -> dict[str, Any]:
+def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict[str, Any]:
     program, checkpoint = run.session.program, trained.checkpoint
     path = run.store.save_model(run.session.layout.state_dict(trained.vector))
     return {
@@ -103,7 +123,7 @@ def _summarise(
         "bytes_down": checkpoint.bytes_down,
         "fingerprint": program.fingerprint,
         "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-        "worst_site": None if evaluator.site_test == "test part" else worst(figures.by_site),
+        "worst_site": None,  # unless sites differ beyond chance
         "by_site": figures.by_site,
         **_errors(figures),
     }
@@ -119,15 +139,12 @@ def _errors(figures: Figures) -> dict[str, Any]:
 
 def _add_comparison(
     run: Conclusion,
-    trained: loop.Trained,
     summary: dict[str, Any],
     figures: Figures,
     found: dict[str, Any],
+    evidence: Mapping[int, Evidence | None],
 ) -> None:
     federation, history = run.session.federation, run.store.history()
-    evidence = baselines.federated_evidence(
-        federation, run.speed, trained.checkpoint.vector, MemoryStore(run.store.memory)
-    )
     comparison = baselines.comparison(federation, found, figures, history, evidence)
     run.store.write_json("comparison.json", comparison)
     alone = {site: entry["score"] for site, entry in comparison["alone"].items()}
@@ -139,14 +156,19 @@ def _add_comparison(
 
 
 def _write_evaluation(
-    run: Conclusion, evaluator: Evaluator, trained: loop.Trained, figures: Figures
+    run: Conclusion,
+    evaluator: Evaluator,
+    trained: loop.Trained,
+    figures: Figures,
+    sites: Spread,
 ) -> None:
     federation = run.session.federation
     confusion, classes = figures.confusion, federation.dataset.classes
     task, measured = federation.program.task, bool(figures.sums)
     samples: list[dict[str, Any]] = []
     if run.pictures:
-        samples = answers(federation, trained.checkpoint.vector, MemoryStore(run.store.memory))
+        memory, confused = MemoryStore(run.store.memory), _confusions(confusion, classes)
+        samples = answers(federation, trained.checkpoint.vector, memory, confused)
     curves: list[Curve] = []
     tables: list[Table] = []
     if measured:
@@ -160,6 +182,7 @@ def _write_evaluation(
             "confusion": None if confusion is None else confusion.tolist(),
             "site_test": evaluator.site_test,
             "personal": federation.program.differs(federation.network),
+            **sites.plain(),
             "samples": samples,
             "curves": [asdict(curve) for curve in curves],
             "tables": [asdict(table) for table in tables],
@@ -167,3 +190,16 @@ def _write_evaluation(
             "noised": list(run.noised),
         },
     )
+
+
+def _confusions(
+    matrix: npt.NDArray[np.int64] | None, classes: Sequence[str]
+) -> dict[tuple[str, str], int]:
+    """How often each class was taken for each other one."""
+    if matrix is None:
+        return {}
+    return {
+        (classes[i], classes[j]): int(times)
+        for (i, j), times in np.ndenumerate(matrix)
+        if i != j and times > 0
+    }

@@ -6,7 +6,6 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -173,11 +172,3 @@ def _errors_of_means(errors: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """The errors of means of figures, whose errors are independent; none if one is not known."""
     keys = [key for key in errors[0] if all(key in one for one in errors)]
     return {key: math.hypot(*(one[key] for one in errors)) / len(errors) for key in keys}
-
-
-def worst(by_site: Mapping[str, Mapping[str, float]]) -> dict[str, Any] | None:
-    """The site with the lowest score; None if no site has figures."""
-    if not by_site:
-        return None
-    name = min(by_site, key=lambda site: by_site[site]["score"])
-    return {"name": name, "score": by_site[name]["score"]}

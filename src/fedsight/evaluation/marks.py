@@ -11,8 +11,9 @@ from fedsight.evaluation.fonts import font_for, plain
 from fedsight.tasks.presentation import Mark
 
 COLOURS = {
-    "truth": (0, 158, 115),
     "found": (213, 94, 0),
+    "missed": (0, 158, 115),
+    "false": (204, 121, 167),
 }  # distinguishable for colour-blind readers
 MIN_SIDE = 256  # pixels of the longer side: on smaller images a label would hide everything
 

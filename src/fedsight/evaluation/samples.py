@@ -1,69 +1,140 @@
-"""A few test images with the model's answers, mistakes first, for the report."""
+"""Test images with the model's answers, from all sites, for the report: mistakes first."""
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
-from fedsight.client.step import Client
+from fedsight.client.step import CHUNK, Client
 from fedsight.core.rng import generator
 from fedsight.data.base import Readable
 from fedsight.engines.in_process import one_thread
-from fedsight.evaluation.marks import marked
-from fedsight.program.federation import Federation, SiteData
+from fedsight.evaluation.pictures import beside, picture, plain, plain_areas, plain_mark
+from fedsight.program.federation import Federation, SiteData, View
 from fedsight.tasks.presentation import Sample
 
-EXAMINED = 256  # test images, drawn at random
+EXAMINED = 512  # test images in all, drawn at random, the same number at each site
+LEAST, MOST_SITES = 32, 16  # images at a site, and sites, that are examined
 MISTAKES, RIGHT = 24, 8  # shown
+OF_A_KIND = 4  # mistakes of the same kind shown
+
+Pair = tuple[str, str]  # truth and answer
 
 
-def answers(federation: Federation, vector: Tensor, memory: MemoryStore) -> list[dict[str, Any]]:
-    """Up to 24 mistakes, in the task's order, then 8 correct answers, from 256 random test images.
+@dataclass(frozen=True)
+class _Found:
+    """A sample with the images that its positions index, and the site that they are of."""
 
-    Where sites have personal models or see shifted images, these are the first site's answers.
+    sample: Sample
+    data: SiteData
+    positions: Tensor
+    site: str  # empty: the shared test set
+
+    @property
+    def pair(self) -> Pair:
+        return self.sample.truth, self.sample.predicted
+
+
+def answers(
+    federation: Federation,
+    vector: Tensor,
+    memory: MemoryStore,
+    confusions: Mapping[Pair, int] | None = None,
+) -> list[dict[str, Any]]:
+    """Up to 24 mistakes from all sites, then 8 correct answers, as plain values with pictures.
+
+    Mistakes of the same kind follow each other, up to 4 of each: the most frequent confusions
+    first, or what `task.samples` puts first if the task confuses no classes. Where sites have
+    personal models, a site's own model answers; a site that has never trained is left out.
     """
     client = Client(federation)
-    view = federation.views[0]
-    kept = memory.load(federation.partition.name(view.site), 10**9) if view.site is not None else {}
-    client.load(vector, kept)
-    client.model.eval()
-    data = federation.tested(view)
+    found = list(_examined(federation, client, vector, memory))
+    wrong = [one for one in found if not one.sample.right]
+    right = [one for one in found if one.sample.right]
+    shown = (*_mistakes(wrong, confusions or {}), *_in_turn(right)[:RIGHT])
+    return [_plain(one) for one in shown]
+
+
+def _examined(
+    federation: Federation, client: Client, vector: Tensor, memory: MemoryStore
+) -> Iterator[_Found]:
+    views = _chosen(federation)
+    personal = federation.program.differs(federation.network)
     draws = generator(federation.program.seed, "report", "samples")
-    positions = torch.randperm(len(data), generator=draws)[:EXAMINED]
-    with torch.inference_mode(), one_thread():
-        batch = client.batch(data, positions)
-        found = federation.program.task.samples(client.model, batch, federation.dataset.classes)
-    wrong = [sample for sample in found if not sample.right][:MISTAKES]
-    right = [sample for sample in found if sample.right][:RIGHT]
-    return [_shown(data, positions, sample) for sample in (*wrong, *right)]
+    task, classes = federation.program.task, federation.dataset.classes
+    for view in views:
+        site = "" if view.site is None else federation.partition.name(view.site)
+        kept = memory.load(site, 10**9) if site else {}
+        data = federation.tested(view)
+        if not len(data) or (personal and site and "personal" not in kept):
+            continue
+        client.load(vector, kept)
+        client.model.eval()
+        count = max(LEAST, EXAMINED // len(views))
+        positions = torch.randperm(len(data), generator=draws)[: min(count, CHUNK * 2)]
+        for some in (positions[:CHUNK],) if task.whole else positions.split(CHUNK):
+            with torch.inference_mode(), one_thread():
+                samples = task.samples(client.model, client.batch(data, some), classes)
+            yield from (_Found(sample, data, some, site) for sample in samples)
 
 
-def _shown(data: SiteData, positions: Tensor, sample: Sample) -> dict[str, Any]:
+def _chosen(federation: Federation) -> Sequence[View]:
+    """The views that are examined: all, or as many as are shown, spread over them."""
+    views = federation.views
+    step = max(1, -(-len(views) // MOST_SITES))
+    return views[::step]
+
+
+def _mistakes(wrong: Sequence[_Found], confusions: Mapping[Pair, int]) -> list[_Found]:
+    """Those that are shown: of each kind a few, in turn from each site."""
+    if not confusions:
+        return _in_turn(wrong)[:MISTAKES]
+    seen = Counter(one.pair for one in wrong)
+    kinds = sorted(seen, key=lambda pair: (-confusions.get(pair, 0), -seen[pair], pair))
+    chosen = [
+        one
+        for pair in kinds
+        for one in _in_turn([one for one in wrong if one.pair == pair])[:OF_A_KIND]
+    ]
+    return chosen[:MISTAKES]
+
+
+def _in_turn(found: Sequence[_Found]) -> list[_Found]:
+    """One of each site in turn, each site's in their order."""
+    by_site: dict[str, list[_Found]] = {}
+    for one in found:
+        by_site.setdefault(one.site, []).append(one)
+    longest = max(map(len, by_site.values()), default=0)
+    return [own[at] for at in range(longest) for own in by_site.values() if at < len(own)]
+
+
+def _plain(one: _Found) -> dict[str, Any]:
     """A sample as plain values, with its picture, or with an excerpt if it is a text."""
-    facts = asdict(sample)
-    chosen = positions[list(facts.pop("positions"))]
-    facts.pop("marks")
-    images, numbers = data.part.images, data.indices[chosen].tolist()
-    facts["name"] = ", ".join(images.name(number) for number in numbers)
+    sample = one.sample
+    positions = one.positions[list(sample.positions)]
+    numbers = one.data.indices[positions].tolist()
+    images = one.data.part.images
+    facts: dict[str, Any] = {
+        "name": ", ".join(images.name(number) for number in numbers),
+        "site": one.site,
+        "truth": sample.truth,
+        "predicted": sample.predicted,
+        "probability": sample.probability,
+        "truth_probability": sample.truth_probability,
+        "right": sample.right,
+        "overlap": sample.overlap,
+    }
     if isinstance(images, Readable):
         return {**facts, "image": None, "text": " | ".join(map(images.excerpt, numbers))}
-    picture = marked(_picture(data.pixels(chosen)), sample.marks)
-    file = io.BytesIO()
-    picture.save(file, "PNG")
-    return {**facts, "image": base64.b64encode(file.getvalue()).decode()}
-
-
-def _picture(pixels: Sequence[Tensor] | Tensor) -> Image.Image:
-    """Images [c, h, w] in [0, 1], side by side."""
-    wide = torch.cat(list(pixels), dim=2)
-    values = (wide.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-    return Image.fromarray(np.ascontiguousarray(values[:, :, 0] if len(wide) == 1 else values))
+    shown = beside([picture(one.data, position) for position in positions.tolist()])
+    facts |= plain(shown)
+    facts["marks"] = [plain_mark(mark, shown) for mark in sample.marks]
+    if sample.areas is not None:
+        facts["areas"] = plain_areas(sample.areas, shown)
+    return facts

@@ -1,235 +1,169 @@
-"""Plots over rounds and over sites: curves, three-way comparison, sites, traffic."""
+"""Lines over rounds, and lines over axes from 0 to 1."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
-from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from fedsight.language.message import listed, message, plural
+from fedsight.report.svg import Drawing, Plot, Point, ticks
+from fedsight.report.words import Words, count, label, number, percent
 
-from fedsight.report.sites import MAX_SITES
-from fedsight.report.svg import CARD, COLOURS, INK, MUTED, Sheet
-from fedsight.report.words import label, number, percent, size, word
-
-FEDERATED, ALONE, POOLED = COLOURS[:3]
-STYLES: tuple[tuple[str, str], ...] = (("-", "o"), ("--", "s"), ("-.", "^"), (":", "D"))
+WIDTH, HEIGHT = 400.0, 230.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 22.0, 24.0, 34.0
+MARKED = 40  # rounds up to which each is marked
+STEEP = 1e4  # times the median: larger values would flatten all others
 
 
 @dataclass(frozen=True)
 class Polyline:
-    """A named series over rounds; a value is None if it was not measured."""
+    """A named series over rounds; a value is None if it was not measured. `style` is the number of
+    its colour and dashes."""
 
-    name: str
+    name: Words
     rounds: Sequence[int]
     values: Sequence[float | None]
+    style: int = 0
 
-    def points(self) -> tuple[list[int], list[float]]:
+    def points(self) -> list[Point]:
         """The rounds and values that were measured and are finite."""
-        kept = [
-            (x, y)
+        return [
+            (float(x), y)
             for x, y in zip(self.rounds, self.values, strict=True)
             if y is not None and math.isfinite(y)
         ]
-        return [x for x, _ in kept], [y for _, y in kept]
 
 
-def curves(
-    name: str,
-    title: str,
-    lines: Sequence[Polyline],
-    share: bool = False,
-    levels: Sequence[tuple[str, float, str]] = (),
-) -> Markup:
-    """Plot series over rounds; `share`: values are from 0 to 1.
+def curves(name: str, axis: Words, lines: Sequence[Polyline], share: bool = False) -> Plot | None:
+    """Series over rounds; `axis` is the figure. `share`: values are shares, shown as percent.
 
-    `levels` are final figures drawn as horizontal lines: (name, value, colour). Empty if no series
-    has a point.
+    None if no series has a point. Values that would flatten all others are left out and counted.
     """
-    lines = [line for line in lines if line.points()[0]]
-    if not lines:
-        return Markup()
+    points = [line.points() for line in lines]
+    left_out = [_beyond(one, share) for one in points]
+    drawn = [
+        (line, [point for point in one if point not in out])
+        for line, one, out in zip(lines, points, map(set, left_out), strict=True)
+    ]
+    drawn = [(line, one) for line, one in drawn if one]
+    if not drawn:
+        return None
+    frame = _Frame.over_rounds([one for _, one in drawn], share)
+    drawing = Drawing(WIDTH, HEIGHT)
+    frame.draw(drawing, axis, message("round"))
+    for line, one in drawn:
+        placed = [frame.place(point) for point in one]
+        drawing.path(placed, f"line l{line.style % 6 + 1}")
+        step = max(1, len(placed) // 10)
+        if len(placed) <= MARKED:
+            for at in placed[:: step if len(drawn) > 1 else 1]:
+                drawing.mark(at, line.style)
     form = percent if share else number
-    description = "; ".join(
-        f"{line.name}: {form(line.points()[1][-1])} in round {line.points()[0][-1]}"
-        for line in lines
-    ) + "".join(f"; {text}: {form(value)}" for text, value, _ in levels)
-    names = len(lines) + len(levels)
-    with Sheet(name, title, description, 2.6 + 0.2 * math.ceil(names / 2)) as sheet:
-        axes = sheet.axes
-        for at, line in enumerate(lines):
-            dash, mark = STYLES[at % len(STYLES)]
-            rounds, values = line.points()
-            axes.plot(
-                rounds,
-                values,
-                dash,
-                color=COLOURS[at % len(COLOURS)],
-                marker=mark if len(rounds) <= 60 else "",
-                markevery=max(1, len(rounds) // 10),
-                label=label(line.name),
-            )
-        for at, (text, value, colour) in enumerate(levels):
-            axes.axhline(value, color=colour, linewidth=1.4, dashes=((6, 2), (2, 2))[at % 2])
-            axes.lines[-1].set_label(label(text, 30))
-        _over_rounds(axes)
-        if share:
-            _percent(axes.yaxis)
-            low, high = axes.get_ylim()
-            axes.set_ylim(max(0, math.floor(low * 10) / 10), min(1.02, math.ceil(high * 10) / 10))
-        if names > 1:
-            _legend(sheet)
-    return sheet.svg
+    last = [
+        message(
+            "{name}: {value} in round {round}",
+            name=line.name, value=form(one[-1][1]), round=count(int(one[-1][0])),
+        )
+        for line, one in drawn
+    ]  # fmt: skip
+    missing = sum(map(len, left_out))
+    note = "" if not missing else plural(
+        "{n} value is so far off the others that it is not drawn.",
+        "{n} values are so far off the others that they are not drawn.",
+        missing,
+    )  # fmt: skip
+    names = {line.style: line.name for line, _ in drawn}
+    legend = tuple(names.items()) if len(names) > 1 else ()
+    return Plot(drawing.svg(name), listed(last), legend, note)
 
 
 def shares(
     name: str,
-    title: str,
-    axes_of: tuple[str, str],
-    lines: Mapping[str, Sequence[tuple[float, float]]],
-) -> Markup:
-    """Plot lines over axes from 0 to 1, named `axes_of`. Empty if no line has a point."""
-    kept = {name: points for name, points in lines.items() if points}
+    axes: tuple[Words, Words],
+    lines: Mapping[str, Sequence[Point]],
+    names: Sequence[Words],
+) -> Plot | None:
+    """Lines over axes from 0 to 1, with these names in the legend. None if no line has a point."""
+    kept = [
+        (shown, [(x, y) for x, y in points if -0.01 <= x <= 1.01 and -0.01 <= y <= 1.01])
+        for shown, points in zip(names, lines.values(), strict=True)
+    ]
+    kept = [(shown, points) for shown, points in kept if points]
     if not kept:
-        return Markup()
-    description = f"{axes_of[1]} over {axes_of[0]}: {', '.join(label(one) for one in kept)}"
-    with Sheet(name, title, description, 3.2 + 0.2 * math.ceil(len(kept) / 2)) as sheet:
-        for at, (one, points) in enumerate(kept.items()):
-            sheet.axes.plot(
-                [x for x, _ in points],
-                [y for _, y in points],
-                STYLES[at % len(STYLES)][0],
-                color=COLOURS[at % len(COLOURS)],
-                label=label(one),
+        return None
+    drawing, frame = Drawing(WIDTH, 300.0), _Frame((0.0, 1.0), (0.0, 1.0), True, True, 300.0)
+    frame.draw(drawing, axes[1], axes[0])
+    for style, (_, points) in enumerate(kept):
+        drawing.path([frame.place(point) for point in points], f"line l{style % 6 + 1}")
+    description = message("{y} over {x}", y=axes[1], x=axes[0])
+    legend = tuple((style, shown) for style, (shown, _) in enumerate(kept))
+    return Plot(drawing.svg(name), description, legend if len(kept) > 1 else ())
+
+
+def _beyond(points: Sequence[Point], share: bool) -> list[Point]:
+    """Points whose values are no shares, or are larger than most by orders of magnitude."""
+    if share:
+        return [point for point in points if not -1.001 <= point[1] <= 1.001]
+    if not points:
+        return []
+    bound = STEEP * max(1e-6, median(abs(y) for _, y in points))
+    return [point for point in points if abs(point[1]) > min(bound, 1e15)]
+
+
+@dataclass(frozen=True)
+class _Frame:
+    """The place of values on a drawing: from `x` to `x`, from `y` to `y`."""
+
+    x: tuple[float, float]
+    y: tuple[float, float]
+    share: bool
+    share_x: bool = False
+    height: float = HEIGHT
+
+    @classmethod
+    def over_rounds(cls, series: Sequence[Sequence[Point]], share: bool) -> _Frame:
+        rounds = [x for points in series for x, _ in points]
+        values = [y for points in series for _, y in points]
+        low, high = min(values), max(values)
+        if share:
+            low, high = math.floor(10 * low) / 10, math.ceil(10 * high) / 10
+        else:
+            low = min(0.0, low)
+        if high - low <= 1e-9 * max(1.0, abs(high)):
+            low, high = low - 0.05 * max(1.0, abs(low)), high + 0.05 * max(1.0, abs(high))
+        first, last = min(rounds), max(rounds)
+        return cls((first, last) if last > first else (first - 1, last + 1), (low, high), share)
+
+    def place(self, point: Point) -> Point:
+        across = (point[0] - self.x[0]) / (self.x[1] - self.x[0])
+        up = (point[1] - self.y[0]) / (self.y[1] - self.y[0])
+        inner = self.height - TOP - BOTTOM
+        return LEFT + across * (WIDTH - LEFT - RIGHT), TOP + (1 - up) * inner
+
+    def draw(self, drawing: Drawing, above: Words, below: Words) -> None:
+        """Grid, ticks, and what the axes are: the upright one above it, the other below it."""
+        foot = self.height - BOTTOM
+        for value in ticks(*self.y):
+            _, y = self.place((self.x[0], value))
+            drawing.line((LEFT, y), (WIDTH - RIGHT, y), "rule")
+            form = percent(value, 0 if self.y[1] - self.y[0] > 0.04 else 1)
+            drawing.text((LEFT - 6, y + 4), form if self.share else _bare(value), "end", "tick")
+        for value in ticks(*self.x):
+            if not self.share_x and value != int(value):
+                continue
+            x, _ = self.place((value, self.y[0]))
+            drawing.text(
+                (x, foot + 14),
+                percent(value, 0) if self.share_x else _bare(value),
+                "middle",
+                "tick",
             )
-        sheet.axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel=axes_of[0], ylabel=axes_of[1])
-        _percent(sheet.axes.xaxis)
-        _percent(sheet.axes.yaxis)
-        if len(kept) > 1:
-            _legend(sheet)
-    return sheet.svg
+        drawing.text((4, 12), above, "start", "names")
+        drawing.text((WIDTH - RIGHT, self.height - 3), below, "end", "names")
 
 
-def three_way(
-    name: str, figure: str, alone: Mapping[str, float], mean: float, federated: float, pooled: float
-) -> Markup:
-    """Plot each site alone as dots with their mean, and federated and pooled as bars."""
-    description = (
-        f"{len(alone)} sites alone: mean {percent(mean)}, from {percent(min(alone.values()))} to "
-        f"{percent(max(alone.values()))}; federated {percent(federated)}; pooled {percent(pooled)}"
-    )
-    with Sheet(name, f"{figure} on the whole test part", description, 2.4) as sheet:
-        axes = sheet.axes
-        rows = ((2, mean, ALONE), (1, federated, FEDERATED), (0, pooled, POOLED))
-        for (row, value, colour), hatch in zip(rows, ("", "", "///"), strict=True):
-            faint = 0.3 if row == 2 else 1.0
-            axes.barh(row, value, 0.62, color=colour, alpha=faint, hatch=hatch, edgecolor=CARD)
-        spread = [2 + 0.2 * ((3 * at) % 5 - 2) / 2 for at in range(len(alone))]
-        dot = 4.5 if len(alone) <= 30 else 2.0
-        axes.plot(list(alone.values()), spread, "o", color=ALONE, mec=CARD, mew=0.6, ms=dot)
-        axes.plot([mean, mean], [1.66, 2.34], color=ALONE, linewidth=2.5)
-        edge = max(mean, *alone.values())
-        for row, at, value in ((2, edge, mean), (1, federated, federated), (0, pooled, pooled)):
-            text = ("mean " if row == 2 else "") + percent(value)
-            axes.text(at + 0.02, row, text, va="center", weight="bold", color=INK)
-        axes.set_yticks([2, 1, 0], ["each site\nalone", "federated", "pooled"])
-        axes.set_xlim(0, 1.22)
-        axes.set_xticks([0, 0.25, 0.5, 0.75, 1])
-        axes.spines["bottom"].set_bounds(0, 1)
-        _bare(axes)
-        _percent(axes.xaxis)
-        axes.set_xlabel(f"{word(figure)} on the whole test part")
-    return sheet.svg
-
-
-def by_site(
-    name: str, figure: str, rows: Sequence[tuple[str, float | None, float | None]]
-) -> Markup:
-    """Plot for each site alone (hollow) and federated (filled), both measured for that site.
-
-    `rows` are (site, alone, federated). If there are too many, the worst federated ones are drawn.
-    """
-    shown = [row for row in rows if row[2] is not None]
-    if not shown:
-        return Markup()
-    if len(shown) > MAX_SITES:
-        shown = sorted(shown, key=lambda row: row[2] or 0.0)[:MAX_SITES]
-    description = "; ".join(
-        label(site) + (f" alone {percent(alone)}," if alone is not None else "")
-        + f" federated {percent(federated)}"
-        for site, alone, federated in shown
-    )  # fmt: skip
-    with Sheet(name, f"{figure} for each site", description, 0.95 + 0.22 * len(shown)) as sheet:
-        axes = sheet.axes
-        for row, (_, alone, federated) in enumerate(shown):
-            assert federated is not None
-            if alone is not None:
-                axes.plot([alone, federated], [row, row], color=MUTED, linewidth=1, zorder=1)
-                axes.plot(alone, row, "s", color=ALONE, markerfacecolor=CARD, markersize=6)
-            axes.plot(federated, row, "o", color=FEDERATED, markersize=7)
-        if any(alone is not None for _, alone, _ in shown):
-            axes.plot([], [], "s", color=ALONE, markerfacecolor=CARD, markersize=6, label="alone")
-            axes.plot([], [], "o", color=FEDERATED, markersize=7, label="federated")
-            _legend(sheet)
-        axes.set_yticks(range(len(shown)), [label(site, 14) for site, _, _ in shown])
-        axes.set_ylim(len(shown) - 0.4, -0.6)
-        _bare(axes)
-        low = math.floor(10 * axes.get_xlim()[0]) / 10
-        axes.set_xlim(max(0.0, low), 1.02)
-        _percent(axes.xaxis)
-        axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-        axes.grid(axis="x")
-        axes.set_xlabel(word(figure))
-    return sheet.svg
-
-
-def traffic(name: str, rounds: Sequence[int], up: Sequence[int], down: Sequence[int]) -> Markup:
-    """Plot the bytes that sites sent and received, cumulated over the rounds."""
-    sent, received = _running(up), _running(down)
-    description = (
-        f"after round {rounds[-1]}: sent by sites {size(sent[-1])}, received {size(received[-1])}"
-    )
-    with Sheet(name, "Cumulative traffic", description, 2.8) as sheet:
-        axes = sheet.axes
-        axes.plot(rounds, received, "-", color=ALONE, linewidth=3.5, label="received by sites")
-        axes.plot(rounds, sent, "--", color=FEDERATED, label="sent by sites")
-        _over_rounds(axes)
-        axes.set_ylim(bottom=0)
-        axes.yaxis.set_major_locator(MaxNLocator(5))
-        axes.yaxis.set_major_formatter(
-            FuncFormatter(lambda value, _: size(value).replace(".0", "") if value else "0")
-        )
-        _legend(sheet)
-    return sheet.svg
-
-
-def _running(values: Sequence[int]) -> list[int]:
-    total, sums = 0, []
-    for value in values:
-        total += value
-        sums.append(total)
-    return sums
-
-
-def _over_rounds(axes: Axes) -> None:
-    axes.set_xlabel("round")
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    axes.grid(axis="y")
-    axes.tick_params(length=0)
-    axes.spines["left"].set_visible(False)
-
-
-def _percent(axis: Axis) -> None:
-    axis.set_major_formatter(FuncFormatter(lambda value, _: percent(value, 0)))
-
-
-def _bare(axes: Axes) -> None:
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(length=0)
-
-
-def _legend(sheet: Sheet) -> None:
-    sheet.figure.legend(loc="outside upper left", ncols=2, columnspacing=1.4, borderpad=0)
+def _bare(value: float) -> str:
+    """A tick: the number with no more digits than it needs."""
+    return label(f"{value:.4g}", 9)

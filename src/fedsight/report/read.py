@@ -12,7 +12,6 @@ from pydantic import ValidationError
 from fedsight.core.errors import StoreError
 from fedsight.core.files import parse_json
 from fedsight.report.records import Comparison, Evaluation, Facts, Record, RoundRecord, Summary
-from fedsight.report.words import plural
 
 CURE = "repeat the run or continue it with `fedsight resume`, then build the report again"
 
@@ -32,13 +31,8 @@ class Run:
 
     @property
     def modality(self) -> str:
-        """What the model was trained on, `image` or `text`; the report uses this word."""
+        """What the model was trained on, `image` or `text`."""
         return self.facts.preprocess.modality
-
-    @property
-    def modalities(self) -> str:
-        """The plural: `images` or `texts`."""
-        return plural(self.modality)
 
     @property
     def population(self) -> int:

@@ -4,18 +4,59 @@ from __future__ import annotations
 
 import base64
 import binascii
-import struct
-from typing import Any, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
-PNG = b"\x89PNG\r\n\x1a\n"
+PICTURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
+LARGEST = 10**200  # sums of numbers up to this still fit a float
+
+
+def _held(value: Any) -> Any:
+    """A number of any size as one that can be computed with; a count that is not finite is None."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return value
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return max(-LARGEST, min(LARGEST, value))
+
+
+def _figure(value: Any) -> Any:
+    """A figure as a float; one that is too large to compute with is infinite."""
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > LARGEST:
+        return math.inf if value > 0 else -math.inf
+    return value
+
+
+Count = Annotated[int | None, BeforeValidator(_held)]
+Cell = Annotated[int, BeforeValidator(_held)]
+Figure = Annotated[float | None, BeforeValidator(_figure)]
+Real = Annotated[float, BeforeValidator(_figure)]
 
 
 class Record(BaseModel):
-    """Base class; unknown keys are ignored, so that newer runs stay readable."""
+    """Base class; unknown keys are ignored, so that newer runs stay readable.
+
+    Null is the same as a missing key: not measured.
+    """
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_missing(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        return {key: value for key, value in given.items() if value is not None}
 
 
 class Data(Record):
@@ -24,8 +65,8 @@ class Data(Record):
     title: str = ""
     licence: str = ""
     credit: str = ""
-    train: int | None = None
-    test: int | None = None
+    train: Count = None
+    test: Count = None
     skipped: tuple[str, ...] = ()
 
 
@@ -42,8 +83,8 @@ class ModelRecord(Record):
     """
 
     name: str = ""
-    parameters: int | None = None
-    travelling: int | None = None
+    parameters: Count = None
+    travelling: Count = None
     notes: tuple[str, ...] = ()
 
 
@@ -51,8 +92,8 @@ class SiteRecord(Record):
     """One site: its number of training images, in total and by class."""
 
     name: str
-    samples: int
-    labels: tuple[int, ...] = ()
+    samples: Count = None
+    labels: tuple[Cell, ...] = ()
 
 
 class Facts(Record):
@@ -71,7 +112,7 @@ class Facts(Record):
     algorithm: str = ""
     headline: str = "Accuracy"  # name of the score
     sites: tuple[SiteRecord, ...] = ()
-    population: int | None = None
+    population: Count = None
 
     @model_validator(mode="after")
     def _one_count_a_class(self) -> Facts:
@@ -86,50 +127,50 @@ class Facts(Record):
 class RoundRecord(Record):
     """One line of `history.jsonl`; bytes and seconds are of this round alone."""
 
-    round: int
-    score: float | None = None
-    loss: float | None = None
+    round: Cell
+    score: Figure = None
+    loss: Figure = None
     measured_on: str | None = None
-    train_loss: float | None = None
-    lr: float | None = None
-    cohort: int | None = None
-    replies: int | None = None
+    train_loss: Figure = None
+    lr: Figure = None
+    cohort: Count = None
+    replies: Count = None
     rejected: dict[str, str] = Field(default_factory=dict)
-    bytes_up: int | None = None
-    bytes_down: int | None = None
-    seconds: float | None = None
+    bytes_up: Count = None
+    bytes_down: Count = None
+    seconds: Figure = None
 
 
 class Score(Record):
     """The task's main figure (0 to 1, for example accuracy) and the mean loss."""
 
-    score: float | None = None
-    loss: float | None = None
+    score: Figure = None
+    loss: Figure = None
 
 
 class NamedScore(Record):
     """The main figure of one named site."""
 
     name: str
-    score: float | None = None
+    score: Figure = None
 
 
 class ProtectionRecord(Record):
     """The privacy cost of a run, and what it covers."""
 
-    epsilon: float | None = None
-    delta: float
-    target: float | None = None
+    epsilon: Figure = None
+    delta: Figure = None
+    target: Figure = None
     unit: str = ""
     mechanism: str = ""
     neighbours: str = ""
     sampling: str = ""
     trusts: str = ""
     covers: str = ""
-    noise_multiplier: float | None = None
+    noise_multiplier: Figure = None
     noise_from: str = ""
-    rounds: int = 0
-    rounds_planned: int = 0
+    rounds: Count = None
+    rounds_planned: Count = None
     stopped: bool = False
     not_covered: tuple[str, ...] = ()
 
@@ -137,51 +178,104 @@ class ProtectionRecord(Record):
 class Summary(Record):
     """`summary.json`: the final figures."""
 
-    score: float | None = None
-    score_error: float | None = None  # standard error by the noise of noised figures
-    site_errors: dict[str, float | None] = Field(default_factory=dict)  # likewise
-    loss: float | None = None
-    rounds: int | None = None
-    seconds: float | None = None
-    bytes_up: int | None = None
-    bytes_down: int | None = None
+    score: Figure = None
+    score_error: Figure = None  # standard error by the noise of noised figures
+    site_errors: dict[str, Figure] = Field(default_factory=dict)  # likewise
+    loss: Figure = None
+    rounds: Count = None
+    seconds: Figure = None
+    bytes_up: Count = None
+    bytes_down: Count = None
     model_sha256: str = ""
     worst_site: NamedScore | None = None
     by_site: dict[str, Score] = Field(default_factory=dict)
     privacy: ProtectionRecord | None = None
 
 
+class MarkRecord(Record):
+    """A box on a sample's picture: (left, top, right, bottom) in pixels of the picture.
+
+    `kind`: an object that was found, one that was missed, or a detection without an object.
+    """
+
+    box: tuple[Real, Real, Real, Real]
+    label: str = ""
+    kind: Literal["found", "missed", "false"]
+    score: Figure = None
+
+    @property
+    def drawable(self) -> bool:
+        """Whether the box has finite sides that a picture could have."""
+        return all(math.isfinite(side) and abs(side) < 1e6 for side in self.box)
+
+
+class AreasRecord(Record):
+    """A transparent picture (base64 PNG) of areas found, missed and false, and its place on a
+    sample's picture: (left, top, right, bottom)."""
+
+    image: str
+    box: tuple[Real, Real, Real, Real]
+
+    @property
+    def drawable(self) -> bool:
+        """Whether the place has finite sides, and the picture is one."""
+        sides = all(math.isfinite(side) and abs(side) < 1e6 for side in self.box)
+        return sides and self.image.startswith(base64.b64encode(PICTURES["png"][:6]).decode())
+
+
 class SampleRecord(Record):
-    """One test image (base64 PNG) or text, with the model's answer."""
+    """One test image (base64 PNG or JPEG) or text, with the model's answer.
+
+    `site` is empty for the shared test set. `width` and `height` are those of the picture, `full`
+    those of the file if the picture is a smaller copy.
+    """
 
     image: str | None = None
     text: str = ""  # if the sample is not an image
     name: str = ""
+    site: str = ""
+    width: Count = None
+    height: Count = None
+    full: tuple[Cell, Cell] | None = None
     truth: str
     predicted: str
-    probability: float | None = None
-    truth_probability: float | None = None
+    probability: Figure = None
+    truth_probability: Figure = None
     right: bool
+    overlap: Figure = None  # Dice of the areas
+    marks: tuple[MarkRecord, ...] = ()
+    areas: AreasRecord | None = None
+
+    @property
+    def kind(self) -> str:
+        """The picture's type, `png` or `jpeg`."""
+        head = base64.b64decode((self.image or "")[:16])
+        return next((kind for kind, magic in PICTURES.items() if head.startswith(magic)), "png")
+
+    @property
+    def size(self) -> tuple[int, int] | None:
+        """Width and height, if they are those of a picture."""
+        width, height = self.width, self.height
+        if width is None or height is None or not (0 < width < 1e5 and 0 < height < 1e5):
+            return None
+        return width, height
 
     @property
     def small(self) -> bool:
-        """Whether the image is so small that it should be enlarged without smoothing."""
-        if self.image is None:
-            return False
-        width, height = struct.unpack(">2I", base64.b64decode(self.image[:32])[16:24])
-        return bool(max(width, height) <= 96)
+        """Whether the picture is so small that it should be enlarged without smoothing."""
+        return self.size is not None and max(self.size) <= 96
 
     @field_validator("image")
     @classmethod
-    def _is_png(cls, value: str | None) -> str | None:
+    def _is_picture(cls, value: str | None) -> str | None:
         if value is None:
             return None
         try:
             raw = base64.b64decode(value, validate=True)
         except (binascii.Error, ValueError) as error:
             raise ValueError("is not base64") from error
-        if not raw.startswith(PNG) or len(raw) < 24:
-            raise ValueError("is not a PNG image")
+        if not raw.startswith(tuple(PICTURES.values())):
+            raise ValueError("is not a PNG or JPEG image")
         return value
 
 
@@ -191,7 +285,7 @@ class CurveRecord(Record):
     title: str
     x: str
     y: str
-    lines: dict[str, tuple[tuple[float, float], ...]]
+    lines: dict[str, tuple[tuple[Real, Real], ...]] = Field(default_factory=dict)
 
 
 class TableRecord(Record):
@@ -199,16 +293,27 @@ class TableRecord(Record):
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | float | None, ...], ...] = ()
+    rows: tuple[tuple[str | Figure, ...], ...] = ()
+
+
+class SpreadRecord(Record):
+    """The figure of one site, its 95 % interval, and how many test images it rests on."""
+
+    score: Figure = None
+    low: Figure = None
+    high: Figure = None
+    tested: Count = None
 
 
 class Evaluation(Record):
     """`evaluation.json`: the final model on the test part; `confusion` is [true, predicted]."""
 
     classes: tuple[str, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] | None = ()  # None: not for this task
+    confusion: tuple[tuple[Cell, ...], ...] = ()  # empty: not for this task
     site_test: str = ""
     personal: bool = False
+    sites: dict[str, SpreadRecord] = Field(default_factory=dict)
+    differ: Figure = None  # probability of sites so different if they only differ by chance
     samples: tuple[SampleRecord, ...] = ()
     curves: tuple[CurveRecord, ...] = ()
     tables: tuple[TableRecord, ...] = ()
@@ -227,31 +332,31 @@ class Evaluation(Record):
 class Alone(Score):
     """A model trained at one site alone: on the whole test part, and on its own label mix."""
 
-    own_score: float | None = None
-    passes: float | None = None  # over its training images
+    own_score: Figure = None
+    passes: Figure = None  # over its training images
 
 
 class Together(Score):
     """A common model: on the whole test part, and on each site's own label mix."""
 
-    by_site: dict[str, float | None] = Field(default_factory=dict)
-    passes: float | None = None  # over all training images, on average
+    by_site: dict[str, Figure] = Field(default_factory=dict)
+    passes: Figure = None  # over all training images, on average
 
 
 class GainRecord(Record):
     """The federated figure of a site minus its own model's: the 95 % interval, and on how many
     test images both rest."""
 
-    tested: int = 0
-    low: float | None = None
-    high: float | None = None
+    tested: Count = None
+    low: Figure = None
+    high: Figure = None
     verdict: str = ""
 
 
 class Comparison(Record):
     """`comparison.json`: each site alone, federated, pooled."""
 
-    alone: dict[str, Alone]
+    alone: dict[str, Alone] = Field(default_factory=dict)
     sites: dict[str, GainRecord] = Field(default_factory=dict)
-    pooled: Together
-    federated: Together
+    pooled: Together = Together()
+    federated: Together = Together()

@@ -1,47 +1,72 @@
-"""Figures of single sites: a row for each, the worst site, and how many sites gained."""
+"""Figures of single sites: a row for each, which gain and which lose, and the worst site."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from fedsight.language.message import Text, message
+from fedsight.report.nouns import nouns
 from fedsight.report.read import Run
-from fedsight.report.records import GainRecord
-from fedsight.report.words import bare_points
+from fedsight.report.records import GainRecord, SpreadRecord
+from fedsight.report.words import Words
 
-SITE_TEST = {
-    "label mix": "Each site’s figure is measured on the common test {modalities}, with every class "
-    "weighted as among the site’s own training {modalities}. It estimates what the site would see, "
-    "provided that its {modalities} of a class resemble the test {modalities} of that class.",
-    "test part": "Every site’s figure is measured on the common test {modalities}, all alike: this "
-    "task’s figure does not depend on how frequent the classes are at a site.",
-    "own images": "Each site’s figure is measured on its own test {modalities}, which no site "
-    "trained on.",
-    "whole test part": "Each site’s figure is measured on the whole test part, the same for all "
-    "sites.",
-}
-MAX_SITES = 20
-SHORT = {
-    "label mix": "its own label mix",
-    "test part": "the common test {modalities}",
-    "own images": "its own test {modalities}",
-    "whole test part": "the whole test part",
-}
+CHANCE = 0.05  # sites differ beyond chance if chance makes them so different less often than this
 
 
-def measured_on(run: Run) -> str:
+def measured_on(run: Run) -> Words:
     """What a site's figure was measured on, in a few words; empty if the files do not say."""
-    return _wording(SHORT, run)
+    many = nouns(run.modality).many
+    found: dict[str, Text] = {
+        "label mix": message("its own label mix"),
+        "test part": message("the shared test {images}", images=many),
+        "own images": message("its own test {images}", images=many),
+        "whole test part": message("the whole test set"),
+    }
+    return found.get(_test(run), "")
 
 
-def how_measured(run: Run) -> str:
+def by_what(run: Run) -> Words:
+    """The same, as the beginning of a sentence about all sites."""
+    many = nouns(run.modality).many
+    found: dict[str, Text] = {
+        "label mix": message("with each site’s own label mix"),
+        "test part": message("against each site’s own model"),
+        "own images": message("on each site’s own test {images}", images=many),
+        "whole test part": message("on the test set as each site sees it"),
+    }
+    return found.get(_test(run), message("by site"))
+
+
+def how_measured(run: Run) -> Words:
     """The same, in a sentence or two."""
-    return _wording(SITE_TEST, run)
+    many = nouns(run.modality).many
+    found: dict[str, Text] = {
+        "label mix": message(
+            "Each site’s figure is measured on the shared test {images}, with every class weighted "
+            "as among the site’s own training {images}. It estimates what the site would see, "
+            "provided that its {images} of a class resemble the test {images} of that class.",
+            images=many,
+        ),
+        "test part": message(
+            "Every site’s figure is measured on the shared test {images}, all alike: this task’s "
+            "figure does not depend on how frequent the classes are at a site.",
+            images=many,
+        ),
+        "own images": message(
+            "Each site’s figure is measured on its own test {images}, which no site trained on.",
+            images=many,
+        ),
+        "whole test part": message(
+            "Each site’s figure is measured on the whole test set, as the site sees it."
+        ),
+    }
+    return found.get(_test(run), "")
 
 
-def _wording(words: Mapping[str, str], run: Run) -> str:
-    test = "" if run.evaluation is None else run.evaluation.site_test
-    return words.get(test, "").format(modalities=run.modalities)
+def _test(run: Run) -> str:
+    return "" if run.evaluation is None else run.evaluation.site_test
 
 
 @dataclass(frozen=True)
@@ -54,105 +79,139 @@ class SiteRow:
     alone: float | None
     federated: float | None
     pooled: float | None
-    worst: bool
     compared: GainRecord | None = None
+    spread: SpreadRecord | None = None
 
     @property
     def gain(self) -> float | None:
         """Federated minus alone, both measured for this site."""
-        if self.federated is None or self.alone is None:
+        if not known(self.federated) or not known(self.alone):
             return None
+        assert self.federated is not None
+        assert self.alone is not None
         return self.federated - self.alone
 
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """The 95 % interval of the gain, if it is known."""
+        found = self.compared
+        if found is None or not known(found.low) or not known(found.high):
+            return None
+        assert found.low is not None
+        assert found.high is not None
+        return found.low, found.high
 
-def worst_site(run: Run) -> tuple[str, float] | None:
-    """The site with the lowest final figure."""
-    summary = run.summary
-    if summary is None:
-        return None
-    if summary.worst_site is not None and summary.worst_site.score is not None:
-        return summary.worst_site.name, summary.worst_site.score
-    known = {k: v.score for k, v in summary.by_site.items() if v.score is not None}
-    name = min(known, key=lambda site: known[site], default=None)
-    return None if name is None else (name, known[name])
+    @property
+    def tested(self) -> int | None:
+        """The test samples that its figure rests on."""
+        found = self.compared or self.spread
+        return None if found is None else found.tested
+
+    @property
+    def verdict(self) -> str:
+        """`better`, `worse`, `no difference shown`, or empty if that was not measured."""
+        return "" if self.compared is None else self.compared.verdict
+
+
+def known(value: float | None) -> bool:
+    """Whether a figure was measured and is finite."""
+    return value is not None and math.isfinite(value)
 
 
 def site_rows(run: Run) -> list[SiteRow]:
-    """A row for every site with at least one known figure, in the run's order."""
-    summary, comparison = run.summary, run.comparison
+    """A row for every site with at least one known figure, the largest gain first.
+
+    Without gains: in the run's order.
+    """
+    summary, comparison, evaluation = run.summary, run.comparison, run.evaluation
     federated: dict[str, float | None] = {}
     if summary is not None:
         federated = {name: score.score for name, score in summary.by_site.items()}
-    alone, pooled = {}, {}
     if comparison is not None:
         federated |= comparison.federated.by_site
-        alone, pooled = comparison.alone, comparison.pooled.by_site
+    alone = comparison.alone if comparison is not None else {}
+    pooled = comparison.pooled.by_site if comparison is not None else {}
     samples = {site.name: site.samples for site in run.facts.sites}
-    worst = worst_site(run)
-    rows = []
-    for name in dict.fromkeys([*samples, *federated, *alone, *pooled]):
-        own = alone.get(name)
-        rows.append(
-            SiteRow(
-                name,
-                samples.get(name),
-                own.score if own else None,
-                own.own_score if own else None,
-                federated.get(name),
-                pooled.get(name),
-                worst is not None and name == worst[0],
-                comparison.sites.get(name) if comparison is not None else None,
-            )
+    compared: Mapping[str, GainRecord] = comparison.sites if comparison is not None else {}
+    spread: Mapping[str, SpreadRecord] = evaluation.sites if evaluation is not None else {}
+    rows = [
+        SiteRow(
+            name,
+            samples.get(name),
+            alone[name].score if name in alone else None,
+            alone[name].own_score if name in alone else None,
+            federated.get(name),
+            pooled.get(name),
+            compared.get(name),
+            spread.get(name),
         )
-    return rows
+        for name in dict.fromkeys([*samples, *federated, *alone, *pooled])
+    ]
+    if all(row.gain is None for row in rows):
+        return rows
+    return sorted(rows, key=lambda row: -math.inf if row.gain is None else row.gain, reverse=True)
 
 
-def verdict(rows: Sequence[SiteRow], on: str = "") -> str:
-    """A sentence: at how many sites the federated model is better or worse than the site's own,
-    beyond chance."""
+@dataclass(frozen=True)
+class Tally:
+    """The sites that gain beyond chance, those that lose, and the number that were compared.
+
+    `judged`: whether it is known what is beyond chance.
+    """
+
+    better: tuple[SiteRow, ...]
+    worse: tuple[SiteRow, ...]
+    higher: int
+    all: int
+    judged: bool
+
+
+def tally(rows: Sequence[SiteRow]) -> Tally | None:
+    """Who gains and who loses by joining, the largest changes first; None without a comparison."""
     gains = [row for row in rows if row.gain is not None]
     if not gains:
-        return ""
-    where = f", each measured on {on}" if on else ""
-    sites = f"{len(gains)} site{'s' if len(gains) > 1 else ''}"
-    known = [row.compared.verdict for row in gains if row.compared is not None]
-    if not known:
-        higher = sum((row.gain or 0) > 0 for row in gains)
-        return (
-            f"The federated model’s figure is higher than that of the site’s own model at {higher} "
-            f"of {sites}{where}. Whether that is chance was not measured."
-        )
-    better, worse = known.count("better"), known.count("worse")
-    left = len(gains) - better - worse
-    text = (
-        f"The federated model is better than the site’s own model at {better} of {sites} and worse "
-        f"at {worse}{where}"
+        return None
+    ranked = sorted(gains, key=lambda row: row.gain or 0.0)
+    return Tally(
+        tuple(row for row in reversed(ranked) if row.verdict == "better"),
+        tuple(row for row in ranked if row.verdict == "worse"),
+        sum((row.gain or 0.0) > 0 for row in gains),
+        len(gains),
+        any(row.verdict for row in gains),
     )
-    if left:
-        text += f"; at {'the other ' if left < len(gains) else 'all '}{left} no difference is shown"
-    return text + ". Both were compared on the same test data, each site by itself, at 95 %."
 
 
-def interval(row: SiteRow) -> str:
-    """The 95 % interval of the gain in points; empty if it is not known."""
-    found = row.compared
-    if found is None or found.low is None or found.high is None:
-        return ""
-    return f"{bare_points(found.low)} to {bare_points(found.high)}"
+def differ(run: Run) -> bool | None:
+    """Whether the sites' figures differ beyond chance; None if that was not measured."""
+    found = None if run.evaluation is None else run.evaluation.differ
+    return None if found is None or not math.isfinite(found) else found < CHANCE
 
 
-def budget(run: Run) -> str:
-    """How often each of the three ways passed over its training images, if the files say so."""
+def worst_site(run: Run) -> tuple[str, float] | None:
+    """The site with the lowest figure, where sites differ beyond chance; else None."""
+    found = None if run.summary is None else run.summary.worst_site
+    if found is None or found.score is None or not differ(run):
+        return None
+    return found.name, found.score
+
+
+def budget(run: Run) -> Words:
+    """How often each of the three ways passed over its training samples, if the files say so."""
     if run.comparison is None:
         return ""
     pooled, federated = run.comparison.pooled.passes, run.comparison.federated.passes
     alone = [one.passes for one in run.comparison.alone.values() if one.passes is not None]
-    if pooled is None or federated is None or not alone:
+    values = [value for value in (pooled, federated, *alone) if value is not None]
+    if pooled is None or federated is None or not alone or not all(map(math.isfinite, values)):
         return ""
-    each = f"{min(alone):.1f}"
+    each: Words = f"{min(alone):.4g}"
     if max(alone) - min(alone) >= 0.05:
-        each += f" to {max(alone):.1f}"
-    return (
-        f"Passes over the training {run.modalities}, on average: federated {federated:.1f}, alone "
-        f"{each}, pooled {pooled:.1f}."
+        each = message("{low} to {high}", low=f"{min(alone):.4g}", high=f"{max(alone):.4g}")
+    return message(
+        "Passes over the training {images}, on average: together {federated}, alone {alone}, "
+        "pooled {pooled}.",
+        images=nouns(run.modality).many,
+        federated=f"{federated:.4g}",
+        alone=each,
+        pooled=f"{pooled:.4g}",
     )

@@ -1,142 +1,113 @@
-"""Plots as inline SVG, with real text and with the colours of the page, light or dark."""
+"""Drawings as inline SVG: text in both languages, and the colours of the page, light or dark."""
 
 from __future__ import annotations
 
-import io
-import re
-import warnings
-import xml.etree.ElementTree as ET
-from types import TracebackType
-from typing import Any
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-import matplotlib
 from markupsafe import Markup
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
-# Okabe and Ito's palette, safe for colour-blind readers; yellow is darkened for white paper.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#b0568c", "#8a6d00", "#3a9bd9")
-INK, MUTED, RULE, CARD = "#1b1f24", "#5c6672", "#d9dde3", "#fefefe"
-VARIABLES = {
-    **{colour: f"var(--c{i})" for i, colour in enumerate(COLOURS, 1)},
-    INK: "var(--ink)",
-    MUTED: "var(--muted)",
-    RULE: "var(--rule)",
-    CARD: "var(--card)",
-}
-WIDTH = 4.0
-SETTINGS: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fedsight",
-    "text.parse_math": False,
-    "axes.unicode_minus": True,
-    "font.family": "DejaVu Sans",
-    "font.size": 9,
-    "axes.labelsize": 9,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "legend.frameon": False,
-    "legend.handlelength": 2.2,
-    "text.color": INK,
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": MUTED,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "grid.color": RULE,
-    "grid.linewidth": 0.8,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "lines.linewidth": 2.0,
-    "lines.markersize": 4.5,
-    "figure.constrained_layout.use": True,
-}
+from fedsight.report.bilingual import in_svg
+from fedsight.report.words import Words
+
+Anchor = Literal["start", "middle", "end"]
+Point = tuple[float, float]
 
 
-class Sheet:
-    """One plot: `with Sheet(...) as sheet: sheet.axes.plot(...)`, then `sheet.svg`.
+@dataclass(frozen=True)
+class Plot:
+    """A finished drawing, what it says in words for those who do not see it, and its legend.
 
-    `name` must be unique on the page; screen readers read `title` and `description`.
+    The legend's entries are (number of the line's style, name).
     """
 
-    def __init__(self, name: str, title: str, description: str, height: float = 2.7) -> None:
-        self.name, self.title, self.description, self.height = name, title, description, height
-        self.svg = Markup()
+    svg: Markup
+    description: Words
+    legend: tuple[tuple[int, Words], ...] = ()
+    note: Words = ""
 
-    def __enter__(self) -> Sheet:
-        self._settings = matplotlib.rc_context()
-        self._settings.__enter__()
-        matplotlib.rcdefaults()  # the user's matplotlibrc must not change the page
-        matplotlib.rcParams.update(SETTINGS)
-        self.figure = Figure(figsize=(WIDTH, self.height))
-        self.axes: Axes = self.figure.add_subplot()
-        return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
+@dataclass
+class Drawing:
+    """A drawing of `width` by `height` units; the page scales it to its column.
+
+    Classes name the colour and the dashes, which the page's style sheet defines.
+    """
+
+    width: float
+    height: float
+    _parts: list[Markup] = field(default_factory=list)
+
+    def line(self, start: Point, end: Point, style: str) -> None:
+        """A straight line."""
+        values = (*map(short, (*start, *end)), style)
+        self._add('<line x1="{}" y1="{}" x2="{}" y2="{}" class="{}"/>', *values)
+
+    def path(self, points: Sequence[Point], style: str) -> None:
+        """A line through all points."""
+        steps = " ".join(f"{short(x)},{short(y)}" for x, y in points)
+        self._add('<polyline points="{}" class="{}"/>', steps, style)
+
+    def rectangle(self, corner: Point, size: Point, style: str, strength: float = 1.0) -> None:
+        """A filled rectangle; `strength` is its opacity."""
+        values = (*map(short, (*corner, *size)), style, f"{strength:.3g}")
+        self._add(
+            '<rect x="{}" y="{}" width="{}" height="{}" class="{}" fill-opacity="{}"/>', *values
+        )
+
+    def mark(self, at: Point, number: int) -> None:
+        """A small mark, by number: circle, square, triangle, diamond."""
+        x, y, r = short(at[0]), short(at[1]), 3.2
+        style = f"mark m{number % 6 + 1}"
+        if number % 4 == 0:
+            self._add('<circle cx="{}" cy="{}" r="{}" class="{}"/>', x, y, r, style)
+            return
+        shapes = {
+            1: ((-1, -1), (1, -1), (1, 1), (-1, 1)),
+            2: ((0, -1.3), (1.2, 0.9), (-1.2, 0.9)),
+            3: ((0, -1.4), (1.4, 0), (0, 1.4), (-1.4, 0)),
+        }
+        corners = [(at[0] + r * dx, at[1] + r * dy) for dx, dy in shapes[number % 4]]
+        steps = " ".join(f"{short(dx)},{short(dy)}" for dx, dy in corners)
+        self._add('<polygon points="{}" class="{}"/>', steps, style)
+
+    def text(
+        self, at: Point, words: Words, anchor: Anchor = "start", style: str = "", turn: float = 0
     ) -> None:
-        try:
-            if kind is None:
-                self.svg = self._render()
-        finally:
-            self._settings.__exit__(kind, error, trace)
+        """Text whose `anchor` is at a point of its base line, turned by `turn` degrees."""
+        x, y = short(at[0]), short(at[1])
+        turned = Markup(' transform="rotate({} {} {})"').format(short(turn), x, y) if turn else ""
+        self._add(
+            '<text x="{}" y="{}" text-anchor="{}" class="{}"{}>{}</text>',
+            x, y, anchor, style, turned, in_svg(words),
+        )  # fmt: skip
 
-    def _render(self) -> Markup:
-        buffer = io.BytesIO()
-        with warnings.catch_warnings():
-            # The browser has glyphs that matplotlib's font lacks, as in Chinese site names.
-            warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-            warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
-            # Not `savefig`, which draws everything twice to lay it out.
-            canvas: Any = FigureCanvasSVG(self.figure)
-            canvas.print_svg(buffer, metadata={"Date": None, "Creator": None})
-        root = ET.fromstring(buffer.getvalue().decode("utf-8"))
-        return Markup(ET.tostring(self._adopt(root), encoding="unicode"))
+    def svg(self, name: str) -> Markup:
+        """The whole drawing; `name-title` and `name-desc` are the ids of its words on the page."""
+        head = Markup(
+            '<svg viewBox="0 0 {} {}" role="img" aria-labelledby="{}-title {}-desc">'
+        ).format(short(self.width), short(self.height), name, name)
+        return head + Markup("").join(self._parts) + Markup("</svg>")
 
-    def _adopt(self, root: ET.Element) -> ET.Element:
-        """Remove namespaces and fixed size; make ids unique and colours those of the page."""
-        for parent in list(root.iter()):
-            for child in list(parent):
-                if _local(child.tag) in {"metadata", "style"}:
-                    parent.remove(child)
-        for element in root.iter():
-            element.tag = _local(element.tag)
-            for key in list(element.attrib):
-                value = element.attrib.pop(key)
-                element.set(_local(key), self._attribute(_local(key), value))
-        for key in ("width", "height", "version"):
-            root.attrib.pop(key, None)
-        root.set("role", "img")
-        root.set("aria-labelledby", f"{self.name}-title {self.name}-desc")
-        for tag, text in (("desc", self.description), ("title", self.title)):
-            element = ET.Element(tag, {"id": f"{self.name}-{tag}"})
-            element.text = text
-            root.insert(0, element)
-        return root
-
-    def _attribute(self, key: str, value: str) -> str:
-        if key == "id":
-            return f"{self.name}-{value}"
-        if key == "href" and value.startswith("#"):
-            return f"#{self.name}-{value[1:]}"
-        value = value.replace("url(#", f"url(#{self.name}-")
-        if key == "style":
-            value = re.sub(r"font:\s*([\d.]+px)[^;]*", r"font-size: \1", value)
-            value = re.sub(r"font-family:[^;]*;?\s*", "", value)
-            for colour, variable in VARIABLES.items():
-                value = value.replace(colour, variable)
-        return value
+    def _add(self, template: str, *values: object) -> None:
+        self._parts.append(Markup(template).format(*values))
 
 
-def _local(name: str) -> str:
-    return name.rsplit("}", 1)[-1]
+def short(value: float) -> str:
+    """A coordinate with the digits that can be seen."""
+    return f"{round(value, 2):g}"
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers from `low` to `high`, up to about `most`."""
+    span = high - low
+    if not math.isfinite(span) or span <= 0:
+        return [low]
+    raw = span / most
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next((power * by for by in (1, 2, 2.5, 5) if power * by >= raw), power * 10)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [float(f"{step * at:.12g}") for at in range(first, last + 1)]

@@ -1,107 +1,101 @@
-"""Plots of tables: labels by site, and the confusion matrix."""
+"""Counts as a grid of shaded cells: labels by site, and the confusion matrix."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 from markupsafe import Markup
-from matplotlib.patches import Rectangle
 
-from fedsight.report.plots import FEDERATED
-from fedsight.report.svg import CARD, INK, WIDTH, Sheet
-from fedsight.report.words import count, label
+from fedsight.language.message import listed, message
+from fedsight.report.svg import Drawing, Plot
+from fedsight.report.words import Words, count, label
 
-MAX_NUMBERED = 12
-MAX_CELLS = 1_600
+WIDTH = 400.0
+NUMBERED = 12  # rows or columns up to which the cells have numbers
+MOST = 40  # rows or columns that can still be told apart
+DESCRIBED = 12  # rows told to those who do not see the grid
 
-
-def labels(
-    name: str, title: str, classes: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]
-) -> Markup:
-    """Plot the training samples of each class at each site; `rows` are (site, counts)."""
-    counts = np.array([list(row) for _, row in rows], dtype=float)
-    description = "; ".join(
-        f"{label(site)}: "
-        + ", ".join(f"{label(at)} {count(held)}" for at, held in zip(classes, row, strict=True))
-        for site, row in rows[:12]
-    )
-    shade = counts / max(1.0, float(counts.max()))
-    grid = _Grid(counts, shade, [site for site, _ in rows], classes, ("", "class"))
-    return _cells(name, title, description, grid)
-
-
-def confusion(name: str, classes: Sequence[str], matrix: Sequence[Sequence[int]]) -> Markup:
-    """Plot the confusion matrix: true class by row, predicted by column, shaded by share of row."""
-    counts = np.array(matrix, dtype=float)
-    rows = counts.sum(1, keepdims=True)
-    right = "; ".join(
-        f"{label(classes[at])}: {count(int(counts[at, at]))} of {count(int(rows[at, 0]))} correct"
-        for at in range(min(len(classes), MAX_NUMBERED))
-    )
-    shade = counts / np.maximum(rows, 1.0)
-    grid = _Grid(counts, shade, classes, classes, ("true class", "predicted class"))
-    return _cells(name, "Confusion matrix", right, grid)
+Counts = Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True)
-class _Grid:
-    """Counts [rows, columns], how dark each cell is (0 to 1), and what the axes say."""
+class Grid:
+    """Counts by row and column, their names, and what the axes are."""
 
-    counts: np.ndarray
-    shade: np.ndarray
+    counts: Counts
     rows: Sequence[str]
     columns: Sequence[str]
-    axis_names: tuple[str, str]
+    axes: tuple[Words, Words]
+    by_row: bool = False  # shade each cell by its share of the row, not of the largest cell
 
 
-def _cells(name: str, title: str, description: str, grid: _Grid) -> Markup:
-    counts, shade = grid.counts, grid.shade
-    height, width = counts.shape
-    numbers = height <= MAX_NUMBERED and width <= MAX_NUMBERED
-    side = (WIDTH - 1.0) / width if numbers else 3.0 / max(height, width)
-    with Sheet(name, title, description, 0.95 + min(4.5, max(2.0, side * height))) as sheet:
-        axes = sheet.axes
-        if counts.size <= MAX_CELLS:
-            for (row, column), value in np.ndenumerate(shade):
-                strength = 0.05 + 0.95 * float(value) if value else 0.03
-                axes.add_artist(  # not `add_patch`, which adapts the limits to each
-                    Rectangle(
-                        (column - 0.5, row - 0.5), 1, 1,
-                        facecolor=FEDERATED, alpha=strength, edgecolor=CARD, linewidth=0.8,
-                        in_layout=False,
-                    )
-                )  # fmt: skip
-        else:
-            blue = np.zeros((height, width, 4))
-            blue[..., :3] = [int(FEDERATED[at : at + 2], 16) / 255 for at in (1, 3, 5)]
-            blue[..., 3] = 0.05 + 0.95 * shade
-            axes.imshow(blue, interpolation="none", aspect="auto")
-        if numbers:
-            for (row, column), value in np.ndenumerate(counts):
-                if value:
-                    axes.text(
-                        column, row, f"{value:.0f}", ha="center", va="center_baseline",
-                        fontsize=8, color=CARD if shade[row, column] > 0.7 else INK,
-                        in_layout=False,
-                    )  # fmt: skip
-        axes.set_xlim(-0.5, width - 0.5)
-        axes.set_ylim(height - 0.5, -0.5)
-        _names(
-            axes.set_xticks, grid.columns, numbers, rotation=45, ha="right", rotation_mode="anchor"
+def labels(name: str, classes: Sequence[str], rows: Sequence[tuple[str, Sequence[int]]]) -> Plot:
+    """The training samples of each class at each site; `rows` are (site, counts)."""
+    shown = rows[:MOST]
+    described = [
+        message(
+            "{site}: {counts}", site=label(site),
+            counts=listed(f"{label(one)} {count(n)}" for one, n in zip(classes, held, strict=True)),
         )
-        _names(axes.set_yticks, grid.rows, numbers)
-        axes.set_ylabel(grid.axis_names[0] or "")
-        axes.set_xlabel(grid.axis_names[1])
-        axes.tick_params(length=0, pad=2)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-    return sheet.svg
+        for site, held in shown[:DESCRIBED]
+    ]  # fmt: skip
+    grid = Grid(
+        [held for _, held in shown], [site for site, _ in shown], classes,
+        (message("site"), message("class")),
+    )  # fmt: skip
+    return Plot(_cells(name, grid), listed(described))
 
 
-def _names(put: object, names: Sequence[str], numbers: bool, **kwargs: object) -> None:
-    """Label with every name if there is room, otherwise with as many as are readable."""
-    step = 1 if numbers else max(1, -(-len(names) // 20))
-    at = range(0, len(names), step)
-    put(list(at), [label(names[i], 12) for i in at], fontsize=8, **kwargs)  # type: ignore[operator]
+def confusion(name: str, classes: Sequence[str], matrix: Counts) -> Plot:
+    """The confusion matrix: true class by row, predicted by column, shaded by share of row."""
+    right = [
+        message(
+            "{name}: {right} of {all} right",
+            name=label(one), right=count(matrix[at][at]), all=count(sum(matrix[at])),
+        )
+        for at, one in enumerate(classes[:DESCRIBED])
+    ]  # fmt: skip
+    axes = (message("true class"), message("predicted class"))
+    return Plot(_cells(name, Grid(matrix, classes, classes, axes, True)), listed(right))
+
+
+def _cells(name: str, grid: Grid) -> Markup:
+    height, width = len(grid.counts), len(grid.columns)
+    numbers = max(height, width) <= NUMBERED
+    left, top, foot = 92.0, 22.0, 82.0
+    side = min(46.0, (WIDTH - left - 4) / max(1, width))
+    tall = min(side, 30.0) if numbers else max(side, 5.0)
+    drawing = Drawing(WIDTH, top + tall * height + foot)
+    largest = max((max(row, default=0) for row in grid.counts), default=0)
+    for at, row in enumerate(grid.counts):
+        whole = sum(row) if grid.by_row else largest
+        for to, value in enumerate(row):
+            strength = min(1.0, max(0.0, value / whole)) if whole > 0 else 0.0
+            corner = (left + to * side, top + at * tall)
+            strong = 0.06 + 0.94 * strength if value else 0.03
+            drawing.rectangle(corner, (side - 1, tall - 1), "cell", strong)
+            if numbers and value:
+                middle = (corner[0] + side / 2 - 0.5, corner[1] + tall / 2 + 3.5)
+                tone = "number light" if strength > 0.55 else "number"
+                drawing.text(middle, _narrow(value), "middle", tone)
+    step = 1 if numbers else max(1, -(-max(height, width) // 20))
+    for at in range(0, height, step):
+        base = top + (at + 0.5) * tall + 3.5
+        drawing.text((left - 6, base), label(grid.rows[at], 14), "end", "tick")
+    under = top + height * tall + 12
+    for to in range(0, width, step):
+        at_x = left + (to + 0.5) * side + 3
+        drawing.text((at_x, under), label(grid.columns[to], 13), "end", "tick", -45)
+    drawing.text((4, 12), grid.axes[0], "start", "names")
+    drawing.text((WIDTH - 4, drawing.height - 3), grid.axes[1], "end", "names")
+    return drawing.svg(name)
+
+
+def _narrow(value: int) -> str:
+    """A count that fits its cell."""
+    return (
+        str(value)
+        if abs(value) < 1e4
+        else f"{float(value):.0e}".replace("e+0", "e").replace("e+", "e")
+    )

@@ -1,42 +1,30 @@
-"""Sentences, key figures and table rows made from the files of a run."""
+"""Figures, sentences and notes of one run, made from its files."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import Any
 
-from fedsight.core.intervals import wilson
-from fedsight.report.protect import spent as epsilon
+from fedsight.language.message import Text, message, plural
+from fedsight.report import words
+from fedsight.report.nouns import nouns
+from fedsight.report.phrases import figure_name, known_phrase
 from fedsight.report.read import Run
-from fedsight.report.records import Comparison, Evaluation
-from fedsight.report.sites import worst_site
+from fedsight.report.records import Comparison
 from fedsight.report.words import (
+    Words,
     count,
     duration,
     estimate,
-    number,
     percent,
-    points,
-    sentence,
-    several,
     size,
-    word,
-)  # fmt: skip
+)
 
 NAMED = 5  # sites that a sentence names
-ACCURACY = "Accuracy"  # the only main figure that is a share of correct answers
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One key figure: its name, its value, and a note, such as what it was measured on."""
-
-    label: str
-    value: str
-    note: str = ""
+ACCURACY = "Accuracy"  # the only main figure that is a share of right answers
 
 
 def score(run: Run) -> float | None:
@@ -51,11 +39,9 @@ def score_error(run: Run) -> float | None:
     return run.summary.score_error if run.summary is not None else None
 
 
-def loss(run: Run) -> float | None:
-    """The final loss on the test part, likewise."""
-    if run.summary is not None:
-        return run.summary.loss
-    return next((r.loss for r in reversed(run.rounds) if r.loss is not None), None)
+def score_words(run: Run, value: float | None) -> Words:
+    """A value of the main figure; the final one with the margin that noise gives it."""
+    return estimate(value, score_error(run)) if value == score(run) else percent(value)
 
 
 def total(run: Run, what: str) -> Any:
@@ -67,11 +53,6 @@ def total(run: Run, what: str) -> Any:
     return None if None in values else sum(values)
 
 
-def history_part(run: Run) -> str:
-    """The part that the rounds' figures were measured on."""
-    return next((line.measured_on for line in run.rounds if line.measured_on), "test part")
-
-
 def rounds(run: Run) -> int:
     """Number of finished rounds."""
     if run.summary is not None and run.summary.rounds is not None:
@@ -79,18 +60,15 @@ def rounds(run: Run) -> int:
     return run.rounds[-1].round
 
 
-def alone_scores(comparison: Comparison) -> dict[str, float]:
-    """The score of each site's own model on the whole test part."""
-    return {
-        name: score.score
-        for name, score in comparison.alone.items()
-        if score.score is not None and math.isfinite(score.score)
-    }
+def site_words(run: Run, site: tuple[str, float]) -> Words:
+    """The figure of a site, with the margin that noise gives it."""
+    name, reached = site
+    return estimate(reached, run.summary.site_errors.get(name) if run.summary else None)
 
 
 @dataclass(frozen=True)
 class ThreeWay:
-    """The three-way comparison on the whole test part."""
+    """The three-way comparison on the shared test set; `alone` by site."""
 
     alone: dict[str, float]
     mean: float
@@ -102,162 +80,180 @@ def three_way(run: Run) -> ThreeWay | None:
     """The three-way comparison, or None if one of the three was not measured."""
     if run.comparison is None:
         return None
-    alone = alone_scores(run.comparison)
+    alone = _alone_scores(run.comparison)
     federated, pooled = run.comparison.federated.score, run.comparison.pooled.score
     if not alone or federated is None or pooled is None:
         return None
     return ThreeWay(alone, fmean(alone.values()), federated, pooled)
 
 
-def headlines(runs: Sequence[Run]) -> str:
-    """The name of the score of several runs."""
-    return " / ".join(dict.fromkeys(run.facts.headline for run in runs))
+def _alone_scores(comparison: Comparison) -> dict[str, float]:
+    return {
+        name: found.score
+        for name, found in comparison.alone.items()
+        if found.score is not None and math.isfinite(found.score)
+    }
 
 
-def headline(run: Run) -> str:
-    """The result of the run in one sentence."""
-    sites = sentence(several(run.population, "site"))
-    whose = "its" if run.population == 1 else "their"
-    reached = score(run)
-    three = three_way(run)
-    figure = "" if run.facts.headline == ACCURACY else f" ({run.facts.headline})"
-    if three is not None:
-        return (
-            f"{sites} reached {percent(three.federated)}{figure} without sharing {whose} "
-            f"{run.modalities}; {_alone(len(three.alone), run.population)} {percent(three.mean)}; "
-            f"pooling all {run.modalities} reaches {percent(three.pooled)}."
-        )
-    if reached is None:
-        done, nothing = several(rounds(run), "round"), f"no {word(run.facts.headline)}"
-        return f"{sites} trained {done}; {nothing} was measured."
-    found = estimate(reached, score_error(run))
-    return f"{sites} reached {found}{figure} without sharing {whose} {run.modalities}."
-
-
-def _alone(tried: int, population: int) -> str:
-    if population == 1:
-        return "alone it reaches"
-    if tried == population:
-        return "alone they average"
-    count_of = several(tried, "site").split()[0]
-    return f"alone, {count_of} of them {'reaches' if tried == 1 else 'average'}"
-
-
-def figure_notes(run: Run) -> list[str]:
+def figure_notes(run: Run) -> list[Text]:
     """What became of pretrained weights, which sites have released no figures and why, and which
     have added noise to theirs."""
-    notes = [f"Pretrained weights: {note}." for note in run.facts.model.notes]
+    notes: list[Text] = [
+        message("Pretrained weights: {note}.", note=known_phrase(note))
+        for note in run.facts.model.notes
+    ]
     if run.evaluation is None:
         return notes
     found, noised = run.evaluation.withheld, run.evaluation.noised
     for reason in dict.fromkeys(found.values()):
-        sites = [site for site in sorted(found) if found[site] == reason]
-        notes.append(f"{_named(sites, 'released no figures')}: {reason}.")
+        held = [site for site in sorted(found) if found[site] == reason]
+        notes.append(
+            plural(
+                "{count} site released no figures ({names}): {reason}.",
+                "{count} sites released no figures ({names}): {reason}.",
+                len(held), count=count(len(held)), names=_names(held), reason=known_phrase(reason),
+            )
+        )  # fmt: skip
     if noised:
-        whose = "its" if len(noised) == 1 else "their"
-        added = _named(noised, f"added noise to {whose} figures")
-        notes.append(f"{added}, so these are estimates{_margin(run)}.")
+        notes.append(
+            plural(
+                "{count} site added noise to its figures ({names}), so these are "
+                "estimates{margin}.",
+                "{count} sites added noise to their figures ({names}), so these are "
+                "estimates{margin}.",
+                len(noised), count=count(len(noised)), names=_names(noised), margin=_margin(run),
+            )
+        )  # fmt: skip
     return notes
 
 
-def _margin(run: Run) -> str:
+def _margin(run: Run) -> Words:
     """The margin of error by the noise of figures, if it is known."""
-    found = estimate(score(run), score_error(run))
-    if "±" not in found:
+    if not score_error(run):
         return ""
-    what = word(run.facts.headline)
-    return f": {what} {found} (95 % of what this noise does, itself an estimate)"
+    return message(
+        ": {figure} {estimate} (95 % of what this noise does, itself an estimate)",
+        figure=figure_name(run.facts.headline), estimate=score_words(run, score(run)),
+    )  # fmt: skip
 
 
-def _named(sites: Sequence[str], what: str) -> str:
-    names = ", ".join(sites[:NAMED]) + (", ..." if len(sites) > NAMED else "")
-    return f"{sentence(several(len(sites), 'site'))} {what} ({names})"
+def _names(sites: Sequence[str]) -> str:
+    return ", ".join(sites[:NAMED]) + (", …" if len(sites) > NAMED else "")
 
 
-def certainty(run: Run) -> str:
-    """The interval that the size of the test part alone implies (an estimate)."""
-    reached, tested = score(run), run.facts.data.test
-    if run.facts.headline != ACCURACY or reached is None:
-        return ""  # the interval is for a share of correct answers
-    found = run.evaluation
-    if found is not None and (found.personal or found.noised):
-        return ""
-    if not tested or not 0 <= reached <= 1:
-        return ""
-    low, high = (percent(bound) for bound in wilson(reached, tested))
-    return (
-        f"On {count(tested)} test {run.modalities}, an accuracy of {percent(reached)} stands for "
-        f"{low} to {high} (95 % Wilson interval, an estimate); a difference within it may be due "
-        "to chance."
-    )
+def lead(run: Run) -> Text:
+    """What the first sentence is based on: data, sites, model, rounds."""
+    facts, data = run.facts, run.facts.data
+    held: Words = nouns(run.modality).many
+    if data.train is not None:
+        held = message("{count} training {images}", count=count(data.train), images=held)
+    if data.title:
+        held = message("{held} ({title})", held=held, title=data.title)
+    values = {
+        "held": held,
+        "sites": words.sites(run.population),
+        "rounds": words.rounds(rounds(run)),
+    }
+    if facts.model.parameters:
+        return message(
+            "{held}, held by {sites}; one model with {parameters} parameters, "
+            "trained for {rounds}.",
+            parameters=count(facts.model.parameters), **values,
+        )  # fmt: skip
+    return message("{held}, held by {sites}; one model, trained for {rounds}.", **values)
 
 
-def _of_site(run: Run, worst: tuple[str, float]) -> str:
-    name, reached = worst
-    return estimate(reached, run.summary.site_errors.get(name) if run.summary else None)
-
-
-def key_figures(run: Run) -> list[Figure]:
-    """The figures that a reader looks for first; those not measured are left out."""
-    figures = []
-    reached, three, tested = score(run), three_way(run), run.facts.data.test
-    if reached is not None:
-        note = f"on {count(tested)} test {run.modalities}" if tested else ""
-        shown = estimate(reached, score_error(run))
-        figures.append(Figure(run.facts.headline, shown, note))
-    if three is not None:
-        gain, gap = three.federated - three.mean, three.federated - three.pooled
-        figures.append(Figure("Gain over alone", points(gain), f"alone {percent(three.mean)}"))
-        figures.append(Figure("Against pooled", points(gap), f"pooled {percent(three.pooled)}"))
-    worst = worst_site(run)
-    if worst is not None:
-        figures.append(Figure("Worst site", _of_site(run, worst), worst[0]))
-    for name, what in (("Sent by sites", "bytes_up"), ("Received by sites", "bytes_down")):
-        amount = total(run, what)
-        if amount is not None:
-            figures.append(Figure(name, size(amount), f"{size(amount / rounds(run))} per round"))
-    if epsilon(run):
-        figures.append(Figure("Privacy", epsilon(run), "an upper bound"))
+def cost(run: Run) -> list[Text]:
+    """Bytes and time, in a few words each, as far as they were measured."""
+    parts: list[Text] = []
+    up, down = total(run, "bytes_up"), total(run, "bytes_down")
+    if up is not None and down is not None:
+        sent = {"up": size(up), "down": size(down)}
+        parts.append(message("{up} sent and {down} received by all sites together", **sent))
     spent = total(run, "seconds")
     if spent is not None:
-        each = [line.seconds for line in run.rounds if line.seconds is not None]
-        note = f"median round {duration(median(each))}" if each else ""
-        figures.append(Figure("Time", duration(spent), note))
-    cohorts = sorted({line.cohort for line in run.rounds if line.cohort is not None})
-    note = f"{several(cohorts[0], 'site')} per round" if len(cohorts) == 1 else ""
-    figures.append(Figure("Rounds", count(rounds(run)), note))
-    return figures
+        took = {"time": duration(spent), "rounds": words.rounds(rounds(run))}
+        parts.append(message("{time} for {rounds}", **took))
+    times = [line.seconds for line in run.rounds if line.seconds is not None]
+    if times:
+        parts.append(message("{time} a round (median)", time=duration(median(times))))
+    return parts
 
 
-def mistakes(run: Run, most: int = 3) -> list[str]:
-    """The most frequent confusions as sentences, worst first."""
-    assert run.evaluation is not None
-    classes, matrix = run.evaluation.classes, run.evaluation.confusion or ()
+@dataclass(frozen=True)
+class Confusion:
+    """How often one class was taken for another, of how many samples of it."""
+
+    truth: str
+    predicted: str
+    times: int
+    of: int
+
+
+def confusions(run: Run) -> list[Confusion]:
+    """Which class was taken for which, the most frequent first."""
+    if run.evaluation is None:
+        return []
+    classes, matrix = run.evaluation.classes, run.evaluation.confusion
     wrong = sorted(
-        (-matrix[i][j], i, j)
-        for i in range(len(classes))
-        for j in range(len(classes))
-        if i != j and matrix[i][j]
+        (-times, i, j)
+        for i, row in enumerate(matrix)
+        for j, times in enumerate(row)
+        if i != j and times > 0
     )
-    return [
-        f"{count(-times)} of {count(sum(matrix[i]))} {run.modalities} of “{classes[i]}” "
-        f"were classified as “{classes[j]}”."
-        for times, i, j in wrong[:most]
-    ]
+    return [Confusion(classes[i], classes[j], -times, sum(matrix[i])) for times, i, j in wrong]
 
 
-def curves(evaluation: Evaluation) -> list[tuple[str, str]]:
-    """Key and title of each of the task's curves."""
-    return [(f"curve{at}", curve.title) for at, curve in enumerate(evaluation.curves)]
+@dataclass(frozen=True)
+class ClassRow:
+    """Precision, recall and F1 of a class; None where nothing was predicted or tested."""
+
+    name: str
+    tested: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
 
 
-def cell(value: str | float | None) -> str:
+def by_class(run: Run) -> list[ClassRow]:
+    """A row for each class, from the confusion matrix."""
+    if run.evaluation is None:
+        return []
+    classes, matrix = run.evaluation.classes, run.evaluation.confusion
+    rows = []
+    for at, row in enumerate(matrix):
+        tested, answered = sum(row), sum(other[at] for other in matrix)
+        precision, recall = _share(row[at], answered), _share(row[at], tested)
+        rows.append(
+            ClassRow(classes[at], tested, precision, recall, _share(2 * row[at], tested + answered))
+        )
+    return rows
+
+
+def _share(part: int, whole: int) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def cell(value: str | float | None) -> Words:
     """A table cell: text unchanged, numbers with three digits, a dash if there is no value."""
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "–"
     if isinstance(value, str):
         return value
+    if value is None or not math.isfinite(value):
+        return "–"
+    if abs(value) >= 1e6 and value != int(value):
+        return f"{value:.3g}"
     return count(int(value)) if value == int(value) and abs(value) > 1 else f"{value:.3f}"
+
+
+def environment(run: Run) -> list[tuple[str, Words]]:
+    """The software and the machine, as (name, value)."""
+    return [(key, _value(value)) for key, value in run.facts.environment.items()]
+
+
+def _value(value: object) -> Words:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return count(value)
+    return cell(value) if isinstance(value, float) else str(value)
 
 
 def rejected(run: Run) -> list[tuple[int, str, str]]:
@@ -274,80 +270,13 @@ def missing_replies(run: Run) -> int:
     )
 
 
-def disagreement(run: Run) -> str:
+def disagreement(run: Run) -> Words:
     """A warning if two files of the run give different figures for the same model."""
     three, reached = three_way(run), run.summary.score if run.summary else None
     if three is None or reached is None or math.isclose(three.federated, reached, abs_tol=1e-9):
         return ""
-    return (
-        f"The files of this run disagree: for the federated model, summary.json gives "
-        f"{percent(reached, 2)} and comparison.json {percent(three.federated, 2)}."
-    )
-
-
-def flat(table: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """A configuration as dotted keys with their values as text."""
-    values: dict[str, str] = {}
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            values |= flat(value, f"{prefix}{key}.")
-        else:
-            values[prefix + key] = str(value)
-    return values
-
-
-def differences(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Configuration keys whose value differs between the runs, with each run's value."""
-    tables = [flat(run.config) for run in runs]
-    keys = sorted({key for table in tables for key in table} - {"name"})
-    rows = [(key, [table.get(key, "–") for table in tables]) for key in keys]
-    return [row for row in rows if len(set(row[1])) > 1]
-
-
-def side_by_side(runs: Sequence[Run]) -> list[tuple[str, list[str]]]:
-    """Key figures of several runs, one row per figure; those that no run measured are left out."""
-    tables = [{figure.label: figure.value for figure in key_figures(run)} for run in runs]
-    for run, table in zip(runs, tables, strict=True):
-        if loss(run) is not None:
-            table["Loss"] = number(loss(run))
-        worst = worst_site(run)
-        if worst is not None:
-            table["Worst site"] = f"{_of_site(run, worst)} ({worst[0]})"
-    order = (
-        *dict.fromkeys(run.facts.headline for run in runs), "Loss",
-        "Gain over alone", "Against pooled", "Worst site", "Privacy",
-        "Rounds", "Time", "Sent by sites", "Received by sites",
+    return message(
+        "The files of this run disagree: for the federated model, summary.json gives {one} and "
+        "comparison.json {other}.",
+        one=percent(reached, 2), other=percent(three.federated, 2),
     )  # fmt: skip
-    names = [name for name in order if any(name in table for table in tables)]
-    return [(name, [table.get(name, "–") for table in tables]) for name in names]
-
-
-def lead(run: Run) -> str:
-    """What the headline is based on: data, sites, model, rounds."""
-    facts, data = run.facts, run.facts.data
-    kept = run.modalities
-    held = kept if data.train is None else f"{count(data.train)} training {kept}"
-    source = f" ({data.title})" if data.title else ""
-    model = f" with {count(facts.model.parameters)} parameters" if facts.model.parameters else ""
-    return (
-        f"{held}{source}, held by {several(run.population, 'site')}; one model{model}, "
-        f"trained for {several(rounds(run), 'round')}."
-    )
-
-
-def remarks(run: Run) -> list[str]:
-    """Notes beside the curves: margin of error, traffic and time, as far as measured."""
-    lines = [certainty(run)]
-    up, down = total(run, "bytes_up"), total(run, "bytes_down")
-    if up is not None and down is not None:
-        lines.append(
-            f"All sites together sent {size(up)} and received {size(down)} in "
-            f"{several(rounds(run), 'round')}, as counted by the run."
-        )
-    times = [line.seconds for line in run.rounds if line.seconds is not None]
-    if times:
-        lines.append(
-            f"A round took {duration(median(times))} (median; from {duration(min(times))} to "
-            f"{duration(max(times))}), including evaluation."
-        )
-    return [line for line in lines if line]

@@ -12,6 +12,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 
 from fedsight.core.progress import listening
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message
 
 QUIET = 0.5  # seconds: a phase that is over by then is not worth a line
 EVERY = 5.0  # seconds between two lines of a phase on a pipe
@@ -50,7 +52,7 @@ class Phases:
         due = now - (self._begun if self._said is None else self._said) >= wait
         if over or (due and done < total):
             self._said = now
-            self.say(f"{phase}: {done:,} of {total:,}")
+            self.say(str(said(phase, done, total)))
         if done >= total:
             self._seen.add(phase)
             self._phase = ""
@@ -60,7 +62,7 @@ class Phases:
             if now - self._begun < QUIET:
                 return
             bars.start()
-            self._bar = bars.add_task(escape(phase), total=total, completed=done)
+            self._bar = bars.add_task(escape(str(from_english(phase))), total=total, completed=done)
         bars.update(self._bar, completed=done, total=total)
         if done >= total:
             self.close()
@@ -71,6 +73,13 @@ class Phases:
             self.bars.stop()
             self.bars.remove_task(self._bar)
         self._bar, self._phase = None, ""
+
+
+def said(phase: str, done: int, total: int) -> Text:
+    """How far a phase is: `images read: 12 of 2,000`."""
+    return message(
+        "{phase}: {done:,} of {total:,}", phase=from_english(phase), done=done, total=total
+    )
 
 
 def bars(console: Console) -> Progress:

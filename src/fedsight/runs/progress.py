@@ -30,8 +30,10 @@ from fedsight.coordinator.callbacks import (
     RunEnded,
 )
 from fedsight.core.text import printable_lines
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message, plural
 from fedsight.report import words
-from fedsight.runs.phases import Phases, bars
+from fedsight.runs.phases import Phases, bars, said
 
 if TYPE_CHECKING:
     from fedsight.program.federation import Federation
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 def size(count: float) -> str:
     """Bytes for people: 1.6 MB."""
+    if count < 1000:
+        return str(message("{n:.0f} bytes", n=count))
     return words.size(count).replace(words.SPACE, " ")
 
 
@@ -68,8 +72,8 @@ class Screen(Callback):
         self._cohort = 1
         self._rounds = 1
         self._bytes = 0
-        self._headline = ""
-        self._modalities = "images"
+        self._headline: Text = from_english("")
+        self._modalities = from_english("images")
 
     def on(self, event: Event) -> None:
         """Show the event."""
@@ -84,8 +88,14 @@ class Screen(Callback):
             case RoundEnded():
                 self._round(event.line)
             case BaselinesBegan():
-                self.say(f"For comparison: each site alone, and all {self._modalities} pooled")
-                self._task = self._progress.add_task("alone, pooled", total=event.rounds, status="")
+                self.say(
+                    message(
+                        "For comparison: each site alone, and all {modalities} pooled",
+                        modalities=self._modalities,
+                    )
+                )
+                doing = str(message("alone, pooled"))
+                self._task = self._progress.add_task(doing, total=event.rounds, status="")
                 self._baselines = (0, event.rounds)
             case RunEnded():
                 self.close()
@@ -96,38 +106,40 @@ class Screen(Callback):
         program = federation.program
         self._cohort = program.rounds.cohort or federation.population
         self._rounds = program.rounds.rounds
-        self._headline = words.word(program.task.headline_title)
-        self._modalities = federation.dataset.preprocess.modalities
-        name = program.algorithm.registered
+        self._headline = from_english(words.word(program.task.headline_title))
+        self._modalities = from_english(federation.dataset.preprocess.modalities)
         self._phases.close()
-        self.say(
-            f"{program.name}: {name}, {federation.population:,} "
-            f"site{'s' if federation.population > 1 else ''}, "
-            f"{counted_parts(federation.dataset)}, {self._rounds} rounds"
-            + (f", resumed after round {done}" if done else "")
+        begun: Text = message(
+            "{name}: {algorithm}, {sites}, {images}, {rounds} rounds",
+            name=program.name,
+            algorithm=program.algorithm.registered,
+            sites=plural("{n:,} site", "{n:,} sites", federation.population),
+            images=from_english(counted_parts(federation.dataset)),
+            rounds=self._rounds,
         )
+        if done:
+            begun = message("{begun}, resumed after round {n}", begun=begun, n=done)
+        self.say(begun)
         notes = (*federation.dataset.said, *federation.network.notes)
         for note in notes if not done else ():
             self.say(note)
         self._progress.start()
         # The bar counts client steps: it moves within a round too.
         self._task = self._progress.add_task(
-            "federated", total=self._rounds * self._cohort, completed=done * self._cohort, status=""
+            str(message("federated")), total=self._rounds * self._cohort, completed=done * self._cohort, status=""
         )
 
     def _round(self, line: Mapping[str, Any]) -> None:
         self._bytes += line["bytes_up"] + line["bytes_down"]
-        status = " ".join(
-            part
-            for part in (
-                f"round {line['round']}/{self._rounds}",
-                "" if line["score"] is None else f"{self._headline} {line['score']:.3f}",
-                "" if line["loss"] is None else f"loss {line['loss']:.3f}",
-                size(self._bytes),
-                f"{len(line['rejected'])} rejected" if line["rejected"] else "",
-            )
-            if part
-        )
+        parts: list[Text | str] = [message("round {n}/{all}", n=line["round"], all=self._rounds)]
+        if line["score"] is not None:
+            parts.append(f"{self._headline} {line['score']:.3f}")
+        if line["loss"] is not None:
+            parts.append(message("loss {value}", value=f"{line['loss']:.3f}"))
+        parts.append(size(self._bytes))
+        if line["rejected"]:
+            parts.append(message("{n} rejected", n=len(line["rejected"])))
+        status = " ".join(map(str, parts))
         if self._live and self._task is not None:
             # Deployed sites do not report single replies, so the round counts for all of them.
             done = line["round"] * self._cohort
@@ -140,7 +152,7 @@ class Screen(Callback):
         if not self._live or self._task is None:
             self._phases(phase, done, total)
         elif done < total:
-            self._progress.update(self._task, status=f"{phase}: {done:,} of {total:,}")
+            self._progress.update(self._task, status=str(said(phase, done, total)))
 
     def _baseline_round(self) -> None:
         """On a pipe no bar shows how far the baselines are."""
@@ -154,9 +166,9 @@ class Screen(Callback):
         self._phases.close()
         self._progress.stop()
 
-    def say(self, text: str) -> None:
-        """Print a line; above the bar while there is one."""
-        self._console.print(escape(printable_lines(text)))
+    def say(self, text: Text | str) -> None:
+        """Print a line, in the current language; above the bar while there is one."""
+        self._console.print(escape(printable_lines(str(from_english(text)))))
 
     def _advance(self) -> None:
         if self._task is not None:

@@ -200,19 +200,29 @@ class MultiLabel(Task):
         return [Curve(title, *axes, lines)] if lines else []
 
     def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
-        """For each label: images, AUC with its 95 % interval, sensitivity and specificity."""
+        """For each label: images, AUC with its 95 % interval, precision, recall (sensitivity), F1
+        and specificity."""
         rows: list[tuple[str | float | None, ...]] = []
         histograms = zip(sums["positives"].total, sums["negatives"].total, strict=True)
         for name, (pos, neg) in zip(classes, histograms, strict=True):
             low, high = auc_interval(pos, neg)
-            rates = (_rate(pos[_HALF:].sum(), pos), _rate(neg[:_HALF].sum(), neg))
+            right, wrong, there = pos[_HALF:].sum(), neg[_HALF:].sum(), pos.sum()
+            rates = (
+                _share(right, right + wrong),
+                _share(right, there),
+                _share(2 * right, right + wrong + there),
+                _share(neg[:_HALF].sum(), neg.sum()),
+            )
             area = (auc(pos, neg), low, high, auc_slack(pos, neg))
             figures = (None if np.isnan(value) else value for value in (*area, *rates))
             rows.append((name, float(pos.sum()), *figures))
         return [
             Table(
-                "By label (sensitivity and specificity at a probability of one half)",
-                ("Label", "Tested", "AUC", "from", "to", "± by bins", "Sensitivity", "Specificity"),
+                "By label (at a probability of one half)",
+                (
+                    *("Label", "Tested", "AUC", "from", "to", "± by bins"),
+                    *("Precision", "Recall", "F1", "Specificity"),
+                ),
                 rows,
             )
         ]
@@ -222,8 +232,8 @@ def _binary(targets: Tensor) -> bool:
     return bool(torch.all((targets == 0) | (targets == 1)))
 
 
-def _rate(right: float, counts: npt.NDArray[np.float64]) -> float:
-    return float(right / counts.sum()) if counts.sum() else float("nan")
+def _share(part: float, whole: float) -> float:
+    return float(part / whole) if whole else float("nan")
 
 
 def _above(probabilities: Tensor, classes: tuple[str, ...]) -> list[str]:

@@ -15,11 +15,16 @@ from fedsight.core.types import Batch, Sum
 
 @dataclass(frozen=True)
 class Mark:
-    """A box on an image: (left, top, right, bottom) in pixels of the network's input."""
+    """A box on an image: (left, top, right, bottom) in pixels of the network's input.
+
+    `kind`: a detection (of an object, where the truth is known), an object that was missed, or a
+    detection without an object. `score` is the detection's.
+    """
 
     box: tuple[float, float, float, float]
     label: str
-    kind: Literal["truth", "found"] = "found"
+    kind: Literal["found", "missed", "false"] = "found"
+    score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,8 @@ class Answer:
 class Sample:
     """A test image, or several side by side, with truth and answer, for the report.
 
-    `positions` index the batch. `probability` is that of the answer.
+    `positions` index the batch. `probability` is that of the answer. `areas` [h, w] says of each
+    pixel of the network's input: 0 background, 1 found, 2 missed, 3 false; `overlap` is their Dice.
     """
 
     positions: tuple[int, ...]
@@ -54,6 +60,8 @@ class Sample:
     right: bool
     truth_probability: float | None = None
     marks: tuple[Mark, ...] = ()
+    areas: Tensor | None = None
+    overlap: float | None = None
 
 
 @dataclass(frozen=True)

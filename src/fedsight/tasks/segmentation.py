@@ -140,12 +140,12 @@ class Segmentation(Task):
             sure, predicted = row.max(0)
             shares = torch.bincount(predicted.flatten(), minlength=len(classes)) / predicted.numel()
             details = {"shares": dict(zip(classes, shares.tolist(), strict=True))}
-            marks = _marks(predicted, classes, "found")
+            marks = _marks(predicted, classes)
             found.append(Answer(_words(predicted, classes), float(sure.mean()), details, marks))
         return found
 
     def samples(self, model: nn.Module, batch: Batch, classes: tuple[str, ...]) -> list[Sample]:
-        """The worst images first, with boxes around classes; right means a mean Dice of 0.9."""
+        """The worst images first, with their areas; right means a mean Dice of 0.9."""
         sure, predicted = self.predict(model, batch.x).cpu().max(1)
         found = []
         for at, (answer, truth) in enumerate(zip(predicted, batch.y.cpu().long(), strict=True)):
@@ -154,22 +154,30 @@ class Segmentation(Task):
             pixels = torch.bincount(pairs, minlength=len(classes) ** 2).double().numpy()
             overlap = _dice(pixels.reshape(len(classes), len(classes)))[1:]
             score = 1.0 if np.isnan(overlap).all() else float(np.nanmean(overlap))
-            marks = (*_marks(truth, classes, "truth"), *_marks(answer, classes, "found"))
             words = (_words(truth, classes), _words(answer, classes))
-            sample = Sample((at,), *words, float(sure[at].mean()), score >= _RIGHT, None, marks)
+            sample = Sample(
+                (at,), *words, float(sure[at].mean()), score >= _RIGHT,
+                areas=_areas(truth, answer), overlap=score,
+            )  # fmt: skip
             found.append((score, sample))
         return [sample for _, sample in sorted(found, key=lambda pair: pair[0])]
 
     def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
-        """For each class: pixels, Dice and IoU."""
+        """For each class: pixels, precision, recall, Dice (which is F1 over pixels) and IoU."""
         pixels = sums["pixels"].total
         rows: list[tuple[str | float | None, ...]] = []
-        for name, count, value in zip(classes, pixels.sum(axis=1), _dice(pixels), strict=True):
+        for number, (name, value) in enumerate(zip(classes, _dice(pixels), strict=True)):
+            right, there = pixels[number, number], pixels[number].sum()
+            answered = pixels[:, number].sum()
             figures = (
-                (None, None) if np.isnan(value) else (float(value), float(value / (2 - value)))
+                float(right / answered) if answered else None,
+                float(right / there) if there else None,
+                None if np.isnan(value) else float(value),
+                None if np.isnan(value) else float(value / (2 - value)),
             )
-            rows.append((name, float(count), *figures))
-        return [Table("By class, over all test pixels", ("Class", "Pixels", "Dice", "IoU"), rows)]
+            rows.append((name, float(there), *figures))
+        columns = ("Class", "Pixels", "Precision", "Recall", "Dice", "IoU")
+        return [Table("By class, over all test pixels", columns, rows)]
 
 
 def _known(targets: Tensor, classes: tuple[str, ...]) -> bool:
@@ -204,7 +212,17 @@ def _words(mask: Tensor, classes: tuple[str, ...]) -> str:
     return ", ".join(classes[number] for number in present) or classes[0]
 
 
-def _marks(mask: Tensor, classes: tuple[str, ...], kind: str) -> tuple[Mark, ...]:
+def _areas(truth: Tensor, answer: Tensor) -> Tensor:
+    """Of each pixel [h, w]: 1 found, 2 missed (nothing, or another class), 3 false, else 0."""
+    known, there = truth != IGNORED, truth > 0
+    found = torch.zeros_like(truth)
+    found[known & there & (answer == truth)] = 1
+    found[known & there & (answer != truth)] = 2
+    found[known & ~there & (answer > 0)] = 3
+    return found
+
+
+def _marks(mask: Tensor, classes: tuple[str, ...]) -> tuple[Mark, ...]:
     """A box around all pixels of each class except the background."""
     found = []
     for number in range(1, len(classes)):
@@ -212,5 +230,5 @@ def _marks(mask: Tensor, classes: tuple[str, ...], kind: str) -> tuple[Mark, ...
         if len(rows):
             low, high = (columns.min(), rows.min()), (columns.max() + 1, rows.max() + 1)
             box = tuple(float(value) for value in (*low, *high))
-            found.append(Mark(box, classes[number], kind))  # type: ignore[arg-type]
+            found.append(Mark(box, classes[number]))  # type: ignore[arg-type]
     return tuple(found)

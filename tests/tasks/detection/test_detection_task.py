@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -19,6 +20,7 @@ from fedsight.models.detector import Detector, HeatmapDetector, layer
 from fedsight.models.norms import to_group_norm
 from fedsight.program.config import parse
 from fedsight.program.program import Program
+from fedsight.tasks.detection import presentation
 from fedsight.tasks.detection.task import Detection
 
 SIDE = 32
@@ -162,7 +164,7 @@ def test_answers_tell_and_mark_what_was_found(learnt: Detector) -> None:
     right = [one for one in shown if one.right]
     assert right
     assert right[0].truth == right[0].predicted == "light, dark" or right[0].truth == "light, dark"
-    assert {mark.kind for mark in right[0].marks} == {"truth", "found"}
+    assert [mark.kind for mark in right[0].marks] == ["found", "found"]
     answer = told[right[0].positions[0]]
     assert len(answer.marks) == len(answer.details["boxes"]) == 2
     assert answer.probability == max(box["score"] for box in answer.details["boxes"])
@@ -184,8 +186,36 @@ def test_the_report_gets_a_curve_and_a_table_by_class(learnt: Detector) -> None:
     assert all(
         0 <= value <= 1 for line in curve.lines.values() for point in line for value in point
     )
-    (table,) = Detection().tables(sums, ("light", "dark"))
-    assert [row[:2] for row in table.rows] == [("light", 8.0), ("dark", 8.0)]
+    outcomes, average = Detection().tables(sums, ("light", "dark"))
+    assert [row[:2] for row in average.rows] == [("light", 8.0), ("dark", 8.0)]
+    with torch.inference_mode():
+        shown = Detection().samples(learnt, Batch(x, pack(rows, [()] * 8)), ("light", "dark"))
+    kinds = Counter((mark.label, mark.kind) for one in shown for mark in one.marks)
+    for name, found, missed, false, precision, recall, f1 in outcomes.rows:
+        assert (found, missed, false) == tuple(
+            kinds[name, kind] for kind in ("found", "missed", "false")
+        )
+        assert found + missed == 8
+        assert precision == pytest.approx(found / (found + false))
+        assert recall == pytest.approx(found / 8)
+        assert f1 == pytest.approx(2 * found / (found + false + 8))
+
+
+def test_an_object_is_found_once_and_what_else_is_there_is_false_or_missed() -> None:
+    box, away = (0.0, 0.0, 10.0, 10.0), (40.0, 40.0, 50.0, 50.0)
+    found = [(0.0, 0.6, *box), (0.0, 0.9, *box), (1.0, 0.8, *away), (1.0, 0.7, *box)]
+    truth = [(0.0, *box), (0.0, *away), (-1.0, 0.0, 0.0, 0.0, 0.0)]
+    shown = presentation.sample(0, found, truth, ("cat", "dog"))
+    assert not shown.right
+    assert [(mark.kind, mark.label, mark.score) for mark in shown.marks] == [
+        ("false", "cat", 0.6),
+        ("found", "cat", 0.9),
+        ("false", "dog", 0.8),
+        ("false", "dog", 0.7),
+        ("missed", "cat", None),
+    ]
+    assert presentation.sample(0, found[1:2], truth[:1], ("cat", "dog")).right
+    assert presentation.sample(0, [], [], ("cat", "dog")).right
 
 
 def test_the_report_tells_which_site_finds_which_class(learnt: Detector) -> None:

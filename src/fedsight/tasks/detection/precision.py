@@ -194,6 +194,12 @@ def f1(counts: Floats, objects: Floats, score: float) -> Floats:
     return np.where(objects > 0, 2 * right / np.maximum(right + wrong + objects, 1), np.nan)
 
 
+def outcomes(counts: Floats, score: float) -> tuple[list[float], list[float]]:
+    """True and false detections of each class with at least `score`, of any size, IoU 0.50."""
+    right, wrong = counts[:, 0, 0, :, _from(score) :].sum(-1).T
+    return right.tolist(), wrong.tolist()
+
+
 def _from(score: float) -> int:
     """The first bin of detections with at least `score`; bins below one half begin at a score."""
     return 0 if score <= 0 else int(place(score))

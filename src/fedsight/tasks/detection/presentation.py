@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsight.data.detection.boxes import regions
-from fedsight.tasks.detection.precision import Floats, average_precision, recall_curve
+from fedsight.tasks.detection.precision import Floats, average_precision, outcomes, recall_curve
 from fedsight.tasks.presentation import Answer, Curve, Mark, Sample, Table
 
 RIGHT = 0.5  # minimum IoU of a box with its object
@@ -37,21 +37,29 @@ def answer(found: Found, classes: tuple[str, ...]) -> Answer:
 
 
 def sample(at: int, found: Found, truth: Found, classes: tuple[str, ...]) -> Sample:
-    """Image `at` of a batch; `truth` are target rows (class, left, top, right, bottom)."""
+    """Image `at` of a batch; `truth` are target rows (class, left, top, right, bottom).
+
+    Right if every object is found and nothing else is.
+    """
     objects = [row for row in truth if row[0] >= 0]
-    labels = [classes[int(row[0])] for row in objects]
+    counted = _counted_of(found, truth)
+    matched = _matched(counted, objects)
     marks = [
-        Mark((row[1], row[2], row[3], row[4]), label, "truth")
-        for row, label in zip(objects, labels, strict=True)
+        Mark(_box(row[2:]), classes[int(row[0])], "false" if to is None else "found", row[1])
+        for row, to in zip(counted, matched, strict=True)
     ]
-    found_answer = answer(found, classes)
+    marks += [
+        Mark(_box(row[1:]), classes[int(row[0])], "missed")
+        for number, row in enumerate(objects)
+        if number not in matched
+    ]
     return Sample(
         positions=(at,),
-        truth=_counted(labels),
-        predicted=found_answer.label,
+        truth=_counted([classes[int(row[0])] for row in objects]),
+        predicted=_counted([classes[int(row[0])] for row in found]),
         probability=min((row[1] for row in found), default=0.0),
-        right=_matches(_counted_of(found, truth), objects),
-        marks=(*marks, *found_answer.marks),
+        right=all(mark.kind == "found" for mark in marks),
+        marks=tuple(marks),
     )
 
 
@@ -88,18 +96,29 @@ def _found_marks(found: Found, classes: tuple[str, ...]) -> tuple[Mark, ...]:
     )
 
 
-def _matches(found: Found, objects: Found) -> bool:
-    """Whether objects and boxes of the same class match one to one."""
+def _box(sides: Sequence[float]) -> tuple[float, float, float, float]:
+    left, top, right, bottom = sides
+    return left, top, right, bottom
+
+
+def _matched(found: Found, objects: Found) -> list[int | None]:
+    """The number of the object that each detection is of, None if of no object.
+
+    The surest detection comes first and takes the object of its class that it overlaps most.
+    """
     from torchvision.ops import box_iou
 
-    if len(found) != len(objects):
-        return False
-    if not found:
-        return True
-    mine, theirs = torch.tensor(found), torch.tensor(objects)
+    matched: list[int | None] = [None] * len(found)
+    if not found or not objects:
+        return matched
+    mine, theirs = torch.tensor([list(row) for row in found]), torch.tensor(objects)
     overlaps = box_iou(mine[:, 2:], theirs[:, 1:]) * (mine[:, :1] == theirs[:, 0])
-    best = overlaps.max(1)
-    return bool((best.values >= RIGHT).all()) and len(best.indices.unique()) == len(objects)
+    for at in torch.argsort(mine[:, 1], descending=True, stable=True).tolist():
+        best = int(overlaps[at].argmax())
+        if float(overlaps[at, best]) >= RIGHT:
+            matched[at] = best
+            overlaps[:, best] = 0.0
+    return matched
 
 
 def curves(counts: Floats, objects: Floats, classes: tuple[str, ...]) -> list[Curve]:
@@ -112,8 +131,29 @@ def curves(counts: Floats, objects: Floats, classes: tuple[str, ...]) -> list[Cu
     return [Curve("Precision over recall, IoU 0.50", "recall", "precision", lines)] if lines else []
 
 
-def tables(counts: Floats, objects: Floats, classes: tuple[str, ...]) -> list[Table]:
-    """Average precision of each class, over IoU 0.50 to 0.95 and at 0.50."""
+def tables(counts: Floats, objects: Floats, classes: tuple[str, ...], score: float) -> list[Table]:
+    """Objects found and missed and false detections with at least `score`, at IoU 0.50; and average
+    precision, over IoU 0.50 to 0.95 and at 0.50: of each class."""
+    return [_outcomes(counts, objects, classes, score), _average(counts, objects, classes)]
+
+
+def _outcomes(counts: Floats, objects: Floats, classes: tuple[str, ...], score: float) -> Table:
+    right, wrong = outcomes(counts, score)
+    rows: list[tuple[str | float | None, ...]] = []
+    for number, name in enumerate(classes):
+        found, false, there = right[number], wrong[number], float(objects[number, 0])
+        shares = (_share(found, found + false), _share(found, there))
+        f1 = _share(2 * found, found + false + there)
+        rows.append((name, found, there - found, false, *shares, f1))
+    columns = ("Class", "Found", "Missed", "False", "Precision", "Recall", "F1")
+    return Table(f"Found, missed and false by class, at a score of {score:g}", columns, rows)
+
+
+def _share(part: float, whole: float) -> float | None:
+    return part / whole if whole > 0 else None
+
+
+def _average(counts: Floats, objects: Floats, classes: tuple[str, ...]) -> Table:
     found = average_precision(counts, objects)
     rows = [
         (
@@ -125,7 +165,7 @@ def tables(counts: Floats, objects: Floats, classes: tuple[str, ...]) -> list[Ta
         for number, name in enumerate(classes)
     ]
     columns = ("Class", "Objects", "mAP", "AP, IoU 0.50")
-    return [Table("Average precision by class", columns, rows)]
+    return Table("Average precision by class", columns, rows)
 
 
 def site_tables(

@@ -172,8 +172,9 @@ class Detection(Task):
         return presentation.curves(sums["detections"].total, sums["objects"].total, classes)
 
     def tables(self, sums: Mapping[str, Sum], classes: tuple[str, ...]) -> list[Table]:
-        """Average precision of each class."""
-        return presentation.tables(sums["detections"].total, sums["objects"].total, classes)
+        """Found, missed and false detections, and average precision, of each class."""
+        counts, objects = sums["detections"].total, sums["objects"].total
+        return presentation.tables(counts, objects, classes, self.shown)
 
     def site_tables(
         self, sums: Mapping[str, Mapping[str, Sum]], classes: tuple[str, ...]

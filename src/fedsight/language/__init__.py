@@ -1,0 +1,1 @@
+"""What people read, in English and in Chinese: messages, the catalogue, the current language."""

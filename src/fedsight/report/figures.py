@@ -1,0 +1,77 @@
+"""The plots of a run's chapter, and the curves of several runs together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fedsight.language.message import message
+from fedsight.report import plots, tables
+from fedsight.report.groups import Group
+from fedsight.report.nouns import nouns
+from fedsight.report.phrases import answer_name, known_phrase
+from fedsight.report.read import Run
+from fedsight.report.svg import Plot
+from fedsight.report.words import Words
+
+
+def history_part(run: Run) -> Words:
+    """What the rounds' figures were measured on."""
+    part = next((line.measured_on for line in run.rounds if line.measured_on), "")
+    many = nouns(run.modality).many
+    if part == "validation part":
+        return message("validation {images}", images=many)
+    return message("test {images}", images=many)
+
+
+def _line(run: Run, name: Words, what: str, style: int = 0) -> plots.Polyline:
+    values = [getattr(line, what) for line in run.rounds]
+    return plots.Polyline(name, [line.round for line in run.rounds], values, style)
+
+
+def chapter_plots(run: Run, anchor: str) -> dict[str, Plot]:
+    """The plots of one run by name; those for which nothing was measured are left out."""
+    facts, evaluation = run.facts, run.evaluation
+    tested = message("on {part}", part=history_part(run))
+    losses = [
+        _line(run, tested, "loss", 0),
+        _line(run, message("in training"), "train_loss", 1),
+    ]
+    headline = known_phrase(facts.headline)
+    found: dict[str, Plot | None] = {
+        "score": plots.curves(f"{anchor}-score", headline, [_line(run, headline, "score")], True),
+        "loss": plots.curves(f"{anchor}-loss", message("loss"), losses),
+    }
+    held = [(site.name, site.labels) for site in facts.sites if site.labels]
+    if held and len(facts.classes) <= tables.MOST:
+        found["labels"] = tables.labels(f"{anchor}-labels", facts.classes, held)
+    if evaluation is None:
+        return {name: plot for name, plot in found.items() if plot is not None}
+    if evaluation.confusion and len(evaluation.classes) <= tables.MOST:
+        matrix = tables.confusion(f"{anchor}-confusion", evaluation.classes, evaluation.confusion)
+        found["confusion"] = matrix
+    for at, curve in enumerate(evaluation.curves):
+        axes = (known_phrase(curve.x), known_phrase(curve.y))
+        names = [answer_name(name) for name in curve.lines]
+        found[f"curve{at}"] = plots.shares(f"{anchor}-curve{at}", axes, curve.lines, names)
+    return {name: plot for name, plot in found.items() if plot is not None}
+
+
+def overlays(groups: Sequence[Group]) -> dict[str, Plot]:
+    """Main figure and loss over the rounds of several runs, one style for each group."""
+    if not groups:
+        return {}
+    headlines = list(dict.fromkeys(group.headline for group in groups))
+    axis: Words = known_phrase(headlines[0]) if len(headlines) == 1 else message("main figure")
+    lines = {
+        what: [
+            _line(member.run, group.name, what, style)
+            for style, group in enumerate(groups)
+            for member in group.members
+        ]
+        for what in ("score", "loss")
+    }
+    found = {
+        "score": plots.curves("all-score", axis, lines["score"], True),
+        "loss": plots.curves("all-loss", message("loss"), lines["loss"]),
+    }
+    return {name: plot for name, plot in found.items() if plot is not None}
