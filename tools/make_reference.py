@@ -105,6 +105,16 @@ RUN_FILES = {
     "report.html": "the report, a single self-contained file",
 }
 
+SERIES_FILES = {
+    "seed-N/": "the run with the seed N, a run folder",
+    "series.json": "the seeds; once all are finished, mean, standard deviation, 95 % interval and "
+    "the values of each figure, of each difference within a seed, and of each site if it has the "
+    "same images with every seed",
+    "series.toml": "the program with the first seed; `resume` reads it",
+    "pooled.json": "training on all images pooled, if it depends on no seed: it is done once",
+    "report.html": "the report of all runs side by side",
+}
+
 DEPLOYED_FILES = {
     "job.json": "how the coordinator's last job of the run ended, or that it is running",
     ".lock": "held by the coordinator that is using the folder",
@@ -556,6 +566,8 @@ def _run_folder() -> Iterator[str]:
     yield _table(
         ("file", "contains"), [(f"`{file}`", text) for file, text in DEPLOYED_FILES.items()]
     )
+    yield "`--seeds N` makes a folder of runs, `runs/NAME-seeds` unless `--out` says another:\n"
+    yield _table(("file", "contains"), [(f"`{file}`", text) for file, text in SERIES_FILES.items()])
 
 
 # A site's folder

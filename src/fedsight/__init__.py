@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from fedsight.runs.functions import resume as resume
     from fedsight.runs.functions import run as run
     from fedsight.runs.result import Run as Run
+    from fedsight.runs.result import Series as Series
     from fedsight.tasks.base import Task as Task
     from fedsight.tasks.metrics.base import Metric as Metric
 
@@ -59,6 +60,7 @@ __all__ = [
     "Problem",
     "Program",
     "Run",
+    "Series",
     "Source",
     "Split",
     "StoreError",
@@ -90,6 +92,7 @@ _HOMES = {  # where each name is defined
     "Problem": "fedsight.core.errors",
     "Program": "fedsight.program.program",
     "Run": "fedsight.runs.result",
+    "Series": "fedsight.runs.result",
     "Source": "fedsight.data.base",
     "Split": "fedsight.data.partition",
     "StoreError": "fedsight.core.errors",

@@ -1,14 +1,16 @@
-"""Intervals: values from the literature, and their coverage by exact binomial sums."""
+"""Intervals: values from the literature, and how often they hold what they are of."""
 
 from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from fedsight.core.intervals import paired, wilson
+from fedsight.core.intervals import deviation, of_mean, paired, student, wilson
 
 
 def chances(samples: int, share: float) -> list[float]:
@@ -91,3 +93,30 @@ def test_without_a_difference_one_is_shown_at_most_once_in_twenty(samples, only)
             low, high = paired(first / samples, (apart - first) / samples, samples)
             wrong += chance * half * (low > 0 or high < 0)
     assert wrong < 0.056
+
+
+@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 9, 10, 30, 99])
+def test_students_t_agrees_with_scipy(freedom: int) -> None:
+    assert student(freedom) == pytest.approx(stats.t.ppf(0.975, freedom), rel=1e-9)
+
+
+def test_the_interval_of_a_mean_is_students() -> None:
+    """Student 1908, section IX: additional hours of sleep with one of two drugs, ten patients."""
+    hours = [1.2, 2.4, 1.3, 1.3, 0.0, 1.0, 1.8, 0.8, 4.6, 1.4]
+    low, high = of_mean(hours)
+    assert (low, high) == pytest.approx((0.7001, 2.4599), abs=1e-4)
+    assert deviation(hours) == pytest.approx(1.2300, abs=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 20])
+def test_the_interval_of_a_mean_holds_it_as_often_as_it_says(count: int) -> None:
+    """1.96 standard errors, which need more values, would hold the mean of 3 in 81 % only."""
+    values = np.random.RandomState(0).standard_normal((4000, count))
+    bounds = [of_mean(row) for row in values.tolist()]
+    share = sum(low <= 0 <= high for low, high in bounds) / len(bounds)
+    assert abs(share - 0.95) < 0.012
+
+
+def test_one_value_has_no_spread() -> None:
+    assert math.isnan(deviation([0.5]))
+    assert all(math.isnan(bound) for bound in of_mean([0.5]))

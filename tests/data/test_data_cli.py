@@ -100,7 +100,8 @@ def test_config_files_give_source_split_and_seed(
         seen.append(sets)
         source = sources.get("folder")(path=folder, size=8)
         split = splits.get("iid")(sites=4)
-        return types.SimpleNamespace(data=source, split=split, seed=3), None
+        program = types.SimpleNamespace(data=source, split=split, seed=3, split_seed=3)
+        return program, None
 
     module.load = load
     monkeypatch.setitem(sys.modules, "fedsight.program.config", module)

@@ -196,10 +196,11 @@ def _source_and_split(
         program = load(Path(word), sets)[0]
         chosen, seed = program.data, program.seed
         if split is None:
-            return chosen, program.split, seed
+            return chosen, program.split, program.split_seed
     else:
         chosen, seed = find_source(word, of_data), 0
-    return chosen, build(splits, split or "iid", parse(of_split)), seed
+    made = build(splits, split or "iid", parse(of_split))
+    return chosen, made, seed if made.seed is None else made.seed
 
 
 def _settings(cls: type[Settings]) -> str:

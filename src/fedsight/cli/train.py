@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from fedsight.cli.attend import LogFormat, attended
 from fedsight.cli.complete import run_folders
 from fedsight.cli.fetch import fetch_needed
 from fedsight.cli.output import echo
@@ -19,21 +18,12 @@ from fedsight.language.english import from_english
 from fedsight.language.message import message
 
 if TYPE_CHECKING:
+    from fedsight.cli.attend import Go
     from fedsight.coordinator.callbacks import Callback
     from fedsight.coordinator.store import RunStore
     from fedsight.evaluation.conclusion import Command
     from fedsight.program.program import Program, Speed
     from fedsight.runs.extension import Extension
-
-    Go = Callable[[Sequence[Callback], Callable[[str], None]], dict[str, Any]]
-
-
-class LogFormat(StrEnum):
-    """Trackers that can log a run's figures."""
-
-    TENSORBOARD = "tensorboard"
-    MLFLOW = "mlflow"
-
 
 EXAMPLES = sorted(
     path.stem for path in (Path(__file__).parents[1] / "program/examples").glob("*.toml")
@@ -70,6 +60,15 @@ Workers = Annotated[
     typer.Option(min=1, help="Worker processes (default: one per core).", show_default=False),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of all randomness.", show_default=False)]
+Seeds = Annotated[
+    int | None,
+    typer.Option(
+        "--seeds",
+        metavar="N",
+        help="Repeat with N seeds, from the program's on, and show mean and spread.",
+        show_default=False,
+    ),
+]
 FederationDir = Annotated[
     Path | None,
     typer.Option(
@@ -104,18 +103,23 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         rounds: RoundCount = None,
         workers: Workers = None,
         seed: Seed = None,
+        seeds: Seeds = None,
         plugin: PluginFiles = None,
         federation: FederationDir = None,
         log: Logs = None,
         force: Force = False,
     ) -> None:
         if federation is not None:
-            _refuse(command, workers)
+            _refuse(command, workers, seeds)
         changes = _changes(sets, rounds, workers, seed)
         program, speed = _program(config, example, changes, plugin)
         if example is not None and federation is None:
             fetch_needed(program.needs())
-        if federation is None:
+        if federation is None and seeds is not None:
+            from fedsight.cli.series import Repeats, begin_series
+
+            begin_series(Repeats(command, program, speed, seeds), Target(out, force), log)
+        elif federation is None:
             _begin(command, program, speed, Target(out, force), log)
         else:
             _deploy(federation, program, speed, Target(out, force), log)
@@ -226,6 +230,14 @@ def resume_command(
     from fedsight.runs import lifecycle
 
     import_plugins(plugin)
+    if (run / "series.json").is_file():
+        from fedsight.cli.series import resume_series
+
+        if rounds is not None or restart_schedule:
+            cause = f"{run} is a series of seeds, not a run"
+            raise ConfigError([Problem("--rounds", cause, "name one of the runs in it")])
+        resume_series(run, workers, log)
+        return
     store = RunStore(run)
     store.program()  # refuses a folder that is not a run
     facts = store.read_json("run.json")
@@ -241,7 +253,7 @@ def resume_command(
     elif (run / "summary.json").exists():
         _finish(run, log, lambda reporters, say: store.read_json("summary.json"))
     else:
-        _refuse("run", workers)
+        _refuse("run", workers, None)
         _redeploy(store, Path(facts["federation"]), log)
 
 
@@ -291,8 +303,12 @@ def _begin(
     _finish(folder, log, lambda reporters, say: lifecycle.start(what, reporters))
 
 
-def _refuse(command: Command, workers: int | None) -> None:
+def _refuse(command: Command, workers: int | None, seeds: int | None) -> None:
     """Refuse what a run on a federation cannot do."""
+    if seeds is not None:
+        cause = "does not apply to a federation: its sites agree to one program"
+        cure = "start one run after the other with --seed, and name them all in `fedsight report`"
+        raise ConfigError([Problem("--seeds", cause, cure)])
     if command == "compare":
         cause = "the baselines need all data in one place, but they stay at their sites"
         raise ConfigError([Problem("--federation", cause, "use: fedsight run --federation DIR")])
@@ -350,23 +366,10 @@ def _redeploy(store: RunStore, before: Path, log: list[LogFormat] | None) -> Non
 
 def _finish(folder: Path, log: list[LogFormat] | None, go: Go) -> None:
     from fedsight.cli.screen import show_summary
-    from fedsight.coordinator.trackers import open_log
-    from fedsight.core.progress import listening
     from fedsight.evaluation.conclusion import require_score
     from fedsight.report.page import build
-    from fedsight.runs.progress import Screen
 
-    screen = Screen()
-    reporters: list[Callback] = [screen]
-    try:
-        reporters += [open_log(kind.value, folder, screen.say) for kind in log or []]
-        with listening(screen.progressed):
-            summary = go(reporters, screen.say)
-    finally:
-        for reporter in reporters:
-            reporter.close()
-        with contextlib.suppress(OSError):
-            folder.rmdir()  # nothing was written there
+    summary = attended(folder, log, go)
     build([folder])
     require_score(summary, str(folder))
     show_summary(summary, str(folder))

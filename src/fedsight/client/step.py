@@ -178,10 +178,10 @@ class Client:
         lr = program.train.rate(order.round, program.rounds.rounds)
         local = self._local(order, memory, lr)
         noise = partial(self._noise, *path)
-        draws = generator(program.seed, *path, "batches")
+        draws = generator(program.train_seed, *path, "batches")
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            seed(self._device, derive(program.seed, *path, "dropout"))
+            seed(self._device, derive(program.train_seed, *path, "dropout"))
             for phase in program.algorithm.phases(program.train.epochs):
                 progress = self._train(phase, known, draws, local, noise, blank)
                 loss += progress.loss
@@ -285,7 +285,7 @@ class Client:
             )
             draws, kept = np.random.default_rng(key.tolist()), {"begin": key}
         else:
-            draws = numpy_generator(program.seed, "begin", site.name)
+            draws = numpy_generator(program.model_seed, "begin", site.name)
         program.task.begin(self.model, site.labels, draws)
         return kept
 
@@ -333,7 +333,7 @@ class Client:
             return None
 
         def shuffled(number: int) -> Tensor:
-            draws = generator(program.seed, "site", site.name, "pass", number)
+            draws = generator(program.train_seed, "site", site.name, "pass", number)
             return torch.randperm(len(site.data), generator=draws)
 
         return spanned(len(site.data), span, program.train.batch, shuffled)

@@ -34,7 +34,7 @@ class Protection:
         self._noise: MakeNoise = seeded if secret is None else fresh
         # Without amplification cohorts need not be secret, so they are drawn from the seed.
         secret = secret if self.mechanism.protects else None
-        self._seed = program.seed if secret is None else secret
+        self._seed = program.train_seed if secret is None else secret
         self.rounds = self.plan.rounds
         if isinstance(self.mechanism, Protected):
             self.rounds = self.mechanism.rounds(self.plan)

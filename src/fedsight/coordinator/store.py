@@ -53,10 +53,14 @@ class Checkpoint:
 
 
 class RunStore:
-    """Reads and writes one run folder."""
+    """Reads and writes one run folder.
 
-    def __init__(self, folder: Path) -> None:
+    `series` is the folder of the series of seeds that the run belongs to, if it is one of several.
+    """
+
+    def __init__(self, folder: Path, series: Path | None = None) -> None:
         self.folder = folder
+        self.series = series
 
     @property
     def memory(self) -> Path:
@@ -81,10 +85,10 @@ class RunStore:
             shutil.rmtree(folder, ignore_errors=True)
         self.write_json("run.json", facts)
 
-    def write_program(self, program: Program, speed: Speed) -> None:
+    def write_program(self, program: Program, speed: Speed, name: str = "run.toml") -> None:
         """Write run.toml."""
         table = without_none({**program.table(), "speed": speed.table()})
-        write_atomically(self.folder / "run.toml", tomli_w.dumps(table).encode())
+        write_atomically(self.folder / name, tomli_w.dumps(table).encode())
 
     def earlier(self) -> list[Path]:
         """The folders with the results before each extension (`runs/extension.py`)."""

@@ -1,8 +1,10 @@
-"""Intervals of shares, and of the difference between two shares of the same samples."""
+"""Intervals of shares, of the difference between two shares of the same samples, and of means."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from functools import cache
 
 Z = 1.959964  # of the normal distribution: 95 % lie within so many standard deviations
 
@@ -36,3 +38,47 @@ def paired(first: float, second: float, samples: float) -> tuple[float, float]:
     difference = one - other
     half = Z * math.sqrt((one + other - difference**2) / (samples + 2))
     return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def of_mean(values: Sequence[float]) -> tuple[float, float]:
+    """The 95 % interval of a mean, from independent `values` that are about normal (Student 1908).
+
+    NaN for fewer than two values.
+    """
+    count = len(values)
+    if count < 2:
+        return math.nan, math.nan
+    mean = math.fsum(values) / count
+    half = student(count - 1) * deviation(values) / math.sqrt(count)
+    return mean - half, mean + half
+
+
+def deviation(values: Sequence[float]) -> float:
+    """The standard deviation of the law that `values` are drawn from (n - 1); NaN for one value."""
+    if len(values) < 2:
+        return math.nan
+    mean = math.fsum(values) / len(values)
+    squares = math.fsum((value - mean) ** 2 for value in values)
+    return math.sqrt(squares / (len(values) - 1))
+
+
+@cache
+def student(freedom: int) -> float:
+    """Student's t with `freedom` >= 1 degrees of freedom: 95 % lie between -t and t."""
+    low, high = 0.0, 16.0
+    while high - low > 1e-12:
+        middle = (low + high) / 2
+        low, high = (middle, high) if _within(middle, freedom) < 0.95 else (low, middle)
+    return high
+
+
+def _within(t: float, freedom: int) -> float:
+    """The probability of -t to t (Abramowitz and Stegun 1964, 26.7.3 and 26.7.4)."""
+    angle = math.atan(t / math.sqrt(freedom))
+    sine, cosine = math.sin(angle), math.cos(angle)
+    odd = freedom % 2
+    term, total = (cosine if odd else 1.0), 0.0
+    for step in range(1 + odd, freedom, 2):
+        total += term
+        term *= cosine * cosine * step / (step + 1)
+    return (angle + sine * total) * 2 / math.pi if odd else sine * total

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedsight.core.draws import draws
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
-from fedsight.core.rng import numpy_generator
 from fedsight.data.base import Dataset, Images, Indices, Part, Preprocess, SizedSource
 from fedsight.data.cells import labels_in, refuse_combined
 from fedsight.data.class_names import Similar, ordered, settled_names, used
@@ -447,12 +447,12 @@ def held_out(labels: Indices, sites: Any, fraction: float, seed: int) -> Any:
         site_of = np.unique(sites, return_inverse=True)[1]
     test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
-        rng = numpy_generator(seed, "held out", int(label))
+        rng = draws(seed, "held out", int(label))
         members = rng.permutation(np.flatnonzero(labels == label))
         members = members[np.argsort(site_of[members], kind="stable")]
         count = min(len(members) - 1, max(1, round(fraction * len(members))))
         if count:
-            steps = (np.arange(count) + rng.random()) * len(members) / count
+            steps = (np.arange(count) + rng.uniform()) * len(members) / count
             test[members[steps.astype(np.int64)]] = True
     for site in np.flatnonzero(np.bincount(site_of[~test], minlength=site_of.max() + 1) == 0):
         test[np.flatnonzero(site_of == site)[0]] = False

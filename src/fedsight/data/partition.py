@@ -87,6 +87,8 @@ class Split(Settings, ABC):
     min_samples: int = Field(
         1, ge=1
     )  # minimum samples of each site; a split that cannot satisfy it is refused
+    # of who has which images, of validation images and of shift noise; None: the program's seed
+    seed: int | None = None
 
     def divide(self, part: Part, classes: int, seed: int) -> Partition:
         """The partition of `part`; the same seed gives the same one.
@@ -140,6 +142,11 @@ class Split(Settings, ABC):
     def _simulates(self) -> bool:
         """Whether it decides which site has a sample, and gives each to one."""
         return not self.shares
+
+    @property
+    def seeded(self) -> bool:
+        """Whether another seed gives another partition."""
+        return True
 
     @property
     def shares(self) -> bool:

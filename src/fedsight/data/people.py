@@ -8,8 +8,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
+from fedsight.core.draws import draws
 from fedsight.core.errors import DataError
-from fedsight.core.rng import numpy_generator
 from fedsight.data.assembly import Collection, Labels, Record, site_names
 from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.duplicates.handled import handled, looked_for
@@ -134,8 +134,8 @@ def _held_out(keys: Sequence[tuple[str, str]], source: PeopleSource) -> set[tupl
         count = min(len(own) - 1, round(source.unseen * len(own)))
         if count == 1:
             count = 2 if len(own) >= MIN_PEOPLE else 0
-        draws = numpy_generator(source.test_seed, "unseen", site)
-        held |= {own[place] for place in draws.permutation(len(own))[:count]}
+        order = draws(source.test_seed, "unseen", site).permutation(len(own))
+        held |= {own[place] for place in order[:count]}
     return held
 
 

@@ -12,6 +12,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.coordinator.store import RunStore
 from fedsight.engines.pool import Pool
+from fedsight.evaluation import shared
 from fedsight.evaluation.baselines import POOLED, BaselineRound, TrainedBaseline, work
 from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator, Figures
@@ -48,6 +49,10 @@ def compare(
     done: dict[str, Any] = {}
     if (store.folder / PARTIAL).exists():
         done = store.read_json(PARTIAL)
+    same = None if store.series is None else shared.key(federation, budget)
+    if str(POOLED) not in done and (earlier := shared.kept(store.series, same)):
+        taken = TrainedBaseline(POOLED, *earlier, None)
+        done[str(POOLED)] = _figures(evaluator, taken) | {"shared": True}
     for _ in range(len(done) * budget.rounds):
         on_round()
     left = [job for job in jobs(federation) if str(job) not in done]
@@ -61,9 +66,9 @@ def compare(
             if isinstance(message, BaselineRound):
                 on_round()
                 continue
-            done[str(message.job)] = {**_figures(evaluator, message), "passes": message.passes}
-            if message.evidence is not None:
-                done[str(message.job)]["evidence"] = message.evidence.plain()
+            done[str(message.job)] = _figures(evaluator, message)
+            if message.job == POOLED:
+                shared.keep(store.series, same, message.sums, message.passes)
             store.write_json(PARTIAL, done)
             if left:
                 pool.send(worker, left.pop(0), "training a baseline")
@@ -138,6 +143,12 @@ def _single_model(figures: Figures) -> dict[str, Any]:
 
 
 def _figures(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
+    """What is known of a finished baseline, as plain values."""
+    found = _scores(evaluator, trained) | {"passes": trained.passes}
+    return found if trained.evidence is None else found | {"evidence": trained.evidence.plain()}
+
+
+def _scores(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
     if trained.job == POOLED:
         return _single_model(evaluator.figures(trained.sums))
     figures = evaluator.figures(trained.sums, only=trained.job)

@@ -50,7 +50,7 @@ def load(run: Path, site: str | None = None) -> Saved:
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{run / 'run.json'} is broken: {error!r}", "run it again") from error
     network = program.model.fresh().build(
-        size.channels, size.height, size.width, len(classes), program.seed
+        size.channels, size.height, size.width, len(classes), program.model_seed
     )
     layout = program.layout(network)
     try:

@@ -62,6 +62,7 @@ class Model(Settings, ABC):
     # a local file of pretrained weights (safetensors or .pth)
     weights: Path | None = Field(None, strict=False)
     sha256: str | None = None  # of that file, or its first 8 or more hex digits; required with it
+    seed: int | None = None  # of the initial weights; None: the program's seed
 
     @abstractmethod
     def make(

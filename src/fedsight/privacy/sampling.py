@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
 
+from fedsight.core.draws import Indices, draws
 from fedsight.core.errors import FedSightError
-from fedsight.core.rng import numpy_generator
 from fedsight.privacy import event
 from fedsight.privacy.event import Event
 
@@ -65,8 +66,8 @@ class Poisson:
 
     def draw(self, population: int, seed: int, round: int) -> list[int]:
         """The clients that were drawn."""
-        rng = numpy_generator(seed, "round", round, "cohort")
-        return [int(client) for client in np.flatnonzero(rng.random(population) < self.rate)]
+        drawn = draws(seed, "round", round, "cohort").uniforms(population)
+        return [int(client) for client in np.flatnonzero(drawn < self.rate)]
 
     def expected(self, population: int) -> float:
         """`rate` times `population`."""
@@ -99,9 +100,8 @@ class FixedSize:
             )
         if self.size == population:
             return list(range(population))
-        rng = numpy_generator(seed, "round", round, "cohort")
-        chosen = rng.choice(population, self.size, replace=False, shuffle=False)
-        return sorted(int(client) for client in chosen)
+        chosen = draws(seed, "round", round, "cohort").sample(population, self.size)
+        return [int(client) for client in chosen]
 
     def expected(self, population: int) -> float:
         """The fixed size."""
@@ -110,6 +110,12 @@ class FixedSize:
     def event(self, population: int, noise: float) -> Event:
         """Amplified by the sampling; neighbours replace one client by another."""
         return event.fixed_size(noise, population, self.size)
+
+
+@lru_cache(maxsize=1)
+def _shuffled(seed: int, population: int) -> Indices:
+    """The clients in the order of their groups, the same in every round."""
+    return draws(seed, "cohort groups").permutation(population)
 
 
 @dataclass(frozen=True)
@@ -128,7 +134,7 @@ class Cyclic:
 
     def draw(self, population: int, seed: int, round: int) -> list[int]:
         """The group whose turn it is in `round`."""
-        order = numpy_generator(seed, "cohort groups").permutation(population)
+        order = _shuffled(seed, population)
         groups = self.groups(population)
         return sorted(int(client) for client in order[(round - 1) % groups :: groups])
 

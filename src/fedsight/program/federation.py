@@ -104,7 +104,11 @@ class Federation:
         return self.partition.size(client if self.only is None else self.only)
 
     def client(self, client: int) -> SiteData:
-        """A client's training images; created on each call and not cached."""
+        """A client's training images; created on each call and not cached.
+
+        Pooled ones are in the order of their sites, or, so that training with a seed of its own
+        does not depend on the split, in the order of the data.
+        """
         if not self.pooled:
             site = client if self.only is None else self.only
             indices = torch.from_numpy(self.partition.indices(site))
@@ -112,8 +116,11 @@ class Federation:
         sites = range(len(self.partition))
         groups = [self.partition.indices(site) for site in sites]
         origins = np.repeat(np.arange(len(groups)), [len(group) for group in groups])
-        indices = torch.from_numpy(np.concatenate(groups))
-        return self._data(self.dataset.train, indices, torch.from_numpy(origins))
+        pooled = np.concatenate(groups)
+        if self.program.train.seed is not None:
+            order = np.argsort(pooled, kind="stable")
+            pooled, origins = pooled[order], origins[order]
+        return self._data(self.dataset.train, torch.from_numpy(pooled), torch.from_numpy(origins))
 
     def viewed(self) -> Federation:
         """The same federation with its test views."""
@@ -178,7 +185,7 @@ class Federation:
         return other
 
     def _data(self, part: Part, indices: Tensor, origins: Tensor) -> SiteData:
-        shift, sites, seed = self.program.shift, len(self.partition), self.program.seed
+        shift, sites, seed = self.program.shift, len(self.partition), self.program.split_seed
 
         def view(pixels: Tensor, origin: int, indices: Tensor) -> Tensor:
             return shift.apply(pixels, origin, sites, seed, indices) if origin >= 0 else pixels
@@ -194,7 +201,7 @@ class Federation:
     def build(self) -> Network:
         """A new, initialised network; equal in every process."""
         size, model, classes = self.dataset.preprocess, self.program.model, self.dataset.classes
-        given = (size.channels, size.height, size.width, len(classes), self.program.seed)
+        given = (size.channels, size.height, size.width, len(classes), self.program.model_seed)
         network = model.build(*given)
         theirs = trained_for(model)
         if theirs is None or theirs == classes:
@@ -307,14 +314,14 @@ def federate(program: Program) -> Federation:
     if problems := [*program.task.check_settings(), *program.task.check(dataset)]:
         raise ConfigError(problems)
     with _blamed(program.split, DataError):
-        partition = program.split.divide(dataset.train, len(dataset.classes), program.seed)
+        partition = program.split.divide(dataset.train, len(dataset.classes), program.split_seed)
     if problems := program.rounds.check(len(partition)):
         raise ConfigError(problems)
     aside, share = None, program.rounds.validation
     if share and dataset.validation is None:
         if problems := validation.problems(share, program.split, program.task):
             raise ConfigError(problems)
-        partition, aside = validation.set_aside(partition, share, program.seed)
+        partition, aside = validation.set_aside(partition, share, program.split_seed)
     federation = Federation(program, dataset, partition, (), aside=aside)
     with _blamed(program.model, ModelError):
         network = federation.network

@@ -69,6 +69,8 @@ class Train(Settings):
     # rounds after which schedule and warm-up begin again; `fedsight resume --rounds` adds one
     restarts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
     augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
+    # of cohorts, the order of images, augmentation and dropout; None: the program's seed
+    seed: int | None = None
 
     def check(self) -> list[Problem]:
         """Settings that the chosen optimizer does not have."""
@@ -191,10 +193,34 @@ class Program:
         return table
 
     @property
+    def split_seed(self) -> int:
+        """The seed of who has which images, of validation images and of the shift's noise."""
+        return self.seed if self.split.seed is None else self.split.seed
+
+    @property
+    def model_seed(self) -> int:
+        """The seed of the initial weights."""
+        return self.seed if self.model.seed is None else self.model.seed
+
+    @property
+    def train_seed(self) -> int:
+        """The seed of cohorts and of what is drawn in training."""
+        return self.seed if self.train.seed is None else self.train.seed
+
+    @property
+    def follows_seed(self) -> bool:
+        """Whether anything in the program follows its seed, rather than a seed of its own."""
+        split = self.split.seed is None and (
+            self.split.seeded or self.rounds.validation > 0 or self.shift.kind == "noise"
+        )
+        noise = self.privacy.protects or self.secure.rounds_values
+        return split or self.model.seed is None or self.train.seed is None or noise
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 over everything but the program's name and the paths of files."""
         meaning = {
-            item.name: value.meaning() if isinstance(value, Settings) else value
+            item.name: _meaning(value) if isinstance(value, Settings) else value
             for item in fields(self)
             for value in [getattr(self, item.name)]
             if item.name not in ("name", "plugins")
@@ -345,6 +371,13 @@ class Program:
         cause = "nothing would be trained: all named tensors are frozen or not parameters"
         cure = 'name trainable parameters, for example ["head"]'
         return [Problem("train.only", cause, cure)]
+
+
+def _meaning(part: Settings) -> dict[str, Any]:
+    """A part's meaning; a seed of its own that is not set says nothing."""
+    return {
+        key: value for key, value in part.meaning().items() if key != "seed" or value is not None
+    }
 
 
 def matches(name: str, pattern: str, network: Network) -> bool:

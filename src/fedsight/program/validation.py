@@ -6,10 +6,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
+import numpy as np
 
+from fedsight.core.draws import draws
 from fedsight.core.errors import Problem
-from fedsight.core.rng import generator
 from fedsight.data.base import Dataset, Indices
 from fedsight.data.partition import Groups, Partition, Split
 from fedsight.tasks.base import Task
@@ -39,14 +39,9 @@ def set_aside(
     for site in range(len(partition)):
         mine = partition.indices(site)
         count = min(int(len(mine) * share), max(0, len(mine) - 1))
-        draws = generator(seed, "validation", partition.name(site))
-        order = torch.randperm(len(mine), generator=draws).numpy()
-        aside = order[:count].copy()
-        aside.sort()
-        keep = order[count:].copy()
-        keep.sort()
-        taken.append(mine[aside])
-        kept.append(mine[keep])
+        order = draws(seed, "validation", partition.name(site)).permutation(len(mine))
+        taken.append(mine[np.sort(order[:count])])
+        kept.append(mine[np.sort(order[count:])])
     names = [partition.name(site) for site in range(len(partition))]
     return Groups(kept, names), tuple(taken)
 

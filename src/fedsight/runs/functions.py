@@ -2,29 +2,61 @@
 
 from __future__ import annotations
 
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 from fedsight.coordinator.folders import free_folder
 from fedsight.coordinator.protection import Protection
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem, StoreError
+from fedsight.core.errors import (
+    ConfigError,
+    DataError,
+    FedSightError,
+    ModelError,
+    Problem,
+    StoreError,
+)
 from fedsight.core.progress import listening
 from fedsight.evaluation.conclusion import Command, require_score
 from fedsight.program import config as configs
 from fedsight.program import keywords
 from fedsight.program.federation import federate
 from fedsight.program.keywords import Config
-from fedsight.program.program import Program
-from fedsight.runs import lifecycle
+from fedsight.program.program import Program, Speed
+from fedsight.runs import lifecycle, series
 from fedsight.runs.extension import Extension
 from fedsight.runs.progress import Screen
-from fedsight.runs.result import Run
+from fedsight.runs.result import Run, Series
 
 # The section that an error refers to if it does not name a key.
 WHERE: dict[type[FedSightError], str] = {DataError: "data", ModelError: "model"}
 _UNFINISHED: dict[Path, Program] = {}  # keeps the objects of interrupted runs, so that they resume
+
+
+@overload
+def run(
+    config: Config | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    seeds: None = None,
+    **overrides: Any,
+) -> Run: ...
+
+
+@overload
+def run(
+    config: Config | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    seeds: int,
+    **overrides: Any,
+) -> Series: ...
 
 
 def run(
@@ -33,8 +65,9 @@ def run(
     out: str | PathLike[str] | None = None,
     workers: int | None = None,
     force: bool = False,
+    seeds: int | None = None,
     **overrides: Any,
-) -> Run:
+) -> Run | Series:
     """Train one model over all sites.
 
     `config` is the path of a TOML file, a mapping as such a file has it, or a `Program`. With no
@@ -44,10 +77,41 @@ def run(
     `out` is the run folder (default: `runs/NAME`), `workers` the number of processes (default: one
     for each core). With `force` a run that is in the folder is replaced.
 
+    With `seeds`, at least 2, it is repeated with so many seeds, from the program's on, each a run in
+    a folder inside; the result is then a `Series` with mean and spread. Calling it again with the
+    same `out` continues an interrupted series.
+
     Raises a FedSightError that says what is wrong and what to do. Interrupted (Ctrl-C, a
     notebook's stop button), it raises `Interrupted` and leaves a folder that `resume` can continue.
     """
-    return _begin("run", config, out, workers, force, overrides)
+    where = _Where(out, workers, force)
+    if seeds is not None:
+        return _begin_series("run", config, where, seeds, overrides)
+    return _begin("run", config, where, overrides)
+
+
+@overload
+def compare(
+    config: Config | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    seeds: None = None,
+    **overrides: Any,
+) -> Run: ...
+
+
+@overload
+def compare(
+    config: Config | None = None,
+    *,
+    out: str | PathLike[str] | None = None,
+    workers: int | None = None,
+    force: bool = False,
+    seeds: int,
+    **overrides: Any,
+) -> Series: ...
 
 
 def compare(
@@ -56,13 +120,18 @@ def compare(
     out: str | PathLike[str] | None = None,
     workers: int | None = None,
     force: bool = False,
+    seeds: int | None = None,
     **overrides: Any,
-) -> Run:
+) -> Run | Series:
     """As `run`, and then train each site alone and all pooled, on the same data and budget.
 
-    `Run.comparison` has the figures, `Run.summary` the main ones.
+    `Run.comparison` has the figures, `Run.summary` the main ones. With `seeds`, a `Series`, as `run`
+    has it; its `differences` are taken within each seed.
     """
-    return _begin("compare", config, out, workers, force, overrides)
+    where = _Where(out, workers, force)
+    if seeds is not None:
+        return _begin_series("compare", config, where, seeds, overrides)
+    return _begin("compare", config, where, overrides)
 
 
 def check(config: Config | None = None, **overrides: Any) -> list[Problem]:
@@ -100,6 +169,11 @@ def resume(
     """
     kept = keywords.own(objects)
     path = _path(folder, "folder")
+    if series.is_series(path):
+        raise StoreError(
+            f"{path} is a series of seeds, not a run",
+            "call run or compare again with the same `out` and `seeds`: it continues",
+        )
     if workers is not None:
         _count(workers, "workers")
     _refuse_other(RunStore(path), objects)
@@ -165,25 +239,59 @@ def _path(given: Any, where: str) -> Path:
     return Path(given)
 
 
+class _Where(NamedTuple):
+    """Where a run goes, with how many processes, and whether it may replace another."""
+
+    out: str | PathLike[str] | None
+    workers: int | None
+    force: bool
+
+    def folder(self, name: str) -> Path:
+        """The folder that was asked for, or a new one."""
+        return free_folder(Path("runs"), name) if self.out is None else _path(self.out, "out")
+
+
 def _begin(
-    command: Command,
-    config: Config | None,
-    out: str | PathLike[str] | None,
-    workers: int | None,
-    force: bool,
-    overrides: dict[str, Any],
+    command: Command, config: Config | None, where: _Where, overrides: dict[str, Any]
 ) -> Run:
+    program, speed = _read(config, overrides, where.workers)
+    folder = where.folder(program.name)
+    what = lifecycle.Start(program, speed, RunStore(folder), command, where.force)
+    _attend(folder, lambda callbacks: lifecycle.start(what, callbacks), program)
+    found = Run(folder)
+    found._kept = program
+    return found
+
+
+def _begin_series(
+    command: Command, config: Config | None, where: _Where, count: int, overrides: dict[str, Any]
+) -> Series:
+    program, speed = _read(config, overrides, where.workers)
+    seeds = series.seeds_of(program, _count(count, "seeds"))
+    folder = where.folder(f"{program.name}-seeds")
+    plan = series.SeriesPlan(program, speed, seeds, folder, command)
+    series.start(plan, partial(_attend, program=program), where.force)
+    found = Series(folder)
+    found._kept = program
+    return found
+
+
+def _read(
+    config: Config | None, overrides: dict[str, Any], workers: int | None
+) -> tuple[Program, Speed]:
     if config is None and "data" not in overrides:
         cause = "no data are given to train on"
         cure = 'give a config file, or for a first try data="fashion-mnist-12k"'
         raise ConfigError([Problem("data", cause, cure)])
-    program, speed = keywords.read(config, overrides, workers)
-    folder = free_folder(Path("runs"), program.name) if out is None else _path(out, "out")
+    return keywords.read(config, overrides, workers)
+
+
+def _attend(folder: Path, work: series.Work, program: Program) -> None:
+    """Do the work of a run and show its progress."""
     screen = Screen()
     try:
-        what = lifecycle.Start(program, speed, RunStore(folder), command, force)
         with listening(screen.progressed):
-            summary = lifecycle.start(what, [screen])
+            summary = work([screen])
     except BaseException:
         if (folder / "run.toml").is_file():
             _UNFINISHED[folder.resolve()] = program
@@ -191,6 +299,3 @@ def _begin(
     finally:
         screen.close()
     require_score(summary, str(folder))
-    found = Run(folder)
-    found._kept = program
-    return found

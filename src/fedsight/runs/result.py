@@ -1,4 +1,4 @@
-"""A finished run in Python: its figures, its model, its answers and its report."""
+"""A finished run in Python, or a series of them: figures, model, answers and report."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from fedsight.core.errors import DataError, StoreError
 from fedsight.inference import predict, saved
 from fedsight.inference.predict import Prediction
 from fedsight.inference.saved import Saved
+
+SERIES = "series.json"  # in the folder of a series: its seeds, and when it is finished its figures
 
 
 class Run:
@@ -130,3 +132,65 @@ class Run:
             if value is not None
         )
         return f"<b>{escape(str(self.summary.get('name')))}</b><table>{cells}</table>"
+
+
+class Series:
+    """A finished series: runs of one program that differ only in their seed, and their folder."""
+
+    def __init__(self, folder: str | PathLike[str]) -> None:
+        """Raises StoreError if `folder` holds no series, or one that has not finished."""
+        self._folder = Path(folder)
+        self._kept: object = None
+        self._facts = RunStore(self._folder).read_json(SERIES)
+        if "figures" not in self._facts:
+            raise StoreError(
+                f"the series in {folder} is not finished", f"finish it: fedsight resume {folder}"
+            )
+
+    def __repr__(self) -> str:
+        mean = self.figures.get("federated", {}).get("mean")
+        figure = f", {self._facts['headline']} {mean:.4f}" if isinstance(mean, float) else ""
+        return f"<Series {self._facts['name']!r}: {len(self.seeds)} seeds{figure}, {self.folder}>"
+
+    @property
+    def folder(self) -> Path:
+        """The folder that holds the runs and `series.json`."""
+        return self._folder
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds, in the order of `runs`."""
+        return tuple(self._facts["seeds"])
+
+    @property
+    def figures(self) -> Mapping[str, Any]:
+        """By arm (`federated`, `alone`, `pooled`): `mean`, standard `deviation`, `low` and `high`,
+        the 95 % interval of the mean, and the `values` by seed."""
+        figures: Mapping[str, Any] = self._facts["figures"]
+        return figures
+
+    @property
+    def differences(self) -> Mapping[str, Any]:
+        """The same of differences within each seed, such as `federated_minus_alone`."""
+        differences: Mapping[str, Any] = self._facts["differences"]
+        return differences
+
+    @property
+    def sites(self) -> Mapping[str, Any] | None:
+        """The same for each site; None where sites have other images with every seed."""
+        sites: Mapping[str, Any] | None = self._facts["sites"]
+        return sites
+
+    @cached_property
+    def runs(self) -> list[Run]:
+        """The runs, one for each seed."""
+        found = [Run(self._folder / name) for name in self._facts["runs"]]
+        for run in found:
+            run._kept = self._kept
+        return found
+
+    def report(self) -> Path:
+        """Write the report of all runs side by side, one HTML page; returns its path."""
+        from fedsight.report.page import build
+
+        return build([run.folder for run in self.runs], self._folder / "report.html")

@@ -7,8 +7,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from fedsight.core.draws import draws
 from fedsight.core.errors import DataError, Problem
-from fedsight.core.rng import numpy_generator
 from fedsight.data.assembly import Record
 from fedsight.data.base import Dataset, Side, sources
 from fedsight.data.duplicates.counts import Handling
@@ -58,9 +58,7 @@ class OrlFaces(PeopleSource):
                 site_name(place * self.sites // trained, self.sites) if place < trained else "none",
                 "test" if place >= trained else "train",
             )
-            for place, person in enumerate(
-                numpy_generator(self.people_seed, "orl-faces").permutation(PEOPLE)
-            )
+            for place, person in enumerate(draws(self.people_seed, "orl-faces").permutation(PEOPLE))
             for picture in range(1, PICTURES + 1)
         ]
         facts = {"title": "ORL faces", "licence": package.licence, "credit": package.credit}

@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from fedsight.core.draws import Draws, draws
 from fedsight.core.errors import DataError, Problem
 from fedsight.core.registry import nearest
-from fedsight.core.rng import numpy_generator
 from fedsight.data.base import ArrayImages, Dataset, Part, Source, Words, sources
 from fedsight.data.detection.boxes import Row, joined, majority, pack
 from fedsight.data.partition import site_name
@@ -144,40 +144,37 @@ class Scenes(Source):
         self, material: Material, site: int, part: int, number: int
     ) -> tuple[Grey, list[Row]]:
         """One scene [size, size] and its boxes."""
-        rng = numpy_generator(self.seed, "scene", part, "site", site, number)
+        rng = draws(self.seed, "scene", part, "site", site, number)
         texture = material.textures[site % len(material.textures)]
-        top, left = (int(rng.integers(0, side - self.size + 1)) for side in texture.shape)
+        top, left = (rng.between(0, side - self.size) for side in texture.shape)
         scene = texture[top : top + self.size, left : left + self.size].copy()
-        if rng.random() < 0.5:
+        if rng.uniform() < 0.5:
             scene = np.ascontiguousarray(scene[:, ::-1])
         mix = None if part else self._mix(site)
         rows: list[Row] = []
-        for _ in range(int(rng.integers(1, self.most + 1))):
-            label = int(rng.choice(len(self._names), p=mix))
+        for _ in range(rng.between(1, self.most)):
+            label = rng.below(len(self._names)) if mix is None else int(rng.choose(mix, 1)[0])
             choice = material.garments[label]
-            garment = self._garment(choice[rng.integers(len(choice))], rng)
+            garment = self._garment(choice[rng.below(len(choice))], rng)
             if row := _put(garment, label, scene, rows, rng):
                 rows.append(row)
         return scene, rows
 
     def _mix(self, site: int) -> Any:
-        rng = numpy_generator(self.seed, "mix", "site", site)
-        return rng.dirichlet([self.alpha] * len(self._names))
+        return draws(self.seed, "mix", "site", site).dirichlet(self.alpha, len(self._names))
 
-    def _garment(self, pixels: Grey, rng: np.random.Generator) -> Grey:
+    def _garment(self, pixels: Grey, rng: Draws) -> Grey:
         """The garment at a random size, cut to its outline's box."""
-        side = int(rng.integers(self.smallest, self.largest + 1))
+        side = rng.between(self.smallest, self.largest)
         image = Image.fromarray(pixels).resize((side, side), Image.Resampling.BILINEAR)
         values = np.asarray(image)
-        if rng.random() < 0.5:
+        if rng.uniform() < 0.5:
             values = values[:, ::-1]
         down, across = (np.flatnonzero((values >= INK).any(axis)) for axis in (1, 0))
         return values[down[0] : down[-1] + 1, across[0] : across[-1] + 1]
 
 
-def _put(
-    garment: Grey, label: int, scene: Grey, others: Sequence[Row], rng: np.random.Generator
-) -> Row | None:
+def _put(garment: Grey, label: int, scene: Grey, others: Sequence[Row], rng: Draws) -> Row | None:
     """Paste the garment where it covers others by no more than a tenth; None if no such place."""
     (height, width), (rows, columns) = garment.shape, scene.shape
     for top, left in _places(rows - height + 1, columns - width + 1, rng):
@@ -189,9 +186,9 @@ def _put(
     return None
 
 
-def _places(rows: int, columns: int, rng: np.random.Generator) -> Iterator[tuple[int, int]]:
+def _places(rows: int, columns: int, rng: Draws) -> Iterator[tuple[int, int]]:
     for _ in range(TRIES):
-        yield int(rng.integers(rows)), int(rng.integers(columns))
+        yield rng.below(rows), rng.below(columns)
 
 
 def _covered(box: tuple[int, int, int, int], other: Row) -> float:

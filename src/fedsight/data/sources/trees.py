@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from pydantic import Field
 
+from fedsight.core.draws import Draws, draws
 from fedsight.core.errors import DataError
-from fedsight.core.rng import numpy_generator
 from fedsight.data.base import ArrayImages, Dataset, Part, Preprocess, Side, Source, sources
 from fedsight.data.detection.boxes import Row, joined, majority, pack
 from fedsight.data.detection.objects import Judge, cut
@@ -99,7 +99,7 @@ class Trees(Source):
         for site, files in TILES.items():
             tiles = [_tile(folder / photo, folder / boxes) for photo, boxes in files]
             train, test = zip(*(self._divided(tile) for tile in tiles), strict=True)
-            rng = numpy_generator(self.seed, "windows", site)
+            rng = draws(self.seed, "windows", site)
             for ground, (left, top), side in self._anywhere(train, rng):
                 parts[0].append((site, *self._window(ground.tile, left, top, side)))
             for ground, (left, top) in self._side_by_side(test):
@@ -140,18 +140,18 @@ class Trees(Source):
             first, second = second, first
         return Ground(tile, first), Ground(tile, second)
 
-    def _anywhere(self, grounds: Sequence[Ground], rng: np.random.Generator) -> Any:
+    def _anywhere(self, grounds: Sequence[Ground], rng: Draws) -> Any:
         """Random places and sides of windows, tiles drawn by their area."""
         areas = np.array([(g.box[2] - g.box[0]) * (g.box[3] - g.box[1]) for g in grounds])
         most = round(self.cover * float(areas.sum()) / self.window**2)
         count = max(1, min(self.windows, most))
-        for number in rng.choice(len(grounds), count, p=areas / areas.sum()):
+        for number in rng.choose(areas, count):
             left, top, right, bottom = grounds[number].box
-            times = self.zoom ** rng.uniform(-1, 1) if self.zoom > 1 else 1.0
+            times = self.zoom ** (2 * rng.uniform() - 1) if self.zoom > 1 else 1.0
             side = min(round(self.window * times), right - left, bottom - top)
             place = (
-                int(rng.integers(left, right - side + 1)),
-                int(rng.integers(top, bottom - side + 1)),
+                rng.between(left, right - side),
+                rng.between(top, bottom - side),
             )
             yield grounds[number], place, side
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
+from fedsight.core.draws import Draws, draws
 from fedsight.core.errors import DataError
-from fedsight.core.rng import numpy_generator
 from fedsight.data.base import Indices, Part
 from fedsight.data.partition import Groups, Partition, Split, splits
 
@@ -29,7 +29,7 @@ class Dirichlet(Split):
     def _divide(self, part: Part, classes: int, seed: int) -> Partition:
         best = 0
         for attempt in range(_TRIES):
-            site_of = self._draw(part.labels, numpy_generator(seed, "split", "dirichlet", attempt))
+            site_of = self._draw(part.labels, draws(seed, "split", "dirichlet", attempt))
             sizes = np.bincount(site_of, minlength=self.sites)
             if sizes.min() >= self.min_samples:
                 order = np.argsort(site_of, kind="stable")
@@ -41,12 +41,12 @@ class Dirichlet(Split):
             "raise split.alpha, or lower split.sites or split.min_samples",
         )
 
-    def _draw(self, labels: Indices, rng: np.random.Generator) -> Indices:
+    def _draw(self, labels: Indices, rng: Draws) -> Indices:
         """The site of each sample [n]."""
         site_of = np.empty(len(labels), dtype=np.int64)
         for label in np.unique(labels):
             members = rng.permutation(np.flatnonzero(labels == label))
-            shares = rng.dirichlet(np.full(self.sites, self.alpha))
+            shares = rng.dirichlet(self.alpha, self.sites)
             ends = np.rint(np.cumsum(shares)[:-1] * len(members)).astype(np.int64)
             site_of[members] = np.searchsorted(ends, np.arange(len(members)), side="right")
         return site_of

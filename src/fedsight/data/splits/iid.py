@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from fedsight.core.rng import numpy_generator
+from fedsight.core.draws import draws
 from fedsight.data.base import Part
 from fedsight.data.partition import Groups, Partition, Split, splits
 
@@ -17,5 +17,5 @@ class Iid(Split):
     sites: int = Field(10, ge=1)
 
     def _divide(self, part: Part, classes: int, seed: int) -> Partition:
-        order = numpy_generator(seed, "split", "iid").permutation(len(part))
+        order = draws(seed, "split", "iid").permutation(len(part))
         return Groups(np.array_split(order, self.sites))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
+from fedsight.core.draws import Draws, draws
 from fedsight.core.errors import DataError
-from fedsight.core.rng import numpy_generator
 from fedsight.data.base import Indices, Part
 from fedsight.data.partition import Groups, Partition, Split, splits
 
@@ -23,7 +23,7 @@ class LabelsPerSite(Split):
     labels: int = Field(2, ge=1)  # classes per site
 
     def _divide(self, part: Part, classes: int, seed: int) -> Partition:
-        rng = numpy_generator(seed, "split", "labels")
+        rng = draws(seed, "split", "labels")
         present, counts = np.unique(part.labels, return_counts=True)
         places = self._places(counts, rng)
         holders = self._deal(places, rng)
@@ -35,7 +35,7 @@ class LabelsPerSite(Split):
                 groups[site].append(share)
         return Groups([np.concatenate(group) for group in groups])
 
-    def _places(self, counts: Indices, rng: np.random.Generator) -> Indices:
+    def _places(self, counts: Indices, rng: Draws) -> Indices:
         """How many sites hold each class [classes]: as equal as the classes' sizes allow."""
         total = self.sites * self.labels
         if self.labels > len(counts):
@@ -66,7 +66,7 @@ class LabelsPerSite(Split):
                 places[rng.permutation(open_)[:left]] += 1
         return places
 
-    def _deal(self, places: Indices, rng: np.random.Generator) -> list[Indices]:
+    def _deal(self, places: Indices, rng: Draws) -> list[Indices]:
         """The sites that hold each class: `places[k]` different ones, each site `labels` times.
 
         Every site takes the classes with most places left, ties at random; by the theorem of Gale
@@ -75,6 +75,6 @@ class LabelsPerSite(Split):
         left = places.copy()
         chosen = np.empty((self.sites, self.labels), dtype=np.int64)
         for site in range(self.sites):
-            chosen[site] = np.lexsort((rng.random(len(left)), -left))[: self.labels]
+            chosen[site] = np.lexsort((rng.uniforms(len(left)), -left))[: self.labels]
             left[chosen[site]] -= 1
         return [np.flatnonzero((chosen == label).any(axis=1)) for label in range(len(places))]

@@ -28,3 +28,8 @@ class Natural(Split):
     @property
     def _simulates(self) -> bool:
         return False
+
+    @property
+    def seeded(self) -> bool:
+        """Nothing is drawn."""
+        return False

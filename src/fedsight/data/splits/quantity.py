@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from fedsight.core.rng import numpy_generator
+from fedsight.core.draws import Draws, draws
 from fedsight.data.base import Part
 from fedsight.data.partition import Groups, Partition, Split, splits
 
@@ -26,16 +26,16 @@ class Quantity(Split):
     sigma: float = Field(1.0, ge=0, le=20)  # lognormal: standard deviation of the log size
 
     def _divide(self, part: Part, classes: int, seed: int) -> Partition:
-        rng = numpy_generator(seed, "split", "quantity")
+        rng = draws(seed, "split", "quantity")
         spare = len(part) - self.sites * self.min_samples
         ends = np.rint(np.cumsum(self._shares_of(rng))[:-1] * spare).astype(np.int64)
         ends += self.min_samples * np.arange(1, self.sites)
         return Groups(np.split(rng.permutation(len(part)), ends))
 
-    def _shares_of(self, rng: np.random.Generator) -> npt.NDArray[np.float64]:
+    def _shares_of(self, rng: Draws) -> npt.NDArray[np.float64]:
         """Proportions [sites] that sum to 1."""
         if self.law == "dirichlet":
-            return rng.dirichlet(np.full(self.sites, self.alpha))
-        weights = rng.lognormal(0.0, self.sigma, self.sites)
+            return rng.dirichlet(self.alpha, self.sites)
+        weights = np.exp([self.sigma * rng.normal() for _ in range(self.sites)])
         shares: npt.NDArray[np.float64] = weights / weights.sum()
         return shares

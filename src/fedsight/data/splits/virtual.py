@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
 from pydantic import Field
 
+from fedsight.core.draws import draws
 from fedsight.core.errors import DataError
-from fedsight.core.rng import numpy_generator
 from fedsight.data.base import Indices, Part
 from fedsight.data.partition import Partition, Split, site_name, splits
 
@@ -31,8 +30,7 @@ class Population:
 
     def indices(self, site: int) -> Indices:
         """The site's samples: the same at every call, and independent of all other sites."""
-        rng = numpy_generator(self.seed, "client", site)
-        return np.sort(rng.choice(self.total, self.samples, replace=False, shuffle=False))
+        return draws(self.seed, "client", site).sample(self.total, self.samples)
 
     def size(self, site: int) -> int:
         """How many samples the site draws: all draw alike."""
