@@ -4,14 +4,15 @@
 
 Adds the sentences that the code has and the catalogue lacks, with an empty translation, drops those
 that the code no longer has, sorts the file, compiles it, and lists what is still to be translated
-(exit code 1 if anything is). Write translations into `zh.po` and run it again. After a merge with
-conflicts, keep both sides' entries in `zh.po` and run it; the compiled file is never merged.
+(exit code 1 if anything is). Write translations into `zh.po` and run it again. In a merge with
+conflicts in these two files, run it before anything else: it takes the entries of both sides.
 """
 
 from __future__ import annotations
 
 import io
 import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -48,10 +49,11 @@ class _Undated(Catalog):
     ]
 
 
-def in_catalogue() -> dict[Key, str]:
+def in_catalogue(content: bytes | None = None) -> dict[Key, str]:
     """Every sentence of the catalogue, with its Chinese."""
     found = {}
-    for entry in read_po(io.BytesIO(PO.read_bytes()), "zh"):
+    content = PO.read_bytes() if content is None else content
+    for entry in read_po(io.BytesIO(content), "zh"):
         if entry.id:
             key = entry.id if isinstance(entry.id, tuple) else (entry.id,)
             found[key] = entry.string[0] if isinstance(entry.string, tuple) else entry.string
@@ -74,6 +76,21 @@ def written(entries: dict[Key, str]) -> tuple[bytes, bytes]:
     return whole, compiled.getvalue()
 
 
+def both_sides() -> dict[Key, str]:
+    """The catalogue; in a merge with conflicts, the entries of both sides."""
+    listed = subprocess.run(
+        ["git", "ls-files", "--unmerged", PO.name], cwd=PO.parent, capture_output=True, check=False
+    )
+    found: dict[Key, str] = {}
+    for line in listed.stdout.splitlines():
+        stage = line.split()[2].decode()
+        if stage != "1":  # the common ancestor
+            side = ["git", "show", f":{stage}:./{PO.name}"]
+            shown = subprocess.run(side, cwd=PO.parent, capture_output=True, check=True)
+            found |= {key: told for key, told in in_catalogue(shown.stdout).items() if told}
+    return found or (in_catalogue() if PO.exists() else {})
+
+
 def renamed(known: dict[Key, str], entries: dict[Key, str]) -> None:
     """Keep the translation of a sentence in which only names of fields have changed."""
     gone = {FIELD.sub("{", key[0]): key for key in known.keys() - entries.keys() if known[key]}
@@ -87,7 +104,7 @@ def renamed(known: dict[Key, str], entries: dict[Key, str]) -> None:
 
 def main() -> int:
     """Bring the files up to date; 1 if a translation is missing."""
-    known = in_catalogue() if PO.exists() else {}
+    known = both_sides()
     entries = {key: known.get(key, "") for key in all_sentences()}
     renamed(known, entries)
     text, compiled = written(entries)

@@ -51,6 +51,7 @@ def test_a_wheel_works_outside_the_checkout(installed: Path, tmp_path: Path) -> 
 
     assert said("--version") == f"fedsight {fedsight.__version__}\n"
     assert "fashion is fine" in said("check", "--example", "fashion")
+    assert "fashion 没有问题" in said("check", "--example", "fashion", "--lang", "zh")
     options = ("--rounds", "1", "--workers", "1", "--set", "train.epochs=1")
     assert "Report: " in said("run", "--example", "fashion", *options, "--out", "run")
     assert "</html>" in (tmp_path / "run" / "report.html").read_text()

@@ -71,7 +71,8 @@ def doctor_command(
         echo(json.dumps(table, indent=2, ensure_ascii=False))
     else:
         for one in found:
-            echo(f"{_MARKS[one.state]}  {one.what}: {printable(str(one.value))}")
+            said = message("{key}: {value}", key=one.what, value=printable(str(one.value)))
+            echo(f"{_MARKS[one.state]}  {said}")
             if one.cure:
                 echo(f"         {one.cure}")
         echo(_verdict(usable))

@@ -10,6 +10,8 @@ from rich.markup import escape
 
 from fedsight.cli.attend import LogFormat, attended
 from fedsight.cli.tables import PrintableTable, print_line, show
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message
 from fedsight.report.words import word
 
 if TYPE_CHECKING:
@@ -20,14 +22,14 @@ if TYPE_CHECKING:
     from fedsight.runs.series import Attend, Work
 
 _ROWS = {
-    "federated": "federated",
-    "alone": "alone (mean of the sites)",
-    "pooled": "pooled",
-    "federated_minus_alone": "federated - alone",
-    "federated_minus_pooled": "federated - pooled",
-    "own_federated": "each site's figure: federated",
-    "own_alone": "each site's figure: alone",
-    "own_federated_minus_alone": "each site's: federated - alone",
+    "federated": message("federated"),
+    "alone": message("alone (mean of the sites)"),
+    "pooled": message("pooled"),
+    "federated_minus_alone": message("federated - alone"),
+    "federated_minus_pooled": message("federated - pooled"),
+    "own_federated": message("each site's figure: federated"),
+    "own_alone": message("each site's figure: alone"),
+    "own_federated_minus_alone": message("each site's: federated - alone"),
 }
 
 
@@ -75,7 +77,15 @@ def _show(folder: Path, found: Mapping[str, Any]) -> None:
 
     page = build([folder / run for run in found["runs"]], folder / "report.html")
     seeds = found["seeds"]
-    print_line(f"{len(seeds)} seeds ({seeds[0]} to {seeds[-1]}), {word(found['headline'])}")
+    print_line(
+        message(
+            "{n} seeds ({first} to {last}), {figure}",
+            n=len(seeds),
+            first=seeds[0],
+            last=seeds[-1],
+            figure=from_english(word(found["headline"])),
+        )
+    )
     table, figures = _table(""), {**found["figures"], **found["differences"]}
     for name, title in _ROWS.items():
         if name in figures:
@@ -84,14 +94,14 @@ def _show(folder: Path, found: Mapping[str, Any]) -> None:
     if found["sites"] is not None and found["command"] == "compare":
         _show_sites(found["sites"])
     if found["differences"]:
-        print_line("Differences are in percentage points, taken within each seed.")
-    print_line(f"Figures: {folder}/series.json")
-    print_line(f"Report: {page}")
+        print_line(message("Differences are in percentage points, taken within each seed."))
+    print_line(message("Figures: {path}", path=f"{folder}/series.json"))
+    print_line(message("Report: {page}", page=page))
 
 
 def _show_sites(sites: Mapping[str, Any]) -> None:
     """Each site's gain; only series in which the sites have the same images have them."""
-    table = _table("federated - alone at")
+    table = _table(message("federated - alone at"))
     for site, figures in sites.items():
         if "federated_minus_alone" in figures:
             table.add_row(escape(site), *_cells(figures["federated_minus_alone"], difference=True))
@@ -99,21 +109,22 @@ def _show_sites(sites: Mapping[str, Any]) -> None:
         show(table)
 
 
-def _table(title: str) -> PrintableTable:
+def _table(title: Text | str) -> PrintableTable:
     table = PrintableTable(box=None, padding=(0, 2, 0, 0))
-    table.add_column(title)
-    for column in ("mean", "std. dev.", "95 % interval"):
-        table.add_column(column, justify="right")
+    table.add_column(str(title))
+    for column in (message("mean"), message("std. dev."), message("95 % interval")):
+        table.add_column(str(column), justify="right")
     return table
 
 
-def _cells(figure: Mapping[str, Any], difference: bool) -> tuple[str, str, str]:
+def _cells(figure: Mapping[str, Any], difference: bool) -> tuple[str, Text | str, Text | str]:
     """A share in percent; a difference between two in percentage points."""
 
     def shown(share: float, sign: str = "+" if difference else "") -> str:
         return f"{share * 100:{sign}.2f}{'' if difference else '%'}"
 
     if figure["deviation"] is None:
-        return shown(figure["mean"]), "trained once", ""
-    interval = f"{shown(figure['low'])} to {shown(figure['high'])}"
+        return shown(figure["mean"]), message("trained once"), ""
+    low, high = shown(figure["low"]), shown(figure["high"])
+    interval = message("{low} to {high}", low=low, high=high)
     return shown(figure["mean"]), shown(figure["deviation"], ""), interval
