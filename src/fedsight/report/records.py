@@ -4,12 +4,33 @@ from __future__ import annotations
 
 import base64
 import binascii
+import math
 import struct
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+MOST = 1e100  # of any figure; larger ones cannot be drawn
+Whole = Annotated[int, Field(ge=0, le=1 << 53)]
+
+
+def _drawable(value: float) -> float:
+    if math.isfinite(value) and abs(value) > MOST:
+        raise ValueError(f"is beyond {MOST:g}")
+    return value
+
+
+Number = Annotated[float, AfterValidator(_drawable)]
 
 
 class Record(BaseModel):
@@ -24,8 +45,8 @@ class Data(Record):
     title: str = ""
     licence: str = ""
     credit: str = ""
-    train: int | None = None
-    test: int | None = None
+    train: Whole | None = None
+    test: Whole | None = None
     skipped: tuple[str, ...] = ()
 
 
@@ -42,8 +63,8 @@ class ModelRecord(Record):
     """
 
     name: str = ""
-    parameters: int | None = None
-    travelling: int | None = None
+    parameters: Whole | None = None
+    travelling: Whole | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -51,8 +72,8 @@ class SiteRecord(Record):
     """One site: its number of training images, in total and by class."""
 
     name: str
-    samples: int
-    labels: tuple[int, ...] = ()
+    samples: Whole
+    labels: tuple[Whole, ...] = ()
 
 
 class Facts(Record):
@@ -71,7 +92,7 @@ class Facts(Record):
     algorithm: str = ""
     headline: str = "Accuracy"  # name of the score
     sites: tuple[SiteRecord, ...] = ()
-    population: int | None = None
+    population: Whole | None = None
 
     @model_validator(mode="after")
     def _one_count_a_class(self) -> Facts:
@@ -86,50 +107,51 @@ class Facts(Record):
 class RoundRecord(Record):
     """One line of `history.jsonl`; bytes and seconds are of this round alone."""
 
-    round: int
-    score: float | None = None
-    loss: float | None = None
+    round: Whole
+    score: Number | None = None
+    loss: Number | None = None
     measured_on: str | None = None
-    train_loss: float | None = None
-    lr: float | None = None
-    cohort: int | None = None
-    replies: int | None = None
+    train_loss: Number | None = None
+    lr: Number | None = None
+    cohort: Whole | None = None
+    replies: Whole | None = None
     rejected: dict[str, str] = Field(default_factory=dict)
-    bytes_up: int | None = None
-    bytes_down: int | None = None
-    seconds: float | None = None
+    doubts: dict[str, str] = Field(default_factory=dict)  # why a site may have cheated
+    bytes_up: Whole | None = None
+    bytes_down: Whole | None = None
+    seconds: Number | None = None
 
 
 class Score(Record):
     """The task's main figure (0 to 1, for example accuracy) and the mean loss."""
 
-    score: float | None = None
-    loss: float | None = None
+    score: Number | None = None
+    loss: Number | None = None
 
 
 class NamedScore(Record):
     """The main figure of one named site."""
 
     name: str
-    score: float | None = None
+    score: Number | None = None
 
 
 class ProtectionRecord(Record):
     """The privacy cost of a run, and what it covers."""
 
-    epsilon: float | None = None
-    delta: float
-    target: float | None = None
+    epsilon: Number | None = None
+    delta: Number
+    target: Number | None = None
     unit: str = ""
     mechanism: str = ""
     neighbours: str = ""
     sampling: str = ""
     trusts: str = ""
     covers: str = ""
-    noise_multiplier: float | None = None
+    noise_multiplier: Number | None = None
     noise_from: str = ""
-    rounds: int = 0
-    rounds_planned: int = 0
+    rounds: Whole = 0
+    rounds_planned: Whole = 0
     stopped: bool = False
     not_covered: tuple[str, ...] = ()
 
@@ -137,14 +159,14 @@ class ProtectionRecord(Record):
 class Summary(Record):
     """`summary.json`: the final figures."""
 
-    score: float | None = None
-    score_error: float | None = None  # standard error by the noise of noised figures
-    site_errors: dict[str, float | None] = Field(default_factory=dict)  # likewise
-    loss: float | None = None
-    rounds: int | None = None
-    seconds: float | None = None
-    bytes_up: int | None = None
-    bytes_down: int | None = None
+    score: Number | None = None
+    score_error: Number | None = None  # standard error by the noise of noised figures
+    site_errors: dict[str, Number | None] = Field(default_factory=dict)  # likewise
+    loss: Number | None = None
+    rounds: Whole | None = None
+    seconds: Number | None = None
+    bytes_up: Whole | None = None
+    bytes_down: Whole | None = None
     model_sha256: str = ""
     worst_site: NamedScore | None = None
     by_site: dict[str, Score] = Field(default_factory=dict)
@@ -159,8 +181,8 @@ class SampleRecord(Record):
     name: str = ""
     truth: str
     predicted: str
-    probability: float | None = None
-    truth_probability: float | None = None
+    probability: Number | None = None
+    truth_probability: Number | None = None
     right: bool
 
     @property
@@ -191,7 +213,7 @@ class CurveRecord(Record):
     title: str
     x: str
     y: str
-    lines: dict[str, tuple[tuple[float, float], ...]]
+    lines: dict[str, tuple[tuple[Number, Number], ...]]
 
 
 class TableRecord(Record):
@@ -199,14 +221,14 @@ class TableRecord(Record):
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str | float | None, ...], ...] = ()
+    rows: tuple[tuple[str | Number | None, ...], ...] = ()
 
 
 class Evaluation(Record):
     """`evaluation.json`: the final model on the test part; `confusion` is [true, predicted]."""
 
     classes: tuple[str, ...] = ()
-    confusion: tuple[tuple[int, ...], ...] | None = ()  # None: not for this task
+    confusion: tuple[tuple[Whole, ...], ...] | None = ()  # None: not for this task
     site_test: str = ""
     personal: bool = False
     samples: tuple[SampleRecord, ...] = ()
@@ -227,24 +249,24 @@ class Evaluation(Record):
 class Alone(Score):
     """A model trained at one site alone: on the whole test part, and on its own label mix."""
 
-    own_score: float | None = None
-    passes: float | None = None  # over its training images
+    own_score: Number | None = None
+    passes: Number | None = None  # over its training images
 
 
 class Together(Score):
     """A common model: on the whole test part, and on each site's own label mix."""
 
-    by_site: dict[str, float | None] = Field(default_factory=dict)
-    passes: float | None = None  # over all training images, on average
+    by_site: dict[str, Number | None] = Field(default_factory=dict)
+    passes: Number | None = None  # over all training images, on average
 
 
 class GainRecord(Record):
     """The federated figure of a site minus its own model's: the 95 % interval, and on how many
     test images both rest."""
 
-    tested: int = 0
-    low: float | None = None
-    high: float | None = None
+    tested: Whole = 0
+    low: Number | None = None
+    high: Number | None = None
     verdict: str = ""
 
 

@@ -215,7 +215,9 @@ def key_figures(run: Run) -> list[Figure]:
     for name, what in (("Sent by sites", "bytes_up"), ("Received by sites", "bytes_down")):
         amount = total(run, what)
         if amount is not None:
-            figures.append(Figure(name, size(amount), f"{size(amount / rounds(run))} per round"))
+            figures.append(
+                Figure(name, size(amount), f"{size(amount / max(1, rounds(run)))} per round")
+            )
     if epsilon(run):
         figures.append(Figure("Privacy", epsilon(run), "an upper bound"))
     spent = total(run, "seconds")
@@ -263,6 +265,11 @@ def cell(value: str | float | None) -> str:
 def rejected(run: Run) -> list[tuple[int, str, str]]:
     """Every rejected update: (round, site, reason)."""
     return [(line.round, site, why) for line in run.rounds for site, why in line.rejected.items()]
+
+
+def doubts(run: Run) -> list[tuple[int, str, str]]:
+    """What was odd about updates that counted: (round, site, why it may have cheated)."""
+    return [(line.round, site, why) for line in run.rounds for site, why in line.doubts.items()]
 
 
 def missing_replies(run: Run) -> int:

@@ -27,7 +27,12 @@ def percent(value: float | None, digits: int = 1) -> str:
     """A share from 0 to 1 as percent, such as `88.1 %`."""
     if value is None:
         return NOTHING
-    return f"{100 * value:.{digits}f}{SPACE}%" if math.isfinite(value) else "not finite"
+    return f"{_digits(100 * value, digits)}{SPACE}%" if math.isfinite(value) else "not finite"
+
+
+def _digits(value: float, digits: int) -> str:
+    """So many decimal places; numbers of more than nine digits by their power of ten."""
+    return f"{value:.{digits}f}" if abs(value) < 1e9 else f"{value:.2e}"
 
 
 def estimate(value: float | None, error: float | None, digits: int = 1) -> str:
@@ -62,7 +67,7 @@ def number(value: float | None, digits: int = 3) -> str:
     """A plain number such as a loss."""
     if value is None:
         return NOTHING
-    return f"{value:.{digits}f}" if math.isfinite(value) else "not finite"
+    return _digits(value, digits) if math.isfinite(value) else "not finite"
 
 
 def count(value: int | None) -> str:
