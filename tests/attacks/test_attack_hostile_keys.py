@@ -12,15 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from attacked_site import AttackedSite, draw, known, noise_images, program
-from site_services import Alter, FaultyLink, LocalLink
+from attacked_site import AttackedSite
+from masked_round import faulty_round
+from site_services import Alter
 
 from fedsight.core.errors import SiteError
-from fedsight.core.types import Order
-from fedsight.deploy.declaration import gather
-from fedsight.deploy.server.job import propose
-from fedsight.engines.base import Outcome, collect
-from fedsight.engines.remote.engine import RemoteEngine, RunRecord
+from fedsight.engines.base import Outcome
 from fedsight.privacy.secagg import client, server
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.client import sign_part
@@ -33,23 +30,8 @@ MALLORY = "d"
 
 def round_of(attack: Attack, root: Path, alter: Alter) -> Outcome:
     """A round in which the answers of one site are altered."""
-    sites = {}
-    for number, name in enumerate(NAMES):
-        sites[name] = attack(name, draw(root / f"images-{name}", noise_images(4, number)))
-    of = program(
-        root / "images-a",
-        split={"name": "iid", "sites": len(NAMES)},
-        secure={"name": "secagg", "dropout": 0.25},
-        rounds={"quorum": 3},
-    )
-    link = FaultyLink(
-        LocalLink({name: site.service for name, site in sites.items()}), MALLORY, alter
-    )
-    declared, _ = propose(of, "run1", link, {})
-    engine = RemoteEngine(gather(of, declared), link, RunRecord({}, {}, lambda: 0, id="run1"))
-    whole = known(of)
-    order = Order(1, whole.initial[whole.layout.travelling])
-    return collect(engine, order, range(len(NAMES)), lambda _: None, lambda: None)
+    secure = {"name": "secagg", "dropout": 0.25}
+    return faulty_round(attack, root, NAMES, alter, secure=secure, rounds={"quorum": 3})
 
 
 def small_order(root: Path) -> Alter:

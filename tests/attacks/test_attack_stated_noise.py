@@ -73,12 +73,18 @@ HUGE = {"confusion": [np.full((10, 10), 1e100).tolist(), TABLE["confusion"][1]]}
 
 
 def test_numbers_in_which_the_total_is_lost_end_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "FARTHEST", np.inf)
     monkeypatch.setattr(single_label, "projected", naive)
     with pytest.raises(IndexError):
         together(5.0, HUGE)
 
 
-def test_ours_makes_figures_of_any_numbers() -> None:
+def test_ours_rejects_them_and_could_make_figures_of_any_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with pytest.raises(SiteError, match="site 'bergen' sent figures that no model can have"):
+        together(5.0, HUGE)
+    monkeypatch.setattr(figures, "FARTHEST", np.inf)
     together(5.0, HUGE)
     draws = np.random.default_rng(0)
     for _ in range(100):

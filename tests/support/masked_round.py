@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from attacked_site import AttackedSite, draw, known, noise_images
+from attacked_site import AttackedSite, draw, known, noise_images, program
+from site_services import Alter, FaultyLink, LocalLink
 from torch import Tensor
 
 from fedsight.client.step import Client
 from fedsight.core.types import Memory, Order
-from fedsight.deploy.declaration import open_site
+from fedsight.deploy.declaration import gather, open_site
+from fedsight.deploy.server.job import propose
 from fedsight.deploy.site.owner import read_owner
+from fedsight.engines.base import Outcome, collect
 from fedsight.engines.protected import encoding_plan_of, order_digest
+from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.privacy.noise import fresh
 from fedsight.privacy.secagg.masks import Residues
 from fedsight.privacy.secagg.messages import Binding
@@ -111,6 +116,28 @@ class MaskedRound:
     def sum(self, updates: Sequence[bytes]) -> dict[str, Tensor]:
         """The sum of all sites' updates."""
         return self.quantiser.decode(self.levels(updates), len(self.sites), 1)
+
+
+def faulty_round(
+    attack: Callable[..., AttackedSite],
+    root: Path,
+    names: Sequence[str],
+    alter: Alter,
+    **sections: Any,
+) -> Outcome:
+    """A round in which the answers of the last of the sites `names` are altered."""
+    sites, images = {}, max(4, len(names))
+    for number, name in enumerate(names):
+        sites[name] = attack(name, draw(root / f"images-{name}", noise_images(images, number)))
+    tables = {"split": {"name": "iid", "sites": len(names)}, **sections}
+    of = program(root / f"images-{names[0]}", **tables)
+    services = LocalLink({name: site.service for name, site in sites.items()})
+    link = FaultyLink(services, names[-1], alter)
+    declared, _ = propose(of, "run1", link, {})
+    engine = RemoteEngine(gather(of, declared), link, RunRecord({}, {}, lambda: 0, id="run1"))
+    whole = known(of)
+    order = Order(1, whole.initial[whole.layout.travelling])
+    return collect(engine, order, range(len(names)), lambda _: None, lambda: None)
 
 
 def in_the_clear(

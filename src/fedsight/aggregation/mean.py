@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedsight.aggregation.base import Aggregation, aggregations
 from fedsight.core.errors import SiteError
-from fedsight.core.fixedpoint import FRACTION_BITS, ExactSum
+from fedsight.core.fixedpoint import FRACTION_BITS, ExactSum, largest
 from fedsight.core.integers import IntegerSum
 from fedsight.core.sums import VectorSum
 from fedsight.core.types import PartSpecs, Payload
@@ -42,6 +42,8 @@ class ExactMean:
     specs: PartSpecs
     sums: Mapping[str, ExactSum]
     counts: Mapping[str, IntegerSum] = field(default_factory=dict)  # of the integer parts
+    # The largest absolute value of each reply that was added here, by site.
+    peaks: dict[str, float] = field(default_factory=dict)
 
     @property
     def _all(self) -> dict[str, VectorSum]:
@@ -49,6 +51,7 @@ class ExactMean:
 
     def clear(self, terms: int) -> None:
         """Start again from nothing."""
+        self.peaks.clear()
         for total in self._all.values():
             total.clear(terms)
 
@@ -67,6 +70,7 @@ class ExactMean:
             for part in added:
                 sums[part].take_back(values[part], weight)
             raise
+        self.peaks[site] = max((largest(values[part]) for part in self.sums), default=0.0)
 
     def merge(self, other: ExactMean) -> None:
         """Add the sums over other sites of the same cohort."""

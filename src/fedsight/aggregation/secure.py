@@ -15,6 +15,7 @@ from fedsight.privacy.base import Mechanism
 from fedsight.privacy.base import Plan as Accounted
 from fedsight.privacy.mechanisms.distributed import Distributed
 from fedsight.privacy.noise import MakeNoise
+from fedsight.privacy.secagg import pack
 from fedsight.privacy.secagg.integers import Integers
 from fedsight.privacy.secagg.masks import Masker
 from fedsight.privacy.secagg.quantise import Quantiser
@@ -130,7 +131,17 @@ class SecureSum:
         self.add_words(words, weight, site)
 
     def add_words(self, words: Words, weight: int, site: str) -> None:
-        """Add the words that a site sent."""
+        """Add the words that a site sent; SiteError for a weight, or without masks for numbers,
+        that the rounding does not have."""
+        if not 0 < weight <= self.quantiser.cap:
+            raise SiteError(
+                f"site '{site}' has weight {weight:,}, but secure.cap is {self.quantiser.cap:,}",
+                "its images are more than the program allows: raise secure.cap, or set "
+                "rounds.weighting = 'uniform'",
+            )
+        if not self.plan.secure.masks:
+            self.quantiser.check_levels(words.levels, 1, f"site '{site}' sent")
+            self.quantiser.integers.check_sums(words.integers, 1, f"site '{site}' sent")
         self._require_room(self.count + 1, f"site '{site}' would be")
         self.words.add(words)
         self.count += 1
@@ -164,11 +175,17 @@ class SecureSum:
     def integers(self) -> dict[str, Tensor]:
         """Sum of each integer part, int64, in its shape; masks must have been removed."""
         found = self.quantiser.integers.decode(self.words.integers)
+        self.quantiser.integers.check_sums(self.words.integers, self.count, self._who)
         return {part: found[part].view(spec.shape) for part, spec in self.plan.integers.items()}
 
     def _decoded(self, weight: int) -> dict[str, Tensor]:
-        sums = self.words.levels & np.uint32((1 << self.quantiser.modulus) - 1)
+        sums = pack.lowest(self.words.levels, self.quantiser.modulus)
+        self.quantiser.check_levels(sums, self.count, self._who)
         return self.quantiser.decode(sums, self.count, weight)
+
+    @property
+    def _who(self) -> str:
+        return f"the sum of {self.count} sites holds"
 
     def _require_room(self, count: int, who: str) -> None:
         if count > self._terms:

@@ -89,7 +89,8 @@ def show_history(federation: FederationFolder) -> None:
 
 
 def show_rounds(federation: FederationFolder, name: str) -> None:
-    """Print a run's rounds: figures, how many sites took part, which were refused and why."""
+    """Print a run's rounds: figures, how many sites took part, which were refused or are doubtful,
+    and why."""
     folder = federation.runs / name
     if not (folder / "run.json").is_file():
         known = ", ".join(sorted(path.parent.name for path in federation.runs.glob("*/run.json")))
@@ -99,14 +100,15 @@ def show_rounds(federation: FederationFolder, name: str) -> None:
     numbers = ("round", "score", "loss", "seconds")
     table = make_table("round", "score", "loss", "sites", "seconds", "refused", right=numbers)
     for line in _lines(folder):
-        rejected = line.get("rejected") or {}
+        told = [*(line.get("rejected") or {}).items()]
+        told += [(site, f"(counted) {why}") for site, why in (line.get("doubts") or {}).items()]
         table.add_row(
             str(line.get("round")),
             _share(line),
             _figure(line.get("loss"), ".3f"),
             _of(line.get("replies", ""), line.get("cohort", "")),
             _figure(line.get("seconds"), ".1f"),
-            escape("\n".join(f"{site}: {from_english(why)}" for site, why in rejected.items())),
+            escape("\n".join(f"{site}: {from_english(why)}" for site, why in told)),
         )
     show(table)
     outcome = _json(folder / "job.json")

@@ -64,7 +64,7 @@ class MemoryStore:
             shutil.rmtree(home, ignore_errors=True)
             return
         for path in home.rglob("[0-9]*.safetensors"):
-            if int(path.stem) > round:
+            if _is_number(path.stem) and int(path.stem) > round:
                 path.unlink()
 
     def _home(self, site: str) -> Path:
@@ -78,7 +78,13 @@ class MemoryStore:
         return self._home(site) / f"{round:06d}.safetensors"
 
     def _versions(self, site: str) -> list[int]:
-        return [int(path.stem) for path in self._home(site).glob("[0-9]*.safetensors")]
+        stems = (path.stem for path in self._home(site).glob("[0-9]*.safetensors"))
+        return [int(stem) for stem in stems if _is_number(stem)]
+
+
+def _is_number(stem: str) -> bool:
+    """Whether a file's name is that of a version; others may lie beside them."""
+    return stem.isascii() and stem.isdigit()
 
 
 def _refuse_link(folder: Path) -> None:

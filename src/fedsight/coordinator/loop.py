@@ -85,6 +85,7 @@ class _Loop:
         self._validates = validates(session, engine)
         self._unsent: RoundEnded | None = None
         self.unmeasured: Checkpoint | None = None  # the first round, if it was computed before
+        self._doubts: dict[str, str] = {}  # which replies of the last round were odd, and why
 
     def beginning(self) -> Checkpoint:
         """The checkpoint before the first round."""
@@ -120,7 +121,8 @@ class _Loop:
         # the checkpoint, for example).
         outcome = collect(self._engine, order, cohort, self._notify_reply, self.notify_round)
         del order  # a model is large: free the old one before the server step makes a new one
-        _require_quorum(outcome, round, len(cohort), program.rounds.quorum)
+        _require_quorum(outcome, round, len(cohort), program.rounds.quorum, self._doubts)
+        self._doubts = outcome.doubts
         vector, state = _server_step(self._session, now, outcome, round)
         up = 0
         if replies := len(outcome.accepted):
@@ -177,12 +179,18 @@ def _reply_fields(outcome: Outcome, asked: int) -> dict[str, Any]:
         "replies": len(outcome.accepted),
         "sites": sorted(one.site for one in outcome.accepted),
         "rejected": outcome.rejected,
+        **({"doubts": outcome.doubts} if outcome.doubts else {}),
         "weight": outcome.total.weight,
     }
 
 
-def _require_quorum(outcome: Outcome, round: int, asked: int, quorum: int | None) -> None:
-    """Raise SiteError when a round has fewer accepted replies than its quorum."""
+def _require_quorum(
+    outcome: Outcome, round: int, asked: int, quorum: int | None, doubts: Mapping[str, str]
+) -> None:
+    """Raise SiteError when a round has fewer accepted replies than its quorum.
+
+    `doubts` are those about replies of the round before, which may have spoiled the model.
+    """
     good = len(outcome.accepted)
     if good >= (asked if quorum is None else quorum):
         return
@@ -190,6 +198,9 @@ def _require_quorum(outcome: Outcome, round: int, asked: int, quorum: int | None
     for site, reason in outcome.rejected.items():
         # Most reasons name their site.
         cause += f"; the first rejected: {'' if site in reason else f'site {site!r}: '}{reason}"
+        break
+    for doubt in doubts.values():
+        cause += f"; but in the round before, {doubt}: this may be why they fail"
         break
     raise SiteError(
         cause,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import tomli_w
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save
 from torch import Tensor
@@ -156,7 +157,9 @@ class RunStore:
             with safe_open(path, "pt") as file:
                 meta = parse_json(file.metadata()["fedsight"])
             state = {k.removeprefix("state."): v for k, v in tensors.items() if k != "vector"}
-            return Checkpoint(vector=tensors["vector"], state=state, **meta)
+            found = Checkpoint(vector=tensors["vector"], state=state, **meta)
+            _require_sound(found)
+            return found
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
             raise StoreError(
                 f"the checkpoint {path} is broken: {error}",
@@ -179,7 +182,10 @@ class RunStore:
         """
         path = self.folder / "history.jsonl"
         try:
-            return [{"round": 0, **parse_json(line)} for line in whole_lines(path)]
+            lines = [{"round": 0, **parse_json(line)} for line in whole_lines(path)]
+            if not all(map(_is_line, lines)):
+                raise ValueError("a line does not say which round it is, or which sites counted")
+            return lines
         except (OSError, ValueError, TypeError) as error:
             cure = "start the run again with another --out"
             raise StoreError(f"the history {path} is broken: {error}", cure) from error
@@ -213,6 +219,29 @@ class RunStore:
         path = self.folder / "model.safetensors"
         write_atomically(path, save(dict(tensors)))
         return path
+
+
+def _is_line(line: Mapping[str, Any]) -> bool:
+    """Whether a line of the history has what is read again."""
+    sites = line.get("sites", [])
+    return (
+        type(line["round"]) is int
+        and isinstance(sites, list)
+        and all(isinstance(site, str) for site in sites)
+    )
+
+
+def _require_sound(found: Checkpoint) -> None:
+    """Raise ValueError unless a checkpoint that was read has values that one can have."""
+    counts = (found.round, found.bytes_up, found.bytes_down)
+    if any(type(count) is not int or count < 0 for count in counts):
+        raise ValueError("a count is not a whole number")
+    if type(found.seconds) not in (int, float) or not 0 <= found.seconds < math.inf:
+        raise ValueError("the seconds are not a number")
+    if found.unmeasured is not None and not isinstance(found.unmeasured, dict):
+        raise TypeError("the round's line is not an object")
+    if found.vector.dtype != torch.float32 or not bool(torch.isfinite(found.vector).all()):
+        raise ValueError("the model is not float32, or not finite")
 
 
 def _finite(value: Any) -> Any:

@@ -46,7 +46,7 @@ class ExactSum(VectorSum):
         large for its share of the sum.
         """
         self.check_form(values, weight, site)
-        peak = _peak(values)
+        peak = largest(values)
         if not peak < float("inf"):  # NaN fails this too
             raise SiteError(
                 f"site '{site}' sent an update that is not finite (NaN or infinity)",
@@ -61,7 +61,7 @@ class ExactSum(VectorSum):
             )
 
     def _admits(self, block: Tensor, weight: int) -> bool:
-        peak = _peak(block)
+        peak = largest(block)
         return peak < float("inf") and self._fits(peak, weight)
 
     def _add(self, total: Tensor, block: Tensor, weight: int) -> None:
@@ -84,7 +84,7 @@ class ExactSum(VectorSum):
         return self._mean
 
 
-def _peak(values: Tensor) -> float:
+def largest(values: Tensor) -> float:
     """The largest absolute value; NaN if there is one, 0 for no values."""
     if not len(values):
         return 0.0

@@ -249,7 +249,8 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     for name in names:
         if error := _disagreement(name, declared[name], names[0], first):
             raise error
-    _check_total(declared)
+    if error := _excess(declared):
+        raise error
     if not first.share and program.shift.kind != "none":
         cause = "a shift can be simulated only at simulated sites"
         raise ConfigError([Problem("shift", cause, "remove [shift]")])
@@ -329,6 +330,19 @@ def lone_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, 
     return errors
 
 
+def oversized_sites(
+    found: Mapping[str, Declaration], roster: Mapping[str, Declaration]
+) -> dict[str, DeployError]:
+    """The sites in `found` that declare the most images, until the coordinator can hold those of
+    all others and of the roster; and why."""
+    held, errors = {**found, **roster}, dict[str, DeployError]()
+    while (error := _excess(held)) and (new := sorted(found.keys() & held.keys() - roster.keys())):
+        most = max(new, key=lambda name: _images(held[name]))
+        errors[most] = error
+        del held[most]
+    return errors
+
+
 def _disagreement(
     name: str, found: Declaration, other: str, first: Declaration
 ) -> DeployError | None:
@@ -361,17 +375,22 @@ def _test(names: list[str], declared: Mapping[str, Declaration]) -> Part:
     return remote_test_part({name: declared[name].test for name in names})
 
 
-def _check_total(declared: Mapping[str, Declaration]) -> None:
-    sizes = {
-        name: found.train + (0 if found.share else found.test) for name, found in declared.items()
-    }
-    if sum(sizes.values()) > MAX_TOTAL_IMAGES:
-        name = max(sorted(sizes), key=sizes.__getitem__)
-        raise DeployError(
-            f"the sites declare {sum(sizes.values()):,} images, more than {MAX_TOTAL_IMAGES:,}; "
-            f"site '{name}' declares the most, {sizes[name]:,}",
-            "revoke a site that declares a false number, or use fewer images at the sites",
-        )
+def _images(declared: Declaration) -> int:
+    """The images that the coordinator keeps numbers of."""
+    return declared.train + (0 if declared.share else declared.test)
+
+
+def _excess(declared: Mapping[str, Declaration]) -> DeployError | None:
+    """What is wrong if these sites declare more images than the coordinator can hold."""
+    sizes = {name: _images(found) for name, found in declared.items()}
+    if sum(sizes.values()) <= MAX_TOTAL_IMAGES:
+        return None
+    name = max(sorted(sizes), key=sizes.__getitem__)
+    return DeployError(
+        f"the sites declare {sum(sizes.values()):,} images, more than {MAX_TOTAL_IMAGES:,}; "
+        f"site '{name}' declares the most, {sizes[name]:,}",
+        "revoke a site that declares a false number, or use fewer images at the sites",
+    )
 
 
 def _views(federation: Federation, declared: Mapping[str, Declaration]) -> tuple[View, ...]:

@@ -41,6 +41,7 @@ class Outcome:
     total: Aggregator
     accepted: list[Accepted] = field(default_factory=list)  # by client
     rejected: dict[str, str] = field(default_factory=dict)  # site -> reason
+    doubts: dict[str, str] = field(default_factory=dict)  # site -> why it may have cheated
 
     def note(self, arrival: Arrival) -> None:
         """Record an arrival."""

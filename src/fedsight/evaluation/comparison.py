@@ -11,6 +11,7 @@ from torch import Tensor
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import StoreError
 from fedsight.engines.pool import Pool
 from fedsight.evaluation import shared
 from fedsight.evaluation.baselines import POOLED, BaselineRound, TrainedBaseline, work
@@ -46,9 +47,7 @@ def compare(
     """
     budget = budget or planned(federation)
     evaluator = Evaluator(federation)
-    done: dict[str, Any] = {}
-    if (store.folder / PARTIAL).exists():
-        done = store.read_json(PARTIAL)
+    done = _finished(store)
     same = None if store.series is None else shared.key(federation, budget)
     if str(POOLED) not in done and (earlier := shared.kept(store.series, same)):
         taken = TrainedBaseline(POOLED, *earlier, None)
@@ -76,6 +75,24 @@ def compare(
                 busy.discard(worker)
     finally:
         pool.close()
+    return done
+
+
+def _finished(store: RunStore) -> dict[str, Any]:
+    """The baselines that were trained before an interruption, by job; StoreError if the file does
+    not hold what `compare` writes."""
+    if not (store.folder / PARTIAL).exists():
+        return {}
+    done = store.read_json(PARTIAL)
+    try:
+        for entry in done.values():
+            _evidence(entry)
+            if not all(isinstance(entry[key], int | float | None) for key in ("score", "passes")):
+                raise ValueError("a figure is not a number")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        path = store.folder / PARTIAL
+        cure = "remove the file: its baselines are trained again"
+        raise StoreError(f"{path} is broken: {error!r:.200}", cure) from error
     return done
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.store import RunStore
@@ -47,6 +48,8 @@ def load(run: Path, site: str | None = None) -> Saved:
     try:
         size = Preprocess.of(facts["preprocess"])
         classes, sites = tuple(facts["classes"]), [entry["name"] for entry in facts["sites"]]
+        if not all(isinstance(name, str) for name in (*classes, *sites)):
+            raise TypeError("a name is not a text")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{run / 'run.json'} is broken: {error!r}", "run it again") from error
     network = program.model.fresh().build(
@@ -58,11 +61,17 @@ def load(run: Path, site: str | None = None) -> Saved:
     except (OSError, SafetensorError) as error:
         raise StoreError(f"{path} is broken: {error}", "run it again") from error
     if program.differs(network):
-        vector[layout.personal] = _personal(store, sites, program.rounds.rounds, site)
+        own = _personal(store, sites, program.rounds.rounds, site)
+        if own.shape != vector[layout.personal].shape:
+            cause = f"the memory of site '{site}' in {run} is not of this model"
+            raise StoreError(cause, "restore it from a copy, or run it again")
+        vector[layout.personal] = own
     elif site is not None:
         raise StoreError(
             f"the sites of {run} share one model; '{site}' has none of its own", "leave out --site"
         )
+    if not bool(torch.isfinite(vector).all()):  # its answers would look like any others
+        raise StoreError(f"{path} holds weights that are not finite", "run it again")
     layout.bind(network.module, vector)
     network.module.eval()
     return Saved(
@@ -77,7 +86,7 @@ def load(run: Path, site: str | None = None) -> Saved:
     )
 
 
-def _personal(store: RunStore, names: list[str], rounds: int, site: str | None) -> Any:
+def _personal(store: RunStore, names: list[str], rounds: int, site: str | None) -> Tensor:
     if site is None:
         raise StoreError(
             f"in {store.folder} each site has its own part of the model",

@@ -136,6 +136,7 @@ class RoundRecord(Record):
     cohort: Count = None
     replies: Count = None
     rejected: dict[str, str] = Field(default_factory=dict)
+    doubts: dict[str, str] = Field(default_factory=dict)  # why a site may have cheated
     bytes_up: Count = None
     bytes_down: Count = None
     seconds: Figure = None

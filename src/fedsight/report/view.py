@@ -261,6 +261,11 @@ def rejected(run: Run) -> list[tuple[int, str, str]]:
     return [(line.round, site, why) for line in run.rounds for site, why in line.rejected.items()]
 
 
+def doubts(run: Run) -> list[tuple[int, str, str]]:
+    """What was odd about updates that counted: (round, site, why it may have cheated)."""
+    return [(line.round, site, why) for line in run.rounds for site, why in line.doubts.items()]
+
+
 def missing_replies(run: Run) -> int:
     """How many requested updates did not arrive or did not count."""
     return sum(

@@ -69,9 +69,13 @@ def settle(store: RunStore) -> None:
     """Complete an extension that was interrupted before run.toml was written."""
     parent = store.read_json("run.json").get("parent")
     program, speed = store.program()
-    if parent is None or parent["fingerprint"] != program.fingerprint:
+    if not isinstance(parent, dict) or parent.get("fingerprint") != program.fingerprint:
         return
-    longer = Extension(parent["extended_to"], parent["schedule"] == "restarted")
+    rounds = parent.get("extended_to")
+    if type(rounds) is not int or rounds <= program.rounds.rounds:
+        path = store.folder / "run.json"
+        raise StoreError(f"{path} is broken: parent.extended_to is {rounds!r}", "restore the file")
+    longer = Extension(rounds, parent.get("schedule") == "restarted")
     store.write_program(longer.of(program), speed)
 
 

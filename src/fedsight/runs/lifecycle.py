@@ -8,6 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, notify
@@ -93,8 +95,26 @@ def _resumed(
             session = Session(federation.under(longer.of(program)))
             extend(store, longer, describe(session, command, hashes))
         checkpoint = rewound(store)
+        if checkpoint is not None:
+            _require_fit(store, session, checkpoint)
         MemoryStore(store.memory).rewind(checkpoint.round if checkpoint else 0)
         return _embedded(Conclusion(session, speed, store, command, callbacks), checkpoint)
+
+
+def _require_fit(store: RunStore, session: Session, checkpoint: Checkpoint) -> None:
+    """StoreError unless the checkpoint is one of this program and network."""
+    program, initial = session.program, session.initial[session.layout.travelling]
+    state = program.init(session.initial[session.layout.shared])
+    shapes: dict[str, tuple[Tensor | None, Tensor]] = {"the model": (checkpoint.vector, initial)}
+    shapes |= {name: (checkpoint.state.get(name), value) for name, value in state.items()}
+    wrong = [name for name, (one, other) in shapes.items() if one is None or one.shape != other.shape]
+    if checkpoint.round > session.protection.rounds:
+        wrong.append(f"round {checkpoint.round}")
+    if wrong:
+        raise StoreError(
+            f"the checkpoint in {store.folder} is not one of this program: {', '.join(wrong)}",
+            "restore the file, or start the run again with another --out",
+        )
 
 
 def rewound(store: RunStore) -> Checkpoint | None:

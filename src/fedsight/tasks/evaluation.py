@@ -48,6 +48,11 @@ class Evaluation(ABC):
         With `mix` [classes], which sums to 1: the figures under these label proportions.
         """
 
+    def is_possible(self, sums: Mapping[str, Sum], pixels: int) -> bool:
+        """Whether a model can have these exact sums, of images of `pixels` pixels. They may come
+        from a machine that makes them up."""
+        return True
+
     def right(self, model: nn.Module, batch: Batch) -> Tensor:
         """Whether the answer to each image is right [b], for a task whose headline is a `share`."""
         raise NotImplementedError(f"the headline of {type(self).__name__} is no share of images")

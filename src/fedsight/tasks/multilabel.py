@@ -17,6 +17,7 @@ from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.plausible import are_between, are_counts
 from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 from fedsight.tasks.repair import coarse, fine, projected
 from fedsight.tasks.roc import BINS, auc, auc_interval, auc_slack, histogram, roc, thin
@@ -110,6 +111,12 @@ class MultiLabel(Task):
         count = sums["positives"].count
         loss = np.asarray(sums["loss"].total.sum())
         return {"scores": Sum(coarse(both, EDGES), count), "loss": Sum(loss, count)}
+
+    def is_possible(self, sums: Mapping[str, Sum], pixels: int) -> bool:
+        """Each label has one score in each image, and losses are not negative."""
+        both = np.stack([sums["positives"].total, sums["negatives"].total])
+        scored = (both.sum(axis=(0, 2)) == sums["positives"].count).all()
+        return bool(scored) and are_counts(both) and are_between(sums["loss"].total)
 
     def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
         """Every label has a score in every image. Where noise hides how many images have a label,

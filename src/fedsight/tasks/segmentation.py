@@ -17,6 +17,7 @@ from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.tasks.base import Task, tasks
+from fedsight.tasks.plausible import are_between, are_counts
 from fedsight.tasks.presentation import Answer, Mark, Sample, Table
 from fedsight.tasks.repair import projected
 
@@ -91,6 +92,12 @@ class Segmentation(Task):
         pixels = sums["pixels"].total.copy()
         pixels[0, 0] *= _BACKGROUND
         return {"pixels": Sum(pixels, sums["pixels"].count), "loss": sums["loss"]}
+
+    def is_possible(self, sums: Mapping[str, Sum], pixels: int) -> bool:
+        """No more pixels than images have, and a loss that is not negative."""
+        counted = sums["pixels"]
+        few = counted.total.sum() <= counted.count * pixels
+        return bool(few) and are_counts(counted.total) and are_between(sums["loss"].total)
 
     def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
         """No negative numbers; a class that noise hides does not occur."""

@@ -15,6 +15,7 @@ from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.types import Metrics, Sum
 from fedsight.tasks.base import Task
 from fedsight.tasks.metrics.base import Mix, metrics
+from fedsight.tasks.plausible import are_between, are_counts
 from fedsight.tasks.repair import projected
 
 # What summary.json and history.jsonl say besides figures; a metric cannot have these names.
@@ -32,7 +33,7 @@ RESERVED = frozenset(
         "fingerprint",
     }
     | {"model_sha256", "worst_site", "by_site", "round", "train_loss", "epsilon", "lr", "cohort"}
-    | {"measured_on", "replies", "sites", "rejected", "weight", "privacy", "unmeasured"}
+    | {"measured_on", "replies", "sites", "rejected", "doubts", "weight", "privacy", "unmeasured"}
 )
 _SUM = "metric:{}"  # the name of a metric's sum, which no other sum has
 
@@ -71,6 +72,21 @@ class SingleLabel(Task):
                 return None
             found[_SUM.format(name)] = math.hypot(largest, 1.0)  # its value and its count
         return found
+
+    def is_possible(self, sums: Mapping[str, Sum], pixels: int) -> bool:
+        """One answer for each image, losses that are not negative, and metrics within bounds."""
+        confusion, loss = sums["confusion"], sums["loss"].total
+        cells, counts = confusion.total, confusion.total.sum(axis=1)
+        if not are_counts(cells) or counts.sum() != confusion.count or not are_between(loss):
+            return False
+        for name in self.metrics:
+            largest = metrics.get(name).largest
+            if largest is None:
+                continue
+            values, images = sums[_SUM.format(name)].total.T
+            if not np.array_equal(images, counts) or not are_between(values, largest * counts):
+                return False
+        return True
 
     def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
         """No negative numbers, as many images as there are, no more right answers than images."""

@@ -166,6 +166,23 @@ def test_a_site_that_declares_one_image_ends_no_run_with_a_quorum(
     assert (ended["state"], ended["again"]) == ("failed", False)
 
 
+def test_sites_that_declare_more_images_than_fit_end_the_part_of_the_largest_only(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def boast(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        answer = json.loads(text)
+        if "declared" in answer:
+            answer["declared"]["labels"] = [5_000, 0, 0]
+        return json.dumps(answer), body
+
+    monkeypatch.setattr("fedsight.deploy.declaration.MAX_TOTAL_IMAGES", 1_000)
+    store = runs.begin("boast", rounds={"rounds": 1, "quorum": 2})
+    assert runs.run_job(store, FaultyLink(runs.places.sit(), "west", boast))["state"] == "finished"
+    assert [line["sites"] for line in store.history()] == [["north", "south"]]
+    (event,) = runs.federation.events()
+    assert "site 'west' declares the most, 5,003" in event["why"]
+
+
 def test_the_outcome_is_written_before_the_lock_is_released(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

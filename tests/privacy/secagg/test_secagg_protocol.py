@@ -232,22 +232,31 @@ def test_too_few_keys_are_refused() -> None:
         table.clients[0].share(short)
 
 
-def test_an_altered_ciphertext_is_refused_by_name() -> None:
+FIRST = m.MARK + m.DIGEST + m.NUMBER  # where the first record of a message begins
+
+
+def another_sites(table: Table) -> bytes:
+    """A message to site 0 with shares that site 1 sealed for site 2."""
+    theirs = table.server.inbox(2)[FIRST - m.NUMBER + (m.NUMBER + m.SEALED) :]
+    return table.server.inbox(0)[: FIRST - m.NUMBER] + theirs[: m.NUMBER + m.SEALED]
+
+
+@pytest.mark.parametrize("place", [FIRST, FIRST + 20, FIRST + m.SEALED - 1, None])
+def test_an_altered_ciphertext_is_complained_about_by_name(place: int | None) -> None:
     table = Table.of(4)
     table.advertise(range(4))
     table.share(range(4))
     inbox = table.server.inbox(0)
-    first = m.MARK + m.DIGEST + m.NUMBER
-    for place in (first, first + 20, first + m.SEALED - 1):
-        with pytest.raises(SiteError, match="the shares that site 'site-1' sealed were altered"):
-            table.clients[0].confirm(flip(inbox, place))
-    with pytest.raises(SiteError, match="were altered"):  # meant for another site
-        table.clients[0].confirm(
-            inbox[: first - m.NUMBER]
-            + table.server.inbox(2)[first - m.NUMBER + (m.NUMBER + m.SEALED) :][
-                : m.NUMBER + m.SEALED
-            ]
-        )
+    asked = another_sites(table) if place is None else flip(inbox, place)
+    said = table.clients[0].confirm(asked)
+    assert said == table.clients[0].confirm(asked), "the same answer again"
+    assert table.clients[0].unopened == ["site-1"]
+    with pytest.raises(SiteError, match=r"site 'site-0' cannot open the shares .* by 'site-1'"):
+        table.server.confirm(0, said)
+    assert table.server.conflicts == {(1, 0)}
+    for later in (table.clients[0].masker, lambda: table.clients[0].confirm(inbox)):
+        with pytest.raises(SiteError, match="refused a request"):
+            later()
 
 
 def test_a_share_that_comes_twice_is_refused() -> None:
@@ -355,16 +364,36 @@ def test_the_coordinator_names_a_site_that_sends_nonsense() -> None:
         table.server.share(0, shares[: m.MARK + m.DIGEST] + site + bytes(m.SEALED))
 
 
-def test_a_wrong_share_is_noticed_before_the_sum_is_used() -> None:
+def unmasked(liars: set[int]) -> tuple[Table, Residues]:
+    """A round in which the share of the last site's secret that `liars` reveal is wrong."""
     table = Table.of(4)
-    table.to_unmask()
+    table.advertise(range(4))
+    table.share(range(4))
+    table.confirm(range(4))
+    total = table.masked(range(4))
+    table.server.lists(range(4))
+    table.agree(range(4), range(4))
     for n in range(4):
         answer = table.clients[n].unmask(table.server.request(n))
-        table.server.answer(n, flip(answer, -1) if n == 0 else answer)
+        # In different places, so that what is wrong does not cancel.
+        table.server.answer(n, flip(answer, -1 - n) if n in liars else answer)
+    table.server.unmask(total)
+    return table, total
+
+
+def test_one_wrong_share_is_left_out_and_noted() -> None:
+    table, total = unmasked({0})
+    assert np.array_equal(total, table.plain(range(4)))
+    assert table.server.conflicts == {(3, 0)}
+    assert list(table.server.doubts(0.0)) == ["site-0", "site-3"]
+    assert list(unmasked({3})[0].server.doubts(0.0)) == []  # not needed, so not looked at
+
+
+def test_too_many_wrong_shares_are_noticed_before_the_sum_is_used() -> None:
     with pytest.raises(
         SiteError, match="the shares of site 'site-3' do not reconstruct its secret"
     ):
-        table.server.unmask(np.zeros(LENGTH, np.uint32))
+        unmasked({0, 1})
 
 
 def test_a_share_of_the_other_secret_is_refused() -> None:

@@ -29,6 +29,7 @@ from fedsight.deploy.declaration import (
     disagreeing_sites,
     gather,
     lone_sites,
+    oversized_sites,
     read_declaration,
     withheld,
 )
@@ -214,6 +215,8 @@ def _update_roster(
     run = str(store.read_json("run.json")["id"])
     found, absent = propose(program, run, link, folder.revoked())
     disagreeing = {**disagreeing_sites(found, roster), **lone_sites(program, found)}
+    agreeing = {site: one for site, one in found.items() if site not in disagreeing}
+    disagreeing |= oversized_sites(agreeing, roster)
     quorum = program.rounds.quorum
     if disagreeing and (quorum is None or len(found) - len(disagreeing) < quorum):
         raise next(iter(disagreeing.values()))

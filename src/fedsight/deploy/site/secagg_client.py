@@ -34,6 +34,11 @@ from fedsight.program.program import Program
 
 SecAggAnswer = tuple[dict[str, Any], bytes | memoryview]
 MAX_TERMS = 1 << 20  # sites in a sum
+Refused = Callable[[str, str], None]  # takes the kind of a request, and why it was refused
+
+
+def _unrecorded(kind: str, why: str) -> None:
+    pass
 
 
 @dataclass(frozen=True)
@@ -47,9 +52,10 @@ class Protection:
 class SiteSecAgg:
     """The secure-aggregation client of the site `name`, whose folder is `home`."""
 
-    def __init__(self, home: Path, name: str) -> None:
+    def __init__(self, home: Path, name: str, refused: Refused = _unrecorded) -> None:
         self._home = home
         self._name = name
+        self._refused = refused
         self._lock = threading.Lock()
         self._run: tuple[Program, OwnerSettings, str] | None = None
         self._release: Release | None = None
@@ -58,7 +64,7 @@ class SiteSecAgg:
             "identify": self._identify,
             "advertise": self._advertise,
             "share": self._phase(SecAggClient.share),
-            "confirm": self._phase(SecAggClient.confirm),
+            "confirm": self._phase(self._confirm),
             "agree": self._phase(lambda client, body: client.agree(body, self._check_sum)),
             "unmask": self._phase(lambda client, body: client.unmask(body, self._record_sum)),
         }
@@ -149,6 +155,14 @@ class SiteSecAgg:
                 return {}, answer(self._current_client(), body)
 
         return handle
+
+    def _confirm(self, client: SecAggClient, body: bytes) -> bytes:
+        """The answer may be a complaint, which the owner should see too."""
+        said = client.confirm(body)
+        if client.unopened:
+            names = ", ".join(client.unopened)
+            self._refused("confirm", f"shares sealed by {names} were altered by them or on the way")
+        return said
 
     def _check_sum(self, lists: Lists) -> None:
         """Raise DeployError before this site signs lists whose sum it would not help to unmask."""

@@ -95,7 +95,7 @@ class SiteService:
         self._joined: object | None = None  # stands for the current run; a new one for each
         self._token = secrets.token_hex(8)  # identifies the job
         self._incoming = IncomingVectors()
-        self._secagg = SiteSecAgg(home, name)
+        self._secagg = SiteSecAgg(home, name, self._refusals.record)
         self._figures: FigureRules | None = None
         self._vector: tuple[int, torch.Tensor] | None = None  # the round, and the model after it
         # The latest work by ticket: what it is, and its result.

@@ -20,6 +20,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from fedsight.aggregation.mean import ExactMean
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order
@@ -29,6 +30,7 @@ from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise
+from fedsight.engines.remote.outliers import outliers
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
@@ -114,6 +116,8 @@ class RemoteEngine:
 
         def settle() -> None:
             self._pending = [one.site for one in outcome.accepted]
+            if isinstance(self._total, ExactMean):
+                outcome.doubts |= outliers(self._total.peaks)
             quorum = self.federation.program.rounds.quorum or len(cohort)
             if not self.federation.program.secure.masks or len(outcome.accepted) < quorum:
                 return

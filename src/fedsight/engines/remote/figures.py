@@ -11,6 +11,8 @@ from fedsight.engines.remote import messages, replies
 from fedsight.privacy.noised_sums import MOST_NOISE, NoisedSums, deviation
 from fedsight.program.federation import Federation
 
+FARTHEST = 40.0  # standard deviations: noise is never farther off
+
 
 class FigureReader:
     """Knows the names and shapes of a task's sums."""
@@ -19,7 +21,8 @@ class FigureReader:
         task, size = federation.program.task, federation.dataset.preprocess
         blank = replies.blank(federation)
         self.shapes = {name: one.total.shape for name, one in blank.items()}
-        self._bounds = task.bounds(len(federation.dataset.classes), size.height * size.width)
+        self._task, self._pixels = task, size.height * size.width
+        self._bounds = task.bounds(len(federation.dataset.classes), self._pixels)
         condensed = task.condensed(blank) if self._bounds is not None else {}
         self._noised = {name: one.total.shape for name, one in condensed.items()}
         self._shared = task.whole
@@ -31,7 +34,10 @@ class FigureReader:
         """
         sender, noise = f"site '{site}'", answer.get("noise")
         if noise is None:
-            return messages.read_metrics(answer.get("metrics"), self.shapes, sender)
+            sums = messages.read_metrics(answer.get("metrics"), self.shapes, sender)
+            if not self._task.is_possible(sums, self._pixels):
+                raise _impossible(sender)
+            return sums
         plausible = type(noise) is float and 0 < noise <= MOST_NOISE  # NaN fails this too
         known = self._bounds is not None and plausible
         noises = deviation(self._bounds or {}, noise, self._shared) if known else {}
@@ -42,4 +48,15 @@ class FigureReader:
                 "run the same FedSight version at the site and at the coordinator",
             )
         found = messages.read_metrics(answer.get("metrics"), self._noised, sender)
+        for name, one in found.items():
+            far, most = FARTHEST * noises[name], (self._bounds or {})[name] * one.count
+            if not ((one.total >= -far) & (one.total <= most + far)).all():
+                raise _impossible(sender)
         return NoisedSums(found, noises)
+
+
+def _impossible(sender: str) -> SiteError:
+    return SiteError(
+        f"{sender} sent figures that no model can have on its test images",
+        "run the same FedSight version there; if that is so, it makes them up: revoke it",
+    )

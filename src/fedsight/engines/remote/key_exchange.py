@@ -18,6 +18,7 @@ from fedsight.core.types import Order
 from fedsight.engines.base import Outcome
 from fedsight.engines.protected import adopted, order_digest
 from fedsight.engines.remote.conversation import Talk
+from fedsight.privacy.secagg.graph import Parameters
 from fedsight.privacy.secagg.keys import CHALLENGE, identity_part, is_public, signed
 from fedsight.privacy.secagg.messages import Binding
 from fedsight.privacy.secagg.server import SecAggServer
@@ -68,58 +69,90 @@ class Exchange:
     ) -> dict[str, str]:
         """Run phases 0 to 2 with `sites`; returns the reasons of those that dropped out.
 
-        `accepted` is the last round in which each site's reply counted.
+        `accepted` is the last round in which each site's reply counted. If a site cannot open the
+        shares that another sealed for it, the phases begin again without those that may be at
+        fault: keys that have not been used cost nothing, and nobody silences others that way.
 
         Raises SiteError when too few are left.
         """
         unknown = [site for site in sites if site not in self._identities]
         problems = self._converse(unknown, self._identify)
-        known = [site for site in sites if site in self._identities]
-        # The program's parameters for the whole cohort, including absent sites.
-        parameters = self._federation.program.secure.parameters(len(sites))
-        roster = tuple((site, self._identities[site]) for site in known)
-        if len(known) < parameters.survivors:
-            cause = (
-                f"only {len(known)} of {len(sites)} sites are present in round {order.round}, and "
-                f"secure aggregation needs {parameters.survivors}"
-            )
-            cure = "check the rejected sites, or raise secure.dropout"
-            raise SiteError(f"{cause}{_first(problems)}", cure)
-        # Sites that are already missing count towards the permitted drop-outs.
-        again = _naming(problems, lambda: self._federation.program.secure.parameters(len(known)))
-        again = replace(again, survivors=max(again.survivors, parameters.survivors))
+        while True:
+            failed = self._attempt(order, accepted, sites, total, problems)
+            server = self._current()
+            if not server.conflicts:
+                _naming(failed, server.check_ready)
+                return failed
+            complained = {server.binding.name(site) for _, site in server.conflicts}
+            problems = {site: why for site, why in failed.items() if site not in complained}
+            problems |= self._doubts(server)
+
+    def _attempt(
+        self,
+        order: Order,
+        accepted: Mapping[str, int],
+        sites: Sequence[str],
+        total: SecureSum,
+        problems: Mapping[str, str],
+    ) -> dict[str, str]:
+        """Phases 0 to 2 without the sites in `problems`; the reasons of these and of others that
+        dropped out."""
+        known = [site for site in sites if site in self._identities and site not in problems]
+        sizes = order.round, len(known), len(sites)
+        parameters = _naming(problems, lambda: self._parameters(*sizes))
         binding = Binding(
             self._run,
             self._federation.program.fingerprint,
             order.round,
             next(_serials),
             order_digest(order, adopted(self._federation)),
-            roster,
+            tuple((site, self._identities[site]) for site in known),
             tuple(accepted.get(site, 0) for site in known),
-            again,
+            parameters,
             total.quantiser.table(),
         )
         server = self._server = SecAggServer(binding)
         self._numbers = {site: number for number, site in enumerate(known)}
 
-        problems |= self._phase("advertise", known, lambda _: binding.data, server.advert)
+        failed = dict(problems)
+        failed |= self._phase("advertise", known, lambda _: binding.data, server.advert)
         # Reports too few sites once, here, rather than as a failure of each site.
-        _naming(problems, lambda: server.adverts(0))
-        left = [site for site in known if site not in problems]
-        problems |= self._phase("share", left, server.adverts, server.share)
-        _naming(problems, lambda: server.inbox(0))
-        left = [site for site in left if site not in problems]
-        problems |= self._phase("confirm", left, server.inbox, server.confirm)
-        _naming(problems, server.check_ready)
-        return problems
+        _naming(failed, lambda: server.adverts(0))
+        left = [site for site in known if site not in failed]
+        failed |= self._phase("share", left, server.adverts, server.share)
+        _naming(failed, lambda: server.inbox(0))
+        left = [site for site in left if site not in failed]
+        return failed | self._phase("confirm", left, server.inbox, server.confirm)
+
+    def _parameters(self, round: int, present: int, asked: int) -> Parameters:
+        """The graph of a round of so many sites, of those asked; SiteError if they are too few."""
+        secure = self._federation.program.secure
+        whole = secure.parameters(asked)  # for the whole cohort, including absent sites
+        if present < whole.survivors:
+            raise SiteError(
+                f"only {present} of {asked} sites are present in round {round}, and secure "
+                f"aggregation needs {whole.survivors}",
+                "check the rejected sites, or raise secure.dropout",
+            )
+        # Sites that are already missing count towards the permitted drop-outs.
+        found = secure.parameters(present)
+        return replace(found, survivors=max(found.survivors, whole.survivors))
+
+    def _doubts(self, server: SecAggServer) -> dict[str, str]:
+        """The sites that may have cheated, and why, by name."""
+        return server.doubts(self._federation.program.secure.corrupt)
+
+    def _current(self) -> SecAggServer:
+        assert self._server is not None
+        return self._server
 
     def finish(self, outcome: Outcome, total: SecureSum) -> None:
         """Phases 4 and 5: agree on the survivors, and remove the masks from their sum.
 
-        Raises SiteError when too few sites are left.
+        Sites whose shares contradict each other are noted in the outcome's `doubts`. Raises
+        SiteError when too few sites are left.
         """
-        server = self._server
-        assert server is not None
+        server = self._current()
         sites = [one.site for one in outcome.accepted]
         lists = server.lists(self._numbers[site] for site in sites)
         members = [site for site in sites if self._numbers[site] in server.committee]
@@ -128,6 +161,7 @@ class Exchange:
         _naming(lost, lambda: server.request(0))
         lost |= self._phase("unmask", sites, server.request, server.answer)
         _naming(lost, lambda: server.unmask(total.words.levels, total.words.integers))
+        outcome.doubts |= self._doubts(server)
 
     def _phase(
         self,

@@ -4,7 +4,7 @@ SecAgg+ (Bell et al. 2020; Bonawitz et al. 2017, "Practical secure aggregation f
 privacy-preserving machine learning", CCS), with long-term identities of the sites.
 
     new --advertise--> advertised --share--> shared --confirm--> confirmed --masker--> masked
-    masked --agree--> agreed --unmask--> done
+    masked --agree--> agreed --unmask--> done            (or complained)
 
 Only members of the committee are asked to agree; the others go from masked to done. A request that
 is repeated unchanged, because its answer was lost, gets the same answer. Any other request that is
@@ -144,6 +144,7 @@ class SecAggClient:
         self._seal_keys: dict[bytes, bytes] = {}  # by the other site's advert
         self._held: dict[int, bytes] = {}  # shares of other sites' secrets and of its own seed
         self._inbox: frozenset[int] = frozenset()  # whose shares it received
+        self.unopened: list[str] = []  # the sites whose shares it could not open, if any
         self._pairs: list[tuple[bytes, bool]] = []  # keys of the masks that it shares
         self._lists: m.Lists | None = None  # those that it signed
         self._phase = "new"
@@ -180,12 +181,19 @@ class SecAggClient:
     def confirm(self, inbox: bytes) -> bytes:
         """Phase 2: receive the shares sealed for this site, and sign from whom they came.
 
-        Its masks are with these sites only, because only their masks can be removed again.
+        Its masks are with these sites only, because only their masks can be removed again. If some
+        shares cannot be opened, the answer names the sites that sealed them, and this site takes no
+        further part in the attempt: they or the coordinator altered them.
         """
 
         def answer() -> bytes:
             found = m.read(m.INBOX, self.binding, inbox, m.SEALED, _COORDINATOR)
-            held = {site: self._opened(site, sealed) for site, sealed in found.items()}
+            opened = {site: self._opened(site, sealed) for site, sealed in found.items()}
+            held = {site: shares for site, shares in opened.items() if shares is not None}
+            self.unopened = [self._name(site) for site in opened if site not in held]
+            if self.unopened:
+                closed = dict.fromkeys(found.keys() - held.keys(), b"")
+                return m.write(m.COMPLAIN, self.binding, closed)
             self._enough(len(held) + self._own)
             self._pairs = [self._pair(site) for site in found]
             self._held |= held
@@ -193,7 +201,10 @@ class SecAggClient:
             content = inbox_part(self.binding, self.number, self._inbox)
             return m.write(m.CONFIRM, self.binding, {self.number: self._identity.sign(content)})
 
-        return self._once("shared", "confirmed", inbox, answer)
+        said = self._once("shared", "confirmed", inbox, answer)
+        if self.unopened:
+            self._phase = "complained"
+        return said
 
     def masker(self) -> Masker:
         """Phase 3: the masks of this site's update.
@@ -277,16 +288,13 @@ class SecAggClient:
                 f"nobody can agree on a secret with the keys of '{self._name(site)}'"
             )
 
-    def _opened(self, site: int, sealed: bytes) -> bytes:
-        """The pair of shares that a site sealed for this one."""
+    def _opened(self, site: int, sealed: bytes) -> bytes | None:
+        """The pair of shares that a site sealed for this one; None if they were altered."""
         if site not in self._adverts:
             name = self._name(site)
             raise self._refuse(f"it forwards shares of site '{name}', which were not expected")
         context = pair_context(self.binding.digest, site, self.number)
-        shares = unseal(self._seal_key(self._adverts[site]), sealed, context)
-        if shares is None or len(shares) != m.PAIR:
-            raise self._refuse(f"the shares that site '{self._name(site)}' sealed were altered")
-        return shares
+        return unseal(self._seal_key(self._adverts[site]), sealed, context)
 
     def _pair(self, site: int) -> tuple[bytes, bool]:
         """The key of the mask shared with a site, and whether this site subtracts it."""

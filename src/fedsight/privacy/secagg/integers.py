@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
-from fedsight.core.integers import check_share, share_of
+from fedsight.core.integers import check_share, peak, share_of
 from fedsight.core.types import PartSpecs, Payload
 from fedsight.privacy.secagg import pack
 from fedsight.privacy.secagg.masks import WideResidues
@@ -34,6 +34,15 @@ def check_form(payload: Payload, part: str, expected: tuple[int, torch.dtype], s
             f"'{part}', expected ({size},) and {dtype}",
             "the site uses another model; compare the fingerprints",
         )
+
+
+def beyond(who: str, came: int, most: int) -> SiteError:
+    """The error for a number that no site, or no sum of honest sites, has."""
+    return SiteError(
+        f"{who} the number {came:,}, where at most {most:,} is possible",
+        "a site sends what no FedSight sends. Under masks nobody can see which: leave out sites in "
+        "turn (`fedsight federation revoke`), or find it in a run with secure.name = 'quantised'",
+    )
 
 
 @dataclass(frozen=True)
@@ -92,6 +101,13 @@ class Integers:
             signed = (values << np.uint64(unused)).view(np.int64) >> np.int64(unused)
             found[part] = torch.from_numpy(signed)
         return found
+
+    def check_sums(self, total: WideResidues, count: int, who: str) -> None:
+        """Raise SiteError if the integers in `total` [k] are not within those of `count` sites."""
+        for part, values in self.decode(total).items():
+            most = count * self.bounds[part]
+            if peak(values) > most:
+                raise beyond(who, peak(values), most)
 
     def pack(self, words: WideResidues) -> bytes:
         """The lowest bits of each of `words` [k], which determine their sum."""

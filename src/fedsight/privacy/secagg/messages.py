@@ -20,6 +20,7 @@ from fedsight.privacy.secagg.keys import NONCE, PUBLIC, SIGNATURE, TAG, is_publi
 from fedsight.privacy.secagg.shares import SHARE
 
 ADVERTISE, ADVERTS, SHARES, INBOX, CONFIRM = b"1a", b"1b", b"2a", b"2b", b"3a"
+COMPLAIN = b"3b"  # instead of CONFIRM
 LISTS, AGREE, UNMASK, ANSWER = b"4b", b"5a", b"5b", b"6a"
 MARK, DIGEST, NUMBER = 2, 32, 4  # bytes of a phase's mark, a digest, a site's number
 KEYS = 2 * PUBLIC + DIGEST  # an advert without its signature: two keys, a commitment

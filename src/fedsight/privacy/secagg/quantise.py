@@ -25,7 +25,7 @@ from fedsight.core.types import Payload
 from fedsight.privacy import skellam
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.poisson import Uniform
-from fedsight.privacy.secagg.integers import Integers, check_form
+from fedsight.privacy.secagg.integers import Integers, beyond, check_form
 from fedsight.privacy.secagg.masks import Residues
 
 MODULUS = 32  # bits, at most
@@ -149,6 +149,15 @@ class Quantiser:
                     "or check its images; with rounds.quorum a run continues without such replies",
                 )
         self.integers.check(payload, site)
+
+    def check_levels(self, levels: Residues, count: int, who: str) -> None:
+        """Raise SiteError if levels [d] without masks are larger than those of `count` sites.
+
+        Modulo 2^m they would wrap, or exceed the clip. With noise any levels are possible.
+        """
+        most = count * self._top
+        if not self.deviation and len(levels) and int(levels.max()) > most:
+            raise beyond(who, int(levels.max()), most)
 
     def _unwrapped(self, total: Residues, count: int) -> npt.NDArray[np.float64]:
         """Sums of `count` clients before the modulus was taken; noise may make them negative."""

@@ -5,14 +5,17 @@ It is trusted with nothing: the sites refuse whatever it could do wrong (`client
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from fedsight.core.errors import SiteError
 from fedsight.privacy.secagg import masks
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.client import KEY, SEED, mask_key, sign_part
+from fedsight.privacy.secagg.conflicts import Conflict, suspects
 from fedsight.privacy.secagg.consistency import confirming, inbox_part, lists_part, pick
+from fedsight.privacy.secagg.graph import colluding
 from fedsight.privacy.secagg.keys import (
     PUBLIC,
     SIGNATURE,
@@ -22,6 +25,9 @@ from fedsight.privacy.secagg.keys import (
     signed,
 )
 from fedsight.privacy.secagg.shares import SHARE, join
+from fedsight.privacy.secagg.wrong_shares import recover
+
+NAMED = 3  # sites that a sentence names
 
 
 class SecAggServer:
@@ -39,6 +45,8 @@ class SecAggServer:
         self._confirmed: dict[int, bytes] = {}  # signatures of the inboxes
         self._agreed: dict[int, bytes] = {}  # signatures of the lists
         self._lists = m.Lists(frozenset(), frozenset())
+        # A dealer and a receiver: one of the two has altered shares, or sent others than it holds.
+        self.conflicts: set[Conflict] = set()
 
     # Phases 0 to 2: keys and shares -------------------------------------------------------
 
@@ -80,9 +88,25 @@ class SecAggServer:
         return m.write(m.INBOX, self.binding, found)
 
     def confirm(self, site: int, message: bytes) -> None:
-        """Store a site's confirmation of its inbox; SiteError unless it signed what it was sent."""
+        """Store a site's confirmation of its inbox; SiteError unless it signed what it was sent.
+
+        If it complains about shares instead, `conflicts` holds their dealers and this site.
+        """
+        if message[: m.MARK] == m.COMPLAIN:
+            raise self._complaint(site, message)
         content = inbox_part(self.binding, site, self._inbox.get(site, set()))
         self._confirmed[site] = self._signature(m.CONFIRM, site, message, content)
+
+    def _complaint(self, site: int, message: bytes) -> SiteError:
+        accused = set(m.read(m.COMPLAIN, self.binding, message, 0, self._sender(site)))
+        if not accused or not accused <= self._inbox.get(site, set()):
+            return self._odd(site, "it complains about shares that it was not sent")
+        self.conflicts |= {(dealer, site) for dealer in accused}
+        names = ", ".join(f"'{self.binding.name(dealer)}'" for dealer in sorted(accused))
+        return SiteError(
+            f"{self._sender(site)} cannot open the shares that were sealed for it by {names}",
+            "one of them cheats, or runs another FedSight version",
+        )
 
     def check_ready(self) -> None:
         """Raise SiteError if so few sites confirmed that training would be in vain."""
@@ -144,55 +168,115 @@ class SecAggServer:
 
         They are modulo 2^32 and 2^64, and change in place.
 
-        Raises SiteError if shares of a secret are missing or do not reconstruct it.
+        Shares that are wrong are left out, if enough others came, and noted in `conflicts`. Raises
+        SiteError if shares of a secret are missing or do not reconstruct it.
         """
         # Reconstruct all secrets first, so that a missing one leaves the sum untouched.
-        own = [(self._own_key(site), True) for site in sorted(self._lists.survivors)]
-        pairs = [key for site in sorted(self._lists.dropped) for key in self._left_over(site)]
+        secrets, digest = self._secrets(), self.binding.digest
+        survivors, dropped = sorted(self._lists.survivors), sorted(self._lists.dropped)
+        own = [(derive(secrets[site], digest, b"fedsight self"), True) for site in survivors]
+        pairs = [
+            key
+            for site in dropped
+            if site in secrets
+            for key in self._left_over(site, secrets[site])
+        ]
         masks.apply(levels, [*own, *pairs])
         if integers is not None and len(integers):
             masks.apply(integers, [*own, *pairs])
 
-    def _own_key(self, site: int) -> bytes:
-        seed = self._secret(site, self._adverts[site][2 * PUBLIC : m.KEYS], _commitment)
-        return derive(seed, self.binding.digest, b"fedsight self")
+    def doubts(self, corrupt: float) -> dict[str, str]:
+        """The sites that may have cheated, by name, and why; `corrupt`: the share of all sites
+        that may be malicious."""
+        found = {}
+        for site in sorted(suspects(self.conflicts, colluding(len(self.binding.roster), corrupt))):
+            pairs = [pair for pair in self.conflicts if site in pair]
+            others = sorted({end for pair in pairs for end in pair} - {site})
+            names = ", ".join(self._sender(end) for end in others[:NAMED])
+            names += f" and {len(others) - NAMED} others" if len(others) > NAMED else ""
+            found[self.binding.name(site)] = (
+                f"{self._sender(site)} and {names} contradict each other about shares of secrets: "
+                "one side cheats, or runs another FedSight version"
+                if others
+                else f"{self._sender(site)} sent a wrong share of its own secret"
+            )
+        return found
 
-    def _left_over(self, site: int) -> list[tuple[bytes, bool]]:
+    def _ends(self, site: int) -> list[int]:
+        """The survivors that share a mask with a site."""
+        return [other for other in sorted(self._lists.survivors) if site in self._inbox[other]]
+
+    def _left_over(self, site: int, private: bytes) -> list[tuple[bytes, bool]]:
         """Masks that survivors share with a site that dropped out: (key, subtract?)."""
-        ends = [other for other in sorted(self._lists.survivors) if site in self._inbox[other]]
-        if not ends:
-            return []
-        public = self._adverts[site][PUBLIC : 2 * PUBLIC]
-        private = self._secret(site, public, lambda _, key: KeyPair(key).public)
         pair, digest, found = KeyPair(private), self.binding.digest, []
-        for other in ends:
+        for other in self._ends(site):
             theirs = self._adverts[other][PUBLIC : 2 * PUBLIC]
             key = mask_key(pair, theirs, digest, (site, other))
             found.append((key, other < site))  # the lower number added
         return found
 
-    def _secret(self, site: int, known: bytes, check: Callable[[bytes, bytes], bytes]) -> bytes:
-        shares = self._answers.get(site, {})
-        least = self.binding.parameters.threshold
-        name = self.binding.name(site)
+    def _secrets(self) -> dict[int, bytes]:
+        """The seed of each survivor, and the mask key of each site that dropped out and left masks.
+
+        Raises SiteError if there are too few shares of one, or too many are wrong.
+        """
+        dropped = [site for site in sorted(self._lists.dropped) if self._ends(site)]
+        found: dict[int, bytes] = {}
+        failed: list[int] = []
+        for site in [*sorted(self._lists.survivors), *dropped]:
+            secret = self._secret(site)
+            if secret is None:
+                failed.append(site)
+            else:
+                found[site] = secret
+            if len(failed) == NAMED:  # each of them takes long, and it is known whom to look at
+                break
+        if failed:
+            raise self._wrong(failed)
+        return found
+
+    def _secret(self, site: int) -> bytes | None:
+        """A secret from its shares; None if too many of them are wrong."""
+        shares, least = self._answers.get(site, {}), self.binding.parameters.threshold
         if len(shares) < least:
             raise SiteError(
                 f"the sum of round {self.binding.round} cannot be unmasked: {len(shares)} of the "
-                f"neighbours of site '{name}' are left, but {least} are needed",
+                f"neighbours of site '{self.binding.name(site)}' are left, but {least} are needed",
                 "too many sites dropped out: check the rejected ones, or raise secure.dropout. "
                 "The last checkpoint is intact",
             )
-        try:
-            secret = join(shares, least)
-        except ValueError:
-            secret = b""
-        if not secret or check(self.binding.digest, secret) != known:
-            raise SiteError(
-                f"the shares of site '{name}' do not reconstruct its secret in round "
-                f"{self.binding.round}",
-                "a site sent or dealt wrong shares: exclude it",
-            )
+        advert, digest = self._adverts[site], self.binding.digest
+
+        def fits(secret: bytes) -> bool:
+            if site in self._lists.survivors:
+                return hashlib.sha256(digest + secret).digest() == advert[2 * PUBLIC : m.KEYS]
+            return KeyPair(secret).public == advert[PUBLIC : 2 * PUBLIC]
+
+        with contextlib.suppress(ValueError):
+            if fits(secret := join(shares, least)):
+                return secret
+        found = recover(shares, least, fits)
+        if found is None:
+            return None
+        secret, wrong = found
+        self.conflicts |= {(site, holder) for holder in wrong}
         return secret
+
+    def _wrong(self, failed: list[int]) -> SiteError:
+        """The error that the secrets of the sites `failed` do not come out of their shares."""
+        names = ", ".join(f"'{self.binding.name(site)}'" for site in failed)
+        if len(failed) == 1:
+            return SiteError(
+                f"the shares of site {names} do not reconstruct its secret in round "
+                f"{self.binding.round}: it dealt wrong ones, or too many that came are wrong",
+                "exclude it; if rounds then fail in other sites' names, it was not to blame, and "
+                "another site sends wrong shares",
+            )
+        return SiteError(
+            f"the shares of the sites {names} do not reconstruct their secrets in round "
+            f"{self.binding.round}: they dealt wrong ones, or others sent wrong ones of them",
+            "exclude one site after the other until it does not recur: one that answered cheats",
+        )
 
     def _enough(self, sites: Iterable[int], did: str) -> None:
         parameters = self.binding.parameters
@@ -220,7 +304,3 @@ class SecAggServer:
             f"rejected a secure aggregation message from {self._sender(site)}: {why}",
             "run the same FedSight version at this site; if that is so, it cheats: revoke it",
         )
-
-
-def _commitment(digest: bytes, seed: bytes) -> bytes:
-    return hashlib.sha256(digest + seed).digest()

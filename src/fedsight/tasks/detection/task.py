@@ -15,10 +15,11 @@ from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.data.detection import boxes
-from fedsight.models.detector import Detector
+from fedsight.models.detector import MOST, Detector
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.detection import noised, precision, presentation
 from fedsight.tasks.detection.augment import moved
+from fedsight.tasks.plausible import are_counts
 from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 
 
@@ -88,6 +89,19 @@ class Detection(Task):
         """`found` [classes, numbers], see `detection.noised`, and `loss`."""
         found = noised.condensed(sums["detections"].total, sums["objects"].total)
         return {"found": Sum(found, sums["objects"].count), "loss": sums["loss"]}
+
+    def is_possible(self, sums: Mapping[str, Sum], pixels: int) -> bool:
+        """At most `MOST` detections and an object a pixel of a class in an image, and no more right
+        detections than objects."""
+        found, objects = sums["detections"].total, sums["objects"]
+        each = found.sum(axis=(3, 4))  # [classes, areas, overlaps]
+        right = found[:, :, :, 0].sum(axis=3)
+        return (
+            are_counts(found)
+            and are_counts(objects.total, objects.count * pixels)
+            and are_counts(each, MOST * objects.count)
+            and are_counts(right, objects.total[:, :, None])
+        )
 
     def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
         """Objects of all sizes together; a class whose objects noise hides has none."""

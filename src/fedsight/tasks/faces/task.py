@@ -22,11 +22,13 @@ from fedsight.tasks import repair
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.faces import verification
 from fedsight.tasks.faces.margins import Margin, margin_loss, positive_loss, spread_loss
+from fedsight.tasks.plausible import are_counts
 from fedsight.tasks.presentation import Answer, Curve, Sample, Table
 
 SHOWN = 16  # pairs of each kind in a report
 MOST_POINTS = 200  # of a curve
 NAMED = 5  # sites in a message
+OFTEN = 50  # times: no Poisson(1) draw is so large
 
 Far = Annotated[float, Field(gt=0, lt=1)]
 
@@ -132,6 +134,18 @@ class FaceRecognition(Task):
             name: Sum(counts, sums["pairs"].count)
             for name, counts in zip(("genuine", "impostor"), pairs, strict=True)
         }
+
+    def is_possible(self, sums: Mapping[str, Sum], pixels: int) -> bool:
+        """Every pair has one score, and no more people are looked for than there are images."""
+        images, rank = sums["pairs"].count, sums["rank"].total
+        pairs, drawn = images * (images - 1) / 2, sums["resampled"].total
+        return (
+            all(are_counts(sums[name].total) for name in ("pairs", "resampled", "open"))
+            and bool(sums["pairs"].total.sum() == pairs)
+            and bool((drawn.sum(axis=(1, 2, 3)) <= pairs * OFTEN**2).all())
+            and are_counts(rank, [rank[1], images])
+            and bool(sums["open"].total.sum() <= rank[1])
+        )
 
     def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
         """No negative numbers; without a kind of pairs that noise hides nothing is measured."""

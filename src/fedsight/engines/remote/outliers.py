@@ -1,0 +1,24 @@
+"""Finds updates out of all proportion to the others of a round.
+
+Within the exact range a single update can make the model such that all sites diverge in the next
+round. Each of them then fails, and the one that is at fault looks like any other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from statistics import median
+
+FAR = 1_000.0  # times the median; honest updates of one model hardly differ by a factor of ten
+FEWEST = 3  # replies; of two, either may be the odd one
+
+
+def outliers(peaks: Mapping[str, float]) -> dict[str, str]:
+    """The sites whose update is an outlier, and why; `peaks` are the largest absolute values."""
+    middle = median(peaks.values()) if len(peaks) >= FEWEST else 0.0
+    return {
+        site: f"site '{site}' sent an update with values up to {peak:.3g}, and half of the sites "
+        f"none above {middle:.3g}"
+        for site, peak in peaks.items()
+        if middle and peak > FAR * middle
+    }

@@ -1,0 +1,77 @@
+"""A malicious site makes the model such that all sites diverge, and an honest one is blamed.
+
+Its update is within the exact range, so it counts. In the next round everybody fails, and the
+message named the first of them. Ours notes in the round itself whose update was out of all
+proportion, and says so where the others fail.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import federations
+import numpy as np
+import pytest
+import site_services
+from site_services import Clock, FaultyLink, Places
+
+from fedsight.core.errors import SiteError
+from fedsight.engines.remote import outliers
+
+BAD = "west"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock().rule(monkeypatch)
+
+
+def enormous(kind: str, header: Mapping[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+    """An update of which every value is 10^8, up or down."""
+    if kind != "fetch":
+        return text, body
+    values = np.frombuffer(body, "<f4")
+    return text, (np.sign(values) * 1e8).astype("<f4").tobytes()
+
+
+def train(places: Places, site_images: Any) -> tuple[str, federations.Diary]:
+    """Why the run ends, and its history."""
+    diary = federations.Diary()
+    sections = {"rounds": {"quorum": 2, "rounds": 3}, "train": {"lr": 3.0, "epochs": 6}}
+    of = site_services.program(site_images, **sections)
+    federation, link = places.meet(of)
+    with pytest.raises(SiteError) as caught:
+        site_services.learn(federation, FaultyLink(link, BAD, enormous), diary)
+    return caught.value.cause, diary
+
+
+def test_an_honest_site_is_blamed_where_nobody_looks_at_updates(
+    places: Places, site_images: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outliers, "FAR", float("inf"))
+    cause, _ = train(places, site_images)
+    assert re.search("the first rejected: .*site '(north|south)'", cause)
+    assert BAD not in cause
+
+
+def test_ours_says_whose_update_came_before(places: Places, site_images: Any, clock: Clock) -> None:
+    cause, diary = train(places, site_images)
+    assert f"but in the round before, site '{BAD}' sent an update with values up to 1e+08" in cause
+    assert list(diary.lines[0]["doubts"]) == [BAD]
+
+
+def test_updates_that_differ_as_honest_ones_do_are_not_doubted(
+    places: Places, site_images: Any, clock: Clock
+) -> None:
+    diary = federations.Diary()
+    federation, link = places.meet(site_services.program(site_images))
+    site_services.learn(federation, link, diary)
+    assert all("doubts" not in line for line in diary.lines)
+
+
+def test_of_two_replies_either_may_be_odd() -> None:
+    assert outliers.outliers({"a": 1.0, "b": 1e9}) == {}
+    assert outliers.outliers({"a": 0.0, "b": 0.0, "c": 1.0}) == {}
+    assert list(outliers.outliers({"a": 0.1, "b": 0.2, "c": 1e9})) == ["c"]
