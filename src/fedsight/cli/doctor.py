@@ -11,26 +11,15 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from fedsight.cli.output import echo
+from fedsight.core.extras import EXTRAS, install, missing
 from fedsight.core.text import printable
 
-# The module that each extra brings.
-EXTRAS = {
-    "export": ("onnx", "onnxscript", "onnxruntime"),
-    "tensorboard": ("tensorboard",),
-    "mlflow": ("mlflow",),
-    "huggingface": ("datasets",),
-    "deploy": ("nvflare", "setproctitle"),
-    "medical": ("pydicom",),
-    "heif": ("pillow_heif",),
-    "privacy": ("dp_accounting",),
-}
 _LEAST_DISK = 1 << 30  # bytes
 _LEAST_MEMORY = 1 << 30
 _LEAST_FILES = 256  # open at once
@@ -98,21 +87,13 @@ def _versions() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, modules in EXTRAS.items():
-        missing = [name for name in modules if not _is_here(name)]
+    for extra in EXTRAS:
         what = f"extra {extra}"
-        if missing:
-            cure = f"if you need it: pip install 'fedsight[{extra}]'"
-            yield Finding(what, "note", f"missing ({', '.join(missing)})", cure)
+        if absent := missing(extra):
+            cure = f"if you need it: {install(extra)}"
+            yield Finding(what, "note", f"missing ({', '.join(absent)})", cure)
         else:
             yield Finding(what, "ok", "installed")
-
-
-def _is_here(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _devices() -> Iterator[Finding]:

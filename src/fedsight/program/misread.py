@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from fedsight.core.extras import missing
 from fedsight.data.suffixes import BY_MODALITY
 
 NAME_FIRST = 'set model.name = "torchvision" or "timm" as well: only they have architectures'
@@ -37,8 +38,7 @@ def not_toml(path: Path, error: Exception) -> tuple[str, str]:
 
 
 def architecture_cure(name: str) -> str | None:
-    """How to write `name` if it is a network of torchvision or timm, else None."""
-    import timm
+    """How to write `name` if it is a network of torchvision or of an installed timm, else None."""
     import torchvision
 
     plain = name.rpartition(":")[2].rpartition("/")[2]
@@ -48,6 +48,8 @@ def architecture_cure(name: str) -> str | None:
     ):
         if plain.lower() in torchvision.models.list_models(module=module):
             return f'name = "{part}" and architecture = "{plain.lower()}"'
-    if timm.is_model(plain):
-        return f'name = "timm" and architecture = "{plain}"'
-    return None
+    if missing("timm"):
+        return None
+    import timm
+
+    return f'name = "timm" and architecture = "{plain}"' if timm.is_model(plain) else None
