@@ -69,7 +69,7 @@ def test_python_is_declared_as_it_is_documented() -> None:
     classified = [match[1] for match in found if match]
     assert (classified[0], classified[-1]) == (oldest, newest)
     assert PROJECT["requires-python"] == f">={oldest}"
-    tried = {row for row in rows("| Python | PyTorch")}
+    tried = set(rows("| Python | PyTorch"))
     assert set(classified) <= tried
 
 

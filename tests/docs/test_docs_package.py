@@ -15,13 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from docpages import ROOT, text
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from PIL import Image
-from docpages import ROOT, text
 
 import fedsight
-
 
 QUIET = ("--quiet", "--no-deps", "--no-build-isolation", "--disable-pip-version-check")
 PIP = (sys.executable, "-m", "pip")

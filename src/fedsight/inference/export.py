@@ -158,9 +158,9 @@ def _torchscript(saved: Saved) -> bytes:
     model = ExportedModel(saved).eval()
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # PyTorch 2.15 deprecates TorchScript in favour of torch.export; it is offered because
+        # PyTorch deprecates TorchScript in favour of torch.export; it is offered because
         # programs in C++ and on phones still read it.
-        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
         # Whatever tracing takes as constant is checked below with other batch sizes.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:
