@@ -146,8 +146,10 @@ def test_a_folder_of_images_needs_no_extra(installed: Path, tmp_path: Path) -> N
     options = ("--rounds", "1", "--workers", "1", "--out", "run")
     assert "Report: " in said("run", "parts.toml", *options)
     assert "</html>" in (tmp_path / "run" / "report.html").read_text()
-    timm = ("--set", "model.name=timm", "--set", "model.architecture=resnet18")
-    refused = said("check", "parts.toml", *timm, code=2)
+    data = '[data]\nname = "folder"\npath = "parts"\n'
+    model = '[model]\nname = "timm"\narchitecture = "resnet18"\n'
+    (tmp_path / "timm.toml").write_text(data + model)
+    refused = said("check", "timm.toml", code=2)
     assert "model.name: networks of timm need the package 'timm'" in refused
     assert "pip install 'fedsight[timm]'" in refused
     for extra, command in (
