@@ -17,8 +17,8 @@ from fedsight.models.base import Model, models
 class TimmModel(Model):
     """Any classifier of timm, such as `architecture = "mobilenetv3_small_050"`.
 
-    timm adapts the first layer to the channels and the last to the classes. Nothing is
-    downloaded: pretrained weights come from `weights`.
+    timm, the extra `fedsight[timm]`, adapts the first layer to the channels and the last to the
+    classes. Nothing is downloaded: pretrained weights come from `weights`.
     """
 
     architecture: str
