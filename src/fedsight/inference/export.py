@@ -123,16 +123,19 @@ def _onnx(saved: Saved) -> bytes:
     try:
         with torch.no_grad():
             model(_example(saved, 1))  # its own error, before the exporter wraps it
-        program: Any = torch.onnx.export(
-            model,
-            (_example(saved, 2),),
-            dynamo=True,
-            input_names=[name],
-            output_names=list(outputs(saved)),
-            dynamic_shapes={"x": {0: torch.export.Dim("n")}},
-            custom_translation_table=translations(),
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # PyTorch 2.11 warns of what its own exporter still does.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            program: Any = torch.onnx.export(
+                model,
+                (_example(saved, 2),),
+                dynamo=True,
+                input_names=[name],
+                output_names=list(outputs(saved)),
+                dynamic_shapes={"x": {0: torch.export.Dim("n")}},
+                custom_translation_table=translations(),
+                verbose=False,
+            )
     except ModelError:
         raise
     except Exception as error:  # the exporter's errors have no common root but this
