@@ -9,7 +9,7 @@ comma := ,
 space := $(subst ,, )
 COVERAGE ?=  # 1: say what the tests reach, and fail if it is little; half as long again
 
-.PHONY: run examples test test-fast lint install browser bench reference clean
+.PHONY: run examples test test-fast test-lowest lint install browser bench reference clean
 .DEFAULT_GOAL := run
 
 run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the report
@@ -23,7 +23,7 @@ examples: $(READY)  ## faces, objects and texts, one after the other, a report e
 	  echo "== $$name"; $(BIN)/fedsight run --example $$name || exit $$?; done
 
 # Without bytecode files each process that runs tests would compile all of them again.
-test test-fast: export PYTHONDONTWRITEBYTECODE =
+test test-fast test-lowest: export PYTHONDONTWRITEBYTECODE =
 
 test: $(READY) browser lint  ## the whole test suite
 	rm -f .coverage .coverage.*
@@ -35,6 +35,20 @@ endif
 
 test-fast: $(READY)  ## the tests that start no process and are quick, for every-day work
 	$(BIN)/python -m pytest -m "unit and not slow" -n 2 --dist loadfile
+
+# The oldest versions that pyproject.toml allows, in an environment of their own, on the Python that
+# GPU machines have with them. PYTHON=... chooses another, TESTS="tests/core -m unit" a part.
+LOWEST := .venv-lowest
+LOWEST_PYTHON = $(if $(filter file,$(origin PYTHON)),$(shell \
+  python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON)),$(PYTHON))
+TESTS ?=
+test-lowest: $(LOWEST)/.ready browser  ## the whole test suite on the oldest versions
+	$(LOWEST)/bin/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+
+$(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST)/bin/python || $(LOWEST_PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-lowest.txt -e '.[all,dev]'
+	touch $@
 
 lint: $(READY)
 	$(BIN)/ruff check
@@ -64,6 +78,6 @@ reference: $(READY)  ## docs/reference/, from the code
 	$(BIN)/python tools/make_reference.py
 
 clean:
-	rm -rf $(VENV) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(LOWEST) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 -include benchmarks/peers.mk

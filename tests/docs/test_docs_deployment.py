@@ -140,7 +140,7 @@ def test_the_containerfile_is_one() -> None:
                 assert (ROOT / name).exists(), name
     (install,) = [rest for kind, rest in steps if kind == "RUN" and "pip" in rest]
     assert "-c constraints.txt" in install
-    assert ".[deploy]" in install
+    assert ".[deploy," in install
     project = tomllib.loads(text("pyproject.toml"))["project"]
     copied = " ".join(rest for kind, rest in steps if kind == "COPY").split()
     assert {"pyproject.toml", project["readme"], *project["license-files"]} <= set(copied)

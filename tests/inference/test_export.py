@@ -115,7 +115,7 @@ def test_torchscript_answers_like_the_network(tmp_path: Path, name, settings) ->
     path = export(one, "torchscript", tmp_path / "m.pt")
     extra = dict.fromkeys(("labels", "preprocess", "model", "task", "name", "fingerprint"), "")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
         loaded = torch.jit.load(io.BytesIO(path.read_bytes()), _extra_files=extra)
     for count in (1, 4):
         x = pixels(one, count)

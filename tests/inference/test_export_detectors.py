@@ -89,7 +89,7 @@ def test_torchscript_finds_the_same(tmp_path: Path) -> None:
     one = detector(width=4)
     path = export(one, "torchscript", tmp_path / "d.pt")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", "`torch.jit.load` is deprecated")
         loaded = torch.jit.load(io.BytesIO(path.read_bytes()))
     x = torch.rand(2, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():

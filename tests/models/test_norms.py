@@ -10,6 +10,7 @@ from fedsight.core.layout import Layout
 from fedsight.models.norms import (
     from_moments,
     groups_for,
+    guard_group_norms,
     is_batch_norm,
     norm_names,
     statistic_names,
@@ -129,3 +130,19 @@ def test_personal_statistics_are_left_out() -> None:
     layout = Layout.of(module).rekind(lambda name, kind: Kind.PERSONAL if "1." in name else kind)
     travelling = layout.read(module)[layout.travelling]
     assert torch.equal(to_moments(travelling, layout, statistic_names(module)), travelling)
+
+
+def test_a_group_norm_learns_where_nothing_before_it_does() -> None:
+    torch.manual_seed(0)
+    norm, x = nn.GroupNorm(2, 8), torch.randn(4, 8, 6, 6)
+    expected = torch.autograd.grad(norm(x).pow(3).sum(), list(norm.parameters()))
+    for _ in range(2):
+        guard_group_norms(norm)
+    assert len(norm._forward_pre_hooks) == 1
+    channels_last = x.contiguous(memory_format=torch.channels_last)
+    # in PyTorch 2.11 an unguarded norm ends the process here
+    found = torch.autograd.grad(norm(channels_last).pow(3).sum(), list(norm.parameters()))
+    for one, other in zip(found, expected, strict=True):
+        assert torch.allclose(one, other)
+    with torch.no_grad():
+        assert norm(channels_last).is_contiguous(memory_format=torch.channels_last)

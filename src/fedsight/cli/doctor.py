@@ -11,28 +11,17 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from fedsight.cli.output import echo
+from fedsight.core.extras import EXTRAS, install, missing
 from fedsight.core.text import printable
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message, text_in
 
-# The module that each extra brings.
-EXTRAS = {
-    "export": ("onnx", "onnxscript", "onnxruntime"),
-    "tensorboard": ("tensorboard",),
-    "mlflow": ("mlflow",),
-    "huggingface": ("datasets",),
-    "deploy": ("nvflare", "setproctitle"),
-    "medical": ("pydicom",),
-    "heif": ("pillow_heif",),
-    "privacy": ("dp_accounting",),
-}
 _LEAST_DISK = 1 << 30  # bytes
 _LEAST_MEMORY = 1 << 30
 _LEAST_FILES = 256  # open at once
@@ -112,22 +101,14 @@ def _versions() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, modules in EXTRAS.items():
-        missing = [name for name in modules if not _is_here(name)]
+    for extra in EXTRAS:
         what = message("extra {name}", name=extra)
-        if missing:
-            cure = message("if you need it: pip install 'fedsight[{name}]'", name=extra)
-            lacks = message("missing ({modules})", modules=", ".join(missing))
+        if absent := missing(extra):
+            cure = message("if you need it: {command}", command=install(extra))
+            lacks = message("missing ({modules})", modules=", ".join(absent))
             yield Finding(what, "note", lacks, cure)
         else:
             yield Finding(what, "ok", message("installed"))
-
-
-def _is_here(module: str) -> bool:
-    try:
-        return find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False
 
 
 def _devices() -> Iterator[Finding]:

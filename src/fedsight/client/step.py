@@ -30,7 +30,7 @@ from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum, add_metrics
 from fedsight.data.augment import augment
-from fedsight.models.norms import is_batch_norm, to_moments
+from fedsight.models.norms import guard_group_norms, is_batch_norm, to_moments
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.privacy.noised_sums import Bounds, bounded
@@ -95,6 +95,7 @@ class Client:
         self._device = find_device(speed.device)
         self.network, self.layout = federation.network, federation.layout
         self.model = self.network.module
+        guard_group_norms(self.model)
         self.initial = federation.initial.clone()
         self.model.to(self._device)
         self.vector = self.initial.to(self._device, copy=True)

@@ -123,16 +123,19 @@ def _onnx(saved: Saved) -> bytes:
     try:
         with torch.no_grad():
             model(_example(saved, 1))  # its own error, before the exporter wraps it
-        program: Any = torch.onnx.export(
-            model,
-            (_example(saved, 2),),
-            dynamo=True,
-            input_names=[name],
-            output_names=list(outputs(saved)),
-            dynamic_shapes={"x": {0: torch.export.Dim("n")}},
-            custom_translation_table=translations(),
-            verbose=False,
-        )
+        with warnings.catch_warnings():
+            # PyTorch 2.11 warns of what its own exporter still does.
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            program: Any = torch.onnx.export(
+                model,
+                (_example(saved, 2),),
+                dynamo=True,
+                input_names=[name],
+                output_names=list(outputs(saved)),
+                dynamic_shapes={"x": {0: torch.export.Dim("n")}},
+                custom_translation_table=translations(),
+                verbose=False,
+            )
     except ModelError:
         raise
     except Exception as error:  # the exporter's errors have no common root but this
@@ -158,9 +161,9 @@ def _torchscript(saved: Saved) -> bytes:
     model = ExportedModel(saved).eval()
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        # PyTorch 2.15 deprecates TorchScript in favour of torch.export; it is offered because
+        # PyTorch deprecates TorchScript in favour of torch.export; it is offered because
         # programs in C++ and on phones still read it.
-        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated", FutureWarning)
+        warnings.filterwarnings("ignore", r"`torch\.jit\.\w+` is deprecated")
         # Whatever tracing takes as constant is checked below with other batch sizes.
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # type: ignore[attr-defined]
         try:

@@ -60,6 +60,23 @@ def to_group_norm(module: nn.Module) -> nn.Module:
     return module
 
 
+def guard_group_norms(module: nn.Module) -> None:
+    """Let every GroupNorm in `module` learn where nothing before it does.
+
+    PyTorch 2.11 crashes there if images are channels-last: that kernel also writes the gradient of
+    an input that needs none. Such an input is handed to the other kernel.
+    """
+    for part in module.modules():
+        if isinstance(part, nn.GroupNorm) and _rows_first not in part._forward_pre_hooks.values():
+            part.register_forward_pre_hook(_rows_first)
+
+
+def _rows_first(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+    if inputs and torch.is_grad_enabled() and not inputs[0].requires_grad:
+        return (inputs[0].contiguous(), *inputs[1:])
+    return None
+
+
 def _as_group_norm(old: Any) -> nn.GroupNorm:
     channels = int(old.running_mean.numel() if old.running_mean is not None else old.num_features)
     groups, eps = groups_for(channels), float(old.eps)

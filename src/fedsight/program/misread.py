@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from fedsight.core.extras import missing
 from fedsight.data.suffixes import BY_MODALITY
 
 NAME_FIRST = 'set model.name = "torchvision" or "timm" as well: only they have architectures'
@@ -134,8 +135,7 @@ def value_for_section(key: str, value: Any, name_cure: str | None) -> tuple[str,
 
 
 def architecture_cure(name: str) -> str | None:
-    """How to write `name` if it is a network of torchvision or timm, else None."""
-    import timm
+    """How to write `name` if it is a network of torchvision or of an installed timm, else None."""
     import torchvision
 
     plain = name.rpartition(":")[2].rpartition("/")[2]
@@ -145,6 +145,8 @@ def architecture_cure(name: str) -> str | None:
     ):
         if plain.lower() in torchvision.models.list_models(module=module):
             return f'name = "{part}" and architecture = "{plain.lower()}"'
-    if timm.is_model(plain):
-        return f'name = "timm" and architecture = "{plain}"'
-    return None
+    if missing("timm"):
+        return None
+    import timm
+
+    return f'name = "timm" and architecture = "{plain}"' if timm.is_model(plain) else None

@@ -1,4 +1,4 @@
-"""Any timm classifier by name; timm adapts channels and classes."""
+"""Any timm classifier by name; timm adapts channels and classes, and is an extra of its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from fedsight.core.errors import ModelError, Problem
+from fedsight.core.extras import install, missing
 from fedsight.core.registry import nearest
 from fedsight.models.base import Model, models
 
@@ -16,8 +17,8 @@ from fedsight.models.base import Model, models
 class TimmModel(Model):
     """Any classifier of timm, such as `architecture = "mobilenetv3_small_050"`.
 
-    timm adapts the first layer to the channels and the last to the classes. Nothing is
-    downloaded: pretrained weights come from `weights`.
+    timm, the extra `fedsight[timm]`, adapts the first layer to the channels and the last to the
+    classes. Nothing is downloaded: pretrained weights come from `weights`.
     """
 
     architecture: str
@@ -26,10 +27,10 @@ class TimmModel(Model):
         self, channels: int, height: int, width: int, classes: int
     ) -> tuple[nn.Module, Iterable[str]]:
         """Architectures with a fixed input size (most transformers) are built for the images'."""
+        if trouble := self._trouble():
+            raise ModelError(*trouble[1:])
         import timm
 
-        if trouble := self._unknown():
-            raise ModelError(*trouble)
         config = timm.get_pretrained_cfg(self.architecture)
         options: dict[str, Any] = {"in_chans": channels, "num_classes": classes}
         if config is not None and config.fixed_input_size:
@@ -44,7 +45,11 @@ class TimmModel(Model):
             ) from error
         return module, _heads(module)
 
-    def _unknown(self) -> tuple[str, str] | None:
+    def _trouble(self) -> tuple[str, str, str] | None:
+        """The setting that keeps it from being built, with cause and cure."""
+        if missing("timm"):
+            cause = "networks of timm need the package 'timm', which is not installed"
+            return "model.name", cause, install("timm")
         import timm
 
         if timm.is_model(self.architecture):
@@ -52,12 +57,12 @@ class TimmModel(Model):
         cure = nearest(self.architecture, timm.list_models())
         if cure.startswith("known"):  # more than a thousand
             cure = "timm.list_models('*resnet*') lists names"
-        return f"timm has no classifier '{self.architecture}'", cure
+        return "model.architecture", f"timm has no classifier '{self.architecture}'", cure
 
     def check(self) -> list[Problem]:
-        """Problems of every model, and an unknown architecture."""
-        trouble = self._unknown()
-        found = [Problem("model.architecture", *trouble)] if trouble else []
+        """Problems of every model, timm missing, and an unknown architecture."""
+        trouble = self._trouble()
+        found = [Problem(*trouble)] if trouble else []
         return [*found, *super().check()]
 
 
