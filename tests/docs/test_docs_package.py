@@ -50,9 +50,9 @@ def installed(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def files(folder: Path) -> set[str]:
-    """The files of the package below a folder, without what running them leaves behind."""
+    """The files of the package below a folder, without caches and what only translators need."""
     found = (path.relative_to(folder).as_posix() for path in (folder / "fedsight").rglob("*.*"))
-    return {name for name in found if "__pycache__" not in name}
+    return {name for name in found if "__pycache__" not in name and not name.endswith(".po")}
 
 
 def test_a_wheel_has_every_file_of_the_package(
