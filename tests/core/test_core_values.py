@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from fedsight.core import errors
 from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.core.registry import Registry, nearest
-from fedsight.core.rng import derive, generator, numpy_generator
+from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
 from fedsight.core.settings import Settings
 from fedsight.core.types import Sum, add_metrics
 
@@ -35,6 +35,21 @@ def test_different_paths_never_share_a_seed(one, other) -> None:
     same = derive(seed, *path) == derive(other_seed, *other_path)
     kinds = [[type(step) for step in p] for p in (path, other_path)]
     assert same == (one == other and kinds[0] == kinds[1])
+
+
+def test_all_of_a_secret_generators_state_comes_from_the_operating_system(monkeypatch) -> None:
+    """It draws as NumPy's Mersenne Twister does from the same 624 words."""
+    words = np.random.default_rng(0).integers(0, 1 << 32, 624, dtype=np.uint32)
+    monkeypatch.setattr("secrets.token_bytes", lambda size: words.tobytes()[:size])
+    drawn = torch.empty(2000, dtype=torch.int64).random_(0, 1 << 24, generator=secret_generator())
+    twister = np.random.MT19937()
+    twister.state = {"bit_generator": "MT19937", "state": {"key": words, "pos": 624}}
+    assert drawn.tolist() == (twister.random_raw(2000) % (1 << 24)).tolist()
+
+
+def test_secret_generators_draw_differently() -> None:
+    one, other = (torch.rand(8, generator=secret_generator()) for _ in range(2))
+    assert not torch.equal(one, other)
 
 
 def test_number_and_text_and_split_texts_differ() -> None:

@@ -23,16 +23,19 @@ PAIRS = [
     ),
     ("bcc\u200b", "bcc", "in characters that cannot be seen"),
     ("\ufeffbcc", "bcc", "in characters that cannot be seen"),
-    ("ＢＣＣ", "BCC", "in letters of different scripts"),
+    ("ＢＣＣ", "BCC", "in the width or form of characters (Unicode form NFKC)"),
     ("b\u0441c", "bcc", "in letters of different scripts"),
-    ("ﬁbroma", "fibroma", "in how they are written"),
+    ("ﬁbroma", "fibroma", "in the width or form of characters (Unicode form NFKC)"),
     ("fine_tuned", "fine tuned", "in how they are written"),
     ("fine-tuned", "fine  tuned", "in how they are written"),
-    ("basal\u00a0cell", "basal cell", "in letters of different scripts"),
+    ("basal\u00a0cell", "basal cell", "in the width or form of characters (Unicode form NFKC)"),
     ("01", "1", "in how the number is written"),
     ("1.0", "1", "in how the number is written"),
     ("007", "7.", "in how the number is written"),
     ("class_01", "Class 1", "in how they are written"),
+    ("cat.", "cat", "in how they are written"),
+    ("'cat'", "cat", "in how they are written"),
+    ("\u201ccat\u201d", "cat", "in how they are written"),
 ]
 
 
@@ -60,6 +63,8 @@ def test_one_class_in_two_spellings(one: str, other: str, difference: str) -> No
     ("one", "other"),
     [
         ("T-", "T+"),
+        ("?", "."),
+        ("A", "A+"),
         ("-1", "1"),
         ("1.1", "1.01"),
         ("C44.1", "C44.01"),

@@ -86,6 +86,17 @@ def test_images_without_a_group_are_counted(tmp_path: Path) -> None:
     assert any("each of one image: it keeps nothing together" in note for note in found.notes)
 
 
+def test_groups_that_are_nearly_equal_or_nothing_are_said(tmp_path: Path) -> None:
+    path = patients(tmp_path)
+    text = path.read_text().replace(",P2\n", ",p1\n").replace(",P3\n", ",nan\n")
+    path.write_text(text)
+    notes = opened(path, "manifest", group="patient").notes
+    assert (
+        "groups 'P1' and 'p1' differ only in case: each is held out apart from the other" in notes
+    )
+    assert "group 'nan' (4 images) stands for a missing value: its images stay together" in notes
+
+
 def test_groups_in_two_given_parts_are_refused(tmp_path: Path) -> None:
     path = patients(tmp_path, "path,label,patient,split", ",train")
     rows = path.read_text().splitlines()

@@ -154,7 +154,7 @@ def test_what_is_no_run_folder(tmp_path: Path, words: list[str], kind: str) -> N
 @pytest.mark.parametrize(
     ("name", "content", "code", "culprit"),
     [
-        ("run.toml", "[data", 2, "run.toml is not TOML"),
+        ("run.toml", "[data", 2, "run.toml, line 1: '[data' is not TOML"),
         ("run.toml", None, 7, "is not a run folder"),
         ("run.json", "{", 7, "run.json"),
         ("run.json", None, 7, "run.json"),

@@ -14,7 +14,8 @@ import torch
 from fedsight.core.errors import ConfigError, DataError, ModelError
 from fedsight.data.detection import coco
 from fedsight.models.weights import read_weights
-from fedsight.program.config import change, check, load
+from fedsight.program import misread
+from fedsight.program.config import SECTIONS, change, check, load
 
 DATA = '[data]\nname = "folder"\npath = "images"\n'
 # A library's words, which say nothing of the user's file.
@@ -66,6 +67,12 @@ def said(config: Path, *sets: str) -> str:
         ("model.architecture=resnet18", "no such setting", 'model.name = "torchvision"'),
         ("model=resnet18", "model is a section", 'architecture = "resnet18"'),
         ("model=unet", "model is a section", "name = 'unet'"),
+        ("model.name=./mine.py", "no model './mine.py'", 'plugins = ["FILE.py"] at the top'),
+        ("train.learning_rate=1", "no such setting", "it is called train.lr here"),
+        ("train.batch_size=1", "no such setting", "it is called train.batch here"),
+        ("num_rounds=3", "no such setting", "it is called rounds.rounds here"),
+        ("model.freeze=true", "no such setting", "it is called train.only here"),
+        ("data.image_size=32", "no such setting", "it is called data.size here"),
     ],
 )
 def test_a_wrong_value_has_culprit_and_cure(
@@ -74,6 +81,17 @@ def test_a_wrong_value_has_culprit_and_cure(
     text = said(config, given)
     assert cause in text
     assert cure in text
+
+
+def test_every_other_name_leads_to_a_setting_that_there_is() -> None:
+    for meant in misread._SYNONYMS.values():
+        section, _, key = meant.rpartition(".")
+        kind = SECTIONS.get(section)
+        if isinstance(kind, tuple):
+            parts = [kind[0].get(name) for name in kind[0].names()]
+            assert any(key in part.model_fields for part in parts), meant
+        else:
+            assert key == "seed" if kind is None else key in kind.model_fields, meant
 
 
 @pytest.mark.parametrize(
@@ -99,6 +117,13 @@ def test_an_unknown_architecture_names_the_nearest(
         ("photo.png", "\x89PNG", "is an image, not a config file", "data.path"),
         ("none.toml", None, "there is no config file", "TOML"),
         ("c.txt", "[data\n", "is not TOML", "sections as [train]"),
+        ("c.toml", "data:\n  name: folder\n", "line 1: 'data:' is YAML", "[data]"),
+        ("c.toml", '{"data": 1}', "is JSON, and a config is a TOML file", "[data]"),
+        ("c.toml", "[train]\nlr = 0,1\n", "line 2: 'lr = 0,1' has a number with a comma", "0.1"),
+        ("c.toml", '[data]\npath = "img\n', "line 2: 'path = \"img' opens quotes", "close"),
+        ("c.toml", "rounds = 5\n[rounds]\nquorum = 2\n", "names something again", "once"),
+        ("c.toml", "[data]\nname = folder\n", "line 2: 'name = folder' has a text", "quotes"),
+        ("c.toml", "[data]\nverify = True\n", "is not a value of TOML", "true or false"),
     ],
 )
 def test_a_file_that_is_no_config(
@@ -109,6 +134,29 @@ def test_a_file_that_is_no_config(
     text = said(tmp_path / name)
     assert f"{tmp_path / name} {cause}" in text or cause in text
     assert cure in text
+
+
+@pytest.mark.parametrize(
+    ("text", "cause", "cure"),
+    [
+        ('data = "images"\n', "data is a section", 'name = "folder" and path = "images"'),
+        ('data = "my/images"\n', "data is a section", 'path = "my/images"'),
+        ('[[data]]\nname = "folder"\n', "data is a list of tables", "[data] with single brackets"),
+        (DATA + '[rounds]\nmodel = "unet"\n', "rounds.model", "write [model] and its settings"),
+        (DATA + "[rounds]\nseed = 1\n", "rounds.seed", "at the top of the file"),
+        (DATA + "[rounds]\nlr = 1\n", "rounds.lr", "It belongs under [train]"),
+        (DATA + "augment = []\n", "data.augment", "It belongs under [train]"),
+        ("quorum = 2\n" + DATA, "quorum: there is no such setting", "under [rounds]"),
+    ],
+)
+def test_what_stands_in_the_wrong_place_is_sent_to_the_right_one(
+    config: Path, text: str, cause: str, cure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(config.parent)
+    config.write_text(text)
+    words = said(config)
+    assert cause in words
+    assert cure in words
 
 
 def test_a_folder_is_no_config(config: Path) -> None:

@@ -79,7 +79,7 @@ def program(images: Path, **sections: Any) -> Program:
         "data": data,
         "split": {"name": "iid", "sites": 2},
         "model": {"name": "mlp"},
-        "train": {"batch": 4, "lr": 0.1},
+        "train": {"batch": 8, "lr": 0.1},
         "rounds": {"rounds": 3, "weighting": "uniform"},
     }
     for name, own in sections.items():

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from attacked_site import AttackedSite, draw, noise_images
+from attacked_site import AttackedSite, draw, known, noise_images
 from torch import Tensor
 
 from fedsight.client.step import Client
@@ -50,8 +50,7 @@ class MaskedRound:
         serial: int = 1,
     ) -> None:
         self.sites, self.order = sites, order
-        sizes = {"delta": order.vector.numel()}
-        sizes |= {name: value.numel() for name, value in order.shared.items()}
+        sizes = known(program).sizes
         self.quantiser = encoding_plan_of(program, sizes, cap, fresh).quantiser(len(sites))
         roster = tuple((one.home.name, one.identity()) for one in sites)
         self.binding = Binding(
@@ -81,10 +80,11 @@ class MaskedRound:
             raise ValueError(fields["error"])
         return data
 
-    def train(self, number: int) -> bytes:
-        """A site's masked update; ValueError with its words if it refuses."""
+    def train(self, number: int, **changes: object) -> bytes:
+        """A site's masked update; ValueError with its words if it refuses. `changes`: of the
+        header."""
         fields, data = self.sites[number].train(
-            self.order.vector, self.order.shared, self.order.round, **self.header
+            self.order.vector, self.order.shared, self.order.round, **{**self.header, **changes}
         )
         if "error" in fields:
             raise ValueError(fields["error"])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -70,26 +68,6 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
-def list_beside(path: Path) -> Path:
-    """The list of images and masks that goes with a config, if it needs one."""
-    return path.with_name(f"{path.stem}-masks.csv")
-
-
-@contextlib.contextmanager
-def drafting(folder: Path, asked: Asked, path: Path) -> Iterator[Found]:
-    """What the folder holds; the list that was written beside the config goes if it fails."""
-    from fedsight.program.draft.guess import look
-
-    listed = list_beside(path)
-    there = listed.exists()
-    try:
-        yield look(folder, asked, listed)
-    except BaseException:
-        if not there:
-            listed.unlink(missing_ok=True)
-        raise
-
-
 def init_command(
     folder: FolderArgument,
     yes: Yes = False,
@@ -112,42 +90,43 @@ def init_command(
     from fedsight.program.draft.base import Asked
     from fedsight.program.draft.checked import checked
     from fedsight.program.draft.fitting import fitted, sampled
+    from fedsight.program.draft.guess import look
     from fedsight.runs.phases import shown
 
     path = out or Path(f"{_name(folder)}.toml")
     ask = not yes and on_terminal()
-    replace_it = _may_write(path, force, ask)
+    _check_place(path, force, ask)
     names = tuple(one.strip() for one in classes.split(",")) if classes else None
-    asked = Asked(_known(task), names, replace_it)
-    with drafting(folder, asked, path) as found:
-        if ask and task is None:
-            found = _ask_task(found, folder, asked, path)
-        sample = sampled(found)
-        if ask:
-            size = size or _ask_size(found, sample)
-            sites = sites or _ask_sites(found, sample)
-        fit = fitted(found, sample, size, sites)
-        for reason in found.guess.reasons:
-            echo(f"- {from_english(reason)}")
-        for note in found.opened.said:
-            echo(f"- {from_english(note)}")
-        echo(
-            message(
-                "Task: {task}; {images}; {rest}",
-                task=fit.task["name"],
-                images=from_english(counted_parts(found.opened)),
-                rest=_described(fit),
-            )
+    asked = Asked(_known(task), names)
+    found = look(folder, asked)
+    if ask and task is None:
+        found = _ask_task(found, folder, asked)
+    sample = sampled(found)
+    if ask:
+        size = size or _ask_size(found, sample)
+        sites = sites or _ask_sites(found, sample)
+    fit = fitted(found, sample, size, sites)
+    for reason in found.guess.reasons:
+        echo(f"- {from_english(reason)}")
+    for note in found.opened.said:
+        echo(f"- {from_english(note)}")
+    echo(
+        message(
+            "Task: {task}; {images}; {rest}",
+            task=fit.task["name"],
+            images=from_english(counted_parts(found.opened)),
+            rest=_described(fit),
         )
-        with shown():
-            text, left_out = checked(found, fit, path)
-        for name in left_out[:_SHOWN]:
-            echo(message("cannot be read, left out: {path}", path=name))
-        if left_out:
-            many = len(left_out)
-            echo(message('{n} images cannot be read: the config says corrupt = "skip"', n=many))
-        make_folder(path.resolve().parent)
-        write_atomically(path, text.encode())
+    )
+    with shown():
+        text, left_out = checked(found, fit, path)
+    for name in left_out[:_SHOWN]:
+        echo(message("cannot be read, left out: {path}", path=name))
+    if left_out:
+        many = len(left_out)
+        echo(message('{n} images cannot be read: the config says corrupt = "skip"', n=many))
+    make_folder(path.resolve().parent)
+    write_atomically(path, text.encode())
     echo(message("Wrote {path}. Next: fedsight run {path}", path=path))
 
 
@@ -158,14 +137,13 @@ def _name(folder: Path) -> str:
     return re.sub(r"[^\w.-]+", "_", word).strip("._") or "images"
 
 
-def _may_write(path: Path, force: bool, ask: bool) -> bool:
-    """Whether files that exist may be replaced; StoreError if this one exists and may not be."""
+def _check_place(path: Path, force: bool, ask: bool) -> None:
+    """StoreError for a name that no config has, and for a file that exists and is to stay."""
     if path.suffix != ".toml":
         raise StoreError(f"'{path}' does not end in .toml", "give the config such a name")
-    if not path.exists() or force:
-        return force
-    if ask and typer.confirm(str(message("{path} exists. Replace it?", path=path))):
-        return True
+    question = str(message("{path} exists. Replace it?", path=path))
+    if not path.exists() or force or (ask and typer.confirm(question)):
+        return
     raise StoreError(f"{path} exists", "give another name with --out, or replace it with --force")
 
 
@@ -179,7 +157,7 @@ def _known(task: str | None) -> str | None:
     return task
 
 
-def _ask_task(found: Found, folder: Path, asked: Asked, path: Path) -> Found:
+def _ask_task(found: Found, folder: Path, asked: Asked) -> Found:
     """The guess, or another one if the user says that it is for another task."""
     from fedsight.program.draft.base import TASKS, Asked
     from fedsight.program.draft.guess import look
@@ -199,7 +177,7 @@ def _ask_task(found: Found, folder: Path, asked: Asked, path: Path) -> Found:
         question = str(message("Grades, the lowest first"))
         words = typer.prompt(question, default=listed).split(",")
         classes = tuple(one.strip() for one in words)
-    return look(folder, Asked(task, classes, True), list_beside(path))
+    return look(folder, Asked(task, classes))
 
 
 def _ask_size(found: Found, sample: Sample) -> int | None:

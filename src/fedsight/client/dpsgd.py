@@ -14,7 +14,7 @@ from fedsight.client.training import Lesson, Progress
 from fedsight.core.rng import derive
 from fedsight.privacy.base import Plan
 from fedsight.privacy.mechanisms.example import Example, steps
-from fedsight.privacy.noise import MakeNoise
+from fedsight.privacy.noise import MakeNoise, added
 
 
 class PrivateSteps:
@@ -81,7 +81,7 @@ def noised_mean(total: list[Tensor], deviation: float, expected: float, noise: M
     """(sum + noise) / expected batch size as one vector [d], on the CPU."""
     flat = torch.cat([part.flatten() for part in total]).cpu()
     normal = noise(values=[flat]).normal(len(flat), deviation)
-    return ((flat.double() + normal) / expected).float()
+    return added(flat, normal, deviation) / expected
 
 
 def split_like(flat: Tensor, like: list[Tensor]) -> list[Tensor]:

@@ -27,7 +27,7 @@ from fedsight.client.training import (
 from fedsight.core.devices import find_device, seed
 from fedsight.core.errors import ConfigError, SiteError
 from fedsight.core.layout import Kind
-from fedsight.core.rng import derive, generator, numpy_generator
+from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum, add_metrics
 from fedsight.data.augment import augment
 from fedsight.models.norms import is_batch_norm, to_moments
@@ -79,7 +79,10 @@ class Client:
         `deployed`: this is a real site, so what its task draws for it (`Learning.begin`) comes from
         the operating system and is remembered, instead of following from the program's seed.
 
-        `hides`: under DP-SGD, an image that fails adds nothing, instead of raising.
+        `hides`: the site protects its images. Nobody else knows what training draws (the order of
+        images, augmentation, dropout), and under DP-SGD an image that fails adds nothing, instead
+        of raising. Draws that everybody knows would tell in a sum what is whose: dropout leaves a
+        weight to the one site, and even to the one image, that did not drop its input.
 
         Raises EngineError when the device of `speed` is not there, and ConfigError for a loss or
         network that DP-SGD cannot protect.
@@ -101,9 +104,8 @@ class Client:
         self._first = next(iter(self._parameters.values()))
         self._pointer = self._first.data_ptr()
         self._kinds = {entry.name: entry.kind for entry in self.layout.entries}
-        counters = [b for b in self.model.buffers() if not b.is_floating_point()]
-        self._counters = [(counter, counter.clone()) for counter in counters]
-        self._still = self._frozen_norms()
+        self._constant = self._constant_buffers()
+        self._still = self._frozen_statistics()
         self._sites: OrderedDict[int, _Site] = OrderedDict()  # the latest last
 
     def _strategy(self, speed: Speed) -> LocalTraining:
@@ -117,12 +119,25 @@ class Client:
         precise = speed.precision == "float32"
         return GradientSteps(contextlib.nullcontext if precise else lambda: bfloat16)
 
-    def _frozen_norms(self) -> list[nn.Module]:
-        """BatchNorms of frozen parts: their statistics do not move in training either."""
+    def _constant_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that neither travel nor are remembered, with the values that all sites begin
+        from: integers (BatchNorm's counter), frozen ones, and those that are not saved."""
+        frozen = [entry for entry in self.layout.entries if entry.kind == Kind.FROZEN]
+        values = {entry.name: entry.view(self.initial) for entry in frozen}
+        return [
+            (buffer, values[name] if name in values else buffer.clone())
+            for name, buffer in self.model.named_buffers()
+            if self._kinds.get(name, Kind.FROZEN) == Kind.FROZEN
+        ]
+
+    def _frozen_statistics(self) -> list[nn.Module]:
+        """Layers whose running statistics are frozen: these do not move in training either."""
+        frozen = {name for name, kind in self._kinds.items() if kind == Kind.FROZEN}
         return [
             part
             for prefix, part in self.model.named_modules()
-            if is_batch_norm(part) and self._kinds.get(f"{prefix}.running_mean") == Kind.FROZEN
+            if is_batch_norm(part) or not any(part.children())
+            if any(f"{prefix}.{name}" in frozen for name, _ in part.named_buffers(recurse=False))
         ]
 
     def step(self, order: Order, client: int, memory: Memory) -> Reply:
@@ -178,10 +193,11 @@ class Client:
         lr = program.train.rate(order.round, program.rounds.rounds)
         local = self._local(order, memory, lr)
         noise = partial(self._noise, *path)
-        draws = generator(program.train_seed, *path, "batches")
+        hides, seeded = self._hides, program.train_seed
+        draws = secret_generator() if hides else generator(seeded, *path, "batches")
         loss, seen = torch.zeros((), dtype=torch.float64), 0
         with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            seed(self._device, derive(program.train_seed, *path, "dropout"))
+            seed(self._device, None if hides else derive(seeded, *path, "dropout"))
             for phase in program.algorithm.phases(program.train.epochs):
                 progress = self._train(phase, known, draws, local, noise, blank)
                 loss += progress.loss
@@ -250,8 +266,10 @@ class Client:
             layout.bind(self.model, self.vector)
         self.vector[layout.travelling].copy_(vector)
         self.vector[personal].copy_(memory.get("personal", self.initial[personal]))
-        for counter, fresh in self._counters:  # BatchNorm's: no site may see another's
-            counter.copy_(fresh)
+        # A forward pass may have changed them. What a site did before must not show in what it does
+        # now, but by its memory; nor may another client's in this process.
+        for buffer, value in self._constant:
+            buffer.copy_(value)
 
     def adopt(self, kept: Tensor) -> None:
         """Begin from these personal and frozen values [kept], not from those of the program.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import secrets
 
 import torch
 
 from fedsight.core.errors import EngineError
+from fedsight.core.rng import secret_generator
 
 NAMES = "'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'"
 
@@ -46,13 +48,18 @@ def find_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
-def seed(device: torch.device, value: int) -> None:
-    """Seed the default generators of the CPU and of `device`, from which dropout draws.
+def seed(device: torch.device, value: int | None) -> None:
+    """Seed the default generators of the CPU and of `device`, from which dropout draws; None: so
+    that nobody can repeat what they draw.
 
     Not `torch.manual_seed`, which would reseed every accelerator of the process.
     """
+    secret = value is None
+    value = secrets.randbits(63) if value is None else value
     if device.type == "cuda":
         torch.cuda.default_generators[device.index or 0].manual_seed(value)
     elif device.type == "mps":
         torch.mps.manual_seed(value)
     torch.default_generator.manual_seed(value)
+    if secret:  # with more than the 32 bits of a seed
+        torch.default_generator.set_state(secret_generator().get_state())

@@ -23,6 +23,7 @@ from fedsight.data.groups import Overlap, at_two_sites, sentences, straddling
 from fedsight.data.images.disk import DiskImages, LazyImages, settle
 from fedsight.data.parts import NAMES, PartName, settled
 from fedsight.data.repeats import listed_once
+from fedsight.data.site_names import settled_sites, site_names
 
 Loaded = tuple[Images, Indices, list[str]]  # images, which of those asked for, names of the others
 
@@ -271,6 +272,7 @@ def dataset(
         raise DataError(f"'{origin}' has no images", "check the path and the file formats")
     if not labels.names:
         raise DataError(f"'{origin}': no image has a label", "label some, or set data.classes")
+    records, said = settled_sites(records, source.similar_sites)
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
     files = images or DiskImages([record.path for record in records], preprocess)
     once = listed_once(records, labels.alike)
@@ -285,7 +287,7 @@ def dataset(
         site_names([record.site for record in records], origin),
         None,
         lambda chosen: settle(files.only(chosen), source),
-        (again,) if repeated else (),
+        (*said, again) if repeated else said,
     )
     opened = opened_whole(found, records, preprocess, source)
     found.check(opened, source.missing, "images")
@@ -321,15 +323,6 @@ def opened_whole(
             opened, _ = found.divided(preprocess, skipped)
             copies = looked_for(opened, source)
     return handled(opened, copies, source)
-
-
-def site_names(sites: Sequence[str | None], origin: str) -> Any:
-    """The sites as an array [n], or None if there are none; DataError if only some have one."""
-    if any((site is None) != (sites[0] is None) for site in sites):
-        raise DataError(
-            f"'{origin}': some images have a site and others do not", "name the site of every image"
-        )
-    return None if sites[0] is None else np.array(sites)
 
 
 class HoldsOut(Protocol):

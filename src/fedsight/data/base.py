@@ -298,6 +298,7 @@ class SizedSource(Source):
     missing: Literal["error", "allow"] = "error"  # a class of data.classes without training images
     # what to do with class names that differ only in case, blanks, Unicode form or the like
     similar_names: Similar = "error"
+    similar_sites: Similar = "error"  # the same for names of sites
     duplicates: Handling = "error"  # equal images in two parts or with two labels
     near_duplicates: Handling = "report"  # images in two parts that look alike
     # what is held out whole, such as a patient: a column, a key, or a pattern over paths

@@ -1,4 +1,4 @@
-"""The names of classes: which are written in two ways, stand for nothing, or have an order."""
+"""Names of classes and sites: written in two ways, standing for nothing, or in an order."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ _ALIKE = str.maketrans(
 )
 
 
+_QUOTES = "'\"`\u2018\u2019\u201c\u201d\u00b4\u00ab\u00bb"
 _SCRIPT = "in letters of different scripts"
 
 
@@ -32,6 +33,25 @@ class Use:
 
     count: int
     place: str = ""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What names stand for, in messages."""
+
+    label: str
+    one: str
+    setting: str
+    stated: str = ""  # how a name that looks like a missing value is said to be meant
+
+
+CLASSES = Kind(
+    "label",
+    "class",
+    "data.similar_names",
+    "if it is a class, list all classes in data.classes, or ",
+)
+SITES = Kind("site", "site", "data.similar_sites", "if it is the name of a site, ")
 
 
 def used(labels: Iterable[tuple[str, str]]) -> dict[str, Use]:
@@ -47,14 +67,15 @@ def key(name: str) -> str:
     """What two names have in common that people take for the same.
 
     Case, Unicode form and width, invisible characters, accents' encoding, blanks, the choice of
-    blank, hyphen or underscore between words, zeros in front of a number, and letters of another
-    script that look alike are disregarded.
+    blank, hyphen or underscore between words, zeros in front of a number, quotes around a name and
+    a point after it, and letters of another script that look alike are disregarded.
     """
     plain = unicodedata.normalize("NFKC", name).casefold()
     plain = "".join(one for one in plain if unicodedata.category(one) not in ("Cf", "Cc", "Co"))
     plain = unicodedata.normalize("NFKC", plain).translate(_ALIKE)
     plain = re.sub(r"[\s_]+", " ", plain).strip()
     plain = re.sub(r"(?<=\w)\s*[-\u2010-\u2015]\s*(?=\w)", " ", plain)
+    plain = plain.strip(_QUOTES).rstrip(".,;:").strip() or plain
     if number := re.fullmatch(r"\+?(\d+)(?:\.0*)?", plain):
         return str(int(number[1]))
     return re.sub(r"(?<![\d.])0+(?=\d)", "", plain)
@@ -81,6 +102,7 @@ def settled_names(
     classes: Sequence[str] | None,
     similar: Similar,
     things: str = "images",
+    kind: Kind = CLASSES,
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The name that each one in `uses` and `classes` is read as, and what to say about it.
 
@@ -91,7 +113,7 @@ def settled_names(
     stated = tuple(classes or ())
     if similar == "keep":
         return {name: name for name in (*stated, *uses)}, ()
-    _check_missing(uses, stated, things)
+    _check_missing(uses, stated, things, kind)
     groups: dict[str, list[str]] = {}
     for name in dict.fromkeys((*stated, *sorted(uses))):
         groups.setdefault(key(name), []).append(name)
@@ -100,7 +122,7 @@ def settled_names(
         chosen = _chosen(group, uses, stated)
         others = [name for name in group if name != chosen]
         if others and similar == "error":
-            raise DataError(*_alike(chosen, others[0], uses, things))
+            raise DataError(*_alike((chosen, others[0]), uses, things, kind))
         read.update(dict.fromkeys(group, chosen))
         notes += [
             f"{shown(name)} ({uses[name].count} {things}) is read as {shown(chosen)}"
@@ -121,21 +143,38 @@ def _chosen(group: Sequence[str], uses: Mapping[str, Use], stated: Sequence[str]
     return max(group, key=lambda n: (uses[n].count, shown(n.strip()) == f"'{n}'"))
 
 
-def _check_missing(uses: Mapping[str, Use], stated: Sequence[str], things: str) -> None:
+def stands_for_nothing(name: str) -> bool:
+    """Whether programs write `name` where there is no value."""
+    return unicodedata.normalize("NFKC", name).casefold().strip() in _MISSING
+
+
+def near_pairs(names: Iterable[str]) -> list[tuple[str, str, str]]:
+    """Names that people take for the same: the first of each, another, and how they differ."""
+    first: dict[str, str] = {}
+    found = []
+    for name in sorted(names):
+        other = first.setdefault(key(name), name)
+        if other != name:
+            found.append((other, name, _difference(other, name)))
+    return found
+
+
+def _check_missing(uses: Mapping[str, Use], stated: Sequence[str], things: str, kind: Kind) -> None:
     for name, use in uses.items():
-        plain = unicodedata.normalize("NFKC", name).casefold().strip()
-        if plain in _MISSING and name not in stated:
+        if stands_for_nothing(name) and name not in stated:
             at = f"{use.place}: " if use.place else ""
             raise DataError(
-                f"{at}the label {shown(name)} stands for a missing value ({use.count} {things})",
-                "correct or remove these; if it is a class, list all classes in data.classes, or "
-                "set data.similar_names = 'keep'",
+                f"{at}the {kind.label} {shown(name)} stands for a missing value "
+                f"({use.count} {things})",
+                f"correct or remove these; {kind.stated}set {kind.setting} = 'keep'",
             )
 
 
-def _alike(one: str, other: str, uses: Mapping[str, Use], things: str) -> tuple[str, str]:
-    """Cause and cure for two names of one class."""
-
+def _alike(
+    pair: tuple[str, str], uses: Mapping[str, Use], things: str, kind: Kind
+) -> tuple[str, str]:
+    """Cause and cure for two names of one class or site."""
+    one, other = pair
     difference = _difference(one, other)
     alike = difference == _SCRIPT
 
@@ -148,7 +187,7 @@ def _alike(one: str, other: str, uses: Mapping[str, Use], things: str) -> tuple[
 
     return (
         f"{described(one)} and {described(other)} differ only {difference}",
-        "rename one, or set data.similar_names = 'merge' if they are one class, 'keep' if two",
+        f"rename one, or set {kind.setting} = 'merge' if they are one {kind.one}, 'keep' if two",
     )
 
 
@@ -160,6 +199,8 @@ def _difference(one: str, other: str) -> str:
         return "in how accents are encoded (Unicode forms NFC and NFD)"
     if one.lower() == other.lower():
         return "in case"
+    if unicodedata.normalize("NFKC", one) == unicodedata.normalize("NFKC", other):
+        return "in the width or form of characters (Unicode form NFKC)"
     if key(one).isdigit():
         return "in how the number is written"
     if any(unicodedata.category(c) in ("Cf", "Cc", "Co") for c in one + other):

@@ -4,28 +4,46 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from PIL import Image
 
 from fedsight.core.errors import DataError
+from fedsight.core.progress import progress
 from fedsight.data.base import ArrayImages, Dataset, Images, Part
 from fedsight.data.images.dicom import Frame
-from fedsight.data.images.disk import LazyImages
+from fedsight.data.images.disk import LazyImages, NamedArray
+from fedsight.data.reading import reading
 
+Hashed = Literal["pieces", "whole"]
 PIECE = 4096  # bytes read at the beginning, the middle and the end of a file
 SAMPLED = 256  # images read where they are neither arrays nor files
 
 
-def contents(dataset: Dataset) -> dict[str, str]:
-    """SHA-256 of the images and of the labels of each part, by name; empty if they are elsewhere.
+@dataclass(frozen=True)
+class Contents:
+    """Hashes by what they are of, such as `training images`, and what was hashed of each file."""
 
-    Of image files the size and three pieces are hashed; where and when they were written does not
-    count. Raises DataError for a file that cannot be read.
+    hashes: Mapping[str, str]
+    hashed: Hashed
+
+
+def contents(dataset: Dataset, hashed: Hashed = "pieces") -> Contents:
+    """SHA-256 of the images and of the labels of each part; none if they are elsewhere.
+
+    Of image files the size and three pieces are hashed, or every byte; where and when they were
+    written does not count. Of images in memory the pixels are hashed, unless every byte of their
+    files is. Raises DataError for a file that cannot be read.
     """
+    return Contents(_hashes(dataset, hashed == "whole"), hashed)
+
+
+def _hashes(dataset: Dataset, whole: bool) -> dict[str, str]:
     found: dict[str, str] = {}
     parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
     for name, part in parts.items():
@@ -33,7 +51,7 @@ def contents(dataset: Dataset) -> dict[str, str]:
             continue
         seen = hashlib.sha256()
         try:
-            _add_images(seen, part.images)
+            _add_images(seen, part.images, whole)
         except DataError:
             if isinstance(part.images, LazyImages):
                 raise
@@ -52,12 +70,15 @@ def _labels(part: Part) -> str:
     return seen.hexdigest()
 
 
-def _add_images(seen: Any, images: Images) -> None:
+def _add_images(seen: Any, images: Images, whole: bool) -> None:
+    if whole and isinstance(images, NamedArray):
+        images = images.files
     if isinstance(images, ArrayImages):
         seen.update(_bytes(images.pixels))
     elif isinstance(images, LazyImages):
         for index in range(len(images)):
-            _add_file(seen, images, index)
+            _add_file(seen, images, index, whole)
+            progress("files hashed", index + 1, len(images))
     else:
         count = len(images)
         every = np.arange(0, count, max(1, count // SAMPLED))
@@ -66,7 +87,7 @@ def _add_images(seen: Any, images: Images) -> None:
         seen.update(str(count).encode())
 
 
-def _add_file(seen: Any, images: LazyImages, index: int) -> None:
+def _add_file(seen: Any, images: LazyImages, index: int, whole: bool) -> None:
     """Add one image: its file, or what the source has in memory."""
     origin = images.origin(index)
     if isinstance(origin, Frame):
@@ -77,21 +98,18 @@ def _add_file(seen: Any, images: LazyImages, index: int) -> None:
     if isinstance(origin, bytes):
         seen.update(origin)
         return
-    try:
-        with Path(origin).open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            seen.update(f"{size}\n".encode())
-            if size <= 3 * PIECE:
-                seen.update(file.read())
-                return
+    lost = "restore the file, or start a new run without it"
+    with reading(images.shown(index), lost), Path(origin).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        seen.update(f"{size}\n".encode())
+        if whole:
+            seen.update(hashlib.file_digest(file, "sha256").digest())
+        elif size <= 3 * PIECE:
+            seen.update(file.read())
+        else:
             for start in (0, size // 2, size - PIECE):
                 file.seek(start)
                 seen.update(file.read(PIECE))
-    except OSError as error:
-        raise DataError(
-            f"'{images.shown(index)}' cannot be read: {error.strerror or error}",
-            "restore the file, or start a new run without it",
-        ) from error
 
 
 def _bytes(values: torch.Tensor) -> memoryview:

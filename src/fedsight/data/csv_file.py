@@ -17,6 +17,7 @@ from fedsight.data.columns import UnreadParts, recognised, unread_groups
 from fedsight.data.groups import by_path
 from fedsight.data.groups import column as group_column
 from fedsight.data.listing import is_there
+from fedsight.data.mistaken import mistaken
 from fedsight.data.parts import part_stated
 from fedsight.data.passed_over import beside
 
@@ -31,6 +32,8 @@ def csv_rows(path: Path, needed: Sequence[str], cure: str, delimiter: str = ",")
     file and line for a column that is missing (with `cure`) or there twice, a row with more or
     fewer values than the header or that is the header again, and a file that cannot be read.
     """
+    if found := mistaken(path):
+        raise DataError(f"'{path}' is {found[0]}, not a CSV file", found[1])
     end = 0  # the last line of the last row
     try:
         with path.open(encoding=_encoding(path), newline="") as stream:

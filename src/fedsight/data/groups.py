@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from fedsight.core.errors import DataError
+from fedsight.data.class_names import near_pairs, shown, stands_for_nothing
 from fedsight.data.parts import NAMES, PartName
 
 if TYPE_CHECKING:
@@ -126,7 +127,20 @@ def sentences(records: Sequence[Grouped], group: str | None) -> tuple[str, ...]:
     if alone:
         first = next(record.place for record in records if record.group is None)
         said += f"; {alone:,} images belong to none and count alone, such as '{first}'"
-    return (said,)
+    notes = [said]
+    if near := near_pairs(name for name in sizes if name is not None):
+        one, other, how = near[0]
+        more = f", and so do {len(near) - 1:,} more pairs" if len(near) > 1 else ""
+        notes.append(
+            f"groups {shown(one)} and {shown(other)} differ only {how}{more}: each is held out "
+            "apart from the other"
+        )
+    notes += [
+        f"group '{name}' ({count:,} images) stands for a missing value: its images stay together"
+        for name, count in sizes.items()
+        if name is not None and stands_for_nothing(name)
+    ]
+    return tuple(notes)
 
 
 def at_two_sites(records: Sequence[Grouped], sites: Sequence[str] | None) -> tuple[str, ...]:

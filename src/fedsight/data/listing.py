@@ -13,6 +13,7 @@ from fedsight.data.assembly import Record
 from fedsight.data.base import listed_reasons
 from fedsight.data.images.formats import is_picture
 from fedsight.data.layouts import Arrangement, Folders, Place, arranged
+from fedsight.data.mistaken import mistaken
 from fedsight.data.parts import part_named
 from fedsight.data.passed_over import CLOSED, HIDDEN, LOOPS, SYSTEM, Tally, cures, is_system_folder
 
@@ -150,9 +151,9 @@ class ClassFolders:
         with looking_at(self.root):
             there = self.root.is_dir()
         if not there:
-            raise DataError(
-                f"'{self.root}' is not a folder", "set data.path to the folder of the images"
-            )
+            what, cure = mistaken(self.root) or ("", "set data.path to the folder of the images")
+            is_what = f"{what}, not a folder" if what else "not a folder"
+            raise DataError(f"'{self.root}' is {is_what}", cure)
         tally = Tally()
         found = tree(self.root, self.accept, tally)
         levels = 2 if self.by_site else 1
@@ -177,7 +178,8 @@ class ClassFolders:
         """DataError unless `left`, of `folders`, are those of a class, or of a site and class."""
         levels = 2 if self.by_site else 1
         if len(left) < levels:
-            cure = "move it into the folder of its class"
+            cure = "move it into the folder of its class, or list images and labels in a CSV for "
+            cure += "data.name = 'manifest'"
             if left:
                 cure = "set data.sites_in_path = false for class/image, or move it into site/class"
             raise DataError(f"image '{first}' is not in a class folder", cure)

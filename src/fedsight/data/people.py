@@ -10,11 +10,12 @@ from pydantic import Field
 
 from fedsight.core.draws import draws
 from fedsight.core.errors import DataError
-from fedsight.data.assembly import Collection, Labels, Record, site_names
+from fedsight.data.assembly import Collection, Labels, Record
 from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.duplicates.handled import handled, looked_for
 from fedsight.data.images.disk import NumberedImages, settle
 from fedsight.data.parts import PartName, settled
+from fedsight.data.site_names import settled_sites, site_names
 
 NAMES = 4  # digits of a person's number
 MIN_PEOPLE = 4  # people of a site from which two are held out even if the share is smaller
@@ -56,6 +57,7 @@ def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Data
         )
     if not named:
         raise DataError(f"'{origin}' has no images of people", "check the path and the layout")
+    named, said = settled_sites(named, source.similar_sites)
     sites = site_names([record.site for record in named], origin)
     part, notes = _parts(named, source, origin)
     number = _numbered(part, source, origin)
@@ -69,7 +71,12 @@ def people(records: Sequence[Record], source: PeopleSource, origin: str) -> Data
         [name for name, record in zip(called, records, strict=True) if record.label],
     )
     found = Collection(
-        origin, labels, sites, parts, lambda chosen: settle(files.only(chosen), source), notes
+        origin,
+        labels,
+        sites,
+        parts,
+        lambda chosen: settle(files.only(chosen), source),
+        (*said, *notes),
     )
     opened, _ = found.divided(preprocess, [called[place] for place in nameless])
     opened = handled(opened, looked_for(opened, source), source)

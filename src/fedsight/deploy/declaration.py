@@ -31,6 +31,7 @@ MAX_SITE_IMAGES = 1 << 24
 MAX_TOTAL_IMAGES = 1 << 26  # of all sites together
 MAX_CLASSES = 1 << 16
 MAX_CLASS_NAME = 200  # characters
+ELSEWHERE = "at-the-coordinator"  # in place of the path of a file that only the coordinator has
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,18 @@ def without_weights(program: Program) -> Program:
     return replace(program, model=program.model.fresh())
 
 
+def without_file(model: Any) -> Any:
+    """The [model] of a proposed program, whatever path it names for weights.
+
+    A program with weights looks into their file for the norms that they need. A site that did so
+    would open any of its files, or wait for any of its devices, at the coordinator's bidding, and
+    its fingerprint would tell what is there.
+    """
+    if isinstance(model, dict) and model.get("weights") is not None:
+        return {**model, "weights": ELSEWHERE}
+    return model
+
+
 def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federation, int]:
     """Open a site's images for `program`; returns the federation and the site's number in it.
 
@@ -189,9 +202,10 @@ def merge_sources(program: Source, owner: Source) -> Source:
 OWNER_KEYS = frozenset(
     {
         *("corrupt", "in_memory", "verify", "sites_in_path", "missing", "names"),
-        *("pixelless", "nameless", "similar_names", "label_separator"),
+        *("pixelless", "nameless", "similar_names", "similar_sites", "label_separator"),
         *("duplicates", "near_duplicates", "group", "group_overlap"),
-        *("values", "colours", "ignored"),  # how a mask's pixels stand for classes
+        # how a mask's pixels stand for classes, and which mask belongs to an image
+        *("values", "colours", "ignored", "mask_suffix", "unpaired"),
         # which images are tested on: figures over a part that the program chooses reveal images
         *("test_fraction", "test_seed", "unseen", "held_out_by"),
         # the layout of a table or a set of files; what a label is decides what is held out, too

@@ -15,7 +15,7 @@ import torch
 import fedsight
 from fedsight.coordinator.session import Session
 from fedsight.core.layout import Kind
-from fedsight.data.contents import contents
+from fedsight.data.contents import Contents, contents
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program.federation import Federation
 
@@ -31,8 +31,11 @@ def environment() -> dict[str, str | int]:
     }
 
 
-def describe(session: Session, command: str) -> dict[str, Any]:
-    """Program, data, model, sites and environment of a run."""
+def describe(session: Session, command: str, found: Contents | None = None) -> dict[str, Any]:
+    """Program, data, model, sites and environment of a run.
+
+    `found` has the hashes of the images and labels; None: they are computed here.
+    """
     federation, layout = session.federation, session.layout
     program, data, evaluator = federation.program, federation.dataset, Evaluator(federation)
     partition = federation.partition
@@ -43,20 +46,7 @@ def describe(session: Session, command: str) -> dict[str, Any]:
         "fedsight": fedsight.__version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "environment": environment(),
-        "data": {
-            **{
-                key: str(data.facts[key])
-                for key in ("title", "licence", "credit")
-                if key in data.facts
-            },
-            "train": len(data.train),
-            "validation": _validation(federation),
-            "test": len(data.test),
-            "skipped": list(data.skipped),
-            "passed_over": dict(data.passed_over),
-            "notes": list(data.notes),
-            "contents": contents(data),
-        },
+        "data": _data(federation, found),
         "preprocess": asdict(data.preprocess),
         "classes": list(data.classes),
         "model": {
@@ -82,6 +72,24 @@ def describe(session: Session, command: str) -> dict[str, Any]:
             }
             for site in evaluator.sites
         ],
+    }
+
+
+def _data(federation: Federation, found: Contents | None) -> dict[str, Any]:
+    """The images, and what was said when they were opened."""
+    data = federation.dataset
+    known = ("title", "licence", "credit")
+    found = contents(data) if found is None else found
+    return {
+        **{key: str(data.facts[key]) for key in known if key in data.facts},
+        "train": len(data.train),
+        "validation": _validation(federation),
+        "test": len(data.test),
+        "skipped": list(data.skipped),
+        "passed_over": dict(data.passed_over),
+        "notes": list(data.notes),
+        "contents": dict(found.hashes),
+        "hashed": found.hashed,  # of each image file
     }
 
 

@@ -61,7 +61,8 @@ class Ledger:
         self._last: LedgerEntry | None = None
         # For each data set: how often each (event, enforced) happened; the event None is no noise.
         self._costs: dict[str, Counter[tuple[str | None, bool]]] = {}
-        self._evaluations: defaultdict[str, set[str]] = defaultdict(set)  # questions by data set
+        # For each data set: exact figures by question, noised ones by entry.
+        self._evaluations: defaultdict[str, set[str | int]] = defaultdict(set)
         # Digests of the lists of sites that a round was summed over, by program and round.
         self._sums: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
         self._lists: defaultdict[str, set[str]] = defaultdict(set)  # the same, by data set
@@ -117,9 +118,11 @@ class Ledger:
             return entry
 
     def evaluations(self, data_set: str) -> int:
-        """How many different questions about figures of the data set were answered, over all runs.
+        """How many sets of figures of the data set have left, over all runs.
 
-        The coordinator chooses how many runs there are, so only this number is a limit.
+        The coordinator chooses how many runs there are, so only this number is a limit. Exact ones
+        that are computed again are the same, and count once. Noised ones have other noise, and
+        their mean has less.
         """
         return len(self._evaluations[data_set])
 
@@ -199,7 +202,8 @@ class Ledger:
         self._last = entry
         self._asked[entry.asked].append(entry)
         if entry.kind == "figures":
-            self._evaluations[entry.data_set].add(entry.question)
+            same = entry.question if entry.event is None else entry.number
+            self._evaluations[entry.data_set].add(same)
         if entry.kind == "sum":
             self._sums[entry.program, entry.round].add(entry.question)
             self._lists[entry.data_set].add(entry.question)
@@ -233,7 +237,8 @@ class Ledger:
                 f"figures of another model of round {entry.round} have left already",
                 "ask about one model in a round",
             )
-        if not earlier and most is not None and self.evaluations(entry.data_set) >= most:
+        new = not earlier or entry.event is not None
+        if new and most is not None and self.evaluations(entry.data_set) >= most:
             raise DeployError(
                 f"contract.evaluations: {most} sets of figures have left, and no more may",
                 "the site's owner decides: see contract.evaluations in site.toml",

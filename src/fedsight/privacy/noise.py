@@ -65,6 +65,17 @@ class Noise:
         return torch.from_numpy(out[:size])
 
 
+def added(values: Tensor, noise: Tensor, deviation: float) -> Tensor:
+    """`values` [d] plus Gaussian `noise` [d] of this deviation, float32; both on a grid first.
+
+    A floating-point sum near 0 has fewer digits if two large numbers cancel than if both are small.
+    So its digits would tell what the noise was added to (Mironov 2012). On a grid, whose width is
+    2^-40 of the deviation or less, the result is that of real-valued noise, rounded.
+    """
+    unit = 2.0 ** (math.frexp(deviation)[1] - 41)  # a power of two: scaling by it is exact
+    return ((values.double() / unit).round() + (noise / unit).round()).mul(unit).float()
+
+
 MakeNoise = Callable[..., Noise]  # (*path, values=...) -> a stream
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
@@ -26,7 +26,16 @@ from fedsight.models.base import models
 from fedsight.privacy.base import mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.program import plugins
-from fedsight.program.misread import NAME_FIRST, architecture_cure, not_read, not_toml
+from fedsight.program.misread import (
+    NAME_FIRST,
+    OWN_FILE,
+    architecture_cure,
+    not_read,
+    not_toml,
+    placed_cure,
+    renamed_cure,
+    value_for_section,
+)
 from fedsight.program.objects import OWN
 from fedsight.program.parts import BASES, OWN_PARTS, absent, adopt
 from fedsight.program.program import Program, Rounds, Speed, Train
@@ -133,12 +142,11 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
             sections[key] = values
             continue
         if not isinstance(values, dict):
-            cause = f"'{values}' is a value, but {key} is a section"
-            cure = f"write [{key}] and its settings below it"
+            named = None
             if isinstance(values, str) and isinstance(kind, tuple):
                 named = architecture_cure(values) if key == "model" else None
-                cure = f"write [{key}] and below it {named or f'name = {values!r}'}"
-            problems.append(Problem(key, cause, cure))
+                named = named or f"name = {values!r}"
+            problems.append(Problem(key, *value_for_section(key, values, named)))
             continue
         try:
             sections[key] = section(key, kind, values, base)
@@ -209,7 +217,8 @@ def section(
             raise ConfigError([Problem(f"{section}.name", cause, "name a part")]) from None
         except ConfigError as error:
             found = error.problems[0]
-            cure = (architecture_cure(name) if section == "model" else None) or found.cure
+            network = architecture_cure(name) if section == "model" else None
+            cure = network or f"{found.cure}; {OWN_FILE}"
             raise ConfigError([Problem(f"{section}.name", found.cause, cure)]) from None
     problems = unknown(values, list(kind.model_fields), f"{section}.")
     problems = [
@@ -233,15 +242,15 @@ def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> lis
     for key in map(str, values):
         if key not in known:
             cure = nearest(key, known)
-            if not prefix and not difflib.get_close_matches(key, known, n=1, cutoff=0.6):
-                cure = _home(key) or cure
+            if not difflib.get_close_matches(key, known, n=1, cutoff=0.6):
+                homes = {name: _settings(kind) for name, kind in SECTIONS.items()}
+                at_top = {"": ("name", "seed", "plugins")}
+                cure = placed_cure(key, prefix.rstrip("."), {**homes, **at_top}) or cure
+            cure = renamed_cure(key) or cure
             problems.append(Problem(f"{prefix}{key}", "there is no such setting", cure))
     return problems
 
 
-def _home(key: str) -> str | None:
-    """The section to which a top-level setting belongs, as a cure."""
-    for section, kind in SECTIONS.items():
-        if not isinstance(kind, tuple) and key in kind.model_fields:
-            return f"did you mean '{section}.{key}'? It belongs under [{section}]"
-    return None
+def _settings(kind: type[Settings] | tuple[Registry[Any], str | None]) -> Collection[str]:
+    """The settings of a section that has no parts to choose from."""
+    return () if isinstance(kind, tuple) else kind.model_fields

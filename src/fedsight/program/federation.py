@@ -351,7 +351,7 @@ def integer_problems(federation: Federation) -> list[Problem]:
         if not isinstance(spec, PartSpec) or not spec.exact:
             cause = f"the integer part '{part}' is not described by a PartSpec of torch.int64"
             return [Problem("algorithm", cause, "correct what `integer_parts` returns")]
-        if part in {*federation.program.algorithm.parts, *federation.program.privacy.parts()}:
+        if part in federation.program.parts:
             cause = f"two parts of a reply are called '{part}'"
             found.append(Problem("algorithm", cause, "rename the integer part"))
         if spec.bound is not None and spec.bound * terms > LIMIT:

@@ -13,6 +13,7 @@ from fedsight.core.registry import Registry, nearest
 from fedsight.core.settings import Settings, assignments, problems_of
 from fedsight.data.base import Source, sources
 from fedsight.data.images.dicom import is_dicom
+from fedsight.data.mistaken import mistaken
 
 T = TypeVar("T", bound=Settings)
 _BY_SUFFIX = {".csv": "manifest", ".npz": "medmnist", ".json": "coco", ".jsonl": "texts"}
@@ -43,6 +44,8 @@ def _kind(path: Path) -> str:
             return "idx"
         return "dicom" if holds_dicom(path) else "folder"
     if path.suffix.lower() not in _BY_SUFFIX:
+        if found := mistaken(path):
+            raise DataError(f"'{path}' is {found[0]}", found[1])
         raise DataError(
             f"'{path}' is not recognised as a data set",
             "give a folder, a .csv manifest, a MedMNIST .npz, a COCO .json or a config .toml, or "

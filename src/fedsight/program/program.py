@@ -28,6 +28,7 @@ from fedsight.core.registry import nearest
 from fedsight.core.settings import Settings
 from fedsight.data.augment import MOVING, Augmentation
 from fedsight.data.base import Source
+from fedsight.data.contents import Hashed
 from fedsight.data.fetch.cache import missing
 from fedsight.data.partition import Split
 from fedsight.data.shift import Shift
@@ -136,6 +137,8 @@ class Speed(Settings):
     threads: int = Field(1, ge=1)  # compute threads of each worker
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: int = Field(1, ge=1)  # rounds
+    # of the image files, by which `resume` sees that they changed: size and pieces, or every byte
+    hash: Hashed = "pieces"
 
     def check(self) -> list[Problem]:
         """Settings that this machine does not support."""
@@ -237,6 +240,11 @@ class Program:
         """The part of the state that each site of the cohort needs."""
         own, rest = split(state)
         return {**self.algorithm.shared(rest), **self.privacy.shared(own)}
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts of a payload that are not of integers, in the order in which they are sent."""
+        return (*self.algorithm.parts, *self.privacy.parts())
 
     def layout(self, network: Network) -> Layout:
         """The layout of `network`, with the slices that algorithm and task keep at the sites."""

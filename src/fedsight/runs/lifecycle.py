@@ -18,6 +18,7 @@ from fedsight.core.errors import Interrupted, StoreError
 from fedsight.core.types import Metrics
 from fedsight.engines.base import Engine
 from fedsight.engines.workers import WorkerEngine
+from fedsight.data.contents import Hashed, contents
 from fedsight.evaluation.conclusion import Command, Conclusion, conclude
 from fedsight.evaluation.description import describe
 from fedsight.evaluation.figures import Evaluator
@@ -48,7 +49,8 @@ def start(what: Start, callbacks: Sequence[Callback]) -> dict[str, Any]:
         config.check(program, speed)
         session = Session(federate(program))
         with _resumable(store):
-            store.create(program, speed, describe(session, command), what.force)
+            facts = describe(session, command, contents(session.federation.dataset, speed.hash))
+            store.create(program, speed, facts, what.force)
             return _embedded(Conclusion(session, speed, store, command, callbacks), None)
 
 
@@ -82,11 +84,14 @@ def _resumed(
     with _resumable(store):
         session = Session(federate(program))
         command: Command = "compare" if facts.get("command") == "compare" else "run"
-        refuse_change(store, facts, describe(session, command))
+        # as when the run began, whatever run.toml says by now
+        how: Hashed = (facts.get("data") or {}).get("hashed", "pieces")
+        hashes = contents(session.federation.dataset, how)
+        refuse_change(store, facts, describe(session, command, hashes))
         if longer is not None:
             federation = session.federation
             session = Session(federation.under(longer.of(program)))
-            extend(store, longer, describe(session, command))
+            extend(store, longer, describe(session, command, hashes))
         checkpoint = rewound(store)
         MemoryStore(store.memory).rewind(checkpoint.round if checkpoint else 0)
         return _embedded(Conclusion(session, speed, store, command, callbacks), checkpoint)
@@ -150,7 +155,7 @@ def _content(facts: Any) -> Any:
     """Facts without the paths of files and what was said; counts and hashes identify the data."""
     if not isinstance(facts, dict):
         return facts
-    told = ("skipped", "notes", "passed_over", "contents")
+    told = ("skipped", "notes", "passed_over", "contents", "hashed")
     return {key: value for key, value in facts.items() if key not in told}
 
 

@@ -198,6 +198,15 @@ def test_one_box_at_0_among_many_is_evidence_and_one_at_the_edge_is_said(tmp_pat
     assert "or data.first_pixel = 1" in caught.value.cure
 
 
+def test_turned_boxes_of_voc_are_called_so(tmp_path: Path) -> None:
+    voc(tmp_path, (1, 1, 9, 9))
+    file = next(tmp_path.rglob("*.xml"))
+    file.write_text(file.read_text().replace("bndbox", "robndbox"))
+    with pytest.raises(DataError, match="turned box") as caught:
+        opened(tmp_path)
+    assert "upright boxes" in caught.value.cure
+
+
 def test_difficult_objects_are_marked_and_said(tmp_path: Path) -> None:
     path = voc(tmp_path, (1, 1, 10, 10))
     (path / "2.xml").write_text(

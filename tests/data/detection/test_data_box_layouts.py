@@ -94,6 +94,24 @@ def test_yolo_folders(
     assert found.train.counts(2).tolist() == [2, 2]
 
 
+def test_label_files_in_capitals_are_read(tmp_path: Path) -> None:
+    yolo(tmp_path, "images/{}", "labels/{}", {"train": 4, "val": 4})
+    for file in list((tmp_path / "labels").rglob("*.txt")):
+        file.rename(file.with_suffix(".TXT"))
+    (tmp_path / "classes.txt").write_text(NAMES)
+    found = opened(tmp_path)
+    assert found.train.counts(2).tolist() == [2, 2]
+    assert not found.passed_over
+
+
+def test_numbers_are_those_of_the_file_whatever_order_the_classes_have(tmp_path: Path) -> None:
+    yolo(tmp_path, "images/{}", "labels/{}", {"train": 3, "val": 3})  # cat, dog, cat
+    (tmp_path / "classes.txt").write_text(NAMES)
+    found = opened(tmp_path, classes=["dog", "cat"])
+    assert found.classes == ("dog", "cat")
+    assert found.train.counts(2).tolist() == [1, 2]
+
+
 def test_yolo_sites_with_parts_inside(tmp_path: Path) -> None:
     for site in ("lyon", "oslo"):
         yolo(tmp_path / site, "{}/images", "{}/labels", {"train": 4, "val": 2})
@@ -122,6 +140,8 @@ KEYS = [
     "train: ../images/train\nval: ../images/val\n",  # as Roboflow writes it
     "path: /home/somebody/sets\ntrain: images/train\nval: images/val\n",
     "train: train.txt\nval: lists/val.txt\n",
+    "Train: images/train\nvalid: images/val\n",
+    "training: images/train\ndev: images/val\ndownload: none\n",
 ]
 
 
@@ -153,6 +173,8 @@ def test_yolo_yaml(tmp_path: Path, keys: str, names: str, given: str) -> None:
         ("train: images/train\nnames: [cat, dog]\nnc: 3\n", "'nc' is 3, but 'names' has 2"),
         ("train: images/train\nnames:\n  1: cat\n  2: dog\n", "the keys of 'names' are not 0 to 1"),
         ("train: [\nnames: [cat]\n", "is not YAML"),
+        ("train: images/train\nvla: images/val\nnames: [a, b]\n", "the key 'vla' names no part"),
+        ("train: images/train\nval: images/val\nvalid: images/val\nnames: [a, b]\n", "both name"),
     ],
 )
 def test_yolo_yaml_that_cannot_hold(tmp_path: Path, yaml: str, cause: str) -> None:

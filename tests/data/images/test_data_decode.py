@@ -283,3 +283,35 @@ def test_orientation_metadata_that_is_broken_is_ignored(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(Image.Image, "getexif", fail)
     assert np.array_equal(raster(Image.fromarray(GREY), prep())[0], GREY)
+
+
+UPRIGHT = {  # by EXIF's orientation
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("fit", ["stretch", "crop", "pad"])
+def test_a_turned_photo_equals_its_upright_copy_bit_for_bit(
+    tmp_path: Path, orientation: int, mode: str, fit: str
+) -> None:
+    noise = np.random.default_rng(orientation).integers(0, 256, (60, 90, 3)).astype(np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(noise).convert(mode).save(tmp_path / "turned.jpg", exif=exif, quality=90)
+    stored = np.asarray(Image.open(tmp_path / "turned.jpg"))
+    Image.fromarray(np.ascontiguousarray(UPRIGHT[orientation](stored))).save(
+        tmp_path / "upright.png"
+    )
+    for channels, height, width in ((3, 17, 23), (1, 60, 90), (1, 90, 60)):
+        goal = prep(channels, height, width, fit)
+        turned = decode(tmp_path / "turned.jpg", goal)
+        assert torch.equal(turned, decode(tmp_path / "upright.png", goal))

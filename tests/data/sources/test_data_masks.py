@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import opened_sources
 import pytest
 from PIL import Image
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import Dataset, sources
 
 CLASSES = ["background", "disc", "square"]
 
@@ -27,8 +28,7 @@ def write(root: Path, masks: list[np.ndarray], split: bool = True) -> Path:
     return root / "list.csv"
 
 
-def opened(path: Path, **options: Any) -> Dataset:
-    return sources.get("masks")(path=path, classes=CLASSES, channels=1, **options).open()
+opened = partial(opened_sources.opened, "masks", classes=CLASSES, channels=1)
 
 
 def mask(square: int, size: int = 8) -> np.ndarray:

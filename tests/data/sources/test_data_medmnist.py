@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import opened_sources
 import pytest
 import torch
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import Dataset, sources
 from fedsight.data.sources.medmnist import NAMES
 
 RNG = np.random.default_rng(0)
@@ -27,8 +27,7 @@ def write(path: Path, labels: np.ndarray, side: int = 28, colour: bool = False) 
     return path
 
 
-def opened(path: Path, **options: Any) -> Dataset:
-    return sources.get("medmnist")(path=path, **options).open()
+opened = partial(opened_sources.opened, "medmnist")
 
 
 def several(count: int = 14) -> np.ndarray:

@@ -13,25 +13,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from opened_sources import opened, refused
 
-from fedsight.core.errors import DataError, FedSightError
-from fedsight.data.base import Dataset, sources
+from fedsight.core.errors import FedSightError
+from fedsight.data.base import sources
 from fedsight.data.sources.idx import read_idx
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 256, (6, 5, 4), dtype=np.uint8)
 LABELS = np.array([0, 1, 2, 0, 1, 2], dtype=np.uint8)
-
-
-def opened(name: str, **options: Any) -> Dataset:
-    return sources.get(name)(**options).open()
-
-
-def refused(name: str, **options: Any) -> DataError:
-    with pytest.raises(DataError) as caught:
-        opened(name, **options)
-    assert caught.value.cure
-    return caught.value
 
 
 def test_fashion_sample_is_balanced_and_quick() -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import pickle
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import opened_sources
 import pytest
 import torch
 from PIL import Image
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import Dataset, sources
+from fedsight.data.base import sources
 from fedsight.data.detection.coco import read_coco
 from fedsight.data.images.disk import DiskImages
 
@@ -33,15 +35,8 @@ def tree(root: Path, counts: dict[str, int], suffix: str = "png") -> Path:
     return root
 
 
-def opened(name: str, **options: Any) -> Dataset:
-    return sources.get(name)(**{"size": 8, "channels": 1, **options}).open()
-
-
-def refused(name: str, **options: Any) -> DataError:
-    with pytest.raises(DataError) as caught:
-        opened(name, **options)
-    assert caught.value.cure
-    return caught.value
+opened = partial(opened_sources.opened, size=8, channels=1)
+refused = partial(opened_sources.refused, size=8, channels=1)
 
 
 def test_folder_holds_out_a_part_of_each_class(tmp_path: Path) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import opened_sources
 import pydicom
 import pytest
 import torch
@@ -26,15 +28,8 @@ def image(level: int = 0) -> np.ndarray:
     return (RNG.integers(0, 100, (9, 7)) + level).astype(np.uint16)
 
 
-def opened(path: Path, **options: Any) -> Dataset:
-    return sources.get("dicom")(path=path, size=8, **options).open()
-
-
-def refused(path: Path, **options: Any) -> DataError:
-    with pytest.raises(DataError) as caught:
-        opened(path, **options)
-    assert caught.value.cure
-    return caught.value
+opened = partial(opened_sources.opened, "dicom", size=8)
+refused = partial(opened_sources.refused, "dicom", size=8)
 
 
 def folders(root: Path, patients: int = 6, each: int = 3) -> Path:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import opened_sources
 import pytest
 from PIL import Image
 
@@ -37,15 +39,8 @@ def rows(labels: list[str], columns: str = "path,label", more: str = "") -> str:
     return "\n".join([columns, *lines]) + "\n"
 
 
-def opened(name: str, **options: Any) -> Dataset:
-    return sources.get(name)(**{"size": 8, "channels": 1, **options}).open()
-
-
-def refused(name: str, **options: Any) -> DataError:
-    with pytest.raises(DataError) as caught:
-        opened(name, **options)
-    assert caught.value.cure
-    return caught.value
+opened = partial(opened_sources.opened, size=8, channels=1)
+refused = partial(opened_sources.refused, size=8, channels=1)
 
 
 # Names of classes

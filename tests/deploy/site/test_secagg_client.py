@@ -203,3 +203,11 @@ def test_an_owner_states_how_many_colluders_a_program_must_withstand() -> None:
     limits.check_program(Secure(name="none", corrupt=0.0))
     with pytest.raises(DeployError, match=r"secure\.corrupt: .* a share of 0\.1 .* requires 0\.2"):
         limits.check_program(Secure(name="secagg", corrupt=0.1))
+
+
+def test_a_program_withstands_the_drawings_that_its_coordinator_may_try() -> None:
+    """The coordinator chooses the program: one with no bits would let it choose the graph."""
+    SecAggLimits().check_program(Secure(name="secagg"))
+    SecAggLimits(grinding=0).check_program(Secure(name="secagg", grinding=0))
+    with pytest.raises(DeployError, match=r"secure\.grinding: .* 2\^0 drawings .* requires 2\^40"):
+        SecAggLimits().check_program(Secure(name="secagg", grinding=0))

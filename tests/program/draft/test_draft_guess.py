@@ -8,14 +8,14 @@ import own_folders
 import pytest
 from own_folders import class_folders, masks, people, picture, table, yolo
 
-from fedsight.core.errors import DataError, StoreError
+from fedsight.core.errors import DataError
 from fedsight.program.draft.base import Asked, Found
 from fedsight.program.draft.fitting import fitted, sampled
 from fedsight.program.draft.guess import look
 
 
 def found(path: Path, task: str | None = None, classes: tuple[str, ...] | None = None) -> Found:
-    return look(path, Asked(task, classes), path.parent / "list-masks.csv")
+    return look(path, Asked(task, classes))
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_people_are_told_by_their_folders(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_masks_are_listed_with_what_their_pixels_mean(
+def test_masks_are_found_with_what_their_pixels_mean(
     tmp_path: Path, values: tuple[int, ...], mode: str, settings: dict[str, object]
 ) -> None:
     one = found(masks(tmp_path / "mine", values, mode))
@@ -92,9 +92,7 @@ def test_masks_are_listed_with_what_their_pixels_mean(
     data = {key: value for key, value in one.guess.data.items() if key in ("values", "colours")}
     assert data == settings
     assert len(one.guess.data["classes"]) == len(values)
-    rows = (tmp_path / "list-masks.csv").read_text().splitlines()
-    assert rows[:2] == ["path,mask", "mine/images/0.png,mine/masks/0.png"]
-    assert len(rows) == 13
+    assert len(one.opened.train) + len(one.opened.test) == 12
     assert one.opened.train.targets is not None
 
 
@@ -110,14 +108,19 @@ def test_masks_of_parts_and_sites_keep_them(tmp_path: Path) -> None:
 def test_images_without_a_mask_are_counted(tmp_path: Path) -> None:
     root = masks(tmp_path / "mine", (0, 1))
     (root / "masks/3.png").unlink()
-    assert "1 images have no mask and are not listed" in found(root).guess.reasons
+    one = found(root)
+    assert "1 images have no mask and 0 masks no image: left out" in one.guess.reasons
+    assert one.opened.passed_over == {"images without a mask": 1}
 
 
-def test_a_list_of_masks_that_exists_is_not_overwritten(tmp_path: Path) -> None:
-    (tmp_path / "list-masks.csv").write_text("mine\n")
-    with pytest.raises(StoreError, match="exists"):
-        found(masks(tmp_path / "mine"))
-    assert (tmp_path / "list-masks.csv").read_text() == "mine\n"
+def test_outlines_are_for_segmentation_where_that_is_asked_for(tmp_path: Path) -> None:
+    root = yolo(tmp_path / "mine")
+    assert found(root).guess.task == "detect"
+    for file in (root / "labels").rglob("*.txt"):
+        file.write_text(f"{int(file.stem) % 2} 0.1 0.1 0.7 0.1 0.7 0.8\n")
+    one = found(root, "segment")
+    assert one.guess.data["name"] == "masks"
+    assert one.opened.classes == ("background", "cup", "pen")
 
 
 def test_boxes_of_every_format(tmp_path: Path) -> None:
@@ -178,7 +181,7 @@ def test_what_cannot_be_told_is_refused_with_its_cure(tmp_path: Path) -> None:
         "flat": "side by side",
         "notes": ".txt",
         "list.csv": "no column with the paths of images",
-        "flat/1.png": "is not a folder, a CSV",
+        "flat/1.png": "is an image",
     }.items():
         with pytest.raises(DataError, match=word) as caught:
             found(tmp_path / name)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PlainSerializer
 
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
-from fedsight.data.assembly import Collection, Labels, opened_whole, site_names
+from fedsight.data.assembly import Collection, Labels, opened_whole
 from fedsight.data.base import Dataset, SizedSource
 from fedsight.data.class_names import settled_names, used
 from fedsight.data.detection.boxes import Row, majority, pack
@@ -19,6 +19,7 @@ from fedsight.data.detection.objects import Judge, Policy, placed
 from fedsight.data.images.decode import upright
 from fedsight.data.images.disk import DiskImages, named, settle
 from fedsight.data.repeats import listed_once
+from fedsight.data.site_names import settled_sites, site_names
 
 EVERYWHERE = ""  # the site of classes that are labelled at all sites
 
@@ -81,6 +82,7 @@ def dataset(
     if not images:
         raise DataError(f"'{origin}' has no images", "check the path and the file formats")
     images, classes, notes = _named(images, classes, source)
+    images, said = settled_sites(images, source.similar_sites)
     images, repeated = _once(images)
     _check_names(source, classes, {image.site for image in images if image.site})
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
@@ -99,7 +101,7 @@ def dataset(
     targets = pack(rows, missing)
     labels = Labels(tuple(classes), majority(targets).numpy(), targets)
     sites = site_names([image.site for image in images], origin)
-    notes = (*notes, *repeated, *_uncounted(images))
+    notes = (*notes, *said, *repeated, *_uncounted(images))
     files = DiskImages([image.path for image in images], preprocess)
     collection = Collection(
         origin,

@@ -10,7 +10,9 @@ from typing import Any
 
 from fedsight.core.errors import DataError
 from fedsight.data.detection.outlines import around
+from fedsight.data.mistaken import mistaken
 from fedsight.data.parts import PartName, part_stated
+from fedsight.data.reading import file_bytes
 
 Id = int | str
 _NUMBER = re.compile(r"0|-?[1-9][0-9]{0,17}")  # as it is written; 007 is a text
@@ -32,6 +34,7 @@ class CocoBox:
     crowd: bool = False
     where: str = ""
     outline: bool = False  # the box is that around a `segmentation`
+    shape: Any = None  # the `segmentation` as it is written, where it was asked for
 
 
 @dataclass(frozen=True)
@@ -56,14 +59,18 @@ class CocoFile:
 
 
 def read_coco(
-    path: Path, judged: bool = False, site_key: str | None = None, group_key: str | None = None
+    path: Path,
+    judged: bool = False,
+    site_key: str | None = None,
+    group_key: str | None = None,
+    shapes: bool = False,
 ) -> CocoFile:
     """Parse a COCO JSON; `site_key` and `group_key` are keys of its image entries, if set.
 
     Ids are numbers or texts. Raises DataError, naming the entry at fault, for broken JSON, missing
     keys, ids used twice, references to unknown images or categories, and boxes that are not four
     finite numbers with positive sides. Unknown categories and boxes without area are accepted if
-    `judged`, because the caller then checks them.
+    `judged`, because the caller then checks them. With `shapes`, segmentations are kept.
     """
     data = _parsed(path)
     categories: dict[Id, str] = {}
@@ -93,10 +100,11 @@ def read_coco(
                 raise DataError(f"{where}: there is no {key} with id {number!r}", _CURE)
         name, crowd = categories.get(category, str(category)), _crowd(entry, where)
         box, size = _box(entry, where, judged), (images[image]["height"], images[image]["width"])
-        outline = judged and box is None and bool(entry.get("segmentation"))
+        outline = judged and box is None and bool(entry.get("segmentation")) and not shapes
         if outline:
             box = around(entry["segmentation"], size, where)
-        boxes[image].append(CocoBox(name, box, crowd, where, outline))
+        shape = (entry.get("segmentation") or None) if shapes else None
+        boxes[image].append(CocoBox(name, box, crowd, where, outline, shape))
     numbered = all(isinstance(number, int) for number in categories)
     order = sorted(categories) if numbered else list(categories)
     names = tuple(categories[number] for number in order)
@@ -110,12 +118,10 @@ def read_coco(
 def _parsed(path: Path) -> dict[str, Any]:
     """The object in a JSON file."""
     try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"'{path}' cannot be read: {error.strerror or error}", "set data.path to the COCO JSON"
-        ) from error
+        data = json.loads(file_bytes(path, "set data.path to the COCO JSON"))
     except (ValueError, RecursionError) as error:
+        if found := mistaken(path):
+            raise DataError(f"'{path}' is {found[0]}, not a COCO file", found[1]) from error
         raise DataError(f"'{path}' is not JSON: {error}", _CURE) from error
     if not isinstance(data, dict):
         what = "a list" if isinstance(data, list) else "a single value"

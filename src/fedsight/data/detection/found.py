@@ -23,6 +23,7 @@ WITHOUT = "images without annotations"
 _ANNOTATIONS = frozenset(
     {".json", ".xml", ".txt", ".yaml", ".yml", ".names", ".data", ".cache", ".csv", ".md"}
 )
+_YOLO_FILES = ("data.y*ml", "classes.txt", "obj.names")
 _OTHER_TEXTS = frozenset({"classes", "README", "readme", "notes", "predefined_classes"})
 
 
@@ -42,9 +43,17 @@ def format_of(root: Path) -> str:
         return "yolo" if root.suffix.lower() in (".yaml", ".yml") else "coco"
     if xml_files(root):
         return "voc"
-    if any(next(root.glob(one), None) for one in ("data.y*ml", "classes.txt", "obj.names")):
+    if any(next(root.glob(one), None) for one in _YOLO_FILES):
         return "yolo"
     return "coco" if coco_files(root) else "yolo"
+
+
+def is_yolo(root: Path) -> bool:
+    """Whether a folder seems to have YOLO's files: a list of names, or texts called as images."""
+    if any(next(root.glob(one), None) for one in (*_YOLO_FILES, "*/classes.txt")):
+        return True
+    stems = {Path(file).stem for files in tree(root).values() for file in files}
+    return any(file.stem in stems for file in root.rglob("*.txt"))
 
 
 def joined(train: Found, test: Found, path: Path) -> Found:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
@@ -27,6 +27,8 @@ class Object:
     crowd: bool = False  # a group in one box
     outline: bool = False  # the annotation is an outline or a mask, and `box` the box around it
     difficult: bool = False  # too hard to be counted in an evaluation
+    # polygons in pixels, or a run-length encoded mask, where these were asked for
+    shape: Any = field(default=None, hash=False)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from xml.etree.ElementTree import Element
 from fedsight.core.errors import DataError
 from fedsight.data.detection.objects import Annotated, Object
 from fedsight.data.images.fit import Box
+from fedsight.data.reading import file_bytes
 
 _CURE = "correct the file, or export it again from the labelling tool"
 _NO, _YES = ("0", "false", "no", "", "unspecified"), ("1", "true", "yes")
@@ -25,11 +26,7 @@ def read_voc(path: Path, first_pixel: int = 1) -> tuple[str, Annotated]:
     Raises DataError naming the object for broken XML and missing or unreadable values.
     """
     try:
-        root = ElementTree.fromstring(path.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"'{path}' cannot be read: {error.strerror or error}", "restore the file"
-        ) from error
+        root = ElementTree.fromstring(file_bytes(path))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DataError(f"'{path}' is not XML: {error}", _CURE) from error
     name = (root.findtext("filename") or "").strip()
@@ -70,6 +67,10 @@ def refuse_zeros(images: Sequence[Annotated]) -> None:
 
 def _box(entry: Element, where: str, first_pixel: int) -> Box:
     values = []
+    if entry.find("bndbox") is None and entry.find("robndbox") is not None:
+        raise DataError(
+            f"{where}: it is a turned box (robndbox), which is not read", "export upright boxes"
+        )
     for side in _SIDES:
         text = entry.findtext(f"bndbox/{side}")
         value = _number(text)

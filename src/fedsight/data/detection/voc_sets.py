@@ -11,6 +11,7 @@ from fedsight.data.images.formats import HEIF_SUFFIXES, SUFFIXES, is_picture
 from fedsight.data.layouts import PLAIN, Folders
 from fedsight.data.listing import is_there
 from fedsight.data.parts import NAMES, PartName, meant, part_named
+from fedsight.data.reading import file_text
 
 _FOLDER = "imagesets"
 _ANNOTATIONS = frozenset({"annotations", "annotation", "xmls", "xml", "labels"})
@@ -35,11 +36,13 @@ def xml_files(root: Path) -> list[Path]:
     )
 
 
-def sets_above(file: Path, root: Path, known: dict[Path, ImageSets | None]) -> Path | None:
+def sets_above(
+    file: Path, root: Path, known: dict[Path, ImageSets | None], task: str = "main"
+) -> Path | None:
     """The nearest folder above `file`, up to `root`, that has image sets; `known` keeps them."""
     for folder in file.parents:
         if folder not in known:
-            known[folder] = image_sets(folder)
+            known[folder] = image_sets(folder, task)
         if known[folder] is not None:
             return folder
         if folder == root:
@@ -159,11 +162,7 @@ def _read(files: dict[str, Path]) -> ImageSets:
 
 def _names(file: Path) -> Iterator[tuple[int, str]]:
     """The images that a file lists, by line: the first word, without folders and suffix."""
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{file}' cannot be read: {error}", "save it as UTF-8") from error
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(file_text(file).splitlines(), 1):
         if words := line.split():
             path = Path(words[0].replace("\\", "/"))
             suffixed = path.suffix.lower() in SUFFIXES | HEIF_SUFFIXES | {".xml"}

@@ -10,6 +10,7 @@ from pathlib import Path
 from fedsight.core.errors import DataError
 from fedsight.data.detection.objects import Object
 from fedsight.data.images.fit import Box
+from fedsight.data.reading import file_text
 
 _IMAGES = re.compile(r"(?:jpeg)?images", re.IGNORECASE)
 NAMES = ("classes.txt", "obj.names")  # one class a line, by number
@@ -19,23 +20,28 @@ def read_names(folder: Path) -> tuple[str, ...] | None:
     """The class names in `folder`, in the order of their numbers; None without a file."""
     for name in NAMES:
         if (folder / name).is_file():
-            lines = _text(folder / name).splitlines()
+            lines = file_text(folder / name).splitlines()
             return tuple(line.strip() for line in lines if line.strip())
     return None
 
 
 def read_yolo(
-    path: Path, names: Sequence[str], size: tuple[int, int], keypoints: bool = False
+    path: Path,
+    names: Sequence[str],
+    size: tuple[int, int],
+    keypoints: bool = False,
+    shapes: bool = False,
 ) -> tuple[Object, ...]:
     """The objects of one image of `size` (width, height), boxes in its pixels.
 
     A line is a class number, then the centre, width and height as fractions of the image, or an
     outline: the x and y of three points or more (a turned box has four), of which the box around
-    them is taken. With `keypoints`, points follow the box and are not read. A number without a name
-    becomes a label outside any vocabulary. Raises DataError naming a line that is not of this form.
+    them is taken; with `shapes` it is kept, in pixels. With `keypoints`, points follow the box and
+    are not read. A number without a name becomes a label outside any vocabulary. Raises DataError
+    naming a line that is not of this form.
     """
     objects = []
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(file_text(path).splitlines(), 1):
         words = line.split()
         if not words:
             continue
@@ -56,7 +62,10 @@ def read_yolo(
             )
         index = int(label)
         name = names[index] if index < len(names) else f"#{index}"
-        objects.append(Object(name, _box(values, size), where, outline=len(values) > 4))
+        outline = len(values) > 4
+        kept = outline and shapes
+        shape = [value * size[place % 2] for place, value in enumerate(values)] if kept else None
+        objects.append(Object(name, _box(values, size), where, outline=outline, shape=shape))
     return tuple(objects)
 
 
@@ -82,7 +91,8 @@ def labels_of(image: Path, root: Path) -> Path | None:
     Only `root` and folders below it are searched for the name `images` (in any case, also as
     `train_images` or `JPEGImages`). None if there is no file.
     """
-    options = [*labels_beside(image, root), image.with_suffix(".txt")]
+    near = [*labels_beside(image, root), image.with_suffix(".txt")]
+    options = [one.with_suffix(suffix) for suffix in (".txt", ".TXT") for one in near]
     return next((one for one in options if one.is_file()), None)
 
 
@@ -99,14 +109,3 @@ def labels_beside(image: Path, root: Path) -> list[Path]:
                 parts = (*below[:place], _IMAGES.sub(word, below[place]), *below[place + 1 :])
                 found.append((above / Path(*parts)).with_suffix(".txt"))
     return found
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DataError(
-            f"'{path}' cannot be read: {error.strerror or error}", "restore the file"
-        ) from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"'{path}' is not UTF-8: {error}", "save it as UTF-8") from error

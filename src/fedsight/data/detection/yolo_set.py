@@ -11,9 +11,9 @@ from fedsight.core.errors import DataError
 from fedsight.data.detection.yolo import read_names
 from fedsight.data.layouts import PLAIN, Folders, arranged
 from fedsight.data.listing import is_there, tree
-from fedsight.data.parts import NAMES, PartName, part_named
+from fedsight.data.parts import NAMES, PartName, meant, part_named
+from fedsight.data.reading import file_bytes, file_text
 
-_KEYS: Mapping[str, PartName] = {"train": "train", "val": "validation", "test": "test"}
 _SUFFIXES = (".yaml", ".yml")
 
 
@@ -55,7 +55,7 @@ def yolo_set(path: Path, by_site: bool) -> YoloSet:
 def _listed(root: Path, table: dict[str, Any], file: Path | None, by_site: bool) -> YoloSet:
     """As `yolo_set`, for what the YAML `file` says in `table`."""
     names = _names(table, file) if file is not None else _class_files(root)
-    keys = {key: table[key] for key in _KEYS if table.get(key)}
+    keys = _parts_of(table, file)
     if keys and file is not None:
         base, listed = _of_keys(keys, table, file, root)
     else:
@@ -73,6 +73,40 @@ def _listed(root: Path, table: dict[str, Any], file: Path | None, by_site: bool)
     if only:
         notes.append(f"{source} names no image for testing: test images are drawn from the others")
     return YoloSet(base, tuple(listed), names, tuple(notes), len(others))
+
+
+def _parts_of(table: Mapping[str, Any], file: Path | None) -> dict[str, Any]:
+    """The keys of a YAML that name parts (`train`, `val`, also `valid` or `Test`).
+
+    Raises DataError for a misspelt one, and for two that name one part.
+    """
+    found: dict[str, Any] = {}
+    for key, value in table.items():
+        part = part_named(str(key))
+        lists = isinstance(value, str) or (
+            isinstance(value, list) and all(isinstance(one, str) for one in value)
+        )
+        if not value or not lists:
+            continue
+        if part is not None:
+            double = [one for one in found if part_named(one) == part]
+            if double:
+                raise DataError(
+                    f"{file}: '{double[0]}' and '{key}' both name the {NAMES[part]} part",
+                    "keep one of them",
+                )
+            found[str(key)] = value
+        elif file is not None and _leads(value, file) and (close := meant(str(key))):
+            raise DataError(
+                f"{file}: the key '{key}' names no part",
+                f"did you mean '{close}'? write train, val and test",
+            )
+    return found
+
+
+def _leads(value: Any, file: Path) -> bool:
+    """Whether the value of a key is a path to something, from the folder of its `file`."""
+    return isinstance(value, str) and value != "." and (file.parent / value).exists()
 
 
 def _described(path: Path) -> tuple[dict[str, Any], Path | None]:
@@ -102,11 +136,7 @@ def _yaml(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"'{file}' cannot be read: {error.strerror or error}", "restore the file"
-        ) from error
+        content = yaml.safe_load(file_bytes(file))
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         said = " ".join(str(error).split())
         raise DataError(f"'{file}' is not YAML: {said}", "correct the file") from error
@@ -160,6 +190,7 @@ def _of_keys(
     bases = [file.parent / stated, file.parent]
     found: list[YoloImage] = []
     for key, value in keys.items():
+        part = part_named(key)
         for entry in value if isinstance(value, list) else [value]:
             where = f"{file}, '{key}'"
             target = _target(str(entry), bases)
@@ -170,9 +201,9 @@ def _of_keys(
                     "the key",
                 )
             if is_there(target):
-                images = list(_lines(target, _KEYS[key], bases))
+                images = list(_lines(target, part, bases))
             else:
-                images = [YoloImage(image, _KEYS[key], (), where) for image in _below(target)]
+                images = [YoloImage(image, part, (), where) for image in _below(target)]
             if not images:
                 raise DataError(f"{where}: '{target}' has no images", "correct the path")
             found += images
@@ -229,13 +260,9 @@ def _of_lists(root: Path) -> list[YoloImage]:
     ]
 
 
-def _lines(file: Path, part: PartName, bases: Sequence[Path]) -> Iterator[YoloImage]:
+def _lines(file: Path, part: PartName | None, bases: Sequence[Path]) -> Iterator[YoloImage]:
     """The images that a text file lists, a path a line."""
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"'{file}' cannot be read: {error}", "save it as UTF-8") from error
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(file_text(file).splitlines(), 1):
         if not line.strip():
             continue
         where = f"{file}, line {number}"

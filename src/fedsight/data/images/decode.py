@@ -16,7 +16,7 @@ from fedsight.core.errors import DataError
 from fedsight.data.base import Preprocess
 from fedsight.data.images.dicom import Frame, is_dicom, read_dicom
 from fedsight.data.images.fit import Box, Placement
-from fedsight.data.images.pixels import Pixels, read_pixels, seen_size
+from fedsight.data.images.pixels import Pixels, Upright, as_array, read_upright, seen_size
 from fedsight.data.images.windowing import Reading
 
 # bytes: a file's content; Frame: one of a DICOM file's images
@@ -62,8 +62,8 @@ def raster(
 ) -> npt.NDArray[Any]:
     """As `decode`, but before scaling to [0, 1]: uint8 or uint16 [c, h, w]. `thorough` also
     verifies checksums."""
-    pixels = full_size(path, preprocess.dicom or Reading(), name, thorough)
-    fitted = _channels(_fit(pixels, preprocess), preprocess.channels)
+    image = _upright(path, preprocess.dicom or Reading(), name, thorough)
+    fitted = _channels(_fit(image, preprocess), preprocess.channels)
     return np.array(fitted.transpose(2, 0, 1), order="C")  # Pillow lends read-only memory
 
 
@@ -74,19 +74,23 @@ def full_size(
 
     Raises DataError as `decode` does.
     """
+    return as_array(_upright(path, reading, name, thorough))
+
+
+def _upright(path: Origin, reading: Reading, name: str | None, thorough: bool) -> Upright:
     frame = None
     if isinstance(path, Frame):
         frame, path = path.number, path.path
     if isinstance(path, bytes):
-        return _pixels(path, name or "(in memory)", reading, thorough)
+        return _of_bytes(path, name or "(in memory)", reading, thorough)
     if isinstance(path, Image.Image):
-        return read_pixels(path, name or str(getattr(path, "filename", "")) or "(in memory)")
+        return read_upright(path, name or str(getattr(path, "filename", "")) or "(in memory)")
     name = name or os.fspath(path)
     try:
         data = Path(path).read_bytes()
     except (OSError, ValueError) as error:
         raise _unreadable(name, error) from error
-    return _pixels(data, name, reading, thorough, frame)
+    return _of_bytes(data, name, reading, thorough, frame)
 
 
 def _unreadable(name: str, error: OSError | ValueError) -> DataError:
@@ -98,40 +102,42 @@ def _unreadable(name: str, error: OSError | ValueError) -> DataError:
     )
 
 
-def _pixels(
+def _of_bytes(
     data: bytes, name: str, reading: Reading, thorough: bool, frame: int | None = None
-) -> Pixels:
+) -> Upright:
     if is_dicom(data):
         return read_dicom(data, name, reading, frame)
-    return read_pixels(data, name, thorough)
+    return read_upright(data, name, thorough)
 
 
-def _fit(a: Pixels, preprocess: Preprocess) -> Pixels:
-    """[h, w, c] at the size of `preprocess`, by its rule."""
-    placement = Placement.of((a.shape[1], a.shape[0]), preprocess)
+def _fit(image: Upright, preprocess: Preprocess) -> Pixels:
+    """An upright image at the size of `preprocess`, by its rule: [h, w, c]."""
+    size = image.size if isinstance(image, Image.Image) else (image.shape[1], image.shape[0])
+    placement = Placement.of(size, preprocess)
     left, top, right, bottom = placement.target
-    resized = _resize(a, (bottom - top, right - left), placement.source)
+    resized = _resize(image, (right - left, bottom - top), placement.source)
     if resized.shape[:2] == (preprocess.height, preprocess.width):
         return resized
-    canvas = np.zeros((preprocess.height, preprocess.width, a.shape[2]), a.dtype)
+    canvas = np.zeros((preprocess.height, preprocess.width, resized.shape[2]), resized.dtype)
     canvas[top:bottom, left:right] = resized
     return canvas
 
 
-def _resize(a: Pixels, size: tuple[int, int], box: Box) -> Pixels:
-    """The `box` (left, top, right, bottom) of [h, w, c] at `size` (h, w): bilinear, antialiased."""
-    if a.shape[:2] == size and box == (0, 0, a.shape[1], a.shape[0]):
-        return a
-    goal, rule = (size[1], size[0]), Image.Resampling.BILINEAR
-    if a.dtype == np.uint8:
-        image = Image.fromarray(np.ascontiguousarray(a[..., 0] if a.shape[2] == 1 else a))
-        resized = np.asarray(image.resize(goal, rule, box))
-        return resized if resized.ndim == 3 else resized[..., None]
-    planes = [
-        Image.fromarray(np.ascontiguousarray(a[..., channel], dtype=np.float32))
-        for channel in range(a.shape[2])
-    ]
-    values = np.stack([np.asarray(plane.resize(goal, rule, box)) for plane in planes], axis=2)
+def _resize(image: Upright, size: tuple[int, int], box: Box) -> Pixels:
+    """The `box` (left, top, right, bottom) at `size` (w, h), bilinear, antialiased: [h, w, c]."""
+    rule = Image.Resampling.BILINEAR
+    if isinstance(image, Image.Image):
+        same = image.size == size and box == (0, 0, *size)
+        return as_array(image if same else image.resize(size, rule, box))
+    if image.shape[1::-1] == size and box == (0, 0, *size):
+        return image
+    planes = [image[..., channel] for channel in range(image.shape[2])]
+    if image.dtype == np.uint8:
+        if len(planes) == 3:
+            return _resize(Image.fromarray(np.ascontiguousarray(image)), size, box)
+        return _resize(Image.fromarray(np.ascontiguousarray(planes[0])), size, box)
+    deep = [Image.fromarray(np.ascontiguousarray(plane, dtype=np.float32)) for plane in planes]
+    values = np.stack([np.asarray(plane.resize(size, rule, box)) for plane in deep], axis=2)
     rounded: Pixels = np.rint(values).clip(0, 65535)
     return rounded.astype(np.uint16)
 

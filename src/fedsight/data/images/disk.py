@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -23,7 +25,9 @@ from fedsight.data.images.pixels import Pixels
 
 MEMORY = 1 << 30  # bytes of pixels that are kept in memory unless the config says otherwise
 Loaded = Pixels | DataError
-_BATCH = 256  # images decoded ahead of being stored
+_THREADS = 8
+_EACH = 8  # images decoded ahead of being stored, for each thread
+T = TypeVar("T")
 
 
 class LazyImages(ABC):
@@ -152,7 +156,7 @@ def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, li
         except DataError as error:
             return error
 
-    for index, result in enumerate(_ahead(load, len(images))):
+    for index, result in enumerate(ahead(load, len(images))):
         progress("images read", index + 1, len(images))
         if isinstance(result, DataError):
             if source.corrupt == "error":
@@ -199,9 +203,19 @@ def _store(pixels: Tensor, row: int, values: Pixels) -> Tensor:
     return pixels
 
 
-def _ahead(load: Callable[[int], Loaded], count: int) -> Iterator[Loaded]:
-    """load(0), load(1), ... in threads, a batch at a time."""
+def ahead(load: Callable[[int], T], count: int) -> Iterator[T]:
+    """load(0), load(1), ... in order, in a thread for each core, a few ahead of what is asked for.
+
+    Once one has raised, those that have not begun are left.
+    """
+    workers = max(1, min(_THREADS, len(os.sched_getaffinity(0))))
     numbers = iter(range(count))
-    with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1))) as pool:
-        while batch := list(islice(numbers, _BATCH)):
-            yield from pool.map(load, batch)
+    pool = ThreadPoolExecutor(workers)
+    try:
+        waiting = deque(pool.submit(load, one) for one in islice(numbers, _EACH * workers))
+        while waiting:
+            result = waiting.popleft().result()
+            waiting.extend(pool.submit(load, one) for one in islice(numbers, 1))
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -19,10 +19,20 @@ from fedsight.core.errors import DataError
 from fedsight.data.images import formats
 
 Pixels = npt.NDArray[Any]  # uint8 or uint16 [h, w, c], c = 1 (grey) or 3 (colour)
+Upright = Image.Image | Pixels  # as Pillow's image, with mode L or RGB
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GiB of colour
 _HEAD = 64  # bytes of a file that tell its format
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that swap width and height
+_TURNS = {  # what undoes an orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _LOW = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
 
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
@@ -34,6 +44,11 @@ def read_pixels(data: bytes | Image.Image, name: str, thorough: bool = False) ->
     `thorough` also compares a PNG's checksums. Raises DataError naming `name` for a broken, a too
     large or an ambiguous image.
     """
+    return as_array(read_upright(data, name, thorough))
+
+
+def read_upright(data: bytes | Image.Image, name: str, thorough: bool = False) -> Upright:
+    """As `read_pixels`, but 8-bit grey and colour stay Pillow's image, which saves copies."""
     with _named(name):
         if thorough and isinstance(data, bytes) and data.startswith(b"\x89PNG"):
             with Image.open(io.BytesIO(data), formats=("PNG",)) as png:
@@ -41,8 +56,19 @@ def read_pixels(data: bytes | Image.Image, name: str, thorough: bool = False) ->
         image = _open(data)
         if image.width * image.height > MAX_PIXELS:
             raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
-        pixels = _deep_colour(image, data) if _is_deep_colour(image) else _pixels(image)
-        return _on_black(_upright(pixels, _orientation(image)))
+        if _is_deep_colour(image):
+            return _on_black(_upright(_deep_colour(image, data), _orientation(image)))
+        image.load()
+        if image.mode in ("L", "RGB") and "transparency" not in image.info:
+            turn = _TURNS.get(_orientation(image))
+            return image if turn is None else image.transpose(turn)
+        return _on_black(_upright(_pixels(image), _orientation(image)))
+
+
+def as_array(image: Upright) -> Pixels:
+    """[h, w, c] of what `read_upright` gives; Pillow's memory is lent, and read-only."""
+    array = np.asarray(image)
+    return array if array.ndim == 3 else array[..., None]
 
 
 @dataclass(frozen=True)
@@ -161,7 +187,7 @@ def _on_black(a: Pixels) -> Pixels:
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    """Any of Pillow's modes -> uint8 or uint16 [h, w, c]."""
+    """A loaded image in any of Pillow's modes -> uint8 or uint16 [h, w, c]."""
     image.load()
     if image.mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16)[..., None]

@@ -68,25 +68,31 @@ class Boxes(BoxSource):
 
     def open(self) -> Dataset:
         """Read annotations and images; DataError names the file and the line or entry at fault."""
-        found = self._read(self.path)
+        found = self.read(self.path)
         if self.test_path is not None:
             refuse_overlap(self.path, self.test_path)
-            found = joined(found, self._read(self.test_path), self.test_path)
+            found = joined(found, self.read(self.test_path), self.test_path)
         opened = dataset(found.images, self, str(self.path), self.classes or found.names)
         notes = (*found.notes, *cures(found.passed_over))
         return opened.read_from(found.passed_over, notes)
 
-    def _read(self, root: Path) -> Found:
-        """The images below `root`, and the class names that the files have."""
+    def read(self, root: Path, shapes: bool = False) -> Found:
+        """The images below `root`, and the class names that the files have.
+
+        With `shapes`, the objects of COCO and YOLO files keep their outlines. Raises DataError as
+        `open` does.
+        """
         kind = format_of(root) if self.format == "auto" else self.format
-        readers = {"coco": self._coco, "voc": self._voc, "yolo": self._yolo}
         if kind != "coco":
             need_pattern(self.group, "Pascal VOC and YOLO")
-        found = readers[kind](root)
+        if kind == "voc":
+            found = self._voc(root)
+        else:
+            found = self._coco(root, shapes) if kind == "coco" else self._yolo(root, shapes)
         base = root if root.is_dir() else root.parent
         return replace(found, images=by_path(found.images, self.group, base))
 
-    def _coco(self, root: Path) -> Found:
+    def _coco(self, root: Path, shapes: bool) -> Found:
         files = coco_files(root)
         if not files:
             raise DataError(f"'{root}' has no COCO file", "set data.path to the COCO JSON")
@@ -94,9 +100,8 @@ class Boxes(BoxSource):
         names: tuple[str, ...] = ()
         notes: tuple[str, ...] = unread(root) if root.is_file() and not self.test_path else ()
         for one in files:
-            found = read_coco(
-                one.file, judged=True, site_key=self.site_key, group_key=column(self.group)
-            )
+            key = column(self.group)
+            found = read_coco(one.file, True, self.site_key, key, shapes)
             names = (*names, *(name for name in found.categories if name not in names))
             folders = [Path(image.file).parts[:-1] for image in found.images]
             layout = arranged(map(bare, folders), one.file.parent, int(self.sites_in_path), False)
@@ -117,14 +122,15 @@ class Boxes(BoxSource):
     ) -> Annotated:
         objects = []
         for one in image.boxes:
-            if one.box is None:
+            if one.box is None and one.shape is None:
                 raise DataError(
                     f"{one.where}: it has neither a bbox nor a segmentation",
                     "export the boxes as well",
                 )
-            left, top, width, height = one.box
+            left, top, width, height = one.box or (0.0, 0.0, 0.0, 0.0)  # the shape says more
             box = (left, top, left + width, top + height)
-            objects.append(Object(one.category, box, one.where, one.crowd, one.outline))
+            kinds = {"crowd": one.crowd, "outline": one.outline}
+            objects.append(Object(one.category, box, one.where, **kinds, shape=one.shape))
         stated = None
         if image.width is not None and image.height is not None:
             stated = (image.width, image.height)
@@ -173,9 +179,9 @@ class Boxes(BoxSource):
         kept = {reason: count for reason, count in counts.items() if count > 0}
         return Found(images, names, notes, kept)
 
-    def _yolo(self, root: Path) -> Found:
+    def _yolo(self, root: Path, shapes: bool) -> Found:
         found = yolo_set(root, self.sites_in_path)
-        names = self.classes or found.names
+        names = found.names or self.classes  # the numbers are those of the files
         if names is None:
             raise DataError(
                 f"'{root}' has neither classes.txt nor a data.yaml with names",
@@ -184,7 +190,7 @@ class Boxes(BoxSource):
         lines = [labels_of(image.path, found.root) for image in found.images]
         notes = (*found.notes, *without_labels(found, lines))
         images = [
-            self._yolo_image(image, file, names, found.keypoints)
+            self._yolo_image(image, file, names, {"keypoints": found.keypoints, "shapes": shapes})
             for image, file in zip(found.images, lines, strict=True)
         ]
         counts = left_over(root, images, [file for file in lines if file is not None])
@@ -193,7 +199,7 @@ class Boxes(BoxSource):
         return Found(images, names, notes, counts)
 
     def _yolo_image(
-        self, image: YoloImage, lines: Path | None, names: tuple[str, ...], keypoints: bool
+        self, image: YoloImage, lines: Path | None, names: Words, reading: dict[str, bool]
     ) -> Annotated:
         path = str(image.path)
         site = self._site(image.folders, path)
@@ -206,7 +212,7 @@ class Boxes(BoxSource):
             if self.corrupt == "error":
                 raise
             return bare  # it is left out later
-        return replace(bare, objects=read_yolo(lines, names, size, keypoints), where=str(lines))
+        return replace(bare, objects=read_yolo(lines, names, size, **reading), where=str(lines))
 
     def _site(self, folders: tuple[str, ...], where: str) -> str | None:
         if not self.sites_in_path:

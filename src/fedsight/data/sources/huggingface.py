@@ -24,6 +24,7 @@ from fedsight.data.class_names import says_order
 from fedsight.data.features import check_lists, labels_of, vocabulary
 from fedsight.data.images.decode import Origin
 from fedsight.data.images.disk import LazyImages
+from fedsight.data.mistaken import mistaken
 from fedsight.data.parts import NAMES, PartName, meant, part_named, part_stated
 
 
@@ -189,6 +190,8 @@ class HuggingFace(SizedSource):
         try:
             found = datasets.load_from_disk(str(self.path))
         except (OSError, ValueError) as error:
+            if found := mistaken(self.path):
+                raise DataError(f"'{self.path}' is {found[0]}", found[1]) from error
             raise DataError(
                 f"'{self.path}' is not a saved data set: {error}",
                 "set data.path to the folder that datasets' save_to_disk wrote",

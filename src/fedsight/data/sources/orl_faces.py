@@ -55,7 +55,9 @@ class OrlFaces(PeopleSource):
             Record(
                 str(folder / f"s{person + 1}" / f"{picture}.pgm"),
                 f"{place:02d}",
-                site_name(place * self.sites // trained, self.sites) if place < trained else "none",
+                site_name(place * self.sites // trained, self.sites)
+                if place < trained
+                else "unseen",
                 "test" if place >= trained else "train",
             )
             for place, person in enumerate(draws(self.people_seed, "orl-faces").permutation(PEOPLE))

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from fedsight.core.errors import DataError
-from fedsight.data.assembly import Collection, Labels, Loaded, Record, opened_whole, site_names
+from fedsight.data.assembly import Collection, Labels, Loaded, Record, opened_whole
 from fedsight.data.base import Dataset, Indices, Location, sources
 from fedsight.data.base import Words as Names
 from fedsight.data.class_names import Similar
@@ -17,6 +17,7 @@ from fedsight.data.columns import unread_beside
 from fedsight.data.duplicates.counts import Handling
 from fedsight.data.groups import Overlap, is_pattern
 from fedsight.data.parts import part_stated
+from fedsight.data.site_names import settled_sites, site_names
 from fedsight.data.text.rows import COLUMNS, text_rows
 from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
 
@@ -34,6 +35,7 @@ class TextFile(TextSource):
     label_separator: str | None = Field(None, min_length=1)  # between several labels of a text
     # what to do with class names that differ only in case, blanks, Unicode form or the like
     similar_names: Similar = "error"
+    similar_sites: Similar = "error"  # the same for names of sites
     delimiter: str = Field(",", min_length=1, max_length=1)  # of a CSV
     # texts that are equal in the words that are read
     duplicates: Handling = "report"
@@ -58,6 +60,7 @@ class TextFile(TextSource):
                     cause = f"{record.where}: some texts have a {key} and others do not"
                     raise DataError(cause, f"fill in the {key} of every text")
         labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
+        records, said = settled_sites(records, self.similar_sites, "texts")
         sites = site_names([record.site for record in records], str(self.path))
 
         def load(chosen: Indices) -> Loaded:
@@ -65,7 +68,7 @@ class TextFile(TextSource):
             found = Texts.of([texts[at] for at in chosen], where, self.length)
             return found, np.arange(len(chosen)), []
 
-        found = Collection(str(self.path), labels, sites, None, load)
+        found = Collection(str(self.path), labels, sites, None, load, said)
         opened = opened_whole(found, records, preprocess, self, skipped)
         found.check(opened, "error", "texts")
         beside = unread_beside(self.path) if records[0].part is None else ()

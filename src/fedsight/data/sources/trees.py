@@ -23,6 +23,7 @@ from fedsight.data.fetch.cache import fetched
 from fedsight.data.images.decode import raster
 from fedsight.data.images.fit import Box
 from fedsight.data.images.pixels import read_pixels
+from fedsight.data.reading import file_bytes
 
 TILES = {  # by field site of the National Ecological Observatory Network: photograph, boxes
     "OSBS": (("OSBS_029.png", "OSBS_029.xml"),),
@@ -188,13 +189,8 @@ class Trees(Source):
 
 def _tile(photo: Path, boxes: Path) -> Tile:
     _, found = read_voc(boxes)
-    try:
-        pixels = read_pixels(photo.read_bytes(), str(photo))
-    except OSError as error:
-        raise DataError(
-            f"'{photo}' cannot be read: {error.strerror or error}",
-            f"fetch it again: fedsight data get {FETCHED}",
-        ) from error
+    data = file_bytes(photo, f"fetch it again: fedsight data get {FETCHED}")
+    pixels = read_pixels(data, str(photo))
     height, width = pixels.shape[:2]
     rows = Judge(KINDS).rows(found.objects, (width, height))
     return Tile(photo.name, pixels, tuple(row[1:] for row in rows))

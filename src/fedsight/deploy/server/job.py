@@ -24,6 +24,7 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.settings import Settings
 from fedsight.deploy.declaration import (
+    ELSEWHERE,
     Declaration,
     disagreeing_sites,
     gather,
@@ -285,7 +286,7 @@ def program_for_sites(program: Program) -> dict[str, Any]:
         value = getattr(program, item.name)
         if isinstance(value, Settings):
             paths = value.table().keys() - value.meaning().keys()
-            table[item.name] = {**table[item.name], **dict.fromkeys(paths, "at-the-coordinator")}
+            table[item.name] = {**table[item.name], **dict.fromkeys(paths, ELSEWHERE)}
     table["plugins"] = [{"sha256": plugin.sha256} for plugin in program.plugins]
     return table
 

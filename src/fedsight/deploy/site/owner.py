@@ -17,6 +17,7 @@ from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
 from fedsight.governance.contract import Contract
 from fedsight.privacy.secagg.client import Minimums
+from fedsight.privacy.secagg.graph import GRINDING
 from fedsight.privacy.secure import Secure
 from fedsight.program import config
 from fedsight.program.program import Speed
@@ -59,6 +60,7 @@ TEMPLATE = """\
 # cohort = 3              # minimum number of sites in a sum
 # threshold = 2           # minimum number of sites that must help to reveal a secret
 # corrupt = 0.1           # share of the sites that a program must assume to collude
+# grinding = 40           # drawings of the graph (log2) that a program must withstand
 
 [speed]
 # threads = 1             # compute threads for training
@@ -78,14 +80,24 @@ class SecAggLimits(Settings):
     survivors: int = Field(2, ge=2)  # updates in a sum
     # share of the sites of a round that a program must assume to collude with the coordinator
     corrupt: float = Field(0.0, ge=0, lt=1)
+    # how many drawings of the graph (log2) a program must withstand that its coordinator tries out;
+    # up to 100 sites nothing is drawn
+    grinding: int = Field(GRINDING, ge=0, le=80)
 
     def check_program(self, secure: Secure) -> None:
-        """Raise DeployError for a program that withstands fewer colluders than the owner wants."""
+        """Raise DeployError for a program that withstands fewer colluders, or fewer drawings, than
+        the owner wants."""
         if secure.masks and secure.corrupt < self.corrupt:
             raise DeployError(
                 f"secure.corrupt: the program withstands a share of {secure.corrupt:g} of the "
                 f"sites, and this site requires {self.corrupt:g}",
                 "the site's owner decides: see corrupt below [secure] in site.toml",
+            )
+        if secure.masks and secure.grinding < self.grinding:
+            raise DeployError(
+                f"secure.grinding: the program withstands 2^{secure.grinding} drawings of the "
+                f"graph, and this site requires 2^{self.grinding}",
+                "the site's owner decides: see grinding below [secure] in site.toml",
             )
 
     @property

@@ -33,7 +33,7 @@ KINDS: dict[str, Kind] = {
         "clip, noise, codec and mask, as the program states and `contract.require` demands; a "
         "protected site tells no training loss, and a failure is a contribution of zeros",
         "the epsilon of its noise, before the work begins",
-        "`contract.attempts` times a round; the same question gets the same bytes",
+        "`contract.attempts` times a round; the latest question, asked again, gets the same bytes",
     ),
     "measure": Kind(
         "all test images, which the owner chooses, and personal parameters",
@@ -41,8 +41,8 @@ KINDS: dict[str, Kind] = {
         "without noise), or only the number of images (`contract.test_images`); a protected site's "
         "failure is an answer without figures, or zeros with noise",
         "the epsilon of the noise, before the work begins; exact figures an entry, no epsilon",
-        "one model a round; `contract.evaluations` over all runs; the same question gets the same "
-        "bytes",
+        "one model a round; `contract.evaluations` over all runs; the latest question, asked "
+        "again, gets the same bytes",
     ),
     "adopt": Kind(
         "whether the images can be opened again",

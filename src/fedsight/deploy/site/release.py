@@ -2,7 +2,7 @@
 
 The order within is the promise: the contract permits the question, the ledger is charged on the
 disk, only then the work begins; the finished answer, clipped, noised, encoded and masked, is on the
-disk before it is logged and sent. A question that is asked again gets the very same bytes.
+disk before it is logged and sent. The latest question, asked again, gets the very same bytes.
 
 What fails after images were opened depends on them too: a model can be built to overflow if and
 only if a pixel exceeds some value. A site whose contract protects its images therefore never tells

@@ -90,7 +90,7 @@ class SiteSecAgg:
         if not program.secure.rounds_values:
             return Protection(lambda found: messages.pack(found.payload.values()))
         quantiser = dict(fields.get("quantiser") or {})
-        sizes = {str(part): int(size) for part, size in dict(quantiser.get("sizes") or {}).items()}
+        sizes = _sizes(program, quantiser)
         cap, terms = count(quantiser, "cap"), count(quantiser, "terms")
         if not cap or not 1 <= terms <= MAX_TERMS or min(sizes.values(), default=0) < 0:
             raise SiteError("the coordinator sent an invalid quantiser", "update the coordinator")
@@ -203,6 +203,24 @@ class SiteSecAgg:
 
     def _identity(self) -> Identity:
         return Identity.at(self._home / "identity.key")
+
+
+def _sizes(program: Program, quantiser: Mapping[str, Any]) -> dict[str, int]:
+    """The lengths of the parts that are rounded, by name, in the order in which they are sent.
+
+    Raises SiteError for other parts than the program's, and for another order: keys are bound to
+    names and lengths only, and a coordinator that had one site send its parts in another order than
+    the others would tell its values from theirs.
+    """
+    sizes = {str(part): int(size) for part, size in dict(quantiser.get("sizes") or {}).items()}
+    if tuple(sizes) != program.parts:
+        raise SiteError(
+            f"the round's parts are {', '.join(sizes) or 'none'}, and this site sends "
+            f"{', '.join(program.parts)}",
+            "run the same FedSight version at the coordinator and at the sites; if that is so, the "
+            "coordinator is malicious: ask the operator",
+        )
+    return sizes
 
 
 def _with_bounds(own: PartSpecs, table: Any, terms: int) -> PartSpecs:

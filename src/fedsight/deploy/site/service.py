@@ -30,6 +30,7 @@ from fedsight.core.errors import (
 from fedsight.core.files import write_atomically
 from fedsight.core.text import printable
 from fedsight.core.types import Metrics, Order
+from fedsight.deploy.declaration import without_file
 from fedsight.deploy.site import job_lease
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
@@ -139,6 +140,7 @@ class SiteService:
         table = dict(fields.get("program") or {})
         # Before anything is imported: the coordinator names no code that the owner has not.
         table["plugins"] = self._enforcement.local_plugins(table.get("plugins", []))
+        table["model"] = without_file(table.get("model", {}))
         with self._reading:
             program, _ = config.parse(table, self._home)
         if program.fingerprint != fields.get("fingerprint"):
@@ -211,7 +213,7 @@ class SiteService:
         kept = self._opened.kept if self._opened else None
         integers = self._found.integers if self._found else {}
         protection = self._secagg.protection(step, kept, fields, integers)
-        # `durable` is left out: it removes only memory that no later question needs.
+        # `durable` is left out: it removes only memory that this question does not need.
         about = fields.get("quantiser"), self._secagg.attempt().hex()
         question = self._question("update", step.order, step.accepted, fields, *about)
         work = lambda: self._trained(question, step, protection, joined)  # noqa: E731

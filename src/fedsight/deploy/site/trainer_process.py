@@ -100,7 +100,8 @@ class SiteTrainer:
     def _memory(self, step: TrainStep) -> Memory:
         """What the site remembers; rounds that the coordinator did not accept are forgotten."""
         self.memory.rewind(step.accepted, self.name)
-        self.memory.prune(self.name, step.durable)
+        # Never what this round uses: `durable` is not in the keys' binding.
+        self.memory.prune(self.name, min(step.durable, step.order.round - 1))
         return self.memory.load(self.name, step.order.round)
 
     def measure(self, step: MeasureStep) -> Metrics:

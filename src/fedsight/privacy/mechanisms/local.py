@@ -13,7 +13,7 @@ from fedsight.privacy import event
 from fedsight.privacy.accounting import Events
 from fedsight.privacy.base import Plan, Protected, mechanisms
 from fedsight.privacy.clip import clip, cut, flat
-from fedsight.privacy.noise import MakeNoise
+from fedsight.privacy.noise import MakeNoise, added
 
 
 @mechanisms.add("local", paper="Duchi et al. 2013; Gaussian as in Dwork and Roth 2014, appendix A")
@@ -48,7 +48,6 @@ class Local(Protected):
         """The update, clipped and noised."""
         clipped = clip(payload, self.clip, site)
         vector = flat(clipped)
-        disturbance = noise("update", values=[vector]).normal(
-            len(vector), self.noise(plan) * self.clip
-        )
-        return cut((vector.double() + disturbance).float(), clipped)
+        deviation = self.noise(plan) * self.clip
+        drawn = noise("update", values=[vector]).normal(len(vector), deviation)
+        return cut(added(vector, drawn, deviation), clipped)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +16,22 @@ TABLES = (".csv", ".tsv")
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user has said: the task, and the classes in their order; None: guess.
-
-    With `overwrite`, files that are written beside the config may replace others.
-    """
+    """What the user has said: the task, and the classes in their order; None: guess."""
 
     task: str | None = None
     classes: tuple[str, ...] | None = None
-    overwrite: bool = False
 
 
 @dataclass(frozen=True)
 class Guess:
     """A task, and the settings of `[data]` that read the images for it.
 
-    `reasons` says what the guess rests on; `files` are texts to be written beside the config, by
-    path; their folders exist.
+    `reasons` says what the guess rests on.
     """
 
     task: str
     data: Mapping[str, Any]
     reasons: tuple[str, ...] = ()
-    files: Mapping[Path, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

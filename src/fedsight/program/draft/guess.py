@@ -9,8 +9,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fedsight.core.errors import DataError, StoreError
-from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.errors import DataError
 from fedsight.data.base import SizedSource, Source, sources
 from fedsight.data.class_names import says_order
 from fedsight.data.detection.coco import read_coco
@@ -19,6 +18,7 @@ from fedsight.data.detection.voc_sets import xml_files
 from fedsight.data.images.formats import is_picture
 from fedsight.data.layouts import Folders, arranged
 from fedsight.data.listing import tree
+from fedsight.data.mistaken import mistaken
 from fedsight.program.draft.base import TABLES, Asked, Found, Guess, no_images
 from fedsight.program.draft.mask_folders import mask_guess
 from fedsight.program.draft.tables import table_guess
@@ -33,15 +33,15 @@ _LEAST_PEOPLE = 4
 _SHARED = 0.5  # of the folders' names must be in several folders above, to be classes of sites
 
 
-def look(path: Path, asked: Asked, beside: Path) -> Found:
+def look(path: Path, asked: Asked) -> Found:
     """What `path` holds, opened without decoding its images.
 
-    `beside` is where a list of masks may be written. Raises DataError with culprit and cure if it
-    holds nothing that can be trained on, or not what was asked for.
+    Raises DataError with culprit and cure if it holds nothing that can be trained on, or not what
+    was asked for.
     """
     if not path.exists():
         raise DataError(f"'{path}' does not exist", "give the folder of the images")
-    guess = _of_folder(path, asked, beside) if path.is_dir() else _of_file(path, asked)
+    guess = _of_folder(path, asked) if path.is_dir() else _of_file(path, asked)
     if asked.task == "ordinal" and guess.task == "classify":
         guess = replace(guess, task="ordinal")
     if asked.task not in (None, guess.task):
@@ -53,11 +53,6 @@ def look(path: Path, asked: Asked, beside: Path) -> Found:
         )
     if asked.classes is not None:
         guess = replace(guess, data={**guess.data, "classes": list(asked.classes)})
-    for file, text in guess.files.items():
-        if file.exists() and not asked.overwrite:
-            raise StoreError(f"{file} exists", "move it elsewhere, or replace it with --force")
-        make_folder(file.resolve().parent)
-        write_atomically(file, text.encode("utf-8", "surrogateescape"))
     found = Found(guess, _trial(guess.data).open())
     return _in_order(found, path) if guess.task == "ordinal" else found
 
@@ -87,21 +82,27 @@ def _of_file(path: Path, asked: Asked) -> Guess:
     suffix = path.suffix.lower()
     if suffix in TABLES:
         return table_guess(path, asked)
+    if asked.task == "segment" and suffix in (".json", ".yaml", ".yml"):
+        return Guess("segment", {"name": "masks", "path": path}, ("outlines of objects",))
     if suffix == ".json":
         return _coco([path], path, asked)
     if suffix in (".yaml", ".yml"):
         return Guess("detect", {"name": "boxes", "path": path}, ("a data.yaml as YOLO has it",))
     if suffix == ".npz":
         return Guess("classify", {"name": "medmnist", "path": path}, ("arrays as in MedMNIST",))
+    if found := mistaken(path):
+        raise DataError(f"'{path}' is {found[0]}", found[1])
     raise no_images(path, "is not a folder, a CSV, a COCO JSON, a data.yaml or a MedMNIST .npz")
 
 
-def _of_folder(path: Path, asked: Asked, beside: Path) -> Guess:
+def _of_folder(path: Path, asked: Asked) -> Guess:
     if (path / "state.json").exists() or (path / "dataset_dict.json").exists():
         data = {"name": "huggingface", "path": path}
         return Guess("classify", data, ("a saved data set of Hugging Face",))
     if any(path.glob("*-idx[13]-ubyte*")):
         return Guess("classify", {"name": "idx", "path": path}, ("IDX files",))
+    if asked.task == "segment":
+        return _segments(path)
     if xml_files(path):
         data = {"name": "boxes", "path": path}
         return Guess("detect", data, ("XML files as Pascal VOC has them",))
@@ -109,12 +110,19 @@ def _of_folder(path: Path, asked: Asked, beside: Path) -> Guess:
         return yolo
     if asked.task in (None, "detect", "classify") and (found := coco_files(path)):
         return _coco([one.file for one in found], path, asked)
-    if asked.task in (None, "segment") and (masks := mask_guess(path, beside)) is not None:
+    if asked.task is None and (masks := mask_guess(path)) is not None:
         return masks
     files = {folders: found for folders, found in tree(path).items() if found}
     if not files or all(not folders for folders in files):
         return _of_listing(path, files, asked)
     return _class_folders(path, files, asked)
+
+
+def _segments(path: Path) -> Guess:
+    """Masks in folders, or outlines of COCO or YOLO; what is wrong with them is said on opening."""
+    if (masks := mask_guess(path)) is not None:
+        return masks
+    return Guess("segment", {"name": "masks", "path": path}, ("outlines, or images and masks",))
 
 
 def _of_listing(path: Path, files: Mapping[Folders, Sequence[str]], asked: Asked) -> Guess:

@@ -1,13 +1,8 @@
-"""Finds images and masks in folders side by side, and lists them for the source `masks`."""
+"""Finds images and masks in folders side by side, and what the pixels of the masks stand for."""
 
 from __future__ import annotations
 
-import csv
-import io
-import os
-import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,104 +10,40 @@ import numpy as np
 
 from fedsight.core.errors import DataError
 from fedsight.data.images.pixels import read_stored
-from fedsight.data.layouts import Folders
-from fedsight.data.listing import tree
-from fedsight.data.parts import PartName, part_named
+from fedsight.data.reading import file_bytes
+from fedsight.data.segmentation.pairs import Pair, pairs_in, sites_in
 from fedsight.program.draft.base import Guess
 
-_DRAWN = ("mask", "masks", "label", "labels", "annotation", "annotations", "gt", "groundtruth")
-_CUT = ("ground_truth", "seg", "segmentation", "segmentations", "segmentationclass")
-MASKS = frozenset((*_DRAWN, *_CUT))
-IMAGES = frozenset(
-    ("image", "images", "img", "imgs", "jpegimages", "photo", "photos", "picture", "pictures")
-)
-_MARK = re.compile(r"[\s_.-]*(?:mask|masks|seg|segmentation|label|labels|labelids|gt)$", re.I)
 _MOST = 64  # classes
 _NO_LABEL = 255
-_LEAST_PAIRED = 0.5  # share of the masks that must have an image, to be taken for masks
+_LEAST_PAIRED = 0.5  # share of the images that must have a mask, to be taken for segmentation
 
 
-@dataclass(frozen=True)
-class Pair:
-    """An image and its mask, and what their folders say."""
+def mask_guess(root: Path) -> Guess | None:
+    """Masks in folders; None without masks.
 
-    image: str
-    mask: str
-    site: str | None
-    part: PartName | None
-
-
-def mask_guess(root: Path, beside: Path) -> Guess | None:
-    """Masks in folders, listed in a CSV that is to be written as `beside`; None without masks.
-
-    Raises DataError for masks whose pixels stand for nothing that can be told.
+    Raises DataError for masks whose pixels stand for nothing that can be told, and as `pairs_in`
+    does.
     """
-    files = {folders: found for folders, found in tree(root).items() if found}
-    pairs, alone = _paired(files)
-    if not pairs or len(pairs) < _LEAST_PAIRED * (len(pairs) + alone):
+    found = pairs_in(root)
+    paired, lonely = len(found.pairs), len(found.images)
+    if not paired or paired < _LEAST_PAIRED * (paired + lonely):
         return None
-    reasons = [f"{len(pairs)} images have a mask with the same name"]
-    if alone:
-        reasons.append(f"{alone} images have no mask and are not listed")
-    settings, said = _meaning(pairs)
-    data = {"name": "masks", "path": beside, **settings}
-    reasons += [said, f"the pairs are listed in {beside.name}"]
-    return Guess("segment", data, tuple(reasons), {beside: _listed(pairs, beside.resolve().parent)})
-
-
-def _paired(files: dict[Folders, list[str]]) -> tuple[list[Pair], int]:
-    """Images with their masks, and how many images have none."""
-    masks: dict[tuple[Folders, str], str] = {}
-    images: list[tuple[Folders, str, str]] = []
-    for folders, found in files.items():
-        plain = tuple(one for one in folders if one.casefold() not in MASKS | IMAGES)
-        in_masks = any(one.casefold() in MASKS for one in folders)
-        stems = {Path(file).stem for file in found}
-        for file in found:
-            stem = Path(file).stem
-            bare = _MARK.sub("", stem)
-            if in_masks or (bare != stem and bare in stems):
-                masks.setdefault((plain, stem), file)
-                masks.setdefault((plain, bare), file)
-            else:
-                images.append((plain, stem, file))
-    pairs, alone = [], 0
+    reasons = [f"{paired} images have a mask with the same name"]
+    settings, said = _meaning(found.pairs)
+    data: dict[str, Any] = {"name": "masks", "path": root, **settings}
+    apart = {Path(pair.image).parent for pair in found.pairs}.isdisjoint(
+        Path(pair.mask).parent for pair in found.pairs
+    )
     # Beside its image (`benign/1.png`, `benign/1_mask.png`) a mask is in the folder of a class.
-    apart = any(one.casefold() in MASKS for folders in files for one in folders)
-    sited = apart and {len(_sites(plain)) for plain, _, _ in images} == {1}
-    for plain, stem, file in images:
-        mask = masks.get((plain, stem))
-        if mask is None:
-            alone += 1
-            continue
-        part = next((named for one in plain if (named := part_named(one))), None)
-        pairs.append(Pair(file, mask, _sites(plain)[0] if sited else None, part))
-    return pairs, alone
-
-
-def _sites(folders: Folders) -> Folders:
-    """The folders that name no part."""
-    return tuple(one for one in folders if part_named(one) is None)
-
-
-def _listed(pairs: Sequence[Pair], folder: Path) -> str:
-    """The CSV, with paths relative to `folder`."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    sited, parted = pairs[0].site is not None, pairs[0].part is not None
-    columns = ["path", "mask", *(["site"] if sited else []), *(["split"] if parted else [])]
-    table.writerow(columns)
-    for pair in pairs:
-        row = [_relative(pair.image, folder), _relative(pair.mask, folder)]
-        row += [pair.site or ""] if sited else []
-        row += [pair.part or ""] if parted else []
-        table.writerow(row)
-    return text.getvalue()
-
-
-def _relative(file: str, folder: Path) -> str:
-    path = Path(file)  # which may be a link itself, to a file of any name
-    return os.path.relpath(path.parent.resolve() / path.name, folder)
+    if apart and sites_in(found.pairs):
+        data["sites_in_path"] = True
+    if lonely or found.masks:
+        data["unpaired"] = "skip"
+        reasons.append(
+            f"{lonely} images have no mask and {len(found.masks)} masks no image: left out"
+        )
+    return Guess("segment", data, (*reasons, said))
 
 
 def _meaning(pairs: Sequence[Pair]) -> tuple[dict[str, Any], str]:
@@ -177,10 +108,7 @@ def _of_palette(used: Any, palette: Any) -> Iterator[int]:
 
 def _pixels(file: Path) -> tuple[Iterator[int], bool]:
     """The different values (or colours, as 0xRRGGBB) of a mask, and whether they are colours."""
-    try:
-        stored = read_stored(file.read_bytes(), str(file))
-    except OSError as error:
-        raise DataError(f"'{file}' cannot be read: {error.strerror}", "restore it") from error
+    stored = read_stored(file_bytes(file), str(file))
     a = stored.values
     if stored.lossy:
         raise DataError(

@@ -21,6 +21,7 @@ _ABOUT = {
     "data.classes": "in this order",
     "data.values": "the value of each class in the masks; rename the classes as you like",
     "data.colours": "the colour of each class in the masks; rename the classes as you like",
+    "data.unpaired": "images without a mask, and masks without an image, are left out and counted",
     "data.size": "pixels a side of the network's input; larger is slower",
     "data.channels": "1: greyscale, 3: colour",
     "data.label_separator": "between several labels of an image",

@@ -1,0 +1,78 @@
+"""What is hashed of a data set: pieces of each file, or every byte of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fedsight.core.errors import DataError
+from fedsight.core.progress import listening
+from fedsight.data.base import Dataset, sources
+from fedsight.data.contents import PIECE, Hashed, contents
+
+
+def folder(root: Path) -> Path:
+    """Eight uncompressed pictures, each of 48 kB and another grey."""
+    for number in range(8):
+        path = root / "ab"[number % 2] / f"{number}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.full((128, 128, 3), 20 * number, np.uint8)
+        pixels[:64] = number
+        Image.fromarray(pixels).save(path)
+    return root
+
+
+def opened(root: Path, in_memory: bool = False) -> Dataset:
+    return sources.get("folder")(path=root, size=8, in_memory=in_memory).open()
+
+
+def changed(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_every_byte_counts_if_files_are_hashed_whole(tmp_path: Path) -> None:
+    data = opened(folder(tmp_path / "images"))
+    pieces, whole = contents(data), contents(data, "whole")
+    assert pieces.hashes.keys() == whole.hashes.keys()
+    assert pieces.hashes["training labels"] == whole.hashes["training labels"]
+    changed(tmp_path / "images/a/0.bmp", 2 * PIECE)  # between the first piece and the second
+    changed(tmp_path / "images/b/1.bmp", 2 * PIECE)
+    assert contents(data).hashes == pieces.hashes
+    assert contents(data, "whole").hashes != whole.hashes
+    changed(tmp_path / "images/a/0.bmp", PIECE - 1)
+    changed(tmp_path / "images/b/1.bmp", PIECE - 1)
+    assert contents(data).hashes != pieces.hashes
+
+
+def test_images_in_memory_are_hashed_by_their_pixels_or_their_files(tmp_path: Path) -> None:
+    data = opened(folder(tmp_path / "images"), in_memory=True)
+    pixels, whole = contents(data).hashes, contents(data, "whole").hashes
+    for path in (tmp_path / "images").rglob("*.bmp"):
+        changed(path, 2 * PIECE)
+    assert contents(data).hashes == pixels  # those that are trained on are still in memory
+    assert contents(data, "whole").hashes != whole
+
+
+@pytest.mark.parametrize("how", ["pieces", "whole"])
+def test_moved_files_are_the_same(tmp_path: Path, how: Hashed) -> None:
+    before = contents(opened(folder(tmp_path / "images")), how)
+    (tmp_path / "images").rename(tmp_path / "elsewhere")
+    assert contents(opened(tmp_path / "elsewhere"), how) == before
+
+
+def test_progress_is_told_and_a_lost_file_named(tmp_path: Path) -> None:
+    data = opened(folder(tmp_path))
+    heard: list[tuple[str, int, int]] = []
+    with listening(lambda *said: heard.append(said)):
+        contents(data)
+    assert [said[0] for said in heard] == ["files hashed"] * 8
+    for path in tmp_path.rglob("*.bmp"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"\.bmp' cannot be read: No such file") as caught:
+        contents(data)
+    assert "start a new run without it" in caught.value.cure
