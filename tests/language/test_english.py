@@ -43,7 +43,7 @@ def test_in_english_it_stays_as_it_is() -> None:
             "the program is unsound: 'cuda:9' is not a device",
             "程序不可靠：'cuda:9' 不是设备",
         ),
-        ("restore it; restore the file", "请恢复它；请恢复该文件"),
+        ("correct the value; restore the images", "改正该值；请恢复图像"),
     ],
 )
 def test_a_sentence_is_recognised(english: str, told: str) -> None:

@@ -141,8 +141,8 @@ def _check_place(path: Path, force: bool, ask: bool) -> None:
     """StoreError for a name that no config has, and for a file that exists and is to stay."""
     if path.suffix != ".toml":
         raise StoreError(f"'{path}' does not end in .toml", "give the config such a name")
-    question = message("{path} exists. Replace it?", path=path)
-    if not path.exists() or force or (ask and typer.confirm(str(question))):
+    question = str(message("{path} exists. Replace it?", path=path))
+    if not path.exists() or force or (ask and typer.confirm(question)):
         return
     raise StoreError(f"{path} exists", "give another name with --out, or replace it with --force")
 
