@@ -162,6 +162,10 @@ def test_a_folder_of_images_needs_no_extra(installed: Path, tmp_path: Path) -> N
         code = {"export": 1, "tensorboard": 1, "privacy": 2, "deploy": 8}[extra]
         assert f"pip install 'fedsight[{extra}]'" in said(*command, code=code), extra
     assert "extra timm: missing (timm)" in said("doctor")
+    picture = ("--sites", "2", "--picture", "split.svg")
+    drawn = said("data", "split", "fashion-mnist-12k", *picture, code=3)
+    assert "a picture of a split needs matplotlib" in drawn
+    assert "pip install 'fedsight[plots]'" in drawn
 
 
 def test_the_version_stands_in_one_place() -> None:

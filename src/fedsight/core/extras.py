@@ -18,6 +18,7 @@ EXTRAS = {
     "heif": ("pillow_heif",),
     "privacy": ("dp_accounting",),
     "timm": ("timm",),
+    "plots": ("matplotlib",),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from fedsight.core.errors import DataError, StoreError
+from fedsight.core.extras import install, missing
 from fedsight.data.base import Indices
 
 FORMATS = (".svg", ".png", ".pdf")
@@ -27,6 +28,9 @@ def draw_split(
             f"'{path}': a plot cannot be saved as '{path.suffix}'",
             f"end the name with one of {', '.join(FORMATS)}",
         )
+    if absent := missing("plots"):
+        cause = f"a picture of a split needs {', '.join(absent)}, which is not installed"
+        raise DataError(cause, install("plots"))
     from matplotlib.figure import Figure
 
     bars = len(sites) <= _MOST_BARS and len(classes) <= _MOST_COLOURS

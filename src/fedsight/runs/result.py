@@ -112,7 +112,7 @@ class Run:
 
     def report(self) -> Path:
         """Write the report, one HTML page; returns its path."""
-        from fedsight.report.page import build  # it loads matplotlib
+        from fedsight.report.page import build
 
         return build([self._folder])
 
