@@ -162,7 +162,7 @@ def test_the_name_of_a_run_cannot_rewrite_the_terminal(
     summary |= {"bytes_up": 1, "bytes_down": 1}
     screen.show_summary(summary, "runs/x\x1b[2J\u202e")
     assert "\\u001b[2J\\u202e" in capsys.readouterr().out
-    monkeypatch.setattr(screen, "_shown", escape)  # as it was
+    monkeypatch.setattr(screen, "_plain", escape)  # as it was
     screen.show_summary(summary, "runs/x\x1b[2J\u202e")
     assert "\x1b[2J" in capsys.readouterr().out
 

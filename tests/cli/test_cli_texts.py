@@ -54,7 +54,7 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_speaks_of_texts(texts: Path) -> None:
     assert json.loads((texts / "run" / "run.json").read_text())["preprocess"]["modality"] == "text"
     page = (texts / "run" / "report.html").read_text()
-    assert "without sharing their texts" in page
+    assert "without sharing texts" in page
     body = page[page.index("<body>") :].replace("letters.csv", "")
     assert "images" not in body
 

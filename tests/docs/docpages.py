@@ -66,7 +66,7 @@ def accept(words: list[str]) -> dict[str, Any]:
 
 @cache
 def commands() -> dict[str, set[str]]:
-    """Every command with its options."""
+    """Every command with its options; under "", those of `fedsight` itself."""
     found: dict[str, set[str]] = {}
 
     def walk(group: Any, path: tuple[str, ...]) -> None:
@@ -77,8 +77,10 @@ def commands() -> dict[str, set[str]]:
                 flags = {flag for item in command.params for flag in item.opts}
                 found[" ".join([*path, name])] = flags | {"--help"}
 
-    walk(typer.main.get_command(app), ())
-    return found
+    whole: Any = typer.main.get_command(app)
+    walk(whole, ())
+    anywhere = {flag for item in whole.params for flag in item.opts}
+    return {"": anywhere, **{name: flags | anywhere for name, flags in found.items()}}
 
 
 def mentions(name: str) -> list[str]:

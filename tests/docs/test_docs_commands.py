@@ -11,7 +11,11 @@ def test_commands_and_options_that_are_named_exist(page: str) -> None:
     known = commands()
     for mention in mentions(page):
         words = mention.split()
-        if words in [[group] for group in GROUPS]:
+        while words and words[0].startswith("--"):  # before the command
+            flag, *words = words
+            assert flag in known[""], mention
+            words = words[flag == "--lang" :]
+        if not words or words in [[group] for group in GROUPS]:
             continue
         name = " ".join(words[: 2 if words[0] in GROUPS else 1])
         assert name in known, mention

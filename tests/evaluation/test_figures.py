@@ -307,8 +307,10 @@ def test_the_longest_baselines_come_first() -> None:
 def test_finished_baselines_are_not_trained_again(tmp_path: Path, monkeypatch) -> None:
     federation = federations.federation()
     store = RunStore(tmp_path)
-    kept = {"-1": {"score": 0.5, "loss": 1.0, "by_site": {}}}
-    kept |= {str(site): {"score": 0.1 * site, "own_score": None} for site in (0, 1, 2)}
+    kept = {"-1": {"score": 0.5, "loss": 1.0, "by_site": {}, "passes": 2.0}}
+    kept |= {
+        str(site): {"score": 0.1 * site, "own_score": None, "passes": 2.0} for site in (0, 1, 2)
+    }
     store.write_json(PARTIAL, kept)
     ticks: list[None] = []
     assert baselines.compare(federation, Speed(), store, lambda: ticks.append(None)) == kept

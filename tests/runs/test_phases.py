@@ -83,7 +83,7 @@ def test_images_are_decoded_on_all_cores_at_once(monkeypatch: pytest.MonkeyPatch
         together.wait()
         return index
 
-    assert list(disk._ahead(load, 4)) == [0, 1, 2, 3]  # type: ignore[arg-type, comparison-overlap]
+    assert list(disk.ahead(load, 4)) == [0, 1, 2, 3]  # type: ignore[arg-type, comparison-overlap]
 
 
 def test_a_pipe_shows_that_images_are_being_read(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def key(federation: Federation, budget: Budget) -> str | None:
     digest.update(np.sort(images).astype("<i8").tobytes())
     for view in federation.views:
         digest.update(view.indices.astype("<i8").tobytes() + b"view")
-    facts = [meaning, asdict(budget), contents(dataset), digest.hexdigest()]
+    facts = [meaning, asdict(budget), asdict(contents(dataset)), digest.hexdigest()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 

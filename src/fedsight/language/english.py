@@ -84,7 +84,7 @@ class _Sentence:
 def _told(text: str, language: Language, depth: int) -> str:
     if (known := _exact(language).get(text)) is not None:
         return known
-    if depth == 0 or " " not in text or len(text) > _LONGEST:
+    if depth == 0 or len(text) > _LONGEST or len(text.split(None, 1)) < 2:
         return text
     for sentence in _sentences(language):
         if (found := sentence.values(text)) is not None:

@@ -107,12 +107,12 @@ def placed_cure(key: str, section: str, homes: Mapping[str, Collection[str]]) ->
     """Where the setting `key` belongs that was written in `section`, which has no such setting.
 
     `homes` are the settings of each section; those of the top level are under "". None if it is
-    not known anywhere, or in several places.
+    not known anywhere, or in several sections.
     """
     if key in homes:
         return f"{key} is a section of its own: write [{key}] and its settings below it"
     found = [name for name, keys in homes.items() if key in keys and name != section]
-    if found == [""]:
+    if "" in found:
         return f"write {key} at the top of the file, before the first [section]"
     if len(found) != 1:
         return None

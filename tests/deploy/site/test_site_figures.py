@@ -134,7 +134,7 @@ def test_a_run_without_any_figures_is_trained_and_has_null_figures(
     assert [line["score"] for line in store.history()] == [None, None]
     assert set(store.read_json("evaluation.json")["withheld"]) == set(places.names)
     page = build([store.folder]).read_text()
-    assert "Three sites released no figures" in page
+    assert "3 sites released no figures" in page
     assert "contract.figures" in page
     show_summary(summary, str(store.folder))
     assert "no figures were released" in capsys.readouterr().out
@@ -273,7 +273,7 @@ def test_a_run_whose_figures_have_noise_says_how_much(
     assert all(line["score_error"] > 0.01 for line in lines)
     assert {round(line["score"], 2) for line in lines} == {line["score"] for line in lines}
     page = build([store.folder]).read_text()
-    assert "One site added noise to its figures (south), so these are estimates" in page
+    assert "1 site added noise to its figures (south), so these are estimates" in page
     assert "± " in page.replace("\u00a0", " ")
     show_summary(summary, str(store.folder))
     assert "±" in capsys.readouterr().out
