@@ -23,9 +23,11 @@ from fedsight.engines.base import Outcome
 from fedsight.engines.remote import key_exchange
 from fedsight.privacy.secagg import client, server
 from fedsight.privacy.secagg import messages as m
-from fedsight.privacy.secagg.conflicts import suspects
+from fedsight.privacy.secagg.conflicts import left_out, suspects
+from fedsight.privacy.secagg.graph import colluding
 from fedsight.privacy.secagg.shares import SHARE, split
 from fedsight.privacy.secagg.wrong_shares import recover
+from fedsight.privacy.secure import Secure
 
 Attack = Callable[..., AttackedSite]
 NAMES = tuple("abcdef")
@@ -215,6 +217,29 @@ def test_nobody_is_suspected_without_a_liar_and_no_liar_gets_away(
     for site in found:
         if site >= most:  # an honest one, beside the liar that contradicts it
             assert any(min(pair) in found for pair in conflicts if site in pair)
+
+
+@given(st.integers(1, 4), st.sets(st.tuples(st.integers(0, 11), st.integers(0, 11)), max_size=40))
+def test_no_more_honest_sites_are_left_out_than_liars(
+    most: int, pairs: set[tuple[int, int]]
+) -> None:
+    conflicts = [pair for pair in pairs if min(pair) < most]
+    found = left_out(conflicts, most)
+    assert all(found & set(pair) for pair in conflicts), "nobody is contradicted any more"
+    assert found <= suspects(conflicts, most)
+    assert sum(site >= most for site in found) <= sum(site < most for site in found)
+
+
+@pytest.mark.parametrize("sites", [20, 50, 100])
+def test_a_site_takes_one_other_along_and_not_the_round(sites: int) -> None:
+    """At the default rates it may contradict so many others that all of them together with itself
+    are more than may drop out: without all suspects, a single site ended every round."""
+    secure = Secure(name="secagg")
+    needed, bad = secure.parameters(sites).survivors, colluding(sites, secure.corrupt)
+    conflicts = [(0, other) for other in range(1, 1 + bad)]
+    assert sites - len(suspects(conflicts, bad)) < needed
+    assert sites - len(left_out(conflicts, bad)) >= needed
+    assert left_out(conflicts, bad) == {0, 1}
 
 
 def test_phases_begin_again_a_bounded_number_of_times(

@@ -70,8 +70,9 @@ class Exchange:
         """Run phases 0 to 2 with `sites`; returns the reasons of those that dropped out.
 
         `accepted` is the last round in which each site's reply counted. If a site cannot open the
-        shares that another sealed for it, the phases begin again without those that may be at
-        fault: keys that have not been used cost nothing, and nobody silences others that way.
+        shares that another sealed for it, the phases begin again without those that are at fault
+        or as many others: keys that have not been used cost nothing, and whoever silences another
+        that way silences itself.
 
         Raises SiteError when too few are left.
         """
@@ -85,7 +86,8 @@ class Exchange:
                 return failed
             complained = {server.binding.name(site) for _, site in server.conflicts}
             problems = {site: why for site, why in failed.items() if site not in complained}
-            problems |= self._doubts(server)
+            gone = server.left_out(self._federation.program.secure.corrupt)
+            problems |= {site: why for site, why in self._doubts(server).items() if site in gone}
 
     def _attempt(
         self,

@@ -18,7 +18,27 @@ def suspects(conflicts: Collection[Conflict], colluding: int) -> set[int]:
     A site that more than so many others contradict is at fault itself: they cannot all be. Of any
     other two that contradict each other, both are suspects.
     """
-    left = {frozenset(pair) for pair in conflicts}
-    counts = Counter(site for pair in left for site in pair)
-    sure = {site for site, count in counts.items() if count > max(1, colluding)}
-    return sure.union(*(pair for pair in left if not pair & sure))
+    pairs = {frozenset(pair) for pair in conflicts}
+    sure = _sure(pairs, colluding)
+    return sure.union(*(pair for pair in pairs if not pair & sure))
+
+
+def left_out(conflicts: Collection[Conflict], colluding: int) -> set[int]:
+    """Sites without which no two contradict each other, at least half of them at fault.
+
+    Beside those that are at fault for sure these are pairs of suspects, no site in two of them. If
+    all suspects were left out, a single site could take as many others along as are assumed to
+    collude, which is more than may drop out.
+    """
+    pairs = {frozenset(pair) for pair in conflicts}
+    found = _sure(pairs, colluding)
+    for pair in sorted(pairs, key=sorted):
+        if not pair & found:
+            found |= pair
+    return found
+
+
+def _sure(pairs: Collection[frozenset[int]], colluding: int) -> set[int]:
+    """The sites that more others contradict than collude."""
+    counts = Counter(site for pair in pairs for site in pair)
+    return {site for site, count in counts.items() if count > max(1, colluding)}

@@ -13,7 +13,7 @@ from fedsight.core.errors import SiteError
 from fedsight.privacy.secagg import masks
 from fedsight.privacy.secagg import messages as m
 from fedsight.privacy.secagg.client import KEY, SEED, mask_key, sign_part
-from fedsight.privacy.secagg.conflicts import Conflict, suspects
+from fedsight.privacy.secagg.conflicts import Conflict, left_out, suspects
 from fedsight.privacy.secagg.consistency import confirming, inbox_part, lists_part, pick
 from fedsight.privacy.secagg.graph import colluding
 from fedsight.privacy.secagg.keys import (
@@ -184,6 +184,11 @@ class SecAggServer:
         masks.apply(levels, [*own, *pairs])
         if integers is not None and len(integers):
             masks.apply(integers, [*own, *pairs])
+
+    def left_out(self, corrupt: float) -> set[str]:
+        """The names of sites without which the phases can begin again; `corrupt` as in `doubts`."""
+        found = left_out(self.conflicts, colluding(len(self.binding.roster), corrupt))
+        return {self.binding.name(site) for site in found}
 
     def doubts(self, corrupt: float) -> dict[str, str]:
         """The sites that may have cheated, by name, and why; `corrupt`: the share of all sites
