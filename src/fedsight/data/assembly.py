@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -23,6 +24,7 @@ from fedsight.data.groups import Overlap, at_two_sites, sentences, straddling
 from fedsight.data.images.disk import DiskImages, LazyImages, settle
 from fedsight.data.parts import NAMES, PartName, settled
 from fedsight.data.repeats import listed_once
+from fedsight.data.single_draws import are_wanted, held_out_singly
 from fedsight.data.site_names import settled_sites, site_names
 
 Loaded = tuple[Images, Indices, list[str]]  # images, which of those asked for, names of the others
@@ -303,8 +305,9 @@ def opened_whole(
 ) -> Dataset:
     """The data set of what a source found, after it was divided and its copies were handled.
 
-    Where the test part is drawn, equal images are held out together, as the images of a group are.
-    Raises DataError as `divided` and `handled` do.
+    Where the test part is drawn, equal images are held out together, as the images of a group are;
+    but not where each image is drawn by itself: one would then decide where its copies go. Raises
+    DataError as `divided` and `handled` do.
     """
     strata, sites = found.labels.strata, found.sites
     parts, notes = divided(records, strata, sites, source)
@@ -314,8 +317,8 @@ def opened_whole(
     found = replace(found, parts=parts, notes=(*found.notes, *notes))
     opened, members = found.divided(preprocess, skipped)
     copies = looked_for(opened, source)
-    drawn = all(record.part is None for record in records)
-    if drawn and copies is not None and copies.grave.across_parts:
+    evenly = all(record.part is None for record in records) and not are_wanted()
+    if evenly and copies is not None and copies.grave.across_parts:
         sets = together(copies, members, len(records))
         parts, _ = divided(records, strata, sites, source, sets)
         if (parts == "test").any():  # not if all images are one set
@@ -353,6 +356,10 @@ class HoldsOut(Protocol):
         """What to do with groups in two stated parts."""
         ...
 
+    def locations(self) -> dict[str, Path]:
+        """Where the images are; their paths are relative to the first."""
+        ...
+
 
 class Placed(Protocol):
     """What `divided` needs of an image's record."""
@@ -388,8 +395,9 @@ def divided(
     """The part of each image [n], and what to say about it: as stated, or with a test part drawn.
 
     A test part is drawn only if no record states a part; images of one group stay together, and so
-    do those of one set in `copies` [n] (each set is numbered by its first image). Raises DataError
-    as `settled` and `straddling` do.
+    do those of one set in `copies` [n] (each set is numbered by its first image). Within
+    `drawn_singly`, each image or group is drawn by itself. Raises DataError as `settled` and
+    `straddling` do.
     """
     said = (*sentences(records, source.group), *at_two_sites(records, sites))
     stated, notes = settled([one.part for one in records], [one.place for one in records])
@@ -398,7 +406,10 @@ def divided(
         return np.array(stated), (*said, *notes, *torn)
     groups = [one.group for one in records]
     fraction, seed = source.test_fraction, source.test_seed
-    if copies is not None or any(group is not None for group in groups):
+    if are_wanted():
+        root = next(iter(source.locations().values()), Path())
+        test = held_out_singly(records, root, source.group is not None, fraction, seed)
+    elif copies is not None or any(group is not None for group in groups):
         names = [f"group {g}" if g is not None else f"image {n}" for n, g in enumerate(groups)]
         if copies is not None:
             names = _united(names, copies)

@@ -18,6 +18,7 @@ from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
 from fedsight.core.text import is_printable, printable
 from fedsight.data.base import MAX_CHANNELS, Dataset, Part, Preprocess, Source
 from fedsight.data.partition import Groups
+from fedsight.data.single_draws import drawn_singly
 from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_part
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
@@ -172,7 +173,8 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
             f"the program simulates a {program.shift.kind} shift, but the images are real",
             "remove [shift]: real sites differ already",
         )
-    dataset = merge_sources(program.data, owner.data).open()
+    with drawn_singly(owner.contract.hides_images):
+        dataset = merge_sources(program.data, owner.data).open()
     if problems := program.task.check(dataset):
         raise DataError(problems[0].cause, problems[0].cure)
     all_test = np.arange(len(dataset.test))

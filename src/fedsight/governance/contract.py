@@ -160,6 +160,12 @@ class Contract(Settings):
         return self.epsilon is not None or bool(self.require)
 
     @property
+    def hides_images(self) -> bool:
+        """Whether noise is to hide single images: none may then decide what part another is in."""
+        noised = self.release == "noised" or "example_dp" in self.require
+        return noised or self.epsilon is not None
+
+    @property
     def limit(self) -> Limit | None:
         """The privacy limit that the ledger enforces; None if the contract sets none."""
         if self.epsilon is None:

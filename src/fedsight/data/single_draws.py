@@ -1,0 +1,77 @@
+"""Draws a test part in which no image decides where another one goes.
+
+A test part that is spread evenly over classes and sites depends on all images at once: where one
+more comes, or one has another label, or becomes a copy of another, many images change sides. Noise
+that is to hide a single image is sized for that image alone. So where it is added, each image is
+drawn by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsight.core.rng import derive
+from fedsight.data.groups import Grouped
+
+_wanted: ContextVar[bool] = ContextVar("drawn singly", default=False)
+
+
+@contextlib.contextmanager
+def drawn_singly(wanted: bool = True) -> Iterator[None]:
+    """Meanwhile, sources that draw a test part draw each image by itself, if `wanted`."""
+    token = _wanted.set(wanted)
+    try:
+        yield
+    finally:
+        _wanted.reset(token)
+
+
+def are_wanted() -> bool:
+    """Whether each image is to be drawn by itself."""
+    return _wanted.get()
+
+
+def held_out_singly(
+    records: Sequence[Grouped], root: Path, named: bool, fraction: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """A mask [n] of test images, each of which is drawn with probability `fraction`.
+
+    What decides is the seed and the image's path relative to `root`, neither its label nor another
+    image. Images of a group stay together: its name decides if the owner `named` it, and otherwise
+    the first of its paths, because numbers of groups depend on one another. Only if all images
+    fell into one part does one move to the other.
+    """
+    names = _names(records, root, named)
+    coins = {name: derive(seed, "held out singly", name) / 2**63 for name in set(names)}
+    drawn = np.array([coins[name] for name in names])
+    test: npt.NDArray[np.bool_] = drawn < fraction
+    if not test.any():
+        test = drawn == drawn.min()
+    if test.all():
+        test = drawn < drawn.max()
+    return test
+
+
+def _names(records: Sequence[Grouped], root: Path, named: bool) -> list[str]:
+    """What each image is drawn by [n]."""
+    paths = [Path(os.path.relpath(one.path, root)).as_posix() for one in records]
+    if named:
+        return [
+            f"image {path}" if one.group is None else f"group {one.group}"
+            for one, path in zip(records, paths, strict=True)
+        ]
+    first: dict[str, str] = {}
+    for one, path in zip(records, paths, strict=True):
+        if one.group is not None:
+            first[one.group] = min(path, first.get(one.group, path))
+    return [
+        f"image {path if one.group is None else first[one.group]}"
+        for one, path in zip(records, paths, strict=True)
+    ]
