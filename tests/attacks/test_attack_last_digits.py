@@ -43,8 +43,8 @@ def made(build: type[PerImage], module: nn.Module) -> PerImage:
     return build(Classification(), module, optimizer, hides=True)
 
 
-def total(made: PerImage, images: Iterable[Single]) -> Tensor:
-    return torch.cat([part.flatten() for part in made.clipped_sum(images, 1.0)])
+def total(made: PerImage, images: Iterable[Single], clip: float = 1.0) -> Tensor:
+    return torch.cat([part.flatten() for part in made.clipped_sum(images, clip)])
 
 
 @cache

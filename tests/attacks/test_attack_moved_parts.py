@@ -11,7 +11,7 @@ sums over another part likewise. Now each image is drawn by itself where noise h
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,9 @@ from torch import Tensor, nn
 from fedsight.client.per_image import PerImage, Single
 from fedsight.core.types import Batch
 from fedsight.data.base import Dataset, Part
+from fedsight.data.single_draws import drawn_singly
+from fedsight.data.sources import texts
+from fedsight.data.text.texts import Texts
 from fedsight.deploy import declaration
 from fedsight.deploy.declaration import open_site
 from fedsight.deploy.site import folder
@@ -135,3 +138,37 @@ def test_in_ours_it_moves_alone(change: str, tmp_path: Path) -> None:
     share = len(before.test) / COUNT
     assert 0.1 < share < 0.3
     assert np.bincount(before.test.labels).min() > 0
+
+
+# -- rows, which have numbers in place of names ----------------------------------------------------
+
+
+def trained_texts(path: Path, numbers: Sequence[int]) -> set[str]:
+    """The training part of a file with a text for each number, as a site opens it that hides
+    single texts."""
+    lines = [f"text {number} of {number**2},{CLASSES[number % 2]}" for number in numbers]
+    path.write_text("\n".join(["text,label", *lines]))
+    with drawn_singly():
+        images = texts.TextFile(path=path).open().train.images
+    assert isinstance(images, Texts)
+    return set(images.excerpts)
+
+
+def moved_texts(folder: Path) -> int:
+    """How many texts change sides if one before them is not there."""
+    kept = [number for number in range(COUNT) if number != COUNT // 2]
+    whole = trained_texts(folder / "whole.csv", range(COUNT))
+    (folder / "whole.csv").unlink()
+    fewer = trained_texts(folder / "whole.csv", kept)
+    return len((whole ^ fewer) - {f"text {COUNT // 2} of {COUNT**2 // 4}"})
+
+
+def test_drawn_by_its_line_a_text_less_moves_those_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(texts, "content_key", lambda content: "")
+    assert moved_texts(tmp_path) > 10
+
+
+def test_in_ours_a_text_less_moves_none(tmp_path: Path) -> None:
+    assert moved_texts(tmp_path) == 0

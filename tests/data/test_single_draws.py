@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,15 @@ def test_numbered_groups_are_drawn_by_the_first_of_their_paths() -> None:
     masks = [held_out_singly(some, ROOT, False, 0.5, 0) for some in (numbered, later)]
     assert (masks[0] == masks[1]).all()
     assert (masks[0][::2] == masks[0][1::2]).all()
+
+
+def test_a_key_decides_in_place_of_a_path_or_a_group_that_others_number() -> None:
+    some = [Record(f"rows, line {n}", "x", group=f"row {n}", key=f"key {n}") for n in range(60)]
+    later = [replace(one, path=f"{one.path}0", group=f"{one.group}0") for one in some]
+    for named in (True, False):
+        masks = [held_out_singly(each, ROOT, named, 0.5, 0) for each in (some, later)]
+        assert (masks[0] == masks[1]).all()
+        assert 0 < masks[0].sum() < len(some)
 
 
 def test_the_share_and_the_folder() -> None:

@@ -23,6 +23,7 @@ from torch.func import functional_call, grad, vmap
 from fedsight.client.optimizers import Optimizer
 from fedsight.core.devices import seed
 from fedsight.core.types import Batch
+from fedsight.privacy.clip import COARSE
 from fedsight.tasks.base import Task
 from fedsight.tasks.loss_module import LossModule
 
@@ -139,7 +140,10 @@ def _add_clipped(total: list[Tensor], gradients: list[Tensor], clip: float) -> N
         gradients = [one.clone() for one in gradients]
         for one in gradients:
             one[~finite] = 0.0
-    factors = (clip / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0).float()
+    factors = (clip / squares.sqrt().clamp(min=1e-12)).clamp(max=1.0)
     factors = torch.where(finite, factors, 0.0)
+    # A coordinator can choose weights that make gradients huge, and a clip that is tiny.
+    exact = torch.float64 if min(clip, float(factors.min())) < COARSE else torch.float32
+    factors = factors.to(exact)
     for whole, one in zip(total, gradients, strict=True):
-        whole += torch.einsum("b,b...->...", factors, one)
+        whole += torch.einsum("b,b...->...", factors, one.to(exact))

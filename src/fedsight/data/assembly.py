@@ -40,6 +40,9 @@ class Record:
     part: PartName | None = None  # None: the source does not say
     where: str = ""  # for messages: the file and line that named it, if not the path itself
     group: str | None = None  # of images that are held out together, such as a patient's
+    # what `drawn_singly` draws it by, where others decide its path or the name of its group: a row
+    # that is not there would give all after it other numbers
+    key: str = ""
 
     @property
     def place(self) -> str:

@@ -59,6 +59,22 @@ class Readable(Protocol):
         ...
 
 
+def scaled(pixels: Tensor) -> Tensor:
+    """Pixels of any shape as new float32: uint8 and uint16 from 0 to 1, others as they are.
+
+    A value of 16 bits that stands for one of 8 (times 257) becomes the same number as that one, to
+    the last digit. Images of 8 bits are kept in 16 where another image has 16, and no image may
+    change the digits of others where noise is to hide it.
+    """
+    values = pixels.to(torch.float32)
+    if pixels.dtype == torch.uint8:
+        return values.mul_(1.0 / 255.0)
+    if pixels.dtype != torch.uint16:
+        return values if values is not pixels else values.clone()
+    low = (values / 257.0).round_()
+    return torch.where(low * 257.0 == values, low.mul(1.0 / 255.0), values.mul(1.0 / 65535.0))
+
+
 class ArrayImages:
     """Images held in memory: uint8, uint16 or float32 in [0, 1], [n, c, h, w]."""
 
@@ -66,15 +82,13 @@ class ArrayImages:
         self.pixels = pixels
         self.origin = origin
         self._shared: Shared | None = None
-        full = {torch.uint8: 255.0, torch.uint16: 65535.0}
-        self._scale = 1.0 / full.get(pixels.dtype, 1.0)
 
     def __len__(self) -> int:
         return len(self.pixels)
 
     def read(self, indices: Tensor) -> Tensor:
         """The images at `indices` [b]: float32 [b, c, h, w], values 0 to 1."""
-        return self.pixels[indices].to(torch.float32).mul_(self._scale)
+        return scaled(self.pixels[indices])
 
     def name(self, index: int) -> str:
         """Source and number."""

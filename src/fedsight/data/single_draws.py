@@ -9,6 +9,7 @@ drawn by itself.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
@@ -44,9 +45,10 @@ def held_out_singly(
     """A mask [n] of test images, each of which is drawn with probability `fraction`.
 
     What decides is the seed and the image's path relative to `root`, neither its label nor another
-    image. Images of a group stay together: its name decides if the owner `named` it, and otherwise
-    the first of its paths, because numbers of groups depend on one another. Only if all images
-    fell into one part does one move to the other.
+    image; or its `key` (see `Record`), because numbers of rows depend on one another. Images of a
+    group stay together: its name decides if the owner `named` it, and otherwise the first of its
+    paths, because so do numbers of groups. Only if all images fell into one part does one move to
+    the other.
     """
     names = _names(records, root, named)
     coins = {name: derive(seed, "held out singly", name) / 2**63 for name in set(names)}
@@ -59,8 +61,20 @@ def held_out_singly(
     return test
 
 
+def content_key(content: bytes) -> str:
+    """The key of an image or a text without a name of its own: equal ones have the same."""
+    return f"content {hashlib.sha256(content).hexdigest()}"
+
+
 def _names(records: Sequence[Grouped], root: Path, named: bool) -> list[str]:
     """What each image is drawn by [n]."""
+    keys = [getattr(one, "key", "") for one in records]
+    names = _names_without(records, root, named)
+    return [key or name for key, name in zip(keys, names, strict=True)]
+
+
+def _names_without(records: Sequence[Grouped], root: Path, named: bool) -> list[str]:
+    """What each image would be drawn by if none had a key [n]."""
     paths = [Path(os.path.relpath(one.path, root)).as_posix() for one in records]
     if named:
         return [

@@ -12,6 +12,10 @@ from fedsight.core.errors import SiteError
 from fedsight.core.fixedpoint import FRACTION_BITS
 from fedsight.core.types import Payload
 
+# Below 2^-126, a float32 is a multiple of 2^-149, and may be rounded to twice its value. So factors
+# and clips below this limit, which leaves room for what is made of them, are used in float64.
+COARSE = 1e-30
+
 
 def norm(payload: Payload, site: str) -> float:
     """Joint L2 norm of all parts, in float64; SiteError naming the site if it is not finite."""
@@ -39,7 +43,13 @@ def clip(payload: Payload, most: float, site: str) -> dict[str, Tensor]:
     # Each entry is rounded twice: to float32 by the scaling, and to fixed point.
     room = most * (1 - 1e-6) - math.sqrt(entries) * 2.0**-FRACTION_BITS
     scale = 1.0 if found <= max(room, 0.0) else max(room, 0.0) / found
-    return {name: part if scale == 1.0 else part * scale for name, part in payload.items()}
+    return {name: part if scale == 1.0 else _times(part, scale) for name, part in payload.items()}
+
+
+def _times(part: Tensor, scale: float) -> Tensor:
+    if scale >= COARSE:
+        return part * scale
+    return (part.double() * scale).to(part.dtype)
 
 
 def check_clipped(payload: Payload, most: float, site: str) -> None:

@@ -19,6 +19,7 @@ from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, sources
 from fedsight.data.images.dicom import read_dicom
 from fedsight.data.images.windowing import Reading
+from fedsight.data.single_draws import drawn_singly
 from fedsight.program.locate import find_source
 
 RNG = np.random.default_rng(0)
@@ -243,3 +244,17 @@ def test_nothing_to_read(tmp_path: Path) -> None:
     path = listing(tmp_path, "none.dcm,a")
     assert "line 2: there is no image" in refused(path).cause
     assert sources.get("dicom")(path=tmp_path / "none").check()[0].where == "data.path"
+
+
+def test_drawn_by_themselves_numbered_patients_do_not_move_one_another(tmp_path: Path) -> None:
+    folders(tmp_path, patients=40, each=2)
+
+    def trained() -> set[str]:
+        with drawn_singly():  # the pattern names the groups of half of the files
+            part = opened(tmp_path, names="path", group="{group}_0.dcm", test_fraction=0.4).train
+        return {Path(part.images.name(at)).name for at in range(len(part))}
+
+    whole, gone = trained(), {"0_0.dcm", "0_1.dcm"}
+    for name in gone:
+        (tmp_path / "well" / name).unlink()
+    assert trained() == whole - gone

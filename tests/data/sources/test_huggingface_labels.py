@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, sources
+from fedsight.data.single_draws import drawn_singly
 
 datasets: Any = pytest.importorskip("datasets")
 
@@ -106,3 +108,21 @@ def test_names_have_an_order_unless_they_are_alphabetical(tmp_path: Path) -> Non
     stated = opened(tmp_path / "c", [0, 1, 2] * 3, alphabetical, classes=["low", "middle", "high"])
     assert stated.ordered
     assert stated.classes == ("low", "middle", "high")
+
+
+def test_a_row_that_is_drawn_by_itself_is_drawn_by_its_image(tmp_path: Path) -> None:
+    def trained(name: str, levels: range) -> set[int]:
+        pictures = [Image.fromarray(np.full((4, 4), level, np.uint8)) for level in levels]
+        features = datasets.Features({"image": datasets.Image(), "label": WHOLE})
+        given = {"image": pictures, "label": [level % 2 for level in levels]}
+        datasets.disable_progress_bars()
+        datasets.Dataset.from_dict(given, features=features).save_to_disk(str(tmp_path / name))
+        source = sources.get("huggingface")(path=tmp_path / name, size=4, channels=1)
+        with drawn_singly():
+            part = source.open().train
+        shown = part.images.read(torch.arange(len(part)))[:, 0, 0, 0] * 255
+        return set(shown.round().int().tolist())
+
+    whole = trained("whole", range(10, 90))
+    assert 0 < len(whole) < 80
+    assert trained("fewer", range(11, 90)) == whole - {10}

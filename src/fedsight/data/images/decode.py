@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import Preprocess
+from fedsight.data.base import Preprocess, scaled
 from fedsight.data.images.dicom import Frame, is_dicom, read_dicom
 from fedsight.data.images.fit import Box, Placement
 from fedsight.data.images.pixels import Pixels, Upright, as_array, read_upright, seen_size
@@ -32,9 +32,7 @@ def decode(path: Origin, preprocess: Preprocess, name: str | None = None) -> Ten
     one read again are equal bit for bit. Of several frames or pages the first is used. Raises
     DataError with the path (or `name`) for a missing, corrupt, ambiguous or too large image.
     """
-    values = raster(path, preprocess, name)
-    full = float(np.iinfo(values.dtype).max)
-    return torch.from_numpy(values).to(torch.float32).mul_(1.0 / full)
+    return scaled(torch.from_numpy(raster(path, preprocess, name)))
 
 
 def upright(path: str | os.PathLike[str]) -> tuple[int, int]:

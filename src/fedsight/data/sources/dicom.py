@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from importlib.util import find_spec
@@ -164,7 +165,7 @@ class Dicom(CsvSource):
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         files = DiskImages([record.path for record in records], preprocess)
         images = DicomImages(files, np.asarray(frames), names, preprocess)
-        records = _grouped(records, own)
+        records = _grouped(records, own, self.path)
         labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
         opened = dataset(records, labels, self, self.path.name, images)
         opened = replace(opened, skipped=(*skipped, *opened.skipped))
@@ -196,10 +197,20 @@ class Dicom(CsvSource):
         return range(chosen, chosen + 1)
 
 
-def _grouped(records: Sequence[Record], own: Sequence[str]) -> list[Record]:
-    """The records, those without a group with that in `own` [n], numbered in place of its name."""
+def _grouped(records: Sequence[Record], own: Sequence[str], root: Path) -> list[Record]:
+    """The records, those without a group with that in `own` [n], numbered in place of its name.
+
+    Such a group's key is the first of its paths: its number depends on the other groups.
+    """
     number = {name: f"{name.split()[0]} {place:07d}" for place, name in enumerate(sorted(set(own)))}
+    first: dict[str, str] = {}
+    for record, name in zip(records, own, strict=True):
+        if not record.group:
+            path = os.path.relpath(record.path, root)
+            first[name] = min(path, first.get(name, path))
     return [
-        record if record.group else replace(record, group=number[name])
+        record
+        if record.group
+        else replace(record, group=number[name], key=f"image {Path(first[name]).as_posix()}")
         for record, name in zip(records, own, strict=True)
     ]

@@ -26,6 +26,7 @@ from fedsight.data.images.decode import Origin
 from fedsight.data.images.disk import LazyImages
 from fedsight.data.mistaken import mistaken
 from fedsight.data.parts import NAMES, PartName, meant, part_named, part_stated
+from fedsight.data.single_draws import are_wanted, content_key
 
 
 class TableImages(LazyImages):
@@ -106,13 +107,16 @@ class HuggingFace(SizedSource):
             sites = table[self.site_column] if self.site_column else [None] * len(table)
             stated = self._stated(table, name, part)
             groups = table[self.group] if self.group else [None] * len(table)
+            stored = self._undecoded(table) if are_wanted() else None
             for row, (label, site) in enumerate(zip(given, sites, strict=True)):
                 where = f"{self.path}, {name}[{row}]"
                 words.append(labels_of(feature, label, where))
                 shown = words[-1] if isinstance(words[-1], str) else ", ".join(words[-1])
                 own = None if site is None else str(site)
                 group = None if groups[row] in (None, "") else str(groups[row])
-                records.append(Record(where, shown, own, stated[row], group=group))
+                alone = group is None and stated[row] is None
+                key = self._key(stored[row]) if stored is not None and alone else ""
+                records.append(Record(where, shown, own, stated[row], group=group, key=key))
                 rows.append((name, row))
         preprocess = self.preprocess(self.channels, *self.shape, fit=self.fit)
         encoded = {name: self._undecoded(tables[name]) for name in parts}
@@ -120,6 +124,11 @@ class HuggingFace(SizedSource):
         labels = self._labels(records, words, names)
         opened = dataset(records, labels, self, str(self.path), images)
         return replace(opened, notes=(*notes, *opened.notes))
+
+    def _key(self, row: Mapping[str, Any]) -> str:
+        """What a row is drawn by: its image, as it is stored or by the path of its file."""
+        image = row[self.image_column] or {}
+        return content_key(image.get("bytes") or str(image.get("path")).encode())
 
     def _labels(
         self, records: list[Record], words: list[str | list[str]], names: tuple[str, ...] | None

@@ -17,6 +17,7 @@ from fedsight.data.columns import unread_beside
 from fedsight.data.duplicates.counts import Handling
 from fedsight.data.groups import Overlap, is_pattern
 from fedsight.data.parts import part_stated
+from fedsight.data.single_draws import content_key
 from fedsight.data.site_names import settled_sites, site_names
 from fedsight.data.text.rows import COLUMNS, text_rows
 from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
@@ -87,7 +88,8 @@ class TextFile(TextSource):
             if found:
                 record = _record(values, where, self.label_separator is not None)
                 group = values[self.group].strip() or None if self.group else None
-                records.append(replace(record, group=group))
+                key = "" if group else content_key(values["text"].encode(errors="surrogatepass"))
+                records.append(replace(record, group=group, key=key))
                 texts.append(found)
             elif self.corrupt == "skip":
                 skipped.append(where)
