@@ -22,6 +22,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.job_launcher.process_launcher import (
@@ -30,12 +31,17 @@ from nvflare.app_common.job_launcher.process_launcher import (
 )
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.collab import collab
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, MessagePropKey, ReturnCode
+from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.message import Message
 from nvflare.utils.job_launcher_utils import get_credential_env
 
+from fedsight.core.text import printable
 from fedsight.deploy.membership import presence
 from fedsight.deploy.processes import memory_reclaim, spawn
 
 HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
+MAX_ORIGIN = 120  # characters of a forged origin in the server's log
 log = logging.getLogger(__name__)
 
 
@@ -233,3 +239,42 @@ class PresenceComponent(FLComponent):
             registered = fl_ctx.get_engine().client_manager.clients.get(found.token)
             if registered is not None:
                 presence.record(home / "sites", registered.name, found.process, found.declared)
+
+
+class OriginComponent(FLComponent):
+    """Has the server drop messages that do not come from where they say.
+
+    FLARE compares a message's origin with that of the token in it, but only while it knows the
+    token. One that it has forgotten, because the site registered again or was revoked, is still
+    signed, and any origin passes with it; and while a site registers, it needs no token. With the
+    coordinator's origin a site could give orders to another one, and end its part in every round.
+    """
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Called by FLARE in the server's long-lived process, before it accepts jobs.
+
+        Raises UnsafeComponentError, which ends the process, if messages cannot be checked.
+        """
+        if event_type != EventType.SYSTEM_BOOTSTRAP:
+            return
+        try:
+            cell = fl_ctx.get_engine().get_cell().core_cell
+            cell.add_incoming_filter(channel="*", topic="*", cb=refuse_forged_origin)
+        except Exception as error:  # FLARE logs an error of another kind, and goes on
+            raise UnsafeComponentError(f"messages cannot be checked: {error}") from error
+
+
+def refuse_forged_origin(message: Message) -> Message | None:
+    """None if a message comes from its sender or from a cell below it; otherwise a refusal.
+
+    FLARE has compared the sender's name, that of the other end of the connection, with its
+    certificate. A site passes on messages of its jobs, whose names begin with its own.
+    """
+    sender = message.get_prop(MessagePropKey.ENDPOINT).name
+    origin = message.get_header(MessageHeaderKey.ORIGIN)
+    if isinstance(origin, str) and (origin == sender or origin.startswith(f"{sender}.")):
+        return None
+    claimed = printable(origin, MAX_ORIGIN)
+    log.warning("dropped a message of %s that claims to be from %s", sender, claimed)
+    refusal: Message = make_reply(ReturnCode.UNAUTHENTICATED, "the origin is not the sender's")
+    return refusal

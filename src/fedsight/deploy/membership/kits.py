@@ -218,6 +218,7 @@ def _server_resources(kit: Path) -> dict[str, Any]:
             part("job_store", storage),
             _component("process_launcher", "ServerLauncher"),
             _component("presence", "PresenceComponent"),
+            _component("origins", "OriginComponent"),
         ],
     }
 
