@@ -49,7 +49,7 @@ UNWANTED = frozenset(
     {
         *(SysCommandTopic.SHELL, SysCommandTopic.SYS_INFO, SysCommandTopic.REPORT_ENV),
         *(SysCommandTopic.CONFIGURE_SITE_LOG, TrainingTopic.CONFIGURE_JOB_LOG),
-        TrainingTopic.DELETE_RUN,  # of whatever folder; `clear_old_jobs` removes old jobs
+        TrainingTopic.DELETE_RUN,  # or another folder of the kit; `clear_old_jobs` removes old jobs
     }
 )
 log = logging.getLogger(__name__)
@@ -301,7 +301,7 @@ def _within(address: object, top: str) -> bool:
 
 class OrdersComponent(FLComponent):
     """Takes from FLARE's process at a site what jobs do not need: shell commands that read any
-    file, the removal of any folder, settings of logs, the state of the machine.
+    file, the removal of folders of the kit, settings of logs, the state of the machine.
 
     `authorization.json` does not stop them: the site asks whether an order is permitted only if the
     server that sends it says so.
