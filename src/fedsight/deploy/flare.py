@@ -22,6 +22,7 @@ from nvflare.apis.event_type import EventType
 from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_constant import FLContextKey
 from nvflare.apis.fl_context import FLContext
+from nvflare.apis.fl_exception import UnsafeComponentError
 from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
 from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
 from nvflare.app_common.job_launcher.process_launcher import (
@@ -30,12 +31,27 @@ from nvflare.app_common.job_launcher.process_launcher import (
 )
 from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
 from nvflare.collab import collab
+from nvflare.fuel.f3.cellnet.defs import MessageHeaderKey, MessagePropKey, ReturnCode
+from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.message import Message
+from nvflare.private.defs import SysCommandTopic, TrainingTopic
 from nvflare.utils.job_launcher_utils import get_credential_env
 
+from fedsight.core.text import printable
 from fedsight.deploy.membership import presence
 from fedsight.deploy.processes import memory_reclaim, spawn
 
 HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
+SERVER = "server"  # FLARE's address of the server; its jobs' begin with it
+MAX_ADDRESS = 120  # characters of an address in the server's log
+# Orders that a site does not follow; a job needs none of them.
+UNWANTED = frozenset(
+    {
+        *(SysCommandTopic.SHELL, SysCommandTopic.SYS_INFO, SysCommandTopic.REPORT_ENV),
+        *(SysCommandTopic.CONFIGURE_SITE_LOG, TrainingTopic.CONFIGURE_JOB_LOG),
+        TrainingTopic.DELETE_RUN,  # or another folder of the kit; `clear_old_jobs` removes old jobs
+    }
+)
 log = logging.getLogger(__name__)
 
 
@@ -233,3 +249,75 @@ class PresenceComponent(FLComponent):
             registered = fl_ctx.get_engine().client_manager.clients.get(found.token)
             if registered is not None:
                 presence.record(home / "sites", registered.name, found.process, found.declared)
+
+
+class RouteComponent(FLComponent):
+    """Has the server drop messages that do not come from where they say, or go to another site.
+
+    A site takes orders from whoever reaches it: FLARE's process there does not ask who sends them,
+    and asks whether they are permitted only if the sender says so. And FLARE compares a message's
+    origin with that of the token in it only while it knows the token. One that it has forgotten,
+    because the site registered again or was revoked, is still signed, and any origin passes with
+    it; and while a site registers, it needs no token. Our sites have nothing to say to one another.
+    """
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Called by FLARE in the server's long-lived process, before it accepts jobs.
+
+        Raises UnsafeComponentError, which ends the process, if messages cannot be checked.
+        """
+        if event_type != EventType.SYSTEM_BOOTSTRAP:
+            return
+        try:
+            cell = fl_ctx.get_engine().get_cell().core_cell
+            cell.add_incoming_filter(channel="*", topic="*", cb=refuse_misrouted)
+        except Exception as error:  # FLARE logs an error of another kind, and goes on
+            raise UnsafeComponentError(f"messages cannot be checked: {error}") from error
+
+
+def refuse_misrouted(message: Message) -> Message | None:
+    """None for a message that a site, the operator or a job sends to the server or to itself, and
+    for all that the server's own jobs send; otherwise a refusal.
+
+    FLARE has compared the sender's name, that of the other end of the connection, with its
+    certificate. A site passes on messages of its jobs, whose names begin with its own.
+    """
+    sender = message.get_prop(MessagePropKey.ENDPOINT).name
+    origin = message.get_header(MessageHeaderKey.ORIGIN)
+    goal = message.get_header(MessageHeaderKey.DESTINATION)
+    own = sender.partition(".")[0]
+    if _within(origin, sender) and (own == SERVER or _within(goal, SERVER) or _within(goal, own)):
+        return None
+    shown = printable(origin, MAX_ADDRESS), printable(goal, MAX_ADDRESS)
+    log.warning("dropped a message of %s that claims to go from %s to %s", sender, *shown)
+    refusal: Message = make_reply(ReturnCode.UNAUTHENTICATED, "not a message of this sender")
+    return refusal
+
+
+def _within(address: object, top: str) -> bool:
+    """Whether `address` is that of `top` or of one of its jobs."""
+    return isinstance(address, str) and (address == top or address.startswith(f"{top}."))
+
+
+class OrdersComponent(FLComponent):
+    """Takes from FLARE's process at a site what jobs do not need: shell commands that read any
+    file, the removal of folders of the kit, settings of logs, the state of the machine.
+
+    `authorization.json` does not stop them: the site asks whether an order is permitted only if the
+    server that sends it says so.
+    """
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Called by FLARE in a site's long-lived process, before it registers.
+
+        Raises UnsafeComponentError, which ends the process, if that fails.
+        """
+        if event_type != EventType.SYSTEM_BOOTSTRAP:
+            return
+        try:
+            from nvflare.private.fed.client.client_req_processors import ClientRequestProcessors
+
+            known = ClientRequestProcessors.request_processors
+            known[:] = [one for one in known if not UNWANTED.intersection(one.get_topics())]
+        except Exception as error:  # FLARE logs an error of another kind, and goes on
+            raise UnsafeComponentError(f"orders cannot be limited: {error}") from error

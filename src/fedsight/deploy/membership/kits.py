@@ -218,6 +218,7 @@ def _server_resources(kit: Path) -> dict[str, Any]:
             part("job_store", storage),
             _component("process_launcher", "ServerLauncher"),
             _component("presence", "PresenceComponent"),
+            _component("routes", "RouteComponent"),
         ],
     }
 
@@ -243,6 +244,7 @@ def _site_resources() -> dict[str, Any]:
             ),
             _component("process_launcher", "SiteLauncher"),
             _component("presence", "PresenceComponent"),
+            _component("orders", "OrdersComponent"),
         ],
     }
 
