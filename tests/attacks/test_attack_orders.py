@@ -70,9 +70,7 @@ def server() -> SimpleNamespace:
     return SimpleNamespace(client_manager=manager)
 
 
-def message(
-    origin: object, sender: str = MALLORY, goal: object = WARD, **headers: Any
-) -> Message:
+def message(origin: object, sender: str = MALLORY, goal: object = WARD, **headers: Any) -> Message:
     """A message to `goal` that reaches the server over the connection with `sender`."""
     known = {MessageHeaderKey.ORIGIN: origin, MessageHeaderKey.DESTINATION: goal}
     found = Message({**known, **headers}, b"")
