@@ -12,7 +12,7 @@ from fedsight.data.base import Preprocess
 from fedsight.data.images import dicom
 from fedsight.data.images.decode import decode
 from fedsight.data.images.formats import FORMATS, HEIF_SUFFIXES, SUFFIXES
-from fedsight.data.listing import image_files
+from fedsight.data.listing import tree
 from fedsight.data.suffixes import BY_MODALITY
 from fedsight.program.locate import find_source
 
@@ -34,7 +34,7 @@ def test_floating_point_maps_are_listed_and_read(tmp_path: Path) -> None:
     values = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
     path = tmp_path / "a.PFM"
     path.write_bytes(b"Pf\n4 3\n-1.0\n" + values[::-1].tobytes())
-    assert image_files(tmp_path) == [str(path)]
+    assert tree(tmp_path) == {(): [str(path)]}
     assert decode(path, Preprocess(1, 3, 4))[0].numpy() == pytest.approx(values, abs=1e-5)
 
 

@@ -20,7 +20,7 @@ from fedsight.data.class_names import Similar, ordered, settled_names, used
 from fedsight.data.duplicates.alike import joined
 from fedsight.data.duplicates.counts import Handling
 from fedsight.data.duplicates.handled import handled, looked_for, together
-from fedsight.data.groups import Overlap, at_two_sites, sentences, straddling
+from fedsight.data.groups import Grouped, Overlap, at_two_sites, sentences, straddling
 from fedsight.data.images.disk import DiskImages, LazyImages, settle
 from fedsight.data.parts import NAMES, PartName, settled
 from fedsight.data.repeats import listed_once
@@ -301,7 +301,7 @@ def dataset(
 
 def opened_whole(
     found: Collection,
-    records: Sequence[Placed],
+    records: Sequence[Grouped],
     preprocess: Preprocess,
     source: HoldsOut,
     skipped: Sequence[str] = (),
@@ -364,32 +364,8 @@ class HoldsOut(Protocol):
         ...
 
 
-class Placed(Protocol):
-    """What `divided` needs of an image's record."""
-
-    @property
-    def path(self) -> str:
-        """The image."""
-        ...
-
-    @property
-    def part(self) -> PartName | None:
-        """The part that the source states."""
-        ...
-
-    @property
-    def place(self) -> str:
-        """What a message names."""
-        ...
-
-    @property
-    def group(self) -> str | None:
-        """What must stay together."""
-        ...
-
-
 def divided(
-    records: Sequence[Placed],
+    records: Sequence[Grouped],
     labels: Indices,
     sites: Any,
     source: HoldsOut,

@@ -26,13 +26,6 @@ def is_there(path: Path) -> bool:
         return False
 
 
-def image_files(
-    root: Path, accept: Callable[[str], bool] = is_picture, tally: Tally | None = None
-) -> list[str]:
-    """Image files in `root` that are not hidden, by name; `tally` counts the other files."""
-    return _entries(root, accept, tally)[0]
-
-
 def tree(
     root: Path,
     accept: Callable[[str], bool] = is_picture,
@@ -82,9 +75,12 @@ class _Walk:
 
 
 def _entries(
-    root: Path, accept: Callable[[str], bool], tally: Tally | None
+    root: Path, accept: Callable[[str], bool], tally: Tally
 ) -> tuple[list[str], list[str]]:
-    """The accepted files and the folders in `root` that are not hidden, by name."""
+    """The accepted files and the folders in `root` that are not hidden, by name.
+
+    `tally` counts what is neither.
+    """
     files, folders = [], []
     with looking_at(root), os.scandir(root) as entries:
         for entry in entries:
@@ -92,11 +88,11 @@ def _entries(
             if entry.is_dir():
                 if not hidden and not is_system_folder(entry.name):
                     folders.append(entry.path)
-                elif tally is not None:
+                else:
                     tally.add_all(entry.path, SYSTEM if is_system_folder(entry.name) else HIDDEN)
             elif not hidden and entry.is_file() and accept(entry.path):
                 files.append(entry.path)
-            elif tally is not None:
+            else:
                 tally.add(entry.path)
     return sorted(files), sorted(folders)
 

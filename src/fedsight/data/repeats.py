@@ -10,35 +10,15 @@ import numpy as np
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Indices
-from fedsight.data.parts import PartName
+from fedsight.data.groups import Grouped
 
 
-class Entry(Protocol):
+class Entry(Grouped, Protocol):
     """What a file says of an image."""
-
-    @property
-    def path(self) -> str:
-        """The image."""
-        ...
-
-    @property
-    def place(self) -> str:
-        """What a message names."""
-        ...
-
-    @property
-    def part(self) -> PartName | None:
-        """The part that the file states."""
-        ...
 
     @property
     def site(self) -> str | None:
         """The site."""
-        ...
-
-    @property
-    def group(self) -> str | None:
-        """What must stay together."""
         ...
 
 

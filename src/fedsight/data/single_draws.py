@@ -68,24 +68,16 @@ def content_key(content: bytes) -> str:
 
 def _names(records: Sequence[Grouped], root: Path, named: bool) -> list[str]:
     """What each image is drawn by [n]."""
-    keys = [getattr(one, "key", "") for one in records]
-    names = _names_without(records, root, named)
-    return [key or name for key, name in zip(keys, names, strict=True)]
-
-
-def _names_without(records: Sequence[Grouped], root: Path, named: bool) -> list[str]:
-    """What each image would be drawn by if none had a key [n]."""
     paths = [Path(os.path.relpath(one.path, root)).as_posix() for one in records]
-    if named:
-        return [
-            f"image {path}" if one.group is None else f"group {one.group}"
-            for one, path in zip(records, paths, strict=True)
-        ]
     first: dict[str, str] = {}
     for one, path in zip(records, paths, strict=True):
         if one.group is not None:
             first[one.group] = min(path, first.get(one.group, path))
-    return [
-        f"image {path if one.group is None else first[one.group]}"
-        for one, path in zip(records, paths, strict=True)
-    ]
+
+    def name(one: Grouped, path: str) -> str:
+        if one.group is None:
+            return f"image {path}"
+        return f"group {one.group}" if named else f"image {first[one.group]}"
+
+    pairs = zip(records, paths, strict=True)
+    return [getattr(one, "key", "") or name(one, path) for one, path in pairs]
