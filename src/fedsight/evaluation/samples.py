@@ -16,8 +16,8 @@ from torch import Tensor
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.rng import generator
+from fedsight.core.threads import one_thread
 from fedsight.data.base import Readable
-from fedsight.engines.in_process import one_thread
 from fedsight.evaluation.marks import marked
 from fedsight.program.federation import Federation, SiteData
 from fedsight.tasks.presentation import Sample

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedsight.aggregation.base import Aggregation
 from fedsight.aggregation.mean import Mean
-from fedsight.algorithms.base import Algorithm, State, algorithms
+from fedsight.algorithms.base import Algorithm, State
 from fedsight.compression.base import Compression
 from fedsight.compression.none import Uncompressed
 from fedsight.core.devices import find_device
@@ -247,11 +247,10 @@ class Program:
         rounds = self.rounds.model_copy(
             update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
         )
-        plain = algorithms.get("fedavg")()
         epochs = sum(phase.epochs for phase in self.algorithm.phases(self.train.epochs))
         return replace(
             self,
-            algorithm=plain,
+            algorithm=self.algorithm.baseline,
             train=self.train.model_copy(update={"epochs": epochs}),
             rounds=rounds,
             privacy=Unprotected(),
@@ -278,7 +277,7 @@ class Program:
         yield from self.data.check()
         yield from self.model.check()
         yield from self.train.check()
-        yield from self.algorithm.check(self.train)
+        yield from self.algorithm.check(self)
         yield from self.task.check_settings()
         yield from self.privacy.check()
         yield from rules.problems(self)
@@ -314,8 +313,7 @@ class Program:
         if problems := [*self.task.check_network(network), *self._check_patterns(network)]:
             return problems
         algorithm = self.algorithm
-        personalises = type(algorithm).kind is not Algorithm.kind
-        if personalises and not self.layout(network).length(Kind.PERSONAL):
+        if rules.personalises(algorithm) and not self.layout(network).length(Kind.PERSONAL):
             cause = (
                 f"{algorithm.registered} keeps a slice of the model at the site, which this lacks"
             )
