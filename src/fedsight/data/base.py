@@ -245,6 +245,11 @@ class Source(Settings, ABC):
     mean: Floats | None = None  # per channel, of pixels in [0, 1]; None: 0.5 each
     std: Floats | None = None  # None: 0.25 each
 
+    @property
+    def channel_count(self) -> int:
+        """The channels of its images: `channels` if that is a setting, else 1."""
+        return int(getattr(self, "channels", 1))
+
     @abstractmethod
     def open(self) -> Dataset:
         """Read what is needed to train; DataError names the file and the cure."""

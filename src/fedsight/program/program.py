@@ -177,6 +177,11 @@ class Program:
     def __post_init__(self) -> None:
         # Decided here, because the file of weights is not where sites and finished runs build.
         object.__setattr__(self, "model", self.model.settled())
+        if (known := self.model.published) is not None and self.data.mean is self.data.std is None:
+            # Sites prepare images as the program says, and never see the weights' name.
+            mean, std = known.scale(self.data.channel_count)
+            data = self.data.model_copy(update={"mean": mean, "std": std})
+            object.__setattr__(self, "data", data)
 
     def table(self) -> dict[str, Any]:
         """The program as nested plain values, as in a complete config file."""
