@@ -44,13 +44,6 @@ class Published:
         """The fetched file; DataError, saying how to fetch it, if it is not here."""
         return fetched(self.name) / self.file
 
-    def scale(self, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-        """(mean, std) for images of so many channels: for grey ones, those of all colours."""
-        if channels == 3:
-            return self.mean, self.std
-        mean, std = sum(self.mean) / 3, sum(self.std) / 3
-        return (mean,) * channels, (std,) * channels
-
 
 def _efficientnet(repeats: tuple[int, ...]) -> Rename:
     """Names of the package efficientnet-lite-pytorch -> timm's; `repeats`: blocks by stage."""

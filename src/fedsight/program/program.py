@@ -179,8 +179,7 @@ class Program:
         object.__setattr__(self, "model", self.model.settled())
         if (known := self.model.published) is not None and self.data.mean is self.data.std is None:
             # Sites prepare images as the program says, and never see the weights' name.
-            mean, std = known.scale(self.data.channel_count)
-            data = self.data.model_copy(update={"mean": mean, "std": std})
+            data = self.data.model_copy(update={"mean": known.mean, "std": known.std})
             object.__setattr__(self, "data", data)
 
     def table(self) -> dict[str, Any]:
