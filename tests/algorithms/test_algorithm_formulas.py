@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import federations
 import numpy as np
 import numpy.typing as npt
 import pytest
@@ -17,7 +18,6 @@ from fedsight.algorithms.scaffold import Scaffold
 from fedsight.core.layout import Kind, Layout
 from fedsight.models.zoo.fedavg_cnn import MLP
 from fedsight.models.zoo.small_cnn import SmallCNN
-from fedsight.program.program import Train
 
 Vector = npt.NDArray[np.float64]
 RNG = np.random.default_rng(0)
@@ -192,11 +192,15 @@ def test_server_control_is_the_mean_of_all_sites_controls_under_partial_particip
 
 
 def test_scaffold_refuses_every_local_optimiser_it_is_not_derived_for() -> None:
-    assert Scaffold().check(Train()) == []
-    problems = Scaffold().check(Train(momentum=0.9, clip=1.0))
+    plain, clipped = (
+        federations.program(),
+        federations.program(train={"momentum": 0.9, "clip": 1.0}),
+    )
+    assert Scaffold().check(plain) == []
+    problems = Scaffold().check(clipped)
     assert [problem.where for problem in problems] == ["train.momentum", "train.clip"]
     assert all("plain local SGD" in problem.cause and problem.cure for problem in problems)
-    assert FedAvg().check(Train(momentum=0.9, clip=1.0)) == []
+    assert FedAvg().check(clipped) == []
 
 
 # -- personal slices -------------------------------------------------------------------------------

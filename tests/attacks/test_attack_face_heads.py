@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from fedsight.client import step
 from fedsight.client.step import Client
 from fedsight.core.rng import numpy_generator
+from fedsight.core.threads import one_thread
 from fedsight.core.types import Memory, Order
-from fedsight.engines.in_process import one_thread
 from fedsight.models.embedding import Embedding
 from fedsight.program.federation import Federation
 

@@ -18,9 +18,10 @@ from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError
 from fedsight.core.layout import Layout
 from fedsight.core.rng import generator
+from fedsight.core.threads import one_thread
 from fedsight.core.types import Order
 from fedsight.engines.base import collect
-from fedsight.engines.in_process import InProcessEngine, one_thread
+from fedsight.engines.in_process import InProcessEngine
 from fedsight.program.federation import Federation
 
 Make = Callable[..., Federation]

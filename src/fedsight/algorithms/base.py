@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.types import Batch, Memory, PartSpecs, Payload
 from fedsight.models.base import Network
+
+if TYPE_CHECKING:
+    from fedsight.program.program import Program
 
 State = dict[str, Tensor]
 
@@ -124,9 +127,14 @@ class Algorithm(Settings):
         """The server's step: new vector and new state."""
         return mean.parts["delta"].add_(vector).float(), state
 
-    def check(self, train: Any) -> list[Problem]:
-        """Combinations with the local optimiser (`[train]`) that the paper does not cover."""
+    def check(self, program: Program) -> list[Problem]:
+        """Combinations with the rest of the program that the paper does not cover."""
         return []
+
+    @property
+    def baseline(self) -> Algorithm:
+        """What trains a site alone, and all images pooled: without anything federated."""
+        return algorithms.get("fedavg")()
 
 
 algorithms: Registry[Algorithm] = Registry("algorithm", "fedsight.algorithms")

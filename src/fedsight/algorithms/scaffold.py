@@ -14,7 +14,7 @@ from fedsight.core.errors import Problem
 from fedsight.core.types import Memory, Payload
 
 if TYPE_CHECKING:
-    from fedsight.program.program import Train
+    from fedsight.program.program import Program
 
 
 @algorithms.add("scaffold", paper="Karimireddy et al. 2020, Algorithm 1, option II")
@@ -51,8 +51,9 @@ class Scaffold(Algorithm):
         control = state["control"].double() + share * mean.parts["control"]
         return new.float(), {"control": control.float()}
 
-    def check(self, train: Train) -> list[Problem]:
+    def check(self, program: Program) -> list[Problem]:
         """Option II derives the mean gradient from the distance moved: true of plain SGD only."""
+        train = program.train
         causes = {
             "train.optimizer": train.optimizer != "sgd",
             "train.momentum": train.momentum != 0,

@@ -256,8 +256,10 @@ def listed_reasons(passed_over: Mapping[str, int]) -> str:
 class Source(Settings, ABC):
     """Where images come from: `[data]` in the config. A new source takes one file in `sources/`."""
 
-    mean: Floats | None = None  # per channel, of pixels in [0, 1]; None: 0.5 each
-    std: Floats | None = None  # None: 0.25 each
+    # per channel, of pixels in [0, 1] (three numbers for grey images count as their mean); None:
+    # what published weights expect (model.weights), else 0.5 each
+    mean: Floats | None = None
+    std: Floats | None = None  # None: likewise, else 0.25 each
 
     @abstractmethod
     def open(self) -> Dataset:
@@ -291,8 +293,8 @@ class Source(Settings, ABC):
 
         Raises DataError when the settings do not have one positive number per channel.
         """
-        means = self.mean if self.mean is not None else usual[:1] * channels
-        stds = self.std if self.std is not None else usual[1:] * channels
+        means = _grey(self.mean, channels) if self.mean is not None else usual[:1] * channels
+        stds = _grey(self.std, channels) if self.std is not None else usual[1:] * channels
         for key, values in (("mean", means), ("std", stds)):
             if len(values) != channels or (key == "std" and min(values) <= 0):
                 raise DataError(
@@ -300,6 +302,10 @@ class Source(Settings, ABC):
                     f"give {channels} number(s), for std above 0, or leave data.{key} out",
                 )
         return Preprocess(channels, height, width, fit, tuple(means), tuple(stds))
+
+
+def _grey(values: tuple[float, ...], channels: int) -> tuple[float, ...]:
+    return (sum(values) / 3,) if channels == 1 and len(values) == 3 else values
 
 
 class SizedSource(Source):

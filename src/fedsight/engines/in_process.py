@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from fedsight.aggregation.base import Aggregator
@@ -16,6 +14,7 @@ from fedsight.aggregation.secure import SecureSum
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client, chunk
 from fedsight.core.errors import SiteError
+from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics, Order, add_metrics
 from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
 from fedsight.engines.protected import Keys, aggregator_of
@@ -90,17 +89,6 @@ def by_view(
     for (view, _), metrics in zip(jobs, done, strict=True):
         parts[view].append(metrics)
     return [add_metrics(part) for part in parts]
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Use one compute thread, as workers do: splitting a sum over threads changes its rounding."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class InProcessEngine:

@@ -17,6 +17,7 @@ from fedsight.coordinator.session import Session
 from fedsight.core.layout import Kind
 from fedsight.data.contents import Contents, contents
 from fedsight.evaluation.figures import Evaluator
+from fedsight.models.base import Model
 from fedsight.program.federation import Federation
 
 
@@ -54,7 +55,7 @@ def describe(session: Session, command: str, found: Contents | None = None) -> d
             "parameters": layout.size,
             "travelling": layout.travelling.stop,
             "frozen": layout.length(Kind.FROZEN),
-            "weights_sha256": _sha256(program.model.weights),
+            "weights_sha256": _sha256(program.model),
             "notes": list(session.network.notes),
         },
         "algorithm": program.algorithm.registered,
@@ -101,8 +102,9 @@ def _validation(federation: Federation) -> int:
     return 0 if aside is None else len(aside)
 
 
-def _sha256(path: Path | None) -> str | None:
-    """The digest of the whole file; `model.sha256` may hold only its first digits."""
+def _sha256(model: Model) -> str | None:
+    """The digest of the whole file of weights; `model.sha256` may hold only its first digits."""
+    path = model.weights if model.published is None else model.published.path
     if path is None:
         return None
     with path.open("rb") as file:

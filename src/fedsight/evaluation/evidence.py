@@ -14,8 +14,8 @@ from torch import Tensor
 
 from fedsight.client.step import CHUNK, Client
 from fedsight.core.intervals import paired
+from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics, Sum, add_metrics
-from fedsight.engines.in_process import one_thread
 from fedsight.evaluation.figures import Evaluator, Mix
 from fedsight.program.federation import SiteData
 

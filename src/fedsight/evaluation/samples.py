@@ -13,8 +13,8 @@ from torch import Tensor
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import CHUNK, Client
 from fedsight.core.rng import generator
+from fedsight.core.threads import one_thread
 from fedsight.data.base import Readable
-from fedsight.engines.in_process import one_thread
 from fedsight.evaluation.pictures import beside, picture, plain, plain_areas, plain_mark
 from fedsight.program.federation import Federation, SiteData, View
 from fedsight.tasks.presentation import Sample

@@ -26,6 +26,7 @@ from fedsight.models.norms import (
     to_group_norm,
 )
 from fedsight.models.probe import OutputShape, probe
+from fedsight.models.published import Published, published
 from fedsight.models.weights import found_norms, load_weights, unusable
 
 FROZEN = "the {} of the network keep their pretrained statistics and do not learn (model.norm)"
@@ -59,9 +60,11 @@ class Model(Settings, ABC):
     # pretrained statistics, scale and shift, which then neither learn nor move; auto: frozen with
     # pretrained weights that have BatchNorm, else group
     norm: Literal["auto", "group", "batch", "frozen"] = "auto"
-    # a local file of pretrained weights (safetensors or .pth)
+    # a local file of pretrained weights (safetensors or .pth), or the name of published ones that
+    # `fedsight data get` fetches: mobilenet-weights, efficientnet-lite0, -lite1 or -lite2
     weights: Path | None = Field(None, strict=False)
-    sha256: str | None = None  # of that file, or its first 8 or more hex digits; required with it
+    # of that file, or its first 8 or more hex digits; required with a file, known with a name
+    sha256: str | None = None
     seed: int | None = None  # of the initial weights; None: the program's seed
 
     @abstractmethod
@@ -75,9 +78,24 @@ class Model(Settings, ABC):
         """
 
     def model_post_init(self, context: Any) -> None:
-        """Without weights, "auto" is decided at once."""
+        """Without weights, "auto" is decided at once; published ones have a known hash."""
         if self.norm == "auto" and not self.pretrains:
             self.__dict__["norm"] = "group"
+        if self.published is not None:
+            self.__dict__["sha256"] = self.published.sha256
+
+    @property
+    def published(self) -> Published | None:
+        """The published weights that it starts from, if they are given by name."""
+        return published(self.weights)
+
+    def anchored(self, base: Path) -> Self:
+        """A name stays a name."""
+        return self if self.published is not None else super().anchored(base)
+
+    def needs(self) -> tuple[str, ...]:
+        """Published weights."""
+        return () if self.published is None else (self.published.name,)
 
     @property
     def pretrains(self) -> bool:
@@ -92,6 +110,8 @@ class Model(Settings, ABC):
         """
         if self.norm != "auto" or self.weights is None:
             return self
+        if self.published is not None:  # all of them have BatchNorm
+            return self.model_copy(update={"norm": "frozen"})
         found = found_norms(self.weights, self.sha256 or "")
         if found is None:
             return self
@@ -155,7 +175,10 @@ class Model(Settings, ABC):
     def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
         if self.weights is None:
             return ()
-        return load_weights(module, self.weights, self.sha256 or "", head)
+        known = self.published
+        if known is None:
+            return load_weights(module, self.weights, self.sha256 or "", head)
+        return load_weights(module, known.path, known.sha256, head, known.rename)
 
     @property
     def title(self) -> str:
@@ -175,6 +198,15 @@ class Model(Settings, ABC):
                 cure = "set model.weights and model.sha256, or norm = 'group'"
                 problems.append(Problem("model.norm", cause, cure))
             return problems
+        if (known := self.published) is not None:
+            given = (self.registered, getattr(self, "architecture", None))
+            if given == (known.model, known.architecture):
+                return []
+            cause = f"the weights '{known.name}' are those of {known.architecture}"
+            cure = (
+                f'set model.name = "{known.model}" and model.architecture = "{known.architecture}"'
+            )
+            return [Problem("model.weights", cause, cure)]
         if trouble := unusable(self.weights):
             problems.append(Problem("model.weights", *trouble))
         cure = f"run `sha256sum {self.weights}` and write the result here"

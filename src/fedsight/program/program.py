@@ -18,7 +18,7 @@ from torch import Tensor
 
 from fedsight.aggregation.base import Aggregation
 from fedsight.aggregation.mean import Mean
-from fedsight.algorithms.base import Algorithm, State, algorithms
+from fedsight.algorithms.base import Algorithm, State
 from fedsight.compression.base import Compression
 from fedsight.compression.none import Uncompressed
 from fedsight.core.devices import find_device
@@ -182,6 +182,10 @@ class Program:
     def __post_init__(self) -> None:
         # Decided here, because the file of weights is not where sites and finished runs build.
         object.__setattr__(self, "model", self.model.settled())
+        if (known := self.model.published) is not None and self.data.mean is self.data.std is None:
+            # Sites prepare images as the program says, and never see the weights' name.
+            data = self.data.model_copy(update={"mean": known.mean, "std": known.std})
+            object.__setattr__(self, "data", data)
 
     def table(self) -> dict[str, Any]:
         """The program as nested plain values, as in a complete config file."""
@@ -281,11 +285,10 @@ class Program:
         rounds = self.rounds.model_copy(
             update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
         )
-        plain = algorithms.get("fedavg")()
         epochs = sum(phase.epochs for phase in self.algorithm.phases(self.train.epochs))
         return replace(
             self,
-            algorithm=plain,
+            algorithm=self.algorithm.baseline,
             train=self.train.model_copy(update={"epochs": epochs}),
             rounds=rounds,
             privacy=Unprotected(),
@@ -312,7 +315,7 @@ class Program:
         yield from self.data.check()
         yield from self.model.check()
         yield from self.train.check()
-        yield from self.algorithm.check(self.train)
+        yield from self.algorithm.check(self)
         yield from self.task.check_settings()
         yield from self.privacy.check()
         yield from rules.problems(self)
@@ -348,8 +351,7 @@ class Program:
         if problems := [*self.task.check_network(network), *self._check_patterns(network)]:
             return problems
         algorithm = self.algorithm
-        personalises = type(algorithm).kind is not Algorithm.kind
-        if personalises and not self.layout(network).length(Kind.PERSONAL):
+        if rules.personalises(algorithm) and not self.layout(network).length(Kind.PERSONAL):
             cause = (
                 f"{algorithm.registered} keeps a slice of the model at the site, which this lacks"
             )

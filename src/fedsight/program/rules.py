@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Literal
 
 from torch import nn
 
+from fedsight.algorithms.base import Algorithm
 from fedsight.core.errors import Problem
-from fedsight.core.layout import Kind
+from fedsight.core.layout import Kind, Layout
 from fedsight.models.base import Network
 from fedsight.privacy.base import Mechanism, mechanisms
 
@@ -80,6 +81,13 @@ class Facts:
     def remembers(self) -> bool:
         """Whether sites train from what earlier rounds left at them."""
         return self.personal or self.kept_statistics or self.program.algorithm.remembers
+
+
+def personalises(algorithm: Algorithm) -> bool:
+    """Whether the algorithm keeps some of a network's parts, if it has them, at the sites."""
+    sketch = Sketch(batch_norm=True).network()
+    entries = Layout.of(sketch.module).entries
+    return any(algorithm.kind(e.name, e.kind, sketch) == Kind.PERSONAL for e in entries)
 
 
 PLAIN = "no secure aggregation"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,8 @@ from fedsight.tasks.single_label import SingleLabel, confusion
 @tasks.add("classify")
 class Classification(SingleLabel):
     """One label per image: cross-entropy, accuracy, confusion matrix."""
+
+    scored: ClassVar[bool] = True
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 

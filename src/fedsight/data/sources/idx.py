@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import Dataset, Location, Source, Words, sources
+from fedsight.data.base import Dataset, Location, Words, sources
+from fedsight.data.images.arrays import ArraySource
 from fedsight.data.numbered import ArrayPart, array_part, class_names
 
 _FETCH = "fetch the file again and compare its size with the publisher's"
@@ -51,7 +52,7 @@ def read_idx(path: Path) -> npt.NDArray[Any]:
 
 
 @sources.add("idx", reads="IDX files of the MNIST family, plain or .gz")
-class Idx(Source):
+class Idx(ArraySource):
     """IDX files (MNIST family) in one folder; a missing name is also tried with `.gz`."""
 
     path: Location  # the folder
@@ -80,7 +81,8 @@ class Idx(Source):
             )
         names = class_names(train.labels, test.labels, self.classes, str(self.path))
         facts = {"title": self.path.name}
-        return Dataset(train, test, names, self.preprocess(1, shape[2], shape[3]), facts=facts)
+        preprocess = self.preprocess(1, shape[2], shape[3])
+        return self.resized(Dataset(train, test, names, preprocess, facts=facts))
 
     def _part(self, images: str, labels: str) -> ArrayPart:
         pixels, numbers = self._read(images), self._read(labels)

@@ -13,7 +13,8 @@ import numpy.typing as npt
 import torch
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import Dataset, Location, Source, Words, sources
+from fedsight.data.base import Dataset, Location, Words, sources
+from fedsight.data.images.arrays import ArraySource
 from fedsight.data.numbered import ArrayPart, array_part, class_names
 
 # Class names of the 2-D sets (Yang et al. 2023). RetinaMNIST has grades instead, from 0 (no
@@ -57,7 +58,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 
 
 @sources.add("medmnist", source="Yang et al. 2023, MedMNIST v2, doi:10.1038/s41597-022-01721-8")
-class MedMnist(Source):
+class MedMnist(ArraySource):
     """A MedMNIST `.npz` (2-D, grey or colour, of any size: 28, 64, 128, 224).
 
     Sets with one label per image suit the tasks `classify` and, where the classes are grades
@@ -104,7 +105,8 @@ class MedMnist(Source):
         words = self._names(train, test)
         preprocess = self.preprocess(*train.images.pixels.shape[1:])
         facts = {"title": self.path.stem, "validation": self.validation}
-        return Dataset(train, test, words, preprocess, facts=facts, validation=aside)
+        found = Dataset(train, test, words, preprocess, facts=facts, validation=aside)
+        return self.resized(found)
 
     def _read(self) -> dict[str, npt.NDArray[Any]]:
         parts = ("train", "test") if self.validation == "leave_out" else ("train", "test", "val")

@@ -9,11 +9,12 @@ from typing import ClassVar
 import numpy as np
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import Dataset, Source, sources
+from fedsight.data.base import Dataset, sources
+from fedsight.data.images.arrays import ArraySource
 from fedsight.data.numbered import array_part
 
 
-class BundledSample(Source):
+class BundledSample(ArraySource):
     """A set in `data/samples/`: an .npz with train and test images [n, h, w(, c)] and labels [n].
 
     A further set costs a file there (made by `tools/make_samples.py`), its notice, and a subclass.
@@ -40,11 +41,11 @@ class BundledSample(Source):
             raise DataError(
                 f"the built-in sample '{path}' cannot be read: {error}", "install FedSight again"
             ) from error
+        usual = self.pixel_mean, self.pixel_std
         channels, height, width = train.images.pixels.shape[1:]
-        preprocess = self.preprocess(
-            channels, height, width, usual=(self.pixel_mean, self.pixel_std)
-        )
-        return Dataset(train, test, self.names, preprocess, facts=dict(self.facts))
+        preprocess = self.preprocess(channels, height, width, usual=usual)
+        facts = dict(self.facts)
+        return self.resized(Dataset(train, test, self.names, preprocess, facts=facts), usual)
 
 
 @sources.add("fashion-mnist-12k", licence="MIT", images="10,000 train, 2,000 test, 28x28 grey")

@@ -1,0 +1,81 @@
+"""Ridge regression solved from sums of products of integers, which are exact however they came."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fedsight.core.errors import SiteError
+from fedsight.core.threads import one_thread
+
+STRENGTHS = torch.logspace(-7, 1, 33, dtype=torch.float64)  # that "auto" chooses from
+
+
+def triangle(levels: Tensor) -> Tensor:
+    """The upper triangle of X'X as int64 [(d + 1)(d + 2) / 2]; X is `levels` [n, d] and a 1.
+
+    `levels` are whole numbers in float64; their products are exact while the sum of n of them is
+    below 2^53.
+    """
+    full = torch.cat([levels, levels.new_ones(len(levels), 1)], dim=1)
+    return upper((full.T @ full).to(torch.int64))
+
+
+def upper(square: Tensor) -> Tensor:
+    """The upper triangle of [m, m], row after row."""
+    rows, columns = torch.triu_indices(*square.shape, device=square.device)
+    return square[rows, columns]
+
+
+def symmetric(values: Tensor, side: int) -> Tensor:
+    """The symmetric matrix [side, side] whose upper triangle is `values`."""
+    square = values.new_zeros(side, side)
+    rows, columns = torch.triu_indices(side, side)
+    square[rows, columns] = values
+    square[columns, rows] = values
+    return square
+
+
+def solve(gram: Tensor, cross: Tensor, strength: float | None) -> tuple[Tensor, Tensor]:
+    """Weights [c, d] and biases [c] of the logits of c classes, float64.
+
+    `gram` is X'X as int64 [d + 1, d + 1], whose last row and column are those of the constant 1;
+    `cross` is X'Y as int64 [d + 1, c], with Y one column for each class, 1 where an image has it.
+
+    The regression (Hoerl and Kennard 1970) does not penalise the bias. Its strength is in units of
+    the features' mean variance; None: the one of STRENGTHS with the least generalised
+    cross-validation (Golub, Heath and Wahba 1979), which the sums suffice for. Predictions are
+    divided by the variance of the residuals: if those are normal with equal variance, the softmax
+    of the result is the probability of each class.
+
+    It computes on one thread, so that equal sums give equal bits. Raises SiteError if no feature
+    varies, or all images have one class.
+    """
+    with one_thread():
+        sums, totals = gram.double(), cross.double()
+        images = sums[-1, -1]
+        means, shares = sums[-1, :-1] / images, totals[-1] / images
+        spread = sums[:-1, :-1] - torch.outer(means, means) * images
+        joint = totals[:-1] - torch.outer(means, shares) * images
+        values, vectors = torch.linalg.eigh(spread)
+        values = values.clamp(min=0)
+        varied = float((totals[-1] - shares * totals[-1]).sum())
+        if not values[-1] > 0 or not varied > 0:
+            raise SiteError(
+                "the head has no closed form: all images have equal features, or one class",
+                "choose another network or other images, or set algorithm.low and algorithm.high "
+                "to the range of the features",
+            )
+        rotated = vectors.T @ joint
+        known = STRENGTHS if strength is None else torch.tensor([strength], dtype=torch.float64)
+        penalties = known[:, None] * values.mean()  # [s, 1]
+        damped = 1 / (values + penalties)  # [s, d]
+        explained = ((2 * damped - values * damped**2) * rotated.square().sum(1)).sum(1)
+        residual = (varied - explained).clamp(min=0)  # [s]
+        freedom = 1 - ((values * damped).sum(1) + 1) / images
+        valid = torch.where(freedom > 0, residual / freedom**2, torch.inf)
+        best = int(valid.argmin())
+        weight = (vectors @ (rotated * damped[best, :, None])).T
+        bias = shares - weight @ means
+        variance = max(float(residual[best] / (images * len(shares))), 1e-6)
+        return weight / variance, bias / variance

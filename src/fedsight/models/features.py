@@ -1,0 +1,48 @@
+"""The features of a network: what its last layer sees of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from fedsight.core.errors import ModelError
+from fedsight.core.types import Batch
+from fedsight.models.base import Network
+
+TOGETHER = 32  # images that go through the network at once, always so many
+
+
+def linear_head(network: Network) -> nn.Linear:
+    """The head of a network as the one linear layer that it is.
+
+    Raises ModelError if it is anything else, or has no bias.
+    """
+    layers = {name.rpartition(".")[0] for name in network.head}
+    found = network.module.get_submodule(layers.pop()) if len(layers) == 1 else None
+    if isinstance(found, nn.Linear) and found.bias is not None:
+        return found
+    raise ModelError(
+        "the head of the network is not one linear layer with a bias",
+        "choose a network that ends in one, as most classifiers do",
+    )
+
+
+def features(network: Network, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+    """(features [b, d], targets [b, ...]) of the images of `batches`, on the CPU.
+
+    The network sees TOGETHER images at a time, the last of them beside black ones, because the
+    kernels that compute a batch, and so the last digits, depend on its size. Then the features of
+    an image do not depend on the images beside it.
+    """
+    layer, seen = linear_head(network), []
+    handle = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    try:
+        for batch in batches:
+            for x, y in zip(batch.x.split(TOGETHER), batch.y.split(TOGETHER), strict=True):
+                padding = x.new_zeros((TOGETHER - len(x), *x.shape[1:]))
+                network.module(torch.cat([x, padding]))
+                yield seen.pop()[: len(x)].float().cpu(), y.cpu()
+    finally:
+        handle.remove()
