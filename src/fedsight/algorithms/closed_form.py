@@ -46,10 +46,11 @@ def solve(gram: Tensor, cross: Tensor, strength: float | None) -> tuple[Tensor, 
     the features' mean variance; None: the one of STRENGTHS with the least generalised
     cross-validation (Golub, Heath and Wahba 1979), which the sums suffice for. Predictions are
     divided by the variance of the residuals: if those are normal with equal variance, the softmax
-    of the result is the probability of each class.
+    of the result is the probability of each class. Images of one class leave nothing to regress:
+    the probabilities then follow Laplace's rule of succession.
 
     It computes on one thread, so that equal sums give equal bits. Raises SiteError if no feature
-    varies, or all images have one class.
+    varies.
     """
     with one_thread():
         sums, totals = gram.double(), cross.double()
@@ -60,12 +61,14 @@ def solve(gram: Tensor, cross: Tensor, strength: float | None) -> tuple[Tensor, 
         values, vectors = torch.linalg.eigh(spread)
         values = values.clamp(min=0)
         varied = float((totals[-1] - shares * totals[-1]).sum())
-        if not values[-1] > 0 or not varied > 0:
+        if not values[-1] > 0:
             raise SiteError(
-                "the head has no closed form: all images have equal features, or one class",
+                "the head has no closed form: all images have equal features",
                 "choose another network or other images, or set algorithm.low and algorithm.high "
                 "to the range of the features",
             )
+        if not varied > 0:
+            return torch.zeros_like(joint).T, (totals[-1] + 1).log()
         rotated = vectors.T @ joint
         known = STRENGTHS if strength is None else torch.tensor([strength], dtype=torch.float64)
         penalties = known[:, None] * values.mean()  # [s, 1]

@@ -191,7 +191,7 @@ class RunStore:
             raise StoreError(f"the history {path} is broken: {error}", cure) from error
 
     def rewind_history(self, round: int) -> None:
-        """Drop the lines after `round`: these rounds are run again."""
+        """Drop the lines after `round`: these rounds are run again. -1: all, the opening's too."""
         lines = [line for line in self.history() if line["round"] <= round]
         text = "".join(json.dumps(line) + "\n" for line in lines)
         write_atomically(self.folder / "history.jsonl", text.encode())

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 
 import torch
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
 from fedsight.coordinator.loop import run
+from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
 from fedsight.core.types import Metrics
 from fedsight.engines.in_process import InProcessEngine
@@ -46,6 +48,10 @@ class _RoundReporter(Callback):
             self.send(BaselineRound())
 
 
+def _nothing(sums: list[Metrics]) -> dict[str, float]:
+    return {}
+
+
 def work(setup: tuple[Federation, Speed, Budget], pipe: Connection) -> None:
     """Train the baselines that are requested, until the coordinator closes the pipe."""
     federation, speed, budget = setup
@@ -55,10 +61,12 @@ def work(setup: tuple[Federation, Speed, Budget], pipe: Connection) -> None:
         job = pipe.recv()
         pooled = job == POOLED
         baseline = federation.all_pooled(budget) if pooled else federation.alone(job, budget)
-        engine = InProcessEngine(baseline, speed=speed)
+        session, engine_of = Session(baseline), partial(InProcessEngine, speed=speed)
+        engine = engine_of(baseline)
         found = None
         try:
-            trained = run(Session(baseline), engine, lambda sums: {}, [_RoundReporter(pipe.send)])
+            begun = opened(session, engine_of, _nothing)
+            trained = run(session, engine, _nothing, [_RoundReporter(pipe.send)], begun)
             if not pooled:
                 client = engine.loaded(trained.checkpoint.vector)
                 found = Witness(Evaluator(baseline), client).of(job)

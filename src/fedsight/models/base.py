@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field
@@ -27,7 +27,8 @@ from fedsight.models.norms import (
 )
 from fedsight.models.probe import OutputShape, probe
 from fedsight.models.published import Published, published
-from fedsight.models.weights import found_norms, load_weights, unusable
+from fedsight.models.taps import BODY, HEAD, tapped
+from fedsight.models.weights import found_norms, load_weights, read_weights, unusable
 
 FROZEN = "the {} of the network keep their pretrained statistics and do not learn (model.norm)"
 
@@ -65,6 +66,9 @@ class Model(Settings, ABC):
     weights: Path | None = Field(None, strict=False)
     # of that file, or its first 8 or more hex digits; required with a file, known with a name
     sha256: str | None = None
+    # layers whose outputs, averaged and at their highest over the image, the head sees instead of
+    # the last features ("blocks.3"); what comes after them is left out
+    taps: Annotated[tuple[str, ...], Field(strict=False)] = ()
     seed: int | None = None  # of the initial weights; None: the program's seed
 
     @abstractmethod
@@ -139,11 +143,16 @@ class Model(Settings, ABC):
             module, heads = self.make(channels, height, width, classes)
             if self.norm == "group":
                 module = to_group_norm(module)
-            probe(
-                module, (channels, height, width), self.answer(height, width, classes), self.title
-            )
-        head = self._head(module, tuple(heads))
-        notes = self._pretrain(module, head)
+            image = (channels, height, width)
+            probe(module, image, self.answer(height, width, classes), self.title)
+            head = self._head(module, tuple(heads))
+            whole = self._of_tapped()
+            notes = () if whole else self._pretrain(module, head)
+            if self.taps:
+                module = tapped(module, self.taps, image, classes, self.title)
+                head = self._head(module, (HEAD,))
+            if whole:
+                notes = self._pretrain(module, head)
         if self.norm == "frozen":
             count = sum(is_batch_norm(part) for part in module.modules())
             module = freeze_norms(module)
@@ -172,6 +181,14 @@ class Model(Settings, ABC):
                 )
         return frozenset(n for n in names if n.startswith(tuple(f"{one}." for one in layers)))
 
+    def _of_tapped(self) -> bool:
+        """Whether the weights are those of a network with taps, as a run leaves them."""
+        if not self.taps or self.weights is None or self.published is not None:
+            return False
+        return any(
+            name.startswith(f"{BODY}.") for name in read_weights(self.weights, self.sha256 or "")
+        )
+
     def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
         if self.weights is None:
             return ()
@@ -188,6 +205,9 @@ class Model(Settings, ABC):
     def check(self) -> list[Problem]:
         """What can be told wrong without building."""
         problems = []
+        if self.taps and self.gives != "scores":
+            cause = f"only classifiers have taps, and {self.title} gives {self.gives}"
+            problems.append(Problem("model.taps", cause, "leave it out"))
         if self.weights is None:
             if self.sha256 is not None:
                 cause = "the SHA-256 of a weights file is set, but no weights file"

@@ -54,7 +54,7 @@ def spent(federation: Federation, history: Iterable[Mapping[str, Any]]) -> Budge
     Only accepted replies count, because only they moved the model. Under DP-SGD, which draws its
     images, it is the expected number.
     """
-    lines = list(history)
+    lines = _rounds(history)
     seen = sum(passes * size for passes, size in _sites(federation, lines).values())
     images = sum(map(federation.size, range(federation.population)))
     return Budget(max(1, len(lines)), seen / max(1, images))
@@ -64,7 +64,12 @@ def passes_by_site(
     federation: Federation, history: Iterable[Mapping[str, Any]]
 ) -> dict[str, float]:
     """The passes that each site has taken over its own images, by name."""
-    return {name: passes for name, (passes, _) in _sites(federation, list(history)).items()}
+    return {name: passes for name, (passes, _) in _sites(federation, _rounds(history)).items()}
+
+
+def _rounds(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The lines of the rounds; the opening, round 0, takes no pass."""
+    return [line for line in history if line["round"] > 0]
 
 
 def _sites(federation: Federation, lines: list[Mapping[str, Any]]) -> dict[str, tuple[float, int]]:

@@ -51,6 +51,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "model": (models, "small_cnn"),
     "task": (tasks, "classify"),
     "algorithm": (algorithms, "fedavg"),
+    "start": (algorithms, None),
     "train": Train,
     "rounds": Rounds,
     "privacy": (mechanisms, "none"),
@@ -59,6 +60,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "compression": (codecs, "none"),
     "speed": Speed,
 }
+OPTIONAL = frozenset({"start"})  # sections without which the program has no such part
 KEYS = ("name", "seed", "plugins", *SECTIONS)  # of a config file's top level
 
 
@@ -138,6 +140,8 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
     sections: dict[str, Any] = {}
     for key, kind in SECTIONS.items():
         values = table.get(key, {})
+        if key in OPTIONAL and not values:
+            continue
         if isinstance(values, _kind(kind)):
             sections[key] = values
             continue
@@ -184,6 +188,13 @@ def check_elsewhere(program: Program, speed: Speed) -> None:
     """As `check`, but ignoring the location of the images, which only the sites know."""
     problems = [*program.check(), *speed.check()]
     problems = [found for found in problems if not found.where.startswith("data.")]
+    if program.start is not None:
+        cause = "a federation runs one algorithm in a job"
+        cure = (
+            f"first run it with algorithm.name = '{program.start.registered}', and then without "
+            "[start] and with model.weights = the model.safetensors of that run"
+        )
+        problems.append(Problem("start", cause, cure))
     if program.rounds.validation:
         cause = "the sites of a federation are measured on their test images only"
         cure = "leave it out: what the sites' owners set aside for validation stays at the sites"

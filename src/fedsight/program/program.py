@@ -36,7 +36,7 @@ from fedsight.models.base import Model, Network, models
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
-from fedsight.program import rules
+from fedsight.program import opening, rules
 from fedsight.program.plugins import Plugin
 from fedsight.tasks.base import Task
 
@@ -173,6 +173,7 @@ class Program:
     algorithm: Algorithm
     train: Train
     rounds: Rounds
+    start: Algorithm | None = None  # sets the model before the first round, in a round of its own
     privacy: Mechanism = field(default_factory=Unprotected)
     secure: Secure = field(default_factory=Secure)
     aggregation: Aggregation = field(default_factory=Mean)
@@ -193,7 +194,7 @@ class Program:
             item.name: value.table() if isinstance(value, Settings) else value
             for item in fields(self)
             for value in [getattr(self, item.name)]
-            if item.name != "plugins"
+            if item.name != "plugins" and value is not None
         }
         if self.plugins:
             table["plugins"] = [plugin.table() for plugin in self.plugins]
@@ -230,7 +231,7 @@ class Program:
             item.name: _meaning(value) if isinstance(value, Settings) else value
             for item in fields(self)
             for value in [getattr(self, item.name)]
-            if item.name not in ("name", "plugins")
+            if item.name not in ("name", "plugins") and value is not None
         }
         if self.plugins:
             meaning["plugins"] = sorted({plugin.sha256 for plugin in self.plugins})
@@ -289,11 +290,26 @@ class Program:
         return replace(
             self,
             algorithm=self.algorithm.baseline,
+            start=self.start.baseline if self.start else None,
             train=self.train.model_copy(update={"epochs": epochs}),
             rounds=rounds,
             privacy=Unprotected(),
             secure=Secure(),
         )
+
+    def opening(self) -> Program | None:
+        """The program of the one round before the first, whose algorithm is `start`; None: without.
+
+        It sees every image of every site as it is.
+        """
+        if self.start is None:
+            return None
+        own = self.rounds
+        rounds = Rounds(
+            rounds=1, weighting=own.weighting, validation=own.validation, quorum=own.quorum
+        )
+        train = self.train.model_copy(update={"only": (), "groups": (), "augment": (), "warmup": 0})
+        return replace(self, algorithm=self.start, start=None, rounds=rounds, train=train)
 
     def check(self) -> list[Problem]:
         """Every problem that can be found without reading images, each with its cure."""
@@ -345,6 +361,7 @@ class Program:
         yield from self.rounds.check(sites)
         most = sites if self.rounds.cohort is None else self.rounds.cohort
         yield from self.secure.check(most, self.rounds.quorum)
+        yield from opening.problems(self)
 
     def check_network(self, network: Network) -> list[Problem]:
         """Problems that can be found once the network is built."""
@@ -356,7 +373,7 @@ class Program:
                 f"{algorithm.registered} keeps a slice of the model at the site, which this lacks"
             )
             return [Problem("algorithm", cause, "choose another algorithm, or a model with norms")]
-        return rules.problems(self, network)
+        return [*rules.problems(self, network), *opening.network_problems(self, network)]
 
     def _check_patterns(self, network: Network) -> list[Problem]:
         """Patterns that match no tensor, or a network in which nothing would be trained."""

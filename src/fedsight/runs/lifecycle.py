@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -14,6 +15,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, notify
 from fedsight.coordinator.folders import claimed
+from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import Interrupted, StoreError
@@ -25,7 +27,7 @@ from fedsight.evaluation.conclusion import Command, Conclusion, conclude
 from fedsight.evaluation.description import describe
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program import config
-from fedsight.program.federation import federate
+from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program, Speed
 from fedsight.runs.extension import Extension, extend, settle
 
@@ -124,7 +126,7 @@ def rewound(store: RunStore) -> Checkpoint | None:
     """
     checkpoint = store.load_checkpoint()
     store.remove_partial_files()
-    store.rewind_history(checkpoint.round if checkpoint else 0)
+    store.rewind_history(checkpoint.round if checkpoint else -1)
     return checkpoint
 
 
@@ -205,12 +207,19 @@ def go(
     From `checkpoint`, or from the beginning, with what is known of the round after it; the folder
     was made by `RunStore.create`. Returns the summary.
     """
+    _began(run, checkpoint)
     return conclude(run, _train(run, engine, checkpoint, unmeasured))
 
 
 def _embedded(run: Conclusion, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """`go` on worker processes of this machine, which end before those of the baselines start."""
-    engine = WorkerEngine(run.session.federation, run.speed, run.store.memory)
+    _began(run, checkpoint)
+    federation, callbacks = run.session.federation, _recorded(run)
+    if checkpoint is None:
+        overall = _overall(federation.validating or federation)
+        engine_of = partial(WorkerEngine, speed=run.speed)
+        checkpoint = opened(run.session, engine_of, overall, callbacks)
+    engine = WorkerEngine(federation, run.speed, run.store.memory)
     try:
         trained = _train(run, engine, checkpoint)
     finally:
@@ -226,14 +235,27 @@ def _train(
 ) -> loop.Trained:
     federation = run.session.federation
     validating = federation.validating if loop.validates(run.session, engine) else None
-    evaluator = Evaluator(validating or federation)
+    overall = _overall(validating or federation)
+    return loop.run(run.session, engine, overall, _recorded(run), checkpoint, unmeasured)
+
+
+def _began(run: Conclusion, checkpoint: Checkpoint | None) -> None:
+    notify(run.callbacks, RunBegan(run.session.federation, checkpoint.round if checkpoint else 0))
+
+
+def _recorded(run: Conclusion) -> list[Callback]:
+    """The run's callbacks, and first of all the folder, so that a round is saved even if another
+    one fails."""
+    return [_Recorder(run.store, run.speed.checkpoint_every), *run.callbacks]
+
+
+def _overall(federation: Federation) -> loop.Overall:
+    """A round's figures from the sums of the federation's views."""
+    evaluator = Evaluator(federation)
 
     def overall(sums: list[Metrics]) -> dict[str, float]:
         figures = evaluator.figures(sums)
         error = figures.errors.get("score")
         return {**figures.overall, **({} if error is None else {"score_error": error})}
 
-    notify(run.callbacks, RunBegan(run.session.federation, checkpoint.round if checkpoint else 0))
-    # The folder comes first, so that a round is saved even if another callback fails.
-    callbacks = [_Recorder(run.store, run.speed.checkpoint_every), *run.callbacks]
-    return loop.run(run.session, engine, overall, callbacks, checkpoint, unmeasured)
+    return overall

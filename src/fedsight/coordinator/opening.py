@@ -1,0 +1,61 @@
+"""The opening of a run: one round of another algorithm sets the model that training begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from fedsight.coordinator import loop
+from fedsight.coordinator.callbacks import Callback, Event, ReplyArrived, RoundEnded, notify
+from fedsight.coordinator.session import Session
+from fedsight.coordinator.store import Checkpoint
+from fedsight.engines.base import Engine
+from fedsight.program.federation import Federation
+
+BEFORE = 0  # the round of the opening, in the history and of its checkpoint
+
+
+@dataclass
+class _Line(Callback):
+    """Keeps the line of the one round, and passes on the replies."""
+
+    callbacks: Sequence[Callback]
+    line: dict[str, Any] = field(default_factory=dict)
+
+    def on(self, event: Event) -> None:
+        if isinstance(event, ReplyArrived):
+            notify(self.callbacks, event)
+        elif isinstance(event, RoundEnded):
+            self.line = {**event.line, "round": BEFORE}
+
+
+def opened(
+    session: Session,
+    engine_of: Callable[[Federation], Engine],
+    overall: loop.Overall,
+    callbacks: Sequence[Callback] = (),
+) -> Checkpoint | None:
+    """The checkpoint before the first round, if the program has a start; else None.
+
+    `engine_of` makes the engine for the federation under the program of the start; it is closed
+    afterwards. The callbacks hear of one more round, number 0.
+    """
+    program = session.program.opening()
+    if program is None:
+        return None
+    federation = session.federation.under(program)
+    heard = _Line(callbacks)
+    engine = engine_of(federation)
+    try:
+        trained = loop.run(Session(federation, session.secret), engine, overall, [heard])
+    finally:
+        engine.close()
+    layout = session.layout
+    vector = layout.vector(federation.layout.state_dict(trained.vector))
+    state = session.program.init(vector[layout.shared].clone())
+    found = replace(
+        trained.checkpoint, round=BEFORE, vector=vector[layout.travelling].clone(), state=state
+    )
+    notify(callbacks, RoundEnded(heard.line, found, last=False))
+    return found

@@ -1,0 +1,76 @@
+"""A head that sees the pooled outputs of inner layers: several scales, where the last has one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.feature_extraction import create_feature_extractor
+
+from fedsight.core.errors import ModelError
+from fedsight.core.registry import nearest
+from fedsight.models.norms import is_batch_norm
+
+HEAD = "head"  # the name of the linear layer
+BODY = "features.body"  # and of what is left of the network
+
+
+class PooledLayers(nn.Module):
+    """The mean and the maximum over the image of each channel of some layers: [b, d].
+
+    `body` is the network up to the last of them.
+    """
+
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[b, d] for images [b, c, h, w]."""
+        pooled = [(one.mean((2, 3)), one.amax((2, 3))) for one in self.body(x).values()]
+        return torch.cat([part for both in pooled for part in both], dim=1)
+
+
+def tapped(
+    module: nn.Module, layers: Sequence[str], image: tuple[int, int, int], classes: int, title: str
+) -> nn.Module:
+    """A network whose head, a linear layer with fresh weights, sees `layers` of `module`.
+
+    `image` is (channels, height, width), `layers` are names of modules that give maps
+    [b, c, h, w]; what comes after the last of them is left out. Raises ModelError for a layer that
+    is not there or gives anything else, and for a network that cannot be cut.
+    """
+    known = dict(module.named_modules())
+    for layer in layers:
+        if layer not in known or not layer:
+            stems = [name for name in known if name.count(".") < 2 and name]
+            cause = f"model.taps: the network '{title}' has no layer '{layer}'"
+            raise ModelError(cause, nearest(layer, stems))
+    # Whatever holds tensors stays a module, so that its norms are known as such.
+    whole = {type(one) for one in known.values() if is_batch_norm(one) or not any(one.children())}
+    try:
+        body: Any = create_feature_extractor(
+            module, list(layers), tracer_kwargs={"leaf_modules": list(whole)}
+        )
+        pooled = PooledLayers(body)
+        with torch.no_grad():
+            maps = body.eval()(torch.zeros(2, *image)).values()
+            shapes = [tuple(one.shape) for one in maps]
+    except Exception as error:  # third-party code: any exception means that it cannot be traced
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(
+            f"model.taps: the network '{title}' cannot be cut at its layers: {why}",
+            "leave model.taps out, or choose another network",
+        ) from error
+    for layer, shape in zip(layers, shapes, strict=True):
+        if len(shape) != 4:
+            raise ModelError(
+                f"model.taps: the layer '{layer}' gives {list(shape)}, not a map [b, c, h, w]",
+                "name layers before the last pooling",
+            )
+    network = nn.Sequential()
+    network.add_module("features", pooled)
+    network.add_module(HEAD, nn.Linear(2 * sum(shape[1] for shape in shapes), classes))
+    return network.train(module.training)
