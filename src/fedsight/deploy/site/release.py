@@ -28,7 +28,7 @@ from fedsight.deploy.site.trainer import AbandonedError
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
 from fedsight.governance.entries import EntryKind, LedgerEntry, canonical
-from fedsight.governance.ledger import Ledger
+from fedsight.governance.ledger import Ledger, SumLimit
 
 FREE: Charge = (None, 1)  # no epsilon pays for it
 # What the coordinator or another job caused: zeros instead would be an answer at its bidding.
@@ -117,7 +117,7 @@ class Release:
 
     def check_sum(self, round: int, sites: Iterable[str]) -> None:
         """Raise DeployError if the contract does not permit a sum of the round over `sites`."""
-        self._ledger.check_sum(self._sum(round, sites), self.contract.sum_limit)
+        self._ledger.check_sum(self._sum(round, sites), self._sum_limit)
 
     def record_sum(self, round: int, sites: Iterable[str]) -> None:
         """Record that the site helps to unmask the sum of the round over `sites`.
@@ -125,7 +125,11 @@ class Release:
         It is on the disk when this returns, whatever becomes of the run's memory. Raises
         DeployError if the contract does not permit it, StoreError if it cannot be recorded.
         """
-        self._ledger.append(self._sum(round, sites), sums=self.contract.sum_limit)
+        self._ledger.append(self._sum(round, sites), sums=self._sum_limit)
+
+    @property
+    def _sum_limit(self) -> SumLimit:
+        return self.contract.sum_limit(self._template.protections)
 
     def _sum(self, round: int, sites: Iterable[str]) -> LedgerEntry:
         """The updates of a round hardly differ between attempts, or between runs of a program: so
