@@ -46,6 +46,13 @@ class AbandonedError(EngineError):
     """
 
 
+class ChangedImagesError(EngineError):
+    """The images that a trainer opened again are not those that the site joined the run with.
+
+    What was declared, what an update costs, and whether figures may leave follow from those.
+    """
+
+
 @dataclass(frozen=True)
 class OpenData:
     """Open the site's images for a program; answered by an `Opened`."""
@@ -67,6 +74,7 @@ class Opened:
     declaration: Declaration
     charge: Charge  # of the noise that the site adds; unknown (None) for shares of noise
     bare: bool  # whether the models that are measured have parameters trained here without noise
+    hashes: Mapping[str, str]  # of images and labels of each part
     # the parts of an update that are integers, bounded for this site's number of images
     integers: PartSpecs = field(default_factory=dict)
 

@@ -22,6 +22,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteError
 from fedsight.core.types import Memory, Metrics, Reply
+from fedsight.data.contents import contents
 from fedsight.deploy.declaration import declare, open_site, without_weights
 from fedsight.deploy.site.job_lease import JobLease
 from fedsight.deploy.site.trainer import (
@@ -65,7 +66,9 @@ class SiteTrainer:
         declared = declare(self.federation, self.number, owner.share, owner.contract.tells_counts)
         # Noise in the steps covers what stays here as well, if there must be enough of it.
         bare = self._remembers and "example_dp" not in owner.contract.noised(program)
-        self.opened = Opened(declared, cost, bare, self.client.federation.integers_of(images))
+        hashes = contents(self.federation.dataset).hashes
+        integers = self.client.federation.integers_of(images)
+        self.opened = Opened(declared, cost, bare, hashes, integers)
 
     def train(self, step: TrainStep) -> TrainedUpdate:
         """Take one client step.
