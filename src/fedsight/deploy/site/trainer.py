@@ -74,9 +74,10 @@ class Opened:
     declaration: Declaration
     charge: Charge  # of the noise that the site adds; unknown (None) for shares of noise
     bare: bool  # whether the models that are measured have parameters trained here without noise
-    hashes: Mapping[str, str]  # of images and labels of each part
     # the parts of an update that are integers, bounded for this site's number of images
     integers: PartSpecs = field(default_factory=dict)
+    # of images and labels of each part
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
