@@ -171,11 +171,14 @@ class Release:
         """The answer as it was sent before.
 
         That costs nothing, unless the coordinator adds the noise: it may sum the same update with
-        fresh noise.
+        fresh noise. It may never have left: then the ledger could not be written, and must say so
+        now.
         """
         if charge[0] is not None and not self._enforced(question):
             self._charge(question, charge)
-        self._log.write("repeated", what=question.kind, **self._facts(question, known))
+        facts = self._facts(question, known)
+        self._ledger.append_release(self._released(question, known, facts))
+        self._log.write("repeated", what=question.kind, **facts)
         return known
 
     def _failed(
@@ -201,11 +204,12 @@ class Release:
 
     def _record(self, question: Question, found: Answer, event: str) -> None:
         facts = self._facts(question, found)
-        released = replace(
-            self._entry(question, "released"), bytes=facts["bytes"], sha256=found.sha256
-        )
-        self._ledger.append(released)
+        self._ledger.append(self._released(question, found, facts))
         self._log.write(event, **facts, **found.facts)
+
+    def _released(self, question: Question, found: Answer, facts: Mapping[str, Any]) -> LedgerEntry:
+        entry = self._entry(question, "released")
+        return replace(entry, bytes=facts["bytes"], sha256=found.sha256)
 
     def _entry(self, question: Question, kind: EntryKind) -> LedgerEntry:
         own = question.kind == "update"
