@@ -18,9 +18,12 @@ import torch
 from attacked_site import SIDE, AttackedSite, Model, draw, known, noise_images, program
 from masked_round import MaskedRound, in_the_clear, sum_where_one_remembers_nothing
 
+from fedsight.core.errors import ConfigError
 from fedsight.core.types import Order
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, protections
+from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
+from fedsight.privacy import accounting
 from fedsight.program.program import Program
 
 Attack = Callable[..., AttackedSite]
@@ -141,6 +144,28 @@ def test_ours_releases_no_figures_of_parameters_with_noise_of_any_strength(
     attack: Attack, tmp_path: Path
 ) -> None:
     assert told_by_figures(attack, tmp_path, there=True) is None
+
+
+# -- noise without end ---------------------------------------------------------------------------
+
+
+def test_noise_without_end_in_a_ledger_stops_no_accountant(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was recorded before the owner set epsilon, and every later question ended in an error."""
+    huge = {"kind": "gaussian", "noise": 1e200, "neighbours": "replace_one"}
+    Ledger(tmp_path).append(LedgerEntry("update", data_set="images", event=huge, enforced=True))
+    assert Ledger(tmp_path).spent("images", 1e-5) < 1e-6
+    monkeypatch.setattr(accounting, "MOST_NOISE", 1e300)
+    with pytest.raises(ZeroDivisionError):
+        Ledger(tmp_path).spent("images", 1e-4)
+
+
+def test_a_program_states_no_such_noise(tmp_path: Path) -> None:
+    for name in ("local", "example", "central"):
+        draw(tmp_path / "images", noise_images(6))
+        with pytest.raises(ConfigError, match="noise_multiplier"):
+            program(tmp_path / "images", privacy={"name": name, "noise_multiplier": 1e10})
 
 
 # -- two sums of one round -----------------------------------------------------------------------

@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from fedsight.core.errors import DeployError
 from fedsight.core.settings import Settings
 from fedsight.governance.ledger import Limit, SumLimit
-from fedsight.privacy.noised_sums import MOST_NOISE
+from fedsight.privacy.event import MOST_NOISE
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
@@ -132,7 +132,7 @@ class Contract(Settings):
     delta: float = Field(1e-5, gt=0, lt=1)  # the delta that epsilon refers to
     trust_coordinator_noise: bool = False  # whether noise that the coordinator promises counts
     # least noise multiplier that a program's mechanism must state; None: any
-    min_noise_multiplier: float | None = Field(None, gt=0, validate_default=True)
+    min_noise_multiplier: float | None = Field(None, gt=0, le=MOST_NOISE, validate_default=True)
 
     @field_validator("min_noise_multiplier")
     @classmethod
