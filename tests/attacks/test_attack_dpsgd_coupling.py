@@ -5,6 +5,9 @@ batch's loss, as DP-SGD libraries compute them and as ours once did, an image wi
 shrinks every other image's gradient before it is clipped. The clipped sum then moves by many
 times the clip, and whoever sees it with the accounted noise knows whether the image was there.
 
+A detector that takes a mean over the rows of its targets is rescaled by their padding, which is
+that of the fullest image of the data set, even if it is only tested on.
+
 The same happens through random numbers: with one stream of augmentation or dropout for the batch,
 from a public seed, an image more gives all images after it other draws.
 """
@@ -12,25 +15,32 @@ from a public seed, an image more gives all images after it other draws.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 
+import federations
 import numpy as np
 import pytest
 import torch
 from task_cases import CLASSES, SIDE
 from torch import Tensor, nn
+from torch.nn import functional
 
 from fedsight.client.optimizers import make_optimizer
 from fedsight.client.per_image import PerImage, Single
 from fedsight.core.types import Batch
+from fedsight.data.base import ArrayImages, Dataset, Part, Preprocess
+from fedsight.data.detection import boxes
 from fedsight.data.detection.boxes import Row, pack
 from fedsight.models.base import Network
-from fedsight.models.detector import HeatmapDetector
+from fedsight.models.detector import Detector, HeatmapDetector
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.event import gaussian
+from fedsight.program import isolation
 from fedsight.program.program import Train
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.classification import Classification
+from fedsight.tasks.detection.task import Detection
 
 OTHERS = 14
 NOISE, DELTA = 4.0, 1e-5  # one step with all images: epsilon 0.93
@@ -136,6 +146,71 @@ def test_it_moves_our_sum_by_the_clip_at_most() -> None:
     assert moved(PerImage) <= 1 + 1e-4
     assert epsilon(moved(PerImage)) <= epsilon(1.0) * (1 + 1e-3)
     assert right_guesses(moved(PerImage)) < 0.56
+
+
+# -- padding ---------------------------------------------------------------------------------------
+
+
+class Rows(Detector):
+    """One box for each image, with the mean over the rows of its targets, like any reduced loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.classes = CLASSES
+        self.body = nn.Sequential(nn.Flatten(), nn.Linear(SIDE * SIDE, 4))
+
+    def loss(self, x: Tensor, targets: Tensor, labelled: Tensor) -> Tensor:
+        found = self.body(x)[:, None].expand(-1, targets.shape[1], -1)
+        wrong = functional.smooth_l1_loss(found, targets[:, :, 1:] / SIDE, reduction="none")
+        return (wrong.mean(2) * boxes.present(targets)).mean()
+
+    def find(self, x: Tensor) -> Tensor:
+        return torch.zeros(len(x), 100, 6)
+
+
+def rescaled(task: Task, trained_on: int) -> float:
+    """How far the crowded image moves the sum over the first `trained_on` images, in clips."""
+    torch.manual_seed(0)
+    found = made(PerImage, task, Rows().train())
+    there = site(True)
+    gone = [Single(Batch(one.batch.x, one.batch.y[:, :1]), one.seed) for one in there[:OTHERS]]
+    clip = float(torch.stack([flat(found.clipped_sum([one], 1e9)).norm() for one in gone]).median())
+    sums = (flat(found.clipped_sum(some, clip)) for some in (there[:trained_on], gone))
+    first, second = sums
+    return float((first - second).norm()) / clip
+
+
+@pytest.mark.parametrize(("trained_on", "accounted"), [(OTHERS + 1, 1), (OTHERS, 0)])
+def test_padding_of_the_fullest_image_moves_no_other(
+    monkeypatch: pytest.MonkeyPatch, trained_on: int, accounted: int
+) -> None:
+    """The crowded image is the last, and is trained on or only tested on."""
+    detect = tasks.get("detect")()
+    assert rescaled(detect, trained_on) <= accounted + 1e-4
+    monkeypatch.setattr(boxes, "trimmed", lambda targets: targets)
+    assert rescaled(detect, trained_on) > 9
+
+
+class Untrimmed(Detection):
+    """An own task that shows its detector the padding."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        return self._loss(model, batch.x, batch.y)  # type: ignore[arg-type]
+
+
+def test_an_own_task_whose_loss_depends_on_the_padding_is_refused() -> None:
+    y = pack([[], CROWD], [[], []])
+    images = ArrayImages(torch.zeros(2, 1, SIDE, SIDE), "x")
+    part = Part(images, np.zeros(2, np.int64), targets=y)
+    data = Dataset(part, part, tuple("ab"), Preprocess(1, SIDE, SIDE, mean=(0.5,), std=(0.25,)))
+    example = federations.program(
+        privacy={"name": "example", "noise_multiplier": 1.0}, rounds={"weighting": "uniform"}
+    )
+    network = Network(Rows(), frozenset(), frozenset(), ())
+    for task, causes in ((Untrimmed(), ["padded"]), (Detection(), [])):
+        found = isolation.problems(replace(example, task=task), data, network)
+        assert [word for problem in found for word in ["padded"] if word in problem.cause] == causes
+        assert len(found) == len(causes), found
 
 
 # -- one stream of random numbers ------------------------------------------------------------------

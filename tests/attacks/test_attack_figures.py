@@ -192,7 +192,7 @@ def test_a_program_cannot_make_the_test_part_one_image_of_each_class(
 ) -> None:
     asked = program(tmp_path / "images", "none", test_fraction=0.01)
     if weak:
-        monkeypatch.setattr(declaration, "OWNER_KEYS", declaration.OWNER_KEYS - HELD_OUT)
+        monkeypatch.setattr(declaration, "PROGRAM_KEYS", declaration.PROGRAM_KEYS | HELD_OUT)
     site = seat(SiteService, tmp_path / "site", asked, tmp_path / "images", test_images=1)
     guess = rebuild(site, label=2)
     assert found(guess, pictures) == weak

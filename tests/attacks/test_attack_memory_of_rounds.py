@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from attacked_site import AttackedSite, Model, draw, known, noise_images, program, values
-from masked_round import MaskedRound, in_the_clear
+from masked_round import MaskedRound, in_the_clear, sum_where_one_remembers_nothing
 
 from fedsight.core.types import Order
 from fedsight.program.program import Program
@@ -52,19 +52,7 @@ def test_the_sum_is_one_update_where_sites_remember_different_rounds(
     sites, of = begin(attack, tmp_path, "scaffold", masked_memory=True)
     for site in sites:
         assert "error" not in site.join(of)
-    federation = known(of)
-    honest = federation.initial
-    last = federation.layout.entries[-2:]  # weights and biases of the last layer
-    poison = Model(federation)
-    for entry in last:
-        poison.set(entry.name, entry.view(honest) * 1e8)
-    control = {"control": torch.zeros_like(honest)}
-    first = MaskedRound(sites[1:], of, Order(1, poison.travelling, control))
-    for number in range(3):
-        first.train(number)
-    second = MaskedRound(sites, of, Order(2, honest, control), serial=2)
-    found = second.sum([second.train(number) for number in range(4)])["delta"]
-    target = in_the_clear(sites[0], of, second.order)
+    found, target = sum_where_one_remembers_nothing(sites, of)
     assert target.abs().max() > 1e-3
     assert (found - target).abs().max() < 1e-7
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -23,7 +24,9 @@ from test_attack_dpsgd_coupling import epsilon, made, right_guesses
 from torch import Tensor, nn
 
 from fedsight.client.per_image import PerImage, Single
+from fedsight.core.errors import DataError
 from fedsight.core.types import Batch
+from fedsight.data import layouts, parts
 from fedsight.data.base import Dataset, Part
 from fedsight.data.single_draws import drawn_singly
 from fedsight.data.sources import texts
@@ -82,6 +85,30 @@ def drawn(root: Path) -> Dataset:
         len(federation.dataset.test),
     )
     return federation.dataset
+
+
+def marked(root: Path, others: str, tested: int) -> Path:
+    """A folder with marked parts: one for training, perhaps another, and `tested` test images."""
+    pixels = noise_images(40 + tested)
+    for number, one in enumerate(pixels):
+        part = "test" if number >= 40 else others if others and number % 2 else "train"
+        place = root / part / CLASSES[number // 2 % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(one).save(place / f"{number:03d}.png")
+    return root
+
+
+@pytest.mark.parametrize(("others", "where"), [("val", parts), ("", layouts)])
+def test_the_only_test_image_does_not_decide_what_the_others_are_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others: str, where: ModuleType
+) -> None:
+    """Without it the validation part would be tested on, or test images would be drawn."""
+    one, none = (marked(tmp_path / str(count), others, count) for count in (1, 0))
+    assert len(drawn(one).test) == 1
+    with pytest.raises(DataError, match="one image that is marked would decide"):
+        drawn(none)
+    monkeypatch.setattr(where, "refuse_other_tests", lambda *_: None)
+    assert len(drawn(none).test) > 3
 
 
 def members(part: Part) -> set[tuple[str, int]]:

@@ -18,7 +18,8 @@ from fedsight.core.types import Sum
 from fedsight.engines.remote import figures, messages, replies
 from fedsight.engines.remote.figures import FigureReader
 from fedsight.evaluation import noised
-from fedsight.privacy.noised_sums import MOST_NOISE, NoisedSums
+from fedsight.privacy.event import MOST_NOISE
+from fedsight.privacy.noised_sums import NoisedSums
 from fedsight.tasks import single_label
 from fedsight.tasks.classification import Classification
 from fedsight.tasks.repair import Floats, projected

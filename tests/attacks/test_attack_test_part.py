@@ -57,7 +57,7 @@ def measured_on(own: Source, programs: Sequence[Source]) -> list[list[str]]:
 def test_a_program_that_says_what_an_image_or_a_label_is_moves_the_test_part(
     made: Made, key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(declaration, "OWNER_KEYS", declaration.OWNER_KEYS - {key})
+    monkeypatch.setattr(declaration, "PROGRAM_KEYS", declaration.PROGRAM_KEYS | {key})
     first, second = measured_on(*made(tmp_path))
     assert first != second
     if key == "frames":

@@ -21,7 +21,7 @@ from fedsight.data.groups import group_counts, reader
 from fedsight.data.partition import splits
 from fedsight.data.sources.manifest import Manifest
 from fedsight.data.sources.texts import TextFile
-from fedsight.deploy.declaration import OWNER_KEYS
+from fedsight.deploy.declaration import PROGRAM_KEYS
 from tests.data.duplicates.test_duplicates import opened, refused, save
 
 
@@ -245,4 +245,4 @@ def test_fewer_groups_than_sites_are_refused() -> None:
 def test_the_owner_decides_about_copies_and_groups() -> None:
     for key in ("duplicates", "near_duplicates", "group", "group_overlap"):
         assert key in CsvSource.model_fields
-        assert key in OWNER_KEYS
+        assert key not in PROGRAM_KEYS

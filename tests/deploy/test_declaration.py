@@ -8,7 +8,7 @@ import json
 import tracemalloc
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,12 +19,12 @@ from PIL import Image
 
 from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError, DataError, DeployError
-from fedsight.data.base import Preprocess, sources
+from fedsight.data.base import Dataset, Location, Preprocess, SizedSource, sources
 from fedsight.deploy.declaration import (
     MAX_CLASSES,
     MAX_SITE_IMAGES,
     MAX_TOTAL_IMAGES,
-    OWNER_KEYS,
+    PROGRAM_KEYS,
     Declaration,
     declare,
     disagreeing_sites,
@@ -328,9 +328,54 @@ def test_the_owner_decides_columns_and_files(tmp_path: Path) -> None:
     assert found == idx(path=tmp_path / "own", classes=("a", "b"))
 
 
-def test_every_owner_key_is_a_setting_of_some_source() -> None:
-    known = {key for name in sources.names() for key in sources.get(name).model_fields}
-    assert known >= OWNER_KEYS
+# What the owner of a site decides; see `PROGRAM_KEYS`.
+OWNED = {
+    *("path", "images", "test_path"),  # where the files are
+    *("train_images", "train_labels", "test_images", "test_labels"),
+    # which of them are images, and of which part
+    *("corrupt", "pixelless", "nameless", "unpaired", "missing", "frames", "verify", "in_memory"),
+    *("test_fraction", "test_seed", "unseen", "held_out_by", "validation"),
+    *("train_part", "test_part", "split_column", "group", "group_overlap"),
+    *("duplicates", "near_duplicates"),
+    # how they are laid out, and what their labels are
+    *("format", "delimiter", "path_column", "label_column", "label_separator", "image_column"),
+    *("site_column", "site_key", "sites_in_path", "similar_names", "similar_sites", "names"),
+    *("mask_column", "mask_suffix", "values", "colours", "ignored"),
+    *("first_label", "first_pixel", "transpose"),
+    *("labelled", "outside", "no_area", "unknown"),
+}
+
+
+def test_every_setting_of_a_source_is_the_owners_or_the_programs() -> None:
+    """A new setting is decided here: what selects images or labels is never the program's."""
+    own = {
+        key
+        for name in sources.names()
+        for fields in [sources.get(name).model_fields]
+        if any(is_location(field.annotation) for field in fields.values())  # others are samples
+        for key in fields
+    }
+    assert own == OWNED | PROGRAM_KEYS
+    assert not OWNED & PROGRAM_KEYS
+
+
+def is_location(kind: Any) -> bool:
+    return kind is Path or Path in get_args(kind)
+
+
+class Rows(SizedSource):
+    """A source from a plug-in."""
+
+    path: Location
+    last: int = 10
+
+    def open(self) -> Dataset:
+        raise NotImplementedError
+
+
+def test_a_setting_of_a_plug_in_is_the_owners(tmp_path: Path) -> None:
+    found = merge_sources(Rows(path=tmp_path, last=1, size=16), Rows(path=tmp_path / "own"))
+    assert (found.last, found.size, found.path) == (10, 16, tmp_path / "own")
 
 
 def test_the_owner_decides_what_the_program_leaves_open(tmp_path: Path) -> None:

@@ -315,9 +315,14 @@ def test_data_set_names_that_look_the_same_share_one_budget() -> None:
 
 def test_one_list_of_sites_is_summed_where_only_masks_protect() -> None:
     masks = ("secure_aggregation",)
-    assert Contract().most_sums is None
-    assert Contract(require=masks).most_sums == 1
-    assert Contract(require=masks, epsilon=3.0).most_sums is None
-    assert Contract(require=masks, sums=2).most_sums == 2
-    assert Contract(epsilon=3.0, sums=1).most_sums == 1
-    assert Contract(require=masks, lists=3).sum_limit == SumLimit(1, 3)
+    for stated in PROTECTION_BY_NOISE.values():
+        noise = (*masks, stated)
+        assert Contract().most_sums(noise) is None
+        assert Contract(require=masks).most_sums(noise) == 1
+        assert Contract(require=masks, min_noise_multiplier=1.0).most_sums(noise) == 1
+        charged = Contract(require=masks, epsilon=3.0, trust_coordinator_noise=True)
+        hides = stated in ("local_dp", "distributed_dp")
+        assert charged.most_sums(noise) == (None if hides else 1)
+        assert Contract(require=masks, sums=2).most_sums(noise) == 2
+        assert Contract(epsilon=3.0, sums=1).most_sums(noise) == 1
+        assert Contract(require=masks, lists=3).sum_limit(noise) == SumLimit(1, 3)

@@ -6,6 +6,7 @@ import itertools
 import json
 import logging
 import math
+from collections.abc import Callable
 from unittest import mock
 
 import numpy as np
@@ -164,6 +165,25 @@ def test_nothing_costs_nothing_and_no_noise_costs_everything() -> None:
     assert spent([], 1e-5) == 0
     assert spent([(events.gaussian(1.0), 0)], 1e-5) == 0
     assert spent([(events.gaussian(0.0), 1)], 1e-5) == float("inf")
+
+
+@pytest.mark.parametrize("noise", [1e-300, 1e-120, 1e-30, 1e9, 1e150, 1e200, 1e300])
+@pytest.mark.parametrize(
+    "made",
+    [
+        events.gaussian,
+        lambda noise: events.gaussian(noise, "replace_one"),
+        lambda noise: events.poisson(noise, 0.1),
+        lambda noise: events.fixed_size(noise, 100, 10),
+        lambda noise: events.laplace(1 / noise),
+    ],
+)
+def test_noise_of_any_size_can_be_accounted(made: Callable[[float], Event], noise: float) -> None:
+    found = spent([(made(noise), 3)], 1e-5)
+    assert found >= 0
+    assert (found > 1e3) == (noise < 1)
+    beside = [(events.poisson(1.0, 0.02), 500)]
+    assert spent([*beside, (made(noise), 3)], 1e-5) > spent(beside, 1e-5) - 1e-6
 
 
 @pytest.mark.parametrize("delta", [0.0, 1.0, -1e-5, float("nan")])

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from attacked_site import AttackedSite, draw, known, noise_images, program
+import torch
+from attacked_site import AttackedSite, Model, draw, known, noise_images, program
 from site_services import Alter, FaultyLink, LocalLink
 from torch import Tensor
 
@@ -116,6 +117,25 @@ class MaskedRound:
     def sum(self, updates: Sequence[bytes]) -> dict[str, Tensor]:
         """The sum of all sites' updates."""
         return self.quantiser.decode(self.levels(updates), len(self.sites), 1)
+
+
+def sum_where_one_remembers_nothing(
+    sites: Sequence[AttackedSite], of: Program
+) -> tuple[Tensor, Tensor]:
+    """The masked sum of a round whose sites, but for the first, were poisoned in one before it
+    through what SCAFFOLD keeps; and the first one's update."""
+    federation = known(of)
+    honest = federation.initial
+    poison = Model(federation)
+    for entry in federation.layout.entries[-2:]:  # weights and biases of the last layer
+        poison.set(entry.name, entry.view(honest) * 1e8)
+    control = {"control": torch.zeros_like(honest)}
+    first = MaskedRound(sites[1:], of, Order(1, poison.travelling, control))
+    for number in range(len(sites) - 1):
+        first.train(number)
+    second = MaskedRound(sites, of, Order(2, honest, control), serial=2)
+    found = second.sum([second.train(number) for number in range(len(sites))])["delta"]
+    return found, in_the_clear(sites[0], of, second.order)
 
 
 def faulty_round(

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fedsight.core.errors import DataError
 from fedsight.data.parts import KNOWN, NAMES, PartName, meant, named_in, part_named
+from fedsight.data.single_draws import refuse_other_tests
 
 Folders = tuple[str, ...]  # the folders between the root and an image
 Reader = Callable[[str], PartName | None]  # the part that a name says
@@ -125,6 +126,7 @@ def _lone_part(
         if all(part_named(name) == "train" for name in named):
             is_class = exact and any(len(one) == depth + 1 for one in known)
             if not is_class:
+                refuse_other_tests(str(root), "test images would be drawn from the others")
                 words = " and ".join(f"'{name}'" for name in sorted(named))
                 return depth, (f"{words} is the only part: test images are drawn from it",)
     return None, ()

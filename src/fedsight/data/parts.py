@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from fedsight.core.errors import DataError
+from fedsight.data.single_draws import refuse_other_tests
 
 PartName = Literal["train", "validation", "test"]
 
@@ -91,7 +92,8 @@ def settled(
 
     Where nothing is for testing, what is for validation is tested on. Raises DataError naming the
     first of `places` without a part if others have one (drawing a new test part would train on
-    images that were set aside for testing), and where nothing is for training.
+    images that were set aside for testing), where nothing is for training, and where one image
+    must not decide that others are tested on.
     """
     known = {part for part in parts if part is not None}
     if not known:
@@ -111,6 +113,7 @@ def settled(
             "mark the images of the training part, or take the marks of the parts out",
         )
     if known == {"train", "validation"}:
+        refuse_other_tests(places[0], "the validation part would be tested on")
         note = "the validation part is the test part, because nothing else is for testing"
         return ["test" if part == "validation" else part for part in whole], (note,)
     return whole, ()

@@ -14,12 +14,16 @@ import os
 from collections.abc import Iterator, Sequence
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+from fedsight.core.errors import DataError
 from fedsight.core.rng import derive
-from fedsight.data.groups import Grouped
+
+if TYPE_CHECKING:
+    from fedsight.data.groups import Grouped
 
 _wanted: ContextVar[bool] = ContextVar("drawn singly", default=False)
 
@@ -37,6 +41,20 @@ def drawn_singly(wanted: bool = True) -> Iterator[None]:
 def are_wanted() -> bool:
     """Whether each image is to be drawn by itself."""
     return _wanted.get()
+
+
+def refuse_other_tests(where: str, what: str) -> None:
+    """Raise DataError where nothing is marked for testing at `where`, and `what` would happen.
+
+    One image that is marked would then decide what all others are for.
+    """
+    if are_wanted():
+        raise DataError(
+            f"'{where}': nothing is marked for testing, so {what}: one image that is marked would "
+            "decide that for all others, and noise is to hide single images here",
+            "mark the images to test on, or take the marks of the parts out, so that each image is "
+            "drawn by itself",
+        )
 
 
 def held_out_singly(

@@ -184,15 +184,12 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
 
 
 def merge_sources(program: Source, owner: Source) -> Source:
-    """The owner's source, with the program's settings for everything but the files themselves.
-
-    The program decides on size, channels, normalisation and classes.
-    """
+    """The owner's source, with the program's settings of `PROGRAM_KEYS`."""
     fields = type(owner).model_fields
     shared = {
         key: value
         for key in program.meaning()
-        if key in fields and key not in OWNER_KEYS
+        if key in fields and key in PROGRAM_KEYS
         for value in [getattr(program, key)]
         if value is not None
     }
@@ -200,22 +197,15 @@ def merge_sources(program: Source, owner: Source) -> Source:
     return allow_missing_classes(type(owner).model_validate(values))
 
 
-# Settings that the owner decides, whatever the program says.
-OWNER_KEYS = frozenset(
+# Settings that the program decides: how an image or a text becomes the network's input, and what
+# the classes are. All others are the owner's, those of sources from plug-ins too: which images
+# there are, which of them are tested on, and how labels are read. Two programs that differ in one
+# of these would tell the figures of single images by subtraction.
+PROGRAM_KEYS = frozenset(
     {
-        *("corrupt", "in_memory", "verify", "sites_in_path", "missing", "names"),
-        *("pixelless", "nameless", "similar_names", "similar_sites", "label_separator"),
-        *("duplicates", "near_duplicates", "group", "group_overlap"),
-        # how a mask's pixels stand for classes, and which mask belongs to an image
-        *("values", "colours", "ignored", "mask_suffix", "unpaired"),
-        # which images are tested on: figures over a part that the program chooses reveal images
-        *("test_fraction", "test_seed", "unseen", "held_out_by"),
-        # the layout of a table or a set of files; what a label is decides what is held out, too
-        *("path_column", "label_column", "site_column", "split_column", "delimiter"),
-        *("label_separator", "mask_column", "format", "site_key", "first_pixel"),
-        "frames",  # which of a file's frames are images
-        *("image_column", "train_part", "test_part", "first_label", "transpose"),
-        *("train_images", "train_labels", "test_images", "test_labels"),
+        *("classes", "room"),
+        *("size", "channels", "fit", "mean", "std", "length"),
+        *("window", "view", "function", "orientation"),  # of DICOM files
     }
 )
 

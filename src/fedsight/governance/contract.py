@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, field_validator
 from fedsight.core.errors import DeployError
 from fedsight.core.settings import Settings
 from fedsight.governance.ledger import Limit, SumLimit
-from fedsight.privacy.noised_sums import MOST_NOISE
+from fedsight.privacy.event import MOST_NOISE
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
@@ -26,6 +26,8 @@ PROTECTION_BY_NOISE: dict[tuple[str, str], Requirement] = {
     ("shares", "client"): "distributed_dp",
 }
 ADDED_AT_SITE = frozenset({"local_dp", "example_dp", "distributed_dp"})  # the site adds the noise
+# noise of the sites that hides all images of one together, not only each by itself
+HIDES_SITE = frozenset({"local_dp", "distributed_dp"})
 ADDED_BY_COORDINATOR = frozenset({"client_dp"})  # the site cannot verify this noise
 GIGABYTE = 1 << 30
 
@@ -91,8 +93,8 @@ class Contract(Settings):
     # how often one round of a run may be trained or measured, with other content or again
     attempts: int = Field(10, ge=1)
     # over how many different lists of sites one round of a program may be summed by secure
-    # aggregation, in all runs together; None: 1 if require names secure_aggregation and epsilon is
-    # not set, otherwise any number
+    # aggregation, in all runs together; None: 1 if require names secure_aggregation, unless epsilon
+    # is set and the sites add noise that hides a site's images together; otherwise any number
     sums: int | None = Field(None, ge=1)
     # over how many different lists of sites updates may be summed by secure aggregation, in all
     # rounds of all programs on the data set together; None: any number. With 1 no site can be left
@@ -130,7 +132,7 @@ class Contract(Settings):
     delta: float = Field(1e-5, gt=0, lt=1)  # the delta that epsilon refers to
     trust_coordinator_noise: bool = False  # whether noise that the coordinator promises counts
     # least noise multiplier that a program's mechanism must state; None: any
-    min_noise_multiplier: float | None = Field(None, gt=0, validate_default=True)
+    min_noise_multiplier: float | None = Field(None, gt=0, le=MOST_NOISE, validate_default=True)
 
     @field_validator("min_noise_multiplier")
     @classmethod
@@ -224,19 +226,32 @@ class Contract(Settings):
                 f"privacy.noise_multiplier must be {least:g} or more, and the program {states}",
             )
 
+    def noised(self, program: Program) -> frozenset[str]:
+        """The protections of `program` by noise that the site adds and whose strength the contract
+        bounds.
+
+        Whoever chooses the program states its noise: without a bound it may be any number above 0.
+        """
+        if self.epsilon is None and self.min_noise_multiplier is None:
+            return frozenset()
+        return ADDED_AT_SITE & set(protections(program))
+
     def check_memory(self, program: Program, remembers: bool) -> None:
         """Raise DeployError if `program` keeps memory at the site that could single it out.
 
         Sites have different memories if they took part in different rounds. A coordinator can make
-        those of all sites but one fail or saturate, and a sum of updates is then that site's.
+        those of all sites but one fail or saturate, and a sum of updates is then that site's. Only
+        noise that hides the whole site hides it then, as strong as the contract says.
         """
         if self.masked_memory or not remembers or "secure_aggregation" not in self.require:
             return
-        if not ADDED_AT_SITE & set(protections(program)):
+        if not HIDES_SITE & self.noised(program):
             raise _refusal(
                 "masked_memory",
-                "the program keeps memory at the site, and only masks hide its updates",
-                "choose an algorithm without memory or a personal slice, or noise that sites add; ",
+                "the program keeps memory at the site, and only masks hide its updates as a whole",
+                "choose an algorithm without memory or a personal slice, or noise that hides a "
+                "site (local, distributed) of a strength that the contract bounds (epsilon, "
+                "min_noise_multiplier); ",
             )
 
     def check_room(self, runs: int, size: int) -> None:
@@ -293,20 +308,21 @@ class Contract(Settings):
             return EVALUATIONS
         return self.evaluations
 
-    @property
-    def most_sums(self) -> int | None:
-        """Over how many lists of sites a round of a program may be summed; None: any number.
+    def most_sums(self, stated: Sequence[str]) -> int | None:
+        """Over how many lists of sites a round of a program with the protections `stated` may be
+        summed; None: any number.
 
-        If epsilon is set, each attempt at a round is charged.
+        Each attempt is charged to epsilon, and that pays for the difference of two sums if it has
+        noise of the sites that hides a whole site. Noise that is only promised may be none.
         """
-        if self.sums is None and self.epsilon is None and "secure_aggregation" in self.require:
-            return 1
-        return self.sums
+        if self.sums is not None or "secure_aggregation" not in self.require:
+            return self.sums
+        return None if self.epsilon is not None and HIDES_SITE & set(stated) else 1
 
-    @property
-    def sum_limit(self) -> SumLimit:
-        """Over how many lists of sites updates may be summed."""
-        return SumLimit(self.most_sums, self.lists)
+    def sum_limit(self, stated: Sequence[str]) -> SumLimit:
+        """Over how many lists of sites updates may be summed, of a program with the protections
+        `stated`."""
+        return SumLimit(self.most_sums(stated), self.lists)
 
 
 def _refusal(clause: str, cause: str, cure: str = "") -> DeployError:

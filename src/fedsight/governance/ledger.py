@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -98,24 +99,43 @@ class Ledger:
         sites than `sums` permits; and StoreError if the clock has gone back.
         """
         with self._file.open() as table:
-            for found in self._file.read(table):
-                self._remember(found)
+            self._read_new(table)
             if attempts is not None:
                 self._check_attempts(entry, attempts)
             if entry.kind == "figures":
                 self._check_figures(entry, evaluations)
             if entry.kind == "sum":
                 self.check_sum(entry, sums or SumLimit())
-            now = entries.now()
-            if entry.kind != "clock":
-                self._check_clock(now)
             if limit is not None:
                 self.check_limit(entry, limit)
-            number = self._file.number + 1
-            entry = replace(entry, number=number, time=now.isoformat(timespec="seconds"))
-            self._file.append(table, entry)
-            self._remember(entry)
-            return entry
+            return self._written(table, entry)
+
+    def append_release(self, entry: LedgerEntry) -> None:
+        """Write `entry` unless it is there that this answer to this question was released.
+
+        The ledger is read either way, and must be intact. Raises StoreError as `append` does.
+        """
+        with self._file.open() as table:
+            self._read_new(table)
+            known = self._asked.get(entry.asked, [])
+            if (entry.question, entry.sha256) not in {(one.question, one.sha256) for one in known}:
+                self._written(table, entry)
+
+    def _read_new(self, table: sqlite3.Connection) -> None:
+        """Read what other processes have written since, and check all entries."""
+        for found in self._file.read(table):
+            self._remember(found)
+
+    def _written(self, table: sqlite3.Connection, entry: LedgerEntry) -> LedgerEntry:
+        """`entry` with its number and time, once it is on the disk."""
+        now = entries.now()
+        if entry.kind != "clock":
+            self._check_clock(now)
+        number = self._file.number + 1
+        entry = replace(entry, number=number, time=now.isoformat(timespec="seconds"))
+        self._file.append(table, entry)
+        self._remember(entry)
+        return entry
 
     def evaluations(self, data_set: str) -> int:
         """How many sets of figures of the data set have left, over all runs.

@@ -12,6 +12,7 @@ import logging
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -27,6 +28,8 @@ Events = Iterable[tuple[Event, int]]  # each with its number of occurrences
 
 FINE = 1e-4  # width of the privacy loss grid; any width gives an upper bound, a wider one is faster
 WIDE = 400.0  # sum of (sensitivity / noise)^2 at which epsilon is above 200
+LEAST_NOISE = 1e-100  # anything less is no noise: its inverse square is hardly a number
+MOST_NOISE = 1e6  # more counts as this much: accountants fail on numbers that are nearly 0
 CLOSE = 1e-4  # relative accuracy of a calibrated noise multiplier
 COARSE = 1e-3  # within about 1e-4 of the fine grid, ten times as fast: for every round
 
@@ -42,6 +45,8 @@ def need_accounting() -> None:
 
 def spent(events: Events, delta: float, method: Method = "pld", grid: float = FINE) -> float:
     """Epsilon of all `events` together at `delta`; infinity if a release has no noise.
+
+    Noise of more than `MOST_NOISE` counts as that much.
 
     `pld` composes privacy loss distributions (Koskela et al. 2020, Doroshenko et al. 2022), `rdp`
     Rényi divergences (Mironov 2017). With `pld`, Gaussian releases on their own are accounted
@@ -60,10 +65,11 @@ def spent(events: Events, delta: float, method: Method = "pld", grid: float = FI
     counted: dict[Event, int] = {}
     for event, count in events:
         if count > 0:
+            event = replace(event, noise=min(event.noise, MOST_NOISE))
             counted[event] = counted.get(event, 0) + count
     if not counted:
         return 0.0
-    if any(event.noise == 0 for event in counted):
+    if any(event.under("replace_one") < LEAST_NOISE for event in counted):
         return math.inf
     need_accounting()
     return _composed(tuple(counted.items()), delta, method, grid)

@@ -22,6 +22,7 @@ from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.types import Payload, RoundSum
 from fedsight.privacy.accounting import COARSE, Events, calibrate, rounds_within, spent
+from fedsight.privacy.event import MOST_NOISE
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Everyone, FixedSize, Sampler
 
@@ -130,7 +131,7 @@ class Protected(Mechanism):
     epsilon: float | None = Field(None, gt=0, le=1000)  # target: a run stops before exceeding it
     delta: float = Field(1e-5, gt=0, lt=1)  # probability of failure: below 1 / number of units
     # noise over clipping norm; None: the least that keeps all rounds within epsilon
-    noise_multiplier: float | None = Field(None, gt=0)
+    noise_multiplier: float | None = Field(None, gt=0, le=MOST_NOISE)
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:
         """What `rounds` rounds release, for the client or example that they reveal most about."""

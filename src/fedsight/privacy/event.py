@@ -10,6 +10,9 @@ from typing import Any, Literal, get_args
 from fedsight.core.errors import FedSightError
 
 Neighbours = Literal["add_remove", "replace_one"]
+# The largest noise multiplier. It hides far more images than a site may have, and its square is a
+# number, as accounting and errors of figures need: whoever chooses a program may state any noise.
+MOST_NOISE = 1e9
 EventKind = Literal["gaussian", "poisson", "fixed_size", "matrix", "skellam", "laplace"]
 
 

@@ -26,9 +26,6 @@ from fedsight.privacy.event import Event, gaussian
 from fedsight.privacy.noise import Noise
 
 GRID = 2.0**-20  # width of the grid, in units of the bound
-# The largest multiplier. It hides far more images than a site may have, and its square is a number,
-# as errors of figures need: a site may state any noise.
-MOST_NOISE = 1e9
 
 Bounds = Mapping[str, float]  # the largest norm of one image's share, by the name of the sum
 

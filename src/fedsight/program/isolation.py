@@ -18,11 +18,13 @@ from fedsight.core.errors import Problem
 from fedsight.core.rng import generator
 from fedsight.core.types import Batch
 from fedsight.data.base import Dataset
+from fedsight.data.detection import boxes
 from fedsight.models.base import Network
 from fedsight.program.program import Program
 from fedsight.tasks.base import Task
 from fedsight.tasks.loss_module import LossModule
 
+_PADDED_ROWS = 7
 _OTHERWISE = "or protect whole sites with privacy.name = 'local' or 'central'"
 
 
@@ -60,7 +62,29 @@ def _tried(task: Task, module: nn.Module, dataset: Dataset) -> tuple[str, str] |
             "image, so clipping each does not bound what one image changes"
         )
         return cause, f"keep nothing from call to call (averages, queues, counters), {_OTHERWISE}"
-    return None
+    return _padded(loss, one, dataset)
+
+
+def _padded(loss: LossModule, one: Batch, dataset: Dataset) -> tuple[str, str] | None:
+    """What is wrong if the gradient of an image with boxes depends on how far they are padded."""
+    found = dataset.train.targets
+    if found is None or not boxes.are_boxes(found):
+        return None
+    side = min(dataset.preprocess.height, dataset.preprocess.width)
+    alone = boxes.pack([[(0.0, 0.0, 0.0, side / 2, side / 2)]], [[]])
+    short, long = (
+        _gradient(loss, Batch(one.x, y)) for y in (alone, boxes.widened(alone, _PADDED_ROWS))
+    )
+    if torch.allclose(short, long, rtol=1e-4, atol=1e-6 * float(short.abs().max())):
+        return None
+    cause = (
+        "the loss of an image depends on how many rows its boxes are padded to, which are those of "
+        "the fullest image, so clipping each does not bound what one image changes"
+    )
+    cure = (
+        f"leave rows of padding out of means (fedsight.data.detection.boxes.trimmed), {_OTHERWISE}"
+    )
+    return cause, cure
 
 
 def _images(task: Task, dataset: Dataset) -> tuple[Batch, Batch]:

@@ -49,10 +49,16 @@ def difficult(row: Row) -> Row:
 def joined(parts: Sequence[Tensor]) -> list[Tensor]:
     """The parts' targets, all padded to the rows of the longest."""
     most = max(part.shape[1] for part in parts)
-    return [_widened(part, most) for part in parts]
+    return [widened(part, most) for part in parts]
 
 
-def _widened(targets: Tensor, most: int) -> Tensor:
+def are_boxes(targets: Tensor) -> bool:
+    """Whether targets [n, ...] are boxes: [n, most, 5]."""
+    return targets.dim() == 3 and targets.shape[2] == 5 and targets.is_floating_point()
+
+
+def widened(targets: Tensor, most: int) -> Tensor:
+    """The targets [b, rows, 5], padded to `most` rows."""
     wide = torch.zeros(len(targets), most, 5, device=targets.device)
     wide[:, :, 0] = PADDING
     wide[:, : targets.shape[1]] = targets

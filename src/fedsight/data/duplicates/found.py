@@ -18,14 +18,12 @@ from fedsight.data.base import ArrayImages, Dataset, Images, Part
 from fedsight.data.duplicates.alike import Numbers, joined, sets_alike
 from fedsight.data.duplicates.counts import Copies, Duplicates, Pair
 from fedsight.data.duplicates.prints import Prints, prints_of
-from fedsight.data.images.decode import Origin, full_size
+from fedsight.data.images.decode import AS_STORED, Origin, full_size
 from fedsight.data.images.dicom import Frame
 from fedsight.data.images.disk import LazyImages, NamedArray
-from fedsight.data.images.windowing import Reading
 from fedsight.data.parts import NAMES, PartName
 
 EXAMPLES = 20  # pairs that are listed
-_BITS = Reading("bits")  # a program's window must not decide what is a copy
 
 
 @dataclass(frozen=True)
@@ -202,9 +200,10 @@ def originals(images: Images) -> LazyImages | None:
 
 
 def _prints(images: Images, seen: bool) -> Prints | None:
-    if isinstance(images, ArrayImages):
+    taken: Prints | None = getattr(images, "prints", None)
+    if taken is None and isinstance(images, ArrayImages):
         return prints_of(images.pixels, seen)
-    return images.prints if isinstance(images, LazyImages) else None
+    return taken
 
 
 def _equal(digests: Sequence[bytes], images: Sequence[tuple[Images, int]]) -> Numbers:
@@ -265,7 +264,7 @@ def _raw(origin: Origin) -> bytes:
 def _pixels(origin: Origin) -> bytes | None:
     """The digest of an image's pixels, whatever its file's format; None if it cannot be read."""
     try:
-        pixels = full_size(origin, _BITS)
+        pixels = full_size(origin, AS_STORED)
     except DataError:
         return None
     if pixels.shape[2] == 3 and (pixels == pixels[..., :1]).all():

@@ -17,6 +17,7 @@ from fedsight.data.duplicates.counts import Copies, Handling
 from fedsight.data.duplicates.found import Copied, copied, members_of, part_of
 from fedsight.data.images.disk import LazyImages, NamedArray
 from fedsight.data.parts import NAMES, PartName
+from fedsight.data.text.texts import Texts
 
 T = TypeVar("T")
 NOT_LOOKED_FOR = "copies were not looked for, because data.verify is false and nothing was decoded"
@@ -43,7 +44,7 @@ def looked_for(opened: Dataset, source: HandlesCopies) -> Copied | None:
         return None
     found = copied(opened)
     for part in (opened.train, opened.validation, opened.test):
-        if part is not None and isinstance(part.images, LazyImages):
+        if part is not None and isinstance(part.images, LazyImages | NamedArray | Texts):
             part.images.prints = None  # they have served, and would travel to workers
     return found
 

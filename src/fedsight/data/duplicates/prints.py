@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+SAMPLED = 64  # pixels across and down that are compared before whole images are
+SEEN = 64  # side in pixels of what the thumbnail is made of
 SIDE = 16  # of the grey thumbnail that stands for the look of an image
 BLANK = 0.01  # the largest difference within a channel, in [0, 1], of an image of one colour
 PLAIN = 0.01  # standard deviation of a thumbnail, in [0, 1], below which an image shows nothing
@@ -20,13 +22,25 @@ Rasters = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
 
 
 @dataclass(frozen=True)
+class View:
+    """What is looked at of an image: the same whatever size, fit and window a program asks for.
+
+    Otherwise a program decided which images are copies, and would learn from the number that is
+    left how many look alike in any view of its choice.
+    """
+
+    sample: Rasters  # [c, h, w] pixels at regular distances, at full depth
+    small: Rasters  # [c, h, w] the whole image, made smaller
+
+
+@dataclass(frozen=True)
 class Prints:
     """The prints of n images.
 
-    `digests` are equal where the network's input is. `blank` [n] marks images of one colour, which
-    are equal without being copies. `looks` [n, SIDE * SIDE] float16 are grey thumbnails without
-    brightness and contrast (mean 0, length 1), so that the inner product of two is their
-    correlation; all zero for an image that shows hardly anything.
+    `digests` are equal where images are; those of files are equal for some others, too. `blank`
+    [n] marks images of one colour, which are equal without being copies. `looks` [n, SIDE * SIDE]
+    float16 are grey thumbnails without brightness and contrast (mean 0, length 1), so that the
+    inner product of two is their correlation; all zero for an image that shows hardly anything.
     """
 
     digests: list[bytes]
@@ -45,11 +59,11 @@ class Printer:
     _looks: list[Tensor] = field(default_factory=list)
     _blank: list[bool] = field(default_factory=list)
 
-    def add(self, raster: Rasters) -> None:
-        """Take the print of the next image, uint8 or uint16 [c, h, w]."""
-        self._digests.append(_digest(raster))
-        self._blank.append(_blank(raster))
-        self._looks.append(looks(torch.from_numpy(raster)[None]))
+    def add(self, view: View) -> None:
+        """Take the print of the next image."""
+        self._digests.append(_digest(view.sample))
+        self._blank.append(_blank(view.sample) and _blank(view.small))
+        self._looks.append(looks(torch.from_numpy(view.small)[None]))
 
     def prints(self) -> Prints:
         """Those of all images so far."""

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Preprocess, scaled
+from fedsight.data.duplicates.prints import SAMPLED, SEEN, View
 from fedsight.data.images.dicom import Frame, is_dicom, read_dicom
 from fedsight.data.images.fit import Box, Placement
 from fedsight.data.images.pixels import Pixels, Upright, as_array, read_upright, seen_size
@@ -21,6 +22,7 @@ from fedsight.data.images.windowing import Reading
 
 # bytes: a file's content; Frame: one of a DICOM file's images
 Origin = str | os.PathLike[str] | bytes | Image.Image | Frame
+AS_STORED = Reading("bits")  # a program's window must not decide what is a copy
 _LUMA = np.array([299, 587, 114], dtype=np.uint32)  # ITU-R BT.601, in thousandths
 
 
@@ -67,6 +69,30 @@ def fitted(image: Upright, preprocess: Preprocess) -> npt.NDArray[Any]:
     """An upright image at the size and with the channels of the input: [c, h, w]."""
     found = _channels(_fit(image, preprocess), preprocess.channels)
     return np.array(found.transpose(2, 0, 1), order="C")  # Pillow lends read-only memory
+
+
+def raster_and_view(
+    path: Origin, preprocess: Preprocess, name: str | None = None, thorough: bool = False
+) -> tuple[npt.NDArray[Any], View]:
+    """As `raster`, and what is looked at to find copies, which `preprocess` does not change."""
+    image = _upright(path, preprocess.dicom or Reading(), name, thorough)
+    fitted = _channels(_fit(image, preprocess), preprocess.channels)
+    whole = np.array(fitted.transpose(2, 0, 1), order="C")
+    try:
+        seen = image if preprocess.dicom is None else _upright(path, AS_STORED, name, False)
+    except DataError:  # it can be shown in the program's window only
+        return whole, View(*2 * [np.zeros((1, 1, 1), np.uint8)])
+    return whole, _view(seen)
+
+
+def _view(image: Upright) -> View:
+    a = as_array(image)
+    across, down = (-(-side // SAMPLED) for side in (a.shape[1], a.shape[0]))
+    sample = a[::down, ::across]
+    if (sample == sample[..., :1]).all():
+        sample = sample[..., :1]  # grey, perhaps in a file for colours
+    small = _resize(image, (SEEN, SEEN), (0.0, 0.0, float(a.shape[1]), float(a.shape[0])))
+    return View(*(np.array(one.transpose(2, 0, 1), order="C") for one in (sample, small)))
 
 
 def full_size(

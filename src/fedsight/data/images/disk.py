@@ -18,13 +18,13 @@ from torch import Tensor
 from fedsight.core.errors import DataError
 from fedsight.core.progress import progress
 from fedsight.data.base import ArrayImages, Images, Indices, Preprocess, SizedSource
-from fedsight.data.duplicates.prints import Printer, Prints
+from fedsight.data.duplicates.prints import Printer, Prints, View
 from fedsight.data.images import dicom
-from fedsight.data.images.decode import Origin, decode, raster
+from fedsight.data.images.decode import Origin, decode, raster, raster_and_view
 from fedsight.data.images.pixels import Pixels
 
 MEMORY = 1 << 30  # bytes of pixels that are kept in memory unless the config says otherwise
-Loaded = Pixels | DataError
+Loaded = tuple[Pixels, View | None] | DataError
 _THREADS = 8
 _EACH = 8  # images decoded ahead of being stored, for each thread
 T = TypeVar("T")
@@ -151,8 +151,9 @@ def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, li
     printer = Printer()
 
     def load(index: int) -> Loaded:
+        asked = images.origin(index), preprocess, images.shown(index), True
         try:
-            return raster(images.origin(index), preprocess, images.shown(index), thorough=True)
+            return raster_and_view(*asked) if prints else (raster(*asked), None)
         except DataError as error:
             return error
 
@@ -163,21 +164,23 @@ def settle(images: LazyImages, source: SizedSource) -> tuple[Images, Indices, li
                 raise result
             skipped.append(images.name(index))
             continue
+        whole, view = result
         if keep:
-            pixels = _store(pixels, len(good), result)
-        elif prints:
-            printer.add(result)
+            pixels = _store(pixels, len(good), whole)
+        if view is not None:
+            printer.add(view)
         good.append(index)
     kept = np.asarray(good, dtype=np.int64)
-    if keep:
-        return NamedArray(pixels[: len(good)], images.only(kept)), kept, skipped
-    found = images.only(kept)
+    files = images.only(kept)
+    found = NamedArray(pixels[: len(good)], files) if keep else files
     found.prints = printer.prints() if prints else None
     return found, kept, skipped
 
 
 class NamedArray(ArrayImages):
     """Images in memory that remember where they came from."""
+
+    prints: Prints | None = None  # taken when they were decoded
 
     def __init__(self, pixels: Tensor, names: LazyImages) -> None:
         super().__init__(pixels, "image")

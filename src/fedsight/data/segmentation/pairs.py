@@ -22,6 +22,7 @@ from fedsight.data.segmentation.folder_words import (
     role_of,
     without_parts,
 )
+from fedsight.data.single_draws import refuse_other_tests
 
 Unpaired = Literal["error", "skip"]
 Key = tuple[Folders, str]  # what an image and its mask have in common
@@ -72,6 +73,7 @@ class Pairs:
         found = replace(self, passed_over=dict(sorted(counts.items())))
         if {pair.part for pair in found.pairs} != {"train"}:
             return found
+        refuse_other_tests(str(root), "test images would be drawn from the others")
         note = "no image for testing has a mask: test images are drawn from the others"
         pairs = [replace(pair, part=None) for pair in found.pairs]
         return replace(found, pairs=pairs, notes=(*found.notes, note))

@@ -39,6 +39,7 @@ from fedsight.data.images.decode import upright
 from fedsight.data.layouts import Place, arranged
 from fedsight.data.parts import NAMES
 from fedsight.data.passed_over import cures
+from fedsight.data.single_draws import refuse_other_tests
 
 
 @sources.add("boxes", reads="COCO JSON, Pascal VOC XML, YOLO text")
@@ -169,6 +170,7 @@ class Boxes(BoxSource):
         if listed:
             notes = (*notes, *(f"parts as the image sets of '{base}' say" for base in used))
         if only_training(images) and listed:
+            refuse_other_tests(str(root), "test images would be drawn from the others")
             images = [replace(image, part=None) for image in images]
             notes = (*notes, "nothing is listed for testing: test images are drawn from the others")
         names = tuple(sorted({o.label for image in images for o in image.objects}))

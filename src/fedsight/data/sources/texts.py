@@ -38,7 +38,7 @@ class TextFile(TextSource):
     similar_names: Similar = "error"
     similar_sites: Similar = "error"  # the same for names of sites
     delimiter: str = Field(",", min_length=1, max_length=1)  # of a CSV
-    # texts that are equal in the words that are read
+    # texts that are equal in all their words
     duplicates: Handling = "report"
     group: str | None = Field(None, min_length=1)  # the column or key of what is held out whole
     group_overlap: Overlap = "error"  # groups that the file puts into two parts

@@ -6,17 +6,21 @@ need not agree on a vocabulary, which would reveal their words to the coordinato
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
 import zlib
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import ArrayImages, Indices, Preprocess, Source
+from fedsight.data.duplicates.prints import Prints
 
 PADDING, GAP, FIRST = 0, 1, 2  # no word; a removed word; the smallest number of a word
 NUMBERS = 1 << 22  # of words; float32 holds every one of them exactly
@@ -44,6 +48,8 @@ def row(text: Sequence[str | None], length: int) -> list[int]:
 class Texts(ArrayImages):
     """Texts with the interface of images: float32 [b, 1, 1, length] of exact word numbers."""
 
+    prints: Prints | None = None
+
     def __init__(self, rows: Tensor, excerpts: Sequence[str], origins: Sequence[str]) -> None:
         super().__init__(rows[:, None, None], "")
         self.excerpts = tuple(excerpts)
@@ -57,7 +63,12 @@ class Texts(ArrayImages):
         rows = torch.tensor([row(text, length) for text in texts], dtype=torch.int32)
         shown = ([GAP_SHOWN if word is None else word for word in text[:length]] for text in texts)
         excerpts = [" ".join(filter(None, text)) for text in shown]
-        return cls(rows.view(len(texts), length), excerpts, origins)
+        found = cls(rows.view(len(texts), length), excerpts, origins)
+        # Of all words, not of those that the network sees: a program decides how many these are.
+        whole = (json.dumps(list(text)).encode() for text in texts)
+        digests = [hashlib.blake2b(text, digest_size=16).digest() for text in whole]
+        found.prints = Prints(digests, np.zeros(len(digests), dtype=bool))
+        return found
 
     def name(self, index: int) -> str:
         """Where the text came from."""

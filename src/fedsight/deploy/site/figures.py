@@ -72,7 +72,8 @@ class FigureRules:
             return (
                 "contract.figures: the noise is sized for one test image, and parameters that stay "
                 f"at the site (algorithm {self._program.algorithm.registered}) were trained on its "
-                "other images without noise"
+                "other images without noise that contract.epsilon or contract.min_noise_multiplier "
+                "bounds"
             )
         if images < contract.test_images:
             return (

@@ -28,7 +28,7 @@ from fedsight.deploy.site.trainer import AbandonedError
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
 from fedsight.governance.entries import EntryKind, LedgerEntry, canonical
-from fedsight.governance.ledger import Ledger
+from fedsight.governance.ledger import Ledger, SumLimit
 
 FREE: Charge = (None, 1)  # no epsilon pays for it
 # What the coordinator or another job caused: zeros instead would be an answer at its bidding.
@@ -117,7 +117,7 @@ class Release:
 
     def check_sum(self, round: int, sites: Iterable[str]) -> None:
         """Raise DeployError if the contract does not permit a sum of the round over `sites`."""
-        self._ledger.check_sum(self._sum(round, sites), self.contract.sum_limit)
+        self._ledger.check_sum(self._sum(round, sites), self._sum_limit)
 
     def record_sum(self, round: int, sites: Iterable[str]) -> None:
         """Record that the site helps to unmask the sum of the round over `sites`.
@@ -125,7 +125,11 @@ class Release:
         It is on the disk when this returns, whatever becomes of the run's memory. Raises
         DeployError if the contract does not permit it, StoreError if it cannot be recorded.
         """
-        self._ledger.append(self._sum(round, sites), sums=self.contract.sum_limit)
+        self._ledger.append(self._sum(round, sites), sums=self._sum_limit)
+
+    @property
+    def _sum_limit(self) -> SumLimit:
+        return self.contract.sum_limit(self._template.protections)
 
     def _sum(self, round: int, sites: Iterable[str]) -> LedgerEntry:
         """The updates of a round hardly differ between attempts, or between runs of a program: so
@@ -167,11 +171,14 @@ class Release:
         """The answer as it was sent before.
 
         That costs nothing, unless the coordinator adds the noise: it may sum the same update with
-        fresh noise.
+        fresh noise. It may never have left: then the ledger could not be written, and must say so
+        now.
         """
         if charge[0] is not None and not self._enforced(question):
             self._charge(question, charge)
-        self._log.write("repeated", what=question.kind, **self._facts(question, known))
+        facts = self._facts(question, known)
+        self._ledger.append_release(self._released(question, known, facts))
+        self._log.write("repeated", what=question.kind, **facts)
         return known
 
     def _failed(
@@ -197,11 +204,12 @@ class Release:
 
     def _record(self, question: Question, found: Answer, event: str) -> None:
         facts = self._facts(question, found)
-        released = replace(
-            self._entry(question, "released"), bytes=facts["bytes"], sha256=found.sha256
-        )
-        self._ledger.append(released)
+        self._ledger.append(self._released(question, found, facts))
         self._log.write(event, **facts, **found.facts)
+
+    def _released(self, question: Question, found: Answer, facts: Mapping[str, Any]) -> LedgerEntry:
+        entry = self._entry(question, "released")
+        return replace(entry, bytes=facts["bytes"], sha256=found.sha256)
 
     def _entry(self, question: Question, kind: EntryKind) -> LedgerEntry:
         own = question.kind == "update"

@@ -49,6 +49,7 @@ from fedsight.deploy.site.release import (
 )
 from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
 from fedsight.deploy.site.trainer import (
+    ChangedImagesError,
     MeasureStep,
     OpenData,
     Opened,
@@ -323,7 +324,7 @@ class SiteService:
         return Question(kind, digest, doing, round, count(fields, "attempt"))
 
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
-        self._joined = None
+        self._joined = self._found = None
         memory = self._enforcement.begin_run(program, owner, run)
         job_lease.claim(memory, self._token)
         self._opened = OpenData(program, owner, self._name, memory, self._token, None)
@@ -400,8 +401,8 @@ class SiteService:
     def _open(self) -> Opened:
         """Have the trainer open the images of the current run."""
         assert self._opened is not None
-        self._found = self._ask_trainer(self._opened, OPENING)
-        return self._found
+        found: Opened = self._ask_trainer(self._opened, OPENING)
+        return found
 
     def _ask_trainer(self, command: OpenData | TrainStep | MeasureStep, doing: str) -> Any:
         """The trainer's answer; a new trainer opens the site's images first."""
@@ -410,12 +411,29 @@ class SiteService:
         new = self._trainer is None
         trainer = self._running_trainer()
         try:
-            if new and command is not self._opened:
-                trainer.ask(self._opened, OPENING)
+            if command is self._opened:
+                return self._as_before(trainer.ask(command, doing))
+            if new:
+                self._as_before(trainer.ask(self._opened, OPENING))
             return trainer.ask(command, doing)
-        except EngineError:  # it died: the next request gets a new one
+        except EngineError:  # it died, or is of no use: the next request gets a new one
             self._end_trainer()
             raise
+
+    def _as_before(self, found: Opened) -> Opened:
+        """What was opened, if it is what this site joined the run with.
+
+        Raises ChangedImagesError if it is not. Fewer images are sampled more often than the ledger
+        charges, and figures could be those of a single one.
+        """
+        if self._found is not None and found != self._found:
+            raise ChangedImagesError(
+                "the site's images or labels have changed since it joined this run",
+                "continue the run, which asks the site for its numbers of images again; see "
+                "log.jsonl at the site if nobody has changed them: some may have become unreadable",
+            )
+        self._found = found
+        return found
 
     def _running_trainer(self) -> Trainer:
         """The trainer, started if there is none."""

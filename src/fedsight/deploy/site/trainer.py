@@ -46,6 +46,13 @@ class AbandonedError(EngineError):
     """
 
 
+class ChangedImagesError(EngineError):
+    """The images that a trainer opened again are not those that the site joined the run with.
+
+    What was declared, what an update costs, and whether figures may leave follow from those.
+    """
+
+
 @dataclass(frozen=True)
 class OpenData:
     """Open the site's images for a program; answered by an `Opened`."""
@@ -69,6 +76,8 @@ class Opened:
     bare: bool  # whether the models that are measured have parameters trained here without noise
     # the parts of an update that are integers, bounded for this site's number of images
     integers: PartSpecs = field(default_factory=dict)
+    # of images and labels of each part
+    hashes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteError
 from fedsight.core.types import Memory, Metrics, Reply
+from fedsight.data.contents import contents
 from fedsight.deploy.declaration import declare, open_site, without_weights
 from fedsight.deploy.site.job_lease import JobLease
 from fedsight.deploy.site.trainer import (
@@ -63,8 +64,11 @@ class SiteTrainer:
         self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
         owner = setup.owner
         declared = declare(self.federation, self.number, owner.share, owner.contract.tells_counts)
-        bare = self._remembers and program.privacy.unit != "example"
-        self.opened = Opened(declared, cost, bare, self.client.federation.integers_of(images))
+        # Noise in the steps covers what stays here as well, if there must be enough of it.
+        bare = self._remembers and "example_dp" not in owner.contract.noised(program)
+        hashes = contents(self.federation.dataset).hashes
+        integers = self.client.federation.integers_of(images)
+        self.opened = Opened(declared, cost, bare, integers, hashes)
 
     def train(self, step: TrainStep) -> TrainedUpdate:
         """Take one client step.

@@ -8,7 +8,8 @@ from typing import Any
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics
 from fedsight.engines.remote import messages, replies
-from fedsight.privacy.noised_sums import MOST_NOISE, NoisedSums, deviation
+from fedsight.privacy.event import MOST_NOISE
+from fedsight.privacy.noised_sums import NoisedSums, deviation
 from fedsight.program.federation import Federation
 
 FARTHEST = 40.0  # standard deviations: noise is never farther off

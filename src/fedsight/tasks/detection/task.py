@@ -55,7 +55,8 @@ class Detection(Task):
 
         It draws from torch's default generator, which the client step has seeded.
         """
-        x, y = batch.x, batch.y
+        # The padding is that of the fullest image of all, which must not rescale other gradients.
+        x, y = batch.x, boxes.trimmed(batch.y)
         if self.mirror or self.turn or self.zoom > 1:
             x, y = moved(x, y, self.mirror, self.turn, self.zoom)
         return self._loss(_detector(model), x, y)
@@ -146,7 +147,7 @@ class Detection(Task):
     def check(self, dataset: Dataset) -> list[Problem]:
         """The data must have boxes."""
         found = dataset.train.targets
-        if found is not None and found.dim() == 3 and found.shape[2] == 5:
+        if found is not None and boxes.are_boxes(found):
             return []
         cause = "the task 'detect' learns from boxes, but these data have none"
         return [
