@@ -214,7 +214,7 @@ def test_a_job_with_another_class_is_refused(connected: Loopback, tmp_path: Path
     write_job(tmp_path / "job", "job", ["site-00"], {"run": "r", "fingerprint": "f", "number": 1})
     path = tmp_path / "job" / "app" / "config" / "config_fed_client.json"
     ours, theirs = (
-        "fedsight.deploy.flare.SiteComponent",
+        "fedsight.deploy.flare.components.SiteComponent",
         "nvflare.app_common.np.np_trainer.NPTrainer",
     )
     path.write_text(path.read_text().replace(ours, theirs))
