@@ -16,7 +16,6 @@ from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import (
     STREAM_CHANNEL,
     STREAM_DATA_TOPIC,
-    STREAM_ERROR_TOPIC,
     StreamDataType,
     StreamHeaderKey,
 )
@@ -52,17 +51,15 @@ class OpenStreams:
         stream = get(StreamHeaderKey.STREAM_ID)
         if type(stream) is not int:
             return False
+        if get(MessageHeaderKey.TOPIC) != STREAM_DATA_TOPIC:
+            return True  # about a stream of ours
         key = (get(MessageHeaderKey.ORIGIN), get(MessageHeaderKey.DESTINATION), stream)
-        topic = get(MessageHeaderKey.TOPIC)
         with self._lock:
             known = self._open.setdefault(sender, {})
-            try:
-                if topic == STREAM_ERROR_TOPIC:
-                    return True  # it concerns a stream of ours; its number may be that of another
-                return topic != STREAM_DATA_TOPIC or self._admit_chunk(message, known, key)
-            finally:
-                if not known:
-                    del self._open[sender]
+            admitted = self._admit_chunk(message, known, key)
+            if not known:
+                del self._open[sender]
+            return admitted
 
     def _admit_chunk(
         self,
