@@ -8,6 +8,7 @@ to have been restarted, so the coordinator gives it up in the middle of a round.
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,7 @@ from nvflare.apis.fl_constant import ReservedKey
 from nvflare.apis.fl_context import FLContext, FLContextManager
 from nvflare.private.fed.server.client_manager import ClientManager
 
-from fedsight.deploy import flare
-from fedsight.deploy.flare import HEARTBEAT_PROPERTY, PresenceComponent
+from fedsight.deploy.flare.presence import HEARTBEAT_PROPERTY, PresenceComponent
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.presence import Heartbeat
 
@@ -57,7 +57,7 @@ class NaivePresence(PresenceComponent):
         """Called for every heartbeat."""
         peer = fl_ctx.get_peer_context()
         found = Heartbeat.decode(peer.get_prop(HEARTBEAT_PROPERTY))
-        folder = Path(flare.os.environ["FEDSIGHT_HOME"]) / "sites"
+        folder = Path(os.environ["FEDSIGHT_HOME"]) / "sites"
         presence.record(folder, peer.get_identity_name(), found.process, found.declared)
 
 

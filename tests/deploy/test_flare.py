@@ -13,7 +13,7 @@ from nvflare.collab.api.context import get_call_context, set_call_context
 from nvflare.collab.api.exceptions import CollabCallError
 
 from fedsight.core.errors import SiteError
-from fedsight.deploy.flare import FlareLink, SiteComponent
+from fedsight.deploy.flare.components import FlareLink, SiteComponent
 from fedsight.engines.remote.conversation import Talk
 
 

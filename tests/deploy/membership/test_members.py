@@ -123,7 +123,7 @@ def test_policies_forbid_code_and_allow_four_classes(pair: Pair, side: Any) -> N
     if side == "site":
         ours, flares = ("SiteComponent", "executor.CollabExecutor")
     assert set(resources["class_allow_list"]) == {
-        f"fedsight.deploy.flare.{ours}",
+        f"fedsight.deploy.flare.components.{ours}",
         f"nvflare.collab.runtime.{flares}",
     }
     assert not list((kit / "local").glob("*.default"))

@@ -22,6 +22,7 @@ Pixels = npt.NDArray[Any]  # uint8 or uint16 [h, w, c], c = 1 (grey) or 3 (colou
 Upright = Image.Image | Pixels  # as Pillow's image, with mode L or RGB
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GiB of colour
+_BLOCK = 1 << 20  # values that are computed with at a time, in 32 bits
 _HEAD = 64  # bytes of a file that tell its format
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that swap width and height
 _TURNS = {  # what undoes an orientation
@@ -181,9 +182,22 @@ def _on_black(a: Pixels) -> Pixels:
     """[h, w, c] with c = 1 to 4 -> without the alpha channel (c = 2 or 4), blended onto black."""
     if a.shape[2] in (1, 3):
         return a
-    full = np.iinfo(a.dtype).max
-    wide = a.astype(np.uint64)
-    return ((wide[..., :-1] * wide[..., -1:] + full // 2) // full).astype(a.dtype)
+    full = int(np.iinfo(a.dtype).max)
+    blended = np.empty((*a.shape[:2], a.shape[2] - 1), a.dtype)
+    rows = max(1, _BLOCK // (a.shape[1] * a.shape[2]))
+    for row in range(0, len(a), rows):
+        wide = a[row : row + rows].astype(np.uint32)  # holds 65535 * 65535 + 32767
+        colour = wide[..., :-1]
+        colour *= wide[..., -1:]
+        blended[row : row + rows] = _divided(colour, full)
+    return blended
+
+
+def _divided(products: npt.NDArray[np.uint32], by: int) -> npt.NDArray[np.uint32]:
+    """The quotients, rounded, in place of the products."""
+    products += np.uint32(by // 2)
+    products //= np.uint32(by)
+    return products
 
 
 def _pixels(image: Image.Image) -> Pixels:
@@ -244,8 +258,11 @@ def _deep_colour(image: Any, data: bytes | Image.Image) -> Pixels:
     if isinstance(data, bytes) and image.format == "PPM" and image.tile[0][0] == "ppm":
         offset, top = image.tile[0].offset, image.tile[0].args[-1]
         values = np.frombuffer(data, ">u2", image.width * image.height * 3, offset)
-        wide = (values.astype(np.uint64) * 65535 + top // 2) // top
-        deep: Pixels = np.minimum(wide, 65535).astype(np.uint16)
+        deep = np.empty(values.size, np.uint16)
+        for start in range(0, values.size, _BLOCK):
+            wide = values[start : start + _BLOCK].astype(np.uint32)
+            wide *= np.uint32(65535)
+            deep[start : start + _BLOCK] = np.minimum(_divided(wide, top), 65535)
         return deep.reshape(image.height, image.width, 3)
     found = [re.fullmatch(r"(RGB[AX]?;16)([LBN])", _rawmode(tile)) for tile in image.tile]
     if not isinstance(data, bytes) or not all(found):
@@ -259,4 +276,7 @@ def _deep_colour(image: Any, data: bytes | Image.Image) -> Pixels:
         for tile, match in zip(image.tile, found, strict=True)
         if match and (mode := match[1] + _LOW[match[2]])
     ]
-    return _pixels(image).astype(np.uint16) * np.uint16(256) + _pixels(low)
+    high = _pixels(image).astype(np.uint16)
+    high <<= np.uint16(8)
+    high |= _pixels(low)
+    return high

@@ -25,15 +25,15 @@ Role = Literal["server", "client", "lead", "member"]
 
 # The only classes that a job can name.
 CONTROLLER = "nvflare.collab.runtime.controller.CollabController"
-COORDINATOR_COMPONENT = "fedsight.deploy.flare.CoordinatorComponent"
+COORDINATOR_COMPONENT = "fedsight.deploy.flare.components.CoordinatorComponent"
 EXECUTOR = "nvflare.collab.runtime.executor.CollabExecutor"
-SITE_COMPONENT = "fedsight.deploy.flare.SiteComponent"
+SITE_COMPONENT = "fedsight.deploy.flare.components.SiteComponent"
 
 MAX_SITES = 1000
 HEARTBEAT_INTERVAL = 2  # seconds
 CONNECTION_TIMEOUT = 20  # seconds without a heartbeat until the server drops a site's connection
 KEEP_JOBS = 7 * 86400  # seconds that the folder of a finished job is kept, with its log
-_JOB = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PERSISTORS = "nvflare.app_common.state_persistors.storage_state_persistor"
 
 # Rights on jobs: an operator (`lead`) submits and ends them, a `member` only views them, and nobody
@@ -174,7 +174,7 @@ def clear_old_jobs(kit: Path) -> None:
     """Delete what FLARE has kept of jobs that ended long ago; no job may be running."""
     before = time.time() - KEEP_JOBS
     for folder in kit.iterdir():
-        if _JOB.fullmatch(folder.name) and folder.stat().st_mtime < before:
+        if JOB_ID.fullmatch(folder.name) and folder.stat().st_mtime < before:
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -216,9 +216,8 @@ def _server_resources(kit: Path) -> dict[str, Any]:
                 job_store_id="job_store",
             ),
             part("job_store", storage),
-            _component("process_launcher", "ServerLauncher"),
-            _component("presence", "PresenceComponent"),
-            _component("routes", "RouteComponent"),
+            _component("process_launcher", "launching.ServerLauncher"),
+            _component("presence", "presence.PresenceComponent"),
         ],
     }
 
@@ -242,9 +241,9 @@ def _site_resources() -> dict[str, Any]:
                 "resource_consumer",
                 "resource_consumers.gpu_resource_consumer.GPUResourceConsumer",
             ),
-            _component("process_launcher", "SiteLauncher"),
-            _component("presence", "PresenceComponent"),
-            _component("orders", "OrdersComponent"),
+            _component("process_launcher", "launching.SiteLauncher"),
+            _component("presence", "presence.PresenceComponent"),
+            _component("orders", "orders.OrdersComponent"),
         ],
     }
 
@@ -278,7 +277,7 @@ def _logging_config() -> dict[str, Any]:
         }
 
     formatter = {
-        "()": "nvflare.fuel.utils.log_utils.BaseFormatter",
+        "()": "fedsight.deploy.flare.records.BoundedFormatter",
         "fmt": "%(asctime)s %(levelname)s %(name)s %(fl_ctx)s %(message)s",
     }
     return {

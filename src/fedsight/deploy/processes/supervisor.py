@@ -15,7 +15,7 @@ from pathlib import Path
 
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, StoreError
-from fedsight.core.files import write_atomically
+from fedsight.core.files import trim, write_atomically
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL, organisation
 from fedsight.deploy.processes import prefork, spawn
 
@@ -33,19 +33,27 @@ FLARE_ENVIRONMENT = {
     # arrives, up to 4 GiB by default. Ours are a header and a piece or a binding, 32 MiB at most.
     "NVFLARE_STREAMING_MAX_BLOB_SIZE": str(64 << 20),
 }
+FLARE_ENTRY = "fedsight.deploy.flare.process"  # sets limits, then runs a module of FLARE's
+MAX_OUTPUT_BYTES = 1 << 20  # of what a process prints; then older lines are dropped
+TRIM_INTERVAL = 5.0  # seconds
 _APP = "nvflare.private.fed.app"
+_OURS = (
+    FLARE_ENTRY,
+    *(f"fedsight.deploy.flare.{n}" for n in ("components", "launching", "presence")),
+)
 SERVER_MODULES = (  # imported by the processes of a server; the first one is run
     f"{_APP}.server.server_train",
     f"{_APP}.server.runner_process",
     "nvflare.collab.runtime.controller",
-    "fedsight.deploy.flare",
+    *_OURS,
     "fedsight.deploy.server.job",
 )
 SITE_MODULES = (  # imported by the processes of a site; the first one is run
     f"{_APP}.client.client_train",
     f"{_APP}.client.worker_process",
     "nvflare.collab.runtime.executor",
-    "fedsight.deploy.flare",
+    *_OURS,
+    "fedsight.deploy.flare.orders",
     "fedsight.deploy.site.service",
     "fedsight.deploy.site.trainer_process",
 )
@@ -70,6 +78,8 @@ class Supervisor:
         self._folder = folder
         self._home = home
         self._imports = imports
+        self._output = folder / "process.txt"
+        self._trimmed = 0.0
         self._pid: int | None = None
         self._stop_requested = False
 
@@ -121,7 +131,7 @@ class Supervisor:
             spawn.ADDRESS_VARIABLE: forks.address,
         }
         spec = spawn.ProcessSpec(self.module, self.arguments, environment, str(self._folder))
-        with (self._folder / "process.txt").open("ab") as output:
+        with self._output.open("ab") as output:
             self._pid = forks.start(spec, output.fileno())
         write_atomically(self._home / "process.pid", str(self._pid).encode())
 
@@ -132,8 +142,15 @@ class Supervisor:
                 return code
             with contextlib.suppress(OSError):  # as in `run`
                 poll()
+                self._trim_output()
             forks.serve(POLL_INTERVAL)
         return None
+
+    def _trim_output(self) -> None:
+        """Shorten what the process has printed; it appends, and goes on with the same file."""
+        if (now := time.monotonic()) - self._trimmed >= TRIM_INTERVAL:
+            self._trimmed = now
+            trim(self._output, MAX_OUTPUT_BYTES)
 
     def _exit_code(self) -> int | None:
         """The exit code of the process; None while it runs."""
@@ -202,7 +219,7 @@ def server(kit: Path, home: Path) -> Supervisor:
     """The supervisor of the coordinator's FLARE process."""
     arguments = ["-m", str(kit), "-s", "fed_server.json", "--set", "secure_train=true"]
     arguments += ["org=server", "config_folder=config"]
-    return Supervisor(SERVER_MODULES[0], arguments, kit, home, SERVER_MODULES)
+    return Supervisor(FLARE_ENTRY, [SERVER_MODULES[0], *arguments], kit, home, SERVER_MODULES)
 
 
 def site(kit: Path, home: Path, name: str) -> Supervisor:
@@ -210,4 +227,4 @@ def site(kit: Path, home: Path, name: str) -> Supervisor:
     arguments = ["-m", str(kit), "-s", "fed_client.json", "--set", "secure_train=true"]
     arguments += [f"uid={name}", f"org={organisation(name)}", "config_folder=config"]
     arguments += [f"heart_beat_interval={HEARTBEAT_INTERVAL}"]
-    return Supervisor(SITE_MODULES[0], arguments, kit, home, SITE_MODULES)
+    return Supervisor(FLARE_ENTRY, [SITE_MODULES[0], *arguments], kit, home, SITE_MODULES)

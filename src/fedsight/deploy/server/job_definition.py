@@ -14,38 +14,49 @@ STATUS_INTERVAL = 0.25  # seconds between a starting site's requests for the job
 START_TIMEOUT = 60  # seconds for the sites' job processes to start
 
 
+SERVER_CONFIG, SITE_CONFIG = "config_fed_server.json", "config_fed_client.json"
+_COMMON: dict[str, Any] = {"format_version": 2, "task_data_filters": [], "task_result_filters": []}
+
+
 def write_job(folder: Path, name: str, sites: Sequence[str], arguments: dict[str, Any]) -> None:
     """Write a job for `sites` to `folder`; `arguments` go to the coordinator component."""
-    common: dict[str, Any] = {
-        "format_version": 2,
-        "task_data_filters": [],
-        "task_result_filters": [],
-    }
     meta = {
         "name": name,
         "resource_spec": {},
         "min_clients": len(sites),
         "deploy_map": {"app": ["server", *sites]},
     }
+    config = folder / "app" / "config"
+    make_folder(config)
+    write_atomically(folder / "meta.json", _encode(meta))
+    write_atomically(config / SERVER_CONFIG, server_config(arguments))
+    write_atomically(config / SITE_CONFIG, site_config())
+
+
+def server_config(arguments: dict[str, Any]) -> bytes:
+    """The job's configuration at the server. A site that gets it compares it byte for byte."""
     controller = {"server_obj_id": "coordinator", "sync_task_timeout": START_TIMEOUT}
-    server = {
-        **common,
+    config = {
+        **_COMMON,
         "server": {"task_request_interval": STATUS_INTERVAL},
         "workflows": [{"id": "controller", "path": kits.CONTROLLER, "args": controller}],
         "components": [
             {"id": "coordinator", "path": kits.COORDINATOR_COMPONENT, "args": arguments}
         ],
     }
+    return _encode(config)
+
+
+def site_config() -> bytes:
+    """The job's configuration at a site, which is the same for all jobs."""
     executor = {"path": kits.EXECUTOR, "args": {"client_obj_id": "site"}}
-    client = {
-        **common,
+    config = {
+        **_COMMON,
         "executors": [{"tasks": ["*"], "executor": executor}],
         "components": [{"id": "site", "path": kits.SITE_COMPONENT, "args": {}}],
     }
-    make_folder(folder / "app" / "config")
-    for path, value in (
-        (folder / "meta.json", meta),
-        (folder / "app" / "config" / "config_fed_server.json", server),
-        (folder / "app" / "config" / "config_fed_client.json", client),
-    ):
-        write_atomically(path, json.dumps(value, indent=1).encode())
+    return _encode(config)
+
+
+def _encode(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, indent=1).encode()

@@ -1,0 +1,83 @@
+"""Starts the processes of jobs as FLARE would, but forked from the prefork process."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from nvflare.apis.app_validation import AppValidationKey
+from nvflare.apis.fl_constant import FLContextKey
+from nvflare.apis.fl_context import FLContext
+from nvflare.apis.job_def import JobMetaKey
+from nvflare.apis.job_launcher_spec import JobHandleSpec, JobReturnCode
+from nvflare.app_common.job_launcher.client_process_launcher import ClientProcessJobLauncher
+from nvflare.app_common.job_launcher.process_launcher import (
+    JOB_RETURN_CODE_MAPPING,
+    ProcessJobLauncher,
+)
+from nvflare.app_common.job_launcher.server_process_launcher import ServerProcessJobLauncher
+from nvflare.utils.job_launcher_utils import get_credential_env
+
+from fedsight.core.text import printable
+from fedsight.deploy.membership.kits import JOB_ID
+from fedsight.deploy.processes import spawn
+from fedsight.deploy.processes.supervisor import FLARE_ENTRY
+
+
+class _JobProcess(JobHandleSpec):
+    """FLARE's handle on a job's process."""
+
+    def __init__(self, process: spawn.Process) -> None:
+        self._process = process
+
+    def poll(self) -> Any:
+        """How the process ended, or that it runs, as FLARE's return code."""
+        code = self._process.poll()
+        if code is None:
+            return JobReturnCode.UNKNOWN
+        return JOB_RETURN_CODE_MAPPING.get(code, JobReturnCode.EXECUTION_ERROR)
+
+    def terminate(self) -> None:
+        """Kill the process; its trainer ends with it."""
+        self._process.kill()
+
+    def wait(self) -> None:
+        """Wait until the process has ended."""
+        self._process.wait()
+
+
+def check_no_code(job_meta: dict[str, Any], fl_ctx: FLContext) -> None:
+    """Raise RuntimeError if a job has code of its own, or an identifier that FLARE does not make.
+
+    FLARE has asked whether its submitter may bring code, but permits everything to a certificate
+    with the role `super`, whatever `authorization.json` says.
+    """
+    job = job_meta.get(JobMetaKey.JOB_ID)
+    if not isinstance(job, str) or not JOB_ID.fullmatch(job):
+        raise RuntimeError(f"'{printable(job, 80)}' cannot be the identifier of a job")
+    workspace: Any = fl_ctx.get_prop(FLContextKey.WORKSPACE_OBJECT)
+    if job_meta.get(AppValidationKey.BYOC) or Path(workspace.get_app_custom_dir(job)).exists():
+        raise RuntimeError(f"job {job} has code of its own, which never runs here")
+
+
+class _Launcher(ProcessJobLauncher):
+    """Starts the process of a job as FLARE would, but forked from the prefork process."""
+
+    def launch_job(self, job_meta: dict[str, Any], fl_ctx: FLContext) -> _JobProcess:
+        """Called by FLARE to start a job; RuntimeError if the job has code of its own."""
+        check_no_code(job_meta, fl_ctx)
+        credentials = get_credential_env(fl_ctx.get_prop(FLContextKey.JOB_PROCESS_ARGS) or {})
+        command = shlex.split(self.get_command(job_meta, fl_ctx))
+        module, *arguments = command[command.index("-m") + 1 :]
+        return _JobProcess(
+            spawn.start(FLARE_ENTRY, [module, *arguments], 1, environment=credentials)
+        )
+
+
+class SiteLauncher(_Launcher, ClientProcessJobLauncher):
+    """Starts jobs at a site."""
+
+
+class ServerLauncher(_Launcher, ServerProcessJobLauncher):
+    """Starts jobs at the server."""

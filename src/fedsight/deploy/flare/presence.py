@@ -1,0 +1,47 @@
+"""Heartbeats: a site adds the summary of its images, and the server records who is connected."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from pathlib import Path
+
+from nvflare.apis.event_type import EventType
+from nvflare.apis.fl_component import FLComponent
+from nvflare.apis.fl_context import FLContext
+
+from fedsight.deploy.membership import presence
+
+HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
+
+
+class PresenceComponent(FLComponent):
+    """Adds a site's image summary to its heartbeats, and records them at the server.
+
+    A heartbeat has the sender's name in a context that the sender wrote, so another site's would
+    pass: it could seem to have restarted, which ends its part in a round. Therefore the server
+    takes the name under which FLARE registered the token that came with the heartbeat.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._process = secrets.token_hex(8)
+
+    def handle_event(self, event_type: str, fl_ctx: FLContext) -> None:
+        """Called by FLARE in the long-lived processes of server and site."""
+        home = Path(os.environ.get("FEDSIGHT_HOME", "."))
+        if event_type in (EventType.BEFORE_CLIENT_REGISTER, EventType.BEFORE_CLIENT_HEARTBEAT):
+            path = home / "declared.json"
+            declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
+            token = fl_ctx.get_engine().client.token or ""
+            text = presence.Heartbeat(token, self._process, json.loads(declared)).encode()
+            fl_ctx.set_prop(HEARTBEAT_PROPERTY, text, private=False, sticky=True)
+        elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
+            presence.record_answer(home)
+        elif event_type == EventType.CLIENT_HEARTBEAT_PROCESSED:
+            peer = fl_ctx.get_peer_context()
+            found = presence.Heartbeat.decode(peer.get_prop(HEARTBEAT_PROPERTY))
+            registered = fl_ctx.get_engine().client_manager.clients.get(found.token)
+            if registered is not None:
+                presence.record(home / "sites", registered.name, found.process, found.declared)

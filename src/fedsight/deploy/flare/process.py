@@ -1,0 +1,58 @@
+"""The entry of every FLARE process: sets the limits that FLARE lacks, then runs FLARE's own module.
+
+    python -m fedsight.deploy.flare.process MODULE ARGUMENTS...
+
+The limits hold before the process has its first connection. Each replaces something of FLARE's by
+its name. If FLARE no longer has it, the process ends with an error: it never runs without them.
+"""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from types import ModuleType
+from typing import Any
+
+from nvflare.fuel.f3.cellnet import cell, core_cell
+from nvflare.fuel.f3.drivers import socket_conn
+from nvflare.fuel.sec import audit
+
+from fedsight.deploy.flare.records import BoundedAuditor
+from fedsight.deploy.flare.routes import Gate
+
+# Bytes that a connection may announce, and FLARE allocates at once; its own limit is 2 GiB. A chunk
+# of a stream has 1 MiB, a heartbeat with its declaration as much.
+MAX_FRAME = 16 << 20
+
+
+def set_limits() -> None:
+    """Set them in this process; AttributeError if this version of FLARE has no such name."""
+    _replace(socket_conn, "MAX_FRAME_SIZE", MAX_FRAME)
+    # FLARE ends a job's process at the server when a stream is too large, or cannot be decoded, or
+    # a site says so. Then the stream alone fails, as it does elsewhere.
+    _replace(cell, "_is_server_job_cell", _never)
+    _replace(audit, "Auditor", BoundedAuditor)
+    begin = core_cell.CoreCell.start
+
+    def start(self: Any) -> None:
+        """Check all messages, and only then connect."""
+        self.add_incoming_filter("*", "*", Gate(self.my_info.fqcn).refuse)
+        begin(self)
+
+    core_cell.CoreCell.start = start
+
+
+def _replace(module: ModuleType, name: str, value: object) -> None:
+    getattr(module, name)
+    setattr(module, name, value)
+
+
+def _never(info: object) -> bool:
+    return False
+
+
+if __name__ == "__main__":
+    set_limits()
+    sys.argv = sys.argv[1:]
+    sys.modules.pop(sys.argv[0], None)  # the prefork process has imported it; it runs again
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
