@@ -11,8 +11,9 @@ from torch import Tensor
 
 from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
+from fedsight.client.bound_model import chunk
 from fedsight.client.memory import MemoryStore
-from fedsight.client.step import Client, chunk
+from fedsight.client.step import Client
 from fedsight.core.errors import SiteError
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics, Order, add_metrics

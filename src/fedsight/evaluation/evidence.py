@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedsight.client.step import CHUNK, Client
+from fedsight.client.bound_model import CHUNK
+from fedsight.client.step import Client
 from fedsight.core.intervals import paired
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics, Sum, add_metrics
