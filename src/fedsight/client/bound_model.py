@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from fedsight.client.activations import Activations
 from fedsight.core.devices import find_device
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
@@ -15,6 +17,7 @@ from fedsight.core.types import Batch, Memory, Metrics, Sum, add_metrics
 from fedsight.models.norms import guard_group_norms
 from fedsight.privacy.noised_sums import Bounds, bounded
 from fedsight.program.federation import Federation, SiteData
+from fedsight.program.kept import kept_for, learning
 from fedsight.program.program import Speed
 
 TOGETHER = 64  # images of a unit that are measured; so that none of them costs all the memory
@@ -30,7 +33,8 @@ class BoundModel:
     def __init__(self, federation: Federation, speed: Speed | None = None) -> None:
         """Raises EngineError when the device of `speed` is not there."""
         self.federation = federation
-        self._device = find_device((speed or Speed(device="cpu")).device)
+        self._speed = speed or Speed(device="cpu")
+        self._device = find_device(self._speed.device)
         self.network, self.layout = federation.network, federation.layout
         self.model = self.network.module
         guard_group_norms(self.model)
@@ -43,6 +47,8 @@ class BoundModel:
         self._pointer = self._first.data_ptr()
         self._kinds = {entry.name: entry.kind for entry in self.layout.entries}
         self._constant = self._constant_buffers()
+        self._found: Activations | None = None
+        self._sought = self._adopted = False
 
     def _constant_buffers(self) -> list[tuple[Tensor, Tensor]]:
         """The buffers that neither travel nor are remembered, with the values that all sites begin
@@ -81,11 +87,37 @@ class BoundModel:
             )
         self.initial[self.layout.kept].copy_(kept)
         self.vector[self.layout.kept].copy_(kept)
+        self._sought, self._adopted = False, True
 
     def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
         """A normalised batch on this client's device; `pixels` if they were already read."""
         made = self.federation.batch(data, positions, pixels)
         return Batch(made.x.to(self._device), made.y.to(self._device))
+
+    @property
+    def activations(self) -> Activations | None:
+        """What the frozen first layers make of images; None where the network has none."""
+        if not self._sought:
+            self._sought, self._found, of = True, None, self.federation
+            known = None if self._adopted else of.kept
+            if known is None or known.learns != learning(self.layout):
+                known = kept_for(of, self.initial, self._speed)
+            if known is not None:
+                self._found = Activations(known, of, self.initial, self._device)
+        return self._found
+
+    @contextlib.contextmanager
+    def inputs(self, data: SiteData) -> Iterator[Callable[[Tensor], Batch]]:
+        """A function from positions within `data` to batches; within it, the model takes these.
+
+        They are of images, or, where the first layers are frozen, of what these made of them.
+        """
+        known = self.activations
+        if known is None:
+            yield lambda positions: self.batch(data, positions)
+            return
+        with known.prefix.resumed(self.model):
+            yield lambda positions: known.batch(data, positions)
 
     def measure(self, client: SiteData, start: int) -> Metrics:
         """Sums over the chunk of test images from `start`, with the weights loaded last."""
@@ -93,9 +125,8 @@ class BoundModel:
         size = chunk(self.federation, len(client))
         positions = torch.arange(start, min(start + size, len(client)))
         classes = len(self.federation.dataset.classes)
-        with torch.inference_mode():
-            batch = self.batch(client, positions)
-            return self.federation.program.task.measure(self.model, batch, classes)
+        with self.inputs(client) as read, torch.inference_mode():
+            return self.federation.program.task.measure(self.model, read(positions), classes)
 
     def measure_all(self, client: SiteData) -> Metrics:
         """Sums over all test images, chunk after chunk: the same bits wherever it is done."""

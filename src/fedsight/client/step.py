@@ -11,9 +11,9 @@ from secrets import token_bytes
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fedsight.algorithms.base import Local, Phase
+from fedsight.algorithms.base import Algorithm, Local, Phase
 from fedsight.client.bound_model import CHUNK, BoundModel
 from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import clip_gradients, make_optimizer
@@ -31,7 +31,7 @@ from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum
 from fedsight.data.augment import augment
-from fedsight.models.norms import is_batch_norm, to_moments
+from fedsight.models.norms import still, to_moments
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.program import isolation
@@ -88,7 +88,8 @@ class Client(BoundModel):
         self._noise = noise or partial(Noise, program.seed, program.fingerprint)
         self._deployed, self._hides = deployed, hides
         self._training = self._strategy(speed or Speed(device="cpu"))
-        self._still = self._frozen_statistics()
+        # In training these do not move either.
+        self._still = still(self.model, lambda name: self._kinds.get(name) == Kind.FROZEN)
         self._sites: OrderedDict[int, _Site] = OrderedDict()  # the latest last
 
     def _strategy(self, speed: Speed) -> LocalTraining:
@@ -101,16 +102,6 @@ class Client(BoundModel):
         bfloat16 = torch.autocast(self._device.type, torch.bfloat16)
         precise = speed.precision == "float32"
         return GradientSteps(contextlib.nullcontext if precise else lambda: bfloat16)
-
-    def _frozen_statistics(self) -> list[nn.Module]:
-        """Layers whose running statistics are frozen: these do not move in training either."""
-        frozen = {name for name, kind in self._kinds.items() if kind == Kind.FROZEN}
-        return [
-            part
-            for prefix, part in self.model.named_modules()
-            if is_batch_norm(part) or not any(part.children())
-            if any(f"{prefix}.{name}" in frozen for name, _ in part.named_buffers(recurse=False))
-        ]
 
     def step(self, order: Order, client: int, memory: Memory) -> Reply:
         """Train client number `client` from the order's vector; what it learnt, as a reply.
@@ -226,7 +217,7 @@ class Client(BoundModel):
         data, size = federation.client(client), federation.dataset.preprocess
         values = len(data) * size.channels * size.height * size.width
         whole = None
-        if not federation.program.train.augment and values <= PREPARED:
+        if federation.program.train.plain and not self.activations and values <= PREPARED:
             whole = self._whole(data)
         made = _Site(federation.name(client), data, data.labels(), whole, values if whole else 0)
         if whole is not None:
@@ -256,15 +247,20 @@ class Client(BoundModel):
 
         return spanned(len(site.data), span, program.train.batch, shuffled)
 
-    def _reader(self, site: _Site) -> Callable[[Tensor, Generator], Batch]:
-        """How batches are made of the site's images."""
-        data, whole = site.data, site.whole
+    @contextlib.contextmanager
+    def _reader(self, site: _Site) -> Iterator[Callable[[Tensor, Generator], Batch]]:
+        """How batches are made of the site's images; within it, the model takes these."""
+        data, whole, train = site.data, site.whole, self.federation.program.train
         if whole is not None:
-            return lambda positions, draws: Batch(whole.x[positions], whole.y[positions])
-        names = self.federation.program.train.augment
-        return lambda positions, draws: self.batch(
-            data, positions, augment(data.pixels(positions), names, draws)
-        )
+            yield lambda positions, draws: Batch(whole.x[positions], whole.y[positions])
+        elif train.plain and self.activations is not None:
+            self.activations.fill(data)
+            with self.inputs(data) as read:
+                yield lambda positions, draws: read(positions)
+        else:
+            yield lambda positions, draws: self.batch(
+                data, positions, augment(data.pixels(positions), train.augment, draws)
+            )
 
     def _train(
         self,
@@ -277,23 +273,24 @@ class Client(BoundModel):
     ) -> Progress:
         program = self.federation.program
         chosen = learning(self._parameters, lambda name: self._kinds[name] in phase.trains)
-        return self._training.train(
-            Lesson(
-                model=self.model,
-                task=program.task,
-                read=self._reader(site),
-                samples=len(site.data),
-                epochs=phase.epochs,
-                batch=program.train.batch,
-                optimizer=make_optimizer(chosen, program.train, local.lr, self.network),
-                correct=partial(self._correct, list(chosen), local=local),
-                done=local.steps,
-                draws=draws,
-                noise=noise,
-                blank=blank,
-                given=site.share,
+        with self._reader(site) as read:
+            return self._training.train(
+                Lesson(
+                    model=self.model,
+                    task=program.task,
+                    read=read,
+                    samples=len(site.data),
+                    epochs=phase.epochs,
+                    batch=program.train.batch,
+                    optimizer=make_optimizer(chosen, program.train, local.lr, self.network),
+                    correct=partial(self._correct, list(chosen), local=local),
+                    done=local.steps,
+                    draws=draws,
+                    noise=noise,
+                    blank=blank,
+                    given=site.share,
+                )
             )
-        )
 
     def _correct(self, names: list[str], gradients: list[Tensor], local: Local) -> list[Tensor]:
         """What is stepped along: the gradients as changed by the algorithm, then clipped.
@@ -334,10 +331,9 @@ class Client(BoundModel):
             return {part: torch.zeros(spec.values, dtype=spec.dtype) for part, spec in specs}
         self.model.eval()
         every = torch.arange(len(site.data)).split(CHUNK)
-        batches = (self.batch(site.data, positions) for positions in every)
-        with torch.no_grad():
-            classes = len(federation.dataset.classes)
-            found = algorithm.statistics(self.network, classes, batches)
+        classes = len(federation.dataset.classes)
+        with torch.no_grad(), self._read_for(algorithm, site.data) as read:
+            found = algorithm.statistics(self.network, classes, map(read, every))
         for part, spec in federation.integers.items():
             shape = tuple(found[part].shape) if part in found else "nothing"
             if shape != spec.shape:
@@ -347,6 +343,18 @@ class Client(BoundModel):
                     "correct its `statistics` or its `integer_parts`",
                 )
         return {part: value.reshape(-1).cpu() for part, value in found.items()}
+
+    @contextlib.contextmanager
+    def _read_for(
+        self, algorithm: Algorithm, data: SiteData
+    ) -> Iterator[Callable[[Tensor], Batch]]:
+        """How the algorithm's batches are made: of images, unless features are all it looks at."""
+        if algorithm.of_features and self.activations is not None:
+            self.activations.fill(data)
+            with self.inputs(data) as read:
+                yield read
+        else:
+            yield lambda positions: self.batch(data, positions)
 
     def _result(self, order: Order, memory: Memory, local: Local) -> tuple[Payload, Memory]:
         """What the algorithm sends and keeps after training, on the CPU."""
