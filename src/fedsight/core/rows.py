@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator
 from multiprocessing import reduction
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,6 +39,9 @@ class Rows:
     while a process is being started. Raises EngineError when the system has no memory for it.
     """
 
+    _file = -1
+    _close = staticmethod(os.close)  # the module may be unloaded when Python exits
+
     def __init__(
         self, count: int, width: int, memory: int, disk: int = 0, folder: Path | None = None
     ) -> None:
@@ -47,11 +50,11 @@ class Rows:
         self._memory = Shared((min(count, memory // self._bytes), width), torch.float32)
         self._limit = 0 if folder is None else min(count, disk // self._bytes)
         self._folder = folder
-        self._file: IO[bytes] | None = None
         self._thread = threading.Lock()
         if self._limit and len(self._memory.tensor) < count:
             try:
-                self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - as long as the rows
+                with tempfile.TemporaryFile(dir=folder) as file:  # readable by this user alone
+                    self._file = os.dup(file.fileno())
             except OSError as error:
                 self._limit = 0
                 log.warning(FAILED, folder, error.strerror or error)
@@ -107,10 +110,9 @@ class Rows:
         return 0
 
     def _write(self, row: Tensor, place: int) -> bool:
-        assert self._file is not None
         data = memoryview(row.contiguous().numpy()).cast("B")
         try:
-            written = os.pwrite(self._file.fileno(), data, place * self._bytes)
+            written = os.pwrite(self._file, data, place * self._bytes)
             if written == self._bytes:
                 return True
             why = os.strerror(28)  # no space left on device
@@ -122,10 +124,9 @@ class Rows:
 
     def _read(self, row: Tensor, place: int) -> bool:
         """Fill `row` from the file; whether that worked."""
-        assert self._file is not None
         view = memoryview(row.numpy()).cast("B")
         try:
-            return os.preadv(self._file.fileno(), [view], place * self._bytes) == self._bytes
+            return os.preadv(self._file, [view], place * self._bytes) == self._bytes
         except OSError:
             return False
 
@@ -140,11 +141,14 @@ class Rows:
                 fcntl.lockf(self._index.fd, fcntl.LOCK_UN)
 
     def __getstate__(self) -> dict[str, Any]:
-        file = None if self._file is None else reduction.DupFd(self._file.fileno())
+        file = None if self._file < 0 else reduction.DupFd(self._file)
         return {**self.__dict__, "_file": file, "_thread": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._thread = threading.Lock()
-        if state["_file"] is not None:
-            self._file = os.fdopen(state["_file"].detach(), "r+b")
+        self._file = -1 if state["_file"] is None else state["_file"].detach()
+
+    def __del__(self) -> None:
+        if self._file >= 0:
+            self._close(self._file)

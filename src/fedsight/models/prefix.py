@@ -6,9 +6,8 @@ be cut, if the layers before it are frozen and the answers stay the same, bit fo
 
 from __future__ import annotations
 
-import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +23,7 @@ NONE = (
     "the frozen layers of the network run again in every step: its answers change if they are left "
     "out, so what they make of an image is not kept (speed.cache)"
 )
+ELSEWHERE = "no frozen layers end where '%s' begins: they are kept from elsewhere (speed.cache_at)"
 MOST = 16  # places that are tried
 TRIED = 4  # images that a place is tried with
 
@@ -111,6 +111,7 @@ class _Call:
     given: tuple[int, ...] | None
     answer: tuple[int, ...] | None
     before: tuple[str, ...]  # modules that had ended when it began
+    again: bool  # whether it ran more than once
 
 
 def find_prefix(
@@ -118,30 +119,45 @@ def find_prefix(
     image: Sequence[int],
     learns: frozenset[str],
     answers: Callable[[nn.Module, Tensor], Sequence[Tensor]],
+    at: str = "",
 ) -> Prefix | None:
     """The longest prefix of `module` whose values no tensor in `learns` changes, or None.
 
     `image` is the shape [c, h, w] of one, `answers` what the task makes of a batch, in training or
     evaluation as the module is. A prefix counts only if these have the same bits with it; if its
     values do not depend on the mode, on random draws or on the images beside; and if they stay
-    the same when all that learns is changed. The module itself is left alone.
+    the same when all that learns is changed. The module is left with other modes (`train`), but the
+    same values.
+
+    `at` is the module that it is to end before, if that is not to be the last one possible.
     """
     if not any(name not in learns for name, _ in module.named_parameters()):
         return None
-    copied = copy.deepcopy(module)
-    calls = _calls(copied, image)
+    calls = _calls(module, image)
     due = False
-    last = next((at for at, call in enumerate(calls) if _own(copied, call.name) & learns), None)
-    for call in reversed(calls[1 : (last or 0) + 1][-MOST:]):
-        prefix = _prefix(call, calls, image)
-        if prefix is None or not _computes(copied, prefix):
+    last = next((at for at, call in enumerate(calls) if _own(module, call.name) & learns), None)
+    for call in _places(calls[1 : (last or 0) + 1], at):
+        prefix = _prefix(module, call, calls, image)
+        if prefix is None or not _computes(module, prefix):
             continue
-        if _holds(copied, prefix, learns, answers):
+        if _holds(module, prefix, learns, answers):
             return prefix
         due = True
+    if at:
+        log.warning(ELSEWHERE, at)
+        return find_prefix(module, image, learns, answers)
     if due:
         log.warning(NONE)
     return None
+
+
+def _places(calls: Sequence[_Call], at: str) -> list[_Call]:
+    """The calls where the network may be cut, the last one first, but a module before those in it:
+    what has run before them is the same."""
+    if at:
+        return [call for call in calls if call.name == at]
+    latest = sorted(calls, key=lambda call: -len(call.before))  # stable
+    return latest[:MOST]
 
 
 def _own(module: nn.Module, name: str) -> set[str]:
@@ -182,19 +198,30 @@ def _calls(module: nn.Module, image: Sequence[int]) -> list[_Call]:
                 undo.callback(hook.remove)
         module.eval()(torch.zeros(2, *image))
     return [
-        _Call(name, None if name in again else given, ended.get(name), before)
+        _Call(name, given, ended.get(name), before, name in again)
         for name, (given, before) in begun.items()
     ]
 
 
-def _prefix(call: _Call, calls: Sequence[_Call], image: Sequence[int]) -> Prefix | None:
-    """The prefix that ends where `call` begins, or None where more than one tensor goes on."""
-    if call.given is None:
+def _prefix(
+    module: nn.Module, call: _Call, calls: Sequence[_Call], image: Sequence[int]
+) -> Prefix | None:
+    """The prefix that ends where `call` begins, or None where more than one tensor goes on.
+
+    A module without weights that also runs later, such as a ReLU that serves several layers, is not
+    skipped.
+    """
+    if call.given is None or call.again:
         return None
-    shapes = {one.name: one.answer for one in calls}
+    ran = {one.name: one for one in calls}
     ended = set(call.before)
-    outermost = [name for name in call.before if not ended & _containing(name)]
-    skipped = [(name, shape) for name in outermost if (shape := shapes[name]) is not None]
+    outermost = [
+        name
+        for name in call.before
+        if not ended & _containing(name)
+        if not ran[name].again or any(True for _ in module.get_submodule(name).parameters())
+    ]
+    skipped = [(name, shape) for name in outermost if (shape := ran[name].answer) is not None]
     if len(skipped) < len(outermost):
         return None
     return Prefix(call.name, call.given, tuple(skipped), tuple(image))
@@ -212,6 +239,12 @@ def _computes(module: nn.Module, prefix: Prefix) -> bool:
     return any(True for part in parts for _ in part.parameters())
 
 
+def trial_images(image: Sequence[int]) -> Tensor:
+    """The random images [TRIED, c, h, w] that places are tried with; always the same ones."""
+    draws = torch.Generator().manual_seed(0)
+    return padded(torch.rand(TRIED, *image, generator=draws) * 2 - 1, TRIED)
+
+
 def _holds(
     module: nn.Module,
     prefix: Prefix,
@@ -219,18 +252,18 @@ def _holds(
     answers: Callable[[nn.Module, Tensor], Sequence[Tensor]],
 ) -> bool:
     """Whether the network answers the same, bit for bit, from these activations."""
-    draws = torch.Generator().manual_seed(0)
-    images = padded(torch.rand(TRIED, *prefix.image, generator=draws) * 2 - 1, TRIED)
+    images = trial_images(prefix.image)
     found = prefix.activations(module, images, TRIED)
     kept = laid_out(found.flatten(1), prefix.shape)
 
     def run(training: bool, seed: int, x: Tensor) -> list[Tensor]:
-        trial = copy.deepcopy(module).train(training)
-        for part in still(trial, lambda name: name not in learns):
+        module.train(training)
+        for part in still(module, lambda name: name not in learns):
             part.eval()
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with _put_back(dict(module.named_buffers())), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(seed)
-            return list(answers(trial, x))
+            with torch.no_grad():
+                return list(answers(module, x))
 
     for training, seed in ((True, 1), (True, 2), (False, 1)):
         try:
@@ -241,13 +274,25 @@ def _holds(
             return False
         if not _equal(whole, rest):
             return False
-    changed = copy.deepcopy(module)
-    with torch.no_grad():
-        tensors = {**dict(changed.named_parameters()), **dict(changed.named_buffers())}
-        for name in learns & tensors.keys():
-            tensors[name].mul_(1.5).add_(0.25)
-    moved = prefix.activations(changed, images[TRIED // 2 :].flip(0), TRIED)  # beside black ones
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    learning = {name: tensors[name] for name in learns & tensors.keys()}
+    with _put_back(learning), torch.no_grad():
+        for value in learning.values():
+            value.mul_(1.5).add_(0.25)
+        moved = prefix.activations(module, images[TRIED // 2 :].flip(0), TRIED)  # beside black ones
     return torch.equal(moved, found[TRIED // 2 :].flip(0))
+
+
+@contextmanager
+def _put_back(tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Afterwards the tensors have the values that they have now."""
+    before = {name: value.detach().clone() for name, value in tensors.items()}
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, value in tensors.items():
+                value.copy_(before[name])
 
 
 def _equal(one: Sequence[Tensor], other: Sequence[Tensor]) -> bool:

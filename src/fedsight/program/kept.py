@@ -18,7 +18,7 @@ from fedsight.core.rows import Rows
 from fedsight.core.types import Batch
 from fedsight.data.base import Dataset, Images
 from fedsight.data.contents import contents
-from fedsight.models.prefix import Prefix, find_prefix
+from fedsight.models.prefix import TRIED, Prefix, find_prefix, trial_images
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
@@ -71,13 +71,13 @@ def kept_for(
     module = bound_copy(federation, initial)
     answers = Answers(program.task, len(dataset.classes))
     image = (size.channels, size.height, size.width)
-    prefix = find_prefix(module, image, learns, answers)
+    prefix = find_prefix(module, image, learns, answers, speed.cache_at)
     if prefix is None:
         return None
     memory, disk = speed.cache * MEBI, speed.cache_disk * MEBI
     if not memory and not disk:
         return Kept(prefix, learns, None)
-    identity = _identity(federation, initial, prefix, speed)
+    identity = _identity(federation, module, prefix, speed)
     if identity is not None and identity in _latest:
         return Kept(prefix, learns, _latest[identity])
     _latest.clear()
@@ -131,8 +131,13 @@ class Answers:
         return [loss, *(torch.as_tensor(one.total) for one in sums.values())]
 
 
-def _identity(federation: Federation, initial: Tensor, prefix: Prefix, speed: Speed) -> str | None:
-    """SHA-256 over all that decides the bits of the rows; None if the images cannot be hashed."""
+def _identity(
+    federation: Federation, module: nn.Module, prefix: Prefix, speed: Speed
+) -> str | None:
+    """SHA-256 over all that decides the bits of the rows; None if the images cannot be hashed.
+
+    Of the frozen layers it is their weights, and what they make of a few images.
+    """
     program, dataset = federation.program, federation.dataset
     try:
         images = contents(dataset).hashes
@@ -140,15 +145,18 @@ def _identity(federation: Federation, initial: Tensor, prefix: Prefix, speed: Sp
         return None
     if not images:
         return None
-    weights, learns = hashlib.sha256(), learning(federation.layout)
-    for entry in federation.layout.entries:
-        if entry.name not in learns:
-            weights.update(entry.name.encode() + entry.view(initial).contiguous().numpy().tobytes())
-    network = {k: v for k, v in program.model.fresh().meaning().items() if k != "seed"}
+    weights, skipped = hashlib.sha256(), tuple(f"{name}." for name, _ in prefix.skipped)
+    for name, value in module.state_dict().items():
+        if name.startswith(skipped):
+            weights.update(name.encode() + value.contiguous().numpy().tobytes())
+    seen = prefix.activations(module, trial_images(prefix.image), TRIED)
+    weights.update(seen.contiguous().numpy().tobytes())
     facts = [
         {name: value for name, value in images.items() if "labels" not in name},
         [str(dataset.preprocess), program.shift.meaning(), program.split_seed],
-        [network, str(prefix), weights.hexdigest()],
+        [str(prefix), weights.hexdigest(), str(module)],
         [speed.device, speed.threads, torch.__version__, instructions()],
     ]
+    if program.shift.kind != "none":  # which site sees an image decides how
+        facts.append([program.split.meaning()])
     return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()

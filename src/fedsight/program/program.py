@@ -148,6 +148,9 @@ class Speed(Settings):
     cache_disk: int = Field(8192, ge=0)  # MiB of it in a file, once the memory is full; 0: none
     # where that file is, which has no name and ends with the run; None: in the run's folder
     cache_folder: Path | None = Field(None, strict=False)
+    # the layer whose input is kept, such as "blocks.6"; "": the last one possible. An earlier one
+    # lets a ridge head and a run that trains the last blocks share it
+    cache_at: str = ""
     # of the image files, by which `resume` sees that they changed: size and pieces, or every byte
     hash: Hashed = "pieces"
 
