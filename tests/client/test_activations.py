@@ -8,6 +8,7 @@ from typing import Any
 
 import federations
 import pytest
+import torch
 from torch import Tensor, nn
 
 from fedsight.client.bound_model import BoundModel
@@ -59,11 +60,6 @@ def learnt(of: Federation, speed: Speed, workers: bool = False, folder: Path | N
     return federations.sha(trained.vector) + str(losses)
 
 
-def layer(client: BoundModel) -> str:
-    assert client.activations is not None
-    return client.activations.prefix.at
-
-
 @pytest.mark.parametrize("only", [HEAD, LAST])
 def test_no_bit_depends_on_the_cache_or_the_engine(
     tiny_federation: Make, tmp_path: Path, only: tuple[str, ...]
@@ -90,3 +86,104 @@ def test_every_image_passes_through_the_frozen_layers_once(
         frozen(tiny_federation, rounds={"rounds": 3}), Speed(device="cpu", cache=0, cache_disk=0)
     )
     assert sum(passed) > 4 * 180, "without the cache, every time"
+
+
+def test_a_head_goes_on_from_the_features_of_a_closed_form_one(
+    tiny_federation: Make, passed: list[int]
+) -> None:
+    learnt(frozen(tiny_federation, **RIDGE), Speed(device="cpu"))
+    assert sum(passed) == 180
+    learnt(frozen(tiny_federation), Speed(device="cpu"))
+    assert sum(passed) == 180, "the same images, and the same frozen layers"
+
+
+def test_a_ridge_head_and_the_last_layers_share_an_earlier_place(
+    tiny_federation: Make, passed: list[int]
+) -> None:
+    due = learnt(frozen(tiny_federation, **RIDGE), Speed(device="cpu"))
+    before = sum(passed)
+    early = Speed(device="cpu", cache_at="conv1")
+    assert learnt(frozen(tiny_federation, **RIDGE), early)[:64] == due[:64], "the head's bits"
+    assert sum(passed) == 2 * before
+    learnt(frozen(tiny_federation, LAST), Speed(device="cpu"))
+    assert sum(passed) == 2 * before
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"data": {"train": 119}},
+        {"data": {"broken": 3}},  # one image is not what it was
+        {"seed": 1},  # other weights
+    ],
+)
+def test_other_images_or_weights_never_meet_what_was_kept(
+    tiny_federation: Make, passed: list[int], other: dict[str, Any]
+) -> None:
+    for sections, due in (({}, 2 * TOGETHER), ({}, 0), (other, 2 * TOGETHER)):
+        passed.clear()
+        of = frozen(tiny_federation, **sections)
+        client = BoundModel(of)
+        assert client.activations is not None
+        client.activations.fill(of.client(0))
+        assert sum(passed) == due
+
+
+def test_weights_that_a_site_adopts_replace_those_it_began_with(tiny_federation: Make) -> None:
+    of = frozen(tiny_federation)
+    client, positions = BoundModel(of), torch.arange(4)
+    before = client.activations
+    assert before is not None
+    client.adopt(client.initial[client.layout.kept] * 2)
+    after = client.activations
+    assert after is not None
+    one, other = (known.batch(of.client(0), positions).x for known in (before, after))
+    assert not torch.equal(one, other)
+    client.load(client.initial[client.layout.travelling], {})
+    client.model.eval()
+    due = client.model(client.batch(of.client(0), positions).x)
+    with client.inputs(of.client(0)) as read:
+        torch.testing.assert_close(client.model(read(positions).x), due)
+
+
+def test_images_are_not_computed_together_where_each_is_protected(tiny_federation: Make) -> None:
+    private = {"name": "example", "noise_multiplier": 1.0, "clip": 1.0}
+    of = frozen(tiny_federation, privacy=private, model={"name": "small_cnn", "width": 4})
+    assert BoundModel(of).activations is None
+
+
+def test_augmented_images_are_trained_on_anew_and_tested_from_the_cache(
+    tiny_federation: Make, passed: list[int]
+) -> None:
+    train = {"only": HEAD, "epochs": 1, "augment": ["flip"]}
+    learnt(frozen(tiny_federation, train=train), Speed(device="cpu"))
+    assert sum(passed) == 60
+
+
+def test_each_site_sees_shifted_images_in_its_own_way(
+    tiny_federation: Make, passed: list[int]
+) -> None:
+    shift = {"kind": "contrast", "strength": 0.5}
+    bare = Speed(device="cpu", cache=0, cache_disk=0)
+    due = learnt(frozen(tiny_federation, shift=shift), bare)
+    passed.clear()
+    assert learnt(frozen(tiny_federation, shift=shift), Speed(device="cpu")) == due
+    assert sum(passed) == 120 + 2 * 3 * 60, "training images once, those of the views each time"
+
+
+def test_a_broken_image_of_another_site_does_not_fail_this_one(
+    tiny_federation: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = frozen(tiny_federation)
+    mine, real = set(of.client(0).indices.tolist()), of.dataset.train.images.read
+
+    def read(indices: Tensor) -> Tensor:
+        if not set(indices.tolist()) <= mine:
+            raise ValueError("another site's image was read")
+        return real(indices)
+
+    monkeypatch.setattr(of.dataset.train.images, "read", read)
+    client = BoundModel(of)
+    assert client.activations is not None
+    client.activations.fill(of.client(0))
+    assert client.activations.batch(of.client(0), torch.arange(40)).x.shape == (40, 72)

@@ -22,7 +22,8 @@ def answers(module: nn.Module, x: Tensor) -> Sequence[Tensor]:
 
 
 def found(module: nn.Module, *learns: str, at: str = "") -> Prefix | None:
-    names = {name for name, _ in (*module.named_parameters(), *module.named_buffers())}
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    names = (name for name, value in tensors.items() if value.is_floating_point())
     chosen = frozenset(name for name in names if name.startswith(learns))
     assert chosen
     return find_prefix(module, IMAGE, chosen, answers, at)

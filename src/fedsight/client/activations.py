@@ -27,7 +27,7 @@ class Activations:
         """`initial` [size] are the network's weights; `device` is where batches go."""
         self.prefix = kept.prefix
         self._rows = kept.rows
-        self._federation, self._initial, self._device = federation, initial, device
+        self._federation, self._initial, self._device = federation, initial.clone(), device
         self._shifts = federation.program.shift.kind != "none"
 
     def batch(self, data: SiteData, positions: Tensor) -> Batch:

@@ -110,7 +110,7 @@ class Rows:
         return 0
 
     def _write(self, row: Tensor, place: int) -> bool:
-        data = memoryview(row.contiguous().numpy()).cast("B")
+        data = row.contiguous().numpy().data.cast("B")
         try:
             written = os.pwrite(self._file, data, place * self._bytes)
             if written == self._bytes:
@@ -124,7 +124,7 @@ class Rows:
 
     def _read(self, row: Tensor, place: int) -> bool:
         """Fill `row` from the file; whether that worked."""
-        view = memoryview(row.numpy()).cast("B")
+        view = row.numpy().data.cast("B")
         try:
             return os.preadv(self._file, [view], place * self._bytes) == self._bytes
         except OSError:
