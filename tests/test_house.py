@@ -71,6 +71,7 @@ KNOW_DEVICES = {
     "fedsight.client.bound_model",
     "fedsight.client.step",
     "fedsight.client.per_image",  # seeds the generator of the device, for each image
+    "fedsight.program.kept",  # of what computed them, kept values are told apart by the processor
     "fedsight.program.program",
 }
 
