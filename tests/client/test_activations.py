@@ -97,6 +97,18 @@ def test_a_head_goes_on_from_the_features_of_a_closed_form_one(
     assert sum(passed) == 180, "the same images, and the same frozen layers"
 
 
+def test_a_start_in_closed_form_shares_what_the_run_after_it_keeps(
+    tiny_federation: Make, passed: list[int]
+) -> None:
+    due = learnt(frozen(tiny_federation, **RIDGE), Speed(device="cpu"))
+    of, ridge = frozen(tiny_federation, LAST), frozen(tiny_federation, **RIDGE).program
+    kept.keep(of, Speed(device="cpu"))
+    passed.clear()
+    assert learnt(of.under(ridge), Speed(device="cpu"))[:64] == due[:64], "the head's bits"
+    learnt(of, Speed(device="cpu"))
+    assert sum(passed) == 180
+
+
 def test_a_ridge_head_and_the_last_layers_share_an_earlier_place(
     tiny_federation: Make, passed: list[int]
 ) -> None:

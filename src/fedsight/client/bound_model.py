@@ -17,7 +17,7 @@ from fedsight.core.types import Batch, Memory, Metrics, Sum, add_metrics
 from fedsight.models.norms import guard_group_norms
 from fedsight.privacy.noised_sums import Bounds, bounded
 from fedsight.program.federation import Federation, SiteData
-from fedsight.program.kept import kept_for, learning
+from fedsight.program.kept import kept_for
 from fedsight.program.program import Speed
 
 TOGETHER = 64  # images of a unit that are measured; so that none of them costs all the memory
@@ -100,7 +100,7 @@ class BoundModel:
         if not self._sought:
             self._sought, self._found, of = True, None, self.federation
             known = None if self._adopted else of.kept
-            if known is None or known.learns != learning(self.layout):
+            if known is None or not known.suits(self.layout):
                 known = kept_for(of, self.initial, self._speed)
             if known is not None:
                 self._found = Activations(known, of, self.initial, self._device)

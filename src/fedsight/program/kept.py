@@ -39,6 +39,11 @@ class Kept:
     learns: frozenset[str]
     rows: Rows | None
 
+    def suits(self, layout: Layout) -> bool:
+        """Whether nothing in `layout` learns that is frozen here. Less may learn: a closed-form
+        head starts from what is kept for the run that goes on from it."""
+        return learning(layout) <= self.learns
+
 
 # The rows that were kept last in this process. The next run reuses them if it has the same images
 # and frozen layers, such as one that goes on from a closed-form head.
@@ -50,7 +55,7 @@ def keep(federation: Federation, speed: Speed, folder: Path | None = None) -> No
 
     What does not fit into memory goes to a file in `folder`, unless `speed` names another.
     """
-    if federation.kept is None:
+    if federation.kept is None or not federation.kept.suits(federation.layout):
         federation.keep(kept_for(federation, federation.initial, speed, folder))
 
 
