@@ -69,8 +69,10 @@ def test_no_function_takes_seven_parameters_except_commands() -> None:
 KNOW_DEVICES = {
     "fedsight.cli.doctor",  # says which there are
     "fedsight.core.devices",
+    "fedsight.client.bound_model",
     "fedsight.client.step",
     "fedsight.client.per_image",  # seeds the generator of the device, for each image
+    "fedsight.program.kept",  # of what computed them, kept values are told apart by the processor
     "fedsight.program.program",
 }
 

@@ -19,7 +19,7 @@ import pytest
 from planted import CLASSES, SIDE, Planted
 from test_non_interference import program
 
-from fedsight.client import step
+from fedsight.client import bound_model
 from fedsight.client.step import Client
 from fedsight.core.types import Metrics
 from fedsight.privacy.noised_sums import Bounds, deviation, event, noised
@@ -79,8 +79,8 @@ def test_unbounded_shares_tell_who_is_there_and_ours_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: str
 ) -> None:
     with monkeypatch.context() as weak:
-        weak.setattr(step, "bounded", unclipped)
-        weak.setattr(step, "TOGETHER", 1000)
+        weak.setattr(bound_model, "bounded", unclipped)
+        weak.setattr(bound_model, "TOGETHER", 1000)
         if task == "faces":
             weak.setattr(tasks.get(task), "units", lambda self, labels: 0 * labels)
         assert advantage(*sums(tmp_path, task)) > 0.95

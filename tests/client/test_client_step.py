@@ -21,7 +21,6 @@ from fedsight.core.layout import Kind
 from fedsight.core.rng import generator
 from fedsight.core.types import Order, Reply
 from fedsight.data.augment import augment
-from fedsight.engines.in_process import InProcessEngine
 from fedsight.program import program as program_module
 from fedsight.program.federation import Federation, View
 from fedsight.program.program import Speed
@@ -200,16 +199,6 @@ def test_personal_slice_comes_from_memory_and_never_travels(tiny_federation: Mak
     assert len(fresh.payload["delta"]) == layout.travelling.stop == layout.size - len(mine)
     assert not torch.equal(fresh.memory["personal"], remembered.memory["personal"])
     assert (remembered.memory["personal"] - mine).abs().max() < 0.2
-
-
-def test_personal_model_is_measured_with_its_sites_memory(tiny_federation: Make, tmp_path) -> None:
-    federation = tiny_federation(algorithm={"name": "fedrep"}, rounds={"rounds": 1})
-    engine = InProcessEngine(federation, tmp_path)
-    trained = federations.learn(federation, engine)
-    by_site = [sums["loss"].mean for sums in trained.sums]
-    assert len(set(by_site)) == len(federation.partition) == 3
-    # Nobody had trained yet: a slice at its initial values is nobody's model.
-    assert engine.measure(trained.checkpoint.vector, 0) == [{}] * 3
 
 
 # -- what sites see --------------------------------------------------------------------------------

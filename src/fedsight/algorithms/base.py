@@ -66,6 +66,7 @@ class Algorithm(Settings):
     """Base: plain local SGD; the server adds the mean update (FedAvg without options)."""
 
     parts: ClassVar[tuple[str, ...]] = ("delta",)  # contents of a reply's payload
+    of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
 
     @property
     def corrects(self) -> bool:

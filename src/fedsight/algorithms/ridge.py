@@ -30,6 +30,7 @@ class Ridge(Algorithm):
     """
 
     parts: ClassVar[tuple[str, ...]] = ()
+    of_features: ClassVar[bool] = True
 
     low: float = 0.0  # features below count as this
     high: float = 6.0  # and those above as this: the range after ReLU6

@@ -11,9 +11,10 @@ from secrets import token_bytes
 
 import numpy as np
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
 
-from fedsight.algorithms.base import Local, Phase
+from fedsight.algorithms.base import Algorithm, Local, Phase
+from fedsight.client.bound_model import CHUNK, BoundModel
 from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import clip_gradients, make_optimizer
 from fedsight.client.training import (
@@ -24,22 +25,18 @@ from fedsight.client.training import (
     learning,
     spanned,
 )
-from fedsight.core.devices import find_device, seed
+from fedsight.core.devices import seed
 from fedsight.core.errors import ConfigError, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
-from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum, add_metrics
+from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum
 from fedsight.data.augment import augment
-from fedsight.models.norms import guard_group_norms, is_batch_norm, to_moments
+from fedsight.models.norms import still, to_moments
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import MakeNoise, Noise
-from fedsight.privacy.noised_sums import Bounds, bounded
 from fedsight.program import isolation
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.program import Speed
-
-TOGETHER = 64  # images of a unit that are measured; so that none of them costs all the memory
-CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
 
 PREPARED = 1 << 24  # pixel values of a client up to which all its images are prepared at once
 REMEMBERED = 1 << 24  # pixel values of prepared clients that are kept for rounds to come
@@ -59,11 +56,10 @@ class _Site:
     )
 
 
-class Client:
-    """Trains and measures one client after the other with one network, bound to one vector.
+class Client(BoundModel):
+    """Trains one client after the other, beside measuring its model.
 
-    It alone knows of a device and a precision: vectors, payloads, memories and figures go in and
-    come out on the CPU.
+    It alone knows of a precision. Payloads, like vectors and memories, are on the CPU.
     """
 
     def __init__(
@@ -87,26 +83,13 @@ class Client:
         Raises EngineError when the device of `speed` is not there, and ConfigError for a loss or
         network that DP-SGD cannot protect.
         """
-        speed = speed or Speed(device="cpu")
+        super().__init__(federation, speed)
         program = federation.program
-        self.federation = federation
         self._noise = noise or partial(Noise, program.seed, program.fingerprint)
         self._deployed, self._hides = deployed, hides
-        self._device = find_device(speed.device)
-        self.network, self.layout = federation.network, federation.layout
-        self.model = self.network.module
-        guard_group_norms(self.model)
-        self.initial = federation.initial.clone()
-        self.model.to(self._device)
-        self.vector = self.initial.to(self._device, copy=True)
-        self.layout.bind(self.model, self.vector)
-        self._training = self._strategy(speed)
-        self._parameters = dict(self.model.named_parameters())
-        self._first = next(iter(self._parameters.values()))
-        self._pointer = self._first.data_ptr()
-        self._kinds = {entry.name: entry.kind for entry in self.layout.entries}
-        self._constant = self._constant_buffers()
-        self._still = self._frozen_statistics()
+        self._training = self._strategy(speed or Speed(device="cpu"))
+        # In training these do not move either.
+        self._still = still(self.model, lambda name: self._kinds.get(name) == Kind.FROZEN)
         self._sites: OrderedDict[int, _Site] = OrderedDict()  # the latest last
 
     def _strategy(self, speed: Speed) -> LocalTraining:
@@ -119,27 +102,6 @@ class Client:
         bfloat16 = torch.autocast(self._device.type, torch.bfloat16)
         precise = speed.precision == "float32"
         return GradientSteps(contextlib.nullcontext if precise else lambda: bfloat16)
-
-    def _constant_buffers(self) -> list[tuple[Tensor, Tensor]]:
-        """The buffers that neither travel nor are remembered, with the values that all sites begin
-        from: integers (BatchNorm's counter), frozen ones, and those that are not saved."""
-        frozen = [entry for entry in self.layout.entries if entry.kind == Kind.FROZEN]
-        values = {entry.name: entry.view(self.initial) for entry in frozen}
-        return [
-            (buffer, values[name] if name in values else buffer.clone())
-            for name, buffer in self.model.named_buffers()
-            if self._kinds.get(name, Kind.FROZEN) == Kind.FROZEN
-        ]
-
-    def _frozen_statistics(self) -> list[nn.Module]:
-        """Layers whose running statistics are frozen: these do not move in training either."""
-        frozen = {name for name, kind in self._kinds.items() if kind == Kind.FROZEN}
-        return [
-            part
-            for prefix, part in self.model.named_modules()
-            if is_batch_norm(part) or not any(part.children())
-            if any(f"{prefix}.{name}" in frozen for name, _ in part.named_buffers(recurse=False))
-        ]
 
     def step(self, order: Order, client: int, memory: Memory) -> Reply:
         """Train client number `client` from the order's vector; what it learnt, as a reply.
@@ -219,78 +181,6 @@ class Client:
     def _weight(self, data: SiteData) -> int:
         return len(data) if self.federation.program.rounds.weighting == "samples" else 1
 
-    def measure(self, client: SiteData, start: int) -> Metrics:
-        """Sums over the chunk of test images from `start`, with the weights loaded last."""
-        self.model.eval()
-        size = chunk(self.federation, len(client))
-        positions = torch.arange(start, min(start + size, len(client)))
-        classes = len(self.federation.dataset.classes)
-        with torch.inference_mode():
-            batch = self.batch(client, positions)
-            return self.federation.program.task.measure(self.model, batch, classes)
-
-    def measure_all(self, client: SiteData) -> Metrics:
-        """Sums over all test images, chunk after chunk: the same bits wherever it is done."""
-        size = max(1, chunk(self.federation, len(client)))
-        return add_metrics([self.measure(client, at) for at in range(0, len(client), size)])
-
-    def measure_each(self, client: SiteData, bounds: Bounds, blank: bool = False) -> Metrics:
-        """Sums of bounded shares: each unit of test images (see `Evaluation.units`), which is one
-        image for most tasks, is measured apart from all others, so that none can change its share.
-
-        What cannot be measured adds nothing; with `blank` nothing is measured.
-        """
-        size = self.federation.dataset.preprocess
-        classes = len(self.federation.dataset.classes)
-        task = self.federation.program.task
-        black = torch.zeros(1, size.channels, size.height, size.width, device=self._device)
-        self.model.eval()
-        with torch.inference_mode():
-            batch = Batch(black, task.blank(classes).to(self._device))
-            shapes = task.condensed(task.measure(self.model, batch, classes))
-        images = len(client)
-        totals: Metrics = {name: Sum(np.zeros_like(shapes[name].total), images) for name in bounds}
-        numbers = task.units(client.labels().numpy())
-        for unit in [] if blank else np.unique(numbers):
-            with contextlib.suppress(Exception), torch.inference_mode():
-                together = np.flatnonzero(numbers == unit)[:TOGETHER]
-                batch = self.batch(client, torch.from_numpy(together))
-                share = bounded(task.condensed(task.measure(self.model, batch, classes)), bounds)
-                totals = {k: Sum(one.total + share[k].total, images) for k, one in totals.items()}
-        return totals
-
-    def load(self, vector: Tensor, memory: Memory) -> None:
-        """Make `vector` [travelling] and the site's personal slice the model's weights."""
-        layout = self.layout
-        personal = layout.personal
-        if self._first.data_ptr() != self._pointer:  # another client has bound the network since
-            layout.bind(self.model, self.vector)
-        self.vector[layout.travelling].copy_(vector)
-        self.vector[personal].copy_(memory.get("personal", self.initial[personal]))
-        # A forward pass may have changed them. What a site did before must not show in what it does
-        # now, but by its memory; nor may another client's in this process.
-        for buffer, value in self._constant:
-            buffer.copy_(value)
-
-    def adopt(self, kept: Tensor) -> None:
-        """Begin from these personal and frozen values [kept], not from those of the program.
-
-        Raises SiteError if there are not as many as the layout has.
-        """
-        due = len(self.initial[self.layout.kept])
-        if len(kept) != due:
-            raise SiteError(
-                f"{len(kept):,} parameters came that do not travel, and the network has {due:,}",
-                "run the same FedSight version at the coordinator and at the sites",
-            )
-        self.initial[self.layout.kept].copy_(kept)
-        self.vector[self.layout.kept].copy_(kept)
-
-    def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
-        """A normalised batch on this client's device; `pixels` if they were already read."""
-        made = self.federation.batch(data, positions, pixels)
-        return Batch(made.x.to(self._device), made.y.to(self._device))
-
     def _begin(self, site: _Site, memory: Memory) -> Memory:
         """Let the task prepare the network; returns what must be remembered to repeat that."""
         program = self.federation.program
@@ -327,7 +217,7 @@ class Client:
         data, size = federation.client(client), federation.dataset.preprocess
         values = len(data) * size.channels * size.height * size.width
         whole = None
-        if not federation.program.train.augment and values <= PREPARED:
+        if federation.program.train.plain and not self.activations and values <= PREPARED:
             whole = self._whole(data)
         made = _Site(federation.name(client), data, data.labels(), whole, values if whole else 0)
         if whole is not None:
@@ -357,15 +247,20 @@ class Client:
 
         return spanned(len(site.data), span, program.train.batch, shuffled)
 
-    def _reader(self, site: _Site) -> Callable[[Tensor, Generator], Batch]:
-        """How batches are made of the site's images."""
-        data, whole = site.data, site.whole
+    @contextlib.contextmanager
+    def _reader(self, site: _Site) -> Iterator[Callable[[Tensor, Generator], Batch]]:
+        """How batches are made of the site's images; within it, the model takes these."""
+        data, whole, train = site.data, site.whole, self.federation.program.train
         if whole is not None:
-            return lambda positions, draws: Batch(whole.x[positions], whole.y[positions])
-        names = self.federation.program.train.augment
-        return lambda positions, draws: self.batch(
-            data, positions, augment(data.pixels(positions), names, draws)
-        )
+            yield lambda positions, draws: Batch(whole.x[positions], whole.y[positions])
+        elif train.plain and self.activations is not None:
+            self.activations.fill(data)
+            with self.inputs(data) as read:
+                yield lambda positions, draws: read(positions)
+        else:
+            yield lambda positions, draws: self.batch(
+                data, positions, augment(data.pixels(positions), train.augment, draws)
+            )
 
     def _train(
         self,
@@ -378,23 +273,24 @@ class Client:
     ) -> Progress:
         program = self.federation.program
         chosen = learning(self._parameters, lambda name: self._kinds[name] in phase.trains)
-        return self._training.train(
-            Lesson(
-                model=self.model,
-                task=program.task,
-                read=self._reader(site),
-                samples=len(site.data),
-                epochs=phase.epochs,
-                batch=program.train.batch,
-                optimizer=make_optimizer(chosen, program.train, local.lr, self.network),
-                correct=partial(self._correct, list(chosen), local=local),
-                done=local.steps,
-                draws=draws,
-                noise=noise,
-                blank=blank,
-                given=site.share,
+        with self._reader(site) as read:
+            return self._training.train(
+                Lesson(
+                    model=self.model,
+                    task=program.task,
+                    read=read,
+                    samples=len(site.data),
+                    epochs=phase.epochs,
+                    batch=program.train.batch,
+                    optimizer=make_optimizer(chosen, program.train, local.lr, self.network),
+                    correct=partial(self._correct, list(chosen), local=local),
+                    done=local.steps,
+                    draws=draws,
+                    noise=noise,
+                    blank=blank,
+                    given=site.share,
+                )
             )
-        )
 
     def _correct(self, names: list[str], gradients: list[Tensor], local: Local) -> list[Tensor]:
         """What is stepped along: the gradients as changed by the algorithm, then clipped.
@@ -435,10 +331,9 @@ class Client:
             return {part: torch.zeros(spec.values, dtype=spec.dtype) for part, spec in specs}
         self.model.eval()
         every = torch.arange(len(site.data)).split(CHUNK)
-        batches = (self.batch(site.data, positions) for positions in every)
-        with torch.no_grad():
-            classes = len(federation.dataset.classes)
-            found = algorithm.statistics(self.network, classes, batches)
+        classes = len(federation.dataset.classes)
+        with torch.no_grad(), self._read_for(algorithm, site.data) as read:
+            found = algorithm.statistics(self.network, classes, map(read, every))
         for part, spec in federation.integers.items():
             shape = tuple(found[part].shape) if part in found else "nothing"
             if shape != spec.shape:
@@ -448,6 +343,18 @@ class Client:
                     "correct its `statistics` or its `integer_parts`",
                 )
         return {part: value.reshape(-1).cpu() for part, value in found.items()}
+
+    @contextlib.contextmanager
+    def _read_for(
+        self, algorithm: Algorithm, data: SiteData
+    ) -> Iterator[Callable[[Tensor], Batch]]:
+        """How the algorithm's batches are made: of images, unless features are all it looks at."""
+        if algorithm.of_features and self.activations is not None:
+            self.activations.fill(data)
+            with self.inputs(data) as read:
+                yield read
+        else:
+            yield lambda positions: self.batch(data, positions)
 
     def _result(self, order: Order, memory: Memory, local: Local) -> tuple[Payload, Memory]:
         """What the algorithm sends and keeps after training, on the CPU."""
@@ -487,8 +394,3 @@ class Client:
                 f"the update of site '{site}' cannot be encoded: {error}",
                 "its training diverged, or choose another compression.name",
             ) from None
-
-
-def chunk(federation: Federation, images: int) -> int:
-    """How many of `images` test images are measured at once."""
-    return images if federation.program.task.whole else CHUNK

@@ -45,6 +45,11 @@ class Shared:
         shared.tensor.copy_(tensor)
         return shared
 
+    @property
+    def fd(self) -> int:
+        """The file descriptor of its memory, which processes can lock."""
+        return self._fd
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuild, (reduction.DupFd(self._fd), tuple(self.tensor.shape), self.tensor.dtype)
 

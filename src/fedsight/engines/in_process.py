@@ -11,14 +11,16 @@ from torch import Tensor
 
 from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
+from fedsight.client.bound_model import chunk
 from fedsight.client.memory import MemoryStore
-from fedsight.client.step import Client, chunk
+from fedsight.client.step import Client
 from fedsight.core.errors import SiteError
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics, Order, add_metrics
 from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
 from fedsight.engines.protected import Keys, aggregator_of
 from fedsight.program.federation import Federation
+from fedsight.program.kept import keep
 from fedsight.program.program import Speed
 
 
@@ -104,7 +106,10 @@ class InProcessEngine:
         folder = Path(self._scratch.name) if self._scratch else memory
         assert folder is not None
         self.federation = federation
-        self._worker = LocalWorker(federation, folder, speed or Speed(device="cpu"))
+        speed = speed or Speed(device="cpu")
+        with one_thread():
+            keep(federation, speed, folder.parent)
+        self._worker = LocalWorker(federation, folder, speed)
         self._total = aggregator_of(federation, federation.terms)
         self._keys = Keys(federation)
 

@@ -27,6 +27,7 @@ from fedsight.engines.worker import (
     work,
 )
 from fedsight.program.federation import Federation
+from fedsight.program.kept import keep
 from fedsight.program.program import Speed
 
 Message = Arrivals | Measured | Done
@@ -48,6 +49,7 @@ class WorkerEngine:
         folder = Path(self._scratch.name) if self._scratch else memory
         assert folder is not None
         self.federation = federation
+        keep(federation, speed, folder.parent)
         layout, program = federation.layout, federation.program
         extras = program.shared(program.init(torch.zeros(layout.shared.stop)))
         self._vector = Shared((layout.travelling.stop,), torch.float32)

@@ -19,6 +19,7 @@ from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.program.budget import Budget, passes_by_site, planned, spent
 from fedsight.program.federation import Federation, listed
+from fedsight.program.kept import keep
 from fedsight.program.program import Speed
 
 PARTIAL = (
@@ -56,6 +57,7 @@ def compare(
         on_round()
     left = [job for job in jobs(federation) if str(job) not in done]
     workers = min(speed.processes, len(left))
+    keep(federation, speed)
     pool = Pool(work, [(federation, speed, budget)] * workers)
     try:
         for worker in range(workers):

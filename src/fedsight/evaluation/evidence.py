@@ -12,7 +12,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fedsight.client.step import CHUNK, Client
+from fedsight.client.bound_model import CHUNK
+from fedsight.client.step import Client
 from fedsight.core.intervals import paired
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics, Sum, add_metrics
@@ -96,9 +97,9 @@ class Witness:
 def _right(client: Client, data: SiteData) -> npt.NDArray[np.bool_]:
     client.model.eval()
     task, found = client.federation.program.task, []
-    with torch.inference_mode():
+    with client.inputs(data) as read, torch.inference_mode():
         for start in range(0, len(data), CHUNK):
-            batch = client.batch(data, torch.arange(start, min(start + CHUNK, len(data))))
+            batch = read(torch.arange(start, min(start + CHUNK, len(data))))
             found.append(task.right(client.model, batch).cpu())
     return np.asarray(torch.cat(found).numpy(), dtype=bool)
 

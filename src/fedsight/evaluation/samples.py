@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedsight.client.bound_model import CHUNK
 from fedsight.client.memory import MemoryStore
-from fedsight.client.step import CHUNK, Client
+from fedsight.client.step import Client
 from fedsight.core.rng import generator
 from fedsight.core.threads import one_thread
 from fedsight.data.base import Readable

@@ -29,6 +29,15 @@ def linear_head(network: Network) -> nn.Linear:
     )
 
 
+def padded(x: Tensor, count: int = TOGETHER) -> Tensor:
+    """`count` images: `x` [b, ...] and black ones; in one memory format, however `x` is stored."""
+    made = x.new_zeros((count, *x.shape[1:]))
+    if made.dim() == 4:
+        made = made.contiguous(memory_format=torch.channels_last)
+    made[: len(x)] = x
+    return made
+
+
 def features(network: Network, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     """(features [b, d], targets [b, ...]) of the images of `batches`, on the CPU.
 
@@ -41,8 +50,7 @@ def features(network: Network, batches: Iterable[Batch]) -> Iterator[tuple[Tenso
     try:
         for batch in batches:
             for x, y in zip(batch.x.split(TOGETHER), batch.y.split(TOGETHER), strict=True):
-                padding = x.new_zeros((TOGETHER - len(x), *x.shape[1:]))
-                network.module(torch.cat([x, padding]))
+                network.module(padded(x))
                 yield seen.pop()[: len(x)].float().cpu(), y.cpu()
     finally:
         handle.remove()

@@ -186,6 +186,17 @@ def frozen_names(module: nn.Module) -> frozenset[str]:
     )
 
 
+def still(module: nn.Module, frozen: Callable[[str], bool]) -> list[nn.Module]:
+    """The layers of `module` with a statistic whose name is `frozen`: in training they stay in
+    evaluation mode, so that it does not move."""
+    return [
+        part
+        for prefix, part in module.named_modules()
+        if is_batch_norm(part) or not any(part.children())
+        if any(frozen(_join(prefix, name)) for name, _ in part.named_buffers(recurse=False))
+    ]
+
+
 def norm_names(module: nn.Module) -> frozenset[str]:
     """Names of all parameters and floating-point buffers of normalisation layers.
 

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from fedsight.program import isolation, lone_image, validation
 from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
+
+if TYPE_CHECKING:
+    from fedsight.program.kept import Kept
 
 LISTED = 200  # sites with their own figures; of a larger population, the first ones
 
@@ -180,9 +183,20 @@ class Federation:
 
     def _alike(self, other: Federation) -> Federation:
         """`other` with this federation's network, if it is built: the two are equal."""
-        if "_built" in self.__dict__:
-            other.__dict__["_built"] = self._built
+        for name in ("_built", "_kept"):
+            if name in self.__dict__:
+                other.__dict__[name] = self.__dict__[name]
         return other
+
+    @property
+    def kept(self) -> Kept | None:
+        """What all processes of a run share of its frozen layers; None: nothing, or not yet."""
+        found: Kept | None = self.__dict__.get("_kept")
+        return found
+
+    def keep(self, kept: Kept | None) -> None:
+        """Let this federation, and those made of it, share `kept`."""
+        self.__dict__["_kept"] = kept
 
     def _data(self, part: Part, indices: Tensor, origins: Tensor) -> SiteData:
         shift, sites, seed = self.program.shift, len(self.partition), self.program.split_seed
@@ -295,7 +309,8 @@ class Federation:
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without cached values: another process builds its own network."""
-        return {name: self.__dict__[name] for name in self.__dataclass_fields__}
+        names = (*self.__dataclass_fields__, "_kept")
+        return {name: self.__dict__[name] for name in names if name in self.__dict__}
 
 
 def federate(program: Program) -> Federation:

@@ -80,6 +80,11 @@ class Train(Settings):
             return [Problem("train.momentum", cause, "leave it out, and use train.beta1 for AdamW")]
         return []
 
+    @property
+    def plain(self) -> bool:
+        """Whether training sees every image as it is."""
+        return not self.augment
+
     def rate(self, round: int, rounds: int) -> float:
         """The local learning rate in `round` (from 1) of `rounds`.
 
@@ -137,6 +142,15 @@ class Speed(Settings):
     threads: int = Field(1, ge=1)  # compute threads of each worker
     precision: Literal["float32", "bfloat16"] = "float32"
     checkpoint_every: int = Field(1, ge=1)  # rounds
+    # MiB of memory, for all workers together, for what frozen first layers make of the images, so
+    # that an image passes through them once and not in every epoch; 0: none
+    cache: int = Field(1024, ge=0)
+    cache_disk: int = Field(8192, ge=0)  # MiB of it in a file, once the memory is full; 0: none
+    # where that file is, which has no name and ends with the run; None: in the run's folder
+    cache_folder: Path | None = Field(None, strict=False)
+    # the layer whose input is kept, such as "blocks.6"; "": the last one possible. An earlier one
+    # lets a ridge head and a run that trains the last blocks share it
+    cache_at: str = ""
     # of the image files, by which `resume` sees that they changed: size and pieces, or every byte
     hash: Hashed = "pieces"
 

@@ -28,6 +28,7 @@ from fedsight.evaluation.description import describe
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program import config
 from fedsight.program.federation import Federation, federate
+from fedsight.program.kept import keep
 from fedsight.program.program import Program, Speed
 from fedsight.runs.extension import Extension, extend, settle
 
@@ -216,6 +217,7 @@ def _embedded(run: Conclusion, checkpoint: Checkpoint | None) -> dict[str, Any]:
     _began(run, checkpoint)
     federation, callbacks = run.session.federation, _recorded(run)
     if checkpoint is None:
+        keep(federation, run.speed, run.store.memory.parent)  # for both, where its layers end
         overall = _overall(federation.validating or federation)
         engine_of = partial(WorkerEngine, speed=run.speed)
         checkpoint = opened(run.session, engine_of, overall, callbacks)

@@ -1,0 +1,164 @@
+"""A network bound to one vector on a device: it loads models, and measures them on images."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsight.client.activations import Activations
+from fedsight.core.devices import find_device
+from fedsight.core.errors import SiteError
+from fedsight.core.layout import Kind
+from fedsight.core.types import Batch, Memory, Metrics, Sum, add_metrics
+from fedsight.models.norms import guard_group_norms
+from fedsight.privacy.noised_sums import Bounds, bounded
+from fedsight.program.federation import Federation, SiteData
+from fedsight.program.kept import kept_for
+from fedsight.program.program import Speed
+
+TOGETHER = 64  # images of a unit that are measured; so that none of them costs all the memory
+CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
+
+
+class BoundModel:
+    """The federation's network, and whatever model its vector holds.
+
+    It alone chooses a device: vectors, memories and figures go in and come out on the CPU.
+    """
+
+    def __init__(self, federation: Federation, speed: Speed | None = None) -> None:
+        """Raises EngineError when the device of `speed` is not there."""
+        self.federation = federation
+        self._speed = speed or Speed(device="cpu")
+        self._device = find_device(self._speed.device)
+        self.network, self.layout = federation.network, federation.layout
+        self.model = self.network.module
+        guard_group_norms(self.model)
+        self.initial = federation.initial.clone()
+        self.model.to(self._device)
+        self.vector = self.initial.to(self._device, copy=True)
+        self.layout.bind(self.model, self.vector)
+        self._parameters = dict(self.model.named_parameters())
+        self._first = next(iter(self._parameters.values()))
+        self._pointer = self._first.data_ptr()
+        self._kinds = {entry.name: entry.kind for entry in self.layout.entries}
+        self._constant = self._constant_buffers()
+        self._found: Activations | None = None
+        self._sought = self._adopted = False
+
+    def _constant_buffers(self) -> list[tuple[Tensor, Tensor]]:
+        """The buffers that neither travel nor are remembered, with the values that all sites begin
+        from: integers (BatchNorm's counter), frozen ones, and those that are not saved."""
+        frozen = [entry for entry in self.layout.entries if entry.kind == Kind.FROZEN]
+        values = {entry.name: entry.view(self.initial) for entry in frozen}
+        return [
+            (buffer, values[name] if name in values else buffer.clone())
+            for name, buffer in self.model.named_buffers()
+            if self._kinds.get(name, Kind.FROZEN) == Kind.FROZEN
+        ]
+
+    def load(self, vector: Tensor, memory: Memory) -> None:
+        """Make `vector` [travelling] and the site's personal slice the model's weights."""
+        layout = self.layout
+        personal = layout.personal
+        if self._first.data_ptr() != self._pointer:  # another client has bound the network since
+            layout.bind(self.model, self.vector)
+        self.vector[layout.travelling].copy_(vector)
+        self.vector[personal].copy_(memory.get("personal", self.initial[personal]))
+        # A forward pass may have changed them. What a site did before must not show in what it does
+        # now, but by its memory; nor may another client's in this process.
+        for buffer, value in self._constant:
+            buffer.copy_(value)
+
+    def adopt(self, kept: Tensor) -> None:
+        """Begin from these personal and frozen values [kept], not from those of the program.
+
+        Raises SiteError if there are not as many as the layout has.
+        """
+        due = len(self.initial[self.layout.kept])
+        if len(kept) != due:
+            raise SiteError(
+                f"{len(kept):,} parameters came that do not travel, and the network has {due:,}",
+                "run the same FedSight version at the coordinator and at the sites",
+            )
+        self.initial[self.layout.kept].copy_(kept)
+        self.vector[self.layout.kept].copy_(kept)
+        self._sought, self._adopted = False, True
+
+    def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
+        """A normalised batch on this client's device; `pixels` if they were already read."""
+        made = self.federation.batch(data, positions, pixels)
+        return Batch(made.x.to(self._device), made.y.to(self._device))
+
+    @property
+    def activations(self) -> Activations | None:
+        """What the frozen first layers make of images; None where the network has none."""
+        if not self._sought:
+            self._sought, self._found, of = True, None, self.federation
+            known = None if self._adopted else of.kept
+            if known is None or not known.suits(self.layout):
+                known = kept_for(of, self.initial, self._speed)
+            if known is not None:
+                self._found = Activations(known, of, self.initial, self._device)
+        return self._found
+
+    @contextlib.contextmanager
+    def inputs(self, data: SiteData) -> Iterator[Callable[[Tensor], Batch]]:
+        """A function from positions within `data` to batches; within it, the model takes these.
+
+        They are of images, or, where the first layers are frozen, of what these made of them.
+        """
+        known = self.activations
+        if known is None:
+            yield lambda positions: self.batch(data, positions)
+            return
+        with known.prefix.resumed(self.model):
+            yield lambda positions: known.batch(data, positions)
+
+    def measure(self, client: SiteData, start: int) -> Metrics:
+        """Sums over the chunk of test images from `start`, with the weights loaded last."""
+        self.model.eval()
+        size = chunk(self.federation, len(client))
+        positions = torch.arange(start, min(start + size, len(client)))
+        classes = len(self.federation.dataset.classes)
+        with self.inputs(client) as read, torch.inference_mode():
+            return self.federation.program.task.measure(self.model, read(positions), classes)
+
+    def measure_all(self, client: SiteData) -> Metrics:
+        """Sums over all test images, chunk after chunk: the same bits wherever it is done."""
+        size = max(1, chunk(self.federation, len(client)))
+        return add_metrics([self.measure(client, at) for at in range(0, len(client), size)])
+
+    def measure_each(self, client: SiteData, bounds: Bounds, blank: bool = False) -> Metrics:
+        """Sums of bounded shares: each unit of test images (see `Evaluation.units`), which is one
+        image for most tasks, is measured apart from all others, so that none can change its share.
+
+        What cannot be measured adds nothing; with `blank` nothing is measured.
+        """
+        size = self.federation.dataset.preprocess
+        classes = len(self.federation.dataset.classes)
+        task = self.federation.program.task
+        black = torch.zeros(1, size.channels, size.height, size.width, device=self._device)
+        self.model.eval()
+        with torch.inference_mode():
+            batch = Batch(black, task.blank(classes).to(self._device))
+            shapes = task.condensed(task.measure(self.model, batch, classes))
+        images = len(client)
+        totals: Metrics = {name: Sum(np.zeros_like(shapes[name].total), images) for name in bounds}
+        numbers = task.units(client.labels().numpy())
+        for unit in [] if blank else np.unique(numbers):
+            with contextlib.suppress(Exception), torch.inference_mode():
+                together = np.flatnonzero(numbers == unit)[:TOGETHER]
+                batch = self.batch(client, torch.from_numpy(together))
+                share = bounded(task.condensed(task.measure(self.model, batch, classes)), bounds)
+                totals = {k: Sum(one.total + share[k].total, images) for k, one in totals.items()}
+        return totals
+
+
+def chunk(federation: Federation, images: int) -> int:
+    """How many of `images` test images are measured at once."""
+    return images if federation.program.task.whole else CHUNK
