@@ -156,6 +156,7 @@ HISTORY = {
     "weight": "total weight of the replies",
     "bytes_up": "sent by the sites in this round: 4 bytes per float32 value",
     "bytes_down": "received by the sites in this round",
+    "best": "where rounds are compared: the best round so far; else missing",
     "seconds": "duration of the round, including evaluation",
 }
 
@@ -175,6 +176,10 @@ SUMMARY = {
     "model_sha256": "SHA-256 of `model.safetensors`",
     "privacy": "epsilon with its delta, unit, neighbours, sampling and mechanism, who must be "
     "trusted and what is not covered; null without `[privacy]`",
+    "balanced_accuracy": "one class per image: the mean recall of the classes",
+    "macro_f1": "one class per image: the mean F1 of the classes",
+    "kept": "where rounds are compared: the round whose model this is, by which figure, the best "
+    "round and its value, and whether patience ended training; else missing",
     "worst_site": "name and score of the site with the lowest score, if the sites differ beyond "
     "chance; else null",
     "by_site": "figures for each of the first 200 sites",

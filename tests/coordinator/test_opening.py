@@ -11,11 +11,13 @@ import pytest
 import torch
 
 import fedsight as fs
+from fedsight.coordinator.loop import run
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.layout import Kind
 from fedsight.engines.in_process import InProcessEngine
+from fedsight.evaluation.figures import Evaluator
 from fedsight.program.federation import Federation
 
 Make = Callable[..., Federation]
@@ -118,3 +120,22 @@ def test_the_opening_sees_all_images_and_trains_the_head_only(tiny_federation: M
     assert kinds == set(started.network.head)
     assert (program.rounds.rounds, program.rounds.cohort) == (1, None)
     assert program.train.augment == ()
+
+
+def test_the_start_is_a_candidate_where_the_best_round_is_kept(tiny_federation: Make) -> None:
+    """Training that only makes it worse ends with the model of the opening."""
+    rounds = {"rounds": 4, "validation": 0.3, "keep": "best", "patience": 2}
+    of = tiny_federation(start=RIDGE, rounds=rounds, train={"lr": 5.0, "batch": 4})
+    assert of.validating is not None
+    evaluator, engine, session = Evaluator(of.validating), InProcessEngine(of), Session(of)
+    overall = lambda sums: evaluator.figures(sums).overall  # noqa: E731
+    found, diary = opened(session, InProcessEngine, overall), federations.Diary()
+    assert found is not None
+    assert found.best is not None
+    assert found.best.vector is not None
+    assert (found.best.round, torch.equal(found.best.vector, found.vector)) == (0, True)
+    trained = run(session, engine, overall, [diary], found)
+    engine.close()
+    assert all(line["accuracy"] < found.best.value for line in diary.lines)  # it gets worse
+    assert (trained.round, trained.checkpoint.round) == (0, 2)
+    assert torch.equal(trained.travelling, found.vector)

@@ -15,6 +15,7 @@ from command_line import cli, done, refused, write_config
 from fedsight.coordinator.callbacks import BaselinesBegan, Callback, RoundEnded, RunBegan, RunEnded
 from fedsight.coordinator.trackers import MLflow, open_log
 from fedsight.core.errors import FedSightError
+from fedsight.tasks.classification import Classification
 
 
 def line(round: int, **values: Any) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def test_tensorboard_reads_the_history(tmp_path: Path) -> None:
     done("run", config, "--out", run, "--workers", 1, "--log", "tensorboard")
     lines = [json.loads(text) for text in (run / "history.jsonl").read_text().splitlines()]
     found = scalars(run)
-    shown = {"accuracy", "loss", "train_loss", "lr", "bytes_up", "bytes_down", "seconds"}
+    shown = {*Classification.figures, "train_loss", "lr", "bytes_up", "bytes_down", "seconds"}
     assert set(found) == shown
     for name in shown:
         wanted = {entry["round"]: entry[name] for entry in lines if entry.get(name) is not None}

@@ -107,3 +107,22 @@ def test_sites_and_means_of_sites_have_errors_too(algorithm: str) -> None:
         own = [one["score"] for one in found.site_errors.values()]
         assert found.errors["score"] == pytest.approx(np.linalg.norm(own) / len(own))
     assert evaluator.figures([sums for _ in of.views], final=True).errors == {}
+
+
+def test_noise_widens_the_intervals_of_overall_figures() -> None:
+    """By what it adds itself: errors of images and of noise are independent."""
+    of = federations.federation(data={"owners": 2})
+    each = np.full((10, 10), 1.0) + np.diag(np.full(10, 11.0))
+    sums: dict[str, Sum] = {"confusion": Sum(each, 210), "loss": Sum(np.full(10, 20.0), 210)}
+    bounds = TASK.bounds(10, 784)
+    assert bounds is not None
+    wide, evaluator = deviation(bounds, NOISE), Evaluator(of)
+    plain = evaluator.figures([sums for _ in of.views], final=True)
+    noisy = evaluator.figures(
+        [NoisedSums(with_noise(sums, bounds, NOISE), wide) for _ in of.views], final=True
+    )
+    assert set(noisy.intervals) == {"accuracy", "balanced_accuracy", "macro_f1"}
+    for name, (low, high) in noisy.intervals.items():
+        before = plain.intervals[name]
+        assert high - low > before[1] - before[0]
+        assert high - low >= 2 * 1.959 * noisy.errors[name] or high == 1 or low == 0

@@ -30,6 +30,7 @@ from fedsight.evaluation.evidence import Evidence
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program.federation import LISTED, Federation, View, listed
 from fedsight.program.program import Speed
+from fedsight.tasks.averages import balanced_accuracy_interval, macro_f1
 
 CLASSES = 10
 opened = cache(
@@ -195,7 +196,27 @@ def test_own_images(seed: int) -> None:
             "score": pytest.approx((labels == predicted).mean()),
             "accuracy": pytest.approx((labels == predicted).mean()),
             "loss": pytest.approx(losses.mean()),
+            "balanced_accuracy": pytest.approx(
+                np.mean([(predicted[labels == k] == k).mean() for k in np.unique(labels)])
+            ),
+            "macro_f1": pytest.approx(macro_f1(made[site]["confusion"].total)),
         }
+
+
+def test_overall_figures_have_intervals_where_every_image_counts_once() -> None:
+    federation = opened(3, data=(("owners", 7),))
+    made, _ = measured(federation)
+    whole = sum(one["confusion"].total for one in made)
+    figures = Evaluator(federation).figures(made, final=True)
+    assert set(figures.intervals) == {"accuracy", "balanced_accuracy", "macro_f1"}
+    assert figures.intervals["balanced_accuracy"] == pytest.approx(
+        balanced_accuracy_interval(whole)
+    )
+    for name, (low, high) in figures.intervals.items():
+        assert low < figures.overall[name] < high
+    assert not Evaluator(federation).figures(made).intervals
+    personal = opened(3, algorithm=(("name", "fedrep"),))
+    assert not Evaluator(personal).figures(measured(personal)[0], final=True).intervals
 
 
 @pytest.mark.parametrize("algorithm", ["fedavg", "fedrep"])

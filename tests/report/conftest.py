@@ -148,7 +148,18 @@ def contents(
             "fingerprint": "5f0c9b1e77a2",
             "model_sha256": "9d" * 32,
             "worst_site": {"name": worst, "score": by_site[worst]},
-            "by_site": {n: {"score": v, "loss": 0.4} for n, v in by_site.items()},
+            "by_site": {
+                n: {"score": v, "loss": 0.4, "balanced_accuracy": v - 0.04, "macro_f1": v - 0.05}
+                for n, v in by_site.items()
+            },
+            "kept": {
+                "round": rounds - 4,
+                "keep": "best",
+                "by": "balanced_accuracy",
+                "best": rounds - 4,
+                "value": 0.8712,
+                "stopped": "patience",
+            },
             "federated": top,
             "pooled": top + 0.0031,
             "alone_mean": mean,
@@ -162,6 +173,13 @@ def contents(
             "sites": {
                 n: {"score": v, "low": v - 0.06, "high": min(1.0, v + 0.05), "tested": 180}
                 for n, v in by_site.items()
+            },
+            "figures": {
+                "accuracy": {"value": top, "low": top - 0.014, "high": top + 0.013},
+                "balanced_accuracy": {"value": 0.874, "low": 0.859, "high": 0.888},
+                "macro_f1": {"value": 0.8735, "low": 0.858, "high": 0.887},
+                "top_5": {"value": 0.9971, "low": 0.994, "high": 0.999},
+                "brier": {"value": 0.1712, "low": None, "high": None},
             },
             "differ": 0.0004,
             "samples": samples,

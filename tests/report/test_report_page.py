@@ -65,6 +65,9 @@ def test_every_site_has_its_row_of_figures(make_run):
             strict=True,
         )
         whole = " ".join(f"{title}{value}" for title, value in columns)
+        own = kept["summary.json"]["by_site"][name]
+        whole += f" balanced accuracy, together{100 * own['balanced_accuracy']:.1f} %"
+        whole += f" macro F1, together{100 * own['macro_f1']:.1f} %"
         assert f"{name} {whole} Test images180" in seen
 
 
@@ -283,7 +286,7 @@ def test_a_coordinator_without_images_shows_figures_without_pictures(make_run):
 
     seen = page(make_run(change=far))
     assert "Most frequent confusions" in seen.text
-    assert "Precision, recall and F1 by class" in seen.text
+    assert "Precision, recall and F1 by class, the lowest F1 first" in seen.text
     assert "Mistakes are shown first" not in seen.text
     assert not [tag for tag, _ in seen.tags if tag == "img"]
 
@@ -303,8 +306,8 @@ def test_precision_recall_and_f1_are_those_of_the_confusion_matrix(make_run):
 
     seen = page(make_run(classes=("ill", "well"), change=two)).text
     # precision 30 of 50, recall 30 of 40, F1 60 of 90
-    assert re.search(r"ill 40 60\.0 % 75\.0 % 66\.7 %", seen)
-    assert re.search(r"well 160 93\.3 % 87\.5 % 90\.3 %", seen)
+    assert re.search(r"ill Tested *40 Precision *60\.0 % .* Recall *75\.0 % .* F1 *66\.7 %", seen)
+    assert re.search(r"well Tested *160 Precision *93\.3 % .* Recall *87\.5 % .* F1 *90\.3 %", seen)
 
 
 def test_mistakes_are_grouped_by_the_largest_confusions_with_name_and_site(make_run):

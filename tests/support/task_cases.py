@@ -52,7 +52,7 @@ CASES: dict[str, Callable[[], Case]] = {
         "small_cnn",
         labels(),
         label_smoothing=0.1,
-        metrics=["balanced_accuracy", "brier", "top_5"],
+        metrics=["brier", "top_5"],
     ),
     "texts": lambda: made("classify", "text_bag", labels(), images(1, 1, 12) * 1000),
     "ordinal": lambda: made("ordinal", "small_cnn", labels(), metrics=["brier"]),

@@ -49,6 +49,12 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
         figure = f"[bold]{share(score, summary.get('score_error'))}[/]"
         headline = from_english(word(summary["headline"]))
         table.add_row(message("federated"), f"{figure} {headline}")
+    if summary.get("macro_f1") is not None and "score_error" not in summary:
+        balanced, f1 = f"{summary['balanced_accuracy']:.2%}", f"{summary['macro_f1']:.2%}"
+        averages = message("{share} balanced accuracy, {f1} macro F1", share=balanced, f1=f1)
+        table.add_row(message("by class"), averages)
+    if kept := summary.get("kept"):
+        table.add_row(message("round kept"), _kept(kept, summary["rounds"]))
     if "pooled" in summary:
         pooled, alone = f"{summary['pooled']:.2%}", f"{summary['alone_mean']:.2%}"
         table.add_row(message("pooled"), message("{share} (all data at one place)", share=pooled))
@@ -74,6 +80,19 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     console.print(table)
     page = message("Report: {page}", page=f"{folder}/report.html")
     console.print(_plain(str(page)), soft_wrap=True)
+
+
+def _kept(kept: Mapping[str, Any], trained: int) -> Text:
+    """Which round's model the run ends with, and why."""
+    values = {"round": kept["round"], "trained": trained, "figure": kept["by"]}
+    if kept["stopped"]:
+        return message(
+            "{round} of {trained}; training ended early, as {figure} on validation did not improve",
+            **values,
+        )
+    if kept["keep"] == "best":
+        return message("{round} of {trained}, the best {figure} on validation", **values)
+    return message("{round} of {trained}, the last", **values)
 
 
 def share(value: float, error: float | None) -> str:

@@ -18,6 +18,7 @@ from fedsight.coordinator.callbacks import (
     RoundEnded,
     notify,
 )
+from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.errors import SiteError
@@ -33,11 +34,17 @@ Overall = Callable[[list[Metrics]], Mapping[str, float]]
 class Trained:
     """The result of the loop."""
 
-    checkpoint: Checkpoint
-    vector: (
-        Tensor  # complete: the travelling part, then the initial personal slice and the frozen one
-    )
-    sums: list[Metrics]  # of the federation's views
+    checkpoint: Checkpoint  # of the last round
+    # of the round that is kept, complete: the travelling part, then the initial personal slice and
+    # the frozen one
+    vector: Tensor
+    sums: list[Metrics]  # of the federation's views, for the model that is kept
+    round: int  # that is kept
+
+    @property
+    def travelling(self) -> Tensor:
+        """The travelling part of the model."""
+        return self.vector[: len(self.checkpoint.vector)]
 
 
 def run(
@@ -53,20 +60,26 @@ def run(
     Rounds are measured on the validation part where there is one, and the final model, once, on the
     test part, whose sums are returned. The first round is taken from `unmeasured`, if it is given,
     and only measured. `overall` computes a round's figures from the sums of the views. Protected
-    training ends before its epsilon exceeds the target. Raises SiteError when a round has fewer
-    accepted replies than the program's quorum.
+    training ends before its epsilon exceeds the target, and any training once it has waited
+    `rounds.patience` for a better round. Raises SiteError when a round has fewer accepted replies
+    than the program's quorum.
     """
     loop = _Loop(session, engine, overall, callbacks)
     now = start or loop.beginning()
     loop.unmeasured = unmeasured
     sums: list[Metrics] = []
     for round in range(now.round + 1, session.protection.rounds + 1):
+        if loop.ends(now):
+            break
         now, sums = loop.round(now, round)
     loop.notify_round()
+    vector, round = now.vector, now.round
+    if now.best is not None and now.best.vector is not None:
+        vector, round = now.best.vector, now.best.round
     # Resumed after the last round, or measured on other images: the final figures are missing.
     if not sums or validates(session, engine):
-        sums = engine.measure(now.vector, now.round)
-    return Trained(now, torch.cat([now.vector, session.initial[session.layout.kept]]), sums)
+        sums = engine.measure(vector, round)
+    return Trained(now, torch.cat([vector, session.initial[session.layout.kept]]), sums, round)
 
 
 def validates(session: Session, engine: Engine) -> bool:
@@ -83,6 +96,8 @@ class _Loop:
         self._session, self._engine, self._overall = session, engine, overall
         self._callbacks = callbacks
         self._validates = validates(session, engine)
+        # Never by the test part: a site alone without validation images keeps its last round.
+        self._choice = Choice.of(session.program) if self._validates else None
         self._unsent: RoundEnded | None = None
         self.unmeasured: Checkpoint | None = None  # the first round, if it was computed before
         self._doubts: dict[str, str] = {}  # which replies of the last round were odd, and why
@@ -98,13 +113,19 @@ class _Loop:
         program, protection = self._session.program, self._session.protection
         found, self.unmeasured = self.unmeasured or self._computed(now, round), None
         began = time.perf_counter()
-        last, sums = round == protection.rounds, []
+        sums: list[Metrics] = []
+        last = round == protection.rounds
         if last or round % program.rounds.evaluate_every == 0:
             sums = self._engine.measure(found.vector, round, self._validates)
         seconds = time.perf_counter() - began
         line = {**self._figures(sums, round), **(found.unmeasured or {})}
         line["seconds"] += seconds
-        after = replace(found, seconds=found.seconds + seconds, unmeasured=None)
+        best = None
+        if self._choice is not None:
+            best = self._choice.after(now.best, round, found.vector, line)
+            line["best"] = None if best is None else best.round
+        after = replace(found, seconds=found.seconds + seconds, unmeasured=None, best=best)
+        last = last or self.ends(after)
         self._unsent = RoundEnded(line, after, last)
         if last or not self._engine.overlaps:
             self.notify_round()
@@ -146,6 +167,10 @@ class _Loop:
         )
         notify(self._callbacks, RoundComputed(found))
         return found
+
+    def ends(self, now: Checkpoint) -> bool:
+        """Whether training ends early, after the round of this checkpoint."""
+        return self._choice is not None and self._choice.ends(now.best)
 
     def _notify_reply(self, arrival: Arrival) -> None:
         notify(self._callbacks, ReplyArrived(arrival))

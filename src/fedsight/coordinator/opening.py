@@ -28,6 +28,8 @@ class _Line(Callback):
             notify(self.callbacks, event)
         elif isinstance(event, RoundEnded):
             self.line = {**event.line, "round": BEFORE}
+            if self.line.get("best") is not None:
+                self.line["best"] = BEFORE
 
 
 def opened(
@@ -54,8 +56,11 @@ def opened(
     layout = session.layout
     vector = layout.vector(federation.layout.state_dict(trained.vector))
     state = session.program.init(vector[layout.shared].clone())
-    found = replace(
-        trained.checkpoint, round=BEFORE, vector=vector[layout.travelling].clone(), state=state
-    )
+    travelling = vector[layout.travelling].clone()
+    best = trained.checkpoint.best  # training may never reach a better model than the opening's
+    if best is not None:
+        model = None if best.vector is None else travelling
+        best = replace(best, round=BEFORE, vector=model)
+    found = replace(trained.checkpoint, round=BEFORE, vector=travelling, state=state, best=best)
     notify(callbacks, RoundEnded(heard.line, found, last=False))
     return found

@@ -113,6 +113,8 @@ class Protection:
         found = [f"how many {modalities} of each class a site declares"]
         if any(view.site is not None for view in views):
             found.append(f"figures measured on the sites' own test {modalities}")
+        if self._federation.program.rounds.compared:
+            found.append("which round was kept or ended training, by figures without noise")
         if self._federation.partition.name(0) and not self.simulated:
             found.append("whether a site answered, and when")
         found += rules.remarks(self._federation.program, self._federation.network)

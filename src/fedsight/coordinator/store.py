@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from fedsight.algorithms.base import State
+from fedsight.coordinator.choice import Best
 from fedsight.coordinator.folders import LOCK
 from fedsight.core.errors import StoreError
 from fedsight.core.files import append_line, make_folder, parse_json, whole_lines, write_atomically
@@ -34,6 +35,7 @@ WRITTEN = (  # besides run.toml and run.json
     "unmeasured.safetensors",
     "report.html",
 )
+_BEST = "best"  # the name of the best round's model in a checkpoint
 EARLIER = "rounds-"  # how the folders of earlier results begin
 
 
@@ -41,7 +43,8 @@ EARLIER = "rounds-"  # how the folders of earlier results begin
 class Checkpoint:
     """Everything that the rounds after `round` depend on, besides the program.
 
-    `unmeasured` is the round's history line if only its figures are still missing.
+    `unmeasured` is the round's history line if only its figures are still missing. The best round
+    is kept in the same file, so that the two are always of one moment.
     """
 
     round: int
@@ -51,6 +54,7 @@ class Checkpoint:
     bytes_up: int = 0
     bytes_down: int = 0
     unmeasured: Mapping[str, Any] | None = None
+    best: Best | None = None  # where rounds are compared
 
 
 class RunStore:
@@ -125,12 +129,19 @@ class RunStore:
     def save_checkpoint(self, checkpoint: Checkpoint) -> None:
         """Write the checkpoint atomically; one that is unmeasured has a file of its own."""
         tensors = {f"state.{name}": value for name, value in checkpoint.state.items()}
-        meta = {
+        meta: dict[str, Any] = {
             "round": checkpoint.round,
             "seconds": checkpoint.seconds,
             "bytes_up": checkpoint.bytes_up,
             "bytes_down": checkpoint.bytes_down,
         }
+        if (best := checkpoint.best) is not None:
+            kept = best.vector is not None
+            meta["best"] = {
+                "round": best.round, "value": best.value, "since": best.since, "kept": kept
+            }  # fmt: skip
+            if best.vector is not None and best.round != checkpoint.round:
+                tensors[_BEST] = best.vector
         name = "checkpoint.safetensors"
         if checkpoint.unmeasured is not None:
             name = "unmeasured.safetensors"
@@ -156,8 +167,10 @@ class RunStore:
             tensors = load(path.read_bytes())
             with safe_open(path, "pt") as file:
                 meta = parse_json(file.metadata()["fedsight"])
-            state = {k.removeprefix("state."): v for k, v in tensors.items() if k != "vector"}
-            found = Checkpoint(vector=tensors["vector"], state=state, **meta)
+            vector, kept = tensors.pop("vector"), tensors.pop(_BEST, None)
+            state = {name.removeprefix("state."): value for name, value in tensors.items()}
+            best = _best(meta.pop("best", None), meta["round"], vector, kept)
+            found = Checkpoint(vector=vector, state=state, best=best, **meta)
             _require_sound(found)
             return found
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -229,6 +242,30 @@ def _is_line(line: Mapping[str, Any]) -> bool:
         and isinstance(sites, list)
         and all(isinstance(site, str) for site in sites)
     )
+
+
+def _best(
+    told: Mapping[str, Any] | None, round: int, vector: Tensor, kept: Tensor | None
+) -> Best | None:
+    """The best round that a checkpoint tells of; its model is `kept`, or that of the checkpoint.
+
+    Raises ValueError, TypeError or KeyError for values that it cannot have.
+    """
+    if told is None:
+        return None
+    best = Best(told["round"], told["value"], told["since"])
+    if any(type(count) is not int or count < 0 for count in (best.round, best.since)):
+        raise ValueError("a count of the best round is not a whole number")
+    if type(best.value) not in (int, float) or not math.isfinite(best.value):
+        raise ValueError("the best figure is not a number")
+    if not told["kept"]:
+        return best
+    model = vector if best.round == round else kept
+    if model is None or model.shape != vector.shape or model.dtype != vector.dtype:
+        raise ValueError("the best round's model is missing, or not one of this program")
+    if not bool(torch.isfinite(model).all()):
+        raise ValueError("the best round's model is not finite")
+    return replace(best, vector=model)
 
 
 def _require_sound(found: Checkpoint) -> None:

@@ -40,6 +40,14 @@ def paired(first: float, second: float, samples: float) -> tuple[float, float]:
     return max(-1.0, difference - half), min(1.0, difference + half)
 
 
+def widened(value: float, bounds: tuple[float, float], error: float) -> tuple[float, float]:
+    """The 95 % interval `bounds` of `value`, if an independent error with the standard deviation
+    `error` is added."""
+    low, high = bounds
+    half = Z * error
+    return value - math.hypot(value - low, half), value + math.hypot(high - value, half)
+
+
 def of_mean(values: Sequence[float]) -> tuple[float, float]:
     """The 95 % interval of a mean, from independent `values` that are about normal (Student 1908).
 

@@ -10,7 +10,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
-from fedsight.coordinator.loop import run
+from fedsight.coordinator.loop import Overall, run
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
 from fedsight.core.types import Metrics
@@ -32,6 +32,7 @@ class TrainedBaseline:
     sums: list[Metrics]
     passes: float  # over its images, as they were counted
     evidence: Evidence | None  # what the figure of the job's own site rests on
+    kept: int | None = None  # the round that was kept, where rounds are compared
 
 
 class BaselineRound:
@@ -65,12 +66,26 @@ def work(setup: tuple[Federation, Speed, Budget], pipe: Connection) -> None:
         engine = engine_of(baseline)
         found = None
         try:
-            begun = opened(session, engine_of, _nothing)
-            trained = run(session, engine, _nothing, [_RoundReporter(pipe.send)], begun)
+            overall = _judged(baseline, job)
+            begun = opened(session, engine_of, overall)
+            trained = run(session, engine, overall, [_RoundReporter(pipe.send)], begun)
             if not pooled:
-                client = engine.loaded(trained.checkpoint.vector)
+                client = engine.loaded(trained.travelling)
                 found = Witness(Evaluator(baseline), client).of(job)
         finally:
             engine.close()
         passes = engine.seen / max(1, baseline.size(0))
-        pipe.send(TrainedBaseline(job, trained.sums, passes, found))
+        kept = trained.round if baseline.program.rounds.compared else None
+        pipe.send(TrainedBaseline(job, trained.sums, passes, found, kept))
+
+
+def _judged(baseline: Federation, job: int) -> Overall:
+    """The figures by which a baseline's rounds are compared, if they are, as the federation's own:
+    on all validation images, or for a site alone on its own, or in its label mix."""
+    checked = baseline.validating
+    if checked is None:
+        return _nothing
+    evaluator, name = Evaluator(checked), checked.partition.name(max(0, job))
+    if job == POOLED:
+        return lambda sums: evaluator.figures(sums).overall
+    return lambda sums: evaluator.figures(sums, only=job).by_site.get(name, {})

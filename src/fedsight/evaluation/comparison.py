@@ -51,8 +51,7 @@ def compare(
     done = _finished(store)
     same = None if store.series is None else shared.key(federation, budget)
     if str(POOLED) not in done and (earlier := shared.kept(store.series, same)):
-        taken = TrainedBaseline(POOLED, *earlier, None)
-        done[str(POOLED)] = _figures(evaluator, taken) | {"shared": True}
+        done[str(POOLED)] = _figures(evaluator, earlier) | {"shared": True}
     for _ in range(len(done) * budget.rounds):
         on_round()
     left = [job for job in jobs(federation) if str(job) not in done]
@@ -69,7 +68,7 @@ def compare(
                 continue
             done[str(message.job)] = _figures(evaluator, message)
             if message.job == POOLED:
-                shared.keep(store.series, same, message.sums, message.passes)
+                shared.keep(store.series, same, message)
             store.write_json(PARTIAL, done)
             if left:
                 pool.send(worker, left.pop(0), "training a baseline")
@@ -164,6 +163,8 @@ def _single_model(figures: Figures) -> dict[str, Any]:
 def _figures(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
     """What is known of a finished baseline, as plain values."""
     found = _scores(evaluator, trained) | {"passes": trained.passes}
+    if trained.kept is not None:
+        found["kept"] = trained.kept
     return found if trained.evidence is None else found | {"evidence": trained.evidence.plain()}
 
 

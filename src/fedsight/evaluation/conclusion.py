@@ -20,6 +20,7 @@ from fedsight.coordinator.callbacks import (
     RunEnded,
     notify,
 )
+from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
@@ -92,7 +93,7 @@ def _evidence(
     own = evaluator.site_test == "own images" and not federation.program.task.share
     if run.command != "compare" and not (own and run.pictures):
         return {}
-    vector, memory = trained.checkpoint.vector, MemoryStore(run.store.memory)
+    vector, memory = trained.travelling, MemoryStore(run.store.memory)
     return baselines.federated_evidence(federation, run.speed, vector, memory)
 
 
@@ -109,6 +110,7 @@ def require_score(summary: Mapping[str, Any], folder: str) -> None:
 
 def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict[str, Any]:
     program, checkpoint = run.session.program, trained.checkpoint
+    choice, planned = Choice.of(program), run.session.protection.rounds
     path = run.store.save_model(run.session.layout.state_dict(trained.vector))
     return {
         "name": program.name,
@@ -126,6 +128,11 @@ def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict
         "worst_site": None,  # unless sites differ beyond chance
         "by_site": figures.by_site,
         **_errors(figures),
+        **(
+            {}
+            if choice is None
+            else {"kept": choice.told(checkpoint.best, checkpoint.round, planned)}
+        ),
     }
 
 
@@ -168,7 +175,7 @@ def _write_evaluation(
     samples: list[dict[str, Any]] = []
     if run.pictures:
         memory, confused = MemoryStore(run.store.memory), _confusions(confusion, classes)
-        samples = answers(federation, trained.checkpoint.vector, memory, confused)
+        samples = answers(federation, trained.travelling, memory, confused)
     curves: list[Curve] = []
     tables: list[Table] = []
     if measured:
@@ -183,6 +190,7 @@ def _write_evaluation(
             "site_test": evaluator.site_test,
             "personal": federation.program.differs(federation.network),
             **sites.plain(),
+            "figures": _overall(figures),
             "samples": samples,
             "curves": [asdict(curve) for curve in curves],
             "tables": [asdict(table) for table in tables],
@@ -190,6 +198,17 @@ def _write_evaluation(
             "noised": list(run.noised),
         },
     )
+
+
+def _overall(figures: Figures) -> dict[str, dict[str, float | None]]:
+    """Each overall figure with its 95 % interval, null where that is not known."""
+    found = {}
+    for name, value in figures.overall.items():
+        if name == "score":  # the headline, which has a name of its own
+            continue
+        low, high = figures.intervals.get(name, (None, None))
+        found[name] = {"value": value, "low": low, "high": high}
+    return found
 
 
 def _confusions(

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
+from fedsight.core.intervals import widened
 from fedsight.core.types import Metrics, Sum
 from fedsight.evaluation import noised
 from fedsight.program.federation import Federation, listed
@@ -36,6 +37,8 @@ class Figures:
     site_sums: Mapping[str, Mapping[str, Sum]]
     errors: Mapping[str, float] = field(default_factory=dict)
     site_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    # the 95 % intervals of overall figures over other test images, as far as they are known
+    intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 class Evaluator:
@@ -92,6 +95,8 @@ class Evaluator:
             overall, errors = summary(usable), noised.errors(everything, task, summary)
         found = usable.get("confusion")
         names = self.federation.partition.name
+        # The mean over sites' models on the same images is no figure of independent images.
+        known = task.intervals(usable) if final and not averaged else {}
         return Figures(
             overall=noised.rounded(overall, errors),
             by_site={
@@ -108,6 +113,7 @@ class Evaluator:
             },
             errors=errors,
             site_errors={name: one for name, one in site_errors.items() if one},
+            intervals=_with_noise(known, overall, errors),
         )
 
     def _parts(self, sums: Sequence[Metrics]) -> dict[str, tuple[Metrics, Mix | None]]:
@@ -157,6 +163,19 @@ class Evaluator:
             return None
         counts = self.counts(site)
         return np.asarray(counts / max(1, counts.sum()))
+
+
+def _with_noise(
+    intervals: Mapping[str, tuple[float, float]],
+    figures: Mapping[str, float],
+    errors: Mapping[str, float],
+) -> dict[str, tuple[float, float]]:
+    """The intervals of figures that have these errors besides; within [0, 1]."""
+    found = {}
+    for name, bounds in intervals.items():
+        low, high = widened(figures[name], bounds, errors.get(name, 0.0))
+        found[name] = max(0.0, low), min(1.0, high)
+    return found
 
 
 def _means(figures: Sequence[Mapping[str, float]]) -> dict[str, float]:

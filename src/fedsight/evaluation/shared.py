@@ -16,6 +16,7 @@ from fedsight.core.errors import StoreError
 from fedsight.core.types import Metrics, Sum
 from fedsight.data.contents import contents
 from fedsight.data.splits.iid import Iid
+from fedsight.evaluation.baselines import POOLED, TrainedBaseline
 from fedsight.program.budget import Budget
 from fedsight.program.federation import Federation
 
@@ -36,14 +37,15 @@ def key(federation: Federation, budget: Budget) -> str | None:
     partition, digest = federation.partition, hashlib.sha256()
     images = np.concatenate([partition.indices(site) for site in range(len(partition))])
     digest.update(np.sort(images).astype("<i8").tobytes())
-    for view in federation.views:
+    looked = federation.validating if program.rounds.compared else None
+    for view in (*federation.views, *(() if looked is None else looked.views)):
         digest.update(view.indices.astype("<i8").tobytes() + b"view")
     facts = [meaning, asdict(budget), asdict(contents(dataset)), digest.hexdigest()]
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
-def kept(folder: Path | None, wanted: str | None) -> tuple[list[Metrics], float] | None:
-    """The sums of each view and the passes of the baseline under this key, if it was trained.
+def kept(folder: Path | None, wanted: str | None) -> TrainedBaseline | None:
+    """The baseline under this key, if it was trained.
 
     Raises StoreError for a file that is broken.
     """
@@ -53,22 +55,23 @@ def kept(folder: Path | None, wanted: str | None) -> tuple[list[Metrics], float]
     if found.get("key") != wanted:
         return None
     try:
-        sums = [
+        sums: list[Metrics] = [
             {name: Sum(np.array(total), count) for name, (total, count) in view.items()}
             for view in found["sums"]
         ]
-        return list(sums), float(found["passes"])
+        return TrainedBaseline(POOLED, sums, float(found["passes"]), None, found.get("kept"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         cause = f"{folder / FILE} is broken: {error!r}"
         raise StoreError(cause, "remove it: the baseline is trained again") from error
 
 
-def keep(folder: Path | None, wanted: str | None, sums: list[Metrics], passes: float) -> None:
+def keep(folder: Path | None, wanted: str | None, trained: TrainedBaseline) -> None:
     """Keep a trained baseline for the other seeds."""
     if folder is None or wanted is None:
         return
     plain: list[Mapping[str, Any]] = [
         {name: [np.asarray(one.total).tolist(), one.count] for name, one in view.items()}
-        for view in sums
+        for view in trained.sums
     ]
-    RunStore(folder).write_json(FILE, {"key": wanted, "passes": passes, "sums": plain})
+    facts = {"key": wanted, "passes": trained.passes, "kept": trained.kept, "sums": plain}
+    RunStore(folder).write_json(FILE, facts)

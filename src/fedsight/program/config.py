@@ -195,6 +195,13 @@ def check_elsewhere(program: Program, speed: Speed) -> None:
             "[start] and with model.weights = the model.safetensors of that run"
         )
         problems.append(Problem("start", cause, cure))
+    if program.rounds.compared:
+        cause = (
+            "no validation figures leave the sites of a federation, and no round may be chosen by "
+            "those of their test images"
+        )
+        cure = "leave it out; how many rounds are enough can be tried in a simulation"
+        problems.append(Problem(program.rounds.comparing, cause, cure))
     if program.rounds.validation:
         cause = "the sites of a federation are measured on their test images only"
         cure = "leave it out: what the sites' owners set aside for validation stays at the sites"

@@ -137,7 +137,8 @@ class Federation:
     def validating(self) -> Federation | None:
         """This federation with the validation part in place of the test part; None: it has none."""
         data = self.dataset
-        if self.pooled or self.only is not None:  # a baseline's rounds are not measured
+        baseline = self.pooled or self.only is not None
+        if baseline and not self.program.rounds.compared:  # nobody looks at its rounds
             return None
         if self.aside is not None:
             views = tuple(View(site, own) for site, own in enumerate(self.aside) if len(own))
@@ -146,6 +147,10 @@ class Federation:
             checked = replace(data, test=data.validation, validation=None)
             views = tuple(_views(checked, self.partition, self.differ))
         else:
+            return None
+        if self.only is not None and any(view.site is not None for view in views):
+            views = tuple(view for view in views if view.site == self.only)
+        if not views:
             return None
         return self._alike(replace(self, dataset=checked, views=views, aside=None))
 
@@ -349,6 +354,10 @@ def federate(program: Program) -> Federation:
     with _blamed(program.algorithm, FedSightError):
         if problems := integer_problems(federation):
             raise ConfigError(problems)
+    if program.rounds.compared and federation.validating is None:
+        cause = "rounds are compared on validation images, and there are none"
+        cure = "set rounds.validation, for example 0.1, or give the data a validation part"
+        raise ConfigError([Problem(program.rounds.comparing, cause, cure)])
     federation = federation.viewed()
     tested = {
         "" if view.site is None else partition.name(view.site): dataset.test.labels[view.indices]

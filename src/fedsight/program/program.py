@@ -111,9 +111,25 @@ class Rounds(Settings):
     # share of each site's training images that is set aside, for the figures of the rounds, where
     # the data have no validation part; 0: these figures are measured on the test part
     validation: float = Field(0.0, ge=0, lt=1)
+    # the model that the run ends with: of the last round, or of the round with the best figure on
+    # the validation part
+    keep: Literal["last", "best"] = "last"
+    keep_by: str | None = None  # the figure that rounds are compared by; None: the main figure
+    # evaluated rounds without a better figure after which training ends; None: never
+    patience: int | None = Field(None, ge=1)
     quorum: int | None = Field(None, ge=1)  # minimum good replies of a round; None: of all sites
     # seconds that a round of a deployed federation waits for its sites; not used in a simulation
     deadline: float = Field(600.0, gt=0)
+
+    @property
+    def compared(self) -> bool:
+        """Whether rounds are compared, to keep one of them or to end early."""
+        return self.keep == "best" or self.patience is not None
+
+    @property
+    def comparing(self) -> str:
+        """The first setting that asks for that."""
+        return "rounds.keep" if self.keep == "best" else "rounds.patience"
 
     def check(self, sites: int | None) -> list[Problem]:
         """Settings that `sites` sites cannot satisfy; None: their number is not known yet."""
@@ -127,6 +143,10 @@ class Rounds(Settings):
             cause = f"a cohort of {most} cannot give {self.quorum} good replies"
             cure = f"lower rounds.quorum to {most} or fewer, or leave it out to need every site"
             problems.append(Problem("rounds.quorum", cause, cure))
+        if self.keep_by is not None and not self.compared:
+            cause = "the last round is kept, whatever its figures"
+            cure = "set rounds.keep = 'best' or rounds.patience, or leave it out"
+            problems.append(Problem("rounds.keep_by", cause, cure))
         return problems
 
 
@@ -297,9 +317,9 @@ class Program:
         Nothing of it leaves a site, so nothing is protected. A round has as many epochs as all
         phases of the algorithm together.
         """
-        rounds = self.rounds.model_copy(
-            update={"cohort": None, "quorum": None, "evaluate_every": self.rounds.rounds}
-        )
+        rounds = self.rounds.model_copy(update={"cohort": None, "quorum": None})
+        if not rounds.compared:  # nobody looks at a baseline's rounds
+            rounds = rounds.model_copy(update={"evaluate_every": rounds.rounds})
         epochs = sum(phase.epochs for phase in self.algorithm.phases(self.train.epochs))
         return replace(
             self,
@@ -320,8 +340,9 @@ class Program:
             return None
         own = self.rounds
         rounds = Rounds(
-            rounds=1, weighting=own.weighting, validation=own.validation, quorum=own.quorum
-        )
+            rounds=1, weighting=own.weighting, validation=own.validation, quorum=own.quorum,
+            keep=own.keep, keep_by=own.keep_by, patience=own.patience,
+        )  # fmt: skip
         train = self.train.model_copy(update={"only": (), "groups": (), "augment": (), "warmup": 0})
         return replace(self, algorithm=self.start, start=None, rounds=rounds, train=train)
 
@@ -373,6 +394,10 @@ class Program:
             )
         sites = getattr(self.split, "sites", None)
         yield from self.rounds.check(sites)
+        figure, known = self.rounds.keep_by, self.task.measures()
+        if figure is not None and figure not in known:
+            cause = f"the task '{self.task.registered}' does not measure '{figure}'"
+            yield Problem("rounds.keep_by", cause, nearest(figure, known))
         most = sites if self.rounds.cohort is None else self.rounds.cohort
         yield from self.secure.check(most, self.rounds.quorum)
         yield from opening.problems(self)
@@ -382,6 +407,13 @@ class Program:
         if problems := [*self.task.check_network(network), *self._check_patterns(network)]:
             return problems
         algorithm = self.algorithm
+        if self.rounds.keep == "best" and self.layout(network).length(Kind.PERSONAL):
+            cause = (
+                "each site has parameters of its own, and these are those of the last round "
+                f"(algorithm {algorithm.registered}): a model of an earlier round is gone"
+            )
+            cure = "leave it out, or set rounds.patience, which ends training early"
+            return [Problem("rounds.keep", cause, cure)]
         if rules.personalises(algorithm) and not self.layout(network).length(Kind.PERSONAL):
             cause = (
                 f"{algorithm.registered} keeps a slice of the model at the site, which this lacks"

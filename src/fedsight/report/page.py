@@ -15,6 +15,7 @@ from fedsight.language.current import Language, current_language
 from fedsight.language.message import Text, message, plural, text_in
 from fedsight.report import (
     bars,
+    classes,
     first,
     groups,
     mistakes,
@@ -80,6 +81,7 @@ def render(runs: Sequence[Run], language: Language = "en") -> str:
             held=nouns.all_of([run.modality for run in runs]),
             headlines=headlines,
             compared=any(view.three_way(run) for run in runs),
+            averaged=any(classes.overall(run) for run in runs),
             evaluated=any(run.evaluation for run in runs),
             versions=list(dict.fromkeys(run.facts.fedsight for run in runs if run.facts.fedsight)),
         )
@@ -104,6 +106,7 @@ def _environment() -> Environment:
         answer=phrases.answer_name,
         nouns=nouns.nouns,
         bars=bars,
+        averages=classes,
         first=first,
         grouping=groups,
         mistakes=mistakes,

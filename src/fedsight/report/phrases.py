@@ -88,6 +88,7 @@ PRIVACY = (
     message("how many texts of each class a site declares"),
     message("figures measured on the sites' own test images"),
     message("figures measured on the sites' own test texts"),
+    message("which round was kept or ended training, by figures without noise"),
     message("whether a site answered, and when"),
     message("which sites failed to answer"),
     message("how many images a site has, which is public"),

@@ -143,10 +143,13 @@ class RoundRecord(Record):
 
 
 class Score(Record):
-    """The task's main figure (0 to 1, for example accuracy) and the mean loss."""
+    """The task's main figure (0 to 1, for example accuracy), the mean loss, and averages over
+    classes of a task with one class per sample."""
 
     score: Figure = None
     loss: Figure = None
+    balanced_accuracy: Figure = None
+    macro_f1: Figure = None
 
 
 class NamedScore(Record):
@@ -176,6 +179,17 @@ class ProtectionRecord(Record):
     not_covered: tuple[str, ...] = ()
 
 
+class KeptRecord(Record):
+    """Which round's model was kept (`keep`: best or last), by which figure, and which was best."""
+
+    round: Count = None
+    keep: str = ""
+    by: str = ""
+    best: Count = None
+    value: Figure = None
+    stopped: str = ""  # why training ended early; empty: it did not
+
+
 class Summary(Record):
     """`summary.json`: the final figures."""
 
@@ -191,6 +205,7 @@ class Summary(Record):
     worst_site: NamedScore | None = None
     by_site: dict[str, Score] = Field(default_factory=dict)
     privacy: ProtectionRecord | None = None
+    kept: KeptRecord | None = None
 
 
 class MarkRecord(Record):
@@ -297,6 +312,14 @@ class TableRecord(Record):
     rows: tuple[tuple[str | Figure, ...], ...] = ()
 
 
+class OverallRecord(Record):
+    """A figure over all test samples, and its 95 % interval if that is known."""
+
+    value: Figure = None
+    low: Figure = None
+    high: Figure = None
+
+
 class SpreadRecord(Record):
     """The figure of one site, its 95 % interval, and how many test images it rests on."""
 
@@ -314,6 +337,7 @@ class Evaluation(Record):
     site_test: str = ""
     personal: bool = False
     sites: dict[str, SpreadRecord] = Field(default_factory=dict)
+    figures: dict[str, OverallRecord] = Field(default_factory=dict)
     differ: Figure = None  # probability of sites so different if they only differ by chance
     samples: tuple[SampleRecord, ...] = ()
     curves: tuple[CurveRecord, ...] = ()

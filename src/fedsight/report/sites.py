@@ -81,6 +81,8 @@ class SiteRow:
     pooled: float | None
     compared: GainRecord | None = None
     spread: SpreadRecord | None = None
+    balanced: float | None = None  # federated, averages over classes
+    macro_f1: float | None = None
 
     @property
     def gain(self) -> float | None:
@@ -125,6 +127,7 @@ def site_rows(run: Run) -> list[SiteRow]:
     """
     summary, comparison, evaluation = run.summary, run.comparison, run.evaluation
     federated: dict[str, float | None] = {}
+    averages = summary.by_site if summary is not None else {}
     if summary is not None:
         federated = {name: score.score for name, score in summary.by_site.items()}
     if comparison is not None:
@@ -144,6 +147,8 @@ def site_rows(run: Run) -> list[SiteRow]:
             pooled.get(name),
             compared.get(name),
             spread.get(name),
+            averages[name].balanced_accuracy if name in averages else None,
+            averages[name].macro_f1 if name in averages else None,
         )
         for name in dict.fromkeys([*samples, *federated, *alone, *pooled])
     ]

@@ -204,36 +204,6 @@ def confusions(run: Run) -> list[Confusion]:
     return [Confusion(classes[i], classes[j], -times, sum(matrix[i])) for times, i, j in wrong]
 
 
-@dataclass(frozen=True)
-class ClassRow:
-    """Precision, recall and F1 of a class; None where nothing was predicted or tested."""
-
-    name: str
-    tested: int
-    precision: float | None
-    recall: float | None
-    f1: float | None
-
-
-def by_class(run: Run) -> list[ClassRow]:
-    """A row for each class, from the confusion matrix."""
-    if run.evaluation is None:
-        return []
-    classes, matrix = run.evaluation.classes, run.evaluation.confusion
-    rows = []
-    for at, row in enumerate(matrix):
-        tested, answered = sum(row), sum(other[at] for other in matrix)
-        precision, recall = _share(row[at], answered), _share(row[at], tested)
-        rows.append(
-            ClassRow(classes[at], tested, precision, recall, _share(2 * row[at], tested + answered))
-        )
-    return rows
-
-
-def _share(part: int, whole: int) -> float | None:
-    return part / whole if whole > 0 else None
-
-
 def cell(value: str | float | None) -> Words:
     """A table cell: text unchanged, numbers with three digits, a dash if there is no value."""
     if isinstance(value, str):

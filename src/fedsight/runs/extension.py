@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.store import EARLIER, WRITTEN, RunStore
 from fedsight.core.errors import StoreError
 from fedsight.privacy.base import Protected
@@ -61,6 +62,7 @@ def extend(store: RunStore, longer: Extension, facts: Mapping[str, Any]) -> Prog
     for name in set(_KEPT) - {"run.toml", "run.json", "history.jsonl"}:
         (store.folder / name).unlink(missing_ok=True)
     store.write_json("run.json", {**facts, "parent": parent})
+    _hope_again(store, program)
     store.write_program(extended, speed)
     return extended
 
@@ -76,7 +78,16 @@ def settle(store: RunStore) -> None:
         path = store.folder / "run.json"
         raise StoreError(f"{path} is broken: parent.extended_to is {rounds!r}", "restore the file")
     longer = Extension(rounds, parent.get("schedule") == "restarted")
+    _hope_again(store, program)
     store.write_program(longer.of(program), speed)
+
+
+def _hope_again(store: RunStore, program: Program) -> None:
+    """If training has ended early, let it wait for a better round once more."""
+    found, choice = store.load_checkpoint(), Choice.of(program)
+    if found is None or found.best is None or choice is None or not choice.ends(found.best):
+        return
+    store.save_checkpoint(replace(found, best=replace(found.best, since=0)))
 
 
 def _refuse(store: RunStore, program: Program, longer: Extension) -> None:

@@ -111,6 +111,8 @@ def _require_fit(store: RunStore, session: Session, checkpoint: Checkpoint) -> N
     shapes: dict[str, tuple[Tensor | None, Tensor]] = {"the model": (checkpoint.vector, initial)}
     shapes |= {name: (checkpoint.state.get(name), value) for name, value in state.items()}
     wrong = [name for name, (one, other) in shapes.items() if one is None or one.shape != other.shape]
+    if (best := checkpoint.best) is not None and best.round > checkpoint.round:
+        wrong.append(f"the best round {best.round}")
     if checkpoint.round > session.protection.rounds:
         wrong.append(f"round {checkpoint.round}")
     if wrong:

@@ -19,7 +19,7 @@ from fedsight.tasks.single_label import SingleLabel, confusion
 
 @tasks.add("classify")
 class Classification(SingleLabel):
-    """One label per image: cross-entropy, accuracy, confusion matrix."""
+    """One label per image: cross-entropy, accuracy, balanced accuracy, macro F1."""
 
     scored: ClassVar[bool] = True
 
@@ -49,11 +49,11 @@ class Classification(SingleLabel):
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
-        """`accuracy`, `loss` and metrics; with `mix`, the classes' own figures weighted by it.
+        """The figures and metrics; with `mix`, the classes' own figures weighted by it.
 
         Classes in `mix` without test images are left out and the others scaled to sum to 1.
         """
-        further = self.metric_values(sums, mix)
+        further = {**self.averages(sums, mix), **self.metric_values(sums, mix)}
         confusion, loss = sums["confusion"].total, sums["loss"].total
         counts = confusion.sum(axis=1)
         seen = counts > 0

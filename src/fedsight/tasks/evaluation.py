@@ -26,6 +26,8 @@ class Evaluation(ABC):
         "accuracy"  # the figure for comparing models: 0 to 1, higher is better
     )
     headline_title: ClassVar[str] = "Accuracy"  # its name in reports
+    figures: ClassVar[tuple[str, ...]] = ()  # besides the headline, what `summary` always gives
+    worse: ClassVar[frozenset[str]] = frozenset({"loss"})  # of these, those that are better low
     whole: ClassVar[bool] = False  # `measure` gets all test images of a site at once (pairs)
     mixes: ClassVar[bool] = True  # whether `summary` heeds a label mix
     asks_head: ClassVar[bool] = True  # whether predictions on test images use the head
@@ -47,6 +49,19 @@ class Evaluation(ABC):
 
         With `mix` [classes], which sums to 1: the figures under these label proportions.
         """
+
+    def intervals(self, sums: Mapping[str, Sum]) -> dict[str, tuple[float, float]]:
+        """The 95 % intervals of figures of `summary` over other test images, as far as the sums
+        tell them; `sums` are exact, or repaired."""
+        return {}
+
+    def measures(self) -> tuple[str, ...]:
+        """The names of the figures by which a round can be chosen."""
+        return tuple(dict.fromkeys((self.headline, *self.figures)))
+
+    def falling(self) -> frozenset[str]:
+        """Those of them that are better when they are lower."""
+        return self.worse
 
     def is_possible(self, sums: Mapping[str, Sum], pixels: int) -> bool:
         """Whether a model can have these exact sums, of images of `pixels` pixels. They may come

@@ -42,6 +42,7 @@ class MultiLabel(Task):
 
     headline: ClassVar[str] = "auc"
     headline_title: ClassVar[str] = "Mean AUC"
+    figures: ClassVar[tuple[str, ...]] = ("auc", "accuracy", "loss")
     mixes: ClassVar[bool] = False
     # weight of images that have a label in its training loss, for rare labels: one number for all
     # labels, or one for each in the order of the classes

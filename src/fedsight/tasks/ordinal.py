@@ -32,7 +32,8 @@ class Ordinal(SingleLabel):
 
     headline: ClassVar[str] = "kappa"
     headline_title: ClassVar[str] = "Quadratic weighted kappa"
-    figures: ClassVar[tuple[str, ...]] = ("kappa", "mae", "accuracy", "loss")
+    figures: ClassVar[tuple[str, ...]] = ("kappa", "mae", *SingleLabel.figures)
+    worse: ClassVar[frozenset[str]] = frozenset({"mae", "loss"})
 
     def check(self, dataset: Dataset) -> list[Problem]:
         """One grade per image, and an order that was stated or is that of numbers."""
@@ -60,12 +61,13 @@ class Ordinal(SingleLabel):
     def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
-        """`kappa` (Cohen 1968, quadratic weights), `mae` in grades, `accuracy`, `loss`.
+        """`kappa` (Cohen 1968, quadratic weights), `mae` in grades, `accuracy`,
+        `balanced_accuracy`, `macro_f1`, `loss` and metrics.
 
         `mix` gives the weights of the true grades; grades without test images are left out. Kappa
         is NaN, because it is undefined, if truth and answers are all one grade.
         """
-        further = self.metric_values(sums, mix)
+        further = {**self.averages(sums, mix), **self.metric_values(sums, mix)}
         confusion, loss = sums["confusion"].total, sums["loss"].total
         counts = confusion.sum(axis=1)
         weights = counts if mix is None else np.where(counts > 0, mix, 0.0)

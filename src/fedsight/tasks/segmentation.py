@@ -38,6 +38,7 @@ class Segmentation(Task):
 
     headline: ClassVar[str] = "dice"
     headline_title: ClassVar[str] = "Mean Dice"
+    figures: ClassVar[tuple[str, ...]] = ("dice", "iou", "accuracy", "loss")
     mixes: ClassVar[bool] = False
     takes: ClassVar[str] = "masks"
     placed: ClassVar[bool] = True

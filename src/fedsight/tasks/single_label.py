@@ -12,7 +12,9 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsight.core.errors import ConfigError, Problem
+from fedsight.core.intervals import wilson
 from fedsight.core.types import Metrics, Sum
+from fedsight.tasks import averages
 from fedsight.tasks.base import Task
 from fedsight.tasks.metrics.base import Mix, metrics
 from fedsight.tasks.plausible import are_between, are_counts
@@ -33,7 +35,18 @@ RESERVED = frozenset(
         "fingerprint",
     }
     | {"model_sha256", "worst_site", "by_site", "round", "train_loss", "epsilon", "lr", "cohort"}
-    | {"measured_on", "replies", "sites", "rejected", "doubts", "weight", "privacy", "unmeasured"}
+    | {
+        "measured_on",
+        "replies",
+        "sites",
+        "rejected",
+        "doubts",
+        "weight",
+        "privacy",
+        "unmeasured",
+        "best",
+        "kept",
+    }
 )
 _SUM = "metric:{}"  # the name of a metric's sum, which no other sum has
 
@@ -41,15 +54,20 @@ _SUM = "metric:{}"  # the name of a metric's sum, which no other sum has
 class SingleLabel(Task):
     """Base of tasks with one class per image; `metrics` names further figures to measure."""
 
-    figures: ClassVar[tuple[str, ...]] = ("accuracy", "loss")  # what the task itself measures
+    # what the task itself measures
+    figures: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
 
-    # further figures by name: balanced_accuracy, brier, top_5, or your own
+    # further figures by name: auc, brier, top_5, or your own
     metrics: Annotated[tuple[str, ...], Field(strict=False)] = ()
 
     def check_settings(self) -> list[Problem]:
         """Unknown metrics, metrics named twice, and names that a run's files already use."""
         problems = []
         for number, name in enumerate(self.metrics):
+            if name in self.figures and name not in metrics.names():
+                cause = f"the task '{self.registered}' always measures '{name}'"
+                problems.append(Problem("task.metrics", cause, "leave it out"))
+                continue
             try:
                 metrics.get(name)
             except ConfigError as error:
@@ -79,14 +97,10 @@ class SingleLabel(Task):
         cells, counts = confusion.total, confusion.total.sum(axis=1)
         if not are_counts(cells) or counts.sum() != confusion.count or not are_between(loss):
             return False
-        for name in self.metrics:
-            largest = metrics.get(name).largest
-            if largest is None:
-                continue
-            values, images = sums[_SUM.format(name)].total.T
-            if not np.array_equal(images, counts) or not are_between(values, largest * counts):
-                return False
-        return True
+        return all(
+            metrics.get(name)().is_possible(sums[_SUM.format(name)], counts)
+            for name in self.metrics
+        )
 
     def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:
         """No negative numbers, as many images as there are, no more right answers than images."""
@@ -120,6 +134,38 @@ class SingleLabel(Task):
         return {
             name: metrics.get(name)().value(sums[_SUM.format(name)], mix) for name in self.metrics
         }
+
+    def averages(self, sums: Mapping[str, Sum], mix: Mix | None) -> dict[str, float]:
+        """`balanced_accuracy` and `macro_f1`, from the confusion matrix."""
+        counts = sums["confusion"].total
+        return {
+            "balanced_accuracy": averages.balanced_accuracy(counts, mix),
+            "macro_f1": averages.macro_f1(counts, mix),
+        }
+
+    def intervals(self, sums: Mapping[str, Sum]) -> dict[str, tuple[float, float]]:
+        """Of `accuracy` (Wilson 1927), `balanced_accuracy`, `macro_f1`, and metrics that have one.
+
+        What these have in common: every test image counts once, and images are independent.
+        """
+        counts = sums["confusion"].total
+        images = float(counts.sum())
+        found: dict[str, tuple[float, float] | None] = {
+            "accuracy": wilson(float(np.trace(counts)) / max(images, 1), images),
+            "balanced_accuracy": averages.balanced_accuracy_interval(counts),
+            "macro_f1": averages.macro_f1_interval(counts),
+        }
+        for name in self.metrics:
+            found[name] = metrics.get(name)().interval(sums[_SUM.format(name)])
+        return {name: one for name, one in found.items() if one and not math.isnan(one[0])}
+
+    def falling(self) -> frozenset[str]:
+        """Besides the task's own, metrics of which a lower figure is better."""
+        return super().falling() | {name for name in self.metrics if metrics.get(name).falls}
+
+    def measures(self) -> tuple[str, ...]:
+        """The task's own figures and the metrics."""
+        return (*self.figures, *self.metrics)
 
 
 def _plausible(noised: Sum) -> Sum:

@@ -38,11 +38,6 @@ def answers(draw: st.DrawFn) -> tuple[Floats, Floats]:
     return counts / counts.sum(1, keepdims=True), np.array(labels)
 
 
-def naive_balanced_accuracy(p: Floats, y: Floats) -> float:
-    recalls = [np.mean(p[y == label].argmax(1) == label) for label in np.unique(y)]
-    return float(np.mean(recalls))
-
-
 def naive_brier(p: Floats, y: Floats) -> float:
     scores = [np.sum((row - np.eye(CLASSES)[t]) ** 2) for row, t in zip(p, y, strict=True)]
     return float(np.mean(scores))
@@ -54,7 +49,6 @@ def naive_top_5(p: Floats, y: Floats) -> float:
 
 
 ORACLES: dict[str, Callable[[Floats, Floats], float]] = {
-    "balanced_accuracy": naive_balanced_accuracy,
     "brier": naive_brier,
     "top_5": naive_top_5,
 }
@@ -140,6 +134,7 @@ def test_without_metrics_no_sum_is_added() -> None:
     [
         (["brie"], "there is no metric 'brie'", "did you mean 'brier'?"),
         (["brier", "brier"], "the metric 'brier' is named twice", "name it once"),
+        (["macro_f1"], "the task 'classify' always measures 'macro_f1'", "leave it out"),
     ],
 )
 def test_metrics_that_cannot_be_are_refused(names: list[str], cause: str, cure: str) -> None:
@@ -189,7 +184,7 @@ def test_a_metric_cannot_take_a_name_that_is_taken(task: type[SingleLabel]) -> N
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A run without metrics, and the same with all three."""
+    """A run without metrics, and the same with two."""
     folder = tmp_path_factory.mktemp("runs")
     for name, task in (("plain", {}), ("more", {"metrics": list(ORACLES)})):
         config = command_line.write_config(folder, name, task={"name": "classify", **task})

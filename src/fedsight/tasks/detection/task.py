@@ -47,6 +47,7 @@ class Detection(Task):
 
     headline: ClassVar[str] = "map"
     headline_title: ClassVar[str] = "mAP"
+    figures: ClassVar[tuple[str, ...]] = ("map", "map_50", "f1_50", "loss")
     takes: ClassVar[str] = "boxes"
     placed: ClassVar[bool] = True
 

@@ -43,6 +43,8 @@ class FaceRecognition(Task):
 
     headline: ClassVar[str] = "auc"
     headline_title: ClassVar[str] = "Verification AUC"
+    figures: ClassVar[tuple[str, ...]] = ("auc", "eer")
+    worse: ClassVar[frozenset[str]] = frozenset({"eer"})
     whole: ClassVar[bool] = True
     mixes: ClassVar[bool] = False
     asks_head: ClassVar[bool] = False

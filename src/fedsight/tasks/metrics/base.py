@@ -13,6 +13,7 @@ from torch import Tensor
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.types import Sum
+from fedsight.tasks.plausible import are_between
 
 Mix = npt.NDArray[np.float64]  # label proportions [classes] that sum to 1
 
@@ -27,6 +28,7 @@ class Metric(Settings, ABC):
     # The largest value of one image, for a sum of `by_class`, whose values are not negative; None:
     # the figures of a task with this metric cannot be noised.
     largest: ClassVar[float | None] = None
+    falls: ClassVar[bool] = False  # whether a lower figure is better
 
     @abstractmethod
     def measure(self, probabilities: Tensor, targets: Tensor, classes: int) -> Sum:
@@ -39,6 +41,18 @@ class Metric(Settings, ABC):
     @abstractmethod
     def value(self, sum: Sum, mix: Mix | None) -> float:
         """The figure; NaN where nothing was measured. `mix`: as in `Evaluation.summary`."""
+
+    def interval(self, sum: Sum) -> tuple[float, float] | None:
+        """The 95 % interval of the figure over other test images; None if it is not known."""
+        return None
+
+    def is_possible(self, sum: Sum, images: npt.NDArray[np.float64]) -> bool:
+        """Whether a model can have this sum over test images of which so many [classes] show each
+        class. It may come from a machine that makes it up."""
+        if self.largest is None:
+            return True
+        values, counts = sum.total.T
+        return np.array_equal(counts, images) and are_between(values, self.largest * images)
 
 
 metrics: Registry[Metric] = Registry("metric", "fedsight.tasks.metrics")

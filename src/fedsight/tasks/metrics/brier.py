@@ -16,6 +16,7 @@ class Brier(Metric):
     """Squared distance of the probabilities from the truth (0 to 2, lower is better)."""
 
     largest: ClassVar[float | None] = 2.0
+    falls: ClassVar[bool] = True
 
     def measure(self, probabilities: Tensor, targets: Tensor, classes: int) -> Sum:
         """By true class [classes, 2]: sums over images of |p - onehot(y)|^2; images."""

@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from fedsight.core.intervals import wilson
 from fedsight.core.types import Sum
 from fedsight.tasks.metrics.base import Metric, Mix, by_class, image_mean, metrics
 
@@ -33,3 +34,8 @@ class TopFive(Metric):
     def value(self, sum: Sum, mix: Mix | None) -> float:
         """The mean over images, or over classes weighted by `mix`."""
         return image_mean(sum, mix)
+
+    def interval(self, sum: Sum) -> tuple[float, float] | None:
+        """That of a share of all test images (Wilson 1927)."""
+        found, images = sum.total.sum(axis=0)
+        return wilson(found / images, images) if images else None
