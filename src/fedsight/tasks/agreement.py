@@ -45,7 +45,7 @@ def kappa_interval(confusion: Floats) -> tuple[float, float]:
     half = Z * math.sqrt(max(variance, 0.0)) / (1 - middle**2)
     # From the lower of the two to the higher: the softened one errs towards none.
     ends = sorted(math.atanh(min(one, 1 - 1e-12)) for one in (middle, score))
-    return math.tanh(ends[0] - half), math.tanh(ends[1] + half)
+    return min(math.tanh(ends[0] - half), score), max(math.tanh(ends[1] + half), score)
 
 
 def _softened(confusion: Floats) -> Floats:

@@ -169,6 +169,11 @@ class MultiLabel(Task):
         known = bounds[~np.isnan(bounds).any(axis=1)]
         return {"auc": (float(known[:, 0].mean()), float(known[:, 1].mean()))} if len(known) else {}
 
+    def occurring(self, sums: Mapping[str, Sum]) -> npt.NDArray[np.bool_]:
+        """The labels that an image has, and those that one has not."""
+        both = (sums["positives"].total.sum(axis=1) > 0, sums["negatives"].total.sum(axis=1) > 0)
+        return np.concatenate(both)
+
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """The probability of each label [b, labels]; they do not sum to 1."""
         return torch.sigmoid(model(x).float())
