@@ -33,8 +33,8 @@ class Group(TyperGroup):
 
 def _no_command(name: str, commands: list[str]) -> Text:
     if name.endswith(".toml") and "run" in commands:
-        near = f"run {name}"
-        return message("no such command '{name}': did you mean '{near}'?", name=name, near=near)
+        whole = f"run {name}"
+        return message("no such command '{name}': did you mean '{near}'?", name=name, near=whole)
     known = {word: to for word, to in _ELSEWHERE.items() if to in commands}
     near = closest(name, [*commands, *known])
     if near is None:
