@@ -98,7 +98,8 @@ RUN_FILES = {
     "model.safetensors": "the trained weights by name, written at the end",
     "summary.json": "the final figures, see below; present once the run is finished",
     "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "
-    "were tested, some test images with the model's answers, and why sites released no figures",
+    "were tested, some test images with the model's answers, overall figures with their 95 % "
+    "intervals or `no_interval`, why there is none, and why sites released no figures",
     "comparison.json": "after `compare`: each site alone, pooled, and federated",
     "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
     "rounds-K/": "after `resume --rounds`: the results of the first K rounds, a run folder to read",
@@ -167,6 +168,7 @@ SUMMARY = {
     "released figures",
     "accuracy": "likewise, as every other figure of the task by its name",
     "loss": "the task's loss, of the final model on test images",
+    "score_interval": "the 95 % interval of `score` over other test images, null if not known",
     "rounds": "rounds completed",
     "seconds": "sum over the federated rounds; does not include reading data, starting workers and "
     "baselines",

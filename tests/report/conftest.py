@@ -14,6 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fedsight.core.intervals import wilson
+
 CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -211,6 +213,14 @@ def write(folder: Path, files: dict[str, Any]) -> Path:
     return folder
 
 
+def add_interval(files: dict[str, Any]) -> None:
+    """The interval of the main figure, as a run writes that of an accuracy."""
+    evaluation, summary = files["evaluation.json"], files["summary.json"]
+    plain = files["run.json"].get("headline", "Accuracy") == "Accuracy"
+    if plain and summary.get("score") is not None and not evaluation.get("personal"):
+        summary["score_interval"] = wilson(summary["score"], files["run.json"]["data"]["test"])
+
+
 @pytest.fixture
 def make_run(tmp_path: Path) -> Maker:
     """Writes a run folder: `make_run("folder", without=[...], change=f, **contents)`."""
@@ -224,6 +234,7 @@ def make_run(tmp_path: Path) -> Maker:
         files = contents(**settings)
         if change is not None:
             change(files)
+        add_interval(files)
         return write(tmp_path / folder, {k: v for k, v in files.items() if k not in without})
 
     return make

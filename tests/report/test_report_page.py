@@ -406,6 +406,16 @@ def test_noised_figures_are_called_estimates(make_run):
     assert "reach 88.1 % accuracy, and alone" in seen  # not with an interval by the test set alone
 
 
+def test_why_the_main_figure_has_no_interval_is_said(make_run):
+    def change(files: dict[str, Any]) -> None:
+        files["run.json"]["headline"] = "Mean Dice"
+        files["evaluation.json"]["no_interval"] = "a class is shown by too few test images"
+
+    folder = make_run(change=change, without=("comparison.json",))
+    said = "has no interval: a class is shown by too few test images."
+    assert said in page(folder).text.replace("\u00a0", " ")
+
+
 def test_figures_with_noise_have_the_digits_that_they_carry_and_a_margin(make_run):
     def change(files: dict[str, Any]) -> None:
         files["evaluation.json"]["noised"] = ["site-00"]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedsight.tasks.roc import auc, auc_slack, histogram, roc, thin
+from fedsight.tasks.roc import auc, auc_interval, auc_slack, histogram, roc, thin
 
 scores = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=40)
 
@@ -87,3 +87,28 @@ def test_a_drawn_curve_keeps_its_ends_and_corners() -> None:
     assert len(points) == 200
     assert points[0] == (0, 0)
     assert points[-1] == (1, 1)
+
+
+@pytest.mark.parametrize(("images", "share"), [(40, 0.3), (40, 0.1), (200, 0.1)])
+@pytest.mark.parametrize("apart", [0.5, 1.5, 3.0])
+def test_the_interval_of_an_area_covers_close_to_one_too(
+    images: int, share: float, apart: float
+) -> None:
+    """With the spread at the measured area it covered 0.50 of 0.95 at 40 images and 3.0."""
+    draws, held, tried = np.random.default_rng(2), 0, 0
+    whole = 0.5 * (1 + math.erf(apart / 2))
+    for _ in range(300):
+        own = draws.random(images) < share
+        if 0 < own.sum() < images:
+            scores = np.clip((draws.normal(size=images) + apart * own) / 20 + 0.5, 0, 1)
+            low, high = auc_interval(binned(list(scores[own])), binned(list(scores[~own])))
+            assert 0 <= low <= high <= 1
+            held, tried = held + (low <= whole <= high), tried + 1
+    assert held / tried >= 0.92
+
+
+def test_a_perfect_area_of_few_images_is_not_sure() -> None:
+    low, high = auc_interval([0, 0, 5], [7, 0, 0])
+    assert low < 0.8
+    assert high == 1
+    assert math.isnan(auc_interval([0, 0], [1, 0])[0])

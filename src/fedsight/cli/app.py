@@ -22,6 +22,7 @@ from fedsight.cli import (
     use,
 )
 from fedsight.cli.language import OPTION, LocalisedGroup
+from fedsight.cli.mistyped import Group
 from fedsight.cli.output import echo
 
 app = typer.Typer(
@@ -43,12 +44,12 @@ app.command("models")(catalogue.models_command)
 app.command("algorithms")(catalogue.algorithms_command)
 app.command("tasks")(catalogue.tasks_command)
 app.command("doctor")(doctor.doctor_command)
-app.add_typer(data.app, name="data")
-app.add_typer(privacy.app, name="privacy")
-app.add_typer(faces.app, name="faces")
-app.add_typer(federation.app, name="federation")
-app.add_typer(server.app, name="server")
-app.add_typer(site.app, name="site")
+app.add_typer(data.app, name="data", cls=Group)
+app.add_typer(privacy.app, name="privacy", cls=Group)
+app.add_typer(faces.app, name="faces", cls=Group)
+app.add_typer(federation.app, name="federation", cls=Group)
+app.add_typer(server.app, name="server", cls=Group)
+app.add_typer(site.app, name="site", cls=Group)
 
 
 def _version(asked: bool) -> None:

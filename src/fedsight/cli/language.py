@@ -15,8 +15,8 @@ from typing import Any
 import typer
 from rich.text import Text
 from typer import rich_utils
-from typer.core import TyperGroup
 
+from fedsight.cli.mistyped import Group, no_option
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.language.current import (
     LANGUAGES,
@@ -65,7 +65,7 @@ class _Context(typer.Context):
     formatter_class = _Formatter
 
 
-class LocalisedGroup(TyperGroup):
+class LocalisedGroup(Group):
     """The whole command line, in the language of `--lang` or of the environment."""
 
     def main(  # type: ignore[override]
@@ -168,12 +168,12 @@ def paragraphs(text: str) -> list[str]:
 
 @contextlib.contextmanager
 def _usage_errors() -> Iterator[None]:
-    """Meanwhile, an error of Typer tells its message in the current language."""
+    """Meanwhile, an error of Typer's tells its message in our words and the current language."""
     try:
         yield
     except Exception as error:
         told = getattr(error, "format_message", None)
-        if told is not None and current_language() != "en":
-            text = str(from_english(told()))
+        if told is not None:
+            text = str(no_option(error) or from_english(told()))
             error.format_message = lambda: text  # type: ignore[attr-defined]
         raise

@@ -48,7 +48,7 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     else:
         figure = f"[bold]{share(score, summary.get('score_error'))}[/]"
         headline = from_english(word(summary["headline"]))
-        table.add_row(message("federated"), f"{figure} {headline}")
+        table.add_row(message("federated"), f"{figure} {headline}{_interval(summary)}")
     if summary.get("macro_f1") is not None and "score_error" not in summary:
         balanced, f1 = f"{summary['balanced_accuracy']:.2%}", f"{summary['macro_f1']:.2%}"
         averages = message("{share} balanced accuracy, {f1} macro F1", share=balanced, f1=f1)
@@ -80,6 +80,15 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     console.print(table)
     page = message("Report: {page}", page=f"{folder}/report.html")
     console.print(_plain(str(page)), soft_wrap=True)
+
+
+def _interval(summary: Mapping[str, Any]) -> str:
+    """The 95 % interval of the score, if it is known and noise gives no margin."""
+    bounds = summary.get("score_interval")
+    if not bounds or summary.get("score_error"):
+        return ""
+    low, high = (f"{one:.2%}" for one in bounds)
+    return " " + str(message("(95 % interval {low} to {high})", low=low, high=high))
 
 
 def _kept(kept: Mapping[str, Any], trained: int) -> Text:

@@ -16,11 +16,16 @@ from fedsight.core.settings import Settings
 ENTRY_POINTS = "fedsight.parts"  # entry-point group of installed packages that provide parts
 
 
+def closest(word: str, words: Iterable[str]) -> str | None:
+    """The known word that `word` may be a misspelling of; None if there is no close one."""
+    return next(iter(difflib.get_close_matches(word, sorted(words), n=1, cutoff=0.6)), None)
+
+
 def nearest(word: str, words: Iterable[str]) -> str:
     """A cure that names the closest known word, or all known words if there is no close one."""
     known = sorted(words)
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    close = closest(word, known)
+    return f"did you mean '{close}'?" if close else f"known: {', '.join(known)}"
 
 
 T = TypeVar("T", bound=Settings)

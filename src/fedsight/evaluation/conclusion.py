@@ -28,6 +28,7 @@ from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation.evidence import Evidence
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.evaluation.homogeneity import Spread, spread
+from fedsight.evaluation.overall import Final, Interval, Intervals, intervals
 from fedsight.evaluation.samples import answers
 from fedsight.program.budget import spent
 from fedsight.program.program import Speed
@@ -78,7 +79,11 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     sites = spread(evaluator, figures, evidence)
     if sites.worst is not None:
         summary["worst_site"] = {"name": sites.worst, "score": sites.sites[sites.worst].score}
-    _write_evaluation(run, evaluator, trained, figures, sites)
+    memory = MemoryStore(store.memory)
+    final = Final(federation, run.speed, trained.travelling, memory)
+    sure = intervals(final, evaluator, figures, run.pictures)
+    summary["score_interval"] = sure.known.get("score")
+    _write_evaluation(run, evaluator, trained, figures, (sites, sure))
     store.write_json("summary.json", summary)
     notify(run.callbacks, RunEnded(summary))
     return summary
@@ -167,8 +172,9 @@ def _write_evaluation(
     evaluator: Evaluator,
     trained: loop.Trained,
     figures: Figures,
-    sites: Spread,
+    spreads: tuple[Spread, Intervals],
 ) -> None:
+    sites, sure = spreads
     federation = run.session.federation
     confusion, classes = figures.confusion, federation.dataset.classes
     task, measured = federation.program.task, bool(figures.sums)
@@ -190,7 +196,8 @@ def _write_evaluation(
             "site_test": evaluator.site_test,
             "personal": federation.program.differs(federation.network),
             **sites.plain(),
-            "figures": _overall(figures),
+            "figures": _overall(figures, sure.known),
+            "no_interval": sure.reason,
             "samples": samples,
             "curves": [asdict(curve) for curve in curves],
             "tables": [asdict(table) for table in tables],
@@ -200,13 +207,13 @@ def _write_evaluation(
     )
 
 
-def _overall(figures: Figures) -> dict[str, dict[str, float | None]]:
+def _overall(figures: Figures, known: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
     """Each overall figure with its 95 % interval, null where that is not known."""
     found = {}
     for name, value in figures.overall.items():
         if name == "score":  # the headline, which has a name of its own
             continue
-        low, high = figures.intervals.get(name, (None, None))
+        low, high = known.get(name, (None, None))
         found[name] = {"value": value, "low": low, "high": high}
     return found
 

@@ -89,7 +89,7 @@ class Witness:
                 return None
             if number not in self._left:
                 parts = _groups(data, federation.program.seed)
-                self._left[number] = _without_each([client.measure_all(part) for part in parts])
+                self._left[number] = without_each([client.measure_all(part) for part in parts])
         mix = evaluator.mix_of(site)
         return Evidence(None, tuple(evaluator.score(left, mix) for left in self._left[number]))
 
@@ -107,14 +107,15 @@ def _right(client: Client, data: SiteData) -> npt.NDArray[np.bool_]:
 def _groups(data: SiteData, seed: int) -> list[SiteData]:
     """GROUPS parts of nearly equal size, the same whatever the model."""
     order = np.random.RandomState(seed % 2**32).permutation(len(data))
-    return [_some(data, torch.from_numpy(order[at::GROUPS])) for at in range(GROUPS)]
+    return [some(data, torch.from_numpy(order[at::GROUPS])) for at in range(GROUPS)]
 
 
-def _some(data: SiteData, positions: Tensor) -> SiteData:
+def some(data: SiteData, positions: Tensor) -> SiteData:
+    """The images at `positions` [n] of those of a site."""
     return SiteData(data.part, data.indices[positions], data.origins[positions], data.view)
 
 
-def _without_each(groups: list[Metrics]) -> list[Metrics]:
+def without_each(groups: list[Metrics]) -> list[Metrics]:
     """The sums of all groups but one, for each."""
     total = add_metrics(groups)
     return [

@@ -77,7 +77,7 @@ class Evaluator:
         """
         if not any(sums):  # every site withholds its figures
             return Figures({}, {}, None, {}, {})
-        task, summary = self.federation.program.task, self._summary
+        task, summary = self.federation.program.task, self.summary
         everything, averaged = noised.total(sums, task), self.site_test == "whole test part"
         usable, parts = noised.usable(everything, task), self._parts(sums)
         by_site = {n: summary(noised.usable(own, task), mix) for n, (own, mix) in parts.items()}
@@ -129,16 +129,18 @@ class Evaluator:
             if view.site is not None and own
         }
 
-    def _summary(
+    def summary(
         self, sums: Mapping[str, Sum], mix: npt.NDArray[np.float64] | None = None
     ) -> dict[str, float]:
+        """The task's figures, its headline as `score` too; with `mix` [classes], under these label
+        proportions."""
         task = self.federation.program.task
         figures = task.summary(sums, mix)
         return {"score": figures[task.headline], **figures}
 
     def score(self, sums: Mapping[str, Sum], mix: Mix | None) -> float:
         """The task's headline figure."""
-        return self._summary(sums, mix)["score"]
+        return self.summary(sums, mix)["score"]
 
     def view(self, site: int) -> int | None:
         """The number of the view that the figure of `site` is measured on; None: it has none."""

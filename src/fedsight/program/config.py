@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import tomllib
 from collections.abc import Collection, Mapping, Sequence
@@ -17,7 +16,7 @@ from fedsight.aggregation.base import aggregations
 from fedsight.algorithms.base import algorithms
 from fedsight.compression.base import codecs
 from fedsight.core.errors import ConfigError, Problem
-from fedsight.core.registry import Registry, nearest
+from fedsight.core.registry import Registry, closest, nearest
 from fedsight.core.settings import Settings, assignments, problems_of
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
@@ -260,7 +259,7 @@ def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> lis
     for key in map(str, values):
         if key not in known:
             cure = nearest(key, known)
-            if not difflib.get_close_matches(key, known, n=1, cutoff=0.6):
+            if closest(key, known) is None:
                 homes = {name: _settings(kind) for name, kind in SECTIONS.items()}
                 at_top = {"": ("name", "seed", "plugins")}
                 cure = placed_cure(key, prefix.rstrip("."), {**homes, **at_top}) or cure

@@ -14,6 +14,7 @@ from fedsight.core.settings import Settings, assignments, problems_of
 from fedsight.data.base import Source, sources
 from fedsight.data.images.dicom import is_dicom
 from fedsight.data.mistaken import mistaken
+from fedsight.program.misread import renamed_cure
 
 T = TypeVar("T", bound=Settings)
 _BY_SUFFIX = {".csv": "manifest", ".npz": "medmnist", ".json": "coco", ".jsonl": "texts"}
@@ -80,7 +81,9 @@ def build(registry: Registry[T], name: str, options: dict[str, Any]) -> T:
     cls = registry.get(name)
     problems = [
         Problem(
-            key, f"{registry.kind} '{name}' has no setting '{key}'", nearest(key, cls.model_fields)
+            key,
+            f"{registry.kind} '{name}' has no setting '{key}'",
+            renamed_cure(key) or nearest(key, cls.model_fields),
         )
         for key in options
         if key not in cls.model_fields

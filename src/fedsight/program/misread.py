@@ -26,6 +26,10 @@ _SYNONYMS = {  # what other programs call a setting
     **dict.fromkeys(("image_size", "img_size", "imgsz", "input_size", "resize"), "data.size"),
     **dict.fromkeys(("root", "data_dir", "dataset_path", "folder"), "data.path"),
     **dict.fromkeys(("class_names", "labels"), "data.classes"),
+    **dict.fromkeys(
+        ("group_column", "group_key", "group_by", "groups", "held_out_by"), "data.group"
+    ),
+    **dict.fromkeys(("patient", "patient_column", "patient_id", "subject_id"), "data.group"),
     **dict.fromkeys(("val_fraction", "val_split"), "rounds.validation"),
     **dict.fromkeys(("freeze", "frozen", "trainable", "freeze_backbone"), "train.only"),
     **dict.fromkeys(("lr_head", "lr_backbone", "layer_lr", "param_groups"), "train.groups"),

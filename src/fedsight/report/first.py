@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from fedsight.core.intervals import wilson
 from fedsight.language.message import Text, listed, message, plural
 from fedsight.report import view
 from fedsight.report.nouns import nouns
-from fedsight.report.phrases import figure_name
+from fedsight.report.phrases import figure_name, known_phrase
 from fedsight.report.read import Run
 from fedsight.report.sites import SiteRow, Tally, by_what, differ, known, site_rows, tally
 from fedsight.report.words import Words, between, count, percent, points, range_of, rounds, sites
@@ -31,13 +30,22 @@ def figure(run: Run, value: float | None) -> Words:
 
 
 def interval(run: Run) -> tuple[float, float] | None:
-    """The 95 % interval of the main figure by the number of test samples; None if unknown."""
-    reached, tested, found = view.score(run), run.facts.data.test, run.evaluation
-    if run.facts.headline != view.ACCURACY or reached is None or not tested:
-        return None  # the interval is for a share of right answers
-    if not 0 <= reached <= 1 or (found is not None and (found.personal or found.noised)):
+    """The 95 % interval of the final main figure over other test samples; None if unknown, and
+    where the figure has a margin by noise."""
+    noised = run.evaluation is not None and run.evaluation.noised
+    return None if run.summary is None or noised else run.summary.score_interval
+
+
+def no_interval(run: Run) -> Text | None:
+    """Why the main figure has no interval, if that was said."""
+    if run.evaluation is None or not run.evaluation.no_interval or interval(run) is not None:
         return None
-    return wilson(reached, float(tested))
+    return message(
+        "The {figure} of all test {images} has no interval: {reason}.",
+        figure=figure_name(run.facts.headline),
+        images=nouns(run.modality).many,
+        reason=known_phrase(run.evaluation.no_interval),
+    )
 
 
 def _shared(run: Run) -> Text:

@@ -194,6 +194,7 @@ class Summary(Record):
     """`summary.json`: the final figures."""
 
     score: Figure = None
+    score_interval: tuple[float, float] | None = None  # 95 %, over other test samples
     score_error: Figure = None  # standard error by the noise of noised figures
     site_errors: dict[str, Figure] = Field(default_factory=dict)  # likewise
     loss: Figure = None
@@ -338,6 +339,7 @@ class Evaluation(Record):
     personal: bool = False
     sites: dict[str, SpreadRecord] = Field(default_factory=dict)
     figures: dict[str, OverallRecord] = Field(default_factory=dict)
+    no_interval: str = ""  # why the main figure has none
     differ: Figure = None  # probability of sites so different if they only differ by chance
     samples: tuple[SampleRecord, ...] = ()
     curves: tuple[CurveRecord, ...] = ()

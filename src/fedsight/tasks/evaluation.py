@@ -55,6 +55,12 @@ class Evaluation(ABC):
         tell them; `sums` are exact, or repaired."""
         return {}
 
+    def occurring(self, sums: Mapping[str, Sum]) -> npt.NDArray[np.bool_]:
+        """Which classes [n] the images of these sums show, or the answers to them, if its headline
+        is a mean over classes; a class that hardly any image shows has no spread."""
+        confusion = sums.get("confusion")
+        return np.zeros(0, bool) if confusion is None else confusion.total.sum(axis=1) > 0
+
     def measures(self) -> tuple[str, ...]:
         """The names of the figures by which a round can be chosen."""
         return tuple(dict.fromkeys((self.headline, *self.figures)))

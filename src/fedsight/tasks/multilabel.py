@@ -161,6 +161,19 @@ class MultiLabel(Task):
             "loss": float(sums["loss"].total.sum() / answers) if answers else nan,
         }
 
+    def intervals(self, sums: Mapping[str, Sum]) -> dict[str, tuple[float, float]]:
+        """Of `auc`: the mean of the labels' bounds (`roc.auc_interval`), as if their errors, of
+        which the sums do not tell whether they go together, all went the same way."""
+        pairs = zip(sums["positives"].total, sums["negatives"].total, strict=True)
+        bounds = np.array([auc_interval(*pair) for pair in pairs])
+        known = bounds[~np.isnan(bounds).any(axis=1)]
+        return {"auc": (float(known[:, 0].mean()), float(known[:, 1].mean()))} if len(known) else {}
+
+    def occurring(self, sums: Mapping[str, Sum]) -> npt.NDArray[np.bool_]:
+        """The labels that an image has, and those that one has not."""
+        both = (sums["positives"].total.sum(axis=1) > 0, sums["negatives"].total.sum(axis=1) > 0)
+        return np.concatenate(both)
+
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """The probability of each label [b, labels]; they do not sum to 1."""
         return torch.sigmoid(model(x).float())

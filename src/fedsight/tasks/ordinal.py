@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
+from fedsight.tasks.agreement import kappa_interval, weighted_kappa
 from fedsight.tasks.base import tasks
 from fedsight.tasks.presentation import Answer, Sample, Table
 from fedsight.tasks.single_label import SingleLabel, confusion
@@ -77,16 +79,19 @@ class Ordinal(SingleLabel):
         shares = confusion * weights[:, None]  # sum to 1
         grades = np.arange(len(counts))
         apart = np.abs(grades[:, None] - grades[None, :])
-        chance = np.outer(shares.sum(axis=1), shares.sum(axis=0))
-        expected = float((apart**2 * chance).sum())
-        observed = float((apart**2 * shares).sum())
         return {
-            "kappa": 1 - observed / expected if expected > 0 else float("nan"),
+            "kappa": weighted_kappa(shares),
             "mae": float((apart * shares).sum()),
             "accuracy": float(np.trace(shares)),
             "loss": float((weights * loss).sum()),
             **further,
         }
+
+    def intervals(self, sums: Mapping[str, Sum]) -> dict[str, tuple[float, float]]:
+        """Of `kappa`, and of what every task with one class has."""
+        low, high = kappa_interval(sums["confusion"].total)
+        found = super().intervals(sums)
+        return found if math.isnan(low) else {"kappa": (low, high), **found}
 
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """Probabilities of the grades [b, classes]."""

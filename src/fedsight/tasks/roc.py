@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from fedsight.core.intervals import Z
 
 Floats = npt.NDArray[np.float64]
 BINS = 8192  # an area is exact to half the share of pairs within one bin (`auc_slack`)
@@ -49,19 +52,34 @@ def auc_slack(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> float:
 
 
 def auc_interval(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> tuple[float, float]:
-    """An approximate 95 % interval of `auc` over other test images (Hanley and McNeil 1982).
+    """An approximate 95 % interval of `auc` over other test images (Newcombe 2006,
+    doi:10.1002/sim.2324, method 5).
 
-    It takes images as independent; several of one patient are not, and make it too narrow. NaN
-    where `auc` is.
+    Its bounds are the areas whose own spread, by the formula of Hanley and McNeil (1982), just
+    reaches the one measured; with the spread at the measured area the interval is far too short
+    close to 1. It takes images as independent. NaN where `auc` is.
     """
     pos, neg = _counts(positives, negatives)
-    area, m, n = auc(pos, neg), pos.sum(), neg.sum()
+    area, m, n = auc(pos, neg), float(pos.sum()), float(neg.sum())
     if np.isnan(area):
         return float("nan"), float("nan")
-    first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = area * (1 - area) + (m - 1) * (first - area**2) + (n - 1) * (second - area**2)
-    half = 1.959964 * float(np.sqrt(max(spread, 0.0) / (m * n)))
-    return max(0.0, area - half), min(1.0, area + half)
+    return _bound(area, 0.0, m, n), _bound(area, 1.0, m, n)
+
+
+def _bound(area: float, end: float, m: float, n: float) -> float:
+    """The area between `area` and `end` that is furthest from `area` but within its own spread."""
+    near, far = area, end
+    for _ in range(50):
+        middle = (near + far) / 2
+        inside = abs(middle - area) <= Z * math.sqrt(_variance(middle, m, n))
+        near, far = (middle, far) if inside else (near, middle)
+    return near
+
+
+def _variance(area: float, m: float, n: float) -> float:
+    each = (m + n) / 2 - 1
+    pairs = each * ((1 - area) / (2 - area) + area / (1 + area))
+    return max(0.0, area * (1 - area) * (1 + pairs) / (m * n))
 
 
 def roc(positives: npt.ArrayLike, negatives: npt.ArrayLike) -> tuple[Floats, Floats]:

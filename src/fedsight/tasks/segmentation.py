@@ -137,6 +137,11 @@ class Segmentation(Task):
             "loss": sums["loss"].mean,
         }
 
+    def occurring(self, sums: Mapping[str, Sum]) -> npt.NDArray[np.bool_]:
+        """The classes other than the background that pixels have, or are taken for."""
+        pixels = sums["pixels"].total
+        return np.asarray((pixels.sum(axis=0) + pixels.sum(axis=1) > 0)[1:])
+
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """Probabilities of the classes at each pixel [b, classes, h, w]."""
         return torch.softmax(model(x).float(), dim=1)

@@ -46,6 +46,7 @@ RESERVED = frozenset(
         "unmeasured",
         "best",
         "kept",
+        "score_interval",
     }
 )
 _SUM = "metric:{}"  # the name of a metric's sum, which no other sum has

@@ -45,10 +45,7 @@ class Coding:
         """
         stored, place = read_stored(data, path), f"{where}: mask '{path}'"
         if stored.lossy:
-            raise DataError(
-                f"{place} is a JPEG or compressed like one, which changes class numbers at edges",
-                "save masks as PNG, from the original drawing",
-            )
+            raise DataError(*_lossy(place))
         values = self._opaque(stored, place)
         if stored.cut:
             raise DataError(*self._deep(values, place))
@@ -62,6 +59,28 @@ class Coding:
         if stored.palette is not None:
             plain = self._of_palette(plain, stored.palette, place)
         return self._of_values(self._scaled(plain, stored), stored, place)
+
+    def shape(self, data: bytes, path: str, where: str) -> npt.NDArray[np.bool_]:
+        """Where a mask file of a single class, or object, is not black [h, w].
+
+        Raises DataError as `numbers` does, and for more than one value or colour beside black.
+        """
+        stored, place = read_stored(data, path), f"{where}: mask '{path}'"
+        if stored.lossy:
+            raise DataError(*_lossy(place))
+        values = self._opaque(stored, place)
+        codes = values[..., 0] if values.shape[2] == 1 and stored.palette is None else None
+        codes = _codes(stored, values) if codes is None else codes
+        several = np.unique(codes[codes != 0])
+        if len(several) > 1:
+            blurred = ", as in a smoothed drawing" if len(several) > _BLURRED else ""
+            raise DataError(
+                f"{place} is that of one class, but has {len(several)} values or colours beside "
+                f"black{blurred}",
+                "draw it in black and one other value, without smoothing; or join the masks into "
+                "one with the class of each pixel",
+            )
+        return np.asarray(codes != 0)
 
     def _opaque(self, stored: Stored, place: str) -> npt.NDArray[Any]:
         """The values without an alpha channel, which may hold nothing."""
@@ -204,6 +223,14 @@ class Coding:
         ]
         more = ", ..." if len(self.classes) > len(pairs) else ""
         return f"data.{setting} = {{{', '.join(pairs)}{more}}}"
+
+
+def _lossy(place: str) -> tuple[str, str]:
+    """Cause and cure for a compression that changes values."""
+    return (
+        f"{place} is a JPEG or compressed like one, which changes class numbers at edges",
+        "save masks as PNG, from the original drawing",
+    )
 
 
 def _bare(name: str) -> str:

@@ -36,7 +36,7 @@ _BETWEEN = r"[\s_.-]+"
 _MASK_END = re.compile(
     r"[\s_.-]*(?:gt(?:fine|coarse)[_-])?"
     r"(?:masks?|seg|segmentations?|labels?|label(?:train)?ids|gt|ground[_-]?truth|annot(?:ation)?"
-    r"|gtfine|gtcoarse|trimap|colou?r|instance(?:train)?ids|overlay|vis)(?:[_-]\d{1,2})?$",
+    r"|gtfine|gtcoarse|trimap|colou?r|instance(?:train)?ids|overlay|vis)(?:[_-]?\d{1,4})?$",
     re.IGNORECASE,
 )
 _LETTER = re.compile(r"_[LPM]$")  # CamVid's x_L, only in a folder of masks
@@ -90,6 +90,11 @@ def mask_stems(stem: str, alone: bool) -> list[str]:
     if alone:
         found.append(_LETTER.sub("", stem))
     return [one for one in dict.fromkeys(found) if one and (alone or one != stem)]
+
+
+def without_mask_end(stem: str) -> str:
+    """A mask's name without what says that it is one."""
+    return _MASK_END.sub("", stem) or stem
 
 
 def image_stems(stem: str) -> list[str]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
-import re
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -20,7 +20,16 @@ from fedsight.data.segmentation.folder_words import (
     is_other,
     mask_stems,
     role_of,
+    without_mask_end,
     without_parts,
+)
+from fedsight.data.segmentation.layers import (
+    ClassNames,
+    Layer,
+    classes_said,
+    layers,
+    notes,
+    without_number,
 )
 from fedsight.data.single_draws import refuse_other_tests
 
@@ -32,10 +41,10 @@ UNLISTED = "in no image set"
 
 @dataclass(frozen=True)
 class Pair:
-    """An image and its mask, the folders that say neither, and the part if one is stated."""
+    """An image and its mask files, the folders that say neither, and the part if one is stated."""
 
     image: str
-    mask: str
+    masks: tuple[Layer, ...]
     folders: Folders
     part: PartName | None = None
 
@@ -53,19 +62,24 @@ class Pairs:
     def settled(self, root: Path, unpaired: Unpaired) -> Pairs:
         """With what has no counterpart counted; DataError for it unless `unpaired` is "skip"."""
         if not self.pairs:
-            raise no_pairs(
-                root, f"no image has a mask ({len(self.images)} images, {len(self.masks)} masks)"
-            )
+            cause = f"no image has a mask ({len(self.images)} images, {len(self.masks)} masks)"
+            if said := classes_said(root, self.images, self.masks):
+                listed = json.dumps(["background", *said], ensure_ascii=False)
+                raise DataError(
+                    f"'{root}': {cause}; the names of the masks seem to say classes",
+                    f"name those, so that the masks are found: data.classes = {listed}",
+                )
+            raise no_pairs(root, cause)
         lonely = ((self.images, "image", "mask"), (self.masks, "mask", "image"))
-        said = [
+        lacking = [
             f"{len(alone)} {what}{'s have' if len(alone) > 1 else ' has'} no {other} "
             f"(such as '{alone[0]}')"
             for alone, what, other in lonely
             if alone
         ]
-        if said and unpaired == "error":
+        if lacking and unpaired == "error":
             raise DataError(
-                f"'{root}': {' and '.join(said)}",
+                f"'{root}': {' and '.join(lacking)}",
                 "restore them, or leave them out: data.unpaired = 'skip'",
             )
         more = {NO_MASK: len(self.images), NO_IMAGE: len(self.masks)}
@@ -94,6 +108,9 @@ class _Files:
 
     images: list[tuple[Folders, str]] = field(default_factory=list)  # other folders, file
     masks: dict[Key, list[str]] = field(default_factory=dict)
+    # masks whose names go on with a class or a number after that of the image
+    layered: dict[Key, list[Layer]] = field(default_factory=dict)
+    labels: dict[str, str] = field(default_factory=dict)  # the class that a mask's folder says
     others: int = 0
     loose: bool = False  # of the folders only the part counts
 
@@ -104,23 +121,48 @@ class _Files:
                 return list(found)
         return []
 
+    def further(self, folders: Folders, image: str, taken: set[str]) -> list[Layer]:
+        """The masks of single classes or objects of an image that are not `taken` as another's."""
+        stems = image_stems(Path(image).stem)
+        found = [one for stem in stems for one in self.layered.get(self._key(folders, stem), ())]
+        return [one for one in dict.fromkeys(found) if one.path not in taken]
+
     def add(self, folders: Folders, stem: str, mask: str) -> None:
         """A mask of the image that is called `stem`."""
         self.masks.setdefault(self._key(folders, stem), []).append(mask)
+
+    def add_layer(self, folders: Folders, stem: str, layer: Layer) -> None:
+        """A mask of one class or object of the image that is called `stem`."""
+        self.layered.setdefault(self._key(folders, stem), []).append(layer)
+
+    def lone(self) -> dict[Key, list[str]]:
+        """The masks of each folder that has a single image."""
+        images = Counter(self._key(folders, "") for folders, _ in self.images if folders)
+        found: dict[Key, dict[str, None]] = {}
+        for (folders, _), masks in self.masks.items():
+            if images[folders, ""] == 1:
+                found.setdefault((folders, ""), {}).update(dict.fromkeys(masks))
+        return {key: list(masks) for key, masks in found.items()}
 
     def loosened(self) -> _Files:
         """With folders of which only the part counts, if otherwise no image has a mask.
 
         `train_Input` and `train_GroundTruth` differ in more than what they say of their files.
         """
-        loose = _Files(self.images, {}, self.others, loose=True)
+        loose = _Files(self.images, labels=self.labels, others=self.others, loose=True)
         names = {loose._key(folders, Path(image).stem) for folders, image in self.images}
-        paired = any(self.of(folders, image) for folders, image in self.images)
-        if paired or len(names) < len(self.images):
+        paired = any(
+            self.of(folders, image) or self.further(folders, image, set())
+            for folders, image in self.images
+        )
+        if paired or self.lone() or len(names) < len(self.images):
             return self
         for (folders, stem), masks in self.masks.items():
             for mask in masks:
                 loose.add(folders, stem, mask)
+        for (folders, stem), layered in self.layered.items():
+            for layer in layered:
+                loose.add_layer(folders, stem, layer)
         return loose
 
     def _key(self, folders: Folders, stem: str) -> Key:
@@ -130,90 +172,134 @@ class _Files:
         return tuple(one.casefold() for one in folders), stem
 
 
-def pairs_in(root: Path, suffix: str | None = None, levels: int = 0) -> Pairs:
+def pairs_in(
+    root: Path,
+    suffix: str | None = None,
+    levels: int = 0,
+    classes: Sequence[str] | None = None,
+) -> Pairs:
     """The images below `root` with their masks.
 
     Masks lie in a folder of their own (`images/train` beside `masks/train`, `img_dir` beside
     `ann_dir`, `train` beside `train_masks`, `leftImg8bit` beside `gtFine`, `JPEGImages` beside
-    `SegmentationClass`), or beside the image (`x_mask.png`). `suffix` is the end of a mask's name,
-    where there are several for an image. The parts are those of folders, else of VOC's image sets.
-    `levels` is how many folders (a site's) must be left. Raises DataError for two masks of an
-    image, and as `layouts.arranged` does.
+    `SegmentationClass`), or beside the image (`x_mask.png`). An image may have a mask for each of
+    the `classes` (`x_CLASS.png`, `masks/CLASS/x.png`), or of the one class for each object
+    (`x_mask_1.png`). `suffix` is the end of a mask's name, where there are several for an image.
+    The parts are those of folders, else of VOC's image sets. `levels` is how many folders (a
+    site's) must be left. Raises DataError for masks of an image of which it is not clear what they
+    are, and as `layouts.arranged` does.
     """
-    tally = Tally()
+    tally, names = Tally(), ClassNames(classes)
     found = {folders: files for folders, files in tree(root, tally=tally).items() if files}
-    files = _sorted_out(found, suffix)
-    if not files.masks:  # folders of classes, perhaps
+    files = _sorted_out(found, suffix, names)
+    if not files.masks and not files.layered:  # folders of classes, perhaps
         return Pairs([], [image for _, image in files.images])
     known: dict[Path, ImageSets | None] = {}
     listed: set[tuple[Path, str]] = set()
     layout = arranged([folders for folders, _ in files.images], root, levels, exact=False)
     pairs, alone, used, unlisted = [], [], set[str](), set[str]()
-    for folders, image in files.images:
-        masks = files.of(folders, image)
+    for folders, image, masks, is_lone in _with_masks(files):
         place = layout.places[folders]
+        paths = [one.path for one in masks]
         if place.part is None:
             place, here = _listed(place, Path(image), root, known, listed)
             if not here:
-                unlisted |= {image, *masks}
+                unlisted |= {image, *paths}
                 continue
-        chosen = [one for one in masks if not is_other(Path(one).stem)] or masks
-        if len(chosen) > 1:
-            raise _several(image, chosen)
-        used.update(masks)
+        chosen = [one for one in masks if not is_other(Path(one.path).stem)] or masks
+        used.update(paths)
         files.others += len(masks) - len(chosen)
         if chosen:
-            pairs.append(Pair(image, chosen[0], place.folders, place.part))
+            theirs = layers(image, chosen, names, is_lone)
+            pairs.append(Pair(image, theirs, place.folders, place.part))
         else:
             alone.append(image)
     _refuse_unfound(known, listed)
     every = dict.fromkeys(mask for masks in files.masks.values() for mask in masks)
+    every |= dict.fromkeys(one.path for masks in files.layered.values() for one in masks)
     lonely = [mask for mask in every if mask not in used | unlisted]
     sets = sorted(str(base) for base, one in known.items() if one is not None)
-    notes = (*layout.notes, *(f"parts as the image sets of '{base}' say" for base in sets))
+    said = (*layout.notes, *(f"parts as the image sets of '{base}' say" for base in sets))
+    said = (*said, *notes(pair.masks for pair in pairs))
     counts = {**tally.counts, OTHER: files.others, UNLISTED: len(unlisted)}
     counts = {reason: count for reason, count in counts.items() if count}
-    return Pairs(pairs, alone, lonely, (*notes, *cures(counts)), counts)
+    return Pairs(pairs, alone, lonely, (*said, *cures(counts)), counts)
 
 
-def _sorted_out(found: Mapping[Folders, Sequence[str]], suffix: str | None) -> _Files:
+def _with_masks(files: _Files) -> Iterator[tuple[Folders, str, list[Layer], bool]]:
+    """Each image with its masks, and whether these are all that lie in a folder of its own."""
+    whole = [(folders, image, files.of(folders, image)) for folders, image in files.images]
+    taken = {mask for _, _, masks in whole for mask in masks}
+    found = [
+        [
+            *(Layer(mask, files.labels.get(mask)) for mask in masks),
+            *files.further(folders, image, taken),
+        ]
+        for folders, image, masks in whole
+    ]
+    lone = {} if any(found) else files.lone()
+    for (folders, image, _), masks in zip(whole, found, strict=True):
+        apart = lone.get((tuple(one.casefold() for one in folders), ""), [])
+        yield folders, image, masks or [Layer(mask) for mask in apart], bool(apart)
+
+
+def _sorted_out(
+    found: Mapping[Folders, Sequence[str]], suffix: str | None, names: ClassNames
+) -> _Files:
     """Images and masks apart, masks by the names that their images may have."""
     files = _Files()
+    said = {folders: role_of(folders) for folders in found}
+    marked = any(role == "image" for role, _ in said.values())
     for folders, here in found.items():
-        role, rest = role_of(folders)
+        role, rest = said[folders]
+        label = None
+        if suffix is None and (role == "mask" or (role is None and marked)):
+            label, rest = names.in_folders(rest)
+            role = role if label is None else "mask"
         stems = {Path(file).stem for file in here}
         for file in here:
             stem = Path(file).stem
             if role == "other":
                 files.others += 1
                 continue
-            names = mask_stems(stem, role == "mask")
-            is_mask = role == "mask" or any(name in stems for name in names)
+            plain = mask_stems(stem, role == "mask")
+            is_mask = role == "mask" or any(name in stems for name in plain)
             if suffix is not None:
                 ends = stem.endswith(suffix) and len(stem) > len(suffix)
-                names = mask_stems(stem.removesuffix(suffix), alone=True)
+                plain = mask_stems(stem.removesuffix(suffix), alone=True)
                 files.others += is_mask and not ends
                 if is_mask and not ends:
                     continue
                 is_mask = ends
+            elif role != "image" and (
+                layered := _layered(stem, stems if role is None else None, label, names)
+            ):
+                files.add_layer(rest, layered[0], Layer(file, layered[1]))
+                is_mask = True
             if not is_mask:
                 files.images.append((rest, file))
-            for name in names if is_mask else ():
+                continue
+            if label is not None:
+                files.labels[file] = label
+            for name in plain:
                 files.add(rest, name, file)
     return files.loosened()
 
 
-def _several(image: str, masks: Sequence[str]) -> DataError:
-    shown = " and ".join(f"'{Path(mask).name}'" for mask in masks[:3])
-    stems = [Path(mask).stem for mask in masks]
-    same = itertools.takewhile(lambda each: len(set(each)) == 1, zip(*stems, strict=False))
-    common = re.split(r"[\s_.-]+[^\s_.-]*$", "".join(each[0] for each in same))[0]
-    ends = " or ".join(f"'{stem.removeprefix(common)}'" for stem in stems[:3])
-    return DataError(
-        f"'{image}' has {len(masks)} masks: {shown}",
-        "join them into one with the class of each pixel, or say how the names of those that count "
-        f"end: data.mask_suffix = {ends}",
-    )
+def _layered(
+    stem: str, beside: set[str] | None, label: str | None, names: ClassNames
+) -> tuple[str, str | None] | None:
+    """What the image is called of which a file shows one class or object, and the class if one is
+    said; None if its name does not go on like that.
+
+    `beside`: the names of all files where images and masks lie together; None: only masks do.
+    """
+    said = None if label is not None else names.in_stem(stem)
+    if said is not None and (beside is None or said[0] in beside):
+        return said
+    if beside is None and (plain := without_number(stem)) not in ("", stem):
+        return without_mask_end(plain), label
+    return None
 
 
 def _listed(
@@ -256,4 +342,5 @@ def _refuse_unfound(known: Mapping[Path, ImageSets | None], listed: set[tuple[Pa
 
 def sites_in(pairs: Sequence[Pair]) -> bool:
     """Whether the folders of images and masks seem to lie in a folder for each site."""
-    return {len(without_parts(pair.folders)) for pair in pairs} == {1}
+    places = [without_parts(pair.folders) for pair in pairs]
+    return {len(place) for place in places} == {1} and len(set(places)) < len(places)

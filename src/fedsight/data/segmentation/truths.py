@@ -5,14 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
 
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Record
 from fedsight.data.class_names import Similar, settled_names, used
 from fedsight.data.detection.found import Found
 from fedsight.data.images.decode import upright
-from fedsight.data.images.mask_values import Coding, Numbers
+from fedsight.data.images.mask_values import IGNORED, Coding, Numbers
+from fedsight.data.segmentation.layers import Layer
 from fedsight.data.segmentation.outlined import Canvas, Outside
+
+Pixel = TypeVar("Pixel", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -26,16 +33,77 @@ class Truths:
     passed_over: Mapping[str, int] = field(default_factory=dict)
 
 
-def of_files(records: Sequence[Record], masks: Sequence[Path], code: Coding) -> Truths:
-    """The truths in mask files, one for each record."""
+def of_files(records: Sequence[Record], masks: Sequence[Sequence[Layer]], code: Coding) -> Truths:
+    """The truths in mask files, one or several for each record.
+
+    Where masks of two classes overlap, the smaller one counts, as with outlines. Raises DataError
+    if names say classes, and settings say what pixels stand for.
+    """
+    named = next((one for each in masks for one in each if one.label is not None), None)
+    for key in ("values", "colours", "ignored"):
+        if named is not None and getattr(code, key):
+            raise DataError(
+                f"data.{key} is set, but mask '{named.path}' says its class by its name",
+                f"leave data.{key} out: what is not black in such a mask is of its class",
+            )
+    shared: list[int] = []  # of each image: pixels in masks of two classes
 
     def draw(index: int) -> Numbers:
-        return _in_file(records[index], masks[index], code)
+        record, found = records[index], masks[index]
+        if all(one.label is None for one in found):
+            return _objects(record, [Path(one.path) for one in found], code)
+        numbers, twice = _classes(record, found, code)
+        shared.append(twice)
+        return numbers
 
-    return Truths(list(records), code.classes, draw, tuple)
+    def notes() -> tuple[str, ...]:
+        count = sum(shared)
+        said = f"{count:,} pixels lie in masks of two classes: the smaller mask counts"
+        return (said,) if count else ()
+
+    return Truths(list(records), code.classes, draw, notes)
 
 
-def _in_file(record: Record, path: Path, code: Coding) -> Numbers:
+def _objects(record: Record, paths: Sequence[Path], code: Coding) -> Numbers:
+    """The mask of an image, or those of its objects joined.
+
+    Raises DataError for one that lies mostly in others: objects do not.
+    """
+    numbers = _in_file(record, paths[0], code.numbers)
+    for path in paths[1:]:
+        more = _in_file(record, path, code.numbers)
+        there = (more != 0) & (more != IGNORED)
+        twice = there & (numbers != 0) & (numbers != IGNORED)
+        if there.any() and twice.sum() * 2 > there.sum():
+            raise DataError(
+                f"{record.place}: mask '{path}' lies mostly in the other masks of its image, as "
+                "if several people had drawn one object",
+                "keep one drawing of each image: say how the names of those end with "
+                "data.mask_suffix",
+            )
+        numbers = np.where(more != 0, more, numbers)
+    return numbers
+
+
+def _classes(record: Record, found: Sequence[Layer], code: Coding) -> tuple[Numbers, int]:
+    """The class numbers in masks of one class each, and how many pixels two classes share."""
+    shapes: dict[int, npt.NDArray[np.bool_]] = {}
+    for one in found:
+        assert one.label is not None  # `layers` gives every mask of an image a class, or none
+        shape = _in_file(record, Path(one.path), code.shape)
+        number = code.classes.index(one.label)
+        shapes[number] = shapes[number] | shape if number in shapes else shape
+    numbers = np.zeros_like(next(iter(shapes.values())), np.uint8)
+    times = np.zeros_like(numbers)
+    for number in sorted(shapes, key=lambda each: -int(shapes[each].sum())):
+        numbers[shapes[number]] = number
+        times += shapes[number]
+    return numbers, int((times > 1).sum())
+
+
+def _in_file(
+    record: Record, path: Path, read: Callable[[bytes, str, str], npt.NDArray[Pixel]]
+) -> npt.NDArray[Pixel]:
     try:
         data = path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: no file can have this name
@@ -44,7 +112,7 @@ def _in_file(record: Record, path: Path, code: Coding) -> Numbers:
             f"{record.place}: there is no mask '{path}' ({why or error})",
             "correct the path (relative to the CSV's folder) or remove the line",
         ) from error
-    values = code.numbers(data, str(path), record.place)
+    values = read(data, str(path), record.place)
     width, height = upright(record.path)
     if values.shape != (height, width):
         cure = "save the mask at the size of its image"

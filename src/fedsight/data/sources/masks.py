@@ -24,6 +24,7 @@ from fedsight.data.groups import by_path, need_pattern
 from fedsight.data.images.disk import ahead
 from fedsight.data.images.mask_settings import ByColour, ByValue, Ignored, coding, problems
 from fedsight.data.images.mask_values import Coding, Numbers
+from fedsight.data.segmentation.layers import Layer
 from fedsight.data.segmentation.outlined import Outside
 from fedsight.data.segmentation.pairs import Pair, Pairs, Unpaired, no_pairs, pairs_in
 from fedsight.data.segmentation.truths import Truths, of_files, of_outlines
@@ -40,6 +41,10 @@ class Masks(CsvSource):
     `path` is a CSV that lists images and masks, a folder with both (`images` beside `masks`, also
     with `train` and `val`, as Pascal VOC and Cityscapes have them, or `x_mask.png` beside `x.png`),
     or COCO JSON or YOLO files with outlines.
+
+    In folders, an image may have a mask for each class, whose name or folder says it
+    (`x_CLASS.png`, `masks/CLASS/x.png`), or, with one class beside the background, for each object
+    (`x_mask_1.png`). Where masks of two classes overlap, the smaller one counts.
 
     Unless `values` or `colours` name those of each class, a grey value or a palette's number in a
     mask is the class number: 0 the background, 255 a pixel without a label. Outlines name their
@@ -101,7 +106,8 @@ class Masks(CsvSource):
         """The images, and where their classes are drawn."""
         kind = self.format
         if kind == "folders" or (kind == "auto" and self.path.is_dir()):
-            found = pairs_in(self.path, self.mask_suffix, int(self.sites_in_path))
+            levels = int(self.sites_in_path)
+            found = pairs_in(self.path, self.mask_suffix, levels, self.classes)
             if kind == "folders" or found.pairs or found.masks:
                 return self._paired(found)
         if kind == "auto":
@@ -133,7 +139,8 @@ class Masks(CsvSource):
         """Images and masks as a CSV lists them."""
         records = self.listed(self.path, self.mask_column)
         files = [listed_file(self.path, record.label) for record in records]
-        found = of_files(records, files, self._coding())
+        masks = [(Layer(str(file)),) for file in files]
+        found = of_files(records, masks, self._coding())
         notes = self.unread(self.path)
         left = unlisted(self.path, records, files)
         return replace(found, notes=lambda: notes, passed_over=left)
@@ -146,9 +153,10 @@ class Masks(CsvSource):
             Record(pair.image, "", self._site(pair), pair.part, f"image '{pair.image}'")
             for pair in found.pairs
         ]
-        files = [Path(pair.mask) for pair in found.pairs]
-        truths = of_files(by_path(records, self.group, self.path), files, self._coding())
-        return replace(truths, notes=lambda: found.notes, passed_over=found.passed_over)
+        masks = [pair.masks for pair in found.pairs]
+        truths = of_files(by_path(records, self.group, self.path), masks, self._coding())
+        said = truths.notes
+        return replace(truths, notes=lambda: (*found.notes, *said()), passed_over=found.passed_over)
 
     def _site(self, pair: Pair) -> str | None:
         if not self.sites_in_path:

@@ -38,7 +38,8 @@ KINDS: dict[str, Kind] = {
     "measure": Kind(
         "all test images, which the owner chooses, and personal parameters",
         "`contract.figures`: none, noise (none of models with parameters that were trained here "
-        "without noise that the contract bounds), or only the number of images (`contract.test_images`); a protected site's "
+        "without noise that the contract bounds), or only the number of images "
+        "(`contract.test_images`); a protected site's "
         "failure is an answer without figures, or zeros with noise",
         "the epsilon of the noise, before the work begins; exact figures an entry, no epsilon",
         "one model a round; `contract.evaluations` over all runs; the latest question, asked "

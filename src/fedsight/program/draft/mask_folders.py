@@ -11,6 +11,7 @@ import numpy as np
 from fedsight.core.errors import DataError
 from fedsight.data.images.pixels import read_stored
 from fedsight.data.reading import file_bytes
+from fedsight.data.segmentation.layers import classes_said
 from fedsight.data.segmentation.pairs import Pair, pairs_in, sites_in
 from fedsight.program.draft.base import Guess
 
@@ -26,14 +27,21 @@ def mask_guess(root: Path) -> Guess | None:
     does.
     """
     found = pairs_in(root)
+    said: tuple[str, ...] = ()
+    if not found.pairs and (said := classes_said(root, found.images, found.masks)):
+        found = pairs_in(root, classes=("background", *said))
     paired, lonely = len(found.pairs), len(found.images)
     if not paired or paired < _LEAST_PAIRED * (paired + lonely):
         return None
     reasons = [f"{paired} images have a mask with the same name"]
-    settings, said = _meaning(found.pairs)
+    if said:
+        settings: dict[str, Any] = {"classes": ["background", *said]}
+        meaning = f"the names of masks say the classes: {', '.join(said)}"
+    else:
+        settings, meaning = _meaning(found.pairs)
     data: dict[str, Any] = {"name": "masks", "path": root, **settings}
     apart = {Path(pair.image).parent for pair in found.pairs}.isdisjoint(
-        Path(pair.mask).parent for pair in found.pairs
+        Path(mask.path).parent for pair in found.pairs for mask in pair.masks
     )
     # Beside its image (`benign/1.png`, `benign/1_mask.png`) a mask is in the folder of a class.
     if apart and sites_in(found.pairs):
@@ -43,15 +51,16 @@ def mask_guess(root: Path) -> Guess | None:
         reasons.append(
             f"{lonely} images have no mask and {len(found.masks)} masks no image: left out"
         )
-    return Guess("segment", data, (*reasons, said))
+    return Guess("segment", data, (*reasons, meaning))
 
 
 def _meaning(pairs: Sequence[Pair]) -> tuple[dict[str, Any], str]:
     """The classes, and where needed their values or colours, from every mask's pixels."""
     values: set[int] = set()
     colours: set[int] = set()
-    for pair in pairs:
-        found, coloured = _pixels(Path(pair.mask))
+    masks = [Path(mask.path) for pair in pairs for mask in pair.masks]
+    for mask in masks:
+        found, coloured = _pixels(mask)
         (colours if coloured else values).update(found)
         if len(values) > 256 or len(colours) > _MOST:
             break
@@ -60,13 +69,13 @@ def _meaning(pairs: Sequence[Pair]) -> tuple[dict[str, Any], str]:
     many = colours or values
     if len(many) > _MOST:
         raise DataError(
-            f"'{pairs[0].mask}' and the other masks have {len(many)} or more different "
+            f"'{masks[0]}' and the other masks have {len(many)} or more different "
             f"{'colours' if colours else 'values'}: too many for classes",
             "save masks without smoothing, as PNG, the class of each pixel in its value or colour",
         )
     if len(many) < 2:
         raise DataError(
-            f"'{pairs[0].mask}' and the other masks have one value in all pixels",
+            f"'{masks[0]}' and the other masks have one value in all pixels",
             "draw the objects in another value than the background",
         )
     return _coded(sorted(colours)) if colours else _numbered(sorted(values))

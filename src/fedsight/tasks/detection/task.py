@@ -140,6 +140,10 @@ class Detection(Task):
             "loss": sums["loss"].mean,
         }
 
+    def occurring(self, sums: Mapping[str, Sum]) -> npt.NDArray[np.bool_]:
+        """The classes of the objects."""
+        return np.asarray(sums["objects"].total[:, 0] > 0)
+
     def predict(self, model: nn.Module, x: Tensor) -> Tensor:
         """The highest score of each class [b, classes]."""
         detector = _detector(model)

@@ -176,6 +176,13 @@ class FaceRecognition(Task):
         """`auc`, `eer`, `tar_at_F` and others; `mix` is ignored."""
         return verification.figures(sums, self.fars)
 
+    def intervals(self, sums: Mapping[str, Sum]) -> dict[str, tuple[float, float]]:
+        """Of `auc` and `tar_at_F`, by people drawn again and again (`verification.interval`)."""
+        found = self.summary(sums)
+        names = [name.removesuffix("_low") for name in found if name.endswith("_low")]
+        bounds = {name: (found[f"{name}_low"], found[f"{name}_high"]) for name in names}
+        return {name: pair for name, pair in bounds.items() if not math.isnan(pair[0])}
+
     def replicates(self, sums: Mapping[str, Sum]) -> list[float]:
         """The area for each draw of people, which follows from their images alone."""
         return [verification.auc(one.sum(axis=0)) for one in sums["resampled"].total]

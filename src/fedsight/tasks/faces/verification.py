@@ -21,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from fedsight.core.intervals import Z, deviation, student, wilson
 from fedsight.core.rng import generator
 from fedsight.core.types import Sum
 from fedsight.tasks.roc import auc_slack
@@ -32,6 +33,8 @@ _ANGLES = (120, 105, 90, 80, 70, 60, 50, 40, 28, 20, 14, 10, 7, 5, 3.6)
 NOISED = (0, *(round((1 - angle / 180) * BINS) for angle in _ANGLES))
 COARSE = 125  # bins of resampled pairs; divides BINS
 RESAMPLES = 100
+LEAST = 10  # people; from fewer a spread cannot be estimated
+BLURRED = 0.05  # how far wider bins may move a figure whose spread they tell
 GENUINE, IMPOSTOR = 0, 1
 
 Array = npt.NDArray[np.float64]
@@ -206,17 +209,23 @@ def crosswise(groups: Array, far: float) -> tuple[float, float]:
     return rates[0], rates[1]
 
 
-def interval(values: list[float], figure: float, coarse: float) -> tuple[float, float]:
-    """The middle 95 % of resampled shares; NaN when fewer than half could be made.
+def interval(
+    values: list[float], figure: float, coarse: float, people: float
+) -> tuple[float, float]:
+    """The 95 % interval of a share from its resampled `values`: what Wilson (1927) gives a share of
+    as many samples as would have their spread, widened by Student's t for few `people`.
 
-    Resampled pairs are counted in wider bins. What that does to the `figure`, which is `coarse` in
-    them, is taken back; and no bound is beyond the figure, 0 or 1.
+    The middle 95 % of the values are too short for few people (they held the figure of five in 75
+    of 100 draws). NaN for fewer than LEAST people, when fewer than half of the values could be
+    made, and where no resample differs or the figure is 0 or 1: then the pairs do not tell their
+    spread. Nor do they where the wider bins of resampled pairs make another figure, `coarse`.
     """
     made = [value for value in values if not np.isnan(value)]
-    if len(made) < len(values) / 2:
-        return float("nan"), float("nan")
-    low, high = np.percentile(made, [2.5, 97.5]) + (figure - coarse)
-    return max(0.0, min(float(low), figure)), min(1.0, max(float(high), figure))
+    few = people < LEAST or len(made) < len(values) / 2
+    if few or not 0 < figure < 1 or abs(figure - coarse) > BLURRED:
+        return math.nan, math.nan
+    spread = deviation(made) * student(int(people) - 1) / Z
+    return wilson(figure, figure * (1 - figure) / spread**2) if spread else (math.nan, math.nan)
 
 
 def found_at(counts: Array, far: float) -> float:
@@ -239,15 +248,17 @@ def figures(sums: Mapping[str, Sum], fars: tuple[float, ...]) -> dict[str, float
     groups = sums["pairs"].total
     together, resampled = groups.sum(axis=0), sums["resampled"].total
     wide = groups.reshape(*groups.shape[:2], COARSE, BINS // COARSE).sum(axis=-1)
+    rank = sums["rank"].total
+    people = sums["rank"].count - rank[1]  # the first image of each is not looked for
     found = {"auc": auc(together), "eer": equal_error(together)}
     found["auc_slack"] = auc_slack(*together)
     areas = [auc(one.sum(axis=0)) for one in resampled]
-    low, high = interval(areas, found["auc"], auc(wide.sum(axis=0)))
+    low, high = interval(areas, found["auc"], auc(wide.sum(axis=0)), people)
     found |= {"auc_low": low, "auc_high": high}
     for far in fars:
         realised, tar = crosswise(groups, far)
         rates = [crosswise(one, far)[1] for one in resampled]
-        low, high = interval(rates, tar, crosswise(wide, far)[1])
+        low, high = interval(rates, tar, crosswise(wide, far)[1], people)
         found |= {
             f"tar_at_{far:g}": tar,
             f"tar_at_{far:g}_low": low,
@@ -256,6 +267,5 @@ def figures(sums: Mapping[str, Sum], fars: tuple[float, ...]) -> dict[str, float
             f"threshold_at_{far:g}": threshold_at(together, far),
             f"identified_at_{far:g}": found_at(sums["open"].total, far),
         }
-    rank = sums["rank"].total
     found["rank_1"] = float(rank[0] / rank[1]) if rank[1] else float("nan")
     return found

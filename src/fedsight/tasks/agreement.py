@@ -1,0 +1,67 @@
+"""Agreement of grades with the true ones: Cohen's weighted kappa, and its interval."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from fedsight.core.intervals import Z
+
+Floats = npt.NDArray[np.float64]
+SOFT = 2.0  # images that each grade gets in addition where a spread is estimated
+
+
+def weighted_kappa(shares: Floats) -> float:
+    """Kappa with quadratic weights (Cohen 1968) of shares [true, answered] that sum to 1.
+
+    NaN, because it is undefined, if truth and answers are all one grade.
+    """
+    apart = _apart(len(shares))
+    expected = float((apart * np.outer(shares.sum(axis=1), shares.sum(axis=0))).sum())
+    return 1 - float((apart * shares).sum()) / expected if expected > 0 else math.nan
+
+
+def kappa_interval(confusion: Floats) -> tuple[float, float]:
+    """The 95 % interval of the kappa of counts [true, answered] over other test images.
+
+    The variance is that of the delta method for a multinomial confusion matrix (Fleiss, Cohen and
+    Everitt 1969, doi:10.1037/h0028106), on the scale of Fisher's z. NaN where kappa is.
+    """
+    score = weighted_kappa(confusion / max(confusion.sum(), 1.0))
+    if math.isnan(score):
+        return math.nan, math.nan
+    soft = _softened(confusion)
+    count = float(soft.sum())
+    shares, apart = soft / count, _apart(len(soft))
+    true, answered = shares.sum(axis=1), shares.sum(axis=0)
+    expected = float((apart * np.outer(true, answered)).sum())
+    observed = float((apart * shares).sum())
+    chance = (apart @ answered)[:, None] + (true @ apart)[None, :]  # slope of `expected`
+    slope = -apart / expected + observed / expected**2 * chance
+    variance = float((shares * slope**2).sum() - (shares * slope).sum() ** 2) / count
+    middle = 1 - observed / expected
+    half = Z * math.sqrt(max(variance, 0.0)) / (1 - middle**2)
+    # From the lower of the two to the higher: the softened one errs towards none.
+    ends = sorted(math.atanh(min(one, 1 - 1e-12)) for one in (middle, score))
+    return min(math.tanh(ends[0] - half), score), max(math.tanh(ends[1] + half), score)
+
+
+def _softened(confusion: Floats) -> Floats:
+    """The counts from which a spread is estimated: in each grade, SOFT images more are right as
+    often as all are, and then as many are left as before.
+
+    Otherwise a test part without a mistake would count as a model that cannot make any.
+    """
+    images = confusion.sum(axis=1)
+    right = (float(np.trace(confusion)) + 0.5) / (float(images.sum()) + 1)
+    prior = np.full_like(confusion, (1 - right) / max(1, len(confusion) - 1))
+    np.fill_diagonal(prior, right)
+    return np.asarray((confusion + SOFT * prior) * (images / (images + SOFT))[:, None])
+
+
+def _apart(grades: int) -> Floats:
+    """The squared distance in grades [true, answered]."""
+    numbers = np.arange(grades)
+    return np.asarray((numbers[:, None] - numbers[None, :]) ** 2, np.float64)
