@@ -126,7 +126,9 @@ def show(found: list[dict[str, Any]], summary: dict[str, dict[str, Any]]) -> Non
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one seed, one round of one site, 32 pixels")
+    parser.add_argument(
+        "--quick", action="store_true", help="one seed, one round of one site, 32 pixels"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), default=list(WAYS))
     parser.add_argument("--rounds", type=int)
