@@ -37,6 +37,7 @@ from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
 from fedsight.deploy.site.owner import SecAggLimits, SpeedSettings
 from fedsight.governance.contract import Contract
+from fedsight.models.adapters.base import LayerAdapter, adapters
 from fedsight.models.base import Model, models
 from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.secure import Secure
@@ -62,8 +63,9 @@ Every command, setting, part and file. To learn FedSight, start with the
 
 Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 [configuration](#configuration) · [data sources](#data-sources) · [splits](#splits) ·
-[models](#models) · [tasks](#tasks) · [algorithms](#algorithms) ·
-[mechanisms](#mechanisms) · [run folder](#run-folder) · [a site's file](#a-sites-file)
+[models](#models) · [adapters](#adapters) · [tasks](#tasks) ·
+[algorithms](#algorithms) · [mechanisms](#mechanisms) · [run folder](#run-folder) ·
+[a site's file](#a-sites-file)
 """
 
 COMMANDS = """\
@@ -251,6 +253,7 @@ def reference() -> str:
         *_registry("Data sources", "data", sources, (Source, SizedSource)),
         *_registry("Splits", "split", splits, (Split,)),
         *_registry("Models", "model", models, (Model,)),
+        *_registry("Adapters", "adapter", adapters, (LayerAdapter,)),
         *_registry("Tasks", "task", tasks, ()),
         *_registry("Metrics", "task.metrics", metrics, ()),
         *_registry("Algorithms", "algorithm", algorithms, ()),
@@ -407,7 +410,7 @@ def _title(section: str) -> str:
 
 def _others() -> Iterator[str]:
     """The sections that `reference` does not place itself."""
-    placed = (sources, splits, models, tasks, algorithms, mechanisms)
+    placed = (sources, splits, models, adapters, tasks, algorithms, mechanisms)
     for section, kind in SECTIONS.items():
         if isinstance(kind, tuple) and kind[0] not in placed:
             yield from _registry(_title(section).capitalize(), section, kind[0], ())
@@ -427,6 +430,7 @@ def _registry(
         Split: "Every split has this setting:",
         Model: "Every model has these settings:",
         Protected: "All except `none` have these settings:",
+        LayerAdapter: "All except `none` have these settings:",
     }
     for base in bases:
         yield f"{heads[base]}\n"
@@ -544,8 +548,12 @@ def _comments(cls: type) -> dict[str, str]:
         if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             above = node.lineno - 1
             text = comments.get(node.end_lineno or node.lineno)
-            if text is None and above in alone:
-                text = comments[above]
+            if text is None:
+                lines = []
+                while above in alone:
+                    lines.insert(0, comments[above])
+                    above -= 1
+                text = " ".join(lines)
             if text:
                 found[node.target.id] = text
     return found

@@ -16,8 +16,10 @@ from torch.nn import functional as F
 
 from fedsight.client.optimizers import make_optimizer
 from fedsight.client.per_image import PerImage, Single
+from fedsight.client.training import learning
 from fedsight.core.types import Batch
-from fedsight.models.base import Network
+from fedsight.models.adapters.base import adapters
+from fedsight.models.base import Network, models
 from fedsight.program.objective import task as own_task
 from fedsight.program.program import Train
 from fedsight.tasks.base import Task, tasks
@@ -227,3 +229,31 @@ def test_an_error_of_the_loss_itself_comes_up() -> None:
     made = per_image(own_task(loss=broken), plain())
     with pytest.raises(RuntimeError, match="a mistake in the loss"):
         made.clipped_sum(singles(Batch(images(1, SIDE, SIDE), labels())), CLIP)
+
+
+@pytest.mark.parametrize("name", ["lora", "ffa-lora", "bias"])
+def test_with_an_adapter_an_image_changes_no_others_gradient_and_its_own_by_the_clip(
+    name: str,
+) -> None:
+    network = models.get("small_cnn")(width=8).build(1, 16, 16, 3, 0)
+    network = adapters.get(name)().adapt(network, 0)
+    whole = dict(network.module.named_parameters())
+    for value in whole.values():
+        value.data.add_(0.01)  # a change that is zero gives its A no gradient
+    chosen = learning(whole, lambda key: key not in network.frozen)
+    draws = torch.Generator().manual_seed(4)
+    batch = Batch(torch.rand(5, 1, 16, 16, generator=draws), torch.tensor([0, 1, 2, 1, 0]))
+
+    def made() -> PerImage:
+        optimizer = make_optimizer(chosen, Train(), 0.1, network)
+        return PerImage(Classification(), network.module, optimizer)
+
+    others_stay(made(), batch, CLIP)
+    alone = made()
+    alone._vectorised = False
+    one_by_one = flat(alone.clipped_sum(singles(batch), CLIP))
+    at_once = made()
+    together = flat(at_once.clipped_sum(singles(batch), CLIP))
+    assert at_once._vectorised, "the low-rank product must not end vectorisation"
+    torch.testing.assert_close(together, one_by_one, atol=1e-6, rtol=1e-4)
+    assert len(together) == sum(value.numel() for value in chosen.values())

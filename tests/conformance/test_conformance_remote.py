@@ -44,6 +44,8 @@ CASES: dict[str, dict[str, Any]] = {
     "float16": {"compression": {"name": "float16"}},
     "median": {"aggregation": {"name": "median"}},
     "adamw, head only": {"train": {"optimizer": "adamw", "only": ["head"]}},
+    "lora": {"adapter": {"name": "lora", "rank": 2}},
+    "bias, BatchNorm": {"adapter": {"name": "bias"}, **BATCH_NORM},
     "central DP, adaptive clip": {
         "privacy": {"name": "central", "noise_multiplier": 1.0, "quantile": 0.5},
         "rounds": {"rounds": 4, "cohort": 2, "weighting": "uniform"},

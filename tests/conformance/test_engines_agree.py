@@ -28,6 +28,7 @@ CASES = {
         "shift": {"kind": "noise", "strength": 0.3},
         "model": {"norm": "batch", "dropout": 0.3},
     },
+    "LoRA, a personal head": {"adapter": {"name": "lora"}, "algorithm": {"name": "fedrep"}},
     "unequal sites, test images of their own": {
         "split": {"name": "quantity", "sites": 4},
         "data": {"owners": 5, "train": 200, "test": 300},

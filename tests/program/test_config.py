@@ -54,7 +54,7 @@ def program(**sections: Any) -> Program:
         ({"cohort": 3}, "cohort", "did you mean 'rounds.cohort'? It belongs under [rounds]"),
         ({"momentum": 0.9}, "momentum", "did you mean 'train.momentum'?"),
         ({"workers": 2}, "workers", "It belongs under [speed]"),
-        ({"qqqq": 1}, "qqqq", "known: aggregation, algorithm,"),
+        ({"qqqq": 1}, "qqqq", "known: adapter, aggregation, algorithm,"),
     ],
 )
 def test_an_unknown_key_names_the_nearest(table: dict[str, Any], where: str, cure: str) -> None:

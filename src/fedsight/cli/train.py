@@ -163,6 +163,7 @@ def check_command(
     from fedsight.program.config import check, check_elsewhere
     from fedsight.program.federation import federate
     from fedsight.runs.phases import shown
+    from fedsight.runs.traffic import learning
 
     program, speed = _program(config, example, list(sets or []), plugin)
     if elsewhere:
@@ -183,6 +184,8 @@ def check_command(
     Protection(federation).facts()  # impossible noise settings are reported before a run starts
     for note in (*federation.dataset.said, *federation.network.notes):
         echo(from_english(note))
+    if (said := learning(federation)) is not None:
+        echo(said)
     echo(
         message(
             "{name} is fine: {images} of {classes} classes at {sites:,} sites; "

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.optim.adamw import adamw
 
 from fedsight.models.base import Network
-from fedsight.program.program import Train, matches
+from fedsight.models.patterns import matches
+from fedsight.program.program import Train
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
 from fedsight.data.base import Preprocess, Source
+from fedsight.models.low_rank import merge
 from fedsight.tasks.base import Task
 
 
@@ -55,6 +56,7 @@ def load(run: Path, site: str | None = None) -> Saved:
     network = program.model.fresh().build(
         size.channels, size.height, size.width, len(classes), program.model_seed
     )
+    network = program.adapter.adapt(network, program.model_seed)
     layout = program.layout(network)
     try:
         vector = layout.vector(load_file(path))
@@ -73,9 +75,8 @@ def load(run: Path, site: str | None = None) -> Saved:
     if not bool(torch.isfinite(vector).all()):  # its answers would look like any others
         raise StoreError(f"{path} holds weights that are not finite", "run it again")
     layout.bind(network.module, vector)
-    network.module.eval()
     return Saved(
-        network.module,
+        merge(network.module).eval(),
         size,
         classes,
         program.task,

@@ -6,6 +6,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -17,6 +18,7 @@ from fedsight.core.errors import ModelError, Problem
 from fedsight.core.registry import Registry, nearest
 from fedsight.core.rng import derive
 from fedsight.core.settings import Settings
+from fedsight.models import patterns
 from fedsight.models.norms import (
     freeze_norms,
     frozen_names,
@@ -50,6 +52,11 @@ class Network:
     statistics: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
     frozen: frozenset[str] = frozenset()
+
+    @cached_property
+    def blocks(self) -> tuple[frozenset[str], ...]:
+        """The names of the tensors of each block before the head, as "last:3" counts them."""
+        return patterns.blocks(self.module, self.head)
 
 
 class Model(Settings, ABC):

@@ -126,6 +126,12 @@ class FrozenNorm(nn.Module):
         out = out if self.drop is None else self.drop(out)
         return out if self.act is None else self.act(out)
 
+    def let_shift_learn(self) -> None:
+        """Make the shift a parameter, under the same name."""
+        shift = self.shift
+        del self.shift
+        self.register_parameter("shift", nn.Parameter(shift))
+
 
 def freeze_norms(module: nn.Module) -> nn.Module:
     """Replace every BatchNorm in `module` by its scale and shift in evaluation mode.

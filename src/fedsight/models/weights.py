@@ -16,6 +16,7 @@ from safetensors.torch import load as load_safetensors
 from torch import Tensor, nn
 
 from fedsight.core.errors import ModelError
+from fedsight.models.low_rank import merged
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # side heads of Inception, for training only
@@ -121,7 +122,7 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
             f"the weights '{path}' are not a table of tensors by name",
             "save the network's state_dict() and give that file",
         )
-    return {str(name): value for name, value in state.items()}
+    return merged({str(name): value for name, value in state.items()})
 
 
 def unusable(path: Path) -> tuple[str, str] | None:

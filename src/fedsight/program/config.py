@@ -21,6 +21,7 @@ from fedsight.core.settings import Settings, assignments, problems_of
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
 from fedsight.data.shift import Shift
+from fedsight.models.adapters.base import adapters
 from fedsight.models.base import models
 from fedsight.privacy.base import mechanisms
 from fedsight.privacy.secure import Secure
@@ -48,6 +49,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "split": (splits, "iid"),
     "shift": Shift,
     "model": (models, "small_cnn"),
+    "adapter": (adapters, "none"),
     "task": (tasks, "classify"),
     "algorithm": (algorithms, "fedavg"),
     "start": (algorithms, None),

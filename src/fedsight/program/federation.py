@@ -223,9 +223,9 @@ class Federation:
         given = (size.channels, size.height, size.width, len(classes), self.program.model_seed)
         network = model.build(*given)
         theirs = trained_for(model)
-        if theirs is None or theirs == classes:
-            return network
-        return with_head_for(network, model.fresh().build(*given), theirs, classes)
+        if theirs is not None and theirs != classes:
+            network = with_head_for(network, model.fresh().build(*given), theirs, classes)
+        return self.program.adapter.adapt(network, self.program.model_seed)
 
     @cached_property
     def _built(self) -> tuple[Network, dict[str, Tensor]]:

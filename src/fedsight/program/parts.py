@@ -15,6 +15,7 @@ from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.data.base import Source, sources
 from fedsight.data.partition import Split, splits
+from fedsight.models.adapters.base import Adapter, adapters
 from fedsight.models.base import Model, models
 from fedsight.privacy.base import Mechanism, mechanisms
 from fedsight.program.fingerprints import digest, is_own
@@ -30,6 +31,7 @@ KINDS: tuple[tuple[type[Settings], Registry[Any], str], ...] = (
     (Source, sources, "data"),
     (Split, splits, "split"),
     (Model, models, "model"),
+    (Adapter, adapters, "adapter"),
     (Task, tasks, "task"),
     (Metric, metrics, "task"),
     (Algorithm, algorithms, "algorithm"),
@@ -48,11 +50,11 @@ T = TypeVar("T")
 def register(name: str, **facts: str) -> Callable[[T], T]:
     """Decorator: make a class a part that programs can name.
 
-    The class is a subclass of `Algorithm`, `Model`, `Source`, `Split`, `Task`, `Metric`,
-    `Compression`, `Aggregation` or `Mechanism`; or it is a `torch.nn.Module`, or a function that
-    builds one, which becomes a model: it is passed those of `channels`, `height`, `width` and
-    `classes` that it has parameters for. `facts` describe the part (paper, licence). Raises
-    FedSightError for anything else, and for a name that is taken.
+    The class is a subclass of `Algorithm`, `Model`, `Adapter`, `Source`, `Split`, `Task`,
+    `Metric`, `Compression`, `Aggregation` or `Mechanism`; or it is a `torch.nn.Module`, or a
+    function that builds one, which becomes a model: it is passed those of `channels`, `height`,
+    `width` and `classes` that it has parameters for. `facts` describe the part (paper, licence).
+    Raises FedSightError for anything else, and for a name that is taken.
     """
     if not isinstance(name, str) or not name.strip():
         raise FedSightError(

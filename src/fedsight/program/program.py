@@ -8,7 +8,6 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -32,15 +31,16 @@ from fedsight.data.contents import Hashed
 from fedsight.data.fetch.cache import missing
 from fedsight.data.partition import Split
 from fedsight.data.shift import Shift
+from fedsight.models.adapters.base import Adapter
+from fedsight.models.adapters.none import NoAdapter
 from fedsight.models.base import Model, Network, models
+from fedsight.models.patterns import Patterns, instead_of, matches
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
 from fedsight.program import opening, rules
 from fedsight.program.plugins import Plugin
 from fedsight.tasks.base import Task
-
-Patterns = Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class Group(Settings):
@@ -61,7 +61,8 @@ class Train(Settings):
     beta1: float = Field(0.9, ge=0, lt=1)  # of adamw: decay of the mean gradient
     beta2: float = Field(0.999, ge=0, lt=1)  # of adamw: decay of the mean squared gradient
     weight_decay: float = Field(0.0, ge=0)
-    # names or patterns of the tensors that learn ("head", "blocks.6.*"); none: all of them
+    # names or patterns of the tensors that learn ("head", "last:3" for the last three blocks and
+    # the head, "blocks.6.*"); none: all of them
     only: Patterns = ()
     groups: Annotated[tuple[Group, ...], Field(strict=False)] = ()  # learning rates by name
     clip: float | None = Field(None, gt=0)  # largest norm of a step's gradient
@@ -208,6 +209,7 @@ class Program:
     train: Train
     rounds: Rounds
     start: Algorithm | None = None  # sets the model before the first round, in a round of its own
+    adapter: Adapter = field(default_factory=NoAdapter)
     privacy: Mechanism = field(default_factory=Unprotected)
     secure: Secure = field(default_factory=Secure)
     aggregation: Aggregation = field(default_factory=Mean)
@@ -370,6 +372,12 @@ class Program:
         yield from self.task.check_settings()
         yield from self.privacy.check()
         yield from rules.problems(self)
+        if self.adapter.adapts and not self.algorithm.phases(self.train.epochs):
+            cause = (
+                f"{self.algorithm.registered} trains nothing by gradients, so an adapter would "
+                "learn nothing"
+            )
+            yield Problem("adapter.name", cause, "leave it out, or choose another algorithm")
         if self.model.gives != self.task.takes:
             cause = (
                 f"the task '{self.task.registered}' needs a network that gives {self.task.takes}, "
@@ -427,10 +435,11 @@ class Program:
         asked = {"train.only": self.train.only}
         for number, group in enumerate(self.train.groups):
             asked[f"train.groups.{number}"] = group.params
-        stems = {name.rpartition(".")[0] or name for name in names} | {"head"}
         unknown = [
             Problem(
-                where, f"no tensor of the network is called '{pattern}'", nearest(pattern, stems)
+                where,
+                f"no tensor of the network is called '{pattern}'",
+                instead_of(pattern, network, names),
             )
             for where, patterns in asked.items()
             for pattern in patterns
@@ -442,8 +451,7 @@ class Program:
             cause = f"nothing would be trained: no parameter of {self.model.title} requires_grad"
             return [Problem("model", cause, "set requires_grad = True where it is to be trained")]
         cause = "nothing would be trained: all named tensors are frozen or not parameters"
-        cure = 'name trainable parameters, for example ["head"]'
-        return [Problem("train.only", cause, cure)]
+        return [Problem("train.only", cause, 'name trainable parameters, for example ["head"]')]
 
 
 def _meaning(part: Settings) -> dict[str, Any]:
@@ -451,17 +459,6 @@ def _meaning(part: Settings) -> dict[str, Any]:
     return {
         key: value for key, value in part.meaning().items() if key != "seed" or value is not None
     }
-
-
-def matches(name: str, pattern: str, network: Network) -> bool:
-    """Whether `pattern` matches the tensor `name`.
-
-    A pattern is a tensor's name, the name of a module that contains it, a wildcard (`blocks.6.*`),
-    or "head", which matches the last layer whatever its name.
-    """
-    if pattern == "head" and name in network.head:
-        return True
-    return name.startswith(f"{pattern}.") or fnmatchcase(name, pattern)
 
 
 def _has_bfloat16() -> bool:

@@ -62,9 +62,9 @@ class Facts:
     @classmethod
     def of(cls, program: Program, network: Network | None = None) -> Facts:
         """The facts of `program`; without its network, those that a sketch of one can show."""
-        frozen = network is None and bool(program.train.only)
+        frozen = network is None and bool(program.train.only or program.adapter.adapts)
         if network is None:
-            # The effect of `train.only` is known only for the real network.
+            # The effect of `train.only` and of an adapter is known only for the real network.
             network = Sketch(program.model.norm == "batch" and not frozen).network()
         layout = program.layout(network)
         statistics = {name for pair in network.statistics for name in pair}

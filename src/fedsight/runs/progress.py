@@ -101,7 +101,9 @@ class Screen(Callback):
                 self.close()
 
     def _begin(self, federation: Federation, done: int) -> None:
-        from fedsight.data.base import counted_parts  # the figures of a finished run need no torch
+        # The figures of a finished run need no torch.
+        from fedsight.data.base import counted_parts
+        from fedsight.runs.traffic import learning
 
         program = federation.program
         self._cohort = program.rounds.cohort or federation.population
@@ -123,6 +125,8 @@ class Screen(Callback):
         notes = (*federation.dataset.said, *federation.network.notes)
         for note in notes if not done else ():
             self.say(note)
+        if not done and (learnt := learning(federation)) is not None:
+            self.say(learnt)
         self._progress.start()
         # The bar counts client steps: it moves within a round too.
         self._task = self._progress.add_task(

@@ -1,0 +1,1 @@
+"""Adapters: a few parameters that learn in place of a network's own."""

@@ -1,0 +1,38 @@
+"""What is said of a network that learns in part: how much learns, and what travels in a round."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedsight.language.message import Message, message
+from fedsight.runs.progress import size
+
+if TYPE_CHECKING:
+    from fedsight.program.federation import Federation
+
+
+def learning(federation: Federation) -> Message | None:
+    """Parameters that learn and travel, and a site's bytes in a round; None if all of them do."""
+    from fedsight.core.layout import Kind
+    from fedsight.engines.protected import encoding_plan
+    from fedsight.privacy.secagg import words
+
+    layout, program = federation.layout, federation.program
+    every = sum(value.numel() for value in federation.network.module.parameters())
+    if layout.length(Kind.SHARED) == layout.learning == every:
+        return None
+    plan = encoding_plan(federation)
+    sent = sum(spec.bytes for spec in federation.parts.values())
+    if plan is not None:
+        sent = words.size(plan.quantiser(federation.terms))
+    state = program.init(federation.initial[layout.shared])
+    received = [federation.initial[layout.travelling], *program.shared(state).values()]
+    return message(
+        "{learning:,} of {all:,} parameters learn and {travelling:,} travel: in a round a site "
+        "receives {received} and sends {sent}",
+        learning=layout.learning,
+        all=every,
+        travelling=layout.length(Kind.SHARED),
+        received=size(4 * sum(value.numel() for value in received)),
+        sent=size(sent),
+    )
