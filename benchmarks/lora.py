@@ -40,7 +40,7 @@ def job(way: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     """The config of one run."""
     usual, changed = WAYS[way]
     train = {
-        "optimizer": "adamw",
+        "optimiser": "adamw",
         "lr": usual if options.rate is None else options.rate,
         "groups": [{"params": ["head"], "lr": HEAD}],
         "schedule": "cosine",

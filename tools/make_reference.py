@@ -31,7 +31,7 @@ from fedsight.coordinator import store
 from fedsight.core.errors import FedSightError
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
-from fedsight.data import augment
+from fedsight.data.augment.base import Augmentation, augmentations
 from fedsight.data.base import SizedSource, Source, sources
 from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
@@ -43,7 +43,8 @@ from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.program import rules
 from fedsight.program.config import SECTIONS
-from fedsight.program.program import Rounds, Speed, Train
+from fedsight.program.program import Rounds, Speed
+from fedsight.program.train import Train
 from fedsight.tasks.base import tasks
 from fedsight.tasks.metrics.base import metrics
 
@@ -64,8 +65,8 @@ Every command, setting, part and file. To learn FedSight, start with the
 Contents: [commands](#commands) · [exit codes](#exit-codes) ·
 [configuration](#configuration) · [data sources](#data-sources) · [splits](#splits) ·
 [models](#models) · [adapters](#adapters) · [tasks](#tasks) ·
-[algorithms](#algorithms) · [mechanisms](#mechanisms) · [run folder](#run-folder) ·
-[a site's file](#a-sites-file)
+[augmentations](#augmentations) · [algorithms](#algorithms) · [mechanisms](#mechanisms) ·
+[run folder](#run-folder) · [a site's file](#a-sites-file)
 """
 
 COMMANDS = """\
@@ -147,11 +148,13 @@ HISTORY = {
     "round was not evaluated",
     "loss": "likewise",
     "accuracy": "likewise, as every other figure of the task by its name, if evaluated",
+    "model": "with `rounds.ema`: `moving average`, since these figures are those of the average, "
+    "not of the model that the next round trains",
     "measured_on": "`validation part` or `test part`: the images that these figures rest on; null "
     "if the round was not evaluated",
     "train_loss": "mean over the replies, weighted like the updates; null under `[privacy]`",
     "epsilon": "spent so far; null without `[privacy]`",
-    "lr": "local learning rate of the round",
+    "lr": "local learning rate at the start of the round",
     "cohort": "number of sites that were asked",
     "replies": "number of replies that were added",
     "sites": "names of the sites whose replies were added",
@@ -171,6 +174,7 @@ SUMMARY = {
     "accuracy": "likewise, as every other figure of the task by its name",
     "loss": "the task's loss, of the final model on test images",
     "score_interval": "the 95 % interval of `score` over other test images, null if not known",
+    "model": "with `rounds.ema`: `moving average`, which is what was measured and delivered",
     "rounds": "rounds completed",
     "seconds": "sum over the federated rounds; does not include reading data, starting workers and "
     "baselines",
@@ -193,10 +197,16 @@ SUMMARY = {
     "alone_by_site": "after `compare`: score of each site's own model on the same test images",
 }
 
+MIXED_LIST = """\
+An item of the list is a name, or a table with the name and settings:
+`augment = ["flip", {name = "mixup", alpha = 0.2}]`. They are applied in the order given; those that
+mix images come last, and of several of them one is drawn for each batch.
+"""
+
 MEANINGS = {  # for settings whose comment in the code would only repeat the name
     "alpha": "of the Dirichlet distribution",
     "architecture": "the classifier's name",
-    "augment": "random changes to training images, see below",
+    "augment": "random changes to training images: [augmentations](#augmentations)",
     "beta1": "of the first moment",
     "beta2": "of the second moment (`adam`, `yogi`)",
     "blocks": "number of blocks; each halves the side",
@@ -256,6 +266,7 @@ def reference() -> str:
         *_registry("Adapters", "adapter", adapters, (LayerAdapter,)),
         *_registry("Tasks", "task", tasks, ()),
         *_registry("Metrics", "task.metrics", metrics, ()),
+        *_registry("Augmentations", "train.augment", augmentations, ()),
         *_registry("Algorithms", "algorithm", algorithms, ()),
         *_registry("Mechanisms", "privacy", mechanisms, (Protected,)),
         *_others(),
@@ -389,12 +400,6 @@ def _sections() -> Iterator[str]:
         yield f"### [{section}]\n"
         yield f"{_about(cls)}\n"
         yield _fields(cls)
-    yield "The augmentations for `train.augment`, applied in the order given:\n"
-    found = []
-    for name in typing.get_args(augment.Augmentation):
-        about = inspect.getdoc(augment._AUGMENTATIONS[name]) or ""
-        found.append((f"`{name}`", about.split("\n")[0]))
-    yield _table(("name", "does"), found)
 
 
 def _title(section: str) -> str:
@@ -420,9 +425,11 @@ def _registry(
     title: str, section: str, registry: Registry[Any], bases: tuple[type[Settings], ...]
 ) -> Iterator[str]:
     yield f"## {title}\n"
-    how = "selected by name in the list `metrics`" if registry is metrics else "selected by `name`"
-    place = "task" if registry is metrics else section
+    place, _, key = section.partition(".")
+    how = f"selected by name in the list `{key}`" if key else "selected by `name`"
     yield f"`[{place}]`, {how}.\n"
+    if registry is augmentations:
+        yield MIXED_LIST
     common: set[str] = set()
     heads = {
         Source: "Every source has these settings:",
@@ -489,6 +496,8 @@ def _kind(kind: Any, metadata: Iterable[Any] = ()) -> str:
         if not many and len(set(items)) == 1:
             return f"list of {len(items)} of: {_kind(items[0])}"
         return "list of " + ", ".join(_kind(item) for item in items)
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        return "name or table" if issubclass(kind, Augmentation) else "table"
     names = {int: "whole number", float: "number", str: "text", bool: "`true` or `false`"}
     return names.get(kind, "path") + _limits(metadata)
 

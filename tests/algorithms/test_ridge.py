@@ -152,6 +152,8 @@ def test_features_do_not_depend_on_the_images_beside_them(tiny_federation: Make)
     [
         ({"rounds": {"rounds": 2}}, "rounds.rounds"),
         ({"rounds": ROUND, "train": {"augment": ["flip"]}}, "train.augment"),
+        ({"rounds": ROUND, "train": {"sampling": "balanced"}}, "train.sampling"),
+        ({"rounds": ROUND, "task": {"class_weights": "site"}}, "task.class_weights"),
         ({"rounds": ROUND, "algorithm": {"name": "ridge", "low": 6.0}}, "algorithm.high"),
         ({"rounds": ROUND, "task": {"name": "ordinal"}}, "algorithm.name"),
     ],

@@ -37,7 +37,7 @@ from fedsight.models.detector import Detector, HeatmapDetector
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.event import gaussian
 from fedsight.program import isolation
-from fedsight.program.program import Train
+from fedsight.program.train import Train
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.classification import Classification
 from fedsight.tasks.detection.task import Detection

@@ -34,7 +34,7 @@ from fedsight.models.base import Network, models
 from fedsight.models.embedding import Embedding
 from fedsight.models.gabor import Whiten
 from fedsight.program import rules
-from fedsight.program.program import Train
+from fedsight.program.train import Train
 from fedsight.tasks.base import tasks
 
 OTHERS, SIDE, CLIP = 15, 16, 0.01

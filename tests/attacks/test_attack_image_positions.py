@@ -28,11 +28,11 @@ from fedsight.client.per_image import Single
 from fedsight.client.training import Lesson
 from fedsight.core.rng import derive
 from fedsight.core.types import Batch
-from fedsight.data.augment import augment
+from fedsight.data.augment.base import augment, read
 from fedsight.models.base import Network
 from fedsight.privacy.base import Plan
 from fedsight.privacy.mechanisms.example import Example
-from fedsight.program.program import Train
+from fedsight.program.train import Train
 from fedsight.tasks.classification import Classification
 
 SIDE, CLASSES, OTHERS, CLIP = 8, 4, 16, 1.0
@@ -77,13 +77,13 @@ def step(network: str, first: int, coins: Any, seeds: Any) -> Tensor:
     module = NETWORKS[network]().train()
     x = torch.randn(OTHERS + 1, 1, SIDE, SIDE, generator=torch.Generator().manual_seed(1))
     y = torch.arange(OTHERS + 1) % CLASSES
-    names = ("flip", "shift", "erase") if network == "augmentation" else ()
+    chosen = read(["flip", "shift", "erase"] if network == "augmentation" else [])
     images = OTHERS + 1 - first
     seen: list[Tensor] = []
 
-    def read(positions: Tensor, draws: torch.Generator) -> Batch:
-        chosen = positions + first
-        return Batch(augment(x[chosen].sigmoid(), names, draws), y[chosen])
+    def images_at(positions: Tensor, draws: torch.Generator) -> Batch:
+        at = positions + first
+        return Batch(augment(x[at].sigmoid(), chosen, draws)[0], y[at])
 
     def correct(gradients: list[Tensor]) -> list[Tensor]:
         seen.append(torch.cat([one.flatten() for one in gradients]))
@@ -101,7 +101,7 @@ def step(network: str, first: int, coins: Any, seeds: Any) -> Tensor:
         Lesson(
             model=module,
             task=Classification(),
-            read=read,
+            read=images_at,
             samples=images,
             epochs=1,
             batch=images,

@@ -19,7 +19,7 @@ from fedsight.client.optimizers import Optimizer, make_optimizer
 from fedsight.client.per_image import PerImage, Single, _add_clipped
 from fedsight.core.types import Batch
 from fedsight.models.base import Network
-from fedsight.program.program import Train
+from fedsight.program.train import Train
 from fedsight.tasks.base import Task
 from fedsight.tasks.classification import Classification
 

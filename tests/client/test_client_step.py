@@ -1,4 +1,4 @@
-"""The client step: batches, augmentation, dropout, clipping, views and cohorts."""
+"""The client step: batches, dropout, clipping, views and cohorts."""
 
 from __future__ import annotations
 
@@ -20,7 +20,6 @@ from fedsight.coordinator.protection import Protection
 from fedsight.core.layout import Kind
 from fedsight.core.rng import generator
 from fedsight.core.types import Order, Reply
-from fedsight.data.augment import augment
 from fedsight.program import program as program_module
 from fedsight.program.federation import Federation, View
 from fedsight.program.program import Speed
@@ -34,7 +33,7 @@ def step(federation: Federation, round: int = 1, client: int = 0, **memory: Tens
     return worker.step(Order(round, vector), client, memory)
 
 
-# -- batches and augmentation ----------------------------------------------------------------------
+# -- batches ---------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 70), st.integers(1, 3), st.integers(1, 40), st.integers(0, 9))
@@ -62,48 +61,6 @@ def test_epochs_and_rounds_are_shuffled_differently() -> None:
     first, second = batches(50, 2, 50, generator(0, "round", 1))
     (third,) = batches(50, 1, 50, generator(0, "round", 2))
     assert len({tuple(order.tolist()) for order in (first, second, third)}) == 3
-
-
-IMAGES = torch.rand(12, 2, 17, 9, generator=generator(3)) * 0.8 + 0.1
-
-
-@pytest.mark.parametrize("name", ["flip", "shift", "brightness", "erase"])
-def test_augmentation_changes_images_by_its_generator_alone(name: str) -> None:
-    before = IMAGES.clone()
-    made = augment(IMAGES, (name,), generator(0))
-    assert torch.equal(IMAGES, before)
-    assert (made.shape, made.dtype) == (IMAGES.shape, torch.float32)
-    assert made.min() >= 0
-    assert made.max() <= 1
-    assert not torch.equal(made, IMAGES)
-    assert torch.equal(made, augment(IMAGES, (name,), generator(0)))
-    assert not torch.equal(made, augment(IMAGES, (name,), generator(1)))
-
-
-def test_augmentations_do_what_they_are_called() -> None:
-    flipped = augment(IMAGES, ("flip",), generator(0))
-    mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(flipped, IMAGES, strict=True)]
-    same = [torch.equal(a, b) for a, b in zip(flipped, IMAGES, strict=True)]
-    assert all(a != b for a, b in zip(mirrored, same, strict=True))
-    assert 0 < sum(mirrored) < len(IMAGES)
-    erased = augment(IMAGES, ("erase",), generator(0)) == 0
-    assert erased.sum((1, 2, 3)).tolist() == [2 * 2 * 2] * len(IMAGES)
-    dot = torch.zeros(40, 1, 17, 17)
-    dot[:, 0, 8, 8] = 1
-    moved = augment(dot, ("shift",), generator(0)).nonzero()[:, 2:]
-    assert len(moved) == 40
-    assert len({tuple(place) for place in moved.tolist()}) > 10
-    assert (moved - 8).abs().max() == 2
-    factors = augment(torch.full((200, 1, 1, 1), 0.5), ("brightness",), generator(0)) / 0.5
-    assert 0.8 <= factors.min() < 0.82
-    assert 1.18 < factors.max() <= 1.2
-
-
-def test_no_augmentation_leaves_images_alone_and_several_go_in_order() -> None:
-    assert augment(IMAGES, (), generator(0)) is IMAGES
-    draws = generator(0)
-    by_hand = augment(augment(IMAGES, ("erase",), draws), ("brightness",), draws)
-    assert torch.equal(augment(IMAGES, ("erase", "brightness"), generator(0)), by_hand)
 
 
 # -- one step --------------------------------------------------------------------------------------

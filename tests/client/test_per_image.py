@@ -21,7 +21,7 @@ from fedsight.core.types import Batch
 from fedsight.models.adapters.base import adapters
 from fedsight.models.base import Network, models
 from fedsight.program.objective import task as own_task
-from fedsight.program.program import Train
+from fedsight.program.train import Train
 from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.classification import Classification
 

@@ -21,7 +21,8 @@ from fedsight.engines.base import collect
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.program.config import parse
 from fedsight.program.federation import Federation
-from fedsight.program.program import Speed, Train
+from fedsight.program.program import Speed
+from fedsight.program.train import Train
 
 
 def moved(of: Federation) -> dict[str, bool]:
@@ -150,12 +151,12 @@ def test_a_network_of_which_nothing_learns_is_refused() -> None:
 
 
 def test_momentum_is_not_adamws() -> None:
-    (problem,) = federations.program(train={"optimizer": "adamw", "momentum": 0.9}).check()
+    (problem,) = federations.program(train={"optimiser": "adamw", "momentum": 0.9}).check()
     assert problem.where == "train.momentum"
 
 
 def test_adamw_trains_and_engines_agree() -> None:
-    of = federations.federation(train={"optimizer": "adamw", "lr": 0.003})
+    of = federations.federation(train={"optimiser": "adamw", "lr": 0.003})
     plain = federations.learn(federations.federation(train={"lr": 0.003}))
     one, two = federations.learn(of), federations.learn(of)
     assert (

@@ -44,6 +44,30 @@ def test_the_start_is_the_model_of_the_ridge_run(tiny_federation: Make) -> None:
     assert all(not torch.equal(initial[name], known[name]) for name in head)
 
 
+def test_a_recipe_for_the_rounds_does_not_change_the_start(tiny_federation: Make) -> None:
+    recipe = {
+        "train": {
+            "schedule": "cosine",
+            "schedule_by": "step",
+            "sampling": "balanced",
+            "augment": ["mixup"],
+        },
+        "task": {"class_weights": "site"},
+        "rounds": {"rounds": 2, "ema": 0.5},
+    }
+    plain, other = (tiny_federation(start=RIDGE, **sections) for sections in ({}, recipe))
+    assert other.program.check() == []
+    one, two = begun(plain), begun(other)
+    assert one is not None
+    assert two is not None
+    assert torch.equal(one.vector, two.vector)
+    assert two.average is None
+    engine = InProcessEngine(other)
+    trained = run(Session(other), engine, lambda sums: {}, start=two)
+    engine.close()
+    assert trained.checkpoint.average is not None
+
+
 def test_without_a_start_there_is_no_opening(tiny_federation: Make) -> None:
     assert begun(tiny_federation()) is None
 

@@ -8,10 +8,12 @@ from typing import Any
 import federations
 import numpy as np
 import pytest
+import torch
 from docpages import blocks, text
 
 from fedsight.algorithms.base import algorithms
 from fedsight.core.registry import Registry
+from fedsight.data.augment.base import augmentations
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
 from fedsight.models.base import models
@@ -22,7 +24,7 @@ from fedsight.tasks.base import tasks
 def own_registries(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the test registers is forgotten afterwards."""
     registries: tuple[Registry[Any], ...] = (sources, splits, models, tasks, algorithms)
-    for registry in registries:
+    for registry in (*registries, augmentations):
         registry.names()
         monkeypatch.setattr(registry, "_classes", dict(registry._classes))
         monkeypatch.setattr(registry, "_facts", dict(registry._facts))
@@ -47,6 +49,10 @@ def test_the_examples_for_contributors_work(tmp_path: Path) -> None:
     partition = names["Sorted"](sites=3).divide(opened.train, 3, 0)
     assert [partition.size(site) for site in range(3)] == [10, 10, 10]
     plain = federations.learn(federations.federation(model={"name": "linear"}))
+    for largest in (1.0, 2.0):
+        train = {"augment": [{"name": "gamma", "largest": largest}]}
+        changed = federations.learn(federations.federation(model={"name": "linear"}, train=train))
+        assert torch.equal(changed.vector, plain.vector) == (largest == 1)
     focal = federations.federation(model={"name": "linear"}, task={"name": "focal", "gamma": 0.0})
     assert (federations.learn(focal).vector - plain.vector).abs().max() < 1e-6
 

@@ -18,7 +18,8 @@ from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.settings import Settings
 from fedsight.program import config
 from fedsight.program.config import SECTIONS, change, example, load, parse, read
-from fedsight.program.program import Program, Rounds, Speed, Train
+from fedsight.program.program import Program, Rounds, Speed
+from fedsight.program.train import Train
 
 FASHION: dict[str, Any] = {"data": {"name": "fashion-mnist-12k"}}
 FOLDER: dict[str, Any] = {"name": "folder", "path": "x"}
@@ -94,7 +95,8 @@ def test_an_unknown_name_names_the_nearest(section: str, name: str, near: str) -
         ({"train": {"schedule": "cosin"}}, "train.schedule", "'cosine'", 'out for "constant"'),
         ({"rounds": {"rounds": 0}}, "rounds.rounds", "0 does not fit", "20"),
         ({"rounds": {"cohort": "all"}}, "rounds.cohort", "'all' does not fit", "or leave it out"),
-        ({"train": {"augment": ["flp"]}}, "train.augment.0", "'flip', 'shift'", "out for []"),
+        ({"train": {"augment": ["flp"]}}, "train.augment.0", "'flp'", "did you mean 'flip'?"),
+        ({"train": {"optimizer": "sgd"}}, "train.optimizer", "no such", "mean 'optimiser'?"),
         ({"data": {**FOLDER, "size": "big"}}, "data.size", "number; or: expected", "out for 32"),
         ({"data": {**FOLDER, "size": [1, 2, 3]}}, "data.size", "at most 2 values", "32"),
         ({"data": {**FOLDER, "path": 3}}, "data.path", "expected a path", "correct the value"),
@@ -315,7 +317,7 @@ TABLES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
             "clip": RATE,
             "schedule": st.sampled_from(["constant", "cosine", "linear"]),
             "augment": st.lists(st.sampled_from(["flip", "shift", "erase"]), max_size=3),
-            "optimizer": st.sampled_from(["sgd", "adamw"]),
+            "optimiser": st.sampled_from(["sgd", "adamw"]),
             "only": st.just(["head"]),
             "groups": st.just([{"params": ["head", "conv*"], "lr": 0.5}]),
         },
@@ -367,7 +369,8 @@ def values_of(settings: Settings, key: str) -> list[Any]:
     now = getattr(settings, key)
     guesses = [
         *(0, 1, 2, 8, 0.25, 0.5, True, False, "batch", "skip", "uniform", "cosine", "noise"),
-        *("/w", "ab" * 32, ["flip"], [0.3], [0.4], "crop", "x", "secagg", "adamw"),
+        *("/w", "ab" * 32, ["flip"], [0.3], [0.4], "crop", "x", "secagg", "adamw", "step"),
+        *("balanced", "site"),
         [{"params": ["head"], "lr": 0.3}],
         [3],
     ]

@@ -18,12 +18,15 @@ from fedsight.privacy.base import mechanisms
 from fedsight.privacy.mechanisms.local import Local
 from fedsight.program.program import Program
 from fedsight.program.rules import (
+    BALANCED,
+    COUNTED,
     FEATURES,
     FROZEN,
     INTEGERS,
     KEPT,
     LABELS,
     LOSSY,
+    MIXED,
     PERSONAL,
     PLAIN,
     SECURE,
@@ -62,6 +65,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     SINGLE: {"aggregation": {"name": "median"}},
     LOSSY: {"compression": {"name": "float16"}},
     INTEGERS: {},  # no algorithm of the package sends any
+    MIXED: {"train": {"augment": ["mixup"]}},
+    BALANCED: {"train": {"sampling": "balanced"}},
+    COUNTED: {"task": {"class_weights": "site"}},
     LABELS: {"task": {"name": "faces"}, "model": {"name": "embedding", "backbone": "small_cnn"}},
 }
 

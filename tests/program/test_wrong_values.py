@@ -49,7 +49,7 @@ def said(config: Path, *sets: str) -> str:
         ('train.lr="0.1"', "'0.1' does not fit", "write 0.1, without quotes"),
         ("train.lr=nan", "expected a finite number", "leave it out for 0.05"),
         ("train.momentum=1.5", "1.5 does not fit: expected less than 1", "0.0"),
-        ("train.optimizer=adam", "expected one of 'sgd', 'adamw'", "sgd"),
+        ("train.optimiser=adam", "expected one of 'sgd', 'adamw'", "sgd"),
         ("train.only=head", "expected a list", 'write ["head"]'),
         ("train.groups=3", "expected a list", ""),
         ("data.sites_in_path=yes", "expected true or false", "write true"),

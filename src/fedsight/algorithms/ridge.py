@@ -105,4 +105,10 @@ class Ridge(Algorithm):
         if program.train.augment:
             cause = "ridge sees each image once, as it is, and augmentation would be without effect"
             found.append(Problem("train.augment", cause, "leave it out"))
+        ignored = {
+            "train.sampling": program.train.sampling != "shuffled",
+            "task.class_weights": program.task.table().get("class_weights") is not None,
+        }
+        cause = "every image counts once in ridge's sums, so this would be without effect"
+        found += [Problem(key, cause, "leave it out") for key, is_set in ignored.items() if is_set]
         return found

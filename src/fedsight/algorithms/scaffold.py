@@ -55,7 +55,7 @@ class Scaffold(Algorithm):
         """Option II derives the mean gradient from the distance moved: true of plain SGD only."""
         train = program.train
         causes = {
-            "train.optimizer": train.optimizer != "sgd",
+            "train.optimiser": train.optimiser != "sgd",
             "train.momentum": train.momentum != 0,
             "train.groups": bool(train.groups),
             "train.clip": train.clip is not None,

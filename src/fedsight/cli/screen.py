@@ -55,6 +55,8 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
         table.add_row(message("by class"), averages)
     if kept := summary.get("kept"):
         table.add_row(message("round kept"), _kept(kept, summary["rounds"]))
+    if "model" in summary:
+        table.add_row(message("model"), message("moving average of the rounds’ models"))
     if "pooled" in summary:
         pooled, alone = f"{summary['pooled']:.2%}", f"{summary['alone_mean']:.2%}"
         table.add_row(message("pooled"), message("{share} (all data at one place)", share=pooled))

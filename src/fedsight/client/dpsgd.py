@@ -49,8 +49,14 @@ class PrivateSteps:
             total = gradients.clipped_sum(images, self._clip)
             noise = partial(lesson.noise, "gradient", step)
             mean = noised_mean(total, deviation, expected, noise)
+            if lesson.pace is not None:
+                optimizer.factor = lesson.pace(step)
             optimizer.step(lesson.correct(split_like(mean, values)))
         return Progress(count, torch.zeros((), dtype=torch.float64), 0)
+
+    def steps(self, samples: int, batch: int) -> int:
+        """Those that are accounted."""
+        return steps(self._plan, samples) // self._plan.passes
 
 
 def read(

@@ -16,7 +16,7 @@ from torch.optim.adamw import adamw
 
 from fedsight.models.base import Network
 from fedsight.models.patterns import matches
-from fedsight.program.program import Train
+from fedsight.program.train import Train
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class Optimizer(ABC):
         self._values = [parameter.detach() for parameter in self.parameters]
         self._strides = [value.stride() for value in self._values]
         self._groups = groups
+        self.factor = 1.0  # of all learning rates, in the next step
 
     def gradients(self, loss: Tensor) -> list[Tensor]:
         """Gradients of `loss`, each with its parameter's strides; zero if it is not used."""
@@ -102,7 +103,7 @@ class LocalSGD(Optimizer):
             velocity,
             weight_decay=self._weight_decay,
             momentum=self._momentum,
-            lr=group.lr,
+            lr=group.lr * self.factor,
             dampening=0.0,
             nesterov=False,
             maximize=False,
@@ -135,7 +136,7 @@ class LocalAdamW(Optimizer):
             amsgrad=False,
             beta1=self._train.beta1,
             beta2=self._train.beta2,
-            lr=group.lr,
+            lr=group.lr * self.factor,
             weight_decay=self._train.weight_decay,
             eps=1e-8,
             maximize=False,
@@ -150,7 +151,7 @@ def make_optimizer(
 ) -> Optimizer:
     """The optimizer that `train` names, for the parameters in `learning`."""
     groups = rate_groups(list(learning), train, lr, network)
-    return OPTIMIZERS[train.optimizer](list(learning.values()), groups, train)
+    return OPTIMIZERS[train.optimiser](list(learning.values()), groups, train)
 
 
 def clip_gradients(gradients: list[Tensor], norm: float) -> None:

@@ -17,6 +17,8 @@ from fedsight.algorithms.base import Algorithm, Local, Phase
 from fedsight.client.bound_model import CHUNK, BoundModel
 from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import clip_gradients, make_optimizer
+from fedsight.client.pace import Pace
+from fedsight.client.sampling import order_of
 from fedsight.client.training import (
     GradientSteps,
     Lesson,
@@ -30,7 +32,7 @@ from fedsight.core.errors import ConfigError, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum
-from fedsight.data.augment import augment
+from fedsight.data.augment.base import augment
 from fedsight.models.norms import still, to_moments
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import MakeNoise, Noise
@@ -51,9 +53,8 @@ class _Site:
     labels: Tensor
     whole: Batch | None
     values: int  # of `whole`
-    share: Iterator[Tensor] | None = (
-        None  # a baseline's batches of a round that is not whole passes
-    )
+    share: list[Tensor] | None = None  # a baseline's batches of a round of no whole passes
+    pace: Callable[[int], float] | None = None  # factor of the learning rate by step of the round
 
 
 class Client(BoundModel):
@@ -153,8 +154,8 @@ class Client(BoundModel):
         self.model.train()
         for part in self._still:
             part.eval()
-        lr = program.train.rate(order.round, program.rounds.rounds)
-        local = self._local(order, memory, lr)
+        pace = Pace.of(program, order.round, self._training, len(data), known.share)
+        known, local = replace(known, pace=pace.at), self._local(order, memory, pace.start)
         noise = partial(self._noise, *path)
         hides, seeded = self._hides, program.train_seed
         draws = secret_generator() if hides else generator(seeded, *path, "batches")
@@ -174,7 +175,7 @@ class Client(BoundModel):
         metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
         if program.privacy.protects or not seen:  # no epsilon pays for it, or there is none
             metrics = {}
-        payload, kept = self._result(order, memory, local)
+        payload, kept = self._result(order, memory, replace(local, lr=pace.mean))
         released = self._release({**payload, **counted}, order, site, noise)
         return Reply(site, released, self._weight(data), metrics, {**kept, **begun})
 
@@ -235,7 +236,7 @@ class Client(BoundModel):
                 raise
         return None
 
-    def _share(self, site: _Site, round: int) -> Iterator[Tensor] | None:
+    def _share(self, site: _Site, round: int) -> list[Tensor] | None:
         """The batches of a baseline's round that is not of whole passes."""
         span, program = self.federation.span(round, len(site.data)), self.federation.program
         if span is None:
@@ -243,9 +244,9 @@ class Client(BoundModel):
 
         def shuffled(number: int) -> Tensor:
             draws = generator(program.train_seed, "site", site.name, "pass", number)
-            return torch.randperm(len(site.data), generator=draws)
+            return order_of(program.train, site.labels)(draws)
 
-        return spanned(len(site.data), span, program.train.batch, shuffled)
+        return list(spanned(len(site.data), span, program.train.batch, shuffled))
 
     @contextlib.contextmanager
     def _reader(self, site: _Site) -> Iterator[Callable[[Tensor, Generator], Batch]]:
@@ -258,9 +259,13 @@ class Client(BoundModel):
             with self.inputs(data) as read:
                 yield lambda positions, draws: read(positions)
         else:
-            yield lambda positions, draws: self.batch(
-                data, positions, augment(data.pixels(positions), train.augment, draws)
-            )
+            task, classes = self.federation.program.task, len(self.federation.dataset.classes)
+
+            def augmented(positions: Tensor, draws: Generator) -> Batch:
+                pixels, mixture = augment(data.pixels(positions), train.augment, draws)
+                return task.mixed(self.batch(data, positions, pixels), mixture, classes)
+
+            yield augmented
 
     def _train(
         self,
@@ -277,7 +282,7 @@ class Client(BoundModel):
             return self._training.train(
                 Lesson(
                     model=self.model,
-                    task=program.task,
+                    task=program.task.at(site.labels, len(self.federation.dataset.classes)),
                     read=read,
                     samples=len(site.data),
                     epochs=phase.epochs,
@@ -289,6 +294,8 @@ class Client(BoundModel):
                     noise=noise,
                     blank=blank,
                     given=site.share,
+                    order=order_of(program.train, site.labels),
+                    pace=site.pace,
                 )
             )
 

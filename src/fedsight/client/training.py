@@ -7,12 +7,11 @@ A strategy trains the network on one site's images. Gradient steps (SGD, AdamW) 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Generator, Tensor, nn
 
@@ -41,7 +40,9 @@ class Lesson:
     noise: MakeNoise  # that protects
     blank: bool = False  # whether no image is to be read: steps that noise alone takes
     # batches of positions in place of `epochs` whole passes
-    given: Iterator[Tensor] | None = None
+    given: Iterable[Tensor] | None = None
+    order: Callable[[Generator], Tensor] | None = None  # positions of an epoch; None: shuffled
+    pace: Callable[[int], float] | None = None  # factor of the learning rate by step of the round
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,10 @@ class LocalTraining(Protocol):
         """Train the lesson's network. Raises SiteError where it cannot go on."""
         ...
 
+    def steps(self, samples: int, batch: int) -> int:
+        """Number of steps in an epoch."""
+        ...
+
 
 class GradientSteps:
     """Steps along the gradients of shuffled batches; `precision` surrounds each forward pass."""
@@ -73,12 +78,14 @@ class GradientSteps:
         losses, sizes = [], []
         given = lesson.given
         if given is None:
-            given = batches(lesson.samples, lesson.epochs, lesson.batch, lesson.draws)
-        for positions in given:
+            given = batches(lesson.samples, lesson.epochs, lesson.batch, lesson.draws, lesson.order)
+        for step, positions in enumerate(given, start=lesson.done):
             batch = lesson.read(positions, lesson.draws)
             with self._precision():
                 loss = task.loss(model, batch)
             gradients = optimizer.gradients(loss)
+            if lesson.pace is not None:
+                optimizer.factor = lesson.pace(step)
             optimizer.step(lesson.correct(gradients))
             del gradients  # or the next step's would need other memory, cold in the cache
             losses.append(loss.detach())
@@ -88,21 +95,35 @@ class GradientSteps:
         weights = torch.tensor(sizes, dtype=torch.float64)
         return Progress(len(sizes), torch.stack(losses).cpu().double() @ weights, sum(sizes))
 
+    def steps(self, samples: int, batch: int) -> int:
+        """One for each batch; an image that is left over joins the last one."""
+        return len(_starts(samples, batch))
 
-def batches(samples: int, epochs: int, size: int, draws: Generator) -> Iterator[Tensor]:
-    """Shuffled positions, epoch by epoch; a single one left over joins the batch before it
-    (BatchNorm cannot learn from one image)."""
+
+def batches(
+    samples: int,
+    epochs: int,
+    size: int,
+    draws: Generator,
+    order: Callable[[Generator], Tensor] | None = None,
+) -> Iterator[Tensor]:
+    """Shuffled positions, epoch by epoch, or those that `order` draws; a single one left over joins
+    the batch before it (BatchNorm cannot learn from one image)."""
     for _ in range(epochs):
-        yield from _cut(torch.randperm(samples, generator=draws), size)
+        drawn = torch.randperm(samples, generator=draws) if order is None else order(draws)
+        yield from _cut(drawn, size)
 
 
 def _cut(order: Tensor, size: int) -> Iterator[Tensor]:
-    samples = len(order)
-    starts = np.arange(0, samples, size)
-    if size > 1 and len(starts) > 1 and samples - starts[-1] == 1:
-        starts = starts[:-1]
-    for start, stop in itertools.pairwise([*starts.tolist(), samples]):
+    for start, stop in itertools.pairwise([*_starts(len(order), size), len(order)]):
         yield order[start:stop]
+
+
+def _starts(samples: int, size: int) -> list[int]:
+    """Where the batches of `samples` images begin."""
+    starts = list(range(0, samples, size))
+    alone = size > 1 and len(starts) > 1 and samples - starts[-1] == 1
+    return starts[:-1] if alone else starts
 
 
 def spanned(

@@ -19,6 +19,7 @@ from fedsight.coordinator.callbacks import (
     notify,
 )
 from fedsight.coordinator.choice import Choice
+from fedsight.coordinator.moving_average import averaged
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.errors import SiteError
@@ -28,6 +29,7 @@ from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
 
 Overall = Callable[[list[Metrics]], Mapping[str, float]]
+AVERAGE = "moving average"  # which model is measured and delivered, where it is not the last one
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def run(
             break
         now, sums = loop.round(now, round)
     loop.notify_round()
-    vector, round = now.vector, now.round
+    vector, round = now.model, now.round
     if now.best is not None and now.best.vector is not None:
         vector, round = now.best.vector, now.best.round
     # Resumed after the last round, or measured on other images: the final figures are missing.
@@ -116,13 +118,13 @@ class _Loop:
         sums: list[Metrics] = []
         last = round == protection.rounds
         if last or round % program.rounds.evaluate_every == 0:
-            sums = self._engine.measure(found.vector, round, self._validates)
+            sums = self._engine.measure(found.model, round, self._validates)
         seconds = time.perf_counter() - began
         line = {**self._figures(sums, round), **(found.unmeasured or {})}
         line["seconds"] += seconds
         best = None
         if self._choice is not None:
-            best = self._choice.after(now.best, round, found.vector, line)
+            best = self._choice.after(now.best, round, found.model, line)
             line["best"] = None if best is None else best.round
         after = replace(found, seconds=found.seconds + seconds, unmeasured=None, best=best)
         last = last or self.ends(after)
@@ -164,6 +166,7 @@ class _Loop:
             now.bytes_up + sent["bytes_up"],
             now.bytes_down + sent["bytes_down"],
             line,
+            average=averaged(now.average, vector, round, program.rounds.ema),
         )
         notify(self._callbacks, RoundComputed(found))
         return found
@@ -192,6 +195,7 @@ class _Loop:
             "loss": None,
             **measured,
             "measured_on": part if sums else None,
+            **({} if self._session.program.rounds.ema is None else {"model": AVERAGE}),
             "epsilon": spent,
         }
 

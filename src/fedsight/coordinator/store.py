@@ -55,6 +55,15 @@ class Checkpoint:
     bytes_down: int = 0
     unmeasured: Mapping[str, Any] | None = None
     best: Best | None = None  # where rounds are compared
+    average: Tensor | None = None  # of the models so far, if the program asks for it
+
+    @property
+    def model(self) -> Tensor:
+        """The vector [travelling] that is measured and delivered: the average, if there is one.
+
+        Training continues from `vector`.
+        """
+        return self.vector if self.average is None else self.average
 
 
 class RunStore:
@@ -147,6 +156,8 @@ class RunStore:
             name = "unmeasured.safetensors"
             meta["unmeasured"] = _finite(checkpoint.unmeasured)
         tensors["vector"] = checkpoint.vector
+        if checkpoint.average is not None:
+            tensors["average"] = checkpoint.average
         data = save(tensors, {"fedsight": json.dumps(meta)})
         write_atomically(self.folder / name, data)
 
@@ -168,9 +179,11 @@ class RunStore:
             with safe_open(path, "pt") as file:
                 meta = parse_json(file.metadata()["fedsight"])
             vector, kept = tensors.pop("vector"), tensors.pop(_BEST, None)
+            average = tensors.pop("average", None)
             state = {name.removeprefix("state."): value for name, value in tensors.items()}
-            best = _best(meta.pop("best", None), meta["round"], vector, kept)
-            found = Checkpoint(vector=vector, state=state, best=best, **meta)
+            model = vector if average is None else average
+            best = _best(meta.pop("best", None), meta["round"], model, kept)
+            found = Checkpoint(vector=vector, state=state, best=best, average=average, **meta)
             _require_sound(found)
             return found
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -277,8 +290,9 @@ def _require_sound(found: Checkpoint) -> None:
         raise ValueError("the seconds are not a number")
     if found.unmeasured is not None and not isinstance(found.unmeasured, dict):
         raise TypeError("the round's line is not an object")
-    if found.vector.dtype != torch.float32 or not bool(torch.isfinite(found.vector).all()):
-        raise ValueError("the model is not float32, or not finite")
+    for model in (found.vector, found.model):
+        if model.dtype != torch.float32 or not bool(torch.isfinite(model).all()):
+            raise ValueError("the model is not float32, or not finite")
 
 
 def _finite(value: Any) -> Any:

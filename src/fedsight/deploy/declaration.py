@@ -262,6 +262,8 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     if problems := program.rounds.check(len(names)):
         raise ConfigError(problems)
     federation = Federation(program, dataset, partition, ())
+    if problems := program.train.check_images(first.preprocess.channels):
+        raise ConfigError(problems)
     if problems := program.check_network(federation.network):
         raise ConfigError(problems)
     if problems := lone_image.problems(program, first.preprocess, federation.network, partition):

@@ -124,6 +124,7 @@ def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict
         "loss": None,
         **figures.overall,
         **({"unmeasured": True} if isnan(figures.overall.get("score", 0.0)) else {}),
+        **({} if checkpoint.average is None else {"model": loop.AVERAGE}),
         "rounds": checkpoint.round,
         "seconds": checkpoint.seconds,
         "bytes_up": checkpoint.bytes_up,

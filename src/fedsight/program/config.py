@@ -38,7 +38,8 @@ from fedsight.program.misread import (
 )
 from fedsight.program.objects import OWN
 from fedsight.program.parts import BASES, OWN_PARTS, absent, adopt
-from fedsight.program.program import Program, Rounds, Speed, Train
+from fedsight.program.program import Program, Rounds, Speed
+from fedsight.program.train import Train
 from fedsight.tasks.base import tasks
 
 ConfigTable = dict[str, Any]
@@ -167,7 +168,8 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
         problems.append(Problem("name", cause, 'write name = "my run"'))
     if problems:
         raise ConfigError(problems)
-    own = [adopt(part) for key, part in sections.items() if isinstance(SECTIONS[key], tuple)]
+    parts = [part for key, part in sections.items() if isinstance(SECTIONS[key], tuple)]
+    own = [adopt(part) for part in (*parts, *sections["train"].augment)]
     code = tuple(dict.fromkeys([*code, *(plugin for plugin in own if plugin is not None)]))
     speed = sections.pop("speed")
     return Program(title, seed, **sections, plugins=code), speed

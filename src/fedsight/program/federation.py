@@ -331,7 +331,9 @@ def federate(program: Program) -> Federation:
             f"the data source {program.data.registered} gives a {type(dataset).__name__}",
             "its open must return a fedsight.data.base.Dataset",
         )
-    if problems := [*program.task.check_settings(), *program.task.check(dataset)]:
+    channels = dataset.preprocess.channels
+    settings = [*program.task.check_settings(), *program.train.check_images(channels)]
+    if problems := [*settings, *program.task.check(dataset)]:
         raise ConfigError(problems)
     with _blamed(program.split, DataError):
         partition = program.split.divide(dataset.train, len(dataset.classes), program.split_seed)

@@ -58,6 +58,11 @@ class OwnTask(Classification):
             own.to(batch.x.device)
         return own(model(batch.x), batch.y)
 
+    @property
+    def blends(self) -> bool:
+        """Whether the loss is not the user's."""
+        return not self.object.missing and self._objective.loss is None
+
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """As `Classification`, and `measure` [true]: sums of the user's measure by class."""
         sums = dict(super().measure(model, batch, classes))

@@ -13,6 +13,7 @@ from fedsight.compression.base import Compression, codecs
 from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
+from fedsight.data.augment.base import Augmentation, augmentations
 from fedsight.data.base import Source, sources
 from fedsight.data.partition import Split, splits
 from fedsight.models.adapters.base import Adapter, adapters
@@ -34,6 +35,7 @@ KINDS: tuple[tuple[type[Settings], Registry[Any], str], ...] = (
     (Adapter, adapters, "adapter"),
     (Task, tasks, "task"),
     (Metric, metrics, "task"),
+    (Augmentation, augmentations, "train"),
     (Algorithm, algorithms, "algorithm"),
     (Mechanism, mechanisms, "privacy"),
     (Aggregation, aggregations, "aggregation"),
@@ -50,8 +52,8 @@ T = TypeVar("T")
 def register(name: str, **facts: str) -> Callable[[T], T]:
     """Decorator: make a class a part that programs can name.
 
-    The class is a subclass of `Algorithm`, `Model`, `Adapter`, `Source`, `Split`, `Task`,
-    `Metric`, `Compression`, `Aggregation` or `Mechanism`; or it is a `torch.nn.Module`, or a
+    The class is a subclass of `Algorithm`, `Model`, `Adapter`, `Source`, `Split`, `Task`, `Metric`,
+    `Augmentation`, `Compression`, `Aggregation` or `Mechanism`; or it is a `torch.nn.Module`, or a
     function that builds one, which becomes a model: it is passed those of `channels`, `height`,
     `width` and `classes` that it has parameters for. `facts` describe the part (paper, licence).
     Raises FedSightError for anything else, and for a name that is taken.

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -25,7 +24,6 @@ from fedsight.core.errors import EngineError, Problem
 from fedsight.core.layout import Kind, Layout
 from fedsight.core.registry import nearest
 from fedsight.core.settings import Settings
-from fedsight.data.augment import MOVING, Augmentation
 from fedsight.data.base import Source
 from fedsight.data.contents import Hashed
 from fedsight.data.fetch.cache import missing
@@ -34,72 +32,14 @@ from fedsight.data.shift import Shift
 from fedsight.models.adapters.base import Adapter
 from fedsight.models.adapters.none import NoAdapter
 from fedsight.models.base import Model, Network, models
-from fedsight.models.patterns import Patterns, instead_of, matches
+from fedsight.models.patterns import instead_of, matches
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
 from fedsight.program import opening, rules
 from fedsight.program.plugins import Plugin
+from fedsight.program.train import Train
 from fedsight.tasks.base import Task
-
-
-class Group(Settings):
-    """Parameters with their own learning rate: `[[train.groups]]`."""
-
-    params: Patterns  # names or patterns of tensors, "head" for the last layer
-    lr: float = Field(gt=0)  # instead of train.lr; follows the same schedule
-
-
-class Train(Settings):
-    """Local training at a site: `[train]`."""
-
-    epochs: int = Field(1, ge=1)  # passes over the site's images in a round
-    batch: int = Field(32, ge=1)  # images in a step; a single remaining image joins the last step
-    lr: float = Field(0.05, gt=0)
-    optimizer: Literal["sgd", "adamw"] = "sgd"  # its state is reset in every round
-    momentum: float = Field(0.0, ge=0, lt=1)  # of sgd
-    beta1: float = Field(0.9, ge=0, lt=1)  # of adamw: decay of the mean gradient
-    beta2: float = Field(0.999, ge=0, lt=1)  # of adamw: decay of the mean squared gradient
-    weight_decay: float = Field(0.0, ge=0)
-    # names or patterns of the tensors that learn ("head", "last:3" for the last three blocks and
-    # the head, "blocks.6.*"); none: all of them
-    only: Patterns = ()
-    groups: Annotated[tuple[Group, ...], Field(strict=False)] = ()  # learning rates by name
-    clip: float | None = Field(None, gt=0)  # largest norm of a step's gradient
-    schedule: Literal["constant", "cosine", "linear"] = "constant"  # of lr over the rounds
-    warmup: int = Field(0, ge=0)  # rounds over which lr rises to its value
-    # rounds after which schedule and warm-up begin again; `fedsight resume --rounds` adds one
-    restarts: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Field(strict=False)] = ()
-    augment: Annotated[tuple[Augmentation, ...], Field(strict=False)] = ()
-    # of cohorts, the order of images, augmentation and dropout; None: the program's seed
-    seed: int | None = None
-
-    def check(self) -> list[Problem]:
-        """Settings that the chosen optimizer does not have."""
-        if self.optimizer == "adamw" and self.momentum:
-            cause = "AdamW does not use this kind of momentum"
-            return [Problem("train.momentum", cause, "leave it out, and use train.beta1 for AdamW")]
-        return []
-
-    @property
-    def plain(self) -> bool:
-        """Whether training sees every image as it is."""
-        return not self.augment
-
-    def rate(self, round: int, rounds: int) -> float:
-        """The local learning rate in `round` (from 1) of `rounds`.
-
-        After each of `restarts` the schedule begins again (Loshchilov and Hutter 2017, section 3).
-        """
-        begin = max((last for last in self.restarts if last < round), default=0)
-        end = min((last for last in self.restarts if last >= round), default=rounds)
-        round, rounds = round - begin, min(end, rounds) - begin
-        if round <= self.warmup:
-            return self.lr * round / (self.warmup + 1)
-        done = (round - 1 - self.warmup) / max(1, rounds - self.warmup)
-        if self.schedule == "cosine":
-            return self.lr * 0.5 * (1 + math.cos(math.pi * done))
-        return self.lr * (1 - done) if self.schedule == "linear" else self.lr
 
 
 class Rounds(Settings):
@@ -118,6 +58,9 @@ class Rounds(Settings):
     keep_by: str | None = None  # the figure that rounds are compared by; None: the main figure
     # evaluated rounds without a better figure after which training ends; None: never
     patience: int | None = Field(None, ge=1)
+    # decay of a moving average of the global model, which is measured and delivered in place of the
+    # last one: the model after round i of n has a weight proportional to ema^(n - i)
+    ema: float | None = Field(None, gt=0, lt=1)
     quorum: int | None = Field(None, ge=1)  # minimum good replies of a round; None: of all sites
     # seconds that a round of a deployed federation waits for its sites; not used in a simulation
     deadline: float = Field(600.0, gt=0)
@@ -345,8 +288,15 @@ class Program:
             rounds=1, weighting=own.weighting, validation=own.validation, quorum=own.quorum,
             keep=own.keep, keep_by=own.keep_by, patience=own.patience,
         )  # fmt: skip
-        train = self.train.model_copy(update={"only": (), "groups": (), "augment": (), "warmup": 0})
-        return replace(self, algorithm=self.start, start=None, rounds=rounds, train=train)
+        plain = {"only": (), "groups": (), "augment": (), "warmup": 0}
+        train = self.train.model_copy(
+            update={**plain, "schedule_by": "round", "sampling": "shuffled"}
+        )
+        task = self.task
+        if "class_weights" in type(task).model_fields:
+            task = task.model_copy(update={"class_weights": None})
+        started = replace(self, algorithm=self.start, start=None, rounds=rounds)
+        return replace(started, train=train, task=task)
 
     def check(self) -> list[Problem]:
         """Every problem that can be found without reading images, each with its cure."""
@@ -385,14 +335,10 @@ class Program:
             )
             kinds = [name for name in models.names() if models.get(name).gives == self.task.takes]
             yield Problem("model.name", cause, f"choose one of: {', '.join(kinds)}")
-        if self.task.placed:
-            cause = "'{}' moves the content of an image but not its targets"
-            for name in self.train.augment:
-                if name in MOVING:
-                    cure = "leave it out; the task may have its own setting for it"
-                    yield Problem("train.augment", cause.format(name), cure)
-            if self.shift.kind == "rotate":
-                yield Problem("shift.kind", cause.format("rotate"), "choose another kind")
+        yield from self.train.check_task(self.task)
+        if self.task.placed and self.shift.kind == "rotate":
+            cause = "'rotate' moves the content of an image but not its targets"
+            yield Problem("shift.kind", cause, "choose another kind")
         if self.train.warmup >= self.rounds.rounds:
             yield Problem(
                 "train.warmup",

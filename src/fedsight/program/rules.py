@@ -104,6 +104,9 @@ SINGLE = "a rule over single replies (median)"
 LOSSY = "a lossy codec (float16)"
 INTEGERS = "integer statistics (closed forms)"
 LABELS = "a network prepared for the classes of a site (faces)"
+MIXED = "images mixed with one another (mixup, CutMix)"
+BALANCED = "balanced sampling"
+COUNTED = "class weights from a site's own counts"
 
 FEATURES: dict[str, Callable[[Facts], bool]] = {
     PLAIN: lambda facts: not facts.program.secure.masks,
@@ -121,6 +124,9 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     LOSSY: lambda facts: not facts.program.compression.exact,
     INTEGERS: lambda facts: facts.program.algorithm.counts,
     LABELS: lambda facts: facts.program.task.prepares,
+    MIXED: lambda facts: facts.program.train.mixes,
+    BALANCED: lambda facts: facts.program.train.sampling == "balanced",
+    COUNTED: lambda facts: facts.program.task.counts_labels,
 }
 
 
@@ -228,7 +234,8 @@ def _client_rules(rules: _Rules) -> None:
         "set rounds.weighting = 'uniform'",
         "rounds.weighting",
     )
-    rules.sound(LABELS, "All that a site's images do to its update is clipped.")
+    for feature in (LABELS, MIXED, BALANCED, COUNTED):
+        rules.sound(feature, "All that a site's images do to its update is clipped.")
 
 
 def _example_rules(rules: _Rules) -> None:
@@ -243,6 +250,28 @@ def _example_rules(rules: _Rules) -> None:
     rules.stated(
         LABELS,
         "whether a site has any image of a class or person: its head is made for those it has",
+    )
+    rules.refused(
+        MIXED,
+        "a mixed image is made of two, so one image changes two gradients, and the clip bounds "
+        "what it changes in one",
+        "leave mixup and cutmix out of train.augment, or protect whole sites with privacy.name = "
+        "'local' or 'central'",
+        "train.augment",
+    )
+    rules.refused(
+        BALANCED,
+        "DP-SGD is accounted for steps that draw every image with the same probability, and one "
+        "image more changes how often the others of its class are drawn",
+        "leave it out; public numbers in task.class_weights have the same aim",
+        "train.sampling",
+    )
+    rules.refused(
+        COUNTED,
+        "the weights follow from all of a site's labels, so one image changes the gradients of all "
+        "others, which no clip bounds",
+        "write one number for each class in task.class_weights, not from the sites' images",
+        "task.class_weights",
     )
 
 
@@ -264,7 +293,8 @@ def secure_rules() -> list[Rule]:
     rules.sound(QUORUM, "It is checked against the number of sites needed for unmasking.")
     rules.sound(SHIFT)
     rules.sound(INTEGERS, "They are masked modulo 2^64, without clip, rounding or weight.")
-    rules.sound(LABELS)
+    for feature in (LABELS, MIXED, BALANCED, COUNTED):
+        rules.sound(feature)
     rules.refused(
         SINGLE,
         "this rule needs each site's update, which secure aggregation hides",

@@ -131,6 +131,7 @@ class RoundRecord(Record):
     score: Figure = None
     loss: Figure = None
     measured_on: str | None = None
+    model: str | None = None  # which one was measured, if not the one that the next round trains
     train_loss: Figure = None
     lr: Figure = None
     cohort: Count = None

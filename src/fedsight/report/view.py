@@ -236,6 +236,11 @@ def doubts(run: Run) -> list[tuple[int, str, str]]:
     return [(line.round, site, why) for line in run.rounds for site, why in line.doubts.items()]
 
 
+def averaged(run: Run) -> bool:
+    """Whether the figures are those of a moving average of the models."""
+    return any(line.model is not None for line in run.rounds)
+
+
 def missing_replies(run: Run) -> int:
     """How many requested updates did not arrive or did not count."""
     return sum(

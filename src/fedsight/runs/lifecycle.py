@@ -32,6 +32,7 @@ from fedsight.program.kept import keep
 from fedsight.program.program import Program, Speed
 from fedsight.runs.extension import Extension, extend, settle
 
+
 @dataclass(frozen=True)
 class Start:
     """What to begin: a program, how fast, where, by which command, and over what (`force`)."""
@@ -109,8 +110,12 @@ def _require_fit(store: RunStore, session: Session, checkpoint: Checkpoint) -> N
     program, initial = session.program, session.initial[session.layout.travelling]
     state = program.init(session.initial[session.layout.shared])
     shapes: dict[str, tuple[Tensor | None, Tensor]] = {"the model": (checkpoint.vector, initial)}
+    if program.rounds.ema is not None and checkpoint.round:  # there is none before the first
+        shapes["the moving average"] = (checkpoint.average, initial)
     shapes |= {name: (checkpoint.state.get(name), value) for name, value in state.items()}
-    wrong = [name for name, (one, other) in shapes.items() if one is None or one.shape != other.shape]
+    wrong = [
+        name for name, (one, other) in shapes.items() if one is None or one.shape != other.shape
+    ]
     if (best := checkpoint.best) is not None and best.round > checkpoint.round:
         wrong.append(f"the best round {best.round}")
     if checkpoint.round > session.protection.rounds:

@@ -12,8 +12,10 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.tasks.base import tasks
+from fedsight.tasks.class_weights import vector
 from fedsight.tasks.single_label import SingleLabel, confusion
 
 
@@ -26,8 +28,31 @@ class Classification(SingleLabel):
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy with label smoothing, mean over the batch."""
-        return F.cross_entropy(model(batch.x), batch.y, label_smoothing=self.label_smoothing)
+        """Cross-entropy with label smoothing and class weights, mean over the batch.
+
+        Not over the sum of the batch's weights: then an image would change what others weigh, and
+        the only image of a batch would not be weighted at all.
+        """
+        logits, smoothing = model(batch.x), self.label_smoothing
+        weights = vector(self.class_weights, logits)
+        if weights is None:
+            return F.cross_entropy(logits, batch.y, label_smoothing=smoothing)
+        total = F.cross_entropy(
+            logits, batch.y, weights, reduction="sum", label_smoothing=smoothing
+        )
+        return total / len(logits)
+
+    def soft(self, targets: Tensor, classes: int) -> Tensor:
+        """One-hot rows [b, classes], which cross-entropy takes like class numbers."""
+        return super().soft(targets, classes)
+
+    def check_settings(self) -> list[Problem]:
+        """As for every task with one class, and smoothing that a loss of its own ignores."""
+        problems = super().check_settings()
+        if self.label_smoothing and not self.blends:
+            cause = "the task has a loss of its own, which does not use it"
+            problems.append(Problem("task.label_smoothing", cause, "leave it out"))
+        return problems
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """`confusion` [true, predicted] counts, `loss` [true] sums without smoothing, metrics."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 from torch import Tensor, nn
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind
 from fedsight.core.types import Batch
+from fedsight.data.augment.base import Mixture
 from fedsight.data.base import Dataset
 from fedsight.models.base import Network
 
@@ -26,6 +27,7 @@ class Learning(ABC):
     takes: ClassVar[str] = "scores"  # what the network must return: a `Model.gives`
     placed: ClassVar[bool] = False  # targets are tied to positions in the image
     scored: ClassVar[bool] = False  # the network scores each class, and an image has the highest
+    classed: ClassVar[bool] = False  # an image has one class, by which training images are drawn
 
     @abstractmethod
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
@@ -33,6 +35,34 @@ class Learning(ABC):
 
         Under DP-SGD it is called with one image at a time, a batch of size 1.
         """
+
+    def soft(self, targets: Tensor, classes: int) -> Tensor:
+        """Targets [b, ...] as numbers of which means are targets too: for mixed images.
+
+        A class that overrides `loss` so that it takes them overrides this as well.
+        """
+        raise NotImplementedError(f"the task '{self.registered}' cannot mix images")
+
+    def mixed(self, batch: Batch, mixture: Mixture | None, classes: int) -> Batch:
+        """The batch of mixed images with their targets mixed alike; None: nothing was mixed."""
+        if mixture is None:
+            return batch
+        return Batch(batch.x, mixture.of(self.soft(batch.y, classes)))
+
+    @property
+    def blends(self) -> bool:
+        """Whether `loss` takes means of targets: the class that defines it defines `soft` too."""
+        owner = _owner(type(self), "loss")
+        return owner is not Learning and owner is _owner(type(self), "soft")
+
+    def at(self, labels: Tensor, classes: int) -> Self:
+        """The task as a site trains it whose images have the class numbers `labels` [n]."""
+        return self
+
+    @property
+    def counts_labels(self) -> bool:
+        """Whether `at` depends on the labels: the loss of an image on those of all others."""
+        return False
 
     def begin(  # noqa: B027 - most tasks have nothing to prepare
         self, model: nn.Module, labels: Tensor, draws: np.random.Generator
@@ -70,3 +100,8 @@ class Learning(ABC):
     def check_network(self, network: Network) -> list[Problem]:
         """Problems with the network."""
         return []
+
+
+def _owner(cls: type, name: str) -> type | None:
+    """The class that defines `name` for `cls`."""
+    return next((one for one in cls.__mro__ if name in vars(one)), None)

@@ -47,6 +47,7 @@ class MultiLabel(Task):
     # weight of images that have a label in its training loss, for rare labels: one number for all
     # labels, or one for each in the order of the classes
     positive_weight: Weight | Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = 1.0
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
 
     def check(self, dataset: Dataset) -> list[Problem]:
         """Targets [n, labels] of zeros and ones, and a weight for each label."""
@@ -74,10 +75,20 @@ class MultiLabel(Task):
         return torch.zeros(1, classes)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Binary cross-entropy with the weights, mean over labels and batch."""
-        logits = model(batch.x)
+        """Binary cross-entropy with the weights, mean over labels and batch.
+
+        Smoothing moves each target towards one half by this share (Szegedy et al. 2016, section 7,
+        for two classes).
+        """
+        logits, y = model(batch.x), batch.y
+        if self.label_smoothing:
+            y = y * (1 - self.label_smoothing) + self.label_smoothing / 2
         weights = torch.as_tensor(self.positive_weight, dtype=logits.dtype, device=logits.device)
-        return F.binary_cross_entropy_with_logits(logits, batch.y, pos_weight=weights)
+        return F.binary_cross_entropy_with_logits(logits, y, pos_weight=weights)
+
+    def soft(self, targets: Tensor, classes: int) -> Tensor:
+        """The labels [b, labels], which are numbers already."""
+        return targets.float()
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """`positives` and `negatives`: score histograms [labels, bins]; `loss` [labels] sums.

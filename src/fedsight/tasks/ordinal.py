@@ -18,6 +18,7 @@ from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.data.base import Dataset
 from fedsight.tasks.agreement import kappa_interval, weighted_kappa
 from fedsight.tasks.base import tasks
+from fedsight.tasks.class_weights import vector
 from fedsight.tasks.presentation import Answer, Sample, Table
 from fedsight.tasks.single_label import SingleLabel, confusion
 
@@ -49,9 +50,19 @@ class Ordinal(SingleLabel):
         return [Problem("data.classes", cause, cure)]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Negative log-likelihood of the grades, mean over the batch (equation 5, not divided by
-        the number of steps)."""
-        return _losses(model(batch.x), batch.y).mean()
+        """Negative log-likelihood of the grades, times their weights, mean over the batch (equation
+        5, not divided by the number of steps)."""
+        logits = model(batch.x)
+        weights = vector(self.class_weights, logits)
+        if batch.y.is_floating_point():
+            shares = batch.y if weights is None else batch.y * weights
+            return _mean_losses(logits, shares).mean()
+        losses = _losses(logits, batch.y)
+        return (losses if weights is None else losses * weights[batch.y]).mean()
+
+    def soft(self, targets: Tensor, classes: int) -> Tensor:
+        """One-hot rows [b, classes]."""
+        return super().soft(targets, classes)
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """`confusion` [true, predicted] counts, `loss` [true] sums, and those of the metrics."""
@@ -157,6 +168,14 @@ def _losses(logits: Tensor, y: Tensor) -> Tensor:
     asked = (y[:, None] >= steps).to(logits.dtype)  # later steps were not reached
     each = F.binary_cross_entropy_with_logits(logits[:, :-1], taken, reduction="none")
     return (each * asked).sum(dim=1)
+
+
+def _mean_losses(logits: Tensor, shares: Tensor) -> Tensor:
+    """`_losses` [b] of every grade, weighted by its share [b, classes] of the image."""
+    at = shares[:, :-1]
+    above = shares.sum(dim=1, keepdim=True) - shares.cumsum(dim=1)[:, :-1]
+    steps = logits[:, :-1]
+    return -(above * F.logsigmoid(steps) + at * F.logsigmoid(-steps)).sum(dim=1)
 
 
 def _chained(logits: Tensor) -> Tensor:

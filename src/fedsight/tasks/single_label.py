@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Self
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.intervals import wilson
 from fedsight.core.types import Metrics, Sum
-from fedsight.tasks import averages
+from fedsight.data.base import Dataset
+from fedsight.tasks import averages, class_weights
 from fedsight.tasks.base import Task
+from fedsight.tasks.class_weights import Weights
 from fedsight.tasks.metrics.base import Mix, metrics
 from fedsight.tasks.plausible import are_between, are_counts
 from fedsight.tasks.repair import projected
@@ -37,6 +40,7 @@ RESERVED = frozenset(
     | {"model_sha256", "worst_site", "by_site", "round", "train_loss", "epsilon", "lr", "cohort"}
     | {
         "measured_on",
+        "model",
         "replies",
         "sites",
         "rejected",
@@ -57,13 +61,37 @@ class SingleLabel(Task):
 
     # what the task itself measures
     figures: ClassVar[tuple[str, ...]] = ("accuracy", "balanced_accuracy", "macro_f1", "loss")
+    classed: ClassVar[bool] = True
 
     # further figures by name: auc, brier, top_5, or your own
     metrics: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    # in the training loss: one for each class in their order, or "site": the rarer a class is among
+    # the site's images, the more it weighs; figures are never weighted
+    class_weights: Weights | None = None
+
+    def soft(self, targets: Tensor, classes: int) -> Tensor:
+        """One-hot rows [b, classes] of class numbers [b]."""
+        return F.one_hot(targets, classes).float()
+
+    @property
+    def counts_labels(self) -> bool:
+        """Whether classes are weighted by the site's own counts."""
+        return self.class_weights == "site"
+
+    def at(self, labels: Tensor, classes: int) -> Self:
+        """With the weights that a site's class numbers [n] give, if they are to."""
+        if not self.counts_labels:
+            return self
+        return self.model_copy(update={"class_weights": class_weights.of_counts(labels, classes)})
+
+    def check(self, dataset: Dataset) -> list[Problem]:
+        """One class per image, and as many weights as classes."""
+        wrong = class_weights.wrong_number(self.class_weights, len(dataset.classes))
+        return super().check(dataset) or wrong
 
     def check_settings(self) -> list[Problem]:
-        """Unknown metrics, metrics named twice, and names that a run's files already use."""
-        problems = []
+        """Class weights that cannot be used; unknown metrics, and names that are used already."""
+        problems = class_weights.problems(self.class_weights, not self.blends)
         for number, name in enumerate(self.metrics):
             if name in self.figures and name not in metrics.names():
                 cause = f"the task '{self.registered}' always measures '{name}'"

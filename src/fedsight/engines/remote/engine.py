@@ -219,7 +219,10 @@ class RemoteEngine:
             }
             limits = messages.HEADER.with_sums(self._figures.shapes, 1)
             answer = talk.finish("measure", header, limits=limits)
-            self._held[talk.site] = round
+            if self.federation.program.rounds.ema is None:
+                self._held[talk.site] = round
+            else:  # what was measured is not what the next round trains from
+                self._held.pop(talk.site, None)
             with self._lock:
                 if "withheld" in answer:
                     self.withheld[talk.site] = messages.read_reason(answer["withheld"])

@@ -112,10 +112,10 @@ def _training(task: str, side: int, least: int) -> tuple[Table, Table]:
     if task == "faces":
         return {**train, "epochs": 1, "lr": 0.02}, {"name": "face_net"}
     if task == "segment":
-        train = {"epochs": 2, "batch": 8, "lr": 0.002, "optimizer": "adamw"}
+        train = {"epochs": 2, "batch": 8, "lr": 0.002, "optimiser": "adamw"}
         return train, {"name": "unet"}
     if task == "detect":
-        train = {"epochs": 2, "batch": 8, "lr": 0.002, "optimizer": "adamw", "clip": 2}
+        train = {"epochs": 2, "batch": 8, "lr": 0.002, "optimiser": "adamw", "clip": 2}
         return train, {"name": "mobilenet_detector" if side >= 192 else "small_detector"}
     if side >= _LARGE:
         return {**train, "lr": 0.02}, {"name": "torchvision", "architecture": "resnet18"}

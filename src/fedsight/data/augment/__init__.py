@@ -1,0 +1,1 @@
+"""Random changes to training images (`train.augment`), one file for each."""
