@@ -14,7 +14,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from fedsight.algorithms.closed_form import STRENGTHS, solve, symmetric, triangle, upper
+from fedsight.algorithms.closed_form import (
+    STRENGTHS,
+    logit_scale,
+    solve,
+    symmetric,
+    triangle,
+    upper,
+)
 from fedsight.algorithms.ridge import Ridge
 from fedsight.core.errors import SiteError
 from fedsight.engines.workers import WorkerEngine
@@ -83,11 +90,10 @@ def test_the_model_is_the_pooled_ridge_regression(tiny_federation: Make) -> None
     penalty = 0.01 * np.square(x - x.mean(0)).sum() / wide
     rows = np.block([[x, np.ones((images, 1))], [np.eye(wide) * penalty**0.5, np.zeros((wide, 1))]])
     oracle = np.linalg.lstsq(rows, np.vstack([y, np.zeros((wide, 10))]), rcond=None)[0]
-    residual = np.square(y - rows[:images] @ oracle).mean()
     of.layout.bind(network.module, found)
     head = linear_head(network)
-    np.testing.assert_allclose(head.weight.detach() * residual, oracle[:-1].T, atol=1e-5)
-    np.testing.assert_allclose(head.bias.detach() * residual, oracle[-1], atol=1e-5)
+    np.testing.assert_allclose(head.weight.detach() / logit_scale(10), oracle[:-1].T, atol=1e-5)
+    np.testing.assert_allclose(head.bias.detach() / logit_scale(10), oracle[-1], atol=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 5), st.integers(3, 40), st.integers(2, 4))
@@ -118,6 +124,20 @@ def test_cross_validation_chooses_the_strength_that_leaving_out_images_would(
     chosen, due = solve(gram, cross, None), solve(gram, cross, best)
     if np.isfinite(min(scores)) and sorted(scores)[1] > min(scores) * (1 + 1e-6):
         assert all(torch.equal(one, other) for one, other in zip(chosen, due, strict=True))
+
+
+@given(st.integers(2, 1000))
+def test_a_certain_output_has_the_same_probability_for_any_number_of_classes(classes: int) -> None:
+    output = torch.zeros(classes, dtype=torch.float64)
+    output[0] = 1
+    assert (output * logit_scale(classes)).softmax(0)[0] == pytest.approx(0.99)
+
+
+def test_images_of_one_class_get_a_head_that_says_so() -> None:
+    levels = torch.arange(12).reshape(4, 3)
+    weight, bias = solve(*products(levels, torch.full((4,), 2), 3), None)
+    answers = (levels.double() @ weight.T + bias).softmax(1)
+    torch.testing.assert_close(answers[:, 2], torch.full((4,), 0.99, dtype=torch.float64))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 20))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
 from fedsight.core.threads import one_thread
 
+CERTAIN = 0.99  # the probability that an output of 1 stands for
 STRENGTHS = torch.logspace(-7, 1, 33, dtype=torch.float64)  # that "auto" chooses from
 
 
@@ -44,10 +47,10 @@ def solve(gram: Tensor, cross: Tensor, strength: float | None) -> tuple[Tensor, 
 
     The regression (Hoerl and Kennard 1970) does not penalise the bias. Its strength is in units of
     the features' mean variance; None: the one of STRENGTHS with the least generalised
-    cross-validation (Golub, Heath and Wahba 1979), which the sums suffice for. Predictions are
-    divided by the variance of the residuals: if those are normal with equal variance, the softmax
-    of the result is the probability of each class. Images of one class leave nothing to regress:
-    the probabilities then follow Laplace's rule of succession.
+    cross-validation (Golub, Heath and Wahba 1979), which the sums suffice for. Its outputs estimate
+    probabilities; as logits they are scaled so that the softmax of an output of exactly 1 for one
+    class and 0 for the others is CERTAIN. (The variance of the residuals, which would follow if
+    they were normal, makes the head several times too sure.)
 
     It computes on one thread, so that equal sums give equal bits. Raises SiteError if no feature
     varies.
@@ -67,8 +70,6 @@ def solve(gram: Tensor, cross: Tensor, strength: float | None) -> tuple[Tensor, 
                 "choose another network or other images, or set algorithm.low and algorithm.high "
                 "to the range of the features",
             )
-        if not varied > 0:
-            return torch.zeros_like(joint).T, (totals[-1] + 1).log()
         rotated = vectors.T @ joint
         known = STRENGTHS if strength is None else torch.tensor([strength], dtype=torch.float64)
         penalties = known[:, None] * values.mean()  # [s, 1]
@@ -80,5 +81,10 @@ def solve(gram: Tensor, cross: Tensor, strength: float | None) -> tuple[Tensor, 
         best = int(valid.argmin())
         weight = (vectors @ (rotated * damped[best, :, None])).T
         bias = shares - weight @ means
-        variance = max(float(residual[best] / (images * len(shares))), 1e-6)
-        return weight / variance, bias / variance
+        scale = logit_scale(len(shares))
+        return weight * scale, bias * scale
+
+
+def logit_scale(classes: int) -> float:
+    """What outputs of the regression are multiplied by to be logits of so many classes."""
+    return math.log(CERTAIN / (1 - CERTAIN) * max(1, classes - 1))
