@@ -19,7 +19,6 @@ from fedsight.core.types import Batch
 from fedsight.data.base import Dataset, Images
 from fedsight.data.contents import contents
 from fedsight.models.prefix import TRIED, Prefix, find_prefix, trial_images
-from fedsight.privacy.mechanisms.example import Example
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 from fedsight.tasks.base import Task
@@ -68,7 +67,7 @@ def kept_for(
     """
     program, dataset = federation.program, federation.dataset
     learns = learning(federation.layout)
-    if len(learns) == len(federation.layout.entries) or isinstance(program.privacy, Example):
+    if len(learns) == len(federation.layout.entries) or program.privacy.unit == "example":
         return None
     if program.task.whole or dataset.preprocess.modality != "image":
         return None
