@@ -42,7 +42,7 @@ from fedsight.models.base import Model, models
 from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.program import rules
-from fedsight.program.config import SECTIONS
+from fedsight.program.config import OPTIONAL, SECTIONS
 from fedsight.program.program import Rounds, Speed
 from fedsight.program.train import Train
 from fedsight.tasks.base import tasks
@@ -390,7 +390,7 @@ def _sections() -> Iterator[str]:
             registry, default = kind
             title = _title(section)
             known = ", ".join(f"`{name}`" for name in shipped(registry))
-            usual = f"`{default}`" if default else "required"
+            usual = f"`{default}`" if default else "none" if section in OPTIONAL else "required"
             link = f"[{title}](#{title.replace(' ', '-')})"
             rows.append((f"`[{section}]`", usual, f"{known}; see {link}"))
     yield _table(("section", "default of `name`", "known names"), rows)
@@ -406,6 +406,7 @@ def _title(section: str) -> str:
     """The heading of the parts that a section selects from, in lower case."""
     named = {
         "data": "data sources",
+        "start": "algorithms",
         "privacy": "mechanisms",
         "aggregation": "aggregators",
         "compression": "codecs",

@@ -19,6 +19,7 @@ from face_images import SIDE
 from PIL import Image
 from torch import Tensor, nn
 
+from fedsight.client import step
 from fedsight.client.step import Client
 from fedsight.core.types import Metrics, Order
 from fedsight.models.norms import is_batch_norm
@@ -34,11 +35,11 @@ def moving(monkeypatch: pytest.MonkeyPatch) -> None:
         found = [one for one in client.model.buffers() if not one.is_floating_point()]
         return [(one, one.clone()) for one in found]
 
-    def norms(client: Client) -> list[nn.Module]:
-        return [part for part in client.model.modules() if is_batch_norm(part)]
+    def norms(module: nn.Module, frozen: object) -> list[nn.Module]:
+        return [part for part in module.modules() if is_batch_norm(part)]
 
     monkeypatch.setattr(Client, "_constant_buffers", integers)
-    monkeypatch.setattr(Client, "_frozen_statistics", norms)
+    monkeypatch.setattr(step, "still", norms)
 
 
 def federation(root: Path, there: bool) -> Federation:

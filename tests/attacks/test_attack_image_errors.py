@@ -115,7 +115,7 @@ def joined(attack: Callable[..., AttackedSite], root: Path, name: str = "ours") 
     of = program(root, "faces", "local")
     site = attack(
         name,
-        {"name": "hidden", "path": str(root / "plain")},
+        {"name": "hidden", "path": str(root / "plain"), "kind": "faces"},
         require=["local_dp"],
         min_noise_multiplier=1.0,
         plugins=[sha256(SOURCE.read_bytes()).hexdigest()],

@@ -127,7 +127,7 @@ def compare(
             "min_noise_multiplier": 1.0,
             "plugins": [hashlib.sha256(SOURCE.read_bytes()).hexdigest()],
         }
-        data = {"name": "hidden", "path": str(folder)}
+        data = {"name": "hidden", "path": str(folder), "kind": str(of.task.registered)}
         sites.append(attack(f"{tag}-{name}/ward", data, **contract))
         (sites[-1].home / "plugins").mkdir()
         shutil.copy(SOURCE, sites[-1].home / "plugins")

@@ -180,8 +180,8 @@ def test_errors_of_a_first_run_are_chinese(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("rn",), "没有命令 'rn'。是不是 'run'？"),
-        (("run", "--nothing"), "没有选项：--nothing"),
+        (("rn",), "没有命令 'rn'：是不是 'run'？"),
+        (("run", "--nothing"), "没有选项 '--nothing'"),
         (("resume",), "缺少参数 'RUN'。"),
         (("run", "--rounds"), "选项 '--rounds' 需要一个值。"),
         (("run", "a.toml", "b.toml"), "多余的参数"),

@@ -49,7 +49,6 @@ def test_a_class_that_is_rare_at_a_site_is_learnt_sooner_with_it() -> None:
             data={"train": 400, "test": 200},
             train={"sampling": sampling, "epochs": 3},
             rounds={"rounds": 4},
-            task={"metrics": ["balanced_accuracy"]},
         )
         diary = federations.Diary()
         federations.learn(of, diary=diary)

@@ -302,7 +302,10 @@ def test_baselines_are_plain_training_on_the_same_budget(tmp_path: Path, algorit
     pooled = evaluator.figures(naive(federation, POOLED))
     assert found["-1"]["accuracy"] == pooled.overall["accuracy"]
     assert found["-1"]["by_site"] == {n: one["accuracy"] for n, one in pooled.by_site.items()}
-    history = [{"sites": ["site-00", "site-01"]}, {"sites": ["site-01", "site-02"]}]
+    history = [
+        {"round": 1, "sites": ["site-00", "site-01"]},
+        {"round": 2, "sites": ["site-01", "site-02"]},
+    ]
     whole = comparison(federation, found, pooled, history)
     assert whole["pooled"] == found["-1"]
     sizes = np.array([federation.partition.size(site) for site in range(3)])

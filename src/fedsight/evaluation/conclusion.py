@@ -82,7 +82,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     memory = MemoryStore(store.memory)
     final = Final(federation, run.speed, trained.travelling, memory)
     sure = intervals(final, evaluator, figures, run.pictures)
-    summary["score_interval"] = sure.known.get("score")
+    summary["score_interval"] = list(sure.known["score"]) if "score" in sure.known else None
     _write_evaluation(run, evaluator, trained, figures, (sites, sure))
     store.write_json("summary.json", summary)
     notify(run.callbacks, RunEnded(summary))

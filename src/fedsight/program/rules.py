@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+import torch
 from torch import nn
 
 from fedsight.algorithms.base import Algorithm
@@ -85,7 +86,8 @@ class Facts:
 
 def personalises(algorithm: Algorithm) -> bool:
     """Whether the algorithm keeps some of a network's parts, if it has them, at the sites."""
-    sketch = Sketch(batch_norm=True).network()
+    with torch.random.fork_rng(devices=[]):
+        sketch = Sketch(batch_norm=True).network()
     entries = Layout.of(sketch.module).entries
     return any(algorithm.kind(e.name, e.kind, sketch) == Kind.PERSONAL for e in entries)
 

@@ -197,7 +197,7 @@ def test_settings_are_checked_before_reading(tmp_path: Path) -> None:
     problems = sources.get("folder")(path=tmp_path / "none", std=[0.0]).check()
     assert [problem.where for problem in problems] == ["data.std", "data.path"]
     tree(tmp_path, {"cat": 2})
-    error = refused("folder", path=tmp_path, mean=[0.5, 0.5, 0.5])
+    error = refused("folder", path=tmp_path, mean=[0.5, 0.5])
     assert "data.mean" in error.cause
     with pytest.raises(ValueError, match="size"):
         sources.get("folder")(path=tmp_path, size=0)
