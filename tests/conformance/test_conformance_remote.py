@@ -46,20 +46,7 @@ CASES: dict[str, dict[str, Any]] = {
     "lora": {"adapter": {"name": "lora", "rank": 2}},
     "bias, BatchNorm": {"adapter": {"name": "bias"}, **BATCH_NORM},
     "adamw, head only": {"train": {"optimiser": "adamw", "only": ["head"]}},
-    "fine-tuning recipe": {
-        "train": {
-            "epochs": 2,
-            "lr": 0.003,
-            "optimiser": "adamw",
-            "schedule": "cosine",
-            "schedule_by": "step",
-            "warmup": 1,
-            "sampling": "balanced",
-            "augment": ["crop", "colour", "randaugment", "erase", "mixup", "cutmix"],
-        },
-        "task": {"class_weights": "site", "label_smoothing": 0.1},
-        "rounds": {"rounds": 3, "ema": 0.7},
-    },
+    "fine-tuning recipe": federations.RECIPE,
     "central DP, adaptive clip": {
         "privacy": {"name": "central", "noise_multiplier": 1.0, "quantile": 0.5},
         "rounds": {"rounds": 4, "cohort": 2, "weighting": "uniform"},

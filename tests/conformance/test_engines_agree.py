@@ -29,20 +29,7 @@ CASES = {
         "model": {"norm": "batch", "dropout": 0.3},
     },
     "LoRA, a personal head": {"adapter": {"name": "lora"}, "algorithm": {"name": "fedrep"}},
-    "fine-tuning recipe": {
-        "train": {
-            "epochs": 2,
-            "lr": 0.003,
-            "optimiser": "adamw",
-            "schedule": "cosine",
-            "schedule_by": "step",
-            "warmup": 1,
-            "sampling": "balanced",
-            "augment": ["crop", "colour", "randaugment", "erase", "mixup", "cutmix"],
-        },
-        "task": {"class_weights": "site", "label_smoothing": 0.1},
-        "rounds": {"rounds": 3, "ema": 0.7},
-    },
+    "fine-tuning recipe": federations.RECIPE,
     "unequal sites, test images of their own": {
         "split": {"name": "quantity", "sites": 4},
         "data": {"owners": 5, "train": 200, "test": 300},

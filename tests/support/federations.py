@@ -46,6 +46,21 @@ SECTIONS: dict[str, Any] = {
     "train": {"epochs": 1, "batch": 16, "lr": 0.05},
     "rounds": {"rounds": 2},
 }
+# Everything that fine-tuning adds to plain training, in one program.
+RECIPE: dict[str, Any] = {
+    "train": {
+        "epochs": 2,
+        "lr": 0.003,
+        "optimiser": "adamw",
+        "schedule": "cosine",
+        "schedule_by": "step",
+        "warmup": 1,
+        "sampling": "balanced",
+        "augment": ["crop", "colour", "randaugment", "erase", "mixup", "cutmix"],
+    },
+    "task": {"class_weights": "site", "label_smoothing": 0.1},
+    "rounds": {"rounds": 3, "ema": 0.7},
+}
 
 
 class Tiny(Source):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Dataset, sources
@@ -23,3 +25,9 @@ def refused(name: str, path: Path | None = None, **options: Any) -> DataError:
         opened(name, path, **options)
     assert caught.value.cure
     return caught.value
+
+
+def save(path: Path, pixels: np.ndarray) -> None:
+    """Write pixels [h, w] or [h, w, c] as an image, in a folder that is made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)

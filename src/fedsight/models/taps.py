@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torchvision.models.feature_extraction import create_feature_extractor
 
 from fedsight.core.errors import ModelError
 from fedsight.core.registry import nearest
@@ -42,6 +41,8 @@ def tapped(
     [b, c, h, w]; what comes after the last of them is left out. Raises ModelError for a layer that
     is not there or gives anything else, and for a network that cannot be cut.
     """
+    from torchvision.models.feature_extraction import create_feature_extractor
+
     known = dict(module.named_modules())
     for layer in layers:
         if layer not in known or not layer:

@@ -8,9 +8,9 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsight.core.intervals import Z
+from fedsight.tasks.softened import softened
 
 Floats = npt.NDArray[np.float64]
-SOFT = 2.0  # images that each grade gets in addition where a spread is estimated
 
 
 def weighted_kappa(shares: Floats) -> float:
@@ -32,7 +32,7 @@ def kappa_interval(confusion: Floats) -> tuple[float, float]:
     score = weighted_kappa(confusion / max(confusion.sum(), 1.0))
     if math.isnan(score):
         return math.nan, math.nan
-    soft = _softened(confusion)
+    soft = softened(confusion)
     count = float(soft.sum())
     shares, apart = soft / count, _apart(len(soft))
     true, answered = shares.sum(axis=1), shares.sum(axis=0)
@@ -46,19 +46,6 @@ def kappa_interval(confusion: Floats) -> tuple[float, float]:
     # From the lower of the two to the higher: the softened one errs towards none.
     ends = sorted(math.atanh(min(one, 1 - 1e-12)) for one in (middle, score))
     return min(math.tanh(ends[0] - half), score), max(math.tanh(ends[1] + half), score)
-
-
-def _softened(confusion: Floats) -> Floats:
-    """The counts from which a spread is estimated: in each grade, SOFT images more are right as
-    often as all are, and then as many are left as before.
-
-    Otherwise a test part without a mistake would count as a model that cannot make any.
-    """
-    images = confusion.sum(axis=1)
-    right = (float(np.trace(confusion)) + 0.5) / (float(images.sum()) + 1)
-    prior = np.full_like(confusion, (1 - right) / max(1, len(confusion) - 1))
-    np.fill_diagonal(prior, right)
-    return np.asarray((confusion + SOFT * prior) * (images / (images + SOFT))[:, None])
 
 
 def _apart(grades: int) -> Floats:

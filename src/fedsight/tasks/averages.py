@@ -8,10 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from fedsight.core.intervals import wilson
+from fedsight.tasks.softened import softened
 
 Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float]
-SOFT = 2.0  # images that each class gets in addition where a spread is estimated
 
 
 def balanced_accuracy(confusion: Floats, mix: Floats | None = None) -> float:
@@ -43,7 +43,7 @@ def macro_f1(confusion: Floats, mix: Floats | None = None) -> float:
 
 def balanced_accuracy_interval(confusion: Floats) -> Interval:
     """The 95 % interval of `balanced_accuracy` over other test images of the same classes."""
-    soft = _softened(confusion)
+    soft = softened(confusion)
     images = soft.sum(axis=1)
     seen = images > 0
     recalls = np.diag(soft)[seen] / images[seen]
@@ -57,7 +57,7 @@ def macro_f1_interval(confusion: Floats) -> Interval:
     The variance is that of the delta method for a multinomial confusion matrix (Takahashi et al.
     2022, doi:10.1007/s10489-021-02635-5).
     """
-    soft = _softened(confusion)
+    soft = softened(confusion)
     total, both = soft.sum(), soft.sum(axis=0) + soft.sum(axis=1)
     seen = soft.sum(axis=1) > 0
     if not seen.any():
@@ -76,20 +76,6 @@ def _interval(score: float, near: float, variance: float) -> Interval:
     if math.isnan(score) or near >= 1:  # nothing was tested, or there is a single answer
         return math.nan, math.nan
     return wilson(score, near * (1 - near) / max(variance, 1e-300))
-
-
-def _softened(confusion: Floats) -> Floats:
-    """The counts from which a spread is estimated: in each class, SOFT images more are right as
-    often as all are, and then as many are left as before.
-
-    Otherwise a class without a mistake among its few images would count as one that cannot have
-    any. tests/tasks/test_averages.py shows that intervals of six images a class still cover.
-    """
-    images = confusion.sum(axis=1)
-    right = (float(np.trace(confusion)) + 0.5) / (float(images.sum()) + 1)
-    prior = np.full_like(confusion, (1 - right) / max(1, len(confusion) - 1))
-    np.fill_diagonal(prior, right)
-    return np.asarray((confusion + SOFT * prior) * (images / (images + SOFT))[:, None])
 
 
 def _f1(confusion: Floats) -> Floats:

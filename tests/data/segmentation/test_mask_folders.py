@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import opened_sources
 import pytest
-from PIL import Image
+from opened_sources import save
 
 from fedsight.data.base import Dataset, Part
 
@@ -17,11 +17,6 @@ SIDE = 8
 
 opened = partial(opened_sources.opened, "masks", classes=CLASSES, channels=1, size=SIDE)
 refused = partial(opened_sources.refused, "masks", classes=CLASSES, channels=1, size=SIDE)
-
-
-def save(path: Path, pixels: np.ndarray) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path)
 
 
 def pair(root: Path, image: str, mask: str, seed: int) -> None:
