@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-TESTERS ?= 3  # processes that run tests, some of which wait; a file's tests stay together
+TESTERS ?= 3  # processes that run tests, some of which wait
 CORE := core aggregation client engines coordinator evaluation runs  # what every result rests on
 comma := ,
 space := $(subst ,, )
@@ -22,19 +22,22 @@ examples: $(READY)  ## faces, objects and texts, one after the other, a report e
 	@for name in $(EXAMPLES); do \
 	  echo "== $$name"; $(BIN)/fedsight run --example $$name || exit $$?; done
 
+# A file's tests stay together; after a second process that crashed the run ends.
+SPREAD := --dist loadfile --max-worker-restart 2
+
 # Without bytecode files each process that runs tests would compile all of them again.
 test test-fast test-lowest: export PYTHONDONTWRITEBYTECODE =
 
 test: $(READY) browser lint  ## the whole test suite
 	rm -f .coverage .coverage.*
-	$(BIN)/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=)
+	$(BIN)/python -m pytest -n $(TESTERS) $(SPREAD) --no-loadscope-reorder $(if $(COVERAGE),--cov --cov-report=)
 ifneq ($(strip $(COVERAGE)),)
 	$(BIN)/coverage report --fail-under=90 --format=total
 	$(BIN)/coverage report --fail-under=95 --include='$(subst $(space),$(comma),$(CORE:%=src/fedsight/%/*))'
 endif
 
 test-fast: $(READY)  ## the tests that start no process and are quick, for every-day work
-	$(BIN)/python -m pytest -m "unit and not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "unit and not slow" -n 2 $(SPREAD)
 
 # The oldest versions that pyproject.toml allows, in an environment of their own, on the Python that
 # GPU machines have with them. PYTHON=... chooses another, TESTS="tests/core -m unit" a part.
@@ -43,7 +46,7 @@ LOWEST_PYTHON = $(if $(filter file,$(origin PYTHON)),$(shell \
   python3.12 -c '' 2>/dev/null && echo python3.12 || echo $(PYTHON)),$(PYTHON))
 TESTS ?=
 test-lowest: $(LOWEST)/.ready browser  ## the whole test suite on the oldest versions
-	$(LOWEST)/bin/python -m pytest -n $(TESTERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(LOWEST)/bin/python -m pytest -n $(TESTERS) $(SPREAD) --no-loadscope-reorder $(TESTS)
 
 $(LOWEST)/.ready: pyproject.toml constraints-lowest.txt
 	test -x $(LOWEST)/bin/python || $(LOWEST_PYTHON) -m venv $(LOWEST)

@@ -102,6 +102,7 @@ def test_the_difference_of_two_sums_is_an_update_where_any_list_is_served(
 def test_ours_serve_one_list_whatever_is_forgotten(federation: Federation, run: str) -> None:
     federation.sum(NAMES)
     for site in federation.sites.values():
+        site.close()  # a process whose lease is gone ends itself
         shutil.rmtree(site.home / "memory")
         site.restart()
     with pytest.raises(SiteError, match="only 0 sites agreed on who survived"):

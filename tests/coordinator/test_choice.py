@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +28,35 @@ from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
 VECTOR = torch.zeros(3)
-# A learning rate at which the figures of the tiny federation go up and down.
-RESTLESS: dict[str, Any] = {"train": {"lr": 0.8, "batch": 4}}
+
+
+def restless(seed: int, rounds: dict[str, Any], **sections: Any) -> Federation:
+    """At this learning rate the figures of the tiny federation go up and down."""
+    return federations.federation(
+        rounds={"rounds": 8, "validation": 0.3, **rounds},
+        train={"lr": 0.8, "batch": 4},
+        model={"seed": seed},
+        **sections,
+    )
+
+
+@cache
+def telling() -> int:
+    """The first seed at which a round in the middle is best, and patience ends the run early.
+
+    Which seed that is depends on the processor's arithmetic.
+    """
+    for seed in range(40):
+        diary = federations.Diary()
+        learn(restless(seed, {}), diary=diary)
+        scores = [line["accuracy"] for line in diary.lines]
+        if 0 < int(np.argmax(scores)) < 7 and naive(scores, False, 2)[1] < 8:
+            return seed
+    raise AssertionError("no seed makes the figures go up and down")
 
 
 def federation(rounds: dict[str, Any], **sections: Any) -> Federation:
-    return federations.federation(
-        rounds={"rounds": 8, "validation": 0.3, **rounds}, **{**RESTLESS, **sections}
-    )
+    return restless(telling(), rounds, **sections)
 
 
 def learn(of: Federation, start: Checkpoint | None = None, diary: Any = None) -> Trained:
@@ -114,7 +136,6 @@ def test_the_best_round_is_kept_and_measured_on_the_test_part() -> None:
     kept = learn(of, diary=diary)
     scores = [line["accuracy"] for line in diary.lines]
     best = int(np.argmax(scores))
-    assert 0 < best < 7  # or the test would show nothing
     assert [line["accuracy"] for line in plain.lines] == scores  # training is the same
     assert torch.equal(kept.checkpoint.vector, last.checkpoint.vector)
     assert kept.round == best + 1
@@ -144,7 +165,6 @@ def test_patience_ends_training_and_what_was_trained_is_the_same() -> None:
     found = learn(federation({"patience": 2}), diary=diary)
     scores = [line["accuracy"] for line in whole.lines]
     _, trained = naive(scores, False, 2)
-    assert trained < 8
     assert [line["accuracy"] for line in diary.lines] == scores[:trained]
     assert found.round == found.checkpoint.round == trained  # the last one, as keep says
     assert torch.equal(found.travelling, whole.checkpoints[trained - 1].vector)
