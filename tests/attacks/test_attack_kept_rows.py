@@ -85,11 +85,8 @@ def weights(federation: Federation, alive: bool) -> Tensor:
 def sum_and_update(sites: Sequence[AttackedSite], of: Program) -> tuple[Tensor, Tensor]:
     """The masked sum of a round for the second weights; the first site's update for the first."""
     federation = known(of)
-    layout, alive, dead = (
-        federation.layout,
-        weights(federation, alive=True),
-        weights(federation, alive=False),
-    )
+    layout = federation.layout
+    alive, dead = (weights(federation, alive) for alive in (True, False))
     order = Order(1, alive[layout.travelling].clone())
     assert torch.equal(order.vector, dead[layout.travelling])
     sites[0].adopt(alive[layout.kept])

@@ -68,7 +68,8 @@ def network(of: Program, first: Tensor, least: float) -> Tensor:
     head[:, :classes] = torch.eye(classes) * RANGE
     start = torch.full((classes,), LOW)
     start[0] = BASE
-    return model.set("head.weight", head).set("head.bias", start).travelling
+    found: Tensor = model.set("head.weight", head).set("head.bias", start).travelling
+    return found
 
 
 def shown(metrics: dict[str, Any], label: int) -> float:
@@ -80,8 +81,8 @@ def shown(metrics: dict[str, Any], label: int) -> float:
 
 
 def ask(site: AttackedSite, vector: Tensor, round: int) -> dict[str, Any] | None:
-    answer = site.measure(vector, round)
-    return answer.get("metrics")
+    found: dict[str, Any] | None = site.measure(vector, round).get("metrics")
+    return found
 
 
 def picture(site: AttackedSite, of: Program) -> np.ndarray | None:
