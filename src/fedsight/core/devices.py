@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -46,6 +48,15 @@ def find_device(name: str) -> torch.device:
             f"this machine has no device '{name}'", f"choose one of: auto, {', '.join(known)}"
         )
     return torch.device(wanted)
+
+
+@contextmanager
+def drawing(device: torch.device, value: int | None) -> Iterator[None]:
+    """Within it, the default generators of the CPU and of `device` draw as `seed` says; afterwards
+    they go on where they were (that of `mps` does not)."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed(device, value)
+        yield
 
 
 def seed(device: torch.device, value: int | None) -> None:
