@@ -21,6 +21,7 @@ from fedsight.algorithms.closed_form import (
     symmetric,
     triangle,
     upper,
+    with_one,
 )
 from fedsight.algorithms.ridge import Ridge
 from fedsight.core.errors import SiteError
@@ -45,7 +46,7 @@ def digest(federation: Federation, workers: int = 0) -> str:
 
 
 def products(levels: Tensor, labels: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-    gram = symmetric(triangle(levels.double()), levels.shape[1] + 1)
+    gram = symmetric(triangle(with_one(levels.double())), levels.shape[1] + 1)
     ones = torch.cat([levels, torch.ones(len(levels), 1)], dim=1).to(torch.int64)
     cross = torch.zeros(ones.shape[1], classes, dtype=torch.int64)
     cross.T.index_add_(0, labels, ones)
@@ -75,7 +76,7 @@ def test_the_head_has_the_same_bits_for_every_split_engine_and_protection(
 
 def test_the_model_is_the_pooled_ridge_regression(tiny_federation: Make) -> None:
     """Least squares with rows for the penalty, by SVD, on the features rounded to 12 bits."""
-    of = tiny_federation(algorithm={**RIDGE, "strength": 0.01}, rounds=ROUND)
+    of = tiny_federation(algorithm={**RIDGE, "strengths": [0.01]}, rounds=ROUND)
     found = federations.learn(of).vector
     network, data = of.network, of.all_pooled().client(0)
     batch = of.batch(data, torch.arange(len(data)))
@@ -110,7 +111,7 @@ def test_cross_validation_chooses_the_strength_that_leaving_out_images_would(
     y -= y.mean(0)
     if not np.square(x).sum():
         with pytest.raises(SiteError):
-            solve(gram, cross, None)
+            solve(gram, cross)
         return
 
     def score(strength: float) -> float:
@@ -121,7 +122,7 @@ def test_cross_validation_chooses_the_strength_that_leaving_out_images_would(
 
     scores = [score(float(strength)) for strength in STRENGTHS]
     best = float(STRENGTHS[int(np.argmin(scores))])
-    chosen, due = solve(gram, cross, None), solve(gram, cross, best)
+    chosen, due = solve(gram, cross), solve(gram, cross, [best])
     if np.isfinite(min(scores)) and sorted(scores)[1] > min(scores) * (1 + 1e-6):
         assert all(torch.equal(one, other) for one, other in zip(chosen, due, strict=True))
 
@@ -135,7 +136,7 @@ def test_a_certain_output_has_the_same_probability_for_any_number_of_classes(cla
 
 def test_images_of_one_class_get_a_head_that_says_so() -> None:
     levels = torch.arange(12).reshape(4, 3)
-    weight, bias = solve(*products(levels, torch.full((4,), 2), 3), None)
+    weight, bias = solve(*products(levels, torch.full((4,), 2), 3))
     answers = (levels.double() @ weight.T + bias).softmax(1)
     torch.testing.assert_close(answers[:, 2], torch.full((4,), 0.99, dtype=torch.float64))
 
@@ -147,7 +148,7 @@ def test_the_triangle_holds_the_whole_matrix_of_exact_products(
     levels = torch.from_numpy(np.random.default_rng(seed).integers(0, 1 << 16, (images, wide)))
     whole = torch.cat([levels, torch.ones(images, 1, dtype=torch.int64)], dim=1)
     due = whole.T @ whole
-    assert torch.equal(symmetric(triangle(levels.double()), wide + 1), due)
+    assert torch.equal(symmetric(triangle(with_one(levels.double())), wide + 1), due)
     assert torch.equal(symmetric(upper(due), wide + 1), due)
 
 

@@ -49,6 +49,7 @@ class Mean:
     replies: int
     population: int
     integers: Mapping[str, Tensor] = field(default_factory=dict)  # exact sums, int64, in shape
+    deviation: float = 0.0  # of the noise in them, in the `units` of the algorithm
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,20 @@ class Algorithm(Settings):
         without gradients. The batches hold every image of the site once, in order, unaugmented.
         """
         return {}
+
+    @property
+    def units(self) -> Mapping[str, float]:
+        """A unit for each integer part, if what one image changes in them is bounded; else empty.
+
+        Adding or removing any one image at a site changes the site's parts, all divided by their
+        units, together by at most 1 (L2). Noise in these units then hides single images.
+        """
+        return {}
+
+    @property
+    def bounds_images(self) -> bool:
+        """Whether all that leaves a site are integers in which single images can be hidden."""
+        return self.counts and bool(self.units) and not (self.parts or self.phases(1))
 
     @property
     def remembers(self) -> bool:

@@ -1,27 +1,158 @@
-"""Ridge regression solved from sums of products of integers, which are exact however they came."""
+"""Heads with a closed form: what they have in common, and ridge regression solved from exact sums.
+
+Sites send sums over their images, of whole numbers, so the sums are exact however they came.
+"""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from fedsight.core.errors import SiteError
+from fedsight.algorithms.base import Algorithm, Local, Phase
+from fedsight.core.errors import Problem, SiteError
+from fedsight.core.layout import Kind
+from fedsight.core.rng import generator
 from fedsight.core.threads import one_thread
+from fedsight.core.types import Batch, Memory, Payload
+from fedsight.models.base import Network
+from fedsight.models.features import features
+
+if TYPE_CHECKING:
+    from fedsight.program.program import Program
 
 CERTAIN = 0.99  # the probability that an output of 1 stands for
 STRENGTHS = torch.logspace(-7, 1, 33, dtype=torch.float64)  # that "auto" chooses from
 
 
+class ClosedForm(Algorithm):
+    """A head that is computed from sums over the images of features of a frozen network.
+
+    Features become whole numbers before anything is added, so the sums, and with them the head,
+    have the same bits however the images are divided among sites, masked or not.
+    """
+
+    parts: ClassVar[tuple[str, ...]] = ()
+    of_features: ClassVar[bool] = True
+
+    low: float = 0.0  # features below count as this
+    high: float = 6.0  # and those above as this: the range after ReLU6
+    bits: int = Field(12, ge=2, le=16)  # of a feature
+    # largest root mean square of an image's features: longer ones are scaled down to it, which
+    # bounds what one image changes, as differential privacy needs; low and high are then without
+    # effect; 0: none
+    clip: float = Field(0.0, ge=0)
+
+    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
+        """All but the head is frozen."""
+        return kind if name in network.head else Kind.FROZEN
+
+    def phases(self, epochs: int) -> list[Phase]:
+        """None: no gradient is computed."""
+        return []
+
+    def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
+        """Nothing but the sums travels."""
+        return {}, {}
+
+    @property
+    def baseline(self) -> Algorithm:
+        """The same sums, of other images."""
+        return self
+
+    @property
+    def top(self) -> int:
+        """The largest level; with `clip`, the largest length of an image's levels."""
+        return 1 << self.bits if self.clip else (1 << self.bits) - 1
+
+    def levels(self, network: Network, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
+        """The features as whole numbers, float64 [b, d], and the targets [b]."""
+        step = (self.high - self.low) / self.top
+        for x, y in features(network, batches):
+            if self.clip:
+                yield shortened(x, self.clip, self.top), y
+            else:
+                yield ((x.double().clamp(self.low, self.high) - self.low) / step).round(), y
+
+    def check(self, program: Program) -> list[Problem]:
+        """What the sums are not made for."""
+        found, name = [], self.registered
+        if not self.low < self.high:
+            cause = f"the range of the features is empty: {self.low} to {self.high}"
+            found.append(Problem("algorithm.high", cause, "set it above algorithm.low"))
+        if not program.task.scored:
+            cause = (
+                f"{name} solves for a score of each class, and '{program.task.registered}' has none"
+            )
+            found.append(Problem("algorithm.name", cause, "choose another algorithm"))
+        if program.rounds.rounds != 1:
+            cause = f"{name} has its result after one round, and later ones would repeat it"
+            found.append(Problem("rounds.rounds", cause, "set it to 1"))
+        if program.train.augment:
+            cause = (
+                f"{name} sees each image once, as it is, and augmentation would be without effect"
+            )
+            found.append(Problem("train.augment", cause, "leave it out"))
+        ignored = {
+            "train.sampling": program.train.sampling != "shuffled",
+            "task.class_weights": program.task.table().get("class_weights") is not None,
+        }
+        cause = f"every image counts once in the sums of {name}, so this would be without effect"
+        found += [Problem(key, cause, "leave it out") for key, is_set in ignored.items() if is_set]
+        return found
+
+
+def shortened(x: Tensor, clip: float, top: int) -> Tensor:
+    """Features [n, d] as whole numbers, float64, whose length is at most `top` exactly.
+
+    A root mean square of `clip`, and any above it, becomes the length `top`. Values are rounded
+    towards zero, so rounding makes none longer: the sum of the squares of one image's levels
+    exceeds top^2 by less than top^2 / 2^50, the error of float64, and as a whole number, with top
+    up to 2^16, by nothing. Rounded to nearest it may be top + sqrt(d) / 2. An image whose features
+    are not finite counts as zeros.
+    """
+    x = x.double()
+    x = torch.where(x.isfinite().all(1, keepdim=True), x, 0.0)
+    most = clip * math.sqrt(x.shape[1])
+    lengths = x.norm(dim=1, keepdim=True).clamp(min=most)
+    return (x / lengths * top).trunc()
+
+
+def held_out(levels: Tensor, share: float) -> Tensor:
+    """Which images [n] are among the `share` that is held out: bool.
+
+    It follows from an image's own levels [n, d] alone, so it is the same at whatever site it is,
+    and equal images are all on one side.
+    """
+    draws = generator(0, "held out")
+    factors = torch.randint(-(1 << 62), 1 << 62, (levels.shape[1],), generator=draws) * 2 + 1
+    hashed = (levels.to(torch.int64) * factors).sum(1)  # modulo 2^64
+    return ((hashed >> 40) & 0xFFFFFF) < share * (1 << 24)
+
+
+def by_class(levels: Tensor, labels: Tensor, classes: int) -> Tensor:
+    """The sum of the levels [n, d] of each class, int64 [d, classes]."""
+    found = torch.zeros(levels.shape[1], classes, dtype=torch.int64)
+    found.T.index_add_(0, labels, levels.to(torch.int64))
+    return found
+
+
+def with_one(levels: Tensor) -> Tensor:
+    """[n, d + 1]: `levels` [n, d] and a constant feature 1."""
+    return torch.cat([levels, levels.new_ones(len(levels), 1)], dim=1)
+
+
 def triangle(levels: Tensor) -> Tensor:
-    """The upper triangle of X'X as int64 [(d + 1)(d + 2) / 2]; X is `levels` [n, d] and a 1.
+    """The upper triangle of X'X as int64 [d (d + 1) / 2], row after row; X is `levels` [n, d].
 
     `levels` are whole numbers in float64; their products are exact while the sum of n of them is
     below 2^53.
     """
-    full = torch.cat([levels, levels.new_ones(len(levels), 1)], dim=1)
-    return upper((full.T @ full).to(torch.int64))
+    return upper((levels.T @ levels).to(torch.int64))
 
 
 def upper(square: Tensor) -> Tensor:
@@ -39,50 +170,78 @@ def symmetric(values: Tensor, side: int) -> Tensor:
     return square
 
 
-def solve(gram: Tensor, cross: Tensor, strength: float | None) -> tuple[Tensor, Tensor]:
+def solve(
+    gram: Tensor, cross: Tensor, strengths: Sequence[float] | Tensor = STRENGTHS
+) -> tuple[Tensor, Tensor]:
     """Weights [c, d] and biases [c] of the logits of c classes, float64.
 
     `gram` is X'X as int64 [d + 1, d + 1], whose last row and column are those of the constant 1;
     `cross` is X'Y as int64 [d + 1, c], with Y one column for each class, 1 where an image has it.
 
     The regression (Hoerl and Kennard 1970) does not penalise the bias. Its strength is in units of
-    the features' mean variance; None: the one of STRENGTHS with the least generalised
-    cross-validation (Golub, Heath and Wahba 1979), which the sums suffice for. Its outputs estimate
-    probabilities; as logits they are scaled so that the softmax of an output of exactly 1 for one
-    class and 0 for the others is CERTAIN. (The variance of the residuals, which would follow if
-    they were normal, makes the head several times too sure.)
+    the features' mean variance: that of `strengths` with the least generalised cross-validation
+    (Golub, Heath and Wahba 1979), which the sums suffice for. Its outputs estimate probabilities;
+    as logits they are scaled so that the softmax of an output of exactly 1 for one class and 0 for
+    the others is CERTAIN. (The variance of the residuals, which would follow if they were normal,
+    makes the head several times too sure.)
 
     It computes on one thread, so that equal sums give equal bits. Raises SiteError if no feature
     varies.
     """
     with one_thread():
+        regression = Regression(gram, cross)
+        weight, bias = regression.head(regression.cross_validated(strengths))
+        scale = logit_scale(len(bias))
+        return weight * scale, bias * scale
+
+
+class Regression:
+    """Ridge regressions of all strengths on the same sums, whose matrix is decomposed once."""
+
+    def __init__(self, gram: Tensor, cross: Tensor) -> None:
         sums, totals = gram.double(), cross.double()
-        images = sums[-1, -1]
-        means, shares = sums[-1, :-1] / images, totals[-1] / images
-        spread = sums[:-1, :-1] - torch.outer(means, means) * images
-        joint = totals[:-1] - torch.outer(means, shares) * images
-        values, vectors = torch.linalg.eigh(spread)
-        values = values.clamp(min=0)
-        varied = float((totals[-1] - shares * totals[-1]).sum())
-        if not values[-1] > 0:
+        self.images = sums[-1, -1]
+        self.means, self.shares = sums[-1, :-1] / self.images, totals[-1] / self.images
+        spread = sums[:-1, :-1] - torch.outer(self.means, self.means) * self.images
+        joint = totals[:-1] - torch.outer(self.means, self.shares) * self.images
+        values, self.vectors = torch.linalg.eigh(spread)
+        self.values = values.clamp(min=0)
+        self.varied = float((totals[-1] - self.shares * totals[-1]).sum())
+        if not self.values[-1] > 0:
             raise SiteError(
                 "the head has no closed form: all images have equal features",
                 "choose another network or other images, or set algorithm.low and algorithm.high "
                 "to the range of the features",
             )
-        rotated = vectors.T @ joint
-        known = STRENGTHS if strength is None else torch.tensor([strength], dtype=torch.float64)
-        penalties = known[:, None] * values.mean()  # [s, 1]
-        damped = 1 / (values + penalties)  # [s, d]
-        explained = ((2 * damped - values * damped**2) * rotated.square().sum(1)).sum(1)
-        residual = (varied - explained).clamp(min=0)  # [s]
-        freedom = 1 - ((values * damped).sum(1) + 1) / images
+        self.rotated = self.vectors.T @ joint
+
+    def head(self, strength: float) -> tuple[Tensor, Tensor]:
+        """Weights [c, d] and biases [c] of the outputs, which estimate probabilities."""
+        damped = 1 / (self.values + strength * self.values.mean())
+        weight = (self.vectors @ (self.rotated * damped[:, None])).T
+        return weight, self.shares - weight @ self.means
+
+    def cross_validated(self, strengths: Sequence[float] | Tensor) -> float:
+        """The one of `strengths` with the least generalised cross-validation."""
+        known = torch.as_tensor(strengths, dtype=torch.float64)
+        values = self.values
+        damped = 1 / (values + known[:, None] * values.mean())  # [s, d]
+        explained = ((2 * damped - values * damped**2) * self.rotated.square().sum(1)).sum(1)
+        residual = (self.varied - explained).clamp(min=0)  # [s]
+        freedom = 1 - ((values * damped).sum(1) + 1) / self.images
         valid = torch.where(freedom > 0, residual / freedom**2, torch.inf)
-        best = int(valid.argmin())
-        weight = (vectors @ (rotated * damped[best, :, None])).T
-        bias = shares - weight @ means
-        scale = logit_scale(len(shares))
-        return weight * scale, bias * scale
+        return float(known[int(valid.argmin())])
+
+
+def best(weights: Sequence[Tensor], gram: Tensor, cross: Tensor) -> int:
+    """Which of the `weights`, each [c, d], has the least squared error on images with these sums.
+
+    The error of outputs W x is |Y|^2 - 2 <W, Y'X> + <W X'X, W>, whose first term they all have.
+    """
+    with one_thread():
+        sums, totals = gram.double(), cross.double().T
+        errors = [float(((w @ sums) * w).sum() - 2 * (w * totals).sum()) for w in weights]
+    return errors.index(min(errors))
 
 
 def logit_scale(classes: int) -> float:

@@ -339,7 +339,8 @@ class Client(BoundModel):
         every = torch.arange(len(site.data)).split(CHUNK)
         classes = len(federation.dataset.classes)
         with torch.no_grad(), self._read_for(algorithm, site.data) as read:
-            found = algorithm.statistics(self.network, classes, map(read, every))
+            batches = (batch for positions in every for batch in self._readable(read, positions))
+            found = algorithm.statistics(self.network, classes, batches)
         for part, spec in federation.integers.items():
             shape = tuple(found[part].shape) if part in found else "nothing"
             if shape != spec.shape:
@@ -349,6 +350,20 @@ class Client(BoundModel):
                     "correct its `statistics` or its `integer_parts`",
                 )
         return {part: value.reshape(-1).cpu() for part, value in found.items()}
+
+    def _readable(self, read: Callable[[Tensor], Batch], positions: Tensor) -> Iterator[Batch]:
+        """The images at `positions`. Where images are to stay hidden, one that cannot be read is
+        left out by itself: it must not change what the others add."""
+        try:
+            found = [read(positions)]
+        except Exception:
+            if not self._hides:
+                raise
+            found = []
+            for position in positions.split(1):
+                with contextlib.suppress(Exception):
+                    found.append(read(position))
+        yield from found
 
     @contextlib.contextmanager
     def _read_for(

@@ -55,7 +55,9 @@ class Protection:
         noise = partial(self._noise, "round", round)
         released = self.mechanism.mean(total, self.plan, own, noise)
         population = self._federation.population
-        mean = Mean(released.parts, released.replies, population, released.integers)
+        mean = Mean(
+            released.parts, released.replies, population, released.integers, released.deviation
+        )
         return mean, released.state, rest
 
     def epsilon(self, round: int) -> float | None:

@@ -18,6 +18,7 @@ from fedsight.core.errors import ModelError, Problem
 from fedsight.core.registry import Registry, nearest
 from fedsight.core.rng import derive
 from fedsight.core.settings import Settings
+from fedsight.models import lift as random_features
 from fedsight.models import patterns
 from fedsight.models.norms import (
     freeze_norms,
@@ -76,6 +77,10 @@ class Model(Settings, ABC):
     # layers whose outputs, averaged and at their highest over the image, the head sees instead of
     # the last features ("blocks.3"); what comes after them is left out
     taps: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    # how many random features, a frozen and seeded function of the last ones, the head sees instead
+    # of them; 0: none
+    lift: int = Field(0, ge=0)
+    lift_by: random_features.Kind = "linear"  # products with random directions; or ReLUs of them
     seed: int | None = None  # of the initial weights; None: the program's seed
 
     @abstractmethod
@@ -152,13 +157,18 @@ class Model(Settings, ABC):
                 module = to_group_norm(module)
             image = (channels, height, width)
             probe(module, image, self.answer(height, width, classes), self.title)
-            head = self._head(module, tuple(heads))
-            whole = self._of_tapped()
-            notes = () if whole else self._pretrain(module, head)
+            head, of, notes = self._head(module, tuple(heads)), self._weights_of(), ()
+            if of == "network":
+                notes = self._pretrain(module, head)
             if self.taps:
                 module = tapped(module, self.taps, image, classes, self.title)
                 head = self._head(module, (HEAD,))
-            if whole:
+            if of == "taps":
+                notes = self._pretrain(module, head)
+            if self.lift:
+                given = (self.lift, self.lift_by, seed)
+                head = self._head(module, (random_features.lift(module, head, *given, self.title),))
+            if of == "lift":
                 notes = self._pretrain(module, head)
         if self.norm == "frozen":
             count = sum(is_batch_norm(part) for part in module.modules())
@@ -188,13 +198,15 @@ class Model(Settings, ABC):
                 )
         return frozenset(n for n in names if n.startswith(tuple(f"{one}." for one in layers)))
 
-    def _of_tapped(self) -> bool:
-        """Whether the weights are those of a network with taps, as a run leaves them."""
-        if not self.taps or self.weights is None or self.published is not None:
-            return False
-        return any(
-            name.startswith(f"{BODY}.") for name in read_weights(self.weights, self.sha256 or "")
-        )
+    def _weights_of(self) -> Literal["network", "taps", "lift"]:
+        """Which network the weights are of: a run leaves those of one with its taps and lift."""
+        if not (self.taps or self.lift) or self.weights is None or self.published is not None:
+            return "network"
+        names = list(read_weights(self.weights, self.sha256 or ""))
+        if self.lift and any(name.endswith(random_features.TENSOR) for name in names):
+            return "lift"
+        tapped = self.taps and any(name.startswith(f"{BODY}.") for name in names)
+        return "taps" if tapped else "network"
 
     def _pretrain(self, module: nn.Module, head: frozenset[str]) -> tuple[str, ...]:
         if self.weights is None:
@@ -215,6 +227,9 @@ class Model(Settings, ABC):
         if self.taps and self.gives != "scores":
             cause = f"only classifiers have taps, and {self.title} gives {self.gives}"
             problems.append(Problem("model.taps", cause, "leave it out"))
+        if self.lift and self.gives != "scores":
+            cause = f"only classifiers have random features, and {self.title} gives {self.gives}"
+            problems.append(Problem("model.lift", cause, "leave it out"))
         if self.weights is None:
             if self.sha256 is not None:
                 cause = "the SHA-256 of a weights file is set, but no weights file"

@@ -20,7 +20,7 @@ from torch import Tensor
 from fedsight.core.errors import Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
-from fedsight.core.types import Payload, RoundSum
+from fedsight.core.types import PartSpecs, Payload, RoundSum
 from fedsight.privacy.accounting import COARSE, Events, calibrate, rounds_within, spent
 from fedsight.privacy.event import MOST_NOISE
 from fedsight.privacy.noise import MakeNoise
@@ -48,6 +48,9 @@ class Plan:
     honest: int = 0
     bits: int | None = None
     unit: float = 0.0  # the most by which secure aggregation's rounding changes a value
+    # Of an algorithm whose rounds release only sums of integers in which single images can be
+    # hidden: the unit of each part (`Algorithm.units`).
+    units: tuple[tuple[str, float], ...] = ()
 
     def reached(self, clip: float, size: int) -> float:
         """Largest L2 norm of an update of `size` values, clipped to `clip` and then rounded."""
@@ -62,6 +65,7 @@ class Released:
     replies: int
     state: State
     integers: Mapping[str, Tensor] = field(default_factory=dict)  # sums of int64 parts
+    deviation: float = 0.0  # of the noise in these, in the plan's units
 
 
 class Mechanism(Settings):
@@ -75,6 +79,8 @@ class Mechanism(Settings):
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = ""
     # whether it bounds and noises integer parts, too (`release`, `mean`)
     covers_integers: ClassVar[bool] = False
+    # whether it noises those in which one image changes a bounded amount (`Plan.units`)
+    covers_bounded_integers: ClassVar[bool] = False
     # what the page of compatibilities says of it with a cohort, a quorum, with masks and without
     with_cohort: ClassVar[str] = "Who takes part is known; nothing is amplified."
     with_quorum: ClassVar[str] = ""
@@ -93,6 +99,10 @@ class Mechanism(Settings):
     def parts(self) -> Mapping[str, int]:
         """Additional parts of a payload, beside the algorithm's: lengths by name."""
         return {}
+
+    def widened(self, specs: PartSpecs, plan: Plan) -> PartSpecs:
+        """The integer parts with the bounds of what leaves a site after `release`."""
+        return specs
 
     def init(self) -> State:
         """The state before the first round."""

@@ -275,7 +275,8 @@ class Federation:
         algorithm, classes = self.program.algorithm, len(self.dataset.classes)
         if not algorithm.counts:
             return {}
-        return dict(algorithm.integer_parts(self.network, classes, images))
+        specs = algorithm.integer_parts(self.network, classes, images)
+        return dict(self.program.privacy.widened(specs, self.plan))
 
     @cached_property
     def sizes(self) -> dict[str, int]:
@@ -290,6 +291,7 @@ class Federation:
         if program.privacy.unit == "example":
             sizes = frozenset(map(self.size, range(self.population)))
         phases = program.algorithm.phases(program.train.epochs)
+        hides = program.privacy.covers_bounded_integers and program.algorithm.bounds_images
         return Plan(
             self.population,
             program.rounds.cohort,
@@ -297,6 +299,7 @@ class Federation:
             program.train.batch,
             sum(phase.epochs for phase in phases),
             tuple(sorted(sizes)),
+            units=tuple(program.algorithm.units.items()) if hides else (),
         )
 
     @cached_property

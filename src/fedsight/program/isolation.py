@@ -1,14 +1,17 @@
-"""Whether a loss and a network are fit for DP-SGD, tried on two images that do not exist.
+"""Whether a loss and a network are fit to protect single images, tried on two that do not exist.
 
 DP-SGD shows them one image at a time (`client/per_image.py`) and restores buffers in between, so
 the images of a batch cannot mix. What is left is what Python objects remember: a running average of
 class counts, a queue of features. An image would change the gradients of those after it, which
 no clip bounds.
+
+Where features are summed (closed forms), each image's must not depend on others in the batch.
 """
 
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +23,7 @@ from fedsight.core.types import Batch
 from fedsight.data.base import Dataset
 from fedsight.data.detection import boxes
 from fedsight.models.base import Network
+from fedsight.models.features import features
 from fedsight.program.program import Program
 from fedsight.tasks.base import Task
 from fedsight.tasks.loss_module import LossModule
@@ -32,6 +36,8 @@ def problems(program: Program, dataset: Dataset, network: Network) -> list[Probl
     """Problems of the task's loss and the network where single images are protected."""
     if program.privacy.unit != "example":
         return []
+    if not program.algorithm.phases(program.train.epochs):
+        return _mixed(program.task, network, dataset)
     with torch.random.fork_rng(devices=[]):
         try:
             found = _tried(program.task, copy.deepcopy(network.module).cpu(), dataset)
@@ -41,6 +47,23 @@ def problems(program: Program, dataset: Dataset, network: Network) -> list[Probl
             cure = f"write them so that a batch of one image is possible, {_OTHERWISE}"
             return [Problem("task", cause, cure)]
     return [] if found is None else [Problem("task", *found)]
+
+
+def _mixed(task: Task, network: Network, dataset: Dataset) -> list[Problem]:
+    """The problem of features of an image that another one changes, beside it or before it."""
+    alone = replace(network, module=copy.deepcopy(network.module).cpu().eval())
+    one, other = _images(task, dataset)
+    both = Batch(torch.cat([one.x, other.x]), torch.cat([one.y, other.y]))
+    with torch.no_grad():
+        found = [seen[0] for seen, _ in features(alone, [one, both, one])]
+    if all(torch.equal(found[0], again) for again in found[1:]):
+        return []
+    cause = (
+        "the features of an image depend on other images, beside it in a batch or before it, so no "
+        "bound holds for what one image changes in sums of them"
+    )
+    cure = "choose a network that computes every image by itself, or set privacy.name = 'none'"
+    return [Problem("model", cause, cure)]
 
 
 def _tried(task: Task, module: nn.Module, dataset: Dataset) -> tuple[str, str] | None:

@@ -105,6 +105,7 @@ SHIFT = "a feature shift"
 SINGLE = "a rule over single replies (median)"
 LOSSY = "a lossy codec (float16)"
 INTEGERS = "integer statistics (closed forms)"
+BOUNDED = "integer statistics that one image changes little (closed forms with a clip)"
 LABELS = "a network prepared for the classes of a site (faces)"
 MIXED = "images mixed with one another (mixup, CutMix)"
 BALANCED = "balanced sampling"
@@ -124,7 +125,10 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     SHIFT: lambda facts: facts.program.shift.kind != "none",
     SINGLE: lambda facts: facts.program.aggregation.needs_replies,
     LOSSY: lambda facts: not facts.program.compression.exact,
-    INTEGERS: lambda facts: facts.program.algorithm.counts,
+    INTEGERS: lambda facts: (
+        facts.program.algorithm.counts and not facts.program.algorithm.bounds_images
+    ),
+    BOUNDED: lambda facts: facts.program.algorithm.bounds_images,
     LABELS: lambda facts: facts.program.task.prepares,
     MIXED: lambda facts: facts.program.train.mixes,
     BALANCED: lambda facts: facts.program.train.sampling == "balanced",
@@ -162,6 +166,10 @@ class _Rules:
 
 
 _GROUP = "set model.norm = 'group' (the default), or keep the norms at the sites with fedbn"
+_CLIPPED = (
+    "choose another algorithm, or bound what one image changes, with algorithm.clip = 1 if it has "
+    "that"
+)
 _SLICE = (
     "the slice of the model that stays at its site: it is trained without noise, and epsilon "
     "covers what travels"
@@ -205,16 +213,33 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
     else:
         rules.sound(SINGLE, "The rule sees only noised updates.")
         rules.sound(LOSSY, "Updates are encoded after the noise.")
+    _integer_rules(rules, mechanism)
+    return rules.found
+
+
+def _integer_rules(rules: _Rules, mechanism: type[Mechanism]) -> None:
+    """Rules of sums of integers, which no gradient step and no clip of an update sees."""
     if mechanism.covers_integers:
         rules.sound(INTEGERS, "They are bounded and noised.")
     else:
         rules.refused(
             INTEGERS,
             "integer parts are neither clipped nor noised, so epsilon would not cover them",
-            "choose another algorithm, or set privacy.name = 'none'",
+            _CLIPPED
+            if mechanism.covers_bounded_integers
+            else "choose another algorithm, or set privacy.name = 'none'",
             "algorithm.name",
         )
-    return rules.found
+    if mechanism.covers_integers or mechanism.covers_bounded_integers:
+        rules.sound(BOUNDED, "All parts of a round are noised as one release.")
+    else:
+        rules.refused(
+            BOUNDED,
+            "what one image changes in these sums is bounded, but not what all images of a site "
+            "do, so epsilon would not cover a site",
+            "protect single images, with privacy.name = 'example'",
+            "privacy.name",
+        )
 
 
 def _client_rules(rules: _Rules) -> None:
@@ -294,7 +319,8 @@ def secure_rules() -> list[Rule]:
     rules.sound(COHORT, "The size of the cohort determines the bits per value.")
     rules.sound(QUORUM, "It is checked against the number of sites needed for unmasking.")
     rules.sound(SHIFT)
-    rules.sound(INTEGERS, "They are masked modulo 2^64, without clip, rounding or weight.")
+    for feature in (INTEGERS, BOUNDED):
+        rules.sound(feature, "They are masked modulo 2^64, without clip, rounding or weight.")
     for feature in (LABELS, MIXED, BALANCED, COUNTED):
         rules.sound(feature)
     rules.refused(

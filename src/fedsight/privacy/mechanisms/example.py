@@ -1,26 +1,38 @@
-"""Example-level differential privacy: each site trains by DP-SGD on its own images."""
+"""Example-level differential privacy: sites train by DP-SGD, or noise their sums over images."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
+from torch import Tensor
 
+from fedsight.core.types import PartSpecs, Payload, RoundSum
+from fedsight.privacy import event
 from fedsight.privacy.accounting import Events, spent
-from fedsight.privacy.base import Plan, Protected, mechanisms
+from fedsight.privacy.base import Plan, Protected, Released, State, mechanisms
+from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Poisson
+
+TAIL = 9.0  # standard deviations that noise never reaches: 54 bits reach sqrt(2 x 54 log 2) = 8.65
 
 
 @mechanisms.add("example", paper="Abadi et al. 2016, Algorithm 1")
 class Example(Protected):
-    """DP-SGD at every site: each image's gradient is clipped, and noise is added to their sum.
+    """Noise at every site on sums to which each image contributes a bounded amount.
 
-    A step draws each image independently, `train.batch` of them on average. A site is accounted by
-    its own number of images and steps; without a noise multiplier it adds the least noise that
-    keeps its own rounds within epsilon. The run's epsilon is that of the worst site.
+    Where sites train it is DP-SGD: each image's gradient is clipped, and noise is added to their
+    sum. A step draws each image independently, `train.batch` of them on average. A site is
+    accounted by its own number of images and steps; without a noise multiplier it adds the least
+    noise that keeps its own rounds within epsilon. The run's epsilon is that of the worst site.
+
+    Where sites send sums of integers (closed forms) all parts of a round together are one release
+    of the Gaussian mechanism. The noise is rounded to whole numbers, so sums stay exact.
     """
 
     unit: ClassVar[Literal["", "client", "example"]] = "example"
@@ -31,10 +43,13 @@ class Example(Protected):
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "steps"
     with_cohort: ClassVar[str] = "A site is accounted as if it took part in every round."
     with_masks: ClassVar[str] = "The update is rounded and masked."
+    covers_bounded_integers: ClassVar[bool] = True
     clip: float = Field(1.0, gt=0)  # largest L2 norm of one image's gradient
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:
-        """The steps of the site whose number of images costs most."""
+        """The steps of the site whose number of images costs most; one release of its sums."""
+        if plan.units:
+            return [(event.gaussian(noise), rounds)]
         return self._events(worst(self, plan), rounds, noise)
 
     def _events(self, plan: Plan, rounds: int, noise: float) -> Events:
@@ -48,7 +63,42 @@ class Example(Protected):
 
     def spent(self, plan: Plan, rounds: int) -> float:
         """Epsilon at the worst site."""
-        return super().spent(worst(self, plan), rounds)
+        return super().spent(plan if plan.units else worst(self, plan), rounds)
+
+    def release(
+        self,
+        payload: Payload,
+        shared: Mapping[str, Tensor],
+        plan: Plan,
+        site: str,
+        noise: MakeNoise,
+    ) -> Payload:
+        """The sums of integers with noise of whole numbers; what was trained has noise already.
+
+        A whole number plus rounded noise is the noised number, rounded: nothing that rounding does
+        depends on the images otherwise than through it.
+        """
+        released, z = dict(payload), self.noise(plan) if plan.units else 0.0
+        for part, unit in plan.units:
+            values = payload[part]
+            drawn = noise("sums", part, values=[values]).normal(len(values), z * unit)
+            released[part] = values + drawn.round().to(torch.int64)
+        return released
+
+    def widened(self, specs: PartSpecs, plan: Plan) -> PartSpecs:
+        """With room for the noise."""
+        found, z = dict(specs), self.noise(plan) if plan.units else 0.0
+        for part, unit in plan.units:
+            bound = found[part].bound
+            if bound is not None:
+                room = math.ceil(TAIL * z * unit)
+                found[part] = replace(found[part], bound=bound + room)
+        return found
+
+    def mean(self, total: RoundSum, plan: Plan, state: State, noise: MakeNoise) -> Released:
+        """The mean, and the deviation of the noise that the sites added to sums of integers."""
+        deviation = self.noise(plan) * math.sqrt(total.count) if plan.units else 0.0
+        return replace(super().mean(total, plan, state, noise), deviation=deviation)
 
 
 def steps(plan: Plan, images: int) -> int:
