@@ -84,6 +84,13 @@ class ClosedForm(Algorithm):
         if not self.low < self.high:
             cause = f"the range of the features is empty: {self.low} to {self.high}"
             found.append(Problem("algorithm.high", cause, "set it above algorithm.low"))
+        if self.low >= 0 and not self.clip and program.model.signed:
+            cause = (
+                "random features that are products have either sign, and those below "
+                f"{self.low:g} would count as that"
+            )
+            cure = "set algorithm.low = -6 (their mean square is 1), or model.lift_by = 'relu'"
+            found.append(Problem("algorithm.low", cause, cure))
         if not program.task.scored:
             cause = (
                 f"{name} solves for a score of each class, and '{program.task.registered}' has none"
@@ -110,16 +117,16 @@ def shortened(x: Tensor, clip: float, top: int) -> Tensor:
     """Features [n, d] as whole numbers, float64, whose length is at most `top` exactly.
 
     A root mean square of `clip`, and any above it, becomes the length `top`. Values are rounded
-    towards zero, so rounding makes none longer: the sum of the squares of one image's levels
-    exceeds top^2 by less than top^2 / 2^50, the error of float64, and as a whole number, with top
-    up to 2^16, by nothing. Rounded to nearest it may be top + sqrt(d) / 2. An image whose features
-    are not finite counts as zeros.
+    towards zero, which makes none longer; rounded to nearest, the length could be top + sqrt(d) / 2.
+    What float64 adds to the sum of the squares is less than d top^2 2^-51, and less than 1 while d
+    is below 2^19 with a top of 2^16; as that sum is a whole number, it is at most top^2. An image
+    whose features are not finite counts as zeros.
     """
     x = x.double()
     x = torch.where(x.isfinite().all(1, keepdim=True), x, 0.0)
     most = clip * math.sqrt(x.shape[1])
-    lengths = x.norm(dim=1, keepdim=True).clamp(min=most)
-    return (x / lengths * top).trunc()
+    lengths = torch.linalg.vector_norm(x, dim=1, keepdim=True).clamp(min=most)
+    return torch.trunc(x / lengths * top)
 
 
 def held_out(levels: Tensor, share: float) -> Tensor:

@@ -53,7 +53,7 @@ def matrix(sums: Mapping[str, Tensor]) -> Tensor:
 def bounded_sums(levels: Tensor) -> dict[str, Tensor]:
     """`squares` and `products` of levels [n, d] of whole numbers in float64."""
     square = (levels.T @ levels).to(torch.int64)
-    rows, columns = torch.triu_indices(*square.shape, 1)
+    rows, columns = torch.triu_indices(len(square), len(square), 1)
     return {"squares": square.diagonal().clone(), "products": square[rows, columns]}
 
 
@@ -87,7 +87,8 @@ def fitted(gram: Tensor, cross: Tensor, added: float) -> Tensor:
     with one_thread():
         values, vectors = torch.linalg.eigh(gram.double())
         damped = 1 / (values.clamp(min=0) + added)
-        return (vectors @ ((vectors.T @ centred(cross)) * damped[:, None])).T
+        weight: Tensor = vectors @ ((vectors.T @ centred(cross)) * damped[:, None])
+        return weight.T
 
 
 def as_logits(weight: Tensor) -> tuple[Tensor, Tensor]:

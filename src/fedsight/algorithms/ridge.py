@@ -149,6 +149,12 @@ class Ridge(ClosedForm):
             cause = "images are held out to choose among several strengths, and there are none"
             cure = "write several in algorithm.strengths, or leave held_out out"
             found.append(Problem("algorithm.held_out", cause, cure))
+        if self.held_out and program.privacy.protects:
+            cause = (
+                "the noise of differential privacy makes errors on images that are held out useless"
+            )
+            cure = "leave held_out out: without strengths the penalty is what the noise needs"
+            found.append(Problem("algorithm.held_out", cause, cure))
         return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_bytes
@@ -99,7 +99,8 @@ class Client(BoundModel):
             of = self.federation
             if problems := isolation.problems(of.program, of.dataset, self.network):
                 raise ConfigError(problems)  # a site does not take the coordinator's word for it
-            return PrivateSteps(privacy, self.federation.plan, self._hides)
+            if not of.plan.units:  # else there are no steps, and the sums are noised
+                return PrivateSteps(privacy, of.plan, self._hides)
         bfloat16 = torch.autocast(self._device.type, torch.bfloat16)
         precise = speed.precision == "float32"
         return GradientSteps(contextlib.nullcontext if precise else lambda: bfloat16)
@@ -336,11 +337,8 @@ class Client(BoundModel):
             specs = federation.integers.items()
             return {part: torch.zeros(spec.values, dtype=spec.dtype) for part, spec in specs}
         self.model.eval()
-        every = torch.arange(len(site.data)).split(CHUNK)
-        classes = len(federation.dataset.classes)
         with torch.no_grad(), self._read_for(algorithm, site.data) as read:
-            batches = (batch for positions in every for batch in self._readable(read, positions))
-            found = algorithm.statistics(self.network, classes, batches)
+            found = self._counted(read, len(site.data))
         for part, spec in federation.integers.items():
             shape = tuple(found[part].shape) if part in found else "nothing"
             if shape != spec.shape:
@@ -351,19 +349,28 @@ class Client(BoundModel):
                 )
         return {part: value.reshape(-1).cpu() for part, value in found.items()}
 
-    def _readable(self, read: Callable[[Tensor], Batch], positions: Tensor) -> Iterator[Batch]:
-        """The images at `positions`. Where images are to stay hidden, one that cannot be read is
-        left out by itself: it must not change what the others add."""
+    def _counted(self, read: Callable[[Tensor], Batch], images: int) -> Mapping[str, Tensor]:
+        """The algorithm's statistics of all images of a site.
+
+        Where single images are to stay hidden, one that fails counts nothing, and the others do:
+        an error must not say more of it than its share of the sums would.
+        """
+        federation, algorithm = self.federation, self.federation.program.algorithm
+        classes, whole = len(federation.dataset.classes), torch.arange(images)
         try:
-            found = [read(positions)]
+            return algorithm.statistics(self.network, classes, map(read, whole.split(CHUNK)))
         except Exception:
-            if not self._hides:
+            if not (self._hides and federation.plan.units):
                 raise
-            found = []
-            for position in positions.split(1):
-                with contextlib.suppress(Exception):
-                    found.append(read(position))
-        yield from found
+        found = {
+            part: torch.zeros(spec.shape, dtype=spec.dtype)
+            for part, spec in federation.integers.items()
+        }
+        for position in whole.split(1):
+            with contextlib.suppress(Exception):
+                one = algorithm.statistics(self.network, classes, [read(position)])
+                found = {part: value + one[part] for part, value in found.items()}
+        return found
 
     @contextlib.contextmanager
     def _read_for(

@@ -157,7 +157,8 @@ class Model(Settings, ABC):
                 module = to_group_norm(module)
             image = (channels, height, width)
             probe(module, image, self.answer(height, width, classes), self.title)
-            head, of, notes = self._head(module, tuple(heads)), self._weights_of(), ()
+            head, of = self._head(module, tuple(heads)), self._weights_of()
+            notes: tuple[str, ...] = ()
             if of == "network":
                 notes = self._pretrain(module, head)
             if self.taps:
@@ -215,6 +216,11 @@ class Model(Settings, ABC):
         if known is None:
             return load_weights(module, self.weights, self.sha256 or "", head)
         return load_weights(module, known.path, known.sha256, head, known.rename)
+
+    @property
+    def signed(self) -> bool:
+        """Whether the head sees random features that are as often below 0 as above."""
+        return self.lift > 0 and self.lift_by == "linear"
 
     @property
     def title(self) -> str:

@@ -88,8 +88,8 @@ class Secure(Settings):
             min(plan.population, 2 * terms + 100) if plan.cohort else terms
         )  # a Poisson cohort may be larger
         rough = self.quantiser(sizes, most, 1, lr)
-        reach = min(rough.ranges.values())
-        unit = 2 * max(rough.ranges.values()) / ((1 << rough.bits) - 1)
+        reach = min(rough.ranges.values(), default=0.0)  # integers alone are not rounded
+        unit = 2 * max(rough.ranges.values(), default=0.0) / ((1 << rough.bits) - 1)
         honest = 0  # without masks, no site's noise hides another site's update
         if self.masks:
             honest = self.parameters(terms).survivors - colluding(terms, self.corrupt)
