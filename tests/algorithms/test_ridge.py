@@ -26,7 +26,8 @@ from fedsight.algorithms.closed_form import (
 from fedsight.algorithms.ridge import Ridge
 from fedsight.core.errors import SiteError
 from fedsight.engines.workers import WorkerEngine
-from fedsight.models.features import TOGETHER, features, linear_head
+from fedsight.models.base import TOGETHER
+from fedsight.models.features import features, linear_head
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fedsight.client.bound_model import BoundModel
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.workers import WorkerEngine
-from fedsight.models.features import TOGETHER
+from fedsight.models.base import TOGETHER
 from fedsight.models.prefix import Prefix
 from fedsight.program import kept
 from fedsight.program.federation import Federation

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedsight.models.base import models
-from fedsight.models.features import TOGETHER
+from fedsight.models.base import TOGETHER, models
 from fedsight.models.prefix import ELSEWHERE, NONE, Prefix, find_prefix, laid_out
 
 IMAGE = (3, 16, 16)

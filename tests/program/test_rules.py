@@ -19,6 +19,7 @@ from fedsight.privacy.mechanisms.local import Local
 from fedsight.program.program import Program
 from fedsight.program.rules import (
     BALANCED,
+    BOUNDED,
     COUNTED,
     FEATURES,
     FROZEN,
@@ -64,7 +65,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     FROZEN: {"train": {"only": ["head"]}},
     SINGLE: {"aggregation": {"name": "median"}},
     LOSSY: {"compression": {"name": "float16"}},
-    INTEGERS: {},  # no algorithm of the package sends any
+    INTEGERS: {},  # the algorithm is `Counting`
+    BOUNDED: {"algorithm": {"name": "ncm", "clip": 1.0}, "rounds": {"rounds": 1}},
     MIXED: {"train": {"augment": ["mixup"]}},
     BALANCED: {"train": {"sampling": "balanced"}},
     COUNTED: {"task": {"class_weights": "site"}},

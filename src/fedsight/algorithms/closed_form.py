@@ -117,9 +117,9 @@ def shortened(x: Tensor, clip: float, top: int) -> Tensor:
     """Features [n, d] as whole numbers, float64, whose length is at most `top` exactly.
 
     A root mean square of `clip`, and any above it, becomes the length `top`. Values are rounded
-    towards zero, which makes none longer; rounded to nearest, the length could be top + sqrt(d) / 2.
-    What float64 adds to the sum of the squares is less than d top^2 2^-51, and less than 1 while d
-    is below 2^19 with a top of 2^16; as that sum is a whole number, it is at most top^2. An image
+    towards zero, which makes none longer; to nearest, the length could be top + sqrt(d) / 2. What
+    float64 adds to the sum of the squares is less than d top^2 2^-51, so less than 1 while d is
+    below 2^19 with a top of 2^16; and that sum is a whole number, so it is at most top^2. An image
     whose features are not finite counts as zeros.
     """
     x = x.double()

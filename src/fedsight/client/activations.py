@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedsight.core.types import Batch
-from fedsight.models.features import TOGETHER
+from fedsight.models.base import TOGETHER
 from fedsight.models.prefix import laid_out
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.kept import Kept, bound_copy, images_of

@@ -352,23 +352,18 @@ class Client(BoundModel):
     def _counted(self, read: Callable[[Tensor], Batch], images: int) -> Mapping[str, Tensor]:
         """The algorithm's statistics of all images of a site.
 
-        Where single images are to stay hidden, one that fails counts nothing, and the others do:
-        an error must not say more of it than its share of the sums would.
+        Where noise is to hide single images, each is computed by itself, so that no digit of it
+        depends on which others there are. One that fails counts nothing, and there is no error.
         """
         federation, algorithm = self.federation, self.federation.program.algorithm
-        classes, whole = len(federation.dataset.classes), torch.arange(images)
-        try:
-            return algorithm.statistics(self.network, classes, map(read, whole.split(CHUNK)))
-        except Exception:
-            if not (self._hides and federation.plan.units):
-                raise
-        found = {
-            part: torch.zeros(spec.shape, dtype=spec.dtype)
-            for part, spec in federation.integers.items()
-        }
-        for position in whole.split(1):
+        classes, every = len(federation.dataset.classes), torch.arange(images)
+        if not (self._hides and federation.plan.units):
+            return algorithm.statistics(self.network, classes, map(read, every.split(CHUNK)))
+        network, specs = replace(self.network, together=1), federation.integers.items()
+        found = {part: torch.zeros(spec.shape, dtype=spec.dtype) for part, spec in specs}
+        for position in every.split(1):
             with contextlib.suppress(Exception):
-                one = algorithm.statistics(self.network, classes, [read(position)])
+                one = algorithm.statistics(network, classes, [read(position)])
                 found = {part: value + one[part] for part, value in found.items()}
         return found
 

@@ -33,6 +33,9 @@ from fedsight.models.published import Published, published
 from fedsight.models.taps import BODY, HEAD, tapped
 from fedsight.models.weights import found_norms, load_weights, read_weights, unusable
 
+TOGETHER = (
+    32  # images that go through a network at once where features are computed, always so many
+)
 FROZEN = "the {} of the network keep their pretrained statistics and do not learn (model.norm)"
 
 
@@ -53,6 +56,7 @@ class Network:
     statistics: tuple[tuple[str, str], ...]
     notes: tuple[str, ...] = ()
     frozen: frozenset[str] = frozenset()
+    together: int = TOGETHER  # images that its features are computed of at once
 
     @cached_property
     def blocks(self) -> tuple[frozenset[str], ...]:

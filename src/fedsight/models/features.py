@@ -9,9 +9,7 @@ from torch import Tensor, nn
 
 from fedsight.core.errors import ModelError
 from fedsight.core.types import Batch
-from fedsight.models.base import Network
-
-TOGETHER = 32  # images that go through the network at once, always so many
+from fedsight.models.base import TOGETHER, Network
 
 
 def linear_head(network: Network) -> nn.Linear:
@@ -41,16 +39,17 @@ def padded(x: Tensor, count: int = TOGETHER) -> Tensor:
 def features(network: Network, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
     """(features [b, d], targets [b, ...]) of the images of `batches`, on the CPU.
 
-    The network sees TOGETHER images at a time, the last of them beside black ones, because the
-    kernels that compute a batch, and so the last digits, depend on its size. Then the features of
-    an image do not depend on the images beside it.
+    The network sees `network.together` images at a time, the last of them beside black ones,
+    because the kernels that compute a batch, and so the last digits, depend on its size. Then the
+    features of an image do not depend on the images beside it.
     """
     layer, seen = linear_head(network), []
     handle = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
     try:
         for batch in batches:
-            for x, y in zip(batch.x.split(TOGETHER), batch.y.split(TOGETHER), strict=True):
-                network.module(padded(x))
+            count = network.together
+            for x, y in zip(batch.x.split(count), batch.y.split(count), strict=True):
+                network.module(padded(x, count))
                 yield seen.pop()[: len(x)].float().cpu(), y.cpu()
     finally:
         handle.remove()

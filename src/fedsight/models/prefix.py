@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fedsight.models.features import TOGETHER, padded
+from fedsight.models.base import TOGETHER
+from fedsight.models.features import padded
 from fedsight.models.norms import still
 
 log = logging.getLogger(__name__)
