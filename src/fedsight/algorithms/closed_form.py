@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
-from fedsight.algorithms.base import Algorithm, Local, Phase
+from fedsight.algorithms.base import Algorithm, Local, Mean, Phase
+from fedsight.algorithms.earlier import Change, changed, problems
 from fedsight.core.errors import Problem, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import generator
@@ -46,6 +48,11 @@ class ClosedForm(Algorithm):
     # bounds what one image changes, as differential privacy needs; low and high are then without
     # effect; 0: none
     clip: float = Field(0.0, ge=0)
+    # checkpoint.safetensors of a finished run over other sites with the same settings, to whose
+    # sums those of this run are added, or from which they are taken away
+    earlier: Path | None = Field(None, strict=False)
+    earlier_sha256: str | None = None  # of that file, or its first 8 or more hex digits
+    change: Change = "join"  # what the sites of this run do: "join" or "leave" the earlier
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
         """All but the head is frozen."""
@@ -62,7 +69,7 @@ class ClosedForm(Algorithm):
     @property
     def baseline(self) -> Algorithm:
         """The same sums, of other images."""
-        return self
+        return self.model_copy(update={"earlier": None, "earlier_sha256": None})
 
     @property
     def top(self) -> int:
@@ -78,9 +85,17 @@ class ClosedForm(Algorithm):
             else:
                 yield ((x.double().clamp(self.low, self.high) - self.low) / step).round(), y
 
+    def sums(self, mean: Mean) -> dict[str, Tensor]:
+        """The sums that the head is computed from: the round's, or the earlier run's changed by
+        them. Raises SiteError and ModelError as `earlier.changed` does."""
+        if self.earlier is None:
+            return dict(mean.integers)
+        sha256 = self.earlier_sha256 or ""
+        return changed(mean.integers, self.earlier, sha256, self.change)
+
     def check(self, program: Program) -> list[Problem]:
         """What the sums are not made for."""
-        found, name = [], self.registered
+        found, name = list(problems(self, program)), self.registered
         if not self.low < self.high:
             cause = f"the range of the features is empty: {self.low} to {self.high}"
             found.append(Problem("algorithm.high", cause, "set it above algorithm.low"))

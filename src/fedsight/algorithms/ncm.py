@@ -47,7 +47,8 @@ class NearestClassMean(ClosedForm):
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """The head's weight, then its bias."""
-        sums = mean.integers["cross"].double()
+        whole = self.sums(mean)
+        sums = whole["cross"].double()
         with one_thread():
             if self.clip:
                 means = sums
@@ -57,4 +58,4 @@ class NearestClassMean(ClosedForm):
             lengths = means.norm(dim=0).clamp(min=1e-12)
             weight = (means / lengths).T
         head = torch.cat([weight.reshape(-1), weight.new_zeros(len(weight))])
-        return head.float(), dict(mean.integers)
+        return head.float(), whole

@@ -104,7 +104,7 @@ class Ridge(ClosedForm):
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """The head's weight, then its bias, in the units of the features."""
-        sums = mean.integers
+        sums = self.sums(mean)
         used = {part: value for part, value in sums.items() if not part.startswith(HELD)}
         aside = {part: sums[f"{HELD}{part}"] for part in used} if self.held_out else {}
         whole = {part: value + aside.get(part, 0) for part, value in used.items()}
@@ -115,7 +115,7 @@ class Ridge(ClosedForm):
             weight, bias = self._of_exact(used, aside, whole)
             scale = self.top / (self.high - self.low)
             bias = bias - weight.sum(1) * self.low * scale
-        return torch.cat([(weight * scale).reshape(-1), bias]).float(), dict(sums)
+        return torch.cat([(weight * scale).reshape(-1), bias]).float(), sums
 
     def _of_exact(self, used: State, aside: State, whole: State) -> Head:
         strengths = self.strengths or STRENGTHS.tolist()

@@ -1,0 +1,113 @@
+"""Sites that join or leave: the sums of a finished run, and those of a run of these sites alone.
+
+The sums of a closed form are whole numbers. So a sum to which a site's is added is that of a run in
+which it always was, and one from which it is taken away that of a run in which it never was, bit
+for bit; and so is the head.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from torch import Tensor
+
+from fedsight.core.errors import Problem, SiteError
+from fedsight.models.weights import read_weights, unusable
+
+if TYPE_CHECKING:
+    from fedsight.algorithms.closed_form import ClosedForm
+    from fedsight.program.program import Program
+
+Change = Literal["join", "leave"]
+STATE = "state."  # how the names of an algorithm's tensors in a checkpoint begin
+_OWN = ("earlier", "earlier_sha256", "change")  # settings in which the two runs differ
+
+
+def changed(
+    sums: Mapping[str, Tensor], path: Path, sha256: str, change: Change
+) -> dict[str, Tensor]:
+    """The sums in the checkpoint at `path`, with `sums` added to them or taken away.
+
+    Raises SiteError for a checkpoint with other sums, and for sites that leave sums which they were
+    not in; ModelError for a file that is another or broken.
+    """
+    found = {
+        name.removeprefix(STATE): value
+        for name, value in read_weights(path, sha256).items()
+        if name.startswith(STATE)
+    }
+    shapes = [{part: (v.shape, v.dtype) for part, v in one.items()} for one in (found, sums)]
+    if shapes[0] != shapes[1]:
+        raise SiteError(
+            f"the sums in '{path}' are not of the same parts and sizes as those of this run",
+            "give the checkpoint of a run with the same network and algorithm",
+        )
+    sign = 1 if change == "join" else -1
+    after = {part: value + sign * sums[part] for part, value in found.items()}
+    if any(bool((value < 0).any()) for value in after.values()):  # sums of levels from 0 up
+        raise SiteError(
+            f"not all images of this run are in the sums of '{path}', so they cannot leave them",
+            "give the checkpoint of a run that these sites took part in with the same images",
+        )
+    return after
+
+
+def problems(form: ClosedForm, program: Program) -> Iterator[Problem]:
+    """What is wrong with the settings for sites that join or leave."""
+    path, where = form.earlier, "algorithm.earlier"
+    if path is None:
+        if form.earlier_sha256 is not None:
+            cause = "the SHA-256 of a checkpoint is set, but no checkpoint"
+            yield Problem(where, cause, "set algorithm.earlier, or leave the SHA-256 out")
+        return
+    if form.clip or program.privacy.protects:
+        cause = (
+            "sums with a clip have either sign and may be noised, so nothing tells what is in them"
+        )
+        yield Problem(where, cause, "run all sites again, without algorithm.earlier")
+        return
+    if trouble := unusable(path):
+        yield Problem(where, *trouble)
+        return
+    if form.earlier_sha256 is None:
+        cause = "a checkpoint needs its SHA-256, so that the program says which it is"
+        cure = f"run `sha256sum {path}` and write the result here"
+        yield Problem("algorithm.earlier_sha256", cause, cure)
+    yield from _differences(_table(path.with_name("run.toml")), program)
+
+
+def _differences(before: Mapping[str, Any], program: Program) -> Iterator[Problem]:
+    """Settings of the earlier run under which an image has other features, and lost masks."""
+    now = program.table()
+    algorithm = {k: v for k, v in now["algorithm"].items() if k not in _OWN}
+    for section, mine in (("model", now["model"]), ("algorithm", algorithm)):
+        theirs = before.get(section, {})
+        for key, value in mine.items():
+            if _plain(value) != _plain(theirs.get(key)):
+                cause = f"the earlier run has another {section}.{key}, and so other sums"
+                yield Problem(f"{section}.{key}", cause, "write the one of its run.toml")
+    if program.model_seed != before.get("model", {}).get("seed", before.get("seed", 0)):
+        cause = "the earlier run has another seed, and so another network"
+        yield Problem("seed", cause, "write the one of its run.toml")
+    masked = before.get("secure", {}).get("name", "none") == "secagg"
+    if masked and not program.secure.masks:
+        cause = (
+            "the sums of the earlier run were masked, and this one would show those of single sites"
+        )
+        yield Problem("secure.name", cause, "set it to 'secagg', with at least three sites")
+
+
+def _table(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _plain(value: Any) -> Any:
+    """Without what TOML does not keep: empty values, and the kind of a sequence."""
+    value = list(value) if isinstance(value, tuple) else value
+    return None if value in ([], "") else value
