@@ -20,6 +20,8 @@ from fedsight.coordinator.store import Checkpoint
 from fedsight.core.types import Order
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.workers import WorkerEngine
+from fedsight.privacy.accounting import spent
+from fedsight.privacy.event import gaussian
 from fedsight.program.federation import Federation, federate
 from fedsight.program.program import Program, Speed
 
@@ -190,3 +192,39 @@ def test_a_protected_site_that_fails_sends_zeros_inside_its_masks(
     assert found.state["counts"].tolist() == [5, 4, 0]
     logged = {site: [line["event"] for line in owners.log(site)] for site in owners.names}
     assert ["failed" in logged[site] for site in ("north", "south", "west")] == [True, True, False]
+
+
+@pytest.mark.parametrize("secure", ["plain", "masked"])
+def test_sites_noise_sums_that_one_image_changes_little_and_charge_one_release(
+    places: Places, site_images: Path, secure: str
+) -> None:
+    """Each at an epsilon of its own contract, from noise that no seed gives."""
+    kept = {site: (places.root / site / "owner.toml").read_text() for site in places.names}
+
+    def head(noise: float) -> Program:
+        return site_services.program(
+            site_images,
+            algorithm={"name": "ridge", "clip": 1.0},
+            model={"lift": 40},
+            rounds={"rounds": 1},
+            privacy={"name": "example", "noise_multiplier": noise},
+            secure=SECURE[secure],
+        )
+
+    exact = federations.learn(federate(head(1e-9))).checkpoint.state
+    try:
+        for site in places.names:
+            contract = {"require": ["example_dp"], "epsilon": 8.0, "figures": "exact"}
+            data = {"name": "folder", "path": str(site_images / site)}
+            places.write_owner(site, {"data": data, "contract": contract})
+        federation, link = places.meet(head(2.0))
+        diary = federations.Diary()
+        found = site_services.learn(federation, link, diary, name=places.run).checkpoint.state
+    finally:
+        for site, text in kept.items():
+            (places.root / site / "owner.toml").write_text(text)
+    assert diary.lines[0]["rejected"] == {}
+    units = dict(federation.plan.units)
+    noise = torch.cat([(found[k] - exact[k]).double().flatten() / units[k] for k in units])
+    assert float(noise.std()) == pytest.approx(2.0 * 3**0.5, rel=0.1)
+    assert diary.lines[0]["epsilon"] == pytest.approx(spent([(gaussian(2.0), 1)], 1e-5), rel=1e-3)
