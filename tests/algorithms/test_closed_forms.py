@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedsight.algorithms.closed_form import best, held_out
+from fedsight.core.errors import SiteError
 from fedsight.models.features import features, linear_head
 from fedsight.program.federation import Federation
 
@@ -91,6 +92,12 @@ def test_the_strength_is_that_with_the_least_error_on_held_out_images(
         algorithm={**several, "held_out": 0.0, "strengths": [chosen]}, rounds=ROUND
     )
     assert torch.equal(federations.learn(of).vector, federations.learn(single).vector)
+
+
+def test_nothing_is_chosen_by_no_images(tiny_federation: Make) -> None:
+    form = {"name": "ridge", "high": 4.0, "held_out": 1e-6}
+    with pytest.raises(SiteError, match="none of the images is held out"):
+        federations.learn(tiny_federation(algorithm=form, rounds=ROUND))
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 30))

@@ -24,7 +24,7 @@ from fedsight.algorithms.closed_form import (
     triangle,
     with_one,
 )
-from fedsight.core.errors import Problem
+from fedsight.core.errors import Problem, SiteError
 from fedsight.core.types import Batch, PartSpec, PartSpecs
 from fedsight.models.base import Network
 from fedsight.models.features import linear_head
@@ -120,6 +120,11 @@ class Ridge(ClosedForm):
     def _of_exact(self, used: State, aside: State, whole: State) -> Head:
         strengths = self.strengths or STRENGTHS.tolist()
         if aside:
+            if not bool(aside["cross"][-1].any()):
+                raise SiteError(
+                    "none of the images is held out, so nothing chooses among the strengths",
+                    "raise algorithm.held_out, or leave it out for cross-validation",
+                )
             regression = Regression(_gram(used), used["cross"])
             heads = [torch.cat([w, b[:, None]], 1) for w, b in map(regression.head, strengths)]
             strengths = [strengths[best(heads, _gram(aside), aside["cross"])]]
