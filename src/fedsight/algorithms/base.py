@@ -46,8 +46,7 @@ class Mean:
     """
 
     parts: Mapping[str, Tensor]
-    replies: int
-    population: int
+    share: float  # of all sites' weight (`rounds.weighting`), that of the sites in this mean
     integers: Mapping[str, Tensor] = field(default_factory=dict)  # exact sums, int64, in shape
 
 
