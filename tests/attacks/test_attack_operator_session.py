@@ -70,7 +70,12 @@ def test_flare_lets_any_certificate_open_a_session() -> None:
 
 def test_flare_allocates_what_a_session_without_any_right_says() -> None:
     asked: list[Any] = []
-    agent = SimpleNamespace(speed_test=lambda **facts: asked.append(facts) or {})
+
+    def allocate(**facts: object) -> dict[str, object]:
+        asked.append(facts)
+        return {}
+
+    agent = SimpleNamespace(speed_test=allocate)
     commands = ServerCommandRegister(app_ctx=None)
     commands.add_filter(AuthzFilter())
     commands.register_module(NetManager(agent))
