@@ -94,6 +94,13 @@ class Algorithm(Settings):
         """
         return {}
 
+    def is_possible(self, integers: Mapping[str, Tensor], images: int) -> bool:
+        """Whether at most so many images can have these integer parts, of one site or of several.
+
+        They are any int64 values. A site that cannot compute them sends zeros in their place.
+        """
+        return True
+
     @property
     def remembers(self) -> bool:
         """Whether `finish` may keep memory at the sites."""
