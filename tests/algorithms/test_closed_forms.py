@@ -157,3 +157,16 @@ def test_class_means_are_those_of_the_images(tiny_federation: Make) -> None:
 def test_what_does_not_go_together_is_refused(sections: dict[str, Any], where: str) -> None:
     problems = federations.program(rounds=ROUND, **sections).check()
     assert [problem.where for problem in problems] == [f"algorithm.{where}"]
+
+
+@pytest.mark.parametrize("form", ["class means", "ridge, several strengths"])
+def test_sums_that_no_images_have_are_told_apart(form: str, tiny_federation: Make) -> None:
+    of = tiny_federation(rounds=ROUND, **FORMS[form])
+    sums, algorithm = federations.learn(of).checkpoint.state, of.program.algorithm
+    assert algorithm.is_possible(sums, 120)
+    assert not algorithm.is_possible(sums, 119)
+    cross = sums["cross"].clone()
+    cross[0, 0] = -1
+    assert not algorithm.is_possible({**sums, "cross": cross}, 120)
+    cross[0, 0] = 4095 * 120 + 1
+    assert not algorithm.is_possible({**sums, "cross": cross}, 120)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from fedsight.program.program import Program
 
 CERTAIN = 0.99  # the probability that an output of 1 stands for
+ROUNDING = 1e-9  # of a matrix's trace: more than float64 rounds it by
 STRENGTHS = torch.logspace(-7, 1, 33, dtype=torch.float64)  # that "auto" chooses from
 
 
@@ -192,6 +193,29 @@ def symmetric(values: Tensor, side: int) -> Tensor:
     return square
 
 
+def are_sums(gram: Tensor, cross: Tensor, images: int, top: int) -> bool:
+    """Whether `gram` and `cross`, as `solve` takes them, are those of at most so many images.
+
+    Each image has one label, and features that are whole numbers from 0 to `top`. What is checked
+    follows from that: the sums of the features, by class and over all, agree, no product exceeds
+    what its factors allow, and X'X is positive semidefinite.
+    """
+    count, sums, labels = int(gram[-1, -1]), gram[-1, :-1], cross[-1]
+    if not (0 <= count <= images and bool((cross >= 0).all()) and bool((gram >= 0).all())):
+        return False
+    if bool((labels > count).any()) or int(labels.sum()) != count:
+        return False
+    if bool((cross[:-1] > top * labels).any()) or bool((cross[:-1].sum(1) != sums).any()):
+        return False
+    if bool((gram[:-1, :-1] > top * torch.minimum(sums, sums[:, None])).any()):
+        return False
+    if bool((gram.diagonal()[:-1] < sums).any()):  # the square of a whole number is no less
+        return False
+    square = gram.double()
+    square.diagonal().add_(ROUNDING * float(square.diagonal().sum()) + ROUNDING)
+    return int(torch.linalg.cholesky_ex(square).info) == 0
+
+
 def solve(
     gram: Tensor, cross: Tensor, strengths: Sequence[float] | Tensor = STRENGTHS
 ) -> tuple[Tensor, Tensor]:
@@ -207,8 +231,8 @@ def solve(
     the others is CERTAIN. (The variance of the residuals, which would follow if they were normal,
     makes the head several times too sure.)
 
-    It computes on one thread, so that equal sums give equal bits. Raises SiteError if no feature
-    varies.
+    It computes on one thread, so that equal sums give equal bits. Raises SiteError if there is no
+    image, or no feature varies.
     """
     with one_thread():
         regression = Regression(gram, cross)
@@ -223,6 +247,8 @@ class Regression:
     def __init__(self, gram: Tensor, cross: Tensor) -> None:
         sums, totals = gram.double(), cross.double()
         self.images = sums[-1, -1]
+        if not self.images > 0:
+            raise SiteError("no site has sent sums of any image", "look at the sites' logs")
         self.means, self.shares = sums[-1, :-1] / self.images, totals[-1] / self.images
         spread = sums[:-1, :-1] - torch.outer(self.means, self.means) * self.images
         joint = totals[:-1] - torch.outer(self.means, self.shares) * self.images

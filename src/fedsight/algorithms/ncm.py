@@ -45,6 +45,15 @@ class NearestClassMean(ClosedForm):
             found += by_class(rows, labels, classes)
         return {"cross": found}
 
+    def is_possible(self, integers: Mapping[str, Tensor], images: int) -> bool:
+        """Whether so many images have such sums; with `clip` they may be noised, and anything."""
+        cross = integers["cross"]
+        if self.clip:
+            return True
+        sums, labels = cross[:-1], cross[-1]
+        inside = bool((sums >= 0).all()) and bool((sums <= self.top * labels).all())
+        return inside and int(labels.sum()) <= images
+
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """The head's weight, then its bias."""
         whole = self.sums(mean)

@@ -16,6 +16,7 @@ from fedsight.algorithms.closed_form import (
     STRENGTHS,
     ClosedForm,
     Regression,
+    are_sums,
     best,
     by_class,
     held_out,
@@ -101,6 +102,20 @@ class Ridge(ClosedForm):
             levels = with_one(levels)
             found = {"gram": triangle(levels)}
         return {**found, "cross": by_class(levels, labels, classes)}
+
+    def is_possible(self, integers: Mapping[str, Tensor], images: int) -> bool:
+        """Whether they are sums of products of features within their range, and of labels.
+
+        With `clip` they may be noised, and so anything.
+        """
+        if self.clip:
+            return True
+        groups = [(integers[f"{one}gram"], integers[f"{one}cross"]) for one in self._groups]
+        counted = sum(int(cross[-1].sum()) for _, cross in groups)
+        return counted <= images and all(
+            are_sums(symmetric(gram.reshape(-1), len(cross)), cross, images, self.top)
+            for gram, cross in groups
+        )
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """The head's weight, then its bias, in the units of the features."""
