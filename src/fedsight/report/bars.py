@@ -69,7 +69,10 @@ def figures(rows: Sequence[SiteRow]) -> Scale:
     """The scale of the sites' figures."""
     ends = [end for row in rows if row.spread for end in (row.spread.low, row.spread.high)]
     values = [value for value in (*(row.federated for row in rows), *ends) if known(value)]
-    return Scale.of(values, next((value for value in values if value is not None), 0.0))
+    found = Scale.of(values, next((value for value in values if value is not None), 0.0))
+    # No room is made where no figure can be; only some figures can be below 0.
+    low = found.low if min(values, default=0) < 0 else max(0.0, found.low)
+    return Scale(low, min(1.0, found.high))
 
 
 def three(found: ThreeWay, bounds: tuple[float, float] | None) -> Scale:
