@@ -22,7 +22,7 @@ from site_services import Alter
 from torch import Tensor
 
 from fedsight.algorithms.base import Mean
-from fedsight.algorithms.closed_form import are_sums, solve, symmetric, triangle
+from fedsight.algorithms.closed_form import are_sums, solve, symmetric, triangle, with_one
 from fedsight.algorithms.ridge import Ridge
 from fedsight.core.errors import SiteError
 from fedsight.engines.base import Outcome
@@ -61,7 +61,7 @@ def round_of(attack: Attack, root: Path, alter: Alter = cancels, **secure: Any) 
 
 def step(outcome: Outcome) -> None:
     sums = outcome.total.integers()
-    Ridge().step(torch.zeros(0), {}, Mean({}, 3, 3, sums), 1)
+    Ridge().step(torch.zeros(0), {}, Mean({}, 1.0, sums), 1)
 
 
 def test_a_count_that_takes_back_all_others_ends_the_coordinator(
@@ -91,7 +91,7 @@ def test_ours_rejects_that_site_and_solves_for_the_others(
 
 
 def sums_of(levels: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    gram = symmetric(triangle(levels.double()), levels.shape[1] + 1)
+    gram = symmetric(triangle(with_one(levels.double())), levels.shape[1] + 1)
     whole = torch.cat([levels, torch.ones(len(levels), 1)], dim=1).to(torch.int64)
     cross = torch.zeros(CLASSES, WIDE + 1, dtype=torch.int64).index_add_(0, labels, whole)
     return gram, cross.T.contiguous()
@@ -150,4 +150,4 @@ def test_without_images_nothing_is_solved() -> None:
     nothing = torch.zeros(WIDE + 1, WIDE + 1, dtype=torch.int64)
     assert are_sums(nothing, nothing[:, :CLASSES], 8, TOP)
     with pytest.raises(SiteError, match="no site has sent sums of any image"):
-        solve(nothing, nothing[:, :CLASSES], None)
+        solve(nothing, nothing[:, :CLASSES])

@@ -457,6 +457,26 @@ def test_a_worst_site_is_named_only_where_sites_differ_beyond_chance(make_run):
     assert "chance explains" not in seen
 
 
+def test_sites_with_one_model_and_one_figure_are_not_listed_one_by_one(make_run):
+    def one(files: dict[str, Any]) -> None:
+        files["evaluation.json"] |= {"site_test": "test part", "sites": {}, "differ": None}
+        for site in files["summary.json"]["by_site"].values():
+            site["score"] = 0.991
+
+    def two(files: dict[str, Any]) -> None:
+        one(files)
+        next(iter(files["summary.json"]["by_site"].values()))["score"] = 0.95
+
+    alone = {"without": ("comparison.json",)}
+    seen = page(make_run("one", change=one, **alone)).text
+    assert "All sites have the same model, and reach 99.1 % with it." in seen
+    assert "The figure of each site" not in seen
+    seen = page(make_run("two", change=two, **alone)).text
+    assert "All sites have the same model" not in seen
+    assert "The figure of each site" in seen
+    assert "102 %" not in seen  # nor does the axis go where no figure can be
+
+
 def test_the_axis_is_named_after_the_figure_of_the_task(make_run):
     def other(files: dict[str, Any]) -> None:
         files["run.json"]["headline"] = "Mean Dice"

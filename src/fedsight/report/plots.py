@@ -132,7 +132,8 @@ class _Frame:
         else:
             low = min(0.0, low)
         if high - low <= 1e-9 * max(1.0, abs(high)):
-            low, high = low - 0.05 * max(1.0, abs(low)), high + 0.05 * max(1.0, abs(high))
+            room = 0.05 * max(1.0, abs(low))
+            low, high = low - room * (low != 0 or not share), high + room * (high != 1 or not share)
         first, last = min(rounds), max(rounds)
         return cls((first, last) if last > first else (first - 1, last + 1), (low, high), share)
 

@@ -157,6 +157,14 @@ def site_rows(run: Run) -> list[SiteRow]:
     return sorted(rows, key=lambda row: -math.inf if row.gain is None else row.gain, reverse=True)
 
 
+def alike(run: Run, rows: Sequence[SiteRow]) -> float | None:
+    """The one figure of all sites, which are measured alike with one model; None if they differ."""
+    found = {row.federated for row in rows}
+    if _test(run) != "test part" or len(found) > 1 or any(known(row.alone) for row in rows):
+        return None
+    return next(iter(found), None)
+
+
 @dataclass(frozen=True)
 class Tally:
     """The sites that gain beyond chance, those that lose, and the number that were compared.
