@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -163,7 +164,7 @@ def fedsight(shape: Shape, given: dict[str, Any]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         lifecycle.start(lifecycle.Start(program, speed, RunStore(Path(folder)), "run"), [watch])
     stamps = watch.stamps[1:-1]  # the first pair holds the start of the workers
-    return {"seconds_by_round": [b - a for a, b in zip(stamps, stamps[1:], strict=False)]}
+    return {"seconds_by_round": [b - a for a, b in pairwise(stamps)]}
 
 
 def bare(shape: Shape, given: dict[str, Any]) -> dict[str, Any]:
@@ -211,7 +212,7 @@ def pfl(shape: Shape, given: dict[str, Any]) -> dict[str, Any]:
     ]
     network = cnn(shape.channels, shape.side, shape.classes)
     stamps = rounds(network, clients, shape, WARM_UP + shape.rounds)
-    return {"seconds_by_round": [b - a for a, b in zip(stamps, stamps[1:], strict=False)][1:]}
+    return {"seconds_by_round": [b - a for a, b in pairwise(stamps)][1:]}
 
 
 def main() -> None:

@@ -207,6 +207,10 @@ def resume_command(
         ),
     ],
     workers: Workers = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Go on on this device (cpu, cuda, cuda:N, mps).", show_default=False),
+    ] = None,
     rounds: Annotated[
         int | None,
         typer.Option(
@@ -239,7 +243,7 @@ def resume_command(
         if rounds is not None or restart_schedule:
             cause = f"{run} is a series of seeds, not a run"
             raise ConfigError([Problem("--rounds", cause, "name one of the runs in it")])
-        resume_series(run, workers, log)
+        resume_series(run, workers, log, device)
         return
     store = RunStore(run)
     store.program()  # refuses a folder that is not a run
@@ -251,12 +255,14 @@ def resume_command(
         raise ConfigError([Problem("--rounds", cause, cure)])
     if "federation" not in facts:
         _finish(
-            run, log, lambda reporters, say: lifecycle.resume(store, workers, reporters, longer)
+            run,
+            log,
+            lambda reporters, say: lifecycle.resume(store, workers, reporters, longer, device),
         )
     elif (run / "summary.json").exists():
         _finish(run, log, lambda reporters, say: store.read_json("summary.json"))
     else:
-        _refuse("run", workers, None)
+        _refuse("run", workers, None, device)
         _redeploy(store, Path(facts["federation"]), log)
 
 
@@ -306,7 +312,9 @@ def _begin(
     _finish(folder, log, lambda reporters, say: lifecycle.start(what, reporters))
 
 
-def _refuse(command: Command, workers: int | None, seeds: int | None) -> None:
+def _refuse(
+    command: Command, workers: int | None, seeds: int | None, device: str | None = None
+) -> None:
     """Refuse what a run on a federation cannot do."""
     if seeds is not None:
         cause = "does not apply to a federation: its sites agree to one program"
@@ -319,6 +327,10 @@ def _refuse(command: Command, workers: int | None, seeds: int | None) -> None:
         cause = "does not apply to a federation: every site trains in its own process"
         cure = "leave it out; set a site's threads in its site.toml, under [speed]"
         raise ConfigError([Problem("--workers", cause, cure)])
+    if device is not None:
+        cause = "does not apply to a federation: every site chooses its own device"
+        cure = "leave it out; set a site's device in its site.toml, under [speed]"
+        raise ConfigError([Problem("--device", cause, cure)])
 
 
 def _deploy(

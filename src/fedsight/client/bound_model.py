@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsight.client.activations import Activations
+from fedsight.client.failures import named
 from fedsight.core.devices import find_device
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
@@ -22,6 +23,11 @@ from fedsight.program.program import Speed
 
 TOGETHER = 64  # images of a unit that are measured; so that none of them costs all the memory
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
+SHORT = (
+    f", {CHUNK} at once",
+    "use fewer speed.workers if they share the device, or go on on another device with "
+    "`fedsight resume --device`",
+)
 
 
 class BoundModel:
@@ -120,7 +126,14 @@ class BoundModel:
             yield lambda positions: known.batch(data, positions)
 
     def measure(self, client: SiteData, start: int) -> Metrics:
-        """Sums over the chunk of test images from `start`, with the weights loaded last."""
+        """Sums over the chunk of test images from `start`, with the weights loaded last.
+
+        Raises EngineError when the device fails or has too little memory.
+        """
+        with named(self._device, f"measuring {len(client):,} test images", lambda: SHORT):
+            return self._measured(client, start)
+
+    def _measured(self, client: SiteData, start: int) -> Metrics:
         self.model.eval()
         size = chunk(self.federation, len(client))
         positions = torch.arange(start, min(start + size, len(client)))

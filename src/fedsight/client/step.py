@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_bytes
@@ -14,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Phase
+from fedsight.client import failures
 from fedsight.client.bound_model import CHUNK, BoundModel
 from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import clip_gradients, make_optimizer
@@ -27,7 +29,7 @@ from fedsight.client.training import (
     learning,
     spanned,
 )
-from fedsight.core.devices import seed
+from fedsight.core.devices import release_memory, seed
 from fedsight.core.errors import ConfigError, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
@@ -88,28 +90,53 @@ class Client(BoundModel):
         program = federation.program
         self._noise = noise or partial(Noise, program.seed, program.fingerprint)
         self._deployed, self._hides = deployed, hides
-        self._training = self._strategy(speed or Speed(device="cpu"))
+        self._precision = self._precision_of(self._speed)
+        self._training = self._strategy()
         # In training these do not move either.
         self._still = still(self.model, lambda name: self._kinds.get(name) == Kind.FROZEN)
         self._sites: OrderedDict[int, _Site] = OrderedDict()  # the latest last
 
-    def _strategy(self, speed: Speed) -> LocalTraining:
+    def _strategy(self) -> LocalTraining:
         privacy = self.federation.program.privacy
         if isinstance(privacy, Example):
             of = self.federation
             if problems := isolation.problems(of.program, of.dataset, self.network):
                 raise ConfigError(problems)  # a site does not take the coordinator's word for it
             return PrivateSteps(privacy, self.federation.plan, self._hides)
+        return GradientSteps(self._precision)
+
+    def _precision_of(self, speed: Speed) -> Callable[[], AbstractContextManager[object]]:
+        """What surrounds a forward pass."""
         bfloat16 = torch.autocast(self._device.type, torch.bfloat16)
-        precise = speed.precision == "float32"
-        return GradientSteps(contextlib.nullcontext if precise else lambda: bfloat16)
+        return (lambda: bfloat16) if speed.precision == "bfloat16" else contextlib.nullcontext
 
     def step(self, order: Order, client: int, memory: Memory) -> Reply:
         """Train client number `client` from the order's vector; what it learnt, as a reply.
 
-        Raises SiteError naming the site when the training loss is not finite.
+        Raises SiteError naming the site when the training loss is not finite, and EngineError when
+        the device fails or has too little memory, with the batch that would fit.
         """
-        return self._stepped(order, self._site(client), memory)
+        doing = f"training site '{self.federation.name(client)}' in round {order.round}"
+        with failures.named(self._device, doing, partial(self._fitting, client)):
+            return self._stepped(order, self._site(client), memory)
+
+    def _fitting(self, client: int) -> tuple[str, str]:
+        """What to say when a batch did not fit: which one would, found by trying."""
+        self._sites.clear()
+        learns = [value for value in self._parameters.values() if value.requires_grad]
+        classes = len(self.federation.dataset.classes)
+
+        def attempt(size: int) -> None:
+            site = self._site(client)
+            task = self.federation.program.task.at(site.labels, classes)
+            positions = torch.arange(size) % len(site.data)
+            with self._reader(site) as read, self._precision():
+                loss = task.loss(self.model, read(positions, generator(0, "fitting")))
+            torch.autograd.grad(loss, learns, allow_unused=True)
+
+        batch = self.federation.program.train.batch
+        empty = partial(release_memory, self._device)
+        return failures.advice(batch, failures.fitting(batch, attempt, empty))
 
     def blank(self, order: Order, client: int, memory: Memory) -> Reply:
         """A reply that says nothing of the client's images, which are not read.

@@ -63,3 +63,11 @@ def seed(device: torch.device, value: int | None) -> None:
     torch.default_generator.manual_seed(value)
     if secret:  # with more than the 32 bits of a seed
         torch.default_generator.set_state(secret_generator().get_state())
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what PyTorch keeps of the memory of an accelerator for later."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from fedsight.coordinator.folders import claimed
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint, RunStore
-from fedsight.core.errors import Interrupted, StoreError
+from fedsight.core.errors import ConfigError, Interrupted, StoreError
 from fedsight.core.types import Metrics
 from fedsight.engines.base import Engine
 from fedsight.engines.workers import WorkerEngine
@@ -65,27 +65,32 @@ def resume(
     workers: int | None,
     callbacks: Sequence[Callback],
     longer: Extension | None = None,
+    device: str | None = None,
 ) -> dict[str, Any]:
     """Continue the run in the store's folder after an interruption, or `longer` than planned.
 
+    `workers` and `device` replace those that the run was started with.
     Returns the summary. Raises StoreError if the program or the data have changed, if the run
     cannot be extended, or another process is in the folder.
     """
     store.program()  # refuses a folder that is not a run, before a lock is put there
     with claimed(store.folder):
-        return _resumed(store, workers, callbacks, longer)
+        changes = {"workers": workers, "device": device}
+        changes = {name: value for name, value in changes.items() if value is not None}
+        return _resumed(store, changes, callbacks, longer)
 
 
 def _resumed(
     store: RunStore,
-    workers: int | None,
+    changes: Mapping[str, object],
     callbacks: Sequence[Callback],
     longer: Extension | None,
 ) -> dict[str, Any]:
     settle(store)
     program, speed = store.program()
-    if workers is not None:
-        speed = speed.model_copy(update={"workers": workers})
+    speed = speed.model_copy(update=changes)
+    if problems := speed.check():
+        raise ConfigError(problems)
     facts = store.read_json("run.json")
     with _resumable(store):
         session = Session(federate(program))
