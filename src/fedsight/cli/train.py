@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -11,6 +11,7 @@ import typer
 from fedsight.cli.attend import LogFormat, attended
 from fedsight.cli.complete import run_folders
 from fedsight.cli.fetch import fetch_needed
+from fedsight.cli.machines import alone, joined, refuse_longer
 from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import ConfigError, Problem, StoreError
@@ -111,6 +112,7 @@ def _training(command: Command, about: str) -> Callable[..., None]:
     ) -> None:
         if federation is not None:
             _refuse(command, workers, seeds)
+            alone("--federation")
         changes = _changes(sets, rounds, workers, seed)
         program, speed = _program(config, example, changes, plugin)
         if example is not None and federation is None:
@@ -118,6 +120,7 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         if federation is None and seeds is not None:
             from fedsight.cli.series import Repeats, begin_series
 
+            alone("--seeds")
             begin_series(Repeats(command, program, speed, seeds), Target(out, force), log)
         elif federation is None:
             _begin(command, program, speed, Target(out, force), log)
@@ -234,7 +237,7 @@ def resume_command(
     Example: fedsight resume runs/first --rounds 40
     """
     from fedsight.coordinator.store import RunStore
-    from fedsight.runs import lifecycle
+    from fedsight.runs import following, lifecycle
 
     import_plugins(plugin)
     if (run / "series.json").is_file():
@@ -243,6 +246,7 @@ def resume_command(
         if rounds is not None or restart_schedule:
             cause = f"{run} is a series of seeds, not a run"
             raise ConfigError([Problem("--rounds", cause, "name one of the runs in it")])
+        alone("resume")
         resume_series(run, workers, log, device)
         return
     store = RunStore(run)
@@ -254,11 +258,17 @@ def resume_command(
         cure = "start a new run with more rounds; model.weights can begin it with this run's model"
         raise ConfigError([Problem("--rounds", cause, cure)])
     if "federation" not in facts:
-        _finish(
-            run,
-            log,
-            lambda reporters, say: lifecycle.resume(store, workers, reporters, longer, device),
-        )
+        with joined() as group:
+            if group is not None:
+                refuse_longer(longer)
+                if group.rank:
+                    following.resumed(group, store, workers, device)
+                    return
+
+            def resumed(reporters: Sequence[Callback], say: object) -> Mapping[str, Any]:
+                return lifecycle.resume(store, workers, reporters, longer, device, group)
+
+            _finish(run, log, resumed)
     elif (run / "summary.json").exists():
         _finish(run, log, lambda reporters, say: store.read_json("summary.json"))
     else:
@@ -305,11 +315,20 @@ def _begin(
 ) -> None:
     from fedsight.coordinator.folders import free_folder
     from fedsight.coordinator.store import RunStore
-    from fedsight.runs import lifecycle
+    from fedsight.runs import following, lifecycle
 
-    folder = target.out or free_folder(Path("runs"), program.name)
-    what = lifecycle.Start(program, speed, RunStore(folder), command, target.force)
-    _finish(folder, log, lambda reporters, say: lifecycle.start(what, reporters))
+    with joined() as group:
+        folder = target.out
+        if folder is None:
+            first = group is None or group.rank == 0
+            folder = free_folder(Path("runs"), program.name) if first else None
+            folder = folder if group is None else group.given(folder)
+        assert folder is not None
+        if group is not None and group.rank:
+            following.follow(group, RunStore(folder), program, speed)
+            return
+        what = lifecycle.Start(program, speed, RunStore(folder), command, target.force, group)
+        _finish(folder, log, lambda reporters, say: lifecycle.start(what, reporters))
 
 
 def _refuse(

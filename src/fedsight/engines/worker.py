@@ -56,6 +56,7 @@ class TrainCommand:
     round: int
     cohort: Sequence[int]
     maskers: Mapping[str, Masker]  # by site; empty without secure aggregation
+    terms: int  # replies of the whole round, of which other machines may make some
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def _train(
     command: TrainCommand,
     send: Callable[[Arrivals | Done], None],
 ) -> None:
-    total.clear(len(command.cohort))
+    total.clear(command.terms)
     if isinstance(total, SecureSum):
         total.begin(command.round, command.maskers)
     extras = {name: shared.tensor for name, shared in setup.extras.items()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +26,7 @@ from fedsight.engines.worker import (
     TrainCommand,
     work,
 )
+from fedsight.privacy.secagg.masks import Masker
 from fedsight.program.federation import Federation
 from fedsight.program.kept import keep
 from fedsight.program.program import Speed
@@ -84,42 +85,58 @@ class WorkerEngine:
 
     def submit(self, order: Order, cohort: Sequence[int]) -> Work:
         """Start a round, which continues whether or not the returned work is advanced."""
-        self._publish(order)
-        # The last clients determine when a round ends, so the largest go first.
-        largest_first = sorted(cohort, key=self.federation.size, reverse=True)
         first = self._totals[0]
         first.filled(len(cohort), 0, 0)
         maskers = self._keys.begin(order, cohort, first)
         outcome = Outcome(first)
-        command = TrainCommand(order.round, largest_first, maskers)
+        arrivals = self._trained(order, cohort, maskers, len(cohort))
+
+        def settle() -> None:
+            self._merge()
+            self._keys.finish(outcome, len(cohort))
+
+        return Work(outcome, arrivals, settle)
+
+    def _trained(
+        self, order: Order, clients: Sequence[int], maskers: Mapping[str, Masker], terms: int
+    ) -> Iterator[Arrival]:
+        """Start training `clients`, of a cohort of `terms`; the replies as they arrive."""
+        self._publish(order)
+        # The last clients determine when a round ends, so the largest go first.
+        largest_first = sorted(clients, key=self.federation.size, reverse=True)
+        command = TrainCommand(order.round, largest_first, maskers, terms)
         messages = self._ask(command, f"training in round {order.round}")
 
         def arrivals() -> Iterator[Arrival]:
             for worker, message in messages:
                 if isinstance(message, Done):
-                    self._totals[worker].filled(len(cohort), message.count, message.weight)
+                    self._totals[worker].filled(terms, message.count, message.weight)
                 elif isinstance(message, Arrivals):
                     yield from message.replies
 
-        def settle() -> None:
-            for other in self._totals[1:]:
-                first.merge(other)
-            self._keys.finish(outcome, len(cohort))
+        return arrivals()
 
-        return Work(outcome, arrivals(), settle)
+    def _merge(self) -> None:
+        """Add the sums of all workers to the first one's."""
+        for other in self._totals[1:]:
+            self._totals[0].merge(other)
 
     def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
         """The metric sums of each view."""
         self._publish(Order(round, vector))
         tested = measured(self.federation, validation)
         jobs = chunks(tested)
+        done = self._measured(MeasureCommand(round, jobs, validation), round)
+        return by_view(tested, jobs, [done[job] for job in range(len(jobs))])
+
+    def _measured(self, command: MeasureCommand, round: int) -> dict[int, Metrics]:
+        """The sums of each of the command's jobs."""
         done: dict[int, Metrics] = {}
-        command = MeasureCommand(round, jobs, validation)
         for _, message in self._ask(command, f"measuring round {round}"):
             if isinstance(message, Measured):
                 done[message.job] = message.metrics
-                progress("test images measured, in parts", len(done), len(jobs))
-        return by_view(tested, jobs, [done[job] for job in range(len(jobs))])
+                progress("test images measured, in parts", len(done), len(command.jobs))
+        return done
 
     def close(self) -> None:
         """End the workers and remove the temporary folder."""
