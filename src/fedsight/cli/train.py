@@ -93,6 +93,13 @@ class Target(NamedTuple):
     force: bool
 
 
+class Faster(NamedTuple):
+    """What a resumed run computes with, in place of what it was started with."""
+
+    workers: int | None
+    device: str | None
+
+
 def _training(command: Command, about: str) -> Callable[..., None]:
     """A command that trains; `run` and `compare` take the same options."""
 
@@ -236,9 +243,6 @@ def resume_command(
 
     Example: fedsight resume runs/first --rounds 40
     """
-    from fedsight.coordinator.store import RunStore
-    from fedsight.runs import following, lifecycle
-
     import_plugins(plugin)
     if (run / "series.json").is_file():
         from fedsight.cli.series import resume_series
@@ -249,10 +253,19 @@ def resume_command(
         alone("resume")
         resume_series(run, workers, log, device)
         return
-    store = RunStore(run)
+    longer = _extension(rounds, restart_schedule)
+    _continue(run, Faster(workers, device), longer, log)
+
+
+def _continue(
+    run: Path, faster: Faster, longer: Extension | None, log: list[LogFormat] | None
+) -> None:
+    from fedsight.coordinator.store import RunStore
+    from fedsight.runs import following, lifecycle
+
+    store, (workers, device) = RunStore(run), faster
     store.program()  # refuses a folder that is not a run
     facts = store.read_json("run.json")
-    longer = _extension(rounds, restart_schedule)
     if longer is not None and "federation" in facts:
         cause = "what the sites remember belongs to the program that they agreed to"
         cure = "start a new run with more rounds; model.weights can begin it with this run's model"

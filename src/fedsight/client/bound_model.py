@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedsight.client.activations import Activations
 from fedsight.client.failures import named
-from fedsight.core.devices import find_device
+from fedsight.core.devices import find_device, moved, prepare
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.types import Batch, Memory, Metrics, Sum, add_metrics
@@ -41,6 +41,7 @@ class BoundModel:
         self.federation = federation
         self._speed = speed or Speed(device="cpu")
         self._device = find_device(self._speed.device)
+        prepare(self._device, precise=self._speed.precision == "float32")
         self.network, self.layout = federation.network, federation.layout
         self.model = self.network.module
         guard_group_norms(self.model)
@@ -98,7 +99,7 @@ class BoundModel:
     def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
         """A normalised batch on this client's device; `pixels` if they were already read."""
         made = self.federation.batch(data, positions, pixels)
-        return Batch(made.x.to(self._device), made.y.to(self._device))
+        return Batch(moved(made.x, self._device), moved(made.y, self._device))
 
     @property
     def activations(self) -> Activations | None:

@@ -42,8 +42,7 @@ from fedsight.program import isolation
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.program import Speed
 
-PREPARED = 1 << 24  # pixel values of a client up to which all its images are prepared at once
-REMEMBERED = 1 << 24  # pixel values of prepared clients that are kept for rounds to come
+VALUE = 4  # bytes of a pixel value that is prepared
 
 
 @dataclass(frozen=True)
@@ -95,6 +94,7 @@ class Client(BoundModel):
         # In training these do not move either.
         self._still = still(self.model, lambda name: self._kinds.get(name) == Kind.FROZEN)
         self._sites: OrderedDict[int, _Site] = OrderedDict()  # the latest last
+        self._room = self._speed.room(self._device) // VALUE  # pixel values of all of them
 
     def _strategy(self) -> LocalTraining:
         privacy = self.federation.program.privacy
@@ -237,7 +237,7 @@ class Client(BoundModel):
 
     def _site(self, client: int) -> _Site:
         """A client's images, prepared at once unless they are too many or change each time that
-        they are seen. The clients seen last are kept, within REMEMBERED values."""
+        they are seen. The clients seen last are kept, within `speed.resident`."""
         if client in self._sites:
             self._sites.move_to_end(client)
             return self._sites[client]
@@ -245,12 +245,12 @@ class Client(BoundModel):
         data, size = federation.client(client), federation.dataset.preprocess
         values = len(data) * size.channels * size.height * size.width
         whole = None
-        if federation.program.train.plain and not self.activations and values <= PREPARED:
+        if federation.program.train.plain and not self.activations and values <= self._room:
             whole = self._whole(data)
         made = _Site(federation.name(client), data, data.labels(), whole, values if whole else 0)
         if whole is not None:
             self._sites[client] = made
-            while sum(site.values for site in self._sites.values()) > REMEMBERED:
+            while sum(site.values for site in self._sites.values()) > self._room:
                 self._sites.popitem(last=False)
         return made
 

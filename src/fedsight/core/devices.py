@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 
@@ -46,6 +47,41 @@ def find_device(name: str) -> torch.device:
             f"this machine has no device '{name}'", f"choose one of: auto, {', '.join(known)}"
         )
     return torch.device(wanted)
+
+
+def spread(name: str, workers: int) -> list[str]:
+    """The device of each of so many workers: one card after the other if `name` leaves it open."""
+    cards = [card for card in available() if card.startswith("cuda:")]
+    if find_device(name).type != "cuda" or name not in ("auto", "cuda"):
+        return [name] * workers
+    return [cards[worker % len(cards)] for worker in range(workers)]
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on an accelerator; None if it does not tell, as on the CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def prepare(device: torch.device, precise: bool) -> None:
+    """Make a GPU compute the same bits each time, and float32 in full unless not `precise`.
+
+    By itself PyTorch computes convolutions of float32 in TF32, with 10 bits of each factor.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only so
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    product = "ieee" if precise else "tf32"
+    torch.backends.cuda.matmul.fp32_precision = product
+    torch.backends.cudnn.conv.fp32_precision = product
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`; to a GPU through pinned memory, while the CPU goes on."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def seed(device: torch.device, value: int | None) -> None:

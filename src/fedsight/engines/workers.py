@@ -60,13 +60,13 @@ class WorkerEngine:
             Setup(
                 federation,
                 folder,
-                speed,
+                own,
                 self._vector,
                 self._extras,
                 shared_memory_of(federation),
                 self._ticket,
             )
-            for _ in range(min(speed.processes, federation.population))
+            for own in speed.each(min(speed.processes, federation.population))
         ]
         self._totals = [
             aggregator_of(
