@@ -29,7 +29,7 @@ from fedsight.client.training import (
     learning,
     spanned,
 )
-from fedsight.core.devices import release_memory, seed
+from fedsight.core.devices import moved, release_memory, seed
 from fedsight.core.errors import ConfigError, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
@@ -61,7 +61,8 @@ class _Site:
 class Client(BoundModel):
     """Trains one client after the other, beside measuring its model.
 
-    It alone knows of a precision. Payloads, like vectors and memories, are on the CPU.
+    It alone knows of a precision. Vectors and memories are on the CPU, and payloads too, unless
+    nothing but an exact sum on this machine sees them: then they stay on the device.
     """
 
     def __init__(
@@ -91,9 +92,13 @@ class Client(BoundModel):
         self._deployed, self._hides = deployed, hides
         self._precision = self._precision_of(self._speed)
         self._training = self._strategy()
+        self.stays = not (deployed or program.privacy.protects or program.secure.rounds_values)
+        self.stays &= program.codec is None and not program.aggregation.needs_replies
         # In training these do not move either.
         self._still = still(self.model, lambda name: self._kinds.get(name) == Kind.FROZEN)
         self._sites: OrderedDict[int, _Site] = OrderedDict()  # the latest last
+        self._order: Order | None = None  # whose vector is on the device
+        self._vector = torch.empty(0)
         self._room = self._speed.room(self._device) // VALUE  # pixel values of all of them
 
     def _strategy(self) -> LocalTraining:
@@ -168,13 +173,13 @@ class Client(BoundModel):
         zeros = {name: torch.zeros_like(value) for name, value in order.shared.items()}
         still = Order(order.round, torch.zeros_like(order.vector), zeros)
         self.load(still.vector, {})
-        _, kept = self._result(still, {}, self._local(still, {}, lr=1.0, steps=1))
+        _, kept = self._result(still, self._local(still, {}, lr=1.0, steps=1))
         return {**kept, **self._begin(site, {})}
 
     def _stepped(self, order: Order, known: _Site, memory: Memory, blank: bool = False) -> Reply:
         program, site, data = self.federation.program, known.name, known.data
         path = ("round", order.round, "site", site)
-        self.load(order.vector, memory)
+        self.load(self._sent(order), memory)
         begun = self._begin(known, memory)
         known = replace(known, share=self._share(known, order.round))
         counted = self._statistics(known, blank)
@@ -202,7 +207,7 @@ class Client(BoundModel):
         metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
         if program.privacy.protects or not seen:  # no epsilon pays for it, or there is none
             metrics = {}
-        payload, kept = self._result(order, memory, replace(local, lr=pace.mean))
+        payload, kept = self._result(order, replace(local, lr=pace.mean))
         released = self._release({**payload, **counted}, order, site, noise)
         return Reply(site, released, self._weight(data), metrics, {**kept, **begun})
 
@@ -232,7 +237,7 @@ class Client(BoundModel):
         def here(vectors: Memory) -> Memory:
             return {name: value.to(self._device) for name, value in vectors.items()}
 
-        start = order.vector[self.layout.shared].to(self._device)
+        start = self._sent(order)[self.layout.shared]
         return Local(start, here(order.shared), here(memory), lr, steps)
 
     def _site(self, client: int) -> _Site:
@@ -390,28 +395,38 @@ class Client(BoundModel):
         else:
             yield lambda positions: self.batch(data, positions)
 
-    def _result(self, order: Order, memory: Memory, local: Local) -> tuple[Payload, Memory]:
-        """What the algorithm sends and keeps after training, on the CPU."""
-        layout, vector = self.layout, self.vector.cpu()
-        shared = layout.shared
-        here = Local(order.vector[shared], order.shared, memory, local.lr, local.steps)
-        payload, kept = self.federation.program.algorithm.finish(vector[shared], here)
+    def _result(self, order: Order, local: Local) -> tuple[Payload, Memory]:
+        """What the algorithm sends, on the device, and keeps after training, on the CPU."""
+        layout, vector, begun = self.layout, self.vector, self._sent(order)
+        if vector.device.type == "mps":  # which has no float64
+            vector, begun, local = vector.cpu(), order.vector, _local_on_cpu(local)
+        payload, kept = self.federation.program.algorithm.finish(vector[layout.shared], local)
         if "delta" in payload and layout.buffer.stop > layout.buffer.start:
             # Statistics travel as moments: means of moments are the pooled data's, variances'
             # means are not.
             pairs, travels = self.network.statistics, layout.travelling
             after = to_moments(vector[travels], layout, pairs)
-            before = to_moments(order.vector[travels], layout, pairs)
-            moved = (after - before)[layout.buffer]
-            payload = {**payload, "delta": torch.cat([payload["delta"], moved])}
-        keeps = dict(kept)
+            before = to_moments(begun, layout, pairs)
+            change = (after - before)[layout.buffer]
+            payload = {**payload, "delta": torch.cat([payload["delta"], change])}
+        keeps = {name: value.cpu() for name, value in kept.items()}
         if layout.personal.stop > layout.personal.start:
-            keeps["personal"] = vector[layout.personal].clone()
+            keeps["personal"] = vector[layout.personal].to("cpu", copy=True)
         return payload, keeps
+
+    def _sent(self, order: Order) -> Tensor:
+        """The order's vector [travelling] on the device, taken there once in a round."""
+        if self._device.type == "cpu":
+            return order.vector
+        if self._order is not order:
+            self._order, self._vector = order, moved(order.vector, self._device)
+        return self._vector
 
     def _release(self, payload: Payload, order: Order, site: str, noise: MakeNoise) -> Payload:
         """What leaves the site: clipped, noised, and encoded as the parts' codecs say."""
         federation = self.federation
+        if not self.stays:
+            payload = {part: value.cpu() for part, value in payload.items()}
         released = federation.program.privacy.release(
             payload, order.shared, federation.plan, site, noise
         )
@@ -428,3 +443,11 @@ class Client(BoundModel):
                 f"the update of site '{site}' cannot be encoded: {error}",
                 "its training diverged, or choose another compression.name",
             ) from None
+
+
+def _local_on_cpu(local: Local) -> Local:
+    shared, memory = (
+        {name: value.cpu() for name, value in vectors.items()}
+        for vectors in (local.shared, local.memory)
+    )
+    return replace(local, start=local.start.cpu(), shared=shared, memory=memory)

@@ -71,10 +71,10 @@ def prepare(device: torch.device, precise: bool) -> None:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only so
     torch.use_deterministic_algorithms(True, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     product = "ieee" if precise else "tf32"
     torch.backends.cuda.matmul.fp32_precision = product
-    torch.backends.cudnn.conv.fp32_precision = product
+    torch.backends.cudnn.conv.fp32_precision = product  # type: ignore[attr-defined]
 
 
 def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -52,6 +52,15 @@ class LocalWorker:
         self.seen += loss.count if loss else 0
         return Accepted(client, site, reply.weight, loss.mean if loss else float("nan"))
 
+    def sums(self) -> Aggregator:
+        """An empty aggregator for this worker's replies, on the device if they stay there."""
+        federation, device = self.federation, self.client.vector.device
+        made = aggregator_of(federation, 1)
+        if not self.client.stays or device.type == "cpu":
+            return made
+        there = {part: one.to(device) for part, one in made.tensors.items()}
+        return aggregator_of(federation, 1, there)
+
     def measure(
         self, vector: Tensor, round: int, job: tuple[int, int], validation: bool = False
     ) -> Metrics:

@@ -88,7 +88,7 @@ class MachinesEngine(WorkerEngine):
         self._publish(self._common(Order(round, vector)))
         tested, group = measured(self.federation, validation), self._group
         jobs = chunks(tested)
-        mine = {}
+        mine: dict[int, int] = {}
         for number, (view, _) in enumerate(jobs):
             site = tested.views[view].site
             if (number if site is None else site) % group.size == group.rank:

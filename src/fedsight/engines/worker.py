@@ -96,7 +96,7 @@ def work(setup: Setup, pipe: Connection) -> None:
     torch.set_num_threads(setup.speed.threads)
     worker = LocalWorker(setup.federation, setup.memory, setup.speed)
     memory = {name: shared.tensor for name, shared in setup.totals.items()}
-    total = aggregator_of(setup.federation, 1, memory if setup.in_place else None)
+    total = aggregator_of(setup.federation, 1, memory) if setup.in_place else worker.sums()
     pipe.send("ready")
     while True:
         command = pipe.recv()
