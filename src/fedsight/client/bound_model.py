@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fedsight.client.activations import Activations
-from fedsight.client.failures import named
+from fedsight.client.failures import measuring, named, unmeasured
 from fedsight.core.devices import find_device, moved, prepare
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
@@ -23,11 +23,6 @@ from fedsight.program.program import Speed
 
 TOGETHER = 64  # images of a unit that are measured; so that none of them costs all the memory
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
-SHORT = (
-    f", {CHUNK} at once",
-    "use fewer speed.workers if they share the device, or go on on another device with "
-    "`fedsight resume --device`",
-)
 
 
 class BoundModel:
@@ -131,7 +126,8 @@ class BoundModel:
 
         Raises EngineError when the device fails or has too little memory.
         """
-        with named(self._device, f"measuring {len(client):,} test images", lambda: SHORT):
+        doing = measuring(len(client))
+        with named(self._device, doing, lambda: unmeasured(self._device, doing, CHUNK)):
             return self._measured(client, start)
 
     def _measured(self, client: SiteData, start: int) -> Metrics:

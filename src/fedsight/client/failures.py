@@ -7,46 +7,37 @@ from collections.abc import Callable, Iterator
 
 import torch
 
+from fedsight.core.devices import is_gone, ran_out
 from fedsight.core.errors import EngineError
 
-# How messages begin that PyTorch raises as mere RuntimeErrors.
-_NO_MEMORY = ("not enough memory", "can't allocate memory", "MPS backend out of memory")
-_GONE = ("CUDA error", "CUDA driver", "cuDNN error", "NVML", "HIP error", "MPS backend")
+
+def training(site: str, round: int) -> str:
+    """What a device may be at."""
+    return f"training site '{site}' in round {round}"
 
 
-def ran_out(error: BaseException) -> bool:
-    """Whether `error` says that a device, or the machine, has no memory left."""
-    if isinstance(error, torch.OutOfMemoryError):
-        return True
-    return type(error) is RuntimeError and any(text in str(error) for text in _NO_MEMORY)
-
-
-def is_gone(error: BaseException) -> bool:
-    """Whether `error` says that the device itself failed: it hangs, or was taken away."""
-    if isinstance(error, torch.AcceleratorError):
-        return True
-    return type(error) is RuntimeError and str(error).startswith(_GONE)
+def measuring(images: int) -> str:
+    """What else it may be at."""
+    return f"measuring {images:,} test images"
 
 
 @contextlib.contextmanager
-def named(device: torch.device, doing: str, cure: Callable[[], tuple[str, str]]) -> Iterator[None]:
+def named(device: torch.device, doing: str, short: Callable[[], EngineError]) -> Iterator[None]:
     """Turn failures of `device` while `doing` into EngineError.
 
-    `cure` is called when memory ran out and what was computed is gone from it; it says what would
-    fit, and what to do.
+    `short` is called when memory ran out and what was computed is gone from it.
     """
-    short = False
+    failed = False
     try:
         yield
     except RuntimeError as error:
-        short = ran_out(error)
-        if not short:
+        failed = ran_out(error)
+        if not failed:
             if is_gone(error):
                 raise lost(device, doing, error) from error
             raise
-    if short:  # out here nothing holds the tensors of the failed step any more
-        fits, what = cure()
-        raise EngineError(f"the memory of {device} ran out while {doing}{fits}", what)
+    if failed:  # out here nothing holds the tensors of the failed step any more
+        raise short()
 
 
 def lost(device: torch.device, doing: str, error: BaseException) -> EngineError:
@@ -75,14 +66,28 @@ def fitting(most: int, attempt: Callable[[int], object], empty: Callable[[], Non
     return 0
 
 
-def advice(batch: int, size: int) -> tuple[str, str]:
-    """What to say where batches of `batch` images did not fit and such of `size` do; 0: none."""
-    elsewhere = (
-        "use fewer speed.workers if they share the device, or speed.precision = 'bfloat16', "
-        "or go on on another device with `fedsight resume --device`"
-    )
+def too_large(device: torch.device, doing: str, batch: int, size: int) -> EngineError:
+    """Batches of `batch` images did not fit, and such of `size` do; 0: none."""
     if not size:
-        told = f" with train.batch = {batch}, and not even one image fits"
-        return told, f"choose a smaller model or data.size, {elsewhere}"
-    told = f" with train.batch = {batch}; a batch of {size} fits"
-    return told, f"start a run with train.batch = {size}, {elsewhere}"
+        return EngineError(
+            f"the memory of {device} ran out while {doing} with train.batch = {batch}, and not "
+            "even one image fits",
+            "choose a smaller model or data.size, use fewer speed.workers if they share the "
+            "device, or go on on another one with `fedsight resume --device`",
+        )
+    return EngineError(
+        f"the memory of {device} ran out while {doing} with train.batch = {batch}; a batch of "
+        f"{size} fits",
+        f"start a run with train.batch = {size}, use fewer speed.workers if they share the "
+        "device, set speed.precision = 'bfloat16', or go on on another device with `fedsight "
+        "resume --device`",
+    )
+
+
+def unmeasured(device: torch.device, doing: str, chunk: int) -> EngineError:
+    """So many test images at once did not fit."""
+    return EngineError(
+        f"the memory of {device} ran out while {doing}, {chunk} at once",
+        "use fewer speed.workers if they share the device, or go on on another one with "
+        "`fedsight resume --device`",
+    )

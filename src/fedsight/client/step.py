@@ -30,7 +30,7 @@ from fedsight.client.training import (
     spanned,
 )
 from fedsight.core.devices import moved, release_memory, seed
-from fedsight.core.errors import ConfigError, SiteError
+from fedsight.core.errors import ConfigError, EngineError, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum
@@ -121,11 +121,11 @@ class Client(BoundModel):
         Raises SiteError naming the site when the training loss is not finite, and EngineError when
         the device fails or has too little memory, with the batch that would fit.
         """
-        doing = f"training site '{self.federation.name(client)}' in round {order.round}"
-        with failures.named(self._device, doing, partial(self._fitting, client)):
+        doing = failures.training(self.federation.name(client), order.round)
+        with failures.named(self._device, doing, partial(self._fitting, client, doing)):
             return self._stepped(order, self._site(client), memory)
 
-    def _fitting(self, client: int) -> tuple[str, str]:
+    def _fitting(self, client: int, doing: str) -> EngineError:
         """What to say when a batch did not fit: which one would, found by trying."""
         self._sites.clear()
         learns = [value for value in self._parameters.values() if value.requires_grad]
@@ -141,7 +141,8 @@ class Client(BoundModel):
 
         batch = self.federation.program.train.batch
         empty = partial(release_memory, self._device)
-        return failures.advice(batch, failures.fitting(batch, attempt, empty))
+        size = failures.fitting(batch, attempt, empty)
+        return failures.too_large(self._device, doing, batch, size)
 
     def blank(self, order: Order, client: int, memory: Memory) -> Reply:
         """A reply that says nothing of the client's images, which are not read.
