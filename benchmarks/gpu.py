@@ -53,11 +53,13 @@ MIXED = {"precision": "bfloat16"}
 STEPS = (
     Step("cifar", "fedsight", "FedSight", 60),
     Step("cifar", "fedsight", "FedSight, 8 workers", 60, {"workers": 8}),
+    Step("cifar", "fedsight", "FedSight, 50 side by side", 60, {"together": 50}),
     Step("cifar", "pfl", "pfl-research", 60),
     Step("cifar", "bare", "bare loop", 40),
     Step("resnet", "fedsight", "FedSight", 90, MIXED),
     Step("resnet", "bare", "bare loop", 60, MIXED),
     Step("femnist", "fedsight", "FedSight", 60),
+    Step("femnist", "fedsight", "FedSight, 10 side by side", 60, {"together": 10}),
     Step("femnist", "bare", "bare loop", 40),
 )
 # (shape, whose rate is the measure, the least ratio of FedSight's best to it)

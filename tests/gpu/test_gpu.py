@@ -79,6 +79,17 @@ def test_bfloat16_learns_what_float32_learns(device: str, tiny_federation: Make)
     assert float(torch.nn.functional.cosine_similarity(exact, rough, dim=0)) > 0.98
 
 
+def test_sites_trained_side_by_side_end_where_they_would_alone(
+    device: str, tiny_federation: Make
+) -> None:
+    federation = tiny_federation()
+    start = federation.initial[federation.layout.travelling]
+    speed = Speed(device=device, workers=1)
+    alone = trained(federation, speed)
+    together = trained(federation, speed.model_copy(update={"together": 3}))
+    assert (alone - together).norm() <= 0.02 * (alone - start).norm()
+
+
 def test_masks_change_no_bit_of_a_sum(device: str, tiny_federation: Make) -> None:
     names = ("quantised", "secagg")
     models = [trained(tiny_federation(secure={"name": n}), Speed(device=device)) for n in names]

@@ -16,6 +16,11 @@ def training(site: str, round: int) -> str:
     return f"training site '{site}' in round {round}"
 
 
+def training_together(sites: str, round: int) -> str:
+    """What a device may be at when sites are trained side by side."""
+    return f"training sites {sites} side by side in round {round}"
+
+
 def measuring(images: int) -> str:
     """What else it may be at."""
     return f"measuring {images:,} test images"
@@ -81,6 +86,14 @@ def too_large(device: torch.device, doing: str, batch: int, size: int) -> Engine
         f"start a run with train.batch = {size}, use fewer speed.workers if they share the "
         "device, set speed.precision = 'bfloat16', or go on on another device with `fedsight "
         "resume --device`",
+    )
+
+
+def too_many(device: torch.device, doing: str) -> EngineError:
+    """So many sites at once did not fit."""
+    return EngineError(
+        f"the memory of {device} ran out while {doing}",
+        "lower speed.together, or go on on another device with `fedsight resume --device`",
     )
 
 

@@ -46,7 +46,7 @@ VALUE = 4  # bytes of a pixel value that is prepared
 
 
 @dataclass(frozen=True)
-class _Site:
+class Site:
     """What a client is known by: its images, and the whole of them as one batch if it is small."""
 
     name: str
@@ -96,7 +96,7 @@ class Client(BoundModel):
         self.stays &= program.codec is None and not program.aggregation.needs_replies
         # In training these do not move either.
         self._still = still(self.model, lambda name: self._kinds.get(name) == Kind.FROZEN)
-        self._sites: OrderedDict[int, _Site] = OrderedDict()  # the latest last
+        self._sites: OrderedDict[int, Site] = OrderedDict()  # the latest last
         self._order: Order | None = None  # whose vector is on the device
         self._vector = torch.empty(0)
         self._room = self._speed.room(self._device) // VALUE  # pixel values of all of them
@@ -153,7 +153,7 @@ class Client(BoundModel):
         """
         federation, program = self.federation, self.federation.program
         data = federation.client(client)
-        known = _Site(federation.name(client), data, data.labels(), None, 0)
+        known = Site(federation.name(client), data, data.labels(), None, 0)
         kept = memory or self._unlearnt(order, known)
         if isinstance(self._training, PrivateSteps):
             reply = self._stepped(order, known, {}, blank=True)
@@ -169,7 +169,7 @@ class Client(BoundModel):
         payload = self._release(nothing, order, known.name, noise)
         return Reply(known.name, payload, self._weight(data), {}, kept)
 
-    def _unlearnt(self, order: Order, site: _Site) -> Memory:
+    def _unlearnt(self, order: Order, site: Site) -> Memory:
         """What a site remembers that has learnt nothing and remembered nothing so far."""
         zeros = {name: torch.zeros_like(value) for name, value in order.shared.items()}
         still = Order(order.round, torch.zeros_like(order.vector), zeros)
@@ -177,7 +177,7 @@ class Client(BoundModel):
         _, kept = self._result(still, self._local(still, {}, lr=1.0, steps=1))
         return {**kept, **self._begin(site, {})}
 
-    def _stepped(self, order: Order, known: _Site, memory: Memory, blank: bool = False) -> Reply:
+    def _stepped(self, order: Order, known: Site, memory: Memory, blank: bool = False) -> Reply:
         program, site, data = self.federation.program, known.name, known.data
         path = ("round", order.round, "site", site)
         self.load(self._sent(order), memory)
@@ -200,11 +200,7 @@ class Client(BoundModel):
                 loss += progress.loss
                 seen += progress.samples
         if not bool(torch.isfinite(loss)):
-            raise SiteError(
-                f"the training loss of site '{site}' is not finite in round {order.round}",
-                "its training diverged or its data are broken: lower train.lr, set train.clip or "
-                "look at its images; with rounds.quorum a run goes on without such replies",
-            )
+            raise diverged(site, order.round)
         metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
         if program.privacy.protects or not seen:  # no epsilon pays for it, or there is none
             metrics = {}
@@ -215,7 +211,7 @@ class Client(BoundModel):
     def _weight(self, data: SiteData) -> int:
         return len(data) if self.federation.program.rounds.weighting == "samples" else 1
 
-    def _begin(self, site: _Site, memory: Memory) -> Memory:
+    def _begin(self, site: Site, memory: Memory) -> Memory:
         """Let the task prepare the network; returns what must be remembered to repeat that."""
         program = self.federation.program
         if not program.task.prepares:
@@ -241,7 +237,7 @@ class Client(BoundModel):
         start = self._sent(order)[self.layout.shared]
         return Local(start, here(order.shared), here(memory), lr, steps)
 
-    def _site(self, client: int) -> _Site:
+    def _site(self, client: int) -> Site:
         """A client's images, prepared at once unless they are too many or change each time that
         they are seen. The clients seen last are kept, within `speed.resident`."""
         if client in self._sites:
@@ -253,7 +249,7 @@ class Client(BoundModel):
         whole = None
         if federation.program.train.plain and not self.activations and values <= self._room:
             whole = self._whole(data)
-        made = _Site(federation.name(client), data, data.labels(), whole, values if whole else 0)
+        made = Site(federation.name(client), data, data.labels(), whole, values if whole else 0)
         if whole is not None:
             self._sites[client] = made
             while sum(site.values for site in self._sites.values()) > self._room:
@@ -269,7 +265,7 @@ class Client(BoundModel):
                 raise
         return None
 
-    def _share(self, site: _Site, round: int) -> list[Tensor] | None:
+    def _share(self, site: Site, round: int) -> list[Tensor] | None:
         """The batches of a baseline's round that is not of whole passes."""
         span, program = self.federation.span(round, len(site.data)), self.federation.program
         if span is None:
@@ -282,7 +278,7 @@ class Client(BoundModel):
         return list(spanned(len(site.data), span, program.train.batch, shuffled))
 
     @contextlib.contextmanager
-    def _reader(self, site: _Site) -> Iterator[Callable[[Tensor, Generator], Batch]]:
+    def _reader(self, site: Site) -> Iterator[Callable[[Tensor, Generator], Batch]]:
         """How batches are made of the site's images; within it, the model takes these."""
         data, whole, train = site.data, site.whole, self.federation.program.train
         if whole is not None:
@@ -303,7 +299,7 @@ class Client(BoundModel):
     def _train(
         self,
         phase: Phase,
-        site: _Site,
+        site: Site,
         draws: Generator,
         local: Local,
         noise: MakeNoise,
@@ -358,7 +354,7 @@ class Client(BoundModel):
             for name, gradient in zip(names, gradients, strict=True)
         ]
 
-    def _statistics(self, site: _Site, blank: bool) -> Payload:
+    def _statistics(self, site: Site, blank: bool) -> Payload:
         """The integer parts of a reply, each as one vector; SiteError for other shapes.
 
         With `blank` no image is read, and all are zero.
@@ -444,6 +440,15 @@ class Client(BoundModel):
                 f"the update of site '{site}' cannot be encoded: {error}",
                 "its training diverged, or choose another compression.name",
             ) from None
+
+
+def diverged(site: str, round: int) -> SiteError:
+    """The training loss of a site is not finite."""
+    return SiteError(
+        f"the training loss of site '{site}' is not finite in round {round}",
+        "its training diverged or its data are broken: lower train.lr, set train.clip or "
+        "look at its images; with rounds.quorum a run goes on without such replies",
+    )
 
 
 def _local_on_cpu(local: Local) -> Local:

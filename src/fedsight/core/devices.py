@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import warnings
 
 import torch
 
@@ -74,6 +75,8 @@ def prepare(device: torch.device, precise: bool) -> None:
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only so
     torch.use_deterministic_algorithms(True, warn_only=True)
+    # The pooling of most networks would say so, though it does repeat itself without overlaps.
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     product = "ieee" if precise else "tf32"
     torch.backends.cuda.matmul.fp32_precision = product

@@ -51,10 +51,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train the clients of `cohort`."""
+    """Train the clients of `cohort`, those of a group side by side if that is possible."""
 
     round: int
-    cohort: Sequence[int]
+    cohort: Sequence[Sequence[int]]
     maskers: Mapping[str, Masker]  # by site; empty without secure aggregation
     terms: int  # replies of the whole round, of which other machines may make some
 
@@ -120,8 +120,8 @@ def _train(
     order = Order(command.round, setup.vector.tensor, extras)
     arrived: list[Arrival] = []
     last = time.monotonic()
-    for _, client in _tickets(setup, command.cohort):
-        arrived.append(worker.train(order, client, total))
+    for _, clients in _tickets(setup, command.cohort):
+        arrived += worker.train_group(order, clients, total)
         # The coordinator shares the cores, so short clients are reported in groups.
         if time.monotonic() - last > REPORT_INTERVAL:
             send(Arrivals(arrived))

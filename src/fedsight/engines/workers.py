@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -74,7 +75,7 @@ class WorkerEngine:
             )
             for one in setups
         ]
-        self._keys = Keys(federation)
+        self._keys, self._together = Keys(federation), speed.together
         self._pool = Pool(work, setups)
         try:
             for worker in range(len(setups)):
@@ -104,7 +105,8 @@ class WorkerEngine:
         self._publish(order)
         # The last clients determine when a round ends, so the largest go first.
         largest_first = sorted(clients, key=self.federation.size, reverse=True)
-        command = TrainCommand(order.round, largest_first, maskers, terms)
+        groups = grouped(largest_first, self.federation.size, self._together)
+        command = TrainCommand(order.round, groups, maskers, terms)
         messages = self._ask(command, f"training in round {order.round}")
 
         def arrivals() -> Iterator[Arrival]:
@@ -165,3 +167,14 @@ class WorkerEngine:
                 yield worker, message
 
         return messages()
+
+
+def grouped(
+    clients: Sequence[int], size: Callable[[int], int], together: int
+) -> list[Sequence[int]]:
+    """Clients next to one another that have as many images, at most so many of them in a group."""
+    found: list[Sequence[int]] = []
+    for _, alike in itertools.groupby(clients, size):
+        equal = list(alike)
+        found += [equal[at : at + together] for at in range(0, len(equal), together)]
+    return found

@@ -110,6 +110,9 @@ class Speed(Settings):
     # MiB of prepared images that each worker keeps on its device between rounds; None: 64, or on a
     # GPU a quarter of the memory that is free
     resident: int | None = Field(None, ge=0)
+    # sites of the same size that a worker trains at once, their weights stacked, where nothing
+    # forbids it (see the guide to GPUs); changes rounding, and what dropout draws
+    together: int = Field(1, ge=1)
     checkpoint_every: int = Field(1, ge=1)  # rounds
     # MiB of memory, for all workers together, for what frozen first layers make of the images, so
     # that an image passes through them once and not in every epoch; 0: none
