@@ -6,10 +6,14 @@ import socket
 from pathlib import Path
 
 import pytest
-from command_line import Launched, done, history, lines, same, write_config
-from federations import program
+from command_line import Launched, done, history, lines, refused, same, write_config
+from federations import federation, program
 
+from fedsight.coordinator.session import Session
+from fedsight.core.errors import EngineError
+from fedsight.engines.group import NEEDED
 from fedsight.engines.machines import problems
+from fedsight.runs import machines
 
 CASES = {
     # memory at the sites, a cohort that changes, and BatchNorm that is personal
@@ -73,3 +77,32 @@ def test_what_several_machines_cannot_do_is_said_before_training() -> None:
     assert [one.where for one in problems(asked)] == ["secure.name"]
     asked = program(aggregation={"name": "median"})
     assert [one.where for one in problems(asked)] == ["aggregation.name"]
+
+
+@pytest.mark.parametrize("words", [["run", "CONFIG", "--seeds", 2], ["resume", "RUN"]], ids=str)
+def test_what_one_machine_does_alone_is_refused_under_torchrun(
+    words: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "series").mkdir()
+    (tmp_path / "series" / "series.json").write_text("{}")
+    where = {"CONFIG": write_config(tmp_path), "RUN": tmp_path / "series"}
+    for name in NEEDED:
+        monkeypatch.setenv(name, "2")
+    said = refused(2, *[where.get(str(word), word) for word in words])
+    assert "several machines train one run together" in said
+
+
+@pytest.mark.parametrize("what", ["program", "data set"])
+def test_a_machine_with_another_program_or_other_images_is_named(what: str, tmp_path: Path) -> None:
+    session = Session(federation())
+
+    class First:
+        """What machine 0 tells."""
+
+        rank, size = 1, 2
+
+        def given(self, value: None) -> object:
+            return {**machines._identity(session), what: "another"}, None
+
+    with pytest.raises(EngineError, match=f"machine 1 of 2 has another {what} than machine 0"):
+        machines.begun(First(), session, tmp_path)  # type: ignore[arg-type]
