@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import federations
 import numpy as np
@@ -15,9 +16,12 @@ from fedsight.algorithms.fedavg import FedAvg, FedProx
 from fedsight.algorithms.fedopt import FedAdagrad, FedAdam, FedAvgM, FedOpt, FedYogi
 from fedsight.algorithms.personal import FedBN, FedRep
 from fedsight.algorithms.scaffold import Scaffold
+from fedsight.client.memory import MemoryStore
 from fedsight.core.layout import Kind, Layout
+from fedsight.engines.in_process import InProcessEngine
 from fedsight.models.zoo.fedavg_cnn import MLP
 from fedsight.models.zoo.small_cnn import SmallCNN
+from fedsight.privacy.base import split
 
 Vector = npt.NDArray[np.float64]
 RNG = np.random.default_rng(0)
@@ -33,7 +37,7 @@ def serve(algorithm: Algorithm, **more: list[Vector]) -> tuple[Vector, State]:
         parts = {"delta": delta, **{name: values[step] for name, values in more.items()}}
         tensors = {name: torch.tensor(np.asarray(value)) for name, value in parts.items()}
         before = vector.clone()
-        new, state = algorithm.step(vector, state, Mean(tensors, 3, 12), step + 1)
+        new, state = algorithm.step(vector, state, Mean(tensors, 0.25), step + 1)
         assert torch.equal(vector, before), "the old vector must be left alone"
         assert new.dtype == torch.float32
         vector = new
@@ -171,7 +175,7 @@ def test_scaffold_server_moves_its_control_by_the_share_that_took_part() -> None
     vector, state = serve(Scaffold(server_lr=0.5), control=changes)
     np.testing.assert_allclose(vector, X0 + 0.5 * (DELTAS[0] + DELTAS[1]), rtol=1e-6)
     np.testing.assert_allclose(
-        state["control"].numpy(), 3 / 12 * (changes[0] + changes[1]), rtol=1e-5
+        state["control"].numpy(), 0.25 * (changes[0] + changes[1]), rtol=1e-5
     )
     assert Scaffold().shared(state) is state
 
@@ -187,8 +191,67 @@ def test_server_control_is_the_mean_of_all_sites_controls_under_partial_particip
         change = (fresh - controls[cohort]).mean(axis=0, dtype=np.float64)
         controls[cohort] = fresh
         parts = {"delta": torch.zeros(8).double(), "control": torch.from_numpy(change)}
-        vector, state = Scaffold().step(vector, state, Mean(parts, len(cohort), population), 1)
+        vector, state = Scaffold().step(vector, state, Mean(parts, len(cohort) / population), 1)
         np.testing.assert_allclose(state["control"].numpy(), controls.mean(axis=0), atol=1e-6)
+
+
+@pytest.mark.parametrize("weighting", ["samples", "uniform"])
+def test_server_control_of_a_run_is_the_weighted_mean_of_what_sites_keep(
+    weighting: str, tmp_path: Path
+) -> None:
+    """Sites of different sizes, two of four in a round: through the real loop."""
+    of = federations.federation(
+        split={"name": "dirichlet", "alpha": 0.3, "sites": 4},
+        algorithm={"name": "scaffold"},
+        rounds={"rounds": 5, "cohort": 2, "weighting": weighting},
+    )
+    sizes = np.array([of.size(site) for site in range(4)], float)
+    assert sizes.max() > 1.5 * sizes.min()
+    engine = InProcessEngine(of, tmp_path / "memory")
+    found = federations.learn(of, engine)
+    engine.close()
+    store = MemoryStore(tmp_path / "memory")
+    kept = [store.load(of.partition.name(site), 10**9).get("control") for site in range(4)]
+    weights = sizes if weighting == "samples" else np.ones(4)
+    controls = [torch.zeros(()) if one is None else one for one in kept]
+    mean = sum(w * one.double() for w, one in zip(weights / weights.sum(), controls, strict=True))
+    _, rest = split(found.checkpoint.state)
+    torch.testing.assert_close(rest["control"].double(), mean, atol=1e-5, rtol=0)
+    assert mean.norm() > 0.1
+
+
+@pytest.mark.parametrize("sizes", [range(45, 0, -5), [1] * 9], ids=["unequal", "equal"])
+def test_scaffold_reaches_the_joint_optimum_with_three_of_nine_sites_a_round(
+    sizes: Sequence[int],
+) -> None:
+    """Least squares whose sites have optima of their own: no drift is left, whoever takes part."""
+    draws, weights = np.random.default_rng(4), np.array(list(sizes), float)
+    curved = [np.diag(draws.uniform(0.5, 2, 4)) for _ in weights]
+    wanted = [draws.normal(size=4) for _ in weights]
+    joint = np.linalg.solve(
+        sum(w * a for w, a in zip(weights, curved, strict=True)),
+        sum(w * a @ b for w, a, b in zip(weights, curved, wanted, strict=True)),
+    )
+    algorithm, vector = Scaffold(), torch.zeros(4)
+    state, memories = algorithm.init(vector), [{} for _ in weights]
+    for round in range(1, 801):
+        cohort = draws.choice(len(weights), 3, replace=False)
+        share, payloads = weights[cohort].sum() / weights.sum(), []
+        for site in cohort:
+            at = Local(vector.double(), algorithm.shared(state), memories[site], 0.1)
+            y = vector.double()
+            for _ in range(5):
+                grad = torch.from_numpy(curved[site]) @ (y - torch.from_numpy(wanted[site]))
+                y = y - at.lr * algorithm.correct(grad, y, at)
+                at.steps += 1
+            payload, memories[site] = algorithm.finish(y, at)
+            payloads.append({name: weights[site] * part for name, part in payload.items()})
+        parts = {
+            name: torch.stack([one[name] for one in payloads]).sum(0) / weights[cohort].sum()
+            for name in payloads[0]
+        }
+        vector, state = algorithm.step(vector, state, Mean(parts, float(share)), round)
+    np.testing.assert_allclose(vector.numpy(), joint, atol=1e-4)
 
 
 def test_scaffold_refuses_every_local_optimiser_it_is_not_derived_for() -> None:

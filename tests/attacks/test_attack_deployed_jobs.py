@@ -37,6 +37,7 @@ from signed_jobs import ARGUMENTS, JOB, Authority, job, packed, signed
 from fedsight.deploy.flare.archives import check_archive
 from fedsight.deploy.flare.launching import check_no_code
 from fedsight.deploy.flare.orders import OrdersComponent
+from fedsight.deploy.membership import kits
 from fedsight.deploy.membership.kits import write_policies
 from fedsight.deploy.server.job_definition import SERVER_CONFIG, SITE_CONFIG, server_config
 
@@ -60,6 +61,8 @@ class Site:
         self.engine.args = SimpleNamespace(workspace=str(kit))
         self.engine.client = SimpleNamespace(client_name="ward", components={})
         self.engine.fl_ctx_mgr = FLContextManager(engine=self.engine)
+        self.running: list[str] = []
+        self.engine.client_executor = SimpleNamespace(get_run_processes_keys=lambda: self.running)
 
     def limit(self) -> None:
         """As every site does before it registers."""
@@ -154,6 +157,37 @@ def test_an_honest_job_is_deployed_and_started_once(
     assert "was not accepted here" in site.order(TrainingTopic.START_JOB, {})
     assert "exists already" in site.deploy(archive)
     assert len(started) == 1
+
+
+def test_a_server_fills_neither_the_memory_nor_the_disk_with_jobs(
+    site: Site, authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that an operator has signed is deployed again and again, under new identifiers."""
+    archive = signed(job(tmp_path / "job"), authority)
+    names = [f"{number:08x}{JOB[8:]}" for number in range(12)]
+    monkeypatch.setattr(kits, "MAX_JOBS", 3)
+    monkeypatch.setattr(StartJobProcessor, "process", lambda *_: Order("", "started"))
+
+    def run(number: int) -> str:
+        assert "deployed" in site.deploy(archive, names[number])
+        said = site.order(TrainingTopic.START_JOB, {}, names[number])
+        if said == "started":
+            site.running.append(names[number])
+        return said
+
+    assert [run(number) for number in range(4)] == ["started"] * 4
+    site.running.clear()  # FLARE keeps a folder of each and runs as many as it is told to
+    assert sum(name in site.files() for name in names) == 4
+    site.limit()
+    answers = [run(number) for number in range(4, len(names))]
+    assert answers == ["started"] * 8
+    assert all(name in site.files() for name in site.running)
+    assert sum(name in site.files() for name in names) == 8 + 3
+    extra = f"{99:08x}{JOB[8:]}"
+    assert "deployed" in site.deploy(archive, extra)
+    assert "8 jobs are running here already" in site.order(TrainingTopic.START_JOB, {}, extra)
+    site.running.pop()
+    assert site.order(TrainingTopic.START_JOB, {}, extra) == "started"
 
 
 def known(topic: str) -> Any:

@@ -1,10 +1,11 @@
-"""Figures over a chunk of one test image rebuild it; figures over all test images do not.
+"""Losses over a chunk of one test image rebuild it; losses over all test images do not.
 
 A coordinator that may say which images are summed asks for one at a time. The network is a linear
 layer, and the coordinator chooses its weights: in question p the loss of the image depends on its
 pixel p alone, and a logarithm gives the pixel back. No round is trained, and secure aggregation
 does not matter, because figures are not updates. If the program decides which images are held out,
 the same works with sums over the whole test part: it holds out one image of each class.
+(`test_attack_rich_figures.py` is about figures of many more numbers.)
 
 The services are real ones, with the real trainer in the same process.
 """

@@ -63,7 +63,7 @@ def room_for_one(attack: Attack, root: Path) -> float:
     site, of = attack("home-site", data, **CONTRACT), scaffold(data)
     ask(site, of)
     size = known(of).layout.shared.stop * 4
-    return (occupied(site.home / "memory") - 1.5 * size) / GIGABYTE
+    return (occupied(site.home) - 1.5 * size) / GIGABYTE
 
 
 def answers(attack: Attack, root: Path, tag: str) -> list[bool]:

@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 import tomli_w
-from attacked_site import AttackedSite, draw, noise_images, program
+from attacked_site import AttackedSite, draw, known, noise_images, program
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fedsight.core.text import is_printable
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.site import refusals, trainer
+from fedsight.deploy.site import refusals, release, trainer
 from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.memories import occupied
 from fedsight.deploy.site.refusals import Refusals
 from fedsight.deploy.site.service import SiteService
+from fedsight.governance.entries import LedgerEntry
+from fedsight.governance.ledger import Ledger, SumLimit
 
 QUESTIONS = 600
 
@@ -185,3 +188,71 @@ def test_any_fields_are_answered(
     text, _ = service.answer(kind, json.dumps(fields), body)
     service.close()
     assert isinstance(json.loads(text), dict)
+
+
+# -- what the site writes when it answers ----------------------------------------------------------
+
+
+def lines_and_entries(site: AttackedSite) -> tuple[int, int]:
+    return len(SiteLog(site.home).read()), Ledger(site.home).head[0]
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_a_run_does_not_ask_for_numbers_of_images_without_end(
+    attack: Callable[..., AttackedSite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weak: bool
+) -> None:
+    """Of two runs in turn: all images are opened, and two entries and a line are written."""
+    monkeypatch.setattr(release, "DECLARATIONS", 1000 if weak else 2)
+    images = draw(tmp_path / "images", noise_images(6))
+    site = attack("ward", images, attempts=2)
+    answers = [site.join(program(images), f"run{turn % 2}") for turn in range(12)]
+    refused = [fields["error"] for fields in answers if "error" in fields]
+    lines, entries = lines_and_entries(site)
+    if weak:
+        assert not refused
+        assert entries == 2 * 12
+    else:
+        assert len(refused) == 4
+        assert refused[0].startswith("contract.attempts: the declaration of this run was asked for")
+        assert entries == 2 * 8
+        assert lines == 8 + 1, "and one about the refusal"
+
+
+@pytest.mark.parametrize("weak", [True, False])
+def test_an_answer_that_is_asked_for_again_and_again_leaves_few_lines(
+    attack: Callable[..., AttackedSite], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, weak: bool
+) -> None:
+    """Two questions in turn, so that each is new to the service."""
+    if weak:
+        monkeypatch.setattr(release, "is_power_of_ten", lambda _: True)
+    images = draw(tmp_path / "images", noise_images(30))
+    site, of = attack("ward", images, test_images=1), program(images)
+    vector = known(of).initial[known(of).layout.travelling]
+    site.join(of)
+    for turn in range(11):
+        for fields in (site.train(vector)[0], site.measure(vector, 1)):
+            assert "error" not in fields
+        if turn == 0:
+            before = lines_and_entries(site)
+    lines, entries = (a - b for a, b in zip(lines_and_entries(site), before, strict=True))
+    assert entries == 0
+    assert lines == (2 * 10 if weak else 2 * 2), "the first and the tenth time"
+
+
+def test_ledgers_count_for_the_disk_that_runs_may_occupy(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "memory" / "kept").write_bytes(bytes(10))
+    assert occupied(tmp_path) == 10
+    (tmp_path / "ledger.sqlite").write_bytes(bytes(7))
+    assert occupied(tmp_path) == 17
+
+
+def test_a_sum_over_the_same_sites_is_recorded_once_in_a_run(tmp_path: Path) -> None:
+    """The exchange of keys can be repeated without training."""
+    ledger = Ledger(tmp_path)
+    entry = LedgerEntry("sum", "run1", "f" * 64, 1, question="all", data_set="images")
+    for _ in range(5):
+        ledger.append_new(entry, SumLimit(1, 1))
+    assert ledger.head[0] == 1
+    ledger.append_new(replace(entry, run="run2"), SumLimit(1, 1))
+    assert ledger.head[0] == 2

@@ -37,6 +37,7 @@ from nvflare.fuel.f3.cellnet.defs import (
 )
 from nvflare.fuel.f3.cellnet.registry import Registry
 from nvflare.fuel.f3.drivers import socket_conn
+from nvflare.fuel.f3.drivers.driver_params import DriverParams
 from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import (
@@ -64,6 +65,7 @@ from nvflare.private.fed.utils.identity_utils import TokenVerifier
 from fedsight.deploy.flare.orders import Orders, OrdersComponent
 from fedsight.deploy.flare.process import set_limits
 from fedsight.deploy.flare.routes import TO_SERVER, TO_SITES, Gate, Route
+from fedsight.deploy.membership.federation import OPERATOR as CERTIFIED
 from fedsight.deploy.membership.kits import write_policies
 from fedsight.deploy.processes import supervisor
 
@@ -117,7 +119,8 @@ def message(
         }
     known[StreamHeaderKey.STREAM_ID] = 7
     found = Message({**known, **headers}, b"")
-    found.set_prop(MessagePropKey.ENDPOINT, Endpoint(sender))
+    props = {DriverParams.PEER_CN.value: CERTIFIED if sender == OPERATOR else sender}
+    found.set_prop(MessagePropKey.ENDPOINT, Endpoint(sender, conn_props=props))
     return found
 
 

@@ -66,7 +66,7 @@ def releases(site: AttackedSite) -> int:
 def test_it_leaves_past_an_altered_ledger_where_the_ledger_is_not_asked(
     site: AttackedSite, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Ledger, "append_release", lambda self, entry: None)
+    monkeypatch.setattr(Ledger, "append_new", lambda self, entry: None)
     unrecorded(site, monkeypatch)
     alter(site)
     assert "error" not in asked(site, 2)

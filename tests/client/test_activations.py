@@ -27,7 +27,7 @@ RIDGE = {"algorithm": {"name": "ridge", "high": 4.0}, "rounds": {"rounds": 1}}
 
 @pytest.fixture(autouse=True)
 def nothing_kept_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kept, "_latest", {})
+    monkeypatch.setattr(kept, "_latest", [])
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from command_line import done, write_config
 from PIL import Image
 
 from fedsight.evaluation.overall import GROUPS, interval
+from fedsight.tasks.detection.precision import BINS, average_precision, place
 
 
 def dice(pixels: np.ndarray) -> float:
@@ -39,6 +40,46 @@ def test_the_jackknife_of_a_ratio_covers(images: int, hard: float) -> None:
         low, high = interval(dice(each.sum(0)), left)
         held += low <= whole <= high
     assert held / 300 >= 0.92
+
+
+class Boxes:
+    """Images of a detector's test part: in a hard one it finds fewer objects, less exactly, is less
+    sure of them and sees more that is not there. Score histograms [n, 1, 1, 2 overlaps, 2, BINS]
+    and objects [n, 1, 1], as an image at a time gives them."""
+
+    def __init__(self, draws: np.random.Generator, images: int) -> None:
+        self.counts = np.zeros((images, 1, 1, 2, 2, BINS))
+        self.objects = 1.0 + draws.poisson(2, (images, 1, 1))
+        for image, hard in enumerate(draws.beta(1.5, 2.5, images)):
+            here = int(self.objects[image, 0, 0])
+            overlap = draws.beta(8 - 5 * hard, 2, here) * (draws.random(here) < 1 - 0.6 * hard)
+            scores = place(draws.beta(5 * overlap + 1, 1 + 3 * hard))
+            wrong = place(draws.beta(1 + hard, 3, draws.poisson(2 * hard)))
+            for at, least in enumerate((0.5, 0.75)):
+                seen = overlap > 0
+                np.add.at(self.counts[image, 0, 0, at, 0], scores[seen & (overlap >= least)], 1)
+                np.add.at(self.counts[image, 0, 0, at, 1], scores[seen & (overlap < least)], 1)
+                np.add.at(self.counts[image, 0, 0, at, 1], wrong, 1)
+
+    def precision(self, chosen: np.ndarray) -> float:
+        """The mean average precision over overlaps on some images."""
+        found = average_precision(self.counts[chosen].sum(0), self.objects[chosen].sum(0))
+        return float(found.mean())
+
+
+@pytest.mark.parametrize("images", [40, 150])
+def test_the_jackknife_of_the_mean_average_precision_covers(images: int) -> None:
+    draws = np.random.default_rng(2)
+    population = Boxes(draws, 1000)
+    whole, held = population.precision(np.arange(1000)), 0
+    for _ in range(150):
+        chosen = draws.choice(1000, images)
+        left = [
+            population.precision(chosen[np.arange(images) % GROUPS != at]) for at in range(GROUPS)
+        ]
+        low, high = interval(population.precision(chosen), left)
+        held += low <= whole <= high
+    assert held / 150 >= 0.9
 
 
 def test_a_part_of_the_images_tells_the_spread_of_all() -> None:

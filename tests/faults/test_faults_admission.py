@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import shutil
 import socket
 import ssl
 from collections.abc import Iterator
@@ -165,7 +166,7 @@ def test_a_revoked_site_is_out_at_once_and_stays_out(server: Loopback) -> None:
 
 
 def member(made: Loopback, folder: Path) -> Path:
-    """The kit of somebody who may look on, but not submit."""
+    """The kit of somebody whom the authority lets look on, but not submit."""
     federation, name = made.federation, "guest@fedsight.local"
     request = kits.request(folder / "request", federation.name, name, "member")
     kits.approve(federation.folder, request, folder / "guest.signed.zip", 10)
@@ -174,13 +175,18 @@ def member(made: Loopback, folder: Path) -> Path:
     return folder / "kit"
 
 
-def test_a_job_by_somebody_without_the_role_is_refused(server: Loopback, tmp_path: Path) -> None:
-    write_job(tmp_path / "job", "job", ["site-00"], {"run": "r", "fingerprint": "f", "number": 1})
-    with (
-        open_session(member(server, tmp_path), "guest@fedsight.local", 10) as session,
-        pytest.raises(DeployError, match="submit_job"),
-    ):
-        session.submit(tmp_path / "job")
+@pytest.mark.parametrize("user", ["site-00", "guest@fedsight.local"])
+def test_a_session_takes_the_operators_certificate(
+    server: Loopback, tmp_path: Path, user: str
+) -> None:
+    kit = member(server, tmp_path)
+    if user in server.sites:
+        for name in ("client.crt", "client.key"):
+            shutil.copy(server.sites[user].kit / "startup" / name, kit / "startup" / name)
+    with pytest.raises(DeployError, match=f"refuses {user}"), open_session(kit, user, 0):
+        pass
+    log = server.server / "kit" / "log.txt"
+    assert f"Created user session for {user}" not in log.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -174,13 +174,13 @@ def summed(list: str, run: str = "run", round: int = 1, **changes: Any) -> Ledge
 
 def test_a_round_of_a_program_is_summed_over_so_many_lists(tmp_path: Path) -> None:
     ledger, once = Ledger(tmp_path, steps), SumLimit(round=1)
-    ledger.append(summed("all"), sums=once)
-    ledger.append(summed("all", "run2"), sums=once)
+    ledger.append_new(summed("all"), once)
+    ledger.append_new(summed("all", "run2"), once)
     for other in (ledger, Ledger(tmp_path, steps)):
         for run in ("run", "run2"):
             with pytest.raises(DeployError, match=r"contract\.sums: round 1 of this program was "):
-                other.append(summed("fewer", run), sums=once)
-    ledger.append(summed("fewer"), sums=SumLimit(round=2))
+                other.append_new(summed("fewer", run), once)
+    ledger.append_new(summed("fewer"), SumLimit(round=2))
     with pytest.raises(DeployError, match=r"over 2 other lists of sites before, and 2 may be"):
         ledger.check_sum(summed("more"), SumLimit(round=2))
     ledger.append(summed("more"))
@@ -189,13 +189,13 @@ def test_a_round_of_a_program_is_summed_over_so_many_lists(tmp_path: Path) -> No
 
 def test_all_rounds_of_a_data_set_are_summed_over_so_many_lists(tmp_path: Path) -> None:
     ledger, once = Ledger(tmp_path, steps), SumLimit(all=1)
-    ledger.append(summed("all"), sums=once)
-    ledger.append(summed("all", round=2), sums=once)
+    ledger.append_new(summed("all"), once)
+    ledger.append_new(summed("all", round=2), once)
     for other in (ledger, Ledger(tmp_path, steps)):
         with pytest.raises(DeployError, match=r"contract\.lists: updates were summed over 1 other"):
-            other.append(summed("fewer", round=3), sums=once)
-    ledger.append(replace(summed("fewer"), data_set="others"), sums=once)
-    ledger.append(summed("fewer", round=3), sums=SumLimit(all=2))
+            other.append_new(summed("fewer", round=3), once)
+    ledger.append_new(replace(summed("fewer"), data_set="others"), once)
+    ledger.append_new(summed("fewer", round=3), SumLimit(all=2))
 
 
 # What the entries cost

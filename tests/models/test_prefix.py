@@ -150,3 +150,11 @@ def test_common_networks_are_cut_where_their_last_layers_begin(
     prefix = find_prefix(module, (3, 64, 64), chosen, answers)
     assert prefix is not None
     assert prefix.at == at
+
+
+def test_a_tensor_that_learns_may_not_hide_from_the_images_that_are_tried() -> None:
+    module = Net(tied=True)
+    with torch.no_grad():
+        module.first.bias.fill_(-100.0)  # random images are dark to it
+    assert found(module, "third.", "norm.") is not None
+    assert found(module, "head") is None

@@ -236,6 +236,13 @@ def lines(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+def _unmeasured() -> None:
+    """What this process does is not counted as covered: Ctrl-C at a bad moment would leave the lock
+    of `coverage` held, which its next line then waits for, for ever."""
+    if (coverage := sys.modules.get("coverage")) and (found := coverage.Coverage.current()):
+        found.stop()
+
+
 def _enter(
     words: Sequence[str],
     said: Path,
@@ -247,6 +254,7 @@ def _enter(
     # Its workers come from the server that it comes from itself, not from another one.
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     server.ensure_running = forkserver.ensure_running = lambda: None
+    _unmeasured()
     sys.modules[PAGE] = _empty_pages()
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # as a shell's child has it
@@ -261,6 +269,6 @@ def _enter(
     try:
         main()
     finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, usual)  # for the coverage of this process
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)  # for the figures of `coverage`
         sys.stdout.flush()
         sys.stderr.flush()

@@ -46,8 +46,7 @@ class Mean:
     """
 
     parts: Mapping[str, Tensor]
-    replies: int
-    population: int
+    share: float  # of all sites' weight (`rounds.weighting`), that of the sites in this mean
     integers: Mapping[str, Tensor] = field(default_factory=dict)  # exact sums, int64, in shape
 
 
@@ -94,6 +93,13 @@ class Algorithm(Settings):
         without gradients. The batches hold every image of the site once, in order, unaugmented.
         """
         return {}
+
+    def is_possible(self, integers: Mapping[str, Tensor], images: int) -> bool:
+        """Whether at most so many images can have these integer parts, of one site or of several.
+
+        They are any int64 values. A site that cannot compute them sends zeros in their place.
+        """
+        return True
 
     @property
     def remembers(self) -> bool:

@@ -11,6 +11,7 @@ from fedsight.core.errors import SiteError
 from fedsight.core.threads import one_thread
 
 CERTAIN = 0.99  # the probability that an output of 1 stands for
+ROUNDING = 1e-9  # of a matrix's trace: more than float64 rounds it by
 STRENGTHS = torch.logspace(-7, 1, 33, dtype=torch.float64)  # that "auto" chooses from
 
 
@@ -39,6 +40,29 @@ def symmetric(values: Tensor, side: int) -> Tensor:
     return square
 
 
+def are_sums(gram: Tensor, cross: Tensor, images: int, top: int) -> bool:
+    """Whether `gram` and `cross`, as `solve` takes them, are those of at most so many images.
+
+    Each image has one label, and features that are whole numbers from 0 to `top`. What is checked
+    follows from that: the sums of the features, by class and over all, agree, no product exceeds
+    what its factors allow, and X'X is positive semidefinite.
+    """
+    count, sums, labels = int(gram[-1, -1]), gram[-1, :-1], cross[-1]
+    if not (0 <= count <= images and bool((cross >= 0).all()) and bool((gram >= 0).all())):
+        return False
+    if bool((labels > count).any()) or int(labels.sum()) != count:
+        return False
+    if bool((cross[:-1] > top * labels).any()) or bool((cross[:-1].sum(1) != sums).any()):
+        return False
+    if bool((gram[:-1, :-1] > top * torch.minimum(sums, sums[:, None])).any()):
+        return False
+    if bool((gram.diagonal()[:-1] < sums).any()):  # the square of a whole number is no less
+        return False
+    square = gram.double()
+    square.diagonal().add_(ROUNDING * float(square.diagonal().sum()) + ROUNDING)
+    return int(torch.linalg.cholesky_ex(square).info) == 0
+
+
 def solve(gram: Tensor, cross: Tensor, strength: float | None) -> tuple[Tensor, Tensor]:
     """Weights [c, d] and biases [c] of the logits of c classes, float64.
 
@@ -52,12 +76,14 @@ def solve(gram: Tensor, cross: Tensor, strength: float | None) -> tuple[Tensor, 
     class and 0 for the others is CERTAIN. (The variance of the residuals, which would follow if
     they were normal, makes the head several times too sure.)
 
-    It computes on one thread, so that equal sums give equal bits. Raises SiteError if no feature
-    varies.
+    It computes on one thread, so that equal sums give equal bits. Raises SiteError if there is no
+    image, or no feature varies.
     """
     with one_thread():
         sums, totals = gram.double(), cross.double()
         images = sums[-1, -1]
+        if not images > 0:
+            raise SiteError("no site has sent sums of any image", "look at the sites' logs")
         means, shares = sums[-1, :-1] / images, totals[-1] / images
         spread = sums[:-1, :-1] - torch.outer(means, means) * images
         joint = totals[:-1] - torch.outer(means, shares) * images

@@ -28,12 +28,16 @@ class FedAvgM(Algorithm):
         return (vector.double() + self.server_lr * velocity).float(), {"velocity": velocity.float()}
 
 
+_RATES = {"sgd": 1.0, "adagrad": 0.03, "adam": 0.01, "yogi": 0.01}
+
+
 @algorithms.add("fedopt", paper="Reddi et al. 2021, Algorithm 2")
 class FedOpt(Algorithm):
     """The FedOpt family; `server` names the server optimiser."""
 
     server: Literal["sgd", "adagrad", "adam", "yogi"] = "sgd"
-    server_lr: float = Field(1.0, gt=0)
+    # none: 1 for sgd, 0.03 for adagrad, 0.01 for adam and yogi, whose steps have that length
+    server_lr: float | None = Field(None, gt=0)
     beta1: float = Field(0.9, ge=0, lt=1)
     beta2: float = Field(0.99, ge=0, lt=1)
     tau: float = Field(1e-3, gt=0)  # degree of adaptivity
@@ -44,14 +48,19 @@ class FedOpt(Algorithm):
             return {}
         return {"m": torch.zeros_like(vector), "v": torch.full_like(vector, self.tau**2)}
 
+    @property
+    def rate(self) -> float:
+        """The server's learning rate."""
+        return _RATES[self.server] if self.server_lr is None else self.server_lr
+
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """x + server_lr m / (sqrt(v) + tau); `sgd` is FedAvg with a server learning rate."""
         delta = mean.parts["delta"]
         if self.server == "sgd":
-            return (vector.double() + self.server_lr * delta).float(), state
+            return (vector.double() + self.rate * delta).float(), state
         m = self.beta1 * state["m"].double() + (1 - self.beta1) * delta
         v = self._second_moment(state["v"].double(), delta.square())
-        new = vector.double() + self.server_lr * m / (v.sqrt() + self.tau)
+        new = vector.double() + self.rate * m / (v.sqrt() + self.tau)
         return new.float(), {"m": m.float(), "v": v.float()}
 
     def _second_moment(self, v: Tensor, square: Tensor) -> Tensor:
@@ -67,7 +76,6 @@ class FedAdagrad(FedOpt):
     """FedOpt with Adagrad on the server."""
 
     server: Literal["adagrad"] = "adagrad"
-    server_lr: float = Field(0.03, gt=0)
     beta1: float = Field(0.0, ge=0, lt=1)
 
 
@@ -76,7 +84,6 @@ class FedAdam(FedOpt):
     """FedOpt with Adam on the server."""
 
     server: Literal["adam"] = "adam"
-    server_lr: float = Field(0.01, gt=0)
 
 
 @algorithms.add("fedyogi", paper="Reddi et al. 2021, Algorithm 2")
@@ -84,4 +91,3 @@ class FedYogi(FedOpt):
     """FedOpt with Yogi on the server."""
 
     server: Literal["yogi"] = "yogi"
-    server_lr: float = Field(0.01, gt=0)

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Mean, Phase, State, algorithms
-from fedsight.algorithms.closed_form import solve, symmetric, triangle
+from fedsight.algorithms.closed_form import are_sums, solve, symmetric, triangle
 from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind
 from fedsight.core.types import Batch, Memory, PartSpec, PartSpecs, Payload
@@ -69,6 +69,12 @@ class Ridge(Algorithm):
             whole = torch.cat([levels, levels.new_ones(len(levels), 1)], dim=1).to(torch.int64)
             found["cross"].T.index_add_(0, y, whole)
         return found
+
+    def is_possible(self, integers: Mapping[str, Tensor], images: int) -> bool:
+        """Whether they are sums of products of features within their range, and of labels."""
+        cross = integers["cross"]
+        gram = symmetric(integers["gram"].reshape(-1), len(cross))
+        return are_sums(gram, cross, images, (1 << self.bits) - 1)
 
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
         """Nothing but the sums travels."""

@@ -45,10 +45,13 @@ class Scaffold(Algorithm):
         return {"delta": delta, "control": change}, {"control": control}
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
-        """x + server_lr mean(delta); c + |S|/N mean(c_i+ - c_i) (equation 5)."""
+        """x + server_lr mean(delta); c + share mean(c_i+ - c_i) (equation 5).
+
+        The paper's share is |S|/N. Where sites count by their images it is the cohort's share of
+        those: only then does c stay the mean of all c_i, weighted like the updates.
+        """
         new = vector.double() + self.server_lr * mean.parts["delta"]
-        share = mean.replies / mean.population
-        control = state["control"].double() + share * mean.parts["control"]
+        control = state["control"].double() + mean.share * mean.parts["control"]
         return new.float(), {"control": control.float()}
 
     def check(self, program: Program) -> list[Problem]:

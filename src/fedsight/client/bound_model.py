@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedsight.client.activations import Activations
 from fedsight.client.failures import measuring, named, unmeasured
-from fedsight.core.devices import find_device, moved, prepare
+from fedsight.core.devices import drawing, find_device, moved, prepare
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.types import Batch, Memory, Metrics, Sum, add_metrics
@@ -23,6 +23,9 @@ from fedsight.program.program import Speed
 
 TOGETHER = 64  # images of a unit that are measured; so that none of them costs all the memory
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
+# What a network draws while it is measured (Faster R-CNN's loss is that of some boxes) begins anew
+# each time. Otherwise one image more would give all those after it other draws.
+DRAWS = 0
 
 
 class BoundModel:
@@ -135,7 +138,8 @@ class BoundModel:
         size = chunk(self.federation, len(client))
         positions = torch.arange(start, min(start + size, len(client)))
         classes = len(self.federation.dataset.classes)
-        with self.inputs(client) as read, torch.inference_mode():
+        drawn = drawing(self._device, DRAWS)
+        with self.inputs(client) as read, torch.inference_mode(), drawn:
             return self.federation.program.task.measure(self.model, read(positions), classes)
 
     def measure_all(self, client: SiteData) -> Metrics:
@@ -154,14 +158,15 @@ class BoundModel:
         task = self.federation.program.task
         black = torch.zeros(1, size.channels, size.height, size.width, device=self._device)
         self.model.eval()
-        with torch.inference_mode():
+        with torch.inference_mode(), drawing(self._device, DRAWS):
             batch = Batch(black, task.blank(classes).to(self._device))
             shapes = task.condensed(task.measure(self.model, batch, classes))
         images = len(client)
         totals: Metrics = {name: Sum(np.zeros_like(shapes[name].total), images) for name in bounds}
         numbers = task.units(client.labels().numpy())
         for unit in [] if blank else np.unique(numbers):
-            with contextlib.suppress(Exception), torch.inference_mode():
+            drawn = drawing(self._device, DRAWS)
+            with contextlib.suppress(Exception), torch.inference_mode(), drawn:
                 together = np.flatnonzero(numbers == unit)[:TOGETHER]
                 batch = self.batch(client, torch.from_numpy(together))
                 share = bounded(task.condensed(task.measure(self.model, batch, classes)), bounds)

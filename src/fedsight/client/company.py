@@ -12,7 +12,7 @@ from fedsight.client.pace import Pace
 from fedsight.client.sampling import order_of
 from fedsight.client.side_by_side import Stacked, suits
 from fedsight.client.step import Client, Site, diverged
-from fedsight.core.devices import seed
+from fedsight.core.devices import drawing
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator
@@ -57,8 +57,7 @@ class Company(Client):
             for site in sites
         ]
         stacked = Stacked(self.network, shared, program, self._precision)
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            seed(self._device, derive(seeded, *path, sites[0].name, "dropout"))
+        with drawing(self._device, derive(seeded, *path, sites[0].name, "dropout")):
             vectors, losses, seen = stacked.train(
                 self._sent(order)[self.layout.shared], wholes, orders, (pace.start, pace.at)
             )

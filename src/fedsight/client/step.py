@@ -29,7 +29,7 @@ from fedsight.client.training import (
     learning,
     spanned,
 )
-from fedsight.core.devices import moved, release_memory, seed
+from fedsight.core.devices import drawing, moved, release_memory
 from fedsight.core.errors import ConfigError, EngineError, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
@@ -193,8 +193,7 @@ class Client(BoundModel):
         hides, seeded = self._hides, program.train_seed
         draws = secret_generator() if hides else generator(seeded, *path, "batches")
         loss, seen = torch.zeros((), dtype=torch.float64), 0
-        with torch.random.fork_rng([self._device] if self._device.type == "cuda" else []):
-            seed(self._device, None if hides else derive(seeded, *path, "dropout"))
+        with drawing(self._device, None if hides else derive(seeded, *path, "dropout")):
             for phase in program.algorithm.phases(program.train.epochs):
                 progress = self._train(phase, known, draws, local, noise, blank)
                 loss += progress.loss

@@ -245,6 +245,14 @@ def _server_step(
     layout, program = session.layout, session.program
     shared, buffer = layout.shared, layout.buffer
     mean, own, rest = session.protection.mean(outcome.total, now.state, round)
+    images = sum(session.federation.size(one.client) for one in outcome.accepted)
+    if not program.algorithm.is_possible(mean.integers, images):
+        raise SiteError(
+            f"the sums of round {round} are not those of {images:,} images",
+            "a site sends what no FedSight sends. Under masks nobody can see which: leave out "
+            "sites in turn (`fedsight federation revoke`), or find it in a run with secure.name = "
+            "'quantised'",
+        )
     moved = mean.parts["delta"][buffer] if "delta" in mean.parts else None
     if moved is not None:
         mean = replace(mean, parts={**mean.parts, "delta": mean.parts["delta"][shared]})

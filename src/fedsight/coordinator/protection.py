@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 from fedsight.algorithms.base import Mean, State
@@ -54,9 +54,19 @@ class Protection:
         own, rest = split(state)
         noise = partial(self._noise, "round", round)
         released = self.mechanism.mean(total, self.plan, own, noise)
-        population = self._federation.population
-        mean = Mean(released.parts, released.replies, population, released.integers)
+        mean = Mean(released.parts, self._share(released.replies, total), released.integers)
         return mean, released.state, rest
+
+    def _share(self, replies: float, total: RoundSum) -> float:
+        """The share that the sites in a mean have of the weight of all sites."""
+        if self._federation.program.rounds.weighting == "uniform":
+            return replies / self._federation.population
+        return total.weight / self._images
+
+    @cached_property
+    def _images(self) -> int:
+        """The training images of all sites."""
+        return sum(map(self._federation.size, range(self._federation.population)))
 
     def epsilon(self, round: int) -> float | None:
         """Epsilon spent after `round`; None if nothing is protected or no noise was added."""

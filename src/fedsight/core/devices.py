@@ -6,6 +6,8 @@ import os
 import re
 import secrets
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -88,6 +90,15 @@ def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)
     return tensor.pin_memory().to(device, non_blocking=True)
+
+
+@contextmanager
+def drawing(device: torch.device, value: int | None) -> Iterator[None]:
+    """Within it, the default generators of the CPU and of `device` draw as `seed` says; afterwards
+    they go on where they were (that of `mps` does not)."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed(device, value)
+        yield
 
 
 def seed(device: torch.device, value: int | None) -> None:

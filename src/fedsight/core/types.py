@@ -179,6 +179,11 @@ class RoundSum(Protocol):
         ...
 
     @property
+    def weight(self) -> int:
+        """Their total weight."""
+        ...
+
+    @property
     def tensors(self) -> Mapping[str, Tensor]:
         """The tensors that hold the sum."""
         ...

@@ -96,11 +96,12 @@ def _check_header(
 ) -> None:
     """DataError for a column that is missing or there twice."""
     where = f"{path}, line 1"
-    for place, column in enumerate(header):
-        if column and column in header[:place]:
-            first = header.index(column) + 1
+    places: dict[str, int] = {}
+    for place, column in enumerate(header, 1):
+        first = places.setdefault(column, place)
+        if column and first != place:
             raise DataError(
-                f"{where}: columns {first} and {place + 1} are both called '{column}'",
+                f"{where}: columns {first} and {place} are both called '{column}'",
                 "rename or remove one of them",
             )
     for column in needed:

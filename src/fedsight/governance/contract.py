@@ -90,7 +90,8 @@ class Contract(Settings):
     sites: int = Field(1, ge=1)  # minimum number of sites in a round, as the coordinator reports it
     rounds: int | None = Field(None, ge=1)  # maximum number of rounds; None: any number
     require: Protections = ()  # protections that a program must have
-    # how often one round of a run may be trained or measured, with other content or again
+    # how often one round of a run may be trained or measured, with other content or again; and a
+    # run may ask a hundred times as often for the numbers of images, as it does with every job
     attempts: int = Field(10, ge=1)
     # over how many different lists of sites one round of a program may be summed by secure
     # aggregation, in all runs together; None: 1 if require names secure_aggregation, unless epsilon
@@ -101,7 +102,8 @@ class Contract(Settings):
     # out of a later sum, and none can join
     lists: int | None = Field(None, ge=1)
     runs: int = Field(1000, ge=1)  # maximum number of runs that the site keeps a memory of
-    disk: float = Field(100.0, gt=0)  # what runs may occupy at the site together, in gigabytes
+    # what runs may occupy at the site together, with the ledger, in gigabytes
+    disk: float = Field(100.0, gt=0)
     # whether what an algorithm keeps under one program may be used by a run's next program
     share_memory: bool = False
     # whether programs may keep memory here that are protected by secure aggregation alone, where

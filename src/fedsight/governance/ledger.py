@@ -89,14 +89,12 @@ class Ledger:
         limit: Limit | None = None,
         attempts: int | None = None,
         evaluations: int | None = None,
-        sums: SumLimit | None = None,
     ) -> LedgerEntry:
         """Write `entry` and return it with its number and time.
 
         Raises DeployError if the entry would exceed `limit`, if its question was asked `attempts`
-        times already or before with other content, (figures) if it would be another question about
-        its round, or one more than `evaluations`, or (a sum) if it would be over more lists of
-        sites than `sums` permits; and StoreError if the clock has gone back.
+        times already or before with other content, or (figures) if it would be another question
+        about its round, or one more than `evaluations`; and StoreError if the clock has gone back.
         """
         with self._file.open() as table:
             self._read_new(table)
@@ -104,19 +102,21 @@ class Ledger:
                 self._check_attempts(entry, attempts)
             if entry.kind == "figures":
                 self._check_figures(entry, evaluations)
-            if entry.kind == "sum":
-                self.check_sum(entry, sums or SumLimit())
             if limit is not None:
                 self.check_limit(entry, limit)
             return self._written(table, entry)
 
-    def append_release(self, entry: LedgerEntry) -> None:
-        """Write `entry` unless it is there that this answer to this question was released.
+    def append_new(self, entry: LedgerEntry, sums: SumLimit | None = None) -> None:
+        """Write `entry` unless it is there that this answer to this question was released, or (a
+        sum) that the round was summed over these sites in this run.
 
-        The ledger is read either way, and must be intact. Raises StoreError as `append` does.
+        The ledger is read either way, and must be intact. Raises DeployError and StoreError as
+        `append` does.
         """
         with self._file.open() as table:
             self._read_new(table)
+            if entry.kind == "sum":
+                self.check_sum(entry, sums or SumLimit())
             known = self._asked.get(entry.asked, [])
             if (entry.question, entry.sha256) not in {(one.question, one.sha256) for one in known}:
                 self._written(table, entry)
@@ -234,7 +234,8 @@ class Ledger:
     def _check_attempts(self, entry: LedgerEntry, most: int) -> None:
         """Raise DeployError unless the question of `entry` may be asked (once more)."""
         earlier = self._asked.get(entry.asked, [])
-        what = f"contract.attempts: the {entry.kind} of round {entry.round}"
+        of = "this run" if entry.kind == "declaration" else f"round {entry.round}"
+        what = f"contract.attempts: the {entry.kind} of {of}"
         if any(one.attempt == entry.attempt and one.question != entry.question for one in earlier):
             raise DeployError(
                 f"{what} was asked for before, as attempt {entry.attempt}, with other content",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,27 @@ class Prefix:
         As in `features`, the network sees `together` images at a time, whatever b up to that is. It
         is in evaluation mode afterwards, and nothing after `at` has run.
         """
+        with torch.no_grad():
+            return self._reached(module, padded(x, together))[: len(x)].float()
+
+    def reads(self, module: nn.Module, names: frozenset[str]) -> bool:
+        """Whether a parameter in `names` has a part in the activations, whatever the values are.
+
+        How they are computed tells, not what comes out. Values can be chosen so that a parameter
+        does not show in any image that is tried.
+        """
+        before = {value: value.requires_grad for value in module.parameters()}
+        try:
+            for name, value in module.named_parameters():
+                value.requires_grad_(name in names)
+            with torch.enable_grad():
+                return self._reached(module, torch.zeros(2, *self.image)).requires_grad
+        finally:
+            for value, learns in before.items():
+                value.requires_grad_(learns)
+
+    def _reached(self, module: nn.Module, x: Tensor) -> Tensor:
+        """What `at` gets when `module` gets `x`; the rest does not run."""
         module.eval()
         found: list[Tensor] = []
 
@@ -55,14 +76,9 @@ class Prefix:
             raise _ReachedError
 
         handle = module.get_submodule(self.at).register_forward_pre_hook(stop, prepend=True)
-        try:
-            with torch.no_grad():
-                module(padded(x, together))
-        except _ReachedError:
-            pass
-        finally:
-            handle.remove()
-        return found[0][: len(x)].float()
+        with handle, suppress(_ReachedError):
+            module(x)
+        return found[0]
 
     @contextmanager
     def resumed(self, module: nn.Module) -> Iterator[None]:
@@ -140,7 +156,7 @@ def find_prefix(
         prefix = _prefix(module, call, calls, image)
         if prefix is None or not _computes(module, prefix):
             continue
-        if _holds(module, prefix, learns, answers):
+        if not prefix.reads(module, learns) and _holds(module, prefix, learns, answers):
             return prefix
         due = True
     if at:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -44,9 +44,29 @@ class Kept:
         return learning(layout) <= self.learns
 
 
-# The rows that were kept last in this process. The next run reuses them if it has the same images
-# and frozen layers, such as one that goes on from a closed-form head.
-_latest: dict[str, Rows] = {}
+@dataclass(frozen=True)
+class _Latest:
+    """Rows, and all that decides their bits: `facts` in one hash, and the hash of each tensor of
+    the network but those in `learns`, on which no row depends."""
+
+    facts: str
+    tensors: Mapping[str, str]
+    learns: frozenset[str]
+    rows: Rows | None = None
+
+    def same(self, other: _Latest) -> bool:
+        """Whether both have the same rows. What learns in one of the two decides neither's."""
+        free = self.learns | other.learns
+        mine, theirs = (
+            {name: found for name, found in one.tensors.items() if name not in free}
+            for one in (self, other)
+        )
+        return self.facts == other.facts and mine == theirs
+
+
+# The rows that were kept last in this process, if any. The next run reuses them if it has the same
+# images and frozen layers, such as one that goes on from a closed-form head.
+_latest: list[_Latest] = []
 
 
 def keep(federation: Federation, speed: Speed, folder: Path | None = None) -> None:
@@ -81,9 +101,9 @@ def kept_for(
     memory, disk = speed.cache * MEBI, speed.cache_disk * MEBI
     if not memory and not disk:
         return Kept(prefix, learns, None)
-    identity = _identity(federation, module, prefix, speed)
-    if identity is not None and identity in _latest:
-        return Kept(prefix, learns, _latest[identity])
+    made_of = _made_of(federation, module, prefix, learns, speed)
+    if made_of is not None and any(made_of.same(one) for one in _latest):
+        return Kept(prefix, learns, _latest[0].rows)
     _latest.clear()
     rows = Rows(
         sum(map(len, images_of(dataset))),
@@ -92,8 +112,8 @@ def kept_for(
         disk,
         speed.cache_folder or folder,
     )
-    if identity is not None:
-        _latest[identity] = rows
+    if made_of is not None:
+        _latest.append(replace(made_of, rows=rows))
     return Kept(prefix, learns, rows)
 
 
@@ -135,12 +155,18 @@ class Answers:
         return [loss, *(torch.as_tensor(one.total) for one in sums.values())]
 
 
-def _identity(
-    federation: Federation, module: nn.Module, prefix: Prefix, speed: Speed
-) -> str | None:
-    """SHA-256 over all that decides the bits of the rows; None if the images cannot be hashed.
+def _made_of(
+    federation: Federation,
+    module: nn.Module,
+    prefix: Prefix,
+    learns: frozenset[str],
+    speed: Speed,
+) -> _Latest | None:
+    """All that decides the bits of the rows; None if the images cannot be hashed.
 
-    Of the frozen layers it is their weights, and what they make of a few images.
+    What frozen layers make of a few images says nothing of others: weights can be chosen so that
+    another tensor shows in some images only, wherever in the network that is read. So every tensor
+    counts, not those of the frozen layers alone.
     """
     program, dataset = federation.program, federation.dataset
     try:
@@ -149,18 +175,21 @@ def _identity(
         return None
     if not images:
         return None
-    weights, skipped = hashlib.sha256(), tuple(f"{name}." for name, _ in prefix.skipped)
-    for name, value in module.state_dict().items():
-        if name.startswith(skipped):
-            weights.update(name.encode() + value.contiguous().numpy().tobytes())
+    model = program.model.fresh().meaning()
+    model.pop("seed", None)  # what follows from it is in the tensors
     seen = prefix.activations(module, trial_images(prefix.image), TRIED)
-    weights.update(seen.contiguous().numpy().tobytes())
     facts = [
         {name: value for name, value in images.items() if "labels" not in name},
         [str(dataset.preprocess), program.shift.meaning(), program.split_seed],
-        [str(prefix), weights.hexdigest(), str(module)],
+        [str(prefix), str(module), model, program.adapter.meaning(), _sha256(seen)],
         [speed.device, speed.threads, torch.__version__, instructions()],
     ]
     if program.shift.kind != "none":  # which site sees an image decides how
         facts.append([program.split.meaning()])
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    known = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+    tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    return _Latest(known, {name: _sha256(value) for name, value in tensors.items()}, learns)
+
+
+def _sha256(value: Tensor) -> str:
+    return hashlib.sha256(value.detach().contiguous().numpy().tobytes()).hexdigest()

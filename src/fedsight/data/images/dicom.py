@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
+from PIL import Image
 
 from fedsight.core.errors import DataError
 from fedsight.data.images.pixels import MAX_PIXELS, Pixels
@@ -29,6 +30,7 @@ _HEADER = (
 # Bytes that a file whose whole content is deflated may inflate to: the largest 16-bit colour image.
 MAX_INFLATED = 6 * MAX_PIXELS
 _CHUNK = 1 << 20  # bytes
+_FRAGMENT = 8  # bytes that a frame of a compressed file takes at least
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _TAGS = (
     *_HEADER,
@@ -160,7 +162,7 @@ def inspect(path: Path, name: str) -> tuple[int, str]:
                 )
                 _know_syntax(found)
                 _check(found, name)
-                return int(found.get("NumberOfFrames") or 1), str(found.get("PatientID") or "")
+                return _frames(found, path, name), str(found.get("PatientID") or "")
     except OSError as error:
         raise DataError(
             f"'{name}' cannot be read: {error.strerror or error}",
@@ -222,6 +224,7 @@ def _quiet() -> Iterator[None]:
     """Silence pydicom, which warns about every oddity; serious ones raise anyway."""
     with _quieting, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
         yield
 
 
@@ -319,6 +322,24 @@ def _check(found: Any, name: str) -> None:
             "install one of these packages (gdcm is python-gdcm; mind that pylibjpeg-libjpeg is "
             "under the GPL), or decompress the file first (dcmdjpeg, dcmdjpls or gdcmconv do)",
         )
+
+
+def _frames(found: Any, path: Path, name: str) -> int:
+    """How many frames a file says that it has; DataError if its data cannot hold so many."""
+    count = int(found.get("NumberOfFrames") or 1)
+    pixels = found.get_item("PixelData")
+    syntax = found.file_meta.TransferSyntaxUID
+    if syntax.is_encapsulated:
+        held = path.stat().st_size // _FRAGMENT
+    else:
+        length = pixels.length if hasattr(pixels, "length") else len(pixels.value)
+        held = max(1, 8 * length // (found.Rows * found.Columns * found.BitsAllocated))
+    if not 1 <= count <= held:
+        raise DataError(
+            f"'{name}' says that it has {count:,} frames, and its data hold at most {held:,}",
+            "replace or remove it, or set data.corrupt = 'skip' to leave such images out",
+        )
+    return count
 
 
 def _number(found: Any, reading: Reading, frame: int | None) -> int:

@@ -22,9 +22,12 @@ Pixels = npt.NDArray[Any]  # uint8 or uint16 [h, w, c], c = 1 (grey) or 3 (colou
 Upright = Image.Image | Pixels  # as Pillow's image, with mode L or RGB
 
 MAX_PIXELS = 89_478_485  # Pillow's own limit: 1/4 GiB of colour
+MAX_SCANS = 100  # of a JPEG; usual ones have ten or so
 _BLOCK = 1 << 20  # values that are computed with at a time, in 32 bits
 _HEAD = 64  # bytes of a file that tell its format
 _ORIENTATION, _TURNED = 0x0112, (5, 6, 7, 8)  # EXIF; those that swap width and height
+_TILE = (0x0142, 0x0143)  # TIFF: width and height of a tile
+_MARKER = re.compile(rb"\xff[^\0\xff\xd0-\xd7]")  # of a JPEG, between or after coded values
 _TURNS = {  # what undoes an orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -55,8 +58,7 @@ def read_upright(data: bytes | Image.Image, name: str, thorough: bool = False) -
             with Image.open(io.BytesIO(data), formats=("PNG",)) as png:
                 png.verify()
         image = _open(data)
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        _refuse_bomb(image, data)
         if _is_deep_colour(image):
             return _on_black(_upright(_deep_colour(image, data), _orientation(image)))
         image.load()
@@ -87,8 +89,7 @@ class Stored:
 def read_stored(data: bytes, name: str) -> Stored:
     """The first frame of an image file's bytes, not converted; DataError as `read_pixels`."""
     with _named(name), _open(data) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise Image.DecompressionBombError(f"{image.width} x {image.height} pixels")
+        _refuse_bomb(image, data)
         tiles: Any = getattr(image, "tile", ())
         raw = _rawmode(tiles[0]) if tiles and tiles[0].args else ""
         cut = _is_deep_colour(image)
@@ -136,6 +137,33 @@ def _named(name: str) -> Iterator[None]:
             f"image '{name}' is corrupt, truncated, or in a format that is not supported: {error}",
             "replace or remove it, or set data.corrupt = 'skip' to leave such images out",
         ) from error
+
+
+def _refuse_bomb(image: Image.Image, data: bytes | Image.Image) -> None:
+    """Refuse what takes more memory or time than an image of MAX_PIXELS pixels.
+
+    A TIFF's tile is decoded whole, however small the image is. Each scan of a progressive JPEG goes
+    over all its pixels again, and may have a few bytes.
+    """
+    tags: Any = getattr(image, "tag_v2", {})
+    for width, height in (image.size, [tags.get(tag, 0) for tag in _TILE]):
+        if width * height > MAX_PIXELS:
+            raise Image.DecompressionBombError(f"{width} x {height} pixels")
+    if isinstance(data, bytes) and data.startswith(b"\xff\xd8") and _scans(data) > MAX_SCANS:
+        raise Image.DecompressionBombError(f"a JPEG with more than {MAX_SCANS} scans")
+
+
+def _scans(data: bytes) -> int:
+    """The scans of a JPEG (ITU-T T.81, annex B), without those of thumbnails in it."""
+    if data.count(b"\xff\xda") <= MAX_SCANS:  # nearly always
+        return 0
+    at = count = 0
+    while (found := _MARKER.search(data, at)) and found[0] != b"\xff\xd9":
+        count += found[0] == b"\xff\xda"
+        at = found.end()
+        if found[0] != b"\xff\xd8":
+            at += int.from_bytes(data[at : at + 2], "big")
+    return count
 
 
 class _UnclearError(Exception):

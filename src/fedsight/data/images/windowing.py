@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from fedsight.data.images.palette import MAX_COLOURS, has_too_many
 from fedsight.data.images.pixels import Pixels
 
 Values = npt.NDArray[Any]
@@ -178,6 +179,11 @@ def colour(raw: Values, found: Any) -> Pixels:
     """Stored values [h, w] of a palette, or [h, w, 3] (pydicom has made RGB of YBR)."""
     bits = int(found.BitsStored)
     if found.PhotometricInterpretation == "PALETTE COLOR":
+        if has_too_many(found):
+            raise UnclearError(
+                f"has a palette of more than {MAX_COLOURS:,} colours",
+                "convert it to RGB, or export it again",
+            )
         raw = _tools().apply_color_lut(raw, found)[..., :3]
         bits = int(found.RedPaletteColorLookupTableDescriptor[2])
         bits = max(bits, 16) if raw.max(initial=0) > 255 else bits

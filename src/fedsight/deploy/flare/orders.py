@@ -26,10 +26,11 @@ from nvflare.private.scheduler_constants import ShareableHeader
 
 from fedsight.core.text import printable
 from fedsight.deploy.flare.archives import check_archive
-from fedsight.deploy.membership.kits import JOB_ID
+from fedsight.deploy.membership.kits import JOB_ID, clear_old_jobs
 
 APP = "app"  # the name of the part that a site gets, in `server/job_definition.py`
 MAX_DEPLOYED = 16  # jobs that wait for their start; then the oldest is forgotten
+MAX_RUNNING = 8  # jobs, each in a process of its own; a server starts four at a time
 MAX_META = 1 << 20  # characters of the description of a job, as JSON; 1,000 sites take 150,000
 MAX_TOKEN = 64  # characters
 # What FLARE says of a job of ours. Another launcher, resources, scopes or code are not among it.
@@ -76,6 +77,8 @@ class Orders:
             while len(self._deployed) >= MAX_DEPLOYED:
                 del self._deployed[next(iter(self._deployed))]
             self._deployed[_job(order)] = None
+            live = {*self._deployed, *engine.get_all_job_ids()}
+        clear_old_jobs(Path(engine.args.workspace), live)  # the server chooses how many there are
         return answer
 
     def _check_id(self, order: Order) -> None:
@@ -109,6 +112,8 @@ class Orders:
         with self._lock:
             if _job(order) not in self._deployed:
                 raise ValueError("the job was not accepted here")
+            if len(engine.get_all_job_ids()) >= MAX_RUNNING:
+                raise ValueError(f"{MAX_RUNNING} jobs are running here already")
             del self._deployed[_job(order)]
 
     def _check_abort(self, order: Order, engine: Any) -> None:

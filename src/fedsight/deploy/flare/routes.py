@@ -23,6 +23,8 @@ from nvflare.fuel.f3.cellnet.defs import (
     ReturnCode,
 )
 from nvflare.fuel.f3.cellnet.utils import make_reply
+from nvflare.fuel.f3.drivers.driver_params import DriverParams
+from nvflare.fuel.f3.endpoint import Endpoint
 from nvflare.fuel.f3.message import Message
 from nvflare.fuel.f3.streaming.stream_const import (
     STREAM_ACK_TOPIC,
@@ -35,6 +37,7 @@ from nvflare.fuel.utils.admin_name_utils import is_valid_admin_client_name
 
 from fedsight.core.text import printable
 from fedsight.deploy.flare.streams import OpenStreams
+from fedsight.deploy.membership.federation import OPERATOR
 from fedsight.deploy.membership.kits import JOB_ID
 
 SERVER = "server"  # FLARE's address of the server; its jobs' begin with it
@@ -116,6 +119,9 @@ class Gate:
 
     FLARE has compared the sender's name, that of the other end of the connection, with its
     certificate; but it passes on messages whose origin is another, and what sites send one another.
+    And it lets any certificate open an operator's session, in which many commands need no right:
+    one allocates as much as it is told, and files that are sent stay on the disk when the job is
+    refused. So a session passes only with the operator's own certificate.
     """
 
     def __init__(self, address: str) -> None:
@@ -131,13 +137,16 @@ class Gate:
         sender = str(endpoint.name)
         if _root(sender) == self._own:  # of this machine: itself, its jobs, and what they relay
             return None
-        if self._is_known(message, sender) and self._streams.admit(message, _root(sender)):
+        if self._is_known(message, endpoint) and self._streams.admit(message, _root(sender)):
             return None
         self._count(message, sender)
         refusal: Message = make_reply(ReturnCode.UNAUTHENTICATED, "not a message of this sender")
         return refusal
 
-    def _is_known(self, message: Message, sender: str) -> bool:
+    def _is_known(self, message: Message, endpoint: Endpoint) -> bool:
+        sender = str(endpoint.name)
+        if is_valid_admin_client_name(sender) and certified_as(endpoint) != OPERATOR:
+            return False
         origin = message.get_header(MessageHeaderKey.ORIGIN)
         goal = message.get_header(MessageHeaderKey.DESTINATION)
         if not isinstance(origin, str) or not isinstance(goal, str) or not _within(origin, sender):
@@ -182,6 +191,11 @@ def route(message: Message, origin: str, goal: str) -> Route | None:
         channel = f"{STREAM_CHANNEL}/{inner}" if isinstance(inner, str) else None
     parts: tuple[Any, ...] = (message.get_header(MessageHeaderKey.MSG_TYPE), channel, topic)
     return Route(origin, goal, *parts) if all(isinstance(part, str) for part in parts) else None
+
+
+def certified_as(endpoint: Endpoint) -> object:
+    """The name in the certificate at the other end of a connection; None if it has none."""
+    return endpoint.conn_props.get(DriverParams.PEER_CN.value)
 
 
 def _root(address: str) -> str:

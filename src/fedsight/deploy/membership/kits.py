@@ -13,7 +13,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,7 @@ MAX_SITES = 1000
 HEARTBEAT_INTERVAL = 2  # seconds
 CONNECTION_TIMEOUT = 20  # seconds without a heartbeat until the server drops a site's connection
 KEEP_JOBS = 7 * 86400  # seconds that the folder of a finished job is kept, with its log
+MAX_JOBS = 200  # folders of finished jobs that are kept
 JOB_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _PERSISTORS = "nvflare.app_common.state_persistors.storage_state_persistor"
 
@@ -170,12 +171,18 @@ def check_keys_private(folder: Path) -> None:
         refuse_readable(key, f"the private key in {key.parent}")
 
 
-def clear_old_jobs(kit: Path) -> None:
-    """Delete what FLARE has kept of jobs that ended long ago; no job may be running."""
+def clear_old_jobs(kit: Path, live: Collection[str] = ()) -> None:
+    """Delete what FLARE has kept of jobs that ended long ago, and of all but the newest MAX_JOBS.
+
+    `live` are the identifiers of jobs that may be running.
+    """
     before = time.time() - KEEP_JOBS
-    for folder in kit.iterdir():
-        if JOB_ID.fullmatch(folder.name) and folder.stat().st_mtime < before:
-            shutil.rmtree(folder, ignore_errors=True)
+    for home in (kit, kit / "jobs"):  # a server keeps what was submitted, too
+        kept = [path for path in home.glob("*-*-*-*-*") if JOB_ID.fullmatch(path.name)]
+        ended = {path: path.stat().st_mtime for path in kept if path.name not in live}
+        for place, path in enumerate(sorted(ended, key=ended.__getitem__, reverse=True)):
+            if place >= MAX_JOBS or ended[path] < before:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def _server_resources(kit: Path) -> dict[str, Any]:

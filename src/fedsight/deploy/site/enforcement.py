@@ -143,7 +143,7 @@ class ContractEnforcement:
         """Raise DeployError or SiteError if this site must not train in the round."""
         run = self._current_run()
         run.contract.check_sites(sites)
-        run.contract.check_room(0, occupied(self._home / "memory"))
+        run.contract.check_room(0, occupied(self._home))
         if not 1 <= round <= run.program.rounds.rounds:
             raise SiteError(
                 f"the program has {run.program.rounds.rounds} rounds; there is no round {round}",

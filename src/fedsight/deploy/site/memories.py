@@ -44,7 +44,7 @@ def open_memory(home: Path, program: Program, run: str, contract: Contract) -> P
         )
     others = [path for path in root.glob("*/*") if path.is_dir() and is_sha256(path.parent.name)]
     new = folder not in others
-    contract.check_room(len(others) + new, occupied(root))
+    contract.check_room(len(others) + new, occupied(home))
     if new:
         make_folder(folder)
         noisy = bool(ADDED_AT_SITE & set(protections(program)))
@@ -54,9 +54,14 @@ def open_memory(home: Path, program: Program, run: str, contract: Contract) -> P
     return folder
 
 
-def occupied(root: Path) -> int:
-    """Bytes of all files below `root`."""
-    return sum(path.stat().st_size for path in root.rglob("*") if path.is_file())
+def occupied(home: Path) -> int:
+    """Bytes of what runs leave in the site's folder: their memories, and entries in the ledger.
+
+    The log does not count: at a protected site it may be longer because of the images, and a
+    refusal would tell.
+    """
+    grown = [home / "ledger.sqlite", *(home / "memory").rglob("*")]
+    return sum(path.stat().st_size for path in grown if path.is_file())
 
 
 def _take_over(folder: Path, earlier: list[Path]) -> None:

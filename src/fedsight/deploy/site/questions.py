@@ -26,7 +26,7 @@ KINDS: dict[str, Kind] = {
         "does not state them; whether the images can be opened",
         "`contract.counts`; a protected site's failure is always the same sentence",
         "an entry, no epsilon",
-        "any number of times, in at most `contract.runs` runs",
+        "a hundred times `contract.attempts` in a run, in at most `contract.runs` runs",
     ),
     "train": Kind(
         "training images, and the memory of this run under this program",

@@ -41,7 +41,7 @@ class Refusals:
             if (what, why) not in self._times and len(self._times) >= _KINDS_OF_REFUSAL:
                 what, why = "", "further kinds of refusal"
             times = self._times[what, why] = self._times.get((what, why), 0) + 1
-            if not _is_power_of_ten(times) or self._lines >= JOB_LINES:
+            if not is_power_of_ten(times) or self._lines >= JOB_LINES:
                 return
             with contextlib.suppress(StoreError, OSError):
                 lines = self._lines_today()
@@ -62,7 +62,8 @@ class Refusals:
             return 0
 
 
-def _is_power_of_ten(number: int) -> bool:
+def is_power_of_ten(number: int) -> bool:
+    """Whether it is 1, 10, 100, ...: what recurs is written down only then."""
     return str(number).rstrip("0") == "1"
 
 

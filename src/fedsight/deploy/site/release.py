@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +25,7 @@ from fedsight.core.errors import ConfigError, DataError, DeployError, FedSightEr
 from fedsight.deploy.site.answers import Answer, AnswerStore
 from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.refusals import is_power_of_ten
 from fedsight.deploy.site.trainer import AbandonedError
 from fedsight.governance.charges import Charge
 from fedsight.governance.contract import Contract
@@ -31,6 +33,9 @@ from fedsight.governance.entries import EntryKind, LedgerEntry, canonical
 from fedsight.governance.ledger import Ledger, SumLimit
 
 FREE: Charge = (None, 1)  # no epsilon pays for it
+# How often a run may ask for numbers of images, for each of `contract.attempts`: with every job,
+# and one begins whenever a machine or a connection has failed, or a site comes back.
+DECLARATIONS = 100
 # What the coordinator or another job caused: zeros instead would be an answer at its bidding.
 CAUSED_OUTSIDE = (TakenOverError, AbandonedError)
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
@@ -75,6 +80,7 @@ class Release:
         self._template = template
         self._answers = answers
         self._log = log
+        self._times: Counter[tuple[str, str]] = Counter()
 
     def answer(
         self,
@@ -125,7 +131,7 @@ class Release:
         It is on the disk when this returns, whatever becomes of the run's memory. Raises
         DeployError if the contract does not permit it, StoreError if it cannot be recorded.
         """
-        self._ledger.append(self._sum(round, sites), sums=self._sum_limit)
+        self._ledger.append_new(self._sum(round, sites), self._sum_limit)
 
     @property
     def _sum_limit(self) -> SumLimit:
@@ -160,7 +166,9 @@ class Release:
         )
         update = question.kind == "update"
         limit = self.contract.limit if update or event is not None else None
-        attempts = None if question.kind == "declaration" else self.contract.attempts
+        attempts = self.contract.attempts
+        if question.kind == "declaration":
+            attempts *= DECLARATIONS
         self._ledger.append(entry, limit, attempts, self.contract.most_evaluations)
 
     def _enforced(self, question: Question) -> bool:
@@ -177,8 +185,8 @@ class Release:
         if charge[0] is not None and not self._enforced(question):
             self._charge(question, charge)
         facts = self._facts(question, known)
-        self._ledger.append_release(self._released(question, known, facts))
-        self._log.write("repeated", what=question.kind, **facts)
+        self._ledger.append_new(self._released(question, known, facts))
+        self._note("repeated", what=question.kind, **facts)
         return known
 
     def _failed(
@@ -200,7 +208,14 @@ class Release:
 
     def _keep_reason(self, doing: str, error: Exception) -> None:
         log.warning("%s failed", doing, exc_info=error)
-        self._log.write("failed", run=self._template.run, what=doing, why=describe(error))
+        self._note("failed", what=doing, run=self._template.run, why=describe(error))
+
+    def _note(self, event: str, what: str, **facts: Any) -> None:
+        """A line in the site's log the 1st, 10th, 100th time: the coordinator chooses how often."""
+        times = self._times[event, what] = self._times[event, what] + 1
+        if is_power_of_ten(times):
+            counted = {"times": times} if times > 1 else {}
+            self._log.write(event, what=what, **facts, **counted)
 
     def _record(self, question: Question, found: Answer, event: str) -> None:
         facts = self._facts(question, found)

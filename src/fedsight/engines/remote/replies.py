@@ -13,7 +13,7 @@ from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.mean import decoded
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import EngineError, SiteError
-from fedsight.core.types import Batch, Metrics
+from fedsight.core.types import Batch, Metrics, Payload
 from fedsight.engines.base import Accepted
 from fedsight.engines.remote import messages
 from fedsight.privacy.secagg.words import unpacked
@@ -36,6 +36,8 @@ def add(
     data = read(spool)
     if isinstance(total, SecureSum):
         words = unpacked(data, total.quantiser)
+        if not federation.program.secure.masks:
+            _check(federation, total.quantiser.integers.decode(words.integers), reply)
         with _whole(reply.site):
             total.add_words(words, reply.weight, reply.site)
     else:
@@ -44,8 +46,20 @@ def add(
         if mechanism.noise_at == "coordinator":
             values = decoded(federation.parts, payload, reply.site)
             mechanism.check_reply(values, shared, reply.site)
+        _check(federation, payload, reply)
         with _whole(reply.site):
             total.add(payload, reply.weight, reply.site)
+
+
+def _check(federation: Federation, payload: Payload, reply: Accepted) -> None:
+    """Raise SiteError if the site's images cannot have the integer parts of its reply."""
+    found = {part: payload[part].view(spec.shape) for part, spec in federation.integers.items()}
+    images = federation.size(reply.client)
+    if not federation.program.algorithm.is_possible(found, images):
+        raise SiteError(
+            f"site '{reply.site}' sent statistics that its {images:,} images cannot have",
+            "run the same FedSight version there; if that is so, it makes them up: revoke it",
+        )
 
 
 @contextlib.contextmanager
