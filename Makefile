@@ -9,7 +9,8 @@ comma := ,
 space := $(subst ,, )
 COVERAGE ?=  # 1: say what the tests reach, and fail if it is little; half as long again
 
-.PHONY: run examples test test-fast test-lowest lint install browser bench reference clean
+.PHONY: run examples test test-fast test-lowest lint install browser bench gpu-check gpu-wheels \
+  reference clean
 .DEFAULT_GOAL := run
 
 run: $(READY)  ## the main job: ten sites, each alone, all pooled, and the report
@@ -78,10 +79,28 @@ bench: $(READY)  ## speed beside bare PyTorch and beside the peers that are inst
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/population.py
 
+# On a machine with a GPU, PyTorch 2.11 or newer, torchvision and timm, which may have no network:
+# what else is needed comes from .gpu-wheels/, which `make gpu-wheels` fills where there is one.
+# QUICK=1 proves the same code on the CPU, with tiny shapes, in the ordinary environment.
+GPU_WHEELS := .gpu-wheels
+GPU_VENV := .venv-gpu
+GPU_PYTHON = $(if $(QUICK),$(BIN)/python,$(if $(wildcard $(GPU_WHEELS)),$(GPU_VENV)/bin/python,$(PYTHON)))
+gpu-check: $(if $(QUICK),$(READY),$(if $(wildcard $(GPU_WHEELS)),$(GPU_VENV)/.ready))  ## tests and benchmarks on a GPU, at most eight minutes; writes benchmarks/results/gpu.json
+	PYTHONPATH=src $(GPU_PYTHON) benchmarks/gpu.py $(if $(QUICK),--quick)
+
+$(GPU_VENV)/.ready: benchmarks/gpu-packages.txt
+	$(PYTHON) -m venv --system-site-packages $(GPU_VENV)
+	$(GPU_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --no-index --no-deps --find-links $(GPU_WHEELS) -r $<
+	touch $@
+
+gpu-wheels:  ## what a GPU machine with Python 3.12 and PyTorch lacks, to carry there
+	$(PYTHON) -m pip download --quiet --disable-pip-version-check --dest $(GPU_WHEELS) --no-deps --only-binary=:all: \
+	  --python-version 3.12 --platform manylinux2014_x86_64 --platform manylinux_2_28_x86_64 --platform any -r benchmarks/gpu-packages.txt
+
 reference: $(READY)  ## docs/reference/, from the code
 	$(BIN)/python tools/make_reference.py
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
+	rm -rf $(VENV) $(LOWEST) $(GPU_VENV) $(GPU_WHEELS) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage*
 
 -include benchmarks/peers.mk

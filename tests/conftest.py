@@ -27,8 +27,12 @@ settings.load_profile("house")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """`pytest -m unit --measure` says again which tests are slow (`make test-fast` omits them)."""
+    """`pytest -m unit --measure` says again which tests are slow (`make test-fast` omits them).
+
+    `pytest tests/gpu --accelerator cpu` runs the tests of a GPU on the CPU.
+    """
     parser.addoption("--measure", action="store_true", help="write tests/durations.json")
+    parser.addoption("--accelerator", help="the device of tests/gpu (default: the first GPU)")
 
 
 def pytest_configure(config: pytest.Config) -> None:

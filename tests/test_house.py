@@ -70,6 +70,8 @@ KNOW_DEVICES = {
     "fedsight.cli.doctor",  # says which there are
     "fedsight.core.devices",
     "fedsight.client.bound_model",
+    "fedsight.client.company",  # seeds the generator of the device, for each group of sites
+    "fedsight.client.failures",  # tells what a device's failures are
     "fedsight.client.step",
     "fedsight.client.per_image",  # seeds the generator of the device, for each image
     "fedsight.program.kept",  # of what computed them, kept values are told apart by the processor

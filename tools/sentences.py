@@ -29,6 +29,7 @@ ABOUT = ("about", "reads", "note", "images", "texts")  # keywords that describe 
 # Modules in which every string that reads like a sentence is one that people read: notes about
 # data and models, reasons, cures. (`*` stands for all modules of a folder.)
 SAID_IN = (
+    "client/failures.py",
     "coordinator/loop.py", "coordinator/protection.py", "coordinator/trackers.py",
     "core/errors.py", "core/registry.py", "core/wording.py",
     "data/assembly.py", "data/base.py", "data/class_names.py", "data/columns.py",

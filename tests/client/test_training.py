@@ -180,9 +180,46 @@ def test_auto_is_an_accelerator_where_there_is_one(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert devices.find_device("auto") == torch.device("cuda:0")
     assert devices.find_device("cuda:1") == torch.device("cuda:1")
-    assert Speed(device="cuda").processes == 1
+    assert Speed(device="cuda").processes == 2  # one for each card
+    assert Speed(device="cuda:1").processes == 1
+    each = Speed(device="cuda", workers=5).each(5)
+    assert [one.device for one in each] == ["cuda:0", "cuda:1", "cuda:0", "cuda:1", "cuda:0"]
+    assert {one.device for one in Speed(device="cuda:1").each(3)} == {"cuda:1"}
+    assert {one.device for one in Speed(device="cpu").each(3)} == {"cpu"}
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert devices.find_device("auto").type in ("cpu", "mps")
+
+
+@pytest.mark.parametrize("resident", [0, 1, None])
+def test_images_that_stay_on_the_device_change_no_bit(resident: int | None) -> None:
+    of = federations.federation()
+    engine = InProcessEngine(of, speed=Speed(device="cpu", resident=resident))
+    kept = federations.sha(federations.learn(of, engine).vector)
+    assert len(engine._worker.client._sites) == (0 if resident == 0 else 3)
+    engine.close()
+    assert kept == federations.sha(federations.learn(federations.federation()).vector)
+
+
+def test_a_gpu_repeats_itself_and_computes_float32_in_full(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    conv, matmul = torch.backends.cudnn.conv, torch.backends.cuda.matmul
+    before = (conv.fp32_precision, matmul.fp32_precision)
+    try:
+        devices.prepare(torch.device("cpu"), precise=True)
+        assert not torch.are_deterministic_algorithms_enabled()
+        devices.prepare(torch.device("cuda", 0), precise=True)
+        assert torch.are_deterministic_algorithms_enabled()
+        assert (conv.fp32_precision, matmul.fp32_precision) == ("ieee", "ieee")
+        devices.prepare(torch.device("cuda", 0), precise=False)
+        assert (conv.fp32_precision, matmul.fp32_precision) == ("tf32", "tf32")
+    finally:
+        torch.use_deterministic_algorithms(False)
+        conv.fp32_precision, matmul.fp32_precision = before
+        monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    (problem,) = Speed(device="cpu", precision="tf32").check()
+    assert problem.where == "speed.precision"
 
 
 def test_the_device_is_no_part_of_the_fingerprint() -> None:

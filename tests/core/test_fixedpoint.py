@@ -85,6 +85,20 @@ def test_long_vectors_are_added_block_by_block_to_the_same_integers() -> None:
     assert torch.equal(total.total, encode(values))
 
 
+@pytest.mark.parametrize("block", [1, 1000, 1 << 40], ids=["by values", "by blocks", "as a GPU"])
+def test_the_integers_are_those_of_numpy(block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In doubles the product is exact and numpy rounds half to even, like PyTorch on any device."""
+    monkeypatch.setattr(sums, "BLOCK", block)
+    draws = np.random.default_rng(5)
+    size = 50 if block == 1 else 3210
+    vectors = (draws.normal(size=(4, size)) * 10.0 ** draws.uniform(-9, 3, (4, size))).astype("f4")
+    total = ExactSum(size, terms=4)
+    for weight, vector in enumerate(vectors, 1):
+        total.add(torch.from_numpy(vector), weight, "a")
+    scaled = np.rint(vectors.astype(np.float64) * 2**FRACTION_BITS).astype(np.int64)
+    assert np.array_equal(total.total.numpy(), (scaled * np.arange(1, 5)[:, None]).sum(0))
+
+
 def test_sum_can_live_in_given_memory_and_is_zeroed() -> None:
     memory = torch.full((3,), 5, dtype=torch.int64)
     total = ExactSum(3, 1, memory)

@@ -428,6 +428,18 @@ def test_a_path_is_relative_to_the_file_and_means_images_of_the_sites_own(tmp_pa
         read_owner(tmp_path / "none.toml", None)
 
 
+def test_a_site_chooses_its_own_device(tmp_path: Path) -> None:
+    table = {"data": {"name": "fashion-mnist-12k"}, "contract": {}}
+    owner = parse_owner({**table, "speed": {"device": "cuda:9", "precision": "tf32"}}, tmp_path)
+    assert (owner.speed.client.device, owner.speed.client.precision) == ("cuda:9", "tf32")
+    with pytest.raises(ConfigError) as caught:
+        owner.speed.check()  # when the site starts
+    assert "no device 'cuda:9'" in caught.value.problems[0].cause
+    owner = parse_owner({**table, "speed": {"device": "cpu", "precision": "tf32"}}, tmp_path)
+    with pytest.raises(ConfigError, match="only NVIDIA's GPUs compute in TF32"):
+        owner.speed.check()
+
+
 def test_the_template_lacks_only_the_images(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
     path.write_text(TEMPLATE)

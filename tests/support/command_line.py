@@ -15,7 +15,7 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from pathlib import Path
@@ -199,11 +199,18 @@ def same(one: Path, other: Path) -> None:
 class Launched:
     """The command line in a process that can be killed; what it prints goes to the file `said`."""
 
-    def __init__(self, folder: Path, *arguments: object, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *arguments: object,
+        limit: int | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         """`limit`: the length in bytes beyond which the kernel writes no file of it."""
         self.said = folder / "said.txt"
         words = ["fedsight", *(str(argument) for argument in arguments)]
-        self.process = context().Process(target=_enter, args=(words, self.said, Path.cwd(), limit))
+        given = (words, self.said, Path.cwd(), limit, environment or {})
+        self.process = context().Process(target=_enter, args=given)
         self.process.start()
 
     def wait_until(self, ready: Callable[[], bool], why: str) -> None:
@@ -236,7 +243,14 @@ def _unmeasured() -> None:
         found.stop()
 
 
-def _enter(words: Sequence[str], said: Path, folder: Path, limit: int | None) -> None:
+def _enter(
+    words: Sequence[str],
+    said: Path,
+    folder: Path,
+    limit: int | None,
+    environment: Mapping[str, str],
+) -> None:
+    os.environ.update(environment)
     # Its workers come from the server that it comes from itself, not from another one.
     server: Any = forkserver._forkserver  # type: ignore[attr-defined]
     server.ensure_running = forkserver.ensure_running = lambda: None

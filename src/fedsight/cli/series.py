@@ -53,11 +53,13 @@ def begin_series(what: Repeats, target: Target, log: list[LogFormat] | None) -> 
     _show(folder, start(plan, _attend(log), target.force))
 
 
-def resume_series(folder: Path, workers: int | None, log: list[LogFormat] | None) -> None:
+def resume_series(
+    folder: Path, workers: int | None, log: list[LogFormat] | None, device: str | None
+) -> None:
     """Continue the series in `folder`, and show it."""
     from fedsight.runs.series import resume
 
-    _show(folder, resume(folder, workers, _attend(log)))
+    _show(folder, resume(folder, workers, _attend(log), device))
 
 
 def _attend(log: list[LogFormat] | None) -> Attend:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
@@ -11,6 +11,7 @@ import typer
 from fedsight.cli.attend import LogFormat, attended
 from fedsight.cli.complete import run_folders
 from fedsight.cli.fetch import fetch_needed
+from fedsight.cli.machines import alone, joined, refuse_longer
 from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import ConfigError, Problem, StoreError
@@ -92,6 +93,13 @@ class Target(NamedTuple):
     force: bool
 
 
+class Faster(NamedTuple):
+    """What a resumed run computes with, in place of what it was started with."""
+
+    workers: int | None
+    device: str | None
+
+
 def _training(command: Command, about: str) -> Callable[..., None]:
     """A command that trains; `run` and `compare` take the same options."""
 
@@ -111,6 +119,7 @@ def _training(command: Command, about: str) -> Callable[..., None]:
     ) -> None:
         if federation is not None:
             _refuse(command, workers, seeds)
+            alone("--federation")
         changes = _changes(sets, rounds, workers, seed)
         program, speed = _program(config, example, changes, plugin)
         if example is not None and federation is None:
@@ -118,6 +127,7 @@ def _training(command: Command, about: str) -> Callable[..., None]:
         if federation is None and seeds is not None:
             from fedsight.cli.series import Repeats, begin_series
 
+            alone("--seeds")
             begin_series(Repeats(command, program, speed, seeds), Target(out, force), log)
         elif federation is None:
             _begin(command, program, speed, Target(out, force), log)
@@ -207,6 +217,10 @@ def resume_command(
         ),
     ],
     workers: Workers = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="Go on on this device (cpu, cuda, cuda:N, mps).", show_default=False),
+    ] = None,
     rounds: Annotated[
         int | None,
         typer.Option(
@@ -229,9 +243,6 @@ def resume_command(
 
     Example: fedsight resume runs/first --rounds 40
     """
-    from fedsight.coordinator.store import RunStore
-    from fedsight.runs import lifecycle
-
     import_plugins(plugin)
     if (run / "series.json").is_file():
         from fedsight.cli.series import resume_series
@@ -239,24 +250,42 @@ def resume_command(
         if rounds is not None or restart_schedule:
             cause = f"{run} is a series of seeds, not a run"
             raise ConfigError([Problem("--rounds", cause, "name one of the runs in it")])
-        resume_series(run, workers, log)
+        alone("resume")
+        resume_series(run, workers, log, device)
         return
-    store = RunStore(run)
+    longer = _extension(rounds, restart_schedule)
+    _continue(run, Faster(workers, device), longer, log)
+
+
+def _continue(
+    run: Path, faster: Faster, longer: Extension | None, log: list[LogFormat] | None
+) -> None:
+    from fedsight.coordinator.store import RunStore
+    from fedsight.runs import following, lifecycle
+
+    store, (workers, device) = RunStore(run), faster
     store.program()  # refuses a folder that is not a run
     facts = store.read_json("run.json")
-    longer = _extension(rounds, restart_schedule)
     if longer is not None and "federation" in facts:
         cause = "what the sites remember belongs to the program that they agreed to"
         cure = "start a new run with more rounds; model.weights can begin it with this run's model"
         raise ConfigError([Problem("--rounds", cause, cure)])
     if "federation" not in facts:
-        _finish(
-            run, log, lambda reporters, say: lifecycle.resume(store, workers, reporters, longer)
-        )
+        with joined() as group:
+            if group is not None:
+                refuse_longer(longer)
+                if group.rank:
+                    following.resumed(group, store, workers, device)
+                    return
+
+            def resumed(reporters: Sequence[Callback], say: object) -> Mapping[str, Any]:
+                return lifecycle.resume(store, workers, reporters, longer, device, group)
+
+            _finish(run, log, resumed)
     elif (run / "summary.json").exists():
         _finish(run, log, lambda reporters, say: store.read_json("summary.json"))
     else:
-        _refuse("run", workers, None)
+        _refuse("run", workers, None, device)
         _redeploy(store, Path(facts["federation"]), log)
 
 
@@ -299,14 +328,25 @@ def _begin(
 ) -> None:
     from fedsight.coordinator.folders import free_folder
     from fedsight.coordinator.store import RunStore
-    from fedsight.runs import lifecycle
+    from fedsight.runs import following, lifecycle
 
-    folder = target.out or free_folder(Path("runs"), program.name)
-    what = lifecycle.Start(program, speed, RunStore(folder), command, target.force)
-    _finish(folder, log, lambda reporters, say: lifecycle.start(what, reporters))
+    with joined() as group:
+        folder = target.out
+        if folder is None:
+            first = group is None or group.rank == 0
+            folder = free_folder(Path("runs"), program.name) if first else None
+            folder = folder if group is None else group.given(folder)
+        assert folder is not None
+        if group is not None and group.rank:
+            following.follow(group, RunStore(folder), program, speed)
+            return
+        what = lifecycle.Start(program, speed, RunStore(folder), command, target.force, group)
+        _finish(folder, log, lambda reporters, say: lifecycle.start(what, reporters))
 
 
-def _refuse(command: Command, workers: int | None, seeds: int | None) -> None:
+def _refuse(
+    command: Command, workers: int | None, seeds: int | None, device: str | None = None
+) -> None:
     """Refuse what a run on a federation cannot do."""
     if seeds is not None:
         cause = "does not apply to a federation: its sites agree to one program"
@@ -319,6 +359,10 @@ def _refuse(command: Command, workers: int | None, seeds: int | None) -> None:
         cause = "does not apply to a federation: every site trains in its own process"
         cure = "leave it out; set a site's threads in its site.toml, under [speed]"
         raise ConfigError([Problem("--workers", cause, cure)])
+    if device is not None:
+        cause = "does not apply to a federation: every site chooses its own device"
+        cure = "leave it out; set a site's device in its site.toml, under [speed]"
+        raise ConfigError([Problem("--device", cause, cure)])
 
 
 def _deploy(

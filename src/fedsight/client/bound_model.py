@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from fedsight.client.activations import Activations
-from fedsight.core.devices import drawing, find_device
+from fedsight.client.failures import measuring, named, unmeasured
+from fedsight.core.devices import drawing, find_device, moved, prepare
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.types import Batch, Memory, Metrics, Sum, add_metrics
@@ -38,6 +39,7 @@ class BoundModel:
         self.federation = federation
         self._speed = speed or Speed(device="cpu")
         self._device = find_device(self._speed.device)
+        prepare(self._device, precise=self._speed.precision == "float32")
         self.network, self.layout = federation.network, federation.layout
         self.model = self.network.module
         guard_group_norms(self.model)
@@ -95,7 +97,7 @@ class BoundModel:
     def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
         """A normalised batch on this client's device; `pixels` if they were already read."""
         made = self.federation.batch(data, positions, pixels)
-        return Batch(made.x.to(self._device), made.y.to(self._device))
+        return Batch(moved(made.x, self._device), moved(made.y, self._device))
 
     @property
     def activations(self) -> Activations | None:
@@ -123,7 +125,15 @@ class BoundModel:
             yield lambda positions: known.batch(data, positions)
 
     def measure(self, client: SiteData, start: int) -> Metrics:
-        """Sums over the chunk of test images from `start`, with the weights loaded last."""
+        """Sums over the chunk of test images from `start`, with the weights loaded last.
+
+        Raises EngineError when the device fails or has too little memory.
+        """
+        doing = measuring(len(client))
+        with named(self._device, doing, lambda: unmeasured(self._device, doing, CHUNK)):
+            return self._measured(client, start)
+
+    def _measured(self, client: SiteData, start: int) -> Metrics:
         self.model.eval()
         size = chunk(self.federation, len(client))
         positions = torch.arange(start, min(start + size, len(client)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from secrets import token_bytes
@@ -14,6 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Phase
+from fedsight.client import failures
 from fedsight.client.bound_model import CHUNK, BoundModel
 from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import clip_gradients, make_optimizer
@@ -27,8 +29,8 @@ from fedsight.client.training import (
     learning,
     spanned,
 )
-from fedsight.core.devices import drawing
-from fedsight.core.errors import ConfigError, SiteError
+from fedsight.core.devices import drawing, moved, release_memory
+from fedsight.core.errors import ConfigError, EngineError, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import derive, generator, numpy_generator, secret_generator
 from fedsight.core.types import Batch, Memory, Metrics, Order, Payload, Reply, Sum
@@ -40,12 +42,11 @@ from fedsight.program import isolation
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.program import Speed
 
-PREPARED = 1 << 24  # pixel values of a client up to which all its images are prepared at once
-REMEMBERED = 1 << 24  # pixel values of prepared clients that are kept for rounds to come
+VALUE = 4  # bytes of a pixel value that is prepared
 
 
 @dataclass(frozen=True)
-class _Site:
+class Site:
     """What a client is known by: its images, and the whole of them as one batch if it is small."""
 
     name: str
@@ -60,7 +61,8 @@ class _Site:
 class Client(BoundModel):
     """Trains one client after the other, beside measuring its model.
 
-    It alone knows of a precision. Payloads, like vectors and memories, are on the CPU.
+    It alone knows of a precision. Vectors and memories are on the CPU, and payloads too, unless
+    nothing but an exact sum on this machine sees them: then they stay on the device.
     """
 
     def __init__(
@@ -88,12 +90,18 @@ class Client(BoundModel):
         program = federation.program
         self._noise = noise or partial(Noise, program.seed, program.fingerprint)
         self._deployed, self._hides = deployed, hides
-        self._training = self._strategy(speed or Speed(device="cpu"))
+        self._precision = self._precision_of(self._speed)
+        self._training = self._strategy()
+        self.stays = not (deployed or program.privacy.protects or program.secure.rounds_values)
+        self.stays &= program.codec is None and not program.aggregation.needs_replies
         # In training these do not move either.
         self._still = still(self.model, lambda name: self._kinds.get(name) == Kind.FROZEN)
-        self._sites: OrderedDict[int, _Site] = OrderedDict()  # the latest last
+        self._sites: OrderedDict[int, Site] = OrderedDict()  # the latest last
+        self._order: Order | None = None  # whose vector is on the device
+        self._vector = torch.empty(0)
+        self._room = self._speed.room(self._device) // VALUE  # pixel values of all of them
 
-    def _strategy(self, speed: Speed) -> LocalTraining:
+    def _strategy(self) -> LocalTraining:
         privacy = self.federation.program.privacy
         if isinstance(privacy, Example):
             of = self.federation
@@ -101,16 +109,41 @@ class Client(BoundModel):
                 raise ConfigError(problems)  # a site does not take the coordinator's word for it
             if not of.plan.units:  # else there are no steps, and the sums are noised
                 return PrivateSteps(privacy, of.plan, self._hides)
+        return GradientSteps(self._precision)
+
+    def _precision_of(self, speed: Speed) -> Callable[[], AbstractContextManager[object]]:
+        """What surrounds a forward pass."""
         bfloat16 = torch.autocast(self._device.type, torch.bfloat16)
-        precise = speed.precision == "float32"
-        return GradientSteps(contextlib.nullcontext if precise else lambda: bfloat16)
+        return (lambda: bfloat16) if speed.precision == "bfloat16" else contextlib.nullcontext
 
     def step(self, order: Order, client: int, memory: Memory) -> Reply:
         """Train client number `client` from the order's vector; what it learnt, as a reply.
 
-        Raises SiteError naming the site when the training loss is not finite.
+        Raises SiteError naming the site when the training loss is not finite, and EngineError when
+        the device fails or has too little memory, with the batch that would fit.
         """
-        return self._stepped(order, self._site(client), memory)
+        doing = failures.training(self.federation.name(client), order.round)
+        with failures.named(self._device, doing, partial(self._fitting, client, doing)):
+            return self._stepped(order, self._site(client), memory)
+
+    def _fitting(self, client: int, doing: str) -> EngineError:
+        """What to say when a batch did not fit: which one would, found by trying."""
+        self._sites.clear()
+        learns = [value for value in self._parameters.values() if value.requires_grad]
+        classes = len(self.federation.dataset.classes)
+
+        def attempt(size: int) -> None:
+            site = self._site(client)
+            task = self.federation.program.task.at(site.labels, classes)
+            positions = torch.arange(size) % len(site.data)
+            with self._reader(site) as read, self._precision():
+                loss = task.loss(self.model, read(positions, generator(0, "fitting")))
+            torch.autograd.grad(loss, learns, allow_unused=True)
+
+        batch = self.federation.program.train.batch
+        empty = partial(release_memory, self._device)
+        size = failures.fitting(batch, attempt, empty)
+        return failures.too_large(self._device, doing, batch, size)
 
     def blank(self, order: Order, client: int, memory: Memory) -> Reply:
         """A reply that says nothing of the client's images, which are not read.
@@ -121,7 +154,7 @@ class Client(BoundModel):
         """
         federation, program = self.federation, self.federation.program
         data = federation.client(client)
-        known = _Site(federation.name(client), data, data.labels(), None, 0)
+        known = Site(federation.name(client), data, data.labels(), None, 0)
         kept = memory or self._unlearnt(order, known)
         if isinstance(self._training, PrivateSteps):
             reply = self._stepped(order, known, {}, blank=True)
@@ -137,18 +170,18 @@ class Client(BoundModel):
         payload = self._release(nothing, order, known.name, noise)
         return Reply(known.name, payload, self._weight(data), {}, kept)
 
-    def _unlearnt(self, order: Order, site: _Site) -> Memory:
+    def _unlearnt(self, order: Order, site: Site) -> Memory:
         """What a site remembers that has learnt nothing and remembered nothing so far."""
         zeros = {name: torch.zeros_like(value) for name, value in order.shared.items()}
         still = Order(order.round, torch.zeros_like(order.vector), zeros)
         self.load(still.vector, {})
-        _, kept = self._result(still, {}, self._local(still, {}, lr=1.0, steps=1))
+        _, kept = self._result(still, self._local(still, {}, lr=1.0, steps=1))
         return {**kept, **self._begin(site, {})}
 
-    def _stepped(self, order: Order, known: _Site, memory: Memory, blank: bool = False) -> Reply:
+    def _stepped(self, order: Order, known: Site, memory: Memory, blank: bool = False) -> Reply:
         program, site, data = self.federation.program, known.name, known.data
         path = ("round", order.round, "site", site)
-        self.load(order.vector, memory)
+        self.load(self._sent(order), memory)
         begun = self._begin(known, memory)
         known = replace(known, share=self._share(known, order.round))
         counted = self._statistics(known, blank)
@@ -167,22 +200,18 @@ class Client(BoundModel):
                 loss += progress.loss
                 seen += progress.samples
         if not bool(torch.isfinite(loss)):
-            raise SiteError(
-                f"the training loss of site '{site}' is not finite in round {order.round}",
-                "its training diverged or its data are broken: lower train.lr, set train.clip or "
-                "look at its images; with rounds.quorum a run goes on without such replies",
-            )
+            raise diverged(site, order.round)
         metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
         if program.privacy.protects or not seen:  # no epsilon pays for it, or there is none
             metrics = {}
-        payload, kept = self._result(order, memory, replace(local, lr=pace.mean))
+        payload, kept = self._result(order, replace(local, lr=pace.mean))
         released = self._release({**payload, **counted}, order, site, noise)
         return Reply(site, released, self._weight(data), metrics, {**kept, **begun})
 
     def _weight(self, data: SiteData) -> int:
         return len(data) if self.federation.program.rounds.weighting == "samples" else 1
 
-    def _begin(self, site: _Site, memory: Memory) -> Memory:
+    def _begin(self, site: Site, memory: Memory) -> Memory:
         """Let the task prepare the network; returns what must be remembered to repeat that."""
         program = self.federation.program
         if not program.task.prepares:
@@ -205,12 +234,12 @@ class Client(BoundModel):
         def here(vectors: Memory) -> Memory:
             return {name: value.to(self._device) for name, value in vectors.items()}
 
-        start = order.vector[self.layout.shared].to(self._device)
+        start = self._sent(order)[self.layout.shared]
         return Local(start, here(order.shared), here(memory), lr, steps)
 
-    def _site(self, client: int) -> _Site:
+    def _site(self, client: int) -> Site:
         """A client's images, prepared at once unless they are too many or change each time that
-        they are seen. The clients seen last are kept, within REMEMBERED values."""
+        they are seen. The clients seen last are kept, within `speed.resident`."""
         if client in self._sites:
             self._sites.move_to_end(client)
             return self._sites[client]
@@ -218,12 +247,12 @@ class Client(BoundModel):
         data, size = federation.client(client), federation.dataset.preprocess
         values = len(data) * size.channels * size.height * size.width
         whole = None
-        if federation.program.train.plain and not self.activations and values <= PREPARED:
+        if federation.program.train.plain and not self.activations and values <= self._room:
             whole = self._whole(data)
-        made = _Site(federation.name(client), data, data.labels(), whole, values if whole else 0)
+        made = Site(federation.name(client), data, data.labels(), whole, values if whole else 0)
         if whole is not None:
             self._sites[client] = made
-            while sum(site.values for site in self._sites.values()) > REMEMBERED:
+            while sum(site.values for site in self._sites.values()) > self._room:
                 self._sites.popitem(last=False)
         return made
 
@@ -236,7 +265,7 @@ class Client(BoundModel):
                 raise
         return None
 
-    def _share(self, site: _Site, round: int) -> list[Tensor] | None:
+    def _share(self, site: Site, round: int) -> list[Tensor] | None:
         """The batches of a baseline's round that is not of whole passes."""
         span, program = self.federation.span(round, len(site.data)), self.federation.program
         if span is None:
@@ -249,7 +278,7 @@ class Client(BoundModel):
         return list(spanned(len(site.data), span, program.train.batch, shuffled))
 
     @contextlib.contextmanager
-    def _reader(self, site: _Site) -> Iterator[Callable[[Tensor, Generator], Batch]]:
+    def _reader(self, site: Site) -> Iterator[Callable[[Tensor, Generator], Batch]]:
         """How batches are made of the site's images; within it, the model takes these."""
         data, whole, train = site.data, site.whole, self.federation.program.train
         if whole is not None:
@@ -270,7 +299,7 @@ class Client(BoundModel):
     def _train(
         self,
         phase: Phase,
-        site: _Site,
+        site: Site,
         draws: Generator,
         local: Local,
         noise: MakeNoise,
@@ -325,7 +354,7 @@ class Client(BoundModel):
             for name, gradient in zip(names, gradients, strict=True)
         ]
 
-    def _statistics(self, site: _Site, blank: bool) -> Payload:
+    def _statistics(self, site: Site, blank: bool) -> Payload:
         """The integer parts of a reply, each as one vector; SiteError for other shapes.
 
         With `blank` no image is read, and all are zero.
@@ -379,28 +408,38 @@ class Client(BoundModel):
         else:
             yield lambda positions: self.batch(data, positions)
 
-    def _result(self, order: Order, memory: Memory, local: Local) -> tuple[Payload, Memory]:
-        """What the algorithm sends and keeps after training, on the CPU."""
-        layout, vector = self.layout, self.vector.cpu()
-        shared = layout.shared
-        here = Local(order.vector[shared], order.shared, memory, local.lr, local.steps)
-        payload, kept = self.federation.program.algorithm.finish(vector[shared], here)
+    def _result(self, order: Order, local: Local) -> tuple[Payload, Memory]:
+        """What the algorithm sends, on the device, and keeps after training, on the CPU."""
+        layout, vector, begun = self.layout, self.vector, self._sent(order)
+        if vector.device.type == "mps":  # which has no float64
+            vector, begun, local = vector.cpu(), order.vector, _local_on_cpu(local)
+        payload, kept = self.federation.program.algorithm.finish(vector[layout.shared], local)
         if "delta" in payload and layout.buffer.stop > layout.buffer.start:
             # Statistics travel as moments: means of moments are the pooled data's, variances'
             # means are not.
             pairs, travels = self.network.statistics, layout.travelling
             after = to_moments(vector[travels], layout, pairs)
-            before = to_moments(order.vector[travels], layout, pairs)
-            moved = (after - before)[layout.buffer]
-            payload = {**payload, "delta": torch.cat([payload["delta"], moved])}
-        keeps = dict(kept)
+            before = to_moments(begun, layout, pairs)
+            change = (after - before)[layout.buffer]
+            payload = {**payload, "delta": torch.cat([payload["delta"], change])}
+        keeps = {name: value.cpu() for name, value in kept.items()}
         if layout.personal.stop > layout.personal.start:
-            keeps["personal"] = vector[layout.personal].clone()
+            keeps["personal"] = vector[layout.personal].to("cpu", copy=True)
         return payload, keeps
+
+    def _sent(self, order: Order) -> Tensor:
+        """The order's vector [travelling] on the device, taken there once in a round."""
+        if self._device.type == "cpu":
+            return order.vector
+        if self._order is not order:
+            self._order, self._vector = order, moved(order.vector, self._device)
+        return self._vector
 
     def _release(self, payload: Payload, order: Order, site: str, noise: MakeNoise) -> Payload:
         """What leaves the site: clipped, noised, and encoded as the parts' codecs say."""
         federation = self.federation
+        if not self.stays:
+            payload = {part: value.cpu() for part, value in payload.items()}
         released = federation.program.privacy.release(
             payload, order.shared, federation.plan, site, noise
         )
@@ -417,3 +456,20 @@ class Client(BoundModel):
                 f"the update of site '{site}' cannot be encoded: {error}",
                 "its training diverged, or choose another compression.name",
             ) from None
+
+
+def diverged(site: str, round: int) -> SiteError:
+    """The training loss of a site is not finite."""
+    return SiteError(
+        f"the training loss of site '{site}' is not finite in round {round}",
+        "its training diverged or its data are broken: lower train.lr, set train.clip or "
+        "look at its images; with rounds.quorum a run goes on without such replies",
+    )
+
+
+def _local_on_cpu(local: Local) -> Local:
+    shared, memory = (
+        {name: value.cpu() for name, value in vectors.items()}
+        for vectors in (local.shared, local.memory)
+    )
+    return replace(local, start=local.start.cpu(), shared=shared, memory=memory)

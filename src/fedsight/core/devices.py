@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +15,9 @@ from fedsight.core.errors import EngineError
 from fedsight.core.rng import secret_generator
 
 NAMES = "'auto', 'cpu', 'cuda', 'cuda:N' or 'mps'"
+# How messages begin that PyTorch raises as mere RuntimeErrors.
+_NO_MEMORY = ("not enough memory", "can't allocate memory", "MPS backend out of memory")
+_GONE = ("CUDA error", "CUDA driver", "cuDNN error", "NVML", "HIP error", "MPS backend")
 
 
 def available() -> list[str]:
@@ -50,6 +55,43 @@ def find_device(name: str) -> torch.device:
     return torch.device(wanted)
 
 
+def spread(name: str, workers: int) -> list[str]:
+    """The device of each of so many workers: one card after the other if `name` leaves it open."""
+    cards = [card for card in available() if card.startswith("cuda:")]
+    if find_device(name).type != "cuda" or name not in ("auto", "cuda"):
+        return [name] * workers
+    return [cards[worker % len(cards)] for worker in range(workers)]
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes that are free on an accelerator; None if it does not tell, as on the CPU."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else None
+
+
+def prepare(device: torch.device, precise: bool) -> None:
+    """Make a GPU compute the same bits each time, and float32 in full unless not `precise`.
+
+    By itself PyTorch computes convolutions of float32 in TF32, with 10 bits of each factor.
+    """
+    if device.type != "cuda":
+        return
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS repeats itself only so
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # The pooling of most networks would say so, though it does repeat itself without overlaps.
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    product = "ieee" if precise else "tf32"
+    torch.backends.cuda.matmul.fp32_precision = product
+    torch.backends.cudnn.conv.fp32_precision = product  # type: ignore[attr-defined]
+
+
+def moved(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`tensor` on `device`; to a GPU through pinned memory, while the CPU goes on."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
 @contextmanager
 def drawing(device: torch.device, value: int | None) -> Iterator[None]:
     """Within it, the default generators of the CPU and of `device` draw as `seed` says; afterwards
@@ -74,3 +116,25 @@ def seed(device: torch.device, value: int | None) -> None:
     torch.default_generator.manual_seed(value)
     if secret:  # with more than the 32 bits of a seed
         torch.default_generator.set_state(secret_generator().get_state())
+
+
+def release_memory(device: torch.device) -> None:
+    """Give back what PyTorch keeps of the memory of an accelerator for later."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif device.type == "mps":
+        torch.mps.empty_cache()
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether `error` says that a device, or the machine, has no memory left."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    return type(error) is RuntimeError and any(text in str(error) for text in _NO_MEMORY)
+
+
+def is_gone(error: BaseException) -> bool:
+    """Whether `error` says that the device itself failed: it hangs, or was taken away."""
+    if isinstance(error, torch.AcceleratorError):
+        return True
+    return type(error) is RuntimeError and str(error).startswith(_GONE)

@@ -77,7 +77,8 @@ class VectorSum(ABC):
     def add(self, values: Tensor, weight: int, site: str) -> None:
         """Add a reply's values; either all of them or, with a SiteError, nothing."""
         self.check_form(values, weight, site)
-        for part in blocks(len(values)):
+        values = values.to(self.total.device)
+        for part in self._blocks():
             block = values[part]
             if not self._admits(block, weight):
                 self._subtract(values[: part.start], weight)
@@ -113,8 +114,14 @@ class VectorSum(ABC):
         """Add a block, in place; a negative weight subtracts it."""
 
     def _subtract(self, values: Tensor, weight: int) -> None:
-        for part in blocks(len(values)):
+        values = values.to(self.total.device)
+        for part in self._blocks(len(values)):
             self._add(self.total[part], values[part], -weight)
+
+    def _blocks(self, size: int | None = None) -> Iterator[slice]:
+        """The slices that a vector is processed in; on a GPU, where each costs a launch, one."""
+        size = len(self.total) if size is None else size
+        return blocks(size) if self.total.device.type == "cpu" else iter([slice(0, size)])
 
 
 def blocks(size: int) -> Iterator[slice]:

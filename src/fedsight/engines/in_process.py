@@ -12,11 +12,12 @@ from torch import Tensor
 from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
 from fedsight.client.bound_model import chunk
+from fedsight.client.company import Company
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.errors import SiteError
 from fedsight.core.threads import one_thread
-from fedsight.core.types import Metrics, Order, add_metrics
+from fedsight.core.types import Metrics, Order, Reply, add_metrics
 from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
 from fedsight.engines.protected import Keys, aggregator_of
 from fedsight.program.federation import Federation
@@ -29,7 +30,7 @@ class LocalWorker:
 
     def __init__(self, federation: Federation, memory: Path, speed: Speed) -> None:
         self.federation = federation
-        self.client = Client(federation, speed)
+        self.client = Company(federation, speed)
         self.memory = MemoryStore(memory)
         # The previous round's checkpoint may not be written yet.
         self._lag = speed.checkpoint_every + 1
@@ -42,6 +43,25 @@ class LocalWorker:
         site = self.federation.name(client)
         try:
             reply = self.client.step(order, client, self.memory.load(site, order.round))
+        except SiteError as error:
+            return Rejected(client, site, error.cause)
+        return self._add(order, client, reply, total)
+
+    def train_group(self, order: Order, clients: Sequence[int], total: Aggregator) -> list[Arrival]:
+        """`train` clients side by side, or one after the other where that cannot be."""
+        replies = self.client.together(order, clients)
+        if replies is None:
+            return [self.train(order, client, total) for client in clients]
+        return [
+            Rejected(client, self.federation.name(client), reply.cause)
+            if isinstance(reply, SiteError)
+            else self._add(order, client, reply, total)
+            for client, reply in zip(clients, replies, strict=True)
+        ]
+
+    def _add(self, order: Order, client: int, reply: Reply, total: Aggregator) -> Arrival:
+        site = reply.site
+        try:
             total.add(reply.payload, reply.weight, site)
         except SiteError as error:
             return Rejected(client, site, error.cause)
@@ -51,6 +71,15 @@ class LocalWorker:
         loss = reply.metrics.get("train_loss")
         self.seen += loss.count if loss else 0
         return Accepted(client, site, reply.weight, loss.mean if loss else float("nan"))
+
+    def sums(self) -> Aggregator:
+        """An empty aggregator for this worker's replies, on the device if they stay there."""
+        federation, device = self.federation, self.client.vector.device
+        made = aggregator_of(federation, 1)
+        if not self.client.stays or device.type == "cpu":
+            return made
+        there = {part: one.to(device) for part, one in made.tensors.items()}
+        return aggregator_of(federation, 1, there)
 
     def measure(
         self, vector: Tensor, round: int, job: tuple[int, int], validation: bool = False

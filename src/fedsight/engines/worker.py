@@ -51,11 +51,12 @@ class Setup:
 
 @dataclass(frozen=True)
 class TrainCommand:
-    """Train the clients of `cohort`."""
+    """Train the clients of `cohort`, those of a group side by side if that is possible."""
 
     round: int
-    cohort: Sequence[int]
+    cohort: Sequence[Sequence[int]]
     maskers: Mapping[str, Masker]  # by site; empty without secure aggregation
+    terms: int  # replies of the whole round, of which other machines may make some
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ def work(setup: Setup, pipe: Connection) -> None:
     torch.set_num_threads(setup.speed.threads)
     worker = LocalWorker(setup.federation, setup.memory, setup.speed)
     memory = {name: shared.tensor for name, shared in setup.totals.items()}
-    total = aggregator_of(setup.federation, 1, memory if setup.in_place else None)
+    total = aggregator_of(setup.federation, 1, memory) if setup.in_place else worker.sums()
     pipe.send("ready")
     while True:
         command = pipe.recv()
@@ -112,15 +113,15 @@ def _train(
     command: TrainCommand,
     send: Callable[[Arrivals | Done], None],
 ) -> None:
-    total.clear(len(command.cohort))
+    total.clear(command.terms)
     if isinstance(total, SecureSum):
         total.begin(command.round, command.maskers)
     extras = {name: shared.tensor for name, shared in setup.extras.items()}
     order = Order(command.round, setup.vector.tensor, extras)
     arrived: list[Arrival] = []
     last = time.monotonic()
-    for _, client in _tickets(setup, command.cohort):
-        arrived.append(worker.train(order, client, total))
+    for _, clients in _tickets(setup, command.cohort):
+        arrived += worker.train_group(order, clients, total)
         # The coordinator shares the cores, so short clients are reported in groups.
         if time.monotonic() - last > REPORT_INTERVAL:
             send(Arrivals(arrived))

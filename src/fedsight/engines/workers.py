@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -26,6 +27,7 @@ from fedsight.engines.worker import (
     TrainCommand,
     work,
 )
+from fedsight.privacy.secagg.masks import Masker
 from fedsight.program.federation import Federation
 from fedsight.program.kept import keep
 from fedsight.program.program import Speed
@@ -59,13 +61,13 @@ class WorkerEngine:
             Setup(
                 federation,
                 folder,
-                speed,
+                own,
                 self._vector,
                 self._extras,
                 shared_memory_of(federation),
                 self._ticket,
             )
-            for _ in range(min(speed.processes, federation.population))
+            for own in speed.each(min(speed.processes, federation.population))
         ]
         self._totals = [
             aggregator_of(
@@ -73,7 +75,7 @@ class WorkerEngine:
             )
             for one in setups
         ]
-        self._keys = Keys(federation)
+        self._keys, self._together = Keys(federation), speed.together
         self._pool = Pool(work, setups)
         try:
             for worker in range(len(setups)):
@@ -84,42 +86,59 @@ class WorkerEngine:
 
     def submit(self, order: Order, cohort: Sequence[int]) -> Work:
         """Start a round, which continues whether or not the returned work is advanced."""
-        self._publish(order)
-        # The last clients determine when a round ends, so the largest go first.
-        largest_first = sorted(cohort, key=self.federation.size, reverse=True)
         first = self._totals[0]
         first.filled(len(cohort), 0, 0)
         maskers = self._keys.begin(order, cohort, first)
         outcome = Outcome(first)
-        command = TrainCommand(order.round, largest_first, maskers)
+        arrivals = self._trained(order, cohort, maskers, len(cohort))
+
+        def settle() -> None:
+            self._merge()
+            self._keys.finish(outcome, len(cohort))
+
+        return Work(outcome, arrivals, settle)
+
+    def _trained(
+        self, order: Order, clients: Sequence[int], maskers: Mapping[str, Masker], terms: int
+    ) -> Iterator[Arrival]:
+        """Start training `clients`, of a cohort of `terms`; the replies as they arrive."""
+        self._publish(order)
+        # The last clients determine when a round ends, so the largest go first.
+        largest_first = sorted(clients, key=self.federation.size, reverse=True)
+        groups = grouped(largest_first, self.federation.size, self._together)
+        command = TrainCommand(order.round, groups, maskers, terms)
         messages = self._ask(command, f"training in round {order.round}")
 
         def arrivals() -> Iterator[Arrival]:
             for worker, message in messages:
                 if isinstance(message, Done):
-                    self._totals[worker].filled(len(cohort), message.count, message.weight)
+                    self._totals[worker].filled(terms, message.count, message.weight)
                 elif isinstance(message, Arrivals):
                     yield from message.replies
 
-        def settle() -> None:
-            for other in self._totals[1:]:
-                first.merge(other)
-            self._keys.finish(outcome, len(cohort))
+        return arrivals()
 
-        return Work(outcome, arrivals(), settle)
+    def _merge(self) -> None:
+        """Add the sums of all workers to the first one's."""
+        for other in self._totals[1:]:
+            self._totals[0].merge(other)
 
     def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
         """The metric sums of each view."""
         self._publish(Order(round, vector))
         tested = measured(self.federation, validation)
         jobs = chunks(tested)
+        done = self._measured(MeasureCommand(round, jobs, validation), round)
+        return by_view(tested, jobs, [done[job] for job in range(len(jobs))])
+
+    def _measured(self, command: MeasureCommand, round: int) -> dict[int, Metrics]:
+        """The sums of each of the command's jobs."""
         done: dict[int, Metrics] = {}
-        command = MeasureCommand(round, jobs, validation)
         for _, message in self._ask(command, f"measuring round {round}"):
             if isinstance(message, Measured):
                 done[message.job] = message.metrics
-                progress("test images measured, in parts", len(done), len(jobs))
-        return by_view(tested, jobs, [done[job] for job in range(len(jobs))])
+                progress("test images measured, in parts", len(done), len(command.jobs))
+        return done
 
     def close(self) -> None:
         """End the workers and remove the temporary folder."""
@@ -148,3 +167,14 @@ class WorkerEngine:
                 yield worker, message
 
         return messages()
+
+
+def grouped(
+    clients: Sequence[int], size: Callable[[int], int], together: int
+) -> list[Sequence[int]]:
+    """Clients next to one another that have as many images, at most so many of them in a group."""
+    found: list[Sequence[int]] = []
+    for _, alike in itertools.groupby(clients, size):
+        equal = list(alike)
+        found += [equal[at : at + together] for at in range(0, len(equal), together)]
+    return found

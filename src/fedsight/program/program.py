@@ -19,7 +19,7 @@ from fedsight.aggregation.mean import Mean
 from fedsight.algorithms.base import Algorithm, State
 from fedsight.compression.base import Compression
 from fedsight.compression.none import Uncompressed
-from fedsight.core.devices import find_device
+from fedsight.core.devices import available, find_device, free_memory, spread
 from fedsight.core.errors import EngineError, Problem
 from fedsight.core.layout import Kind, Layout
 from fedsight.core.registry import nearest
@@ -101,10 +101,18 @@ class Speed(Settings):
     its rounding.
     """
 
-    workers: int | None = Field(None, ge=1)  # processes; None: one for each core, one on a GPU
-    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps; auto: the first accelerator, or the CPU
+    workers: int | None = Field(None, ge=1)  # processes; None: one for each core, or for each GPU
+    # auto, cpu, cuda, cuda:N or mps; cuda: all GPUs, workers in turn; auto: cuda, mps or the CPU
+    device: str = "auto"
     threads: int = Field(1, ge=1)  # compute threads of each worker
-    precision: Literal["float32", "bfloat16"] = "float32"
+    # of training: float32; tf32: the same with shorter factors, on a GPU; bfloat16: mixed
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
+    # MiB of prepared images that each worker keeps on its device between rounds; None: 64, or on a
+    # GPU a quarter of the memory that is free
+    resident: int | None = Field(None, ge=0)
+    # sites of the same size that a worker trains at once, their weights stacked, where nothing
+    # forbids it (see the guide to GPUs); changes rounding, and what dropout draws
+    together: int = Field(1, ge=1)
     checkpoint_every: int = Field(1, ge=1)  # rounds
     # MiB of memory, for all workers together, for what frozen first layers make of the images, so
     # that an image passes through them once and not in every epoch; 0: none
@@ -127,6 +135,9 @@ class Speed(Settings):
         if self.precision == "bfloat16" and device.type == "cpu" and not _has_bfloat16():
             cause = "this processor has no bfloat16 instructions"
             return [Problem("speed.precision", cause, "use precision = 'float32'")]
+        if self.precision == "tf32" and device.type != "cuda":
+            cause = f"only NVIDIA's GPUs compute in TF32, and the device is {device}"
+            return [Problem("speed.precision", cause, "use precision = 'float32'")]
         return []
 
     @property
@@ -134,7 +145,25 @@ class Speed(Settings):
         """Worker processes to start."""
         if self.workers:
             return self.workers
-        return len(os.sched_getaffinity(0)) if find_device(self.device).type == "cpu" else 1
+        if find_device(self.device).type == "cpu":
+            return len(os.sched_getaffinity(0))
+        most = len(available())
+        return len(set(spread(self.device, most)))
+
+    def each(self, workers: int) -> list[Speed]:
+        """The settings of each of so many workers, which share the devices."""
+        names = spread(self.device, workers)
+        return [self.model_copy(update={"device": name}) for name in names]
+
+    def room(self, device: torch.device) -> int:
+        """Bytes of prepared images that a worker keeps on its device."""
+        if self.resident is not None:
+            return self.resident << 20
+        free = free_memory(device)
+        if free is None:
+            return 64 << 20
+        sharing = -(-self.processes // len(set(spread(self.device, len(available())))))
+        return free // 4 // sharing
 
 
 @dataclass(frozen=True)

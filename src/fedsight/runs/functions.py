@@ -154,12 +154,14 @@ def resume(
     folder: str | PathLike[str],
     *,
     workers: int | None = None,
+    device: str | None = None,
     rounds: int | None = None,
     restart: bool = False,
     **objects: Any,
 ) -> Run:
     """Continue an interrupted run from its last checkpoint; a finished one is only loaded.
 
+    `workers` and `device` replace those that it was started with, for example when a GPU is gone.
     With `rounds`, more than were planned, it is trained on until it has so many; `restart` begins
     the learning rate's schedule again. The results so far are kept in a folder inside.
 
@@ -182,7 +184,7 @@ def resume(
         screen = Screen()
         try:
             with listening(screen.progressed):
-                summary = lifecycle.resume(RunStore(path), workers, [screen], longer)
+                summary = lifecycle.resume(RunStore(path), workers, [screen], longer, device)
         finally:
             screen.close()
         require_score(summary, str(path))

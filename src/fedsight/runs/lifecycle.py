@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,11 +17,11 @@ from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan
 from fedsight.coordinator.folders import claimed
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
-from fedsight.coordinator.store import Checkpoint, RunStore
-from fedsight.core.errors import Interrupted, StoreError
+from fedsight.coordinator.store import Checkpoint, RunStore, without_none
+from fedsight.core.errors import ConfigError, Interrupted, StoreError
 from fedsight.core.types import Metrics
 from fedsight.engines.base import Engine
-from fedsight.engines.workers import WorkerEngine
+from fedsight.engines.group import Group
 from fedsight.data.contents import Hashed, contents
 from fedsight.evaluation.conclusion import Command, Conclusion, conclude
 from fedsight.evaluation.description import describe
@@ -30,6 +30,7 @@ from fedsight.program import config
 from fedsight.program.federation import Federation, federate
 from fedsight.program.kept import keep
 from fedsight.program.program import Program, Speed
+from fedsight.runs.machines import engine_for, share
 from fedsight.runs.extension import Extension, extend, settle
 
 
@@ -42,6 +43,7 @@ class Start:
     store: RunStore
     command: Command
     force: bool = False  # in place of a run that is there
+    group: Group | None = None  # the machines that train together, of which this is number 0
 
 
 def start(what: Start, callbacks: Sequence[Callback]) -> dict[str, Any]:
@@ -57,7 +59,8 @@ def start(what: Start, callbacks: Sequence[Callback]) -> dict[str, Any]:
         with _resumable(store):
             facts = describe(session, command, contents(session.federation.dataset, speed.hash))
             store.create(program, speed, facts, what.force)
-            return _embedded(Conclusion(session, speed, store, command, callbacks), None)
+            conclusion = Conclusion(session, speed, store, command, callbacks)
+            return _embedded(conclusion, None, what.group)
 
 
 def resume(
@@ -65,27 +68,33 @@ def resume(
     workers: int | None,
     callbacks: Sequence[Callback],
     longer: Extension | None = None,
+    device: str | None = None,
+    group: Group | None = None,
 ) -> dict[str, Any]:
     """Continue the run in the store's folder after an interruption, or `longer` than planned.
 
+    `workers` and `device` replace those that the run was started with; `group` is as in `Start`.
     Returns the summary. Raises StoreError if the program or the data have changed, if the run
     cannot be extended, or another process is in the folder.
     """
     store.program()  # refuses a folder that is not a run, before a lock is put there
     with claimed(store.folder):
-        return _resumed(store, workers, callbacks, longer)
+        changes = {"workers": workers, "device": device}
+        return _resumed(store, without_none(changes), callbacks, longer, group)
 
 
 def _resumed(
     store: RunStore,
-    workers: int | None,
+    changes: Mapping[str, object],
     callbacks: Sequence[Callback],
     longer: Extension | None,
+    group: Group | None,
 ) -> dict[str, Any]:
     settle(store)
     program, speed = store.program()
-    if workers is not None:
-        speed = speed.model_copy(update={"workers": workers})
+    speed = speed.model_copy(update=changes)
+    if problems := speed.check():
+        raise ConfigError(problems)
     facts = store.read_json("run.json")
     with _resumable(store):
         session = Session(federate(program))
@@ -102,7 +111,8 @@ def _resumed(
         if checkpoint is not None:
             _require_fit(store, session, checkpoint)
         MemoryStore(store.memory).rewind(checkpoint.round if checkpoint else 0)
-        return _embedded(Conclusion(session, speed, store, command, callbacks), checkpoint)
+        conclusion = Conclusion(session, speed, store, command, callbacks)
+        return _embedded(conclusion, checkpoint, group)
 
 
 def _require_fit(store: RunStore, session: Session, checkpoint: Checkpoint) -> None:
@@ -216,36 +226,52 @@ def go(
     was made by `RunStore.create`. Returns the summary.
     """
     _began(run, checkpoint)
-    return conclude(run, _train(run, engine, checkpoint, unmeasured))
+    return conclude(run, _train(run, engine, _recorded(run), checkpoint, unmeasured))
 
 
-def _embedded(run: Conclusion, checkpoint: Checkpoint | None) -> dict[str, Any]:
-    """`go` on worker processes of this machine, which end before those of the baselines start."""
+def _embedded(
+    run: Conclusion, checkpoint: Checkpoint | None, group: Group | None
+) -> dict[str, Any]:
+    """`go` on worker processes of this machine and of those of the group, which end before those of
+    the baselines start."""
     _began(run, checkpoint)
-    federation, callbacks = run.session.federation, _recorded(run)
+    if group is not None:
+        share(group, run.session, checkpoint)
+    trained = trained_by(run, checkpoint, group, _recorded(run))
+    return conclude(run, trained)
+
+
+def trained_by(
+    run: Conclusion,
+    checkpoint: Checkpoint | None,
+    group: Group | None,
+    callbacks: Sequence[Callback],
+) -> loop.Trained:
+    """Train on worker processes of this machine: all of the run, or this machine's share."""
+    federation, speed, memory = run.session.federation, run.speed, run.store.memory
     if checkpoint is None:
-        keep(federation, run.speed, run.store.memory.parent)  # for both, where its layers end
+        keep(federation, speed, memory.parent)  # for both, where its layers end
         overall = _overall(federation.validating or federation)
-        engine_of = partial(WorkerEngine, speed=run.speed)
+        engine_of = partial(engine_for, speed=speed, group=group)
         checkpoint = opened(run.session, engine_of, overall, callbacks)
-    engine = WorkerEngine(federation, run.speed, run.store.memory)
+    engine = engine_for(federation, speed, group, memory)
     try:
-        trained = _train(run, engine, checkpoint)
+        return _train(run, engine, callbacks, checkpoint)
     finally:
         engine.close()
-    return conclude(run, trained)
 
 
 def _train(
     run: Conclusion,
     engine: Engine,
+    callbacks: Sequence[Callback],
     checkpoint: Checkpoint | None,
     unmeasured: Checkpoint | None = None,
 ) -> loop.Trained:
     federation = run.session.federation
     validating = federation.validating if loop.validates(run.session, engine) else None
     overall = _overall(validating or federation)
-    return loop.run(run.session, engine, overall, _recorded(run), checkpoint, unmeasured)
+    return loop.run(run.session, engine, overall, callbacks, checkpoint, unmeasured)
 
 
 def _began(run: Conclusion, checkpoint: Checkpoint | None) -> None:

@@ -109,14 +109,16 @@ def start(series: SeriesPlan, attend: Attend, force: bool = False) -> dict[str, 
             raise
 
 
-def resume(folder: Path, workers: int | None, attend: Attend) -> dict[str, Any]:
+def resume(
+    folder: Path, workers: int | None, attend: Attend, device: str | None = None
+) -> dict[str, Any]:
     """Continue the series in `folder`; a finished one is only read. Returns `series.json`."""
     series = SeriesPlan.read(folder)
     if not series.missing and "figures" in (found := RunStore(folder).read_json(FILE)):
         return found
-    if workers is not None:
-        speed = series.speed.model_copy(update={"workers": workers})
-        series = replace(series, speed=speed)
+    changes = {"workers": workers, "device": device}
+    changes = {name: value for name, value in changes.items() if value is not None}
+    series = replace(series, speed=series.speed.model_copy(update=changes))
     with claimed(folder):
         return _repeat(series, attend)
 
@@ -152,7 +154,10 @@ def _repeat(series: SeriesPlan, attend: Attend) -> dict[str, Any]:
 def _work(series: SeriesPlan, program: Program, folder: Path) -> Work:
     store = RunStore(folder, series.folder)
     if (folder / "run.json").is_file():
-        return lambda callbacks: lifecycle.resume(store, series.speed.workers, callbacks)
+        speed = series.speed
+        return lambda callbacks: lifecycle.resume(
+            store, speed.workers, callbacks, device=speed.device
+        )
     what = lifecycle.Start(program, series.speed, store, series.command)
     return lambda callbacks: lifecycle.start(what, callbacks)
 

@@ -24,6 +24,7 @@ class Classification(SingleLabel):
     """One label per image: cross-entropy, accuracy, balanced accuracy, macro F1."""
 
     scored: ClassVar[bool] = True
+    stacks: ClassVar[bool] = True
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
 

@@ -59,6 +59,10 @@ class Learning(ABC):
         """The task as a site trains it whose images have the class numbers `labels` [n]."""
         return self
 
+    # whether `loss` asks the model for nothing but what it makes of `batch.x`, so that several
+    # models can be stacked
+    stacks: ClassVar[bool] = False
+
     @property
     def counts_labels(self) -> bool:
         """Whether `at` depends on the labels: the loss of an image on those of all others."""

@@ -111,7 +111,7 @@ class SpeedSettings(Settings):
 
     threads: int = Field(1, ge=1)  # compute threads for training
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps; auto: the first accelerator, or the CPU
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Literal["float32", "tf32", "bfloat16"] = "float32"
 
     @property
     def client(self) -> Speed:

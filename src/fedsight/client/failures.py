@@ -1,0 +1,106 @@
+"""What fails on a device, in words: memory that ran out, a device that is gone."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+
+import torch
+
+from fedsight.core.devices import is_gone, ran_out
+from fedsight.core.errors import EngineError
+
+
+def training(site: str, round: int) -> str:
+    """What a device may be at."""
+    return f"training site '{site}' in round {round}"
+
+
+def training_together(sites: str, round: int) -> str:
+    """What a device may be at when sites are trained side by side."""
+    return f"training sites {sites} side by side in round {round}"
+
+
+def measuring(images: int) -> str:
+    """What else it may be at."""
+    return f"measuring {images:,} test images"
+
+
+@contextlib.contextmanager
+def named(device: torch.device, doing: str, short: Callable[[], EngineError]) -> Iterator[None]:
+    """Turn failures of `device` while `doing` into EngineError.
+
+    `short` is called when memory ran out and what was computed is gone from it.
+    """
+    failed = False
+    try:
+        yield
+    except RuntimeError as error:
+        failed = ran_out(error)
+        if not failed:
+            if is_gone(error):
+                raise lost(device, doing, error) from error
+            raise
+    if failed:  # out here nothing holds the tensors of the failed step any more
+        raise short()
+
+
+def lost(device: torch.device, doing: str, error: BaseException) -> EngineError:
+    """A device that failed in the middle: the run can go on elsewhere."""
+    said = str(error).strip().split("\n", 1)[0]
+    return EngineError(
+        f"the device {device} failed while {doing}: {said}",
+        "continue from the last checkpoint with `fedsight resume`; with --device it goes on on "
+        "another device, such as --device cpu",
+    )
+
+
+def fitting(most: int, attempt: Callable[[int], object], empty: Callable[[], None]) -> int:
+    """The largest of `most` / 2, `most` / 4, ... for which `attempt` has memory; 0 if none has."""
+    size = most // 2
+    while size:
+        empty()
+        try:
+            attempt(size)
+        except RuntimeError as error:
+            if not ran_out(error):
+                return 0
+        else:
+            return size
+        size //= 2
+    return 0
+
+
+def too_large(device: torch.device, doing: str, batch: int, size: int) -> EngineError:
+    """Batches of `batch` images did not fit, and such of `size` do; 0: none."""
+    if not size:
+        return EngineError(
+            f"the memory of {device} ran out while {doing} with train.batch = {batch}, and not "
+            "even one image fits",
+            "choose a smaller model or data.size, use fewer speed.workers if they share the "
+            "device, or go on on another one with `fedsight resume --device`",
+        )
+    return EngineError(
+        f"the memory of {device} ran out while {doing} with train.batch = {batch}; a batch of "
+        f"{size} fits",
+        f"start a run with train.batch = {size}, use fewer speed.workers if they share the "
+        "device, set speed.precision = 'bfloat16', or go on on another device with `fedsight "
+        "resume --device`",
+    )
+
+
+def too_many(device: torch.device, doing: str) -> EngineError:
+    """So many sites at once did not fit."""
+    return EngineError(
+        f"the memory of {device} ran out while {doing}",
+        "lower speed.together, or go on on another device with `fedsight resume --device`",
+    )
+
+
+def unmeasured(device: torch.device, doing: str, chunk: int) -> EngineError:
+    """So many test images at once did not fit."""
+    return EngineError(
+        f"the memory of {device} ran out while {doing}, {chunk} at once",
+        "use fewer speed.workers if they share the device, or go on on another one with "
+        "`fedsight resume --device`",
+    )
