@@ -90,6 +90,11 @@ class Ridge(Algorithm):
         return torch.cat([(weight * scale).reshape(-1), bias]).float(), dict(mean.integers)
 
     @property
+    def closing(self) -> Algorithm:
+        """The head of a network that has been trained."""
+        return _Closing(**dict(self))
+
+    @property
     def baseline(self) -> Algorithm:
         """The same sums, of other images."""
         return self
@@ -118,3 +123,12 @@ class Ridge(Algorithm):
         cause = "every image counts once in ridge's sums, so this would be without effect"
         found += [Problem(key, cause, "leave it out") for key, is_set in ignored.items() if is_set]
         return found
+
+
+class _Closing(Ridge):
+    """The same sums, of features that training has changed: what it trained travels with the order,
+    as running statistics do, and is not averaged."""
+
+    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
+        """The head is solved for; the rest of what learns is sent to the sites."""
+        return Kind.BUFFER if kind == Kind.SHARED and name not in network.head else kind

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, notify
+from fedsight.coordinator.closing import closed
 from fedsight.coordinator.folders import claimed
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
@@ -200,6 +201,8 @@ class _Recorder(Callback):
         """Write the history first: a checkpoint implies that its rounds' lines are complete."""
         if isinstance(event, RoundEnded) and event.checkpoint is not None:
             self.store.append_history(event.line)
+            if event.checkpoint.round < event.line["round"]:  # the closing: training can go on
+                return
             if event.last or event.checkpoint.round % self.every == 0:
                 self.store.save_checkpoint(event.checkpoint)
 
@@ -223,16 +226,17 @@ def _embedded(run: Conclusion, checkpoint: Checkpoint | None) -> dict[str, Any]:
     """`go` on worker processes of this machine, which end before those of the baselines start."""
     _began(run, checkpoint)
     federation, callbacks = run.session.federation, _recorded(run)
+    engine_of = partial(WorkerEngine, speed=run.speed)
+    overall = _overall(federation.validating or federation)
     if checkpoint is None:
         keep(federation, run.speed, run.store.memory.parent)  # for both, where its layers end
-        overall = _overall(federation.validating or federation)
-        engine_of = partial(WorkerEngine, speed=run.speed)
         checkpoint = opened(run.session, engine_of, overall, callbacks)
     engine = WorkerEngine(federation, run.speed, run.store.memory)
     try:
         trained = _train(run, engine, checkpoint)
     finally:
         engine.close()
+    trained = closed(run.session, engine_of, overall, trained, callbacks)
     return conclude(run, trained)
 
 
