@@ -24,6 +24,7 @@ class OneRound(Callback):
     line: dict[str, Any] = field(default_factory=dict)
 
     def on(self, event: Event) -> None:
+        """Keep a round's line, pass on a reply; nothing else is for the run's own callbacks."""
         if isinstance(event, ReplyArrived):
             notify(self.callbacks, event)
         elif isinstance(event, RoundEnded):

@@ -304,8 +304,8 @@ class Program:
         task = self.task
         if "class_weights" in type(task).model_fields:
             task = task.model_copy(update={"class_weights": None})
-        parts = {"algorithm": algorithm, "start": None, "finish": None}
-        return replace(self, **parts, rounds=rounds, train=trains, task=task)
+        once = replace(self, algorithm=algorithm, start=None, finish=None, rounds=rounds)
+        return replace(once, train=trains, task=task)
 
     def check(self) -> list[Problem]:
         """Every problem that can be found without reading images, each with its cure."""
