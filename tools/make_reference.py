@@ -163,6 +163,7 @@ HISTORY = {
     "bytes_up": "sent by the sites in this round: 4 bytes per float32 value",
     "bytes_down": "received by the sites in this round",
     "best": "where rounds are compared: the best round so far; else missing",
+    "finish": "in the line of `[finish]`, one round more than the last: its name; else missing",
     "seconds": "duration of the round, including evaluation",
 }
 
@@ -407,6 +408,7 @@ def _title(section: str) -> str:
     named = {
         "data": "data sources",
         "start": "algorithms",
+        "finish": "algorithms",
         "privacy": "mechanisms",
         "aggregation": "aggregators",
         "compression": "codecs",

@@ -75,3 +75,25 @@ def test_the_page_is_in_the_first_runs_folder(make_run):
     page(first, second)
     assert (first / "report.html").exists()
     assert not (second / "report.html").exists()
+
+
+def test_several_runs_are_drawn_over_their_traffic_and_time_too(make_run):
+    """A point is where all rounds up to it have led; from a round of unknown cost there is none."""
+
+    def costs(files: dict[str, Any]) -> None:
+        for number, line in enumerate(files["history.jsonl"], 1):
+            line.update(bytes_up=2_000_000, bytes_down=1_000_000, seconds=10.0, score=0.5)
+            line["round"] = number
+        del files["history.jsonl"][2:]
+
+    def unknown(files: dict[str, Any]) -> None:
+        costs(files)
+        del files["history.jsonl"][1]["seconds"]
+
+    first = make_run("a", name="dear", change=costs)
+    text = page(first, make_run("b", name="odd", alpha=2.0, change=unknown)).text
+    assert "dear: 50.0 % in round 2" in text
+    assert "dear: 50.0 % after 6.0 MB" in text
+    assert "odd: 50.0 % after 6.0 MB" in text
+    assert "dear: 50.0 % after 20 s" in text
+    assert "odd: 50.0 % after 10 s" in text

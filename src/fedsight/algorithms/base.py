@@ -154,6 +154,11 @@ class Algorithm(Settings):
         return []
 
     @property
+    def closing(self) -> Algorithm:
+        """The same for a trained network, whose other tensors it sends to the sites unchanged."""
+        return self
+
+    @property
     def baseline(self) -> Algorithm:
         """What trains a site alone, and all images pooled: without anything federated."""
         return algorithms.get("fedavg")()

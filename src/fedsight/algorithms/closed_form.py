@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Mean, Phase
@@ -55,9 +55,16 @@ class ClosedForm(Algorithm):
     earlier_sha256: str | None = None  # of that file, or its first 8 or more hex digits
     change: Change = "join"  # what the sites of this run do: "join" or "leave" the earlier
 
+    _trained: bool = PrivateAttr(default=False)  # whether the sites do not have the network yet
+
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
-        """All but the head is frozen."""
-        return kind if name in network.head else Kind.FROZEN
+        """All but the head is frozen; what was trained before is sent to the sites, unchanged, as
+        running statistics are."""
+        if name in network.head:
+            return kind
+        if self._trained:
+            return Kind.BUFFER if kind == Kind.SHARED else kind
+        return Kind.FROZEN
 
     def phases(self, epochs: int) -> list[Phase]:
         """None: no gradient is computed."""
@@ -66,6 +73,13 @@ class ClosedForm(Algorithm):
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
         """Nothing but the sums travels."""
         return {}, {}
+
+    @property
+    def closing(self) -> Algorithm:
+        """The same sums, of features that training has changed."""
+        found = self.model_copy(update={"earlier": None, "earlier_sha256": None})
+        found._trained = True
+        return found
 
     @property
     def baseline(self) -> Algorithm:

@@ -17,19 +17,18 @@ BEFORE = 0  # the round of the opening, in the history and of its checkpoint
 
 
 @dataclass
-class _Line(Callback):
-    """Keeps the line of the one round, and passes on the replies."""
+class OneRound(Callback):
+    """Keeps the history line of a run of one round, and passes on the replies."""
 
     callbacks: Sequence[Callback]
     line: dict[str, Any] = field(default_factory=dict)
 
     def on(self, event: Event) -> None:
+        """Keep a round's line, pass on a reply; nothing else is for the run's own callbacks."""
         if isinstance(event, ReplyArrived):
             notify(self.callbacks, event)
         elif isinstance(event, RoundEnded):
-            self.line = {**event.line, "round": BEFORE}
-            if self.line.get("best") is not None:
-                self.line["best"] = BEFORE
+            self.line = dict(event.line)
 
 
 def opened(
@@ -47,7 +46,7 @@ def opened(
     if program is None:
         return None
     federation = session.federation.under(program)
-    heard = _Line(callbacks)
+    heard = OneRound(callbacks)
     engine = engine_of(federation)
     try:
         trained = loop.run(Session(federation, session.secret), engine, overall, [heard])
@@ -62,5 +61,8 @@ def opened(
         model = None if best.vector is None else travelling
         best = replace(best, round=BEFORE, vector=model)
     found = replace(trained.checkpoint, round=BEFORE, vector=travelling, state=state, best=best)
-    notify(callbacks, RoundEnded(heard.line, found, last=False))
+    line = {**heard.line, "round": BEFORE}
+    if line.get("best") is not None:
+        line["best"] = BEFORE
+    notify(callbacks, RoundEnded(line, found, last=False))
     return found

@@ -10,6 +10,7 @@ from multiprocessing.connection import Connection
 import torch
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
+from fedsight.coordinator.closing import closed
 from fedsight.coordinator.loop import Overall, run
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
@@ -69,6 +70,7 @@ def work(setup: tuple[Federation, Speed, Budget], pipe: Connection) -> None:
             overall = _judged(baseline, job)
             begun = opened(session, engine_of, overall)
             trained = run(session, engine, overall, [_RoundReporter(pipe.send)], begun)
+            trained = closed(session, engine_of, overall, trained)
             if not pooled:
                 client = engine.loaded(trained.travelling)
                 found = Witness(Evaluator(baseline), client).of(job)

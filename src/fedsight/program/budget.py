@@ -68,8 +68,8 @@ def passes_by_site(
 
 
 def _rounds(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The lines of the rounds; the opening, round 0, takes no pass."""
-    return [line for line in history if line["round"] > 0]
+    """The lines of the rounds; the opening, round 0, and the closing take no pass."""
+    return [line for line in history if line["round"] > 0 and "finish" not in line]
 
 
 def _sites(federation: Federation, lines: list[Mapping[str, Any]]) -> dict[str, tuple[float, int]]:

@@ -54,6 +54,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "task": (tasks, "classify"),
     "algorithm": (algorithms, "fedavg"),
     "start": (algorithms, None),
+    "finish": (algorithms, None),
     "train": Train,
     "rounds": Rounds,
     "privacy": (mechanisms, "none"),
@@ -62,7 +63,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "compression": (codecs, "none"),
     "speed": Speed,
 }
-OPTIONAL = frozenset({"start"})  # sections without which the program has no such part
+OPTIONAL = frozenset({"start", "finish"})  # sections without which the program has no such part
 KEYS = ("name", "seed", "plugins", *SECTIONS)  # of a config file's top level
 
 
@@ -198,6 +199,13 @@ def check_elsewhere(program: Program, speed: Speed) -> None:
             "[start] and with model.weights = the model.safetensors of that run"
         )
         problems.append(Problem("start", cause, cure))
+    if program.finish is not None:
+        cause = "a federation runs one algorithm in a job"
+        cure = (
+            "leave out [finish], and run a job with algorithm.name = "
+            f"'{program.finish.registered}' and model.weights = the model.safetensors of this one"
+        )
+        problems.append(Problem("finish", cause, cure))
     if program.rounds.compared:
         cause = (
             "no validation figures leave the sites of a federation, and no round may be chosen by "

@@ -181,6 +181,7 @@ class Program:
     train: Train
     rounds: Rounds
     start: Algorithm | None = None  # sets the model before the first round, in a round of its own
+    finish: Algorithm | None = None  # sets the head after the last one, likewise
     adapter: Adapter = field(default_factory=NoAdapter)
     privacy: Mechanism = field(default_factory=Unprotected)
     secure: Secure = field(default_factory=Secure)
@@ -299,6 +300,7 @@ class Program:
             self,
             algorithm=self.algorithm.baseline,
             start=self.start.baseline if self.start else None,
+            finish=self.finish.baseline if self.finish else None,
             train=self.train.model_copy(update={"epochs": epochs}),
             rounds=rounds,
             privacy=Unprotected(),
@@ -308,24 +310,31 @@ class Program:
     def opening(self) -> Program | None:
         """The program of the one round before the first, whose algorithm is `start`; None: without.
 
-        It sees every image of every site as it is.
+        All but the head is as it was built.
         """
-        if self.start is None:
-            return None
+        return None if self.start is None else self._once(self.start, only=())
+
+    def closing(self) -> Program | None:
+        """The program of the one round after the last, whose algorithm is `finish`; None: without.
+
+        The sites get all that was trained.
+        """
+        return None if self.finish is None else self._once(self.finish.closing)
+
+    def _once(self, algorithm: Algorithm, **train: Any) -> Program:
+        """The program of one round in which every site takes part with every image as it is."""
         own = self.rounds
         rounds = Rounds(
             rounds=1, weighting=own.weighting, validation=own.validation, quorum=own.quorum,
             keep=own.keep, keep_by=own.keep_by, patience=own.patience,
         )  # fmt: skip
-        plain = {"only": (), "groups": (), "augment": (), "warmup": 0}
-        train = self.train.model_copy(
-            update={**plain, "schedule_by": "round", "sampling": "shuffled"}
-        )
+        plain = {"groups": (), "augment": (), "warmup": 0, "schedule_by": "round"}
+        trains = self.train.model_copy(update={**plain, "sampling": "shuffled", **train})
         task = self.task
         if "class_weights" in type(task).model_fields:
             task = task.model_copy(update={"class_weights": None})
-        started = replace(self, algorithm=self.start, start=None, rounds=rounds)
-        return replace(started, train=train, task=task)
+        once = replace(self, algorithm=algorithm, start=None, finish=None, rounds=rounds)
+        return replace(once, train=trains, task=task)
 
     def check(self) -> list[Problem]:
         """Every problem that can be found without reading images, each with its cure."""

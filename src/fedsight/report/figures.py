@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from fedsight.language.message import message
 from fedsight.report import plots, tables
@@ -57,7 +58,8 @@ def chapter_plots(run: Run, anchor: str) -> dict[str, Plot]:
 
 
 def overlays(groups: Sequence[Group]) -> dict[str, Plot]:
-    """Main figure and loss over the rounds of several runs, one style for each group."""
+    """Main figure and loss over the rounds of several runs, and the figure over their traffic and
+    time; one style for each group."""
     if not groups:
         return {}
     headlines = list(dict.fromkeys(group.headline for group in groups))
@@ -70,8 +72,31 @@ def overlays(groups: Sequence[Group]) -> dict[str, Plot]:
         ]
         for what in ("score", "loss")
     }
+    costs = {
+        what: [
+            replace(line, x=_spent(member.run, what))
+            for line, member in zip(
+                lines["score"], [one for group in groups for one in group.members], strict=True
+            )
+        ]
+        for what in ("bytes", "seconds")
+    }
     found = {
         "score": plots.curves("all-score", axis, lines["score"], True),
+        "bytes": plots.curves("all-bytes", axis, costs["bytes"], True, plots.TRAFFIC),
+        "seconds": plots.curves("all-seconds", axis, costs["seconds"], True, plots.TIME),
         "loss": plots.curves("all-loss", message("loss"), lines["loss"]),
     }
     return {name: plot for name, plot in found.items() if plot is not None}
+
+
+def _spent(run: Run, what: str) -> list[float | None]:
+    """Megabytes or seconds up to the end of each round; None from where it is not known."""
+    total: float | None = 0.0
+    found = []
+    for line in run.rounds:
+        costs = (line.bytes_up, line.bytes_down) if what == "bytes" else (line.seconds,)
+        for cost in costs:
+            total = None if total is None or cost is None else total + cost
+        found.append(total if total is None or what == "seconds" else total / 1e6)
+    return found

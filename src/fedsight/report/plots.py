@@ -1,15 +1,15 @@
-"""Lines over rounds, and lines over axes from 0 to 1."""
+"""Lines over rounds, bytes or seconds, and lines over axes from 0 to 1."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from fedsight.language.message import listed, message, plural
 from fedsight.report.svg import Drawing, Plot, Point, ticks
-from fedsight.report.words import Words, count, label, number, percent
+from fedsight.report.words import Words, count, duration, label, number, percent, size
 
 WIDTH, HEIGHT = 400.0, 230.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 22.0, 24.0, 34.0
@@ -19,25 +19,45 @@ STEEP = 1e4  # times the median: larger values would flatten all others
 
 @dataclass(frozen=True)
 class Polyline:
-    """A named series over rounds; a value is None if it was not measured. `style` is the number of
-    its colour and dashes."""
+    """A named series over rounds, or over another x; a value is None if it was not measured.
+    `style` is the number of its colour and dashes."""
 
     name: Words
-    rounds: Sequence[int]
+    x: Sequence[float | None]
     values: Sequence[float | None]
     style: int = 0
 
     def points(self) -> list[Point]:
-        """The rounds and values that were measured and are finite."""
+        """The x and values that were measured and are finite."""
         return [
             (float(x), y)
-            for x, y in zip(self.rounds, self.values, strict=True)
-            if y is not None and math.isfinite(y)
+            for x, y in zip(self.x, self.values, strict=True)
+            if x is not None and y is not None and math.isfinite(x) and math.isfinite(y)
         ]
 
 
-def curves(name: str, axis: Words, lines: Sequence[Polyline], share: bool = False) -> Plot | None:
-    """Series over rounds; `axis` is the figure. `share`: values are shares, shown as percent.
+@dataclass(frozen=True)
+class Across:
+    """What series are drawn over: the words below the axis, and how a sentence ends that says where
+    a point is. `whole`: it has only whole numbers."""
+
+    axis: Words
+    said: Callable[[float], Words]
+    whole: bool = False
+
+
+ROUNDS = Across(message("round"), lambda x: message("in round {round}", round=count(int(x))), True)
+TRAFFIC = Across(
+    message("megabytes up and down"), lambda x: message("after {size}", size=size(x * 1e6))
+)
+TIME = Across(message("seconds"), lambda x: message("after {time}", time=duration(x)))
+
+
+def curves(
+    name: str, axis: Words, lines: Sequence[Polyline], share: bool = False, over: Across = ROUNDS
+) -> Plot | None:
+    """Series over rounds or another x; `axis` is the figure. `share`: values are shares, shown as
+    percent.
 
     None if no series has a point. Values that would flatten all others are left out and counted.
     """
@@ -50,9 +70,9 @@ def curves(name: str, axis: Words, lines: Sequence[Polyline], share: bool = Fals
     drawn = [(line, one) for line, one in drawn if one]
     if not drawn:
         return None
-    frame = _Frame.over_rounds([one for _, one in drawn], share)
+    frame = _Frame.around([one for _, one in drawn], share, over.whole)
     drawing = Drawing(WIDTH, HEIGHT)
-    frame.draw(drawing, axis, message("round"))
+    frame.draw(drawing, axis, over.axis)
     for line, one in drawn:
         placed = [frame.place(point) for point in one]
         drawing.path(placed, f"line l{line.style % 6 + 1}")
@@ -63,8 +83,8 @@ def curves(name: str, axis: Words, lines: Sequence[Polyline], share: bool = Fals
     form = percent if share else number
     last = [
         message(
-            "{name}: {value} in round {round}",
-            name=line.name, value=form(one[-1][1]), round=count(int(one[-1][0])),
+            "{name}: {value} {where}",
+            name=line.name, value=form(one[-1][1]), where=over.said(one[-1][0]),
         )
         for line, one in drawn
     ]  # fmt: skip
@@ -121,10 +141,11 @@ class _Frame:
     share: bool
     share_x: bool = False
     height: float = HEIGHT
+    whole: bool = True  # only whole numbers of x have a tick
 
     @classmethod
-    def over_rounds(cls, series: Sequence[Sequence[Point]], share: bool) -> _Frame:
-        rounds = [x for points in series for x, _ in points]
+    def around(cls, series: Sequence[Sequence[Point]], share: bool, whole: bool) -> _Frame:
+        across = [x for points in series for x, _ in points]
         values = [y for points in series for _, y in points]
         low, high = min(values), max(values)
         if share:
@@ -134,8 +155,11 @@ class _Frame:
         if high - low <= 1e-9 * max(1.0, abs(high)):
             room = 0.05 * max(1.0, abs(low))
             low, high = low - room * (low != 0 or not share), high + room * (high != 1 or not share)
-        first, last = min(rounds), max(rounds)
-        return cls((first, last) if last > first else (first - 1, last + 1), (low, high), share)
+        first, last = min(across), max(across)
+        if not whole:
+            first = 0.0
+        x = (first, last) if last > first else (first - 1, last + 1)
+        return cls(x, (low, high), share, whole=whole)
 
     def place(self, point: Point) -> Point:
         across = (point[0] - self.x[0]) / (self.x[1] - self.x[0])
@@ -152,7 +176,7 @@ class _Frame:
             form = percent(value, 0 if self.y[1] - self.y[0] > 0.04 else 1)
             drawing.text((LEFT - 6, y + 4), form if self.share else _bare(value), "end", "tick")
         for value in ticks(*self.x):
-            if not self.share_x and value != int(value):
+            if self.whole and not self.share_x and value != int(value):
                 continue
             x, _ = self.place((value, self.y[0]))
             drawing.text(

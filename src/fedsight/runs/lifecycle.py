@@ -14,6 +14,7 @@ from torch import Tensor
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, notify
+from fedsight.coordinator.closing import closed
 from fedsight.coordinator.folders import claimed
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
@@ -210,6 +211,8 @@ class _Recorder(Callback):
         """Write the history first: a checkpoint implies that its rounds' lines are complete."""
         if isinstance(event, RoundEnded) and event.checkpoint is not None:
             self.store.append_history(event.line)
+            if event.checkpoint.round < event.line["round"]:  # the closing: training can go on
+                return
             if event.last or event.checkpoint.round % self.every == 0:
                 self.store.save_checkpoint(event.checkpoint)
 
@@ -249,16 +252,17 @@ def trained_by(
 ) -> loop.Trained:
     """Train on worker processes of this machine: all of the run, or this machine's share."""
     federation, speed, memory = run.session.federation, run.speed, run.store.memory
+    overall = _overall(federation.validating or federation)
+    engine_of = partial(engine_for, speed=speed, group=group)
     if checkpoint is None:
         keep(federation, speed, memory.parent)  # for both, where its layers end
-        overall = _overall(federation.validating or federation)
-        engine_of = partial(engine_for, speed=speed, group=group)
         checkpoint = opened(run.session, engine_of, overall, callbacks)
     engine = engine_for(federation, speed, group, memory)
     try:
-        return _train(run, engine, callbacks, checkpoint)
+        trained = _train(run, engine, callbacks, checkpoint)
     finally:
         engine.close()
+    return closed(run.session, engine_of, overall, trained, callbacks)
 
 
 def _train(

@@ -135,7 +135,10 @@ class Screen(Callback):
 
     def _round(self, line: Mapping[str, Any]) -> None:
         self._bytes += line["bytes_up"] + line["bytes_down"]
-        parts: list[Text | str] = [message("round {n}/{all}", n=line["round"], all=self._rounds)]
+        counted = message("round {n}/{all}", n=line["round"], all=self._rounds)
+        if "finish" in line:
+            counted = message("finish {name}", name=line["finish"])
+        parts: list[Text | str] = [counted]
         if line["score"] is not None:
             parts.append(f"{self._headline} {line['score']:.3f}")
         if line["loss"] is not None:

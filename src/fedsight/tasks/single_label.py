@@ -37,7 +37,17 @@ RESERVED = frozenset(
         "bytes_down",
         "fingerprint",
     }
-    | {"model_sha256", "worst_site", "by_site", "round", "train_loss", "epsilon", "lr", "cohort"}
+    | {
+        "model_sha256",
+        "worst_site",
+        "by_site",
+        "round",
+        "train_loss",
+        "epsilon",
+        "lr",
+        "cohort",
+        "finish",
+    }
     | {
         "measured_on",
         "model",
