@@ -103,7 +103,9 @@ def test_the_doctor_is_chinese_and_its_json_is_not() -> None:
     answer = cli("--lang", "zh", "doctor")
     assert english(answer) == []
     assert "FedSight" in answer.out
-    assert cli("doctor", "--json", "--lang", "zh").out == cli("doctor", "--json").out
+    found, usual = (cli("doctor", "--json", *words).out for words in (("--lang", "zh"), ()))
+    free = re.compile(r"\d+(\.\d+)? [kMGT]?B")  # what is free changes by itself
+    assert free.sub("", found) == free.sub("", usual)
 
 
 def test_a_run_is_chinese(config: Path, tmp_path: Path) -> None:
@@ -157,7 +159,7 @@ WRONG = [
     (("CONFIG", "--set", "model.name=resnet18"), "没有模型 'resnet18'"),
     (("CONFIG", "--set", "rounds.cohort=9"), "无法从 3 个站点中抽取 9 个"),
     (("CONFIG", "--set", "task.name=detect"), "任务 'detect'"),
-    (("CONFIG", "--workers", "0"), "应不小于 1"),
+    (("CONFIG", "--workers", "0"), "'--workers' 的值无效"),
 ]
 
 

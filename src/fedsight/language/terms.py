@@ -82,7 +82,9 @@ TERMS = (
     # What Typer says of arguments that it cannot take.
     "'{value}' is not one of {choices}.",
     "Argument {name} takes {n} values.",
+    "Got unexpected extra argument ({arguments})",
     "Got unexpected extra argument(s) ({arguments})",
+    "Got unexpected extra arguments ({arguments})",
     "Input should be a valid integer, unable to parse string as an integer",
     "Input should be a valid number, unable to parse string as a number",
     "Input should be greater than or equal to {n}",
