@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -170,3 +171,14 @@ def test_sums_that_no_images_have_are_told_apart(form: str, tiny_federation: Mak
     assert not algorithm.is_possible({**sums, "cross": cross}, 120)
     cross[0, 0] = 4095 * 120 + 1
     assert not algorithm.is_possible({**sums, "cross": cross}, 120)
+
+
+@pytest.mark.parametrize("form", ["ridge", "ncm"])
+def test_features_that_are_no_numbers_end_the_round_where_nothing_bounds_them(
+    form: str, tiny_federation: Make
+) -> None:
+    of = tiny_federation(rounds=ROUND, algorithm={"name": form})
+    assert not of.program.algorithm.remembers  # so masks are all that a contract asks for
+    of.initial[0] = math.nan
+    with pytest.raises(SiteError, match="features that are not finite"):
+        federations.learn(of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,9 @@ def finished(folder: Path, of: Federation) -> tuple[dict[str, str], Tensor]:
     folder.mkdir()
     store.write_program(of.program, Speed())
     store.save_checkpoint(trained.checkpoint)
+    data = of.dataset
+    facts = {"preprocess": asdict(data.preprocess), "classes": list(data.classes)}
+    store.write_json("run.json", facts)
     path = folder / "checkpoint.safetensors"
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     return {"earlier": str(path), "earlier_sha256": sha256}, trained.vector
@@ -83,6 +86,7 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
     assert refused({"earlier_sha256": None}) == ["algorithm.earlier_sha256"]
     assert refused({"earlier": str(tmp_path)})[0] == "algorithm.earlier"
     assert refused({"earlier": None}) == ["algorithm.earlier"]
+    assert refused({"change": "leave"}) == ["algorithm.change"]
     other = opened((0,), {**form, **known, "earlier_sha256": "0" * 64})
     with pytest.raises(ModelError, match="SHA-256"):
         federations.learn(other)
@@ -91,8 +95,23 @@ def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path) -> None:
         federations.learn(narrow)
 
 
+def test_images_that_are_prepared_in_another_way_do_not_join(tmp_path: Path) -> None:
+    form = FORMS["ncm"]
+    known, _ = finished(tmp_path / "first", opened((0, 1, 3), form))
+    program = opened((2,), {**form, **known}).program
+    dataset = program.data.open()
+    assert program.algorithm.check_data(dataset) == []
+    darker = replace(dataset, preprocess=replace(dataset.preprocess, mean=(0.4,)))
+    (problem,) = program.algorithm.check_data(darker)
+    assert "another mean: [0.286], not [0.4]" in problem.cause
+    turned = replace(dataset, classes=dataset.classes[::-1])
+    (problem,) = program.algorithm.check_data(turned)
+    assert problem.where == "data.classes"
+
+
 def test_masked_sums_are_over_three_sites_at_least() -> None:
-    """So two sums that are published differ by three sites or more, or single sums were seen."""
+    """So a sum that others are added to differs from the new one by three sites or more. None is
+    taken away where sums were masked: it is what stays that may be of one site."""
     secure, split = {"name": "secagg"}, {"sites": 2}
     problems = federations.program(secure=secure, split=split, rounds={"rounds": 1}).check()
     assert [problem.where for problem in problems] == ["secure"]

@@ -27,13 +27,18 @@ from fedsight.algorithms.ncm import NearestClassMean
 from fedsight.algorithms.ridge import Ridge
 from fedsight.client.step import Client
 from fedsight.core.errors import ConfigError
+from fedsight.core.rng import generator
 from fedsight.core.types import Batch, Order
 from fedsight.data.base import ArrayImages
 from fedsight.governance.charges import charge
 from fedsight.models.base import Network
 from fedsight.models.zoo.small_cnn import SmallCNN
 from fedsight.privacy.accounting import spent
+from fedsight.privacy.base import Plan
 from fedsight.privacy.event import gaussian
+from fedsight.privacy.mechanisms import example
+from fedsight.privacy.mechanisms.example import FINEST, TAIL, Example
+from fedsight.privacy.noise import fresh
 from fedsight.program.federation import Federation, federate
 
 Sums = Mapping[str, Tensor]
@@ -153,6 +158,41 @@ def test_a_site_sends_its_sums_with_the_noise_that_it_is_charged_for() -> None:
     assert charge(of.program.privacy, of.plan, 40) == (gaussian(2.5).table(), 1)
     one = spent([(gaussian(2.5), 1)], 1e-5)
     assert of.program.privacy.spent(of.plan, 1) == pytest.approx(one)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("bits", [12, 16])
+def test_noise_beyond_its_last_digits_tells_those_of_the_sums(
+    bits: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program asks for so much noise that the ledger counts it as nothing spent. A float64 that
+    large is a multiple of 2, 4, ...; from 2^63 on, it is no int64 at all."""
+    form, values = Ridge(clip=1.0, bits=bits), {}
+    plan = Plan(1, None, 1, units=tuple(form.units.items()))
+    for part in form.units:
+        values[part] = torch.randint(0, 200, (4000,), generator=generator(0, part))
+
+    def released(noise_multiplier: float) -> Iterator[Tensor]:
+        sent = Example(noise_multiplier=noise_multiplier).release(
+            values, {}, plan, "a", lambda *_, values=(): fresh()
+        )
+        yield from (sent[part] % 8 == values[part] % 8 for part in ("squares", "products"))
+
+    large = 1e9 if bits == 12 else 1e8
+    with pytest.raises(ConfigError, match="too coarse"):
+        next(released(large))
+    most = FINEST / TAIL / max(form.units.values()) / 1.001
+    assert all(abs(float(one.double().mean()) - 1 / 8) < 0.03 for one in released(most))
+    monkeypatch.setattr(example, "FINEST", math.inf)
+    assert all(float(one.double().mean()) > 0.25 for one in released(large))
+
+
+def test_a_site_refuses_such_noise_before_it_computes_anything() -> None:
+    with pytest.raises(ConfigError, match="too coarse"):
+        private(1e9)
+    of = private(2.5)
+    loud = replace(of.program, privacy=Example(noise_multiplier=1e9))
+    with pytest.raises(ConfigError, match="too coarse"):
+        Client(replace(of, program=loud))
 
 
 def test_a_site_that_says_nothing_sends_noise_of_the_same_strength() -> None:

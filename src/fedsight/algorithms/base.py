@@ -20,6 +20,7 @@ from fedsight.core.types import Batch, Memory, PartSpecs, Payload
 from fedsight.models.base import Network
 
 if TYPE_CHECKING:
+    from fedsight.data.base import Dataset
     from fedsight.program.program import Program
 
 State = dict[str, Tensor]
@@ -151,6 +152,10 @@ class Algorithm(Settings):
 
     def check(self, program: Program) -> list[Problem]:
         """Combinations with the rest of the program that the paper does not cover."""
+        return []
+
+    def check_data(self, dataset: Dataset) -> list[Problem]:
+        """What is wrong with the opened data."""
         return []
 
     @property

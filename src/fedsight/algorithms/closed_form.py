@@ -15,7 +15,7 @@ from pydantic import Field, PrivateAttr
 from torch import Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Mean, Phase
-from fedsight.algorithms.earlier import Change, changed, problems
+from fedsight.algorithms.earlier import Change, changed, data_problems, problems
 from fedsight.core.errors import Problem, SiteError
 from fedsight.core.layout import Kind
 from fedsight.core.rng import generator
@@ -25,6 +25,7 @@ from fedsight.models.base import Network
 from fedsight.models.features import features
 
 if TYPE_CHECKING:
+    from fedsight.data.base import Dataset
     from fedsight.program.program import Program
 
 CERTAIN = 0.99  # the probability that an output of 1 stands for
@@ -75,6 +76,15 @@ class ClosedForm(Algorithm):
         return {}, {}
 
     @property
+    def remembers(self) -> bool:
+        """Sites keep nothing."""
+        return False
+
+    def check_data(self, dataset: Dataset) -> list[Problem]:
+        """Images that are prepared in another way than those of the earlier run."""
+        return list(data_problems(self, dataset))
+
+    @property
     def closing(self) -> Algorithm:
         """The same sums, of features that training has changed."""
         found = self.model_copy(update={"earlier": None, "earlier_sha256": None})
@@ -92,11 +102,19 @@ class ClosedForm(Algorithm):
         return 1 << self.bits if self.clip else (1 << self.bits) - 1
 
     def levels(self, network: Network, batches: Iterable[Batch]) -> Iterator[tuple[Tensor, Tensor]]:
-        """The features as whole numbers, float64 [b, d], and the targets [b]."""
+        """The features as whole numbers, float64 [b, d], and the targets [b].
+
+        Raises SiteError for features that are not finite, unless `clip` makes them zeros.
+        """
         step = (self.high - self.low) / self.top
         for x, y in features(network, batches):
             if self.clip:
                 yield shortened(x, self.clip, self.top), y
+            elif not bool(x.isfinite().all()):
+                raise SiteError(
+                    "the network gives features that are not finite",
+                    "look at the images and at the weights of the network",
+                )
             else:
                 yield ((x.double().clamp(self.low, self.high) - self.low) / step).round(), y
 

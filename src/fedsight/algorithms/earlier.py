@@ -7,8 +7,10 @@ for bit; and so is the head.
 
 from __future__ import annotations
 
+import json
 import tomllib
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,6 +21,7 @@ from fedsight.models.weights import read_weights, unusable
 
 if TYPE_CHECKING:
     from fedsight.algorithms.closed_form import ClosedForm
+    from fedsight.data.base import Dataset
     from fedsight.program.program import Program
 
 Change = Literal["join", "leave"]
@@ -76,10 +79,37 @@ def problems(form: ClosedForm, program: Program) -> Iterator[Problem]:
         cause = "a checkpoint needs its SHA-256, so that the program says which it is"
         cure = f"run `sha256sum {path}` and write the result here"
         yield Problem("algorithm.earlier_sha256", cause, cure)
-    yield from _differences(_table(path.with_name("run.toml")), program)
+    yield from _differences(form, _table(path.with_name("run.toml")), program)
 
 
-def _differences(before: Mapping[str, Any], program: Program) -> Iterator[Problem]:
+def data_problems(form: ClosedForm, dataset: Dataset) -> Iterator[Problem]:
+    """What of the images would give other sums than the earlier run's: how they are prepared, and
+    their classes."""
+    if form.earlier is None:
+        return
+    facts = _facts(form.earlier.with_name("run.json"))
+    mine = json.loads(json.dumps(asdict(dataset.preprocess)))
+    theirs = facts.get("preprocess", {})
+    for key, value in mine.items():
+        was = theirs.get(key)
+        if was != value:
+            cause = f"images of the earlier run have another {key}: {was}, not {value}"
+            yield Problem("data", cause, "prepare them as its run.toml says")
+    if facts.get("classes") != list(dataset.classes):
+        cause = "the earlier run has other classes, or the same in another order"
+        yield Problem("data.classes", cause, "write those of its run.json, in that order")
+
+
+def _facts(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def _differences(
+    form: ClosedForm, before: Mapping[str, Any], program: Program
+) -> Iterator[Problem]:
     """Settings of the earlier run under which an image has other features, and lost masks."""
     now = program.table()
     algorithm = {k: v for k, v in now["algorithm"].items() if k not in _OWN}
@@ -93,7 +123,10 @@ def _differences(before: Mapping[str, Any], program: Program) -> Iterator[Proble
         cause = "the earlier run has another seed, and so another network"
         yield Problem("seed", cause, "write the one of its run.toml")
     masked = before.get("secure", {}).get("name", "none") == "secagg"
-    if masked and not program.secure.masks:
+    if masked and form.change == "leave":
+        cause = "the sums of the earlier run were masked, and what is left may be of a single site"
+        yield Problem("algorithm.change", cause, "run the sites that stay again, with masks")
+    elif masked and not program.secure.masks:
         cause = (
             "the sums of the earlier run were masked, and this one would show those of single sites"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
@@ -41,6 +42,8 @@ from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.program import isolation
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.program import Speed
+
+log = logging.getLogger(__name__)
 
 VALUE = 4  # bytes of a pixel value that is prepared
 
@@ -105,7 +108,8 @@ class Client(BoundModel):
         privacy = self.federation.program.privacy
         if isinstance(privacy, Example):
             of = self.federation
-            if problems := isolation.problems(of.program, of.dataset, self.network):
+            found = isolation.problems(of.program, of.dataset, self.network)
+            if problems := [*found, *privacy.problems(of.plan)]:
                 raise ConfigError(problems)  # a site does not take the coordinator's word for it
             if not of.plan.units:  # else there are no steps, and the sums are noised
                 return PrivateSteps(privacy, of.plan, self._hides)
@@ -382,7 +386,8 @@ class Client(BoundModel):
         """The algorithm's statistics of all images of a site.
 
         Where noise is to hide single images, each is computed by itself, so that no digit of it
-        depends on which others there are. One that fails counts nothing, and there is no error.
+        depends on which others there are. One that fails counts nothing, and there is no error; the
+        first reason is kept in this machine's log.
         """
         federation, algorithm = self.federation, self.federation.program.algorithm
         classes, every = len(federation.dataset.classes), torch.arange(images)
@@ -390,10 +395,15 @@ class Client(BoundModel):
             return algorithm.statistics(self.network, classes, map(read, every.split(CHUNK)))
         network, specs = replace(self.network, together=1), federation.integers.items()
         found = {part: torch.zeros(spec.shape, dtype=spec.dtype) for part, spec in specs}
+        failed = False
         for position in every.split(1):
-            with contextlib.suppress(Exception):
+            try:
                 one = algorithm.statistics(network, classes, [read(position)])
                 found = {part: value + one[part] for part, value in found.items()}
+            except Exception as error:
+                if not failed:
+                    log.warning("an image adds nothing to a round's sums", exc_info=error)
+                failed = True
         return found
 
     @contextlib.contextmanager

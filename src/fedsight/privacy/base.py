@@ -104,6 +104,10 @@ class Mechanism(Settings):
         """The integer parts with the bounds of what leaves a site after `release`."""
         return specs
 
+    def problems(self, plan: Plan) -> list[Problem]:
+        """What is wrong with the noise that this plan needs."""
+        return []
+
     def init(self) -> State:
         """The state before the first round."""
         return {}

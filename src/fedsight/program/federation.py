@@ -357,7 +357,7 @@ def federate(program: Program) -> Federation:
     if problems := lone_image.problems(program, dataset.preprocess, network, partition):
         raise ConfigError(problems)
     with _blamed(program.algorithm, FedSightError):
-        if problems := integer_problems(federation):
+        if problems := [*program.algorithm.check_data(dataset), *integer_problems(federation)]:
             raise ConfigError(problems)
     if program.rounds.compared and federation.validating is None:
         cause = "rounds are compared on validation images, and there are none"
@@ -375,7 +375,9 @@ def federate(program: Program) -> Federation:
 
 def integer_problems(federation: Federation) -> list[Problem]:
     """What is wrong with the integer parts that the program's algorithm declares."""
-    specs, terms, found = federation.integers, federation.terms, []
+    if found := federation.program.privacy.problems(federation.plan):
+        return found
+    specs, terms = federation.integers, federation.terms
     for part, spec in specs.items():
         if not isinstance(spec, PartSpec) or not spec.exact:
             cause = f"the integer part '{part}' is not described by a PartSpec of torch.int64"

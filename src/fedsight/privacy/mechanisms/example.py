@@ -12,6 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.types import PartSpecs, Payload, RoundSum
 from fedsight.privacy import event
 from fedsight.privacy.accounting import Events, spent
@@ -19,6 +20,10 @@ from fedsight.privacy.base import Plan, Protected, Released, State, mechanisms
 from fedsight.privacy.noise import MakeNoise
 from fedsight.privacy.sampling import Poisson
 
+# What noise on whole numbers may reach at most. A float64 of this size still has eight binary
+# digits after the point; one beyond 2^53 is a multiple of 2, 4, ..., and a whole number plus that
+# tells its own last digits.
+FINEST = 2.0**45
 TAIL = 9.0  # standard deviations that noise never reaches: 54 bits reach sqrt(2 x 54 log 2) = 8.65
 
 
@@ -75,15 +80,27 @@ class Example(Protected):
     ) -> Payload:
         """The sums of integers with noise of whole numbers; what was trained has noise already.
 
-        A whole number plus rounded noise is the noised number, rounded: nothing that rounding does
-        depends on the images otherwise than through it.
+        A whole number plus rounded noise is the noised number, rounded: what leaves depends on the
+        images only through it. (Halves are rounded up: to even numbers, coarse noise would be even
+        more often than odd.) Raises ConfigError as `problems` says.
         """
+        if problems := self.problems(plan):
+            raise ConfigError(problems)
         released, z = dict(payload), self.noise(plan) if plan.units else 0.0
         for part, unit in plan.units:
             values = payload[part]
             drawn = noise("sums", part, values=[values]).normal(len(values), z * unit)
-            released[part] = values + drawn.round().to(torch.int64)
+            released[part] = values + (drawn + 0.5).floor().to(torch.int64)
         return released
+
+    def problems(self, plan: Plan) -> list[Problem]:
+        """Noise that is too large to have all its digits."""
+        z = self.noise(plan) if plan.units else 0.0
+        if all(TAIL * z * unit <= FINEST for _, unit in plan.units):
+            return []
+        cause = f"noise of {z:g} times what one image changes is too coarse for whole numbers"
+        cure = "lower it, or algorithm.bits"
+        return [Problem("privacy.noise_multiplier", cause, cure)]
 
     def widened(self, specs: PartSpecs, plan: Plan) -> PartSpecs:
         """With room for the noise."""
@@ -91,7 +108,7 @@ class Example(Protected):
         for part, unit in plan.units:
             bound = found[part].bound
             if bound is not None:
-                room = math.ceil(TAIL * z * unit)
+                room = math.ceil(TAIL * z * unit) + 1
                 found[part] = replace(found[part], bound=bound + room)
         return found
 
