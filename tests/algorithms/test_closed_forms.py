@@ -179,6 +179,6 @@ def test_features_that_are_no_numbers_end_the_round_where_nothing_bounds_them(
 ) -> None:
     of = tiny_federation(rounds=ROUND, algorithm={"name": form})
     assert not of.program.algorithm.remembers  # so masks are all that a contract asks for
-    of.initial[0] = math.nan
+    of.initial[-1] = math.nan  # of a frozen layer
     with pytest.raises(SiteError, match="features that are not finite"):
         federations.learn(of)
