@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 import sys
 import threading
 from multiprocessing import Pipe
@@ -32,7 +33,9 @@ class SiteProcess:
         """Its answer; ConnectionError if it is gone."""
         try:
             with self._lock:
-                self._pipe.send((kind, header, body))
+                # Not `send`, whose buffer would be in the traceback when the pipe is broken: Python
+                # 3.12 and 3.13 fail when they collect such a buffer.
+                self._pipe.send_bytes(pickle.dumps((kind, header, body)))
                 return self._pipe.recv()  # type: ignore[no-any-return]
         except (EOFError, OSError):
             raise ConnectionError from None

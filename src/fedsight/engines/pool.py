@@ -95,10 +95,12 @@ class Pool:
 
     def send(self, worker: int, message: object, doing: str) -> None:
         """Send `message` to a worker; `doing` describes the work, for the error if it is dead."""
-        try:
+        with contextlib.suppress(BrokenPipeError):
             self._pipes[worker].send(message)
-        except BrokenPipeError:
-            raise self._death_error(worker, doing) from None
+            return
+        # Not in an `except`, whose traceback would stay with the new error: it has a view of the
+        # message, and that crashes Python 3.12 when it is collected as garbage.
+        raise self._death_error(worker, doing)
 
     def receive(self, worker: int, doing: str) -> Any:
         """Wait for the next message of one worker."""

@@ -132,7 +132,9 @@ def send(pipe: Connection, message: object) -> None:
     """Send a message through the pipe."""
     file = io.BytesIO()
     _Pickler(file, protocol=5).dump(message)
-    pipe.send_bytes(file.getbuffer())
+    # Not `getbuffer`: in the traceback of a broken pipe, such a view crashes Python 3.12 when it is
+    # collected as garbage.
+    pipe.send_bytes(file.getvalue())
 
 
 def receive(pipe: Connection) -> Any:
