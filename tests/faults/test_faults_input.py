@@ -207,7 +207,7 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
 ) -> None:
     """The images of one site turn to NaN in round 3; the sum never sees its update."""
     from fedsight.engines.in_process import InProcessEngine, LocalWorker
-    from fedsight.runs import lifecycle
+    from fedsight.runs import machines
 
     original = LocalWorker.train
 
@@ -221,7 +221,7 @@ def test_a_site_that_diverges_late_leaves_the_checkpoint_and_the_others(
 
     monkeypatch.setattr(LocalWorker, "train", train)
     monkeypatch.setattr(
-        lifecycle,
+        machines,
         "WorkerEngine",
         lambda federation, speed, memory: InProcessEngine(federation, memory, speed),
     )
