@@ -14,7 +14,9 @@ from report_pages import Page, page
 
 from fedsight.cli.report import report_command
 from fedsight.core.errors import StoreError
+from fedsight.report.mistakes import boxes
 from fedsight.report.page import build
+from fedsight.report.records import SampleRecord
 
 HOSTILE = '<script>alert("x")</script>&$\\frac{1}{0}$ 东京\x07'
 
@@ -496,3 +498,14 @@ def test_found_missed_and_false_boxes_are_drawn_and_counted(make_run):
     assert "1 missed: tree" in seen.text
     assert "1 false: shrub 34 %" in seen.text
     assert "4,000 × 2,625 pixels" in seen.text
+
+
+def test_objects_that_were_missed_are_named_once_for_each_class():
+    def missed(*labels: str) -> str:
+        marks = [{"kind": "missed", "label": one, "box": [0, 0, 1, 1]} for one in labels]
+        answer = {"truth": "", "predicted": "", "right": False}
+        sample = SampleRecord.model_validate({**answer, "marks": marks})
+        return str(boxes(sample)[0][1])
+
+    assert missed("tree", "tree", "tree") == "3 missed: tree"
+    assert missed("tree", "bush", "tree") == "3 missed: tree (2) and bush"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -80,12 +81,17 @@ def boxes(sample: SampleRecord) -> list[tuple[str, Words]]:
 
 
 def _names(marks: Sequence[MarkRecord]) -> Words:
+    """The detections with their scores; objects, which have none, by class and how often."""
+    often = Counter(mark.label for mark in marks if mark.score is None)
     names: list[Words] = [
-        mark.label if mark.score is None
-        else message("{name} {share}", name=mark.label, share=percent(mark.score, 0))
-        for mark in marks[:NAMED]
-    ]  # fmt: skip
-    return listed([*names, "…"] if len(marks) > NAMED else names)
+        name if n in (1, len(marks)) else f"{name} ({count(n)})" for name, n in often.items()
+    ]
+    names += [
+        message("{name} {share}", name=mark.label, share=percent(mark.score, 0))
+        for mark in marks
+        if mark.score is not None
+    ]
+    return listed([*names[:NAMED], "…"] if len(names) > NAMED else names)
 
 
 def picture_note(sample: SampleRecord) -> Words:
