@@ -39,8 +39,8 @@ class Local:
 
 @dataclass(frozen=True)
 class Mean:
-    """The result of a round: the weighted mean of each payload part, float64 [d], and the
-    unweighted sum of each integer part.
+    """The result of a round: the weighted mean of each payload part, float64 [d] (or [1]),
+    and the unweighted sum of each integer part.
 
     The server's step may change the parts in place but must not keep them: they are the largest
     vectors of a run, and the next round's sum reuses their memory.
@@ -67,6 +67,8 @@ class Algorithm(Settings):
     """Base: plain local SGD; the server adds the mean update (FedAvg without options)."""
 
     parts: ClassVar[tuple[str, ...]] = ("delta",)  # contents of a reply's payload
+    # its contents that are one number each: averaged like `parts`, but neither update nor encoded
+    scalars: ClassVar[tuple[str, ...]] = ()
     of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
 
     @property
@@ -115,7 +117,9 @@ class Algorithm(Settings):
     @property
     def bounds_images(self) -> bool:
         """Whether all that leaves a site are integers in which single images can be hidden."""
-        return self.counts and bool(self.units) and not (self.parts or self.phases(1))
+        return (
+            self.counts and bool(self.units) and not (self.parts or self.scalars or self.phases(1))
+        )
 
     @property
     def remembers(self) -> bool:
@@ -143,7 +147,10 @@ class Algorithm(Settings):
         return grad
 
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
-        """The payload to send after local training, and the memory that the site keeps."""
+        """The payload to send after local training, and the memory that the site keeps.
+
+        The payload has `parts` (float32 [d]) and `scalars` (float32 [1]).
+        """
         return {"delta": vector - local.start}, {}
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:

@@ -252,16 +252,18 @@ class Federation:
     def parts(self) -> dict[str, PartSpec]:
         """The parts of a payload: the update includes running statistics, the others do not.
 
-        Integer parts come last.
+        Scalars follow, without a codec. Integer parts come last.
         """
         program, layout = self.program, self.layout
         lengths = {
             part: layout.travelling.stop if part == "delta" else layout.shared.stop
             for part in program.algorithm.parts
-        } | dict(program.privacy.parts())
-        codec = program.codec
-        floats = {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
-        return floats | self.integers
+        }
+        codec, own = program.codec, program.privacy.parts()
+        vectors = {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
+        scalars = {part: PartSpec((1,)) for part in program.algorithm.scalars}
+        added = {part: PartSpec((length,), codec=codec) for part, length in own.items()}
+        return {**vectors, **scalars, **added, **self.integers}
 
     @cached_property
     def integers(self) -> dict[str, PartSpec]:

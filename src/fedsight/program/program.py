@@ -258,7 +258,7 @@ class Program:
     @property
     def parts(self) -> tuple[str, ...]:
         """The parts of a payload that are not of integers, in the order in which they are sent."""
-        return (*self.algorithm.parts, *self.privacy.parts())
+        return (*self.algorithm.parts, *self.algorithm.scalars, *self.privacy.parts())
 
     def layout(self, network: Network) -> Layout:
         """The layout of `network`, with the slices that algorithm and task keep at the sites."""

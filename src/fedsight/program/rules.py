@@ -98,6 +98,7 @@ KEPT = "running statistics kept at the site (FedBN)"
 PERSONAL = "a personal slice (FedBN, FedRep)"
 FROZEN = "a frozen slice"
 SEVERAL = "several vectors in a reply (SCAFFOLD)"
+SCALARS = "numbers besides the update (FedNova, FedExP)"
 WEIGHTING = "weighting by samples"
 COHORT = "a cohort"
 QUORUM = "a quorum"
@@ -119,6 +120,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     PERSONAL: lambda facts: facts.personal,
     FROZEN: lambda facts: facts.frozen,
     SEVERAL: lambda facts: len(facts.program.algorithm.parts) > 1,
+    SCALARS: lambda facts: bool(facts.program.algorithm.scalars),
     WEIGHTING: lambda facts: facts.program.rounds.weighting == "samples",
     COHORT: lambda facts: facts.program.rounds.cohort is not None,
     QUORUM: lambda facts: facts.program.rounds.quorum is not None,
@@ -170,6 +172,7 @@ _CLIPPED = (
     "choose another algorithm, or bound what one image changes, with algorithm.clip = 1 if it has "
     "that"
 )
+_UPDATES = "choose an algorithm that sends vectors only, for example feddyn, scaffold or fedprox"
 _SLICE = (
     "the slice of the model that stays at its site: it is trained without noise, and epsilon "
     "covers what travels"
@@ -255,6 +258,12 @@ def _client_rules(rules: _Rules) -> None:
     rules.stated(PERSONAL, _SLICE)
     rules.sound(SEVERAL, "All vectors are clipped jointly.")
     rules.refused(
+        SCALARS,
+        "a number that is no part of an update would use up the clip, and be shortened with it",
+        _UPDATES,
+        "algorithm.name",
+    )
+    rules.refused(
         WEIGHTING,
         "an update's weight would reveal how many images its site has, and let one site change the "
         "sum by more than the clip",
@@ -273,6 +282,7 @@ def _example_rules(rules: _Rules) -> None:
     rules.refused(KEPT, mixes, cure, "model.norm")
     rules.sound(PERSONAL, "The personal slice is trained by the same noised steps.")
     rules.sound(SEVERAL, "All vectors are computed from noised steps only.")
+    rules.sound(SCALARS, "They follow from noised steps, and from how many images a site has.")
     rules.stated(WEIGHTING, "how many images a site has, which is public")
     rules.stated(
         LABELS,
@@ -315,6 +325,12 @@ def secure_rules() -> list[Rule]:
     rules.sound(PERSONAL)
     rules.sound(FROZEN)
     rules.sound(SEVERAL, "Each vector has its own range.")
+    rules.refused(
+        SCALARS,
+        "masked values need a range, and that of such a number is not known",
+        _UPDATES,
+        "algorithm.name",
+    )
     rules.sound(WEIGHTING, "Weights are public, and capped.")
     rules.sound(COHORT, "The size of the cohort determines the bits per value.")
     rules.sound(QUORUM, "It is checked against the number of sites needed for unmasking.")

@@ -1,0 +1,297 @@
+"""FedDyn, FedNova and FedExP against their papers' equations, written a second time in NumPy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import federations
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+
+from fedsight.algorithms.base import Algorithm, Local, Mean, State
+from fedsight.algorithms.fedavg import FedAvg
+from fedsight.algorithms.feddyn import FedDyn
+from fedsight.algorithms.fedexp import FedExP
+from fedsight.algorithms.fednova import FedNova
+from fedsight.algorithms.scaffold import Scaffold
+from fedsight.client.memory import MemoryStore
+from fedsight.client.step import Client
+from fedsight.core.threads import one_thread
+from fedsight.core.types import Order
+from fedsight.engines.in_process import InProcessEngine
+from fedsight.privacy.base import split
+
+Vector = npt.NDArray[np.float64]
+
+
+@dataclass
+class Quadratics:
+    """Sites with losses (w - b)' A (w - b) / 2 of their own, weights and numbers of local steps."""
+
+    weights: Sequence[float]
+    steps: Sequence[int]
+    lr: float
+    curved: list[Vector] = field(default_factory=list)
+    wanted: list[Vector] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        draws = np.random.default_rng(4)
+        if not self.curved:
+            self.curved = [np.diag(draws.uniform(0.5, 2, 4)) for _ in self.weights]
+            self.wanted = [draws.normal(size=4) for _ in self.weights]
+
+    @property
+    def joint(self) -> Vector:
+        """Where the weighted mean of the losses is least."""
+        sides = list(zip(self.weights, self.curved, self.wanted, strict=True))
+        return np.linalg.solve(sum(w * a for w, a, _ in sides), sum(w * a @ b for w, a, b in sides))
+
+    def cohorts(self, rounds: int, size: int) -> list[list[int]]:
+        """Who takes part in each round."""
+        draws = np.random.default_rng(5)
+        return [list(draws.choice(len(self.weights), size, replace=False)) for _ in range(rounds)]
+
+    def learn(self, algorithm: Algorithm, cohorts: Sequence[Sequence[int]]) -> tuple[Vector, State]:
+        """What the algorithm makes of rounds with these cohorts."""
+        vector = torch.zeros(len(self.wanted[0]))
+        state, memories = algorithm.init(vector), [{} for _ in self.weights]
+        for round, cohort in enumerate(cohorts, start=1):
+            payloads, weight = [], sum(self.weights[site] for site in cohort)
+            for site in cohort:
+                y, shared = vector.double(), algorithm.shared(state)
+                at = Local(vector.double(), shared, memories[site], self.lr)
+                for _ in range(self.steps[site]):
+                    grad = torch.from_numpy(self.grad(site, y.numpy()))
+                    y = y - at.lr * algorithm.correct(grad, y, at)
+                    at.steps += 1
+                payload, memories[site] = algorithm.finish(y, at)
+                assert payload.keys() == {*algorithm.parts, *algorithm.scalars}
+                assert all(payload[name].shape == (1,) for name in algorithm.scalars)
+                payloads.append({k: v * self.weights[site] / weight for k, v in payload.items()})
+            parts = {name: sum(one[name] for one in payloads) for name in payloads[0]}
+            mean = Mean(parts, weight / sum(self.weights))
+            vector, state = algorithm.step(vector, state, mean, round)
+            assert vector.dtype == torch.float32
+        return vector.double().numpy(), state
+
+    def grad(self, site: int, w: Vector) -> Vector:
+        """The gradient of a site's loss."""
+        return self.curved[site] @ (w - self.wanted[site])
+
+    def walk(self, site: int, x: Vector) -> Vector:
+        """The update of a site's plain local steps, in NumPy."""
+        y = x.copy()
+        for _ in range(self.steps[site]):
+            y -= self.lr * self.grad(site, y)
+        return y - x
+
+
+UNEQUAL = Quadratics(weights=[45, 30, 10, 8, 1], steps=[9, 6, 2, 2, 1], lr=0.1)
+
+
+def of(cohort: Sequence[int]) -> list[tuple[int, float]]:
+    """The sites of a cohort and their shares p_i of its weight."""
+    weight = sum(UNEQUAL.weights[site] for site in cohort)
+    return [(site, UNEQUAL.weights[site] / weight) for site in cohort]
+
+
+def feddyn(cohorts: Sequence[Sequence[int]], alpha: float) -> Vector:
+    """Acar et al. 2021, Algorithm 1, with |P|/m as the weight that took part."""
+    x, h, known = np.zeros(4), np.zeros(4), [np.zeros(4) for _ in UNEQUAL.weights]
+    for cohort in cohorts:
+        ends = []
+        for site, p in of(cohort):
+            y = x.copy()
+            for _ in range(UNEQUAL.steps[site]):
+                y = y - UNEQUAL.lr * (UNEQUAL.grad(site, y) - known[site] + alpha * (y - x))
+            known[site] = known[site] - alpha * (y - x)
+            h = h - alpha * UNEQUAL.weights[site] / sum(UNEQUAL.weights) * (y - x)
+            ends.append(p * y)
+        x = sum(ends) - h / alpha
+    return x
+
+
+def fednova(cohorts: Sequence[Sequence[int]]) -> Vector:
+    """Wang et al. 2020: x - tau_eff sum p_i lr d_i, with tau_eff = sum p_i tau_i for plain SGD."""
+    x = np.zeros(4)
+    for cohort in cohorts:
+        tau = sum(p * UNEQUAL.steps[site] for site, p in of(cohort))
+        x = x + tau * sum(p * UNEQUAL.walk(s, x) / UNEQUAL.steps[s] for s, p in of(cohort))
+    return x
+
+
+def fedexp(cohorts: Sequence[Sequence[int]], epsilon: float) -> Vector:
+    """Jhunjhunwala et al. 2023, Algorithm 1, for weighted updates."""
+    x, rates = np.zeros(4), []
+    for cohort in cohorts:
+        deltas = [(p, UNEQUAL.walk(site, x)) for site, p in of(cohort)]
+        mean = sum(p * delta for p, delta in deltas)
+        rate = sum(p * delta @ delta for p, delta in deltas) / (2 * (mean @ mean + epsilon))
+        rates.append(max(1.0, rate))
+        x = x + rates[-1] * mean
+    assert min(rates) == 1.0
+    assert max(rates) > 1.5
+    return x
+
+
+ORACLES: dict[str, tuple[Algorithm, Callable[[Sequence[Sequence[int]]], Vector]]] = {
+    "feddyn": (FedDyn(alpha=0.3), lambda cohorts: feddyn(cohorts, 0.3)),
+    "fednova": (FedNova(), fednova),
+    "fedexp": (FedExP(epsilon=1e-4), lambda cohorts: fedexp(cohorts, 1e-4)),
+}
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_algorithm_follows_its_paper_with_some_of_unequal_sites_in_a_round(name: str) -> None:
+    algorithm, oracle = ORACLES[name]
+    cohorts = UNEQUAL.cohorts(12, 3)
+    found, _ = UNEQUAL.learn(algorithm, cohorts)
+    np.testing.assert_allclose(found, oracle(cohorts), atol=2e-6)
+
+
+@pytest.mark.parametrize("weights", [[1, 1], [5, 1]], ids=["equal", "unequal"])
+def test_scaffold_and_feddyn_reach_the_joint_optimum_of_two_curvatures_and_fedavg_does_not(
+    weights: list[float],
+) -> None:
+    sites = Quadratics(
+        weights=weights,
+        steps=[10, 10],
+        lr=0.1,
+        curved=[np.diag([1.0, 0.5]), np.diag([0.3, 3.0])],
+        wanted=[np.array([1.0, -1.0]), np.array([-1.0, 2.0])],
+    )
+    everyone = [[0, 1]] * 60
+    for algorithm in (Scaffold(), FedDyn(alpha=0.5)):
+        found, _ = sites.learn(algorithm, everyone)
+        np.testing.assert_allclose(found, sites.joint, atol=1e-3, err_msg=str(algorithm))
+    plain, _ = sites.learn(FedAvg(), everyone)
+    assert np.linalg.norm(plain - sites.joint) > 0.2
+
+
+def test_feddyn_reaches_the_joint_optimum_of_unequal_sites_with_three_of_five_in_a_round() -> None:
+    found, state = UNEQUAL.learn(FedDyn(alpha=1.0), UNEQUAL.cohorts(600, 3))
+    np.testing.assert_allclose(found, UNEQUAL.joint, atol=1e-4)
+    assert state["gradient"].norm() < 1e-3
+
+
+def test_what_feddyn_keeps_is_the_gradient_where_local_training_ended() -> None:
+    """The condition for a minimum of the regularised loss, which gives the paper's update."""
+    sites, algorithm = Quadratics(weights=[1], steps=[1], lr=0.1), FedDyn(alpha=0.4)
+    known = torch.tensor([0.3, -0.2, 0.1, 0.5]).double()
+    at = Local(torch.ones(4).double(), {}, {"gradient": known}, 0.1)
+    y = at.start
+    for _ in range(600):
+        grad = torch.from_numpy(sites.grad(0, y.numpy()))
+        y = y - 0.1 * algorithm.correct(grad, y, at)
+    _, kept = algorithm.finish(y, at)
+    np.testing.assert_allclose(kept["gradient"].numpy(), sites.grad(0, y.numpy()), atol=1e-9)
+
+
+def test_fednova_ends_at_the_weighted_optimum_where_fedavg_favours_those_with_more_steps() -> None:
+    """FedAvg's distance does not depend on the rate; what FedNova leaves vanishes with it."""
+    ends = {}
+    for lr in (0.02, 0.002):
+        sites = Quadratics(UNEQUAL.weights, UNEQUAL.steps, lr)
+        everyone = [list(range(5))] * int(40 / lr)
+        ends[lr] = [
+            float(np.linalg.norm(sites.learn(algorithm, everyone)[0] - sites.joint))
+            for algorithm in (FedNova(), FedAvg())
+        ]
+    (nova, plain), (finer, as_plain) = ends.values()
+    assert finer < 0.2 * nova
+    assert finer < 0.03 * as_plain
+    assert as_plain > 0.8 * plain
+
+
+# -- through the real loop -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("weighting", ["samples", "uniform"])
+def test_feddyns_server_holds_the_weighted_mean_of_what_sites_keep(
+    weighting: str, tmp_path: Path
+) -> None:
+    made = federations.federation(
+        split={"name": "dirichlet", "alpha": 0.3, "sites": 4},
+        algorithm={"name": "feddyn"},
+        rounds={"rounds": 5, "cohort": 2, "weighting": weighting},
+    )
+    sizes = np.array([made.size(site) for site in range(4)], float)
+    weights = sizes if weighting == "samples" else np.ones(4)
+    engine = InProcessEngine(made, tmp_path / "memory")
+    found = federations.learn(made, engine)
+    engine.close()
+    store = MemoryStore(tmp_path / "memory")
+    kept = [store.load(made.partition.name(site), 10**9).get("gradient") for site in range(4)]
+    known = [torch.zeros(()) if one is None else one for one in kept]
+    mean = sum(w * one.double() for w, one in zip(weights / weights.sum(), known, strict=True))
+    _, rest = split(found.checkpoint.state)
+    torch.testing.assert_close(rest["gradient"].double(), mean, atol=1e-6, rtol=0)
+    assert mean.norm() > 0.01
+
+
+@pytest.mark.parametrize("name", ["fednova", "fedexp"])
+def test_a_round_is_made_of_fedavgs_updates(name: str) -> None:
+    """Unequal sites, BatchNorm (whose statistics are averaged as ever), float16 updates."""
+    sections = {
+        "split": {"name": "quantity", "sites": 3, "alpha": 0.5, "min_samples": 8},
+        "model": {"norm": "batch"},
+        "train": {"epochs": 2, "lr": 0.05},
+        "rounds": {"rounds": 1},
+    }
+    plain = federations.federation(**sections)
+    client, layout = Client(plain), plain.layout
+    start, sizes = plain.initial[layout.travelling], [plain.size(site) for site in range(3)]
+    with one_thread():
+        deltas = torch.stack(
+            [client.step(Order(1, start), site, {}).payload["delta"].double() for site in range(3)]
+        )[:, layout.shared]
+    p = torch.tensor(sizes).double() / sum(sizes)
+    if name == "fednova":
+        lone = [-(-n // 16) - (n % 16 == 1) for n in sizes]  # a lone image joins the last batch
+        tau = 2 * torch.tensor(lone).double()
+        assert tau.max() > 2 * tau.min()
+        moved = (p * tau).sum() * (p / tau) @ deltas
+    else:
+        mean = p @ deltas
+        moved = (
+            max(1.0, float(p @ deltas.square().sum(1) / (2 * mean.square().sum() + 2e-3))) * mean
+        )
+    found = federations.learn(federations.federation(**sections, algorithm={"name": name})).vector
+    same = federations.learn(plain).vector
+    expected = start[layout.shared].double() + moved
+    torch.testing.assert_close(found[layout.shared].double(), expected, atol=2e-6, rtol=0)
+    assert torch.equal(found[layout.buffer], same[layout.buffer])
+    assert (found - same)[layout.shared].abs().max() > 1e-4
+
+
+def test_fednova_with_equal_steps_equals_fedavg() -> None:
+    plain, other = (
+        federations.learn(federations.federation(algorithm={"name": name})).vector
+        for name in ("fedavg", "fednova")
+    )
+    torch.testing.assert_close(other, plain, atol=1e-6, rtol=0)
+
+
+def test_fednova_refuses_optimisers_whose_way_has_another_length() -> None:
+    assert FedNova().check(federations.program(train={"clip": 1.0})) == []
+    found = FedNova().check(federations.program(train={"momentum": 0.9}))
+    assert [problem.where for problem in found] == ["train.momentum"]
+    found = FedNova().check(federations.program(train={"optimiser": "adamw"}))
+    assert [problem.where for problem in found] == ["train.optimiser"]
+
+
+def test_scalars_travel_without_a_codec_that_would_lose_small_ones() -> None:
+    made = federations.federation(
+        algorithm={"name": "fedexp"},
+        compression={"name": "float16"},
+        train={"lr": 1e-6},
+    )
+    reply = Client(made).step(Order(1, made.initial), 0, {})
+    delta = made.parts["delta"].decode(reply.payload["delta"]).double()
+    assert reply.payload["delta"].dtype == torch.uint8
+    assert 0 < float(reply.payload["square"]) < 2.0**-25
+    assert float(reply.payload["square"]) == pytest.approx(float(delta.square().sum()), rel=0.05)
