@@ -194,16 +194,16 @@ def test_what_feddyn_keeps_is_the_gradient_where_local_training_ended() -> None:
 def test_fednova_ends_at_the_weighted_optimum_where_fedavg_favours_those_with_more_steps() -> None:
     """FedAvg's distance does not depend on the rate; what FedNova leaves vanishes with it."""
     ends = {}
-    for lr in (0.02, 0.002):
+    for lr in (0.04, 0.004):
         sites = Quadratics(UNEQUAL.weights, UNEQUAL.steps, lr)
-        everyone = [list(range(5))] * int(40 / lr)
+        everyone = [list(range(5))] * int(4 / lr)
         ends[lr] = [
             float(np.linalg.norm(sites.learn(algorithm, everyone)[0] - sites.joint))
             for algorithm in (FedNova(), FedAvg())
         ]
     (nova, plain), (finer, as_plain) = ends.values()
     assert finer < 0.2 * nova
-    assert finer < 0.03 * as_plain
+    assert finer < 0.05 * as_plain
     assert as_plain > 0.8 * plain
 
 
@@ -235,31 +235,31 @@ def test_feddyns_server_holds_the_weighted_mean_of_what_sites_keep(
 
 @pytest.mark.parametrize("name", ["fednova", "fedexp"])
 def test_a_round_is_made_of_fedavgs_updates(name: str) -> None:
-    """Unequal sites, BatchNorm (whose statistics are averaged as ever), float16 updates."""
+    """Unequal sites, and BatchNorm, whose statistics are averaged as ever."""
     sections = {
-        "split": {"name": "quantity", "sites": 3, "alpha": 0.5, "min_samples": 8},
+        "split": {"name": "dirichlet", "sites": 6, "alpha": 0.1, "min_samples": 4},
         "model": {"norm": "batch"},
-        "train": {"epochs": 2, "lr": 0.05},
+        "train": {"epochs": 2, "batch": 4, "lr": 0.1},
         "rounds": {"rounds": 1},
     }
     plain = federations.federation(**sections)
     client, layout = Client(plain), plain.layout
-    start, sizes = plain.initial[layout.travelling], [plain.size(site) for site in range(3)]
+    start, sizes = plain.initial[layout.travelling], [plain.size(site) for site in range(6)]
     with one_thread():
         deltas = torch.stack(
-            [client.step(Order(1, start), site, {}).payload["delta"].double() for site in range(3)]
+            [client.step(Order(1, start), site, {}).payload["delta"].double() for site in range(6)]
         )[:, layout.shared]
     p = torch.tensor(sizes).double() / sum(sizes)
     if name == "fednova":
-        lone = [-(-n // 16) - (n % 16 == 1) for n in sizes]  # a lone image joins the last batch
+        lone = [-(-n // 4) - (n % 4 == 1) for n in sizes]  # a lone image joins the last batch
         tau = 2 * torch.tensor(lone).double()
         assert tau.max() > 2 * tau.min()
         moved = (p * tau).sum() * (p / tau) @ deltas
     else:
         mean = p @ deltas
-        moved = (
-            max(1.0, float(p @ deltas.square().sum(1) / (2 * mean.square().sum() + 2e-3))) * mean
-        )
+        rate = float(p @ deltas.square().sum(1) / (2 * mean.square().sum() + 2e-3))
+        assert rate > 1.1
+        moved = rate * mean
     found = federations.learn(federations.federation(**sections, algorithm={"name": name})).vector
     same = federations.learn(plain).vector
     expected = start[layout.shared].double() + moved
@@ -276,7 +276,7 @@ def test_fednova_with_equal_steps_equals_fedavg() -> None:
     torch.testing.assert_close(other, plain, atol=1e-6, rtol=0)
 
 
-def test_fednova_refuses_optimisers_whose_way_has_another_length() -> None:
+def test_fednova_refuses_optimisers_whose_path_has_another_length() -> None:
     assert FedNova().check(federations.program(train={"clip": 1.0})) == []
     found = FedNova().check(federations.program(train={"momentum": 0.9}))
     assert [problem.where for problem in found] == ["train.momentum"]

@@ -38,6 +38,7 @@ CASES: dict[str, dict[str, Any]] = {
     "fedadam": {"algorithm": {"name": "fedadam"}},
     "scaffold": {"algorithm": {"name": "scaffold"}},
     "scaffold, cohort": {"algorithm": {"name": "scaffold"}, "rounds": {"rounds": 4, "cohort": 2}},
+    "fednova, float16": {"algorithm": {"name": "fednova"}, "compression": {"name": "float16"}},
     "fedbn, BatchNorm": {"algorithm": {"name": "fedbn"}, **BATCH_NORM},
     "fedbn, cohort": {"algorithm": {"name": "fedbn"}, "rounds": {"rounds": 4, "cohort": 2}},
     "fedavg, BatchNorm": BATCH_NORM,

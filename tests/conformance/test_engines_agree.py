@@ -22,6 +22,12 @@ Make = Callable[..., Federation]
 CASES = {
     "fedavg": {"train": {"augment": ("flip", "shift"), "clip": 1.0, "momentum": 0.9}},
     "scaffold": {"algorithm": {"name": "scaffold"}, "rounds": {"rounds": 3, "cohort": 2}},
+    "feddyn": {"algorithm": {"name": "feddyn"}, "rounds": {"rounds": 3, "cohort": 2}},
+    "fednova, unequal": {
+        "algorithm": {"name": "fednova"},
+        "split": {"name": "quantity", "sites": 3, "min_samples": 8},
+    },
+    "fedexp": {"algorithm": {"name": "fedexp"}, "compression": {"name": "float16"}},
     "fedrep": {"algorithm": {"name": "fedrep"}, "rounds": {"rounds": 3, "cohort": 2}},
     "fedbn, shifted, BatchNorm, dropout": {
         "algorithm": {"name": "fedbn"},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @algorithms.add("fednova", paper="Wang et al. 2020, section 4")
 class FedNova(Algorithm):
-    """Local SGD; the mean of the sites' mean gradients, times the mean length of their way.
+    """Local SGD; the mean of the sites' mean gradients, times the mean length of their paths.
 
     Without it the federation minimises a mean of the losses in which a site's weight is multiplied
     by its number of steps. What is left of the drift vanishes with train.lr.
@@ -27,7 +27,7 @@ class FedNova(Algorithm):
     server_lr: float = Field(1.0, gt=0)
 
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
-        """The length of the way tau_i lr (steps times their mean rate), and (w - x) / length.
+        """The length of the path, tau_i lr (steps times their mean rate), and (w - x) / length.
 
         The latter is the paper's -d_i, the mean of the tau_i local gradients.
         """
@@ -43,7 +43,7 @@ class FedNova(Algorithm):
         return (vector.double() + length * mean.parts["delta"]).float(), state
 
     def check(self, program: Program) -> list[Problem]:
-        """The length of the way is known of plain SGD only."""
+        """The length of a path is known for plain SGD only."""
         train = program.train
         causes = {
             "train.optimiser": train.optimiser != "sgd",
