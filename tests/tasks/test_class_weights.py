@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import federations
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -142,6 +143,8 @@ def test_a_loss_of_ones_own_mixes_only_if_it_says_so() -> None:
     [
         (Own(class_weights="site"), "task.class_weights", "loss of its own"),
         (Own(label_smoothing=0.1), "task.label_smoothing", "loss of its own"),
+        (Own(calibration=1.0), "task.calibration", "loss of its own"),
+        (Classification(calibration=1.0, label_smoothing=0.1), "task.calibration", "smoothing"),
         (Classification(class_weights="federation"), "task.class_weights", "does not know"),
         (Ordinal(class_weights="federation"), "task.class_weights", "does not know"),
     ],
@@ -150,6 +153,42 @@ def test_what_would_be_ignored_is_refused(task: Task, where: str, cause: str) ->
     (problem,) = task.check_settings()
     assert problem.where == where
     assert cause in problem.cause
+
+
+COUNTED = torch.tensor([0, 0, 0, 0, 0, 0, 1, 1, 1, 3, 3, 3])  # none of class 2
+
+
+def test_calibrated_loss_is_that_of_fedlc() -> None:
+    """Zhang et al. 2022: -log of e^(f_y - tau n_y^-1/4) over the sum of these for all classes."""
+    task = Classification(calibration=0.7)
+    assert task.counts_labels
+    own = task.at(COUNTED, 4)
+    assert not own.counts_labels
+    scores = MODEL(X).detach().double().numpy()
+    shifted = np.exp(scores - 0.7 * np.array([6.0, 3.0, 1e-8, 3.0]) ** -0.25)
+    expected = -np.log(shifted[np.arange(12), COUNTED.numpy()] / shifted.sum(1)).mean()
+    assert loss(own, COUNTED).item() == pytest.approx(expected, rel=1e-6)
+    weighted = Classification(calibration=0.7, class_weights="site").at(COUNTED, 4)
+    assert weighted.class_weights == class_weights.of_counts(COUNTED, 4)
+    assert loss(weighted, COUNTED).item() != pytest.approx(expected, rel=1e-3)
+
+
+def test_calibration_leaves_alone_what_a_site_has_no_image_of() -> None:
+    for task, touched in ((Classification(), True), (Classification(calibration=1.0), False)):
+        loss(task.at(COUNTED, 4), COUNTED).backward()
+        assert bool(MODEL.weight.grad[2].abs().max() > 1e-6) == touched
+        MODEL.zero_grad()
+
+
+def test_calibration_of_equal_counts_is_none_and_measures_nothing_else() -> None:
+    even = torch.arange(12) % 4
+    own = Classification(calibration=1.0).at(even, 4)
+    torch.testing.assert_close(loss(own, even), loss(Classification(), even))
+    rare, batch = Classification(calibration=1.0).at(COUNTED, 4), Batch(X, COUNTED)
+    with torch.no_grad():
+        found, plain = rare.measure(MODEL, batch, 4), Classification().measure(MODEL, batch, 4)
+        assert torch.equal(rare.predict(MODEL, X), Classification().predict(MODEL, X))
+    assert federations.same_sums([found], [plain])
 
 
 def test_there_is_a_weight_for_each_class() -> None:
@@ -161,6 +200,11 @@ def test_a_run_with_weights_from_the_sites_differs_from_one_without() -> None:
     split = {"name": "dirichlet", "alpha": 0.3, "sites": 3}
     shas = {
         federations.sha(federations.learn(federations.federation(split=split, task=task)).vector)
-        for task in ({}, {"class_weights": "site"}, {"class_weights": [1.0] * 9 + [4.0]})
+        for task in (
+            {},
+            {"class_weights": "site"},
+            {"class_weights": [1.0] * 9 + [4.0]},
+            {"calibration": 1.0},
+        )
     }
-    assert len(shas) == 3
+    assert len(shas) == 4

@@ -155,6 +155,7 @@ class ClosedForm(Algorithm):
         ignored = {
             "train.sampling": program.train.sampling != "shuffled",
             "task.class_weights": program.task.table().get("class_weights") is not None,
+            "task.calibration": bool(program.task.table().get("calibration")),
         }
         cause = f"every image counts once in the sums of {name}, so this would be without effect"
         found += [Problem(key, cause, "leave it out") for key, is_set in ignored.items() if is_set]

@@ -331,8 +331,9 @@ class Program:
         plain = {"groups": (), "augment": (), "warmup": 0, "schedule_by": "round"}
         trains = self.train.model_copy(update={**plain, "sampling": "shuffled", **train})
         task = self.task
-        if "class_weights" in type(task).model_fields:
-            task = task.model_copy(update={"class_weights": None})
+        even = {"class_weights": None, "calibration": 0.0}
+        known = type(task).model_fields
+        task = task.model_copy(update={k: v for k, v in even.items() if k in known})
         once = replace(self, algorithm=algorithm, start=None, finish=None, rounds=rounds)
         return replace(once, train=trains, task=task)
 

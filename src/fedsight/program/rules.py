@@ -110,7 +110,7 @@ BOUNDED = "integer statistics that one image changes little (closed forms with a
 LABELS = "a network prepared for the classes of a site (faces)"
 MIXED = "images mixed with one another (mixup, CutMix)"
 BALANCED = "balanced sampling"
-COUNTED = "class weights from a site's own counts"
+COUNTED = "class weights or margins from a site's own counts"
 
 FEATURES: dict[str, Callable[[Facts], bool]] = {
     PLAIN: lambda facts: not facts.program.secure.masks,
@@ -305,9 +305,10 @@ def _example_rules(rules: _Rules) -> None:
     )
     rules.refused(
         COUNTED,
-        "the weights follow from all of a site's labels, so one image changes the gradients of all "
-        "others, which no clip bounds",
-        "write one number for each class in task.class_weights, not from the sites' images",
+        "weights and margins follow from all of a site's labels, so one image changes the "
+        "gradients of all others, which no clip bounds",
+        "leave out task.calibration, and write one number for each class in task.class_weights, "
+        "not from the sites' images",
         "task.class_weights",
     )
 

@@ -1,4 +1,4 @@
-"""Weights of the classes in the training loss: given, or balanced by a site's own counts."""
+"""Weights and margins of the classes in the training loss, given or by a site's own counts."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedsight.core.errors import Problem
 
+NONE = 1e-8  # stands for a count of 0, where FedLC divides by it
 Weight = Annotated[float, Field(gt=0)]
 Weights = (
     Literal["site", "federation"] | Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)]
@@ -24,6 +25,17 @@ def of_counts(labels: Tensor, classes: int) -> tuple[float, ...]:
     counts = torch.bincount(labels, minlength=classes).tolist()
     present = sum(count > 0 for count in counts)
     return tuple(len(labels) / (present * count) if count else 1.0 for count in counts)
+
+
+def margins(labels: Tensor, classes: int, strength: float) -> tuple[float, ...]:
+    """strength n_c^(-1/4) for the class c with n_c of the images [n]; NONE^(-1/4) for the others.
+
+    Taken from the scores in the loss, they ask for more of a rare class, and classes without images
+    are hardly in it, so training does not push their scores down: the calibrated cross-entropy of
+    FedLC (Zhang et al. 2022).
+    """
+    counts = torch.bincount(labels, minlength=classes).tolist()
+    return tuple(strength * max(count, NONE) ** -0.25 for count in counts)
 
 
 def vector(weights: Weights | None, like: Tensor) -> Tensor | None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from pydantic import Field
+from pydantic import Field, PrivateAttr
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fedsight.core.errors import Problem
 from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.tasks.base import tasks
-from fedsight.tasks.class_weights import vector
+from fedsight.tasks.class_weights import margins, vector
 from fedsight.tasks.single_label import SingleLabel, confusion
 
 
@@ -27,14 +27,33 @@ class Classification(SingleLabel):
     stacks: ClassVar[bool] = True
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
+    # strength of the margins that rare classes of a site get in its training loss (FedLC); 0: none
+    calibration: float = Field(0.0, ge=0)
+    _margins: tuple[float, ...] = PrivateAttr(())
+
+    @property
+    def counts_labels(self) -> bool:
+        """Whether the loss follows from the site's own counts of classes."""
+        return super().counts_labels or (self.calibration > 0 and not self._margins)
+
+    def at(self, labels: Tensor, classes: int) -> Self:
+        """With the weights and margins that a site's class numbers [n] give, if they are to."""
+        task = super().at(labels, classes)
+        if not self.calibration:
+            return task
+        task = task.model_copy()
+        task._margins = margins(labels, classes, self.calibration)
+        return task
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy with label smoothing and class weights, mean over the batch.
+        """Cross-entropy with label smoothing, class weights and margins, mean over the batch.
 
         Not over the sum of the batch's weights: then an image would change what others weigh, and
         the only image of a batch would not be weighted at all.
         """
         logits, smoothing = model(batch.x), self.label_smoothing
+        if self._margins:
+            logits = logits.float() - torch.tensor(self._margins, device=logits.device)
         weights = vector(self.class_weights, logits)
         if weights is None:
             return F.cross_entropy(logits, batch.y, label_smoothing=smoothing)
@@ -53,6 +72,15 @@ class Classification(SingleLabel):
         if self.label_smoothing and not self.blends:
             cause = "the task has a loss of its own, which does not use it"
             problems.append(Problem("task.label_smoothing", cause, "leave it out"))
+        if self.calibration and not self.blends:
+            cause = "the task has a loss of its own, which does not use it"
+            problems.append(Problem("task.calibration", cause, "leave it out"))
+        elif self.calibration and self.label_smoothing:
+            cause = (
+                "label smoothing asks for some probability of every class, and calibration takes "
+                "classes that a site has no image of out of its loss"
+            )
+            problems.append(Problem("task.calibration", cause, "leave one of them out"))
         return problems
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:

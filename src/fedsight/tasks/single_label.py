@@ -90,7 +90,7 @@ class SingleLabel(Task):
 
     def at(self, labels: Tensor, classes: int) -> Self:
         """With the weights that a site's class numbers [n] give, if they are to."""
-        if not self.counts_labels:
+        if self.class_weights != "site":
             return self
         return self.model_copy(update={"class_weights": class_weights.of_counts(labels, classes)})
 
