@@ -18,7 +18,7 @@ class FedDyn(Algorithm):
     its loss's gradient where it last ended. Where all end at x, the mean of the g_k is zero.
     """
 
-    alpha: float = Field(0.1, gt=0)  # of the proximal term: the paper uses 0.001 to 0.1
+    alpha: float = Field(0.01, gt=0)  # of the proximal term: the paper uses 0.001 to 0.1
 
     def init(self, vector: Tensor) -> State:
         """The server's h, the weighted mean of all g_k: zero."""
