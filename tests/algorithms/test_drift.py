@@ -216,7 +216,7 @@ def test_feddyns_server_holds_the_weighted_mean_of_what_sites_keep(
 ) -> None:
     made = federations.federation(
         split={"name": "dirichlet", "alpha": 0.3, "sites": 4},
-        algorithm={"name": "feddyn"},
+        algorithm={"name": "feddyn", "alpha": 0.1},
         rounds={"rounds": 5, "cohort": 2, "weighting": weighting},
     )
     sizes = np.array([made.size(site) for site in range(4)], float)
