@@ -31,7 +31,7 @@ from fedsight.data.images.windowing import Reading
 from fedsight.program import config
 from fedsight.report import read as report
 
-DEEP = "[" * 3_000 + "]" * 3_000
+DEEP = "[" * 50_000 + "]" * 50_000  # Python 3.13 reads some thousands
 LONG = "1" * 5_000  # digits: Python converts 4,300 at most
 TOML = '[data]\nname = "folder"\npath = "images"\n'
 

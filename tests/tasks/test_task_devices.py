@@ -35,7 +35,7 @@ def test_a_batch_left_on_the_cpu_is_noticed(name: str) -> None:
     fake = devices.Fake()
     there = fake.module(module)
     here = Batch(fake.tensor(batch.x, "cpu"), fake.tensor(batch.y, "cpu"))
-    with fake.mode, pytest.raises(Exception, match="same device|two different devices"):
+    with fake.mode, pytest.raises(Exception, match=r"same device|two different devices"):
         task.loss(there, here)
 
 
