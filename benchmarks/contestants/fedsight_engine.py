@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-import time
 from pathlib import Path
 
+from stopwatch import Stopwatch
 from task import Job
 
 from fedsight.algorithms.base import algorithms
-from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan
 from fedsight.coordinator.store import RunStore
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
@@ -38,18 +37,6 @@ def program(job: Job) -> Program:
         train=Train(epochs=1, batch=job.batch, lr=job.lr),
         rounds=Rounds(rounds=rounds, cohort=job.cohort, evaluate_every=rounds),
     )
-
-
-class Stopwatch(Callback):
-    """The moments at which training began and each round ended."""
-
-    def __init__(self) -> None:
-        self.stamps: list[float] = []
-
-    def on(self, event: Event) -> None:
-        """The workers are about to start, or a round is in the history and the checkpoint."""
-        if isinstance(event, RunBegan | RoundEnded):
-            self.stamps.append(time.perf_counter())
 
 
 def main() -> None:

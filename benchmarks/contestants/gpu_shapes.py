@@ -21,11 +21,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from stopwatch import Stopwatch
 from torch import nn
 from torch.nn import functional as F
 
 from fedsight.algorithms.base import algorithms
-from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan
 from fedsight.coordinator.store import RunStore
 from fedsight.data.base import Dataset, Preprocess, Source, sources
 from fedsight.data.numbered import array_part
@@ -127,18 +127,6 @@ QUICK = {
     "femnist": Shape(1, 28, 62, 20, 20, 2, 10, 0.1, 2, CNN),
     "resnet": Shape(3, 64, 10, 2, 8, 2, 4, 0.01, 1, RESNET),
 }
-
-
-class Stopwatch(Callback):
-    """The moments at which training began and each round ended."""
-
-    def __init__(self) -> None:
-        self.stamps: list[float] = []
-
-    def on(self, event: Event) -> None:
-        """The workers are about to start, or a round is in the history and the checkpoint."""
-        if isinstance(event, RunBegan | RoundEnded):
-            self.stamps.append(time.perf_counter())
 
 
 def fedsight(shape: Shape, given: dict[str, Any]) -> dict[str, Any]:

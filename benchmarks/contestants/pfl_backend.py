@@ -4,56 +4,23 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 
 import numpy as np
 import torch
 from pfl.aggregate.simulate import SimulatedBackend
 from pfl.algorithm.base import NNAlgorithmParams
 from pfl.algorithm.federated_averaging import FederatedAveraging
-from pfl.callback.base import TrainingProcessCallback
 from pfl.data.dataset import Dataset
 from pfl.data.federated_dataset import FederatedDataset
 from pfl.data.pytorch import PyTorchTensorDataset
 from pfl.hyperparam import NNTrainHyperParams
-from pfl.metrics import Metrics, Weighted
 from pfl.model.pytorch import PyTorchModel
+from pfl_parts import Clock, Learner
 from task import Job
-from torch import Tensor, distributed, nn
-from torch.nn import functional as F
+from torch import distributed
 
 PROCESSES = int(os.environ.get("WORLD_SIZE", "1"))
 CORES = 2
-
-
-class Learner(nn.Module):
-    """The network with the two methods that pfl asks for."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def loss(self, x: Tensor, y: Tensor) -> Tensor:
-        """Mean over the batch."""
-        return F.cross_entropy(self.network(x), y)
-
-    def metrics(self, x: Tensor, y: Tensor) -> dict[str, Weighted]:
-        """pfl asks for them before and after local training of the very first round."""
-        return {"loss": Weighted(float(self.loss(x, y)) * len(y), len(y))}
-
-
-class Clock(TrainingProcessCallback):
-    """Notes when each round ends."""
-
-    def __init__(self) -> None:
-        self.stamps = [time.perf_counter()]
-
-    def after_central_iteration(
-        self, aggregate_metrics: Metrics, model: PyTorchModel, *, central_iteration: int
-    ) -> tuple[bool, Metrics]:
-        """Never stops the training."""
-        self.stamps.append(time.perf_counter())
-        return False, Metrics()
 
 
 def population(job: Job) -> FederatedDataset:

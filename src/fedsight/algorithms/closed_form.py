@@ -87,12 +87,12 @@ class ClosedForm(Algorithm):
     @property
     def closing(self) -> Algorithm:
         """The same sums, of features that training has changed."""
-        found = self.model_copy(update={"earlier": None, "earlier_sha256": None})
+        found = self.baseline
         found._trained = True
         return found
 
     @property
-    def baseline(self) -> Algorithm:
+    def baseline(self) -> ClosedForm:
         """The same sums, of other images."""
         return self.model_copy(update={"earlier": None, "earlier_sha256": None})
 

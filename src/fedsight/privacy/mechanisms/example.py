@@ -86,29 +86,33 @@ class Example(Protected):
         """
         if problems := self.problems(plan):
             raise ConfigError(problems)
-        released, z = dict(payload), self.noise(plan) if plan.units else 0.0
-        for part, unit in plan.units:
+        released = dict(payload)
+        for part, deviation in self._deviations(plan).items():
             values = payload[part]
-            drawn = noise("sums", part, values=[values]).normal(len(values), z * unit)
+            drawn = noise("sums", part, values=[values]).normal(len(values), deviation)
             released[part] = values + (drawn + 0.5).floor().to(torch.int64)
         return released
 
+    def _deviations(self, plan: Plan) -> dict[str, float]:
+        """The standard deviation of the noise on each sum of integers; none where sites train."""
+        return {part: self.noise(plan) * unit for part, unit in plan.units}
+
     def problems(self, plan: Plan) -> list[Problem]:
         """Noise that is too large to have all its digits."""
-        z = self.noise(plan) if plan.units else 0.0
-        if all(TAIL * z * unit <= FINEST for _, unit in plan.units):
+        if all(TAIL * deviation <= FINEST for deviation in self._deviations(plan).values()):
             return []
+        z = self.noise(plan)
         cause = f"noise of {z:g} times what one image changes is too coarse for whole numbers"
         cure = "lower it, or algorithm.bits"
         return [Problem("privacy.noise_multiplier", cause, cure)]
 
     def widened(self, specs: PartSpecs, plan: Plan) -> PartSpecs:
         """With room for the noise."""
-        found, z = dict(specs), self.noise(plan) if plan.units else 0.0
-        for part, unit in plan.units:
+        found = dict(specs)
+        for part, deviation in self._deviations(plan).items():
             bound = found[part].bound
             if bound is not None:
-                room = math.ceil(TAIL * z * unit) + 1
+                room = math.ceil(TAIL * deviation) + 1
                 found[part] = replace(found[part], bound=bound + room)
         return found
 
