@@ -8,6 +8,8 @@ but one, asked again, got their zeros, and the masked sum was the update of the 
 from __future__ import annotations
 
 import json
+import os
+import signal
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,17 +37,20 @@ def begin(
     chosen = lambda log: kinds.get(log.parent.name, attacked_site.InlineTrainer)(log)  # noqa: E731
     sites = masked_sites(attack, tmp_path, NAMES)
     monkeypatch.setattr(service, "Trainer", chosen)
-    training = {"epochs": 400, "lr": 5e-4}  # long enough to be interrupted
-    of = program(tmp_path / "images-a", secure={"name": "secagg"}, train=training)
+    of = program(tmp_path / "images-a", secure={"name": "secagg"})
     for site in sites:
         assert "error" not in site.join(of)
     return MaskedRound(sites, of, Order(1, known(of).initial)), of
 
 
 def interrupt(attacker: MaskedRound, numbers: Sequence[int]) -> None:
-    """Have sites begin to train, and ask for something else at once."""
+    """Have sites begin to train, and ask for something else before they are done.
+
+    Their trainers are stopped for as long, so that none is ever done too soon.
+    """
     for number in numbers:
         site, order = attacker.sites[number], attacker.order
+        os.kill(site.service._trainer._process.pid, signal.SIGSTOP)
         header = {
             "vector": site.send("vector", [order.vector]),
             **{"round": 1, "attempt": 1, "sites": 3, "accepted": 0, "durable": 0, "seconds": 0},
