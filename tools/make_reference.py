@@ -103,7 +103,9 @@ RUN_FILES = {
     "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "
     "were tested, some test images with the model's answers, overall figures with their 95 % "
     "intervals or `no_interval`, why there is none, and why sites released no figures",
-    "comparison.json": "after `compare`: each site alone, pooled, and federated",
+    "comparison.json": "after `compare`: each site alone, pooled, and federated, and the model "
+    "that each site got, with its figure",
+    "delivered/": "after `compare`: the model that each site chose, by name of the site",
     "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
     "rounds-K/": "after `resume --rounds`: the results of the first K rounds, a run folder to read",
     "report.html": "the report, a single self-contained file",
@@ -575,7 +577,8 @@ def _comments(cls: type) -> dict[str, str]:
 
 
 def _run_folder() -> Iterator[str]:
-    known = {"run.toml", "run.json", "memory/", f"{store.EARLIER}K/", *store.WRITTEN}
+    known = {"run.toml", "run.json", "memory/", "delivered/", f"{store.EARLIER}K/"}
+    known |= set(store.WRITTEN)
     if known != set(RUN_FILES):
         odd = sorted(known ^ set(RUN_FILES))
         raise SystemExit(

@@ -81,6 +81,11 @@ class RunStore:
         """The folder in which the local engines keep the sites' memories."""
         return self.folder / "memory"
 
+    @property
+    def delivered(self) -> Path:
+        """The folder of the models that sites chose."""
+        return self.folder / "delivered"
+
     def create(
         self, program: Program, speed: Speed, facts: Mapping[str, Any], force: bool = False
     ) -> None:
@@ -95,7 +100,7 @@ class RunStore:
         self.write_program(program, speed)
         for name in WRITTEN:
             (self.folder / name).unlink(missing_ok=True)
-        for folder in (self.memory, *self.earlier()):
+        for folder in (self.memory, self.delivered, *self.earlier()):
             shutil.rmtree(folder, ignore_errors=True)
         self.write_json("run.json", facts)
 

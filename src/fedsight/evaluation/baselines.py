@@ -16,6 +16,7 @@ from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
 from fedsight.core.types import Metrics
 from fedsight.engines.in_process import InProcessEngine
+from fedsight.evaluation.delivery.deliver import Delivered, SharedModel, deliver
 from fedsight.evaluation.evidence import Evidence, Witness
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program.budget import Budget
@@ -34,6 +35,7 @@ class TrainedBaseline:
     passes: float  # over its images, as they were counted
     evidence: Evidence | None  # what the figure of the job's own site rests on
     kept: int | None = None  # the round that was kept, where rounds are compared
+    delivered: Delivered | None = None  # what the site gets, if it has images to choose by
 
 
 class BaselineRound:
@@ -54,9 +56,9 @@ def _nothing(sums: list[Metrics]) -> dict[str, float]:
     return {}
 
 
-def work(setup: tuple[Federation, Speed, Budget], pipe: Connection) -> None:
+def work(setup: tuple[Federation, Speed, Budget, SharedModel | None], pipe: Connection) -> None:
     """Train the baselines that are requested, until the coordinator closes the pipe."""
-    federation, speed, budget = setup
+    federation, speed, budget, shared = setup
     torch.set_num_threads(speed.threads)
     federation.network  # noqa: B018 - built once, for all baselines
     while True:
@@ -65,7 +67,7 @@ def work(setup: tuple[Federation, Speed, Budget], pipe: Connection) -> None:
         baseline = federation.all_pooled(budget) if pooled else federation.alone(job, budget)
         session, engine_of = Session(baseline), partial(InProcessEngine, speed=speed)
         engine = engine_of(baseline)
-        found = None
+        found = delivered = None
         try:
             overall = _judged(baseline, job)
             begun = opened(session, engine_of, overall)
@@ -74,11 +76,13 @@ def work(setup: tuple[Federation, Speed, Budget], pipe: Connection) -> None:
             if not pooled:
                 client = engine.loaded(trained.travelling)
                 found = Witness(Evaluator(baseline), client).of(job)
+                if shared is not None:
+                    delivered = deliver(federation, job, shared, client, speed)
         finally:
             engine.close()
         passes = engine.seen / max(1, baseline.size(0))
         kept = trained.round if baseline.program.rounds.compared else None
-        pipe.send(TrainedBaseline(job, trained.sums, passes, found, kept))
+        pipe.send(TrainedBaseline(job, trained.sums, passes, found, kept, delivered))
 
 
 def _judged(baseline: Federation, job: int) -> Overall:

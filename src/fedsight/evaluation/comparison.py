@@ -12,9 +12,12 @@ from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
+from fedsight.core.types import Metrics
 from fedsight.engines.pool import Pool
 from fedsight.evaluation import shared
 from fedsight.evaluation.baselines import POOLED, BaselineRound, TrainedBaseline, work
+from fedsight.evaluation.delivery.base import ALONE, SHARED
+from fedsight.evaluation.delivery.deliver import SharedModel
 from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.program.budget import Budget, passes_by_site, planned, spent
@@ -22,6 +25,7 @@ from fedsight.program.federation import Federation, listed
 from fedsight.program.kept import keep
 from fedsight.program.program import Speed
 
+INNER = ("evidence", "delivered")  # of what is known of a baseline, what others are made of
 PARTIAL = (
     "comparison.partial.json"  # finished baselines; an interruption loses only those in progress
 )
@@ -39,11 +43,13 @@ def compare(
     store: RunStore,
     on_round: Callable[[], None],
     budget: Budget | None = None,
+    trained: Tensor | None = None,
 ) -> dict[str, Any]:
     """Train every listed site alone, and all pooled, in parallel on worker processes.
 
     Each baseline runs the same round loop, for the rounds and passes of `budget` (default: those
-    that were planned). `on_round` is called after each round of a baseline. Returns the figures as
+    that were planned). `on_round` is called after each round of a baseline. With the model that
+    the federation `trained` [size], each site chooses what it gets. Returns the figures as
     they appear in `comparison.json`, by job number as a string, with the evidence of sites alone.
     """
     budget = budget or planned(federation)
@@ -57,7 +63,8 @@ def compare(
     left = [job for job in jobs(federation) if str(job) not in done]
     workers = min(speed.processes, len(left))
     keep(federation, speed)
-    pool = Pool(work, [(federation, speed, budget)] * workers)
+    model = None if trained is None else SharedModel(trained, store.memory, store.delivered)
+    pool = Pool(work, [(federation, speed, budget, model)] * workers)
     try:
         for worker in range(workers):
             pool.send(worker, left.pop(0), "starting")
@@ -87,7 +94,8 @@ def _finished(store: RunStore) -> dict[str, Any]:
     done = store.read_json(PARTIAL)
     try:
         for entry in done.values():
-            _evidence(entry)
+            for told in (entry, entry.get("delivered") or {}):
+                _evidence(told)
             if not all(isinstance(entry[key], int | float | None) for key in ("score", "passes")):
                 raise ValueError("a figure is not a number")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -115,12 +123,16 @@ def comparison(
     passes = passes_by_site(federation, history)
     return {
         "alone": {
-            names(site): {k: v for k, v in done[str(site)].items() if k != "evidence"}
+            names(site): {k: v for k, v in done[str(site)].items() if k not in INNER}
             for site in sites
         },
         "sites": {
             names(site): compared(evaluator, site, mine, _evidence(done[str(site)]))
             for site, mine in (evidence or {}).items()
+        },
+        "delivered": {
+            names(site): delivered(evaluator, site, done[str(site)], federated, evidence or {})
+            for site in sites
         },
         "pooled": done[str(POOLED)],
         "federated": {
@@ -128,6 +140,51 @@ def comparison(
             "passes": spent(federation, history).passes,
             "passes_by_site": {names(site): passes[names(site)] for site in sites},
         },
+    }
+
+
+def delivered(
+    evaluator: Evaluator,
+    site: int,
+    done: Mapping[str, Any],
+    federated: Figures,
+    evidence: Mapping[int, Evidence | None],
+) -> dict[str, Any]:
+    """What `site` gets, its figure, and how that compares with the site's own model.
+
+    A site without images to choose by gets the federation's model.
+    """
+    known = done.get("delivered")
+    if known is None:
+        name = evaluator.federation.partition.name(site)
+        score = federated.by_site.get(name, {}).get("score")
+        found = compared(evaluator, site, evidence.get(site), _evidence(done))
+        return {"kind": SHARED, "held_out": 0, "score": score, **found}
+    found = compared(evaluator, site, _evidence(known), _evidence(done))
+    return {**{k: v for k, v in known.items() if k != "evidence"}, **found}
+
+
+def gains(comparison: Mapping[str, Any]) -> dict[str, Any]:
+    """What the summary says of who is better off: the number of `sites` compared and of
+    `sites_better`, the names of those that are worse off beyond chance, and by site the gain in
+    points and the kind of model that it got.
+
+    A site that got its own model owes the federation nothing, and does not count as better off.
+    """
+    given, alone = comparison["delivered"], comparison["alone"]
+    gain = {
+        name: None
+        if one["score"] is None or alone[name]["own_score"] is None
+        else 100 * (one["score"] - alone[name]["own_score"])
+        for name, one in given.items()
+    }
+    better = [name for name, points in gain.items() if (points or 0) > 0]
+    return {
+        "sites": sum(points is not None for points in gain.values()),
+        "sites_better": sum(given[name]["kind"] != ALONE for name in better),
+        "sites_worse": [name for name, one in given.items() if one["verdict"] == "worse"],
+        "gain_by_site": gain,
+        "delivered_by_site": {name: one["kind"] for name, one in given.items()},
     }
 
 
@@ -165,6 +222,11 @@ def _figures(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
     found = _scores(evaluator, trained) | {"passes": trained.passes}
     if trained.kept is not None:
         found["kept"] = trained.kept
+    if (given := trained.delivered) is not None:
+        own = _own(evaluator, trained.job, given.sums)
+        found["delivered"] = {**given.choice, "score": own.get("score")}
+        if given.evidence is not None:
+            found["delivered"]["evidence"] = given.evidence.plain()
     return found if trained.evidence is None else found | {"evidence": trained.evidence.plain()}
 
 
@@ -172,6 +234,12 @@ def _scores(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
     if trained.job == POOLED:
         return _single_model(evaluator.figures(trained.sums))
     figures = evaluator.figures(trained.sums, only=trained.job)
-    own = figures.by_site.get(evaluator.federation.partition.name(trained.job), {})
+    own = _own(evaluator, trained.job, trained.sums)
     overall = {key: None if isnan(value) else value for key, value in figures.overall.items()}
     return {**overall, "own_score": own.get("score")}
+
+
+def _own(evaluator: Evaluator, site: int, sums: Sequence[Metrics]) -> Mapping[str, float]:
+    """The figures of `site`; empty if it has no test image of its classes."""
+    name = evaluator.federation.partition.name(site)
+    return evaluator.figures(sums, only=site).by_site.get(name, {})

@@ -74,7 +74,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
         def ended() -> None:
             notify(run.callbacks, BaselineRoundEnded())
 
-        found = baselines.compare(federation, run.speed, store, ended, budget)
+        found = baselines.compare(federation, run.speed, store, ended, budget, trained.vector)
         _add_comparison(run, summary, figures, found, evidence)
     sites = spread(evaluator, figures, evidence)
     if sites.worst is not None:
@@ -166,6 +166,7 @@ def _add_comparison(
     measured = [score for score in alone.values() if score is not None]
     summary["alone_mean"] = sum(measured) / len(measured) if measured else None
     summary["alone_by_site"] = alone
+    summary |= baselines.gains(comparison)
 
 
 def _write_evaluation(

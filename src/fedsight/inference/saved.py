@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
 from fedsight.data.base import Preprocess, Source
+from fedsight.evaluation.delivery.deliver import delivered_path
 from fedsight.models.low_rank import merge
 from fedsight.tasks.base import Task
 
@@ -35,7 +36,7 @@ class Saved:
 
 
 def load(run: Path, site: str | None = None) -> Saved:
-    """The trained model of the run folder `run`; with `site`, that site's own.
+    """The trained model of the run folder `run`; with `site`, the one that this site got.
 
     Raises StoreError when the run is not finished, has no such site, or keeps a part of the model
     at the sites and none is named.
@@ -58,20 +59,19 @@ def load(run: Path, site: str | None = None) -> Saved:
     )
     network = program.adapter.adapt(network, program.model_seed)
     layout = program.layout(network)
-    try:
-        vector = layout.vector(load_file(path))
-    except (OSError, SafetensorError) as error:
-        raise StoreError(f"{path} is broken: {error}", "run it again") from error
-    if program.differs(network):
-        own = _personal(store, sites, program.rounds.rounds, site)
-        if own.shape != vector[layout.personal].shape:
-            cause = f"the memory of site '{site}' in {run} is not of this model"
-            raise StoreError(cause, "restore it from a copy, or run it again")
-        vector[layout.personal] = own
-    elif site is not None:
-        raise StoreError(
-            f"the sites of {run} share one model; '{site}' has none of its own", "leave out --site"
-        )
+    given = None if site is None else delivered_path(store.delivered, site)
+    if given is not None and given.is_file():
+        vector = layout.vector(_tensors(given))
+    else:
+        vector = layout.vector(_tensors(path))
+        if program.differs(network):
+            own = _personal(store, sites, program.rounds.rounds, site)
+            if own.shape != vector[layout.personal].shape:
+                cause = f"the memory of site '{site}' in {run} is not of this model"
+                raise StoreError(cause, "restore it from a copy, or run it again")
+            vector[layout.personal] = own
+        elif site is not None:
+            _require_shared(store, sites, site)
     if not bool(torch.isfinite(vector).all()):  # its answers would look like any others
         raise StoreError(f"{path} holds weights that are not finite", "run it again")
     layout.bind(network.module, vector)
@@ -85,6 +85,27 @@ def load(run: Path, site: str | None = None) -> Saved:
         program.model.table(),
         program.data,
     )
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise StoreError(f"{path} is broken: {error}", "run it again") from error
+
+
+def _require_shared(store: RunStore, sites: Sequence[str], site: str) -> None:
+    """StoreError unless the sites of the run chose models, of which this one got the shared one."""
+    if not store.delivered.is_dir():
+        raise StoreError(
+            f"the sites of {store.folder} share one model; '{site}' has none of its own",
+            "leave out --site",
+        )
+    if site not in sites:
+        raise StoreError(
+            f"{store.folder} has no model for site '{site}'",
+            f"sites of this run: {', '.join(sites[:10])}",
+        )
 
 
 def _personal(store: RunStore, names: list[str], rounds: int, site: str | None) -> Tensor:

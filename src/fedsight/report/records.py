@@ -381,10 +381,21 @@ class GainRecord(Record):
     verdict: str = ""
 
 
+class DeliveredRecord(GainRecord):
+    """The model that a site gets, chosen on `held_out` images of its own (0: not chosen), and its
+    figure; the interval is that of this figure minus the site's own model's."""
+
+    kind: str = ""
+    settings: dict[str, Figure] = Field(default_factory=dict)
+    held_out: Count = None
+    score: Figure = None
+
+
 class Comparison(Record):
-    """`comparison.json`: each site alone, federated, pooled."""
+    """`comparison.json`: each site alone, federated, pooled, and the model that each site gets."""
 
     alone: dict[str, Alone] = Field(default_factory=dict)
     sites: dict[str, GainRecord] = Field(default_factory=dict)
+    delivered: dict[str, DeliveredRecord] = Field(default_factory=dict)
     pooled: Together = Together()
     federated: Together = Together()

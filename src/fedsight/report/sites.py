@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fedsight.language.message import Text, message
 from fedsight.report.nouns import nouns
 from fedsight.report.read import Run
-from fedsight.report.records import GainRecord, SpreadRecord
+from fedsight.report.records import DeliveredRecord, GainRecord, SpreadRecord
 from fedsight.report.words import Words
 
 CHANCE = 0.05  # sites differ beyond chance if chance makes them so different less often than this
@@ -29,6 +29,11 @@ def measured_on(run: Run) -> Words:
 
 def by_what(run: Run) -> Words:
     """The same, as the beginning of a sentence about all sites."""
+    found = _by_what(run)
+    return message("{where} and the model that it chose", where=found) if chosen(run) else found
+
+
+def _by_what(run: Run) -> Words:
     many = nouns(run.modality).many
     found: dict[str, Text] = {
         "label mix": message("with each site’s own label mix"),
@@ -83,15 +88,21 @@ class SiteRow:
     spread: SpreadRecord | None = None
     balanced: float | None = None  # federated, averages over classes
     macro_f1: float | None = None
+    delivered: DeliveredRecord | None = None
+
+    @property
+    def reached(self) -> float | None:
+        """The figure of the model that the site gets: the one that it chose, or the shared one."""
+        return self.federated if self.delivered is None else self.delivered.score
 
     @property
     def gain(self) -> float | None:
-        """Federated minus alone, both measured for this site."""
-        if not known(self.federated) or not known(self.alone):
+        """That figure minus the own model's, both measured for this site."""
+        if not known(self.reached) or not known(self.alone):
             return None
-        assert self.federated is not None
+        assert self.reached is not None
         assert self.alone is not None
-        return self.federated - self.alone
+        return self.reached - self.alone
 
     @property
     def bounds(self) -> tuple[float, float] | None:
@@ -135,7 +146,9 @@ def site_rows(run: Run) -> list[SiteRow]:
     alone = comparison.alone if comparison is not None else {}
     pooled = comparison.pooled.by_site if comparison is not None else {}
     samples = {site.name: site.samples for site in run.facts.sites}
-    compared: Mapping[str, GainRecord] = comparison.sites if comparison is not None else {}
+    delivered = _chosen(run)
+    compared: dict[str, GainRecord] = dict(comparison.sites) if comparison is not None else {}
+    compared |= delivered
     spread: Mapping[str, SpreadRecord] = evaluation.sites if evaluation is not None else {}
     rows = [
         SiteRow(
@@ -149,12 +162,37 @@ def site_rows(run: Run) -> list[SiteRow]:
             spread.get(name),
             averages[name].balanced_accuracy if name in averages else None,
             averages[name].macro_f1 if name in averages else None,
+            delivered.get(name),
         )
         for name in dict.fromkeys([*samples, *federated, *alone, *pooled])
     ]
     if all(row.gain is None for row in rows):
         return rows
     return sorted(rows, key=lambda row: -math.inf if row.gain is None else row.gain, reverse=True)
+
+
+def chosen(run: Run) -> bool:
+    """Whether sites chose the model that they get."""
+    return bool(_chosen(run))
+
+
+def _chosen(run: Run) -> Mapping[str, DeliveredRecord]:
+    """What each site chose, of those that had images to choose by."""
+    given = {} if run.comparison is None else run.comparison.delivered
+    return {name: one for name, one in given.items() if one.held_out}
+
+
+def delivered_words(row: SiteRow) -> Words:
+    """Which model the site chose, in a few words; empty if it chose none."""
+    if row.delivered is None:
+        return ""
+    found: dict[str, Text] = {
+        "shared": message("the shared model"),
+        "corrected": message("the shared model, corrected for its label mix"),
+        "tuned": message("the shared model, tuned at the site"),
+        "alone": message("its own model"),
+    }
+    return found.get(row.delivered.kind, row.delivered.kind)
 
 
 def alike(run: Run, rows: Sequence[SiteRow]) -> float | None:

@@ -119,6 +119,8 @@ def _keep(store: RunStore, rounds: int) -> None:
             if (store.folder / name).is_file():
                 # A link stays a link: in a folder from elsewhere it may lead to a private file.
                 shutil.copy2(store.folder / name, partial / name, follow_symlinks=False)
+        if store.delivered.is_dir():
+            shutil.copytree(store.delivered, partial / store.delivered.name, symlinks=True)
         partial.rename(kept)
     except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)

@@ -1,0 +1,143 @@
+"""The choice of the model that a site gets, on images of its own that nobody trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fedsight.client.bound_model import CHUNK
+from fedsight.client.step import Client
+from fedsight.evaluation.delivery.base import Candidate, SiteModels, deliveries
+from fedsight.evaluation.evidence import weights
+from fedsight.evaluation.figures import Evaluator, Mix
+from fedsight.program.federation import Federation, SiteData
+
+LEAST = 20  # held-out images; with fewer, chance would choose
+# A model's scores are compared at the temperature that suits them best: how sure a model is of its
+# answers can be corrected afterwards, which of them are likelier cannot.
+TEMPERATURES = tuple(2.0**power for power in np.arange(-5, 5.01, 0.5))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A site's validation images, the label mix by which they count (None: all alike), and the
+    evaluator that makes figures of them."""
+
+    data: SiteData
+    mix: Mix | None
+    evaluator: Evaluator
+
+    @classmethod
+    def of(cls, federation: Federation, site: int) -> HeldOut | None:
+        """Those of `site` in the federation; None if it has fewer than LEAST."""
+        checked = federation.validating
+        if checked is None or federation.program.task.whole:
+            return None
+        evaluator = Evaluator(checked)
+        number = evaluator.view(site)
+        if number is None or len(checked.views[number].indices) < LEAST:
+            return None
+        return cls(checked.tested(checked.views[number]), evaluator.mix_of(site), evaluator)
+
+    def figure(self, client: Client) -> float:
+        """The task's headline figure of the model that `client` has loaded."""
+        return self.evaluator.score(client.measure_all(self.data), self.mix)
+
+    def loss(self, client: Client) -> float:
+        """How bad the loaded model is: lower is better, infinite where it cannot be told.
+
+        Where the task scores classes: the mean logarithmic loss at the best of TEMPERATURES, which
+        tells models apart with far fewer images than a share of right answers does. For other
+        tasks: one minus the headline figure.
+        """
+        if not client.federation.program.task.scored:
+            figure = self.figure(client)
+            return np.inf if np.isnan(figure) else 1.0 - figure
+        scores, labels = _scores(client, self.data), self.data.labels()
+        weight = torch.from_numpy(weights(labels.numpy(), self.mix))
+        if not weight.any():  # none shows a class of the site
+            return np.inf
+        losses = [
+            float(weight @ F.cross_entropy(scores / heat, labels, reduction="none"))
+            for heat in TEMPERATURES
+        ]
+        return min(losses) if np.isfinite(losses).all() else np.inf
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a site gets, and how each kind did on the held-out images: the best of each."""
+
+    taken: Candidate
+    images: int
+    losses: Mapping[str, float]
+    figures: Mapping[str, float]
+
+    def plain(self) -> dict[str, Any]:
+        """The choice as values for JSON."""
+        return {
+            "kind": self.taken.kind,
+            "settings": dict(self.taken.settings),
+            "held_out": self.images,
+            "by_kind": {
+                kind: {"loss": _known(loss), "figure": _known(self.figures[kind])}
+                for kind, loss in self.losses.items()
+            },
+        }
+
+
+def choose(at: SiteModels, held_out: HeldOut) -> Choice:
+    """The candidate with the lowest loss on the held-out images; of equal ones the one that is
+    nearest the shared model."""
+    best: dict[str, tuple[float, Candidate]] = {}
+    kinds = sorted(map(deliveries.get, deliveries.names()), key=lambda kind: kind.nearest)
+    for kind in kinds:
+        for candidate in kind().candidates(at):
+            loss = held_out.loss(at.load(candidate.vector))
+            if candidate.kind not in best or loss < best[candidate.kind][0]:
+                best[candidate.kind] = loss, candidate
+    taken = min(best.values(), key=lambda found: found[0])[1]
+    figures = {
+        kind: held_out.figure(at.load(candidate.vector)) for kind, (_, candidate) in best.items()
+    }
+    losses = {kind: loss for kind, (loss, _) in best.items()}
+    return Choice(taken, len(held_out.data), losses, figures)
+
+
+def offsets(federation: Federation, site: int) -> npt.NDArray[np.float64] | None:
+    """The logarithms [classes] of each class's share at `site` over its share in the federation.
+
+    Half an image is added to each count. Where privacy hides the counts of the others, all classes
+    count as equally frequent there. None if the task does not score classes.
+    """
+    program, dataset, partition = federation.program, federation.dataset, federation.partition
+    if not program.task.scored:
+        return None
+    classes = len(dataset.classes)
+    own = dataset.train.counts(classes, partition.indices(site)) + 0.5
+    if program.privacy.protects:
+        return np.asarray(np.log(own / own.mean()))
+    sites = [partition.indices(number) for number in range(len(partition))]
+    everybody = dataset.train.counts(classes, np.concatenate(sites)) + 0.5
+    return np.asarray(np.log(own / own.sum()) - np.log(everybody / everybody.sum()))
+
+
+def _scores(client: Client, data: SiteData) -> Tensor:
+    """Log-probabilities [n, classes] float64 of the images."""
+    task, found = client.federation.program.task, []
+    client.model.eval()
+    with client.inputs(data) as read, torch.inference_mode():
+        for positions in torch.arange(len(data)).split(CHUNK):
+            found.append(task.predict(client.model, read(positions).x).double().cpu())
+    return torch.cat(found).clamp_min(1e-12).log()
+
+
+def _known(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None

@@ -1,0 +1,94 @@
+"""Delivers a model to a site at the end of a run: chooses it, writes it, and measures it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from fedsight.client.memory import MemoryStore
+from fedsight.client.step import Client
+from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.threads import one_thread
+from fedsight.core.types import Metrics
+from fedsight.evaluation.delivery.base import SiteModels
+from fedsight.evaluation.delivery.choice import HeldOut, choose, offsets
+from fedsight.evaluation.evidence import Evidence, Witness
+from fedsight.evaluation.figures import Evaluator
+from fedsight.program.federation import Federation
+from fedsight.program.program import Speed
+
+LAST = 10**9  # a round after all of them
+
+
+@dataclass(frozen=True)
+class SharedModel:
+    """What the federation trained: the vector [size] of its layout, where the sites' memories are,
+    and the folder in which their models are written."""
+
+    vector: Tensor
+    memory: Path
+    folder: Path
+
+    def state(self, federation: Federation, site: str) -> dict[str, Tensor]:
+        """The shared model's tensors by name, with the site's own part if it has one."""
+        vector, layout = self.vector.clone(), federation.layout
+        own = MemoryStore(self.memory).load(site, LAST).get("personal")
+        if own is not None:
+            vector[layout.personal] = own
+        return layout.state_dict(vector)
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What a site got: the choice as values for JSON, the metric sums of its test view (those of
+    other views are empty), and what its figure rests on."""
+
+    choice: Mapping[str, Any]
+    sums: list[Metrics]
+    evidence: Evidence | None
+
+
+def deliver(
+    federation: Federation, site: int, shared: SharedModel, client: Client, speed: Speed
+) -> Delivered | None:
+    """Choose what `site` gets, and write it; None if the site has too few images to choose by.
+
+    `client` has the model that the site trained alone.
+    """
+    held_out = HeldOut.of(federation, site)
+    if held_out is None:
+        return None
+    name, layout, alone = federation.partition.name(site), client.layout, client.vector.cpu()
+    there, odds = shared.state(federation, name), offsets(federation, site)
+    ratios = None if odds is None else torch.from_numpy(odds).float()
+    at = SiteModels(client, speed, layout.vector(there), alone.clone(), ratios)
+    with one_thread():
+        choice = choose(at, held_out)
+        at.load(choice.taken.vector)
+        path = delivered_path(shared.folder, name)
+        make_folder(path.parent)
+        write_atomically(path, save(layout.state_dict(choice.taken.vector)))
+        evaluator = Evaluator(client.federation)
+        sums = _measured(evaluator, site, client)
+        return Delivered(choice.plain(), sums, Witness(evaluator, client).of(site))
+
+
+def delivered_path(folder: Path, site: str) -> Path:
+    """The file of a site's model in the folder of all of them (`RunStore.delivered`)."""
+    return folder / f"{quote(site, safe='')}.safetensors"
+
+
+def _measured(evaluator: Evaluator, site: int, client: Client) -> list[Metrics]:
+    """The sums of the view that the site's figure is measured on; the others are empty."""
+    federation, number = evaluator.federation, evaluator.view(site)
+    return [
+        client.measure_all(federation.tested(view)) if at == number else {}
+        for at, view in enumerate(federation.views)
+    ]
