@@ -381,6 +381,13 @@ class GainRecord(Record):
     verdict: str = ""
 
 
+class KindRecord(Record):
+    """The best model of a kind on a site's held-out images: its loss, and the task's figure."""
+
+    loss: Figure = None
+    figure: Figure = None
+
+
 class DeliveredRecord(GainRecord):
     """The model that a site gets, chosen on `held_out` images of its own (0: not chosen), and its
     figure; the interval is that of this figure minus the site's own model's."""
@@ -388,7 +395,12 @@ class DeliveredRecord(GainRecord):
     kind: str = ""
     settings: dict[str, Figure] = Field(default_factory=dict)
     held_out: Count = None
+    by_kind: dict[str, KindRecord] = Field(default_factory=dict)
     score: Figure = None
+
+    def held_out_figure(self, kind: str) -> float | None:
+        """The figure of the best model of `kind` on the held-out images."""
+        return self.by_kind[kind].figure if kind in self.by_kind else None
 
 
 class Comparison(Record):

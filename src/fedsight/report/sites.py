@@ -96,6 +96,17 @@ class SiteRow:
         return self.federated if self.delivered is None else self.delivered.score
 
     @property
+    def held_out_alone(self) -> float | None:
+        """The figure of the site's own model on its held-out images."""
+        return None if self.delivered is None else self.delivered.held_out_figure("alone")
+
+    @property
+    def held_out_reached(self) -> float | None:
+        """The figure there of the model that it chose by them."""
+        found = self.delivered
+        return None if found is None else found.held_out_figure(found.kind)
+
+    @property
     def gain(self) -> float | None:
         """That figure minus the own model's, both measured for this site."""
         if not known(self.reached) or not known(self.alone):
