@@ -149,8 +149,11 @@ def test_the_summary(capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
     assert "pooled" not in out
     assert "worst" not in out
     worst = {"name": "[ward] 3", "score": 0.5}
-    show_summary({**SUMMARY, "worst_site": worst, "pooled": 0.9, "alone_mean": 0.4}, "r")
+    compared = {"pooled": 0.9, "alone_mean": 0.4, "sites": 3, "sites_better": 2}
+    show_summary({**SUMMARY, "worst_site": worst, **compared, "sites_worse": ["[ward] 3"]}, "r")
     out = capsys.readouterr().out
+    assert "2 of 3 sites, with the model that they get, than alone" in out
+    assert "beyond chance: [ward] 3" in out
     assert "[ward] 3 with 50.00%" in out
     assert "90.00% (all data at one place)" in out
     assert "40.00% (mean of the sites)" in out

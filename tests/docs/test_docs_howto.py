@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from docpages import PAGES, blocks
 
+from fedsight.data.fetch.cache import fetch
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.program.config import parse
 
@@ -46,6 +47,8 @@ def test_a_config_in_a_guide_is_accepted(block: str, tmp_path: Path) -> None:
         sites = max(10, table.get("rounds", {}).get("cohort", 0))
         table = {**REST, "split": {"name": "iid", "sites": sites}, **table}
     program, speed = parse(table, base=tmp_path)
+    for name in program.needs():  # weights; a reader fetches them as the page says
+        fetch(name, print)
     problems = [*program.check(), *speed.check()]
     # The images are the reader's own; without them, the number of sites is not known. And this
     # machine's processor may lack what the page asks for.

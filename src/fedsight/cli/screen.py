@@ -61,7 +61,15 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
         pooled, alone = f"{summary['pooled']:.2%}", f"{summary['alone_mean']:.2%}"
         table.add_row(message("pooled"), message("{share} (all data at one place)", share=pooled))
         table.add_row(message("alone"), message("{share} (mean of the sites)", share=alone))
-        table.add_row(message("better off"), _better(summary))
+        better = message(
+            "{better} of {all} sites, with the model that they get, than alone",
+            better=summary["sites_better"],
+            all=summary["sites"],
+        )
+        table.add_row(message("better off"), better)
+        if worse := summary["sites_worse"]:
+            names = escape(", ".join(worse))
+            table.add_row(message("worse off"), message("beyond chance: {names}", names=names))
     if summary["worst_site"]:
         worst = summary["worst_site"]
         reached = share(worst["score"], summary.get("site_errors", {}).get(worst["name"]))
@@ -83,19 +91,6 @@ def show_summary(summary: Mapping[str, Any], folder: str) -> None:
     console.print(table)
     page = message("Report: {page}", page=f"{folder}/report.html")
     console.print(_plain(str(page)), soft_wrap=True)
-
-
-def _better(summary: Mapping[str, Any]) -> str:
-    """How many sites have more with the others than alone, and who has less beyond chance."""
-    found = message(
-        "{better} of {all} sites, with the model that they get, than alone",
-        better=summary["sites_better"],
-        all=summary["sites"],
-    )
-    if not summary["sites_worse"]:
-        return str(found)
-    names = escape(", ".join(summary["sites_worse"]))
-    return str(message("{found}; worse off beyond chance: {names}", found=found, names=names))
 
 
 def _interval(summary: Mapping[str, Any]) -> str:

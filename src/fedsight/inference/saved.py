@@ -94,17 +94,17 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise StoreError(f"{path} is broken: {error}", "run it again") from error
 
 
-def _require_shared(store: RunStore, sites: Sequence[str], site: str) -> None:
+def _require_shared(store: RunStore, names: Sequence[str], site: str) -> None:
     """StoreError unless the sites of the run chose models, of which this one got the shared one."""
     if not store.delivered.is_dir():
         raise StoreError(
             f"the sites of {store.folder} share one model; '{site}' has none of its own",
             "leave out --site",
         )
-    if site not in sites:
+    if site not in names:
         raise StoreError(
             f"{store.folder} has no model for site '{site}'",
-            f"sites of this run: {', '.join(sites[:10])}",
+            f"sites of this run: {', '.join(names[:10])}",
         )
 
 
