@@ -198,6 +198,14 @@ SUMMARY = {
     "pooled": "after `compare`: score of the model trained on all images in one place",
     "alone_mean": "after `compare`: mean of `alone_by_site` over the sites",
     "alone_by_site": "after `compare`: score of each site's own model on the same test images",
+    "sites": "after `compare`: how many sites the following compares",
+    "sites_better": "after `compare`: how many of them have more with the model that they got than "
+    "alone; a site that got its own model does not count",
+    "sites_worse": "after `compare`: the names of those that have less, beyond chance",
+    "gain_by_site": "after `compare`: figure of the model that a site got minus that of its own, "
+    "in points, on its own images or label mix",
+    "delivered_by_site": "after `compare`: which kind of model each site got (`shared`, "
+    "`corrected`, `tuned` or `alone`)",
 }
 
 MIXED_LIST = """\
