@@ -11,10 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cache
+from importlib import resources
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from statistics import median
@@ -189,6 +191,12 @@ def _commit() -> str:
 
     changed = "+" if git("status", "--porcelain") else ""
     return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
+
+
+def example(name: str) -> dict[str, Any]:
+    """A built-in example as a table."""
+    file = resources.files("fedsight.program") / "examples" / f"{name}.toml"
+    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -18,12 +18,10 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
-import tomllib
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, machine, print_table, write_json
+from common import RESULTS, example, machine, print_table, write_json
 
 import fedsight
 
@@ -36,12 +34,6 @@ SPLITS: dict[str, dict[str, Any]] = {
 GOAL = {"dirichlet-0.3": -1.5, "two-classes": -3.0}  # points to pooled fine-tuning
 WAYS = ("finetune", "pooled", "scratch")
 PREFIX = "blocks.6"  # what is before it is frozen, and runs once for each image
-
-
-def example(name: str) -> dict[str, Any]:
-    """A built-in example as a table."""
-    file = resources.files("fedsight.program") / "examples" / f"{name}.toml"
-    return tomllib.loads(file.read_text(encoding="utf-8"))
 
 
 def job(way: str, split: str, seed: int, quick: bool) -> dict[str, Any]:
