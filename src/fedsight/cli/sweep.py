@@ -1,4 +1,4 @@
-"""`fedsight sweep`: a grid of settings and seeds, several runs side by side, and a table at the end."""
+"""`fedsight sweep`: a grid of settings and seeds, several runs side by side, and then a table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fedsight.cli.plugin_files import PluginFiles
 from fedsight.cli.tables import PrintableTable, print_line, show
 from fedsight.cli.train import ConfigFile, ExampleOption, read_program
 from fedsight.language.english import from_english
-from fedsight.language.message import Text, message
+from fedsight.language.message import Text, message, plural
 from fedsight.report.words import NOTHING, duration, word
 
 if TYPE_CHECKING:
@@ -99,12 +99,13 @@ def sweep_command(
 
     def read(one: Configuration) -> tuple[Program, Speed]:
         changes = [f"{key}={value.text}" for key, value in one.chosen.items()]
-        return read_program(config, example, [*changes, *more], plugin)
+        program, speed = read_program(config, example, [*changes, *more], plugin)
+        if example is not None:
+            fetch_needed(program.needs())
+        return program, speed
 
     named = None if seeds is None else seeds_in(seeds)
     name, cells = cells_of(axes_of(sets or []), named, read)
-    if example is not None:
-        fetch_needed(sorted({need for cell in cells for need in cell.program.needs()}))
     folder = out or free_folder(Path("runs"), f"{name}-sweep")
     plan = SweepPlan(name, tuple(cells), folder)
     show_sweep(folder, start(plan, jobs, force), as_json)
@@ -161,13 +162,15 @@ def _show_tables(found: Mapping[str, Any]) -> None:
         if cells is not None:
             table.add_row(escape(one["label"]), *cells)
     show(table)
-    print_line(
-        message(
-            "Differences are in percentage points, taken within each seed; p is that of the paired "
-            "t test, adjusted for all {pairs} pairs of configurations (Holm).",
-            pairs=len(found["differences"]),
+    print_line(message("Differences are in percentage points, taken within each seed."))
+    if any(one["p"] is not None for one in found["differences"]):
+        print_line(
+            plural(
+                "p is that of the paired t test.",
+                "p is that of the paired t test, adjusted for {n} pairs of configurations (Holm).",
+                len(found["differences"]),
+            )
         )
-    )
 
 
 def _table(title: Text, *columns: Text) -> PrintableTable:

@@ -259,6 +259,9 @@ def resume_command(
         if rounds is not None or restart_schedule:
             cause = f"{run} is a sweep, not a run"
             raise ConfigError([Problem("--rounds", cause, "name one of the runs in it")])
+        if log:
+            cause, cure = "the runs of a sweep log to their folders only", "leave it out"
+            raise ConfigError([Problem("--log", cause, cure)])
         alone("resume")
         resume_sweep(run, workers, device)
         return

@@ -71,7 +71,7 @@ def deviation(values: Sequence[float]) -> float:
     return math.sqrt(squares / (len(values) - 1))
 
 
-def chance(values: Sequence[float]) -> float:
+def p_value(values: Sequence[float]) -> float:
     """The p value of a mean of zero, two-sided, from independent `values` that are about normal
     (Student 1908): of differences within pairs, the paired t test. NaN for fewer than two values.
     """

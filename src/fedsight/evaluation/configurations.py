@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from fedsight.core.intervals import chance, holm
+from fedsight.core.intervals import holm, p_value
 from fedsight.evaluation.spread import Repeat, difference_of, spread_of
 
 COSTS = ("bytes_up", "bytes_down", "seconds")
@@ -61,7 +61,7 @@ def differences(arms: Sequence[Arm]) -> list[dict[str, Any]]:
             continue
         values = {arm.label: {"values": [arm.scores[s] for s in common]} for arm in (one, other)}
         spread = difference_of(values, one.label, other.label)
-        tested = chance(spread.pop("values"))
+        tested = p_value(spread.pop("values"))
         found.append(
             {"first": one.label, "second": other.label, "seeds": common, **spread, "p": tested}
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import operator
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -136,8 +137,14 @@ def seeds_in(text: str) -> int | tuple[int, ...]:
 
 
 def distinct(seeds: Iterable[int]) -> tuple[int, ...]:
-    """The seeds; ConfigError if one of them is named twice."""
-    found = tuple(seeds)
+    """The seeds; ConfigError if one is named twice or not a whole number, or if there is none."""
+    try:
+        found = tuple(operator.index(seed) for seed in seeds)
+    except TypeError:
+        cause, cure = f"{seeds!r:.80} are not whole numbers", "write for example seeds=range(5)"
+        raise ConfigError([Problem("--seeds", cause, cure)]) from None
+    if not found:
+        raise ConfigError([Problem("--seeds", "there is no seed", "give one, or leave it out")])
     if twice := [str(seed) for seed, times in Counter(found).items() if times > 1]:
         cause = f"named twice: {', '.join(twice)}"
         raise ConfigError([Problem("--seeds", cause, "name each seed once")])
@@ -186,7 +193,9 @@ def _separated(key: str, text: str) -> list[str]:
             start = at + 1
     if len(awaited) > 1:
         cause = f"{text[start:].strip()} opens a bracket or quotes and does not close them"
-        cure = f"""add {awaited[-1]} at the end, and put the whole in single quotes: '{key}=["a"]'"""
+        cure = (
+            f"""add {awaited[-1]} at the end, and put the whole in single quotes: '{key}=["a"]'"""
+        )
         raise ConfigError([Problem(key, cause, cure)])
     return [*parts, text[start:]]
 

@@ -137,7 +137,7 @@ def _repeat(series: SeriesPlan, attend: Attend) -> dict[str, Any]:
     store, total, say = RunStore(series.folder), len(series.seeds), Screen().say
     for number, (seed, folder) in enumerate(zip(series.seeds, series.folders, strict=True), 1):
         program = replace(series.program, seed=seed)
-        _refuse_other(folder, program, series.command)
+        refuse_other(folder, program, series.command)
         if (folder / "summary.json").is_file():
             say(f"seed {seed} ({number} of {total}): finished before")
         else:
@@ -231,15 +231,15 @@ def _clear(series: SeriesPlan) -> None:
         (series.folder / name).unlink(missing_ok=True)
 
 
-def _refuse_other(folder: Path, program: Program, command: Command) -> None:
-    """StoreError for a run in the series that is not of its program."""
+def refuse_other(folder: Path, program: Program, command: Command) -> None:
+    """StoreError for a run in `folder` that is not of the program that belongs there."""
     if not (folder / "run.json").is_file():
         return
     facts = RunStore(folder).read_json("run.json")
     if (facts.get("fingerprint"), facts.get("command")) != (program.fingerprint, command):
         raise StoreError(
-            f"the run in {folder} is not of this series' program",
-            "move it elsewhere, then continue the series",
+            f"the run in {folder} is not of the program that belongs there",
+            "move it elsewhere, then give the command again: the one that is missing is trained",
         )
 
 

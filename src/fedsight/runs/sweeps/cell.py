@@ -39,9 +39,10 @@ class Setup:
 
 @dataclass(frozen=True)
 class Advanced:
-    """The run has so many rounds."""
+    """The run has so many rounds; `resumed`: it had them before."""
 
     round: int
+    resumed: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class _Teller(Callback):
     def on(self, event: Event) -> None:
         match event:
             case RunBegan():
-                self._pipe.send(Advanced(event.done))
+                self._pipe.send(Advanced(event.done, event.done > 0))
             case RoundEnded():
                 self._pipe.send(Advanced(event.line["round"]))
 

@@ -37,9 +37,9 @@ class Share:
 
         Raises ConfigError for fewer than one.
         """
-        if jobs is not None and jobs < 1:
-            cause = f"{jobs} runs at once would never end"
-            raise ConfigError([Problem("--jobs", cause, "give at least 1, or leave it out")])
+        if jobs is not None and (type(jobs) is not int or jobs < 1):
+            cause = f"expected a number of runs from 1, got {jobs!r}"
+            raise ConfigError([Problem("--jobs", cause, "leave it out, or correct it")])
         cores = len(os.sched_getaffinity(0))
         if jobs is None:
             busy = [(one.speed.workers or 1) * one.speed.threads for one in cells]

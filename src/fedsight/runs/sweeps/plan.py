@@ -15,7 +15,7 @@ from fedsight.core.errors import ConfigError, Problem, StoreError
 from fedsight.program import config
 from fedsight.program.grid import Axis, Configuration, configurations, distinct, refuse_many
 from fedsight.program.program import Program, Speed
-from fedsight.runs.series import require_seeded, seeds_of
+from fedsight.runs.series import refuse_other, require_seeded, seeds_of
 
 FILE = "sweep.json"  # the cells; once the sweep is finished, its figures
 REPORT = "report.html"
@@ -115,8 +115,10 @@ class SweepPlan:
 def _cell(
     entry: Mapping[str, Any], programs: Mapping[str, tuple[Mapping[str, str], Program, Speed]]
 ) -> Cell:
-    """A cell of `sweep.json`; ValueError if its program has been changed."""
+    """A cell of `sweep.json`; ValueError if its program or its place has been changed."""
     settings, program, speed = programs[entry["configuration"]]
+    if Path(entry["run"]).is_absolute() or ".." in Path(entry["run"]).parts:
+        raise ValueError(f"the run {entry['run']} is not in the sweep's folder")
     program = replace(program, seed=entry["seed"])
     if program.fingerprint != entry["fingerprint"]:
         raise ValueError(f"the program of {entry['run']} is not the one that was started")
@@ -163,6 +165,12 @@ def cells_of(
 
 def _seeds(program: Program, seeds: int | Iterable[int]) -> tuple[int, ...]:
     return seeds_of(program, seeds) if isinstance(seeds, int) else distinct(seeds)
+
+
+def refuse_others(plan: SweepPlan) -> None:
+    """StoreError for a run in a cell's folder that is not the cell's, for example an extended one."""
+    for cell in plan.cells:
+        refuse_other(plan.run(cell), cell.program, "run")
 
 
 def _cells(
@@ -225,7 +233,7 @@ class Problems:
             f"{problem.cause} (in {len(labels)} of {self.total} configurations of the grid: "
             f"{names})"
         )
-        return replace(problem, cause=cause)
+        return Problem(problem.where, cause, problem.cure)
 
 
 def require_place(plan: SweepPlan, force: bool) -> None:

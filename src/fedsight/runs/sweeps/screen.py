@@ -70,6 +70,8 @@ class SweepScreen:
         values: dict[str, object] = {"run": title(cell)}
         match news:
             case Advanced():
+                if news.resumed:
+                    self.say(message("{run}: resumed after round {n}", n=news.round, **values))
                 self._advance(cell, news.round)
             case Finished():
                 self._done += 1

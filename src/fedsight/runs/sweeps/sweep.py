@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from fedsight.coordinator.store import RunStore, without_none
 from fedsight.core.errors import ConfigError, FedSightError, Interrupted, Problem
 from fedsight.core.progress import progress
 from fedsight.data.base import Dataset
+from fedsight.language.message import Text
 from fedsight.program.federation import federate
 from fedsight.runs.functions import WHERE
 from fedsight.runs.phases import shown
@@ -25,6 +26,7 @@ from fedsight.runs.sweeps.plan import (
     SweepPlan,
     clear,
     is_sweep,
+    refuse_others,
     require_place,
 )
 from fedsight.runs.sweeps.screen import SweepScreen
@@ -44,12 +46,12 @@ def start(plan: SweepPlan, jobs: int | None = None, force: bool = False) -> dict
     with claimed(plan.folder):
         require_place(plan, force)
         share = Share.of(plan.missing, jobs)
-        _check_data([cell for cell in plan.cells if force or not _begun(plan, cell)])
+        notes = _check_data([cell for cell in plan.cells if force or not _begun(plan, cell)])
         if force and is_sweep(plan.folder):
             clear(SweepPlan.read(plan.folder))
             share = Share.of(plan.missing, jobs)
         RunStore(plan.folder).write_json(FILE, plan.plain())
-        return _go(plan, share)
+        return _go(plan, share, notes)
 
 
 def resume(
@@ -73,10 +75,13 @@ def _begun(plan: SweepPlan, cell: Cell) -> bool:
     return (plan.run(cell) / "run.json").is_file()
 
 
-def _go(plan: SweepPlan, share: Share) -> dict[str, Any]:
+def _go(plan: SweepPlan, share: Share, notes: Sequence[Text | str] = ()) -> dict[str, Any]:
+    refuse_others(plan)
     failures: dict[str, FedSightError] = {}
     try:
         with SweepScreen(plan, share) as screen:
+            for note in notes:
+                screen.say(note)
 
             def hear(cell: Cell, news: News) -> None:
                 if isinstance(news, FedSightError):
@@ -95,7 +100,7 @@ def _go(plan: SweepPlan, share: Share) -> dict[str, Any]:
     return store.read_json(FILE)
 
 
-def require_all(found: dict[str, Any], folder: Path) -> None:
+def require_all(found: Mapping[str, Any], folder: Path) -> None:
     """FedSightError if any cell of a sweep that has ended failed."""
     failed = found["failed"]
     if failed:
@@ -107,9 +112,11 @@ def require_all(found: dict[str, Any], folder: Path) -> None:
         )
 
 
-def _check_data(cells: Sequence[Cell]) -> None:
-    """Open the data, divide them and build the network of every cell; raises ConfigError with all
-    problems, or the error itself if it is one and the same for all cells."""
+def _check_data(cells: Sequence[Cell]) -> list[Text | str]:
+    """Open the data, divide them and build the network of every cell; returns what is to be said of
+    data and networks. Raises ConfigError with all problems, or the error itself if it is one and
+    the same for all cells."""
+    notes: dict[str, Text | str] = {}
     found = Problems(len({cell.label for cell in cells}))
     errors: list[FedSightError] = []
     opened: tuple[str, Dataset] | None = None
@@ -123,6 +130,8 @@ def _check_data(cells: Sequence[Cell]) -> None:
                 federation = federate(cell.program, known)
                 opened = (data, federation.dataset)
                 Protection(federation).facts()
+                said = (*federation.dataset.said, *federation.network.notes)
+                notes |= {str(note): note for note in said}
             except ConfigError as error:
                 found.add(cell.label, error.problems)
             except FedSightError as error:
@@ -133,3 +142,4 @@ def _check_data(cells: Sequence[Cell]) -> None:
     if errors and len(errors) == len(cells) and len({str(error) for error in errors}) == 1:
         raise errors[0]
     found.raise_any()
+    return list(notes.values())
