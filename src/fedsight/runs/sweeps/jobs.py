@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import cast
 
-from fedsight.core.devices import find_device
 from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.engines.pool import Pool
 from fedsight.program.program import Speed
@@ -43,13 +42,13 @@ class Share:
         cores = len(os.sched_getaffinity(0))
         if jobs is None:
             busy = [(one.speed.workers or 1) * one.speed.threads for one in cells]
-            on_cpu = all(find_device(one.speed.device).type == "cpu" for one in cells)
+            on_cpu = all(one.speed.on_cpu for one in cells)
             jobs = max(1, cores // max(busy, default=1)) if on_cpu else 1
         return cls(max(1, min(jobs, len(cells))), cores)
 
     def speed(self, cell: Cell) -> Speed:
         """The cell's speed settings with its number of workers, unless the program gives one."""
-        if cell.speed.workers or find_device(cell.speed.device).type != "cpu":
+        if cell.speed.workers or not cell.speed.on_cpu:
             return cell.speed
         workers = max(1, self.cores // (self.jobs * cell.speed.threads))
         return cell.speed.model_copy(update={"workers": workers})
