@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from fedsight.core.errors import ConfigError, Problem
-from fedsight.program.grid import Axis, Value, axes_of, configurations, seeds_in, told
+from fedsight.program.grid import Axis, Value, axes_of, configurations, seeds_in, told, values_of
 
 
 def values(text: str) -> list[object]:
@@ -129,6 +130,19 @@ def test_values_of_python_have_short_names() -> None:
     assert told(True) == "true"
     assert told({"mu": 0.1, "name": "fedprox"}) == "fedprox mu=0.1"
     assert told([1, [2, "a"]]) == "[1, [2, a]]"
+
+
+def test_objects_of_the_same_name_are_numbered_and_plain_values_are_not() -> None:
+    one, other, text = object(), object(), "object"
+    assert [value.label for value in values_of([one, other])] == ["object", "object #2"]
+    assert [value.label for value in values_of([text, one, None])] == [
+        "object",
+        "object #2",
+        "none",
+    ]
+    assert [value.value for value in values_of(np.linspace(0, 1, 3))] == [0.0, 0.5, 1.0]
+    with pytest.raises(ConfigError, match="named twice: 0.5"):
+        configurations([Axis("train.lr", values_of([0.5, 0.5]))])
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tomli_w
 from command_line import (
     Launched,
     cli,
@@ -21,8 +23,13 @@ from command_line import (
     write_config,
     write_images,
 )
+from PIL import Image
 
 import fedsight as fs
+from fedsight.program.config import example
+from fedsight.program.program import Speed
+from fedsight.runs.sweeps.jobs import Share
+from fedsight.runs.sweeps.plan import Cell
 from fedsight.core.errors import ConfigError, StoreError
 from fedsight.coordinator.folders import claimed
 
@@ -256,6 +263,49 @@ def test_a_cell_whose_process_is_killed_is_a_failed_one(home: Path, tmp_path: Pa
     assert read(folder, "sweep.json")["failed"] == []
 
 
+def test_a_figure_that_is_not_a_number_is_a_failed_cell(tmp_path: Path) -> None:
+    """No pixel of a test image has a label; the run is finished, and is never run again."""
+    rows = ["path,mask,split"]
+    for number in range(8):
+        tested = number > 5
+        Image.new("L", (16, 16), 30 * number).save(tmp_path / f"i{number}.png")
+        Image.new("L", (16, 16), 255 if tested else number % 2).save(tmp_path / f"m{number}.png")
+        rows.append(f"i{number}.png,m{number}.png,{'test' if tested else 'train'}")
+    (tmp_path / "m.csv").write_text("\n".join(rows) + "\n")
+    data = {"name": "masks", "path": "m.csv", "channels": 1, "classes": ["a", "b"], "size": 16}
+    table = {
+        "data": {**data, "missing": "allow", "ignored": [255]},
+        "split": {"name": "iid", "sites": 2},
+        "model": {"name": "unet", "width": 4},
+        "task": {"name": "segment"},
+        "train": {"batch": 4},
+        "rounds": {"rounds": 1},
+    }
+    (tmp_path / "masks.toml").write_text(tomli_w.dumps(table))
+    words = ("sweep", tmp_path / "masks.toml", "--seeds", "0-1", "--out", tmp_path / "out")
+    answer = cli(*words)
+    assert answer.code == 1
+    assert "2 of 2 runs failed: seed-0, seed-1" in answer.err
+    assert "is not a number" in answer.out
+    found = read(tmp_path / "out", "sweep.json")
+    assert found["configurations"][0]["figure"] is None
+    assert (found["best"], found["differences"], found["finished"]) == (None, [], 2)
+    before = written(tmp_path / "out")
+    assert cli(*words).code == 1
+    assert written(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize(
+    ("jobs", "threads", "wanted"), [(1, 1, 8), (2, 1, 4), (3, 1, 2), (2, 2, 2), (8, 1, 1), (9, 2, 1)]
+)
+def test_a_run_has_its_share_of_the_cores(jobs: int, threads: int, wanted: int) -> None:
+    program, _ = example("fashion")
+    cell = Cell("", {}, "seed-0", program, Speed(threads=threads, device="cpu"))
+    assert Share(jobs, 8).speed(cell).workers == wanted
+    own = replace(cell, speed=Speed(workers=3, device="cpu"))
+    assert Share(jobs, 8).speed(own).workers == 3
+
+
 def test_every_problem_of_every_cell_is_told_before_anything_is_written(home: Path) -> None:
     folder = home / "refused"
     words = ("sweep", home / "tiny.toml", "--out", folder)
@@ -336,6 +386,7 @@ def test_a_broken_plan_is_named(tmp_path: Path) -> None:
     assert "sweep.json" in refused(7, "resume", folder)
 
 
+@pytest.mark.processes
 def test_from_python_with_parts_and_objects_of_ones_own(home: Path) -> None:
     import torch
 
@@ -357,6 +408,12 @@ def test_from_python_with_parts_and_objects_of_ones_own(home: Path) -> None:
     run = found.runs["Small", 1]
     assert run.summary["score"] == found.configurations[1]["figure"]["values"][1]
     assert isinstance(run.model, torch.nn.Module)
+    before = written(home / "python")
+    again = fs.sweep(home / "tiny.toml", grid, seeds=2, out=home / "python", train={"lr": 0.1})
+    assert again.configurations == found.configurations
+    assert written(home / "python") == before
+    with pytest.raises(StoreError, match=r"train\.lr was 0\.1 and is now 0\.05"):
+        fs.sweep(home / "tiny.toml", grid, seeds=2, out=home / "python")
     with pytest.raises(ConfigError, match="expected a list of values"):
         fs.sweep(home / "tiny.toml", {"train.lr": 0.1})
     with pytest.raises(ConfigError, match="neither a seed"):

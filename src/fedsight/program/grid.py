@@ -10,13 +10,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
+
+import numpy as np
 
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.settings import Settings, assignments
 
 LONGEST_FOLDER = 80  # characters of a configuration's folder
 MOST_RUNS = 10_000  # of a sweep: more are a mistake, and would be listed for hours
+_PLAIN = (str, int, float, Mapping, list, tuple, Path, NoneType)  # told in full
 _OPENING = {"[": "]", "{": "}"}
 _FIXED = {  # keys that a grid cannot vary, and why
     "seed": ("seeds are not a setting of the grid", "name them with --seeds, for example 0-4"),
@@ -30,15 +34,19 @@ _FIXED = {  # keys that a grid cannot vary, and why
 
 @dataclass(frozen=True)
 class Value:
-    """One value of a setting, and how it was written in `--set`."""
+    """One value of a setting, and how it was written in `--set`.
+
+    `suffix` tells apart objects that would have the same name.
+    """
 
     value: Any
     text: str = ""
+    suffix: str = ""
 
     @property
     def label(self) -> str:
         """The value in short, for people."""
-        return told(self.value)
+        return told(self.value) + self.suffix
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,7 @@ class Configuration:
     def folder(self) -> str:
         """A name for a folder: the label, with a hash where that cannot be one."""
         plain = self.label.replace(", ", ",")
-        safe = re.sub(r"[^A-Za-z0-9.,+=-]+", "_", plain).lstrip(".-")[:LONGEST_FOLDER]
+        safe = re.sub(r"[^A-Za-z0-9.,+=-]+", "_", plain).lstrip(".-")[:LONGEST_FOLDER].rstrip("_")
         if safe == plain:
             return safe
         return f"{safe}-{hashlib.sha256(self.label.encode()).hexdigest()[:8]}"
@@ -157,9 +165,20 @@ def refuse_many(runs: int) -> None:
         raise ConfigError([_too_many(runs)])
 
 
+def values_of(given: Iterable[Any]) -> tuple[Value, ...]:
+    """Values from Python; objects of the same name are numbered."""
+    found: list[Value] = []
+    for value in given:
+        plain = value.item() if isinstance(value, np.generic) else value
+        same = sum(told(one.value) == told(plain) for one in found)
+        numbered = same and not isinstance(plain, _PLAIN)
+        found.append(Value(plain, suffix=f" #{same + 1}" if numbered else ""))
+    return tuple(found)
+
+
 def told(value: Any) -> str:
     """A value in short: a part by its name, with its settings."""
-    if isinstance(value, bool):
+    if value is None or isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, Settings):
         given = {key: getattr(value, key) for key in sorted(value.model_fields_set)}

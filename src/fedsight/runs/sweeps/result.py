@@ -12,7 +12,7 @@ from fedsight.coordinator.folders import free_folder
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, Problem, StoreError
 from fedsight.program import keywords
-from fedsight.program.grid import Axis, Configuration, Value, seeds_in
+from fedsight.program.grid import Axis, Configuration, Value, seeds_in, values_of
 from fedsight.program.keywords import Config
 from fedsight.program.program import Program, Speed
 from fedsight.runs.result import Run
@@ -137,4 +137,4 @@ def _values(key: str, values: Any) -> tuple[Value, ...]:
     if isinstance(values, str | Mapping) or not isinstance(values, Iterable):
         cause = f"expected a list of values, got {values!r:.80}"
         raise ConfigError([Problem(key, cause, f'write grid={{"{key}": [A, B]}}')])
-    return tuple(Value(value) for value in values)
+    return values_of(values)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from fedsight.core.errors import FedSightError
 from fedsight.core.text import printable_lines
 from fedsight.language.english import from_english
-from fedsight.language.message import Text, message
+from fedsight.language.message import Text, message, plural
 from fedsight.report.words import percent, word
 from fedsight.runs.sweeps.cell import Advanced, Finished
 from fedsight.runs.sweeps.jobs import News, Share
@@ -44,11 +44,12 @@ class SweepScreen:
         self._task = self._bar.add_task(str(message("rounds of all runs")), total=total)
 
     def __enter__(self) -> Self:
-        begun: Text = message(
-            "{name}: {runs} runs of {configurations} configurations, {finished} finished before",
+        begun: Text = plural(
+            "{name}: {runs} runs of one configuration, {finished} finished before",
+            "{name}: {runs} runs of {n} configurations, {finished} finished before",
+            len(self._plan.by_configuration),
             name=self._plan.name,
             runs=len(self._plan.cells),
-            configurations=len(self._plan.by_configuration),
             finished=self._done,
         )
         if self._rounds:
