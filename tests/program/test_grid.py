@@ -141,7 +141,7 @@ def test_objects_of_the_same_name_are_numbered_and_plain_values_are_not() -> Non
         "none",
     ]
     assert [value.value for value in values_of(np.linspace(0, 1, 3))] == [0.0, 0.5, 1.0]
-    with pytest.raises(ConfigError, match="named twice: 0.5"):
+    with pytest.raises(ConfigError, match=r"named twice: 0\.5"):
         configurations([Axis("train.lr", values_of([0.5, 0.5]))])
 
 

@@ -317,6 +317,14 @@ def test_every_problem_of_every_cell_is_told_before_anything_is_written(home: Pa
     assert "did you mean 'train'?" in said
     assert "in 4 of 8 configurations" in said
     assert "'x' does not fit" in said
+    said = refused(2, *words, "--set", "train.lr=0.1,,", "--seeds", "3-1")
+    assert "an empty value" in said
+    assert "write 1-3" in said
+    both = ("--set", "algorithm.name=scaffold,scafold", "--set", "train.momentum=0.9")
+    said = refused(2, *words, *both, "--seeds", 1)
+    assert "did you mean 'scaffold'?" in said
+    assert "plain local SGD" in said
+    assert "cannot show a spread" in said
     # What only `check` sees, and what only the data show.
     said = refused(2, *words, "--set", "algorithm.name=fedavg,scaffold", "--set", "train.momentum=0.9")
     assert "in 1 of 2 configurations of the grid: scaffold" in said

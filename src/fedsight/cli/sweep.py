@@ -18,7 +18,7 @@ from fedsight.cli.plugin_files import PluginFiles
 from fedsight.cli.tables import PrintableTable, print_line, show
 from fedsight.cli.train import ConfigFile, ExampleOption, read_program
 from fedsight.language.english import from_english
-from fedsight.language.message import Text, message, plural
+from fedsight.language.message import Text, message
 from fedsight.report.words import NOTHING, duration, word
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def sweep_command(
     Example: fedsight sweep my.toml --set algorithm.name=fedavg,scaffold --seeds 0-4 --out runs/two
     """
     from fedsight.coordinator.folders import free_folder
-    from fedsight.program.grid import axes_of, seeds_in
+    from fedsight.program.grid import grid_of
     from fedsight.runs.sweeps.plan import SweepPlan, cells_of
     from fedsight.runs.sweeps.sweep import start
 
@@ -104,8 +104,8 @@ def sweep_command(
             fetch_needed(program.needs())
         return program, speed
 
-    named = None if seeds is None else seeds_in(seeds)
-    name, cells = cells_of(axes_of(sets or []), named, read)
+    axes, named = grid_of(sets or [], seeds)
+    name, cells = cells_of(axes, named, read)
     folder = out or free_folder(Path("runs"), f"{name}-sweep")
     plan = SweepPlan(name, tuple(cells), folder)
     show_sweep(folder, start(plan, jobs, force), as_json)
@@ -163,14 +163,17 @@ def _show_tables(found: Mapping[str, Any]) -> None:
             table.add_row(escape(one["label"]), *cells)
     show(table)
     print_line(message("Differences are in percentage points, taken within each seed."))
-    if any(one["p"] is not None for one in found["differences"]):
-        print_line(
-            plural(
-                "p is that of the paired t test.",
-                "p is that of the paired t test, adjusted for {n} pairs of configurations (Holm).",
-                len(found["differences"]),
-            )
+    if all(one["p"] is None for one in found["differences"]):
+        return
+    if len(found["differences"]) == 1:
+        print_line(message("p is that of the paired t test."))
+        return
+    print_line(
+        message(
+            "p is that of the paired t test, adjusted for {n} pairs of configurations (Holm).",
+            n=sum(one["p"] is not None for one in found["differences"]),
         )
+    )
 
 
 def _table(title: Text, *columns: Text) -> PrintableTable:

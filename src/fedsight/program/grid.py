@@ -80,6 +80,27 @@ class Configuration:
         return f"{safe}-{hashlib.sha256(self.label.encode()).hexdigest()[:8]}"
 
 
+def grid_of(
+    texts: Sequence[str], seeds: str | None
+) -> tuple[list[Axis], int | tuple[int, ...] | None]:
+    """The settings and the seeds of a command line (`axes_of`, `seeds_in`); ConfigError with every
+    problem of both."""
+    problems: list[Problem] = []
+    axes: list[Axis] = []
+    named = None
+    try:
+        axes = axes_of(texts)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        named = None if seeds is None else seeds_in(seeds)
+    except ConfigError as error:
+        problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return axes, named
+
+
 def axes_of(texts: Sequence[str]) -> list[Axis]:
     """The settings in `["train.lr=0.1,0.05", "algorithm.name=fedavg,scaffold"]` with their values.
 

@@ -141,18 +141,17 @@ def cells_of(
             programs.append((one, *read(one)))
         except ConfigError as error:
             found.add(one.label, error.problems)
-    found.raise_any()
-    given = None if seeds is None else _seeds(programs[0][1], seeds)
-    refuse_many(len(grid) * len(given or (0,)))
-    if len(grid) * len(given or (0,)) == 1:
-        cause = "there is nothing to compare: one configuration and one seed are a single run"
-        cure = "give several values (--set train.lr=0.1,0.05) or seeds (--seeds 0-4), or use run"
-        raise ConfigError([Problem("grid", cause, cure)])
+    if not programs:
+        found.raise_any()
+    first = programs[0][1]
+    given: tuple[int, ...] | None = None
+    try:
+        given = _seeds(first, seeds, axes)
+        _refuse_size(len(grid) * len(given or (0,)))
+    except ConfigError as error:
+        found.add("", error.problems)
     cells = []
     for one, program, speed in programs:
-        if given is not None and any(axis.key == "seed" for axis in axes):
-            cause = "the seed is given twice, as a setting and by --seeds"
-            raise ConfigError([Problem("seed", cause, "leave one of the two out")])
         try:
             if given is not None and len(given) > 1:
                 require_seeded(program)
@@ -160,17 +159,28 @@ def cells_of(
             found.add(one.label, error.problems)
         cells += list(_cells(one, program, speed, given or (program.seed,)))
     _check(cells, found)
-    return programs[0][1].name, cells
+    return first.name, cells
 
 
-def _seeds(program: Program, seeds: int | Iterable[int]) -> tuple[int, ...]:
+def _seeds(
+    program: Program, seeds: int | Iterable[int] | None, axes: Sequence[Axis]
+) -> tuple[int, ...] | None:
+    """The seeds; None: each program's own."""
+    if seeds is None:
+        return None
+    if any(axis.key == "seed" for axis in axes):
+        cause = "the seed is given twice, as a setting and by --seeds"
+        raise ConfigError([Problem("seed", cause, "leave one of the two out")])
     return seeds_of(program, seeds) if isinstance(seeds, int) else distinct(seeds)
 
 
-def refuse_others(plan: SweepPlan) -> None:
-    """StoreError for a run in a cell's folder that is not the cell's, for example an extended one."""
-    for cell in plan.cells:
-        refuse_other(plan.run(cell), cell.program, "run")
+def _refuse_size(runs: int) -> None:
+    """ConfigError for a sweep of a single run, and for one of too many."""
+    refuse_many(runs)
+    if runs == 1:
+        cause = "there is nothing to compare: one configuration and one seed are a single run"
+        cure = "give several values (--set train.lr=0.1,0.05) or seeds (--seeds 0-4), or use run"
+        raise ConfigError([Problem("grid", cause, cure)])
 
 
 def _cells(
@@ -261,6 +271,12 @@ def require_place(plan: SweepPlan, force: bool) -> None:
                 f"{folder} holds a sweep of another program: {changed}",
                 "set it as before, choose another --out, or replace the sweep with --force",
             )
+
+
+def refuse_others(plan: SweepPlan) -> None:
+    """StoreError for a run in a cell's folder that is not the cell's, for example an extended one."""
+    for cell in plan.cells:
+        refuse_other(plan.run(cell), cell.program, "run")
 
 
 def _changes(before: Cell, now: Cell) -> str:

@@ -45,7 +45,7 @@ class SweepScreen:
 
     def __enter__(self) -> Self:
         begun: Text = plural(
-            "{name}: {runs} runs of one configuration, {finished} finished before",
+            "{name}: {runs} runs of {n} configuration, {finished} finished before",
             "{name}: {runs} runs of {n} configurations, {finished} finished before",
             len(self._plan.by_configuration),
             name=self._plan.name,

@@ -50,6 +50,7 @@ def start(plan: SweepPlan, jobs: int | None = None, force: bool = False) -> dict
         if force and is_sweep(plan.folder):
             clear(SweepPlan.read(plan.folder))
             share = Share.of(plan.missing, jobs)
+        refuse_others(plan)
         RunStore(plan.folder).write_json(FILE, plan.plain())
         return _go(plan, share, notes)
 
@@ -68,6 +69,7 @@ def resume(
     cells = (replace(cell, speed=cell.speed.model_copy(update=changes)) for cell in plan.cells)
     plan = replace(plan, cells=tuple(cells))
     with claimed(folder):
+        refuse_others(plan)
         return _go(plan, Share.of(plan.missing, jobs))
 
 
@@ -76,7 +78,6 @@ def _begun(plan: SweepPlan, cell: Cell) -> bool:
 
 
 def _go(plan: SweepPlan, share: Share, notes: Sequence[Text | str] = ()) -> dict[str, Any]:
-    refuse_others(plan)
     failures: dict[str, FedSightError] = {}
     try:
         with SweepScreen(plan, share) as screen:
