@@ -29,7 +29,6 @@ class SweepScreen:
         )
         self._plan, self._share = plan, share
         self._done = len(plan.cells) - len(plan.missing)
-        self._failed = 0
         self._rounds = {cell.place: 0 for cell in plan.missing}
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -87,7 +86,7 @@ class SweepScreen:
                     )
                 )  # fmt: skip
             case FedSightError():
-                self._failed += 1
+                self._advance(cell, cell.program.rounds.rounds)  # nothing more is to come
                 cause = from_english(news.cause)
                 self.say(message("{run} failed: {cause}", cause=cause, **values))
 
