@@ -121,6 +121,15 @@ SERIES_FILES = {
     "report.html": "the report of all runs side by side",
 }
 
+SWEEP_FILES = {
+    "CONFIGURATION/seed-N/": "the run of a configuration with the seed N, a run folder",
+    "sweep.json": "each configuration with its program, and the runs; once all have ended, mean, "
+    "standard deviation, 95 % interval and values of each configuration's figure, its bytes and "
+    "seconds, the paired difference of each two configurations with its p value, and the runs that "
+    "failed; `resume` reads it",
+    "report.html": "the report of all finished runs side by side",
+}
+
 DEPLOYED_FILES = {
     "job.json": "how the coordinator's last job of the run ended, or that it is running",
     ".lock": "held by the coordinator that is using the folder",
@@ -265,7 +274,8 @@ def reference() -> str:
         "## Exit codes\n",
         "An error is one message with cause and cure; the exit code gives its family. Two codes "
         "are answers: `fedsight faces verify` ends with 10 if the image does not show the person, "
-        "and `fedsight doctor` with 1 if something keeps FedSight from working.\n",
+        "and `fedsight doctor` with 1 if something keeps FedSight from working. `fedsight sweep` "
+        "ends with 1 if any of its runs failed, whatever the reason.\n",
         _exit_codes(),
         "## Configuration\n",
         CONFIGURATION,
@@ -607,6 +617,8 @@ def _run_folder() -> Iterator[str]:
     )
     yield "`--seeds N` makes a folder of runs, `runs/NAME-seeds` unless `--out` says another:\n"
     yield _table(("file", "contains"), [(f"`{file}`", text) for file, text in SERIES_FILES.items()])
+    yield "`fedsight sweep` makes one too, `runs/NAME-sweep` unless `--out` says another:\n"
+    yield _table(("file", "contains"), [(f"`{file}`", text) for file, text in SWEEP_FILES.items()])
 
 
 # A site's folder

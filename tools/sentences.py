@@ -47,10 +47,11 @@ SAID_IN = (
     "inference/inputs.py", "models/adapters/*.py", "models/base.py", "models/origin.py",
     "models/patterns.py", "models/weights.py",
     "privacy/secagg/*.py", "program/config.py", "program/draft/guess.py",
-    "program/draft/mask_folders.py", "program/draft/tables.py", "program/isolation.py",
+    "program/draft/mask_folders.py", "program/draft/tables.py", "program/grid.py",
+    "program/isolation.py",
     "program/keywords.py", "program/lone_image.py", "program/misread.py", "program/objective.py",
     "program/objects.py", "program/plugins.py", "program/rules.py", "runs/lifecycle.py",
-    "runs/progress.py",
+    "runs/progress.py", "runs/sweeps/plan.py",
 )  # fmt: skip
 NO_SENTENCE = re.compile(r"[\\|<>%]|^[\W_]*$|\bv\d\b|# ")
 MOST_VARIANTS = 12

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
     from fedsight.runs.functions import run as run
     from fedsight.runs.result import Run as Run
     from fedsight.runs.result import Series as Series
+    from fedsight.runs.sweeps.result import Sweep as Sweep
+    from fedsight.runs.sweeps.result import sweep as sweep
     from fedsight.tasks.base import Task as Task
     from fedsight.tasks.metrics.base import Metric as Metric
 
@@ -64,6 +66,7 @@ __all__ = [
     "Source",
     "Split",
     "StoreError",
+    "Sweep",
     "Task",
     "__version__",
     "check",
@@ -74,6 +77,7 @@ __all__ = [
     "resume",
     "run",
     "sites",
+    "sweep",
     "task",
 ]
 
@@ -96,6 +100,7 @@ _HOMES = {  # where each name is defined
     "Source": "fedsight.data.base",
     "Split": "fedsight.data.partition",
     "StoreError": "fedsight.core.errors",
+    "Sweep": "fedsight.runs.sweeps.result",
     "Task": "fedsight.tasks.base",
     "check": "fedsight.runs.functions",
     "compare": "fedsight.runs.functions",
@@ -105,6 +110,7 @@ _HOMES = {  # where each name is defined
     "resume": "fedsight.runs.functions",
     "run": "fedsight.runs.functions",
     "sites": "fedsight.program.sites",
+    "sweep": "fedsight.runs.sweeps.result",
     "task": "fedsight.program.objective",
 }
 

@@ -257,6 +257,15 @@ def test_interrupt_while_workers_start_waits_and_leaves_none(
     assert not any(process.is_alive() for process in started)
 
 
+def test_workers_of_a_worker_come_from_the_server_that_it_comes_from() -> None:
+    pool = Pool(federations.leading, [None], daemon=False)
+    try:
+        own, of_its_worker = pool.receive(0, "starting")
+    finally:
+        pool.close()
+    assert own == of_its_worker
+
+
 def test_workers_can_be_started_from_any_thread() -> None:
     with ThreadPoolExecutor(1) as threads:
         pool = threads.submit(Pool, federations.quiet, [None]).result()

@@ -39,6 +39,22 @@ def test_runs_that_differ_in_seeds_alone_are_one_row_with_mean_and_spread(make_r
     assert sum(tag == "article" for tag, _ in seen.tags) == 4
 
 
+def test_the_number_of_workers_makes_no_other_program(make_run):
+    """A sweep that goes on with other jobs gives its runs other shares of the cores."""
+
+    def on(workers: int, seed: int):
+        def change(files: dict[str, Any]) -> None:
+            seeded(seed)(files)
+            files["run.toml"] += f"\n[speed]\nworkers = {workers}\n"
+
+        return change
+
+    runs = [make_run(f"r{n}", name="r", change=on(n, n)) for n in (1, 2)]
+    seen = page(*runs, make_run("other", name="other", alpha=2.0)).text
+    assert "2 programs, 3 runs" in seen
+    assert "r 2 seeds: 1, 2" in seen
+
+
 def test_the_best_program_is_called_the_best_only_if_the_ranges_are_apart(make_run):
     first = make_run("a", name="a", alpha=1.0, change=seeded(1, 0.881))
     second = make_run("b", name="b", alpha=2.0, change=seeded(1, 0.879))

@@ -196,7 +196,7 @@ def test_a_foreign_run_among_the_seeds_is_refused(series: Path, home: Path) -> N
     (folder / "series.json").write_text(
         json.dumps({k: v for k, v in read(folder, "series.json").items() if k != "figures"})
     )
-    assert "is not of this series' program" in refused(7, "resume", folder)
+    assert "is not of the program that belongs there" in refused(7, "resume", folder)
 
 
 def test_seeds_that_saw_other_images_are_refused(tmp_path: Path) -> None:

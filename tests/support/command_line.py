@@ -99,7 +99,7 @@ class Reports:
 @contextlib.contextmanager
 def _pages_of_runs(command: str = "") -> Iterator[None]:
     """Meanwhile, a command that trains writes an empty page, unless reports are drawn."""
-    if Reports.drawn or command not in ("run", "compare", "resume"):
+    if Reports.drawn or command not in ("run", "compare", "sweep", "resume"):
         yield
         return
     before = sys.modules.get(PAGE)

@@ -6,6 +6,7 @@ It is a module of its own, not part of conftest.py, so that worker processes can
 from __future__ import annotations
 
 import hashlib
+import os
 import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +31,7 @@ from fedsight.data.base import ArrayImages, Dataset, Part, Source
 from fedsight.data.sources.samples import FashionMnist12k
 from fedsight.engines.base import Engine
 from fedsight.engines.in_process import InProcessEngine
+from fedsight.engines.pool import Pool, share_server
 from fedsight.evaluation.figures import Evaluator
 from fedsight.models.zoo.small_cnn import SmallCNN
 from fedsight.program.config import parse
@@ -142,6 +144,21 @@ def quiet(_: None, pipe: Connection) -> None:
     """A worker that waits until its pipe closes."""
     pipe.send("ready")
     pipe.recv()
+
+
+def parent(_: None, pipe: Connection) -> None:
+    """A worker that says which process it comes from."""
+    pipe.send(os.getppid())
+
+
+def leading(_: None, pipe: Connection) -> None:
+    """A worker with a worker of its own, that says which process it comes from, and that one."""
+    share_server()
+    pool = Pool(parent, [None])
+    try:
+        pipe.send((os.getppid(), pool.receive(0, "starting")))
+    finally:
+        pool.close()
 
 
 def deaf(_: None, pipe: Connection) -> None:

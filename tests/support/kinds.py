@@ -28,7 +28,8 @@ SIGNS = {
     "selenium": BROWSER,
 }
 COMMANDS = ("cli", "done")  # helpers that run a command of the command line
-TRAINING = {"run", "compare", "resume"}  # commands that train, with workers unless told otherwise
+# Commands that train, with workers unless told otherwise.
+TRAINING = {"run", "compare", "sweep", "resume"}
 REPORT = "report.html"
 TESTS = str(Path(__file__).parents[1])
 

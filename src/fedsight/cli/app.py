@@ -18,6 +18,7 @@ from fedsight.cli import (
     report,
     server,
     site,
+    sweep,
     train,
     use,
 )
@@ -35,6 +36,7 @@ app = typer.Typer(
 app.command("init")(init.init_command)
 app.command("run")(train.run_command)
 app.command("compare")(train.compare_command)
+app.command("sweep")(sweep.sweep_command)
 app.command("check")(train.check_command)
 app.command("resume")(train.resume_command)
 app.command("report")(report.report_command)

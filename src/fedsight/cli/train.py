@@ -121,7 +121,7 @@ def _training(command: Command, about: str) -> Callable[..., None]:
             _refuse(command, workers, seeds)
             alone("--federation")
         changes = _changes(sets, rounds, workers, seed)
-        program, speed = _program(config, example, changes, plugin)
+        program, speed = read_program(config, example, changes, plugin)
         if example is not None and federation is None:
             fetch_needed(program.needs())
         if federation is None and seeds is not None:
@@ -175,7 +175,7 @@ def check_command(
     from fedsight.runs.phases import shown
     from fedsight.runs.traffic import learning
 
-    program, speed = _program(config, example, list(sets or []), plugin)
+    program, speed = read_program(config, example, list(sets or []), plugin)
     if elsewhere:
         check_elsewhere(program, speed)
         echo(
@@ -253,6 +253,18 @@ def resume_command(
         alone("resume")
         resume_series(run, workers, log, device)
         return
+    if (run / "sweep.json").is_file():
+        from fedsight.cli.sweep import resume_sweep
+
+        if rounds is not None or restart_schedule:
+            cause = f"{run} is a sweep, not a run"
+            raise ConfigError([Problem("--rounds", cause, "name one of the runs in it")])
+        if log:
+            cause, cure = "the runs of a sweep log to their folders only", "leave it out"
+            raise ConfigError([Problem("--log", cause, cure)])
+        alone("resume")
+        resume_sweep(run, workers, device)
+        return
     longer = _extension(rounds, restart_schedule)
     _continue(run, Faster(workers, device), longer, log)
 
@@ -308,9 +320,13 @@ def _changes(
     return [*(sets or []), *(f"{key}={value}" for key, value in given if value is not None)]
 
 
-def _program(
+def read_program(
     config: Path | None, example: str | None, changes: list[str], plugin: list[Path] | None
 ) -> tuple[Program, Speed]:
+    """The program and the speed settings of a config file or an example, changed by `key=value`.
+
+    Raises ConfigError with every problem.
+    """
     from fedsight.program import config as configs
 
     if (config is None) == (example is None):

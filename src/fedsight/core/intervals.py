@@ -1,4 +1,5 @@
-"""Intervals of shares, of the difference between two shares of the same samples, and of means."""
+"""Intervals of shares, of the difference between two shares of the same samples, and of means; and
+tests of whether a mean is zero."""
 
 from __future__ import annotations
 
@@ -68,6 +69,33 @@ def deviation(values: Sequence[float]) -> float:
     mean = math.fsum(values) / len(values)
     squares = math.fsum((value - mean) ** 2 for value in values)
     return math.sqrt(squares / (len(values) - 1))
+
+
+def p_value(values: Sequence[float]) -> float:
+    """The p value of a mean of zero, two-sided, from independent `values` that are about normal
+    (Student 1908): of differences within pairs, the paired t test. NaN for fewer than two values.
+    """
+    count = len(values)
+    if count < 2:
+        return math.nan
+    mean, spread = math.fsum(values) / count, deviation(values)
+    if not spread:  # all values are the same
+        return 0.0 if mean else 1.0
+    return max(0.0, 1 - _within(abs(mean) / spread * math.sqrt(count), count - 1))
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """The p values `chances` of several tests, adjusted for there being several (Holm 1979).
+
+    Whoever calls those at most 0.05 real is wrong about any of them in at most 5 % of cases,
+    whichever they look at. NaN, of a test that could not be made, stays NaN and counts for nothing.
+    """
+    known = sorted((one, at) for at, one in enumerate(chances) if not math.isnan(one))
+    found, least = [math.nan] * len(chances), 0.0
+    for rank, (one, at) in enumerate(known):
+        least = max(least, min(1.0, one * (len(known) - rank)))
+        found[at] = least
+    return found
 
 
 @cache

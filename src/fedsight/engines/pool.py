@@ -30,6 +30,20 @@ def context() -> Any:
     return found
 
 
+def share_server() -> None:
+    """In a worker: its own workers are to come from the server that it was forked from itself.
+
+    multiprocessing would start another server, which imports everything once more. It has no public
+    way to say this, so where its inside is another, that is what happens.
+    """
+    server: Any = getattr(forkserver, "_forkserver", None)
+    known = ("_forkserver_address", "_forkserver_alive_fd")
+    if all(getattr(server, name, None) is not None for name in known) and getattr(
+        server, "_forkserver_authkey", True
+    ):
+        server.ensure_running = forkserver.ensure_running = lambda: None
+
+
 @contextlib.contextmanager
 def _uninterrupted() -> Iterator[None]:
     """Defer Ctrl-C until the workers have started: one interrupted while starting would print a
@@ -60,7 +74,9 @@ class Pool:
     end when the pipe closes, so they do not outlive a coordinator that was killed.
     """
 
-    def __init__(self, serve: Serve, setups: Sequence[Any]) -> None:
+    def __init__(self, serve: Serve, setups: Sequence[Any], daemon: bool = True) -> None:
+        """Workers that are no `daemon` may have workers of their own."""
+        self._daemon = daemon
         self._pipes: list[Connection] = []
         self._processes: list[Any] = []
         start_context = context()
@@ -78,7 +94,7 @@ class Pool:
             target=_run_worker,
             args=(serve, Parcel(setup), theirs),
             name=f"fedsight-worker-{number}",
-            daemon=True,
+            daemon=self._daemon,
         )
         try:
             process.start()
@@ -92,6 +108,11 @@ class Pool:
 
     def __len__(self) -> int:
         return len(self._pipes)
+
+    @property
+    def pipes(self) -> Sequence[Connection]:
+        """The workers' pipes, to wait for the messages of several pools."""
+        return self._pipes
 
     def send(self, worker: int, message: object, doing: str) -> None:
         """Send `message` to a worker; `doing` describes the work, for the error if it is dead."""
@@ -120,10 +141,14 @@ class Pool:
                 worker = numbers[cast(Connection, pipe)]
                 yield worker, self.receive(worker, doing)
 
-    def close(self) -> None:
-        """End the workers: close the pipes, then SIGTERM, then SIGKILL."""
+    def hang_up(self) -> None:
+        """Close the pipes, at which the workers begin to end."""
         for pipe in self._pipes:
             pipe.close()
+
+    def close(self) -> None:
+        """End the workers: close the pipes, then SIGTERM, then SIGKILL."""
+        self.hang_up()
         for process in self._processes:
             process.join(PATIENCE)
         for process in self._processes:

@@ -48,10 +48,10 @@ def together(repeats: Sequence[Repeat], once: Sequence[str] = ()) -> dict[str, A
     }
     figures: dict[str, Any] = {}
     for name, figure in overall.items():
-        if found := _spread([figure(one) for one in repeats], name in once):
+        if found := spread_of([figure(one) for one in repeats], name in once):
             figures[name] = found
     differences = {
-        f"{first}_minus_{second.removeprefix('own_')}": _difference(figures, first, second)
+        f"{first}_minus_{second.removeprefix('own_')}": difference_of(figures, first, second)
         for first, second in (
             ("federated", "alone"),
             ("federated", "pooled"),
@@ -66,7 +66,11 @@ def together(repeats: Sequence[Repeat], once: Sequence[str] = ()) -> dict[str, A
     }
 
 
-def _spread(values: Sequence[float | None], once: bool = False) -> dict[str, Any] | None:
+def spread_of(values: Sequence[float | None], once: bool = False) -> dict[str, Any] | None:
+    """Mean, standard deviation and 95 % interval of the mean; None if a value is missing, or all.
+
+    What was trained `once`, for all seeds, has no spread.
+    """
     known = [value for value in values if value is not None]
     if len(known) < len(values) or not known:
         return None
@@ -81,9 +85,10 @@ def _spread(values: Sequence[float | None], once: bool = False) -> dict[str, Any
     return found | {"deviation": None, "low": None, "high": None} if once else found
 
 
-def _difference(figures: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:
+def difference_of(figures: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:
+    """The spread of the differences between two of the `figures`, within each seed."""
     pairs = zip(figures[first]["values"], figures[second]["values"], strict=True)
-    found = _spread([one - other for one, other in pairs])
+    found = spread_of([one - other for one, other in pairs])
     assert found is not None
     return found
 
@@ -105,8 +110,8 @@ def _same_sites(repeats: Sequence[Repeat]) -> bool:
 def _sites(repeats: Sequence[Repeat]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for site in repeats[0].federated:
-        federated = _spread([one.federated.get(site) for one in repeats])
-        alone = _spread([one.alone.get(site) for one in repeats])
+        federated = spread_of([one.federated.get(site) for one in repeats])
+        alone = spread_of([one.alone.get(site) for one in repeats])
         if federated is None:
             continue
         found[site] = {"federated": federated}
@@ -114,6 +119,6 @@ def _sites(repeats: Sequence[Repeat]) -> dict[str, Any]:
             arms = {"federated": federated, "alone": alone}
             found[site] |= {
                 "alone": alone,
-                "federated_minus_alone": _difference(arms, "federated", "alone"),
+                "federated_minus_alone": difference_of(arms, "federated", "alone"),
             }
     return found

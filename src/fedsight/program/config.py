@@ -114,20 +114,26 @@ def change(table: ConfigTable, sets: Sequence[str]) -> ConfigTable:
     """`table` with each `section.key=value` applied; a value that is not TOML is a string."""
     pairs, problems = assignments(sets, "train.lr=0.1")
     for key, value in pairs:
-        *folders, last = key.split(".")
-        place = table
-        for folder in folders:
-            inner = place.setdefault(folder, {})
-            if not isinstance(inner, dict):
-                cause = f"'{folder}' in '{key}' is a value, not a section"
-                problems.append(Problem("--set", cause, "name the value itself"))
-                break
-            place = inner
-        else:
-            place[last] = value
+        try:
+            assign(table, key, value)
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
     return table
+
+
+def assign(table: ConfigTable, key: str, value: Any) -> None:
+    """Set the dotted `key`; ConfigError if what should be a section is a value."""
+    *folders, last = key.split(".")
+    place = table
+    for folder in folders:
+        inner = place.setdefault(folder, {})
+        if not isinstance(inner, dict):
+            cause = f"'{folder}' in '{key}' is a value, not a section"
+            raise ConfigError([Problem("--set", cause, "name the value itself")])
+        place = inner
+    place[last] = value
 
 
 def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, Speed]:

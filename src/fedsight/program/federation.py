@@ -323,14 +323,17 @@ class Federation:
         return {name: self.__dict__[name] for name in names if name in self.__dict__}
 
 
-def federate(program: Program) -> Federation:
-    """Open the program's data and divide them.
+def federate(program: Program, opened: Dataset | None = None) -> Federation:
+    """Open the program's data, unless another program with the same data has `opened` them, and
+    divide them.
 
     Raises DataError for unusable images or an impossible split, and ConfigError if the program
     does not fit the population or the model.
     """
-    with _blamed(program.data, DataError):
-        dataset: object = program.data.open()
+    dataset: object = opened
+    if opened is None:
+        with _blamed(program.data, DataError):
+            dataset = program.data.open()
     if not isinstance(dataset, Dataset):
         raise DataError(
             f"the data source {program.data.registered} gives a {type(dataset).__name__}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
@@ -25,13 +26,17 @@ Config = str | os.PathLike[str] | Mapping[str, Any] | Program
 
 
 def read(
-    given: Config | None, overrides: Mapping[str, Any], workers: int | None = None
+    given: Config | None,
+    overrides: Mapping[str, Any],
+    workers: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> tuple[Program, Speed]:
-    """The program and the speed settings from `given` and `overrides`.
+    """The program and the speed settings from `given` and `overrides`, changed by `changes`.
 
     `given` is the path of a TOML file, a mapping as such a file has it, or a program. Each override
     is a top-level key: a table that adds to the file's (or replaces it, if it names another part),
-    the name of a part, a part, or an object of the user. Raises ConfigError with every problem.
+    the name of a part, a part, or an object of the user. The keys of `changes` may be dotted, as in
+    `--set`. Raises ConfigError with every problem.
     """
     table, base, name = _start(given)
     problems: list[Problem] = []
@@ -42,6 +47,11 @@ def read(
                 table[key] = _value(key, value, table.get(key))
             except ConfigError as error:
                 problems += error.problems
+    for key, value in (changes or {}).items():
+        try:
+            _change(table, key, value)
+        except ConfigError as error:
+            problems += error.problems
     if problems:
         raise ConfigError(problems)
     if workers is not None:
@@ -49,6 +59,22 @@ def read(
     if isinstance(table.get("data"), OwnData):
         table.setdefault("split", {"name": "natural"})
     return config.parse(table, base, name)
+
+
+def _change(table: dict[str, Any], key: str, value: Any) -> None:
+    """Set a dotted key, or a section as an override does."""
+    section, dot, _ = key.partition(".")
+    before = table.get(section)
+    if not dot:
+        table[section] = _value(section, value, before)
+        return
+    if isinstance(before, Settings):
+        before = before.table()
+    if isinstance(before, Mapping):
+        table[section] = copy.deepcopy(dict(before))  # it may be the caller's own
+    if isinstance(value, np.integer | np.floating):
+        value = value.item()
+    config.assign(table, key, value)
 
 
 def own(given: Mapping[str, Any]) -> list[Any]:

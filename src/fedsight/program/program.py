@@ -141,11 +141,16 @@ class Speed(Settings):
         return []
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether the workers compute on the processor's cores."""
+        return find_device(self.device).type == "cpu"
+
+    @property
     def processes(self) -> int:
         """Worker processes to start."""
         if self.workers:
             return self.workers
-        if find_device(self.device).type == "cpu":
+        if self.on_cpu:
             return len(os.sched_getaffinity(0))
         most = len(available())
         return len(set(spread(self.device, most)))

@@ -96,9 +96,11 @@ def _common(names: Sequence[str], group: Sequence[Member]) -> str:
 
 
 def _settings(run: Run) -> Flat:
-    """The configuration as dotted keys, without the run's name and its seeds."""
+    """The configuration as dotted keys, without the run's name, its seeds and its workers, which
+    depend on the machine and on what else it was doing."""
     table = flat(run.config)
-    return {k: v for k, v in table.items() if k != "name" and k.rpartition(".")[2] != "seed"}
+    without = ("name", "speed.workers")
+    return {k: v for k, v in table.items() if k not in without and k.rpartition(".")[2] != "seed"}
 
 
 def flat(table: Mapping[str, Any], prefix: str = "") -> Flat:

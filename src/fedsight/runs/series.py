@@ -76,11 +76,16 @@ def seeds_of(program: Program, count: int) -> tuple[int, ...]:
     if count < 2:
         cause = f"{count} seed{'' if count == 1 else 's'} cannot show a spread"
         raise ConfigError([Problem("--seeds", cause, "give at least 2, better 5 or more")])
+    require_seeded(program)
+    return tuple(range(program.seed, program.seed + count))
+
+
+def require_seeded(program: Program) -> None:
+    """ConfigError for a program in which nothing follows its seed."""
     if not program.follows_seed:
         cause = "split, model and training would be the same with every seed"
         cure = "leave one of split.seed, model.seed and train.seed out, so that it follows seed"
         raise ConfigError([Problem("--seeds", cause, cure)])
-    return tuple(range(program.seed, program.seed + count))
 
 
 def start(series: SeriesPlan, attend: Attend, force: bool = False) -> dict[str, Any]:
@@ -132,7 +137,7 @@ def _repeat(series: SeriesPlan, attend: Attend) -> dict[str, Any]:
     store, total, say = RunStore(series.folder), len(series.seeds), Screen().say
     for number, (seed, folder) in enumerate(zip(series.seeds, series.folders, strict=True), 1):
         program = replace(series.program, seed=seed)
-        _refuse_other(folder, program, series.command)
+        refuse_other(folder, program, series.command)
         if (folder / "summary.json").is_file():
             say(f"seed {seed} ({number} of {total}): finished before")
         else:
@@ -145,7 +150,7 @@ def _repeat(series: SeriesPlan, attend: Attend) -> dict[str, Any]:
                     f"stopped by Ctrl-C; {total - left} of {total} seeds are finished",
                     f"continue with: fedsight resume {series.folder}",
                 ) from None
-        _refuse_changed(series.folders[0], folder)
+        refuse_changed(series.folders[0], folder)
     found = _facts(series) | together(_repeats(series), _once(series))
     store.write_json(FILE, found)
     return store.read_json(FILE)
@@ -226,20 +231,20 @@ def _clear(series: SeriesPlan) -> None:
         (series.folder / name).unlink(missing_ok=True)
 
 
-def _refuse_other(folder: Path, program: Program, command: Command) -> None:
-    """StoreError for a run in the series that is not of its program."""
+def refuse_other(folder: Path, program: Program, command: Command) -> None:
+    """StoreError for a run in `folder` that is not of the program that belongs there."""
     if not (folder / "run.json").is_file():
         return
     facts = RunStore(folder).read_json("run.json")
     if (facts.get("fingerprint"), facts.get("command")) != (program.fingerprint, command):
         raise StoreError(
-            f"the run in {folder} is not of this series' program",
-            "move it elsewhere, then continue the series",
+            f"the run in {folder} is not of the program that belongs there",
+            "move it elsewhere, then give the command again: the one that is missing is trained",
         )
 
 
-def _refuse_changed(first: Path, folder: Path) -> None:
-    """StoreError if the seeds have not seen the same images."""
+def refuse_changed(first: Path, folder: Path) -> None:
+    """StoreError if two runs have not seen the same images."""
     one, other = (
         RunStore(run).read_json("run.json")["data"]["contents"] for run in (first, folder)
     )

@@ -1,0 +1,1 @@
+"""Sweeps: a grid of settings and seeds, several runs side by side."""
