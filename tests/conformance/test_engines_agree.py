@@ -29,6 +29,7 @@ CASES = {
     },
     "fedexp": {"algorithm": {"name": "fedexp"}, "compression": {"name": "float16"}},
     "fedrep": {"algorithm": {"name": "fedrep"}, "rounds": {"rounds": 3, "cohort": 2}},
+    "ditto": {"algorithm": {"name": "ditto"}, "rounds": {"rounds": 3, "cohort": 2}},
     "fedbn, shifted, BatchNorm, dropout": {
         "algorithm": {"name": "fedbn"},
         "shift": {"kind": "noise", "strength": 0.3},

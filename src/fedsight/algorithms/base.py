@@ -70,6 +70,8 @@ class Algorithm(Settings):
     # its contents that are one number each: averaged like `parts`, but neither update nor encoded
     scalars: ClassVar[tuple[str, ...]] = ()
     of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
+    # each site keeps a whole model of its own, as its memory "personal", and uses that one
+    owns: ClassVar[bool] = False
 
     @property
     def corrects(self) -> bool:
@@ -134,6 +136,18 @@ class Algorithm(Settings):
         """The phases of one round's local training."""
         return [Phase(epochs, EVERYTHING)]
 
+    def own_phases(self, epochs: int) -> list[Phase]:
+        """The phases in which the site's own model is trained, after the shared one (`owns`).
+
+        It begins where it last ended, the first time at the order's model, and never travels.
+        """
+        return []
+
+    def passes(self, epochs: int) -> int:
+        """How many epochs a round trains one model; of the shared and the own one the more."""
+        both = self.phases(epochs), self.own_phases(epochs)
+        return max(sum(phase.epochs for phase in phases) for phases in both)
+
     def init(self, vector: Tensor) -> State:
         """The server's state before the first round."""
         return {}
@@ -144,6 +158,10 @@ class Algorithm(Settings):
 
     def correct(self, grad: Tensor, vector: Tensor, local: Local) -> Tensor:
         """The local gradient [d] at `vector` [d], corrected by the algorithm."""
+        return grad
+
+    def correct_own(self, grad: Tensor, vector: Tensor, local: Local) -> Tensor:
+        """The local gradient [d] of the site's own model at `vector` [d], corrected."""
         return grad
 
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:

@@ -286,21 +286,28 @@ class Program:
         return None if self.compression.exact else self.compression
 
     def differs(self, network: Network) -> bool:
-        """Whether each site's own model is tested: predictions use a personal slice."""
+        """Whether each site's own model is tested: predictions use a personal slice, or all."""
+        if self.algorithm.owns:
+            return True
         unasked = frozenset() if self.task.asks_head else network.head
         entries = self.layout(network).entries
         return any(e.kind == Kind.PERSONAL and e.name not in unasked for e in entries)
+
+    def own(self, layout: Layout) -> slice:
+        """What a site's model has of its own, as its memory "personal": the personal slice, or all
+        that travels, where the algorithm keeps a whole model at each site."""
+        return layout.travelling if self.algorithm.owns else layout.personal
 
     def baseline(self) -> Program:
         """The same training without a federated algorithm: for a site alone and for all pooled.
 
         Nothing of it leaves a site, so nothing is protected. A round has as many epochs as all
-        phases of the algorithm together.
+        phases of the algorithm together, of those that train one model.
         """
         rounds = self.rounds.model_copy(update={"cohort": None, "quorum": None})
         if not rounds.compared:  # nobody looks at a baseline's rounds
             rounds = rounds.model_copy(update={"evaluate_every": rounds.rounds})
-        epochs = sum(phase.epochs for phase in self.algorithm.phases(self.train.epochs))
+        epochs = self.algorithm.passes(self.train.epochs)
         return replace(
             self,
             algorithm=self.algorithm.baseline,
@@ -404,15 +411,21 @@ class Program:
         """Problems that can be found once the network is built."""
         if problems := [*self.task.check_network(network), *self._check_patterns(network)]:
             return problems
-        algorithm = self.algorithm
-        if self.rounds.keep == "best" and self.layout(network).length(Kind.PERSONAL):
+        algorithm, layout = self.algorithm, self.layout(network)
+        if algorithm.owns and layout.length(Kind.PERSONAL):
+            cause = (
+                f"{algorithm.registered} keeps a whole model at each site beside the shared one, "
+                f"of which the task '{self.task.registered}' keeps a part there already"
+            )
+            return [Problem("algorithm.name", cause, "choose another algorithm")]
+        if self.rounds.keep == "best" and (algorithm.owns or layout.length(Kind.PERSONAL)):
             cause = (
                 "each site has parameters of its own, and these are those of the last round "
                 f"(algorithm {algorithm.registered}): a model of an earlier round is gone"
             )
             cure = "leave it out, or set rounds.patience, which ends training early"
             return [Problem("rounds.keep", cause, cure)]
-        if rules.personalises(algorithm) and not self.layout(network).length(Kind.PERSONAL):
+        if rules.personalises(algorithm) and not layout.length(Kind.PERSONAL):
             cause = (
                 f"{algorithm.registered} keeps a slice of the model at the site, which this lacks"
             )

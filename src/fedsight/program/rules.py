@@ -57,7 +57,7 @@ class Facts:
     program: Program
     travelling_statistics: bool  # running statistics that travel
     kept_statistics: bool  # running statistics that stay at the site
-    personal: bool  # parameters that stay at the site
+    personal: bool  # parameters that stay at the site: a slice, or a whole model of its own
     frozen: bool  # tensors that are neither trained nor sent
 
     @classmethod
@@ -74,7 +74,7 @@ class Facts:
             program,
             layout.length(Kind.BUFFER) > 0,
             bool(kept & statistics),
-            bool(kept - statistics),
+            bool(kept - statistics) or program.algorithm.owns,
             frozen or layout.length(Kind.FROZEN) > 0,
         )
 
@@ -95,7 +95,7 @@ def personalises(algorithm: Algorithm) -> bool:
 PLAIN = "no secure aggregation"
 STATISTICS = "running statistics that travel (BatchNorm)"
 KEPT = "running statistics kept at the site (FedBN)"
-PERSONAL = "a personal slice (FedBN, FedRep)"
+PERSONAL = "a personal slice or model (FedBN, FedRep, Ditto)"
 FROZEN = "a frozen slice"
 SEVERAL = "several vectors in a reply (SCAFFOLD)"
 SCALARS = "numbers besides the update (FedNova, FedExP)"
@@ -174,8 +174,8 @@ _CLIPPED = (
 )
 _UPDATES = "choose an algorithm that sends vectors only, for example feddyn, scaffold or fedprox"
 _SLICE = (
-    "the slice of the model that stays at its site: it is trained without noise, and epsilon "
-    "covers what travels"
+    "the slice of the model, or the whole model, that stays at its site: it is trained without "
+    "noise, and epsilon covers what travels"
 )
 
 
@@ -280,7 +280,7 @@ def _example_rules(rules: _Rules) -> None:
     rules.refused(STATISTICS, mixes, "set model.norm = 'group' (the default)", "model.norm")
     cure = "set model.norm = 'group' (the default); fedbn works with it"
     rules.refused(KEPT, mixes, cure, "model.norm")
-    rules.sound(PERSONAL, "The personal slice is trained by the same noised steps.")
+    rules.sound(PERSONAL, "What stays at the site is trained by the same noised steps.")
     rules.sound(SEVERAL, "All vectors are computed from noised steps only.")
     rules.sound(SCALARS, "They follow from noised steps, and from how many images a site has.")
     rules.stated(WEIGHTING, "how many images a site has, which is public")
