@@ -28,6 +28,7 @@ CASES = {
         "split": {"name": "quantity", "sites": 3, "min_samples": 8},
     },
     "fedexp": {"algorithm": {"name": "fedexp"}, "compression": {"name": "float16"}},
+    "qfedavg": {"algorithm": {"name": "qfedavg"}, "rounds": {"rounds": 3, "cohort": 2}},
     "fedrep": {"algorithm": {"name": "fedrep"}, "rounds": {"rounds": 3, "cohort": 2}},
     "ditto": {"algorithm": {"name": "ditto"}, "rounds": {"rounds": 3, "cohort": 2}},
     "fedbn, shifted, BatchNorm, dropout": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import federations
 import pytest
@@ -26,6 +26,7 @@ from fedsight.program.rules import (
     INTEGERS,
     KEPT,
     LABELS,
+    LOSS,
     LOSSY,
     MIXED,
     PERSONAL,
@@ -68,6 +69,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     SINGLE: {"aggregation": {"name": "median"}},
     LOSSY: {"compression": {"name": "float16"}},
     INTEGERS: {},  # the algorithm is `Counting`
+    LOSS: {},  # the algorithm is `Asking`
     BOUNDED: {"algorithm": {"name": "ncm", "clip": 1.0}, "rounds": {"rounds": 1}},
     MIXED: {"train": {"augment": ["mixup"]}},
     BALANCED: {"train": {"sampling": "balanced"}},
@@ -84,6 +86,12 @@ class Counting(FedAvg):
         return {"counts": PartSpec((classes,), torch.int64, bound=images)}
 
 
+class Asking(FedAvg):
+    """An algorithm that no table knows, whose updates depend on the loss."""
+
+    asks_loss: ClassVar[bool] = True
+
+
 def program(*features: str) -> Program:
     sections: dict[str, Any] = {"rounds": {"weighting": "uniform"}, "split": {"sites": 5}}
     if "distributed" in features:  # goes with nothing else
@@ -94,7 +102,9 @@ def program(*features: str) -> Program:
     if "privacy" in sections:
         sections["privacy"]["noise_multiplier"] = 1.0
     made = federations.program(**sections)
-    return replace(made, algorithm=Counting()) if INTEGERS in features else made
+    for feature, algorithm in ((INTEGERS, Counting()), (LOSS, Asking())):
+        made = replace(made, algorithm=algorithm) if feature in features else made
+    return made
 
 
 def test_every_mechanism_is_judged_with_every_feature() -> None:

@@ -6,6 +6,7 @@ layout ([d] float32); the engine handles personal weights and running statistics
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
@@ -35,6 +36,7 @@ class Local:
     memory: Memory  # the site's own vectors from the last round that it took part in
     lr: float  # local learning rate of this round
     steps: int = 0  # local steps taken so far
+    loss: float = math.nan  # mean of the site's images at `start`, if the algorithm `asks_loss`
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class Algorithm(Settings):
     # its contents that are one number each: averaged like `parts`, but neither update nor encoded
     scalars: ClassVar[tuple[str, ...]] = ()
     of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
+    # whether `local.loss` is computed: what a site sends may depend on its loss, not on steps alone
+    asks_loss: ClassVar[bool] = False
     # each site keeps a whole model of its own, as its memory "personal", and uses that one
     owns: ClassVar[bool] = False
 

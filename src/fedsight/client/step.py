@@ -7,7 +7,7 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from secrets import token_bytes
 
@@ -17,12 +17,13 @@ from torch import Generator, Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Phase
 from fedsight.client import failures
-from fedsight.client.bound_model import CHUNK, BoundModel
+from fedsight.client.bound_model import CHUNK, DRAWS, BoundModel
 from fedsight.client.correction import Correction
 from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import make_optimizer
 from fedsight.client.pace import Pace
 from fedsight.client.sampling import order_of
+from fedsight.client.site import Round, Site, mean_loss
 from fedsight.client.training import (
     GradientSteps,
     Lesson,
@@ -47,30 +48,6 @@ from fedsight.program.program import Speed
 log = logging.getLogger(__name__)
 
 VALUE = 4  # bytes of a pixel value that is prepared
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a client is known by: its images, and the whole of them as one batch if it is small."""
-
-    name: str
-    data: SiteData
-    labels: Tensor
-    whole: Batch | None
-    values: int  # of `whole`
-    share: list[Tensor] | None = None  # a baseline's batches of a round of no whole passes
-    pace: Callable[[int], float] | None = None  # factor of the learning rate by step of the round
-
-
-@dataclass(frozen=True)
-class Round:
-    """A site's training in one round, of whichever model."""
-
-    number: int
-    site: Site
-    draws: Generator  # of the order of images and of augmentation
-    noise: MakeNoise  # that protects
-    blank: bool  # whether no image is to be read
 
 
 class Client(BoundModel):
@@ -203,11 +180,10 @@ class Client(BoundModel):
         begun = self._begin(known, memory)
         known = replace(known, share=self._share(known, order.round))
         counted = self._statistics(known, blank)
-        self.model.train()
-        for part in self._still:
-            part.eval()
         pace = Pace.of(program, order.round, self._training, len(data), known.share)
         known, local = replace(known, pace=pace.at), self._local(order, memory, pace.start)
+        if program.algorithm.asks_loss and not blank:
+            local.loss = self._loss(known)
         noise = partial(self._noise, *path)
         hides, seeded = self._hides, program.train_seed
         draws = secret_generator() if hides else generator(seeded, *path, "batches")
@@ -228,19 +204,26 @@ class Client(BoundModel):
         self, round: Round, phases: Sequence[Phase], local: Local, own: bool = False
     ) -> Progress:
         """Train the model that is loaded; raises SiteError when its loss is not finite."""
+        self.model.train()
+        for part in self._still:
+            part.eval()
         done = [self._train(phase, round, local, own) for phase in phases]
         loss = sum((one.loss for one in done), torch.zeros((), dtype=torch.float64))
         if not bool(torch.isfinite(loss)):
             raise diverged(round.site.name, round.number)
         return Progress(local.steps, loss, sum(one.samples for one in done))
 
+    def _loss(self, site: Site) -> float:
+        """The mean loss of the site's images, unaugmented, under the model that is loaded."""
+        federation, size = self.federation, self.federation.program.train.batch
+        task = federation.program.task.at(site.labels, len(federation.dataset.classes))
+        with self.inputs(site.data) as read, drawing(self._device, DRAWS), self._precision():
+            return mean_loss(task, self.model, read, len(site.data), size)
+
     def _own(self, order: Order, memory: Memory, round: Round) -> Memory:
         """The site's own model, trained from where it last ended, or from the order's model."""
         program, site = self.federation.program, round.site
         self.load(self._sent(order), memory)
-        self.model.train()
-        for part in self._still:
-            part.eval()
         pace = Pace.of(program, order.round, self._training, len(site.data), own=True)
         own = replace(round, site=replace(site, pace=pace.at), noise=partial(round.noise, "own"))
         phases = program.algorithm.own_phases(program.train.epochs)
