@@ -19,6 +19,7 @@ from fedsight.privacy.mechanisms.local import Local
 from fedsight.program.program import Program
 from fedsight.program.rules import (
     BALANCED,
+    BEYOND,
     BOUNDED,
     COUNTED,
     FEATURES,
@@ -69,6 +70,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     SINGLE: {"aggregation": {"name": "median"}},
     LOSSY: {"compression": {"name": "float16"}},
     INTEGERS: {},  # the algorithm is `Counting`
+    BEYOND: {"algorithm": {"name": "moon"}},
     LOSS: {},  # the algorithm is `Asking`
     BOUNDED: {"algorithm": {"name": "ncm", "clip": 1.0}, "rounds": {"rounds": 1}},
     MIXED: {"train": {"augment": ["mixup"]}},

@@ -7,7 +7,7 @@ layout ([d] float32); the engine handles personal weights and running statistics
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -81,6 +81,16 @@ class Algorithm(Settings):
     def corrects(self) -> bool:
         """Whether local gradients are corrected (they are then gathered into one vector first)."""
         return type(self).correct is not Algorithm.correct
+
+    @property
+    def penalises(self) -> bool:
+        """Whether a term is added to the local loss."""
+        return type(self).penalty is not Algorithm.penalty
+
+    @property
+    def beyond(self) -> bool:
+        """Whether a local step uses more than the gradient of the task's loss where it stands."""
+        return self.penalises
 
     @property
     def counts(self) -> bool:
@@ -163,6 +173,14 @@ class Algorithm(Settings):
     def correct(self, grad: Tensor, vector: Tensor, local: Local) -> Tensor:
         """The local gradient [d] at `vector` [d], corrected by the algorithm."""
         return grad
+
+    def penalty(self, z: Tensor, features: Callable[[Tensor], Tensor], local: Local) -> Tensor:
+        """What is added to the loss of a batch, scalar; `z` [b, f] are the features of its images.
+
+        `features` gives those under other weights [d], without gradients. They are what the last
+        layer, which must be linear, is given.
+        """
+        return z.new_zeros(())
 
     def correct_own(self, grad: Tensor, vector: Tensor, local: Local) -> Tensor:
         """The local gradient [d] of the site's own model at `vector` [d], corrected."""

@@ -22,6 +22,7 @@ from fedsight.client.correction import Correction
 from fedsight.client.dpsgd import PrivateSteps
 from fedsight.client.optimizers import make_optimizer
 from fedsight.client.pace import Pace
+from fedsight.client.penalty import Penalised
 from fedsight.client.sampling import order_of
 from fedsight.client.site import Round, Site, mean_loss
 from fedsight.client.training import (
@@ -330,11 +331,16 @@ class Client(BoundModel):
             program.train.clip,
             own,
         )
+        task = program.task.at(site.labels, len(self.federation.dataset.classes))
+        loss = None
+        if program.algorithm.penalises and not own:
+            loss = Penalised(task, program.algorithm, self.network, self.layout, local)
         with self._reader(site) as read:
             return self._training.train(
                 Lesson(
                     model=self.model,
-                    task=program.task.at(site.labels, len(self.federation.dataset.classes)),
+                    task=task,
+                    loss=loss,
                     read=read,
                     samples=len(site.data),
                     epochs=phase.epochs,

@@ -43,6 +43,8 @@ class Lesson:
     given: Iterable[Tensor] | None = None
     order: Callable[[Generator], Tensor] | None = None  # positions of an epoch; None: shuffled
     pace: Callable[[int], float] | None = None  # factor of the learning rate by step of the round
+    # the loss of a batch, where it is not the task's alone
+    loss: Callable[[nn.Module, Batch], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ class GradientSteps:
 
     def train(self, lesson: Lesson) -> Progress:
         """Epoch by epoch, batch by batch."""
-        model, task, optimizer = lesson.model, lesson.task, lesson.optimizer
+        model, optimizer = lesson.model, lesson.optimizer
+        loss_of = lesson.loss or lesson.task.loss
         losses, sizes = [], []
         given = lesson.given
         if given is None:
@@ -82,7 +85,7 @@ class GradientSteps:
         for step, positions in enumerate(given, start=lesson.done):
             batch = lesson.read(positions, lesson.draws)
             with self._precision():
-                loss = task.loss(model, batch)
+                loss = loss_of(model, batch)
             gradients = optimizer.gradients(loss)
             if lesson.pace is not None:
                 optimizer.factor = lesson.pace(step)

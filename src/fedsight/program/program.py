@@ -36,7 +36,7 @@ from fedsight.models.patterns import instead_of, matches
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
-from fedsight.program import opening, rules
+from fedsight.program import opening, rules, suited
 from fedsight.program.plugins import Plugin
 from fedsight.program.train import Train
 from fedsight.tasks.base import Task
@@ -412,12 +412,8 @@ class Program:
         if problems := [*self.task.check_network(network), *self._check_patterns(network)]:
             return problems
         algorithm, layout = self.algorithm, self.layout(network)
-        if algorithm.owns and layout.length(Kind.PERSONAL):
-            cause = (
-                f"{algorithm.registered} keeps a whole model at each site beside the shared one, "
-                f"of which the task '{self.task.registered}' keeps a part there already"
-            )
-            return [Problem("algorithm.name", cause, "choose another algorithm")]
+        if found := suited.problems(self, network):
+            return found
         if self.rounds.keep == "best" and (algorithm.owns or layout.length(Kind.PERSONAL)):
             cause = (
                 "each site has parameters of its own, and these are those of the last round "

@@ -99,6 +99,7 @@ PERSONAL = "a personal slice or model (FedBN, FedRep, Ditto)"
 FROZEN = "a frozen slice"
 SEVERAL = "several vectors in a reply (SCAFFOLD)"
 SCALARS = "numbers besides the update (FedNova, FedExP, q-FedAvg)"
+BEYOND = "a local loss of its own (MOON)"
 LOSS = "an update that a site's loss scales (q-FedAvg)"
 WEIGHTING = "weighting by samples"
 COHORT = "a cohort"
@@ -122,6 +123,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     FROZEN: lambda facts: facts.frozen,
     SEVERAL: lambda facts: len(facts.program.algorithm.parts) > 1,
     SCALARS: lambda facts: bool(facts.program.algorithm.scalars),
+    BEYOND: lambda facts: facts.program.algorithm.beyond,
     LOSS: lambda facts: facts.program.algorithm.asks_loss,
     WEIGHTING: lambda facts: facts.program.rounds.weighting == "samples",
     COHORT: lambda facts: facts.program.rounds.cohort is not None,
@@ -272,7 +274,7 @@ def _client_rules(rules: _Rules) -> None:
         "set rounds.weighting = 'uniform'",
         "rounds.weighting",
     )
-    for feature in (LOSS, LABELS, MIXED, BALANCED, COUNTED):
+    for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED):
         rules.sound(feature, "All that a site's images do to its update is clipped.")
 
 
@@ -285,6 +287,13 @@ def _example_rules(rules: _Rules) -> None:
     rules.sound(PERSONAL, "What stays at the site is trained by the same noised steps.")
     rules.sound(SEVERAL, "All vectors are computed from noised steps only.")
     rules.sound(SCALARS, "They follow from noised steps, and from how many images a site has.")
+    rules.refused(
+        BEYOND,
+        "DP-SGD clips and noises gradients of the task's loss at the weights of a step, and the "
+        "algorithm uses others",
+        "choose an algorithm that does not, for example fedprox, feddyn or scaffold",
+        "algorithm.name",
+    )
     rules.refused(
         LOSS,
         "the loss is a mean over a site's images, and no noise is added to it",
@@ -346,7 +355,7 @@ def secure_rules() -> list[Rule]:
     rules.sound(SHIFT)
     for feature in (INTEGERS, BOUNDED):
         rules.sound(feature, "They are masked modulo 2^64, without clip, rounding or weight.")
-    for feature in (LOSS, LABELS, MIXED, BALANCED, COUNTED):
+    for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED):
         rules.sound(feature)
     rules.refused(
         SINGLE,
