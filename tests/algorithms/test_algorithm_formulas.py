@@ -113,7 +113,7 @@ def test_fedprox_pulls_towards_the_global_vector() -> None:
 
 def test_only_algorithms_with_a_correction_pay_for_one() -> None:
     corrects = {name for name in algorithms.names() if algorithms.get(name)().corrects}
-    assert corrects == {"feddyn", "fedprox", "scaffold"}
+    assert corrects == {"feddyn", "fedprox", "fedsam", "scaffold"}
     grad = torch.ones(8)
     assert FedAvg().correct(grad, grad, local()) is grad
 

@@ -1,9 +1,10 @@
-"""FedDyn, FedNova, FedExP and q-FedAvg against their papers' equations, once more in NumPy."""
+"""FedDyn, FedNova, FedExP and q-FedAvg and FedSAM against their papers, once more in NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import federations
@@ -17,6 +18,7 @@ from fedsight.algorithms.fedavg import FedAvg
 from fedsight.algorithms.feddyn import FedDyn
 from fedsight.algorithms.fedexp import FedExP
 from fedsight.algorithms.fednova import FedNova
+from fedsight.algorithms.fedsam import FedSAM
 from fedsight.algorithms.qfedavg import QFedAvg
 from fedsight.algorithms.scaffold import Scaffold
 from fedsight.client.memory import MemoryStore
@@ -24,7 +26,9 @@ from fedsight.client.step import Client
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Order
 from fedsight.engines.in_process import InProcessEngine
+from fedsight.models.zoo.small_cnn import SmallCNN
 from fedsight.privacy.base import split
+from fedsight.program.federation import federate
 
 Vector = npt.NDArray[np.float64]
 
@@ -66,8 +70,9 @@ class Quadratics:
                 y, shared = vector.double(), algorithm.shared(state)
                 at = Local(vector.double(), shared, memories[site], self.lr)
                 at.loss = self.loss(site, y.numpy())
+                at.at = partial(self.gradient, site)
                 for _ in range(self.steps[site]):
-                    grad = torch.from_numpy(self.grad(site, y.numpy()))
+                    grad = self.gradient(site, y)
                     y = y - at.lr * algorithm.correct(grad, y, at)
                     at.steps += 1
                 payload, memories[site] = algorithm.finish(y, at)
@@ -88,6 +93,10 @@ class Quadratics:
     def grad(self, site: int, w: Vector) -> Vector:
         """The gradient of a site's loss."""
         return self.curved[site] @ (w - self.wanted[site])
+
+    def gradient(self, site: int, w: torch.Tensor) -> torch.Tensor:
+        """The same of a tensor."""
+        return torch.from_numpy(self.grad(site, w.numpy()))
 
     def walk(self, site: int, x: Vector) -> Vector:
         """The update of a site's plain local steps, in NumPy."""
@@ -158,10 +167,26 @@ def qfedavg(cohorts: Sequence[Sequence[int]], q: float) -> Vector:
     return x
 
 
+def fedsam(cohorts: Sequence[Sequence[int]], rho: float) -> Vector:
+    """Qu et al. 2022, Algorithm 1: each step along the gradient where the loss is worse."""
+    x = np.zeros(4)
+    for cohort in cohorts:
+        ends = []
+        for site, p in of(cohort):
+            y = x.copy()
+            for _ in range(UNEQUAL.steps[site]):
+                uphill = UNEQUAL.grad(site, y)
+                y -= UNEQUAL.lr * UNEQUAL.grad(site, y + rho * uphill / np.linalg.norm(uphill))
+            ends.append(p * y)
+        x = sum(ends)
+    return x
+
+
 ORACLES: dict[str, tuple[Algorithm, Callable[[Sequence[Sequence[int]]], Vector]]] = {
     "feddyn": (FedDyn(alpha=0.3), lambda cohorts: feddyn(cohorts, 0.3)),
     "fednova": (FedNova(), fednova),
     "fedexp": (FedExP(epsilon=1e-4), lambda cohorts: fedexp(cohorts, 1e-4)),
+    "fedsam": (FedSAM(rho=0.3), lambda cohorts: fedsam(cohorts, 0.3)),
     "qfedavg, q = 2": (QFedAvg(q=2.0), lambda cohorts: qfedavg(cohorts, 2.0)),
     "qfedavg, q = 0.5": (QFedAvg(q=0.5), lambda cohorts: qfedavg(cohorts, 0.5)),
 }
@@ -308,6 +333,44 @@ def test_fednova_with_equal_steps_equals_fedavg() -> None:
         for name in ("fedavg", "fednova")
     )
     torch.testing.assert_close(other, plain, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None], ids=["moving", "cumulative"])
+def test_fedsam_with_rho_0_equals_fedavg_bit_for_bit(momentum: float | None) -> None:
+    """BatchNorm too: the second look changes no statistic, nor how many batches were counted."""
+    plain, sam = (
+        federations.program(
+            algorithm=algorithm,
+            split={"name": "dirichlet", "sites": 4, "alpha": 0.3},
+            train={"momentum": 0.9, "epochs": 2},
+            rounds={"rounds": 3, "cohort": 2},
+        )
+        for algorithm in ({"name": "fedavg"}, {"name": "fedsam", "rho": 0.0})
+    )
+    model = SmallCNN if momentum else federations.Counting
+    made = model(width=4, blocks=2, norm="batch")
+    shas = {
+        federations.sha(federations.learn(federate(replace(one, model=made))).vector)
+        for one in (plain, sam)
+    }
+    assert len(shas) == 1
+
+
+def test_fedsams_step_is_the_gradient_at_a_distance_rho_uphill() -> None:
+    sections = {"train": {"batch": 200, "lr": 0.1}, "model": {"norm": "batch"}}
+    made = federations.federation(**sections, algorithm={"name": "fedsam", "rho": 0.2})
+    begun = made.initial[made.layout.travelling]
+    with one_thread():
+        plain = Client(federations.federation(**sections))
+        here = plain.step(Order(1, begun), 0, {}).payload["delta"]
+        uphill, shared = begun.clone(), made.layout.shared
+        uphill[shared] -= 0.2 * here[shared] / here[shared].norm()
+        there = plain.step(Order(1, uphill), 0, {}).payload["delta"]
+        worker = Client(made)
+        delta = worker.step(Order(1, begun), 0, {}).payload["delta"]
+    torch.testing.assert_close(delta[shared], there[shared], atol=1e-6, rtol=0)
+    assert (there - here)[shared].abs().max() > 1e-4
+    assert torch.equal(delta[made.layout.buffer], here[made.layout.buffer])
 
 
 def test_qfedavg_with_q_0_equals_fedavg_bit_for_bit() -> None:

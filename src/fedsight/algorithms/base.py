@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 
 
+def _not_computed(vector: Tensor) -> Tensor:
+    raise NotImplementedError("no gradient is computed at other vectors in this local training")
+
+
 @dataclass
 class Local:
     """What a client knows while it trains in one round."""
@@ -36,6 +40,8 @@ class Local:
     memory: Memory  # the site's own vectors from the last round that it took part in
     lr: float  # local learning rate of this round
     steps: int = 0  # local steps taken so far
+    # gradient [d] of the step's batch at another vector [d], if the algorithm `looks` there
+    at: Callable[[Tensor], Tensor] = _not_computed
     loss: float = math.nan  # mean of the site's images at `start`, if the algorithm `asks_loss`
 
 
@@ -72,6 +78,8 @@ class Algorithm(Settings):
     # its contents that are one number each: averaged like `parts`, but neither update nor encoded
     scalars: ClassVar[tuple[str, ...]] = ()
     of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
+    # whether `correct` looks at gradients at other vectors too, by `local.at`
+    looks: ClassVar[bool] = False
     # whether `local.loss` is computed: what a site sends may depend on its loss, not on steps alone
     asks_loss: ClassVar[bool] = False
     # each site keeps a whole model of its own, as its memory "personal", and uses that one
@@ -90,7 +98,7 @@ class Algorithm(Settings):
     @property
     def beyond(self) -> bool:
         """Whether a local step uses more than the gradient of the task's loss where it stands."""
-        return self.penalises
+        return self.penalises or self.looks
 
     @property
     def counts(self) -> bool:

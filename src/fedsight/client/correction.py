@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsight.algorithms.base import Algorithm, Local
 from fedsight.client.optimizers import clip_gradients
+from fedsight.client.training import Gradients
 from fedsight.core.layout import Kind, Layout
 
 
@@ -20,13 +22,19 @@ class Correction:
     algorithm: Algorithm
     layout: Layout
     vector: Tensor
+    model: nn.Module  # that is bound to it
     names: Sequence[str]
     local: Local
     clip: float | None = None  # largest joint norm of what is stepped along
     own: bool = False  # whether it is the site's own model that is trained
 
-    def __call__(self, gradients: list[Tensor]) -> list[Tensor]:
-        """The gradients as the step takes them; it counts the step."""
+    def __call__(self, gradients: list[Tensor], again: Gradients | None = None) -> list[Tensor]:
+        """The gradients as the step takes them; it counts the step.
+
+        `again` computes those of the same batch with the weights that `vector` then holds.
+        """
+        if self.algorithm.looks and again is not None:
+            self.local.at = partial(self._at, again)
         if self.own or self.algorithm.corrects:
             gradients = self._corrected(gradients)
         if self.clip is not None:
@@ -45,6 +53,19 @@ class Correction:
             entries[name].view(grad) if name in entries else gradient
             for name, gradient in zip(self.names, gradients, strict=True)
         ]
+
+    def _at(self, again: Gradients, vector: Tensor) -> Tensor:
+        """The gradient [d] at `vector` [d]; weights and running statistics stay as they are."""
+        here = self.vector[self.layout.shared]
+        kept = here.clone()
+        buffers = [(buffer, buffer.clone()) for buffer in self.model.buffers()]
+        here.copy_(vector)
+        try:
+            return self._gathered(again())
+        finally:
+            here.copy_(kept)
+            for buffer, value in buffers:
+                buffer.copy_(value)
 
     def _gathered(self, gradients: list[Tensor]) -> Tensor:
         """The gradients of shared parameters as one vector [d]; zero where none is trained."""

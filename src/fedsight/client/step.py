@@ -326,6 +326,7 @@ class Client(BoundModel):
             program.algorithm,
             self.layout,
             self.vector,
+            self.model,
             list(chosen),
             local,
             program.train.clip,
