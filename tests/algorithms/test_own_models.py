@@ -1,4 +1,4 @@
-"""Ditto: models of the sites' own, beside the one that all learn together."""
+"""Ditto, APFL and FedPer: what sites have of their own, beside what all learn together."""
 
 from __future__ import annotations
 
@@ -35,6 +35,7 @@ def opened(lam: float = 0.5, own_epochs: int = 3, **sections: Any) -> Federation
 
 
 def plain(**sections: Any) -> Federation:
+    """FedAvg, or the algorithm in `sections`."""
     return federations.federation(**{**UNEQUAL, **sections})
 
 
@@ -125,6 +126,96 @@ def test_with_lambda_0_the_own_model_is_that_of_the_site_alone(tmp_path: Path) -
         for _ in range(3 * 3):
             alone = alone - 0.05 * site.grad(alone)
     torch.testing.assert_close(kept[name]["personal"], alone, atol=1e-5, rtol=0)
+
+
+def test_apfl_follows_its_paper_with_two_of_four_unequal_sites_in_a_round(tmp_path: Path) -> None:
+    """Algorithm 1 with full batches and four local steps: v_k follows the mixture's gradient."""
+    steps = {"train": {"epochs": 4, "batch": 200, "lr": 0.05}}
+    of = plain(**steps, algorithm={"name": "apfl", "alpha": 0.3})
+    with one_thread():
+        found, kept, lines = trained(of, tmp_path)
+        names = [of.partition.name(number) for number in range(4)]
+        sites = {name: Site(of, number) for number, name in enumerate(names)}
+        w, v, mixed = of.initial.clone(), dict[str, Tensor](), dict[str, Tensor]()
+        for line in lines:
+            ends = []
+            for name in line["sites"]:
+                grad, end, own = sites[name].grad, w, v.get(name, w)
+                for _ in range(4):
+                    step = 0.3 * grad(0.3 * own + 0.7 * end)
+                    end, own = end - 0.05 * grad(end), own - 0.05 * step
+                v[name], mixed[name] = own, 0.3 * own + 0.7 * end
+                ends.append((end, len(sites[name].batch.y)))
+            total = sum(weight for _, weight in ends)
+            w = sum((weight / total * end for end, weight in ends), torch.zeros_like(w))
+    torch.testing.assert_close(found, w, atol=2e-6, rtol=0)
+    assert len(v) >= 3
+    for name, own in v.items():
+        torch.testing.assert_close(kept[name]["own"], own, atol=5e-6, rtol=0)
+        torch.testing.assert_close(kept[name]["personal"], mixed[name], atol=5e-6, rtol=0)
+    assert federations.sha(found) == federations.sha(federations.learn(plain(**steps)).vector)
+
+
+def test_apfl_with_alpha_1_uses_the_model_of_the_site_alone(tmp_path: Path) -> None:
+    rounds = {"train": {"batch": 200, "lr": 0.05, "epochs": 3}, "rounds": {"rounds": 3}}
+    of = plain(**rounds, algorithm={"name": "apfl", "alpha": 1.0})
+    _, kept, _ = trained(of, tmp_path)
+    site, alone = Site(of, 1), of.initial.clone()
+    with one_thread():
+        for _ in range(3 * 3):
+            alone = alone - 0.05 * site.grad(alone)
+    found = kept[of.partition.name(1)]
+    assert torch.equal(found["personal"], found["own"])
+    torch.testing.assert_close(found["own"], alone, atol=1e-5, rtol=0)
+
+
+def test_apfl_refuses_steps_and_statistics_that_its_second_model_does_not_have() -> None:
+    apfl = {"name": "apfl"}
+    assert federations.program(algorithm=apfl).check() == []
+    odd = {"momentum": 0.9, "schedule": "cosine", "schedule_by": "step"}
+    found = federations.program(algorithm=apfl, train=odd).check()
+    assert [problem.where for problem in found] == ["train.momentum", "train.schedule_by"]
+    batch = federations.program(algorithm=apfl, model={"norm": "batch"})
+    (problem,) = batch.check_network(batch.model.build(1, 14, 14, 10, 0))
+    assert problem.where == "model.norm"
+
+
+@pytest.mark.parametrize("blocks", [0, 1])
+def test_fedper_follows_its_paper_with_two_of_four_unequal_sites_in_a_round(
+    blocks: int, tmp_path: Path
+) -> None:
+    """Algorithms 1 and 2: the base is averaged, the personal layers are the site's last ones."""
+    steps = {"train": {"epochs": 2, "batch": 200, "lr": 0.1}}
+    of = plain(**steps, algorithm={"name": "fedper", "blocks": blocks})
+    body, own = of.layout.shared, of.layout.personal
+    with one_thread():
+        found, kept, lines = trained(of, tmp_path)
+        names = [of.partition.name(number) for number in range(4)]
+        sites = {name: Site(of, number) for number, name in enumerate(names)}
+        w, heads = of.initial.clone(), dict[str, Tensor]()
+        for line in lines:
+            ends = []
+            for name in line["sites"]:
+                end = w.clone()
+                end[own] = heads.get(name, of.initial[own])
+                for _ in range(2):
+                    end = end - 0.1 * sites[name].grad(end)
+                heads[name] = end[own].clone()
+                ends.append((end, len(sites[name].batch.y)))
+            total = sum(weight for _, weight in ends)
+            w = sum((weight / total * end for end, weight in ends), torch.zeros_like(w))
+    torch.testing.assert_close(found[body], w[body], atol=5e-6, rtol=0)
+    for name, head in heads.items():
+        torch.testing.assert_close(kept[name]["personal"], head, atol=5e-6, rtol=0)
+
+
+def test_what_a_site_remembers_that_could_not_train_is_the_model_it_was_sent() -> None:
+    for name in ("ditto", "apfl"):
+        of = plain(algorithm={"name": name})
+        begun = of.initial[of.layout.travelling] + 0.5
+        kept = Client(of).blank(Order(1, begun), 0, {}).memory
+        assert kept.keys() == Client(of).step(Order(1, begun), 0, {}).memory.keys()
+        assert all(torch.equal(one, begun) for one in kept.values())
 
 
 def test_a_large_lambda_holds_the_own_model_at_the_global_one() -> None:
@@ -219,6 +310,9 @@ def test_check_refuses_what_a_whole_own_model_does_not_go_with() -> None:
     )
     (problem,) = best.check_network(best.model.build(1, 14, 14, 10, 0))
     assert problem.where == "rounds.keep"
+    whole = federations.program(algorithm={"name": "fedper", "blocks": 2})
+    (problem,) = whole.check_network(whole.model.build(1, 14, 14, 10, 0))
+    assert "nothing travels" in problem.cause
     closing = federations.program(algorithm={"name": "ditto"}, finish={"name": "ridge"})
     (problem,) = closing.check_network(closing.model.build(1, 14, 14, 10, 0))
     assert problem.where == "finish.name"

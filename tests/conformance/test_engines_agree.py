@@ -33,6 +33,7 @@ CASES = {
     "fedsam": {"algorithm": {"name": "fedsam"}, "model": {"norm": "batch", "dropout": 0.3}},
     "fedrep": {"algorithm": {"name": "fedrep"}, "rounds": {"rounds": 3, "cohort": 2}},
     "ditto": {"algorithm": {"name": "ditto"}, "rounds": {"rounds": 3, "cohort": 2}},
+    "apfl": {"algorithm": {"name": "apfl"}, "rounds": {"rounds": 3, "cohort": 2}},
     "fedbn, shifted, BatchNorm, dropout": {
         "algorithm": {"name": "fedbn"},
         "shift": {"kind": "noise", "strength": 0.3},

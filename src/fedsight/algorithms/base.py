@@ -40,6 +40,7 @@ class Local:
     memory: Memory  # the site's own vectors from the last round that it took part in
     lr: float  # local learning rate of this round
     steps: int = 0  # local steps taken so far
+    working: dict[str, Tensor] = field(default_factory=dict)  # the algorithm's own, of this round
     # gradient [d] of the step's batch at another vector [d], if the algorithm `looks` there
     at: Callable[[Tensor], Tensor] = _not_computed
     loss: float = math.nan  # mean of the site's images at `start`, if the algorithm `asks_loss`

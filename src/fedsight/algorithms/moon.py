@@ -32,7 +32,7 @@ class Moon(FedAvg):
         whose term is constant.
         """
         previous = local.memory.get("previous")
-        if previous is None or not bool(previous.any()):  # all zero: its site has learnt nothing
+        if previous is None:
             return z.new_zeros(())
         near, far = (
             F.cosine_similarity(z, features(vector), dim=1) / self.temperature

@@ -167,17 +167,16 @@ class Client(BoundModel):
     def _unlearnt(self, order: Order, site: Site) -> Memory:
         """What a site remembers that has learnt nothing and remembered nothing so far."""
         zeros = {name: torch.zeros_like(value) for name, value in order.shared.items()}
-        still = Order(order.round, torch.zeros_like(order.vector), zeros)
+        still = Order(order.round, order.vector, zeros)
         self.load(still.vector, {})
         _, kept = self._result(still, self._local(still, {}, lr=1.0, steps=1))
         own = {"personal": order.vector} if self.federation.program.algorithm.owns else {}
-        return {**kept, **own, **self._begin(site, {})}
+        return {**own, **kept, **self._begin(site, {})}
 
     def _stepped(self, order: Order, known: Site, memory: Memory, blank: bool = False) -> Reply:
         program, site, data = self.federation.program, known.name, known.data
         path = ("round", order.round, "site", site)
-        owns = program.algorithm.owns
-        self.load(self._sent(order), {} if owns else memory)
+        self.load(self._sent(order), {} if program.algorithm.owns else memory)
         begun = self._begin(known, memory)
         known = replace(known, share=self._share(known, order.round))
         counted = self._statistics(known, blank)
@@ -193,7 +192,7 @@ class Client(BoundModel):
         with drawing(self._device, None if hides else derive(seeded, *path, "dropout")):
             learnt = self._trained(round, phases, local)
             payload, kept = self._result(order, replace(local, lr=pace.mean))
-            if owns:
+            if program.algorithm.own_phases(1):
                 kept = {**kept, **self._own(order, memory, round)}
         metrics: Metrics = {"train_loss": Sum(learnt.loss.numpy(), learnt.samples)}
         if program.privacy.protects or not learnt.samples:  # no epsilon pays for it, or none is

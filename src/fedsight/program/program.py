@@ -421,6 +421,11 @@ class Program:
             )
             cure = "leave it out, or set rounds.patience, which ends training early"
             return [Problem("rounds.keep", cause, cure)]
+        if rules.personalises(algorithm) and not layout.length(Kind.SHARED):
+            cause = (
+                f"{algorithm.registered} keeps all of the model at the site, and nothing travels"
+            )
+            return [Problem("algorithm", cause, "keep fewer blocks, or choose another algorithm")]
         if rules.personalises(algorithm) and not layout.length(Kind.PERSONAL):
             cause = (
                 f"{algorithm.registered} keeps a slice of the model at the site, which this lacks"

@@ -22,17 +22,18 @@ def problems(program: Program, network: Network) -> list[Problem]:
             f"of which the task '{program.task.registered}' keeps a part there already"
         )
         return [Problem("algorithm.name", cause, "choose another algorithm")]
-    if not algorithm.penalises:
-        return []
-    try:
-        linear_head(network)
-    except ModelError as error:
-        return [Problem("model.name", error.cause, error.cure)]
+    if algorithm.penalises:
+        try:
+            linear_head(network)
+        except ModelError as error:
+            return [Problem("model.name", error.cause, error.cure)]
     kinds = {entry.name: entry.kind for entry in layout.entries}
     if all(kinds[name] == Kind.FROZEN for pair in network.statistics for name in pair):
         return []
+    if not (algorithm.penalises or (algorithm.owns and not algorithm.own_phases(1))):
+        return []
     cause = (
-        f"{algorithm.registered} compares features under the weights of several models, and "
-        "BatchNorm's running statistics are those of one"
+        f"{algorithm.registered} uses several models at a site, and BatchNorm's running statistics "
+        "are those of one"
     )
     return [Problem("model.norm", cause, "set model.norm = 'group' (the default) or 'frozen'")]
