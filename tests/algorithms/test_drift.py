@@ -269,17 +269,24 @@ def test_the_larger_q_the_more_alike_are_the_losses_of_unequal_sites() -> None:
 # -- through the real loop -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weighting", ["samples", "uniform"])
+@pytest.mark.parametrize("weighting", ["samples", "capped", "uniform"])
 def test_feddyns_server_holds_the_weighted_mean_of_what_sites_keep(
     weighting: str, tmp_path: Path
 ) -> None:
     made = federations.federation(
         split={"name": "dirichlet", "alpha": 0.3, "sites": 4},
         algorithm={"name": "feddyn", "alpha": 0.1},
-        rounds={"rounds": 5, "cohort": 2, "weighting": weighting},
+        rounds={
+            "rounds": 5,
+            "cohort": 2,
+            "weighting": weighting,
+            **({"cap": 25} if weighting == "capped" else {}),
+        },
     )
     sizes = np.array([made.size(site) for site in range(4)], float)
-    weights = sizes if weighting == "samples" else np.ones(4)
+    assert sizes.min() < 25 < sizes.max()
+    counted = {"samples": sizes, "capped": np.minimum(sizes, 25), "uniform": np.ones(4)}
+    weights = counted[weighting]
     engine = InProcessEngine(made, tmp_path / "memory")
     found = federations.learn(made, engine)
     engine.close()

@@ -36,6 +36,7 @@ CASES: dict[str, dict[str, Any]] = {
         "rounds": {"weighting": "uniform"},
         "train": {"epochs": 2},
     },
+    "capped": {"rounds": {"weighting": "capped", "cap": 10}},
     "fedadam": {"algorithm": {"name": "fedadam"}},
     "scaffold": {"algorithm": {"name": "scaffold"}},
     "scaffold, cohort": {"algorithm": {"name": "scaffold"}, "rounds": {"rounds": 4, "cohort": 2}},

@@ -37,6 +37,7 @@ from fedsight.program.rules import (
     SEVERAL,
     SINGLE,
     STATISTICS,
+    WEIGHTING,
     Facts,
     Rule,
     met,
@@ -59,7 +60,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model": {"norm": "batch"},
         "algorithm": {"name": "fedbn"},
     },
-    "weighting by samples": {"rounds": {"weighting": "samples"}},
+    WEIGHTING: {"rounds": {"weighting": "samples"}},
     "a cohort": {"rounds": {"cohort": 4}},
     "a quorum": {"rounds": {"quorum": 4}},
     SEVERAL: {"algorithm": {"name": "scaffold"}},
@@ -107,6 +108,14 @@ def program(*features: str) -> Program:
     for feature, algorithm in ((INTEGERS, Counting()), (LOSS, Asking())):
         made = replace(made, algorithm=algorithm) if feature in features else made
     return made
+
+
+def test_a_cap_of_weights_and_the_rule_that_uses_it_need_one_another() -> None:
+    for given, word in (({"weighting": "capped"}, "no cap is set"), ({"cap": 5}, "without effect")):
+        (problem,) = federations.program(rounds=given).check()
+        assert problem.where == "rounds.cap"
+        assert word in problem.cause
+    assert federations.program(rounds={"weighting": "capped", "cap": 5}).check() == []
 
 
 def test_every_mechanism_is_judged_with_every_feature() -> None:

@@ -231,7 +231,7 @@ class Client(BoundModel):
         return {"personal": self.vector[self.own].to("cpu", copy=True)}
 
     def _weight(self, data: SiteData) -> int:
-        return len(data) if self.federation.program.rounds.weighting == "samples" else 1
+        return self.federation.program.rounds.weight(len(data))
 
     def _begin(self, site: Site, memory: Memory) -> Memory:
         """Let the task prepare the network; returns what must be remembered to repeat that."""

@@ -47,7 +47,10 @@ class Rounds(Settings):
 
     rounds: int = Field(20, ge=1)
     cohort: int | None = Field(None, ge=1)  # sites per round; None: all of them
-    weighting: Literal["samples", "uniform"] = "samples"
+    # what a site counts for in the mean: its training images; capped: at most `cap` of these;
+    # uniform: as much as any other site
+    weighting: Literal["samples", "capped", "uniform"] = "samples"
+    cap: int | None = Field(None, ge=1)  # images that a site counts for at most, if capped
     evaluate_every: int = Field(1, ge=1)  # rounds; the last one is always evaluated
     # share of each site's training images that is set aside, for the figures of the rounds, where
     # the data have no validation part; 0: these figures are measured on the test part
@@ -75,6 +78,12 @@ class Rounds(Settings):
         """The first setting that asks for that."""
         return "rounds.keep" if self.keep == "best" else "rounds.patience"
 
+    def weight(self, images: int) -> int:
+        """What a site with so many training images counts for in the mean: a whole number."""
+        if self.weighting == "uniform":
+            return 1
+        return min(images, self.cap) if self.weighting == "capped" and self.cap else images
+
     def check(self, sites: int | None) -> list[Problem]:
         """Settings that `sites` sites cannot satisfy; None: their number is not known yet."""
         problems = []
@@ -87,6 +96,14 @@ class Rounds(Settings):
             cause = f"a cohort of {most} cannot give {self.quorum} good replies"
             cure = f"lower rounds.quorum to {most} or fewer, or leave it out to need every site"
             problems.append(Problem("rounds.quorum", cause, cure))
+        if self.weighting == "capped" and self.cap is None:
+            cause = "sites are to count for a capped number of images, and no cap is set"
+            cure = "set rounds.cap, for example to the median of the sites' numbers of images"
+            problems.append(Problem("rounds.cap", cause, cure))
+        if self.weighting != "capped" and self.cap is not None:
+            cause = f"rounds.weighting is '{self.weighting}', so a cap would be without effect"
+            cure = "set rounds.weighting = 'capped', or leave it out"
+            problems.append(Problem("rounds.cap", cause, cure))
         if self.keep_by is not None and not self.compared:
             cause = "the last round is kept, whatever its figures"
             cure = "set rounds.keep = 'best' or rounds.patience, or leave it out"
@@ -337,8 +354,8 @@ class Program:
         """The program of one round in which every site takes part with every image as it is."""
         own = self.rounds
         rounds = Rounds(
-            rounds=1, weighting=own.weighting, validation=own.validation, quorum=own.quorum,
-            keep=own.keep, keep_by=own.keep_by, patience=own.patience,
+            rounds=1, weighting=own.weighting, cap=own.cap, validation=own.validation,
+            quorum=own.quorum, keep=own.keep, keep_by=own.keep_by, patience=own.patience,
         )  # fmt: skip
         plain = {"groups": (), "augment": (), "warmup": 0, "schedule_by": "round"}
         trains = self.train.model_copy(update={**plain, "sampling": "shuffled", **train})

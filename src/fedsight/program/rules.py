@@ -101,7 +101,7 @@ SEVERAL = "several vectors in a reply (SCAFFOLD)"
 SCALARS = "numbers besides the update (FedNova, FedExP, q-FedAvg)"
 BEYOND = "a local loss or gradients of its own (MOON, FedSAM, APFL)"
 LOSS = "an update that a site's loss scales (q-FedAvg)"
-WEIGHTING = "weighting by samples"
+WEIGHTING = "weighting by samples, capped or not"
 COHORT = "a cohort"
 QUORUM = "a quorum"
 SHIFT = "a feature shift"
@@ -125,7 +125,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     SCALARS: lambda facts: bool(facts.program.algorithm.scalars),
     BEYOND: lambda facts: facts.program.algorithm.beyond,
     LOSS: lambda facts: facts.program.algorithm.asks_loss,
-    WEIGHTING: lambda facts: facts.program.rounds.weighting == "samples",
+    WEIGHTING: lambda facts: facts.program.rounds.weighting != "uniform",
     COHORT: lambda facts: facts.program.rounds.cohort is not None,
     QUORUM: lambda facts: facts.program.rounds.quorum is not None,
     SHIFT: lambda facts: facts.program.shift.kind != "none",
