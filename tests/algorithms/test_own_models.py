@@ -21,6 +21,7 @@ from fedsight.core.types import Memory, Metrics, Order
 from fedsight.engines.in_process import InProcessEngine, LocalWorker
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
+from fedsight.program.rules import Facts, remarks
 
 UNEQUAL: dict[str, Any] = {
     "split": {"name": "dirichlet", "alpha": 0.3, "sites": 4, "min_samples": 4},
@@ -316,6 +317,19 @@ def test_check_refuses_what_a_whole_own_model_does_not_go_with() -> None:
     closing = federations.program(algorithm={"name": "ditto"}, finish={"name": "ridge"})
     (problem,) = closing.check_network(closing.model.build(1, 14, 14, 10, 0))
     assert problem.where == "finish.name"
+
+
+@pytest.mark.parametrize("name", ["ditto", "apfl"])
+def test_an_own_model_is_stated_as_what_epsilon_does_not_cover(name: str) -> None:
+    made = federations.program(
+        algorithm={"name": name},
+        privacy={"name": "local", "noise_multiplier": 1.0},
+        rounds={"weighting": "uniform"},
+    )
+    assert made.check() == []
+    assert Facts.of(made).personal
+    assert Facts.of(made).remembers
+    assert any("the whole model, that stays at its site" in one for one in remarks(made))
 
 
 def test_a_baseline_trains_as_many_epochs_as_one_of_the_two_models() -> None:
