@@ -21,6 +21,8 @@ ALGORITHMS = [
     {"name": "scaffold"},
     {"name": "fedadam"},
     {"name": "fedrep"},
+    {"name": "ditto"},
+    {"name": "moon"},
 ]
 
 
