@@ -27,7 +27,8 @@ class QFedAvg(Algorithm):
     scalars: ClassVar[tuple[str, ...]] = ("divisor",)
     asks_loss: ClassVar[bool] = True
 
-    q: float = Field(1.0, ge=0)  # 0 is FedAvg; the larger, the more a high loss counts
+    # 0 is FedAvg; the larger, the more a high loss counts, and the shorter the steps
+    q: float = Field(0.1, ge=0)
 
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
         """F^q (w_k - w) and F^q + q F^(q - 1) ||w_k - w||^2 / lr, with F the loss at w.
