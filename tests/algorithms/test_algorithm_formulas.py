@@ -14,7 +14,7 @@ import torch
 from fedsight.algorithms.base import EVERYTHING, Algorithm, Local, Mean, Phase, State, algorithms
 from fedsight.algorithms.fedavg import FedAvg, FedProx
 from fedsight.algorithms.fedopt import FedAdagrad, FedAdam, FedAvgM, FedOpt, FedYogi
-from fedsight.algorithms.personal import FedBN, FedRep
+from fedsight.algorithms.personal import FedBN, FedPer, FedRep
 from fedsight.algorithms.scaffold import Scaffold
 from fedsight.client.memory import MemoryStore
 from fedsight.core.layout import Kind, Layout
@@ -113,7 +113,7 @@ def test_fedprox_pulls_towards_the_global_vector() -> None:
 
 def test_only_algorithms_with_a_correction_pay_for_one() -> None:
     corrects = {name for name in algorithms.names() if algorithms.get(name)().corrects}
-    assert corrects == {"feddyn", "fedprox", "scaffold"}
+    assert corrects == {"apfl", "feddyn", "fedprox", "fedsam", "scaffold"}
     grad = torch.ones(8)
     assert FedAvg().correct(grad, grad, local()) is grad
 
@@ -281,6 +281,16 @@ def test_fedbn_keeps_all_of_every_norm_at_the_site() -> None:
     assert personal(FedBN(), SmallCNN(width=4)) == scale_and_shift
     assert personal(FedBN(), SmallCNN(width=4, norm="batch")) == scale_and_shift | statistics
     assert personal(FedBN(), MLP()) == set()
+
+
+def test_fedper_keeps_the_head_and_the_last_blocks_and_trains_all_at_once() -> None:
+    head = {"head.weight", "head.bias"}
+    assert personal(FedPer(), SmallCNN(width=4)) == head
+    last = {f"{part}1.{of}" for part in ("conv", "norm") for of in ("weight", "bias")}
+    found = personal(FedPer(blocks=1), SmallCNN(width=4, blocks=2))
+    assert head < found
+    assert all(name.startswith(("conv1", "norm1", "head")) for name in found), last
+    assert FedPer().phases(2) == [Phase(2, EVERYTHING)]
 
 
 def test_fedrep_keeps_the_head_and_trains_it_first() -> None:

@@ -1,9 +1,10 @@
-"""FedDyn, FedNova and FedExP against their papers' equations, written a second time in NumPy."""
+"""FedDyn, FedNova, FedExP and q-FedAvg and FedSAM against their papers, once more in NumPy."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import federations
@@ -17,13 +18,17 @@ from fedsight.algorithms.fedavg import FedAvg
 from fedsight.algorithms.feddyn import FedDyn
 from fedsight.algorithms.fedexp import FedExP
 from fedsight.algorithms.fednova import FedNova
+from fedsight.algorithms.fedsam import FedSAM
+from fedsight.algorithms.qfedavg import QFedAvg
 from fedsight.algorithms.scaffold import Scaffold
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Order
 from fedsight.engines.in_process import InProcessEngine
+from fedsight.models.zoo.small_cnn import SmallCNN
 from fedsight.privacy.base import split
+from fedsight.program.federation import federate
 
 Vector = npt.NDArray[np.float64]
 
@@ -64,8 +69,10 @@ class Quadratics:
             for site in cohort:
                 y, shared = vector.double(), algorithm.shared(state)
                 at = Local(vector.double(), shared, memories[site], self.lr)
+                at.loss = self.loss(site, y.numpy())
+                at.at = partial(self.gradient, site)
                 for _ in range(self.steps[site]):
-                    grad = torch.from_numpy(self.grad(site, y.numpy()))
+                    grad = self.gradient(site, y)
                     y = y - at.lr * algorithm.correct(grad, y, at)
                     at.steps += 1
                 payload, memories[site] = algorithm.finish(y, at)
@@ -78,9 +85,18 @@ class Quadratics:
             assert vector.dtype == torch.float32
         return vector.double().numpy(), state
 
+    def loss(self, site: int, w: Vector) -> float:
+        """A site's loss."""
+        off = w - self.wanted[site]
+        return float(off @ self.curved[site] @ off / 2)
+
     def grad(self, site: int, w: Vector) -> Vector:
         """The gradient of a site's loss."""
         return self.curved[site] @ (w - self.wanted[site])
+
+    def gradient(self, site: int, w: torch.Tensor) -> torch.Tensor:
+        """The same of a tensor."""
+        return torch.from_numpy(self.grad(site, w.numpy()))
 
     def walk(self, site: int, x: Vector) -> Vector:
         """The update of a site's plain local steps, in NumPy."""
@@ -138,10 +154,41 @@ def fedexp(cohorts: Sequence[Sequence[int]], epsilon: float) -> Vector:
     return x
 
 
+def qfedavg(cohorts: Sequence[Sequence[int]], q: float) -> Vector:
+    """Li et al. 2020, Algorithm 2, with L = 1 / lr, for weighted sites."""
+    x, smooth = np.zeros(4), 1 / UNEQUAL.lr
+    for cohort in cohorts:
+        moved, divisors = np.zeros(4), 0.0
+        for site, p in of(cohort):
+            loss, change = UNEQUAL.loss(site, x), -smooth * UNEQUAL.walk(site, x)
+            moved += p * loss**q * change
+            divisors += p * (q * loss ** (q - 1) * change @ change + smooth * loss**q)
+        x = x - moved / divisors
+    return x
+
+
+def fedsam(cohorts: Sequence[Sequence[int]], rho: float) -> Vector:
+    """Qu et al. 2022, Algorithm 1: each step along the gradient where the loss is worse."""
+    x = np.zeros(4)
+    for cohort in cohorts:
+        ends = []
+        for site, p in of(cohort):
+            y = x.copy()
+            for _ in range(UNEQUAL.steps[site]):
+                uphill = UNEQUAL.grad(site, y)
+                y -= UNEQUAL.lr * UNEQUAL.grad(site, y + rho * uphill / np.linalg.norm(uphill))
+            ends.append(p * y)
+        x = sum(ends)
+    return x
+
+
 ORACLES: dict[str, tuple[Algorithm, Callable[[Sequence[Sequence[int]]], Vector]]] = {
     "feddyn": (FedDyn(alpha=0.3), lambda cohorts: feddyn(cohorts, 0.3)),
     "fednova": (FedNova(), fednova),
     "fedexp": (FedExP(epsilon=1e-4), lambda cohorts: fedexp(cohorts, 1e-4)),
+    "fedsam": (FedSAM(rho=0.3), lambda cohorts: fedsam(cohorts, 0.3)),
+    "qfedavg, q = 2": (QFedAvg(q=2.0), lambda cohorts: qfedavg(cohorts, 2.0)),
+    "qfedavg, q = 0.5": (QFedAvg(q=0.5), lambda cohorts: qfedavg(cohorts, 0.5)),
 }
 
 
@@ -207,20 +254,39 @@ def test_fednova_ends_at_the_weighted_optimum_where_fedavg_favours_those_with_mo
     assert as_plain > 0.8 * plain
 
 
+def test_the_larger_q_the_more_alike_are_the_losses_of_unequal_sites() -> None:
+    """And q = 0 ends where FedAvg does."""
+    sites = Quadratics(weights=[9, 3, 1], steps=[2, 2, 2], lr=0.05)
+    everyone = [[0, 1, 2]] * 400
+    ends = {q: sites.learn(QFedAvg(q=q), everyone)[0] for q in (0.0, 1.0, 4.0)}
+    np.testing.assert_array_equal(ends[0.0], sites.learn(FedAvg(), everyone)[0])
+    spread = [np.std([sites.loss(site, w) for site in range(3)]) for w in ends.values()]
+    assert spread[0] > 1.3 * spread[1] > 1.3 * 1.3 * spread[2]
+    worst = [max(sites.loss(site, w) for site in range(3)) for w in ends.values()]
+    assert worst[0] > worst[1] > worst[2]
+
+
 # -- through the real loop -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("weighting", ["samples", "uniform"])
+@pytest.mark.parametrize("weighting", ["samples", "capped", "uniform"])
 def test_feddyns_server_holds_the_weighted_mean_of_what_sites_keep(
     weighting: str, tmp_path: Path
 ) -> None:
     made = federations.federation(
         split={"name": "dirichlet", "alpha": 0.3, "sites": 4},
         algorithm={"name": "feddyn", "alpha": 0.1},
-        rounds={"rounds": 5, "cohort": 2, "weighting": weighting},
+        rounds={
+            "rounds": 5,
+            "cohort": 2,
+            "weighting": weighting,
+            **({"cap": 25} if weighting == "capped" else {}),
+        },
     )
     sizes = np.array([made.size(site) for site in range(4)], float)
-    weights = sizes if weighting == "samples" else np.ones(4)
+    assert sizes.min() < 25 < sizes.max()
+    counted = {"samples": sizes, "capped": np.minimum(sizes, 25), "uniform": np.ones(4)}
+    weights = counted[weighting]
     engine = InProcessEngine(made, tmp_path / "memory")
     found = federations.learn(made, engine)
     engine.close()
@@ -274,6 +340,84 @@ def test_fednova_with_equal_steps_equals_fedavg() -> None:
         for name in ("fedavg", "fednova")
     )
     torch.testing.assert_close(other, plain, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None], ids=["moving", "cumulative"])
+def test_fedsam_with_rho_0_equals_fedavg_bit_for_bit(momentum: float | None) -> None:
+    """BatchNorm too: the second look changes no statistic, nor how many batches were counted."""
+    plain, sam = (
+        federations.program(
+            algorithm=algorithm,
+            split={"name": "dirichlet", "sites": 4, "alpha": 0.3},
+            train={"momentum": 0.9, "epochs": 2},
+            rounds={"rounds": 3, "cohort": 2},
+        )
+        for algorithm in ({"name": "fedavg"}, {"name": "fedsam", "rho": 0.0})
+    )
+    model = SmallCNN if momentum else federations.Counting
+    made = model(width=4, blocks=2, norm="batch")
+    shas = {
+        federations.sha(federations.learn(federate(replace(one, model=made))).vector)
+        for one in (plain, sam)
+    }
+    assert len(shas) == 1
+
+
+def test_fedsams_step_is_the_gradient_at_a_distance_rho_uphill() -> None:
+    sections = {"train": {"batch": 200, "lr": 0.1}, "model": {"norm": "batch"}}
+    made = federations.federation(**sections, algorithm={"name": "fedsam", "rho": 0.2})
+    begun = made.initial[made.layout.travelling]
+    with one_thread():
+        plain = Client(federations.federation(**sections))
+        here = plain.step(Order(1, begun), 0, {}).payload["delta"]
+        uphill, shared = begun.clone(), made.layout.shared
+        uphill[shared] -= 0.2 * here[shared] / here[shared].norm()
+        there = plain.step(Order(1, uphill), 0, {}).payload["delta"]
+        worker = Client(made)
+        delta = worker.step(Order(1, begun), 0, {}).payload["delta"]
+    torch.testing.assert_close(delta[shared], there[shared], atol=1e-6, rtol=0)
+    assert (there - here)[shared].abs().max() > 1e-4
+    assert torch.equal(delta[made.layout.buffer], here[made.layout.buffer])
+
+
+def test_qfedavg_with_q_0_equals_fedavg_bit_for_bit() -> None:
+    sections = {
+        "split": {"name": "dirichlet", "sites": 4, "alpha": 0.3},
+        "rounds": {"rounds": 3, "cohort": 2},
+        "model": {"norm": "batch"},
+    }
+    shas = {
+        federations.sha(federations.learn(federations.federation(**sections, **more)).vector)
+        for more in ({}, {"algorithm": {"name": "qfedavg", "q": 0.0}})
+    }
+    assert len(shas) == 1
+
+
+def test_qfedavg_scales_an_update_by_the_loss_of_all_images_where_it_began() -> None:
+    """Unaugmented, with the weights of classes, in evaluation mode: no dropout."""
+    sections = {
+        "model": {"dropout": 0.5},
+        "task": {"class_weights": [0.5, 2.0] * 5},
+        "train": {"batch": 16, "lr": 0.1, "augment": ["flip"]},
+    }
+    plain = federations.federation(**sections)
+    made = federations.federation(**sections, algorithm={"name": "qfedavg", "q": 2.0})
+    begun = made.initial[made.layout.travelling]
+    delta, payload = (Client(one).step(Order(1, begun), 1, {}).payload for one in (plain, made))
+    data, module = made.client(1), made.build().module.eval()
+    batch = made.batch(data, torch.arange(len(data)))
+    weights = torch.tensor([0.5, 2.0] * 5)
+    losses = torch.nn.functional.cross_entropy(module(batch.x), batch.y, weights, reduction="none")
+    loss, square = float(losses.mean().detach()), float(delta["delta"].double().square().sum())
+    torch.testing.assert_close(payload["delta"], loss**2 * delta["delta"], rtol=1e-4, atol=1e-7)
+    assert float(payload["divisor"]) == pytest.approx(loss**2 + 2 * loss * square / 0.1, rel=1e-4)
+
+
+def test_qfedavg_refuses_optimisers_whose_step_is_not_the_rate() -> None:
+    assert QFedAvg().check(federations.program()) == []
+    for section in ({"momentum": 0.9}, {"optimiser": "adamw"}):
+        (found,) = QFedAvg().check(federations.program(train=section))
+        assert found.where == f"train.{next(iter(section))}"
 
 
 def test_fednova_refuses_optimisers_whose_path_has_another_length() -> None:

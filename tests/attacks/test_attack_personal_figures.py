@@ -37,10 +37,10 @@ def images(folder: Path, there: bool) -> Path:
     return draw(folder, train, noise_images(120, seed=1))
 
 
-def personal(data: Path) -> Program:
+def personal(data: Path, algorithm: str = "fedrep") -> Program:
     return program(
         data,
-        algorithm={"name": "fedrep"},
+        algorithm={"name": algorithm},
         train={"batch": 4, "lr": 0.1},
         privacy={"name": "local", "noise_multiplier": 8.0},
     )
@@ -76,10 +76,11 @@ def test_noise_for_a_test_image_does_not_hide_a_training_image(
     assert guess(site, of) is there
 
 
+@pytest.mark.parametrize("algorithm", ["fedrep", "ditto", "apfl"])
 def test_no_figures_leave_of_models_with_parameters_that_were_trained_bare(
-    attack: Attack, tmp_path: Path
+    attack: Attack, tmp_path: Path, algorithm: str
 ) -> None:
     data = images(tmp_path / "images", True)
-    site, of = attack("ours", data, **CONTRACT), personal(data)
+    site, of = attack("ours", data, **CONTRACT), personal(data, algorithm)
     assert "without noise" in site.join(of)["declared"]["withheld"]
     assert guess(site, of) is None

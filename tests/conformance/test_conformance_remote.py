@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 from site_services import FaultyLink, Places
 
 from fedsight.client.memory import MemoryStore
+from fedsight.client.step import Client
 from fedsight.core.types import Order
 from fedsight.deploy.server.job import send_kept
 from fedsight.deploy.site.memories import folder_of
@@ -24,7 +25,7 @@ from fedsight.engines.base import Work
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.remote.conversation import Link
 from fedsight.program.federation import Federation, federate
-from fedsight.program.program import Program
+from fedsight.program.program import Program, Speed
 
 BATCH_NORM: dict[str, Any] = {"model": {"norm": "batch", "dropout": 0.2}}
 CASES: dict[str, dict[str, Any]] = {
@@ -35,12 +36,14 @@ CASES: dict[str, dict[str, Any]] = {
         "rounds": {"weighting": "uniform"},
         "train": {"epochs": 2},
     },
+    "capped": {"rounds": {"weighting": "capped", "cap": 10}},
     "fedadam": {"algorithm": {"name": "fedadam"}},
     "scaffold": {"algorithm": {"name": "scaffold"}},
     "scaffold, cohort": {"algorithm": {"name": "scaffold"}, "rounds": {"rounds": 4, "cohort": 2}},
     "fednova, float16": {"algorithm": {"name": "fednova"}, "compression": {"name": "float16"}},
     "fedbn, BatchNorm": {"algorithm": {"name": "fedbn"}, **BATCH_NORM},
     "fedbn, cohort": {"algorithm": {"name": "fedbn"}, "rounds": {"rounds": 4, "cohort": 2}},
+    "ditto, cohort": {"algorithm": {"name": "ditto"}, "rounds": {"rounds": 4, "cohort": 2}},
     "fedavg, BatchNorm": BATCH_NORM,
     "float16": {"compression": {"name": "float16"}},
     "median": {"aggregation": {"name": "median"}},
@@ -92,6 +95,29 @@ def test_own_images_elsewhere_give_the_bits_of_one_tree(
     assert site_services.figures(diary) == site_services.figures(kept)
     assert diary.replies == sum(line["cohort"] for line in diary.lines)
     same_memories(places, tmp_path, program.rounds.rounds)
+
+
+def test_no_byte_of_a_sites_own_model_leaves_it(places: Places, site_images: Path) -> None:
+    """The update does, so the answers are searched rightly."""
+    program = site_services.program(site_images, algorithm={"name": "ditto"})
+    federation, link = places.meet(program)
+    left = bytearray()
+
+    def heard(kind: str, header: dict[str, Any], said: str, body: bytes) -> tuple[str, bytes]:
+        left.extend(said.encode() + body)
+        return said, body
+
+    site_services.learn(federation, FaultyLink(link, "north", heard))
+    store, vector = MemoryStore(places.memory("north")), federation.initial
+    own = store.load("north", 2)["personal"]  # after the first round
+    worker = Client(federate(program), Speed(device="cpu", workers=1))
+    update = worker.step(Order(1, vector), 0, {}).payload["delta"]
+    assert federation.partition.name(0) == "north"
+    for leaves, values in ((True, update), (False, own), (False, own - vector)):
+        parts = values.split(4)
+        seen = [part.numpy().tobytes() in left for part in parts if len(part) == 4 and part.all()]
+        assert len(seen) > 20
+        assert all(seen) if leaves else not any(seen)
 
 
 def noised(images: Path, mechanism: str) -> Program:

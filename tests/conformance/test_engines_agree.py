@@ -28,7 +28,12 @@ CASES = {
         "split": {"name": "quantity", "sites": 3, "min_samples": 8},
     },
     "fedexp": {"algorithm": {"name": "fedexp"}, "compression": {"name": "float16"}},
+    "qfedavg": {"algorithm": {"name": "qfedavg"}, "rounds": {"rounds": 3, "cohort": 2}},
+    "moon": {"algorithm": {"name": "moon"}, "rounds": {"rounds": 3, "cohort": 2}},
+    "fedsam": {"algorithm": {"name": "fedsam"}, "model": {"norm": "batch", "dropout": 0.3}},
     "fedrep": {"algorithm": {"name": "fedrep"}, "rounds": {"rounds": 3, "cohort": 2}},
+    "ditto": {"algorithm": {"name": "ditto"}, "rounds": {"rounds": 3, "cohort": 2}},
+    "apfl": {"algorithm": {"name": "apfl"}, "rounds": {"rounds": 3, "cohort": 2}},
     "fedbn, shifted, BatchNorm, dropout": {
         "algorithm": {"name": "fedbn"},
         "shift": {"kind": "noise", "strength": 0.3},

@@ -158,22 +158,25 @@ def test_fedbn_without_norms_is_refused(tiny_federation: Make) -> None:
 
 
 def test_sites_of_equal_size_weigh_alike_by_either_rule(tiny_federation: Make) -> None:
-    shas = {
-        federations.sha(trained(tiny_federation, rounds={"weighting": weighting}).vector)
-        for weighting in ("samples", "uniform")
-    }
+    rules = ({"weighting": "samples"}, {"weighting": "uniform"}, {"weighting": "capped", "cap": 7})
+    shas = {federations.sha(trained(tiny_federation, rounds=rule).vector) for rule in rules}
     assert len(shas) == 1
 
 
-def test_sites_of_unequal_size_weigh_by_their_samples(tiny_federation: Make) -> None:
+def test_sites_of_unequal_size_weigh_by_their_samples_up_to_a_cap(tiny_federation: Make) -> None:
     unequal = {"split": {"name": "quantity", "sites": 3, "alpha": 0.5, "min_samples": 5}}
     weighted = [
-        tiny_federation(**unequal, rounds={"rounds": 1, "weighting": weighting})
-        for weighting in ("samples", "uniform")
+        tiny_federation(**unequal, rounds={"rounds": 1, **rule})
+        for rule in (
+            {"weighting": "samples"},
+            {"weighting": "uniform"},
+            {"weighting": "capped", "cap": 30},
+        )
     ]
     sizes = [weighted[0].size(site) for site in range(3)]
-    assert len(set(sizes)) > 1
-    for federation, weights in zip(weighted, (sizes, [1, 1, 1]), strict=True):
+    capped = [min(size, 30) for size in sizes]
+    assert len({str(sizes), str(capped), "[30, 30, 30]"}) == 3
+    for federation, weights in zip(weighted, (sizes, [1, 1, 1], capped), strict=True):
         client = Client(federation)
         with one_thread():
             deltas = torch.stack(

@@ -21,6 +21,8 @@ ALGORITHMS = [
     {"name": "scaffold"},
     {"name": "fedadam"},
     {"name": "fedrep"},
+    {"name": "ditto"},
+    {"name": "moon"},
 ]
 
 
@@ -36,6 +38,24 @@ def test_masked_run_ends_with_the_bits_of_the_same_rounding_without_masks(
     unrounded = federations.learn(federations.federation(algorithm=algorithm))
     assert federations.sha(masked.vector) != federations.sha(unrounded.vector)
     assert torch.allclose(masked.vector, unrounded.vector, atol=1e-4)
+
+
+def test_capped_weights_are_masked_with_the_cap_as_the_largest() -> None:
+    unequal = {
+        "split": {"name": "quantity", "sites": 3, "min_samples": 5},
+        "rounds": {"rounds": 2, "weighting": "capped", "cap": 45},
+    }
+    masked, plain, exact = (
+        federations.federation(**unequal, secure=secure) for secure in (MASKED, OPEN, {})
+    )
+    sizes = [masked.size(site) for site in range(3)]
+    assert min(sizes) < 45 < max(sizes)
+    total = aggregator_of(masked, 3)
+    assert isinstance(total, SecureSum)
+    assert total.quantiser.cap == 45
+    vectors = [federations.learn(of).vector for of in (masked, plain, exact)]
+    assert federations.sha(vectors[0]) == federations.sha(vectors[1])
+    torch.testing.assert_close(vectors[0], vectors[2], atol=1e-4, rtol=0)
 
 
 def test_the_books_show_the_bytes_of_each_rounds_own_cohort() -> None:

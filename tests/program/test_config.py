@@ -327,7 +327,8 @@ TABLES: dict[str, st.SearchStrategy[dict[str, Any]]] = {
         optional={
             "rounds": MIN,
             "cohort": SITES,
-            "weighting": st.sampled_from(["samples", "uniform"]),
+            "weighting": st.sampled_from(["samples", "capped", "uniform"]),
+            "cap": MIN,
             "quorum": SITES,
             "deadline": RATE,
         },

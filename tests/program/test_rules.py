@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import federations
 import pytest
@@ -19,6 +19,7 @@ from fedsight.privacy.mechanisms.local import Local
 from fedsight.program.program import Program
 from fedsight.program.rules import (
     BALANCED,
+    BEYOND,
     BOUNDED,
     COUNTED,
     FEATURES,
@@ -26,6 +27,7 @@ from fedsight.program.rules import (
     INTEGERS,
     KEPT,
     LABELS,
+    LOSS,
     LOSSY,
     MIXED,
     PERSONAL,
@@ -35,6 +37,7 @@ from fedsight.program.rules import (
     SEVERAL,
     SINGLE,
     STATISTICS,
+    WEIGHTING,
     Facts,
     Rule,
     met,
@@ -57,7 +60,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "model": {"norm": "batch"},
         "algorithm": {"name": "fedbn"},
     },
-    "weighting by samples": {"rounds": {"weighting": "samples"}},
+    WEIGHTING: {"rounds": {"weighting": "samples"}},
     "a cohort": {"rounds": {"cohort": 4}},
     "a quorum": {"rounds": {"quorum": 4}},
     SEVERAL: {"algorithm": {"name": "scaffold"}},
@@ -68,6 +71,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     SINGLE: {"aggregation": {"name": "median"}},
     LOSSY: {"compression": {"name": "float16"}},
     INTEGERS: {},  # the algorithm is `Counting`
+    BEYOND: {"algorithm": {"name": "moon"}},
+    LOSS: {},  # the algorithm is `Asking`
     BOUNDED: {"algorithm": {"name": "ncm", "clip": 1.0}, "rounds": {"rounds": 1}},
     MIXED: {"train": {"augment": ["mixup"]}},
     BALANCED: {"train": {"sampling": "balanced"}},
@@ -84,6 +89,12 @@ class Counting(FedAvg):
         return {"counts": PartSpec((classes,), torch.int64, bound=images)}
 
 
+class Asking(FedAvg):
+    """An algorithm that no table knows, whose updates depend on the loss."""
+
+    asks_loss: ClassVar[bool] = True
+
+
 def program(*features: str) -> Program:
     sections: dict[str, Any] = {"rounds": {"weighting": "uniform"}, "split": {"sites": 5}}
     if "distributed" in features:  # goes with nothing else
@@ -94,7 +105,17 @@ def program(*features: str) -> Program:
     if "privacy" in sections:
         sections["privacy"]["noise_multiplier"] = 1.0
     made = federations.program(**sections)
-    return replace(made, algorithm=Counting()) if INTEGERS in features else made
+    for feature, algorithm in ((INTEGERS, Counting()), (LOSS, Asking())):
+        made = replace(made, algorithm=algorithm) if feature in features else made
+    return made
+
+
+def test_a_cap_of_weights_and_the_rule_that_uses_it_need_one_another() -> None:
+    for given, word in (({"weighting": "capped"}, "no cap is set"), ({"cap": 5}, "without effect")):
+        (problem,) = federations.program(rounds=given).check()
+        assert problem.where == "rounds.cap"
+        assert word in problem.cause
+    assert federations.program(rounds={"weighting": "capped", "cap": 5}).check() == []
 
 
 def test_every_mechanism_is_judged_with_every_feature() -> None:

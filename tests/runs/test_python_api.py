@@ -246,6 +246,14 @@ def test_a_personal_part_needs_a_site(tmp_path: Path) -> None:
     assert torch.equal(lyon["conv.weight"], oslo["conv.weight"])
 
 
+def test_a_whole_model_of_its_own_needs_a_site_too(tmp_path: Path) -> None:
+    run = fs.run(**own(algorithm="ditto", rounds=1), out=tmp_path / "run", workers=1)
+    with pytest.raises(fs.StoreError, match="its own part of the model"):
+        _ = run.model
+    lyon, oslo = (run.for_site(site).model.state_dict() for site in ("lyon", "oslo"))
+    assert not any(torch.equal(lyon[name], oslo[name]) for name in ("fc.weight", "conv.weight"))
+
+
 def test_a_run_keeps_its_model_whatever_other_runs_of_the_same_network_do(
     tmp_path: Path,
 ) -> None:

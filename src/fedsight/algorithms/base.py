@@ -6,7 +6,8 @@ layout ([d] float32); the engine handles personal weights and running statistics
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 State = dict[str, Tensor]
 
 
+def _not_computed(vector: Tensor) -> Tensor:
+    raise NotImplementedError("no gradient is computed at other vectors in this local training")
+
+
 @dataclass
 class Local:
     """What a client knows while it trains in one round."""
@@ -35,6 +40,10 @@ class Local:
     memory: Memory  # the site's own vectors from the last round that it took part in
     lr: float  # local learning rate of this round
     steps: int = 0  # local steps taken so far
+    working: dict[str, Tensor] = field(default_factory=dict)  # the algorithm's own, of this round
+    # gradient [d] of the step's batch at another vector [d], if the algorithm `looks` there
+    at: Callable[[Tensor], Tensor] = _not_computed
+    loss: float = math.nan  # mean of the site's images at `start`, if the algorithm `asks_loss`
 
 
 @dataclass(frozen=True)
@@ -70,11 +79,27 @@ class Algorithm(Settings):
     # its contents that are one number each: averaged like `parts`, but neither update nor encoded
     scalars: ClassVar[tuple[str, ...]] = ()
     of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
+    # whether `correct` looks at gradients at other vectors too, by `local.at`
+    looks: ClassVar[bool] = False
+    # whether `local.loss` is computed: what a site sends may depend on its loss, not on steps alone
+    asks_loss: ClassVar[bool] = False
+    # each site keeps a whole model of its own, as its memory "personal", and uses that one
+    owns: ClassVar[bool] = False
 
     @property
     def corrects(self) -> bool:
         """Whether local gradients are corrected (they are then gathered into one vector first)."""
         return type(self).correct is not Algorithm.correct
+
+    @property
+    def penalises(self) -> bool:
+        """Whether a term is added to the local loss."""
+        return type(self).penalty is not Algorithm.penalty
+
+    @property
+    def beyond(self) -> bool:
+        """Whether a local step uses more than the gradient of the task's loss where it stands."""
+        return self.penalises or self.looks
 
     @property
     def counts(self) -> bool:
@@ -134,6 +159,18 @@ class Algorithm(Settings):
         """The phases of one round's local training."""
         return [Phase(epochs, EVERYTHING)]
 
+    def own_phases(self, epochs: int) -> list[Phase]:
+        """The phases in which the site's own model is trained, after the shared one (`owns`).
+
+        It begins where it last ended, the first time at the order's model, and never travels.
+        """
+        return []
+
+    def passes(self, epochs: int) -> int:
+        """How many epochs a round trains one model; of the shared and the own one the more."""
+        both = self.phases(epochs), self.own_phases(epochs)
+        return max(sum(phase.epochs for phase in phases) for phases in both)
+
     def init(self, vector: Tensor) -> State:
         """The server's state before the first round."""
         return {}
@@ -144,6 +181,18 @@ class Algorithm(Settings):
 
     def correct(self, grad: Tensor, vector: Tensor, local: Local) -> Tensor:
         """The local gradient [d] at `vector` [d], corrected by the algorithm."""
+        return grad
+
+    def penalty(self, z: Tensor, features: Callable[[Tensor], Tensor], local: Local) -> Tensor:
+        """What is added to the loss of a batch, scalar; `z` [b, f] are the features of its images.
+
+        `features` gives those under other weights [d], without gradients. They are what the last
+        layer, which must be linear, is given.
+        """
+        return z.new_zeros(())
+
+    def correct_own(self, grad: Tensor, vector: Tensor, local: Local) -> Tensor:
+        """The local gradient [d] of the site's own model at `vector` [d], corrected."""
         return grad
 
     def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:

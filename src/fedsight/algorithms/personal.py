@@ -18,6 +18,19 @@ class FedBN(Algorithm):
         return Kind.PERSONAL if name in network.norms else kind
 
 
+@algorithms.add("fedper", paper="Arivazhagan et al. 2019, Algorithms 1 and 2")
+class FedPer(Algorithm):
+    """A shared body and a personal head, trained together."""
+
+    blocks: int = Field(0, ge=0)  # how many blocks before the head are personal too
+
+    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
+        """The head and the last blocks before it, with their statistics, are personal."""
+        last = network.blocks[-self.blocks :] if self.blocks else ()
+        keeps = name in network.head or any(name in block for block in last)
+        return Kind.PERSONAL if keeps else kind
+
+
 @algorithms.add("fedrep", paper="Collins et al. 2021, Algorithm 1")
 class FedRep(Algorithm):
     """A shared body and a personal head: the head is trained first, then the body."""

@@ -50,6 +50,7 @@ class BoundModel:
         self._parameters = dict(self.model.named_parameters())
         self._first = next(iter(self._parameters.values()))
         self._pointer = self._first.data_ptr()
+        self.own = federation.program.own(self.layout)
         self._kinds = {entry.name: entry.kind for entry in self.layout.entries}
         self._constant = self._constant_buffers()
         self._found: Activations | None = None
@@ -67,13 +68,14 @@ class BoundModel:
         ]
 
     def load(self, vector: Tensor, memory: Memory) -> None:
-        """Make `vector` [travelling] and the site's personal slice the model's weights."""
+        """Make `vector` [travelling] and what the site has of its own the model's weights."""
         layout = self.layout
-        personal = layout.personal
         if self._first.data_ptr() != self._pointer:  # another client has bound the network since
             layout.bind(self.model, self.vector)
         self.vector[layout.travelling].copy_(vector)
-        self.vector[personal].copy_(memory.get("personal", self.initial[personal]))
+        self.vector[layout.personal].copy_(self.initial[layout.personal])
+        if "personal" in memory:
+            self.vector[self.own].copy_(memory["personal"])
         # A forward pass may have changed them. What a site did before must not show in what it does
         # now, but by its memory; nor may another client's in this process.
         for buffer, value in self._constant:

@@ -11,7 +11,8 @@ from fedsight.client import failures
 from fedsight.client.pace import Pace
 from fedsight.client.sampling import order_of
 from fedsight.client.side_by_side import Stacked, suits
-from fedsight.client.step import Client, Site, diverged
+from fedsight.client.site import Site
+from fedsight.client.step import Client, diverged
 from fedsight.core.devices import drawing
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind

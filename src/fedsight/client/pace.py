@@ -27,9 +27,12 @@ class Pace:
         training: LocalTraining,
         images: int,
         share: Sized | None = None,
+        own: bool = False,
     ) -> Pace:
-        """The pace of a site with so many images, or of the batches in `share`."""
-        phases = program.algorithm.phases(program.train.epochs)
+        """The pace of a site with so many images, or of the batches in `share`; `own`: that of its
+        own model."""
+        algorithm = program.algorithm
+        phases = (algorithm.own_phases if own else algorithm.phases)(program.train.epochs)
         epochs = sum(phase.epochs for phase in phases)
         steps = epochs * training.steps(images, program.train.batch)
         if share is not None:

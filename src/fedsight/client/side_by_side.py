@@ -28,8 +28,12 @@ def suits(program: Program, kinds: set[Kind]) -> bool:
     """
     train, algorithm = program.train, program.algorithm
     plain = train.plain and train.optimiser == "sgd" and train.clip is None
-    uniform = not (algorithm.corrects or algorithm.counts or program.task.prepares)
-    uniform = uniform and not program.task.counts_labels
+    uniform = not (algorithm.corrects or algorithm.counts or algorithm.owns)
+    uniform = (
+        uniform
+        and not algorithm.beyond
+        and not (program.task.prepares or program.task.counts_labels)
+    )
     phases = algorithm.phases(train.epochs)
     return (
         plain

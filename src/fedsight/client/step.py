@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from secrets import token_bytes
 
@@ -17,11 +17,14 @@ from torch import Generator, Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Phase
 from fedsight.client import failures
-from fedsight.client.bound_model import CHUNK, BoundModel
+from fedsight.client.bound_model import CHUNK, DRAWS, BoundModel
+from fedsight.client.correction import Correction
 from fedsight.client.dpsgd import PrivateSteps
-from fedsight.client.optimizers import clip_gradients, make_optimizer
+from fedsight.client.optimizers import make_optimizer
 from fedsight.client.pace import Pace
+from fedsight.client.penalty import Penalised
 from fedsight.client.sampling import order_of
+from fedsight.client.site import Round, Site, mean_loss
 from fedsight.client.training import (
     GradientSteps,
     Lesson,
@@ -46,19 +49,6 @@ from fedsight.program.program import Speed
 log = logging.getLogger(__name__)
 
 VALUE = 4  # bytes of a pixel value that is prepared
-
-
-@dataclass(frozen=True)
-class Site:
-    """What a client is known by: its images, and the whole of them as one batch if it is small."""
-
-    name: str
-    data: SiteData
-    labels: Tensor
-    whole: Batch | None
-    values: int  # of `whole`
-    share: list[Tensor] | None = None  # a baseline's batches of a round of no whole passes
-    pace: Callable[[int], float] | None = None  # factor of the learning rate by step of the round
 
 
 class Client(BoundModel):
@@ -177,43 +167,71 @@ class Client(BoundModel):
     def _unlearnt(self, order: Order, site: Site) -> Memory:
         """What a site remembers that has learnt nothing and remembered nothing so far."""
         zeros = {name: torch.zeros_like(value) for name, value in order.shared.items()}
-        still = Order(order.round, torch.zeros_like(order.vector), zeros)
+        still = Order(order.round, order.vector, zeros)
         self.load(still.vector, {})
         _, kept = self._result(still, self._local(still, {}, lr=1.0, steps=1))
-        return {**kept, **self._begin(site, {})}
+        own = {"personal": order.vector} if self.federation.program.algorithm.owns else {}
+        return {**own, **kept, **self._begin(site, {})}
 
     def _stepped(self, order: Order, known: Site, memory: Memory, blank: bool = False) -> Reply:
         program, site, data = self.federation.program, known.name, known.data
         path = ("round", order.round, "site", site)
-        self.load(self._sent(order), memory)
+        self.load(self._sent(order), {} if program.algorithm.owns else memory)
         begun = self._begin(known, memory)
         known = replace(known, share=self._share(known, order.round))
         counted = self._statistics(known, blank)
-        self.model.train()
-        for part in self._still:
-            part.eval()
         pace = Pace.of(program, order.round, self._training, len(data), known.share)
         known, local = replace(known, pace=pace.at), self._local(order, memory, pace.start)
+        if program.algorithm.asks_loss and not blank:
+            local.loss = self._loss(known)
         noise = partial(self._noise, *path)
         hides, seeded = self._hides, program.train_seed
         draws = secret_generator() if hides else generator(seeded, *path, "batches")
-        loss, seen = torch.zeros((), dtype=torch.float64), 0
+        round = Round(order.round, known, draws, noise, blank)
+        phases = program.algorithm.phases(program.train.epochs)
         with drawing(self._device, None if hides else derive(seeded, *path, "dropout")):
-            for phase in program.algorithm.phases(program.train.epochs):
-                progress = self._train(phase, known, draws, local, noise, blank)
-                loss += progress.loss
-                seen += progress.samples
-        if not bool(torch.isfinite(loss)):
-            raise diverged(site, order.round)
-        metrics: Metrics = {"train_loss": Sum(loss.numpy(), seen)}
-        if program.privacy.protects or not seen:  # no epsilon pays for it, or there is none
+            learnt = self._trained(round, phases, local)
+            payload, kept = self._result(order, replace(local, lr=pace.mean))
+            if program.algorithm.own_phases(1):
+                kept = {**kept, **self._own(order, memory, round)}
+        metrics: Metrics = {"train_loss": Sum(learnt.loss.numpy(), learnt.samples)}
+        if program.privacy.protects or not learnt.samples:  # no epsilon pays for it, or none is
             metrics = {}
-        payload, kept = self._result(order, replace(local, lr=pace.mean))
         released = self._release({**payload, **counted}, order, site, noise)
         return Reply(site, released, self._weight(data), metrics, {**kept, **begun})
 
+    def _trained(
+        self, round: Round, phases: Sequence[Phase], local: Local, own: bool = False
+    ) -> Progress:
+        """Train the model that is loaded; raises SiteError when its loss is not finite."""
+        self.model.train()
+        for part in self._still:
+            part.eval()
+        done = [self._train(phase, round, local, own) for phase in phases]
+        loss = sum((one.loss for one in done), torch.zeros((), dtype=torch.float64))
+        if not bool(torch.isfinite(loss)):
+            raise diverged(round.site.name, round.number)
+        return Progress(local.steps, loss, sum(one.samples for one in done))
+
+    def _loss(self, site: Site) -> float:
+        """The mean loss of the site's images, unaugmented, under the model that is loaded."""
+        federation, size = self.federation, self.federation.program.train.batch
+        task = federation.program.task.at(site.labels, len(federation.dataset.classes))
+        with self.inputs(site.data) as read, drawing(self._device, DRAWS), self._precision():
+            return mean_loss(task, self.model, read, len(site.data), size)
+
+    def _own(self, order: Order, memory: Memory, round: Round) -> Memory:
+        """The site's own model, trained from where it last ended, or from the order's model."""
+        program, site = self.federation.program, round.site
+        self.load(self._sent(order), memory)
+        pace = Pace.of(program, order.round, self._training, len(site.data), own=True)
+        own = replace(round, site=replace(site, pace=pace.at), noise=partial(round.noise, "own"))
+        phases = program.algorithm.own_phases(program.train.epochs)
+        self._trained(own, phases, self._local(order, memory, pace.start), own=True)
+        return {"personal": self.vector[self.own].to("cpu", copy=True)}
+
     def _weight(self, data: SiteData) -> int:
-        return len(data) if self.federation.program.rounds.weighting == "samples" else 1
+        return self.federation.program.rounds.weight(len(data))
 
     def _begin(self, site: Site, memory: Memory) -> Memory:
         """Let the task prepare the network; returns what must be remembered to repeat that."""
@@ -300,63 +318,44 @@ class Client(BoundModel):
 
             yield augmented
 
-    def _train(
-        self,
-        phase: Phase,
-        site: Site,
-        draws: Generator,
-        local: Local,
-        noise: MakeNoise,
-        blank: bool,
-    ) -> Progress:
-        program = self.federation.program
+    def _train(self, phase: Phase, round: Round, local: Local, own: bool) -> Progress:
+        program, site = self.federation.program, round.site
         chosen = learning(self._parameters, lambda name: self._kinds[name] in phase.trains)
+        correct = Correction(
+            program.algorithm,
+            self.layout,
+            self.vector,
+            self.model,
+            list(chosen),
+            local,
+            program.train.clip,
+            own,
+        )
+        task = program.task.at(site.labels, len(self.federation.dataset.classes))
+        loss = None
+        if program.algorithm.penalises and not own:
+            loss = Penalised(task, program.algorithm, self.network, self.layout, local)
         with self._reader(site) as read:
             return self._training.train(
                 Lesson(
                     model=self.model,
-                    task=program.task.at(site.labels, len(self.federation.dataset.classes)),
+                    task=task,
+                    loss=loss,
                     read=read,
                     samples=len(site.data),
                     epochs=phase.epochs,
                     batch=program.train.batch,
                     optimizer=make_optimizer(chosen, program.train, local.lr, self.network),
-                    correct=partial(self._correct, list(chosen), local=local),
+                    correct=correct,
                     done=local.steps,
-                    draws=draws,
-                    noise=noise,
-                    blank=blank,
+                    draws=round.draws,
+                    noise=round.noise,
+                    blank=round.blank,
                     given=site.share,
                     order=order_of(program.train, site.labels),
                     pace=site.pace,
                 )
             )
-
-    def _correct(self, names: list[str], gradients: list[Tensor], local: Local) -> list[Tensor]:
-        """What is stepped along: the gradients as changed by the algorithm, then clipped.
-
-        The shared ones are gathered into one vector, corrected, and cut up again.
-        """
-        program, most = self.federation.program, self.federation.program.train.clip
-        if program.algorithm.corrects:
-            gradients = self._corrected(names, gradients, local)
-        if most is not None:
-            clip_gradients(gradients, most)
-        local.steps += 1
-        return gradients
-
-    def _corrected(self, names: list[str], gradients: list[Tensor], local: Local) -> list[Tensor]:
-        shared = self.layout.shared
-        grad = torch.zeros(shared.stop, device=self._device)
-        entries = {e.name: e for e in self.layout.entries if e.kind == Kind.SHARED}
-        for name, gradient in zip(names, gradients, strict=True):
-            if name in entries:
-                entries[name].view(grad).copy_(gradient)
-        grad = self.federation.program.algorithm.correct(grad, self.vector[shared], local)
-        return [
-            entries[name].view(grad) if name in entries else gradient
-            for name, gradient in zip(names, gradients, strict=True)
-        ]
 
     def _statistics(self, site: Site, blank: bool) -> Payload:
         """The integer parts of a reply, each as one vector; SiteError for other shapes.

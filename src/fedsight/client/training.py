@@ -20,7 +20,15 @@ from fedsight.core.types import Batch
 from fedsight.privacy.noise import MakeNoise
 from fedsight.tasks.base import Task
 
-Correct = Callable[[list[Tensor]], list[Tensor]]
+Gradients = Callable[[], list[Tensor]]
+
+
+class Correct(Protocol):
+    """What is stepped along, from gradients."""
+
+    def __call__(self, gradients: list[Tensor], again: Gradients | None = None) -> list[Tensor]:
+        """`again` computes the gradients of the same batch with other weights; None: it cannot."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,8 @@ class Lesson:
     given: Iterable[Tensor] | None = None
     order: Callable[[Generator], Tensor] | None = None  # positions of an epoch; None: shuffled
     pace: Callable[[int], float] | None = None  # factor of the learning rate by step of the round
+    # the loss of a batch, where it is not the task's alone
+    loss: Callable[[nn.Module, Batch], Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -74,19 +84,24 @@ class GradientSteps:
 
     def train(self, lesson: Lesson) -> Progress:
         """Epoch by epoch, batch by batch."""
-        model, task, optimizer = lesson.model, lesson.task, lesson.optimizer
+        model, optimizer = lesson.model, lesson.optimizer
+        loss_of = lesson.loss or lesson.task.loss
         losses, sizes = [], []
         given = lesson.given
         if given is None:
             given = batches(lesson.samples, lesson.epochs, lesson.batch, lesson.draws, lesson.order)
         for step, positions in enumerate(given, start=lesson.done):
             batch = lesson.read(positions, lesson.draws)
-            with self._precision():
-                loss = task.loss(model, batch)
+
+            def loss_now(batch: Batch = batch) -> Tensor:
+                with self._precision():
+                    return loss_of(model, batch)
+
+            loss = loss_now()
             gradients = optimizer.gradients(loss)
             if lesson.pace is not None:
                 optimizer.factor = lesson.pace(step)
-            optimizer.step(lesson.correct(gradients))
+            optimizer.step(lesson.correct(gradients, lambda: optimizer.gradients(loss_now())))
             del gradients  # or the next step's would need other memory, cold in the cache
             losses.append(loss.detach())
             sizes.append(len(positions))

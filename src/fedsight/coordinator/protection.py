@@ -62,12 +62,13 @@ class Protection:
         """The share that the sites in a mean have of the weight of all sites."""
         if self._federation.program.rounds.weighting == "uniform":
             return replies / self._federation.population
-        return total.weight / self._images
+        return total.weight / self._weight
 
     @cached_property
-    def _images(self) -> int:
-        """The training images of all sites."""
-        return sum(map(self._federation.size, range(self._federation.population)))
+    def _weight(self) -> int:
+        """What all sites count for together."""
+        sizes = map(self._federation.size, range(self._federation.population))
+        return sum(map(self._federation.program.rounds.weight, sizes))
 
     def epsilon(self, round: int) -> float | None:
         """Epsilon spent after `round`; None if nothing is protected or no noise was added."""

@@ -34,7 +34,7 @@ class LocalWorker:
         self.memory = MemoryStore(memory)
         # The previous round's checkpoint may not be written yet.
         self._lag = speed.checkpoint_every + 1
-        self._remembers = bool(self.client.layout.personal.stop > self.client.layout.personal.start)
+        self._remembers = bool(self.client.own.stop > self.client.own.start)
         self._personal = self._remembers and federation.program.differs(federation.network)
         self.seen = 0  # training images, each as often as it was seen
 

@@ -29,9 +29,9 @@ def encoding_plan(federation: Federation) -> EncodingPlan | None:
     if not program.secure.rounds_values:
         return None
     cap = 1
-    if program.rounds.weighting == "samples":
-        largest = max((federation.size(c) for c in range(federation.population)), default=1)
-        cap = program.secure.cap or largest
+    if program.rounds.weighting != "uniform":
+        sizes = (federation.size(client) for client in range(federation.population))
+        cap = program.secure.cap or max(map(program.rounds.weight, sizes), default=1)
     noise = partial(Noise, program.seed, program.fingerprint)  # seeded: this is a simulation
     return encoding_plan_of(program, federation.sizes, cap, noise, federation.integers)
 

@@ -66,10 +66,10 @@ def load(run: Path, site: str | None = None) -> Saved:
         vector = layout.vector(_tensors(path))
         if program.differs(network):
             own = _personal(store, sites, program.rounds.rounds, site)
-            if own.shape != vector[layout.personal].shape:
+            if own.shape != vector[program.own(layout)].shape:
                 cause = f"the memory of site '{site}' in {run} is not of this model"
                 raise StoreError(cause, "restore it from a copy, or run it again")
-            vector[layout.personal] = own
+            vector[program.own(layout)] = own
         elif site is not None:
             _require_shared(store, sites, site)
     if not bool(torch.isfinite(vector).all()):  # its answers would look like any others

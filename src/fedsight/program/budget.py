@@ -37,9 +37,9 @@ class Budget:
 
 
 def epochs_of(federation: Federation) -> int:
-    """The passes over its images that a site takes in a round: over all phases."""
+    """The passes over its images that a site takes in a round: over all phases of a model."""
     program = federation.program
-    return sum(phase.epochs for phase in program.algorithm.phases(program.train.epochs))
+    return program.algorithm.passes(program.train.epochs)
 
 
 def planned(federation: Federation) -> Budget:

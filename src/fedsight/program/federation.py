@@ -292,8 +292,9 @@ class Federation:
         sizes: frozenset[int] = frozenset()
         if program.privacy.unit == "example":
             sizes = frozenset(map(self.size, range(self.population)))
-        phases = program.algorithm.phases(program.train.epochs)
-        hides = program.privacy.covers_bounded_integers and program.algorithm.bounds_images
+        algorithm, epochs = program.algorithm, program.train.epochs
+        phases = [*algorithm.phases(epochs), *algorithm.own_phases(epochs)]
+        hides = program.privacy.covers_bounded_integers and algorithm.bounds_images
         return Plan(
             self.population,
             program.rounds.cohort,
@@ -301,7 +302,7 @@ class Federation:
             program.train.batch,
             sum(phase.epochs for phase in phases),
             tuple(sorted(sizes)),
-            units=tuple(program.algorithm.units.items()) if hides else (),
+            units=tuple(algorithm.units.items()) if hides else (),
         )
 
     @cached_property

@@ -51,10 +51,12 @@ def network_problems(program: Program, network: Network) -> Iterator[Problem]:
         elif lost:
             cause = f"{name} sets {shown}, which {program.algorithm.registered} keeps at the sites"
             yield Problem(f"{section}.name", cause, f"{leave_out}, or choose another algorithm")
-        elif section == "finish" and any(kind == Kind.PERSONAL for kind in kinds.values()):
+        elif section == "finish" and (
+            program.algorithm.owns or any(kind == Kind.PERSONAL for kind in kinds.values())
+        ):
             cause = (
                 f"{name} adds features of one network, and {program.algorithm.registered} keeps a "
-                "part of it at each site"
+                "part of it, or another one, at each site"
             )
             yield Problem("finish.name", cause, f"{leave_out}, or choose another algorithm")
 

@@ -36,7 +36,7 @@ from fedsight.models.patterns import instead_of, matches
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
-from fedsight.program import opening, rules
+from fedsight.program import opening, rules, suited
 from fedsight.program.plugins import Plugin
 from fedsight.program.train import Train
 from fedsight.tasks.base import Task
@@ -47,7 +47,10 @@ class Rounds(Settings):
 
     rounds: int = Field(20, ge=1)
     cohort: int | None = Field(None, ge=1)  # sites per round; None: all of them
-    weighting: Literal["samples", "uniform"] = "samples"
+    # what a site counts for in the mean: its training images; capped: at most `cap` of these;
+    # uniform: as much as any other site
+    weighting: Literal["samples", "capped", "uniform"] = "samples"
+    cap: int | None = Field(None, ge=1)  # images that a site counts for at most, if capped
     evaluate_every: int = Field(1, ge=1)  # rounds; the last one is always evaluated
     # share of each site's training images that is set aside, for the figures of the rounds, where
     # the data have no validation part; 0: these figures are measured on the test part
@@ -75,6 +78,12 @@ class Rounds(Settings):
         """The first setting that asks for that."""
         return "rounds.keep" if self.keep == "best" else "rounds.patience"
 
+    def weight(self, images: int) -> int:
+        """What a site with so many training images counts for in the mean: a whole number."""
+        if self.weighting == "uniform":
+            return 1
+        return min(images, self.cap) if self.weighting == "capped" and self.cap else images
+
     def check(self, sites: int | None) -> list[Problem]:
         """Settings that `sites` sites cannot satisfy; None: their number is not known yet."""
         problems = []
@@ -87,6 +96,14 @@ class Rounds(Settings):
             cause = f"a cohort of {most} cannot give {self.quorum} good replies"
             cure = f"lower rounds.quorum to {most} or fewer, or leave it out to need every site"
             problems.append(Problem("rounds.quorum", cause, cure))
+        if self.weighting == "capped" and self.cap is None:
+            cause = "sites are to count for a capped number of images, and no cap is set"
+            cure = "set rounds.cap, for example to the median of the sites' numbers of images"
+            problems.append(Problem("rounds.cap", cause, cure))
+        if self.weighting != "capped" and self.cap is not None:
+            cause = f"rounds.weighting is '{self.weighting}', so a cap would be without effect"
+            cure = "set rounds.weighting = 'capped', or leave it out"
+            problems.append(Problem("rounds.cap", cause, cure))
         if self.keep_by is not None and not self.compared:
             cause = "the last round is kept, whatever its figures"
             cure = "set rounds.keep = 'best' or rounds.patience, or leave it out"
@@ -286,21 +303,28 @@ class Program:
         return None if self.compression.exact else self.compression
 
     def differs(self, network: Network) -> bool:
-        """Whether each site's own model is tested: predictions use a personal slice."""
+        """Whether each site's own model is tested: predictions use a personal slice, or all."""
+        if self.algorithm.owns:
+            return True
         unasked = frozenset() if self.task.asks_head else network.head
         entries = self.layout(network).entries
         return any(e.kind == Kind.PERSONAL and e.name not in unasked for e in entries)
+
+    def own(self, layout: Layout) -> slice:
+        """What a site's model has of its own, as its memory "personal": the personal slice, or all
+        that travels, where the algorithm keeps a whole model at each site."""
+        return layout.travelling if self.algorithm.owns else layout.personal
 
     def baseline(self) -> Program:
         """The same training without a federated algorithm: for a site alone and for all pooled.
 
         Nothing of it leaves a site, so nothing is protected. A round has as many epochs as all
-        phases of the algorithm together.
+        phases of the algorithm together, of those that train one model.
         """
         rounds = self.rounds.model_copy(update={"cohort": None, "quorum": None})
         if not rounds.compared:  # nobody looks at a baseline's rounds
             rounds = rounds.model_copy(update={"evaluate_every": rounds.rounds})
-        epochs = sum(phase.epochs for phase in self.algorithm.phases(self.train.epochs))
+        epochs = self.algorithm.passes(self.train.epochs)
         return replace(
             self,
             algorithm=self.algorithm.baseline,
@@ -330,8 +354,8 @@ class Program:
         """The program of one round in which every site takes part with every image as it is."""
         own = self.rounds
         rounds = Rounds(
-            rounds=1, weighting=own.weighting, validation=own.validation, quorum=own.quorum,
-            keep=own.keep, keep_by=own.keep_by, patience=own.patience,
+            rounds=1, weighting=own.weighting, cap=own.cap, validation=own.validation,
+            quorum=own.quorum, keep=own.keep, keep_by=own.keep_by, patience=own.patience,
         )  # fmt: skip
         plain = {"groups": (), "augment": (), "warmup": 0, "schedule_by": "round"}
         trains = self.train.model_copy(update={**plain, "sampling": "shuffled", **train})
@@ -404,15 +428,22 @@ class Program:
         """Problems that can be found once the network is built."""
         if problems := [*self.task.check_network(network), *self._check_patterns(network)]:
             return problems
-        algorithm = self.algorithm
-        if self.rounds.keep == "best" and self.layout(network).length(Kind.PERSONAL):
+        algorithm, layout = self.algorithm, self.layout(network)
+        if found := suited.problems(self, network):
+            return found
+        if self.rounds.keep == "best" and (algorithm.owns or layout.length(Kind.PERSONAL)):
             cause = (
                 "each site has parameters of its own, and these are those of the last round "
                 f"(algorithm {algorithm.registered}): a model of an earlier round is gone"
             )
             cure = "leave it out, or set rounds.patience, which ends training early"
             return [Problem("rounds.keep", cause, cure)]
-        if rules.personalises(algorithm) and not self.layout(network).length(Kind.PERSONAL):
+        if rules.personalises(algorithm) and not layout.length(Kind.SHARED):
+            cause = (
+                f"{algorithm.registered} keeps all of the model at the site, and nothing travels"
+            )
+            return [Problem("algorithm", cause, "keep fewer blocks, or choose another algorithm")]
+        if rules.personalises(algorithm) and not layout.length(Kind.PERSONAL):
             cause = (
                 f"{algorithm.registered} keeps a slice of the model at the site, which this lacks"
             )

@@ -57,7 +57,7 @@ class Facts:
     program: Program
     travelling_statistics: bool  # running statistics that travel
     kept_statistics: bool  # running statistics that stay at the site
-    personal: bool  # parameters that stay at the site
+    personal: bool  # parameters that stay at the site: a slice, or a whole model of its own
     frozen: bool  # tensors that are neither trained nor sent
 
     @classmethod
@@ -74,7 +74,7 @@ class Facts:
             program,
             layout.length(Kind.BUFFER) > 0,
             bool(kept & statistics),
-            bool(kept - statistics),
+            bool(kept - statistics) or program.algorithm.owns,
             frozen or layout.length(Kind.FROZEN) > 0,
         )
 
@@ -95,11 +95,13 @@ def personalises(algorithm: Algorithm) -> bool:
 PLAIN = "no secure aggregation"
 STATISTICS = "running statistics that travel (BatchNorm)"
 KEPT = "running statistics kept at the site (FedBN)"
-PERSONAL = "a personal slice (FedBN, FedRep)"
+PERSONAL = "a personal slice or model (FedBN, FedPer, FedRep, Ditto, APFL)"
 FROZEN = "a frozen slice"
 SEVERAL = "several vectors in a reply (SCAFFOLD)"
-SCALARS = "numbers besides the update (FedNova, FedExP)"
-WEIGHTING = "weighting by samples"
+SCALARS = "numbers besides the update (FedNova, FedExP, q-FedAvg)"
+BEYOND = "a local loss or gradients of its own (MOON, FedSAM, APFL)"
+LOSS = "an update that a site's loss scales (q-FedAvg)"
+WEIGHTING = "weighting by samples, capped or not"
 COHORT = "a cohort"
 QUORUM = "a quorum"
 SHIFT = "a feature shift"
@@ -121,7 +123,9 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     FROZEN: lambda facts: facts.frozen,
     SEVERAL: lambda facts: len(facts.program.algorithm.parts) > 1,
     SCALARS: lambda facts: bool(facts.program.algorithm.scalars),
-    WEIGHTING: lambda facts: facts.program.rounds.weighting == "samples",
+    BEYOND: lambda facts: facts.program.algorithm.beyond,
+    LOSS: lambda facts: facts.program.algorithm.asks_loss,
+    WEIGHTING: lambda facts: facts.program.rounds.weighting != "uniform",
     COHORT: lambda facts: facts.program.rounds.cohort is not None,
     QUORUM: lambda facts: facts.program.rounds.quorum is not None,
     SHIFT: lambda facts: facts.program.shift.kind != "none",
@@ -174,8 +178,8 @@ _CLIPPED = (
 )
 _UPDATES = "choose an algorithm that sends vectors only, for example feddyn, scaffold or fedprox"
 _SLICE = (
-    "the slice of the model that stays at its site: it is trained without noise, and epsilon "
-    "covers what travels"
+    "the slice of the model, or the whole model, that stays at its site: it is trained without "
+    "noise, and epsilon covers what travels"
 )
 
 
@@ -270,7 +274,7 @@ def _client_rules(rules: _Rules) -> None:
         "set rounds.weighting = 'uniform'",
         "rounds.weighting",
     )
-    for feature in (LABELS, MIXED, BALANCED, COUNTED):
+    for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED):
         rules.sound(feature, "All that a site's images do to its update is clipped.")
 
 
@@ -280,9 +284,22 @@ def _example_rules(rules: _Rules) -> None:
     rules.refused(STATISTICS, mixes, "set model.norm = 'group' (the default)", "model.norm")
     cure = "set model.norm = 'group' (the default); fedbn works with it"
     rules.refused(KEPT, mixes, cure, "model.norm")
-    rules.sound(PERSONAL, "The personal slice is trained by the same noised steps.")
+    rules.sound(PERSONAL, "What stays at the site is trained by the same noised steps.")
     rules.sound(SEVERAL, "All vectors are computed from noised steps only.")
     rules.sound(SCALARS, "They follow from noised steps, and from how many images a site has.")
+    rules.refused(
+        BEYOND,
+        "DP-SGD clips and noises gradients of the task's loss at the weights of a step, and the "
+        "algorithm uses others",
+        "choose an algorithm that does not, for example fedprox, feddyn or scaffold",
+        "algorithm.name",
+    )
+    rules.refused(
+        LOSS,
+        "the loss is a mean over a site's images, and no noise is added to it",
+        "choose an algorithm whose updates follow from steps alone, for example fedavg",
+        "algorithm.name",
+    )
     rules.stated(WEIGHTING, "how many images a site has, which is public")
     rules.stated(
         LABELS,
@@ -338,7 +355,7 @@ def secure_rules() -> list[Rule]:
     rules.sound(SHIFT)
     for feature in (INTEGERS, BOUNDED):
         rules.sound(feature, "They are masked modulo 2^64, without clip, rounding or weight.")
-    for feature in (LABELS, MIXED, BALANCED, COUNTED):
+    for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED):
         rules.sound(feature)
     rules.refused(
         SINGLE,

@@ -83,8 +83,8 @@ class Run:
         return self._saved.classes
 
     def for_site(self, site: str) -> Run:
-        """The same run with the model that `site` got: its own part (fedbn, fedrep), or what it chose
-        after `compare`."""
+        """The same run with the model that `site` got: its own, or its own part (fedbn, fedrep,
+        ditto), or what it chose after `compare`."""
         other = Run(self._folder, site)
         other._kept = self._kept
         return other

@@ -163,9 +163,11 @@ def test_a_site_with_too_few_held_out_images_gets_the_shared_model(tmp_path: Pat
         saved.load(store.folder, "site-09")
 
 
-def test_a_sites_own_part_is_in_its_shared_model(tmp_path: Path) -> None:
-    store = compared(tmp_path, algorithm={"name": "fedrep"})
+@pytest.mark.parametrize("algorithm", ["fedrep", "ditto"])
+def test_a_sites_own_part_or_model_is_in_its_shared_model(tmp_path: Path, algorithm: str) -> None:
+    store = compared(tmp_path, algorithm={"name": algorithm})
     told = store.read_json("comparison.json")["delivered"]
+    assert told
     for number, name in enumerate(sorted(told)):
         reached = own_accuracy(store, name, number)
         assert reached == pytest.approx(told[name]["score"], abs=1e-9)

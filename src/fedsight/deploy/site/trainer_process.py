@@ -61,7 +61,7 @@ class SiteTrainer:
         self.name = setup.name
         images = self.federation.size(self.number)
         cost = charge(setup.program.privacy, self.federation.plan, images)
-        self._remembers = self.client.layout.personal.stop > self.client.layout.personal.start
+        self._remembers = self.client.own.stop > self.client.own.start
         owner = setup.owner
         declared = declare(self.federation, self.number, owner.share, owner.contract.tells_counts)
         # Noise in the steps covers what stays here as well, if there must be enough of it.

@@ -314,8 +314,7 @@ class RemoteEngine:
                 "a late or repeated answer is not counted",
             )
         weight = messages.whole_number(answer, "weight", sender)
-        declared = self.federation.size(client)
-        expected = declared if self.federation.program.rounds.weighting == "samples" else 1
+        expected = self.federation.program.rounds.weight(self.federation.size(client))
         if weight != expected:
             raise SiteError(
                 f"{sender} gave its reply the weight {weight:,}, but its declaration implies "

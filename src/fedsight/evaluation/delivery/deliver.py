@@ -37,11 +37,11 @@ class SharedModel:
     folder: Path
 
     def state(self, federation: Federation, site: str) -> dict[str, Tensor]:
-        """The shared model's tensors by name, with the site's own part if it has one."""
+        """The shared model's tensors by name, with what the site has of its own, part or whole."""
         vector, layout = self.vector.clone(), federation.layout
         own = MemoryStore(self.memory).load(site, LAST).get("personal")
         if own is not None:
-            vector[layout.personal] = own
+            vector[federation.program.own(layout)] = own
         return layout.state_dict(vector)
 
 

@@ -1,0 +1,39 @@
+"""Whether a network is one that the program's algorithm can train."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fedsight.core.errors import ModelError, Problem
+from fedsight.core.layout import Kind
+from fedsight.models.base import Network
+from fedsight.models.features import linear_head
+
+if TYPE_CHECKING:
+    from fedsight.program.program import Program
+
+
+def problems(program: Program, network: Network) -> list[Problem]:
+    """What an algorithm with models at the sites, or with a penalty on features, cannot train."""
+    algorithm, layout = program.algorithm, program.layout(network)
+    if algorithm.owns and layout.length(Kind.PERSONAL):
+        cause = (
+            f"{algorithm.registered} keeps a whole model at each site beside the shared one, "
+            f"of which the task '{program.task.registered}' keeps a part there already"
+        )
+        return [Problem("algorithm.name", cause, "choose another algorithm")]
+    if algorithm.penalises:
+        try:
+            linear_head(network)
+        except ModelError as error:
+            return [Problem("model.name", error.cause, error.cure)]
+    kinds = {entry.name: entry.kind for entry in layout.entries}
+    if all(kinds[name] == Kind.FROZEN for pair in network.statistics for name in pair):
+        return []
+    if not (algorithm.penalises or (algorithm.owns and not algorithm.own_phases(1))):
+        return []
+    cause = (
+        f"{algorithm.registered} uses several models at a site, and BatchNorm's running statistics "
+        "are those of one"
+    )
+    return [Problem("model.norm", cause, "set model.norm = 'group' (the default) or 'frozen'")]
