@@ -57,7 +57,7 @@ class FakeTrainer:
             if self.failure is not None:
                 raise self.failure
             self.opened.append(command)
-            return Opened(DECLARED, (None, 1), bare=False)
+            return Opened(DECLARED, (None, 1), bare=False, personal=False)
         if isinstance(command, TrainStep):
             self.models.append(command.order.vector.clone())
             return TrainedUpdate({"delta": torch.zeros(3)}, 7, {"train_loss": Sum(1.0, 7)})

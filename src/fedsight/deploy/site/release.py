@@ -55,8 +55,9 @@ class Question:
     """A question about the site's images.
 
     `digest` covers all that the answer may depend on besides the images (see `digest_of`);
-    `attempt` is the coordinator's number for it. Errors of the types `public` do not depend on the
-    images and go to the operator in full.
+    `attempt` is the coordinator's number for it. `personal`: parameters that stay at the site are
+    measured, and what they are the digest does not say, since it would depend on the images. Errors
+    of the types `public` do not depend on the images and go to the operator in full.
     """
 
     kind: EntryKind
@@ -64,6 +65,7 @@ class Question:
     doing: str  # for messages, for example "training in round 3"
     round: int = 0
     attempt: int = 0
+    personal: bool = False
     public: tuple[type[Exception], ...] = CAUSED_OUTSIDE
 
 
@@ -173,6 +175,7 @@ class Release:
             event=event,
             times=times,
             enforced=self._enforced(question) and event is not None,
+            personal=question.personal,
         )
         update = question.kind == "update"
         limit = self.contract.limit if update or event is not None else None

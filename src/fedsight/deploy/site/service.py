@@ -322,7 +322,8 @@ class SiteService:
         round, sent = order.round, order_digest(order, self._opened.kept)
         digest = digest_of(kind, run, program, round, sent, accepted, *about)
         doing = f"training in round {round}" if kind == "update" else f"measuring round {round}"
-        return Question(kind, digest, doing, round, count(fields, "attempt"))
+        personal = kind == "figures" and self._found is not None and self._found.personal
+        return Question(kind, digest, doing, round, count(fields, "attempt"), personal)
 
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
         self._joined = self._found = None

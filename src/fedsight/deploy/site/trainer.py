@@ -74,6 +74,7 @@ class Opened:
     declaration: Declaration
     charge: Charge  # of the noise that the site adds; unknown (None) for shares of noise
     bare: bool  # whether the models that are measured have parameters trained here without noise
+    personal: bool  # whether the models that are measured have parameters that stay here
     # the parts of an update that are integers, bounded for this site's number of images
     integers: PartSpecs = field(default_factory=dict)
     # of images and labels of each part

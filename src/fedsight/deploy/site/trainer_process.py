@@ -68,7 +68,7 @@ class SiteTrainer:
         bare = self._remembers and "example_dp" not in owner.contract.noised(program)
         hashes = contents(self.federation.dataset).hashes
         integers = self.client.federation.integers_of(images)
-        self.opened = Opened(declared, cost, bare, integers, hashes)
+        self.opened = Opened(declared, cost, bare, self._remembers, integers, hashes)
 
     def train(self, step: TrainStep) -> TrainedUpdate:
         """Take one client step.
