@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
-from fedsight.core.text import is_printable, printable
+from fedsight.core.text import MAX_MESSAGE, is_printable, printable
 from fedsight.data.base import MAX_CHANNELS, Dataset, Part, Preprocess, Source
 from fedsight.data.partition import Groups
 from fedsight.data.single_draws import drawn_singly
@@ -310,7 +310,11 @@ def disagreeing_sites(
 
 
 def lone_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, DeployError]:
-    """The sites in `found` that declare one image, on which the network cannot train; and why."""
+    """The sites in `found` that declare one image, on which the network cannot train; and why.
+
+    They agree with the others: no network is built for a size that one site alone declares.
+    Whatever fails is the site's failure.
+    """
     errors = {}
     for name, one in found.items():
         if one.train > 1:
@@ -318,9 +322,13 @@ def lone_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, 
         alone, partition = RemoteImages(1), Groups([np.arange(1)], [name])
         train = Part(alone, np.zeros(1, np.int64))
         dataset = Dataset(train, train, one.classes, one.preprocess)
-        network = Federation(program, dataset, partition, ()).network
-        for problem in lone_image.problems(program, one.preprocess, network, partition):
-            errors[name] = DeployError(problem.cause, problem.cure)
+        try:
+            network = Federation(program, dataset, partition, ()).network
+            for problem in lone_image.problems(program, one.preprocess, network, partition):
+                errors[name] = DeployError(problem.cause, problem.cure)
+        except Exception as error:
+            cause = f"the network cannot be built for what site '{name}' declares: {error}"
+            errors[name] = DeployError(printable(cause, MAX_MESSAGE), "leave the site out")
     return errors
 
 
