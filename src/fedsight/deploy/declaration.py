@@ -268,7 +268,7 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
         raise ConfigError(problems)
     if problems := lone_image.problems(program, first.preprocess, federation.network, partition):
         raise ConfigError(problems)
-    if problems := integer_problems(federation):
+    if problems := [*program.algorithm.check_data(dataset), *integer_problems(federation)]:
         raise ConfigError(problems)
     if not any(one.test for one in declared.values()):
         cause = "no site has test images, so nothing can be measured"
