@@ -165,6 +165,10 @@ class Algorithm(Settings):
         """What is wrong with the opened data."""
         return []
 
+    def fresh(self) -> Algorithm:
+        """The same without files of earlier runs, which only the coordinator has."""
+        return self
+
     @property
     def closing(self) -> Algorithm:
         """The same for a trained network, whose other tensors it sends to the sites unchanged."""

@@ -33,6 +33,12 @@ MAX_TOTAL_IMAGES = 1 << 26  # of all sites together
 MAX_CLASSES = 1 << 16
 MAX_CLASS_NAME = 200  # characters
 ELSEWHERE = "at-the-coordinator"  # in place of the path of a file that only the coordinator has
+FILES = (  # which those are, by section and key
+    ("model", "weights"),
+    ("algorithm", "earlier"),
+    ("start", "earlier"),
+    ("finish", "earlier"),
+)
 
 
 @dataclass(frozen=True)
@@ -136,16 +142,20 @@ def without_weights(program: Program) -> Program:
     return replace(program, model=program.model.fresh())
 
 
-def without_file(model: Any) -> Any:
-    """The [model] of a proposed program, whatever path it names for weights.
+def without_files(program: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a proposed program, whatever paths it names for files of the coordinator's.
 
-    A program with weights looks into their file for the norms that they need. A site that did so
-    would open any of its files, or wait for any of its devices, at the coordinator's bidding, and
-    its fingerprint would tell what is there.
+    A program with weights looks into their file for the norms that they need, and one that changes
+    an earlier run's sums into the file beside them. A site that did so would open any of its files,
+    or wait for any of its devices, at the coordinator's bidding, and its answer would tell what is
+    there.
     """
-    if isinstance(model, dict) and model.get("weights") is not None:
-        return {**model, "weights": ELSEWHERE}
-    return model
+    found = dict(program)
+    for section, key in FILES:
+        own = found.get(section)
+        if isinstance(own, dict) and own.get(key) is not None:
+            found[section] = {**own, key: ELSEWHERE}
+    return found
 
 
 def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federation, int]:
@@ -157,7 +167,8 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
     that every site has, of which the program's split gives each site its share by name.
     """
     if owner.share:
-        shared = federate(replace(without_weights(program), data=owner.data))
+        own = replace(without_weights(program), algorithm=program.algorithm.fresh())
+        shared = federate(replace(own, data=owner.data))
         numbers = {shared.partition.name(site): site for site in range(len(shared.partition))}
         if name not in numbers:
             raise DeployError(

@@ -31,7 +31,7 @@ from fedsight.core.errors import (
 from fedsight.core.files import write_atomically
 from fedsight.core.text import printable
 from fedsight.core.types import Metrics, Order
-from fedsight.deploy.declaration import without_file
+from fedsight.deploy.declaration import without_files
 from fedsight.deploy.site import job_lease
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
@@ -139,10 +139,9 @@ class SiteService:
     def _propose(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Take part in a run. The site builds the program itself and compares the fingerprint."""
         run, sites = str(fields.get("run")), count(fields, "sites")
-        table = dict(fields.get("program") or {})
+        table = without_files(fields.get("program") or {})
         # Before anything is imported: the coordinator names no code that the owner has not.
         table["plugins"] = self._enforcement.local_plugins(table.get("plugins", []))
-        table["model"] = without_file(table.get("model", {}))
         with self._reading:
             program, _ = config.parse(table, self._home)
         if program.fingerprint != fields.get("fingerprint"):
