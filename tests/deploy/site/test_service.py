@@ -36,6 +36,7 @@ from fedsight.program.program import Program
 DECLARED = Declaration(
     (6, 4, 4), 5, False, CLASSES, Preprocess(1, 8, 8, "stretch", (0.5,), (0.25,))
 )
+LENGTHS = {"vector": 1 << 20, "extras": 1 << 20, "kept": 12}  # bytes
 
 
 class FakeTrainer:
@@ -57,7 +58,7 @@ class FakeTrainer:
             if self.failure is not None:
                 raise self.failure
             self.opened.append(command)
-            return Opened(DECLARED, (None, 1), bare=False, personal=False)
+            return Opened(DECLARED, (None, 1), bare=False, personal=False, lengths=LENGTHS)
         if isinstance(command, TrainStep):
             self.models.append(command.order.vector.clone())
             return TrainedUpdate({"delta": torch.zeros(3)}, 7, {"train_loss": Sum(1.0, 7)})
@@ -212,6 +213,7 @@ def test_an_invalid_header_is_refused(site: Site, header: str) -> None:
 
 
 def test_a_piece_that_does_not_fit_is_refused(site: Site) -> None:
+    site.join()
     header = {"name": "vector", "mark": 1, "start": 6, "total": 8}
     assert site.refusal("piece", header, b"1234") == "a piece of 'vector' does not fit"
 

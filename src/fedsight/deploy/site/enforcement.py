@@ -150,6 +150,10 @@ class ContractEnforcement:
                 "start a run with more rounds",
             )
 
+    def check_room(self, more: int) -> None:
+        """Raise DeployError if the contract has no room for so many more bytes of a run."""
+        self._current_run().contract.check_room(0, occupied(self._home) + more)
+
     def figure_rules(self) -> FigureRules:
         """The owner's rules about figures, for the current run."""
         run = self._current_run()

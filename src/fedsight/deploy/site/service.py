@@ -163,7 +163,7 @@ class SiteService:
         says whether they are `missing` here.
         """
         joined, opened, mark = self._current_run(), self._opened, count(fields, "mark")
-        if opened is None:
+        if opened is None or self._found is None:
             raise no_run()
         sha256 = str(fields.get("sha256"))
         if not is_sha256(sha256):
@@ -176,6 +176,12 @@ class SiteService:
             raise SiteError(cause, "the connection or the coordinator corrupts data: try again")
         if found and len(data) % 4:
             raise SiteError("the parameters that came are not float32", "update the coordinator")
+        if found and len(data) != self._found.lengths["kept"]:
+            raise SiteError(
+                f"{len(data) // 4:,} parameters came that do not travel, and the network has "
+                f"{self._found.lengths['kept'] // 4:,}",
+                "run the same FedSight version at the coordinator and at the sites",
+            )
 
         def reopen() -> ServiceAnswer:
             self._check_same_run(joined)
@@ -184,18 +190,27 @@ class SiteService:
             if mark:
                 for other in path.parent.glob("kept-*.bin"):  # a run has one set of them
                     other.unlink()
+                self._enforcement.check_room(len(data))
                 write_atomically(path, bytes(data))
             kept = messages.unpack(data, {"kept": len(data) // 4})["kept"]
             self._opened = replace(opened, kept=kept)
             self._joined = object()  # what was requested before was meant for other values
-            self._enforcement.release.hidden(OPENING, self._open)
+            try:
+                self._enforcement.release.hidden(OPENING, self._open)
+            except FedSightError:  # what was of no use takes no room
+                self._opened = opened
+                if mark:
+                    path.unlink(missing_ok=True)
+                raise
             return {}, b""
 
         return self._start_work(("adopt", sha256, mark), reopen, fields)
 
     def _piece(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """Receive a piece of a vector."""
-        self._incoming.add(fields, body)
+        """Receive a piece of a vector that the current run may need."""
+        self._current_run()
+        assert self._found is not None
+        self._incoming.add(fields, body, self._found.lengths)
         return {}, b""
 
     def _train(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
