@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -267,11 +267,19 @@ class SiteService:
         with self._lock:
             ticket = self._find_ticket(work)
             if ticket is None:
-                if any(not future.done() for _, future in self._tickets.values()):
+                # What has not begun never does, so it is neither charged nor recorded.
+                if any(not (one.cancel() or one.done()) for _, one in self._tickets.values()):
                     self._end_trainer()
                 ticket = max(self._tickets, default=0) + 1
-                self._tickets = {ticket: (work, self._worker.submit(do))}
+                future = self._worker.submit(self._unless_abandoned, ticket, do)
+                self._tickets = {ticket: (work, future)}
         return self._state(ticket, fields)
+
+    def _unless_abandoned(self, ticket: int, do: Callable[[], ServiceAnswer]) -> ServiceAnswer:
+        """Do the work of `ticket`, unless other work has taken its place since."""
+        with self._lock:
+            self._result(ticket)
+        return do()
 
     def _find_ticket(self, work: tuple[Any, ...]) -> int | None:
         """The ticket of work that was started before: the first answer was lost on the way."""
@@ -284,7 +292,10 @@ class SiteService:
         """The answer when the work is done, or, after the header's `seconds`, that it is not."""
         future = self._result(ticket)
         with contextlib.suppress(TimeoutError):  # of this call, or raised by the work itself
-            future.result(min(float(fields.get("seconds", 0)), MAX_WAIT))
+            try:
+                future.result(min(float(fields.get("seconds", 0)), MAX_WAIT))
+            except CancelledError:
+                raise _expired() from None
         if not future.done():
             return {"ticket": ticket, "done": False}, b""
         answer, _ = future.result()
@@ -292,7 +303,7 @@ class SiteService:
 
     def _result(self, ticket: int) -> Future[ServiceAnswer]:
         if ticket not in self._tickets:
-            raise SiteError("this request has expired", "send it again")
+            raise _expired()
         return self._tickets[ticket][1]
 
     def _model(self, round: int, fields: dict[str, Any]) -> torch.Tensor:
@@ -464,6 +475,10 @@ class SiteService:
             if self._trainer is not None:
                 self._trainer.close()
                 self._trainer = None
+
+
+def _expired() -> SiteError:
+    return SiteError("this request has expired", "send it again")
 
 
 def _read_if_there(path: Path) -> bytearray:
