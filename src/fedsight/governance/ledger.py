@@ -68,12 +68,17 @@ class Ledger:
         self._sums: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
         self._lists: defaultdict[str, set[str]] = defaultdict(set)  # the same, by data set
         self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
-        self.entries()
+        self.refresh()
 
     @property
     def head(self) -> tuple[int, str]:
         """Number and hash of the last entry. A copy kept elsewhere reveals a rewritten ledger."""
         return self._file.number, self._file.hash
+
+    def refresh(self) -> None:
+        """Read the entries that were added since, and check that all others are as they were."""
+        with self._file.open() as table:
+            self._read_new(table)
 
     def entries(self) -> list[LedgerEntry]:
         """All entries, checked."""

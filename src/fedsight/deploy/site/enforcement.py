@@ -52,6 +52,8 @@ class ContractEnforcement:
         self._requester = requester
         self.log = SiteLog(home)
         self._run: _Run | None = None
+        # Read once: a coordinator may propose again and again, and a long ledger takes seconds.
+        self._ledger: Ledger | None = None
 
     def check_program(self, program: Program, sites: int) -> OwnerSettings:
         """Return the owner's settings if they permit `program` with so many sites.
@@ -110,7 +112,7 @@ class ContractEnforcement:
         """
         self._run = None
         contract, stated = owner.contract, protections(program)
-        ledger = Ledger(self._home)
+        ledger = self._known_ledger()
         template = LedgerEntry(
             "update",
             run=run,
@@ -133,6 +135,14 @@ class ContractEnforcement:
         release = Release(contract, ledger, template, answers, self.log)
         self._run = _Run(contract, program, release)
         return memory
+
+    def _known_ledger(self) -> Ledger:
+        """The site's ledger, with all that other processes have written."""
+        if self._ledger is None:
+            self._ledger = Ledger(self._home)
+        else:
+            self._ledger.refresh()
+        return self._ledger
 
     @property
     def release(self) -> Release:
