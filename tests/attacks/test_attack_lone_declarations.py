@@ -31,7 +31,7 @@ RIDGE = {"algorithm": {"name": "ridge", "bits": 16}, "rounds": {"rounds": 1, "qu
 NUMBERS = pytest.mark.parametrize(
     ("sections", "labels", "count", "why"),
     [
-        (DP, (1, 1), 10, "not one round stays within epsilon 3"),
+        (DP, (1, 1), 10, "not one round stays within privacy.epsilon"),
         (RIDGE, (MOST, MOST), 130, "may leave 64 bits"),
     ],
 )

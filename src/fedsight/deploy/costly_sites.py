@@ -6,7 +6,7 @@ A site declares any number it likes. Without this, a single number that the priv
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -21,8 +21,6 @@ from fedsight.deploy.remote_images import RemoteImages
 from fedsight.privacy.mechanisms.example import Example, worst
 from fedsight.program.federation import Federation
 from fedsight.program.program import Program
-
-_LEAVE_OUT = "or leave the site out, if it declares a false number"
 
 
 def costly_sites(
@@ -47,31 +45,52 @@ def _culprits(program: Program, held: Mapping[str, Declaration]) -> dict[str, De
     federation = _counted(program, held)
     if program.algorithm.counts and program.check_network(federation.network):
         return {}  # the program is wrong, whatever the sites declare
-    for images, cause, cure in _problems(federation, {one.train for one in held.values()}):
+    sizes = {one.train for one in held.values()}
+    if (images := _unaffordable(federation, sizes)) is not None:
         return {
-            name: DeployError(f"site '{name}' declares {images:,} training images: {cause}", cure)
-            for name, one in sorted(held.items())
-            if one.train == images
+            name: DeployError(
+                f"site '{name}' declares {images:,} training images, with which not one round "
+                "stays within privacy.epsilon",
+                "raise it or privacy.noise_multiplier, or leave the site out if its number is "
+                "false",
+            )
+            for name in _with(images, held)
+        }
+    if (part := _overflowing(federation, max(sizes))) is not None:
+        images = max(sizes)
+        return {
+            name: DeployError(
+                f"site '{name}' declares {images:,} training images, with which the sum of "
+                f"'{part}' may leave 64 bits",
+                "let the algorithm use fewer bits per value, or leave the site out if its number "
+                "is false",
+            )
+            for name in _with(images, held)
         }
     return {}
 
 
-def _problems(federation: Federation, sizes: set[int]) -> Iterator[tuple[int, str, str]]:
-    """Numbers of images that break something, with cause and cure."""
+def _with(images: int, held: Mapping[str, Declaration]) -> list[str]:
+    """The sites with so many training images."""
+    return [name for name, one in sorted(held.items()) if one.train == images]
+
+
+def _unaffordable(federation: Federation, sizes: set[int]) -> int | None:
+    """The number of images that leaves no round within epsilon, if one does."""
     mechanism = federation.program.privacy
-    if isinstance(mechanism, Example) and not federation.plan.units:
-        plan = replace(federation.accounted, sizes=tuple(sorted(sizes)))
-        if not mechanism.rounds(plan):
-            cause = f"not one round stays within epsilon {mechanism.epsilon:g} there"
-            cure = f"raise it or privacy.noise_multiplier, {_LEAVE_OUT}"
-            yield worst(mechanism, plan).sizes[0], cause, cure
-    largest, terms = max(sizes), federation.terms
+    if not isinstance(mechanism, Example) or federation.plan.units:
+        return None
+    plan = replace(federation.accounted, sizes=tuple(sorted(sizes)))
+    return None if mechanism.rounds(plan) else worst(mechanism, plan).sizes[0]
+
+
+def _overflowing(federation: Federation, largest: int) -> str | None:
+    """The integer part whose sum may leave 64 bits with so many images at a site, if one may."""
     for part, spec in federation.integers_of(largest).items():
         bound = spec.bound if isinstance(spec, PartSpec) else None
-        if bound is not None and bound * terms > LIMIT:
-            cause = f"the sum of '{part}' over {terms} sites may leave 64 bits"
-            cure = f"let the algorithm use fewer bits per value, {_LEAVE_OUT}"
-            yield largest, cause, cure
+        if bound is not None and bound * federation.terms > LIMIT:
+            return part
+    return None
 
 
 def _counted(program: Program, held: Mapping[str, Declaration]) -> Federation:

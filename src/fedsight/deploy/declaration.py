@@ -338,8 +338,11 @@ def lone_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, 
             for problem in lone_image.problems(program, one.preprocess, network, partition):
                 errors[name] = DeployError(problem.cause, problem.cure)
         except Exception as error:
-            cause = f"the network cannot be built for what site '{name}' declares: {error}"
-            errors[name] = DeployError(printable(cause, MAX_MESSAGE), "leave the site out")
+            why = printable(error, MAX_MESSAGE)
+            errors[name] = DeployError(
+                f"the network cannot be built for what site '{name}' declares: {why}",
+                "leave the site out, or give it more images",
+            )
     return errors
 
 

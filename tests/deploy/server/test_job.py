@@ -188,7 +188,7 @@ def test_a_site_whose_numbers_suit_no_program_ends_no_run_with_a_quorum(
     dp = {"name": "example", "epsilon": 4.0, "noise_multiplier": 1.0}
     for alter, why, sections in (
         (tiny, "prepares images as", {"model": cnn}),
-        (few, "within epsilon 4", {"privacy": dp, "train": {"batch": 1}}),
+        (few, "within privacy.epsilon", {"privacy": dp, "train": {"batch": 1}}),
     ):
         store = runs.begin(alter.__name__, rounds={"rounds": 1, "quorum": 2}, **sections)
         link = FaultyLink(runs.places.sit(), "west", alter)

@@ -176,10 +176,10 @@ class SiteService:
             raise SiteError(cause, "the connection or the coordinator corrupts data: try again")
         if found and len(data) % 4:
             raise SiteError("the parameters that came are not float32", "update the coordinator")
-        if found and len(data) != self._found.lengths["kept"]:
+        n, due = len(data) // 4, self._found.lengths["kept"] // 4
+        if found and n != due:
             raise SiteError(
-                f"{len(data) // 4:,} parameters came that do not travel, and the network has "
-                f"{self._found.lengths['kept'] // 4:,}",
+                f"{n:,} parameters came that do not travel, and the network has {due:,}",
                 "run the same FedSight version at the coordinator and at the sites",
             )
 
