@@ -548,3 +548,25 @@ def test_a_declaration_has_the_counts_of_classes_or_their_sum(spoilt: dict[str, 
     ).table()
     with pytest.raises(DeployError, match="sent an invalid data declaration"):
         read_declaration({**table, **spoilt}, "north")
+
+
+def test_images_and_classes_of_another_kind_than_the_earlier_runs_do_not_join_it(
+    site_images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sums of an earlier run, to which these would be added, are not theirs."""
+    known = {"preprocess": asdict(SOUND.preprocess), "classes": list(SOUND.classes)}
+    (tmp_path / "run.json").write_text(json.dumps(known))
+    (tmp_path / "checkpoint.safetensors").touch()
+    earlier = {"earlier": str(tmp_path / "checkpoint.safetensors"), "earlier_sha256": "0" * 64}
+    program = site_services.program(
+        site_images, algorithm={"name": "ridge", **earlier}, rounds={"rounds": 1}
+    )
+    turned = replace(SOUND, classes=SOUND.classes[::-1])
+    darker = replace(SOUND, preprocess=replace(SOUND.preprocess, mean=(0.4,)))
+    gather(program, {"a": SOUND, "b": SOUND})
+    with pytest.raises(ConfigError, match="the same in another order"):
+        gather(program, {"a": turned, "b": turned})
+    with pytest.raises(ConfigError, match="have another mean"):
+        gather(program, {"a": darker, "b": darker})
+    monkeypatch.setattr(type(program.algorithm), "check_data", lambda self, dataset: [])
+    gather(program, {"a": turned, "b": turned})  # without a word

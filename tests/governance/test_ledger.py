@@ -509,3 +509,13 @@ def test_several_processes_write_one_chain(tmp_path: Path) -> None:
         numbers += [int(line) for line in out.split()]
     assert sorted(numbers) == list(range(1, 46))
     assert len(Ledger(tmp_path).entries()) == 45
+
+
+def test_personal_figures_are_marked_and_entries_without_the_mark_stay_readable() -> None:
+    plain = LedgerEntry("figures", run="r", time="2026-11-29T06:00:00+00:00", number=1)
+    assert "personal" not in plain.encode()
+    assert LedgerEntry.decode(plain.encode()) == plain
+    personal = replace(plain, personal=True)
+    assert LedgerEntry.decode(personal.encode()) == personal
+    with pytest.raises(ValueError, match="canonical"):
+        LedgerEntry.decode(personal.encode().replace('"personal":true', '"personal":false'))

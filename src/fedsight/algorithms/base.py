@@ -130,6 +130,15 @@ class Algorithm(Settings):
         """
         return True
 
+    def due(self, payload: Payload, steps: int, rate: float) -> Mapping[str, float]:
+        """What the `scalars` of a reply must be, as far as whoever receives it can tell.
+
+        That is, from its vectors in `payload` [d], without those that a codec has changed, and from
+        the number of local steps that the site takes and their mean learning rate. They are
+        averaged as they come, so a site could move the model by a number alone.
+        """
+        return {}
+
     @property
     def units(self) -> Mapping[str, float]:
         """A unit for each integer part, if what one image changes in them is bounded; else empty.
@@ -213,6 +222,10 @@ class Algorithm(Settings):
     def check_data(self, dataset: Dataset) -> list[Problem]:
         """What is wrong with the opened data."""
         return []
+
+    def fresh(self) -> Algorithm:
+        """The same without files of earlier runs, which only the coordinator has."""
+        return self
 
     @property
     def closing(self) -> Algorithm:

@@ -84,17 +84,21 @@ class ClosedForm(Algorithm):
         """Images that are prepared in another way than those of the earlier run."""
         return list(data_problems(self, dataset))
 
+    def fresh(self) -> ClosedForm:
+        """The same sums, of whatever run."""
+        return self.model_copy(update={"earlier": None, "earlier_sha256": None})
+
     @property
     def closing(self) -> Algorithm:
         """The same sums, of features that training has changed."""
-        found = self.baseline
+        found = self.fresh()
         found._trained = True
         return found
 
     @property
     def baseline(self) -> ClosedForm:
         """The same sums, of other images."""
-        return self.model_copy(update={"earlier": None, "earlier_sha256": None})
+        return self.fresh()
 
     @property
     def top(self) -> int:

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from fedsight.core.errors import Problem, SiteError
+from fedsight.core.files import parse_json
+from fedsight.core.text import printable
 from fedsight.models.weights import read_weights, unusable
 
 if TYPE_CHECKING:
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 Change = Literal["join", "leave"]
 STATE = "state."  # how the names of an algorithm's tensors in a checkpoint begin
+MAX_QUOTED = 200  # characters of a value in a file
 _OWN = ("earlier", "earlier_sha256", "change")  # settings in which the two runs differ
 
 
@@ -89,10 +92,11 @@ def data_problems(form: ClosedForm, dataset: Dataset) -> Iterator[Problem]:
         return
     facts = _facts(form.earlier.with_name("run.json"))
     mine = json.loads(json.dumps(asdict(dataset.preprocess)))
-    theirs = facts.get("preprocess", {})
+    theirs = _section(facts, "preprocess")
     for key, value in mine.items():
         was = theirs.get(key)
         if was != value:
+            was = printable(was, MAX_QUOTED)
             cause = f"images of the earlier run have another {key}: {was}, not {value}"
             yield Problem("data", cause, "prepare them as its run.toml says")
     if facts.get("classes") != list(dataset.classes):
@@ -102,9 +106,16 @@ def data_problems(form: ClosedForm, dataset: Dataset) -> Iterator[Problem]:
 
 def _facts(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        found = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _section(table: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """A table within a table, empty if it is none: the folder may be anybody's."""
+    found = table.get(name)
+    return found if isinstance(found, dict) else {}
 
 
 def _differences(
@@ -114,15 +125,15 @@ def _differences(
     now = program.table()
     algorithm = {k: v for k, v in now["algorithm"].items() if k not in _OWN}
     for section, mine in (("model", now["model"]), ("algorithm", algorithm)):
-        theirs = before.get(section, {})
+        theirs = _section(before, section)
         for key, value in mine.items():
             if _plain(value) != _plain(theirs.get(key)):
                 cause = f"the earlier run has another {section}.{key}, and so other sums"
                 yield Problem(f"{section}.{key}", cause, "write the one of its run.toml")
-    if program.model_seed != before.get("model", {}).get("seed", before.get("seed", 0)):
+    if program.model_seed != _section(before, "model").get("seed", before.get("seed", 0)):
         cause = "the earlier run has another seed, and so another network"
         yield Problem("seed", cause, "write the one of its run.toml")
-    masked = before.get("secure", {}).get("name", "none") == "secagg"
+    masked = _section(before, "secure").get("name", "none") == "secagg"
     if masked and form.change == "leave":
         cause = "the sums of the earlier run were masked, and what is left may be of a single site"
         yield Problem("algorithm.change", cause, "run the sites that stay again, with masks")
@@ -136,7 +147,7 @@ def _differences(
 def _table(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
 
 

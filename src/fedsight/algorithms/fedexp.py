@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from pydantic import Field
@@ -23,6 +24,12 @@ class FedExP(Algorithm):
         delta = vector - local.start
         square = delta.double().square().sum().to(delta.dtype).reshape(1)
         return {"delta": delta, "square": square}, {}
+
+    def due(self, payload: Payload, steps: int, rate: float) -> Mapping[str, float]:
+        """The squared norm is that of the update."""
+        if "delta" not in payload:
+            return {}
+        return {"square": float(payload["delta"].double().square().sum())}
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """x + rate mean(delta), with the rate of equation 5 for updates weighted by p_i:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -36,6 +37,10 @@ class FedNova(Algorithm):
         if length:
             delta = delta / length
         return {"delta": delta, "length": vector.new_tensor([length])}, {}
+
+    def due(self, payload: Payload, steps: int, rate: float) -> Mapping[str, float]:
+        """The length of the path follows from the number of images."""
+        return {"length": steps * rate}
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """x - server_lr (sum p_i tau_i lr) (sum p_i d_i): tau_eff of the paper for plain SGD."""

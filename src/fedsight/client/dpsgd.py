@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from functools import partial
 
 import numpy as np
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from fedsight.client.per_image import PerImage, Single
-from fedsight.client.training import Lesson, Progress
+from fedsight.client.training import GradientSteps, Lesson, LocalTraining, Progress
 from fedsight.core.rng import derive
 from fedsight.privacy.base import Plan
 from fedsight.privacy.mechanisms.example import Example, steps
 from fedsight.privacy.noise import MakeNoise, added
+from fedsight.program.federation import Federation
 
 
 class PrivateSteps:
@@ -57,6 +59,19 @@ class PrivateSteps:
     def steps(self, samples: int, batch: int) -> int:
         """Those that are accounted."""
         return steps(self._plan, samples) // self._plan.passes
+
+
+def local_training(
+    federation: Federation, precision: Callable[[], AbstractContextManager[object]], hides: bool
+) -> LocalTraining:
+    """How the federation's sites train: by DP-SGD, if images are protected and there are steps.
+
+    `hides` is as in `PrivateSteps`, `precision` as in `GradientSteps`.
+    """
+    mechanism, plan = federation.program.privacy, federation.plan
+    if isinstance(mechanism, Example) and not plan.units:  # else the sums are noised
+        return PrivateSteps(mechanism, plan, hides)
+    return GradientSteps(precision)
 
 
 def read(

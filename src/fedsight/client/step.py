@@ -19,14 +19,13 @@ from fedsight.algorithms.base import Algorithm, Local, Phase
 from fedsight.client import failures
 from fedsight.client.bound_model import CHUNK, DRAWS, BoundModel
 from fedsight.client.correction import Correction
-from fedsight.client.dpsgd import PrivateSteps
+from fedsight.client.dpsgd import PrivateSteps, local_training
 from fedsight.client.optimizers import make_optimizer
 from fedsight.client.pace import Pace
 from fedsight.client.penalty import Penalised
 from fedsight.client.sampling import order_of
 from fedsight.client.site import Round, Site, mean_loss
 from fedsight.client.training import (
-    GradientSteps,
     Lesson,
     LocalTraining,
     Progress,
@@ -101,9 +100,7 @@ class Client(BoundModel):
             found = isolation.problems(of.program, of.dataset, self.network)
             if problems := [*found, *privacy.problems(of.plan)]:
                 raise ConfigError(problems)  # a site does not take the coordinator's word for it
-            if not of.plan.units:  # else there are no steps, and the sums are noised
-                return PrivateSteps(privacy, of.plan, self._hides)
-        return GradientSteps(self._precision)
+        return local_training(self.federation, self._precision, self._hides)
 
     def _precision_of(self, speed: Speed) -> Callable[[], AbstractContextManager[object]]:
         """What surrounds a forward pass."""

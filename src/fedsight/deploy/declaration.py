@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 
 from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
-from fedsight.core.text import is_printable, printable
+from fedsight.core.text import MAX_MESSAGE, is_printable, printable
 from fedsight.data.base import MAX_CHANNELS, Dataset, Part, Preprocess, Source
 from fedsight.data.partition import Groups
 from fedsight.data.single_draws import drawn_singly
@@ -33,6 +33,12 @@ MAX_TOTAL_IMAGES = 1 << 26  # of all sites together
 MAX_CLASSES = 1 << 16
 MAX_CLASS_NAME = 200  # characters
 ELSEWHERE = "at-the-coordinator"  # in place of the path of a file that only the coordinator has
+FILES = (  # which those are, by section and key
+    ("model", "weights"),
+    ("algorithm", "earlier"),
+    ("start", "earlier"),
+    ("finish", "earlier"),
+)
 
 
 @dataclass(frozen=True)
@@ -136,16 +142,20 @@ def without_weights(program: Program) -> Program:
     return replace(program, model=program.model.fresh())
 
 
-def without_file(model: Any) -> Any:
-    """The [model] of a proposed program, whatever path it names for weights.
+def without_files(program: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of a proposed program, whatever paths it names for files of the coordinator's.
 
-    A program with weights looks into their file for the norms that they need. A site that did so
-    would open any of its files, or wait for any of its devices, at the coordinator's bidding, and
-    its fingerprint would tell what is there.
+    A program with weights looks into their file for the norms that they need, and one that changes
+    an earlier run's sums into the file beside them. A site that did so would open any of its files,
+    or wait for any of its devices, at the coordinator's bidding, and its answer would tell what is
+    there.
     """
-    if isinstance(model, dict) and model.get("weights") is not None:
-        return {**model, "weights": ELSEWHERE}
-    return model
+    found = dict(program)
+    for section, key in FILES:
+        own = found.get(section)
+        if isinstance(own, dict) and own.get(key) is not None:
+            found[section] = {**own, key: ELSEWHERE}
+    return found
 
 
 def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federation, int]:
@@ -157,7 +167,8 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
     that every site has, of which the program's split gives each site its share by name.
     """
     if owner.share:
-        shared = federate(replace(without_weights(program), data=owner.data))
+        own = replace(without_weights(program), algorithm=program.algorithm.fresh())
+        shared = federate(replace(own, data=owner.data))
         numbers = {shared.partition.name(site): site for site in range(len(shared.partition))}
         if name not in numbers:
             raise DeployError(
@@ -268,7 +279,7 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
         raise ConfigError(problems)
     if problems := lone_image.problems(program, first.preprocess, federation.network, partition):
         raise ConfigError(problems)
-    if problems := integer_problems(federation):
+    if problems := [*program.algorithm.check_data(dataset), *integer_problems(federation)]:
         raise ConfigError(problems)
     if not any(one.test for one in declared.values()):
         cause = "no site has test images, so nothing can be measured"
@@ -310,7 +321,11 @@ def disagreeing_sites(
 
 
 def lone_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, DeployError]:
-    """The sites in `found` that declare one image, on which the network cannot train; and why."""
+    """The sites in `found` that declare one image, on which the network cannot train; and why.
+
+    They agree with the others: no network is built for a size that one site alone declares.
+    Whatever fails is the site's failure.
+    """
     errors = {}
     for name, one in found.items():
         if one.train > 1:
@@ -318,9 +333,16 @@ def lone_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, 
         alone, partition = RemoteImages(1), Groups([np.arange(1)], [name])
         train = Part(alone, np.zeros(1, np.int64))
         dataset = Dataset(train, train, one.classes, one.preprocess)
-        network = Federation(program, dataset, partition, ()).network
-        for problem in lone_image.problems(program, one.preprocess, network, partition):
-            errors[name] = DeployError(problem.cause, problem.cure)
+        try:
+            network = Federation(program, dataset, partition, ()).network
+            for problem in lone_image.problems(program, one.preprocess, network, partition):
+                errors[name] = DeployError(problem.cause, problem.cure)
+        except Exception as error:
+            why = printable(error, MAX_MESSAGE)
+            errors[name] = DeployError(
+                f"the network cannot be built for what site '{name}' declares: {why}",
+                "leave the site out, or give it more images",
+            )
     return errors
 
 

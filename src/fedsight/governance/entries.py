@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -22,6 +22,8 @@ class LedgerEntry:
     before the site helps to unmask it; its `question` is the digest of the sites that it is over.
     `event` is the privacy event in plain values, or None if no noise protects the answer.
     `enforced` is true if the site adds the noise itself, false if the coordinator promises it.
+    `personal` figures are those of a model with parameters that stay at the site: the same question
+    may have another answer the next time.
     """
 
     kind: EntryKind
@@ -40,6 +42,7 @@ class LedgerEntry:
     times: int = 1  # how often the event happened, for example DP-SGD steps in a round
     enforced: bool = False
     delta: float | None = None
+    personal: bool = False
     number: int = 0  # counts from 1; set by the ledger
     time: str = ""  # UTC; set by the ledger
 
@@ -55,13 +58,17 @@ class LedgerEntry:
 
     def encode(self) -> str:
         """The canonical text of this entry, which its hash covers."""
-        return canonical(asdict(self))
+        table = dict(vars(self))  # `asdict` would copy each value, of tens of thousands of entries
+        if not self.personal:  # so that ledgers from before there was this field stay readable
+            del table["personal"]
+        return canonical(table)
 
     @classmethod
     def decode(cls, text: str) -> LedgerEntry:
         """The entry in `text`; ValueError if it is not the canonical text of an entry."""
         table = json.loads(text)
-        if not isinstance(table, dict) or set(table) != {item.name for item in fields(cls)}:
+        expected = {item.name for item in fields(cls)}
+        if not isinstance(table, dict) or {*table, "personal"} != expected:
             raise ValueError("unexpected fields")
         lists = {key: tuple(table[key]) for key in ("asked_by", "protections")}
         entry = cls(**{**table, **lists})

@@ -62,18 +62,23 @@ class Ledger:
         self._last: LedgerEntry | None = None
         # For each data set: how often each (event, enforced) happened; the event None is no noise.
         self._costs: dict[str, Counter[tuple[str | None, bool]]] = {}
-        # For each data set: exact figures by question, noised ones by entry.
+        # For each data set: exact figures by question, noised and personal ones by entry.
         self._evaluations: defaultdict[str, set[str | int]] = defaultdict(set)
         # Digests of the lists of sites that a round was summed over, by program and round.
         self._sums: defaultdict[tuple[str, int], set[str]] = defaultdict(set)
         self._lists: defaultdict[str, set[str]] = defaultdict(set)  # the same, by data set
         self._epsilons: dict[tuple[Any, ...], float] = {}  # cache
-        self.entries()
+        self.refresh()
 
     @property
     def head(self) -> tuple[int, str]:
         """Number and hash of the last entry. A copy kept elsewhere reveals a rewritten ledger."""
         return self._file.number, self._file.hash
+
+    def refresh(self) -> None:
+        """Read the entries that were added since, and check that all others are as they were."""
+        with self._file.open() as table:
+            self._read_new(table)
 
     def entries(self) -> list[LedgerEntry]:
         """All entries, checked."""
@@ -142,7 +147,7 @@ class Ledger:
 
         The coordinator chooses how many runs there are, so only this number is a limit. Exact ones
         that are computed again are the same, and count once. Noised ones have other noise, and
-        their mean has less.
+        their mean has less; personal ones depend on what the site was trained to in the meantime.
         """
         return len(self._evaluations[data_set])
 
@@ -222,7 +227,7 @@ class Ledger:
         self._last = entry
         self._asked[entry.asked].append(entry)
         if entry.kind == "figures":
-            same = entry.question if entry.event is None else entry.number
+            same = entry.number if _varies(entry) else entry.question
             self._evaluations[entry.data_set].add(same)
         if entry.kind == "sum":
             self._sums[entry.program, entry.round].add(entry.question)
@@ -258,7 +263,7 @@ class Ledger:
                 f"figures of another model of round {entry.round} have left already",
                 "ask about one model in a round",
             )
-        new = not earlier or entry.event is not None
+        new = not earlier or _varies(entry)
         if new and most is not None and self.evaluations(entry.data_set) >= most:
             raise DeployError(
                 f"contract.evaluations: {most} sets of figures have left, and no more may",
@@ -287,6 +292,11 @@ def fedsight_epsilon(events: list[tuple[Mapping[str, Any], int]], delta: float) 
 
 def _cost(entry: LedgerEntry) -> tuple[str | None, bool]:
     return (None, False) if entry.event is None else (canonical(entry.event), entry.enforced)
+
+
+def _varies(entry: LedgerEntry) -> bool:
+    """Whether the figures may be others when they are computed again."""
+    return entry.event is not None or entry.personal
 
 
 def _exceeds(entry: LedgerEntry, known: set[str], most: int | None) -> bool:

@@ -166,6 +166,37 @@ def test_a_site_that_declares_one_image_ends_no_run_with_a_quorum(
     assert (ended["state"], ended["again"]) == ("failed", False)
 
 
+def test_a_site_whose_numbers_suit_no_program_ends_no_run_with_a_quorum(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A size of one pixel, for which there is no network, or so few images that each step shows
+    one."""
+
+    def few(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        answer = json.loads(text)
+        if "declared" in answer:
+            answer["declared"]["labels"] = [1, *[0] * (len(answer["declared"]["labels"]) - 1)]
+        return json.dumps(answer), body
+
+    def tiny(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        answer = json.loads(few(kind, header, text, body)[0])
+        if "declared" in answer:
+            answer["declared"]["preprocess"] |= {"height": 1, "width": 1}
+        return json.dumps(answer), body
+
+    cnn = {"name": "small_cnn", "width": 4, "blocks": 2}
+    dp = {"name": "example", "epsilon": 4.0, "noise_multiplier": 1.0}
+    for alter, why, sections in (
+        (tiny, "prepares images as", {"model": cnn}),
+        (few, "within privacy.epsilon", {"privacy": dp, "train": {"batch": 1}}),
+    ):
+        store = runs.begin(alter.__name__, rounds={"rounds": 1, "quorum": 2}, **sections)
+        link = FaultyLink(runs.places.sit(), "west", alter)
+        assert runs.run_job(store, link)["state"] == "finished"
+        assert [line["sites"] for line in store.history()] == [["north", "south"]]
+        assert why in runs.federation.events()[-1]["why"]
+
+
 def test_sites_that_declare_more_images_than_fit_end_the_part_of_the_largest_only(
     runs: Runs, monkeypatch: pytest.MonkeyPatch
 ) -> None:

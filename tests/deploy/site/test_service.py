@@ -7,6 +7,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from fedsight.program.program import Program
 DECLARED = Declaration(
     (6, 4, 4), 5, False, CLASSES, Preprocess(1, 8, 8, "stretch", (0.5,), (0.25,))
 )
+LENGTHS = {"vector": 1 << 20, "extras": 1 << 20, "kept": 12}  # bytes
 
 
 class FakeTrainer:
@@ -57,7 +59,7 @@ class FakeTrainer:
             if self.failure is not None:
                 raise self.failure
             self.opened.append(command)
-            return Opened(DECLARED, (None, 1), bare=False)
+            return Opened(DECLARED, (None, 1), bare=False, personal=False, lengths=LENGTHS)
         if isinstance(command, TrainStep):
             self.models.append(command.order.vector.clone())
             return TrainedUpdate({"delta": torch.zeros(3)}, 7, {"train_loss": Sum(1.0, 7)})
@@ -212,6 +214,7 @@ def test_an_invalid_header_is_refused(site: Site, header: str) -> None:
 
 
 def test_a_piece_that_does_not_fit_is_refused(site: Site) -> None:
+    site.join()
     header = {"name": "vector", "mark": 1, "start": 6, "total": 8}
     assert site.refusal("piece", header, b"1234") == "a piece of 'vector' does not fit"
 
@@ -267,6 +270,29 @@ def test_nothing_is_trained_or_measured_before_the_site_has_joined(
     assert why == "the vector has not been received"
 
 
+@pytest.fixture
+def all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Work that was abandoned before it began is done: a second check is behind that one."""
+    monkeypatch.setattr(Future, "cancel", lambda self: False)
+    monkeypatch.setattr(SiteService, "_unless_abandoned", lambda self, ticket, do: do())
+
+
+def test_a_proposal_that_was_abandoned_before_it_began_changes_nothing(
+    site: Site, trainer: type[FakeTrainer]
+) -> None:
+    site.join("abc1")
+    site.send(1, torch.zeros(3))
+    trainer.measuring.clear()  # all that follows waits behind this
+    assert not site.ask("measure", {**MEASURE, "vector": 1})["done"]
+    assert not site.ask("propose", proposal(site.program, run="abc2"))["done"]
+    queued = site.ask("train", TRAIN)
+    trainer.measuring.set()
+    assert site.ask("wait", {"ticket": queued["ticket"], "seconds": 30})["done"]
+    assert len(trainer.models) == 1
+    assert {one.memory.name for one in trainer.opened} == {"abc1"}
+
+
+@pytest.mark.usefixtures("all_is_done")
 def test_work_that_was_requested_in_one_run_is_not_done_in_another(
     site: Site, trainer: type[FakeTrainer]
 ) -> None:
@@ -451,6 +477,7 @@ def test_parameters_that_are_not_those_named_are_not_used(
     assert not list((site.folder / "memory").rglob("kept-*"))
 
 
+@pytest.mark.usefixtures("all_is_done")
 def test_work_that_was_requested_for_some_adopted_values_is_not_done_with_others(
     site: Site, trainer: type[FakeTrainer]
 ) -> None:
@@ -472,6 +499,7 @@ def test_work_that_was_requested_for_some_adopted_values_is_not_done_with_others
     assert trainer.models == []
 
 
+@pytest.mark.usefixtures("all_is_done")
 def test_parameters_of_one_run_are_not_used_in_another(
     site: Site, trainer: type[FakeTrainer]
 ) -> None:

@@ -23,6 +23,7 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.settings import Settings
+from fedsight.deploy.costly_sites import costly_sites
 from fedsight.deploy.declaration import (
     ELSEWHERE,
     Declaration,
@@ -214,13 +215,11 @@ def _update_roster(
     """
     run = str(store.read_json("run.json")["id"])
     found, absent = propose(program, run, link, folder.revoked())
-    disagreeing = {**disagreeing_sites(found, roster), **lone_sites(program, found)}
-    agreeing = {site: one for site, one in found.items() if site not in disagreeing}
-    disagreeing |= oversized_sites(agreeing, roster)
+    unfit = unfit_sites(program, found, roster)
     quorum = program.rounds.quorum
-    if disagreeing and (quorum is None or len(found) - len(disagreeing) < quorum):
-        raise next(iter(disagreeing.values()))
-    for site, error in disagreeing.items():
+    if unfit and (quorum is None or len(found) - len(unfit) < quorum):
+        raise next(iter(unfit.values()))
+    for site, error in unfit.items():
         del found[site]
         absent[site] = f"{error.cause}; {error.cure}"
     for site, declared in found.items():
@@ -238,6 +237,24 @@ def _update_roster(
             "resolve this with the site's owner, or set rounds.quorum to continue without it",
         )
     return absent
+
+
+def unfit_sites(
+    program: Program, found: Mapping[str, Declaration], roster: Mapping[str, Declaration]
+) -> dict[str, DeployError]:
+    """The sites in `found` with whose declarations the run cannot go on, and why.
+
+    Each question is asked of the sites that passed those before it: a network, say, is built only
+    for a size on which the sites agree.
+    """
+    unfit = disagreeing_sites(found, roster)
+
+    def others() -> dict[str, Declaration]:
+        return {site: one for site, one in found.items() if site not in unfit}
+
+    unfit |= lone_sites(program, others())
+    unfit |= oversized_sites(others(), roster)
+    return unfit | costly_sites(program, others(), roster)
 
 
 class _SiteWatch(Callback):

@@ -52,6 +52,8 @@ class ContractEnforcement:
         self._requester = requester
         self.log = SiteLog(home)
         self._run: _Run | None = None
+        # Read once: a coordinator may propose again and again, and a long ledger takes seconds.
+        self._ledger: Ledger | None = None
 
     def check_program(self, program: Program, sites: int) -> OwnerSettings:
         """Return the owner's settings if they permit `program` with so many sites.
@@ -110,7 +112,7 @@ class ContractEnforcement:
         """
         self._run = None
         contract, stated = owner.contract, protections(program)
-        ledger = Ledger(self._home)
+        ledger = self._known_ledger()
         template = LedgerEntry(
             "update",
             run=run,
@@ -134,6 +136,14 @@ class ContractEnforcement:
         self._run = _Run(contract, program, release)
         return memory
 
+    def _known_ledger(self) -> Ledger:
+        """The site's ledger, with all that other processes have written."""
+        if self._ledger is None:
+            self._ledger = Ledger(self._home)
+        else:
+            self._ledger.refresh()
+        return self._ledger
+
     @property
     def release(self) -> Release:
         """The door of the current run; SiteError without a run."""
@@ -149,6 +159,10 @@ class ContractEnforcement:
                 f"the program has {run.program.rounds.rounds} rounds; there is no round {round}",
                 "start a run with more rounds",
             )
+
+    def check_room(self, more: int) -> None:
+        """Raise DeployError if the contract has no room for so many more bytes of a run."""
+        self._current_run().contract.check_room(0, occupied(self._home) + more)
 
     def figure_rules(self) -> FigureRules:
         """The owner's rules about figures, for the current run."""

@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from fedsight.core.errors import SiteError
+from fedsight.core.layout import Layout
 from fedsight.engines.remote import messages
 
-MAX_VECTOR_BYTES = 8 << 30  # two thousand million parameters
-NAMES = ("vector", "extras", "kept")  # the vectors that a coordinator may send
+EXTRAS = 4  # an algorithm's other vectors together, in sizes of the network
+Lengths = Mapping[str, int]  # the most bytes of the vectors that a coordinator may send, by name
+
+
+def lengths_of(layout: Layout, shared: Iterable[Tensor]) -> Lengths:
+    """How long the vectors of a program are at most.
+
+    `shared` are the algorithm's other vectors before the first round; there may be more later.
+    """
+    others = max(sum(one.numel() for one in shared), EXTRAS * layout.size)
+    kept = layout.kept.stop - layout.kept.start
+    values = {"vector": layout.travelling.stop, "extras": others, "kept": kept}
+    return {name: 4 * number for name, number in values.items()}
 
 
 def count(fields: Mapping[str, Any], key: str) -> int:
@@ -51,17 +65,18 @@ class IncomingVectors:
         self._lock = threading.Lock()
         self._newest: dict[str, PartialVector] = {}  # by name
 
-    def add(self, fields: Mapping[str, Any], body: bytes) -> None:
+    def add(self, fields: Mapping[str, Any], body: bytes, lengths: Lengths) -> None:
         """Store a piece; SiteError if it does not fit, or would change a vector that is in use.
 
-        A piece that comes again is harmless at any time.
+        A piece that comes again is harmless at any time. The first one allocates what it announces,
+        which is therefore compared with what may come.
         """
         mark = count(fields, "mark")
         start = count(fields, "start")
         total = count(fields, "total")
         name = str(fields.get("name"))
         misfit = SiteError(f"a piece of '{name[:50]}' does not fit", "update the coordinator")
-        if total > MAX_VECTOR_BYTES or start + len(body) > total or name not in NAMES:
+        if start + len(body) > total or total > lengths.get(name, -1):
             raise misfit
         with self._lock:
             known = self._newest.get(name)

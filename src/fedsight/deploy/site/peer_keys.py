@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from fedsight.privacy.secagg.messages import MOST_SITES
 
 LOCK_TIMEOUT = 10.0  # seconds to wait for another job of this site
 RUNS = 32  # runs of which each one's last attempt is remembered
+AHEAD = 24 * 3600 * 1000  # milliseconds that the coordinator's clock may be ahead of this site's
 
 
 class PeerKeys:
@@ -80,6 +82,9 @@ class PeerKeys:
 class AttemptCounter:
     """`secagg.json` in a site's folder: the numbers of attempts at rounds only increase.
 
+    They are milliseconds of the coordinator's clock, so one far ahead of this site's is refused: it
+    would leave no higher one for any run to come.
+
     It outlives the memory of a run. Of the last RUNS runs it holds the number of each one's last
     attempt, because runs that go on at the same time may overtake one another; any other run has
     to begin above the numbers that were dropped.
@@ -91,8 +96,15 @@ class AttemptCounter:
     def advance(self, run: str, serial: int) -> None:
         """Record that attempt `serial` begins in `run`.
 
-        Raises DeployError unless it is higher than all attempts before.
+        Raises DeployError unless it is higher than all attempts before, and not far ahead of this
+        site's clock.
         """
+        if serial > time.time_ns() // 1_000_000 + AHEAD:
+            raise DeployError(
+                f"the coordinator's number of an attempt at a round, {serial}, is more than a day "
+                "ahead of this site's clock",
+                "correct the clock that is wrong; if neither is, ask the operator",
+            )
         busy = DeployError("another process of this site is beginning a round", "try again")
         with locks.hold(self._path.with_suffix(".lock"), LOCK_TIMEOUT, busy):
             floor, last = self._read()

@@ -42,7 +42,8 @@ KINDS: dict[str, Kind] = {
         "(`contract.test_images`); a protected site's "
         "failure is an answer without figures, or zeros with noise",
         "the epsilon of the noise, before the work begins; exact figures an entry, no epsilon",
-        "one model a round; `contract.evaluations` over all runs; the latest question, asked "
+        "one model a round; `contract.evaluations` over all runs, where noised figures, and those "
+        "with personal parameters, count each time they are computed; the latest question, asked "
         "again, gets the same bytes",
     ),
     "adopt": Kind(

@@ -12,6 +12,7 @@ reason stays in its log.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -21,7 +22,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fedsight.core.errors import ConfigError, DataError, DeployError, FedSightError, SiteError
+from fedsight.core.errors import (
+    ConfigError,
+    DataError,
+    DeployError,
+    FedSightError,
+    SiteError,
+    StoreError,
+)
 from fedsight.deploy.site.answers import Answer, AnswerStore
 from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.log import SiteLog
@@ -47,8 +55,9 @@ class Question:
     """A question about the site's images.
 
     `digest` covers all that the answer may depend on besides the images (see `digest_of`);
-    `attempt` is the coordinator's number for it. Errors of the types `public` do not depend on the
-    images and go to the operator in full.
+    `attempt` is the coordinator's number for it. `personal`: parameters that stay at the site are
+    measured, and what they are the digest does not say, since it would depend on the images. Errors
+    of the types `public` do not depend on the images and go to the operator in full.
     """
 
     kind: EntryKind
@@ -56,6 +65,7 @@ class Question:
     doing: str  # for messages, for example "training in round 3"
     round: int = 0
     attempt: int = 0
+    personal: bool = False
     public: tuple[type[Exception], ...] = CAUSED_OUTSIDE
 
 
@@ -81,6 +91,7 @@ class Release:
         self._answers = answers
         self._log = log
         self._times: Counter[tuple[str, str]] = Counter()
+        self._logged: dict[str, str] = {}  # by kind: the question whose answer has its line
 
     def answer(
         self,
@@ -102,6 +113,7 @@ class Release:
                 return self._again(question, charge, known)
         self._charge(question, charge)
         self._answers.forget(question.kind)  # the work may change the memory that belongs to it
+        self._logged.pop(question.kind, None)
         try:
             found = work()
         except question.public:
@@ -163,6 +175,7 @@ class Release:
             event=event,
             times=times,
             enforced=self._enforced(question) and event is not None,
+            personal=question.personal,
         )
         update = question.kind == "update"
         limit = self.contract.limit if update or event is not None else None
@@ -179,14 +192,18 @@ class Release:
         """The answer as it was sent before.
 
         That costs nothing, unless the coordinator adds the noise: it may sum the same update with
-        fresh noise. It may never have left: then the ledger could not be written, and must say so
-        now.
+        fresh noise. It may never have left: then the ledger or the log could not be written, and
+        must say so now. The first time in a job always has a line.
         """
         if charge[0] is not None and not self._enforced(question):
             self._charge(question, charge)
         facts = self._facts(question, known)
         self._ledger.append_new(self._released(question, known, facts))
-        self._note("repeated", what=question.kind, **facts)
+        if self._logged.get(question.kind) == question.digest:
+            self._note("repeated", what=question.kind, **facts)
+        else:
+            self._log.write("repeated", what=question.kind, **facts)
+            self._logged[question.kind] = question.digest
         return known
 
     def _failed(
@@ -207,20 +224,31 @@ class Release:
         raise _unable(question.doing) from None
 
     def _keep_reason(self, doing: str, error: Exception) -> None:
+        """Keep in the site's log why something failed that must not show.
+
+        A log that cannot be written changes nothing here, or it would show after all. The answer
+        has a line of its own, and does not leave without it.
+        """
         log.warning("%s failed", doing, exc_info=error)
-        self._note("failed", what=doing, run=self._template.run, why=describe(error))
+        with contextlib.suppress(StoreError):
+            self._note("failed", what=doing, run=self._template.run, why=describe(error))
 
     def _note(self, event: str, what: str, **facts: Any) -> None:
-        """A line in the site's log the 1st, 10th, 100th time: the coordinator chooses how often."""
-        times = self._times[event, what] = self._times[event, what] + 1
+        """A line in the site's log the 1st, 10th, 100th time: the coordinator chooses how often.
+
+        A line that cannot be written is due again: StoreError each time.
+        """
+        times = self._times[event, what] + 1
         if is_power_of_ten(times):
             counted = {"times": times} if times > 1 else {}
             self._log.write(event, what=what, **facts, **counted)
+        self._times[event, what] = times
 
     def _record(self, question: Question, found: Answer, event: str) -> None:
         facts = self._facts(question, found)
         self._ledger.append(self._released(question, found, facts))
         self._log.write(event, **facts, **found.facts)
+        self._logged[question.kind] = question.digest
 
     def _released(self, question: Question, found: Answer, facts: Mapping[str, Any]) -> LedgerEntry:
         entry = self._entry(question, "released")

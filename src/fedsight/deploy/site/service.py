@@ -14,7 +14,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, TimeoutError
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, TimeoutError
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,12 @@ from fedsight.core.errors import (
     EngineError,
     FedSightError,
     SiteError,
+    StoreError,
 )
 from fedsight.core.files import write_atomically
 from fedsight.core.text import printable
 from fedsight.core.types import Metrics, Order
-from fedsight.deploy.declaration import without_file
+from fedsight.deploy.declaration import without_files
 from fedsight.deploy.site import job_lease
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
@@ -138,10 +139,9 @@ class SiteService:
     def _propose(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Take part in a run. The site builds the program itself and compares the fingerprint."""
         run, sites = str(fields.get("run")), count(fields, "sites")
-        table = dict(fields.get("program") or {})
+        table = without_files(fields.get("program") or {})
         # Before anything is imported: the coordinator names no code that the owner has not.
         table["plugins"] = self._enforcement.local_plugins(table.get("plugins", []))
-        table["model"] = without_file(table.get("model", {}))
         with self._reading:
             program, _ = config.parse(table, self._home)
         if program.fingerprint != fields.get("fingerprint"):
@@ -163,7 +163,7 @@ class SiteService:
         says whether they are `missing` here.
         """
         joined, opened, mark = self._current_run(), self._opened, count(fields, "mark")
-        if opened is None:
+        if opened is None or self._found is None:
             raise no_run()
         sha256 = str(fields.get("sha256"))
         if not is_sha256(sha256):
@@ -176,6 +176,12 @@ class SiteService:
             raise SiteError(cause, "the connection or the coordinator corrupts data: try again")
         if found and len(data) % 4:
             raise SiteError("the parameters that came are not float32", "update the coordinator")
+        n, due = len(data) // 4, self._found.lengths["kept"] // 4
+        if found and n != due:
+            raise SiteError(
+                f"{n:,} parameters came that do not travel, and the network has {due:,}",
+                "run the same FedSight version at the coordinator and at the sites",
+            )
 
         def reopen() -> ServiceAnswer:
             self._check_same_run(joined)
@@ -184,18 +190,27 @@ class SiteService:
             if mark:
                 for other in path.parent.glob("kept-*.bin"):  # a run has one set of them
                     other.unlink()
+                self._enforcement.check_room(len(data))
                 write_atomically(path, bytes(data))
             kept = messages.unpack(data, {"kept": len(data) // 4})["kept"]
             self._opened = replace(opened, kept=kept)
             self._joined = object()  # what was requested before was meant for other values
-            self._enforcement.release.hidden(OPENING, self._open)
+            try:
+                self._enforcement.release.hidden(OPENING, self._open)
+            except FedSightError:  # what was of no use takes no room
+                self._opened = opened
+                if mark:
+                    path.unlink(missing_ok=True)
+                raise
             return {}, b""
 
         return self._start_work(("adopt", sha256, mark), reopen, fields)
 
     def _piece(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        """Receive a piece of a vector."""
-        self._incoming.add(fields, body)
+        """Receive a piece of a vector that the current run may need."""
+        self._current_run()
+        assert self._found is not None
+        self._incoming.add(fields, body, self._found.lengths)
         return {}, b""
 
     def _train(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
@@ -252,11 +267,19 @@ class SiteService:
         with self._lock:
             ticket = self._find_ticket(work)
             if ticket is None:
-                if any(not future.done() for _, future in self._tickets.values()):
+                # What has not begun never does, so it is neither charged nor recorded.
+                if any(not (one.cancel() or one.done()) for _, one in self._tickets.values()):
                     self._end_trainer()
                 ticket = max(self._tickets, default=0) + 1
-                self._tickets = {ticket: (work, self._worker.submit(do))}
+                future = self._worker.submit(self._unless_abandoned, ticket, do)
+                self._tickets = {ticket: (work, future)}
         return self._state(ticket, fields)
+
+    def _unless_abandoned(self, ticket: int, do: Callable[[], ServiceAnswer]) -> ServiceAnswer:
+        """Do the work of `ticket`, unless other work has taken its place since."""
+        with self._lock:
+            self._result(ticket)
+        return do()
 
     def _find_ticket(self, work: tuple[Any, ...]) -> int | None:
         """The ticket of work that was started before: the first answer was lost on the way."""
@@ -269,7 +292,10 @@ class SiteService:
         """The answer when the work is done, or, after the header's `seconds`, that it is not."""
         future = self._result(ticket)
         with contextlib.suppress(TimeoutError):  # of this call, or raised by the work itself
-            future.result(min(float(fields.get("seconds", 0)), MAX_WAIT))
+            try:
+                future.result(min(float(fields.get("seconds", 0)), MAX_WAIT))
+            except CancelledError:
+                raise _expired() from None
         if not future.done():
             return {"ticket": ticket, "done": False}, b""
         answer, _ = future.result()
@@ -277,7 +303,7 @@ class SiteService:
 
     def _result(self, ticket: int) -> Future[ServiceAnswer]:
         if ticket not in self._tickets:
-            raise SiteError("this request has expired", "send it again")
+            raise _expired()
         return self._tickets[ticket][1]
 
     def _model(self, round: int, fields: dict[str, Any]) -> torch.Tensor:
@@ -321,7 +347,8 @@ class SiteService:
         round, sent = order.round, order_digest(order, self._opened.kept)
         digest = digest_of(kind, run, program, round, sent, accepted, *about)
         doing = f"training in round {round}" if kind == "update" else f"measuring round {round}"
-        return Question(kind, digest, doing, round, count(fields, "attempt"))
+        personal = kind == "figures" and self._found is not None and self._found.personal
+        return Question(kind, digest, doing, round, count(fields, "attempt"), personal)
 
     def _join(self, program: Program, owner: OwnerSettings, run: str) -> ServiceAnswer:
         self._joined = self._found = None
@@ -363,7 +390,8 @@ class SiteService:
             found: TrainedUpdate = self._ask_trainer(step, question.doing)
             seconds = float(f"{time.monotonic() - began:.4f}")
             if found.failure:  # which stays here
-                self._log.write("failed", what=question.doing, why=found.failure)
+                with contextlib.suppress(StoreError):  # which would show that it failed
+                    self._log.write("failed", what=question.doing, why=found.failure)
             sizes = {name: value.numel() for name, value in found.payload.items()}
             facts = {"vectors": sizes, "images": found.weight, "seconds": seconds}
             metrics = messages.metrics_table(found.metrics)
@@ -447,6 +475,10 @@ class SiteService:
             if self._trainer is not None:
                 self._trainer.close()
                 self._trainer = None
+
+
+def _expired() -> SiteError:
+    return SiteError("this request has expired", "send it again")
 
 
 def _read_if_there(path: Path) -> bytearray:

@@ -28,6 +28,7 @@ from fedsight.core.types import Metrics, Order, PartSpecs
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.processes import spawn
 from fedsight.deploy.site import job_lease
+from fedsight.deploy.site.incoming import Lengths
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.governance.charges import Charge
 from fedsight.program import plugins
@@ -74,8 +75,11 @@ class Opened:
     declaration: Declaration
     charge: Charge  # of the noise that the site adds; unknown (None) for shares of noise
     bare: bool  # whether the models that are measured have parameters trained here without noise
+    personal: bool  # whether the models that are measured have parameters that stay here
     # the parts of an update that are integers, bounded for this site's number of images
     integers: PartSpecs = field(default_factory=dict)
+    # the most bytes of the vectors that an order may bring
+    lengths: Lengths = field(default_factory=dict)
     # of images and labels of each part
     hashes: Mapping[str, str] = field(default_factory=dict)
 

@@ -24,6 +24,7 @@ from fedsight.core.errors import ConfigError, EngineError, FedSightError, SiteEr
 from fedsight.core.types import Memory, Metrics, Reply
 from fedsight.data.contents import contents
 from fedsight.deploy.declaration import declare, open_site, without_weights
+from fedsight.deploy.site.incoming import lengths_of
 from fedsight.deploy.site.job_lease import JobLease
 from fedsight.deploy.site.trainer import (
     MeasureStep,
@@ -68,7 +69,10 @@ class SiteTrainer:
         bare = self._remembers and "example_dp" not in owner.contract.noised(program)
         hashes = contents(self.federation.dataset).hashes
         integers = self.client.federation.integers_of(images)
-        self.opened = Opened(declared, cost, bare, integers, hashes)
+        layout = self.client.layout
+        state = program.init(self.client.initial[layout.shared].clone())
+        lengths = lengths_of(layout, program.shared(state).values())
+        self.opened = Opened(declared, cost, bare, self._remembers, integers, lengths, hashes)
 
     def train(self, step: TrainStep) -> TrainedUpdate:
         """Take one client step.

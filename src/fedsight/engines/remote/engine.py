@@ -187,7 +187,7 @@ class RemoteEngine:
             with self._lock:  # only one whole reply is in memory at a time
                 if self._gone(talk.site):  # for example revoked while it answered
                     raise Silent(talk.site)
-                replies.add(self.federation, total, spool, arrival, order.shared)
+                replies.add(self.federation, total, spool, arrival, order)
         return arrival
 
     def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:

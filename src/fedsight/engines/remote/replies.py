@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator
 from typing import IO
 
 import torch
-from torch import Tensor
 
 from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.mean import decoded
 from fedsight.aggregation.secure import SecureSum
+from fedsight.client.dpsgd import local_training
+from fedsight.client.pace import Pace
 from fedsight.core.errors import EngineError, SiteError
-from fedsight.core.types import Batch, Metrics, Payload
+from fedsight.core.types import Batch, Metrics, Order, Payload
 from fedsight.engines.base import Accepted
 from fedsight.engines.remote import messages
 from fedsight.privacy.secagg.words import unpacked
 from fedsight.program.federation import Federation
 
+CLOSE = 1e-4  # relative difference of a float32 number that was computed on two machines
+TINY = 1e-37  # what float32 may show as 0
+
 
 def add(
-    federation: Federation,
-    total: Aggregator,
-    spool: IO[bytes],
-    reply: Accepted,
-    shared: Mapping[str, Tensor],
+    federation: Federation, total: Aggregator, spool: IO[bytes], reply: Accepted, order: Order
 ) -> None:
-    """Add the vectors of a reply; raises SiteError if the aggregator or the mechanism rejects them.
-
-    `shared` is what the order held besides the model.
+    """Add the vectors of a reply to `order`; raises SiteError if the aggregator, the mechanism or
+    the algorithm rejects them.
 
     Raises EngineError if adding fails for another reason, because the sum may hold part of them.
     """
@@ -45,8 +45,9 @@ def add(
         mechanism = federation.program.privacy
         if mechanism.noise_at == "coordinator":
             values = decoded(federation.parts, payload, reply.site)
-            mechanism.check_reply(values, shared, reply.site)
+            mechanism.check_reply(values, order.shared, reply.site)
         _check(federation, payload, reply)
+        _check_scalars(federation, payload, reply, order.round)
         with _whole(reply.site):
             total.add(payload, reply.weight, reply.site)
 
@@ -60,6 +61,35 @@ def _check(federation: Federation, payload: Payload, reply: Accepted) -> None:
             f"site '{reply.site}' sent statistics that its {images:,} images cannot have",
             "run the same FedSight version there; if that is so, it makes them up: revoke it",
         )
+
+
+def _check_scalars(federation: Federation, payload: Payload, reply: Accepted, round: int) -> None:
+    """Raise SiteError if a number of the reply is not the one that belongs to its update.
+
+    A reply of zeros is that of a protected site whose training failed.
+    """
+    program, parts = federation.program, federation.parts
+    if not program.algorithm.scalars:
+        return
+    values = decoded(parts, payload, reply.site)
+    if not any(bool(value.any()) for value in values.values()):
+        return
+    learnt = federation.layout.shared.stop  # what follows in an update are running statistics
+    exact = {
+        part: value[:learnt]
+        for part, value in values.items()
+        if parts[part].codec is None or program.compression.exact
+    }
+    training = local_training(federation, contextlib.nullcontext, hides=False)
+    pace = Pace.of(program, round, training, federation.size(reply.client))
+    for name, due in program.algorithm.due(exact, pace.steps, pace.mean).items():
+        found = float(values[name])
+        if not math.isclose(found, due, rel_tol=CLOSE, abs_tol=TINY):
+            raise SiteError(
+                f"site '{reply.site}' sent the {name} {found:g} with its update, and {due:g} "
+                "belongs to it",
+                "run the same FedSight version there; if that is so, it makes it up: revoke it",
+            )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,120 @@
+"""One admitted site ends any run for good, in nobody's name, by the numbers that it declares.
+
+`rounds.quorum` lets a run go on without sites that fail. But the coordinator built a network for
+what a single site declared before it left that site out for disagreeing with the others, and a
+number of images that epsilon or the 64-bit sum has no room for was an error of the whole program.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attacked_site import CLASSES, program
+
+from fedsight.coordinator.session import Session
+from fedsight.core.errors import ConfigError, FedSightError
+from fedsight.data.base import Preprocess
+from fedsight.deploy.declaration import Declaration, gather, lone_sites
+from fedsight.deploy.server import job
+from fedsight.deploy.server.job import unfit_sites
+from fedsight.program.program import Program
+
+SIZE = Preprocess(1, 8, 8, "stretch", (0.0,), (0.25,))
+HONEST = Declaration((2000, 2000), 100, False, CLASSES, SIZE)
+Declared = dict[str, Declaration]
+MOST = 1 << 23  # images of each of the two classes
+DP = {"privacy": {"name": "example", "epsilon": 3.0, "noise_multiplier": 1.0}}
+RIDGE = {"algorithm": {"name": "ridge", "bits": 16}, "rounds": {"rounds": 1, "quorum": 100}}
+NUMBERS = pytest.mark.parametrize(
+    ("sections", "labels", "count", "why"),
+    [
+        (DP, (1, 1), 10, "not one round stays within privacy.epsilon"),
+        (RIDGE, (MOST, MOST), 130, "may leave 64 bits"),
+    ],
+)
+
+
+def sites(count: int, evil: Declaration) -> Declared:
+    return {**{f"site{number}": HONEST for number in range(count)}, "evil": evil}
+
+
+def opened(of: Program, declared: Declared, left_out: dict[str, Any]) -> int:
+    """The rounds of the run without the sites that are left out."""
+    rest = {name: one for name, one in declared.items() if name not in left_out}
+    return Session(gather(of, rest), 1).protection.rounds
+
+
+def of(root: Path, **sections: Any) -> Program:
+    return program(root, **{"rounds": {"rounds": 3, "quorum": 8}, **sections})
+
+
+@NUMBERS
+def test_a_number_of_images_ends_the_run_where_nobody_is_left_out_for_it(
+    tmp_path: Path,
+    sections: dict[str, Any],
+    labels: tuple[int, int],
+    count: int,
+    why: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(job, "costly_sites", lambda *given: {})
+    declared = sites(count, replace(HONEST, labels=labels))
+    left_out = unfit_sites(of(tmp_path, **sections), declared, {})
+    assert left_out == {}
+    with pytest.raises(ConfigError) as found:
+        opened(of(tmp_path, **sections), declared, left_out)
+    assert "evil" not in str(found.value)
+
+
+@NUMBERS
+def test_ours_leaves_that_site_out_by_name(
+    tmp_path: Path, sections: dict[str, Any], labels: tuple[int, int], count: int, why: str
+) -> None:
+    declared = sites(count, replace(HONEST, labels=labels))
+    left_out = unfit_sites(of(tmp_path, **sections), declared, {})
+    assert list(left_out) == ["evil"]
+    assert "site 'evil' declares" in str(left_out["evil"])
+    assert why in str(left_out["evil"])
+    assert opened(of(tmp_path, **sections), declared, left_out) == (3 if sections is DP else 1)
+
+
+def test_a_program_that_suits_no_site_is_not_blamed_on_one(tmp_path: Path) -> None:
+    few = replace(HONEST, labels=(1, 1))
+    declared = {f"site{number}": few for number in range(10)}
+    assert unfit_sites(of(tmp_path, **DP), declared, {}) == {}
+    with pytest.raises(ConfigError, match="not one round"):
+        opened(of(tmp_path, **DP), declared, {})
+
+
+def tiny() -> Declared:
+    """One image of one pixel, which no `small_cnn` can be built for."""
+    size = Preprocess(1, 1, 1, "stretch", (0.0,), (0.25,))
+    return sites(10, replace(HONEST, labels=(1, 0), test=0, preprocess=size))
+
+
+def test_a_size_of_one_sites_own_may_have_no_network_and_that_is_its_own_failure(
+    tmp_path: Path,
+) -> None:
+    cnn = of(tmp_path, model={"name": "small_cnn"})
+    with pytest.raises(FedSightError):
+        cnn.model.build(1, 1, 1, len(CLASSES), 0)
+    assert "what site 'evil' declares" in str(lone_sites(cnn, tiny())["evil"])
+
+
+def test_ours_builds_none_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cnn = of(tmp_path, model={"name": "small_cnn"})
+    asked: list[str] = []
+
+    def looking(of: Program, found: Declared) -> dict[str, Any]:
+        asked.extend(found)
+        return lone_sites(of, found)
+
+    monkeypatch.setattr(job, "lone_sites", looking)
+    left_out = unfit_sites(cnn, tiny(), {})
+    assert list(left_out) == ["evil"]
+    assert "prepares images as" in str(left_out["evil"])
+    assert "evil" not in asked
+    assert opened(cnn, tiny(), left_out) == 3
