@@ -92,6 +92,13 @@ class Mechanism(Settings):
         """Whether the mechanism has an epsilon."""
         return bool(self.unit)
 
+    def fixes_population(self, cohort: int | None) -> bool:
+        """Whether what a round costs depends on how many clients its cohort was drawn from.
+
+        Then none may join once there was a round: all rounds are accounted by one population.
+        """
+        return self.noise_at == "coordinator" and cohort is not None
+
     def sampler(self, plan: Plan) -> Sampler:
         """The sampler that draws cohorts."""
         return Everyone() if plan.cohort is None else FixedSize(plan.cohort)
