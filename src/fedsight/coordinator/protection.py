@@ -89,7 +89,7 @@ class Protection:
         facts: dict[str, Any] = {
             "mechanism": mechanism.registered,
             "unit": mechanism.unit,
-            "trusts": mechanism.trusts.format(**self._words),
+            "trusts": mechanism.trusted(self.plan).format(**self._words),
             "covers": mechanism.covers.format(**self._words),
             "delta": mechanism.delta,
             "target": mechanism.epsilon,
@@ -108,6 +108,8 @@ class Protection:
         for event, _ in mechanism.events(self.plan, 1, noise):
             facts["neighbours"] = event.neighbours
             facts["sampling"] = _sampling(event.kind, event.rate)
+        if getattr(mechanism.sampler(self.plan), "known", False):
+            facts["sampling"] = "a cohort that its sites know (no amplification)"
         facts["not_covered"] = list(self._not_covered())
         return facts
 
