@@ -41,7 +41,10 @@ class Central(Protected):
     )
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "coordinator"
     with_cohort: ClassVar[str] = "Only a coin for each client amplifies as Poisson sampling does."
-    with_quorum: ClassVar[str] = "The sum is divided by the expected cohort anyway."
+    with_quorum: ClassVar[str] = (
+        "The sum is divided by the expected cohort anyway. Of a cohort that is smaller than the "
+        "quorum, all must answer."
+    )
     with_masks: ClassVar[str] = (
         "Noise is sized for the rounding too; single updates stay hidden. The sites of a round "
         "learn who takes part in it, so a cohort amplifies nothing. A run ends if the coins "
