@@ -1,7 +1,7 @@
 """A failed round of a site that remembers is told from any other by what did not move its steps.
 
 Under DP-SGD a protected site whose training failed takes the steps of noise alone. SCAFFOLD and
-FedDyn add what the site remembers to every step, and the coordinator knows it from the round before.
+FedDyn add what the site remembers to every step, which the coordinator knows from before.
 So a contribution in which it is missing says that training failed, which may depend on one image.
 """
 

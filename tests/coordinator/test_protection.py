@@ -180,3 +180,11 @@ def test_coins_that_draw_fewer_than_the_quorum_end_no_run() -> None:
 @pytest.mark.parametrize(("quorum", "asked", "needed"), [(None, 5, 5), (3, 5, 3), (3, 2, 2)])
 def test_how_many_replies_a_round_needs(quorum: int | None, asked: int, needed: int) -> None:
     assert Rounds(quorum=quorum).needed(asked) == needed
+
+
+def test_a_delta_that_permits_publishing_a_client_is_refused() -> None:
+    """As `fedsight privacy plan` does."""
+    split = {"name": "iid", "sites": 8}
+    with pytest.raises(ConfigError, match="permits revealing one of 8 clients entirely"):
+        Protection(federation("central", privacy={"delta": 0.5}, split=split))
+    assert Protection(federation("central", privacy={"delta": 0.1}, split=split)).rounds == 3

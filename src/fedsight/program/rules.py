@@ -282,7 +282,11 @@ def _example_rules(rules: _Rules) -> None:
     rules.refused(KEPT, mixes, cure, "model.norm")
     rules.sound(PERSONAL, "The personal slice is trained by the same noised steps.")
     rules.sound(SEVERAL, "All vectors are computed from noised steps only.")
-    rules.sound(SCALARS, "They follow from noised steps, and from how many images a site has.")
+    rules.sound(
+        SCALARS,
+        "They follow from noised steps, and from how many images a site has. FedExP refuses "
+        "noised updates, because noise would drive its rate.",
+    )
     rules.stated(WEIGHTING, "how many images a site has, which is public")
     rules.stated(
         LABELS,
