@@ -116,7 +116,7 @@ def _wide(counted: Mapping[Event, int], relation: Neighbours) -> bool:
     return max(whole, *losses.values()) > WIDE
 
 
-def _width(counted: Mapping[Event, int], relation: Neighbours, grid: float) -> float | None:
+def _width(counted: dict[Event, int], relation: Neighbours, grid: float) -> float | None:
     """The width of the grid for the loss distribution of these events: `grid`, finer where losses
     are small, or wider if there would be too many cells; None if there are too many on any.
 
