@@ -37,8 +37,8 @@ from fedsight.privacy.accounting import spent
 from fedsight.privacy.base import Plan
 from fedsight.privacy.event import gaussian
 from fedsight.privacy.mechanisms import example
-from fedsight.privacy.mechanisms.example import FINEST, TAIL, Example
-from fedsight.privacy.noise import fresh
+from fedsight.privacy.mechanisms.example import Example
+from fedsight.privacy.noise import FINEST, TAIL, fresh
 from fedsight.program.federation import Federation, federate
 
 Sums = Mapping[str, Tensor]

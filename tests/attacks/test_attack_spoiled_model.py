@@ -15,9 +15,12 @@ import federations
 import numpy as np
 import pytest
 import site_services
+import torch
 from site_services import Clock, FaultyLink, Places
 
+from fedsight.aggregation.mean import Mean
 from fedsight.core.errors import SiteError
+from fedsight.core.types import PartSpec
 from fedsight.engines.remote import outliers
 
 BAD = "west"
@@ -58,7 +61,8 @@ def test_an_honest_site_is_blamed_where_nobody_looks_at_updates(
 
 def test_ours_says_whose_update_came_before(places: Places, site_images: Any, clock: Clock) -> None:
     cause, diary = train(places, site_images)
-    assert f"but in the round before, site '{BAD}' sent an update with values up to 1e+08" in cause
+    assert f"but in the round before, site '{BAD}' sent an update with values of 'delta'" in cause
+    assert "up to 1e+08" in cause
     assert list(diary.lines[0]["doubts"]) == [BAD]
 
 
@@ -72,6 +76,31 @@ def test_updates_that_differ_as_honest_ones_do_are_not_doubted(
 
 
 def test_of_two_replies_either_may_be_odd() -> None:
-    assert outliers.outliers({"a": 1.0, "b": 1e9}) == {}
-    assert outliers.outliers({"a": 0.0, "b": 0.0, "c": 1.0}) == {}
-    assert list(outliers.outliers({"a": 0.1, "b": 0.2, "c": 1e9})) == ["c"]
+    assert outliers.outliers({"delta": {"a": 1.0, "b": 1e9}}) == {}
+    assert outliers.outliers({"delta": {"a": 0.0, "b": 0.0, "c": 1.0}}) == {}
+    assert list(outliers.outliers({"delta": {"a": 0.1, "b": 0.2, "c": 1e9}})) == ["c"]
+
+
+def beside_a_scalar(scalar: str, honest: float, length: float) -> dict[str, dict[str, float]]:
+    """The peaks of five updates of `length`, beside `honest`, and one 5,000 times as long."""
+    total = Mean().aggregator({"delta": PartSpec((64,)), scalar: PartSpec((1,))}, 6)
+    for number in range(6):
+        delta = torch.linspace(-1, 1, 64) * length * (5_000 if number == 5 else 1 + number / 10)
+        total.add({"delta": delta, scalar: torch.tensor([honest])}, 1, f"site-{number}")
+    return total.peaks
+
+
+@pytest.mark.parametrize(
+    ("scalar", "honest", "length"),
+    [("length", 5.0, 1e-3), ("square", 1.0, 1e-3), ("control", 2.0, 1e-3)],
+    ids=["FedNova", "FedExP", "SCAFFOLD"],
+)
+def test_a_large_number_beside_an_update_does_not_hide_it(
+    scalar: str, honest: float, length: float
+) -> None:
+    """With one peak for all parts, it did."""
+    peaks = beside_a_scalar(scalar, honest, length)
+    sites = peaks["delta"]
+    together = {site: max(one[site] for one in peaks.values()) for site in sites}
+    assert outliers.outliers({"all": together}) == {}
+    assert list(outliers.outliers(peaks)) == ["site-5"]

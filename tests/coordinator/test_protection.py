@@ -17,7 +17,7 @@ from fedsight.core.errors import ConfigError
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program.federation import Federation
-from fedsight.program.program import Speed
+from fedsight.program.program import Rounds, Speed
 
 MECHANISMS: dict[str, dict[str, Any]] = {
     "central": {"name": "central", "noise_multiplier": 1.0},
@@ -160,3 +160,31 @@ def test_no_protection_means_nothing_is_said_of_it() -> None:
     federations.learn(of, diary=diary)
     assert Protection(of).facts() is None
     assert [line["epsilon"] for line in diary.lines] == [None, None]
+
+
+def test_coins_that_draw_fewer_than_the_quorum_end_no_run() -> None:
+    """The cohort of a round is the same at each resume, so the run could not go on."""
+    of = federation(
+        "central",
+        rounds={"rounds": 12, "cohort": 2, "quorum": 2},
+        split={"name": "iid", "sites": 4},
+    )
+    diary = federations.Diary()
+    federations.learn(of, diary=diary)
+    drawn = [line["cohort"] for line in diary.lines]
+    assert len(drawn) == 12
+    assert min(drawn) < 2 < max(drawn)
+    assert [line["replies"] for line in diary.lines] == drawn
+
+
+@pytest.mark.parametrize(("quorum", "asked", "needed"), [(None, 5, 5), (3, 5, 3), (3, 2, 2)])
+def test_how_many_replies_a_round_needs(quorum: int | None, asked: int, needed: int) -> None:
+    assert Rounds(quorum=quorum).needed(asked) == needed
+
+
+def test_a_delta_that_permits_publishing_a_client_is_refused() -> None:
+    """As `fedsight privacy plan` does."""
+    split = {"name": "iid", "sites": 8}
+    with pytest.raises(ConfigError, match="permits revealing one of 8 clients entirely"):
+        Protection(federation("central", privacy={"delta": 0.5}, split=split))
+    assert Protection(federation("central", privacy={"delta": 0.1}, split=split)).rounds == 3

@@ -9,7 +9,9 @@ import federations
 import pytest
 import torch
 
+from fedsight.algorithms.base import Mean
 from fedsight.algorithms.fedavg import FedAvg
+from fedsight.algorithms.fedexp import FedExP
 from fedsight.core.errors import ConfigError
 from fedsight.core.layout import Kind
 from fedsight.core.types import PartSpec, PartSpecs
@@ -265,3 +267,26 @@ def test_a_count_noise_needs_a_quantile() -> None:
     privacy = {"name": "central", "epsilon": 3.0, "count_noise": 2.0}
     (problem,) = federations.program(privacy=privacy, rounds={"weighting": "uniform"}).check()
     assert problem.where == "privacy.count_noise"
+
+
+def test_noise_does_not_drive_the_rate_of_fedexp() -> None:
+    """Ten equal updates of length 0.5, each with noise of 0.01 in every value."""
+    draws, size = torch.Generator().manual_seed(0), 20_000
+    common = torch.randn(size, generator=draws).double()
+    common *= 0.5 / common.norm()
+    rates = []
+    for noise in (0.0, 0.01):
+        sites = [common + noise * torch.randn(size, generator=draws).double() for _ in range(10)]
+        delta = torch.stack(sites).mean(0)
+        square = torch.stack([one.square().sum() for one in sites]).mean().reshape(1)
+        mean = Mean({"delta": delta.clone(), "square": square}, 1.0)
+        new, _ = FedExP().step(torch.zeros(size), {}, mean, 1)
+        rates.append(float(new.double().norm() / delta.norm()))
+    assert rates[0] == pytest.approx(1.0)
+    assert rates[1] > 2.0
+    noised = {"name": "example", "noise_multiplier": 1.0}
+    of = federations.program(algorithm={"name": "fedavg"}, privacy=noised)
+    assert not of.check()
+    (problem,) = replace(of, algorithm=FedExP()).check()
+    assert "independent noise" in problem.cause
+    assert not federations.program(algorithm={"name": "fedexp"}).check()

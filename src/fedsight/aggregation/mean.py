@@ -42,8 +42,9 @@ class ExactMean:
     specs: PartSpecs
     sums: Mapping[str, ExactSum]
     counts: Mapping[str, IntegerSum] = field(default_factory=dict)  # of the integer parts
-    # The largest absolute value of each reply that was added here, by site.
-    peaks: dict[str, float] = field(default_factory=dict)
+    # The largest absolute value of each reply that was added here, by part and site. One for all
+    # parts would be that of a scalar, beside which no update is far out.
+    peaks: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def _all(self) -> dict[str, VectorSum]:
@@ -70,7 +71,8 @@ class ExactMean:
             for part in added:
                 sums[part].take_back(values[part], weight)
             raise
-        self.peaks[site] = max((largest(values[part]) for part in self.sums), default=0.0)
+        for part in self.sums:
+            self.peaks.setdefault(part, {})[site] = largest(values[part])
 
     def merge(self, other: ExactMean) -> None:
         """Add the sums over other sites of the same cohort."""

@@ -37,8 +37,10 @@ def changed(
 ) -> dict[str, Tensor]:
     """The sums in the checkpoint at `path`, with `sums` added to them or taken away.
 
-    Raises SiteError for a checkpoint with other sums, and for sites that leave sums which they were
-    not in; ModelError for a file that is another or broken.
+    Raises SiteError for a checkpoint with other sums, and for sites that leave sums which could not
+    be what they and others made; ModelError for a file that is another or broken. Sums of many
+    images do not tell who is in them: that a site leaves twice, or was never there, shows only
+    where something becomes negative.
     """
     found = {
         name.removeprefix(STATE): value

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 from torch import Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Mean, State, algorithms
+from fedsight.core.errors import Problem
 from fedsight.core.types import Memory, Payload
+
+if TYPE_CHECKING:
+    from fedsight.program.program import Program
 
 
 @algorithms.add("fedexp", paper="Jhunjhunwala et al. 2023, Algorithm 1")
@@ -41,3 +45,14 @@ class FedExP(Algorithm):
         divisor = 2 * (float(delta.square().sum()) + self.epsilon)
         rate = max(1.0, float(mean.parts["square"]) / divisor) if divisor else 1.0
         return (vector.double() + rate * delta).float(), state
+
+    def check(self, program: Program) -> list[Problem]:
+        """Noise in the updates, which looks like disagreement and would drive the server's rate."""
+        problems = super().check(program)
+        if program.privacy.noise_at in ("site", "steps"):
+            cause = (
+                "independent noise in the sites' updates looks like disagreement, so the server "
+                "would take steps that are many times too long"
+            )
+            problems.append(Problem("algorithm.name", cause, "choose fedavg or another algorithm"))
+        return problems

@@ -35,7 +35,8 @@ class FedPer(Algorithm):
 class FedRep(Algorithm):
     """A shared body and a personal head: the head is trained first, then the body."""
 
-    head_epochs: int = Field(1, ge=1)  # local epochs of the head; train.epochs applies to the body
+    # local epochs of the head; train.epochs applies to the body
+    head_epochs: int = Field(1, ge=1, le=100_000)
 
     def kind(self, name: str, kind: Kind, network: Network) -> Kind:
         """The head is personal."""

@@ -148,9 +148,11 @@ class Client(BoundModel):
         known = Site(federation.name(client), data, data.labels(), None, 0)
         kept = memory or self._unlearnt(order, known)
         if isinstance(self._training, PrivateSteps):
-            reply = self._stepped(order, known, {}, blank=True)
-            if all(bool(torch.isfinite(part).all()) for part in reply.payload.values()):
-                return replace(reply, memory=kept)
+            # What the site remembers moves each step (SCAFFOLD, FedDyn), so it does here too.
+            for remembered in (memory, {}):
+                reply = self._stepped(order, known, remembered, blank=True)
+                if all(bool(torch.isfinite(part).all()) for part in reply.payload.values()):
+                    return replace(reply, memory=kept)
         added = program.privacy.parts()  # which `release` adds
         nothing = {
             part: torch.zeros(spec.values, dtype=spec.dtype)

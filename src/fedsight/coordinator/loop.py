@@ -27,6 +27,7 @@ from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Arrival, Engine, Outcome, collect
 from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
+from fedsight.program.program import Rounds
 
 Overall = Callable[[list[Metrics]], Mapping[str, float]]
 AVERAGE = "moving average"  # which model is measured and delivered, where it is not the last one
@@ -144,7 +145,7 @@ class _Loop:
         # the checkpoint, for example).
         outcome = collect(self._engine, order, cohort, self._notify_reply, self.notify_round)
         del order  # a model is large: free the old one before the server step makes a new one
-        _require_quorum(outcome, round, len(cohort), program.rounds.quorum, self._doubts)
+        _require_quorum(outcome, round, len(cohort), program.rounds, self._doubts)
         self._doubts = outcome.doubts
         vector, state = _server_step(self._session, now, outcome, round)
         up = 0
@@ -214,16 +215,17 @@ def _reply_fields(outcome: Outcome, asked: int) -> dict[str, Any]:
 
 
 def _require_quorum(
-    outcome: Outcome, round: int, asked: int, quorum: int | None, doubts: Mapping[str, str]
+    outcome: Outcome, round: int, asked: int, rounds: Rounds, doubts: Mapping[str, str]
 ) -> None:
     """Raise SiteError when a round has fewer accepted replies than its quorum.
 
     `doubts` are those about replies of the round before, which may have spoiled the model.
     """
     good = len(outcome.accepted)
-    if good >= (asked if quorum is None else quorum):
+    if good >= rounds.needed(asked):
         return
-    cause = f"round {round} has {good} good replies of {asked}, and needs {quorum or 'all'}"
+    least = "all" if rounds.quorum is None else rounds.needed(asked)
+    cause = f"round {round} has {good} good replies of {asked}, and needs {least}"
     for site, reason in outcome.rejected.items():
         # Most reasons name their site.
         cause += f"; the first rejected: {'' if site in reason else f'site {site!r}: '}{reason}"

@@ -21,7 +21,7 @@ class Protection:
 
     Cohorts are drawn from `secret` and noise is always fresh; in a simulation, where `secret` is
     None, both are drawn from the program's seed.
-    Raises ConfigError when not even one round fits into the target epsilon.
+    Raises ConfigError when not even one round fits into the target epsilon, or delta is too large.
     """
 
     def __init__(self, federation: Federation, secret: int | None = None) -> None:
@@ -37,6 +37,7 @@ class Protection:
         self._seed = program.train_seed if secret is None else secret
         self.rounds = self.plan.rounds
         if isinstance(self.mechanism, Protected):
+            _check_delta(self.mechanism, federation.population)
             self.rounds = self.mechanism.rounds(self.plan)
             if not self.rounds:
                 cause = f"not one round stays within epsilon {self.mechanism.epsilon:g}: the first "
@@ -90,7 +91,7 @@ class Protection:
         facts: dict[str, Any] = {
             "mechanism": mechanism.registered,
             "unit": mechanism.unit,
-            "trusts": mechanism.trusts.format(**self._words),
+            "trusts": mechanism.trusted(self.plan).format(**self._words),
             "covers": mechanism.covers.format(**self._words),
             "delta": mechanism.delta,
             "target": mechanism.epsilon,
@@ -109,6 +110,8 @@ class Protection:
         for event, _ in mechanism.events(self.plan, 1, noise):
             facts["neighbours"] = event.neighbours
             facts["sampling"] = _sampling(event.kind, event.rate)
+        if getattr(mechanism.sampler(self.plan), "known", False):
+            facts["sampling"] = "a cohort that its sites know (no amplification)"
         facts["not_covered"] = list(self._not_covered())
         return facts
 
@@ -131,6 +134,14 @@ class Protection:
             found.append("whether a site answered, and when")
         found += rules.remarks(self._federation.program, self._federation.network)
         return found
+
+
+def _check_delta(mechanism: Protected, clients: int) -> None:
+    """Raise ConfigError for a delta that permits publishing all of some client."""
+    if mechanism.unit == "client" and clients > 1 and mechanism.delta * clients >= 1:
+        cause = f"{mechanism.delta:g} permits revealing one of {clients:,} clients entirely"
+        cure = f"choose a delta below {1 / clients:.0e}"
+        raise ConfigError([Problem("privacy.delta", cause, cure)])
 
 
 def _sampling(kind: str, rate: float) -> str:

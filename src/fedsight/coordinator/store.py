@@ -35,6 +35,7 @@ WRITTEN = (  # besides run.toml and run.json
     "unmeasured.safetensors",
     "report.html",
 )
+RESULTS = "checkpoint.safetensors", "unmeasured.safetensors"  # there once a round has a result
 _BEST = "best"  # the name of the best round's model in a checkpoint
 EARLIER = "rounds-"  # how the folders of earlier results begin
 

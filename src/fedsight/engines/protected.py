@@ -131,5 +131,5 @@ class Keys:
         program, total = self._federation.program, outcome.total
         if not program.secure.masks or not isinstance(total, SecureSum):
             return
-        if len(outcome.accepted) >= (program.rounds.quorum or asked):
+        if len(outcome.accepted) >= program.rounds.needed(asked):
             self._local.finish(total.words, [one.site for one in outcome.accepted])

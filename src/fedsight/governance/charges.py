@@ -6,12 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from fedsight.core.errors import DeployError
 from fedsight.privacy import event
 from fedsight.privacy.base import Mechanism, Plan, Protected
 from fedsight.privacy.mechanisms.central import Central
 from fedsight.privacy.mechanisms.distributed import Distributed
 from fedsight.privacy.mechanisms.matrix import Matrix, coefficients
 
+# Noisy steps of a round at most. 2^24 images, one at a time, would be seen 59,000 times.
+MOST_TIMES = 10**12
 # A privacy event in plain values, and how often it happens. None: the cost is not known here.
 Charge = tuple[Mapping[str, Any] | None, int]
 
@@ -31,6 +34,8 @@ def charge(mechanism: Mechanism, plan: Plan, images: int) -> Charge:
     states only epsilon cannot be charged, because the noise it needs depends on the other sites.
     For noise that is correlated over rounds by a matrix C, n rounds cost what n releases with the
     multiplier divided by the column sum of C cost, whichever rounds they are: |C x| <= sum * |x|.
+
+    Raises DeployError for a round of more than `MOST_TIMES` steps.
     """
     if not isinstance(mechanism, Protected):
         return None, 1
@@ -46,4 +51,9 @@ def charge(mechanism: Mechanism, plan: Plan, images: int) -> Charge:
         return None, 1
     site_plan = replace(plan, sizes=(images,))
     ((found, times),) = mechanism.events(site_plan, 1, mechanism.noise(site_plan))
+    if times > MOST_TIMES:
+        raise DeployError(
+            f"the program would take more than {MOST_TIMES:.0e} steps in a round",
+            "lower train.epochs",
+        )
     return found.table(), times

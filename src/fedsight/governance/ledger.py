@@ -101,6 +101,8 @@ class Ledger:
         times already or before with other content, or (figures) if it would be another question
         about its round, or one more than `evaluations`; and StoreError if the clock has gone back.
         """
+        if limit is not None:  # takes seconds, for which nobody else should wait
+            self.would_spend(entry, limit.delta, limit.trusted)
         with self._file.open() as table:
             self._read_new(table)
             if attempts is not None:

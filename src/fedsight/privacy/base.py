@@ -40,6 +40,7 @@ class Plan:
     batch: int = 1  # images per step
     passes: int = 1  # over a site's images per round
     sizes: tuple[int, ...] = ()  # the distinct numbers of images at the sites
+    told: bool = False  # whether each site of a round learns which others take part in it
     # Under secure aggregation: values of an update, largest absolute value, sites in a sum, how
     # many of these are certain to answer and not to collude, bits per value (None: all that fit).
     size: int = 0
@@ -92,9 +93,20 @@ class Mechanism(Settings):
         """Whether the mechanism has an epsilon."""
         return bool(self.unit)
 
+    def fixes_population(self, cohort: int | None) -> bool:
+        """Whether what a round costs depends on how many clients its cohort was drawn from.
+
+        Then none may join once there was a round: all rounds are accounted by one population.
+        """
+        return self.noise_at == "coordinator" and cohort is not None
+
     def sampler(self, plan: Plan) -> Sampler:
         """The sampler that draws cohorts."""
         return Everyone() if plan.cohort is None else FixedSize(plan.cohort)
+
+    def trusted(self, plan: Plan) -> str:
+        """Who must be trusted for the epsilon of this plan; placeholders as in `covers`."""
+        return self.trusts
 
     def parts(self) -> Mapping[str, int]:
         """Additional parts of a payload, beside the algorithm's: lengths by name."""

@@ -29,6 +29,11 @@ from torch import Tensor
 from fedsight.core.errors import StoreError
 from fedsight.core.rng import Step
 
+# What noise on whole numbers may reach at most. A float64 of this size still has eight binary
+# digits after the point; one beyond 2^53 is a multiple of 2, 4, ..., and a whole number plus that
+# tells its own last digits.
+FINEST = 2.0**45
+TAIL = 9.0  # standard deviations that noise never reaches: 54 bits reach sqrt(2 x 54 log 2) = 8.65
 _BLOCK = 1 << 15  # normals drawn at once; intermediates stay in the second-level cache
 
 

@@ -5,7 +5,8 @@ matrix. Each array is scaled to a norm of at most its bound and rounded down to 
 all divided by their bounds, adding an image moves them by at most sqrt(K); replacing one moves them
 by at most sqrt(2 K), because the shares of two images have no negative products. The noise is
 rounded to the same grid, so the result is that of real-valued Gaussian noise, rounded: no
-floating-point digits tell the sum (Mironov 2012).
+floating-point digits tell the sum (Mironov 2012). (Halves are rounded up: to even numbers, coarse
+noise would be even more often than odd.)
 
 Some figures need several images at once (pairs of faces). Those that are measured together are one
 unit, with one share. An image that comes into a unit turns its share into another, and so moves the
@@ -23,7 +24,7 @@ import numpy as np
 
 from fedsight.core.types import Metrics, Sum
 from fedsight.privacy.event import Event, gaussian
-from fedsight.privacy.noise import Noise
+from fedsight.privacy.noise import FINEST, TAIL, Noise
 
 GRID = 2.0**-20  # width of the grid, in units of the bound
 
@@ -70,8 +71,11 @@ def noised(
     found = {}
     for name, wide in deviation(bounds, multiplier, shared).items():
         total, unit = np.asarray(sums[name].total, np.float64), GRID * bounds[name]
-        drawn = np.rint(noise.normal(max(1, total.size), wide / unit).numpy())
-        whole = np.rint(total / unit) + drawn[: total.size].reshape(total.shape)
+        # From 2^53 on a float64 is an even number, and adding one to it would show whether the sum
+        # is even: so noise as large as that is added on a wider grid, to which the sum is rounded.
+        unit *= 2.0 ** math.ceil(math.log2(max(TAIL * wide / unit / FINEST, 1.0)))
+        drawn = np.floor(noise.normal(max(1, total.size), wide / unit).numpy() + 0.5)
+        whole = np.floor(total / unit + 0.5) + drawn[: total.size].reshape(total.shape)
         found[name] = Sum(whole * unit, sums[name].count)
     return found
 

@@ -56,6 +56,7 @@ class Poisson:
     """Each client is drawn independently: cohorts vary in size and may be empty."""
 
     rate: float  # probability
+    known: bool = False  # to those against whom epsilon is to hold: then nothing is amplified
 
     def __post_init__(self) -> None:
         if not 0 < self.rate <= 1:
@@ -74,8 +75,8 @@ class Poisson:
         return self.rate * population
 
     def event(self, population: int, noise: float) -> Event:
-        """Amplified by Poisson sampling; neighbours add or remove one client."""
-        return event.poisson(noise, self.rate)
+        """Amplified by Poisson sampling in secret; neighbours add or remove one client."""
+        return event.gaussian(noise) if self.known else event.poisson(noise, self.rate)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,7 @@ class FixedSize:
     """
 
     size: int
+    known: bool = False  # as in `Poisson`
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -108,7 +110,9 @@ class FixedSize:
         return float(self.size)
 
     def event(self, population: int, noise: float) -> Event:
-        """Amplified by the sampling; neighbours replace one client by another."""
+        """Amplified by sampling a secret cohort; neighbours replace one client by another."""
+        if self.known:
+            return event.gaussian(noise, "replace_one")
         return event.fixed_size(noise, population, self.size)
 
 

@@ -302,6 +302,7 @@ class Federation:
             program.train.batch,
             sum(phase.epochs for phase in phases),
             tuple(sorted(sizes)),
+            told=program.secure.masks,
             units=tuple(algorithm.units.items()) if hides else (),
         )
 

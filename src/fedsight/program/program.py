@@ -64,7 +64,8 @@ class Rounds(Settings):
     # decay of a moving average of the global model, which is measured and delivered in place of the
     # last one: the model after round i of n has a weight proportional to ema^(n - i)
     ema: float | None = Field(None, gt=0, lt=1)
-    quorum: int | None = Field(None, ge=1)  # minimum good replies of a round; None: of all sites
+    # minimum good replies of a round, or of as many sites as coins drew; None: of all sites
+    quorum: int | None = Field(None, ge=1)
     # seconds that a round of a deployed federation waits for its sites; not used in a simulation
     deadline: float = Field(600.0, gt=0)
 
@@ -83,6 +84,11 @@ class Rounds(Settings):
         if self.weighting == "uniform":
             return 1
         return min(images, self.cap) if self.weighting == "capped" and self.cap else images
+
+    def needed(self, asked: int) -> int:
+        """Good replies that a round of `asked` clients needs: coins may draw fewer than the quorum,
+        and the same ones when the round is repeated."""
+        return asked if self.quorum is None else min(self.quorum, asked)
 
     def check(self, sites: int | None) -> list[Problem]:
         """Settings that `sites` sites cannot satisfy; None: their number is not known yet."""

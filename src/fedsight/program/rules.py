@@ -286,7 +286,11 @@ def _example_rules(rules: _Rules) -> None:
     rules.refused(KEPT, mixes, cure, "model.norm")
     rules.sound(PERSONAL, "What stays at the site is trained by the same noised steps.")
     rules.sound(SEVERAL, "All vectors are computed from noised steps only.")
-    rules.sound(SCALARS, "They follow from noised steps, and from how many images a site has.")
+    rules.sound(
+        SCALARS,
+        "They follow from noised steps, and from how many images a site has. FedExP refuses "
+        "noised updates, because noise would drive its rate.",
+    )
     rules.refused(
         BEYOND,
         "DP-SGD clips and noises gradients of the task's loss at the weights of a step, and the "

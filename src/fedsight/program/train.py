@@ -25,7 +25,7 @@ class Group(Settings):
 class Train(Settings):
     """Local training at a site: `[train]`."""
 
-    epochs: int = Field(1, ge=1)  # passes over the site's images in a round
+    epochs: int = Field(1, ge=1, le=100_000)  # passes over the site's images in a round
     batch: int = Field(32, ge=1)  # images in a step; a single remaining image joins the last step
     lr: float = Field(0.05, gt=0)
     optimiser: Literal["sgd", "adamw"] = "sgd"  # its state is reset in every round

@@ -69,6 +69,10 @@ ANSWERS = (
 )
 PRIVACY = (
     message("the coordinator, which sees each clipped update before the noise"),
+    message(
+        "the coordinator, which sees each clipped update before the noise, and the sites of a "
+        "round, which are told how many take part"
+    ),
     message("nobody but the site itself"),
     message("the site that holds the image"),
     message("the site that holds the text"),
@@ -102,6 +106,7 @@ PRIVACY = (
     message("fixed size, without replacement"),
     message("fixed groups in turn"),
     message("everyone (no amplification)"),
+    message("a cohort that its sites know (no amplification)"),
 )
 ENVIRONMENT = (
     message("python"),

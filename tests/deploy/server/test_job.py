@@ -6,15 +6,14 @@ import errno
 import itertools
 import json
 import os
-import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import site_services
-import tomli_w
+from site_runs import Runs, owner
 from site_services import SITES, FaultyLink, Places
 
 from fedsight.coordinator import store as run_store
@@ -23,40 +22,10 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.core.files import append_line
 from fedsight.deploy.membership import presence
-from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.server.job import JOB_FILE, program_for_sites, run_job
 from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.program.config import parse
-from fedsight.program.program import Speed
 from fedsight.runs import lifecycle
-
-
-class Runs:
-    """A federation's folder with runs in it, and the sites that take part."""
-
-    def __init__(self, folder: Path, images: Path, places: Places) -> None:
-        (folder / "runs").mkdir()
-        (folder / "server" / "sites").mkdir(parents=True)
-        invitation = Invitation("wards", "localhost", 8002, "SHA256:00")
-        (folder / "invitation.toml").write_text(tomli_w.dumps(asdict(invitation)))
-        self.federation = FederationFolder.open(folder)
-        self._images = images
-        self.places = places
-
-    def begin(self, name: str, **sections: Any) -> RunStore:
-        """A run that has not started."""
-        program = site_services.program(self._images, **sections)
-        store = RunStore(self.federation.runs / name)
-        facts = {"command": "run", "fingerprint": program.fingerprint, "id": f"job{name}"}
-        store.create(program, Speed(workers=1), facts, force=True)
-        return store
-
-    def run_job(self, store: RunStore, link: Any = None) -> dict[str, Any]:
-        """Run one job; returns its outcome."""
-        fingerprint = store.program()[0].fingerprint
-        link = link or self.places.sit()
-        run_job(self.federation.folder, store.folder.name, fingerprint, 1, link)
-        return json.loads((store.folder / JOB_FILE).read_text())
 
 
 @pytest.fixture
@@ -64,11 +33,6 @@ def runs(tmp_path: Path, site_images: Path, places: Places) -> Iterator[Runs]:
     yield Runs(tmp_path, site_images, places)
     for site in places.names:
         places.write_owner(site, owner(places, site))
-
-
-def owner(places: Places, site: str, **contract: Any) -> dict[str, Any]:
-    table = tomllib.loads((places.root / site / "owner.toml").read_text())
-    return {"data": table["data"], "contract": contract}
 
 
 def test_a_job_finishes_a_run_with_the_embedded_engines_model(runs: Runs, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 from fedsight.coordinator.callbacks import Callback, Event, RoundComputed, RoundEnded
 from fedsight.coordinator.folders import LOCK
 from fedsight.coordinator.session import Session
-from fedsight.coordinator.store import RunStore
+from fedsight.coordinator.store import RESULTS, RunStore
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.settings import Settings
@@ -148,6 +148,8 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
         lines.append({"round": unmeasured.round, **unmeasured.unmeasured})
     accepted = {site: line["round"] for line in lines for site in line["sites"]}
     watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
+    if program.privacy.fixes_population(program.rounds.cohort):
+        watch.awaited = frozenset(roster)
     watch.durable = checkpoint.round if checkpoint else 0
     record = RunRecord(
         *(absent, accepted, lambda: watch.durable, watch.has_left, str(facts["id"])),
@@ -202,6 +204,31 @@ def _recogniser(folder: FederationFolder) -> Callable[[str, str], None]:
     return recognise
 
 
+def final_sites(store: RunStore, program: Program) -> frozenset[str] | None:
+    """The only sites that can still take part in a run; None: others may join.
+
+    Where the cost of each round depends on the number of clients (`Mechanism.fixes_population`),
+    these are the sites that had joined before its first round had a result. Otherwise what was
+    released among few would be accounted as if it had been drawn from many.
+    """
+    begun = any((store.folder / name).exists() for name in RESULTS)
+    if not (begun and program.privacy.fixes_population(program.rounds.cohort)):
+        return None
+    return frozenset(store.read_json("run.json").get("declared", {}))
+
+
+def _too_late(store: RunStore, program: Program, link: Link) -> dict[str, str]:
+    """Why sites of this job are not asked to take part, by site."""
+    final = final_sites(store, program)
+    return {
+        site: f"site '{site}' came after the first round: under privacy "
+        f"'{program.privacy.registered}' with a cohort, what each round costs depends on the "
+        "number of sites. It can take part in the next run"
+        for site in link.sites
+        if final is not None and site not in final
+    }
+
+
 def _update_roster(
     folder: FederationFolder,
     store: RunStore,
@@ -214,7 +241,9 @@ def _update_roster(
     Returns why the others do not. Raises SiteError or DeployError if too few take part.
     """
     run = str(store.read_json("run.json")["id"])
-    found, absent = propose(program, run, link, folder.revoked())
+    late = _too_late(store, program, link)
+    revoked = {site: f"site '{site}' was revoked" for site in folder.revoked()}
+    found, absent = propose(program, run, link, {**late, **revoked})
     unfit = unfit_sites(program, found, roster)
     quorum = program.rounds.quorum
     if unfit and (quorum is None or len(found) - len(unfit) < quorum):
@@ -231,7 +260,7 @@ def _update_roster(
         raise SiteError(f"no site takes part: {'; '.join(absent.values())}", "check the sites")
     for site, why in absent.items():
         folder.log_event("absent", run=store.folder.name, site=site, why=why)
-    if absent and quorum is None:
+    if absent.keys() - late.keys() and quorum is None:
         raise SiteError(
             f"not every site takes part: {'; '.join(absent.values())}",
             "resolve this with the site's owner, or set rounds.quorum to continue without it",
@@ -271,6 +300,7 @@ class _SiteWatch(Callback):
         self._rounds = rounds
         self._began = time.time()
         self.durable = 0  # the round of the last checkpoint
+        self.awaited: frozenset[str] | None = None  # the only sites that can join; None: all
 
     def has_left(self, site: str) -> bool:
         """Whether a site has left this job: it was revoked, is silent, or was restarted."""
@@ -295,6 +325,7 @@ class _SiteWatch(Callback):
             return
         for name, one in presence.presences(self._folder.presences).items():
             new = name not in self._sites or one.since > self._began
+            new &= self.awaited is None or name in self.awaited
             if one.alive and one.settled and new and name not in present and name not in revoked:
                 raise Handover(f"site '{name}' is ready to join")
 
@@ -312,12 +343,15 @@ def program_for_sites(program: Program) -> dict[str, Any]:
 
 
 def propose(
-    program: Program, run: str, link: Link, revoked: Mapping[str, str]
+    program: Program, run: str, link: Link, unasked: Mapping[str, str]
 ) -> tuple[dict[str, Declaration], dict[str, str]]:
-    """Ask every site to take part; returns the declarations, and why the others do not."""
+    """Ask every site to take part, except those `unasked`, for the reasons given there.
+
+    Returns the declarations, and why the others do not take part.
+    """
     found: dict[str, Declaration] = {}
-    absent = {site: f"site '{site}' was revoked" for site in link.sites if site in revoked}
-    sites = [site for site in link.sites if site not in revoked]
+    absent = {site: unasked[site] for site in link.sites if site in unasked}
+    sites = [site for site in link.sites if site not in unasked]
     header = {
         "run": run,
         "program": program_for_sites(program),

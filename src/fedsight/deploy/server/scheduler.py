@@ -34,7 +34,7 @@ from fedsight.deploy.declaration import gather, read_declaration
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
 from fedsight.deploy.processes import supervisor
-from fedsight.deploy.server.job import JOB_FILE, read_outcome
+from fedsight.deploy.server.job import JOB_FILE, final_sites, read_outcome
 from fedsight.deploy.server.job_definition import write_job
 from fedsight.deploy.server.operator import OperatorSession, open_session
 from fedsight.program import config
@@ -206,19 +206,23 @@ class RunScheduler:
         """
         began, notified = time.monotonic(), False
         deadline = self._program.rounds.deadline
+        final = final_sites(self._store, self._program)
         while True:
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
             connected = {name for name, one in found.items() if one.alive}
             ready = [site for site in expected if site in connected]
+            if final is not None:  # others may be there or not
+                expected = [site for site in expected if site in final]
             missing = [site for site in expected if site not in connected]
+            present = len(expected) - len(missing)
             waited = time.monotonic() - began
             least = self._program.rounds.quorum or len(expected)
-            if expected and (not missing or (waited > LATE_SITES_TIMEOUT and len(ready) >= least)):
+            if expected and (not missing or (waited > LATE_SITES_TIMEOUT and present >= least)):
                 return ready
             if waited > deadline:
                 raise SiteError(
-                    f"{len(ready)} of {len(expected)} sites are connected, and the run needs "
+                    f"{present} of {len(expected)} sites are connected, and the run needs "
                     f"{least}; missing: {', '.join(missing[:5]) or 'all'}",
                     "start the missing sites, or set rounds.quorum; then continue with: "
                     f"fedsight resume {self._store.folder}",

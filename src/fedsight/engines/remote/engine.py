@@ -118,7 +118,7 @@ class RemoteEngine:
             self._pending = [one.site for one in outcome.accepted]
             if isinstance(self._total, ExactMean):
                 outcome.doubts |= outliers(self._total.peaks)
-            quorum = self.federation.program.rounds.quorum or len(cohort)
+            quorum = self.federation.program.rounds.needed(len(cohort))
             if not self.federation.program.secure.masks or len(outcome.accepted) < quorum:
                 return
             if isinstance(self._total, SecureSum):
@@ -156,7 +156,7 @@ class RemoteEngine:
             problems = self._converse(left, partial(one, next(_numbers)), deadline)
             for site, cause in problems.items():
                 put(Rejected(clients[site], site, cause))
-            if len(accepted) >= (program.rounds.quorum or len(clients)):
+            if len(accepted) >= program.rounds.needed(len(clients)):
                 break
             left = [site for site in problems if site in self.present()]  # these may succeed now
 

@@ -13,12 +13,19 @@ FAR = 1_000.0  # times the median; honest updates of one model hardly differ by 
 FEWEST = 3  # replies; of two, either may be the odd one
 
 
-def outliers(peaks: Mapping[str, float]) -> dict[str, str]:
-    """The sites whose update is an outlier, and why; `peaks` are the largest absolute values."""
-    middle = median(peaks.values()) if len(peaks) >= FEWEST else 0.0
-    return {
-        site: f"site '{site}' sent an update with values up to {peak:.3g}, and half of the sites "
-        f"none above {middle:.3g}"
-        for site, peak in peaks.items()
-        if middle and peak > FAR * middle
-    }
+def outliers(peaks: Mapping[str, Mapping[str, float]]) -> dict[str, str]:
+    """The sites whose update is an outlier, and why.
+
+    `peaks` are the largest absolute values, by part and site. A site is an outlier if it is one in
+    any part: numbers beside an update may be larger than all of it.
+    """
+    found: dict[str, str] = {}
+    for part, values in peaks.items():
+        middle = median(values.values()) if len(values) >= FEWEST else 0.0
+        for site, peak in values.items():
+            if middle and peak > FAR * middle and site not in found:
+                found[site] = (
+                    f"site '{site}' sent an update with values of '{part}' up to {peak:.3g}, and "
+                    f"half of the sites none above {middle:.3g}"
+                )
+    return found

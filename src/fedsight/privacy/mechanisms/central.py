@@ -26,6 +26,9 @@ BELOW = f"{PREFIX}below"  # part of a payload: 1/2 if its norm was below the cli
 class Central(Protected):
     """DP-FedAvg: each update is clipped as a whole, and Gaussian noise is added to the sum.
 
+    A cohort amplifies where it is secret. Under secure aggregation each of its sites learns who the
+    others are, so nothing is amplified.
+
     The sum is divided by the expected size of a cohort, never by the actual one, and all updates
     have the same weight. With `quantile` the clip adapts: it approaches the norm that this share of
     the updates stays below, estimated from noised counts that epsilon includes.
@@ -38,12 +41,19 @@ class Central(Protected):
     )
     noise_at: ClassVar[Literal["", "coordinator", "site", "steps", "shares"]] = "coordinator"
     with_cohort: ClassVar[str] = "Only a coin for each client amplifies as Poisson sampling does."
-    with_quorum: ClassVar[str] = "The sum is divided by the expected cohort anyway."
+    with_quorum: ClassVar[str] = (
+        "The sum is divided by the expected cohort anyway. Of a cohort that is smaller than the "
+        "quorum, all must answer."
+    )
     with_masks: ClassVar[str] = (
-        "Noise is sized for the rounding too; single updates stay hidden. A run ends if the coins "
+        "Noise is sized for the rounding too; single updates stay hidden. The sites of a round "
+        "learn who takes part in it, so a cohort amplifies nothing. A run ends if the coins "
         "leave a round fewer than 3 sites; sampling = 'fixed' tosses none."
     )
-    without_masks: ClassVar[str] = "The coordinator sees each clipped update."
+    without_masks: ClassVar[str] = (
+        "The coordinator sees each clipped update. A coin amplifies against everybody but the "
+        "sites of a round, which learn how many these are."
+    )
     # largest joint L2 norm of an update; with quantile, the initial one
     clip: float = Field(1.0, gt=0)
     # how rounds.cohort is drawn: each client independently, or a fixed number (costs more)
@@ -58,8 +68,14 @@ class Central(Protected):
         if plan.cohort is None:
             return Everyone()
         if self.sampling == "fixed":
-            return FixedSize(plan.cohort)
-        return Poisson(plan.cohort / plan.population)
+            return FixedSize(plan.cohort, plan.told)
+        return Poisson(plan.cohort / plan.population, plan.told)
+
+    def trusted(self, plan: Plan) -> str:
+        """The coordinator, and whoever learns the size of a cohort that is to be secret."""
+        if plan.told or self.sampler(plan).event(plan.population, 1.0).kind != "poisson":
+            return self.trusts
+        return self.trusts + ", and the sites of a round, which are told how many take part"
 
     def events(self, plan: Plan, rounds: int, noise: float) -> Events:
         """One release per round; the counts share its budget (see `_noises`)."""

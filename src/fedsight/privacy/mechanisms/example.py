@@ -17,14 +17,8 @@ from fedsight.core.types import PartSpecs, Payload, RoundSum
 from fedsight.privacy import event
 from fedsight.privacy.accounting import Events, spent
 from fedsight.privacy.base import Plan, Protected, Released, State, mechanisms
-from fedsight.privacy.noise import MakeNoise
+from fedsight.privacy.noise import FINEST, TAIL, MakeNoise
 from fedsight.privacy.sampling import Poisson
-
-# What noise on whole numbers may reach at most. A float64 of this size still has eight binary
-# digits after the point; one beyond 2^53 is a multiple of 2, 4, ..., and a whole number plus that
-# tells its own last digits.
-FINEST = 2.0**45
-TAIL = 9.0  # standard deviations that noise never reaches: 54 bits reach sqrt(2 x 54 log 2) = 8.65
 
 
 @mechanisms.add("example", paper="Abadi et al. 2016, Algorithm 1")
