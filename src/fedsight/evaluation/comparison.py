@@ -152,7 +152,7 @@ def delivered(
 ) -> dict[str, Any]:
     """What `site` gets, its figure, and how that compares with the site's own model.
 
-    A site without images to choose by gets the federation's model.
+    Where no site has images to choose by, all get the federation's model.
     """
     known = done.get("delivered")
     if known is None:

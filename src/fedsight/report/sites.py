@@ -188,22 +188,28 @@ def chosen(run: Run) -> bool:
 
 
 def _chosen(run: Run) -> Mapping[str, DeliveredRecord]:
-    """What each site chose, of those that had images to choose by."""
+    """What each site got, if any had images to choose by."""
     given = {} if run.comparison is None else run.comparison.delivered
-    return {name: one for name, one in given.items() if one.held_out}
+    return given if any(one.held_out for one in given.values()) else {}
 
 
 def delivered_words(row: SiteRow) -> Words:
-    """Which model the site chose, in a few words; empty if it chose none."""
+    """Which model the site got, in a few words; empty if no site chose one."""
     if row.delivered is None:
         return ""
+    if not row.delivered.held_out:
+        return message("{model}, as it has too few to choose by", model=_kind_words(row.delivered))
+    return _kind_words(row.delivered)
+
+
+def _kind_words(delivered: DeliveredRecord) -> Words:
     found: dict[str, Text] = {
         "shared": message("the shared model"),
         "corrected": message("the shared model, corrected for its label mix"),
         "tuned": message("the shared model, tuned at the site"),
         "alone": message("its own model"),
     }
-    return found.get(row.delivered.kind, row.delivered.kind)
+    return found.get(delivered.kind, delivered.kind)
 
 
 def alike(run: Run, rows: Sequence[SiteRow]) -> float | None:

@@ -147,7 +147,9 @@ def test_without_held_out_images_each_site_gets_the_shared_model(tmp_path: Path)
         saved.load(store.folder, "site-00")
 
 
-def test_a_site_with_too_few_held_out_images_gets_the_shared_model(tmp_path: Path) -> None:
+def test_a_site_with_too_few_held_out_images_gets_a_correction_of_half_strength(
+    tmp_path: Path,
+) -> None:
     split = {"name": "quantity", "sites": 3, "alpha": 0.3, "min_samples": 10}
     store = compared(tmp_path, split=split)
     told = store.read_json("comparison.json")["delivered"]
@@ -156,9 +158,12 @@ def test_a_site_with_too_few_held_out_images_gets_the_shared_model(tmp_path: Pat
     assert len(few) < 3
     shared = load_file(store.folder / "model.safetensors")
     for name in few:
-        assert told[name]["kind"] == "shared"
+        assert (told[name]["kind"], told[name]["settings"]) == ("corrected", {"strength": 0.5})
         module = saved.load(store.folder, name).module
-        assert all(torch.equal(value, shared[key]) for key, value in module.named_parameters())
+        other = [k for k, value in module.named_parameters() if not torch.equal(value, shared[k])]
+        assert len(other) == 1
+        assert other[0].endswith("bias")
+    assert "as it has too few to choose by" in fedsight.load(store.folder).report().read_text()
     with pytest.raises(StoreError, match="no model for site 'site-09'"):
         saved.load(store.folder, "site-09")
 

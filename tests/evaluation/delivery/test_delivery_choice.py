@@ -20,7 +20,7 @@ from fedsight.coordinator.session import Session
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.evaluation.delivery import choice
 from fedsight.evaluation.delivery.base import Candidate, Delivery, SiteModels, deliveries
-from fedsight.evaluation.delivery.choice import HeldOut, choose, offsets
+from fedsight.evaluation.delivery.choice import HeldOut, choose, offsets, unchosen
 from fedsight.evaluation.delivery.corrected import STRENGTHS
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
@@ -247,6 +247,17 @@ def test_of_equal_models_the_nearest_to_the_shared_one_is_taken(
         assert choose(at, Losses(losses)).taken.kind == "near"  # type: ignore[arg-type]
     plain = choose(at, Losses(unknown)).plain()  # type: ignore[arg-type]
     assert plain["by_kind"]["near"] == {"loss": None, "figure": None}
+
+
+def test_where_nothing_can_be_chosen_or_corrected_it_is_the_shared_model(
+    skewed: Federation,
+) -> None:
+    at = models(skewed)
+    assert unchosen(at).taken.settings == {"strength": 0.5}
+    plain = unchosen(replace(at, offsets=None))
+    assert plain.taken.kind == "shared"
+    assert torch.equal(plain.taken.vector, at.shared)
+    assert plain.plain()["held_out"] == 0
 
 
 def test_too_few_images_are_nothing_to_choose_by(monkeypatch: pytest.MonkeyPatch) -> None:

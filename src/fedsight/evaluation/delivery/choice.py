@@ -14,12 +14,13 @@ from torch.nn import functional as F
 
 from fedsight.client.bound_model import CHUNK
 from fedsight.client.step import Client
-from fedsight.evaluation.delivery.base import Candidate, SiteModels, deliveries
+from fedsight.evaluation.delivery.base import SHARED, Candidate, SiteModels, deliveries
 from fedsight.evaluation.evidence import weights
 from fedsight.evaluation.figures import Evaluator, Mix
 from fedsight.program.federation import Federation, SiteData
 
 LEAST = 20  # held-out images; with fewer, chance would choose
+HALF = 0.5  # strength of a correction that nothing was fitted to
 # A model's scores are compared at the temperature that suits them best: how sure a model is of its
 # answers can be corrected afterwards, which of them are likelier cannot.
 TEMPERATURES = tuple(2.0**power for power in np.arange(-5, 5.01, 0.5))
@@ -109,6 +110,14 @@ def choose(at: SiteModels, held_out: HeldOut) -> Choice:
     }
     losses = {kind: loss for kind, (loss, _) in best.items()}
     return Choice(taken, len(held_out.data), losses, figures)
+
+
+def unchosen(at: SiteModels) -> Choice:
+    """What a site gets that has too few images to choose by: a correction of half strength, or the
+    shared model as it is where that cannot be corrected."""
+    corrected = deliveries.get("corrected")().candidates(at)
+    half = (one for one in corrected if one.settings["strength"] == HALF)
+    return Choice(next(half, Candidate(SHARED, at.shared)), 0, {}, {})
 
 
 def offsets(federation: Federation, site: int) -> npt.NDArray[np.float64] | None:

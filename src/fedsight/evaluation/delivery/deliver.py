@@ -18,7 +18,7 @@ from fedsight.core.files import make_folder, write_atomically
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics
 from fedsight.evaluation.delivery.base import SiteModels
-from fedsight.evaluation.delivery.choice import HeldOut, choose, offsets
+from fedsight.evaluation.delivery.choice import HeldOut, choose, offsets, unchosen
 from fedsight.evaluation.evidence import Evidence, Witness
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program.federation import Federation
@@ -58,19 +58,19 @@ class Delivered:
 def deliver(
     federation: Federation, site: int, shared: SharedModel, client: Client, speed: Speed
 ) -> Delivered | None:
-    """Choose what `site` gets, and write it; None if the site has too few images to choose by.
+    """Choose what `site` gets, and write it; None if no site has images to choose by.
 
     `client` has the model that the site trained alone.
     """
-    held_out = HeldOut.of(federation, site)
-    if held_out is None:
+    if federation.validating is None or federation.program.task.whole:
         return None
+    held_out = HeldOut.of(federation, site)
     name, layout, alone = federation.partition.name(site), client.layout, client.vector.cpu()
     there, odds = shared.state(federation, name), offsets(federation, site)
     ratios = None if odds is None else torch.from_numpy(odds).float()
     at = SiteModels(client, speed, layout.vector(there), alone.clone(), ratios)
     with one_thread():
-        choice = choose(at, held_out)
+        choice = unchosen(at) if held_out is None else choose(at, held_out)
         at.load(choice.taken.vector)
         path = delivered_path(shared.folder, name)
         make_folder(path.parent)
