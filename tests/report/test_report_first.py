@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from report_kinds import delivered
 
 from fedsight.language.message import text_in
 from fedsight.report.first import first_sentence
 from fedsight.report.read import read
+from fedsight.report.sites import delivered_words, site_rows
 
 NAMES = [f"site-{at:02d}" for at in range(1, 11)]
 SHARED = (
@@ -51,6 +53,20 @@ def test_who_gains_and_who_loses_is_named_with_intervals(make_run):
         "按各站点自己的类别比例，10 个站点中 7 个受益"
         "，最多的是 site-07：+17.0 个百分点（+14.0 至 +20.0）；"
         "1 个受损：site-09 −6.5 个百分点（−9.5 至 −3.5）。"
+    )
+
+
+def test_where_sites_chose_what_they_get_that_is_what_counts(make_run):
+    folder = make_run(change=delivered)
+    assert sentence(folder) == SHARED + (
+        "with each site’s own label mix and the model that it chose, 8 of 10 sites gain, site-10 "
+        "most: +6.0 points (+4.0 to +8.0), and none loses."
+    )
+    rows = {row.name: row for row in site_rows(read(folder))}
+    assert rows["site-04"].gain == 0
+    assert text_in(delivered_words(rows["site-04"]), "en") == "its own model"
+    assert text_in(delivered_words(rows["site-10"]), "en") == (
+        "the shared model, tuned at the site, as it has too few to choose by"
     )
 
 
