@@ -66,7 +66,7 @@ def test_where_sites_chose_what_they_get_that_is_what_counts(make_run):
     assert rows["site-04"].gain == 0
     assert text_in(delivered_words(rows["site-04"]), "en") == "its own model"
     assert text_in(delivered_words(rows["site-10"]), "en") == (
-        "the shared model, tuned at the site, as it has too few to choose by"
+        "the shared model, tuned at the site (too few held-out samples to choose by)"
     )
 
 

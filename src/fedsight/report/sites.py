@@ -198,7 +198,9 @@ def delivered_words(row: SiteRow) -> Words:
     if row.delivered is None:
         return ""
     if not row.delivered.held_out:
-        return message("{model}, as it has too few to choose by", model=_kind_words(row.delivered))
+        return message(
+            "{model} (too few held-out samples to choose by)", model=_kind_words(row.delivered)
+        )
     return _kind_words(row.delivered)
 
 

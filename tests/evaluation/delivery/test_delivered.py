@@ -163,7 +163,8 @@ def test_a_site_with_too_few_held_out_images_gets_a_correction_of_half_strength(
         other = [k for k, value in module.named_parameters() if not torch.equal(value, shared[k])]
         assert len(other) == 1
         assert other[0].endswith("bias")
-    assert "as it has too few to choose by" in fedsight.load(store.folder).report().read_text()
+    page = fedsight.load(store.folder).report().read_text()
+    assert "too few held-out samples to choose by" in page
     with pytest.raises(StoreError, match="no model for site 'site-09'"):
         saved.load(store.folder, "site-09")
 
