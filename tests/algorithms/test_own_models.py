@@ -19,6 +19,7 @@ from fedsight.client.step import Client
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Memory, Metrics, Order
 from fedsight.engines.in_process import InProcessEngine, LocalWorker
+from fedsight.program import suited
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 from fedsight.program.rules import Facts, remarks
@@ -168,6 +169,16 @@ def test_apfl_with_alpha_1_uses_the_model_of_the_site_alone(tmp_path: Path) -> N
     found = kept[of.partition.name(1)]
     assert torch.equal(found["personal"], found["own"])
     torch.testing.assert_close(found["own"], alone, atol=1e-5, rtol=0)
+
+
+def test_apfl_refuses_a_buffer_that_it_cannot_mix() -> None:
+    of = federations.federation(algorithm={"name": "apfl"})
+    module = of.network.module
+    module.register_buffer("average", torch.zeros(3))
+    problem = suited.problems(of.program, of.network)[0]
+    assert "buffer 'average'" in problem.cause
+    ditto = federations.program(algorithm={"name": "ditto"})
+    assert suited.problems(ditto, of.network) == []
 
 
 def test_apfl_refuses_steps_and_statistics_that_its_second_model_does_not_have() -> None:

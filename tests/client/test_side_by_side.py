@@ -67,6 +67,7 @@ def test_side_by_side_is_one_after_the_other_up_to_rounding(case: str) -> None:
     [
         {"algorithm": {"name": "scaffold"}},
         {"algorithm": {"name": "fedbn"}},
+        {"algorithm": {"name": "qfedavg"}},
         {"model": {"norm": "batch"}},
         {"train": {"augment": ["flip"]}},
         {"train": {"optimiser": "adamw"}},

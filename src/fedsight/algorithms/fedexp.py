@@ -10,6 +10,7 @@ from torch import Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Mean, State, algorithms
 from fedsight.core.errors import Problem
+from fedsight.core.threads import one_thread
 from fedsight.core.types import Memory, Payload
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ class FedExP(Algorithm):
         equal.
         """
         delta = mean.parts["delta"]
-        divisor = 2 * (float(delta.square().sum()) + self.epsilon)
+        with one_thread():  # or the last bit would depend on how many there are
+            length = float(delta.square().sum())
+        divisor = 2 * (length + self.epsilon)
         rate = max(1.0, float(mean.parts["square"]) / divisor) if divisor else 1.0
         return (vector.double() + rate * delta).float(), state
 

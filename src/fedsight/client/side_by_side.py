@@ -31,7 +31,7 @@ def suits(program: Program, kinds: set[Kind]) -> bool:
     uniform = not (algorithm.corrects or algorithm.counts or algorithm.owns)
     uniform = (
         uniform
-        and not algorithm.beyond
+        and not (algorithm.beyond or algorithm.asks_loss)
         and not (program.task.prepares or program.task.counts_labels)
     )
     phases = algorithm.phases(train.epochs)

@@ -476,8 +476,8 @@ def diverged(site: str, round: int) -> SiteError:
 
 
 def _local_on_cpu(local: Local) -> Local:
-    shared, memory = (
+    shared, memory, working = (
         {name: value.cpu() for name, value in vectors.items()}
-        for vectors in (local.shared, local.memory)
+        for vectors in (local.shared, local.memory, local.working)
     )
-    return replace(local, start=local.start.cpu(), shared=shared, memory=memory)
+    return replace(local, start=local.start.cpu(), shared=shared, memory=memory, working=working)

@@ -183,8 +183,8 @@ class Federation:
         return self.budget.span(round, images)
 
     def under(self, program: Program) -> Federation:
-        """The same data under `program`, which differs only in its rounds or learning rate."""
-        return self._alike(replace(self, program=program))
+        """The same data under `program`, which differs only in how long or how fast it trains."""
+        return self._alike(replace(self, program=program, budget=None))
 
     def _alike(self, other: Federation) -> Federation:
         """`other` with this federation's network, if it is built: the two are equal."""

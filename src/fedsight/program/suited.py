@@ -28,12 +28,23 @@ def problems(program: Program, network: Network) -> list[Problem]:
         except ModelError as error:
             return [Problem("model.name", error.cause, error.cure)]
     kinds = {entry.name: entry.kind for entry in layout.entries}
+    mixes = algorithm.owns and not algorithm.own_phases(1)
     if all(kinds[name] == Kind.FROZEN for pair in network.statistics for name in pair):
-        return []
-    if not (algorithm.penalises or (algorithm.owns and not algorithm.own_phases(1))):
+        buffers = [name for name, kind in kinds.items() if kind == Kind.BUFFER]
+        return _unmixed(program, buffers[0]) if mixes and buffers else []
+    if not (algorithm.penalises or mixes):
         return []
     cause = (
         f"{algorithm.registered} uses several models at a site, and BatchNorm's running statistics "
         "are those of one"
     )
     return [Problem("model.norm", cause, "set model.norm = 'group' (the default) or 'frozen'")]
+
+
+def _unmixed(program: Program, buffer: str) -> list[Problem]:
+    cause = (
+        f"{program.algorithm.registered} mixes the parameters of two models, and the network's "
+        f"buffer '{buffer}' is not one"
+    )
+    cure = "register it with persistent=False if it never changes, or choose ditto"
+    return [Problem("model.name", cause, cure)]

@@ -169,6 +169,15 @@ def test_a_site_with_too_few_held_out_images_gets_a_correction_of_half_strength(
         saved.load(store.folder, "site-09")
 
 
+def test_a_model_of_a_sites_own_is_not_corrected_where_nothing_can_be_chosen(
+    tmp_path: Path,
+) -> None:
+    split = {"name": "quantity", "sites": 3, "alpha": 0.3, "min_samples": 10}
+    store = compared(tmp_path, split=split, algorithm={"name": "fedper"})
+    told = store.read_json("comparison.json")["delivered"].values()
+    assert {one["kind"] for one in told if not one["held_out"]} == {"shared"}
+
+
 @pytest.mark.parametrize("algorithm", ["fedrep", "ditto"])
 def test_a_sites_own_part_or_model_is_in_its_shared_model(tmp_path: Path, algorithm: str) -> None:
     store = compared(tmp_path, algorithm={"name": algorithm})

@@ -18,7 +18,7 @@ from fedsight.client.step import Client
 from fedsight.coordinator.loop import run
 from fedsight.coordinator.session import Session
 from fedsight.engines.in_process import InProcessEngine
-from fedsight.evaluation.delivery import choice
+from fedsight.evaluation.delivery import choice, tuned
 from fedsight.evaluation.delivery.base import Candidate, Delivery, SiteModels, deliveries
 from fedsight.evaluation.delivery.choice import HeldOut, choose, offsets, unchosen
 from fedsight.evaluation.delivery.corrected import STRENGTHS
@@ -132,6 +132,29 @@ def test_tuning_lowers_the_loss_on_the_sites_images_and_half_way_is_half_way(
     assert loss(whole.vector) < loss(at.shared) - 0.01
 
 
+def test_every_learning_rate_is_a_third_while_tuning(
+    skewed: Federation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = [{"params": ["head"], "lr": 0.3}]
+    of = federations.federation(
+        **SKEWED, train={"lr": 0.06, "schedule": "cosine", "groups": groups}
+    )
+    seen: list[Any] = []
+    real = tuned.Client.step
+    monkeypatch.setattr(
+        tuned.Client,
+        "step",
+        lambda self, *given: (seen.append(self.federation), real(self, *given))[1],
+    )
+    at = models(of)
+    list(deliveries.get("tuned")().candidates(at))
+    used = seen[0].program.train
+    assert used.lr == pytest.approx(0.02)
+    assert used.groups[0].lr == pytest.approx(0.1)
+    assert (used.epochs, used.schedule) == (2, "constant")
+    assert seen[0].network is at.client.federation.network, "built once in a process"
+
+
 def test_tuning_moves_running_statistics_too() -> None:
     of = federations.federation(**SKEWED, model={"name": "small_cnn", "width": 4, "norm": "batch"})
     at = models(of)
@@ -187,7 +210,7 @@ class Fixed(Delivery):
 class Losses:
     """Held-out images on which losses are given, by the first value of a vector."""
 
-    data = range(50)
+    images = 50
 
     def __init__(self, by_value: dict[float, float]) -> None:
         self.by_value = by_value

@@ -43,9 +43,18 @@ class HeldOut:
             return None
         evaluator = Evaluator(checked)
         number = evaluator.view(site)
-        if number is None or len(checked.views[number].indices) < LEAST:
+        if number is None:
             return None
-        return cls(checked.tested(checked.views[number]), evaluator.mix_of(site), evaluator)
+        found = cls(checked.tested(checked.views[number]), evaluator.mix_of(site), evaluator)
+        return found if found.images >= LEAST else None
+
+    @property
+    def images(self) -> int:
+        """How many of them count: those of the site's classes."""
+        return int((self._weights() > 0).sum())
+
+    def _weights(self) -> npt.NDArray[np.float64]:
+        return weights(self.data.labels().numpy(), self.mix)
 
     def figure(self, client: Client) -> float:
         """The task's headline figure of the model that `client` has loaded."""
@@ -62,9 +71,7 @@ class HeldOut:
             figure = self.figure(client)
             return np.inf if np.isnan(figure) else 1.0 - figure
         scores, labels = _scores(client, self.data), self.data.labels()
-        weight = torch.from_numpy(weights(labels.numpy(), self.mix))
-        if not weight.any():  # none shows a class of the site
-            return np.inf
+        weight = torch.from_numpy(self._weights())
         losses = [
             float(weight @ F.cross_entropy(scores / heat, labels, reduction="none"))
             for heat in TEMPERATURES
@@ -109,7 +116,7 @@ def choose(at: SiteModels, held_out: HeldOut) -> Choice:
         kind: held_out.figure(at.load(candidate.vector)) for kind, (_, candidate) in best.items()
     }
     losses = {kind: loss for kind, (loss, _) in best.items()}
-    return Choice(taken, len(held_out.data), losses, figures)
+    return Choice(taken, held_out.images, losses, figures)
 
 
 def unchosen(at: SiteModels) -> Choice:

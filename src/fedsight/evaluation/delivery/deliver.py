@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -70,7 +70,13 @@ def deliver(
     ratios = None if odds is None else torch.from_numpy(odds).float()
     at = SiteModels(client, speed, layout.vector(there), alone.clone(), ratios)
     with one_thread():
-        choice = unchosen(at) if held_out is None else choose(at, held_out)
+        if held_out is not None:
+            choice = choose(at, held_out)
+        else:
+            # Half a correction suits a model of all sites, and proportions that are known.
+            program = federation.program
+            plain = not (program.differs(federation.network) or program.privacy.protects)
+            choice = unchosen(at if plain else replace(at, offsets=None))
         at.load(choice.taken.vector)
         path = delivered_path(shared.folder, name)
         make_folder(path.parent)

@@ -50,13 +50,15 @@ def _trained(at: SiteModels) -> Tensor | None:
         update={
             "epochs": PASSES,
             "lr": program.train.lr / SLOWER,
+            "groups": tuple(
+                group.model_copy(update={"lr": group.lr / SLOWER}) for group in program.train.groups
+            ),
             "schedule": "constant",
             "warmup": 0,
             "restarts": (),
         }
     )
-    further = replace(alone, program=replace(program, train=train), budget=None)
-    client = Client(further, at.speed)
+    client = Client(alone.under(replace(program, train=train)), at.speed)
     order = Order(1, at.shared[layout.travelling], {})
     client.step(order, 0, {"personal": at.shared[layout.personal]})
     return client.vector.cpu().clone()

@@ -146,6 +146,8 @@ def cells_of(
     first = programs[0][1]
     given: tuple[int, ...] | None = None
     try:
+        if isinstance(seeds, int):
+            refuse_many(len(grid) * seeds)  # before they are written out
         given = _seeds(first, seeds, axes)
         _refuse_size(len(grid) * len(given or (0,)))
     except ConfigError as error:
