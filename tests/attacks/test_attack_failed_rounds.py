@@ -3,17 +3,20 @@
 Under DP-SGD a protected site whose training failed takes the steps of noise alone. SCAFFOLD and
 FedDyn add what the site remembers to every step, which the coordinator knows from before.
 So a contribution in which it is missing says that training failed, which may depend on one image.
+What a failed round sends of a new control must be remembered too, or the round after it tells.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from attacked_site import AttackedSite, Model, draw, known, noise_images, program, values
+from torch import Tensor
 
 from fedsight.client.step import Client
 
@@ -22,7 +25,7 @@ ALGORITHMS: dict[str, dict[str, Any]] = {
     "scaffold": {"name": "scaffold"},
     "feddyn": {"name": "feddyn", "alpha": 1.0},
 }
-step, stepped = Client.step, Client._stepped
+step, stepped, blank = Client.step, Client._stepped, Client.blank
 
 
 def forgetful(self: Client, order: Any, site: Any, memory: Any, blank: bool = False) -> Any:
@@ -30,8 +33,15 @@ def forgetful(self: Client, order: Any, site: Any, memory: Any, blank: bool = Fa
     return stepped(self, order, site, {} if blank else memory, blank)
 
 
-def echo(attack: Attack, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> float:
-    """How much of what the site remembers of a round is in the next one, which fails."""
+def unmoved(self: Client, order: Any, client: int, memory: Any) -> Any:
+    """As the second version was: a failed round leaves what the site remembers as it was."""
+    return replace(blank(self, order, client, memory), memory=memory)
+
+
+def rounds(
+    attack: Attack, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[Tensor], int]:
+    """What the site sends in three rounds, of which the second fails, and a vector's length."""
     images = draw(tmp_path / "images", noise_images(6))
     of = program(
         images,
@@ -43,16 +53,42 @@ def echo(attack: Attack, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPa
     site.join(of)
     vector, size = Model(federation).travelling, federation.layout.shared.stop
     extras = {"control": torch.zeros(size)} if name == "scaffold" else {}
-    # What the site remembers of the first round: SCAFFOLD sends it, FedDyn's is the update's.
-    first = values(site.train(vector, extras, round=1)[1])[-size:]
+    first = values(site.train(vector, extras, round=1)[1])
 
     def died(*_: Any) -> Any:
         raise RuntimeError("stands for a process that died")
 
     monkeypatch.setattr(Client, "step", died)
-    second = values(site.train(vector, extras, round=2)[1])[:size]
+    second = values(site.train(vector, extras, round=2)[1])
     monkeypatch.setattr(Client, "step", step)
+    return [first, second, values(site.train(vector, extras, round=3)[1])], size
+
+
+def echo(attack: Attack, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> float:
+    """How much of what the site remembers of a round is in the next one, which fails."""
+    (one, two, _), size = rounds(attack, tmp_path, name, monkeypatch)
+    # What the site remembers of the first round: SCAFFOLD sends it, FedDyn's is the update's.
+    first, second = one[-size:], two[:size]
     return abs(float((second @ first) / (first @ first)))
+
+
+def after(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The cosine between the change of control that a failed round sends and the next update."""
+    (_, two, three), size = rounds(attack, tmp_path, "scaffold", monkeypatch)
+    return float(torch.cosine_similarity(two[-size:], three[:size], dim=0))
+
+
+def test_a_control_that_stays_is_seen_in_the_next_round(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Client, "blank", unmoved)
+    assert after(attack, tmp_path, monkeypatch) < -0.2
+
+
+def test_ours_moves_it_as_a_round_that_trained_does(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert after(attack, tmp_path, monkeypatch) > 0.2
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)

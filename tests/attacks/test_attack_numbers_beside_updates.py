@@ -124,6 +124,28 @@ def test_honest_numbers_are_taken(algorithm: str, sections: dict[str, Any]) -> N
     assert total.count == of.population
 
 
+def test_a_divisor_below_the_least_turns_the_step_round_where_it_is_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = federations.federation(algorithm={"name": "qfedavg"})
+    honest = moved(of, summed(of)[0])
+    total, (why,) = summed(of, {"divisor": -5.0})
+    assert f"site '{of.name(LIAR)}' sent the divisor " in why
+    assert "to which at least" in why
+    assert torch.cosine_similarity(moved(of, total), honest, dim=0) > 0.5
+    monkeypatch.setattr(replies, "_check_scalars", lambda *given: None)
+    total, refused = summed(of, {"divisor": -5.0})
+    assert not refused
+    assert torch.cosine_similarity(moved(of, total), honest, dim=0) < -0.999
+
+
+@pytest.mark.parametrize("q", [0.0, 0.1, 2.0])
+@pytest.mark.parametrize("sections", [how for how in HONEST if how != "DP-SGD"])
+def test_honest_divisors_are_taken(sections: str, q: float) -> None:
+    of = federations.federation(algorithm={"name": "qfedavg", "q": q}, **HONEST[sections])
+    assert summed(of)[1] == []
+
+
 def test_an_update_of_zeros_may_come_with_zeros() -> None:
     """A protected site whose training failed sends them."""
     of = federations.federation(algorithm={"name": "fednova"})

@@ -139,6 +139,11 @@ class Algorithm(Settings):
         """
         return {}
 
+    def least(self, payload: Payload, steps: int, rate: float) -> Mapping[str, float]:
+        """The least that `scalars` can be, where what they must be is known to the site alone; from
+        the same as in `due`."""
+        return {}
+
     @property
     def units(self) -> Mapping[str, float]:
         """A unit for each integer part, if what one image changes in them is bounded; else empty.

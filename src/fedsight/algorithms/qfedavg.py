@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
@@ -39,6 +40,20 @@ class QFedAvg(Algorithm):
         square = float(delta.double().square().sum())
         divisor = loss**self.q + self.q * loss ** (self.q - 1) * square / local.lr
         return {"delta": loss**self.q * delta, "divisor": delta.new_tensor([divisor])}, {}
+
+    def least(self, payload: Payload, steps: int, rate: float) -> Mapping[str, float]:
+        """The divisor at the loss F for which it is least: with s = F^(2 q) ||w_k - w||^2, the
+        squared norm of what was sent, it is F^q + q s / (lr F^(q + 1)).
+
+        A smaller or negative one would stretch the federation's step, or turn it round.
+        """
+        if "delta" not in payload:
+            return {}
+        square = self.q * float(payload["delta"].double().square().sum()) / rate
+        if not square:
+            return {"divisor": 0.0 if self.q else 1.0}
+        best = (square * (self.q + 1) / self.q) ** (1 / (2 * self.q + 1))
+        return {"divisor": best**self.q + square / best ** (self.q + 1)}
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """w - sum p_k Delta_k / sum p_k h_k; the paper's p_k are how often sites are drawn."""

@@ -140,8 +140,9 @@ class Client(BoundModel):
         """A reply that says nothing of the client's images, which are not read.
 
         It looks like any other: zeros, clipped, noised and encoded as an update is; under DP-SGD,
-        the steps that noise alone takes. A protected site sends it instead of an error. Its memory
-        has the size of any other, too, and says what `memory` said.
+        the steps that noise alone takes, and what they leave to remember: later rounds show that.
+        A protected site sends it instead of an error. Otherwise its memory has the size of any
+        other, too, and says what `memory` said; so does always what it has of its own.
         """
         federation, program = self.federation, self.federation.program
         data = federation.client(client)
@@ -152,7 +153,8 @@ class Client(BoundModel):
             for remembered in (memory, {}):
                 reply = self._stepped(order, known, remembered, blank=True)
                 if all(bool(torch.isfinite(part).all()) for part in reply.payload.values()):
-                    return replace(reply, memory=kept)
+                    own = {"personal": kept["personal"]} if "personal" in kept else {}
+                    return replace(reply, memory={**reply.memory, **own})
         added = program.privacy.parts()  # which `release` adds
         nothing = {
             part: torch.zeros(spec.values, dtype=spec.dtype)

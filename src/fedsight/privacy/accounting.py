@@ -279,14 +279,15 @@ def _pld(events: dict[Event, int], relation: Neighbours, delta: float, grid: flo
 def _repeated(one: Any, count: int) -> Any:
     """The privacy loss distribution of `count` releases like `one`.
 
-    Very many are composed from groups: of a narrow distribution dp-accounting first computes
-    size^count, an integer of any number of digits, and its bounds on the tails are loose.
+    Very many are composed from groups of groups: of a narrow distribution dp-accounting first
+    computes size^count, an integer of any number of digits, and its bounds on the tails, which
+    decide how much memory it takes, are loose where distributions are narrow and counts large.
     """
     groups, rest = divmod(count, GROUP)
     if groups < GROUP:
         return one.self_compose(count) if count > 1 else one
     tail = 1e-15 / groups  # cut off each; in all, as much as of a single composition
-    whole = one.self_compose(GROUP, tail).self_compose(groups)
+    whole = _repeated(one.self_compose(GROUP, tail), groups)
     return whole.compose(_repeated(one, rest)) if rest else whole
 
 

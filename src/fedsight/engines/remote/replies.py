@@ -82,13 +82,22 @@ def _check_scalars(federation: Federation, payload: Payload, reply: Accepted, ro
     }
     training = local_training(federation, contextlib.nullcontext, hides=False)
     pace = Pace.of(program, round, training, federation.size(reply.client))
+    cure = "run the same FedSight version there; if that is so, it makes it up: revoke it"
     for name, due in program.algorithm.due(exact, pace.steps, pace.mean).items():
         found = float(values[name])
         if not math.isclose(found, due, rel_tol=CLOSE, abs_tol=TINY):
             raise SiteError(
                 f"site '{reply.site}' sent the {name} {found:g} with its update, and {due:g} "
                 "belongs to it",
-                "run the same FedSight version there; if that is so, it makes it up: revoke it",
+                cure,
+            )
+    for name, least in program.algorithm.least(exact, pace.steps, pace.mean).items():
+        found = float(values[name])
+        if not found >= least * (1 - CLOSE) - TINY:
+            raise SiteError(
+                f"site '{reply.site}' sent the {name} {found:g} with its update, to which at least "
+                f"{least:g} belongs",
+                cure,
             )
 
 
