@@ -188,9 +188,11 @@ class SiteService:
             if not found:
                 return {"missing": True}, b""
             if mark:
-                for other in path.parent.glob("kept-*.bin"):  # a run has one set of them
+                others = list(path.parent.glob("kept-*.bin"))  # a run has one set of them
+                freed = sum(other.stat().st_size for other in others)
+                self._enforcement.check_room(max(0, len(data) - freed))
+                for other in others:
                     other.unlink()
-                self._enforcement.check_room(len(data))
                 write_atomically(path, bytes(data))
             kept = messages.unpack(data, {"kept": len(data) // 4})["kept"]
             self._opened = replace(opened, kept=kept)
