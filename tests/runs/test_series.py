@@ -9,7 +9,9 @@ import signal
 from pathlib import Path
 
 import pytest
-from command_line import Launched, cli, done, figures, read, refused, same, write_config
+from command_line import (
+    Launched, cli, done, figures, read, refused, same, write_config, written,
+)
 
 import fedsight as fs
 from fedsight.core.errors import StoreError
@@ -29,15 +31,6 @@ def series(home: Path) -> Path:
     """The folder of a finished series of two comparisons."""
     done("compare", home / "tiny.toml", "--workers", 1, "--seeds", 2, "--out", home / "series")
     return home / "series"
-
-
-def written(folder: Path) -> dict[str, tuple[int, int]]:
-    """When each file of the runs was last written, and its inode."""
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
-        for path in folder.glob("seed-*/*")
-        if path.is_file()
-    }
 
 
 def test_each_seed_is_the_run_that_its_seed_alone_gives(series: Path, home: Path) -> None:

@@ -22,6 +22,7 @@ from command_line import (
     refused,
     write_config,
     write_images,
+    written,
 )
 from PIL import Image
 
@@ -49,15 +50,6 @@ def swept(home: Path) -> Path:
     """The folder of a finished sweep of two configurations with two seeds."""
     done("sweep", home / "tiny.toml", *GRID, "--jobs", 2, "--out", home / "swept")
     return home / "swept"
-
-
-def written(folder: Path) -> dict[str, tuple[int, int]]:
-    """When each file of the runs was last written, and its inode."""
-    return {
-        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
-        for path in folder.rglob("seed-*/*")
-        if path.is_file()
-    }
 
 
 def unnamed(run: Path) -> dict[str, Any]:

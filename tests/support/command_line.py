@@ -272,3 +272,12 @@ def _enter(
         resource.setrlimit(resource.RLIMIT_FSIZE, usual)  # for the figures of `coverage`
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def written(folder: Path) -> dict[str, tuple[int, int]]:
+    """When each file of the seeds' runs in a folder was last written, and its inode."""
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino)
+        for path in folder.rglob("seed-*/*")
+        if path.is_file()
+    }

@@ -49,21 +49,13 @@ class APFL(FedAvg):
 
     def check(self, program: Program) -> list[Problem]:
         """v_k takes plain steps at the rate of the round."""
-        train = program.train
-        causes = {
-            "train.optimiser": train.optimiser != "sgd",
-            "train.momentum": train.momentum != 0,
-            "train.weight_decay": train.weight_decay != 0,
-            "train.groups": bool(train.groups),
-            "train.clip": train.clip is not None,
-            "train.schedule_by": train.schedule_by == "step",
-        }
         return [
             Problem(
                 key,
                 "APFL's second model takes steps of plain SGD at the rate of the round",
                 f"remove {key}, or choose ditto, which takes any",
             )
-            for key, wrong in causes.items()
-            if wrong
+            for key in program.train.unlike_sgd(
+                "optimiser", "momentum", "weight_decay", "groups", "clip", "schedule_by"
+            )
         ]

@@ -22,9 +22,8 @@ class Ditto(FedAvg):
     owns: ClassVar[bool] = True
 
     lam: float = Field(0.1, ge=0)  # lambda: how strongly the own model is drawn to the shared one
-    own_epochs: int | None = Field(
-        None, ge=1, le=100_000
-    )  # of the own model, in a round; none: train.epochs
+    # of the own model, in a round; none: train.epochs
+    own_epochs: int | None = Field(None, ge=1, le=100_000)
 
     def own_phases(self, epochs: int) -> list[Phase]:
         """The own model follows the shared one, which does not depend on it."""

@@ -49,17 +49,11 @@ class FedNova(Algorithm):
 
     def check(self, program: Program) -> list[Problem]:
         """The length of a path is known for plain SGD only."""
-        train = program.train
-        causes = {
-            "train.optimiser": train.optimiser != "sgd",
-            "train.momentum": train.momentum != 0,
-        }
         return [
             Problem(
                 key,
                 "FedNova's normalisation by the number of local steps is derived for plain SGD",
                 f"remove {key} or choose another algorithm",
             )
-            for key, wrong in causes.items()
-            if wrong
+            for key in program.train.unlike_sgd("optimiser", "momentum")
         ]

@@ -63,11 +63,6 @@ class QFedAvg(Algorithm):
 
     def check(self, program: Program) -> list[Problem]:
         """The step size that the paper derives is that of plain SGD."""
-        train = program.train
-        causes = {
-            "train.optimiser": train.optimiser != "sgd",
-            "train.momentum": train.momentum != 0,
-        }
         return [
             Problem(
                 key,
@@ -75,6 +70,5 @@ class QFedAvg(Algorithm):
                 "for plain SGD",
                 f"remove {key} or choose another algorithm",
             )
-            for key, wrong in causes.items()
-            if wrong
+            for key in program.train.unlike_sgd("optimiser", "momentum")
         ]

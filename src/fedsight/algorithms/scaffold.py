@@ -56,19 +56,11 @@ class Scaffold(Algorithm):
 
     def check(self, program: Program) -> list[Problem]:
         """Option II derives the mean gradient from the distance moved: true of plain SGD only."""
-        train = program.train
-        causes = {
-            "train.optimiser": train.optimiser != "sgd",
-            "train.momentum": train.momentum != 0,
-            "train.groups": bool(train.groups),
-            "train.clip": train.clip is not None,
-        }
         return [
             Problem(
                 key,
                 "SCAFFOLD's correction (option II) is derived for plain local SGD",
                 f"remove {key} or choose another algorithm",
             )
-            for key, wrong in causes.items()
-            if wrong
+            for key in program.train.unlike_sgd("optimiser", "momentum", "groups", "clip")
         ]

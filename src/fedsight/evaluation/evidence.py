@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fedsight.client.bound_model import CHUNK
 from fedsight.client.step import Client
 from fedsight.core.intervals import paired
 from fedsight.core.threads import one_thread
-from fedsight.core.types import Metrics, Sum, add_metrics
+from fedsight.core.types import Batch, Metrics, Sum, add_metrics
 from fedsight.evaluation.figures import Evaluator, Mix
 from fedsight.program.federation import SiteData
 
@@ -95,13 +95,17 @@ class Witness:
 
 
 def _right(client: Client, data: SiteData) -> npt.NDArray[np.bool_]:
+    found = answered(client, data, client.federation.program.task.right)
+    return np.asarray(found.numpy(), dtype=bool)
+
+
+def answered(client: Client, data: SiteData, ask: Callable[[nn.Module, Batch], Tensor]) -> Tensor:
+    """What `ask` makes [n, ...] of the images and the model that the client has loaded, on the
+    CPU."""
     client.model.eval()
-    task, found = client.federation.program.task, []
     with client.inputs(data) as read, torch.inference_mode():
-        for start in range(0, len(data), CHUNK):
-            batch = read(torch.arange(start, min(start + CHUNK, len(data))))
-            found.append(task.right(client.model, batch).cpu())
-    return np.asarray(torch.cat(found).numpy(), dtype=bool)
+        chunks = torch.arange(len(data)).split(CHUNK)
+        return torch.cat([ask(client.model, read(chunk)).cpu() for chunk in chunks])
 
 
 def _groups(data: SiteData, seed: int) -> list[SiteData]:

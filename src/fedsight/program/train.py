@@ -64,6 +64,19 @@ class Train(Settings):
         """Whether training images are mixed with one another."""
         return any(isinstance(one, MixingAugmentation) for one in self.augment)
 
+    def unlike_sgd(self, *names: str) -> list[str]:
+        """Which of these settings make local steps other than those of plain SGD at the round's
+        learning rate, by their keys ("train.momentum")."""
+        departs = {
+            "optimiser": self.optimiser != "sgd",
+            "momentum": self.momentum != 0,
+            "weight_decay": self.weight_decay != 0,
+            "groups": bool(self.groups),
+            "clip": self.clip is not None,
+            "schedule_by": self.schedule_by == "step",
+        }
+        return [f"train.{name}" for name in names if departs[name]]
+
     def check(self) -> list[Problem]:
         """Settings that do not go with one another."""
         problems = []

@@ -270,6 +270,16 @@ def test_nothing_is_trained_or_measured_before_the_site_has_joined(
     assert why == "the vector has not been received"
 
 
+def queued_behind_a_proposal(site: Site, trainer: type[FakeTrainer]) -> Any:
+    """Ask for training while a site is measuring and another run is proposed: its answer."""
+    site.join("abc1")
+    site.send(1, torch.zeros(3))
+    trainer.measuring.clear()  # all that follows waits behind this
+    assert not site.ask("measure", {**MEASURE, "vector": 1})["done"]
+    assert not site.ask("propose", proposal(site.program, run="abc2"))["done"]
+    return site.ask("train", TRAIN)
+
+
 @pytest.fixture
 def all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     """Work that was abandoned before it began is done: a second check is behind that one."""
@@ -280,12 +290,7 @@ def all_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_proposal_that_was_abandoned_before_it_began_changes_nothing(
     site: Site, trainer: type[FakeTrainer]
 ) -> None:
-    site.join("abc1")
-    site.send(1, torch.zeros(3))
-    trainer.measuring.clear()  # all that follows waits behind this
-    assert not site.ask("measure", {**MEASURE, "vector": 1})["done"]
-    assert not site.ask("propose", proposal(site.program, run="abc2"))["done"]
-    queued = site.ask("train", TRAIN)
+    queued = queued_behind_a_proposal(site, trainer)
     trainer.measuring.set()
     assert site.ask("wait", {"ticket": queued["ticket"], "seconds": 30})["done"]
     assert len(trainer.models) == 1
@@ -296,12 +301,7 @@ def test_a_proposal_that_was_abandoned_before_it_began_changes_nothing(
 def test_work_that_was_requested_in_one_run_is_not_done_in_another(
     site: Site, trainer: type[FakeTrainer]
 ) -> None:
-    site.join("abc1")
-    site.send(1, torch.zeros(3))
-    trainer.measuring.clear()  # all that follows waits behind this
-    assert not site.ask("measure", {**MEASURE, "vector": 1})["done"]
-    assert not site.ask("propose", proposal(site.program, run="abc2"))["done"]
-    queued = site.ask("train", TRAIN)
+    queued = queued_behind_a_proposal(site, trainer)
     assert not queued["done"]
     trainer.measuring.set()
     why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})

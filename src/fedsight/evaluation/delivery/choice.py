@@ -12,10 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fedsight.client.bound_model import CHUNK
 from fedsight.client.step import Client
 from fedsight.evaluation.delivery.base import SHARED, Candidate, SiteModels, deliveries
-from fedsight.evaluation.evidence import weights
+from fedsight.evaluation.evidence import answered, weights
 from fedsight.evaluation.figures import Evaluator, Mix
 from fedsight.program.federation import Federation, SiteData
 
@@ -147,12 +146,9 @@ def offsets(federation: Federation, site: int) -> npt.NDArray[np.float64] | None
 
 def _scores(client: Client, data: SiteData) -> Tensor:
     """Log-probabilities [n, classes] float64 of the images."""
-    task, found = client.federation.program.task, []
-    client.model.eval()
-    with client.inputs(data) as read, torch.inference_mode():
-        for positions in torch.arange(len(data)).split(CHUNK):
-            found.append(task.predict(client.model, read(positions).x).double().cpu())
-    return torch.cat(found).clamp_min(1e-12).log()
+    task = client.federation.program.task
+    shares = answered(client, data, lambda model, batch: task.predict(model, batch.x))
+    return shares.double().clamp_min(1e-12).log()
 
 
 def _known(value: float) -> float | None:
