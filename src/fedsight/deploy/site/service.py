@@ -195,18 +195,26 @@ class SiteService:
                     other.unlink()
                 write_atomically(path, bytes(data))
             kept = messages.unpack(data, {"kept": len(data) // 4})["kept"]
-            self._opened = replace(opened, kept=kept)
-            self._joined = object()  # what was requested before was meant for other values
+            self._open_with(replace(opened, kept=kept))
             try:
                 self._enforcement.release.hidden(OPENING, self._open)
             except FedSightError:  # what was of no use takes no room
-                self._opened = opened
+                self._open_with(opened)
                 if mark:
                     path.unlink(missing_ok=True)
                 raise
             return {}, b""
 
         return self._start_work(("adopt", sha256, mark), reopen, fields)
+
+    def _open_with(self, data: OpenData) -> None:
+        """What is asked from now on is meant for these values; what was asked before is not done.
+
+        That holds for values that come back, too: a request may have come in between, and be meant
+        for those that another request then kept from being opened.
+        """
+        self._opened = data
+        self._joined = object()
 
     def _piece(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Receive a piece of a vector that the current run may need."""
