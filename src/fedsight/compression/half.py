@@ -49,7 +49,6 @@ class Float16(_Half):
 
 @codecs.add("bfloat16", paper="the upper half of IEEE 754-2019, binary32")
 class BFloat16(_Half):
-    """Values are sent as bfloat16: half the bytes, a relative error of at most 2^-8, the range of
-    float32."""
+    """Values are sent as bfloat16: half the bytes, float32's range, a relative error up to 2^-8."""
 
     dtype: ClassVar[torch.dtype] = torch.bfloat16
