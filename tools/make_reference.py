@@ -27,6 +27,8 @@ from typer.models import ArgumentInfo, OptionInfo
 
 from fedsight.algorithms.base import algorithms
 from fedsight.cli.app import app
+from fedsight.compression.base import codecs
+from fedsight.compression.settings import Up
 from fedsight.coordinator import store
 from fedsight.core.errors import FedSightError
 from fedsight.core.registry import Registry
@@ -223,6 +225,12 @@ An item of the list is a name, or a table with the name and settings:
 mix images come last, and of several of them one is drawn for each batch.
 """
 
+STEPS = """\
+An item of the list is a name, or a table with the name and settings:
+`steps = ["rotate", {name = "quantise", bits = 4}]`. A message has 13 bytes besides: its version, a
+checksum, and the key of the random bits.
+"""
+
 MEANINGS = {  # for settings whose comment in the code would only repeat the name
     "alpha": "of the Dirichlet distribution",
     "architecture": "the classifier's name",
@@ -290,6 +298,7 @@ def reference() -> str:
         *_registry("Augmentations", "train.augment", augmentations, ()),
         *_registry("Algorithms", "algorithm", algorithms, ()),
         *_registry("Mechanisms", "privacy", mechanisms, (Protected,)),
+        *_registry("Codecs", "codec.up.steps", codecs, ()),
         *_others(),
         "## Run folder\n",
         *_run_folder(),
@@ -415,9 +424,10 @@ def _sections() -> Iterator[str]:
             link = f"[{title}](#{title.replace(' ', '-')})"
             rows.append((f"`[{section}]`", usual, f"{known}; see {link}"))
     yield _table(("section", "default of `name`", "known names"), rows)
-    plain = {"train": Train, "rounds": Rounds, "shift": Shift, "secure": Secure, "speed": Speed}
+    plain = {"train": Train, "rounds": Rounds, "shift": Shift, "secure": Secure}
+    plain |= {"codec.up": Up, "speed": Speed}
     for section, cls in plain.items():
-        assert SECTIONS[section] is cls
+        assert "." in section or SECTIONS[section] is cls
         yield f"### [{section}]\n"
         yield f"{_about(cls)}\n"
         yield _fields(cls)
@@ -431,14 +441,13 @@ def _title(section: str) -> str:
         "finish": "algorithms",
         "privacy": "mechanisms",
         "aggregation": "aggregators",
-        "compression": "codecs",
     }
     return named.get(section, f"{section}s")
 
 
 def _others() -> Iterator[str]:
     """The sections that `reference` does not place itself."""
-    placed = (sources, splits, models, adapters, tasks, algorithms, mechanisms)
+    placed = (sources, splits, models, adapters, tasks, algorithms, mechanisms, codecs)
     for section, kind in SECTIONS.items():
         if isinstance(kind, tuple) and kind[0] not in placed:
             yield from _registry(_title(section).capitalize(), section, kind[0], ())
@@ -448,11 +457,13 @@ def _registry(
     title: str, section: str, registry: Registry[Any], bases: tuple[type[Settings], ...]
 ) -> Iterator[str]:
     yield f"## {title}\n"
-    place, _, key = section.partition(".")
+    place, _, key = section.rpartition(".") if "." in section else (section, "", "")
     how = f"selected by name in the list `{key}`" if key else "selected by `name`"
     yield f"`[{place}]`, {how}.\n"
     if registry is augmentations:
         yield MIXED_LIST
+    if registry is codecs:
+        yield STEPS
     common: set[str] = set()
     heads = {
         Source: "Every source has these settings:",

@@ -18,7 +18,7 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from fedsight.aggregation.base import Aggregation as Aggregation
     from fedsight.algorithms.base import Algorithm as Algorithm
-    from fedsight.compression.base import Compression as Compression
+    from fedsight.compression.base import Codec as Codec
     from fedsight.core.errors import ConfigError as ConfigError
     from fedsight.core.errors import DataError as DataError
     from fedsight.core.errors import FedSightError as FedSightError
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Aggregation",
     "Algorithm",
-    "Compression",
+    "Codec",
     "ConfigError",
     "DataError",
     "FedSightError",
@@ -84,7 +84,7 @@ __all__ = [
 _HOMES = {  # where each name is defined
     "Aggregation": "fedsight.aggregation.base",
     "Algorithm": "fedsight.algorithms.base",
-    "Compression": "fedsight.compression.base",
+    "Codec": "fedsight.compression.base",
     "Metric": "fedsight.tasks.metrics.base",
     "ConfigError": "fedsight.core.errors",
     "DataError": "fedsight.core.errors",

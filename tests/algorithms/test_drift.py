@@ -431,7 +431,7 @@ def test_fednova_refuses_optimisers_whose_path_has_another_length() -> None:
 def test_scalars_travel_without_a_codec_that_would_lose_small_ones() -> None:
     made = federations.federation(
         algorithm={"name": "fedexp"},
-        compression={"name": "float16"},
+        codec={"up": {"steps": ["float16"]}},
         train={"lr": 1e-6},
     )
     reply = Client(made).step(Order(1, made.initial), 0, {})

@@ -39,7 +39,7 @@ HONEST: dict[str, dict[str, Any]] = {
         "train": {"schedule": "cosine", "schedule_by": "step", "warmup": 1, "epochs": 2}
     },
     "balanced sampling": {"train": {"sampling": "balanced"}},
-    "an update in float16": {"compression": {"name": "float16"}},
+    "an update in float16": {"codec": {"up": {"steps": ["float16"]}}},
     "DP-SGD": {
         "privacy": {"name": "example", "noise_multiplier": 1.0},
         "rounds": {"weighting": "uniform"},
@@ -155,7 +155,7 @@ def test_an_update_of_zeros_may_come_with_zeros() -> None:
 
 
 def test_what_a_codec_changed_is_not_compared_but_what_follows_from_the_images_is() -> None:
-    lossy = {"compression": {"name": "float16"}}
+    lossy = {"codec": {"up": {"steps": ["float16"]}}}
     of = federations.federation(algorithm={"name": "fedexp"}, **lossy)
     assert summed(of, {"square": 2.0})[1] == []
     of = federations.federation(algorithm={"name": "fednova"}, **lossy)

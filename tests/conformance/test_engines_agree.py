@@ -27,7 +27,16 @@ CASES = {
         "algorithm": {"name": "fednova"},
         "split": {"name": "quantity", "sites": 3, "min_samples": 8},
     },
-    "fedexp": {"algorithm": {"name": "fedexp"}, "compression": {"name": "float16"}},
+    "fedexp": {"algorithm": {"name": "fedexp"}, "codec": {"up": {"steps": ["float16"]}}},
+    "codecs, feedback": {
+        "codec": {
+            "up": {
+                "steps": [{"name": "top-k", "share": 0.1}, {"name": "quantise", "bits": 4}],
+                "feedback": True,
+            }
+        },
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
     "qfedavg": {"algorithm": {"name": "qfedavg"}, "rounds": {"rounds": 3, "cohort": 2}},
     "moon": {"algorithm": {"name": "moon"}, "rounds": {"rounds": 3, "cohort": 2}},
     "fedsam": {"algorithm": {"name": "fedsam"}, "model": {"norm": "batch", "dropout": 0.3}},

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from fedsight.aggregation.mean import ExactMean, Mean
-from fedsight.compression.float16 import Float16
+from fedsight.compression.half import Float16
 from fedsight.core import sums
 from fedsight.core.errors import FedSightError, SiteError
 from fedsight.core.integers import IntegerSum, peak, share_of

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from fedsight.algorithms.fedavg import FedAvg
 from fedsight.client.step import Client
+from fedsight.compression.pipeline import HEADER
 from fedsight.core.errors import ConfigError, FedSightError, SiteError
 from fedsight.core.sums import LIMIT
 from fedsight.core.types import Batch, Order, PartSpec, PartSpecs
@@ -102,11 +103,11 @@ def test_a_site_that_says_nothing_sends_zeros_of_the_same_form() -> None:
 
 
 def test_a_lossy_codec_leaves_integers_alone() -> None:
-    of = opened(Counting(), compression={"name": "float16"})
+    of = opened(Counting(), codec={"up": {"steps": ["float16"]}})
     assert of.parts["delta"].codec is not None
     assert of.parts["counts"].codec is None
     found = federations.learn(of, None, diary := federations.Diary())
-    assert diary.lines[0]["bytes_up"] == 3 * (2 * of.sizes["delta"] + 8 * 10)
+    assert diary.lines[0]["bytes_up"] == 3 * (HEADER + 2 * of.sizes["delta"] + 8 * 10)
     assert torch.isfinite(found.vector).all()
 
 

@@ -71,7 +71,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "a feature shift": {"shift": {"kind": "noise", "strength": 0.5}},
     FROZEN: {"train": {"only": ["head"]}},
     SINGLE: {"aggregation": {"name": "median"}},
-    LOSSY: {"compression": {"name": "float16"}},
+    LOSSY: {"codec": {"up": {"steps": ["float16"]}}},
     INTEGERS: {},  # the algorithm is `Counting`
     BEYOND: {"algorithm": {"name": "moon"}},
     LOSS: {},  # the algorithm is `Asking`

@@ -12,6 +12,7 @@ import tomli_w
 from command_line import cli, done, refused
 
 import fedsight as fs
+from fedsight.compression.pipeline import HEADER
 from fedsight.program import plugins
 
 PARTS = Path(__file__).parent / "parts"
@@ -29,7 +30,7 @@ USE: dict[str, dict[str, Any]] = {
     "split": {"split": {"name": "odd-even"}},
     "task": {"task": {"name": "squares"}},
     "metric": {"task": {"metrics": ["confidence"]}},
-    "codec": {"compression": {"name": "bytes"}},
+    "codec": {"codec": {"up": {"steps": ["bytes"]}}},
 }
 
 
@@ -81,7 +82,7 @@ def test_all_parts_together_train_on_worker_processes(trained: Path) -> None:
     assert facts["data"]["train"] == 160
     summary = json.loads((trained / "summary.json").read_text())
     assert 0 < summary["confidence"] <= 1
-    assert summary["bytes_up"] == 2 * (4 + facts["model"]["travelling"])
+    assert summary["bytes_up"] == 2 * (HEADER + 4 + facts["model"]["travelling"])
 
 
 def test_python_and_the_command_line_train_the_same_model(trained: Path, tmp_path: Path) -> None:

@@ -71,7 +71,7 @@ class Company(Client):
             payload, kept = self._result(order, self._local(order, {}, pace.mean, steps))
             noise = partial(self._noise, *path, site.name)
             try:
-                released = self._release(payload, order, site.name, noise)
+                released, _ = self._release(payload, order, site.name, noise, {})
             except SiteError as error:
                 found.append(error)
                 continue

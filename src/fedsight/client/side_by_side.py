@@ -29,6 +29,7 @@ def suits(program: Program, kinds: set[Kind]) -> bool:
     train, algorithm = program.train, program.algorithm
     plain = train.plain and train.optimiser == "sgd" and train.clip is None
     uniform = not (algorithm.corrects or algorithm.counts or algorithm.owns)
+    uniform = uniform and not program.codec.up.feedback
     uniform = (
         uniform
         and not (algorithm.beyond or algorithm.asks_loss)

@@ -23,6 +23,7 @@ from fedsight.client.dpsgd import PrivateSteps, local_training
 from fedsight.client.optimizers import make_optimizer
 from fedsight.client.pace import Pace
 from fedsight.client.penalty import Penalised
+from fedsight.client.release import Leaving
 from fedsight.client.sampling import order_of
 from fedsight.client.site import Round, Site, mean_loss
 from fedsight.client.training import (
@@ -85,7 +86,7 @@ class Client(BoundModel):
         self._precision = self._precision_of(self._speed)
         self._training = self._strategy()
         self.stays = not (deployed or program.privacy.protects or program.secure.rounds_values)
-        self.stays &= program.codec is None and not program.aggregation.needs_replies
+        self.stays &= not program.codec.up.steps and not program.aggregation.needs_replies
         # In training these do not move either.
         self._still = still(self.model, lambda name: self._kinds.get(name) == Kind.FROZEN)
         self._sites: OrderedDict[int, Site] = OrderedDict()  # the latest last
@@ -162,8 +163,8 @@ class Client(BoundModel):
             if part not in added
         }
         noise = partial(self._noise, "round", order.round, "site", known.name)
-        payload = self._release(nothing, order, known.name, noise)
-        return Reply(known.name, payload, self._weight(data), {}, kept)
+        payload, unsent = self._release(nothing, order, known.name, noise, kept)
+        return Reply(known.name, payload, self._weight(data), {}, {**kept, **unsent})
 
     def _unlearnt(self, order: Order, site: Site) -> Memory:
         """What a site remembers that has learnt nothing and remembered nothing so far."""
@@ -198,8 +199,8 @@ class Client(BoundModel):
         metrics: Metrics = {"train_loss": Sum(learnt.loss.numpy(), learnt.samples)}
         if program.privacy.protects or not learnt.samples:  # no epsilon pays for it, or none is
             metrics = {}
-        released = self._release({**payload, **counted}, order, site, noise)
-        return Reply(site, released, self._weight(data), metrics, {**kept, **begun})
+        sent, unsent = self._release({**payload, **counted}, order, site, noise, memory)
+        return Reply(site, sent, self._weight(data), metrics, {**kept, **begun, **unsent})
 
     def _trained(
         self, round: Round, phases: Sequence[Phase], local: Local, own: bool = False
@@ -445,27 +446,14 @@ class Client(BoundModel):
             self._order, self._vector = order, moved(order.vector, self._device)
         return self._vector
 
-    def _release(self, payload: Payload, order: Order, site: str, noise: MakeNoise) -> Payload:
-        """What leaves the site: clipped, noised, and encoded as the parts' codecs say."""
-        federation = self.federation
+    def _release(
+        self, payload: Payload, order: Order, site: str, noise: MakeNoise, memory: Memory
+    ) -> tuple[Payload, Memory]:
+        """What leaves the site, and what it remembers of that."""
         if not self.stays:
             payload = {part: value.cpu() for part, value in payload.items()}
-        released = federation.program.privacy.release(
-            payload, order.shared, federation.plan, site, noise
-        )
-        specs = federation.parts
-        # Between machines the parts travel without names, one after the other in this order.
-        ordered = {part: released[part] for part in specs if part in released} | dict(released)
-        try:
-            return {
-                part: specs[part].encode(value) if part in specs else value
-                for part, value in ordered.items()
-            }
-        except ValueError as error:
-            raise SiteError(
-                f"the update of site '{site}' cannot be encoded: {error}",
-                "its training diverged, or choose another compression.name",
-            ) from None
+        leaving = Leaving(self.federation, order, site, noise, self._hides)
+        return leaving.released(payload, memory)
 
 
 def diverged(site: str, round: int) -> SiteError:

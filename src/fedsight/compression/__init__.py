@@ -1,1 +1,1 @@
-"""Compression: how updates are encoded for transfer from a site to the coordinator."""
+"""Compression: how vectors are encoded for transfer between sites and coordinator."""

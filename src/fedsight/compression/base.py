@@ -1,35 +1,62 @@
-"""The codec of updates: `[compression]` in the config."""
+"""A codec: it makes bytes of a vector, or fewer values and some bytes; several make a pipeline."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
+from fedsight.compression.stream import Stream
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 
+Coded = tuple[Tensor, Tensor]  # bytes, uint8 [bytes(n)], and the values that are left [left(n)]
 
-class Compression(Settings, ABC):
-    """A codec, chosen by name. A new one takes one file in `compression/`.
 
-    It encodes what a site releases, after clipping and the site's own noise, before transfer.
+class Codec(Settings, ABC):
+    """A codec, chosen by name: a step of `codec.up.steps`. A new one takes one file here.
+
+    How many bytes it writes and how many values it leaves depend on the number of values alone, so
+    the length of a message tells nothing about them. Encoding and decoding get streams of the same
+    random bits, which follow from a key that is in the message.
     """
 
-    exact: ClassVar[bool] = False  # whether decoding restores the encoded values exactly
+    # whether the values that are decoded are the encoded ones in the mean over keys
+    unbiased: ClassVar[bool] = True
 
     @abstractmethod
     def bytes(self, values: int) -> int:
-        """Length of the encoding of `values` values."""
+        """Number of bytes that it writes for so many values."""
+
+    def left(self, values: int) -> int:
+        """Number of values that it leaves for the next step."""
+        return 0
 
     @abstractmethod
-    def encode(self, values: Tensor) -> Tensor:
-        """float32 [n] -> uint8 [bytes(n)]. Raises ValueError for values that cannot be encoded."""
+    def encode(self, values: Tensor, stream: Stream) -> Coded:
+        """float32 [n] -> its bytes and the values that are left.
+
+        The values are finite. Raises ValueError for those that cannot be encoded.
+        """
 
     @abstractmethod
-    def decode(self, data: Tensor, values: int) -> Tensor:
-        """uint8 [bytes(n)] -> float32 [n]."""
+    def decode(self, data: Tensor, left: Tensor, values: int, stream: Stream) -> Tensor:
+        """Bytes and values that are left -> float32 [n]; the bytes may be any of their length."""
 
 
-codecs: Registry[Compression] = Registry("codec", "fedsight.compression")
+codecs: Registry[Codec] = Registry("codec", "fedsight.compression")
+
+NOTHING = torch.empty(0)
+
+
+def as_bytes(values: Tensor) -> Tensor:
+    """The memory of `values`, uint8 [n]."""
+    flat = values.contiguous()
+    return flat.view(torch.uint8) if flat.numel() else torch.empty(0, dtype=torch.uint8)
+
+
+def as_floats(data: Tensor) -> Tensor:
+    """Bytes as float32 [n / 4], in memory of their own, which is aligned."""
+    return data.clone().view(torch.float32) if len(data) else NOTHING.clone()

@@ -18,15 +18,18 @@ Payload = Mapping[str, Tensor]  # named vectors, one per part, each encoded as i
 Memory = Mapping[str, Tensor]  # what a site keeps between rounds
 
 
-class Codec(Protocol):
+class Encoding(Protocol):
     """The encoding of a float32 vector for transfer from a site to the coordinator."""
 
     def bytes(self, values: int) -> int:
         """Length of the encoding of `values` values."""
         ...
 
-    def encode(self, values: Tensor) -> Tensor:
-        """float32 [n] -> uint8 [bytes(n)]. Raises ValueError for values that cannot be encoded."""
+    def encode(self, values: Tensor, key: int) -> Tensor:
+        """float32 [n] -> uint8 [bytes(n)]; random bits follow from `key`, below 2^63.
+
+        Raises ValueError for values that cannot be encoded.
+        """
         ...
 
     def decode(self, data: Tensor, values: int) -> Tensor:
@@ -47,7 +50,7 @@ class PartSpec:
 
     shape: tuple[int, ...]
     dtype: torch.dtype = torch.float32
-    codec: Codec | None = None  # None: the values themselves
+    codec: Encoding | None = None  # None: the values themselves
     bound: int | None = None
 
     def __post_init__(self) -> None:
@@ -84,9 +87,9 @@ class PartSpec:
             return self.bytes, torch.uint8
         return self.values, self.dtype
 
-    def encode(self, values: Tensor) -> Tensor:
-        """The encoded form of `values`, as sent."""
-        return values if self.codec is None else self.codec.encode(values)
+    def encode(self, values: Tensor, key: int) -> Tensor:
+        """The encoded form of `values`, as sent; random bits follow from `key`."""
+        return values if self.codec is None else self.codec.encode(values, key)
 
     def decode(self, sent: Tensor) -> Tensor:
         """The values of an encoded part."""

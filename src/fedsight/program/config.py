@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from fedsight.aggregation.base import aggregations
 from fedsight.algorithms.base import algorithms
-from fedsight.compression.base import codecs
+from fedsight.compression.settings import Codecs
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.registry import Registry, closest, nearest
 from fedsight.core.settings import Settings, assignments, problems_of
@@ -60,7 +60,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "privacy": (mechanisms, "none"),
     "secure": Secure,
     "aggregation": (aggregations, "mean"),
-    "compression": (codecs, "none"),
+    "codec": Codecs,
     "speed": Speed,
 }
 OPTIONAL = frozenset({"start", "finish"})  # sections without which the program has no such part
@@ -176,7 +176,8 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
     if problems:
         raise ConfigError(problems)
     parts = [part for key, part in sections.items() if isinstance(SECTIONS[key], tuple)]
-    own = [adopt(part) for part in (*parts, *sections["train"].augment)]
+    parts += [*sections["train"].augment, *sections["codec"].up.steps]
+    own = [adopt(part) for part in parts]
     code = tuple(dict.fromkeys([*code, *(plugin for plugin in own if plugin is not None)]))
     speed = sections.pop("speed")
     return Program(title, seed, **sections, plugins=code), speed

@@ -259,7 +259,7 @@ class Federation:
             part: layout.travelling.stop if part == "delta" else layout.shared.stop
             for part in program.algorithm.parts
         }
-        codec, own = program.codec, program.privacy.parts()
+        codec, own = program.codec.up.pipeline, program.privacy.parts()
         vectors = {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
         scalars = {part: PartSpec((1,)) for part in program.algorithm.scalars}
         added = {part: PartSpec((length,), codec=codec) for part, length in own.items()}

@@ -9,7 +9,7 @@ from torch import nn
 
 from fedsight.aggregation.base import Aggregation, aggregations
 from fedsight.algorithms.base import Algorithm, algorithms
-from fedsight.compression.base import Compression, codecs
+from fedsight.compression.base import Codec, codecs
 from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
@@ -39,7 +39,7 @@ KINDS: tuple[tuple[type[Settings], Registry[Any], str], ...] = (
     (Algorithm, algorithms, "algorithm"),
     (Mechanism, mechanisms, "privacy"),
     (Aggregation, aggregations, "aggregation"),
-    (Compression, codecs, "compression"),
+    (Codec, codecs, "codec"),
 )
 BASES: dict[str, type[Settings]] = {registry.kind: base for base, registry, _ in KINDS}
 
@@ -53,7 +53,7 @@ def register(name: str, **facts: str) -> Callable[[T], T]:
     """Decorator: make a class a part that programs can name.
 
     The class is a subclass of `Algorithm`, `Model`, `Adapter`, `Source`, `Split`, `Task`, `Metric`,
-    `Augmentation`, `Compression`, `Aggregation` or `Mechanism`; or it is a `torch.nn.Module`, or a
+    `Augmentation`, `Codec`, `Aggregation` or `Mechanism`; or it is a `torch.nn.Module`, or a
     function that builds one, which becomes a model: it is passed those of `channels`, `height`,
     `width` and `classes` that it has parameters for. `facts` describe the part (paper, licence).
     Raises FedSightError for anything else, and for a name that is taken.

@@ -17,8 +17,7 @@ from torch import Tensor
 from fedsight.aggregation.base import Aggregation
 from fedsight.aggregation.mean import Mean
 from fedsight.algorithms.base import Algorithm, State
-from fedsight.compression.base import Compression
-from fedsight.compression.none import Uncompressed
+from fedsight.compression.settings import Codecs
 from fedsight.core.devices import available, find_device, free_memory, spread
 from fedsight.core.errors import EngineError, Problem
 from fedsight.core.layout import Kind, Layout
@@ -214,7 +213,7 @@ class Program:
     privacy: Mechanism = field(default_factory=Unprotected)
     secure: Secure = field(default_factory=Secure)
     aggregation: Aggregation = field(default_factory=Mean)
-    compression: Compression = field(default_factory=Uncompressed)
+    codec: Codecs = field(default_factory=Codecs)
     plugins: tuple[Plugin, ...] = ()  # code from outside the package that the parts come from
 
     def __post_init__(self) -> None:
@@ -303,11 +302,6 @@ class Program:
         only = self.train.only
         return not only or any(matches(name, pattern, network) for pattern in only)
 
-    @property
-    def codec(self) -> Compression | None:
-        """The codec of updates; None if values are sent unchanged."""
-        return None if self.compression.exact else self.compression
-
     def differs(self, network: Network) -> bool:
         """Whether each site's own model is tested: predictions use a personal slice, or all."""
         if self.algorithm.owns:
@@ -395,6 +389,7 @@ class Program:
         yield from self.algorithm.check(self)
         yield from self.task.check_settings()
         yield from self.privacy.check()
+        yield from self.codec.check()
         yield from rules.problems(self)
         if self.adapter.adapts and not self.algorithm.phases(self.train.epochs):
             cause = (

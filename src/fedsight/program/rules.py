@@ -81,7 +81,12 @@ class Facts:
     @property
     def remembers(self) -> bool:
         """Whether sites train from what earlier rounds left at them."""
-        return self.personal or self.kept_statistics or self.program.algorithm.remembers
+        return (
+            self.personal
+            or self.kept_statistics
+            or self.program.algorithm.remembers
+            or self.program.codec.up.feedback
+        )
 
 
 def personalises(algorithm: Algorithm) -> bool:
@@ -106,7 +111,7 @@ COHORT = "a cohort"
 QUORUM = "a quorum"
 SHIFT = "a feature shift"
 SINGLE = "a rule over single replies (median)"
-LOSSY = "a lossy codec (float16)"
+LOSSY = "a codec of updates"
 INTEGERS = "integer statistics (closed forms)"
 BOUNDED = "integer statistics that one image changes little (closed forms with a clip)"
 LABELS = "a network prepared for the classes of a site (faces)"
@@ -130,7 +135,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     QUORUM: lambda facts: facts.program.rounds.quorum is not None,
     SHIFT: lambda facts: facts.program.shift.kind != "none",
     SINGLE: lambda facts: facts.program.aggregation.needs_replies,
-    LOSSY: lambda facts: not facts.program.compression.exact,
+    LOSSY: lambda facts: bool(facts.program.codec.up.steps),
     INTEGERS: lambda facts: (
         facts.program.algorithm.counts and not facts.program.algorithm.bounds_images
     ),
@@ -214,8 +219,8 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
         rules.refused(
             LOSSY,
             "encoding an update after clipping may make it longer than the clip",
-            "set compression.name = 'none'",
-            "compression.name",
+            "leave out codec.up.steps",
+            "codec.up.steps",
         )
     else:
         rules.sound(SINGLE, "The rule sees only noised updates.")
@@ -370,8 +375,8 @@ def secure_rules() -> list[Rule]:
     rules.refused(
         LOSSY,
         "masked values cannot be compressed: all their bits are uniformly random",
-        "set compression.name = 'none'",
-        "compression.name",
+        "leave out codec.up.steps",
+        "codec.up.steps",
     )
     return rules.found
 

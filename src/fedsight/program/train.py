@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, field_serializer
 
 from fedsight.core.errors import Problem
+from fedsight.core.part_lists import written
 from fedsight.core.settings import Settings
-from fedsight.data.augment.base import Augmentation, MixingAugmentation, read, written
+from fedsight.data.augment.base import Augmentation, MixingAugmentation, read
 from fedsight.models.patterns import Patterns
 from fedsight.tasks.base import Task
 

@@ -8,17 +8,16 @@ protects its images nobody else can repeat them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from pydantic import ValidationError
 from torch import Generator, Tensor
 
-from fedsight.core.errors import ConfigError, Problem
-from fedsight.core.registry import Registry, nearest
-from fedsight.core.settings import Settings, problems_of
+from fedsight.core import part_lists
+from fedsight.core.registry import Registry
+from fedsight.core.settings import Settings
 
 _EXAMPLE = 'write augment = ["flip", {name = "mixup", alpha = 0.2}]'
 
@@ -90,52 +89,7 @@ def read(value: Any) -> Any:
 
     Raises ConfigError for an unknown name, or settings that an augmentation does not have.
     """
-    if not isinstance(value, list | tuple):
-        return value
-    problems: list[Problem] = []
-    found: list[Augmentation] = []
-    for number, item in enumerate(value):
-        try:
-            found.append(_read(item, f"train.augment.{number}"))
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return tuple(found)
-
-
-def _read(item: Any, where: str) -> Augmentation:
-    if isinstance(item, Augmentation):
-        return item
-    table = {"name": item} if isinstance(item, str) else item
-    if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
-        cause = f"{item!r:.80} is neither the name of an augmentation nor a table with its name"
-        raise ConfigError([Problem(where, cause, _EXAMPLE)])
-    values = {key: value for key, value in table.items() if key != "name"}
-    try:
-        kind = augmentations.get(table["name"])
-        return kind.model_validate(values)
-    except ConfigError as error:
-        raise ConfigError([Problem(where, one.cause, one.cure) for one in error.problems]) from None
-    except ValidationError as error:
-        problems = [
-            Problem(
-                f"{where}.{key}",
-                "there is no such setting",
-                nearest(str(key), kind.model_fields) if kind.model_fields else "leave it out",
-            )
-            for key in values
-            if key not in kind.model_fields
-        ]
-        if not problems:
-            problems = problems_of(where, kind, error)
-        raise ConfigError(problems) from None
-
-
-def written(chosen: Sequence[Augmentation]) -> list[Any]:
-    """The list for a config: names, and tables for those that have settings."""
-    tables = (one.table() for one in chosen)
-    return [table if len(table) > 1 else table["name"] for table in tables]
+    return part_lists.read(value, augmentations, "train.augment", _EXAMPLE)
 
 
 def uniform(count: int, low: float, high: float, generator: Generator) -> list[float]:

@@ -75,11 +75,7 @@ def _check_scalars(federation: Federation, payload: Payload, reply: Accepted, ro
     if not any(bool(value.any()) for value in values.values()):
         return
     learnt = federation.layout.shared.stop  # what follows in an update are running statistics
-    exact = {
-        part: value[:learnt]
-        for part, value in values.items()
-        if parts[part].codec is None or program.compression.exact
-    }
+    exact = {part: value[:learnt] for part, value in values.items() if parts[part].codec is None}
     training = local_training(federation, contextlib.nullcontext, hides=False)
     pace = Pace.of(program, round, training, federation.size(reply.client))
     cure = "run the same FedSight version there; if that is so, it makes it up: revoke it"

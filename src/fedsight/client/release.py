@@ -1,0 +1,63 @@
+"""What leaves a client: clipped, noised, and encoded, with what the encoding left out kept."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from fedsight.core.errors import SiteError
+from fedsight.core.rng import derive
+from fedsight.core.types import Memory, Order, Payload
+from fedsight.privacy.noise import MakeNoise
+from fedsight.program.federation import Federation
+
+UNSENT = "unsent "  # before the name of a part, in a site's memory: what its encoding left out
+
+
+@dataclass(frozen=True)
+class Leaving:
+    """A site's answer to an order, on its way out."""
+
+    federation: Federation
+    order: Order
+    site: str
+    noise: MakeNoise
+    hides: bool  # whether nobody else is to know the random bits of the encoding beforehand
+
+    def released(self, payload: Payload, memory: Memory) -> tuple[Payload, Memory]:
+        """The payload as it is sent, and what a site with `memory` is to remember of it.
+
+        With feedback what was left out is added to the next update that is sent (Karimireddy et
+        al. 2019, Algorithm 1). It comes after clip and noise, so it is made of what was released.
+        Raises SiteError for values that cannot be encoded.
+        """
+        program, specs = self.federation.program, self.federation.parts
+        released = program.privacy.release(
+            payload, self.order.shared, self.federation.plan, self.site, self.noise
+        )
+        sent, unsent = {}, {}
+        # Between machines the parts travel without names, one after the other in this order.
+        ordered = {part: released[part] for part in specs if part in released} | dict(released)
+        for part, value in ordered.items():
+            if part not in specs or specs[part].codec is None:
+                sent[part] = value
+                continue
+            if program.codec.up.feedback and UNSENT + part in memory:
+                value = value + memory[UNSENT + part]
+            try:
+                sent[part] = specs[part].encode(value, self._key(part))
+            except ValueError as error:
+                raise SiteError(
+                    f"the update of site '{self.site}' cannot be encoded: {error}",
+                    "its training diverged, or choose other codec.up.steps",
+                ) from None
+            if program.codec.up.feedback:
+                unsent[UNSENT + part] = value - specs[part].decode(sent[part])
+        return sent, unsent
+
+    def _key(self, part: str) -> int:
+        """Of the random bits of the encoding: with a seeded one a run repeats bit for bit."""
+        if self.hides:
+            return secrets.randbits(63)
+        path = ("round", self.order.round, "site", self.site, "codec", part)
+        return derive(self.federation.program.train_seed, *path)

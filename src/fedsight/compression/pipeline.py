@@ -1,0 +1,98 @@
+"""Codecs one after the other, in a message with a checksum."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fedsight.compression.base import Codec, as_bytes, as_floats
+from fedsight.compression.stream import KEY_BYTES, Stream
+from fedsight.core.fixedpoint import largest
+
+VERSION = 1
+CHECKSUM = 4  # bytes
+HEADER = 1 + CHECKSUM + KEY_BYTES
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """The encoding of float32 vectors by codecs, one after the other.
+
+    A message is its version (1 byte), the CRC-32 of what follows, the key of its random bits, the
+    bytes of each step, and the values that the last step leaves, float32. All numbers are
+    little-endian.
+    """
+
+    steps: Sequence[Codec]
+
+    @property
+    def unbiased(self) -> bool:
+        """Whether the decoded values are the encoded ones in the mean over keys."""
+        return all(step.unbiased for step in self.steps)
+
+    def bytes(self, values: int) -> int:
+        """Length of the message of `values` values."""
+        total = HEADER
+        for step, given in self._lengths(values):
+            total += step.bytes(given)
+        return total + 4 * self._left(values)
+
+    def encode(self, values: Tensor, key: int) -> Tensor:
+        """float32 [n] -> uint8 [bytes(n)]; `key` is that of the random bits.
+
+        Raises ValueError for values that cannot be encoded, such as NaN.
+        """
+        if not largest(values) < math.inf:  # NaN fails this too
+            raise ValueError("it has values that are not finite (NaN or infinity)")
+        content, left = [_number(key, KEY_BYTES)], values
+        for place, step in enumerate(self.steps):
+            data, left = step.encode(left, Stream(key, place))
+            content.append(data)
+        body = torch.cat([*content, as_bytes(left)])
+        head = _number(VERSION, 1), _number(_checksum(body), CHECKSUM)
+        return torch.cat([*head, body])
+
+    def decode(self, data: Tensor, values: int) -> Tensor:
+        """uint8 [bytes(n)] -> float32 [n]. Raises ValueError for a message that is not whole."""
+        if len(data) != self.bytes(values):
+            raise ValueError(f"it has {len(data):,} bytes, not {self.bytes(values):,}")
+        version, body = int(data[0]), data[1 + CHECKSUM :]
+        if version != VERSION:
+            raise ValueError(f"it is of version {version} of the encoding, not {VERSION}")
+        if _checksum(body) != int.from_bytes(bytes(data[1 : 1 + CHECKSUM].numpy()), "little"):
+            raise ValueError("its checksum is wrong: it was altered or damaged")
+        key = int.from_bytes(bytes(body[:KEY_BYTES].numpy()), "little")
+        parts, at = [], KEY_BYTES
+        for step, given in self._lengths(values):
+            length = step.bytes(given)
+            parts.append((step, given, body[at : at + length]))
+            at += length
+        left = as_floats(body[at:])
+        for place, (step, given, sent) in reversed(list(enumerate(parts))):
+            left = step.decode(sent, left, given, Stream(key, place))
+        return left
+
+    def _lengths(self, values: int) -> Iterator[tuple[Codec, int]]:
+        """Each step, and how many values it is given."""
+        for step in self.steps:
+            yield step, values
+            values = step.left(values)
+
+    def _left(self, values: int) -> int:
+        for step in self.steps:
+            values = step.left(values)
+        return values
+
+
+def _number(value: int, length: int) -> Tensor:
+    return torch.from_numpy(np.frombuffer(value.to_bytes(length, "little"), np.uint8).copy())
+
+
+def _checksum(body: Tensor) -> int:
+    return zlib.crc32(body.contiguous().numpy().data)
