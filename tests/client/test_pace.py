@@ -42,6 +42,16 @@ def test_at_a_rounds_start_the_rate_is_that_of_the_round(
     assert by_round.mean == by_round.start
 
 
+@given(train=TRAINS, round=st.integers(1, ROUNDS))
+def test_the_mean_over_more_steps_than_can_be_added_is_that_of_the_whole_round(
+    train: Train, round: int
+) -> None:
+    by_step = train.model_copy(update={"schedule_by": "step"})
+    fine = [by_step.rate(round, ROUNDS, (place + 0.5) / 1_000) for place in range(1_000)]
+    mean = Pace(by_step, round, ROUNDS, 1 << 60).mean
+    assert mean == pytest.approx(sum(fine) / len(fine), rel=1e-5)
+
+
 @given(train=TRAINS, round=st.integers(1, ROUNDS - 1))
 def test_a_rounds_end_is_the_next_ones_start(train: Train, round: int) -> None:
     if round in train.restarts or (round - max((0, *train.restarts))) == train.warmup:

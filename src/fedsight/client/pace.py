@@ -56,6 +56,4 @@ class Pace:
     @property
     def mean(self) -> float:
         """The mean learning rate over the steps of the round."""
-        if self.train.schedule_by == "round" or not self.steps:
-            return self.start
-        return self.start * sum(map(self.at, range(self.steps))) / self.steps
+        return self.train.mean_rate(self.round, self.rounds, self.steps)

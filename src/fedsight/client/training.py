@@ -134,9 +134,9 @@ def _cut(order: Tensor, size: int) -> Iterator[Tensor]:
         yield order[start:stop]
 
 
-def _starts(samples: int, size: int) -> list[int]:
+def _starts(samples: int, size: int) -> range:
     """Where the batches of `samples` images begin."""
-    starts = list(range(0, samples, size))
+    starts = range(0, samples, size)
     alone = size > 1 and len(starts) > 1 and samples - starts[-1] == 1
     return starts[:-1] if alone else starts
 
