@@ -3,6 +3,7 @@
 `rounds.quorum` lets a run go on without sites that fail. But the coordinator built a network for
 what a single site declared before it left that site out for disagreeing with the others, and a
 number of images that epsilon or the 64-bit sum has no room for was an error of the whole program.
+One that just leaves room for the sites that it joins with still was, when another site came.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from attacked_site import CLASSES, program
 from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.data.base import Preprocess
+from fedsight.deploy import costly_sites
 from fedsight.deploy.declaration import Declaration, gather, lone_sites
 from fedsight.deploy.server import job
 from fedsight.deploy.server.job import unfit_sites
@@ -49,6 +51,14 @@ def opened(of: Program, declared: Declared, left_out: dict[str, Any]) -> int:
 
 def of(root: Path, **sections: Any) -> Program:
     return program(root, **{"rounds": {"rounds": 3, "quorum": 8}, **sections})
+
+
+def ridge(root: Path) -> Program:
+    return of(root, **RIDGE)
+
+
+def opened_ridge(root: Path, declared: Declared, left_out: dict[str, Any] | None = None) -> int:
+    return opened(ridge(root), declared, left_out or {})
 
 
 @NUMBERS
@@ -87,6 +97,46 @@ def test_a_program_that_suits_no_site_is_not_blamed_on_one(tmp_path: Path) -> No
     assert unfit_sites(of(tmp_path, **DP), declared, {}) == {}
     with pytest.raises(ConfigError, match="not one round"):
         opened(of(tmp_path, **DP), declared, {})
+
+
+def crowded() -> tuple[Declared, Declared]:
+    """A run in which one site's number leaves no room, and the sites of its next job."""
+    roster = sites(127, replace(HONEST, labels=(MOST, MOST)))
+    large = replace(HONEST, labels=(3000, 3000))
+    return roster, {**roster, "late1": HONEST, "late2": large, "late3": HONEST}
+
+
+def test_a_number_that_leaves_no_room_ends_the_run_when_another_site_joins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(costly_sites, "_crowding", lambda *given: {})
+    roster, found = crowded()
+    assert opened_ridge(tmp_path, roster) == 1
+    assert unfit_sites(ridge(tmp_path), found, roster) == {}
+    with pytest.raises(ConfigError) as error:
+        opened_ridge(tmp_path, found)
+    assert "evil" not in str(error.value)
+
+
+def test_ours_goes_on_without_those_who_come_late_and_says_whose_number_it_is(
+    tmp_path: Path,
+) -> None:
+    roster, found = crowded()
+    left_out = unfit_sites(ridge(tmp_path), found, roster)
+    assert sorted(left_out) == ["late1", "late2", "late3"]
+    why = str(left_out["late1"])
+    assert "no room in this run: site 'evil', which joined it before, declares 16,777,216" in why
+    assert "revoke site 'evil'" in why
+    assert opened_ridge(tmp_path, {**found, **roster}, left_out) == 1
+
+
+def test_of_those_who_come_late_as_many_join_as_there_is_room_for(tmp_path: Path) -> None:
+    roster, found = crowded()
+    del roster["site0"], roster["site1"]
+    del found["site0"], found["site1"]
+    left_out = unfit_sites(ridge(tmp_path), found, roster)
+    assert list(left_out) == ["late2"], "it declares the most"
+    assert opened_ridge(tmp_path, found, left_out) == 1
 
 
 def tiny() -> Declared:

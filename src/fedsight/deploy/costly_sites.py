@@ -29,11 +29,15 @@ def costly_sites(
     """The sites in `found` whose numbers of images leave the sites of the roster, and all others,
     without a round within epsilon or with sums beyond 64 bits; and why.
 
-    None if it is not single sites: the program is then wrong for all of them.
+    Sites of the roster have their place, and keep it: where one of them leaves no room for more,
+    those in `found` that declare the most are too many. None if it is not single sites: the program
+    is then wrong for all of them.
     """
     held, errors = {**found, **roster}, dict[str, DeployError]()
     while held and (culprits := _culprits(program, held)):
-        if culprits.keys() & roster.keys() or len(culprits) == len(held):
+        if culprits.keys() & roster.keys():
+            culprits = _crowding(program, held, roster)
+        if not culprits or len(culprits) == len(held):
             return {}
         errors |= culprits
         held = {name: one for name, one in held.items() if name not in culprits}
@@ -56,8 +60,8 @@ def _culprits(program: Program, held: Mapping[str, Declaration]) -> dict[str, De
             )
             for name in _with(images, held)
         }
-    if (part := _overflowing(federation, max(sizes))) is not None:
-        images = max(sizes)
+    images = max(sizes)
+    if (part := _overflowing(federation, images)) is not None:
         return {
             name: DeployError(
                 f"site '{name}' declares {images:,} training images, with which the sum of "
@@ -68,6 +72,29 @@ def _culprits(program: Program, held: Mapping[str, Declaration]) -> dict[str, De
             for name in _with(images, held)
         }
     return {}
+
+
+def _crowding(
+    program: Program, held: Mapping[str, Declaration], roster: Mapping[str, Declaration]
+) -> dict[str, DeployError]:
+    """The sites in `held` for which the sums have no room beside the roster's largest; and why."""
+    largest = max(sorted(roster), key=lambda name: roster[name].train)
+    images = roster[largest].train
+    federation = _counted(program, held)
+    if (part := _overflowing(federation, images)) is None:
+        return {}
+    excess = max(1, len(held) - min(_rooms(federation, images).values()))
+    new = sorted(held.keys() - roster.keys(), key=lambda name: (-held[name].train, name))
+    return {
+        name: DeployError(
+            f"for site '{name}' there is no room in this run: site '{largest}', which joined it "
+            f"before, declares {images:,} training images, and with another site the sum of "
+            f"'{part}' may leave 64 bits",
+            "let the algorithm use fewer bits per value, or, if that number is false, revoke site "
+            f"'{largest}'; then start the run again",
+        )
+        for name in new[:excess]
+    }
 
 
 def _with(images: int, held: Mapping[str, Declaration]) -> list[str]:
@@ -86,11 +113,17 @@ def _unaffordable(federation: Federation, sizes: set[int]) -> int | None:
 
 def _overflowing(federation: Federation, largest: int) -> str | None:
     """The integer part whose sum may leave 64 bits with so many images at a site, if one may."""
-    for part, spec in federation.integers_of(largest).items():
-        bound = spec.bound if isinstance(spec, PartSpec) else None
-        if bound is not None and bound * federation.terms > LIMIT:
-            return part
-    return None
+    rooms = _rooms(federation, largest)
+    return next((part for part, most in rooms.items() if most < federation.terms), None)
+
+
+def _rooms(federation: Federation, largest: int) -> dict[str, int]:
+    """How many sites the sum of each integer part has room for with so many images at one."""
+    return {
+        part: LIMIT // spec.bound
+        for part, spec in federation.integers_of(largest).items()
+        if isinstance(spec, PartSpec) and spec.bound
+    }
 
 
 def _counted(program: Program, held: Mapping[str, Declaration]) -> Federation:
