@@ -21,7 +21,7 @@ from site_services import Clock, FaultyLink, Places
 from fedsight.aggregation.mean import Mean
 from fedsight.core.errors import SiteError
 from fedsight.core.types import PartSpec
-from fedsight.engines.remote import outliers
+from fedsight.engines.remote import engine, outliers
 
 BAD = "west"
 
@@ -79,6 +79,24 @@ def test_of_two_replies_either_may_be_odd() -> None:
     assert outliers.outliers({"delta": {"a": 1.0, "b": 1e9}}) == {}
     assert outliers.outliers({"delta": {"a": 0.0, "b": 0.0, "c": 1.0}}) == {}
     assert list(outliers.outliers({"delta": {"a": 0.1, "b": 0.2, "c": 1e9}})) == ["c"]
+
+
+def test_a_number_that_follows_from_the_images_is_not_odd_at_a_large_site(
+    places: Places, site_images: Any, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The length of a FedNova site's path: a step for each batch of its images."""
+    monkeypatch.setattr(outliers, "FAR", 1.2)  # between 14 and 11 images, the median
+    sections: dict[str, Any] = {"algorithm": {"name": "fednova"}, "train": {"batch": 1}}
+
+    def doubts() -> list[str]:
+        diary = federations.Diary()
+        federation, link = places.meet(site_services.program(site_images, **sections))
+        site_services.learn(federation, link, diary)
+        return [why for line in diary.lines for why in line.get("doubts", {}).values()]
+
+    assert not any("'length'" in why for why in doubts())
+    monkeypatch.setattr(engine, "outliers", lambda peaks, proven: outliers.outliers(peaks))
+    assert any("site 'north' sent an update with values of 'length'" in why for why in doubts())
 
 
 def beside_a_scalar(scalar: str, honest: float, length: float) -> dict[str, dict[str, float]]:

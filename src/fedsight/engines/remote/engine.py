@@ -88,6 +88,7 @@ class RemoteEngine:
         self._personal = federation.program.differs(federation.network)
         self._total = aggregator_of(federation, max(federation.terms, 1))
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
+        self._proven: set[str] = set()  # the numbers of a reply that are known to be what they must
         self._held: dict[str, int] = {}  # the round of the model that each site holds
         self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()
@@ -117,7 +118,7 @@ class RemoteEngine:
         def settle() -> None:
             self._pending = [one.site for one in outcome.accepted]
             if isinstance(self._total, ExactMean):
-                outcome.doubts |= outliers(self._total.peaks)
+                outcome.doubts |= outliers(self._total.peaks, self._proven)
             quorum = self.federation.program.rounds.needed(len(cohort))
             if not self.federation.program.secure.masks or len(outcome.accepted) < quorum:
                 return
@@ -187,7 +188,7 @@ class RemoteEngine:
             with self._lock:  # only one whole reply is in memory at a time
                 if self._gone(talk.site):  # for example revoked while it answered
                     raise Silent(talk.site)
-                replies.add(self.federation, total, spool, arrival, order)
+                self._proven |= replies.add(self.federation, total, spool, arrival, order)
         return arrival
 
     def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:

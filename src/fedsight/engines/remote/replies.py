@@ -27,13 +27,14 @@ TINY = 1e-37  # what float32 may show as 0
 
 def add(
     federation: Federation, total: Aggregator, spool: IO[bytes], reply: Accepted, order: Order
-) -> None:
-    """Add the vectors of a reply to `order`; raises SiteError if the aggregator, the mechanism or
-    the algorithm rejects them.
+) -> frozenset[str]:
+    """Add the vectors of a reply to `order`; returns the names of its numbers that are just what
+    belongs to its vectors and to the site's images.
 
-    Raises EngineError if adding fails for another reason, because the sum may hold part of them.
+    Raises SiteError if the aggregator, the mechanism or the algorithm rejects them, and EngineError
+    if adding fails for another reason, because the sum may hold part of them.
     """
-    data = read(spool)
+    data, proven = read(spool), frozenset[str]()
     if isinstance(total, SecureSum):
         words = unpacked(data, total.quantiser)
         if not federation.program.secure.masks:
@@ -47,9 +48,10 @@ def add(
             values = decoded(federation.parts, payload, reply.site)
             mechanism.check_reply(values, order.shared, reply.site)
         _check(federation, payload, reply)
-        _check_scalars(federation, payload, reply, order.round)
+        proven = _check_scalars(federation, payload, reply, order.round)
         with _whole(reply.site):
             total.add(payload, reply.weight, reply.site)
+    return proven
 
 
 def _check(federation: Federation, payload: Payload, reply: Accepted) -> None:
@@ -63,23 +65,27 @@ def _check(federation: Federation, payload: Payload, reply: Accepted) -> None:
         )
 
 
-def _check_scalars(federation: Federation, payload: Payload, reply: Accepted, round: int) -> None:
+def _check_scalars(
+    federation: Federation, payload: Payload, reply: Accepted, round: int
+) -> frozenset[str]:
     """Raise SiteError if a number of the reply is not the one that belongs to its update.
 
-    A reply of zeros is that of a protected site whose training failed.
+    Returns the names of those for which that one is known. A reply of zeros is that of a protected
+    site whose training failed.
     """
     program, parts = federation.program, federation.parts
     if not program.algorithm.scalars:
-        return
+        return frozenset()
     values = decoded(parts, payload, reply.site)
     if not any(bool(value.any()) for value in values.values()):
-        return
+        return frozenset()
     learnt = federation.layout.shared.stop  # what follows in an update are running statistics
     exact = {part: value[:learnt] for part, value in values.items() if parts[part].codec is None}
     training = local_training(federation, contextlib.nullcontext, hides=False)
     pace = Pace.of(program, round, training, federation.size(reply.client))
     cure = "run the same FedSight version there; if that is so, it makes it up: revoke it"
-    for name, due in program.algorithm.due(exact, pace.steps, pace.mean).items():
+    known = program.algorithm.due(exact, pace.steps, pace.mean)
+    for name, due in known.items():
         found = float(values[name])
         if not math.isclose(found, due, rel_tol=CLOSE, abs_tol=TINY):
             raise SiteError(
@@ -95,6 +101,7 @@ def _check_scalars(federation: Federation, payload: Payload, reply: Accepted, ro
                 f"{least:g} belongs",
                 cure,
             )
+    return frozenset(known)
 
 
 @contextlib.contextmanager
