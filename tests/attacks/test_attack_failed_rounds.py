@@ -3,7 +3,7 @@
 Under DP-SGD a protected site whose training failed takes the steps of noise alone. SCAFFOLD and
 FedDyn add what the site remembers to every step, which the coordinator knows from before.
 So a contribution in which it is missing says that training failed, which may depend on one image.
-What a failed round sends of a new control must be remembered too, or the round after it tells.
+What a failed round leaves to remember must be remembered too, or the round after it tells.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def unmoved(self: Client, order: Any, client: int, memory: Any) -> Any:
 
 
 def rounds(
-    attack: Attack, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    attack: Attack, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch, fails: bool = True
 ) -> tuple[list[Tensor], int]:
     """What the site sends in three rounds, of which the second fails, and a vector's length."""
     images = draw(tmp_path / "images", noise_images(6))
@@ -58,7 +58,8 @@ def rounds(
     def died(*_: Any) -> Any:
         raise RuntimeError("stands for a process that died")
 
-    monkeypatch.setattr(Client, "step", died)
+    if fails:
+        monkeypatch.setattr(Client, "step", died)
     second = values(site.train(vector, extras, round=2)[1])
     monkeypatch.setattr(Client, "step", step)
     return [first, second, values(site.train(vector, extras, round=3)[1])], size
@@ -72,23 +73,42 @@ def echo(attack: Attack, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPa
     return abs(float((second @ first) / (first @ first)))
 
 
-def after(attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> float:
-    """The cosine between the change of control that a failed round sends and the next update."""
-    (_, two, three), size = rounds(attack, tmp_path, "scaffold", monkeypatch)
-    return float(torch.cosine_similarity(two[-size:], three[:size], dim=0))
+def after(attack: Attack, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> float:
+    """The cosine between what a failed round leaves to remember and the update of the next.
+
+    SCAFFOLD sends it, the change of its control, and steps along it; FedDyn's is alpha times the
+    update, and steps against it.
+    """
+    (_, two, three), size = rounds(attack, tmp_path, name, monkeypatch)
+    left = two[-size:] if name == "scaffold" else -two
+    return float(torch.cosine_similarity(left, three[:size], dim=0))
 
 
-def test_a_control_that_stays_is_seen_in_the_next_round(
-    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_a_memory_that_stays_is_seen_in_the_next_round(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     monkeypatch.setattr(Client, "blank", unmoved)
-    assert after(attack, tmp_path, monkeypatch) < -0.2
+    assert after(attack, tmp_path, name, monkeypatch) < (0.05 if name == "feddyn" else -0.2)
 
 
+@pytest.mark.parametrize("name", ALGORITHMS)
 def test_ours_moves_it_as_a_round_that_trained_does(
-    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    assert after(attack, tmp_path, monkeypatch) > 0.2
+    assert after(attack, tmp_path, name, monkeypatch) > (0.1 if name == "feddyn" else 0.2)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_under_feddyn_rounds_that_follow_a_failed_one_are_those_that_follow_any(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    """How much of each update is in the next, of three of which the second may fail."""
+    if not fails:
+        monkeypatch.setattr(Client, "blank", None)
+    (one, two, three), _ = rounds(attack, tmp_path, "feddyn", monkeypatch, fails)
+    told = [float(before @ then / (before @ before)) for before, then in ((one, two), (two, three))]
+    assert told == pytest.approx([-0.19, -0.16], abs=0.03)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
