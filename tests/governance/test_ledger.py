@@ -11,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -26,7 +27,7 @@ from fedsight.core.files import write_atomically
 from fedsight.governance import entries, ledger_file
 from fedsight.governance.entries import GENESIS, LedgerEntry, canonical, chain_hash
 from fedsight.governance.ledger import Ledger, Limit, SumLimit
-from fedsight.governance.ledger_file import LedgerAlteredError
+from fedsight.governance.ledger_file import LedgerAlteredError, LedgerFile
 from fedsight.privacy.accounting import spent
 from fedsight.privacy.event import gaussian, poisson
 
@@ -375,6 +376,88 @@ def test_an_altered_ledger_is_refused_at_the_entry(
     with pytest.raises(LedgerAlteredError):  # a process that was already running detects it too
         ledger.append(noisy(6))
     assert "/" not in f"{caught.value.cause}{caught.value.cure}", "the message may leave the site"
+
+
+def with_times_put_back(home: Path) -> None:
+    before = (home / "ledger.sqlite").stat()
+    edit_a_byte(home)
+    os.utime(home / "ledger.sqlite", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def at_a_tick_of_the_clock(home: Path) -> None:
+    """A kernel's times may be those of its ticks, up to ten milliseconds apart."""
+    edit_a_byte(home)
+    tick = time.time_ns() // 10_000_000 * 10_000_000
+    os.utime(home / "ledger.sqlite", ns=(tick, tick))
+
+
+def by_sqlite_with_times_put_back(home: Path) -> None:
+    before = (home / "ledger.sqlite").stat()
+    rewrite(home, ("UPDATE entries SET body = '' WHERE number = 3", ()))
+    os.utime(home / "ledger.sqlite", ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("ticked", [True, False])
+@pytest.mark.parametrize(
+    "change",
+    [edit_a_byte, with_times_put_back, at_a_tick_of_the_clock, by_sqlite_with_times_put_back],
+)
+def test_a_process_that_runs_sees_any_change_of_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], None], ticked: bool
+) -> None:
+    """Unless the kernel's clock has not ticked since its own entry and times are put back: then the
+    next one sees it."""
+    mark = LedgerFile._mark
+    if not ticked:
+        monkeypatch.setattr(LedgerFile, "_mark", lambda self: mark(self)._replace(changed=0))
+    ledger = written(tmp_path, 5)
+    change(tmp_path)
+    if not ticked and change is with_times_put_back:
+        assert ledger.append(noisy(6)).number == 6
+    else:
+        with pytest.raises(LedgerAlteredError, match="was altered: entry 3 "):
+            ledger.append(noisy(6))
+    with pytest.raises(LedgerAlteredError, match="was altered: entry 3 "):
+        Ledger(tmp_path, steps)
+
+
+def test_what_somebody_changes_while_an_entry_is_written_is_seen_at_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, encode = written(tmp_path, 5), LedgerEntry.encode
+
+    def meanwhile(entry: LedgerEntry) -> str:
+        by_sqlite_with_times_put_back(tmp_path)
+        return encode(entry)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(LedgerEntry, "encode", meanwhile)
+        ledger.append(noisy(6))
+    with pytest.raises(LedgerAlteredError, match="was altered: entry 3 "):
+        ledger.append(noisy(7))
+
+
+def test_an_entry_is_checked_once_by_the_process_that_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, hashed, hash = written(tmp_path, 20), [0], ledger_file.chain_hash
+
+    def counted(previous: str, body: str) -> str:
+        hashed[0] += 1
+        return hash(previous, body)
+
+    monkeypatch.setattr(ledger_file, "chain_hash", counted)
+    for round in range(21, 31):
+        ledger.append(noisy(round))
+        ledger.refresh()
+    assert hashed[0] == 10, "each entry as it is written"
+    other = Ledger(tmp_path, steps)
+    assert hashed[0] == 10 + 30
+    other.append(noisy(31))  # the file has only just been changed
+    other.append(noisy(32))
+    assert hashed[0] == 40 + 30 + 2
+    assert ledger.append(noisy(33)).number == 33, "after checking what the other one wrote"
+    assert hashed[0] == 72 + 32 + 1
 
 
 def test_an_older_copy_is_detected_by_the_head(tmp_path: Path) -> None:

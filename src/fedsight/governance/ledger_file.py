@@ -3,6 +3,10 @@
 Anyone who can write the site's files can rewrite both from the first entry on; a hash chain without
 a secret cannot prevent that. It reveals every smaller change: an entry that was changed, swapped,
 added or removed, and an older copy of the ledger put in place of the current one.
+
+A process that has checked all entries checks them again only when the file is not as it left it:
+otherwise each entry would cost as much time as there are entries. The head is compared each time,
+and entries with another chain have another head.
 """
 
 from __future__ import annotations
@@ -11,8 +15,10 @@ import contextlib
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from fedsight.core import locks
 from fedsight.core.errors import FedSightError, StoreError
@@ -20,6 +26,9 @@ from fedsight.core.files import refuse_readable, write_atomically
 from fedsight.governance.entries import GENESIS, LedgerEntry, chain_hash
 
 LOCK_TIMEOUT = 20.0  # seconds to wait for another process of the site to finish writing
+SETTLED = 1_000_000_000  # nanoseconds after which a change has another time than the one before
+HEADER = 100  # bytes of SQLite's own at the beginning of its file
+CHANGES = slice(24, 28)  # of these, a counter that each transaction raises by one
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS entries (
     number INTEGER PRIMARY KEY, body TEXT NOT NULL, hash TEXT NOT NULL UNIQUE
@@ -49,6 +58,27 @@ class LedgerAlteredError(StoreError):
         return StoreError, (self.cause, self.cure)
 
 
+class Mark(NamedTuple):
+    """By what a file is seen to be as it was left: two are equal unless it was changed."""
+
+    device: int
+    inode: int
+    size: int
+    modified: int  # nanoseconds
+    changed: int  # nanoseconds; nobody but the kernel sets it
+    header: bytes
+
+    @property
+    def changes(self) -> int:
+        """How many transactions there were."""
+        return int.from_bytes(self.header[CHANGES])
+
+    @property
+    def settled(self) -> bool:
+        """Whether a change from now on shows: the kernel's clock has ticked since the last one."""
+        return time.time_ns() - max(self.modified, self.changed) > SETTLED
+
+
 class LedgerFile:
     """The entries in `home/ledger.sqlite`, checked against `home/ledger.head`."""
 
@@ -57,6 +87,8 @@ class LedgerFile:
         self._head_path = home / "ledger.head"
         self._lock = home / ".ledger.lock"
         self.number, self.hash = 0, GENESIS  # of the last entry that was read
+        self._left: Mark | None = None  # the table as it was left, if a change of it would show
+        self._changes = 0  # of the table that was read last
 
     @contextlib.contextmanager
     def open(self) -> Iterator[sqlite3.Connection]:
@@ -98,8 +130,13 @@ class LedgerFile:
             table.close()
 
     def read(self, table: sqlite3.Connection) -> Iterator[LedgerEntry]:
-        """The entries added since the last call. Raises LedgerAlteredError; all are checked."""
+        """The entries added since the last call. Raises LedgerAlteredError; all are checked, unless
+        nothing has changed since this object did so or added one."""
         head, head_hash = self._read_head()
+        mark, left = self._mark(), self._left
+        if mark == left and (head, head_hash) == (self.number, self.hash):
+            return
+        self._left, self._changes = None, mark.changes
         previous, known, last = GENESIS, self.number, 0
         for number, body, hash in table.execute("SELECT * FROM entries ORDER BY number"):
             last += 1
@@ -120,14 +157,36 @@ class LedgerFile:
             raise LedgerAlteredError(head + 2, "was not written by this site's process")
         if last == head + 1:  # the process was killed after writing the entry, before the head
             self._write_head(last, previous)
+        self._left = mark if mark.settled else None
 
     def append(self, table: sqlite3.Connection, entry: LedgerEntry) -> None:
         """Add the next entry; it is on the disk when this returns. Call `read` first."""
         body = entry.encode()
         hash = chain_hash(self.hash, body)
+        self._left = None
         table.execute("INSERT INTO entries VALUES (?, ?, ?)", (entry.number, body, hash))
         self._write_head(entry.number, hash)
         self.number, self.hash = entry.number, hash
+        # A time that is no tick of the kernel's clock: a change in the same tick shows, too.
+        os.utime(self._path, ns=(time.time_ns(),) * 2)
+        mark = self._mark()
+        if mark.changes == self._changes + 1:  # the only change since all entries were checked
+            self._left = mark
+        self._changes = mark.changes
+
+    def _mark(self) -> Mark:
+        """What the table's file is now.
+
+        Not to be called within a transaction: when a process closes a file it loses all its POSIX
+        locks on it, SQLite's too.
+        """
+        with self._path.open("rb", buffering=0) as file:
+            found = os.fstat(file.fileno())
+            return Mark(
+                *(found.st_dev, found.st_ino, found.st_size),
+                *(found.st_mtime_ns, found.st_ctime_ns),
+                file.read(HEADER),
+            )
 
     def _read_head(self) -> tuple[int, str]:
         try:
