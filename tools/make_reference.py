@@ -622,7 +622,10 @@ def _run_folder() -> Iterator[str]:
     yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in HISTORY.items()])
     yield "`summary.json`:\n"
     yield _table(("key", "meaning"), [(f"`{key}`", text) for key, text in SUMMARY.items()])
-    yield "Runs on a federation also have these files, and the sites' declarations in `run.json`:\n"
+    yield (
+        "Runs on a federation also have these files, and in `run.json` the sites' declarations "
+        "and, with `algorithm.earlier`, those of the sites in the earlier sums:\n"
+    )
     yield _table(
         ("file", "contains"), [(f"`{file}`", text) for file, text in DEPLOYED_FILES.items()]
     )

@@ -34,6 +34,7 @@ from fedsight.deploy.declaration import (
     read_declaration,
     withheld,
 )
+from fedsight.deploy.earlier_sites import EarlierSites, earlier_sites
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
@@ -123,11 +124,12 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     program, speed = store.program()
     if program.fingerprint != fingerprint:
         raise StoreError(f"{store.folder} contains another program", "start the run again")
+    earlier = earlier_sites(store, program)
     facts = store.read_json("run.json")
     roster = {
         site: read_declaration(table, site) for site, table in facts.get("declared", {}).items()
     }
-    absent = _update_roster(folder, store, program, roster, link)
+    absent = _update_roster(folder, store, program, roster, link, earlier)
     federation = gather(program, roster)
     secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
     once = computed_once(program)
@@ -136,7 +138,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     session = Session(federation, secret)
     described = describe(session, "run")
     kept: dict[str, Any] = {
-        key: facts[key] for key in ("id", "federation", "created") if key in facts
+        key: facts[key] for key in ("id", "federation", "created", "earlier") if key in facts
     }
     tables = {site: declared.table() for site, declared in roster.items()}
     store.write_json("run.json", {**described, **kept, "declared": tables})
@@ -235,6 +237,7 @@ def _update_roster(
     program: Program,
     roster: dict[str, Declaration],
     link: Link,
+    earlier: EarlierSites | None,
 ) -> dict[str, str]:
     """Ask the job's sites to take part, and add those that do to `roster`.
 
@@ -244,7 +247,7 @@ def _update_roster(
     late = _too_late(store, program, link)
     revoked = {site: f"site '{site}' was revoked" for site in folder.revoked()}
     found, absent = propose(program, run, link, {**late, **revoked})
-    unfit = unfit_sites(program, found, roster)
+    unfit = unfit_sites(program, found, roster, earlier)
     quorum = program.rounds.quorum
     if unfit and (quorum is None or len(found) - len(unfit) < quorum):
         raise next(iter(unfit.values()))
@@ -269,7 +272,10 @@ def _update_roster(
 
 
 def unfit_sites(
-    program: Program, found: Mapping[str, Declaration], roster: Mapping[str, Declaration]
+    program: Program,
+    found: Mapping[str, Declaration],
+    roster: Mapping[str, Declaration],
+    earlier: EarlierSites | None = None,
 ) -> dict[str, DeployError]:
     """The sites in `found` with whose declarations the run cannot go on, and why.
 
@@ -281,6 +287,8 @@ def unfit_sites(
     def others() -> dict[str, Declaration]:
         return {site: one for site, one in found.items() if site not in unfit}
 
+    if earlier is not None:
+        unfit |= earlier.misplaced(others())
     unfit |= lone_sites(program, others())
     unfit |= oversized_sites(others(), roster)
     return unfit | costly_sites(program, others(), roster)
