@@ -214,6 +214,36 @@ def test_a_gradient_that_is_not_finite_adds_nothing_and_tells_nothing() -> None:
     assert torch.allclose(flat(with_it), flat(without), atol=1e-6)
 
 
+class Tempered(nn.Module):
+    """Divides what a layer says by a temperature, a parameter without dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = plain()
+        self.temperature = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.layer(x) / self.temperature
+        return found
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_a_parameter_without_dimensions_is_clipped_like_others(hides: bool) -> None:
+    task, module = Classification(), Tempered()
+    made = per_image(task, module)
+    made._vectorised = not hides
+    batch = Batch(images(1, SIDE, SIDE), labels())
+    others_stay(made, batch, CLIP)
+    one, *_ = singles(batch)
+    found = torch.autograd.grad(task.loss(module, one.batch), list(module.parameters()))
+    norm = float(flat(found).norm())
+    assert norm > CLIP
+    assert float(found[0]) != 0, "the temperature's"
+    parts = made.clipped_sum([one], CLIP)
+    assert [part.shape for part in parts] == [value.shape for value in module.parameters()]
+    assert torch.allclose(flat(parts), flat(found).double() * (CLIP / norm), atol=1e-6)
+
+
 def test_groups_of_images_add_up(monkeypatch: pytest.MonkeyPatch) -> None:
     task, module, batch = begun("classify")
     whole = flat(per_image(task, module).clipped_sum(singles(batch), CLIP))

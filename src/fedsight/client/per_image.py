@@ -134,7 +134,9 @@ class PerImage:
 
 def _add_clipped(total: list[Tensor], gradients: list[Tensor], clip: float) -> None:
     """Add gradients [k, ...], each clipped over all parameters jointly, to `total`, in place."""
-    squares = torch.stack([one.flatten(1).double().square().sum(1) for one in gradients]).sum(0)
+    # A parameter may be a single number, without a dimension: its gradients are [k].
+    each = [one[:, None].flatten(1).double().square().sum(1) for one in gradients]
+    squares = torch.stack(each).sum(0)
     finite = squares.isfinite()
     if not bool(finite.all()):
         gradients = [one.clone() for one in gradients]
