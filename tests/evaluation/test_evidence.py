@@ -111,6 +111,25 @@ def test_evidence_survives_an_interruption(right: list[bool]) -> None:
     assert np.isnan(again.replicates[1])
 
 
+@pytest.mark.parametrize(
+    "plain",
+    [
+        {"right": "AAAA", "images": 5 * 10**13},  # 24 answers
+        {"right": "AAAA", "images": 25},
+        {"right": "AAAA", "images": 16},
+        {"right": "AAAA", "images": -1},
+        {"right": "AAAA", "images": 24.0},
+        {"right": "AAAA"},
+        {"right": 3, "images": 5},
+        {"replicates": ["much"], "drawn": False},
+        {"replicates": [0.5]},
+    ],
+)
+def test_what_no_interruption_leaves_is_refused(plain: dict[str, object]) -> None:
+    with pytest.raises((KeyError, TypeError, ValueError)):
+        Evidence.of(plain)
+
+
 def test_a_figure_that_is_no_share_is_compared_group_by_group() -> None:
     federation = federations.federation(task={"name": "ordinal"})
     ordered = replace(federation, dataset=replace(federation.dataset, ordered=True))

@@ -98,7 +98,7 @@ def _finished(store: RunStore) -> dict[str, Any]:
                 _evidence(told)
             if not all(isinstance(entry[key], int | float | None) for key in ("score", "passes")):
                 raise ValueError("a figure is not a number")
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
         path = store.folder / PARTIAL
         cure = "remove the file: its baselines are trained again"
         raise StoreError(f"{path} is broken: {error!r:.200}", cure) from error

@@ -50,12 +50,18 @@ class Evidence:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Evidence:
-        """The evidence that `plain` describes."""
+        """The evidence that `plain` describes.
+
+        Raises KeyError, TypeError or ValueError for what `plain` does not make.
+        """
         if "right" not in plain:
-            found = (np.nan if value is None else value for value in plain["replicates"])
+            found = (np.nan if value is None else float(value) for value in plain["replicates"])
             return cls(None, tuple(found), plain["drawn"])
         packed = np.frombuffer(base64.b64decode(plain["right"]), np.uint8)
-        return cls(np.unpackbits(packed, count=plain["images"]).astype(bool))
+        images = plain["images"]
+        if type(images) is not int or -(-images // 8) != len(packed):  # numpy makes room for any
+            raise ValueError(f"{len(packed)} bytes do not hold the answers of {images} images")
+        return cls(np.unpackbits(packed, count=images).astype(bool))
 
 
 class Witness:

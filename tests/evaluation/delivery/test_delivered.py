@@ -126,9 +126,10 @@ def test_an_interrupted_comparison_delivers_the_same(usual: RunStore, tmp_path: 
 
 
 def test_a_broken_partial_file_is_refused_by_name(tmp_path: Path) -> None:
+    """Before memory is taken for as many images as it claims."""
     store = compared(tmp_path)
     partial = store.read_json(PARTIAL)
-    partial["1"]["delivered"]["evidence"] = {"right": 3, "images": 5}
+    partial["1"]["delivered"]["evidence"] = {"right": "AAAA", "images": 50_000_000_000_000}
     store.write_json(PARTIAL, partial)
     (store.folder / "summary.json").unlink()
     with pytest.raises(StoreError, match=r"comparison.partial.json is broken"):
