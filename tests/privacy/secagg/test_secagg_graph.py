@@ -6,11 +6,11 @@ import math
 from fractions import Fraction
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fedsight.core.errors import SiteError
-from fedsight.privacy.secagg import graph
+from fedsight.privacy.secagg import graph, tails
 from fedsight.privacy.secagg.graph import Graph, Parameters, colluding, parameters
 from fedsight.privacy.secagg.tails import least_rare
 
@@ -67,6 +67,75 @@ def test_the_least_rare_number_is_rare_and_the_one_below_is_not(
     assert events * chance(population, marked, draws, found) <= Fraction(1, 1 << bits)
     if found > 0:
         assert events * chance(population, marked, draws, found - 1) > Fraction(1, 1 << bits)
+
+
+@given(st.integers(1, 2_000), st.data())
+def test_what_is_clear_in_floating_point_is_so_in_integers(
+    population: int, data: st.DataObject
+) -> None:
+    marked, draws = (data.draw(st.integers(0, population)) for _ in range(2))
+    events, bits = data.draw(st.integers(1, 10**6)), data.draw(st.integers(0, 90))
+    rarity = bits * math.log(2) + math.log(events)
+    found = tails._in_floats(population, marked, draws, rarity)
+    assert found in (None, tails._in_integers(population, marked, draws, events, bits))
+
+
+def test_a_close_call_is_not_decided_in_floating_point() -> None:
+    """P[X >= 1] of one draw is 1/4: at most 2^-2, by no margin."""
+    assert tails._in_floats(8, 2, 1, 2 * math.log(2)) is None
+    assert least_rare(8, 2, 1, 1, 2) == 1
+    assert least_rare(8, 2, 1, 1, 3) == 2
+
+
+def one_by_one(
+    sites: int, bad: int, gone: int, grinding: int | None, least: int
+) -> tuple[int, ...] | None:
+    """What `_sparse` finds, without passing over any number."""
+    split, bits = grinding is not None, 41 + (grinding or 0)
+
+    def signers() -> tuple[int, int] | None:
+        for members in range(1, sites + 1):
+            both = least_rare(sites, bad, members, 1, 40 + (grinding or 0))
+            needed = -(-(members + both) // 2)
+            if least_rare(sites, gone, members, 1, 20) <= members - needed + 1:
+                return members, needed
+        return None
+
+    signing = signers() if split else (0, 0)
+    for k in range(least + least % 2, sites - 1, 2):
+        colluders = least_rare(sites - 1, bad, k, sites, bits)
+        t = max(2, -(-(k + colluders) // 2) if split else colluders)
+        pairs = math.comb(sites, 2)
+        removed = bad + gone
+        window = (least_rare(sites, bad, k, pairs, bits) - 1) // 2 + 1 if split else 0
+        apart = k <= removed and (
+            pairs * math.comb(sites - k, removed - k) << 41 > math.comb(sites, removed)
+        )
+        if (
+            t <= k
+            and least_rare(sites - 1, gone, k, sites, 20) <= k - t + 1
+            and least_rare(sites, gone, k // 2, sites, 20) <= k // 2 - window + 1
+            and not apart
+            and signing is not None
+        ):
+            return k, t, window, *signing
+    return None
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    st.integers(3, 250),
+    st.floats(0, 0.4),
+    st.floats(0, 0.4),
+    st.sampled_from([None, 0, 40]),
+    st.integers(2, 40),
+)
+def test_no_number_that_would_do_is_passed_over(
+    sites: int, corrupt: float, dropout: float, grinding: int | None, least: int
+) -> None:
+    bad, gone = colluding(sites, corrupt), math.ceil(dropout * sites)
+    due = one_by_one(sites, bad, gone, grinding, least)
+    assert graph._sparse(sites, bad, gone, grinding, least) == due
 
 
 @pytest.mark.parametrize(("sites", "grinding"), [(1_000, 0), (1_000, 40), (10_000, 40)])

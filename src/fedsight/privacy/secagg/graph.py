@@ -69,7 +69,7 @@ def parameters(
     colluders, X >= t. With `split_view` the coordinator may tell each honest neighbour something
     different, and each answers for one of the two secrets: both are learnt if k + X >= 2t. Robust:
     at least t neighbours of a site survive. Both hold for all sites by a union bound on
-    hypergeometric tails, in exact integers (after Bell et al. 2020, section 3). The graph of the
+    hypergeometric tails (`tails.py`; after Bell et al. 2020, section 3). The graph of the
     honest survivors is connected unless two whole arcs of k/2 sites each are missing. Each of the
     two ways to fail has probability at most 2^-41; with `split_view` and `grinding`, at most
     2^-(41 + grinding), because a coordinator that may choose the order of the circle out of
@@ -128,26 +128,34 @@ def _sparse(sites: int, bad: int, gone: int, grinding: int | None, least: int) -
     signers = _committee(sites, bad, gone, grinding or 0) if split_view else (0, 0)
     if signers is None:
         return None
-    for k in range(least + least % 2, sites - 1, 2):
+    k = least + least % 2
+    while k < sites - 1:
         colluders = least_rare(sites - 1, bad, k, sites, bits)  # every neighbourhood holds fewer
         t = max(2, -(-(k + colluders) // 2) if split_view else colluders)
-        if t > k or least_rare(sites - 1, gone, k, sites, FAILURE) > k - t + 1:
+        # With one neighbour more, `colluders` and the most that drop out stay as they are or grow
+        # by one. So none of the numbers that are passed over here would do.
+        lacking = least_rare(sites - 1, gone, k, sites, FAILURE) - (k - t + 1)
+        if lacking > 0:
+            k += _even(lacking if t == 2 or not split_view else 2 * lacking)
             continue
         if not _connected(sites, bad + gone, k):
+            k += 2
             continue
         window = _window(sites, bad, k, bits) if split_view else 0
-        if least_rare(sites, gone, k // 2, sites, FAILURE) <= k // 2 - window + 1:
+        lacking = least_rare(sites, gone, k // 2, sites, FAILURE) - (k // 2 - window + 1)
+        if lacking <= 0:
             return k, t, window, *signers
+        k += 2 * lacking
     return None
+
+
+def _even(number: int) -> int:
+    return number + number % 2
 
 
 def _connected(sites: int, removed: int, k: int) -> bool:
     """Whether two arcs of k/2 sites are both removed with probability at most 2^-41."""
-    if k > removed:
-        return True
-    pairs = math.comb(sites, 2)
-    both = math.comb(sites - k, removed - k)
-    return pairs * both << _EVENT <= math.comb(sites, removed)
+    return least_rare(sites, removed, k, math.comb(sites, 2), _EVENT) <= k
 
 
 def _window(sites: int, bad: int, k: int, bits: int) -> int:
@@ -168,12 +176,15 @@ def _committee(sites: int, bad: int, gone: int, grinding: int) -> tuple[int, int
     colluders do. So many are drawn with probability at most 2^-40, even if the coordinator may pick
     one of 2^grinding committees; fewer than T are left with probability at most 2^-20.
     """
-    for members in range(1, sites + 1):
+    members = 1
+    while members <= sites:
         colluders = least_rare(sites, bad, members, 1, SECURITY + grinding)
         needed = -(-(members + colluders) // 2)
-        lost = least_rare(sites, gone, members, 1, FAILURE)
-        if needed <= members and lost <= members - needed + 1:
+        lacking = least_rare(sites, gone, members, 1, FAILURE) - (members - needed + 1)
+        if lacking <= 0:
             return members, needed
+        # As in `_sparse`: of two members more, one signature more is needed at least.
+        members += 2 * lacking - 1
     return None
 
 
