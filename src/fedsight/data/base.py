@@ -215,7 +215,8 @@ class Dataset:
     test: Part
     classes: tuple[str, ...]
     preprocess: Preprocess
-    skipped: tuple[str, ...] = ()  # images left out because they are corrupt (the config allows it)
+    # images left out because they are corrupt, and invalid annotations (the config allows it)
+    skipped: tuple[str, ...] = ()
     facts: dict[str, Any] = field(default_factory=dict)  # title, licence, credit
     untold: tuple[str, ...] = ()  # remote sites that do not tell the classes of their images
     validation: Part | None = None  # set aside by the source: not trained on, not tested on
@@ -223,6 +224,7 @@ class Dataset:
     notes: tuple[str, ...] = ()  # what to say about how the source was read
     ordered: bool = True  # the order of the classes was stated, or is that of numbers
     duplicates: Duplicates | None = None  # None: they were not looked for
+    left_out: tuple[str, ...] = ()  # which of `skipped` are annotations
 
     def read_from(self, files: Mapping[str, int], notes: Sequence[str] = ()) -> Dataset:
         """The data set with the files that its source passed over, and its notes before others."""
@@ -231,6 +233,11 @@ class Dataset:
             **self.passed_over,
         }  # files by what they are, images by why left out
         return replace(self, passed_over=passed_over, notes=(*notes, *self.notes))
+
+    @property
+    def corrupt(self) -> int:
+        """How many images were left out because they cannot be read."""
+        return len(self.skipped) - len(self.left_out)
 
     @property
     def said(self) -> tuple[str, ...]:

@@ -236,7 +236,7 @@ def declare(federation: Federation, number: int, share: bool, counts: bool = Tru
         share,
         dataset.classes,
         dataset.preprocess,
-        len(dataset.skipped) if counts else 0,
+        dataset.corrupt if counts else 0,
         None if counts else len(labels),
     )
 

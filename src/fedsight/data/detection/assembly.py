@@ -87,7 +87,8 @@ def dataset(
     _check_names(source, classes, {image.site for image in images if image.site})
     preprocess = source.preprocess(source.channels, *source.shape, fit=source.fit)
     judge = Judge(tuple(classes), source.policy)
-    rows: list[list[Row]] = []
+    whole: list[list[Row]] = []  # of each image, in its own pixels
+    rows: list[list[Row]] = []  # in those of the network's input
     missing: list[list[int]] = []
     sized, unreadable = _sized(images, source)
     images = [image for image, _ in sized]
@@ -95,11 +96,14 @@ def dataset(
         raise DataError(f"'{origin}': no image can be read", "restore the images")
     for image, size in sized:
         _check_stated(image, size)
-        found = [placed(row, size, preprocess) for row in judge.rows(image.objects, size)]
+        whole.append(judge.rows(image.objects, size))
+        found = [placed(row, size, preprocess) for row in whole[-1]]
         rows.append([row for row in found if row is not None])
         missing.append(sorted(source.unlabelled(image.site, classes)))
     targets = pack(rows, missing)
-    labels = Labels(tuple(classes), majority(targets).numpy(), targets)
+    # A program chooses the frame. With the classes of what it shows, counts would tell where in an
+    # image its objects are.
+    labels = Labels(tuple(classes), majority(pack(whole, missing)).numpy(), targets)
     sites = site_names([image.site for image in images], origin)
     notes = (*notes, *said, *repeated, *_uncounted(images))
     files = DiskImages([image.path for image in images], preprocess)
@@ -113,8 +117,7 @@ def dataset(
     )
     opened = opened_whole(collection, images, preprocess, source, unreadable)
     left_out = tuple(judge.skipped)
-    facts = {**opened.facts, "left_out": left_out}
-    opened = replace(opened, skipped=(*opened.skipped, *left_out), facts=facts)
+    opened = replace(opened, skipped=(*opened.skipped, *left_out), left_out=left_out)
     collection.check(opened, source.missing, "boxes")
     return opened
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -49,7 +48,8 @@ class Masks(CsvSource):
     Unless `values` or `colours` name those of each class, a grey value or a palette's number in a
     mask is the class number: 0 the background, 255 a pixel without a label. Outlines name their
     class; the rest of the image is the background. Masks are resized by taking the nearest pixel.
-    Splits and counts use the most frequent class of an image other than the background.
+    Splits and counts use the most frequent class of an image other than the background, at the
+    size of its file.
     """
 
     path: Location  # the CSV (paths in it are relative to its folder), the folder, or the JSON
@@ -86,15 +86,16 @@ class Masks(CsvSource):
             raise DataError(f"{problem.where}: {problem.cause}", problem.cure)
         truths = self._truths()
         classes, records = truths.classes, truths.records
-        masks, seen = [], np.zeros(len(classes), np.int64)
+        masks, seen, shown = [], np.zeros(len(classes), np.int64), []
         for number, numbers in enumerate(ahead(truths.draw, len(records)), 1):
             progress("masks read", number, len(records))
-            seen += np.bincount(numbers.ravel(), minlength=256)[: len(classes)] > 0
+            # Not of the small mask: a program chooses its size, and by counts under many sizes it
+            # would find out where in an image a class is.
+            pixels = np.bincount(numbers.ravel(), minlength=256)[: len(classes)]
+            seen += pixels > 0
+            shown.append(classes[_most_frequent(pixels)])
             masks.append(self._small(numbers))
-        known = [
-            replace(record, label=classes[_shown(mask, len(classes))])
-            for record, mask in zip(records, masks, strict=True)
-        ]
+        known = [replace(one, label=name) for one, name in zip(records, shown, strict=True)]
         labels = Labels.single(known, classes, "keep")
         targets = torch.stack(masks) if masks else None
         # A mask may be all background; the files do not write the labels.
@@ -237,8 +238,6 @@ def _shows(opened: Dataset, number: int, trained: Indices, tested: Indices) -> i
     return int(trained[number]) + int(tested[number]) + further
 
 
-def _shown(mask: Tensor, classes: int) -> int:
-    counts: Sequence[int] = torch.bincount(
-        mask[mask < classes].flatten(), minlength=classes
-    ).tolist()
-    return max(range(1, classes), key=lambda number: counts[number]) if sum(counts[1:]) else 0
+def _most_frequent(pixels: Indices) -> int:
+    """The class with the most `pixels` [classes] beside the background; that, if they have none."""
+    return 1 + int(pixels[1:].argmax()) if pixels[1:].any() else 0

@@ -166,6 +166,6 @@ def open_images(owner: OwnerSettings) -> dict[str, Any]:
         "train": len(dataset.train),
         "test": len(dataset.test),
         "classes": list(dataset.classes),
-        "skipped": len(dataset.skipped),
+        "skipped": dataset.corrupt,
         "said": list(dataset.said),
     }
