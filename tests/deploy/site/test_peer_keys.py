@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -64,13 +65,49 @@ def test_a_name_that_no_site_can_have_is_not_recorded(tmp_path: Path, name: str)
     assert not (tmp_path / "peers.json").exists()
 
 
-def test_invented_sites_do_not_fill_the_disk(
+def recorded(home: Path) -> dict[str, Any]:
+    return dict(json.loads((home / "peers.json").read_bytes()))
+
+
+def test_met_sites_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peer_keys, "MOST_SITES", 5)
+    peers = PeerKeys(tmp_path)
+    peers.record([(f"a{n}", "00") for n in range(4)])
+    before = recorded(tmp_path)
+    for refuse in (peers.check, peers.record):
+        with pytest.raises(DeployError, match="names 2 new sites, and this site knows 4"):
+            refuse([("b", "00"), ("c", "00")])
+    assert recorded(tmp_path) == before
+    peers.record([("a0", "00"), ("b", "00")])
+
+
+def test_what_is_only_compared_is_not_recorded(tmp_path: Path) -> None:
+    PeerKeys(tmp_path).check([("lyon", "00")])
+    assert not (tmp_path / "peers.json").exists()
+
+
+def test_sites_that_were_only_named_are_known_and_give_way(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(peer_keys, "MOST_SITES", 5)
-    PeerKeys(tmp_path).check([(f"a{n}", "00") for n in range(4)])
-    before = (tmp_path / "peers.json").read_bytes()
-    with pytest.raises(DeployError, match="names 2 new sites, and this site knows 4"):
-        PeerKeys(tmp_path).check([("b", "00"), ("c", "00")])
-    assert (tmp_path / "peers.json").read_bytes() == before
-    PeerKeys(tmp_path).check([("a0", "00"), ("b", "00")])
+    peers = PeerKeys(tmp_path)
+    peers.record([("lyon", "00")], [(f"s{n}", "11") for n in range(9)])
+    unmet = {f"s{n}": {"unmet": "11"} for n in range(4)}
+    assert recorded(tmp_path) == {"lyon": "00", **unmet}
+    with pytest.raises(DeployError, match="site 's1' shows another identity key"):
+        peers.check([("s1", "22")])
+    peers.record([("s1", "11"), ("oslo", "22")], [("t", "33")])  # the newest, s3, makes room
+    assert recorded(tmp_path) == {
+        "lyon": "00", "s0": {"unmet": "11"}, "s1": "11", "s2": {"unmet": "11"}, "oslo": "22"
+    }  # fmt: skip
+    peers.record([(name, "44") for name in ("a", "b")])
+    assert recorded(tmp_path).keys() == {"lyon", "s1", "oslo", "a", "b"}
+    with pytest.raises(DeployError, match="names 1 new sites, and this site knows 5"):
+        peers.check([("c", "00")])
+
+
+@pytest.mark.parametrize("entry", [None, 7, ["00"], {"met": "00"}])
+def test_an_entry_that_the_owner_has_mistyped_is_nobodys(tmp_path: Path, entry: Any) -> None:
+    (tmp_path / "peers.json").write_text(json.dumps({"lyon": entry}))
+    with pytest.raises(DeployError, match="site 'lyon' shows another identity key"):
+        PeerKeys(tmp_path).check([("lyon", "00")])

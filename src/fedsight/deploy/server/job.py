@@ -199,7 +199,7 @@ def _recogniser(folder: FederationFolder) -> Callable[[str, str], None]:
 
     def recognise(site: str, key: str) -> None:
         try:
-            known.check([(site, key)])
+            known.record([(site, key)])  # it has proven that it holds the key
         except DeployError as error:
             raise SiteError(error.cause, error.cure) from None
 

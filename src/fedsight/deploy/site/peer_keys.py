@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,51 +19,71 @@ RUNS = 32  # runs of which each one's last attempt is remembered
 AHEAD = 24 * 3600 * 1000  # milliseconds that the coordinator's clock may be ahead of this site's
 
 
+Peer = tuple[str, str]  # a site's name and its identity key, in hex
+UNMET = "unmet"  # marks the key of a site that has not proven that it holds it
+
+
 class PeerKeys:
     """`peers.json` in the folder of a site or a federation: the first identity key of each site.
 
     The owner may write keys into the file beforehand, or compare the recorded ones over another
     channel. A key that changes later is refused. The coordinator names the sites, so their names
-    are checked and their number is limited.
+    are checked and their number is limited, and a name alone is not recorded: only that of a site
+    that was met (it has proven that it holds its key), or over which a sum was certified. The
+    latter stand there as `{"unmet": key}`, take only what room is left, and make room for sites
+    that are met, the newest first.
     """
 
     def __init__(self, home: Path) -> None:
         self._path = home / "peers.json"
 
-    def check(self, roster: Iterable[tuple[str, str]]) -> None:
-        """Record the keys of new sites.
+    def check(self, roster: Iterable[Peer]) -> None:
+        """Raise DeployError if a key has changed, if a name cannot be a site's, or if there would
+        be more than MOST_SITES, were all these sites met."""
+        self._compare(self._read(), dict(roster))
 
-        Raises DeployError, and records nothing, if a key has changed, if a name cannot be a site's,
-        or if there would be more than MOST_SITES.
+    def record(self, met: Iterable[Peer], named: Iterable[Peer] = ()) -> None:
+        """Record the keys of sites that were met, and of others that were `named` in a sum.
+
+        Raises DeployError, and records nothing, as `check` does for those that were met.
         """
         busy = DeployError("another process is recording the sites' keys", "try again")
         # Two jobs that wrote at once would lose a key, and with it what it protects from.
         with locks.hold(self._path.with_suffix(".lock"), LOCK_TIMEOUT, busy):
-            self._check(roster)
+            before = self._read()
+            known, new = dict(before), dict(met)
+            self._compare(known, new)
+            known |= new
+            unmet = [name for name, key in known.items() if not isinstance(key, str)]
+            while len(known) > MOST_SITES and unmet:
+                del known[unmet.pop()]
+            for name, key in named:
+                if name not in known and len(known) < MOST_SITES:
+                    known[name] = {UNMET: key}
+            if known != before:
+                write_atomically(self._path, json.dumps(known, indent=1).encode())
 
-    def _check(self, roster: Iterable[tuple[str, str]]) -> None:
-        known = self._read()
-        new = {}
-        for name, key in roster:
+    def _compare(self, known: Mapping[str, Any], roster: Mapping[str, str]) -> None:
+        met = sum(isinstance(key, str) for key in known.values())
+        new = 0
+        for name, key in roster.items():
             if name not in known:
                 check_name(name, "a site")
-                new[name] = key
-            elif known[name] != key:
+            elif (first := _key(known[name])) != key:
                 raise DeployError(
                     f"site '{name}' shows another identity key ({key[:16]}) than before "
-                    f"({str(known[name])[:16]})",
+                    f"({first[:16]})",
                     "it may be an impostor; if its owner confirms the new key over another "
                     "channel, remove the old one from peers.json",
                 )
-        if len(known) + len(new) > MOST_SITES:
+            new += not isinstance(known.get(name), str)
+        if met + new > MOST_SITES:
             raise DeployError(
-                f"the coordinator names {len(new):,} new sites, and this site knows "
-                f"{len(known):,}; it remembers {MOST_SITES:,} at most",
+                f"the coordinator names {new:,} new sites, and this site knows "
+                f"{met:,}; it remembers {MOST_SITES:,} at most",
                 "if the federation is that large, remove from peers.json the sites that have left "
                 "it; otherwise ask the operator",
             )
-        if new:
-            write_atomically(self._path, json.dumps({**known, **new}, indent=1).encode())
 
     def _read(self) -> dict[str, Any]:
         """The recorded keys; DeployError if the file cannot be read."""
@@ -71,12 +91,17 @@ class PeerKeys:
             known = json.loads(self._path.read_bytes()) if self._path.exists() else {}
             if not isinstance(known, dict):
                 raise ValueError("expected an object")
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             raise DeployError(
                 "peers.json, the record of the sites' identity keys, cannot be read",
                 "restore it from a backup; a new file would trust any key at first",
             ) from None
         return known
+
+
+def _key(entry: Any) -> str:
+    """The key in an entry of peers.json; what an owner has mistyped is nobody's."""
+    return str(entry.get(UNMET) if isinstance(entry, dict) else entry)
 
 
 class AttemptCounter:

@@ -170,9 +170,14 @@ class SiteSecAgg:
         self._release.check_sum(*self._summed(lists))
 
     def _record_sum(self, lists: Lists) -> None:
-        """Record a sum before the shares that uncover it leave."""
+        """Record a sum, and the other sites' keys, before the shares that uncover it leave."""
         assert self._release is not None
+        client = self._current_client()
+        roster, own = client.binding.roster, client.number
+        # Not when the attempt begins: a roster is a list of names, of which any may be invented.
+        summed = [roster[site] for site in sorted(lists.survivors) if site != own]
         self._release.record_sum(*self._summed(lists))
+        PeerKeys(self._home).record(client.met, summed)
 
     def _summed(self, lists: Lists) -> tuple[int, list[str]]:
         binding = self._current_client().binding

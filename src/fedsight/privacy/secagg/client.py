@@ -178,6 +178,12 @@ class SecAggClient:
 
         return self._once("advertised", "shared", adverts, answer)
 
+    @property
+    def met(self) -> list[tuple[str, str]]:
+        """The names and keys of the neighbours that have proven to this site that they hold theirs
+        (from `share` on)."""
+        return [self.binding.roster[site] for site in sorted(self._adverts)]
+
     def confirm(self, inbox: bytes) -> bytes:
         """Phase 2: receive the shares sealed for this site, and sign from whom they came.
 
