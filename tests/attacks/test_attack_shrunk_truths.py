@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from fedsight.data.base import Dataset
 from fedsight.data.detection import assembly
 from fedsight.data.detection.boxes import majority, pack
 from fedsight.data.segmentation.truths import Truths
 from fedsight.data.sources.masks import Masks
-from fedsight.deploy import declaration
 from fedsight.deploy.declaration import declare, open_site
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.program.config import parse
@@ -183,7 +183,7 @@ def test_how_many_objects_there_are_of_a_class(
 ) -> None:
     if weak:
         corrupt = property(lambda found: len(found.skipped))
-        monkeypatch.setattr(declaration.Dataset, "corrupt", corrupt)
+        monkeypatch.setattr(Dataset, "corrupt", corrupt)
     images = [[("cat", 1, 1, 4, 4), *[("lion", 6, 6, 4, 4)] * number] for number in (0, 3, 1, 0)]
     data = annotated(tmp_path / "images", images)
     site = attack("ward", {**data, "unknown": "skip"}, require=["secure_aggregation"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,8 @@ def test_met_sites_do_not_fill_the_disk(tmp_path: Path, monkeypatch: pytest.Monk
     peers = PeerKeys(tmp_path)
     peers.record([(f"a{n}", "00") for n in range(4)])
     before = recorded(tmp_path)
-    for refuse in (peers.check, peers.record):
+    refusing: tuple[Callable[..., None], ...] = (peers.check, peers.record)
+    for refuse in refusing:
         with pytest.raises(DeployError, match="names 2 new sites, and this site knows 4"):
             refuse([("b", "00"), ("c", "00")])
     assert recorded(tmp_path) == before
