@@ -2,7 +2,9 @@
 
 `memory` in the folder may be a link: `resume` removes what looks like later rounds, and writes, in
 whatever folder it leads to. Files that are kept before a run is extended may be links as well, to
-something private that goes back with the folder. And two locks of one name, or two writers of one
+something private that goes back with the folder, and so may `delivered`, through which models are
+written, too. In a sweep or a series, the folder of a run may be a link to one of the user's own,
+which `--force` removes. And two locks of one name, or two writers of one
 file of events, are met by waiting for the right moment.
 """
 
@@ -16,18 +18,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import federations
 import pytest
 import tomli_w
 import torch
 
 from fedsight.client import memory
 from fedsight.client.memory import MemoryStore
+from fedsight.client.step import Client
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
 from fedsight.core.errors import FedSightError, StoreError
 from fedsight.deploy.membership import federation as membership
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.runs import extension
+from fedsight.evaluation.comparison import compare
+from fedsight.evaluation.delivery import deliver
+from fedsight.evaluation.delivery.deliver import SharedModel
+from fedsight.program.program import Speed
+from fedsight.runs import extension, series
+from fedsight.runs.sweeps import plan
+from fedsight.runs.sweeps.plan import Cell, SweepPlan
 
 # Links in a run folder ----------------------------------------------------------------------------
 
@@ -70,7 +80,7 @@ def test_a_memory_that_is_a_link_is_left_alone(own: Path, whole: bool) -> None:
 
 
 def test_it_was_emptied_and_filled(own: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_refuse_link", lambda folder: None)
+    monkeypatch.setattr(memory, "refuse_links", lambda *_: None)
     folder = own.parents[1] / "run" / "memory"
     folder.symlink_to(own.parent)
     MemoryStore(folder).rewind(2)
@@ -92,6 +102,118 @@ def test_a_private_file_is_not_copied_beside_the_results(
     extension._keep(RunStore(tmp_path / "run"), 2)
     kept = tmp_path / "run" / "rounds-2" / "report.html"
     assert kept.is_symlink() is not follows
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_a_private_folder_is_not_copied_beside_the_results(
+    own: Path, monkeypatch: pytest.MonkeyPatch, follows: bool
+) -> None:
+    run = own.parents[1] / "run"
+    (run / "delivered").symlink_to(own)
+    if follows:  # as it was
+        monkeypatch.setattr(extension, "refuse_links", lambda *_: None)
+        extension._keep(RunStore(run), 2)
+        assert (run / "rounds-2" / "delivered" / "000009.safetensors").is_file()
+        return
+    with pytest.raises(StoreError, match="delivered is a link"):
+        extension._keep(RunStore(run), 2)
+    assert [path.name for path in run.iterdir()] == ["delivered"]
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_models_are_not_delivered_to_where_a_link_leads(
+    own: Path, monkeypatch: pytest.MonkeyPatch, follows: bool
+) -> None:
+    run = own.parents[1] / "run"
+    (run / "delivered").symlink_to(own)
+    federation = federations.federation(rounds={"validation": 0.4})
+    client = Client(federation, Speed())
+    model = SharedModel(client.vector.clone(), run / "memory", run / "delivered")
+    if follows:
+        monkeypatch.setattr(deliver, "refuse_links", lambda *_: None)
+        assert deliver.deliver(federation, 0, model, client, Speed()) is not None
+        assert len(list(own.iterdir())) == 2
+        return
+    with pytest.raises(StoreError, match="delivered is a link"):
+        deliver.deliver(federation, 0, model, client, Speed())
+    with pytest.raises(StoreError, match="delivered is a link"):  # before hours of training
+        compare(federation, Speed(), RunStore(run), lambda: None, trained=model.vector)
+    assert [path.name for path in own.iterdir()] == ["000009.safetensors"]
+
+
+def test_a_new_run_in_place_of_another_removes_links_and_nothing_behind_them(own: Path) -> None:
+    store = RunStore(own.parents[1] / "run")
+    for name in ("memory", "delivered", "rounds-2", ".rounds-3.partial"):
+        (store.folder / name).symlink_to(own)
+    (store.folder / ".rounds-4.partial").mkdir()  # left by a process that was killed
+    for name in ("run.toml", "run.json"):
+        (store.folder / name).write_text("")
+    program = federations.program()
+    store.create(program, Speed(), {}, force=True)
+    assert {path.name for path in store.folder.iterdir()} == {"run.toml", "run.json"}
+    assert [path.name for path in own.iterdir()] == ["000009.safetensors"]
+
+
+# Links in the folder of several runs --------------------------------------------------------------
+
+
+@pytest.fixture
+def mine(tmp_path: Path) -> Path:
+    """A run of the user's own."""
+    run = tmp_path / "mine" / "seed-0"
+    run.mkdir(parents=True)
+    (run / "run.toml").write_text("")
+    (tmp_path / "theirs").mkdir()
+    return run
+
+
+def sweep_to(mine: Path, whole: bool) -> SweepPlan:
+    """A sweep in which the folder of a configuration, or of its run, leads to the user's own."""
+    folder, program = mine.parents[1] / "theirs", federations.program()
+    if whole:
+        (folder / "lr").symlink_to(mine.parent)
+    else:
+        (folder / "lr").mkdir()
+        (folder / "lr" / "seed-0").symlink_to(mine)
+    cell = Cell("lr", {}, "lr/seed-0", program, Speed())
+    return SweepPlan("theirs", (cell,), folder)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_forced_sweep_removes_the_link_and_not_the_run_behind_it(mine: Path, whole: bool) -> None:
+    sweep = sweep_to(mine, whole)
+    with pytest.raises(StoreError, match="is a link"):
+        plan.refuse_others(sweep)
+    plan.clear(sweep)
+    assert (mine / "run.toml").is_file()
+    plan.refuse_others(sweep)
+
+
+def test_it_removed_the_run_of_the_user(mine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "link_on_the_way", lambda *_: None)
+    monkeypatch.setattr(plan, "remove", shutil.rmtree)
+    with pytest.raises(NotADirectoryError):  # the link to the folder of the configuration is none
+        plan.clear(sweep_to(mine, whole=True))
+    assert not mine.exists()
+
+
+@pytest.mark.parametrize("place", [".", "", "../mine/seed-0", "/tmp"])
+def test_a_cell_is_within_the_sweep(place: str) -> None:
+    program = federations.program()
+    facts = {"configuration": "c", "run": place, "seed": 0, "fingerprint": program.fingerprint}
+    with pytest.raises(ValueError, match="is not in the sweep's folder"):
+        plan._cell(facts, {"c": ({}, program, Speed())})
+
+
+def test_a_seed_that_is_a_link_is_left_alone(mine: Path) -> None:
+    folder, program = mine.parents[1] / "theirs", federations.program()
+    (folder / "seed-0").symlink_to(mine)
+    runs = series.SeriesPlan(program, Speed(), (0, 1), folder, "run")
+    with pytest.raises(StoreError, match="seed-0 is a link"):
+        series._repeat(runs, lambda folder, work: None)
+    series._clear(runs)
+    assert not (folder / "seed-0").is_symlink()
+    assert (mine / "run.toml").is_file()
 
 
 # The right moment ---------------------------------------------------------------------------------

@@ -8,13 +8,26 @@ import os
 from multiprocessing import resource_sharer
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote, unquote
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fedsight.core import files
 from fedsight.core.errors import StoreError
-from fedsight.core.files import append_line, make_folder, records, write_atomically
+from fedsight.core.files import (
+    MAX_NAME,
+    append_line,
+    file_name,
+    link_on_the_way,
+    make_folder,
+    records,
+    refuse_links,
+    remove,
+    write_atomically,
+)
 from fedsight.core.shared_memory import Shared
 from fedsight.engines.pool import context
 
@@ -25,6 +38,49 @@ def test_file_holds_what_was_written_and_nothing_lies_beside_it(tmp_path: Path) 
         write_atomically(path, data)
         assert path.read_bytes() == data
         assert list(tmp_path.iterdir()) == [path]
+
+
+NAMES = st.text(st.characters(codec="utf-8"), max_size=300)
+
+
+@settings(max_examples=30)
+@given(NAMES, NAMES)
+def test_each_name_has_a_file_of_its_own(one: str, other: str) -> None:
+    found = file_name(one)
+    assert len(found) <= MAX_NAME
+    assert not {"/", ".", "\0"} & set(found)
+    assert (found == file_name(other)) is (one == other)
+    if "=" not in found:
+        assert unquote(found) == one
+
+
+@pytest.mark.parametrize(
+    "site", ["中山大学附属第一医院放射诊断与介入科影像数据中心东院区", "ü" * 500]
+)
+def test_a_long_name_has_a_file_and_the_same_one_each_time(tmp_path: Path, site: str) -> None:
+    write_atomically(tmp_path / f"{file_name(site)}.safetensors", b"model")
+    write_atomically(tmp_path / f"{file_name(site + '.')}.safetensors", b"another")
+    assert (tmp_path / f"{file_name(site)}.safetensors").read_bytes() == b"model"
+    assert file_name(site)[:30] == quote(site)[:30]
+
+
+def test_links_on_the_way_are_refused_and_removed_alone(tmp_path: Path) -> None:
+    (tmp_path / "own" / "a").mkdir(parents=True)
+    (tmp_path / "own" / "a" / "file").write_text("")
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given" / "link").symlink_to(tmp_path / "own")
+    (tmp_path / "given" / "nowhere").symlink_to(tmp_path / "missing")
+    for place in ("link", "link/a", "link/a/file", "nowhere/x"):
+        with pytest.raises(StoreError, match="is a link, not a folder"):
+            refuse_links(tmp_path / "given", "other", place)
+    refuse_links(tmp_path / "given" / "link", "a")  # where the folder is, the user has said
+    assert link_on_the_way(tmp_path / "given", "link/a") == tmp_path / "given" / "link"
+    for name in ("link", "nowhere", "never"):
+        remove(tmp_path / "given" / name)
+    assert not list((tmp_path / "given").iterdir())
+    assert (tmp_path / "own" / "a" / "file").is_file()
+    remove(tmp_path / "own")
+    assert not (tmp_path / "own").exists()
 
 
 def full_disk(*_: object) -> None:

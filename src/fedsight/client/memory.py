@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from urllib.parse import quote
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
 from fedsight.core.errors import StoreError
-from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.files import file_name, make_folder, refuse_links, write_atomically
 from fedsight.core.types import Memory
 
 
 class MemoryStore:
-    """Stores versions as `folder/<site, percent-encoded>/<round>.safetensors`."""
+    """Stores versions as `folder/<site>/<round>.safetensors`, the site as `file_name` writes it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -59,7 +58,7 @@ class MemoryStore:
     def rewind(self, round: int, site: str | None = None) -> None:
         """Remove every version after `round`, of one site or of all."""
         home = self.folder if site is None else self._home(site)
-        _refuse_link(self.folder)
+        refuse_links(self.folder.parent, self.folder.name)
         if round == 0:
             shutil.rmtree(home, ignore_errors=True)
             return
@@ -69,10 +68,9 @@ class MemoryStore:
 
     def _home(self, site: str) -> Path:
         """The site's folder; an id such as `../ward/3` must not lead out of the store."""
-        home = self.folder / quote(site, safe=" ").replace(".", "%2E")
-        _refuse_link(self.folder)
-        _refuse_link(home)
-        return home
+        name = file_name(site)
+        refuse_links(self.folder.parent, Path(self.folder.name, name))
+        return self.folder / name
 
     def _path(self, site: str, round: int) -> Path:
         return self._home(site) / f"{round:06d}.safetensors"
@@ -85,9 +83,3 @@ class MemoryStore:
 def _is_number(stem: str) -> bool:
     """Whether a file's name is that of a version; others may lie beside them."""
     return stem.isascii() and stem.isdigit()
-
-
-def _refuse_link(folder: Path) -> None:
-    """StoreError for a link: versions would be removed and written wherever it leads."""
-    if folder.is_symlink():
-        raise StoreError(f"{folder} is a link, not a folder", "put the folder itself there")

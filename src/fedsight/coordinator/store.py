@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +19,14 @@ from fedsight.algorithms.base import State
 from fedsight.coordinator.choice import Best
 from fedsight.coordinator.folders import LOCK
 from fedsight.core.errors import StoreError
-from fedsight.core.files import append_line, make_folder, parse_json, whole_lines, write_atomically
+from fedsight.core.files import (
+    append_line,
+    make_folder,
+    parse_json,
+    remove,
+    whole_lines,
+    write_atomically,
+)
 from fedsight.program import config
 from fedsight.program.program import Program, Speed
 
@@ -102,7 +108,7 @@ class RunStore:
         for name in WRITTEN:
             (self.folder / name).unlink(missing_ok=True)
         for folder in (self.memory, self.delivered, *self.earlier()):
-            shutil.rmtree(folder, ignore_errors=True)
+            remove(folder)
         self.write_json("run.json", facts)
 
     def write_program(self, program: Program, speed: Speed, name: str = "run.toml") -> None:
@@ -117,7 +123,7 @@ class RunStore:
     def remove_partial_files(self) -> None:
         """Remove the partial files that a killed process left."""
         for path in self.folder.glob(".*.partial"):
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def require_place(self, force: bool) -> None:
         """StoreError unless a run may be started here: see `create`."""

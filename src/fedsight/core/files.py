@@ -1,16 +1,22 @@
-"""Atomic writes, and files that grow line by line."""
+"""Atomic writes, files that grow line by line, names of files, and links that are not followed."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
+import shutil
 import stat
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from fedsight.core.errors import DeployError, StoreError
+
+# A name may have 255 bytes; an ending, and what `write_atomically` puts around it, take the rest.
+MAX_NAME = 220
 
 
 def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
@@ -125,3 +131,49 @@ def make_folder(path: Path) -> None:
             f"cannot create the folder {path}: {error.strerror or error}",
             "free some space or choose another folder",
         ) from error
+
+
+def file_name(name: str) -> str:
+    """What a file or a folder of `name` is called: its name, percent-encoded, dots too.
+
+    So a name like `../ward/3` does not lead out of a folder. Of one that would be too long for a
+    file the beginning is left, and the SHA-256 of the whole after "=", which no other name has.
+    """
+    encoded = quote(name, safe=" ").replace(".", "%2E")
+    if len(encoded) <= MAX_NAME:
+        return encoded
+    digest = hashlib.sha256(name.encode()).hexdigest()
+    return f"{encoded[: MAX_NAME - len(digest) - 1]}={digest}"
+
+
+def link_on_the_way(within: Path, place: str | Path) -> Path | None:
+    """The first link among the folders from `within` (excluded) to `place` below it; else None."""
+    path = within
+    for part in Path(place).parts:
+        path = path / part
+        if path.is_symlink():
+            return path
+    return None
+
+
+def refuse_links(within: Path, *places: str | Path) -> None:
+    """StoreError if a folder on the way from `within` to one of `places` below it is a link.
+
+    Whatever is written or removed there would be written or removed where it leads: in a folder
+    from somebody else, to any folder of the user. Where `within` itself is, the user has said.
+    """
+    for place in places:
+        if link := link_on_the_way(within, place):
+            raise StoreError(f"{link} is a link, not a folder", "put the folder itself there")
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, if it is there; of a link the link alone.
+
+    What cannot be removed stays.
+    """
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
+from fedsight.core.files import refuse_links
 from fedsight.core.types import Metrics
 from fedsight.engines.pool import Pool
 from fedsight.evaluation import shared
@@ -52,6 +53,7 @@ def compare(
     the federation `trained` [size], each site chooses what it gets. Returns the figures as
     they appear in `comparison.json`, by job number as a string, with the evidence of sites alone.
     """
+    refuse_links(store.folder, store.delivered.name)  # before anything is trained for it
     budget = budget or planned(federation)
     evaluator = Evaluator(federation)
     done = _finished(store)

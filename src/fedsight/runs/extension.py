@@ -15,6 +15,7 @@ from typing import Any
 from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.store import EARLIER, WRITTEN, RunStore
 from fedsight.core.errors import StoreError
+from fedsight.core.files import refuse_links
 from fedsight.privacy.base import Protected
 from fedsight.program.program import Program
 
@@ -110,6 +111,7 @@ def _keep(store: RunStore, rounds: int) -> None:
     """Copy the results so far to `rounds-K`, whole or not at all."""
     kept = store.folder / f"{EARLIER}{rounds}"
     partial = store.folder / f".{kept.name}.partial"
+    refuse_links(store.folder, store.delivered.name, kept.name, partial.name)
     if kept.exists():
         return
     shutil.rmtree(partial, ignore_errors=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.folders import LOCK, claimed
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError, Interrupted, Problem, StoreError
+from fedsight.core.files import refuse_links, remove
 from fedsight.evaluation.conclusion import Command
 from fedsight.evaluation.shared import FILE as POOLED
 from fedsight.evaluation.spread import Repeat, together
@@ -137,6 +137,7 @@ def _repeat(series: SeriesPlan, attend: Attend) -> dict[str, Any]:
     store, total, say = RunStore(series.folder), len(series.seeds), Screen().say
     for number, (seed, folder) in enumerate(zip(series.seeds, series.folders, strict=True), 1):
         program = replace(series.program, seed=seed)
+        refuse_links(series.folder, folder.name)
         refuse_other(folder, program, series.command)
         if (folder / "summary.json").is_file():
             say(f"seed {seed} ({number} of {total}): finished before")
@@ -225,8 +226,8 @@ def _require_place(series: SeriesPlan, force: bool) -> None:
 def _clear(series: SeriesPlan) -> None:
     """Remove the runs and files of a series, and nothing else that is in its folder."""
     for run in series.folders:
-        if (run / "run.toml").is_file():
-            shutil.rmtree(run)
+        if run.is_symlink() or (run / "run.toml").is_file():
+            remove(run)
     for name in (POOLED, PROGRAM, FILE, "report.html"):
         (series.folder / name).unlink(missing_ok=True)
 

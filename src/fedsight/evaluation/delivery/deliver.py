@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import torch
 from safetensors.torch import save
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
-from fedsight.core.files import make_folder, write_atomically
+from fedsight.core.files import file_name, make_folder, refuse_links, write_atomically
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics
 from fedsight.evaluation.delivery.base import SiteModels
@@ -79,6 +78,7 @@ def deliver(
             choice = unchosen(at if plain else replace(at, offsets=None))
         at.load(choice.taken.vector)
         path = delivered_path(shared.folder, name)
+        refuse_links(shared.folder.parent, shared.folder.name)
         make_folder(path.parent)
         write_atomically(path, save(layout.state_dict(choice.taken.vector)))
         evaluator = Evaluator(client.federation)
@@ -88,7 +88,7 @@ def deliver(
 
 def delivered_path(folder: Path, site: str) -> Path:
     """The file of a site's model in the folder of all of them (`RunStore.delivered`)."""
-    return folder / f"{quote(site, safe='')}.safetensors"
+    return folder / f"{file_name(site)}.safetensors"
 
 
 def _measured(evaluator: Evaluator, site: int, client: Client) -> list[Metrics]:

@@ -12,6 +12,7 @@ from typing import Any
 from fedsight.coordinator.folders import LOCK
 from fedsight.coordinator.store import RunStore, without_none
 from fedsight.core.errors import ConfigError, Problem, StoreError
+from fedsight.core.files import link_on_the_way, refuse_links, remove
 from fedsight.program import config
 from fedsight.program.grid import Axis, Configuration, configurations, distinct, refuse_many
 from fedsight.program.program import Program, Speed
@@ -117,7 +118,8 @@ def _cell(
 ) -> Cell:
     """A cell of `sweep.json`; ValueError if its program or its place has been changed."""
     settings, program, speed = programs[entry["configuration"]]
-    if Path(entry["run"]).is_absolute() or ".." in Path(entry["run"]).parts:
+    parts = Path(entry["run"]).parts
+    if Path(entry["run"]).is_absolute() or ".." in parts or not parts:
         raise ValueError(f"the run {entry['run']} is not in the sweep's folder")
     program = replace(program, seed=entry["seed"])
     if program.fingerprint != entry["fingerprint"]:
@@ -276,7 +278,9 @@ def require_place(plan: SweepPlan, force: bool) -> None:
 
 
 def refuse_others(plan: SweepPlan) -> None:
-    """StoreError for a run in a cell's folder that is not the cell's, for example an extended one."""
+    """StoreError for a run in a cell's folder that is not the cell's, for example an extended one,
+    and for a link on the way there."""
+    refuse_links(plan.folder, *(cell.place for cell in plan.cells))
     for cell in plan.cells:
         refuse_other(plan.run(cell), cell.program, "run")
 
@@ -310,9 +314,15 @@ def is_sweep(folder: Path) -> bool:
 
 
 def clear(plan: SweepPlan) -> None:
-    """Remove the runs and files of a sweep, and nothing else that is in its folder."""
+    """Remove the runs and files of a sweep, and nothing else that is in its folder.
+
+    Of a link, the link alone: in a folder from somebody else, it may lead to a run of the user's.
+    """
     for cell in plan.cells:
         run = plan.run(cell)
+        if link := link_on_the_way(plan.folder, cell.place):
+            remove(link)
+            continue
         if (run / "run.toml").is_file():
             shutil.rmtree(run)
         if run.parent != plan.folder and run.parent.is_dir() and not any(run.parent.iterdir()):
