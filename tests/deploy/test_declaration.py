@@ -19,7 +19,7 @@ from PIL import Image
 
 from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError, DataError, DeployError
-from fedsight.data.base import Dataset, Location, Preprocess, SizedSource, sources
+from fedsight.data.base import Dataset, Location, Preprocess, SizedSource, Source, sources
 from fedsight.deploy.declaration import (
     MAX_CLASSES,
     MAX_SITE_IMAGES,
@@ -415,6 +415,36 @@ def test_an_owners_file_without_data_is_told_both_ways_to_name_the_images(tmp_pa
     assert first.where == "data"
     assert "--data" in first.cure
     assert second.where == "contract.sites"
+
+
+@pytest.mark.parametrize("sample", [True, False])
+def test_a_source_without_a_path_is_the_sites_own_unless_it_is_a_sample(
+    monkeypatch: pytest.MonkeyPatch, sample: bool
+) -> None:
+    """Images that an installed part reads from elsewhere were divided by the program's split, so
+    that a site trained on the share that the coordinator's program chose for it."""
+
+    class Archive(Source):
+        dsn: str
+
+        def open(self) -> Dataset:
+            raise NotImplementedError
+
+    sources.add("archive")(Archive)
+    try:
+        assert not Archive.sample
+        monkeypatch.setattr(Archive, "sample", sample)  # as it was taken for, having no path
+        table = {"data": {"name": "archive", "dsn": "pacs"}}
+        assert parse_owner(table, Path()).share is sample
+    finally:
+        sources.remove("archive")
+
+
+def test_samples_are_the_sources_that_need_no_path() -> None:
+    found = {name for name in sources.names() if sources.get(name).sample}
+    assert found == {
+        name for name in sources.names() if "path" not in sources.get(name).model_fields
+    }
 
 
 def test_a_path_is_relative_to_the_file_and_means_images_of_the_sites_own(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Annotated, Any, ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -262,6 +262,10 @@ def listed_reasons(passed_over: Mapping[str, int]) -> str:
 
 class Source(Settings, ABC):
     """Where images come from: `[data]` in the config. A new source takes one file in `sources/`."""
+
+    # Whether this is a sample that every machine has. A site with such a source has no images of
+    # its own: it takes the share of the sample that the program's split gives it.
+    sample: ClassVar[bool] = False
 
     # per channel, of pixels in [0, 1] (three numbers for grey images count as their mean); None:
     # what published weights expect (model.weights), else 0.5 each

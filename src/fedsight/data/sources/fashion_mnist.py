@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 from fedsight.data.base import Dataset, sources
 from fedsight.data.fetch.cache import fetched
@@ -14,6 +15,8 @@ from fedsight.data.sources.samples import FashionMnist12k
 @sources.add("fashion-mnist", licence="MIT", images="60,000 train, 10,000 test, 28x28 grey")
 class FashionMnist(ArraySource):
     """All of Fashion-MNIST in 10 balanced classes; `fedsight data get fashion-mnist` fetches it."""
+
+    sample: ClassVar[bool] = True
 
     def needs(self) -> tuple[str, ...]:
         """The Debian package's files."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -27,6 +27,8 @@ class OrlFaces(PeopleSource):
 
     `people_seed` draws the `unseen_people` of the test part; the others are dealt out to `sites`.
     """
+
+    sample: ClassVar[bool] = True
 
     duplicates: Handling = "keep"
     near_duplicates: Handling = "keep"

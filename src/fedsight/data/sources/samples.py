@@ -20,6 +20,8 @@ class BundledSample(ArraySource):
     A further set costs a file there (made by `tools/make_samples.py`), its notice, and a subclass.
     """
 
+    sample: ClassVar[bool] = True
+
     file: ClassVar[str]
     names: ClassVar[tuple[str, ...]]
     facts: ClassVar[dict[str, str]]

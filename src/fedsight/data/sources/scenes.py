@@ -46,6 +46,8 @@ class Scenes(Source):
     are equally frequent in test scenes.
     """
 
+    sample: ClassVar[bool] = True
+
     sites: int = Field(6, ge=1, le=200)
     train: int = Field(200, ge=1)  # scenes of each site
     test: int = Field(40, ge=1)  # scenes with each site's texture

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -39,6 +40,8 @@ class StateOfTheUnion(TextSource):
     Addresses are tested as a whole: of each president who gave more than one, `test_fraction` (at
     least one), spread evenly over the years. `fedsight data get sotu` fetches the addresses.
     """
+
+    sample: ClassVar[bool] = True
 
     length: int = Field(32, ge=2, le=8192)  # words in a text, the gap in the middle among them
     nouns: Words = NOUNS  # the classes

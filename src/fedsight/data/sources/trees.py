@@ -70,6 +70,8 @@ class Trees(Source):
     each field site has about as many.
     """
 
+    sample: ClassVar[bool] = True
+
     window: Side = 160  # side of a window in pixels of the photograph
     size: Side = 96  # side of the network's input
     windows: int = Field(200, ge=1)  # for training, at most, of each field site

@@ -218,9 +218,7 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
     if problems:
         raise ConfigError(problems)
     data: Source = made["data"]
-    # A source without a path ships with FedSight: every site has it, and takes its share of it.
-    share = not any(isinstance(getattr(data, key), Path) for key in type(data).model_fields)
-    return OwnerSettings(data, made["contract"], made["speed"], made["secure"], share)
+    return OwnerSettings(data, made["contract"], made["speed"], made["secure"], data.sample)
 
 
 def data_section(data: str) -> dict[str, Any]:
