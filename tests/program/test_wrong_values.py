@@ -185,6 +185,17 @@ def test_a_folder_as_weights_names_the_file_in_it(config: Path) -> None:
     assert str(config.parent / "run" / "model.safetensors") in text
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("model.weights=" + "a" * 300, "model.sha256=00000000"),
+        ("algorithm.name=ridge", "algorithm.earlier=" + "a" * 300),
+    ],
+)
+def test_a_name_that_no_file_can_have(config: Path, words: tuple[str, ...]) -> None:
+    assert "cannot be opened: File name too long" in said(config, *words)
+
+
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_pickle_with_more_than_tensors(tmp_path: Path, whole: bool) -> None:
     """A whole model saved with torch.save, and a plain pickle."""

@@ -127,12 +127,15 @@ def read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
 
 def unusable(path: Path) -> tuple[str, str] | None:
     """Cause and cure for a path that can be told not to be a file of weights; else None."""
-    if path.is_dir():
-        return f"'{path}' is a folder, not a file of weights", wanted_file(path)
-    if not path.is_file():
-        return f"there is no file '{path}'", "give a local file"
-    with path.open("rb") as file:
-        title = foreign(path, file.read(16))
+    try:
+        if path.is_dir():
+            return f"'{path}' is a folder, not a file of weights", wanted_file(path)
+        if not path.is_file():
+            return f"there is no file '{path}'", "give a local file"
+        with path.open("rb") as file:
+            title = foreign(path, file.read(16))
+    except OSError as error:  # no permission, or a name that is too long for a file
+        return f"the file '{path}' cannot be opened: {error.strerror}", "give a local file"
     return (f"'{path}' is {title}, not weights of PyTorch", _FORMATS) if title else None
 
 
