@@ -104,7 +104,8 @@ RUN_FILES = {
     "summary.json": "the final figures, see below; present once the run is finished",
     "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "
     "were tested, some test images with the model's answers, overall figures with their 95 % "
-    "intervals or `no_interval`, why there is none, and why sites released no figures",
+    "intervals or `no_interval`, why there is none, why sites released no figures, and what could "
+    "not be computed (`failed`)",
     "comparison.json": "after `compare`: each site alone, pooled, and federated, and the model "
     "that each site got, with its figure",
     "delivered/": "after `compare`: the model that each site chose, by name of the site",

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from math import isnan
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -25,10 +26,12 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
 from fedsight.evaluation import comparison as baselines
+from fedsight.evaluation import overall
+from fedsight.evaluation.attempts import CURVES, INTERVALS, SAMPLES, SITES, TABLES, Attempts
 from fedsight.evaluation.evidence import Evidence
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.evaluation.homogeneity import Spread, spread
-from fedsight.evaluation.overall import Final, Interval, Intervals, intervals
+from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.samples import answers
 from fedsight.program.budget import spent
 from fedsight.program.program import Speed
@@ -61,9 +64,11 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     Returns the summary. It is written last, because its presence marks the run as finished.
     """
     federation, store = run.session.federation, run.store
+    # First of all: whatever comes of the figures, this is what the training was for.
+    model = store.save_model(run.session.layout.state_dict(trained.vector))
     evaluator = Evaluator(federation)
     figures = evaluator.figures(trained.sums, final=True)
-    summary = _summarise(run, trained, figures)
+    summary = _summarise(run, trained, figures, model)
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
     evidence = _evidence(run, trained, evaluator)
     if run.command == "compare":
@@ -76,14 +81,19 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
 
         found = baselines.compare(federation, run.speed, store, ended, budget, trained.vector)
         _add_comparison(run, summary, figures, found, evidence)
-    sites = spread(evaluator, figures, evidence)
+    attempts = Attempts(figures.failed)
+    sites = attempts.of(SITES, lambda: spread(evaluator, figures, evidence), Spread())
     if sites.worst is not None:
         summary["worst_site"] = {"name": sites.worst, "score": sites.sites[sites.worst].score}
     memory = MemoryStore(store.memory)
     final = Final(federation, run.speed, trained.travelling, memory)
-    sure = intervals(final, evaluator, figures, run.pictures)
+    sure = attempts.of(
+        INTERVALS,
+        lambda: overall.intervals(final, evaluator, figures, run.pictures),
+        Intervals({}, overall.FAILED),
+    )
     summary["score_interval"] = list(sure.known["score"]) if "score" in sure.known else None
-    _write_evaluation(run, evaluator, trained, figures, (sites, sure))
+    _write_evaluation(run, evaluator, trained, figures, (sites, sure, attempts))
     store.write_json("summary.json", summary)
     notify(run.callbacks, RunEnded(summary))
     return summary
@@ -113,10 +123,11 @@ def require_score(summary: Mapping[str, Any], folder: str) -> None:
         )
 
 
-def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict[str, Any]:
+def _summarise(
+    run: Conclusion, trained: loop.Trained, figures: Figures, model: Path
+) -> dict[str, Any]:
     program, checkpoint = run.session.program, trained.checkpoint
     choice, planned = Choice.of(program), run.session.protection.rounds
-    path = run.store.save_model(run.session.layout.state_dict(trained.vector))
     return {
         "name": program.name,
         "headline": program.task.headline_title,
@@ -130,7 +141,7 @@ def _summarise(run: Conclusion, trained: loop.Trained, figures: Figures) -> dict
         "bytes_up": checkpoint.bytes_up,
         "bytes_down": checkpoint.bytes_down,
         "fingerprint": program.fingerprint,
-        "model_sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "worst_site": None,  # unless sites differ beyond chance
         "by_site": figures.by_site,
         **_errors(figures),
@@ -174,22 +185,25 @@ def _write_evaluation(
     evaluator: Evaluator,
     trained: loop.Trained,
     figures: Figures,
-    spreads: tuple[Spread, Intervals],
+    beside: tuple[Spread, Intervals, Attempts],
 ) -> None:
-    sites, sure = spreads
+    sites, sure, attempts = beside
     federation = run.session.federation
     confusion, classes = figures.confusion, federation.dataset.classes
     task, measured = federation.program.task, bool(figures.sums)
     samples: list[dict[str, Any]] = []
     if run.pictures:
         memory, confused = MemoryStore(run.store.memory), _confusions(confusion, classes)
-        samples = answers(federation, trained.travelling, memory, confused)
-    curves: list[Curve] = []
-    tables: list[Table] = []
+        samples = attempts.of(
+            SAMPLES, lambda: answers(federation, trained.travelling, memory, confused), samples
+        )
+    curves: list[dict[str, Any]] = []
+    tables: list[dict[str, Any]] = []
     if measured:
-        curves += task.curves(figures.sums, classes)
-        tables += task.tables(figures.sums, classes)
-        tables += task.site_tables(figures.site_sums, classes)
+        curves += attempts.of(CURVES, lambda: _plain(task.curves(figures.sums, classes)), [])
+        tables += attempts.of(TABLES, lambda: _plain(task.tables(figures.sums, classes)), [])
+        by_site = figures.site_sums
+        tables += attempts.of(TABLES, lambda: _plain(task.site_tables(by_site, classes)), [])
     run.store.write_json(
         "evaluation.json",
         {
@@ -201,12 +215,18 @@ def _write_evaluation(
             "figures": _overall(figures, sure.known),
             "no_interval": sure.reason,
             "samples": samples,
-            "curves": [asdict(curve) for curve in curves],
-            "tables": [asdict(table) for table in tables],
+            "curves": curves,
+            "tables": tables,
+            "failed": attempts.failed,
             "withheld": dict(run.withheld),
             "noised": list(run.noised),
         },
     )
+
+
+def _plain(shown: Sequence[Curve] | Sequence[Table]) -> list[dict[str, Any]]:
+    """Curves or tables as values for JSON."""
+    return [asdict(one) for one in shown]
 
 
 def _overall(figures: Figures, known: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:

@@ -13,9 +13,11 @@ import numpy.typing as npt
 from fedsight.core.intervals import widened
 from fedsight.core.types import Metrics, Sum
 from fedsight.evaluation import noised
+from fedsight.evaluation.attempts import ERRORS, INTERVALS, Attempts
 from fedsight.program.federation import Federation, listed
 
 Mix = npt.NDArray[np.float64]  # label proportions [classes]
+Errors = dict[str, float]  # by figure
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,7 @@ class Figures:
     site_errors: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     # the 95 % intervals of overall figures over other test images, as far as they are known
     intervals: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    failed: Mapping[str, str] = field(default_factory=dict)  # what could not be computed, and why
 
 
 class Evaluator:
@@ -81,12 +84,11 @@ class Evaluator:
         everything, averaged = noised.total(sums, task), self.site_test == "whole test part"
         usable, parts = noised.usable(everything, task), self._parts(sums)
         by_site = {n: summary(noised.usable(own, task), mix) for n, (own, mix) in parts.items()}
-        site_errors: dict[str, dict[str, float]] = {}
-        if final or averaged:
-            site_errors = {
-                name: noised.errors(own, task, partial(summary, mix=mix))
-                for name, (own, mix) in parts.items()
-            }
+        attempts, site_errors = Attempts(), dict[str, Errors]()
+        if averaged:
+            site_errors = self._errors(parts)
+        elif final:
+            site_errors = attempts.of(ERRORS, lambda: self._errors(parts), site_errors)
         if averaged:
             counted = list(parts) if only is None else [self.federation.partition.name(only)]
             overall = _means([by_site[name] for name in counted])
@@ -96,7 +98,11 @@ class Evaluator:
         found = usable.get("confusion")
         names = self.federation.partition.name
         # The mean over sites' models on the same images is no figure of independent images.
-        known = task.intervals(usable) if final and not averaged else {}
+        known: Mapping[str, tuple[float, float]] = {}
+        if final and not averaged:
+            known = attempts.of(
+                INTERVALS, lambda: _with_noise(task.intervals(usable), overall, errors), known
+            )
         return Figures(
             overall=noised.rounded(overall, errors),
             by_site={
@@ -113,8 +119,17 @@ class Evaluator:
             },
             errors=errors,
             site_errors={name: one for name, one in site_errors.items() if one},
-            intervals=_with_noise(known, overall, errors),
+            intervals=known,
+            failed=attempts.failed,
         )
+
+    def _errors(self, parts: Mapping[str, tuple[Metrics, Mix | None]]) -> dict[str, Errors]:
+        """The errors that noise gives the figures of each site."""
+        task = self.federation.program.task
+        return {
+            name: noised.errors(own, task, partial(self.summary, mix=mix))
+            for name, (own, mix) in parts.items()
+        }
 
     def _parts(self, sums: Sequence[Metrics]) -> dict[str, tuple[Metrics, Mix | None]]:
         """The sums and the label mix that each site's figures are made from, by name."""
@@ -172,11 +187,12 @@ def _with_noise(
     figures: Mapping[str, float],
     errors: Mapping[str, float],
 ) -> dict[str, tuple[float, float]]:
-    """The intervals of figures that have these errors besides; within [0, 1]."""
+    """The intervals of figures that have these errors besides; within [0, 1], or for agreement
+    below chance within [-1, 1]."""
     found = {}
     for name, bounds in intervals.items():
         low, high = widened(figures[name], bounds, errors.get(name, 0.0))
-        found[name] = max(0.0, low), min(1.0, high)
+        found[name] = max(-1.0 if bounds[0] < 0 else 0.0, low), min(1.0, high)
     return found
 
 

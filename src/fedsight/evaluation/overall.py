@@ -22,6 +22,7 @@ from fedsight.core.intervals import Z, wilson
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics, add_metrics
 from fedsight.data.base import Part
+from fedsight.evaluation.attempts import INTERVALS
 from fedsight.evaluation.evidence import GROUPS, LEAST, T, some, without_each
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.program.federation import Federation
@@ -31,6 +32,7 @@ MOST = 2000  # test images that are measured once more; of more, the spread is s
 SHOWN = GROUPS // 2  # groups that must show a class, so that its figure has a spread
 
 AVERAGED = "it is the mean of models of the sites' own, on the same test images"
+FAILED = "it could not be computed"
 AWAY = "the test images are at the sites, and the sums that these send do not tell it"
 NOISED = "sites add noise to their figures"
 FEW = f"it needs {LEAST} test images, or groups of them"
@@ -67,10 +69,7 @@ def intervals(final: Final, evaluator: Evaluator, figures: Figures, local: bool)
         return Intervals({})
     if evaluator.site_test == "whole test part":
         return Intervals({}, AVERAGED)
-    grouped = not task.whole and len(set(_units(federation.dataset.test))) < len(
-        federation.dataset.test
-    )
-    if grouped:
+    if not task.whole and _grouped(federation.dataset.test):
         known = {}  # sums take images as independent
     reason = ""
     if task.headline not in known:
@@ -79,7 +78,7 @@ def intervals(final: Final, evaluator: Evaluator, figures: Figures, local: bool)
         elif figures.errors:
             reason = NOISED
         elif not local:
-            reason = AWAY
+            reason = FAILED if INTERVALS in figures.failed else AWAY
         else:
             more, reason = _jackknife(final, evaluator, figures)
             known |= more
@@ -129,6 +128,12 @@ def interval(figure: float, left: Sequence[float], part: float = 1.0) -> Interva
     if spread < 1e-9:
         return math.nan, math.nan
     return wilson(figure, figure * (1 - figure) / spread**2)
+
+
+def _grouped(test: Part) -> bool:
+    """Whether some test images go together. Of remote images, of which a site may declare
+    millions, no list is made: they have no groups."""
+    return test.groups is not None and len(set(_units(test))) < len(test)
 
 
 def _units(test: Part) -> npt.NDArray[np.int64]:

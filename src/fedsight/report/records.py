@@ -347,6 +347,7 @@ class Evaluation(Record):
     tables: tuple[TableRecord, ...] = ()
     withheld: dict[str, str] = Field(default_factory=dict)  # why a site has released no figures
     noised: tuple[str, ...] = ()  # sites that have added noise to their figures
+    failed: dict[str, str] = Field(default_factory=dict)  # what could not be computed, and why
 
     @model_validator(mode="after")
     def _square(self) -> Evaluation:

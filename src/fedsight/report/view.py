@@ -96,14 +96,18 @@ def _alone_scores(comparison: Comparison) -> dict[str, float]:
 
 
 def figure_notes(run: Run) -> list[Text]:
-    """What became of pretrained weights, which sites have released no figures and why, and which
-    have added noise to theirs."""
+    """What became of pretrained weights, what could not be computed, which sites have released no
+    figures and why, and which have added noise to theirs."""
     notes: list[Text] = [
         message("Pretrained weights: {note}.", note=known_phrase(note))
         for note in run.facts.model.notes
     ]
     if run.evaluation is None:
         return notes
+    notes += [
+        message("Could not be computed: {what}. {reason}", what=known_phrase(what), reason=reason)
+        for what, reason in run.evaluation.failed.items()
+    ]
     found, noised = run.evaluation.withheld, run.evaluation.noised
     for reason in dict.fromkeys(found.values()):
         held = [site for site in sorted(found) if found[site] == reason]

@@ -11,6 +11,7 @@ from fedsight.core.intervals import Z
 from fedsight.tasks.softened import softened
 
 Floats = npt.NDArray[np.float64]
+CLOSEST = 1e-12  # how close to 1 and -1 a kappa is for its interval
 
 
 def weighted_kappa(shares: Floats) -> float:
@@ -41,11 +42,17 @@ def kappa_interval(confusion: Floats) -> tuple[float, float]:
     chance = (apart @ answered)[:, None] + (true @ apart)[None, :]  # slope of `expected`
     slope = -apart / expected + observed / expected**2 * chance
     variance = float((shares * slope**2).sum() - (shares * slope).sum() ** 2) / count
-    middle = 1 - observed / expected
+    middle = _inside(1 - observed / expected)
     half = Z * math.sqrt(max(variance, 0.0)) / (1 - middle**2)
     # From the lower of the two to the higher: the softened one errs towards none.
-    ends = sorted(math.atanh(min(one, 1 - 1e-12)) for one in (middle, score))
+    ends = sorted(math.atanh(one) for one in (middle, _inside(score)))
     return min(math.tanh(ends[0] - half), score), max(math.tanh(ends[1] + half), score)
+
+
+def _inside(kappa: float) -> float:
+    """A kappa that has a z: of exactly 1, or -1 where all grades are the opposite ones, it is
+    infinite."""
+    return max(CLOSEST - 1, min(kappa, 1 - CLOSEST))
 
 
 def _apart(grades: int) -> Floats:

@@ -62,7 +62,8 @@ def joined(places: Places, program: Program, run: str) -> tuple[Federation, Remo
     found, absent = propose(program, run, link, {})
     assert absent == {}
     federation = gather(program, found)
-    record = RunRecord({}, {}, lambda: 0, id=run, withheld=withheld(found))
+    noised = [site for site, declared in found.items() if declared.figures == "noised"]
+    record = RunRecord({}, {}, lambda: 0, id=run, withheld=withheld(found), noised=noised)
     return federation, RemoteEngine(federation, link, record)
 
 

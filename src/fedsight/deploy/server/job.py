@@ -23,6 +23,7 @@ from fedsight.coordinator.store import RESULTS, RunStore
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.settings import Settings
+from fedsight.core.text import MAX_MESSAGE, printable
 from fedsight.deploy.costly_sites import costly_sites
 from fedsight.deploy.declaration import (
     ELSEWHERE,
@@ -86,6 +87,9 @@ def run_job(folder: Path, run: str, fingerprint: str, number: int, link: Link) -
                 _continue_run(federation, store, fingerprint, link)
             except (Handover, FedSightError, OSError) as why:
                 end(_outcome(why))
+            except Exception as fault:  # an error of FedSight's own: the run must not seem to go on
+                log.exception("job %d fails", number)
+                end(_outcome(fault))
             else:
                 end({"state": "finished"})
     except FedSightError as error:  # another coordinator holds the lock
@@ -105,6 +109,12 @@ def _outcome(why: Exception) -> dict[str, Any]:
     """The outcome of a job that ended before the run was finished."""
     if isinstance(why, Handover):
         return {"state": "handover", "why": str(why)}
+    if not isinstance(why, FedSightError | OSError):
+        what = printable(f"{type(why).__name__}: {why}", MAX_MESSAGE)
+        why = EngineError(
+            f"the coordinator failed: {what}",
+            "its log on the server's machine says where. The last checkpoint is intact",
+        )
     if not isinstance(why, FedSightError):
         why = StoreError(f"the coordinator cannot continue: {why}", "check its disk")
     again = isinstance(why, SiteError)  # the site may recover by the next job
@@ -153,15 +163,16 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     if program.privacy.fixes_population(program.rounds.cohort):
         watch.awaited = frozenset(roster)
     watch.durable = checkpoint.round if checkpoint else 0
+    noised = sorted(site for site, declared in roster.items() if declared.figures == "noised")
     record = RunRecord(
         *(absent, accepted, lambda: watch.durable, watch.has_left, str(facts["id"])),
         withheld=withheld(roster),
         recognise=_recogniser(folder),
+        noised=noised,
     )
     engine = RemoteEngine(federation, link, record)
     watch.engine = engine
     memory_reclaim.freeze_live_objects()
-    noised = sorted(site for site, declared in roster.items() if declared.figures == "noised")
     run = Conclusion(
         *(session, speed, store, "run", [*([_UnmeasuredKeeper(store)] if once else []), watch]),
         pictures=False,

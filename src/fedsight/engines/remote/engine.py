@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, ClassVar
@@ -31,6 +31,7 @@ from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, r
 from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise
 from fedsight.engines.remote.outliers import outliers
+from fedsight.privacy.noised_sums import NoisedSums
 from fedsight.program.federation import Federation
 
 ATTEMPTS = 2  # to get a round's quorum; then the round has failed
@@ -55,8 +56,9 @@ class RunRecord:
     last round in which each site's reply was counted, from the run's history; `durable` returns the
     round of the last checkpoint, `gone` whether a site is known to have left; `id` is the run's
     identity, as proposed to the sites. `withheld` says why sites have declared that they release no
-    figures; those are not asked for any. `recognise` raises SiteError for a site whose identity key
-    is another than before.
+    figures; those are not asked for any. The sites `noised` have declared that they add noise to
+    theirs, and all others that they do not. `recognise` raises SiteError for a site whose identity
+    key is another than before.
     """
 
     absent: Mapping[str, str]
@@ -66,6 +68,7 @@ class RunRecord:
     id: str = ""
     withheld: Mapping[str, str] = field(default_factory=dict)
     recognise: Recognise = _anybody
+    noised: Collection[str] = ()
 
 
 class RemoteEngine:
@@ -80,6 +83,7 @@ class RemoteEngine:
         self.absent = dict(record.absent)
         self.withheld = dict(record.withheld)  # why sites have released no figures, so far
         self._without_figures = frozenset(record.withheld)
+        self._noised = frozenset(record.noised)
         self._accepted = dict(record.accepted)
         self._pending: list[str] = []
         self._durable = record.durable
@@ -331,8 +335,16 @@ class RemoteEngine:
         return Accepted(client, site, weight, loss.mean)
 
     def _checked_sums(self, view: int, site: str, answer: Mapping[str, Any]) -> Metrics:
-        """The sums of a view, checked: the task's names and shapes, and the image count."""
+        """The sums of a view, checked: the task's names and shapes, the image count, and whether
+        there is noise in them as the site has declared. With noise of its own choice a site could
+        take away what others have counted, where the report calls its figures exact."""
         found = self._figures.read(answer, site)
+        if (noised := isinstance(found, NoisedSums)) != (site in self._noised):
+            cause = f"site '{site}' has declared figures with noise, and sent exact ones"
+            if noised:
+                cause = f"site '{site}' has declared exact figures, and sent some with noise"
+            cure = "restart it, so that it declares what its contract.figures now says"
+            raise SiteError(cause, cure)
         images = len(self.federation.views[view].indices)
         if any(one.count != images for one in found.values()):
             cause = f"site '{site}' sent figures of another task, or of other images"
