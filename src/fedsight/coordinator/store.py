@@ -40,6 +40,7 @@ WRITTEN = (  # besides run.toml and run.json
     "checkpoint.safetensors",
     "unmeasured.safetensors",
     "report.html",
+    "received.json",
 )
 RESULTS = "checkpoint.safetensors", "unmeasured.safetensors"  # there once a round has a result
 _BEST = "best"  # the name of the best round's model in a checkpoint

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
@@ -11,9 +12,10 @@ import torch
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
 from fedsight.coordinator.closing import closed
-from fedsight.coordinator.loop import Overall, run
+from fedsight.coordinator.loop import Overall, Trained, run
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
+from fedsight.coordinator.store import Checkpoint
 from fedsight.core.types import Metrics
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.evaluation.delivery.deliver import Delivered, SharedModel, deliver
@@ -65,24 +67,37 @@ def work(setup: tuple[Federation, Speed, Budget, SharedModel | None], pipe: Conn
         job = pipe.recv()
         pooled = job == POOLED
         baseline = federation.all_pooled(budget) if pooled else federation.alone(job, budget)
-        session, engine_of = Session(baseline), partial(InProcessEngine, speed=speed)
-        engine = engine_of(baseline)
         found = delivered = None
-        try:
-            overall = _judged(baseline, job)
-            begun = opened(session, engine_of, overall)
-            trained = run(session, engine, overall, [_RoundReporter(pipe.send)], begun)
-            trained = closed(session, engine_of, overall, trained)
+        with training(baseline, job, speed, [_RoundReporter(pipe.send)]) as (trained, engine):
             if not pooled:
                 client = engine.loaded(trained.travelling)
                 found = Witness(Evaluator(baseline), client).of(job)
                 if shared is not None:
                     delivered = deliver(federation, job, shared, client, speed)
-        finally:
-            engine.close()
         passes = engine.seen / max(1, baseline.size(0))
         kept = trained.round if baseline.program.rounds.compared else None
         pipe.send(TrainedBaseline(job, trained.sums, passes, found, kept, delivered))
+
+
+@contextlib.contextmanager
+def training(
+    baseline: Federation,
+    job: int,
+    speed: Speed,
+    callbacks: Sequence[Callback],
+    start: Checkpoint | None = None,
+) -> Iterator[tuple[Trained, InProcessEngine]]:
+    """Train the baseline `job` in this process, from `start` or from the beginning; what came of
+    it, and the engine, which is closed afterwards."""
+    session, engine_of = Session(baseline), partial(InProcessEngine, speed=speed)
+    engine = engine_of(baseline)
+    try:
+        overall = _judged(baseline, job)
+        begun = start or opened(session, engine_of, overall)
+        trained = run(session, engine, overall, callbacks, begun)
+        yield closed(session, engine_of, overall, trained), engine
+    finally:
+        engine.close()
 
 
 def _judged(baseline: Federation, job: int) -> Overall:

@@ -38,6 +38,8 @@ class Saved:
 def load(run: Path, site: str | None = None) -> Saved:
     """The trained model of the run folder `run`; with `site`, the one that this site got.
 
+    The folder of a deployed site's own recogniser holds one model, that site's.
+
     Raises StoreError when the run is not finished, has no such site, or keeps a part of the model
     at the sites and none is named.
     """
@@ -62,6 +64,8 @@ def load(run: Path, site: str | None = None) -> Saved:
     given = None if site is None else delivered_path(store.delivered, site)
     if given is not None and given.is_file():
         vector = layout.vector(_tensors(given))
+    elif "recogniser" in facts and site in (None, *sites):
+        vector = layout.vector(_tensors(path))
     else:
         vector = layout.vector(_tensors(path))
         if program.differs(network):

@@ -186,6 +186,21 @@ class Federation:
         """The same data under `program`, which differs only in how long or how fast it trains."""
         return self._alike(replace(self, program=program, budget=None))
 
+    def adopting(self, kept: Tensor) -> Federation:
+        """The same federation, whose network begins with these personal and frozen values [kept].
+
+        Raises ModelError if there are not as many as the layout has.
+        """
+        vector, layout = self.initial.clone(), self.layout
+        if len(kept) != layout.size - layout.travelling.stop:
+            cause = f"{len(kept):,} values came for the parts of the network that do not travel"
+            raise ModelError(cause, "run the same FedSight version everywhere")
+        vector[layout.kept] = kept
+        network, state = self._built
+        other = replace(self)
+        other.__dict__["_built"] = network, {**state, **layout.state_dict(vector)}
+        return other
+
     def _alike(self, other: Federation) -> Federation:
         """`other` with this federation's network, if it is built: the two are equal."""
         for name in ("_built", "_kept"):

@@ -56,7 +56,11 @@ SITE_MODULES = (  # imported by the processes of a site; the first one is run
     "fedsight.deploy.flare.orders",
     "fedsight.deploy.site.service",
     "fedsight.deploy.site.trainer_process",
+    "fedsight.deploy.site.delivery.process",
 )
+
+
+Poll = Callable[[prefork.PreforkServer], None]
 
 
 class Supervisor:
@@ -83,8 +87,9 @@ class Supervisor:
         self._pid: int | None = None
         self._stop_requested = False
 
-    def run(self, notify: Callable[[str], None], poll: Callable[[], None] = lambda: None) -> None:
-        """Keep the process running until SIGTERM or Ctrl-C; `poll` is called regularly.
+    def run(self, notify: Callable[[str], None], poll: Poll = lambda _: None) -> None:
+        """Keep the process running until SIGTERM or Ctrl-C; `poll` is called regularly, with what
+        can start other processes.
 
         A start that fails, for example because the disk is full, is tried again too.
         """
@@ -135,13 +140,13 @@ class Supervisor:
             self._pid = forks.start(spec, output.fileno())
         write_atomically(self._home / "process.pid", str(self._pid).encode())
 
-    def _watch(self, forks: prefork.PreforkServer, poll: Callable[[], None]) -> int | None:
+    def _watch(self, forks: prefork.PreforkServer, poll: Poll) -> int | None:
         while not self._stop_requested:
             code = self._exit_code()
             if code is not None:
                 return code
             with contextlib.suppress(OSError):  # as in `run`
-                poll()
+                poll(forks)
                 self._trim_output()
             forks.serve(POLL_INTERVAL)
         return None

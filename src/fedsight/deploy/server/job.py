@@ -39,6 +39,7 @@ from fedsight.deploy.earlier_sites import EarlierSites, earlier_sites
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.processes import memory_reclaim
+from fedsight.deploy.server import final_models
 from fedsight.deploy.site.peer_keys import PeerKeys
 from fedsight.engines.protected import adopted
 from fedsight.engines.remote import messages
@@ -139,6 +140,9 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     roster = {
         site: read_declaration(table, site) for site, table in facts.get("declared", {}).items()
     }
+    if (store.folder / "summary.json").exists():
+        _deliver_late(folder, store, program, roster, link)
+        return
     absent = _update_roster(folder, store, program, roster, link, earlier)
     federation = gather(program, roster)
     secret = secret_at(store.folder / "noise.key") if program.privacy.protects else None
@@ -180,6 +184,27 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
         noised=noised,
     )
     lifecycle.go(run, engine, checkpoint, unmeasured)
+    final_models.deliver(folder, store, engine)
+
+
+def _deliver_late(
+    folder: FederationFolder,
+    store: RunStore,
+    program: Program,
+    roster: Mapping[str, Declaration],
+    link: Link,
+) -> None:
+    """Send the model of a finished run to the sites of this job that took part and lack it."""
+    others = [site for site in link.sites if site not in roster]
+    unasked = dict.fromkeys(others, "it did not take part in the run")
+    unasked |= {site: f"site '{site}' was revoked" for site in folder.revoked()}
+    run = str(store.read_json("run.json")["id"])
+    _, absent = propose(program, run, link, unasked, len(roster))
+    federation = gather(program, roster)
+    send_kept(federation, link, absent)
+    accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
+    record = RunRecord(absent, accepted, lambda: program.rounds.rounds, id=run)
+    final_models.deliver(folder, store, RemoteEngine(federation, link, record))
 
 
 def computed_once(program: Program) -> bool:
@@ -362,11 +387,16 @@ def program_for_sites(program: Program) -> dict[str, Any]:
 
 
 def propose(
-    program: Program, run: str, link: Link, unasked: Mapping[str, str]
+    program: Program,
+    run: str,
+    link: Link,
+    unasked: Mapping[str, str],
+    taking: int | None = None,
 ) -> tuple[dict[str, Declaration], dict[str, str]]:
     """Ask every site to take part, except those `unasked`, for the reasons given there.
 
-    Returns the declarations, and why the others do not take part.
+    `taking`: how many sites take part, if not those that are asked. Returns the declarations, and
+    why the others do not take part.
     """
     found: dict[str, Declaration] = {}
     absent = {site: unasked[site] for site in link.sites if site in unasked}
@@ -375,7 +405,7 @@ def propose(
         "run": run,
         "program": program_for_sites(program),
         "fingerprint": program.fingerprint,
-        "sites": len(sites),
+        "sites": len(sites) if taking is None else taking,
     }
     deadline = time.monotonic() + program.rounds.deadline
 

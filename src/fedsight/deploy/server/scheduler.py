@@ -34,6 +34,7 @@ from fedsight.deploy.declaration import gather, read_declaration
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
 from fedsight.deploy.processes import supervisor
+from fedsight.deploy.server import final_models
 from fedsight.deploy.server.job import JOB_FILE, final_sites, read_outcome
 from fedsight.deploy.server.job_definition import write_job
 from fedsight.deploy.server.operator import OperatorSession, open_session
@@ -117,7 +118,9 @@ class RunScheduler:
         self._history_size = 0  # bytes of the history that they have seen
 
     def run(self) -> dict[str, Any]:
-        """Run job after job; returns the summary."""
+        """Run job after job; returns the summary. A finished run is only sent to sites that lack it."""
+        if (self._store.folder / "summary.json").exists():
+            return self._send_again()
         failures, done = 0, self._last_round()
         while True:
             sites = self._wait_for_sites()
@@ -135,6 +138,17 @@ class RunScheduler:
                 raise _error(outcome)
             why = outcome.get("why") or outcome.get("cause")
             self._notify(f"after round {done}: {why}; continuing")
+
+    def _send_again(self) -> dict[str, Any]:
+        """Send the model of a finished run to its sites that are connected; returns the summary."""
+        sites = self._wait_for_lacking()
+        if sites:
+            self._number += 1
+            (self._store.folder / JOB_FILE).unlink(missing_ok=True)
+            outcome = self._run_job(sites)
+            if outcome["state"] != "finished":
+                raise _error(outcome)
+        return self._finish()
 
     def abort(self) -> None:
         """Abort the current job; DeployError if the server cannot be reached."""
@@ -232,6 +246,20 @@ class RunScheduler:
                 notified = True
             time.sleep(POLL_INTERVAL)
 
+    def _wait_for_lacking(self) -> list[str]:
+        """The connected sites of a finished run, once those that lack its model are among them, or
+        have been waited for."""
+        began, revoked = time.monotonic(), self._federation.revoked()
+        took_part = self._store.read_json("run.json").get("declared", {})
+        roster = [site for site in sorted(took_part) if site not in revoked]
+        lacking = set(roster) - final_models.received(self._store)
+        while True:
+            found = presence.presences(self._federation.presences)
+            ready = [site for site in roster if site in found and found[site].alive]
+            if lacking <= set(ready) or time.monotonic() - began > LATE_SITES_TIMEOUT:
+                return ready
+            time.sleep(POLL_INTERVAL)
+
     def _last_round(self) -> int:
         checkpoint = self._store.load_checkpoint()
         return checkpoint.round if checkpoint else 0
@@ -258,6 +286,11 @@ class RunScheduler:
 
     def _finish(self) -> dict[str, Any]:
         summary = self._store.read_json("summary.json")
+        for site, why in final_models.missing(self._store).items():
+            self._notify(
+                f"site '{site}' lacks the run's model: {why}. Once it is connected, run: "
+                f"fedsight resume {self._store.folder}"
+            )
         notify(self._callbacks, RunEnded(summary))
         return summary
 

@@ -160,6 +160,13 @@ class ContractEnforcement:
                 "start a run with more rounds",
             )
 
+    def check_end(self, round: int) -> None:
+        """Raise SiteError if a run cannot have ended with `round`."""
+        rounds = self._current_run().program.rounds.rounds
+        if not 1 <= round <= rounds:
+            cause = f"the program has {rounds} rounds; it cannot have ended with round {round}"
+            raise SiteError(cause, "update the coordinator")
+
     def check_room(self, more: int) -> None:
         """Raise DeployError if the contract has no room for so many more bytes of a run."""
         self._current_run().contract.check_room(0, occupied(self._home) + more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tomllib
 from collections.abc import Callable
@@ -23,6 +24,7 @@ from fedsight.deploy.membership.federation import (
 )
 from fedsight.deploy.membership.requests import check_answer, check_name
 from fedsight.deploy.processes import prefork, supervisor
+from fedsight.deploy.site.delivery.maker import RecogniserMaker
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import (
     TEMPLATE,
@@ -147,7 +149,14 @@ class SiteFolder:
             kits.write_policies(self.kit, "site")
             notify(f"connecting to {self.invitation.host}:{self.invitation.port}")
             monitor = presence.ConnectionMonitor(self.folder, notify)
-            supervisor.site(self.kit, self.folder, self.name).run(notify, monitor.poll)
+            maker = RecogniserMaker(self.folder, owner.delivery, notify)
+
+            def poll(forks: prefork.PreforkServer) -> None:
+                monitor.poll()
+                maker.poll(forks)
+
+            with contextlib.closing(maker):
+                supervisor.site(self.kit, self.folder, self.name).run(notify, poll)
 
 
 def _write_identity(folder: Path, name: str, invitation: Invitation) -> None:

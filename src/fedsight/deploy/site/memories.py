@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from fedsight.core.errors import DeployError
 from fedsight.core.files import make_folder, write_atomically
+from fedsight.deploy.site.delivery.received import reserved
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 
 if TYPE_CHECKING:
@@ -55,13 +56,14 @@ def open_memory(home: Path, program: Program, run: str, contract: Contract) -> P
 
 
 def occupied(home: Path) -> int:
-    """Bytes of what runs leave in the site's folder: their memories, and entries in the ledger.
+    """Bytes of what runs leave in the site's folder: their memories, entries in the ledger, and the
+    models that they ended with, with room for a recogniser of each.
 
     The log does not count: at a protected site it may be longer because of the images, and a
     refusal would tell.
     """
     grown = [home / "ledger.sqlite", *(home / "memory").rglob("*")]
-    return sum(path.stat().st_size for path in grown if path.is_file())
+    return sum(path.stat().st_size for path in grown if path.is_file()) + reserved(home)
 
 
 def _take_over(folder: Path, earlier: list[Path]) -> None:

@@ -62,6 +62,10 @@ TEMPLATE = """\
 # corrupt = 0.1           # share of the sites that a program must assume to collude
 # grinding = 40           # drawings of the graph (log2) that a program must withstand
 
+[delivery]
+# choose = true           # when a run ends, choose a recogniser for this site, and write it here
+# alone = false           # compare it with a model trained on this site's images alone
+
 [speed]
 # threads = 1             # compute threads for training
 # device = "auto"         # or cpu, cuda, cuda:1, mps
@@ -124,6 +128,17 @@ class SpeedSettings(Settings):
             raise ConfigError(problems)
 
 
+class DeliverySettings(Settings):
+    """What a site makes of the model that a run ended with: `[delivery]` of site.toml.
+
+    None of it leaves the site.
+    """
+
+    choose: bool = True  # choose a recogniser on held-out images, and write it into the site's folder
+    # also train a model on this site's images alone, and compare: as long again as the run took here
+    alone: bool = False
+
+
 @dataclass(frozen=True)
 class OwnerSettings:
     """All of `site.toml`."""
@@ -132,6 +147,7 @@ class OwnerSettings:
     contract: Contract
     speed: SpeedSettings
     secure: SecAggLimits = field(default_factory=SecAggLimits)
+    delivery: DeliverySettings = field(default_factory=DeliverySettings)
     share: bool = False  # every site has the sample; this site takes its share of the split
 
 
@@ -182,6 +198,7 @@ def write_owner(owner: OwnerSettings, path: Path) -> None:
             "data": owner.data.table(),
             "contract": owner.contract.table(),
             "secure": owner.secure.table(),
+            "delivery": owner.delivery.table(),
             "speed": owner.speed.table(),
         }
     )
@@ -202,9 +219,9 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
 
     Raises ConfigError with every problem.
     """
-    problems = config.unknown(table, ["data", "contract", "secure", "speed"], "")
+    problems = config.unknown(table, ["data", "contract", "secure", "delivery", "speed"], "")
     kinds: dict[str, Any] = {"data": (sources, None), "contract": Contract}
-    kinds |= {"secure": SecAggLimits, "speed": SpeedSettings}
+    kinds |= {"secure": SecAggLimits, "delivery": DeliverySettings, "speed": SpeedSettings}
     made: dict[str, Any] = {}
     if not table.get("data"):
         cure = "write name and path below [data] in site.toml, or give the folder with --data"
@@ -218,7 +235,8 @@ def parse_owner(table: dict[str, Any], base: Path) -> OwnerSettings:
     if problems:
         raise ConfigError(problems)
     data: Source = made["data"]
-    return OwnerSettings(data, made["contract"], made["speed"], made["secure"], data.sample)
+    kept = made["contract"], made["speed"], made["secure"], made["delivery"]
+    return OwnerSettings(data, *kept, data.sample)
 
 
 def data_section(data: str) -> dict[str, Any]:

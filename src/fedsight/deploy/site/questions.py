@@ -46,6 +46,13 @@ KINDS: dict[str, Kind] = {
         "with personal parameters, count each time they are computed; the latest question, asked "
         "again, gets the same bytes",
     ),
+    "deliver": Kind(
+        "",
+        "what the site makes of the model stays there, and is made by another process, which says "
+        "nothing",
+        "",
+        "one model for a run; the same again any number of times",
+    ),
     "adopt": Kind(
         "whether the images can be opened again",
         "a protected site's failure is always the same sentence",

@@ -7,7 +7,6 @@ the site's own paths or traces; the details stay in the site's log.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import logging
 import secrets
@@ -28,12 +27,12 @@ from fedsight.core.errors import (
     SiteError,
     StoreError,
 )
-from fedsight.core.files import write_atomically
 from fedsight.core.text import printable
 from fedsight.core.types import Metrics, Order
 from fedsight.deploy.declaration import without_files
-from fedsight.deploy.site import job_lease
+from fedsight.deploy.site import adopted, job_lease
 from fedsight.deploy.site.answers import Answer
+from fedsight.deploy.site.delivery.order import FinalOrder
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
 from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
 from fedsight.deploy.site.incoming import IncomingVectors, count
@@ -60,7 +59,6 @@ from fedsight.deploy.site.trainer import (
 )
 from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
-from fedsight.governance.contract import is_sha256
 from fedsight.governance.entries import EntryKind
 from fedsight.program import config
 from fedsight.program.program import Program
@@ -108,6 +106,7 @@ class SiteService:
             "piece": self._piece,
             "train": self._train,
             "measure": self._measure,
+            "deliver": self._deliver,
             "wait": self._wait,
             "fetch": self._fetch,
             **self._secagg.answers,
@@ -165,35 +164,17 @@ class SiteService:
         joined, opened, mark = self._current_run(), self._opened, count(fields, "mark")
         if opened is None or self._found is None:
             raise no_run()
-        sha256 = str(fields.get("sha256"))
-        if not is_sha256(sha256):
-            raise SiteError("the coordinator named no valid SHA-256", "update the coordinator")
-        path = opened.memory / f"kept-{sha256}.bin"
-        data = self._incoming.take("kept", mark) if mark else _read_if_there(path)
-        found = hashlib.sha256(data).hexdigest() == sha256
-        if mark and not found:
-            cause = "the parameters that came are not those that the coordinator named"
-            raise SiteError(cause, "the connection or the coordinator corrupts data: try again")
-        if found and len(data) % 4:
-            raise SiteError("the parameters that came are not float32", "update the coordinator")
-        n, due = len(data) // 4, self._found.lengths["kept"] // 4
-        if found and n != due:
-            raise SiteError(
-                f"{n:,} parameters came that do not travel, and the network has {due:,}",
-                "run the same FedSight version at the coordinator and at the sites",
-            )
+        sha256, due = str(fields.get("sha256")), self._found.lengths["kept"] // 4
+        path = adopted.path_of(opened.memory, sha256)
+        data = self._incoming.take("kept", mark) if mark else adopted.read(path)
+        found = adopted.are_those(data, sha256, due, came=bool(mark))
 
         def reopen() -> ServiceAnswer:
             self._check_same_run(joined)
             if not found:
                 return {"missing": True}, b""
             if mark:
-                others = list(path.parent.glob("kept-*.bin"))  # a run has one set of them
-                freed = sum(other.stat().st_size for other in others)
-                self._enforcement.check_room(max(0, len(data) - freed))
-                for other in others:
-                    other.unlink()
-                write_atomically(path, bytes(data))
+                adopted.replace_others(path, bytes(data), self._enforcement.check_room)
             kept = messages.unpack(data, {"kept": len(data) // 4})["kept"]
             self._open_with(replace(opened, kept=kept))
             try:
@@ -257,6 +238,28 @@ class SiteService:
         question = self._question("figures", Order(round, step.vector), step.accepted, fields)
         work = lambda: self._measured(question, step, rules, joined)  # noqa: E731
         return self._start_work(("measure", question), work, fields)
+
+    def _deliver(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
+        """Receive the model that the run ended with; what is made of it here stays here.
+
+        Its digest names it. Without a `vector` the answer says whether it is `missing` here.
+        """
+        joined, opened, round = self._current_run(), self._opened, count(fields, "round")
+        assert opened is not None
+        assert self._found is not None
+        self._enforcement.check_end(round)
+        sent = count(fields, "vector") > 0
+        known = self._vector is not None and self._vector[0] == round
+        vector = self._model(round, fields) if sent or known else None
+        due = self._found.lengths["vector"] // 4 if sent else None
+        end = FinalOrder.of(fields, opened, vector, due)
+
+        def keep() -> ServiceAnswer:
+            self._check_same_run(joined)
+            there = end.keep(self._home, self._enforcement.check_room)
+            return ({} if there else {"missing": True}), b""
+
+        return self._start_work(("deliver", end.digest, sent), keep, fields)
 
     def _wait(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Wait for some work."""
@@ -489,7 +492,3 @@ class SiteService:
 
 def _expired() -> SiteError:
     return SiteError("this request has expired", "send it again")
-
-
-def _read_if_there(path: Path) -> bytearray:
-    return bytearray(path.read_bytes()) if path.is_file() else bytearray()

@@ -25,7 +25,7 @@ from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
-from fedsight.engines.protected import aggregator_of, reply_bytes
+from fedsight.engines.protected import adopted, aggregator_of, order_digest, reply_bytes
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
@@ -248,6 +248,33 @@ class RemoteEngine:
                 "check the sites' machines and network connections. The last checkpoint is intact",
             )
         return [done.get(view, {}) for view in range(len(views))]
+
+    def deliver(self, vector: Tensor, round: int, counted: Mapping[str, int]) -> dict[str, str]:
+        """Send the sites the model that training ended with, after `round`.
+
+        They tell whether they have it, and nothing of what they make of it. `counted`: in how many
+        rounds each site's reply counted. Returns why others have not got it, by site.
+        """
+        data = messages.pack([vector])
+        digest = order_digest(Order(round, vector), adopted(self.federation))
+        accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
+
+        def one(talk: Talk) -> None:
+            header = {
+                "round": round,
+                "digest": digest,
+                "accepted": accepted.get(talk.site, 0),
+                "counted": counted.get(talk.site, 0),
+            }
+            if talk.finish("deliver", {**header, "vector": 0}).get("missing"):
+                talk.finish("deliver", {**header, "vector": talk.send("vector", data)})
+
+        sites = [self.federation.name(site) for site in range(self.federation.population)]
+        untrained = [site for site in sites if self._personal and site not in accepted]
+        never = "it has never trained, and so has no part of the model that would be its own"
+        problems = dict.fromkeys(untrained, never)
+        asked = [site for site in sites if site not in problems]
+        return problems | self._converse(asked, one, self._deadline())
 
     def _askable(
         self, round: int, wanted: Mapping[int, int | None], done: set[int], tried: set[str]

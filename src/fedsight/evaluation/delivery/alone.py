@@ -15,5 +15,6 @@ class Alone(Delivery):
     nearest: ClassVar[int] = 3
 
     def candidates(self, at: SiteModels) -> Iterable[Candidate]:
-        """One."""
-        yield Candidate(ALONE, at.alone)
+        """One, or none where the site has not trained by itself."""
+        if at.alone is not None:
+            yield Candidate(ALONE, at.alone)

@@ -20,7 +20,7 @@ SHARED, ALONE = "shared", "alone"  # the kinds that others are compared with
 @dataclass(frozen=True)
 class SiteModels:
     """What a site has when a run ends: a client with its images, and two models, as vectors [size]
-    of that client's layout.
+    of that client's layout; `alone` is None where the site has trained none by itself.
 
     `offsets` [classes] are the logarithms of how much more frequent each class is at the site than
     in the whole federation; None where the task does not score classes.
@@ -29,7 +29,7 @@ class SiteModels:
     client: Client
     speed: Speed
     shared: Tensor
-    alone: Tensor
+    alone: Tensor | None
     offsets: Tensor | None
 
     def load(self, vector: Tensor) -> Client:

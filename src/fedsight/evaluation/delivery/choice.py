@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -38,7 +38,13 @@ class HeldOut:
     def of(cls, federation: Federation, site: int) -> HeldOut | None:
         """Those of `site` in the federation; None if it has fewer than LEAST."""
         checked = federation.validating
-        if checked is None or federation.program.task.whole:
+        return None if checked is None else cls.tested_by(checked, site)
+
+    @classmethod
+    def tested_by(cls, checked: Federation, site: int) -> HeldOut | None:
+        """Those that are the test images of `site` in `checked`; None if they are fewer than
+        LEAST, or the task has no figure of some images by themselves."""
+        if checked.program.task.whole:
             return None
         evaluator = Evaluator(checked)
         number = evaluator.view(site)
@@ -118,6 +124,17 @@ def choose(at: SiteModels, held_out: HeldOut) -> Choice:
     return Choice(taken, held_out.images, losses, figures)
 
 
+def decided(at: SiteModels, held_out: HeldOut | None, known: bool) -> Choice:
+    """What a site gets that has these images to choose by, or none.
+
+    `known`: the label proportions of the others are, and the model is one of all sites: half a
+    correction suits such a model unseen.
+    """
+    if held_out is not None:
+        return choose(at, held_out)
+    return unchosen(at if known else replace(at, offsets=None))
+
+
 def unchosen(at: SiteModels) -> Choice:
     """What a site gets that has too few images to choose by: a correction of half strength, or the
     shared model as it is where that cannot be corrected."""
@@ -126,18 +143,20 @@ def unchosen(at: SiteModels) -> Choice:
     return Choice(next(half, Candidate(SHARED, at.shared)), 0, {}, {})
 
 
-def offsets(federation: Federation, site: int) -> npt.NDArray[np.float64] | None:
+def offsets(
+    federation: Federation, site: int, known: bool = True
+) -> npt.NDArray[np.float64] | None:
     """The logarithms [classes] of each class's share at `site` over its share in the federation.
 
-    Half an image is added to each count. Where privacy hides the counts of the others, all classes
-    count as equally frequent there. None if the task does not score classes.
+    Half an image is added to each count. Where the counts of the others are not `known`, or privacy
+    hides them, all classes count as equally frequent there. None if the task does not score classes.
     """
     program, dataset, partition = federation.program, federation.dataset, federation.partition
     if not program.task.scored:
         return None
     classes = len(dataset.classes)
     own = dataset.train.counts(classes, partition.indices(site)) + 0.5
-    if program.privacy.protects:
+    if program.privacy.protects or not known:
         return np.asarray(np.log(own / own.mean()))
     sites = [partition.indices(number) for number in range(len(partition))]
     everybody = dataset.train.counts(classes, np.concatenate(sites)) + 0.5

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from fedsight.core.files import file_name, make_folder, refuse_links, write_atom
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics
 from fedsight.evaluation.delivery.base import SiteModels
-from fedsight.evaluation.delivery.choice import HeldOut, choose, offsets, unchosen
+from fedsight.evaluation.delivery.choice import HeldOut, decided, offsets
 from fedsight.evaluation.evidence import Evidence, Witness
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program.federation import Federation
@@ -37,11 +37,8 @@ class SharedModel:
 
     def state(self, federation: Federation, site: str) -> dict[str, Tensor]:
         """The shared model's tensors by name, with what the site has of its own, part or whole."""
-        vector, layout = self.vector.clone(), federation.layout
         own = MemoryStore(self.memory).load(site, LAST).get("personal")
-        if own is not None:
-            vector[federation.program.own(layout)] = own
-        return layout.state_dict(vector)
+        return with_own(federation, self.vector, own)
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,15 @@ class Delivered:
     choice: Mapping[str, Any]
     sums: list[Metrics]
     evidence: Evidence | None
+
+
+def with_own(federation: Federation, vector: Tensor, own: Tensor | None) -> dict[str, Tensor]:
+    """The tensors by name of the model `vector` [size], with what a site has of its `own`."""
+    layout = federation.layout
+    if own is not None:
+        vector = vector.clone()
+        vector[federation.program.own(layout)] = own
+    return layout.state_dict(vector)
 
 
 def deliver(
@@ -69,13 +75,9 @@ def deliver(
     ratios = None if odds is None else torch.from_numpy(odds).float()
     at = SiteModels(client, speed, layout.vector(there), alone.clone(), ratios)
     with one_thread():
-        if held_out is not None:
-            choice = choose(at, held_out)
-        else:
-            # Half a correction suits a model of all sites, and proportions that are known.
-            program = federation.program
-            plain = not (program.differs(federation.network) or program.privacy.protects)
-            choice = unchosen(at if plain else replace(at, offsets=None))
+        program = federation.program
+        plain = not (program.differs(federation.network) or program.privacy.protects)
+        choice = decided(at, held_out, plain)
         at.load(choice.taken.vector)
         path = delivered_path(shared.folder, name)
         refuse_links(shared.folder.parent, shared.folder.name)

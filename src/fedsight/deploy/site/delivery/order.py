@@ -1,0 +1,98 @@
+"""What the coordinator says of the model that a run ended with, and how a site keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from fedsight.core.errors import SiteError
+from fedsight.core.types import Order
+from fedsight.deploy.site.delivery.received import KEY, Received, ReceivedOrder
+from fedsight.deploy.site.incoming import count
+from fedsight.deploy.site.release import digest_of
+from fedsight.deploy.site.trainer import OpenData
+from fedsight.engines.protected import order_digest
+from fedsight.governance.contract import is_sha256
+
+
+@dataclass(frozen=True)
+class FinalOrder:
+    """A run has ended with the model `digest`; `vector` is it, None if it is not here yet.
+
+    The digest is that of an order: it covers the parameters too that only the coordinator had.
+    """
+
+    opened: OpenData
+    round: int
+    accepted: int
+    counted: int
+    digest: str
+    vector: Tensor | None
+
+    @classmethod
+    def of(
+        cls, fields: Mapping[str, Any], opened: OpenData, vector: Tensor | None, due: int | None
+    ) -> FinalOrder:
+        """What the header `fields` says. `vector` came with it if `due` values were, else the site
+        has it from a question before.
+
+        Raises SiteError if it is not the one that the coordinator named.
+        """
+        digest = str(fields.get("digest"))
+        if not is_sha256(digest):
+            raise SiteError("the coordinator named no valid SHA-256", "update the coordinator")
+        round, accepted = count(fields, "round"), count(fields, "accepted")
+        counted = count(fields, "counted")
+        if max(accepted, counted) > round:
+            raise SiteError("a site cannot count in more rounds than there are", "update the server")
+        if vector is not None and due is not None and vector.numel() != due:
+            cause = f"{vector.numel():,} values came as the model, which has {due:,}"
+            raise SiteError(cause, "run the same FedSight version at the coordinator and the sites")
+        if vector is not None and order_digest(Order(round, vector), opened.kept) != digest:
+            if due is not None:
+                cause = "the model that came is not the one that the coordinator named"
+                raise SiteError(cause, "the connection or the coordinator corrupts data: try again")
+            vector = None
+        return cls(opened, round, accepted, counted, digest, vector)
+
+    @property
+    def key(self) -> str:
+        """The name of the run under its program, for folders."""
+        opened = self.opened
+        return digest_of("final", opened.program.fingerprint, opened.memory.name)[:KEY]
+
+    def keep(self, home: Path, check_room: Callable[[int], None]) -> bool:
+        """Keep the model in the site's folder; False if it is not here.
+
+        `check_room` raises DeployError if the contract has no room for so many bytes more. Raises
+        SiteError if the run has ended with another model.
+        """
+        received, opened = Received(home), self.opened
+        if not received.accepts(self.key, self.digest):
+            return True
+        if self.vector is None:
+            return False
+        kept = opened.kept
+        values = self.vector.numel() + (0 if kept is None else kept.numel())
+        room = 2 * 4 * values  # itself, and a recogniser
+        check_room(room)
+        order = ReceivedOrder(
+            run=opened.memory.name,
+            fingerprint=opened.program.fingerprint,
+            program=opened.program.table(),
+            site=opened.name,
+            memory=str(opened.memory.relative_to(home)),
+            round=self.round,
+            accepted=self.accepted,
+            counted=self.counted,
+            digest=self.digest,
+            bytes=room,
+            wanted=opened.owner.delivery.choose,
+        )
+        vectors = {"vector": self.vector} if kept is None else {"vector": self.vector, "kept": kept}
+        received.keep(self.key, order, vectors)
+        return True

@@ -1,0 +1,78 @@
+"""A site's own recognisers: `recognisers/RUN` of its folder, each ready for `predict` and `export`."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import save
+from torch import Tensor
+
+from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import StoreError
+from fedsight.core.files import make_folder, write_atomically
+from fedsight.data.base import Preprocess
+from fedsight.deploy.site.delivery.received import ReceivedOrder
+from fedsight.program.program import Program, Speed
+
+FOLDER = "recognisers"
+MAX_NAME = 40  # characters of a program's name in that of a folder
+DIGITS = 8  # of the order's key after it: two runs may have the same name
+
+
+@dataclass(frozen=True)
+class Recogniser:
+    """What a recogniser consists of: its tensors by name, and how images become its input."""
+
+    tensors: Mapping[str, Tensor]
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    facts: Mapping[str, Any]  # how it was chosen, and how it compares
+
+
+def place(home: Path, key: str, name: str) -> Path:
+    """The folder of the recogniser of the order `key` for a program called `name`, which is the
+    coordinator's choice."""
+    plain = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:MAX_NAME]
+    return home / FOLDER / f"{plain or 'run'}-{key[:DIGITS]}"
+
+
+def write(folder: Path, program: Program, order: ReceivedOrder, made: Recogniser) -> None:
+    """Write a recogniser, whole or not at all; StoreError if that fails.
+
+    One that is there already is replaced.
+    """
+    partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
+    shutil.rmtree(partial, ignore_errors=True)
+    make_folder(partial)
+    try:
+        store = RunStore(partial)
+        write_atomically(partial / "model.safetensors", save(dict(made.tensors)))
+        store.write_program(program, Speed())
+        store.write_json(
+            "run.json",
+            {
+                "name": program.name,
+                "fingerprint": program.fingerprint,
+                "id": order.run,
+                "classes": list(made.classes),
+                "preprocess": asdict(made.preprocess),
+                "sites": [{"name": order.site}],
+                "recogniser": {"site": order.site, "rounds": order.round, **made.facts},
+            },
+        )
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.replace(old)
+        partial.replace(folder)
+    except (OSError, StoreError) as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        if isinstance(error, StoreError):
+            raise StoreError(error.cause, "free some space: the site tries again by itself") from error
+        cause = f"cannot write {folder}: {error.strerror or error}"
+        raise StoreError(cause, "free some space: the site tries again by itself") from error
+    shutil.rmtree(old, ignore_errors=True)
