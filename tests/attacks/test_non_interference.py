@@ -52,15 +52,16 @@ PAIRS = [(task, mechanism) for task in sorted(MODELS) for mechanism in sorted(RE
 class Question:
     """One of a malicious coordinator's questions."""
 
-    kind: str  # train, again, measure, adopt, restart
+    kind: str  # train, again, measure, adopt, deliver, restart
     scale: float = 1.0  # of the model's parameters
     round: int = 1
     accepted: int = 0
 
 
+WORDS = ["train", "train", "train", "again", "measure", "adopt", "deliver", "restart"]
 questions = st.builds(
     Question,
-    kind=st.sampled_from(["train", "train", "train", "again", "measure", "adopt", "restart"]),
+    kind=st.sampled_from(WORDS),
     scale=st.sampled_from([0.0, 1.0, 1e6, 1e12, 1e18, 1e25, 1e30, 1e38, float("nan")]),
     round=st.integers(0, 3),
     accepted=st.integers(0, 2),
@@ -108,6 +109,8 @@ def held(site: AttackedSite, of: Program, federation: Federation, asked: list[Qu
         elif one.kind == "adopt":
             kept = torch.full((max(1, len(federation.initial[layout.kept])),), one.scale)
             site.adopt(kept)
+        elif one.kind == "deliver":
+            site.deliver(start * one.scale, one.round, one.accepted)
         else:
             last = last if one.kind == "again" else start * one.scale
             site.train(last, extras, one.round, accepted=one.accepted)

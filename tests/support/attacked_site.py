@@ -21,10 +21,12 @@ from PIL import Image
 from torch import Tensor
 
 from fedsight.core.errors import FedSightError
+from fedsight.core.types import Order
 from fedsight.deploy.declaration import without_weights
 from fedsight.deploy.site import service
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer_process import Commands
+from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
 from fedsight.privacy.secagg.keys import CHALLENGE
 from fedsight.program.config import parse
@@ -90,13 +92,19 @@ def program(images: Path, **sections: Any) -> Program:
 class AttackedSite:
     """One site, and whatever a coordinator may send it."""
 
-    def __init__(self, home: Path, images: Path | dict[str, Any], **contract: Any) -> None:
+    def __init__(
+        self,
+        home: Path,
+        images: Path | dict[str, Any],
+        delivery: Mapping[str, Any] | None = None,
+        **contract: Any,
+    ) -> None:
         """`images`: a folder, or all of the owner's [data]."""
         home.mkdir(parents=True)
         self.home = home
         folder = {"name": "folder", "path": str(images)}
         data = images if isinstance(images, dict) else folder
-        owner = {"data": data, "contract": contract}
+        owner = {"data": data, "contract": contract, "delivery": dict(delivery or {})}
         (home / "owner.toml").write_text(tomli_w.dumps(owner))
         self._numbers = itertools.count(1)
         self._program: Program | None = None
@@ -169,6 +177,18 @@ class AttackedSite:
         """Send parameters that do not travel every round."""
         sha256 = hashlib.sha256(messages.pack([kept])).hexdigest()
         return self.ask("adopt", {"sha256": sha256, "mark": self.send("kept", [kept])})[0]
+
+    def deliver(
+        self, vector: Tensor, round: int, accepted: int = 0, kept: Tensor | None = None
+    ) -> list[dict[str, Any]]:
+        """Say that the run has ended with this model, and send it if the site lacks it."""
+        header = {"round": round, "accepted": accepted, "counted": accepted}
+        header["digest"] = order_digest(Order(round, vector), kept)
+        answers = [self.ask("deliver", {**header, "vector": 0})[0]]
+        if answers[0].get("missing"):
+            sent = self.send("vector", [vector])
+            answers.append(self.ask("deliver", {**header, "vector": sent})[0])
+        return answers
 
     def measure(self, vector: Tensor, round: int = 1, accepted: int = 0) -> dict[str, Any]:
         """Ask for figures; `accepted`: the last round whose memory counts."""

@@ -145,6 +145,29 @@ def log_command(
         show_log(lines)
 
 
+@app.command("recognisers")
+def recognisers_command(
+    folder: SiteFolderOption = Path(),
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a JSON list instead of a table.")
+    ] = False,
+) -> None:
+    """Show the site's own recognisers: which kind of model each is, and what it gains.
+
+    Each folder is ready for `fedsight predict` and `fedsight export`. None of this leaves the site.
+
+    Example: fedsight site recognisers ward-3
+    """
+    from fedsight.cli.recognisers import as_list, show_recognisers
+    from fedsight.deploy.membership.federation import check_site_folder
+
+    check_site_folder(folder)
+    if as_json:
+        echo(json.dumps(as_list(folder), indent=2, ensure_ascii=False))
+    else:
+        show_recognisers(folder)
+
+
 @app.command("ledger")
 def ledger_command(
     folder: SiteFolderOption = Path(),

@@ -199,19 +199,20 @@ def delivered_words(row: SiteRow) -> Words:
         return ""
     if not row.delivered.held_out:
         return message(
-            "{model} (too few held-out samples to choose by)", model=_kind_words(row.delivered)
+            "{model} (too few held-out samples to choose by)", model=kind_words(row.delivered.kind)
         )
-    return _kind_words(row.delivered)
+    return kind_words(row.delivered.kind)
 
 
-def _kind_words(delivered: DeliveredRecord) -> Words:
+def kind_words(kind: str) -> Words:
+    """A kind of model that a site can get, in a few words."""
     found: dict[str, Text] = {
         "shared": message("the shared model"),
         "corrected": message("the shared model, corrected for its label mix"),
         "tuned": message("the shared model, tuned at the site"),
         "alone": message("its own model"),
     }
-    return found.get(delivered.kind, delivered.kind)
+    return found.get(kind, kind)
 
 
 def alike(run: Run, rows: Sequence[SiteRow]) -> float | None:

@@ -118,7 +118,10 @@ class RunScheduler:
         self._history_size = 0  # bytes of the history that they have seen
 
     def run(self) -> dict[str, Any]:
-        """Run job after job; returns the summary. A finished run is only sent to sites that lack it."""
+        """Run job after job; returns the summary.
+
+        Of a finished run, only the model is sent again to sites that lack it.
+        """
         if (self._store.folder / "summary.json").exists():
             return self._send_again()
         failures, done = 0, self._last_round()

@@ -134,8 +134,8 @@ class DeliverySettings(Settings):
     None of it leaves the site.
     """
 
-    choose: bool = True  # choose a recogniser on held-out images, and write it into the site's folder
-    # also train a model on this site's images alone, and compare: as long again as the run took here
+    choose: bool = True  # choose a recogniser on held-out images, and write it here
+    # also train a model on this site's images alone, and compare: as long again as the run took
     alone: bool = False
 
 

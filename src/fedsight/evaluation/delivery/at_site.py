@@ -23,7 +23,13 @@ from fedsight.core.errors import ModelError
 from fedsight.core.threads import one_thread
 from fedsight.data.base import Indices, Part
 from fedsight.evaluation.baselines import training
-from fedsight.evaluation.delivery.base import ALONE, SHARED, SiteModels
+from fedsight.evaluation.delivery.base import (
+    ALONE,
+    HALF_OF_TEST,
+    SHARED,
+    VALIDATION,
+    SiteModels,
+)
 from fedsight.evaluation.delivery.choice import LEAST, Choice, HeldOut, decided, offsets
 from fedsight.evaluation.delivery.deliver import with_own
 from fedsight.evaluation.evidence import Evidence, Witness, compared
@@ -88,7 +94,8 @@ def choose_at_site(
     with one_thread():
         choice = decided(at, judged.held_out, plain)
         tensors = layout.state_dict(choice.taken.vector)
-        return Chosen(tensors, {**choice.plain(), "chosen_on": judged.by, **_gain(at, site, choice)})
+        facts = {**choice.plain(), "chosen_on": judged.by, **_gain(at, site, choice)}
+        return Chosen(tensors, facts)
 
 
 @dataclass(frozen=True)
@@ -111,14 +118,14 @@ class _Judged:
             checked = replace(federation, dataset=replace(data, test=part, validation=None))
             held = HeldOut.tested_by(checked.testing((View(view.site, everything),)), site)
             if held is not None:
-                return cls(held, federation, "validation part")
+                return cls(held, federation, VALIDATION)
         seed = federation.program.seed, federation.partition.name(site)
         one, other = halves(data.test, view.indices, *seed)
         held = HeldOut.tested_by(federation.testing((replace(view, indices=one),)), site)
         if held is None:
             return cls(None, federation, None)
         rest = federation.testing((replace(view, indices=other),))
-        return cls(held, rest, "half of the test images")
+        return cls(held, rest, HALF_OF_TEST)
 
 
 def halves(part: Part, chosen: Indices, seed: int, site: str) -> tuple[Indices, Indices]:
@@ -146,8 +153,8 @@ def _tensors(federation: Federation, final: FinalModel) -> dict[str, Tensor]:
         own is not None and len(own) != len(vector[program.own(layout)])
     ):
         raise ModelError(
-            "the model that the run ended with is not one for these images: their size, channels or "
-            "classes have changed since",
+            "the model that the run ended with is not one for these images: their size, channels "
+            "or classes have changed since",
             "restore the images and [data] of site.toml as they were during the run",
         )
     if not bool(torch.isfinite(final.vector).all()):

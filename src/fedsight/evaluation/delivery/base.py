@@ -16,6 +16,9 @@ from fedsight.program.program import Speed
 
 SHARED, ALONE = "shared", "alone"  # the kinds that others are compared with
 
+# What a deployed site chooses by: `chosen_on`.
+VALIDATION, HALF_OF_TEST = "validation part", "half of the test part"
+
 
 @dataclass(frozen=True)
 class SiteModels:

@@ -149,7 +149,8 @@ def offsets(
     """The logarithms [classes] of each class's share at `site` over its share in the federation.
 
     Half an image is added to each count. Where the counts of the others are not `known`, or privacy
-    hides them, all classes count as equally frequent there. None if the task does not score classes.
+    hides them, all classes count as equally frequent there. None if the task does not score
+    classes.
     """
     program, dataset, partition = federation.program, federation.dataset, federation.partition
     if not program.task.scored:

@@ -22,7 +22,8 @@ MODULE = "fedsight.deploy.site.delivery.process"
 OUTPUT = "delivery.txt"  # in the site's folder: what the process prints
 LOG_BYTES = 1 << 20  # of it; older lines are dropped
 INTERVAL = 1.0  # seconds between looks at the orders
-RETRY = 600.0  # seconds after which a recogniser that could not be made is tried again
+RETRY = 600.0  # seconds after which what failed is tried again; twice as long each time, up to
+LONGEST = 86400.0
 
 
 class RecogniserMaker:
@@ -35,7 +36,8 @@ class RecogniserMaker:
         self._received = Received(home)
         self._running: tuple[int, str] | None = None  # a process, and its order
         self._looked = 0.0
-        self._due: dict[str, float] = {}  # when an order that failed is tried again
+        self._due: dict[str, float] = {}  # when an order is tried again
+        self._waits: dict[str, float] = {}  # how long it waited for the last time
 
     def poll(self, forks: prefork.PreforkServer) -> None:
         """Start the next process if none runs; tell of one that has ended."""
@@ -64,7 +66,8 @@ class RecogniserMaker:
             self._running = None
 
     def _start(self, forks: prefork.PreforkServer, key: str) -> None:
-        self._due[key] = time.monotonic() + RETRY
+        self._waits[key] = wait = min(LONGEST, 2 * self._waits.get(key, RETRY / 2))
+        self._due[key] = time.monotonic() + wait
         trim(self._home / OUTPUT, LOG_BYTES)
         spec = spawn.ProcessSpec(MODULE, [str(self._home), key], dict(os.environ), str(self._home))
         with (self._home / OUTPUT).open("ab") as output:

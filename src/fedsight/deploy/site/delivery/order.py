@@ -48,7 +48,8 @@ class FinalOrder:
         round, accepted = count(fields, "round"), count(fields, "accepted")
         counted = count(fields, "counted")
         if max(accepted, counted) > round:
-            raise SiteError("a site cannot count in more rounds than there are", "update the server")
+            cause = f"a site cannot count in more than {round} rounds"
+            raise SiteError(cause, "update the coordinator")
         if vector is not None and due is not None and vector.numel() != due:
             cause = f"{vector.numel():,} values came as the model, which has {due:,}"
             raise SiteError(cause, "run the same FedSight version at the coordinator and the sites")

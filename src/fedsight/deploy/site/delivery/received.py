@@ -124,7 +124,7 @@ class Received:
         data = json.dumps(asdict(outcome)).encode()
         write_atomically(self.folder(key) / OUTCOME, data, 0o600)
 
-    def keys(self) -> list[str]:
+    def orders(self) -> list[str]:
         """All orders, the oldest first."""
         found = (self.home / FOLDER).glob(f"*/{ORDER}")
         return [path.parent.name for path in sorted(found, key=lambda path: path.stat().st_mtime)]
@@ -132,10 +132,10 @@ class Received:
     def wanting(self, alone: bool) -> Iterator[str]:
         """The orders whose recogniser has not been made, or was made without comparing it with a
         model trained alone, which the owner wants by now."""
-        for key in self.keys():
+        for key in self.orders():
             found = self.outcome(key)
-            made = found is not None and found.state == "delivered"
-            if (self.folder(key) / MODEL).is_file() and not (made and found.alone >= alone):  # type: ignore[union-attr]
+            made = found is not None and found.state == "delivered" and found.alone >= alone
+            if not made and (self.folder(key) / MODEL).is_file():
                 yield key
 
 

@@ -1,4 +1,4 @@
-"""A site's own recognisers: `recognisers/RUN` of its folder, each ready for `predict` and `export`."""
+"""A site's own recognisers: `recognisers/RUN` of its folder, ready for `predict` and `export`."""
 
 from __future__ import annotations
 
@@ -71,8 +71,9 @@ def write(folder: Path, program: Program, order: ReceivedOrder, made: Recogniser
         partial.replace(folder)
     except (OSError, StoreError) as error:
         shutil.rmtree(partial, ignore_errors=True)
+        cure = "free some space: the site tries again by itself"
         if isinstance(error, StoreError):
-            raise StoreError(error.cause, "free some space: the site tries again by itself") from error
+            raise StoreError(error.cause, cure) from error
         cause = f"cannot write {folder}: {error.strerror or error}"
-        raise StoreError(cause, "free some space: the site tries again by itself") from error
+        raise StoreError(cause, cure) from error
     shutil.rmtree(old, ignore_errors=True)
