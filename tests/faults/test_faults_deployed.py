@@ -12,6 +12,8 @@ from processes import DEPLOYED, wait_until
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import Interrupted
+from fedsight.deploy.site.delivery.received import Outcome, Received
+from fedsight.inference import saved
 from fedsight.runs import lifecycle
 
 # Its sites have memory, which must neither get lost nor count twice.
@@ -73,6 +75,33 @@ def test_run_ends_with_the_same_bits_whoever_is_killed(three: Loopback, tmp_path
         trained = [line["round"] for line in site.log.read() if line["event"] == "update"]
         assert set(trained) == set(range(1, 7))
         assert max(trained.count(round) for round in set(trained)) <= 2
+
+
+def test_every_site_makes_its_recogniser_whoever_is_killed(three: Loopback) -> None:
+    homes = {name: site.folder for name, site in three.sites.items()}
+    store = three.run("delivered", rounds={"rounds": 1, "evaluate_every": 1})
+    assert store.read_json("received.json")["sites"] == sorted(homes)
+    run = store.read_json("run.json")["id"]
+
+    def outcome(home: Path) -> Outcome | None:
+        """What became of the model of this run."""
+        received = Received(home)
+        (key,) = (key for key in received.orders() if getattr(received.read(key), "run", "") == run)
+        return received.outcome(key)
+
+    # The machine of one site goes down while it chooses, or just before or after.
+    process = three.running[homes["site-01"]]
+    process.kill()
+    process.wait()
+    wait_until(lambda: not three.process_left(homes["site-01"]), DEPLOYED)
+    three.start_site("site-01")
+    for home in homes.values():
+        wait_until(lambda home=home: outcome(home) is not None, DEPLOYED)  # type: ignore[misc]
+        found = outcome(home)
+        assert found is not None
+        assert (found.state, found.why) == ("delivered", "")
+        assert found.facts["held_out"] > 0
+        assert saved.load(home / found.folder).fingerprint == store.program()[0].fingerprint
 
 
 class Interrupter(Killer):

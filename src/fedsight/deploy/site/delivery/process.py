@@ -60,6 +60,8 @@ def deliver(home: Path, key: str) -> Outcome:
         cure = "see delivery.txt at the site; this is a bug in FedSight"
         outcome = _failed(DeployError(f"the recogniser cannot be made ({bug})", cure))
     received.conclude(key, outcome)
+    if outcome.state == "delivered":
+        received.tidy(key)
     return outcome
 
 

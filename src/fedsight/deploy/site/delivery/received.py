@@ -8,6 +8,7 @@ depend on what is made of it: `occupied` counts the same bytes from the first mo
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -123,6 +124,10 @@ class Received:
         """Record what became of the order `key`; StoreError if that fails."""
         data = json.dumps(asdict(outcome)).encode()
         write_atomically(self.folder(key) / OUTCOME, data, 0o600)
+
+    def tidy(self, key: str) -> None:
+        """Remove what was needed only until the recogniser of the order `key` was made."""
+        shutil.rmtree(self.folder(key) / WORK, ignore_errors=True)
 
     def orders(self) -> list[str]:
         """All orders, the oldest first."""
