@@ -37,7 +37,7 @@ from fedsight.data.augment.base import Augmentation, augmentations
 from fedsight.data.base import SizedSource, Source, sources
 from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
-from fedsight.deploy.site.owner import SecAggLimits, SpeedSettings
+from fedsight.deploy.site.owner import DeliverySettings, SecAggLimits, SpeedSettings
 from fedsight.governance.contract import Contract
 from fedsight.models.adapters.base import LayerAdapter, adapters
 from fedsight.models.base import Model, models
@@ -112,6 +112,7 @@ RUN_FILES = {
     "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
     "rounds-K/": "after `resume --rounds`: the results of the first K rounds, a run folder to read",
     "report.html": "the report, a single self-contained file",
+    "received.json": "in a federation: the sites that have the final model, and why others do not",
 }
 
 SERIES_FILES = {
@@ -147,7 +148,10 @@ SITE_FILES = {
     "log.jsonl": "what left and what was refused: `fedsight site log`",
     "ledger.sqlite, ledger.head": "what left and what it cost, chained: `fedsight site ledger`",
     "memory/": "what algorithms keep at the site, one folder per run",
-    "process.txt, trainer.txt": "the output of the site's processes",
+    "received/": "the models that runs ended with, as the coordinator sent them",
+    "recognisers/": "the site's own recognisers, one folder per run, for `predict` and `export`: "
+    "`fedsight site recognisers`",
+    "process.txt, trainer.txt, delivery.txt": "the output of the site's processes",
 }
 
 SITE = """\
@@ -644,6 +648,7 @@ def _site() -> Iterator[str]:
     for section, cls in (
         ("contract", Contract),
         ("secure", SecAggLimits),
+        ("delivery", DeliverySettings),
         ("speed", SpeedSettings),
     ):
         yield f"### A site's [{section}]\n"

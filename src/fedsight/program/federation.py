@@ -193,8 +193,10 @@ class Federation:
         """
         vector, layout = self.initial.clone(), self.layout
         if len(kept) != layout.size - layout.travelling.stop:
-            cause = f"{len(kept):,} values came for the parts of the network that do not travel"
-            raise ModelError(cause, "run the same FedSight version everywhere")
+            n, due = len(kept), layout.size - layout.travelling.stop
+            cause = f"{n:,} parameters came that do not travel, and the network has {due:,}"
+            cure = "run the same FedSight version at the coordinator and at the sites"
+            raise ModelError(cause, cure)
         vector[layout.kept] = kept
         network, state = self._built
         other = replace(self)

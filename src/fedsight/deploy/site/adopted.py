@@ -31,9 +31,10 @@ def are_those(data: bytes | bytearray, sha256: str, due: int, came: bool) -> boo
         raise SiteError(cause, "the connection or the coordinator corrupts data: try again")
     if found and len(data) % 4:
         raise SiteError("the parameters that came are not float32", "update the coordinator")
-    if found and len(data) // 4 != due:
+    n = len(data) // 4
+    if found and n != due:
         raise SiteError(
-            f"{len(data) // 4:,} parameters came that do not travel, and the network has {due:,}",
+            f"{n:,} parameters came that do not travel, and the network has {due:,}",
             "run the same FedSight version at the coordinator and at the sites",
         )
     return found

@@ -51,8 +51,9 @@ class FinalOrder:
             cause = f"a site cannot count in more than {round} rounds"
             raise SiteError(cause, "update the coordinator")
         if vector is not None and due is not None and vector.numel() != due:
-            cause = f"{vector.numel():,} values came as the model, which has {due:,}"
-            raise SiteError(cause, "run the same FedSight version at the coordinator and the sites")
+            n = vector.numel()
+            cause = f"{n:,} values came as the model, which has {due:,}"
+            raise SiteError(cause, "run the same FedSight version at the coordinator and at the sites")
         if vector is not None and order_digest(Order(round, vector), opened.kept) != digest:
             if due is not None:
                 cause = "the model that came is not the one that the coordinator named"

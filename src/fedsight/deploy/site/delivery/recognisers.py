@@ -74,6 +74,6 @@ def write(folder: Path, program: Program, order: ReceivedOrder, made: Recogniser
         cure = "free some space: the site tries again by itself"
         if isinstance(error, StoreError):
             raise StoreError(error.cause, cure) from error
-        cause = f"cannot write {folder}: {error.strerror or error}"
-        raise StoreError(cause, cure) from error
+        why = error.strerror or error
+        raise StoreError(f"cannot write {folder}: {why}", cure) from error
     shutil.rmtree(old, ignore_errors=True)
