@@ -56,13 +56,14 @@ def test_every_command_of_a_federation_is_on_the_page() -> None:
 
 
 def test_the_files_of_the_page_are_valid(tmp_path: Path) -> None:
-    config, owner = (tomllib.loads(block) for block in blocks(PAGE, "toml"))
+    config, owner, delivery = (tomllib.loads(block) for block in blocks(PAGE, "toml"))
     program, speed = parse(config, tmp_path)
     problems = [*program.check(), *speed.check()]
     assert [problem for problem in problems if not problem.where.startswith("data.")] == []
     found = parse_owner(owner, tmp_path)
     found.contract.check_program(program)
     assert not found.share
+    assert parse_owner({**owner, **delivery}, tmp_path) == found  # it shows the defaults
     assert program.rounds.quorum is not None
     # what the page says of the classes
     assert ", ".join(config["data"]["classes"]) in blocks(PAGE, "toml")[1]

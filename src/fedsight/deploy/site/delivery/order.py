@@ -53,7 +53,8 @@ class FinalOrder:
         if vector is not None and due is not None and vector.numel() != due:
             n = vector.numel()
             cause = f"{n:,} values came as the model, which has {due:,}"
-            raise SiteError(cause, "run the same FedSight version at the coordinator and at the sites")
+            cure = "run the same FedSight version at the coordinator and at the sites"
+            raise SiteError(cause, cure)
         if vector is not None and order_digest(Order(round, vector), opened.kept) != digest:
             if due is not None:
                 cause = "the model that came is not the one that the coordinator named"
