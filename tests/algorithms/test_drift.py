@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 
 import federations
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
+from quadratics import Quadratics, Vector
 
-from fedsight.algorithms.base import Algorithm, Local, Mean, State
+from fedsight.algorithms.afl import AFL
+from fedsight.algorithms.base import Algorithm, Local
 from fedsight.algorithms.fedavg import FedAvg
 from fedsight.algorithms.feddyn import FedDyn
 from fedsight.algorithms.fedexp import FedExP
@@ -29,82 +29,6 @@ from fedsight.engines.in_process import InProcessEngine
 from fedsight.models.zoo.small_cnn import SmallCNN
 from fedsight.privacy.base import split
 from fedsight.program.federation import federate
-
-Vector = npt.NDArray[np.float64]
-
-
-@dataclass
-class Quadratics:
-    """Sites with losses (w - b)' A (w - b) / 2 of their own, weights and numbers of local steps."""
-
-    weights: Sequence[float]
-    steps: Sequence[int]
-    lr: float
-    curved: list[Vector] = field(default_factory=list)
-    wanted: list[Vector] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        draws = np.random.default_rng(4)
-        if not self.curved:
-            self.curved = [np.diag(draws.uniform(0.5, 2, 4)) for _ in self.weights]
-            self.wanted = [draws.normal(size=4) for _ in self.weights]
-
-    @property
-    def joint(self) -> Vector:
-        """Where the weighted mean of the losses is least."""
-        sides = list(zip(self.weights, self.curved, self.wanted, strict=True))
-        return np.linalg.solve(sum(w * a for w, a, _ in sides), sum(w * a @ b for w, a, b in sides))
-
-    def cohorts(self, rounds: int, size: int) -> list[list[int]]:
-        """Who takes part in each round."""
-        draws = np.random.default_rng(5)
-        return [list(draws.choice(len(self.weights), size, replace=False)) for _ in range(rounds)]
-
-    def learn(self, algorithm: Algorithm, cohorts: Sequence[Sequence[int]]) -> tuple[Vector, State]:
-        """What the algorithm makes of rounds with these cohorts."""
-        vector = torch.zeros(len(self.wanted[0]))
-        state, memories = algorithm.init(vector), [{} for _ in self.weights]
-        for round, cohort in enumerate(cohorts, start=1):
-            payloads, weight = [], sum(self.weights[site] for site in cohort)
-            for site in cohort:
-                y, shared = vector.double(), algorithm.shared(state)
-                at = Local(vector.double(), shared, memories[site], self.lr)
-                at.loss = self.loss(site, y.numpy())
-                at.at = partial(self.gradient, site)
-                for _ in range(self.steps[site]):
-                    grad = self.gradient(site, y)
-                    y = y - at.lr * algorithm.correct(grad, y, at)
-                    at.steps += 1
-                payload, memories[site] = algorithm.finish(y, at)
-                assert payload.keys() == {*algorithm.parts, *algorithm.scalars}
-                assert all(payload[name].shape == (1,) for name in algorithm.scalars)
-                payloads.append({k: v * self.weights[site] / weight for k, v in payload.items()})
-            parts = {name: sum(one[name] for one in payloads) for name in payloads[0]}
-            mean = Mean(parts, weight / sum(self.weights))
-            vector, state = algorithm.step(vector, state, mean, round)
-            assert vector.dtype == torch.float32
-        return vector.double().numpy(), state
-
-    def loss(self, site: int, w: Vector) -> float:
-        """A site's loss."""
-        off = w - self.wanted[site]
-        return float(off @ self.curved[site] @ off / 2)
-
-    def grad(self, site: int, w: Vector) -> Vector:
-        """The gradient of a site's loss."""
-        return self.curved[site] @ (w - self.wanted[site])
-
-    def gradient(self, site: int, w: torch.Tensor) -> torch.Tensor:
-        """The same of a tensor."""
-        return torch.from_numpy(self.grad(site, w.numpy()))
-
-    def walk(self, site: int, x: Vector) -> Vector:
-        """The update of a site's plain local steps, in NumPy."""
-        y = x.copy()
-        for _ in range(self.steps[site]):
-            y -= self.lr * self.grad(site, y)
-        return y - x
-
 
 UNEQUAL = Quadratics(weights=[45, 30, 10, 8, 1], steps=[9, 6, 2, 2, 1], lr=0.1)
 
@@ -182,11 +106,26 @@ def fedsam(cohorts: Sequence[Sequence[int]], rho: float) -> Vector:
     return x
 
 
+def afl(cohorts: Sequence[Sequence[int]], rate: float) -> Vector:
+    """Descent with weights l_k ~ p_k exp(rate sum of F_k), in whole numbers of 2^-16."""
+    x, logs, mean = np.zeros(4), np.zeros(len(UNEQUAL.weights)), None
+    for cohort in cohorts:
+        moved, total, losses = np.zeros(4), 0.0, 0.0
+        for site, p in of(cohort):
+            factor, loss = np.rint(np.exp(logs[site]) * 2**16) / 2**16, UNEQUAL.loss(site, x)
+            moved += p * factor * UNEQUAL.walk(site, x)
+            total, losses = total + p * factor, losses + p * loss
+            logs[site] += 0.0 if mean is None else rate * (loss - mean)
+        x, mean = x + moved / total, losses
+    return x
+
+
 ORACLES: dict[str, tuple[Algorithm, Callable[[Sequence[Sequence[int]]], Vector]]] = {
     "feddyn": (FedDyn(alpha=0.3), lambda cohorts: feddyn(cohorts, 0.3)),
     "fednova": (FedNova(), fednova),
     "fedexp": (FedExP(epsilon=1e-4), lambda cohorts: fedexp(cohorts, 1e-4)),
     "fedsam": (FedSAM(rho=0.3), lambda cohorts: fedsam(cohorts, 0.3)),
+    "afl": (AFL(rate=0.2), lambda cohorts: afl(cohorts, 0.2)),
     "qfedavg, q = 2": (QFedAvg(q=2.0), lambda cohorts: qfedavg(cohorts, 2.0)),
     "qfedavg, q = 0.5": (QFedAvg(q=0.5), lambda cohorts: qfedavg(cohorts, 0.5)),
 }

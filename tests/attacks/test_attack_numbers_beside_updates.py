@@ -146,6 +146,24 @@ def test_honest_divisors_are_taken(sections: str, q: float) -> None:
     assert summed(of)[1] == []
 
 
+def test_a_factor_below_the_least_turns_the_step_round_where_it_is_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    of = federations.federation(algorithm={"name": "afl"})
+    total, refused = summed(of)
+    assert refused == []
+    honest = moved(of, total)
+    for lie in (-5.0, 1e-6):
+        total, (why,) = summed(of, {"factor": lie})
+        assert f"site '{of.name(LIAR)}' sent the factor " in why
+        assert torch.cosine_similarity(moved(of, total), honest, dim=0) > 0.5
+    assert summed(of, {"factor": 0.0, "delta": 0.0})[1] == []  # a failure that must not show
+    monkeypatch.setattr(replies, "_check_scalars", lambda *given: None)
+    total, refused = summed(of, {"factor": -5.0})
+    assert not refused
+    assert torch.cosine_similarity(moved(of, total), honest, dim=0) < -0.999
+
+
 def test_an_update_of_zeros_may_come_with_zeros() -> None:
     """A protected site whose training failed sends them."""
     of = federations.federation(algorithm={"name": "fednova"})

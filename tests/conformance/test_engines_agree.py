@@ -38,6 +38,7 @@ CASES = {
         "rounds": {"rounds": 3, "cohort": 2},
     },
     "qfedavg": {"algorithm": {"name": "qfedavg"}, "rounds": {"rounds": 3, "cohort": 2}},
+    "afl": {"algorithm": {"name": "afl"}, "rounds": {"rounds": 3, "cohort": 2}},
     "moon": {"algorithm": {"name": "moon"}, "rounds": {"rounds": 3, "cohort": 2}},
     "fedsam": {"algorithm": {"name": "fedsam"}, "model": {"norm": "batch", "dropout": 0.3}},
     "fedrep": {"algorithm": {"name": "fedrep"}, "rounds": {"rounds": 3, "cohort": 2}},
