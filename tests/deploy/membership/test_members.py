@@ -423,6 +423,7 @@ def test_all_of_an_owners_settings_are_written_for_jobs(tmp_path: Path) -> None:
         "data": {"name": "fashion-mnist-12k"},
         "contract": {"sites": 5, "epsilon": 2.0, "require": ["local_dp"]},
         "secure": {"cohort": 20, "threshold": 10, "neighbours": 9, "survivors": 15},
+        "delivery": {"choose": False, "alone": True},
         "speed": {"threads": 3},
     }
     (tmp_path / "site.toml").write_text(tomli_w.dumps(table))
