@@ -55,6 +55,11 @@ def test_every_command_of_a_federation_is_on_the_page() -> None:
     assert named == known
 
 
+# What the page names that only a run makes.
+MADE_BY_RUNS = ("memory", "kit", "received", "recognisers")
+MADE_LATER = ("hospitals/runs/lungs", *(f"lyon/{name}" for name in MADE_BY_RUNS))
+
+
 def test_the_files_of_the_page_are_valid(tmp_path: Path) -> None:
     config, owner, delivery = (tomllib.loads(block) for block in blocks(PAGE, "toml"))
     program, speed = parse(config, tmp_path)
@@ -106,7 +111,7 @@ def test_the_pages_keys_and_kits_fit(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Revoked 'lyon'" in said["revoke"]
     for name in re.findall(r"`(hospitals/[\w/.]+|lyon/[\w/.]+)`", text(PAGE)):
         where = operator if name.startswith("hospitals") else site
-        if not name.startswith(("hospitals/runs/lungs", "lyon/memory", "lyon/kit")):
+        if not name.startswith(MADE_LATER):
             assert (where / name).exists(), name
 
 
