@@ -43,7 +43,8 @@ from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.program import rules
 from fedsight.program.config import OPTIONAL, SECTIONS
-from fedsight.program.program import Rounds, Speed
+from fedsight.program.program import Speed
+from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
 from fedsight.tasks.base import tasks
 from fedsight.tasks.metrics.base import metrics
