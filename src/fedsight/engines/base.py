@@ -32,6 +32,14 @@ class Rejected:
 
 
 @dataclass(frozen=True)
+class Counted:
+    """The round that a reply counts in, and what its update is multiplied by."""
+
+    round: int
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
 class Earlier:
     """Clients of a buffered round that began with an earlier model, that of `order`, and what their
     updates are multiplied by."""

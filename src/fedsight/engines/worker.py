@@ -16,7 +16,7 @@ from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Arrival
+from fedsight.engines.base import Arrival, Counted
 from fedsight.engines.in_process import LocalWorker
 from fedsight.engines.protected import aggregator_of
 from fedsight.privacy.secagg.masks import Masker
@@ -134,8 +134,8 @@ def _train(
     arrived: list[Arrival] = []
     last = time.monotonic()
     for _, group in _tickets(setup, command.groups):
-        factor = command.models[group.model][1]
-        arrived += worker.train_group(orders[group.model], group.clients, total, factor)
+        counted = Counted(command.models[0][0], command.models[group.model][1])
+        arrived += worker.train_group(orders[group.model], group.clients, total, counted)
         # The coordinator shares the cores, so short clients are reported in groups.
         if time.monotonic() - last > REPORT_INTERVAL:
             send(Arrivals(arrived))

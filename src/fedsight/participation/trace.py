@@ -87,8 +87,10 @@ class Trace(Participation):
                 return [Problem("participation.file", f"{self.file}, {error}", cure)]
         for span in self.spans:
             if span.end <= span.begin:
-                cause = f"a span of site '{span.site}' ends at {span.end:g}, and begins at "
-                cause += f"{span.begin:g}"
+                cause = (
+                    f"a span of site '{span.site}' ends at hour {span.end:g}, and begins at hour "
+                    f"{span.begin:g}"
+                )
                 cure = "let it end later; a night over midnight is two spans"
                 return [Problem("participation.spans", cause, cure)]
         if self.spans:

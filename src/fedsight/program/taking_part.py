@@ -48,10 +48,10 @@ def of_sites(program: Program, partition: Partition) -> list[Problem]:
     if not (program.participation.follows_time or program.timing.groups):
         return []
     sites = [partition.name(site) for site in range(len(partition))]
-    found = program.timing.check_sites(sites)
+    seed = program.train_seed
     return [
-        *found,
-        *program.participation.check_sites(sites, program.rounds, program.train_seed),
+        *program.timing.check_sites(sites),
+        *program.participation.check_sites(sites, program.rounds, seed),
     ]
 
 
@@ -102,8 +102,10 @@ def _of_buffer(program: Program) -> Iterator[Problem]:
         cause = "a buffered round has no deadline, so no site needs to train for fewer epochs"
         yield Problem("timing.partial", cause, "leave it out")
     if not program.participation.singly:
-        cause = "in buffered rounds one site begins when another has answered, and this way to "
-        cause += "choose draws several at once"
+        cause = (
+            "in buffered rounds one site begins when another has answered, and this way to choose "
+            "draws several at once"
+        )
         cure = f"set participation.name = 'uniform', or {_SYNCHRONOUS}"
         yield Problem("participation.name", cause, cure)
     if program.secure.rounds_values:
@@ -131,8 +133,10 @@ def _of_algorithm(algorithm: Algorithm) -> Iterator[Problem]:
             "variates), and late replies were made with an earlier one"
         )
     elif algorithm.scalars:
-        cause = "the numbers that sites send besides the update are of one model, and the replies "
-        cause += "of a buffer are of several"
+        cause = (
+            "the numbers that sites send besides the update are of one model, and the replies of a "
+            "buffer are of several"
+        )
     elif algorithm.counts:
         cause = "its sums need every site once, and a buffer takes the sites that answer first"
     else:

@@ -67,8 +67,11 @@ class VirtualTime:
     @property
     def _bytes(self) -> int:
         """What a site is sent and sends in a round: the model, and its update as it is encoded."""
-        down = 4 * self._federation.layout.travelling.stop
-        return down + sum(spec.bytes for spec in self._federation.parts.values())
+        down: int = 4 * self._federation.layout.travelling.stop
+        up = 0
+        for spec in self._federation.parts.values():
+            up += spec.bytes
+        return down + up
 
     def _passes(self, program: Program) -> int:
         """How often a site sees its images in a round."""
