@@ -39,6 +39,7 @@ from fedsight.deploy.site.owner import SecAggLimits, SpeedSettings
 from fedsight.governance.contract import Contract
 from fedsight.models.adapters.base import LayerAdapter, adapters
 from fedsight.models.base import Model, models
+from fedsight.participation.timing import Timing
 from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.program import rules
@@ -94,7 +95,8 @@ RUN_FILES = {
     "images by class; written before the first round",
     "history.jsonl": "one line per round, see below",
     "checkpoint.safetensors": "everything the next round depends on: round, global vector, the "
-    "algorithm's state, bytes and seconds so far",
+    "algorithm's state, bytes and seconds so far; in buffered rounds the models that sites still "
+    "train from",
     "unmeasured.safetensors": "in a federation with masks or with noise at the coordinator: a "
     "round's result, written before its figures are measured",
     "memory/": "what sites keep between rounds (personal weights, control variates), one folder "
@@ -177,6 +179,10 @@ HISTORY = {
     "best": "where rounds are compared: the best round so far; else missing",
     "finish": "in the line of `[finish]`, one round more than the last: its name; else missing",
     "seconds": "duration of the round, including evaluation",
+    "virtual_seconds": "virtual time at the end of the round, from the beginning of the run; "
+    "missing without `[timing]`",
+    "staleness": "in buffered rounds, by site: how many steps the model had taken since the site "
+    "began, if any; else missing",
 }
 
 SUMMARY = {
@@ -416,7 +422,14 @@ def _sections() -> Iterator[str]:
             link = f"[{title}](#{title.replace(' ', '-')})"
             rows.append((f"`[{section}]`", usual, f"{known}; see {link}"))
     yield _table(("section", "default of `name`", "known names"), rows)
-    plain = {"train": Train, "rounds": Rounds, "shift": Shift, "secure": Secure, "speed": Speed}
+    plain = {
+        "train": Train,
+        "rounds": Rounds,
+        "timing": Timing,
+        "shift": Shift,
+        "secure": Secure,
+        "speed": Speed,
+    }
     for section, cls in plain.items():
         assert SECTIONS[section] is cls
         yield f"### [{section}]\n"
@@ -433,6 +446,7 @@ def _title(section: str) -> str:
         "privacy": "mechanisms",
         "aggregation": "aggregators",
         "compression": "codecs",
+        "participation": "ways to take part",
     }
     return named.get(section, f"{section}s")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from fedsight.coordinator.loop import run
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.coordinator.turns import Buffered
+from fedsight.core.errors import StoreError
 from fedsight.core.rng import generator
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.workers import WorkerEngine
@@ -172,3 +174,32 @@ def test_a_reply_that_came_too_late_is_named_and_its_bytes_are_counted() -> None
         (cause, *_) = line["rejected"].values()
         assert "rounds old, and rounds.max_staleness is 0" in cause
         assert line["bytes_up"] > line["replies"] * 4 * of.layout.travelling.stop
+
+
+def test_a_run_that_is_extended_is_the_longer_one() -> None:
+    diary, of = Diary(), made(rounds={**BUFFERED, "rounds": 4})
+    federations.learn(of, diary=diary)
+    longer, engine = made(), InProcessEngine(of)
+    found = run(Session(longer), engine, federations.overall(longer), [], diary.checkpoints[-1])
+    engine.close()
+    assert federations.sha(found.vector) == federations.sha(federations.learn(made()).vector)
+
+
+def test_a_checkpoint_without_a_model_that_is_needed_is_refused() -> None:
+    diary, of = Diary(), made()
+    federations.learn(of, diary=diary)
+    broken = replace(diary.checkpoints[2], earlier={})
+    engine = InProcessEngine(of)
+    with pytest.raises(StoreError, match="checkpoint of round 3 lacks the model after round"):
+        run(Session(of), engine, federations.overall(of), [], broken)
+    engine.close()
+
+
+def test_sites_hold_at_most_one_order_and_bytes_are_counted_when_they_are_sent() -> None:
+    diary, of = Diary(), made()
+    federations.learn(of, diary=diary)
+    one = 4 * of.layout.travelling.stop
+    assert diary.lines[0]["bytes_down"] == 6 * one
+    for line in diary.lines[1:]:
+        assert line["bytes_down"] == 2 * one  # those that replied before
+        assert line["bytes_up"] == 2 * one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -11,7 +11,7 @@ from fedsight.coordinator.protection import Protection
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.draws import draws
-from fedsight.core.errors import FedSightError
+from fedsight.core.errors import FedSightError, StoreError
 from fedsight.engines.base import Outcome
 from fedsight.participation.base import Known
 from fedsight.participation.queue import Flush, Job, Queue, Rules
@@ -73,7 +73,7 @@ class Synchronous:
     def turn(self, now: Checkpoint, round: int) -> Turn:
         """The cohort that is there, without those that drop out or are late."""
         if not self._time.passes:
-            cohort = self._cohort(now, round, list(range(self._population)))
+            cohort = self._cohort(now, round, range(self._population))
             return Turn(cohort, len(cohort), len(cohort))
         begins, there = self._there(now.virtual_seconds or 0.0)
         cohort, name = self._cohort(now, round, there), self._federation.name
@@ -99,12 +99,12 @@ class Synchronous:
     def _population(self) -> int:
         return self._federation.population
 
-    def _there(self, now: float) -> tuple[float, list[int]]:
+    def _there(self, now: float) -> tuple[float, Sequence[int]]:
         """The first moment from `now` on at which enough sites are there, and which these are."""
         program, name = self._federation.program, self._federation.name
         chosen, seed, everyone = program.participation, program.train_seed, range(self._population)
         if not chosen.follows_time:
-            return now, list(everyone)
+            return now, everyone
         least, moment = min(program.rounds.present, self._population), now
         comings = _Comings(self._federation)
         while moment <= now + 2 * chosen.period * HOUR:
@@ -114,7 +114,7 @@ class Synchronous:
             moment = comings.after(moment)
         raise never(least)
 
-    def _cohort(self, now: Checkpoint, round: int, there: list[int]) -> list[int]:
+    def _cohort(self, now: Checkpoint, round: int, there: Sequence[int]) -> list[int]:
         program = self._federation.program
         if program.participation.accounted:
             return self._protection.cohort(round)
@@ -165,6 +165,12 @@ class Buffered:
         for job in flush.jobs:
             by_version.setdefault(job.version, []).append(job.client)
         clients = by_version.pop(fresh, [])
+        if unknown := by_version.keys() - now.earlier.keys():
+            raise StoreError(
+                f"the checkpoint of round {now.round} lacks the model after round {min(unknown)}, "
+                "from which sites still train",
+                "restore the file, or start the run again with another --out",
+            )
         lost = {name(job.client): "dropped out (timing.dropout)" for job in flush.lost}
         lost |= {name(job.client): self._lateness(flush, job) for job in flush.late}
         lost = {site: why for site, why in lost.items() if site not in self._names(flush.jobs)}

@@ -34,9 +34,9 @@ class Setup:
     federation: Federation
     memory: Path
     speed: Speed
-    # the global vector, written by the coordinator between rounds, and the earlier ones of a
+    # rows: the global vector, written by the coordinator between rounds, and the earlier ones of a
     # buffered round
-    vectors: Sequence[Shared]
+    vectors: Shared
     extras: Mapping[str, Shared]  # the algorithm's other vectors, likewise
     totals: Mapping[str, Shared]  # this worker's partial sums
     ticket: Synchronized[int]  # number of the next client or chunk to take, for all workers
@@ -128,8 +128,8 @@ def _train(
         total.begin(command.models[0][0], command.maskers)
     extras = {name: shared.tensor for name, shared in setup.extras.items()}
     orders = [
-        Order(round, shared.tensor, extras)
-        for (round, _), shared in zip(command.models, setup.vectors, strict=False)
+        Order(round, vector, extras)
+        for (round, _), vector in zip(command.models, setup.vectors.tensor, strict=False)
     ]
     arrived: list[Arrival] = []
     last = time.monotonic()
@@ -155,7 +155,7 @@ def _measure(
     send: Callable[[Measured | Done], None],
 ) -> None:
     for number, job in _tickets(setup, command.jobs):
-        sums = worker.measure(setup.vectors[0].tensor, command.round, job, command.validation)
+        sums = worker.measure(setup.vectors.tensor[0], command.round, job, command.validation)
         send(Measured(number, sums))
     send(Done())
 

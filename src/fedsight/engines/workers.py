@@ -56,10 +56,8 @@ class WorkerEngine:
         layout, program = federation.layout, federation.program
         extras = program.shared(program.init(torch.zeros(layout.shared.stop)))
         # Memory is taken only when it is written to.
-        self._vectors = [
-            Shared((layout.travelling.stop,), torch.float32)
-            for _ in range(program.rounds.models(federation.population))
-        ]
+        models = program.rounds.models(federation.population)
+        self._vectors = Shared((models, layout.travelling.stop), torch.float32)
         self._extras = {name: Shared.of(value) for name, value in extras.items()}
         self._ticket = context().Value("q", 0)
         setups = [
@@ -116,7 +114,7 @@ class WorkerEngine:
             alike = grouped(largest_first, size, self._together)
             groups += [Team(model, clients) for clients in alike]
             if model:
-                self._vectors[model].tensor.copy_(task.order.vector)
+                self._vectors.tensor[model].copy_(task.order.vector)
         # The last clients determine when a round ends, so the largest go first.
         groups.sort(key=lambda group: size(group.clients[0]), reverse=True)
         models = [(task.order.round, task.factor) for task in tasks]
@@ -161,7 +159,7 @@ class WorkerEngine:
             self._scratch.cleanup()
 
     def _publish(self, order: Order) -> None:
-        self._vectors[0].tensor.copy_(order.vector)
+        self._vectors.tensor[0].copy_(order.vector)
         for name, value in order.shared.items():
             self._extras[name].tensor.copy_(value)
         self._ticket.value = 0

@@ -55,6 +55,10 @@ class Participation(Settings):
             return list(there)
         return [there[place] for place in draws.sample(len(there), cohort)]
 
+    def most(self, planned: int, sites: int) -> int:
+        """The most replies that a round can have, of so many `planned` ones and so many sites."""
+        return planned
+
     def settled(self) -> Self:
         """The same with the content of its files in place of their names, where it has any."""
         return self

@@ -14,7 +14,7 @@ from fedsight.participation.base import Participation, participations
 DAY = 24.0  # hours
 
 
-@participations.add("day-night", paper="Eichner et al. 2019, section 2 (block-cyclic data)")
+@participations.add("day-night", paper="Eichner et al. 2019 (semi-cyclic SGD)")
 class DayNight(Participation):
     """Each site is there for the same number of hours a day, from an hour of its own on.
 

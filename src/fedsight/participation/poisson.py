@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fedsight.program.rounds import Rounds
 
 
-@participations.add("poisson", paper="Balle et al. 2018, section 2 (Poisson sampling)")
+@participations.add("poisson", paper="Balle et al. 2018")
 class PoissonParticipation(Participation):
     """Each site takes part with the same probability, on average `rounds.cohort` of them.
 
@@ -32,6 +32,10 @@ class PoissonParticipation(Participation):
             for client, coin in zip(there, coins, strict=True)
             if coin * len(there) < (cohort or len(there))
         ]
+
+    def most(self, planned: int, sites: int) -> int:
+        """All sites, if every coin says so."""
+        return sites
 
     def check(self, rounds: Rounds) -> list[Problem]:
         """Without a mean number of sites every coin shows the same side."""

@@ -45,7 +45,9 @@ class Timing(Settings):
     dropout: float = Field(0.0, ge=0, lt=1)  # probability that a site's answer never comes
     # a site that would be late trains as many whole epochs as it can before rounds.deadline
     partial: bool = False
-    groups: Annotated[tuple[SiteTiming, ...], Field(strict=False)] = ()  # sites that differ
+    # tables with `sites` (names or patterns) and those of images_per_second, bytes_per_second,
+    # delay_seconds and dropout in which they differ; the last one that names a site counts
+    groups: Annotated[tuple[SiteTiming, ...], Field(strict=False)] = ()
 
     @property
     def passes(self) -> bool:

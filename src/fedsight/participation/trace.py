@@ -30,7 +30,7 @@ class Span(Settings):
     end: float = Field(gt=0)  # hours after the start of the run, after `begin`
 
 
-@participations.add("trace", paper="Yang et al. 2021 (FLASH), availability traces")
+@participations.add("trace", paper="Yang et al. 2021 (FLASH)")
 class Trace(Participation):
     """Sites are there when a trace says so, and it repeats from its last hour on.
 
@@ -41,6 +41,7 @@ class Trace(Participation):
 
     follows_time: ClassVar[bool] = True
     file: Path | None = Field(None, strict=False)  # the CSV; None: the spans are written here
+    # tables with `site`, `begin` and `end`, in hours after the start of the run
     spans: Annotated[tuple[Span, ...], Field(strict=False)] = ()
 
     def settled(self) -> Self:

@@ -316,8 +316,9 @@ class Federation:
 
     @property
     def terms(self) -> int:
-        """The planned number of replies in a round."""
-        return self.program.rounds.replies(self.population)
+        """The most replies that a round is planned to have."""
+        planned = self.program.rounds.replies(self.population)
+        return self.program.participation.most(planned, self.population)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without cached values: another process builds its own network."""
