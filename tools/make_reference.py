@@ -197,6 +197,7 @@ SUMMARY = {
     "rounds": "rounds completed",
     "seconds": "sum over the federated rounds; does not include reading data, starting workers and "
     "baselines",
+    "virtual_seconds": "virtual time at the end of the last round; missing without `[timing]`",
     "bytes_up": "sent by all sites in all rounds",
     "bytes_down": "received by all sites in all rounds",
     "fingerprint": "SHA-256 of the program",

@@ -15,6 +15,7 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import SiteError
 from fedsight.engines.in_process import InProcessEngine
+from fedsight.program.budget import passes_by_site, spent
 
 SPAN = {"site": "site-00", "begin": 0.0, "end": 1.0}
 
@@ -151,3 +152,16 @@ def test_poisson_cohorts_vary_and_one_may_be_empty() -> None:
     sizes = [line["cohort"] for line in found]
     assert 0 in sizes
     assert max(sizes) > 1
+
+
+def test_baselines_take_as_many_passes_as_slow_sites_did() -> None:
+    groups = [{"sites": ["site-01"], "images_per_second": 8.0}]
+    timing = {"images_per_second": 40.0, "groups": groups, "partial": True}
+    of, diary = (
+        federations.federation(timing=timing, train={"epochs": 2}, rounds={"deadline": 6.0}),
+        Diary(),
+    )
+    federations.learn(of, diary=diary)
+    found = passes_by_site(of, diary.lines)
+    assert found == {"site-00": 4.0, "site-01": 2.0, "site-02": 4.0}
+    assert spent(of, diary.lines).passes == pytest.approx(10 / 3)

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from fedsight.core.draws import Draws, draws
 from fedsight.participation.timing import SitePace
-from fedsight.program.federation import Federation
-from fedsight.program.program import Program
+
+if TYPE_CHECKING:
+    from fedsight.program.federation import Federation
+    from fedsight.program.program import Program
 
 
 class VirtualTime:
