@@ -81,8 +81,8 @@ def test_the_facts_decide_and_not_the_name() -> None:
 @pytest.mark.parametrize(
     ("sections", "where"),
     [
-        ({"secure": {"name": "secagg"}}, "secure.name"),
-        ({"secure": {"name": "quantised"}}, "secure.name"),
+        ({"secure": {"name": "secagg"}}, "rounds.mode"),
+        ({"secure": {"name": "quantised"}}, "rounds.mode"),
         ({"privacy": {"name": "central", "epsilon": 9.0}}, "rounds.mode"),
         ({"privacy": {"name": "matrix", "epsilon": 9.0}}, "rounds.mode"),
         ({"participation": {"name": "poisson"}, "rounds": {**BUFFER, "cohort": 2}},
@@ -101,7 +101,7 @@ def test_what_a_buffer_cannot_do(sections: dict[str, Any], where: str) -> None:
     given = {"rounds": BUFFER, "timing": TIME, **sections}
     given["rounds"] = {**weighting, **given["rounds"]}
     assert where in refused(**given)
-    if where not in ("rounds.mode", "secure.name", "model.norm"):
+    if where not in ("rounds.mode", "model.norm"):
         return
     given["rounds"] = {"rounds": 2, **weighting}
     assert where not in refused(**given)

@@ -1,6 +1,7 @@
 """What does not go with who takes part, and when: `[participation]`, `[timing]`, buffered rounds.
 
-Decided from facts of the parts, never from their names.
+Decided from facts of the parts, never from their names. What goes with which protection is in
+`rules.py`.
 """
 
 from __future__ import annotations
@@ -77,14 +78,7 @@ def elsewhere(program: Program) -> list[Problem]:
 
 
 def _of_choice(program: Program) -> Iterator[Problem]:
-    chosen, privacy = program.participation, program.privacy
-    if not chosen.accounted and privacy.noise_at in ("coordinator", "shares"):
-        cause = f"epsilon is accounted for cohorts that privacy '{privacy.registered}' draws itself"
-        yield Problem("participation.name", cause, "leave it out")
-    elif chosen.asks_loss and privacy.protects:
-        cause = "sites are chosen by their training losses, which epsilon does not cover"
-        cure = "choose a participation that does not look at them, for example 'uniform'"
-        yield Problem("participation.name", cause, cure)
+    chosen = program.participation
     if chosen.follows_time and not program.timing.passes:
         cause = "which sites are there changes with virtual time, and no time passes"
         yield Problem("timing", cause, _TIME)
@@ -108,19 +102,6 @@ def _of_buffer(program: Program) -> Iterator[Problem]:
         )
         cure = f"set participation.name = 'uniform', or {_SYNCHRONOUS}"
         yield Problem("participation.name", cause, cure)
-    if program.secure.rounds_values:
-        cause = (
-            "a sum is masked for sites that were all told of one another, and its levels cannot be "
-            "weighted by staleness; a buffer is filled by whoever answers first"
-        )
-        yield Problem("secure.name", cause, f"set secure.name = 'none', or {_SYNCHRONOUS}")
-    if program.privacy.noise_at in ("coordinator", "shares"):
-        cause = (
-            "noise and epsilon are planned for rounds whose sites are drawn, and a buffer is "
-            "filled by whoever answers first"
-        )
-        cure = f"{_SYNCHRONOUS}, or privacy.name = 'local' or 'example', whose noise sites add"
-        yield Problem("rounds.mode", cause, cure)
 
 
 def _of_algorithm(algorithm: Algorithm) -> Iterator[Problem]:
