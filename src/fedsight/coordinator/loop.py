@@ -22,7 +22,7 @@ from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.moving_average import averaged
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
-from fedsight.coordinator.turns import Turn, turns_of
+from fedsight.coordinator.turns import Turn, discount, turns_of
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Arrival, Earlier, Engine, Outcome, collect
@@ -183,7 +183,7 @@ class _Loop:
             Earlier(
                 Order(version + 1, now.earlier[version], shared),
                 clients,
-                turn.factor(round, version),
+                discount(round, version),
             )
             for version, clients in sorted(turn.earlier.items())
         ]

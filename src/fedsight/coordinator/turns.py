@@ -19,7 +19,7 @@ from fedsight.program.federation import Federation
 from fedsight.program.virtual_time import VirtualTime
 
 HOUR = 3600.0  # seconds
-_AFTER = 1e-3  # seconds
+_AFTER = 1e-3  # seconds: see `_Comings`
 _TRIES = 64  # to draw a free site, before all are looked at
 
 
@@ -37,10 +37,11 @@ class Turn:
     late: int = 0  # replies that came too late to count
     awaited: frozenset[int] = frozenset()  # earlier models that later rounds need
 
-    def factor(self, round: int, version: int) -> float:
-        """What an update of the model after round `version` is multiplied by in `round`: it is as
-        many rounds late (Nguyen et al. 2022, section 5: 1 / sqrt(1 + staleness))."""
-        return 1.0 / math.sqrt(round - version)
+
+def discount(round: int, version: int) -> float:
+    """What an update of the model after round `version` is multiplied by in `round`: its staleness
+    is how many steps that model had taken since (Nguyen et al. 2022: 1 / sqrt(1 + staleness))."""
+    return 1.0 / math.sqrt(round - version)
 
 
 class Turns(Protocol):
@@ -239,7 +240,7 @@ class _Comings:
         if chosen.follows_time:
             names = [federation.name(client) for client in range(federation.population)]
             hours = chosen.comings(names, seed)
-        # A little later, so that no rounding puts a moment before the hour at which the site comes.
+        # A millisecond later, so that no rounding puts a moment before the hour of a coming.
         self._moments = [hour * HOUR + _AFTER for hour in hours]
 
     def after(self, now: float) -> float:
