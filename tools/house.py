@@ -29,7 +29,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("core",),
     ("data", "models", "compression"),
     ("privacy",),
-    ("aggregation", "governance", "tasks", "algorithms"),
+    ("aggregation", "governance", "tasks", "algorithms", "participation"),
     ("program",),
     ("client",),
     ("engines",),

@@ -41,11 +41,13 @@ from fedsight.deploy.site.owner import DeliverySettings, SecAggLimits, SpeedSett
 from fedsight.governance.contract import Contract
 from fedsight.models.adapters.base import LayerAdapter, adapters
 from fedsight.models.base import Model, models
+from fedsight.participation.timing import Timing
 from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.secure import Secure
 from fedsight.program import rules
 from fedsight.program.config import OPTIONAL, SECTIONS
-from fedsight.program.program import Rounds, Speed
+from fedsight.program.program import Speed
+from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
 from fedsight.tasks.base import tasks
 from fedsight.tasks.metrics.base import metrics
@@ -95,7 +97,8 @@ RUN_FILES = {
     "images by class; written before the first round",
     "history.jsonl": "one line per round, see below",
     "checkpoint.safetensors": "everything the next round depends on: round, global vector, the "
-    "algorithm's state, bytes and seconds so far",
+    "algorithm's state, bytes and seconds so far; in buffered rounds the models that sites still "
+    "train from",
     "unmeasured.safetensors": "in a federation with masks or with noise at the coordinator: a "
     "round's result, written before its figures are measured",
     "memory/": "what sites keep between rounds (personal weights, control variates), one folder "
@@ -183,6 +186,10 @@ HISTORY = {
     "best": "where rounds are compared: the best round so far; else missing",
     "finish": "in the line of `[finish]`, one round more than the last: its name; else missing",
     "seconds": "duration of the round, including evaluation",
+    "virtual_seconds": "virtual time at the end of the round, from the beginning of the run; "
+    "missing without `[timing]`",
+    "staleness": "in buffered rounds, by site: how many steps the model had taken since the site "
+    "began, if any; else missing",
 }
 
 SUMMARY = {
@@ -197,6 +204,7 @@ SUMMARY = {
     "rounds": "rounds completed",
     "seconds": "sum over the federated rounds; does not include reading data, starting workers and "
     "baselines",
+    "virtual_seconds": "virtual time at the end of the last round; missing without `[timing]`",
     "bytes_up": "sent by all sites in all rounds",
     "bytes_down": "received by all sites in all rounds",
     "fingerprint": "SHA-256 of the program",
@@ -429,8 +437,15 @@ def _sections() -> Iterator[str]:
             link = f"[{title}](#{title.replace(' ', '-')})"
             rows.append((f"`[{section}]`", usual, f"{known}; see {link}"))
     yield _table(("section", "default of `name`", "known names"), rows)
-    plain = {"train": Train, "rounds": Rounds, "shift": Shift, "secure": Secure}
-    plain |= {"codec.up": Up, "speed": Speed}
+    plain = {
+        "train": Train,
+        "rounds": Rounds,
+        "timing": Timing,
+        "shift": Shift,
+        "secure": Secure,
+        "codec.up": Up,
+        "speed": Speed,
+    }
     for section, cls in plain.items():
         assert "." in section or SECTIONS[section] is cls
         yield f"### [{section}]\n"
@@ -446,6 +461,7 @@ def _title(section: str) -> str:
         "finish": "algorithms",
         "privacy": "mechanisms",
         "aggregation": "aggregators",
+        "participation": "ways to take part",
     }
     return named.get(section, f"{section}s")
 

@@ -31,6 +31,7 @@ ABOUT = ("about", "reads", "note", "images", "texts")  # keywords that describe 
 SAID_IN = (
     "client/failures.py",
     "coordinator/loop.py", "coordinator/protection.py", "coordinator/trackers.py",
+    "coordinator/turns.py",
     "core/errors.py", "core/registry.py", "core/wording.py",
     "data/assembly.py", "data/base.py", "data/class_names.py", "data/columns.py",
     "data/csv_file.py", "data/detection/assembly.py", "data/detection/coco_set.py",

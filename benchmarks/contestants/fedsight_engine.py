@@ -14,7 +14,8 @@ from fedsight.data.base import sources
 from fedsight.data.partition import splits
 from fedsight.data.shift import Shift
 from fedsight.models.base import models
-from fedsight.program.program import Program, Rounds, Speed
+from fedsight.program.program import Program, Speed
+from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
 from fedsight.runs import lifecycle
 from fedsight.tasks.base import tasks

@@ -118,3 +118,37 @@ def test_ours_look_for_no_earlier_run(attack: Attack, tmp_path: Path, secret: Pa
     os.mkfifo(beside / "run.json")  # which a site would wait for, for ever
     for earlier in (None, secret, beside / "checkpoint.safetensors", Path(ELSEWHERE)):
         assert joined(attack, tmp_path, earlier) == "joined"
+
+
+def told_of_trace(attack: Attack, tmp_path: Path, file: Path) -> dict[str, object]:
+    """What a site answers to a program whose availability trace is `file`."""
+    images = draw(tmp_path / f"images-{file.stem}", noise_images(6))
+    site = attack(f"site-{file.stem}", images)
+    of = program(images, participation={"name": "trace", "file": "elsewhere.csv"})
+    table = of.table()
+    table["participation"]["file"] = str(file)
+    fields = {"run": "run1", "program": table, "fingerprint": of.fingerprint, "sites": 3}
+    answer = site.ask("propose", fields)[0]
+    return {key: value for key, value in answer.items() if key != "ticket"}
+
+
+@pytest.fixture
+def traces(tmp_path: Path) -> tuple[Path, Path]:
+    """A trace that is there, and one that is not."""
+    there = tmp_path / "there.csv"
+    there.write_text("site,from,until\nward-9,0,8\n")
+    return there, tmp_path / "absent.csv"
+
+
+def test_a_trace_is_read_where_programs_are_read_as_they_come(
+    attack: Attack, tmp_path: Path, traces: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "without_files", dict)
+    there, absent = (told_of_trace(attack, tmp_path, file) for file in traces)
+    assert "the program has the fingerprint" in str(there["error"])
+    assert "error" not in absent
+
+
+def test_ours_read_no_trace(attack: Attack, tmp_path: Path, traces: tuple[Path, Path]) -> None:
+    there, absent = (told_of_trace(attack, tmp_path, file) for file in traces)
+    assert there == absent

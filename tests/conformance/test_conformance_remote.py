@@ -21,7 +21,7 @@ from fedsight.client.step import Client
 from fedsight.core.types import Order
 from fedsight.deploy.server.job import send_kept
 from fedsight.deploy.site.memories import folder_of
-from fedsight.engines.base import Work
+from fedsight.engines.base import Earlier, Work
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.remote.conversation import Link
 from fedsight.program.federation import Federation, federate
@@ -186,11 +186,11 @@ class Deaf(InProcessEngine):
         super().__init__(federation, memory)
         self._left_out = site, round
 
-    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
+    def submit(self, order: Order, cohort: Sequence[int], earlier: Sequence[Earlier] = ()) -> Work:
         """The others' steps."""
         site, round = self._left_out
         heard = [c for c in cohort if (self.federation.name(c), order.round) != (site, round)]
-        return super().submit(order, heard)
+        return super().submit(order, heard, earlier)
 
 
 @pytest.mark.parametrize("algorithm", ["scaffold", "fedbn"])

@@ -17,7 +17,8 @@ from fedsight.core.errors import ConfigError
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program.federation import Federation
-from fedsight.program.program import Rounds, Speed
+from fedsight.program.program import Speed
+from fedsight.program.rounds import Rounds
 
 MECHANISMS: dict[str, dict[str, Any]] = {
     "central": {"name": "central", "noise_multiplier": 1.0},

@@ -18,6 +18,12 @@ from fedsight.runs import machines
 CASES = {
     # memory at the sites, a cohort that changes, and BatchNorm that is personal
     "scaffold": {"algorithm": {"name": "scaffold"}, "rounds": {"rounds": 4, "cohort": 2}},
+    # models of several rounds, and memory of replies that count later
+    "buffered": {
+        "algorithm": {"name": "ditto"},
+        "rounds": {"rounds": 5, "mode": "buffered", "buffer": 2},
+        "timing": {"delay": "lognormal", "delay_seconds": 5.0, "delay_sigma": 1.5},
+    },
     "quantised": {"secure": {"name": "quantised"}, "algorithm": {"name": "fedbn"}},
 }
 

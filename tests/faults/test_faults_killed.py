@@ -20,6 +20,15 @@ COMMANDS: dict[str, tuple[str, dict[str, Any]]] = {
     "fedavg": ("run", {"algorithm": {"name": "fedavgm"}, "train": {"momentum": 0.9}}),
     "scaffold": ("run", {"algorithm": {"name": "scaffold"}, "rounds": {"cohort": 2}}),
     "fedrep": ("run", {"algorithm": {"name": "fedrep"}, "speed": {"checkpoint_every": 2}}),
+    "buffered": (
+        "run",
+        {
+            "algorithm": {"name": "fedrep"},
+            "rounds": {"mode": "buffered", "buffer": 1},
+            "timing": {"delay": "lognormal", "delay_seconds": 5.0, "delay_sigma": 1.5},
+            "speed": {"checkpoint_every": 2},
+        },
+    ),
     "compare": ("compare", {"train": {"epochs": 2}}),
 }
 

@@ -18,7 +18,8 @@ from fedsight.core.errors import ConfigError, Problem
 from fedsight.core.settings import Settings
 from fedsight.program import config
 from fedsight.program.config import SECTIONS, change, example, load, parse, read
-from fedsight.program.program import Program, Rounds, Speed
+from fedsight.program.program import Program, Speed
+from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
 
 FASHION: dict[str, Any] = {"data": {"name": "fashion-mnist-12k"}}

@@ -23,6 +23,9 @@ from fedsight.program.rules import (
     BALANCED,
     BEYOND,
     BOUNDED,
+    BUFFERED,
+    BY_LOSS,
+    CHOSEN,
     COUNTED,
     FEATURES,
     FROZEN,
@@ -79,6 +82,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     MIXED: {"train": {"augment": ["mixup"]}},
     BALANCED: {"train": {"sampling": "balanced"}},
     COUNTED: {"task": {"class_weights": "site"}},
+    CHOSEN: {"participation": {"name": "poisson"}, "rounds": {"cohort": 4}},
+    BY_LOSS: {"participation": {"name": "power-of-choice"}, "rounds": {"cohort": 4}},
+    BUFFERED: {"rounds": {"mode": "buffered"}, "timing": {"delay_seconds": 1.0}},
     LABELS: {"task": {"name": "faces"}, "model": {"name": "embedding", "backbone": "small_cnn"}},
 }
 

@@ -113,3 +113,20 @@ def test_several_runs_are_drawn_over_their_traffic_and_time_too(make_run):
     assert "odd: 50.0 % after 6.0 MB" in text
     assert "dear: 50.0 % after 20 s" in text
     assert "odd: 50.0 % after 10 s" in text
+
+
+def test_runs_with_virtual_time_are_drawn_over_it_and_others_are_not(make_run):
+    """Synchronous and buffered rounds can be compared only by when they were reached."""
+
+    def timed(files: dict[str, Any]) -> None:
+        for number, line in enumerate(files["history.jsonl"], 1):
+            line.update(virtual_seconds=10.0 * number, score=0.5)
+        del files["history.jsonl"][2:]
+
+    first = make_run("a", name="timed", change=timed)
+    text = page(first, make_run("b", name="plain", alpha=2.0)).text
+    assert "timed: 50.0 % after 20 s of virtual time" in text
+    assert re.search(r"plain: [^:]* of virtual time", text) is None
+    assert "20 s of virtual time" in page(first).text
+    plain = page(make_run("c", name="plain"), make_run("d", name="more", alpha=2.0)).text
+    assert "virtual time" not in plain

@@ -34,8 +34,8 @@ class Aggregator(Protocol):
         """Reset, for at most `terms` replies."""
         ...
 
-    def add(self, payload: Payload, weight: int, site: str) -> None:
-        """Add one reply."""
+    def add(self, payload: Payload, weight: int, site: str, factor: float = 1.0) -> None:
+        """Add one reply, its vectors times `factor`; integer parts are added as they are."""
         ...
 
     def merge(self, other: Self) -> None:

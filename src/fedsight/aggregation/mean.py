@@ -56,12 +56,12 @@ class ExactMean:
         for total in self._all.values():
             total.clear(terms)
 
-    def add(self, payload: Payload, weight: int, site: str) -> None:
+    def add(self, payload: Payload, weight: int, site: str, factor: float = 1.0) -> None:
         """Add a reply's payload; SiteError, and nothing added, if any part is refused.
 
         Refused are a missing part, one that nobody asked for, and what `check` of its sum refuses.
         """
-        values = decoded(self.specs, payload, site)
+        values = scaled(self.specs, decoded(self.specs, payload, site), factor)
         sums, added = self._all, list[str]()
         try:
             for part, total in sums.items():
@@ -123,6 +123,13 @@ def parted(specs: PartSpecs) -> tuple[PartSpecs, PartSpecs]:
     """The specs of the float parts, and those of the integer parts."""
     floats = {part: spec for part, spec in specs.items() if not spec.exact}
     return floats, {part: spec for part, spec in specs.items() if spec.exact}
+
+
+def scaled(specs: PartSpecs, values: Payload, factor: float) -> dict[str, Tensor]:
+    """Decoded values, all but integers multiplied by `factor`; those of a factor 1 as they are."""
+    if factor == 1.0:
+        return dict(values)
+    return {part: value if specs[part].exact else value * factor for part, value in values.items()}
 
 
 def decoded(specs: PartSpecs, payload: Payload, site: str) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fedsight.aggregation.base import Aggregation, aggregations
-from fedsight.aggregation.mean import decoded
+from fedsight.aggregation.mean import decoded, scaled
 from fedsight.core.errors import FedSightError, SiteError
 from fedsight.core.fixedpoint import ExactSum
 from fedsight.core.types import PartSpecs, Payload
@@ -54,9 +54,9 @@ class ReplyRows:
         else:
             self._rows = dict(self._memory)
 
-    def add(self, payload: Payload, weight: int, site: str) -> None:
+    def add(self, payload: Payload, weight: int, site: str, factor: float = 1.0) -> None:
         """Keep a reply's payload; if any part is rejected, raise SiteError and keep nothing."""
-        values = decoded(self.specs, payload, site)
+        values = scaled(self.specs, decoded(self.specs, payload, site), factor)
         for part, check in self._checks.items():
             check.check(values[part], weight, site)
         if self.count >= min(self.terms, *(len(rows) for rows in self._rows.values())):

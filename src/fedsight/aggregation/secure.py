@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import FedSightError, SiteError
 from fedsight.core.types import PartSpecs, Payload
 from fedsight.privacy.base import Mechanism
 from fedsight.privacy.base import Plan as Accounted
@@ -123,8 +123,16 @@ class SecureSum:
         """Set the round, and the masker that `add` uses for each site."""
         self._round, self._maskers = round, maskers
 
-    def add(self, payload: Payload, weight: int, site: str) -> None:
-        """Quantise, mask and add a reply's payload; on SiteError nothing is added."""
+    def add(self, payload: Payload, weight: int, site: str, factor: float = 1.0) -> None:
+        """Quantise, mask and add a reply's payload; on SiteError nothing is added.
+
+        Raises FedSightError for a factor: nobody can multiply what is masked.
+        """
+        if factor != 1.0:
+            raise FedSightError(
+                f"the update of site '{site}' is masked and cannot be weighted by staleness",
+                "set rounds.mode = 'synchronous'",
+            )
         masker = self._maskers.get(site)
         plan = self.plan
         words = plan.protect(self.quantiser, payload, weight, site, self._round, masker)

@@ -29,6 +29,7 @@ class Company(Client):
         """Raises as `Client` does."""
         super().__init__(federation, speed)
         self._stacks = suits(federation.program, set(self._kinds.values()))
+        self._stacks &= not federation.program.timing.partial
 
     def together(self, order: Order, clients: Sequence[int]) -> list[Reply | SiteError] | None:
         """The replies of clients that are trained side by side, or why one is refused; None if

@@ -45,6 +45,7 @@ from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.program import isolation
 from fedsight.program.federation import Federation, SiteData
 from fedsight.program.program import Speed
+from fedsight.program.virtual_time import VirtualTime
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,7 @@ class Client(BoundModel):
         super().__init__(federation, speed)
         program = federation.program
         self._noise = noise or partial(Noise, program.seed, program.fingerprint)
+        self._time = VirtualTime(federation)
         self._deployed, self._hides = deployed, hides
         self._precision = self._precision_of(self._speed)
         self._training = self._strategy()
@@ -176,7 +178,8 @@ class Client(BoundModel):
         return {**own, **kept, **self._begin(site, {})}
 
     def _stepped(self, order: Order, known: Site, memory: Memory, blank: bool = False) -> Reply:
-        program, site, data = self.federation.program, known.name, known.data
+        site, data = known.name, known.data
+        program = self._time.lessened(order.round, site, len(data))
         path = ("round", order.round, "site", site)
         self.load(self._sent(order), {} if program.algorithm.owns else memory)
         begun = self._begin(known, memory)

@@ -22,12 +22,13 @@ from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.moving_average import averaged
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
+from fedsight.coordinator.turns import Turn, discount, turns_of
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Arrival, Engine, Outcome, collect
+from fedsight.engines.base import Arrival, Earlier, Engine, Outcome, collect
 from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
-from fedsight.program.program import Rounds
+from fedsight.program.rounds import Rounds
 
 Overall = Callable[[list[Metrics]], Mapping[str, float]]
 AVERAGE = "moving average"  # which model is measured and delivered, where it is not the last one
@@ -103,6 +104,7 @@ class _Loop:
         self._choice = Choice.of(session.program) if self._validates else None
         self._unsent: RoundEnded | None = None
         self.unmeasured: Checkpoint | None = None  # the first round, if it was computed before
+        self._turns = turns_of(session)
         self._doubts: dict[str, str] = {}  # which replies of the last round were odd, and why
 
     def beginning(self) -> Checkpoint:
@@ -136,29 +138,26 @@ class _Loop:
 
     def _computed(self, now: Checkpoint, round: int) -> Checkpoint:
         """Run one round from `now`, up to the measurement of its model."""
-        program, protection = self._session.program, self._session.protection
+        program = self._session.program
         began = time.perf_counter()
-        cohort = protection.cohort(round)
-        order = Order(round, now.vector, program.shared(now.state))
-        down = 4 * (len(order.vector) + sum(value.numel() for value in order.shared.values()))
-        # While the cohort trains, the previous round is reported to the callbacks (which write
-        # the checkpoint, for example).
-        outcome = collect(self._engine, order, cohort, self._notify_reply, self.notify_round)
-        del order  # a model is large: free the old one before the server step makes a new one
-        _require_quorum(outcome, round, len(cohort), program.rounds, self._doubts)
+        turn = self._turns.turn(now, round)
+        outcome, down = self._collected(now, turn, round)
+        _require_quorum(outcome, round, turn.asked, program.rounds, self._doubts)
         self._doubts = outcome.doubts
         vector, state = _server_step(self._session, now, outcome, round)
         up = 0
-        if replies := len(outcome.accepted):
+        if replies := len(outcome.accepted) + turn.late:
             up = replies * reply_bytes(self._session.federation, outcome.total)
-        sent = {"bytes_up": up, "bytes_down": down * len(cohort)}
+        sent = {"bytes_up": up, "bytes_down": down * turn.orders}
         seconds = time.perf_counter() - began
         line = {
-            **_reply_fields(outcome, len(cohort)),
+            **_reply_fields(outcome, turn.asked),
+            **self._time_fields(turn, round),
             "lr": program.train.rate(round, program.rounds.rounds),
             **sent,
             "seconds": seconds,
         }
+        models = {**now.earlier, now.round: now.vector}
         found = Checkpoint(
             round,
             vector,
@@ -168,9 +167,47 @@ class _Loop:
             now.bytes_down + sent["bytes_down"],
             line,
             average=averaged(now.average, vector, round, program.rounds.ema),
+            virtual_seconds=turn.ends,
+            losses=self._turns.after(now, outcome),
+            earlier={version: models[version] for version in sorted(turn.awaited)},
         )
         notify(self._callbacks, RoundComputed(found))
         return found
+
+    def _collected(self, now: Checkpoint, turn: Turn, round: int) -> tuple[Outcome, int]:
+        """The replies of a round, and the bytes of one of its orders."""
+        shared = self._session.program.shared(now.state)
+        order = Order(round, now.vector, shared)
+        # A site of a buffered round trains as it did in the round whose order it was sent.
+        earlier = [
+            Earlier(
+                Order(version + 1, now.earlier[version], shared),
+                clients,
+                discount(round, version),
+            )
+            for version, clients in sorted(turn.earlier.items())
+        ]
+        # While the cohort trains, the previous round is reported to the callbacks (which write
+        # the checkpoint, for example).
+        notify, meanwhile = self._notify_reply, self.notify_round
+        outcome = collect(self._engine, order, turn.clients, notify, meanwhile, earlier)
+        for site, cause in turn.lost.items():
+            outcome.rejected.setdefault(site, cause)
+        return outcome, 4 * (len(order.vector) + sum(value.numel() for value in shared.values()))
+
+    def _time_fields(self, turn: Turn, round: int) -> dict[str, Any]:
+        """The fields of a history line that virtual time adds."""
+        fields: dict[str, Any] = {}
+        if turn.ends is not None:
+            fields["virtual_seconds"] = turn.ends
+        if self._session.program.rounds.buffered:
+            name = self._session.federation.name
+            fields["staleness"] = {
+                name(client): round - 1 - version
+                for version, clients in sorted(turn.earlier.items())
+                for client in clients
+            }
+        return fields
 
     def ends(self, now: Checkpoint) -> bool:
         """Whether training ends early, after the round of this checkpoint."""

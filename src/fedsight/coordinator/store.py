@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,7 @@ WRITTEN = (  # besides run.toml and run.json
 )
 RESULTS = "checkpoint.safetensors", "unmeasured.safetensors"  # there once a round has a result
 _BEST = "best"  # the name of the best round's model in a checkpoint
+_LOSSES, _EARLIER = "losses", "earlier."  # likewise, and the beginning of earlier models' names
 EARLIER = "rounds-"  # how the folders of earlier results begin
 
 
@@ -64,6 +65,10 @@ class Checkpoint:
     unmeasured: Mapping[str, Any] | None = None
     best: Best | None = None  # where rounds are compared
     average: Tensor | None = None  # of the models so far, if the program asks for it
+    virtual_seconds: float | None = None  # since the beginning, where virtual time passes
+    losses: Sequence[float] | None = None  # the clients' last ones, where they are chosen by them
+    # models that sites still train from, by the round after which each was made (buffered rounds)
+    earlier: Mapping[int, Tensor] = field(default_factory=dict)
 
     @property
     def model(self) -> Tensor:
@@ -171,6 +176,11 @@ class RunStore:
         tensors["vector"] = checkpoint.vector
         if checkpoint.average is not None:
             tensors["average"] = checkpoint.average
+        tensors |= {f"{_EARLIER}{round}": value for round, value in checkpoint.earlier.items()}
+        if checkpoint.virtual_seconds is not None:
+            meta["virtual_seconds"] = checkpoint.virtual_seconds
+        if checkpoint.losses is not None:
+            tensors[_LOSSES] = torch.tensor(checkpoint.losses, dtype=torch.float64)
         data = save(tensors, {"fedsight": json.dumps(meta)})
         write_atomically(self.folder / name, data)
 
@@ -193,10 +203,14 @@ class RunStore:
                 meta = parse_json(file.metadata()["fedsight"])
             vector, kept = tensors.pop("vector"), tensors.pop(_BEST, None)
             average = tensors.pop("average", None)
+            losses, earlier = tensors.pop(_LOSSES, None), _earlier(tensors)
             state = {name.removeprefix("state."): value for name, value in tensors.items()}
             model = vector if average is None else average
             best = _best(meta.pop("best", None), meta["round"], model, kept)
-            found = Checkpoint(vector=vector, state=state, best=best, average=average, **meta)
+            found = Checkpoint(
+                vector=vector, state=state, best=best, average=average, earlier=earlier,
+                losses=None if losses is None else losses.tolist(), **meta,
+            )  # fmt: skip
             _require_sound(found)
             return found
         except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
@@ -294,6 +308,12 @@ def _best(
     return replace(best, vector=model)
 
 
+def _earlier(tensors: dict[str, Tensor]) -> dict[int, Tensor]:
+    """Takes the earlier models out of a checkpoint's tensors."""
+    names = [name for name in tensors if name.startswith(_EARLIER)]
+    return {int(name.removeprefix(_EARLIER)): tensors.pop(name) for name in names}
+
+
 def _require_sound(found: Checkpoint) -> None:
     """Raise ValueError unless a checkpoint that was read has values that one can have."""
     counts = (found.round, found.bytes_up, found.bytes_down)
@@ -303,7 +323,10 @@ def _require_sound(found: Checkpoint) -> None:
         raise ValueError("the seconds are not a number")
     if found.unmeasured is not None and not isinstance(found.unmeasured, dict):
         raise TypeError("the round's line is not an object")
-    for model in (found.vector, found.model):
+    time = found.virtual_seconds
+    if time is not None and not (type(time) in (int, float) and 0 <= time < math.inf):
+        raise ValueError("the virtual seconds are not a number")
+    for model in (found.vector, found.model, *found.earlier.values()):
         if model.dtype != torch.float32 or not bool(torch.isfinite(model).all()):
             raise ValueError("the model is not float32, or not finite")
 

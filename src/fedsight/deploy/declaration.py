@@ -38,6 +38,7 @@ FILES = (  # which those are, by section and key
     ("algorithm", "earlier"),
     ("start", "earlier"),
     ("finish", "earlier"),
+    ("participation", "file"),
 )
 
 

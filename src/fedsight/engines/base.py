@@ -31,6 +31,24 @@ class Rejected:
     cause: str
 
 
+@dataclass(frozen=True)
+class Counted:
+    """The round that a reply counts in, and what its update is multiplied by."""
+
+    round: int
+    factor: float = 1.0
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Clients of a buffered round that began with an earlier model, that of `order`, and what their
+    updates are multiplied by."""
+
+    order: Order
+    clients: Sequence[int]
+    factor: float
+
+
 Arrival = Accepted | Rejected
 
 
@@ -81,8 +99,9 @@ class Engine(Protocol):
     # Whether `measure` can look at the validation part.
     validates: ClassVar[bool]
 
-    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
-        """Start training the clients of `cohort` from `order`; no other work may be in progress.
+    def submit(self, order: Order, cohort: Sequence[int], earlier: Sequence[Earlier] = ()) -> Work:
+        """Start training the clients of `cohort` from `order`, and those of `earlier`, who are
+        others, from theirs; no other work may be in progress.
 
         Raises SiteError when there are too few sites to start secure aggregation.
         """
@@ -104,13 +123,14 @@ def collect(
     cohort: Sequence[int],
     on_arrival: Callable[[Arrival], None] = lambda _: None,
     meanwhile: Callable[[], None] = lambda: None,
+    earlier: Sequence[Earlier] = (),
 ) -> Outcome:
-    """Run a synchronous round: submit it, and wait for every client of the cohort.
+    """Run a round: submit it, and wait for every client of it.
 
     `meanwhile` is called once the work is submitted, also if submitting fails.
     """
     try:
-        work = engine.submit(order, cohort)
+        work = engine.submit(order, cohort, earlier)
     finally:
         meanwhile()
     for arrival in work:

@@ -18,7 +18,7 @@ from fedsight.client.step import Client
 from fedsight.core.errors import SiteError
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Metrics, Order, Reply, add_metrics
-from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
+from fedsight.engines.base import Accepted, Arrival, Counted, Earlier, Outcome, Rejected, Work
 from fedsight.engines.protected import Keys, aggregator_of
 from fedsight.program.federation import Federation
 from fedsight.program.kept import keep
@@ -38,36 +38,49 @@ class LocalWorker:
         self._personal = self._remembers and federation.program.differs(federation.network)
         self.seen = 0  # training images, each as often as it was seen
 
-    def train(self, order: Order, client: int, total: Aggregator) -> Arrival:
-        """Run a client step and add its reply; a rejected one changes neither sum nor memory."""
+    def train(
+        self, order: Order, client: int, total: Aggregator, counted: Counted | None = None
+    ) -> Arrival:
+        """Run a client step and add its reply; a rejected one changes neither sum nor memory.
+
+        `counted` says how it counts; None: as one to the newest model.
+        """
         site = self.federation.name(client)
         try:
             reply = self.client.step(order, client, self.memory.load(site, order.round))
         except SiteError as error:
             return Rejected(client, site, error.cause)
-        return self._add(order, client, reply, total)
+        return self._add(client, reply, total, counted or Counted(order.round))
 
-    def train_group(self, order: Order, clients: Sequence[int], total: Aggregator) -> list[Arrival]:
+    def train_group(
+        self,
+        order: Order,
+        clients: Sequence[int],
+        total: Aggregator,
+        counted: Counted | None = None,
+    ) -> list[Arrival]:
         """`train` clients side by side, or one after the other where that cannot be."""
         replies = self.client.together(order, clients)
         if replies is None:
-            return [self.train(order, client, total) for client in clients]
+            return [self.train(order, client, total, counted) for client in clients]
+        counted = counted or Counted(order.round)
         return [
             Rejected(client, self.federation.name(client), reply.cause)
             if isinstance(reply, SiteError)
-            else self._add(order, client, reply, total)
+            else self._add(client, reply, total, counted)
             for client, reply in zip(clients, replies, strict=True)
         ]
 
-    def _add(self, order: Order, client: int, reply: Reply, total: Aggregator) -> Arrival:
+    def _add(self, client: int, reply: Reply, total: Aggregator, counted: Counted) -> Arrival:
         site = reply.site
         try:
-            total.add(reply.payload, reply.weight, site)
+            total.add(reply.payload, reply.weight, site, counted.factor)
         except SiteError as error:
             return Rejected(client, site, error.cause)
         if reply.memory:
-            self.memory.save(site, order.round, reply.memory)
-            self.memory.prune(site, order.round - self._lag)
+            # As of the round in which it counts: a run that returns to an earlier one drops it.
+            self.memory.save(site, counted.round, reply.memory)
+            self.memory.prune(site, counted.round - self._lag)
         loss = reply.metrics.get("train_loss")
         self.seen += loss.count if loss else 0
         return Accepted(client, site, reply.weight, loss.mean if loss else float("nan"))
@@ -142,19 +155,22 @@ class InProcessEngine:
         self._total = aggregator_of(federation, federation.terms)
         self._keys = Keys(federation)
 
-    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
+    def submit(self, order: Order, cohort: Sequence[int], earlier: Sequence[Earlier] = ()) -> Work:
         """Start a round; each client trains when the returned work is advanced."""
-        self._total.clear(len(cohort))
+        tasks = (Earlier(order, cohort, 1.0), *earlier)
+        self._total.clear(sum(len(task.clients) for task in tasks))
         outcome = Outcome(self._total)
         maskers = self._keys.begin(order, cohort, self._total)
         if isinstance(self._total, SecureSum):
             self._total.begin(order.round, maskers)
 
         def arrivals() -> Iterator[Arrival]:
-            for client in cohort:
-                with one_thread():
-                    arrival = self._worker.train(order, client, self._total)
-                yield arrival
+            for task in tasks:
+                counted = Counted(order.round, task.factor)
+                for client in task.clients:
+                    with one_thread():
+                        arrival = self._worker.train(task.order, client, self._total, counted)
+                    yield arrival
 
         return Work(outcome, arrivals(), lambda: self._keys.finish(outcome, len(cohort)))
 

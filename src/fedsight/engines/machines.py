@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fedsight.core.errors import ConfigError, FedSightError, Problem
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Arrival, Outcome, Work
+from fedsight.engines.base import Arrival, Earlier, Outcome, Work
 from fedsight.engines.group import Group
 from fedsight.engines.in_process import by_view, chunks, measured
 from fedsight.engines.worker import MeasureCommand
@@ -51,14 +51,22 @@ class MachinesEngine(WorkerEngine):
         self._group = group
         super().__init__(federation, speed, memory)
 
-    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
+    def submit(self, order: Order, cohort: Sequence[int], earlier: Sequence[Earlier] = ()) -> Work:
         """Start a round on all machines."""
-        order = self._common(order)
         first = self._totals[0]
-        first.filled(len(cohort), 0, 0)
         outcome, group = Outcome(first), self._group
-        mine = [client for client in cohort if client % group.size == group.rank]
-        local = self._trained(order, mine, {}, len(cohort))
+        tasks = (Earlier(order, cohort, 1.0), *earlier)
+        terms = sum(len(task.clients) for task in tasks)
+        first.filled(terms, 0, 0)
+        mine = [
+            replace(
+                task,
+                order=self._common(task.order),
+                clients=[one for one in task.clients if one % group.size == group.rank],
+            )
+            for task in tasks
+        ]
+        local = self._trained(mine, {}, terms)
 
         def arrivals() -> Iterator[Arrival]:
             arrived, failed = [], None
@@ -79,7 +87,7 @@ class MachinesEngine(WorkerEngine):
                 group.added(tensor)
             counts = torch.tensor([first.count, first.weight])
             group.added(counts)
-            first.filled(len(cohort), *counts.tolist())
+            first.filled(terms, *counts.tolist())
 
         return Work(outcome, arrivals(), settle)
 

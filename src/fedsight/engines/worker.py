@@ -16,7 +16,7 @@ from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Arrival
+from fedsight.engines.base import Arrival, Counted
 from fedsight.engines.in_process import LocalWorker
 from fedsight.engines.protected import aggregator_of
 from fedsight.privacy.secagg.masks import Masker
@@ -34,7 +34,9 @@ class Setup:
     federation: Federation
     memory: Path
     speed: Speed
-    vector: Shared  # the global vector, written by the coordinator between rounds
+    # rows: the global vector, written by the coordinator between rounds, and the earlier ones of a
+    # buffered round
+    vectors: Shared
     extras: Mapping[str, Shared]  # the algorithm's other vectors, likewise
     totals: Mapping[str, Shared]  # this worker's partial sums
     ticket: Synchronized[int]  # number of the next client or chunk to take, for all workers
@@ -50,11 +52,19 @@ class Setup:
 
 
 @dataclass(frozen=True)
-class TrainCommand:
-    """Train the clients of `cohort`, those of a group side by side if that is possible."""
+class Team:
+    """Clients that train from vector number `model`, side by side if that is possible."""
 
-    round: int
-    cohort: Sequence[Sequence[int]]
+    model: int
+    clients: Sequence[int]
+
+
+@dataclass(frozen=True)
+class TrainCommand:
+    """Train the clients of `groups`."""
+
+    models: Sequence[tuple[int, float]]  # of each vector: its order's round, factor of its updates
+    groups: Sequence[Team]
     maskers: Mapping[str, Masker]  # by site; empty without secure aggregation
     terms: int  # replies of the whole round, of which other machines may make some
 
@@ -115,13 +125,17 @@ def _train(
 ) -> None:
     total.clear(command.terms)
     if isinstance(total, SecureSum):
-        total.begin(command.round, command.maskers)
+        total.begin(command.models[0][0], command.maskers)
     extras = {name: shared.tensor for name, shared in setup.extras.items()}
-    order = Order(command.round, setup.vector.tensor, extras)
+    orders = [
+        Order(round, vector, extras)
+        for (round, _), vector in zip(command.models, setup.vectors.tensor, strict=False)
+    ]
     arrived: list[Arrival] = []
     last = time.monotonic()
-    for _, clients in _tickets(setup, command.cohort):
-        arrived += worker.train_group(order, clients, total)
+    for _, group in _tickets(setup, command.groups):
+        counted = Counted(command.models[0][0], command.models[group.model][1])
+        arrived += worker.train_group(orders[group.model], group.clients, total, counted)
         # The coordinator shares the cores, so short clients are reported in groups.
         if time.monotonic() - last > REPORT_INTERVAL:
             send(Arrivals(arrived))
@@ -141,7 +155,7 @@ def _measure(
     send: Callable[[Measured | Done], None],
 ) -> None:
     for number, job in _tickets(setup, command.jobs):
-        sums = worker.measure(setup.vector.tensor, command.round, job, command.validation)
+        sums = worker.measure(setup.vectors.tensor[0], command.round, job, command.validation)
         send(Measured(number, sums))
     send(Done())
 

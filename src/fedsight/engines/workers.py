@@ -14,7 +14,7 @@ from torch import Tensor
 from fedsight.core.progress import progress
 from fedsight.core.shared_memory import Shared
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Arrival, Outcome, Work
+from fedsight.engines.base import Arrival, Earlier, Outcome, Work
 from fedsight.engines.in_process import by_view, chunks, measured
 from fedsight.engines.pool import Pool, context
 from fedsight.engines.protected import Keys, aggregator_of, shared_memory_of
@@ -24,6 +24,7 @@ from fedsight.engines.worker import (
     MeasureCommand,
     Measured,
     Setup,
+    Team,
     TrainCommand,
     work,
 )
@@ -54,7 +55,9 @@ class WorkerEngine:
         keep(federation, speed, folder.parent)
         layout, program = federation.layout, federation.program
         extras = program.shared(program.init(torch.zeros(layout.shared.stop)))
-        self._vector = Shared((layout.travelling.stop,), torch.float32)
+        # Memory is taken only when it is written to.
+        models = program.rounds.models(federation.population)
+        self._vectors = Shared((models, layout.travelling.stop), torch.float32)
         self._extras = {name: Shared.of(value) for name, value in extras.items()}
         self._ticket = context().Value("q", 0)
         setups = [
@@ -62,7 +65,7 @@ class WorkerEngine:
                 federation,
                 folder,
                 own,
-                self._vector,
+                self._vectors,
                 self._extras,
                 shared_memory_of(federation),
                 self._ticket,
@@ -84,13 +87,14 @@ class WorkerEngine:
             self.close()
             raise
 
-    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
+    def submit(self, order: Order, cohort: Sequence[int], earlier: Sequence[Earlier] = ()) -> Work:
         """Start a round, which continues whether or not the returned work is advanced."""
-        first = self._totals[0]
-        first.filled(len(cohort), 0, 0)
+        first, tasks = self._totals[0], (Earlier(order, cohort, 1.0), *earlier)
+        terms = sum(len(task.clients) for task in tasks)
+        first.filled(terms, 0, 0)
         maskers = self._keys.begin(order, cohort, first)
         outcome = Outcome(first)
-        arrivals = self._trained(order, cohort, maskers, len(cohort))
+        arrivals = self._trained(tasks, maskers, terms)
 
         def settle() -> None:
             self._merge()
@@ -99,15 +103,23 @@ class WorkerEngine:
         return Work(outcome, arrivals, settle)
 
     def _trained(
-        self, order: Order, clients: Sequence[int], maskers: Mapping[str, Masker], terms: int
+        self, tasks: Sequence[Earlier], maskers: Mapping[str, Masker], terms: int
     ) -> Iterator[Arrival]:
-        """Start training `clients`, of a cohort of `terms`; the replies as they arrive."""
-        self._publish(order)
+        """Start training the clients of `tasks`, of a cohort of `terms`; the replies as they
+        arrive. The first task is that of the newest model."""
+        size, groups = self.federation.size, list[Team]()
+        self._publish(tasks[0].order)
+        for model, task in enumerate(tasks):
+            largest_first = sorted(task.clients, key=size, reverse=True)
+            alike = grouped(largest_first, size, self._together)
+            groups += [Team(model, clients) for clients in alike]
+            if model:
+                self._vectors.tensor[model].copy_(task.order.vector)
         # The last clients determine when a round ends, so the largest go first.
-        largest_first = sorted(clients, key=self.federation.size, reverse=True)
-        groups = grouped(largest_first, self.federation.size, self._together)
-        command = TrainCommand(order.round, groups, maskers, terms)
-        messages = self._ask(command, f"training in round {order.round}")
+        groups.sort(key=lambda group: size(group.clients[0]), reverse=True)
+        models = [(task.order.round, task.factor) for task in tasks]
+        command = TrainCommand(models, groups, maskers, terms)
+        messages = self._ask(command, f"training in round {tasks[0].order.round}")
 
         def arrivals() -> Iterator[Arrival]:
             for worker, message in messages:
@@ -147,7 +159,7 @@ class WorkerEngine:
             self._scratch.cleanup()
 
     def _publish(self, order: Order) -> None:
-        self._vector.tensor.copy_(order.vector)
+        self._vectors.tensor[0].copy_(order.vector)
         for name, value in order.shared.items():
             self._extras[name].tensor.copy_(value)
         self._ticket.value = 0

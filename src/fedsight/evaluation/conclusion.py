@@ -140,6 +140,11 @@ def _summarise(
         "seconds": checkpoint.seconds,
         "bytes_up": checkpoint.bytes_up,
         "bytes_down": checkpoint.bytes_down,
+        **(
+            {}
+            if checkpoint.virtual_seconds is None
+            else {"virtual_seconds": checkpoint.virtual_seconds}
+        ),
         "fingerprint": program.fingerprint,
         "model_sha256": hashlib.sha256(model.read_bytes()).hexdigest(),
         "worst_site": None,  # unless sites differ beyond chance

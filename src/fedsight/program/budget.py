@@ -7,8 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from fedsight.program.virtual_time import VirtualTime
+
 if TYPE_CHECKING:
     from fedsight.program.federation import Federation
+    from fedsight.program.program import Program
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,15 @@ class Budget:
         return math.isclose(self.passes, self.rounds * epochs, rel_tol=1e-9)
 
 
-def epochs_of(federation: Federation) -> int:
+def epochs_of(program: Program) -> int:
     """The passes over its images that a site takes in a round: over all phases of a model."""
-    program = federation.program
     return program.algorithm.passes(program.train.epochs)
 
 
 def planned(federation: Federation) -> Budget:
     """The budget if every site takes part in every round that was planned."""
     rounds = federation.program.rounds.rounds
-    return Budget(rounds, float(rounds * epochs_of(federation)))
+    return Budget(rounds, float(rounds * epochs_of(federation.program)))
 
 
 def spent(federation: Federation, history: Iterable[Mapping[str, Any]]) -> Budget:
@@ -74,15 +76,11 @@ def _rounds(history: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 def _sites(federation: Federation, lines: list[Mapping[str, Any]]) -> dict[str, tuple[float, int]]:
     """(passes, images) of each site, by name."""
-    epochs = epochs_of(federation)
-    rounds: dict[str, int] = {}
+    time = VirtualTime(federation)
+    sizes = {federation.name(one): federation.size(one) for one in range(federation.population)}
+    passes = dict.fromkeys(sizes, 0.0)
     for line in lines:
-        for name in line["sites"]:
-            rounds[name] = rounds.get(name, 0) + 1
-    return {
-        federation.name(client): (
-            float(epochs * rounds.get(federation.name(client), 0)),
-            federation.size(client),
-        )
-        for client in range(federation.population)
-    }
+        for name in sizes.keys() & line["sites"]:
+            # A slow site may have done fewer epochs.
+            passes[name] += epochs_of(time.lessened(line["round"], name, sizes[name]))
+    return {name: (passes[name], size) for name, size in sizes.items()}

@@ -23,9 +23,11 @@ from fedsight.data.partition import splits
 from fedsight.data.shift import Shift
 from fedsight.models.adapters.base import adapters
 from fedsight.models.base import models
+from fedsight.participation.base import participations
+from fedsight.participation.timing import Timing
 from fedsight.privacy.base import mechanisms
 from fedsight.privacy.secure import Secure
-from fedsight.program import plugins
+from fedsight.program import plugins, taking_part
 from fedsight.program.misread import (
     NAME_FIRST,
     OWN_FILE,
@@ -38,7 +40,8 @@ from fedsight.program.misread import (
 )
 from fedsight.program.objects import OWN
 from fedsight.program.parts import BASES, OWN_PARTS, absent, adopt
-from fedsight.program.program import Program, Rounds, Speed
+from fedsight.program.program import Program, Speed
+from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
 from fedsight.tasks.base import tasks
 
@@ -57,6 +60,8 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "finish": (algorithms, None),
     "train": Train,
     "rounds": Rounds,
+    "participation": (participations, "uniform"),
+    "timing": Timing,
     "privacy": (mechanisms, "none"),
     "secure": Secure,
     "aggregation": (aggregations, "mean"),
@@ -220,6 +225,7 @@ def check_elsewhere(program: Program, speed: Speed) -> None:
         )
         cure = "leave it out; how many rounds are enough can be tried in a simulation"
         problems.append(Problem(program.rounds.comparing, cause, cure))
+    problems += taking_part.elsewhere(program)
     if program.rounds.validation:
         cause = "the sites of a federation are measured on their test images only"
         cure = "leave it out: what the sites' owners set aside for validation stays at the sites"

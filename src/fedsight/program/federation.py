@@ -22,7 +22,7 @@ from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation, lone_image, validation
+from fedsight.program import isolation, lone_image, taking_part, validation
 from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
@@ -333,8 +333,9 @@ class Federation:
 
     @property
     def terms(self) -> int:
-        """The planned number of replies in a round."""
-        return self.program.rounds.cohort or self.population
+        """The most replies that a round is planned to have."""
+        planned = self.program.rounds.replies(self.population)
+        return self.program.participation.most(planned, self.population)
 
     def __getstate__(self) -> dict[str, Any]:
         """Pickle without cached values: another process builds its own network."""
@@ -364,7 +365,8 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
         raise ConfigError(problems)
     with _blamed(program.split, DataError):
         partition = program.split.divide(dataset.train, len(dataset.classes), program.split_seed)
-    if problems := program.rounds.check(len(partition)):
+    found = [*program.rounds.check(len(partition)), *taking_part.of_sites(program, partition)]
+    if problems := found:
         raise ConfigError(problems)
     aside, share = None, program.rounds.validation
     if share and dataset.validation is None:

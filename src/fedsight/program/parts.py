@@ -18,6 +18,7 @@ from fedsight.data.base import Source, sources
 from fedsight.data.partition import Split, splits
 from fedsight.models.adapters.base import Adapter, adapters
 from fedsight.models.base import Model, models
+from fedsight.participation.base import Participation, participations
 from fedsight.privacy.base import Mechanism, mechanisms
 from fedsight.program.fingerprints import digest, is_own
 from fedsight.program.objective import OwnTask
@@ -38,6 +39,7 @@ KINDS: tuple[tuple[type[Settings], Registry[Any], str], ...] = (
     (Augmentation, augmentations, "train"),
     (Algorithm, algorithms, "algorithm"),
     (Mechanism, mechanisms, "privacy"),
+    (Participation, participations, "participation"),
     (Aggregation, aggregations, "aggregation"),
     (Codec, codecs, "codec"),
 )
@@ -53,10 +55,10 @@ def register(name: str, **facts: str) -> Callable[[T], T]:
     """Decorator: make a class a part that programs can name.
 
     The class is a subclass of `Algorithm`, `Model`, `Adapter`, `Source`, `Split`, `Task`, `Metric`,
-    `Augmentation`, `Codec`, `Aggregation` or `Mechanism`; or it is a `torch.nn.Module`, or a
-    function that builds one, which becomes a model: it is passed those of `channels`, `height`,
-    `width` and `classes` that it has parameters for. `facts` describe the part (paper, licence).
-    Raises FedSightError for anything else, and for a name that is taken.
+    `Augmentation`, `Codec`, `Aggregation`, `Participation` or `Mechanism`; or it is a
+    `torch.nn.Module`, or a function that builds one, which becomes a model: it is passed those of
+    `channels`, `height`, `width` and `classes` that it has parameters for. `facts` describe the
+    part (paper, licence). Raises FedSightError for anything else, and for a name that is taken.
     """
     if not isinstance(name, str) or not name.strip():
         raise FedSightError(

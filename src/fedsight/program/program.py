@@ -32,88 +32,17 @@ from fedsight.models.adapters.base import Adapter
 from fedsight.models.adapters.none import NoAdapter
 from fedsight.models.base import Model, Network, models
 from fedsight.models.patterns import instead_of, matches
+from fedsight.participation.base import Participation
+from fedsight.participation.timing import Timing
+from fedsight.participation.uniform import Uniform
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
-from fedsight.program import opening, rules, suited
+from fedsight.program import opening, rules, suited, taking_part
 from fedsight.program.plugins import Plugin
+from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
 from fedsight.tasks.base import Task
-
-
-class Rounds(Settings):
-    """Who takes part, how often, and what happens when a site fails: `[rounds]`."""
-
-    rounds: int = Field(20, ge=1)
-    cohort: int | None = Field(None, ge=1)  # sites per round; None: all of them
-    # what a site counts for in the mean: its training images; capped: at most `cap` of these;
-    # uniform: as much as any other site
-    weighting: Literal["samples", "capped", "uniform"] = "samples"
-    cap: int | None = Field(None, ge=1)  # images that a site counts for at most, if capped
-    evaluate_every: int = Field(1, ge=1)  # rounds; the last one is always evaluated
-    # share of each site's training images that is set aside, for the figures of the rounds, where
-    # the data have no validation part; 0: these figures are measured on the test part
-    validation: float = Field(0.0, ge=0, lt=1)
-    # the model that the run ends with: of the last round, or of the round with the best figure on
-    # the validation part
-    keep: Literal["last", "best"] = "last"
-    keep_by: str | None = None  # the figure that rounds are compared by; None: the main figure
-    # evaluated rounds without a better figure after which training ends; None: never
-    patience: int | None = Field(None, ge=1)
-    # decay of a moving average of the global model, which is measured and delivered in place of the
-    # last one: the model after round i of n has a weight proportional to ema^(n - i)
-    ema: float | None = Field(None, gt=0, lt=1)
-    # minimum good replies of a round, or of as many sites as coins drew; None: of all sites
-    quorum: int | None = Field(None, ge=1)
-    # seconds that a round of a deployed federation waits for its sites; not used in a simulation
-    deadline: float = Field(600.0, gt=0)
-
-    @property
-    def compared(self) -> bool:
-        """Whether rounds are compared, to keep one of them or to end early."""
-        return self.keep == "best" or self.patience is not None
-
-    @property
-    def comparing(self) -> str:
-        """The first setting that asks for that."""
-        return "rounds.keep" if self.keep == "best" else "rounds.patience"
-
-    def weight(self, images: int) -> int:
-        """What a site with so many training images counts for in the mean: a whole number."""
-        if self.weighting == "uniform":
-            return 1
-        return min(images, self.cap) if self.weighting == "capped" and self.cap else images
-
-    def needed(self, asked: int) -> int:
-        """Good replies that a round of `asked` clients needs: coins may draw fewer than the quorum,
-        and the same ones when the round is repeated."""
-        return asked if self.quorum is None else min(self.quorum, asked)
-
-    def check(self, sites: int | None) -> list[Problem]:
-        """Settings that `sites` sites cannot satisfy; None: their number is not known yet."""
-        problems = []
-        most = sites if self.cohort is None else self.cohort
-        if sites is not None and self.cohort is not None and self.cohort > sites:
-            cause = f"a cohort of {self.cohort} cannot be drawn from {sites} sites"
-            cure = f"lower rounds.cohort to {sites} or fewer, or leave it out to take all"
-            problems.append(Problem("rounds.cohort", cause, cure))
-        if most is not None and self.quorum is not None and self.quorum > most:
-            cause = f"a cohort of {most} cannot give {self.quorum} good replies"
-            cure = f"lower rounds.quorum to {most} or fewer, or leave it out to need every site"
-            problems.append(Problem("rounds.quorum", cause, cure))
-        if self.weighting == "capped" and self.cap is None:
-            cause = "sites are to count for a capped number of images, and no cap is set"
-            cure = "set rounds.cap, for example to the median of the sites' numbers of images"
-            problems.append(Problem("rounds.cap", cause, cure))
-        if self.weighting != "capped" and self.cap is not None:
-            cause = f"rounds.weighting is '{self.weighting}', so a cap would be without effect"
-            cure = "set rounds.weighting = 'capped', or leave it out"
-            problems.append(Problem("rounds.cap", cause, cure))
-        if self.keep_by is not None and not self.compared:
-            cause = "the last round is kept, whatever its figures"
-            cure = "set rounds.keep = 'best' or rounds.patience, or leave it out"
-            problems.append(Problem("rounds.keep_by", cause, cure))
-        return problems
 
 
 class Speed(Settings):
@@ -212,6 +141,8 @@ class Program:
     adapter: Adapter = field(default_factory=NoAdapter)
     privacy: Mechanism = field(default_factory=Unprotected)
     secure: Secure = field(default_factory=Secure)
+    participation: Participation = field(default_factory=Uniform)
+    timing: Timing = field(default_factory=Timing)
     aggregation: Aggregation = field(default_factory=Mean)
     codec: Codecs = field(default_factory=Codecs)
     plugins: tuple[Plugin, ...] = ()  # code from outside the package that the parts come from
@@ -219,6 +150,7 @@ class Program:
     def __post_init__(self) -> None:
         # Decided here, because the file of weights is not where sites and finished runs build.
         object.__setattr__(self, "model", self.model.settled())
+        object.__setattr__(self, "participation", self.participation.settled())
         if (known := self.model.published) is not None and self.data.mean is self.data.std is None:
             # Sites prepare images as the program says, and never see the weights' name.
             data = self.data.model_copy(update={"mean": known.mean, "std": known.std})
@@ -321,7 +253,9 @@ class Program:
         Nothing of it leaves a site, so nothing is protected. A round has as many epochs as all
         phases of the algorithm together, of those that train one model.
         """
-        rounds = self.rounds.model_copy(update={"cohort": None, "quorum": None})
+        alone = {"cohort": None, "quorum": None, "mode": "synchronous"}
+        alone |= {"buffer": None, "max_staleness": None}
+        rounds = self.rounds.model_copy(update=alone)
         if not rounds.compared:  # nobody looks at a baseline's rounds
             rounds = rounds.model_copy(update={"evaluate_every": rounds.rounds})
         epochs = self.algorithm.passes(self.train.epochs)
@@ -334,6 +268,8 @@ class Program:
             rounds=rounds,
             privacy=Unprotected(),
             secure=Secure(),
+            participation=Uniform(),
+            timing=Timing(),
         )
 
     def opening(self) -> Program | None:
@@ -364,6 +300,7 @@ class Program:
         known = type(task).model_fields
         task = task.model_copy(update={k: v for k, v in even.items() if k in known})
         once = replace(self, algorithm=algorithm, start=None, finish=None, rounds=rounds)
+        once = replace(once, participation=Uniform(), timing=Timing())
         return replace(once, train=trains, task=task)
 
     def check(self) -> list[Problem]:
@@ -391,6 +328,7 @@ class Program:
         yield from self.privacy.check()
         yield from self.codec.check()
         yield from rules.problems(self)
+        yield from taking_part.problems(self)
         if self.adapter.adapts and not self.algorithm.phases(self.train.epochs):
             cause = (
                 f"{self.algorithm.registered} trains nothing by gradients, so an adapter would "
@@ -430,7 +368,7 @@ class Program:
         if problems := [*self.task.check_network(network), *self._check_patterns(network)]:
             return problems
         algorithm, layout = self.algorithm, self.layout(network)
-        if found := suited.problems(self, network):
+        if found := suited.problems(self, network) or taking_part.network_problems(self, network):
             return found
         if self.rounds.keep == "best" and (algorithm.owns or layout.length(Kind.PERSONAL)):
             cause = (

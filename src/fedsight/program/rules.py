@@ -13,41 +13,19 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
-from torch import nn
 
 from fedsight.algorithms.base import Algorithm
 from fedsight.core.errors import Problem
 from fedsight.core.layout import Kind, Layout
 from fedsight.models.base import Network
 from fedsight.privacy.base import Mechanism, mechanisms
+from fedsight.program.sketch import Sketch
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
 
 Verdict = Literal["sound", "stated", "refused"]  # stated: sound, with a remark in the report
 SECURE = "secure aggregation"
-
-
-class Sketch(nn.Module):
-    """A network with a tensor of each role, to find out what an algorithm does with it."""
-
-    def __init__(self, batch_norm: bool) -> None:
-        super().__init__()
-        self.body = nn.Linear(2, 2)
-        self.norm = nn.BatchNorm1d(2) if batch_norm else nn.GroupNorm(1, 2)
-        self.head = nn.Linear(2, 2)
-
-    def network(self) -> Network:
-        """With its roles."""
-        names = dict.fromkeys([*dict(self.named_parameters()), *dict(self.named_buffers())])
-        head, norms = (
-            frozenset(name for name in names if name.startswith(f"{part}."))
-            for part in ("head", "norm")
-        )
-        statistics: tuple[tuple[str, str], ...] = ()
-        if isinstance(self.norm, nn.BatchNorm1d):
-            statistics = (("norm.running_mean", "norm.running_var"),)
-        return Network(self, head, norms - {"norm.num_batches_tracked"}, statistics)
 
 
 @dataclass(frozen=True)
@@ -118,6 +96,9 @@ LABELS = "a network prepared for the classes of a site (faces)"
 MIXED = "images mixed with one another (mixup, CutMix)"
 BALANCED = "balanced sampling"
 COUNTED = "class weights or margins from a site's own counts"
+CHOSEN = "sites that are not drawn uniformly (coins, a trace, day and night)"
+BY_LOSS = "sites that are chosen by their losses (power of choice)"
+BUFFERED = "buffered rounds"
 
 FEATURES: dict[str, Callable[[Facts], bool]] = {
     PLAIN: lambda facts: not facts.program.secure.masks,
@@ -144,6 +125,11 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     MIXED: lambda facts: facts.program.train.mixes,
     BALANCED: lambda facts: facts.program.train.sampling == "balanced",
     COUNTED: lambda facts: facts.program.task.counts_labels,
+    CHOSEN: lambda facts: (
+        not (facts.program.participation.accounted or facts.program.participation.asks_loss)
+    ),
+    BY_LOSS: lambda facts: facts.program.participation.asks_loss,
+    BUFFERED: lambda facts: facts.program.rounds.buffered,
 }
 
 
@@ -226,7 +212,33 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
         rules.sound(SINGLE, "The rule sees only noised updates.")
         rules.sound(LOSSY, "Updates are encoded after the noise.")
     _integer_rules(rules, mechanism)
+    _part_rules(rules, mechanism)
     return rules.found
+
+
+_UNIFORM = "set participation.name = 'uniform' (the default)"
+_SYNCHRONOUS = "set rounds.mode = 'synchronous'"
+
+
+def _part_rules(rules: _Rules, mechanism: type[Mechanism]) -> None:
+    """Rules of who takes part, and when."""
+    if mechanism.noise_at in ("coordinator", "shares"):
+        drawn = "noise and epsilon are planned for rounds whose sites the mechanism itself draws"
+        rules.refused(CHOSEN, drawn, _UNIFORM, "participation.name")
+        cure = _SYNCHRONOUS
+        if mechanism.noise_at == "coordinator":
+            cure = f"{_SYNCHRONOUS}, or privacy.name = 'local' or 'example'"
+        cause = f"{drawn}, and a buffer is filled by whoever answers first"
+        rules.refused(BUFFERED, cause, cure, "rounds.mode")
+    else:
+        rules.sound(CHOSEN, "A site is accounted as if it took part in every round.")
+        rules.sound(BUFFERED, "A site replies at most once to each model.")
+    rules.refused(
+        BY_LOSS,
+        "sites are chosen by their training losses, to which no noise is added",
+        _UNIFORM,
+        "participation.name",
+    )
 
 
 def _integer_rules(rules: _Rules, mechanism: type[Mechanism]) -> None:
@@ -364,8 +376,16 @@ def secure_rules() -> list[Rule]:
     rules.sound(SHIFT)
     for feature in (INTEGERS, BOUNDED):
         rules.sound(feature, "They are masked modulo 2^64, without clip, rounding or weight.")
-    for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED):
+    for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED, CHOSEN):
         rules.sound(feature)
+    rules.sound(BY_LOSS, "A site tells its training loss without a mask, as always.")
+    rules.refused(
+        BUFFERED,
+        "a sum is masked for sites that all know of one another, and what is masked cannot be "
+        "weighted by staleness",
+        _SYNCHRONOUS,
+        "rounds.mode",
+    )
     rules.refused(
         SINGLE,
         "this rule needs each site's update, which secure aggregation hides",

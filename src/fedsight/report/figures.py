@@ -79,19 +79,23 @@ def overlays(groups: Sequence[Group]) -> dict[str, Plot]:
                 lines["score"], [one for group in groups for one in group.members], strict=True
             )
         ]
-        for what in ("bytes", "seconds")
+        for what in ("bytes", "seconds", "virtual")
     }
     found = {
         "score": plots.curves("all-score", axis, lines["score"], True),
         "bytes": plots.curves("all-bytes", axis, costs["bytes"], True, plots.TRAFFIC),
         "seconds": plots.curves("all-seconds", axis, costs["seconds"], True, plots.TIME),
+        "virtual": plots.curves("all-virtual", axis, costs["virtual"], True, plots.VIRTUAL),
         "loss": plots.curves("all-loss", message("loss"), lines["loss"]),
     }
     return {name: plot for name, plot in found.items() if plot is not None}
 
 
 def _spent(run: Run, what: str) -> list[float | None]:
-    """Megabytes or seconds up to the end of each round; None from where it is not known."""
+    """Megabytes, seconds or virtual seconds up to the end of each round; None from where it is not
+    known."""
+    if what == "virtual":
+        return [line.virtual_seconds for line in run.rounds]
     total: float | None = 0.0
     found = []
     for line in run.rounds:

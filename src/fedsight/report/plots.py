@@ -50,6 +50,10 @@ ROUNDS = Across(message("round"), lambda x: message("in round {round}", round=co
 TRAFFIC = Across(
     message("megabytes up and down"), lambda x: message("after {size}", size=size(x * 1e6))
 )
+VIRTUAL = Across(
+    message("virtual seconds"),
+    lambda x: message("after {time} of virtual time", time=duration(x)),
+)
 TIME = Across(message("seconds"), lambda x: message("after {time}", time=duration(x)))
 
 

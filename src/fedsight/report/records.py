@@ -141,6 +141,7 @@ class RoundRecord(Record):
     bytes_up: Count = None
     bytes_down: Count = None
     seconds: Figure = None
+    virtual_seconds: Figure = None  # since the beginning of the run
 
 
 class Score(Record):
@@ -203,6 +204,7 @@ class Summary(Record):
     seconds: Figure = None
     bytes_up: Count = None
     bytes_down: Count = None
+    virtual_seconds: Figure = None
     model_sha256: str = ""
     worst_site: NamedScore | None = None
     by_site: dict[str, Score] = Field(default_factory=dict)

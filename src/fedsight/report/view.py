@@ -181,6 +181,9 @@ def cost(run: Run) -> list[Text]:
     times = [line.seconds for line in run.rounds if line.seconds is not None]
     if times:
         parts.append(message("{time} a round (median)", time=duration(median(times))))
+    virtual = run.rounds[-1].virtual_seconds
+    if virtual is not None:
+        parts.append(message("{time} of virtual time", time=duration(virtual)))
     return parts
 
 

@@ -123,6 +123,10 @@ def _require_fit(store: RunStore, session: Session, checkpoint: Checkpoint) -> N
     shapes: dict[str, tuple[Tensor | None, Tensor]] = {"the model": (checkpoint.vector, initial)}
     if program.rounds.ema is not None and checkpoint.round:  # there is none before the first
         shapes["the moving average"] = (checkpoint.average, initial)
+    shapes |= {
+        f"the model after round {round}": (value, initial)
+        for round, value in checkpoint.earlier.items()
+    }
     shapes |= {name: (checkpoint.state.get(name), value) for name, value in state.items()}
     wrong = [
         name for name, (one, other) in shapes.items() if one is None or one.shape != other.shape

@@ -106,7 +106,7 @@ class Screen(Callback):
         from fedsight.runs.traffic import learning
 
         program = federation.program
-        self._cohort = program.rounds.cohort or federation.population
+        self._cohort = program.rounds.replies(federation.population)
         self._rounds = program.rounds.rounds
         self._headline = from_english(words.word(program.task.headline_title))
         self._modalities = from_english(federation.dataset.preprocess.modalities)

@@ -58,6 +58,8 @@ RESERVED = frozenset(
         "weight",
         "privacy",
         "unmeasured",
+        "virtual_seconds",
+        "staleness",
         "best",
         "kept",
         "score_interval",

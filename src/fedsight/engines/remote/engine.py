@@ -22,9 +22,9 @@ from torch import Tensor
 
 from fedsight.aggregation.mean import ExactMean
 from fedsight.aggregation.secure import SecureSum
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import EngineError, SiteError
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Accepted, Arrival, Outcome, Rejected, Work
+from fedsight.engines.base import Accepted, Arrival, Earlier, Outcome, Rejected, Work
 from fedsight.engines.protected import adopted, aggregator_of, order_digest, reply_bytes
 from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
@@ -98,8 +98,16 @@ class RemoteEngine:
         self._lock = threading.Lock()
         self._budget = messages.Budget()
 
-    def submit(self, order: Order, cohort: Sequence[int]) -> Work:
-        """Start a round of local training; a late or invalid reply is rejected."""
+    def submit(self, order: Order, cohort: Sequence[int], earlier: Sequence[Earlier] = ()) -> Work:
+        """Start a round of local training; a late or invalid reply is rejected.
+
+        Raises EngineError for `earlier` models: a site holds the newest one only.
+        """
+        if earlier:
+            raise EngineError(
+                "the sites of a federation train in synchronous rounds",
+                "set rounds.mode = 'synchronous'",
+            )
         self._accepted.update(dict.fromkeys(self._pending, order.round - 1))
         self._total.clear(len(cohort))
         outcome = Outcome(self._total)

@@ -1,0 +1,96 @@
+"""The virtual time of a simulation: how long a site takes in a round, and what it does until then.
+
+All follows from the program's seed, the round and the site: nothing depends on the engine, on what
+was learnt, or on who else takes part.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from fedsight.core.draws import Draws, draws
+from fedsight.participation.timing import SitePace
+
+if TYPE_CHECKING:
+    from fedsight.program.federation import Federation
+    from fedsight.program.program import Program
+
+
+class VirtualTime:
+    """How long the sites of a federation take (`[timing]`)."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+        self._program = federation.program
+        self._pace = lru_cache(maxsize=1 << 12)(self._paced)
+
+    @property
+    def passes(self) -> bool:
+        """Whether any time passes at all."""
+        return self._program.timing.passes
+
+    def seconds(self, round: int, client: int, attempt: int = 1) -> float:
+        """How long a client takes to answer the order of `round`, the `attempt`-th one."""
+        site, images = self._federation.name(client), self._federation.size(client)
+        passes = self._passes(self.lessened(round, site, images))
+        return self._apart(round, site, attempt) + passes * images * self._pace(site).image
+
+    def is_lost(self, round: int, client: int, attempt: int = 1) -> bool:
+        """Whether its answer never comes."""
+        site = self._federation.name(client)
+        chance = self._pace(site).dropout
+        return chance > 0 and self._draws(round, site, attempt, "dropout").uniform() < chance
+
+    def lessened(self, round: int, site: str, images: int) -> Program:
+        """The program as a site with so many images follows it in `round`: with fewer epochs, if it
+        would be late otherwise, and partial work is wanted (Li et al. 2020, FedProx, section 4.2).
+
+        At least one epoch is left, and a site for which that is too much is late.
+        """
+        program = self._program
+        if not program.timing.partial:
+            return program
+        time = program.rounds.deadline - self._apart(round, site, 1)
+        for epochs in range(program.train.epochs, 1, -1):
+            found = _with_epochs(program, epochs)
+            if self._passes(found) * images * self._pace(site).image <= time:
+                return found
+        return _with_epochs(program, 1)
+
+    def _apart(self, round: int, site: str, attempt: int) -> float:
+        """What a site's answer takes besides training: transfers, and a delay."""
+        pace = self._pace(site)
+        delay = self._program.timing.delayed(
+            pace.delay_seconds, self._draws(round, site, attempt, "delay")
+        )
+        return self._bytes * pace.byte + delay
+
+    @property
+    def _bytes(self) -> int:
+        """What a site is sent and sends in a round: the model, and its update as it is encoded."""
+        down: int = 4 * self._federation.layout.travelling.stop
+        up = 0
+        for spec in self._federation.parts.values():
+            up += spec.bytes
+        return down + up
+
+    def _passes(self, program: Program) -> int:
+        """How often a site sees its images in a round."""
+        algorithm, epochs = program.algorithm, program.train.epochs
+        phases = [*algorithm.phases(epochs), *algorithm.own_phases(epochs)]
+        return sum(phase.epochs for phase in phases)
+
+    def _paced(self, site: str) -> SitePace:
+        return self._program.timing.of(site, self._program.train_seed)
+
+    def _draws(self, round: int, site: str, attempt: int, what: str) -> Draws:
+        seed = self._program.train_seed
+        return draws(seed, "round", round, "site", site, "attempt", attempt, what)
+
+
+def _with_epochs(program: Program, epochs: int) -> Program:
+    if epochs == program.train.epochs:
+        return program
+    return replace(program, train=program.train.model_copy(update={"epochs": epochs}))
