@@ -42,7 +42,9 @@ class Activations:
                 rows[~there] = self._computed(data, positions[~there])
                 self._rows.put(numbers[~there], rows[~there])
         x = laid_out(rows, self.prefix.shape).to(self._device)
-        return Batch(x, data.targets(positions).to(self._device))
+        hidden = data.unlabelled(positions)
+        hidden = None if hidden is None else hidden.to(self._device)
+        return Batch(x, data.targets(positions).to(self._device), hidden)
 
     def fill(self, data: SiteData) -> None:
         """Keep the activations of all images of a site that are not kept yet, if there is room.

@@ -19,6 +19,7 @@ from fedsight.core.errors import DataError, Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.shared_memory import Shared
+from fedsight.data.by_site import Classes
 from fedsight.data.class_names import Similar
 from fedsight.data.duplicates.counts import Duplicates, Handling
 from fedsight.data.groups import Overlap
@@ -225,6 +226,7 @@ class Dataset:
     ordered: bool = True  # the order of the classes was stated, or is that of numbers
     duplicates: Duplicates | None = None  # None: they were not looked for
     left_out: tuple[str, ...] = ()  # which of `skipped` are annotations
+    labelled: Classes | None = None  # by site: the classes that were labelled; None: all
 
     def read_from(self, files: Mapping[str, int], notes: Sequence[str] = ()) -> Dataset:
         """The data set with the files that its source passed over, and its notes before others."""
@@ -267,6 +269,9 @@ class Source(Settings, ABC):
     # what published weights expect (model.weights), else 0.5 each
     mean: Floats | None = None
     std: Floats | None = None  # None: likewise, else 0.25 each
+    # which classes were labelled: a list, or lists by site; None: all classes at all sites. The
+    # others are left out of the loss and of the figures there: an image without one may show it
+    labelled: Classes | None = None
 
     @abstractmethod
     def open(self) -> Dataset:

@@ -16,6 +16,7 @@ import fedsight
 from fedsight.coordinator.session import Session
 from fedsight.core.layout import Kind
 from fedsight.data.contents import Contents, contents
+from fedsight.data.labelled import unlabelled
 from fedsight.evaluation.figures import Evaluator
 from fedsight.models.base import Model
 from fedsight.program.federation import Federation
@@ -70,6 +71,7 @@ def describe(session: Session, command: str, found: Contents | None = None) -> d
                 "labels": []
                 if partition.name(site) in data.untold
                 else evaluator.counts(site).tolist(),
+                "unlabelled": unlabelled(data.labelled, partition.name(site), data.classes),
             }
             for site in evaluator.sites
         ],

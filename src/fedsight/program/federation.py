@@ -22,7 +22,7 @@ from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation, lone_image, validation
+from fedsight.program import isolation, labelling, lone_image, validation
 from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
@@ -41,6 +41,8 @@ class SiteData:
     indices: Tensor  # [n]
     origins: Tensor  # [n] number of the site that an image comes from
     view: Callable[[Tensor, int, Tensor], Tensor]  # (pixels, origin, indices) -> pixels
+    # [sites + 1, classes] which classes each site does not label, no site last; None: all label all
+    hidden: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -66,6 +68,10 @@ class SiteData:
         known = self.part.targets
         whole = torch.from_numpy(self.part.labels) if known is None else known
         return whole[self.indices[positions]]
+
+    def unlabelled(self, positions: Tensor) -> Tensor | None:
+        """Which classes the sites of the images at `positions` [b] do not label [b, classes]."""
+        return None if self.hidden is None else self.hidden[self.origins[positions]]
 
 
 @dataclass(frozen=True)
@@ -209,13 +215,23 @@ class Federation:
         def view(pixels: Tensor, origin: int, indices: Tensor) -> Tensor:
             return shift.apply(pixels, origin, sites, seed, indices) if origin >= 0 else pixels
 
-        return SiteData(part, indices, origins, view)
+        hidden = self.hidden
+        if hidden is not None and not bool(hidden[origins.unique()].any()):
+            hidden = None
+        return SiteData(part, indices, origins, view, hidden)
+
+    @cached_property
+    def hidden(self) -> Tensor | None:
+        """Which classes each site does not label [sites + 1, classes]; the last row is of images of
+        no site. None if every site labels all."""
+        return labelling.hidden(self.dataset, self.partition)
 
     def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
         """A normalised, channels-last batch; `pixels` if they were already read."""
         pixels = data.pixels(positions) if pixels is None else pixels
         x = self.dataset.preprocess.normalise(pixels)
-        return Batch(x.contiguous(memory_format=torch.channels_last), data.targets(positions))
+        x = x.contiguous(memory_format=torch.channels_last)
+        return Batch(x, data.targets(positions), data.unlabelled(positions))
 
     def build(self) -> Network:
         """A new, initialised network; equal in every process."""
@@ -348,6 +364,9 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     with _blamed(program.split, DataError):
         partition = program.split.divide(dataset.train, len(dataset.classes), program.split_seed)
     if problems := program.rounds.check(len(partition)):
+        raise ConfigError(problems)
+    dataset = replace(dataset, labelled=program.data.labelled)
+    if problems := labelling.opened_problems(program, dataset, partition):
         raise ConfigError(problems)
     aside, share = None, program.rounds.validation
     if share and dataset.validation is None:

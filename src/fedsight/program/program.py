@@ -35,7 +35,7 @@ from fedsight.models.patterns import instead_of, matches
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
-from fedsight.program import opening, rules, suited
+from fedsight.program import labelling, opening, rules, suited
 from fedsight.program.plugins import Plugin
 from fedsight.program.train import Train
 from fedsight.tasks.base import Task
@@ -391,6 +391,7 @@ class Program:
         yield from self.privacy.check()
         yield from self.codec.check()
         yield from rules.problems(self)
+        yield from labelling.problems(self)
         if self.adapter.adapts and not self.algorithm.phases(self.train.epochs):
             cause = (
                 f"{self.algorithm.registered} trains nothing by gradients, so an adapter would "
