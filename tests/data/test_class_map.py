@@ -121,10 +121,8 @@ def test_what_the_map_has_and_nobody_uses_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("setting", ["class_map", "merged", "unknown_class"])
 def test_a_site_that_there_is_not_is_refused_with_the_nearest(tmp_path: Path, setting: str) -> None:
     root = federation(tmp_path, {"lyon": "MM,nevus", "oslo": "melanoma"})
-    wrong: dict[str, Any] = {
-        "class_map": {"lyno": LYON}, "merged": {"lyno": ["nevus"]}, "unknown_class": {"lyno": "nevus"}
-    }  # fmt: skip
-    given = {"class_map": {"lyon": {"MM": "melanoma"}}, setting: wrong[setting]}
+    wrong: dict[str, Any] = {"class_map": LYON, "merged": ["nevus"], "unknown_class": "nevus"}
+    given = {"class_map": {"lyon": {"MM": "melanoma"}}, setting: {"lyno": wrong[setting]}}
     error = refused(root, classes=VOCABULARY, missing="allow", **given)
     assert f"data.{setting} names 'lyno', which is not a site" in error.cause
     assert "lyon" in error.cure

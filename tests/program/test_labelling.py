@@ -186,7 +186,7 @@ def test_losses_and_sums_that_cannot_leave_a_class_out_are_refused(
     found = list(labelling.problems(replace(program, data=data)))
     assert len(found) == 1
     assert found[0].where == "data.labelled"
-    with pytest.raises(ConfigError, match="does not label|all classes but its own"):
+    with pytest.raises(ConfigError, match=r"does not label|all classes but its own"):
         federate(replace(program, data=data))
 
 

@@ -28,7 +28,7 @@ class Activations:
         self.prefix = kept.prefix
         self._rows = kept.rows
         self._federation, self._initial, self._device = federation, initial.clone(), device
-        self._shifts = federation.program.shift.kind != "none"
+        self._shifts = federation.varies
 
     def batch(self, data: SiteData, positions: Tensor) -> Batch:
         """The activations at `positions` [b] within a site, with their targets."""

@@ -25,8 +25,8 @@ def _lists(value: Any) -> Any:
     return value
 
 
-def _listed(pairs: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
-    table = {site: list(names) for site, names in pairs}
+def _listed(pairs: tuple[tuple[str, tuple[Any, ...]], ...]) -> Any:
+    table = {site: list(values) for site, values in pairs}
     return table.get(EVERYWHERE, table)
 
 
@@ -45,6 +45,15 @@ def _maps(value: Any) -> Any:
 def _mapped(pairs: tuple[tuple[str, Labels], ...]) -> Any:
     table = {site: dict(own) for site, own in pairs}
     return table.get(EVERYWHERE, table)
+
+
+def _numbers(value: Any) -> Any:
+    """A list of numbers, or a table of such lists by site, as pairs (site, numbers)."""
+    if isinstance(value, Mapping):
+        return tuple((site, tuple(numbers)) for site, numbers in value.items())
+    if isinstance(value, list) and all(isinstance(one, int | float) for one in value):
+        return ((EVERYWHERE, tuple(map(float, value))),)
+    return value
 
 
 def _names(value: Any) -> Any:
@@ -72,6 +81,13 @@ ClassMap = Annotated[
     Field(strict=False),
     BeforeValidator(_maps),
     PlainSerializer(_mapped),
+]
+# Numbers: [0.5], or by site {lyon = [0.4], oslo = [0.6]}.
+Numbers = Annotated[
+    tuple[tuple[str, tuple[float, ...]], ...],
+    Field(strict=False),
+    BeforeValidator(_numbers),
+    PlainSerializer(_listed),
 ]
 # A class: "other", or by site {lyon = "other"}.
 ClassName = Annotated[

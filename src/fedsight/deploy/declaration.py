@@ -25,8 +25,14 @@ from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
-from fedsight.program import labelling, lone_image
-from fedsight.program.federation import Federation, View, federate, integer_problems
+from fedsight.program import labelling, lone_image, looks
+from fedsight.program.federation import (
+    Federation,
+    View,
+    federate,
+    integer_problems,
+    of_source,
+)
 from fedsight.program.program import Program
 
 # The coordinator keeps a few numbers for each image, so their count is limited.
@@ -198,11 +204,13 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
         dataset = source.open()
     if problems := program.task.check(dataset):
         raise DataError(problems[0].cause, problems[0].cure)
-    dataset = replace(dataset, labelled=source.labelled)
+    dataset = of_source(dataset, source)
     all_test = np.arange(len(dataset.test))
     partition = Groups([np.arange(len(dataset.train))], [name])
     test = replace(dataset.test, sites=[name] * len(all_test))
-    problems = labelling.site_problems(program, replace(dataset, test=test), partition)
+    told = replace(dataset, test=test)
+    problems = labelling.site_problems(program, told, partition)
+    problems += looks.opened_problems(program, told, partition)
     if not problems and labelling.hidden(dataset, partition) is not None:
         problems = _unscored(program, owner)
     if problems:
@@ -239,7 +247,7 @@ def merge_sources(program: Source, owner: Source) -> Source:
 PROGRAM_KEYS = frozenset(
     {
         *("classes", "room"),
-        *("size", "channels", "fit", "mean", "std", "length"),
+        *("size", "channels", "fit", "mean", "std", "length", "harmonise", "template"),
         *("window", "view", "function", "orientation"),  # of DICOM files
     }
 )

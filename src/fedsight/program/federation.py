@@ -17,12 +17,12 @@ from fedsight.core.layout import Layout
 from fedsight.core.settings import Settings
 from fedsight.core.sums import LIMIT
 from fedsight.core.types import Batch, PartSpec
-from fedsight.data.base import Dataset, Indices, Part
+from fedsight.data.base import Dataset, Indices, Part, Source
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation, labelling, lone_image, validation
+from fedsight.program import isolation, labelling, lone_image, looks, validation
 from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
@@ -163,7 +163,12 @@ class Federation:
     @property
     def differ(self) -> bool:
         """Whether sites have personal models to test, or see shifted images."""
-        return self.program.differs(self.network) or self.program.shift.kind != "none"
+        return self.program.differs(self.network) or self.varies
+
+    @property
+    def varies(self) -> bool:
+        """Whether each site sees images in its own way."""
+        return self.program.shift.kind != "none" or self.program.data.harmonise == "site"
 
     def tested(self, view: View) -> SiteData:
         """The test images of a view."""
@@ -210,15 +215,28 @@ class Federation:
         self.__dict__["_kept"] = kept
 
     def _data(self, part: Part, indices: Tensor, origins: Tensor) -> SiteData:
-        shift, sites, seed = self.program.shift, len(self.partition), self.program.split_seed
+        harmonised = self.program.data.harmonise == "site"
 
         def view(pixels: Tensor, origin: int, indices: Tensor) -> Tensor:
-            return shift.apply(pixels, origin, sites, seed, indices) if origin >= 0 else pixels
+            seen = self.shifted(pixels, origin, indices)
+            return looks.applied(self, seen, origin) if harmonised else seen
 
         hidden = self.hidden
         if hidden is not None and not bool(hidden[origins.unique()].any()):
             hidden = None
         return SiteData(part, indices, origins, view, hidden)
+
+    @property
+    def computes_looks(self) -> bool:
+        """Whether what a site sees depends on the mean and deviation of its training images."""
+        return self.program.data.harmonise == "site" and self.dataset.site_mean is None
+
+    def shifted(self, pixels: Tensor, site: int, indices: Tensor) -> Tensor:
+        """Pixels [b, c, h, w] as a site's device shows them, before they are harmonised."""
+        if site < 0:
+            return pixels
+        sites, seed = len(self.partition), self.program.split_seed
+        return self.program.shift.apply(pixels, site, sites, seed, indices)
 
     @cached_property
     def hidden(self) -> Tensor | None:
@@ -365,8 +383,9 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
         partition = program.split.divide(dataset.train, len(dataset.classes), program.split_seed)
     if problems := program.rounds.check(len(partition)):
         raise ConfigError(problems)
-    dataset = replace(dataset, labelled=program.data.labelled)
-    if problems := labelling.opened_problems(program, dataset, partition):
+    dataset = of_source(dataset, program.data)
+    asked = (labelling.opened_problems, looks.opened_problems)
+    if problems := [one for ask in asked for one in ask(program, dataset, partition)]:
         raise ConfigError(problems)
     aside, share = None, program.rounds.validation
     if share and dataset.validation is None:
@@ -397,6 +416,16 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     if problems := program.task.check_tested(tested):
         raise ConfigError(problems)
     return federation
+
+
+def of_source(dataset: Dataset, source: Source) -> Dataset:
+    """The data set with what its source says of the sites: their labels and their looks."""
+    return replace(
+        dataset,
+        labelled=source.labelled,
+        site_mean=source.site_mean,
+        site_std=source.site_std,
+    )
 
 
 def integer_problems(federation: Federation) -> list[Problem]:
