@@ -22,6 +22,7 @@ from fedsight.data.duplicates.alike import joined
 from fedsight.data.duplicates.counts import Handling
 from fedsight.data.duplicates.handled import handled, looked_for, together
 from fedsight.data.groups import Grouped, Overlap, at_two_sites, sentences, straddling
+from fedsight.data.images.depth import shallow
 from fedsight.data.images.disk import DiskImages, LazyImages, settle
 from fedsight.data.parts import NAMES, PartName, settled
 from fedsight.data.repeats import listed_once
@@ -341,6 +342,7 @@ def opened_whole(
             found = replace(found, parts=parts)
             opened, _ = found.divided(preprocess, skipped)
             copies = looked_for(opened, source)
+    opened = replace(opened, notes=(*opened.notes, *shallow(opened)))
     return handled(opened, copies, source)
 
 
