@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BeforeValidator, Field, PlainSerializer
@@ -12,6 +13,14 @@ from fedsight.core.registry import nearest
 
 EVERYWHERE = ""  # the site of what is stated for all of them
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a setting is written, in words; its type says how it is kept."""
+
+    words: str
+
 
 Labels = tuple[tuple[str, str], ...]  # pairs of a name in the files and a class
 
@@ -74,6 +83,7 @@ Classes = Annotated[
     Field(strict=False),
     BeforeValidator(_lists),
     PlainSerializer(_listed),
+    Form("list of text, or table of such lists by site"),
 ]
 # Names and their classes: {MM = "melanoma"}, or by site {lyon = {MM = "melanoma"}}.
 ClassMap = Annotated[
@@ -81,6 +91,7 @@ ClassMap = Annotated[
     Field(strict=False),
     BeforeValidator(_maps),
     PlainSerializer(_mapped),
+    Form("table of text, or table of such tables by site"),
 ]
 # Numbers: [0.5], or by site {lyon = [0.4], oslo = [0.6]}.
 Numbers = Annotated[
@@ -88,6 +99,7 @@ Numbers = Annotated[
     Field(strict=False),
     BeforeValidator(_numbers),
     PlainSerializer(_listed),
+    Form("list of number, or table of such lists by site"),
 ]
 # A class: "other", or by site {lyon = "other"}.
 ClassName = Annotated[
@@ -95,6 +107,7 @@ ClassName = Annotated[
     Field(strict=False),
     BeforeValidator(_names),
     PlainSerializer(_named),
+    Form("text, or table of text by site"),
 ]
 
 

@@ -99,15 +99,19 @@ class Naming:
             if name in (at(self.merged, site) or ()):
                 continue
             labels = [label for label, found in table.items() if found == name]
+            cure = (
+                f"if both mean '{name}', say so with data.merged = [\"{name}\"]; if not, correct "
+                "data.class_map"
+            )
             first, others = labels[0], [one for one in labels if key(one) != key(labels[0])]
             if others:
                 cause = f"{shown(first)} and {shown(others[0])} are both read as '{name}'"
-                yield Problem("data.class_map", cause, _say_so(name))
+                yield Problem("data.class_map", cause, cure)
                 continue
             taken = [one for one in labels if one in classes and one != name]
             if taken and name not in table:
                 cause = f"{shown(taken[0])} is a class itself, and is read as '{name}'"
-                yield Problem("data.class_map", cause, _say_so(name))
+                yield Problem("data.class_map", cause, cure)
 
     def read(
         self,
@@ -199,7 +203,8 @@ class _Reader:
                     f"{shown(one)} ({counts[0]} {self.things}) and {shown(other)} "
                     f"({counts[1]} {self.things}) become the class '{name}'{where}, which "
                     "nobody called a merge",
-                    _say_so(name),
+                    f"if both mean '{name}', say so with data.merged = [\"{name}\"]; if not, "
+                    "correct data.class_map",
                 )
 
     def notes(self, site: str | None) -> Iterator[str]:
@@ -212,10 +217,3 @@ class _Reader:
         for label in self.table:
             if key(label) not in seen:
                 yield f"data.class_map has {shown(label)}, which nothing{where} is called"
-
-
-def _say_so(name: str) -> str:
-    return (
-        f"if both mean '{name}', say so with data.merged = [\"{name}\"]; if not, correct "
-        "data.class_map"
-    )
