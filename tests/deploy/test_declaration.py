@@ -343,6 +343,7 @@ OWNED = {
     *("mask_column", "mask_suffix", "values", "colours", "ignored"),
     *("first_label", "first_pixel", "transpose"),
     *("labelled", "class_map", "merged", "unknown_class", "outside", "no_area", "unknown"),
+    *("site_mean", "site_std"),  # what images look like there
 }
 
 
