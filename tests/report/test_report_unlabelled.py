@@ -41,7 +41,7 @@ def test_of_many_sites_the_first_are_named(make_run: Callable[..., Path]) -> Non
     facts = json.loads((folder / "run.json").read_text())
     facts["sites"] = [{"name": f"s{n}", "unlabelled": [1]} for n in range(LISTED + 2)]
     (folder / "run.json").write_text(json.dumps(facts))
-    found = text_in("en", unlabelled(read(folder)))
+    found = text_in(unlabelled(read(folder)), "en")
     assert f"s{LISTED - 1} (" in found
     assert f"s{LISTED} (" not in found
     assert "; ..." in found
