@@ -35,6 +35,7 @@ from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.data.augment.base import Augmentation, augmentations
 from fedsight.data.base import SizedSource, Source, sources
+from fedsight.data.by_site import Form
 from fedsight.data.partition import Split, splits
 from fedsight.data.shift import Shift
 from fedsight.deploy.site.owner import DeliverySettings, SecAggLimits, SpeedSettings
@@ -270,6 +271,7 @@ MEANINGS = {  # for settings whose comment in the code would only repeat the nam
     "server": "the server's optimiser",
     "server_lr": "the server's learning rate",
     "site_column": "the column with the site names",
+    "site_std": "likewise, the standard deviations",
     "sites": "number of sites",
     "split_column": "the column with `train` or `test`",
     "strength": "at the last site, see above",
@@ -539,6 +541,9 @@ def _kind(kind: Any, metadata: Iterable[Any] = ()) -> str:
     """A type and its limits in words."""
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin is typing.Annotated:
+        written = [part.words for part in parts[1:] if isinstance(part, Form)]
+        if written:
+            return written[0]
         inner = [item for part in parts[1:] for item in getattr(part, "metadata", [part])]
         return _kind(parts[0], [*inner, *metadata])
     if origin in (typing.Union, types.UnionType):

@@ -342,7 +342,8 @@ OWNED = {
     *("site_column", "site_key", "sites_in_path", "similar_names", "similar_sites", "names"),
     *("mask_column", "mask_suffix", "values", "colours", "ignored"),
     *("first_label", "first_pixel", "transpose"),
-    *("labelled", "outside", "no_area", "unknown"),
+    *("labelled", "class_map", "merged", "unknown_class", "outside", "no_area", "unknown"),
+    *("site_mean", "site_std"),  # what images look like there
 }
 
 

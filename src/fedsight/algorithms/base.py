@@ -78,6 +78,8 @@ class Algorithm(Settings):
     parts: ClassVar[tuple[str, ...]] = ("delta",)  # contents of a reply's payload
     # its contents that are one number each: averaged like `parts`, but neither update nor encoded
     scalars: ClassVar[tuple[str, ...]] = ()
+    # whether an image counts in `statistics` against the classes that it does not have
+    contrasts: ClassVar[bool] = True
     of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
     # whether `correct` looks at gradients at other vectors too, by `local.at`
     looks: ClassVar[bool] = False

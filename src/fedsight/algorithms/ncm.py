@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ class NearestClassMean(ClosedForm):
     A site sends a number for each feature and class. An image is of the class whose mean has the
     smallest angle with its features. A class without images has the weight zero.
     """
+
+    contrasts: ClassVar[bool] = False  # a class's mean is of its own images alone
 
     def integer_parts(self, network: Network, classes: int, images: int) -> PartSpecs:
         """`cross`, the sum of the levels of each class and its number of images [d + 1, classes];

@@ -28,7 +28,7 @@ class Activations:
         self.prefix = kept.prefix
         self._rows = kept.rows
         self._federation, self._initial, self._device = federation, initial.clone(), device
-        self._shifts = federation.program.shift.kind != "none"
+        self._shifts = federation.varies
 
     def batch(self, data: SiteData, positions: Tensor) -> Batch:
         """The activations at `positions` [b] within a site, with their targets."""
@@ -42,7 +42,9 @@ class Activations:
                 rows[~there] = self._computed(data, positions[~there])
                 self._rows.put(numbers[~there], rows[~there])
         x = laid_out(rows, self.prefix.shape).to(self._device)
-        return Batch(x, data.targets(positions).to(self._device))
+        hidden = data.unlabelled(positions)
+        hidden = None if hidden is None else hidden.to(self._device)
+        return Batch(x, data.targets(positions).to(self._device), hidden)
 
     def fill(self, data: SiteData) -> None:
         """Keep the activations of all images of a site that are not kept yet, if there is room.

@@ -99,7 +99,8 @@ class BoundModel:
     def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
         """A normalised batch on this client's device; `pixels` if they were already read."""
         made = self.federation.batch(data, positions, pixels)
-        return Batch(moved(made.x, self._device), moved(made.y, self._device))
+        hidden = None if made.unlabelled is None else moved(made.unlabelled, self._device)
+        return Batch(moved(made.x, self._device), moved(made.y, self._device), hidden)
 
     @property
     def activations(self) -> Activations | None:

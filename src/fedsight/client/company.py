@@ -38,7 +38,8 @@ class Company(Client):
             return None
         sites = [self._site(client) for client in clients]
         wholes = [site.whole for site in sites if site.whole is not None]
-        if len(wholes) < len(sites) or len({len(whole.y) for whole in wholes}) > 1:
+        masked = {whole.unlabelled is None for whole in wholes}
+        if len(wholes) < len(sites) or len({len(one.y) for one in wholes}) > 1 or len(masked) > 1:
             return None
         names = ", ".join(f"'{site.name}'" for site in sites)
         doing = failures.training_together(names, order.round)

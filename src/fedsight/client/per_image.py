@@ -107,29 +107,36 @@ class PerImage:
     def _at_once(self, images: Sequence[Single]) -> list[Tensor]:
         """Vectorised over images; an image still has a batch of its own, of size 1."""
 
-        def loss(learning: dict[str, Tensor], x: Tensor, y: Tensor) -> Any:
-            return functional_call(self._loss, {**learning, **buffers}, (x, y))
+        def loss(learning: dict[str, Tensor], *batch: Tensor) -> Any:
+            return functional_call(self._loss, {**learning, **buffers}, batch)
 
         buffers = self._loss.copied_buffers()
         values = [parameter.detach() for parameter in self._optimizer.parameters]
         learning = dict(zip(self._names, values, strict=True))
-        x = torch.stack([image.batch.x for image in images])
-        y = torch.stack([image.batch.y for image in images])
+        batches = [_tensors(image.batch) for image in images]
+        stacked = [torch.stack(each) for each in zip(*batches, strict=True)]
+        dims = (None, *(0 for _ in stacked))
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "There is a performance drop")
             # No randomness: all images of a group would draw from one stream.
-            found = vmap(grad(loss), in_dims=(None, 0, 0), randomness="error")(learning, x, y)
+            found = vmap(grad(loss), in_dims=dims, randomness="error")(learning, *stacked)
         return [found[name] for name in self._names]
 
     def _alone(self, image: Single) -> list[Tensor]:
         try:
             seed(self._device, image.seed)
             buffers = self._loss.copied_buffers()
-            loss = functional_call(self._loss, buffers, (image.batch.x, image.batch.y))
+            loss = functional_call(self._loss, buffers, _tensors(image.batch))
             return [gradient[None] for gradient in self._optimizer.gradients(loss)]
         except Exception as error:
             self.failed(error)
         return [torch.zeros_like(value)[None] for value in self._optimizer.parameters]
+
+
+def _tensors(batch: Batch) -> tuple[Tensor, ...]:
+    """What the loss is a function of."""
+    hidden = () if batch.unlabelled is None else (batch.unlabelled,)
+    return (batch.x, batch.y, *hidden)
 
 
 def _add_clipped(total: list[Tensor], gradients: list[Tensor], clip: float) -> None:

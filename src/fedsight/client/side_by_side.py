@@ -97,12 +97,16 @@ class Stacked:
             for order, draws in orders
         ]
         number = torch.arange(clients, device=x.device)[:, None]
+        masks = [one.unlabelled for one in images if one.unlabelled is not None]
+        hidden = [torch.stack(masks)] if masks else []
         losses = torch.zeros(clients, dtype=torch.float64)
         seen = 0
         for step, together in enumerate(zip(*drawn, strict=True)):
             at = torch.stack(together).to(x.device)
             with self.precision():
-                gradients, loss = gradients_of(values, x[number, at], y[number, at])
+                gradients, loss = gradients_of(
+                    values, x[number, at], y[number, at], *(mask[number, at] for mask in hidden)
+                )
             optimizer.factor = rate[1](step)
             optimizer.step([_like(gradients[name], value) for name, value in values.items()])
             losses += loss.detach().double().cpu() * at.shape[1]
@@ -114,9 +118,14 @@ class Stacked:
 
 
 def _loss(
-    task: Task, module: nn.Module, weights: dict[str, Tensor], x: Tensor, y: Tensor
+    task: Task,
+    module: nn.Module,
+    weights: dict[str, Tensor],
+    x: Tensor,
+    y: Tensor,
+    hidden: Tensor | None = None,
 ) -> Tensor:
-    return task.loss(_Bound(module, weights), Batch(x, y))
+    return task.loss(_Bound(module, weights), Batch(x, y, hidden))
 
 
 def _repeated(value: Tensor, times: int) -> Tensor:

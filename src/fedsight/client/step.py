@@ -309,7 +309,7 @@ class Client(BoundModel):
         """How batches are made of the site's images; within it, the model takes these."""
         data, whole, train = site.data, site.whole, self.federation.program.train
         if whole is not None:
-            yield lambda positions, draws: Batch(whole.x[positions], whole.y[positions])
+            yield lambda positions, draws: whole.rows(positions)
         elif train.plain and self.activations is not None:
             self.activations.fill(data)
             with self.inputs(data) as read:

@@ -133,10 +133,20 @@ def add_metrics(parts: list[Metrics]) -> dict[str, Sum]:
 @dataclass(frozen=True)
 class Batch:
     """Normalised images `x` [b, c, h, w] float32 and targets `y` [b, ...]: class numbers [b] int64,
-    or whatever the task learns from."""
+    or whatever the task learns from.
+
+    `unlabelled` [b, classes] says which classes nobody looked for in an image, because its site
+    does not label them: that it has no such label says nothing. None: all were labelled.
+    """
 
     x: Tensor
     y: Tensor
+    unlabelled: Tensor | None = None
+
+    def rows(self, positions: Tensor) -> Batch:
+        """The images at `positions` [k] of the batch."""
+        hidden = None if self.unlabelled is None else self.unlabelled[positions]
+        return Batch(self.x[positions], self.y[positions], hidden)
 
 
 @dataclass(frozen=True)

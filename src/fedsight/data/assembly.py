@@ -16,17 +16,20 @@ from fedsight.core.errors import DataError
 from fedsight.core.registry import nearest
 from fedsight.data.base import Dataset, Images, Indices, Part, Preprocess, SizedSource
 from fedsight.data.cells import labels_in, refuse_combined
+from fedsight.data.class_map import Name, Naming
 from fedsight.data.class_names import Similar, ordered, settled_names, used
 from fedsight.data.duplicates.alike import joined
 from fedsight.data.duplicates.counts import Handling
 from fedsight.data.duplicates.handled import handled, looked_for, together
 from fedsight.data.groups import Grouped, Overlap, at_two_sites, sentences, straddling
+from fedsight.data.images.depth import shallow
 from fedsight.data.images.disk import DiskImages, LazyImages, settle
 from fedsight.data.parts import NAMES, PartName, settled
 from fedsight.data.repeats import listed_once
 from fedsight.data.single_draws import are_wanted, held_out_singly
 from fedsight.data.site_names import settled_sites, site_names
 
+AS_WRITTEN = Naming()  # a name stands for the class that is called so
 Loaded = tuple[Images, Indices, list[str]]  # images, which of those asked for, names of the others
 
 
@@ -73,16 +76,23 @@ class Labels:
 
     @classmethod
     def single(
-        cls, records: Sequence[Record], classes: Sequence[str] | None, similar: Similar = "error"
+        cls,
+        records: Sequence[Record],
+        classes: Sequence[str] | None,
+        similar: Similar = "error",
+        naming: Naming = AS_WRITTEN,
     ) -> Self:
         """One label per record; the vocabulary is `classes`, or all labels sorted.
 
-        `similar` says what to do with names that differ in case or the like. Raises DataError for
-        those, for a label outside `classes`, and for one that stands for a missing value.
+        `similar` says what to do with names that differ in case or the like, `naming` what sites
+        call the classes. Raises DataError for the former, for a label outside `classes`, for one
+        that stands for a missing value, and as `Naming.read` does.
         """
         if classes is not None and len(set(classes)) < len(classes):
             raise DataError("data.classes names a class twice", "name each class once")
-        uses = used((record.label, record.place) for record in records)
+        called = [Name(record.label, record.site, record.place) for record in records]
+        labels, said = naming.read(called, classes, similar)
+        uses = used((label, one.place) for label, one in zip(labels, records, strict=True))
         read, notes = settled_names(uses, classes, similar)
         names, natural = ordered(set(read.values()))
         if classes is not None:
@@ -92,11 +102,13 @@ class Labels:
             if read[label] not in number:
                 raise DataError(
                     f"{use.place}: label '{label}' is not in data.classes",
-                    f"{nearest(label, names)}; correct the label or add it to data.classes",
+                    f"{nearest(label, names)}; correct the label, add it to data.classes, say in "
+                    "data.class_map which of these it is, or set data.unknown_class",
                 )
-        words = [read[record.label] for record in records]
+        words = [read[label] for label in labels]
         numbers = np.array([number[word] for word in words], dtype=np.int64)
-        return cls(names, numbers, written=_ranks(words), ordered=natural, notes=notes)
+        said = (*said, *notes)
+        return cls(names, numbers, written=_ranks(words), ordered=natural, notes=said)
 
     @classmethod
     def several(
@@ -105,6 +117,7 @@ class Labels:
         words: Sequence[Sequence[str]],
         classes: Sequence[str] | None,
         similar: Similar = "error",
+        naming: Naming = AS_WRITTEN,
     ) -> Self:
         """Any number of labels per record: those in `words` [n].
 
@@ -116,7 +129,7 @@ class Labels:
             for record, found in zip(records, words, strict=True)
             for word in found
         ]
-        found = cls.single(each, classes, similar)
+        found = cls.single(each, classes, similar, naming)
         written = _ranks([labels[0] if labels else "" for labels in words])
         rows = np.repeat(np.arange(len(records)), [len(labels) for labels in words])
         targets = torch.zeros(len(records), len(found.names))
@@ -133,6 +146,7 @@ class Labels:
         classes: Sequence[str] | None,
         separator: str | None,
         similar: Similar = "error",
+        naming: Naming = AS_WRITTEN,
     ) -> Self:
         """The labels that records' cells hold: one each, or any number with `separator` between.
 
@@ -143,11 +157,11 @@ class Labels:
         if separator is None:
             if classes is None:
                 refuse_combined((record.label for record in records), place)
-            return cls.single(records, classes, similar)
+            return cls.single(records, classes, similar, naming)
         words = [labels_in(record.label, separator, record.place) for record in records]
         if classes is None:
             refuse_combined({word for found in words for word in found}, place)
-        return cls.several(records, words, classes, similar)
+        return cls.several(records, words, classes, similar, naming)
 
     def alike(self, one: int, other: int) -> bool:
         """Whether two images have the same labels."""
@@ -328,6 +342,7 @@ def opened_whole(
             found = replace(found, parts=parts)
             opened, _ = found.divided(preprocess, skipped)
             copies = looked_for(opened, source)
+    opened = replace(opened, notes=(*opened.notes, *shallow(opened)))
     return handled(opened, copies, source)
 
 

@@ -19,10 +19,13 @@ from fedsight.core.errors import DataError, Problem
 from fedsight.core.registry import Registry
 from fedsight.core.settings import Settings
 from fedsight.core.shared_memory import Shared
+from fedsight.data.by_site import Classes, Numbers
 from fedsight.data.class_names import Similar
 from fedsight.data.duplicates.counts import Duplicates, Handling
 from fedsight.data.groups import Overlap
 from fedsight.data.images.windowing import Reading
+from fedsight.data.look import Distribution, Harmonise, Look, quantiles_of
+from fedsight.data.look import problems as look_problems
 
 Indices = npt.NDArray[np.int64]
 Fit = Literal["stretch", "crop", "pad"]
@@ -160,6 +163,7 @@ class Preprocess:
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     dicom: Reading | None = None  # how DICOM files become grey, if the images are DICOM
+    look: Look | None = None  # what each image is made to look like before it is normalised
     # not in the repr, which identifies galleries of faces
     modality: Modality = field(default="image", repr=False)
 
@@ -175,6 +179,8 @@ class Preprocess:
         }
         if fields.get("dicom") is not None:
             fields["dicom"] = Reading.of(fields["dicom"])
+        if fields.get("look") is not None:
+            fields["look"] = Look.of(fields["look"])
         modality = fields.get("modality", "image")
         if modality not in get_args(Modality):
             raise ValueError(f"'{modality}' is not one of {', '.join(get_args(Modality))}")
@@ -201,7 +207,9 @@ class Preprocess:
         return f"{self.modality}s"
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """[b, c, h, w] in [0, 1] -> normalised."""
+        """[b, c, h, w] in [0, 1] -> with the look of the others, and normalised."""
+        if self.look is not None:
+            pixels = self.look.apply(pixels, self.mean, self.std)
         shape = (1, self.channels, 1, 1)
         mean, std = (torch.tensor(v, device=pixels.device) for v in (self.mean, self.std))
         return (pixels - mean.view(shape)) / std.view(shape)
@@ -225,6 +233,10 @@ class Dataset:
     ordered: bool = True  # the order of the classes was stated, or is that of numbers
     duplicates: Duplicates | None = None  # None: they were not looked for
     left_out: tuple[str, ...] = ()  # which of `skipped` are annotations
+    labelled: Classes | None = None  # by site: the classes that were labelled; None: all
+    # by site: what the owner states in place of the mean and deviation of the site's images
+    site_mean: Numbers | None = None
+    site_std: Numbers | None = None
 
     def read_from(self, files: Mapping[str, int], notes: Sequence[str] = ()) -> Dataset:
         """The data set with the files that its source passed over, and its notes before others."""
@@ -271,6 +283,19 @@ class Source(Settings, ABC):
     # what published weights expect (model.weights), else 0.5 each
     mean: Floats | None = None
     std: Floats | None = None  # None: likewise, else 0.25 each
+    # which classes were labelled: a list, or lists by site; None: all classes at all sites. The
+    # others are left out of the loss and of the figures there: an image without one may show it
+    labelled: Classes | None = None
+    # how images of different devices are made to look alike. image: each has the same mean and
+    # deviation; histogram: each has the template's distribution of values; site: the images of a
+    # site together have the same mean and deviation, from statistics that stay there
+    harmonise: Harmonise = "none"
+    # of a histogram: a distribution, or the quantiles of public pixels at equal steps, from 0 to 1
+    template: Distribution | Floats = "uniform"
+    # with harmonise = "site": public numbers in place of those of a site's training images, for
+    # each channel, once for all sites or by site; None: they are computed there
+    site_mean: Numbers | None = None
+    site_std: Numbers | None = None
 
     @abstractmethod
     def open(self) -> Dataset:
@@ -278,7 +303,8 @@ class Source(Settings, ABC):
 
     def check(self) -> list[Problem]:
         """Problems that can be found without reading images, such as a missing folder."""
-        problems = []
+        stated = (self.site_mean is not None, self.site_std is not None)
+        problems = look_problems(self.harmonise, self.template, stated)
         if any(value <= 0 for value in self.std or ()):
             cause = f"std {self.std} has a value that is not positive"
             problems.append(Problem("data.std", cause, "give each channel's standard deviation"))
@@ -312,7 +338,17 @@ class Source(Settings, ABC):
                     f"data.{key} is {list(values)}, but the images have {channels} channel(s)",
                     f"give {channels} number(s), for std above 0, or leave data.{key} out",
                 )
-        return Preprocess(channels, height, width, fit, tuple(means), tuple(stds))
+        return Preprocess(
+            channels, height, width, fit, tuple(means), tuple(stds), look=self._look()
+        )
+
+    def _look(self) -> Look | None:
+        """What each image is made to look like by itself."""
+        if self.harmonise in ("none", "site"):
+            return None
+        if self.harmonise == "image":
+            return Look("image")
+        return Look("histogram", quantiles_of(self.template))
 
 
 def _grey(values: tuple[float, ...], channels: int) -> tuple[float, ...]:

@@ -17,14 +17,22 @@ import numpy as np
 from fedsight.core.errors import ConfigError, DataError, DeployError, Problem
 from fedsight.core.text import MAX_MESSAGE, is_printable, printable
 from fedsight.data.base import MAX_CHANNELS, Dataset, Part, Preprocess, Source
+from fedsight.data.by_site import Classes
+from fedsight.data.labelled import unlabelled
 from fedsight.data.partition import Groups
 from fedsight.data.single_draws import drawn_singly
 from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_part
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
-from fedsight.program import lone_image
-from fedsight.program.federation import Federation, View, federate, integer_problems
+from fedsight.program import labelling, lone_image, looks
+from fedsight.program.federation import (
+    Federation,
+    View,
+    federate,
+    integer_problems,
+    of_source,
+)
 from fedsight.program.program import Program
 
 # The coordinator keeps a few numbers for each image, so their count is limited.
@@ -53,6 +61,7 @@ class Declaration:
     preprocess: Preprocess
     skipped: int = 0  # number of corrupt images that are left out
     total: int | None = None  # number of training images, where that of each class is not told
+    unlabelled: tuple[int, ...] = ()  # the classes that the site does not label, as its owner says
     # How figures leave the site, and why not; this may change during a run.
     figures: Release = field(default="exact", compare=False)
     withheld: str = field(default="", compare=False)
@@ -80,6 +89,7 @@ def read_declaration(table: Any, site: str) -> Declaration:
             Preprocess.of({**fields, **lists}),
             table["skipped"],
             table["total"],
+            _as_tuple(table["unlabelled"], MAX_CLASSES),
             table["figures"],
             table["withheld"],
         )
@@ -111,6 +121,11 @@ def _check_plausible(found: Declaration) -> None:
     if len(found.labels) != expected or len(found.classes) != len(set(names)):
         cause = "each class needs a printable name of its own and a count, or all one count"
         raise ValueError(cause)
+    hidden = found.unlabelled
+    if any(type(label) is not int for label in hidden) or len(set(hidden)) < len(hidden):
+        raise ValueError("expected each class that is not labelled once, as a whole number")
+    if any(not 0 <= label < len(found.classes) for label in hidden):
+        raise ValueError("a class that is not labelled is not one of the classes")
     if not found.preprocess.mean:
         raise ValueError("each channel needs a mean and a positive standard deviation")
     if type(found.share) is not bool:
@@ -185,14 +200,31 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
             f"the program simulates a {program.shift.kind} shift, but the images are real",
             "remove [shift]: real sites differ already",
         )
+    source = merge_sources(program.data, owner.data)
     with drawn_singly(owner.contract.hides_images):
-        dataset = merge_sources(program.data, owner.data).open()
+        dataset = source.open()
     if problems := program.task.check(dataset):
         raise DataError(problems[0].cause, problems[0].cure)
+    dataset = of_source(dataset, source)
     all_test = np.arange(len(dataset.test))
     partition = Groups([np.arange(len(dataset.train))], [name])
     test = replace(dataset.test, sites=[name] * len(all_test))
+    told = replace(dataset, test=test)
+    problems = labelling.site_problems(program, told, partition)
+    problems += looks.opened_problems(program, told, partition)
+    if not problems and labelling.hidden(dataset, partition) is not None:
+        problems = _unscored(program, owner)
+    if problems:
+        raise DataError(f"{problems[0].where}: {problems[0].cause}", problems[0].cure)
     return Federation(program, replace(dataset, test=test), partition, (View(0, all_test),)), 0
+
+
+def _unscored(program: Program, owner: OwnerSettings) -> list[Problem]:
+    """Noised figures that would count a class that was not looked for as one that is not there."""
+    if owner.contract.release != "noised" or not program.task.scores_all:
+        return []
+    cause = "noised figures of this task need every class labelled in every test image"
+    return [Problem("data.labelled", cause, "set contract.figures = 'none', or label all classes")]
 
 
 def merge_sources(program: Source, owner: Source) -> Source:
@@ -216,7 +248,7 @@ def merge_sources(program: Source, owner: Source) -> Source:
 PROGRAM_KEYS = frozenset(
     {
         *("classes", "room"),
-        *("size", "channels", "fit", "mean", "std", "length"),
+        *("size", "channels", "fit", "mean", "std", "length", "harmonise", "template"),
         *("window", "view", "function", "orientation"),  # of DICOM files
     }
 )
@@ -239,6 +271,7 @@ def declare(federation: Federation, number: int, share: bool, counts: bool = Tru
         dataset.preprocess,
         dataset.corrupt if counts else 0,
         None if counts else len(labels),
+        tuple(unlabelled(dataset.labelled, federation.partition.name(number), dataset.classes)),
     )
 
 
@@ -271,6 +304,9 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     partition = Groups([np.arange(a, b) for a, b in itertools.pairwise(offsets)], names)
     train = Part(RemoteImages(int(offsets[-1])), np.concatenate(labels))
     dataset = Dataset(train, _test(names, declared), first.classes, first.preprocess, untold=untold)
+    dataset = replace(dataset, labelled=_labelled(declared))
+    if problems := labelling.declared_problems(program, dataset, partition):
+        raise ConfigError(problems)
     if problems := program.rounds.check(len(names)):
         raise ConfigError(problems)
     federation = Federation(program, dataset, partition, ())
@@ -287,6 +323,16 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
         cure = "hold some out at one site at least, or mark them (docs/how-to/own-data.md)"
         raise ConfigError([Problem("data", cause, cure)])
     return federation.testing(_views(federation, declared))
+
+
+def _labelled(declared: Mapping[str, Declaration]) -> Classes | None:
+    """The classes that were labelled at the sites that do not label all; None: all label all."""
+    found = tuple(
+        (name, tuple(c for label, c in enumerate(one.classes) if label not in one.unlabelled))
+        for name, one in sorted(declared.items())
+        if one.unlabelled
+    )
+    return found or None
 
 
 def withheld(declared: Mapping[str, Declaration]) -> dict[str, str]:

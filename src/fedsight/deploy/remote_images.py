@@ -5,7 +5,7 @@ from __future__ import annotations
 import bisect
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NoReturn, overload
+from typing import ClassVar, NoReturn, overload
 
 import numpy as np
 from torch import Tensor
@@ -17,6 +17,8 @@ from fedsight.program.federation import View
 
 class RemoteImages:
     """Stands for `count` images that this process does not have."""
+
+    elsewhere: ClassVar[bool] = True
 
     def __init__(self, count: int) -> None:
         self._count = count

@@ -16,9 +16,11 @@ import fedsight
 from fedsight.coordinator.session import Session
 from fedsight.core.layout import Kind
 from fedsight.data.contents import Contents, contents
+from fedsight.data.labelled import unlabelled
 from fedsight.evaluation.figures import Evaluator
 from fedsight.models.base import Model
 from fedsight.program.federation import Federation
+from fedsight.program.looks import look_of
 
 
 def environment() -> dict[str, str | int]:
@@ -70,10 +72,22 @@ def describe(session: Session, command: str, found: Contents | None = None) -> d
                 "labels": []
                 if partition.name(site) in data.untold
                 else evaluator.counts(site).tolist(),
+                **_look(federation, site),
+                "unlabelled": unlabelled(data.labelled, partition.name(site), data.classes),
             }
             for site in evaluator.sites
         ],
     }
+
+
+def _look(federation: Federation, site: int) -> dict[str, Any]:
+    """The mean and deviation of a simulated site's images, which prediction needs; those of real
+    sites stay there."""
+    elsewhere = getattr(federation.dataset.train.images, "elsewhere", False)
+    if federation.program.data.harmonise != "site" or elsewhere:
+        return {}
+    mean, std = look_of(federation, site)
+    return {"look": {"mean": list(mean), "std": list(std)}}
 
 
 def _data(federation: Federation, found: Contents | None) -> dict[str, Any]:

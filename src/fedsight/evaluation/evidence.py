@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -122,7 +122,7 @@ def _groups(data: SiteData, seed: int) -> list[SiteData]:
 
 def some(data: SiteData, positions: Tensor) -> SiteData:
     """The images at `positions` [n] of those of a site."""
-    return SiteData(data.part, data.indices[positions], data.origins[positions], data.view)
+    return replace(data, indices=data.indices[positions], origins=data.origins[positions])
 
 
 def without_each(groups: list[Metrics]) -> list[Metrics]:

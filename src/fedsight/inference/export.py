@@ -42,12 +42,16 @@ class ExportedModel(nn.Module):
         self.model = saved.module
         self.suppress = suppress  # how a detector removes duplicates
         self.task = saved.task
+        self.look = saved.preprocess.look
+        self.expected = saved.preprocess.mean, saved.preprocess.std
         shape = (1, saved.preprocess.channels, 1, 1)
         self.register_buffer("mean", torch.tensor(saved.preprocess.mean).view(shape))
         self.register_buffer("std", torch.tensor(saved.preprocess.std).view(shape))
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Normalises, then asks the task, or the detector itself."""
+        if self.look is not None:
+            x = self.look.apply(x, self.expected[0], self.expected[1])
         x = (x - self.mean) / self.std
         if not isinstance(self.model, Detector):
             return self.task.predict(self.model, x)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from fedsight.data.base import Preprocess
 from fedsight.inference.saved import Saved
 
 _FITS = {
@@ -34,6 +35,7 @@ def recipe(saved: Saved, normalises: bool) -> dict[str, Any]:
         f"{_FITS[seen.fit]}: bilinear with antialiasing, as Pillow's Image.BILINEAR",
         "divide 8-bit values by 255 (16-bit ones by 65535)",
         "arrange as channels, height, width",
+        *_look(seen, normalises),
         f"do not normalise, the file does: {given}" if normalises else f"normalise: {given}",
     ]
     return {
@@ -48,6 +50,16 @@ def recipe(saved: Saved, normalises: bool) -> dict[str, Any]:
         "std": [*seen.std],
         "steps": steps,
     }
+
+
+def _look(seen: Preprocess, inside: bool) -> list[str]:
+    """What makes images look alike."""
+    if seen.look is None:
+        return []
+    does = "do not harmonise, the file does: " if inside else ""
+    if seen.look.kind == "image":
+        return [f"{does}give each channel of the image this mean and deviation of its pixels"]
+    return [f"{does}match each channel's histogram to the quantiles {[*seen.look.template]}"]
 
 
 def outputs(saved: Saved) -> dict[str, str]:

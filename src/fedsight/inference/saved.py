@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +56,8 @@ def load(run: Path, site: str | None = None) -> Saved:
             raise TypeError("a name is not a text")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StoreError(f"{run / 'run.json'} is broken: {error!r}", "run it again") from error
+    if program.data.harmonise == "site":
+        size = _seen_at(store, facts["sites"], size, site)
     network = program.model.fresh().build(
         size.channels, size.height, size.width, len(classes), program.model_seed
     )
@@ -74,7 +76,7 @@ def load(run: Path, site: str | None = None) -> Saved:
                 cause = f"the memory of site '{site}' in {run} is not of this model"
                 raise StoreError(cause, "restore it from a copy, or run it again")
             vector[program.own(layout)] = own
-        elif site is not None:
+        elif site is not None and program.data.harmonise != "site":
             _require_shared(store, sites, site)
     if not bool(torch.isfinite(vector).all()):  # its answers would look like any others
         raise StoreError(f"{path} holds weights that are not finite", "run it again")
@@ -110,6 +112,28 @@ def _require_shared(store: RunStore, names: Sequence[str], site: str) -> None:
             f"{store.folder} has no model for site '{site}'",
             f"sites of this run: {', '.join(names[:10])}",
         )
+
+
+def _seen_at(store: RunStore, sites: Any, size: Preprocess, site: str | None) -> Preprocess:
+    """How the images of a site are prepared: normalised by their own mean and deviation.
+
+    StoreError if no site is named, or its numbers are not in the run, as they stay at real sites.
+    """
+    looks: dict[str, Any] = {entry["name"]: entry.get("look") for entry in sites}
+    if site is None:
+        raise StoreError(
+            f"in {store.folder} each site's images are normalised by their own mean and deviation",
+            f"name a site with --site (run.for_site in Python): {', '.join([*looks][:10])}",
+        )
+    try:
+        found = looks[site]
+        return Preprocess.of({**asdict(size), "mean": found["mean"], "std": found["std"]})
+    except (KeyError, TypeError, ValueError):
+        raise StoreError(
+            f"{store.folder} has no mean and deviation of the images of site '{site}'",
+            "name a site of this run; those of real sites stay there: set data.harmonise = 'image' "
+            "for a model that is to be used elsewhere",
+        ) from None
 
 
 def _personal(store: RunStore, names: list[str], rounds: int, site: str | None) -> Tensor:

@@ -17,12 +17,12 @@ from fedsight.core.layout import Layout
 from fedsight.core.settings import Settings
 from fedsight.core.sums import LIMIT
 from fedsight.core.types import Batch, PartSpec
-from fedsight.data.base import Dataset, Indices, Part
+from fedsight.data.base import Dataset, Indices, Part, Source
 from fedsight.data.partition import Partition
 from fedsight.models.base import Network
 from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation, lone_image, taking_part, validation
+from fedsight.program import isolation, labelling, lone_image, looks, taking_part, validation
 from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
@@ -41,6 +41,8 @@ class SiteData:
     indices: Tensor  # [n]
     origins: Tensor  # [n] number of the site that an image comes from
     view: Callable[[Tensor, int, Tensor], Tensor]  # (pixels, origin, indices) -> pixels
+    # [sites + 1, classes] which classes each site does not label, no site last; None: all label all
+    hidden: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -66,6 +68,10 @@ class SiteData:
         known = self.part.targets
         whole = torch.from_numpy(self.part.labels) if known is None else known
         return whole[self.indices[positions]]
+
+    def unlabelled(self, positions: Tensor) -> Tensor | None:
+        """Which classes the sites of the images at `positions` [b] do not label [b, classes]."""
+        return None if self.hidden is None else self.hidden[self.origins[positions]]
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,12 @@ class Federation:
     @property
     def differ(self) -> bool:
         """Whether sites have personal models to test, or see shifted images."""
-        return self.program.differs(self.network) or self.program.shift.kind != "none"
+        return self.program.differs(self.network) or self.varies
+
+    @property
+    def varies(self) -> bool:
+        """Whether each site sees images in its own way."""
+        return self.program.shift.kind != "none" or self.program.data.harmonise == "site"
 
     def tested(self, view: View) -> SiteData:
         """The test images of a view."""
@@ -221,18 +232,41 @@ class Federation:
         self.__dict__["_kept"] = kept
 
     def _data(self, part: Part, indices: Tensor, origins: Tensor) -> SiteData:
-        shift, sites, seed = self.program.shift, len(self.partition), self.program.split_seed
+        harmonised = self.program.data.harmonise == "site"
 
         def view(pixels: Tensor, origin: int, indices: Tensor) -> Tensor:
-            return shift.apply(pixels, origin, sites, seed, indices) if origin >= 0 else pixels
+            seen = self.shifted(pixels, origin, indices)
+            return looks.applied(self, seen, origin) if harmonised else seen
 
-        return SiteData(part, indices, origins, view)
+        hidden = self.hidden
+        if hidden is not None and not bool(hidden[origins.unique()].any()):
+            hidden = None
+        return SiteData(part, indices, origins, view, hidden)
+
+    @property
+    def computes_looks(self) -> bool:
+        """Whether what a site sees depends on the mean and deviation of its training images."""
+        return self.program.data.harmonise == "site" and self.dataset.site_mean is None
+
+    def shifted(self, pixels: Tensor, site: int, indices: Tensor) -> Tensor:
+        """Pixels [b, c, h, w] as a site's device shows them, before they are harmonised."""
+        if site < 0:
+            return pixels
+        sites, seed = len(self.partition), self.program.split_seed
+        return self.program.shift.apply(pixels, site, sites, seed, indices)
+
+    @cached_property
+    def hidden(self) -> Tensor | None:
+        """Which classes each site does not label [sites + 1, classes]; the last row is of images of
+        no site. None if every site labels all."""
+        return labelling.hidden(self.dataset, self.partition)
 
     def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
         """A normalised, channels-last batch; `pixels` if they were already read."""
         pixels = data.pixels(positions) if pixels is None else pixels
         x = self.dataset.preprocess.normalise(pixels)
-        return Batch(x.contiguous(memory_format=torch.channels_last), data.targets(positions))
+        x = x.contiguous(memory_format=torch.channels_last)
+        return Batch(x, data.targets(positions), data.unlabelled(positions))
 
     def build(self) -> Network:
         """A new, initialised network; equal in every process."""
@@ -368,6 +402,10 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     found = [*program.rounds.check(len(partition)), *taking_part.of_sites(program, partition)]
     if problems := found:
         raise ConfigError(problems)
+    dataset = of_source(dataset, program.data)
+    asked = (labelling.opened_problems, looks.opened_problems)
+    if problems := [one for ask in asked for one in ask(program, dataset, partition)]:
+        raise ConfigError(problems)
     aside, share = None, program.rounds.validation
     if share and dataset.validation is None:
         if problems := validation.problems(share, program.split, program.task):
@@ -397,6 +435,16 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     if problems := program.task.check_tested(tested):
         raise ConfigError(problems)
     return federation
+
+
+def of_source(dataset: Dataset, source: Source) -> Dataset:
+    """The data set with what its source says of the sites: their labels and their looks."""
+    return replace(
+        dataset,
+        labelled=source.labelled,
+        site_mean=source.site_mean,
+        site_std=source.site_std,
+    )
 
 
 def integer_problems(federation: Federation) -> list[Problem]:

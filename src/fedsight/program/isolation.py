@@ -24,6 +24,7 @@ from fedsight.data.base import Dataset
 from fedsight.data.detection import boxes
 from fedsight.models.base import Network
 from fedsight.models.features import features
+from fedsight.program import looks
 from fedsight.program.program import Program
 from fedsight.tasks.base import Task
 from fedsight.tasks.loss_module import LossModule
@@ -36,6 +37,8 @@ def problems(program: Program, dataset: Dataset, network: Network) -> list[Probl
     """Problems of the task's loss and the network where single images are protected."""
     if program.privacy.unit != "example":
         return []
+    if seen := looks.coupled(program, dataset):
+        return seen
     if not program.algorithm.phases(program.train.epochs):
         return _mixed(program.task, network, dataset)
     with torch.random.fork_rng(devices=[]):

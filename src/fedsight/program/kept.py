@@ -184,8 +184,8 @@ def _made_of(
         [str(prefix), str(module), model, program.adapter.meaning(), _sha256(seen)],
         [speed.device, speed.threads, torch.__version__, instructions()],
     ]
-    if program.shift.kind != "none":  # which site sees an image decides how
-        facts.append([program.split.meaning()])
+    if federation.varies:  # which site sees an image decides how
+        facts.append([program.split.meaning(), program.data.meaning(), program.rounds.validation])
     known = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     return _Latest(known, {name: _sha256(value) for name, value in tensors.items()}, learns)

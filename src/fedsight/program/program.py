@@ -38,7 +38,7 @@ from fedsight.participation.uniform import Uniform
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
-from fedsight.program import opening, rules, suited, taking_part
+from fedsight.program import labelling, opening, rules, suited, taking_part
 from fedsight.program.plugins import Plugin
 from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
@@ -329,6 +329,7 @@ class Program:
         yield from self.codec.check()
         yield from rules.problems(self)
         yield from taking_part.problems(self)
+        yield from labelling.problems(self)
         if self.adapter.adapts and not self.algorithm.phases(self.train.epochs):
             cause = (
                 f"{self.algorithm.registered} trains nothing by gradients, so an adapter would "

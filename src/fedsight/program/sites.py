@@ -76,7 +76,7 @@ def sites(
     """
     _check_names(datasets)
     _check_arguments(classes, test_fraction, test_seed, test)
-    channels = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
+    channels: dict[str, Any] = {"mean": _numbers("mean", mean), "std": _numbers("std", std)}
     train = [_read(name, dataset, f"site '{name}'") for name, dataset in datasets.items()]
     tested = _tests(test, list(datasets)) if test is not None else []
     _check_shapes([*train, *tested])

@@ -94,6 +94,7 @@ class SiteRecord(Record):
     name: str
     samples: Count = None
     labels: tuple[Cell, ...] = ()
+    unlabelled: tuple[Cell, ...] = ()  # numbers of the classes that it does not label
 
 
 class Facts(Record):
@@ -121,6 +122,8 @@ class Facts(Record):
                 raise ValueError(
                     f"site {site.name!r} counts {len(site.labels)} classes, not {len(self.classes)}"
                 )
+            if any(label >= len(self.classes) for label in site.unlabelled):
+                raise ValueError(f"site {site.name!r} has {len(self.classes)} classes")
         return self
 
 

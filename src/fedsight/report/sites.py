@@ -12,6 +12,7 @@ from fedsight.report.read import Run
 from fedsight.report.records import DeliveredRecord, GainRecord, SpreadRecord
 from fedsight.report.words import Words
 
+LISTED = 10  # sites whose unlabelled classes are named
 CHANCE = 0.05  # sites differ beyond chance if chance makes them so different less often than this
 
 
@@ -68,6 +69,24 @@ def how_measured(run: Run) -> Words:
         ),
     }
     return found.get(_test(run), "")
+
+
+def unlabelled(run: Run) -> Words:
+    """Which classes sites do not label, in a sentence; empty if all label all."""
+    facts = run.facts
+    found = [
+        f"{site.name} ({', '.join(facts.classes[label] for label in site.unlabelled)})"
+        for site in facts.sites
+        if site.unlabelled
+    ]
+    if not found:
+        return ""
+    more = "; ..." if len(found) > LISTED else ""
+    return message(
+        "Classes that a site does not label are left out of its training and of its figure: "
+        "{sites}.",
+        sites="; ".join(found[:LISTED]) + more,
+    )
 
 
 def _test(run: Run) -> str:

@@ -17,6 +17,7 @@ from fedsight.core.types import Batch, Metrics, Sum
 from fedsight.tasks.base import tasks
 from fedsight.tasks.class_weights import margins, vector
 from fedsight.tasks.single_label import SingleLabel, confusion
+from fedsight.tasks.unlabelled import entropy, masked
 
 
 @tasks.add("classify")
@@ -25,6 +26,7 @@ class Classification(SingleLabel):
 
     scored: ClassVar[bool] = True
     stacks: ClassVar[bool] = True
+    heeds_unlabelled: ClassVar[bool] = True
 
     label_smoothing: float = Field(0.0, ge=0, lt=1)
     # strength of the margins that rare classes of a site get in its training loss (FedLC); 0: none
@@ -49,12 +51,15 @@ class Classification(SingleLabel):
         """Cross-entropy with label smoothing, class weights and margins, mean over the batch.
 
         Not over the sum of the batch's weights: then an image would change what others weigh, and
-        the only image of a batch would not be weighted at all.
+        the only image of a batch would not be weighted at all. The softmax is over the classes
+        that the image's site labels.
         """
         logits, smoothing = model(batch.x), self.label_smoothing
         if self._margins:
             logits = logits.float() - torch.tensor(self._margins, device=logits.device)
         weights = vector(self.class_weights, logits)
+        if batch.unlabelled is not None:
+            return entropy(masked(logits, batch), batch.y, weights, smoothing).mean()
         if weights is None:
             return F.cross_entropy(logits, batch.y, label_smoothing=smoothing)
         total = F.cross_entropy(
@@ -85,7 +90,7 @@ class Classification(SingleLabel):
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """`confusion` [true, predicted] counts, `loss` [true] sums without smoothing, metrics."""
-        logits = model(batch.x).float()
+        logits = masked(model(batch.x).float(), batch)
         losses = F.cross_entropy(logits, batch.y, reduction="none")
         sums = confusion(batch.y, logits.argmax(1), losses, classes)
         return {**sums, **self.measure_metrics(torch.softmax(logits, dim=1), batch.y, classes)}
@@ -97,7 +102,7 @@ class Classification(SingleLabel):
 
     def right(self, model: nn.Module, batch: Batch) -> Tensor:
         """Whether the most probable class is the true one [b]."""
-        answers: Tensor = model(batch.x).argmax(1)
+        answers = masked(model(batch.x), batch).argmax(1)
         return answers == batch.y
 
     def summary(

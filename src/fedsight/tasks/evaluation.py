@@ -30,6 +30,7 @@ class Evaluation(ABC):
     worse: ClassVar[frozenset[str]] = frozenset({"loss"})  # of these, those that are better low
     whole: ClassVar[bool] = False  # `measure` gets all test images of a site at once (pairs)
     mixes: ClassVar[bool] = True  # whether `summary` heeds a label mix
+    scores_all: ClassVar[bool] = False  # noised sums say nothing of classes that are not scored
     asks_head: ClassVar[bool] = True  # whether predictions on test images use the head
 
     @property

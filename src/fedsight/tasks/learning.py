@@ -47,13 +47,26 @@ class Learning(ABC):
         """The batch of mixed images with their targets mixed alike; None: nothing was mixed."""
         if mixture is None:
             return batch
-        return Batch(batch.x, mixture.of(self.soft(batch.y, classes)))
+        hidden = batch.unlabelled
+        if hidden is not None:  # what one of two images may show, their mixture may
+            hidden = mixture.of(hidden.float()) > 0
+        return Batch(batch.x, mixture.of(self.soft(batch.y, classes)), hidden)
 
     @property
     def blends(self) -> bool:
         """Whether `loss` takes means of targets: the class that defines it defines `soft` too."""
         owner = _owner(type(self), "loss")
         return owner is not Learning and owner is _owner(type(self), "soft")
+
+    # whether `loss` and `measure` of the class that says so heed `batch.unlabelled`
+    heeds_unlabelled: ClassVar[bool] = False
+
+    @property
+    def masks(self) -> bool:
+        """Whether classes that a site does not label are left out of the loss: the class that
+        defines it says so."""
+        owner = _owner(type(self), "loss")
+        return bool(owner is not None and vars(owner).get("heeds_unlabelled", False))
 
     def at(self, labels: Tensor, classes: int) -> Self:
         """The task as a site trains it whose images have the class numbers `labels` [n]."""

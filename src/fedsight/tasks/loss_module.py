@@ -15,9 +15,9 @@ class LossModule(nn.Module):
         super().__init__()
         self.task, self.model = task, model
 
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        """Scalar."""
-        return self.task.loss(self.model, Batch(x, y))
+    def forward(self, x: Tensor, y: Tensor, hidden: Tensor | None = None) -> Tensor:
+        """Scalar; `hidden` are the batch's unlabelled classes."""
+        return self.task.loss(self.model, Batch(x, y, hidden))
 
     def copied_buffers(self) -> dict[str, Tensor]:
         """Copies of the network's buffers by name, which a call may change in their place."""

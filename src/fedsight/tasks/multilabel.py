@@ -44,6 +44,8 @@ class MultiLabel(Task):
     headline_title: ClassVar[str] = "Mean AUC"
     figures: ClassVar[tuple[str, ...]] = ("auc", "accuracy", "loss")
     mixes: ClassVar[bool] = False
+    heeds_unlabelled: ClassVar[bool] = True
+    scores_all: ClassVar[bool] = True
     # weight of images that have a label in its training loss, for rare labels: one number for all
     # labels, or one for each in the order of the classes
     positive_weight: Weight | Annotated[tuple[Weight, ...], Field(strict=False, min_length=1)] = 1.0
@@ -75,7 +77,8 @@ class MultiLabel(Task):
         return torch.zeros(1, classes)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Binary cross-entropy with the weights, mean over labels and batch.
+        """Binary cross-entropy with the weights, mean over the labels that an image's site labels,
+        and over the batch.
 
         Smoothing moves each target towards one half by this share (Szegedy et al. 2016, section 7,
         for two classes).
@@ -84,7 +87,11 @@ class MultiLabel(Task):
         if self.label_smoothing:
             y = y * (1 - self.label_smoothing) + self.label_smoothing / 2
         weights = torch.as_tensor(self.positive_weight, dtype=logits.dtype, device=logits.device)
-        return F.binary_cross_entropy_with_logits(logits, y, pos_weight=weights)
+        if batch.unlabelled is None:
+            return F.binary_cross_entropy_with_logits(logits, y, pos_weight=weights)
+        losses = F.binary_cross_entropy_with_logits(logits, y, pos_weight=weights, reduction="none")
+        known = (~batch.unlabelled).to(losses.dtype)
+        return ((losses * known).sum(1) / known.sum(1)).mean()
 
     def soft(self, targets: Tensor, classes: int) -> Tensor:
         """The labels [b, labels], which are numbers already."""
@@ -100,7 +107,9 @@ class MultiLabel(Task):
         losses = F.binary_cross_entropy_with_logits(logits, y, reduction="none").double()
         scores = torch.nan_to_num(logits.double())
         scores = scores / (4 + scores.abs())
-        has = y > 0.5
+        has, known = y > 0.5, torch.ones_like(y, dtype=torch.bool)
+        if batch.unlabelled is not None:
+            known = ~batch.unlabelled.cpu()
         counts = {
             name: np.stack(
                 [
@@ -108,8 +117,9 @@ class MultiLabel(Task):
                     for label in range(classes)
                 ]
             )
-            for name, chosen in (("positives", has), ("negatives", ~has))
+            for name, chosen in (("positives", has & known), ("negatives", ~has & known))
         }
+        losses = losses.masked_fill(~known, 0.0)
         found = {name: Sum(total, len(y)) for name, total in counts.items()}
         return {**found, "loss": Sum(losses.sum(0).numpy(), len(y))}
 
@@ -125,9 +135,11 @@ class MultiLabel(Task):
         return {"scores": Sum(coarse(both, EDGES), count), "loss": Sum(loss, count)}
 
     def is_possible(self, sums: Mapping[str, Sum], pixels: int) -> bool:
-        """Each label has one score in each image, and losses are not negative."""
+        """Each label has one score in each image, or none at a site that does not label it; losses
+        are not negative."""
         both = np.stack([sums["positives"].total, sums["negatives"].total])
-        scored = (both.sum(axis=(0, 2)) == sums["positives"].count).all()
+        scores = both.sum(axis=(0, 2))
+        scored = ((scores == sums["positives"].count) | (scores == 0)).all()
         return bool(scored) and are_counts(both) and are_between(sums["loss"].total)
 
     def repaired(self, sums: Mapping[str, Sum], deviation: Mapping[str, float]) -> dict[str, Sum]:

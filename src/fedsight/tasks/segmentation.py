@@ -20,6 +20,7 @@ from fedsight.tasks.base import Task, tasks
 from fedsight.tasks.plausible import are_between, are_counts
 from fedsight.tasks.presentation import Answer, Mark, Sample, Table
 from fedsight.tasks.repair import projected
+from fedsight.tasks.unlabelled import into_background
 
 IGNORED = 255  # a pixel without a label: neither trained on nor measured
 # In noised figures: the part of an image that its share is scaled down to, and the weight of the
@@ -42,6 +43,7 @@ class Segmentation(Task):
     mixes: ClassVar[bool] = False
     takes: ClassVar[str] = "masks"
     placed: ClassVar[bool] = True
+    heeds_unlabelled: ClassVar[bool] = True
     dice: float = Field(0.5, ge=0, le=1)  # share of the Dice loss; the rest is cross-entropy
 
     def check(self, dataset: Dataset) -> list[Problem]:
@@ -60,17 +62,21 @@ class Segmentation(Task):
         return torch.full((1, 1, 1), IGNORED, dtype=torch.uint8)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Cross-entropy and one minus soft Dice, each the mean over the images of the batch."""
-        logits = model(batch.x)
-        loss = (1 - self.dice) * _entropy(logits, batch.y).mean()
+        """Cross-entropy and one minus soft Dice, each the mean over the images of the batch.
+
+        Where a class is not labelled, background is whatever may be that class or background.
+        """
+        logits, y, labelled = into_background(model(batch.x), batch.y, batch.unlabelled)
+        loss = (1 - self.dice) * _entropy(logits, y).mean()
         if self.dice:
-            loss = loss + self.dice * (1 - _soft_dice(logits, batch.y)).mean()
+            loss = loss + self.dice * (1 - _soft_dice(logits, y, labelled)).mean()
         return loss
 
     def measure(self, model: nn.Module, batch: Batch, classes: int) -> Metrics:
         """`pixels` [true, predicted] counts and the cross-entropy's `loss`, a sum over images."""
         logits = model(batch.x).float()
         y = batch.y.long().expand(len(logits), *logits.shape[2:])
+        logits, y, _ = into_background(logits, y, batch.unlabelled)
         losses = _entropy(logits, y).cpu().double()
         known = y != IGNORED
         pairs = y[known] * classes + logits.argmax(1)[known]
@@ -203,15 +209,20 @@ def _entropy(logits: Tensor, y: Tensor) -> Tensor:
     return losses.sum((1, 2)) / (y != IGNORED).sum((1, 2)).clamp(min=1)
 
 
-def _soft_dice(logits: Tensor, y: Tensor) -> Tensor:
-    """Soft Dice of each image [b], mean over classes, smoothed by one pixel."""
+def _soft_dice(logits: Tensor, y: Tensor, labelled: Tensor | None = None) -> Tensor:
+    """Soft Dice of each image [b], mean over the `labelled` [b, classes, 1, 1], smoothed by one
+    pixel."""
     known = (y != IGNORED)[:, None]
     probabilities = torch.softmax(logits, dim=1) * known
     classes = torch.arange(logits.shape[1], device=y.device)[:, None, None]
     truth = (y[:, None] == classes) & known  # not F.one_hot, which cannot be vectorised
     both = (probabilities * truth).sum((2, 3))
     each = probabilities.sum((2, 3)) + truth.sum((2, 3))
-    return ((2 * both + 1) / (each + 1)).mean(1)
+    overlap = (2 * both + 1) / (each + 1)
+    if labelled is None:
+        return overlap.mean(1)
+    counted = labelled[:, :, 0, 0].to(overlap.dtype)
+    return (overlap * counted).sum(1) / counted.sum(1)
 
 
 def _dice(pixels: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

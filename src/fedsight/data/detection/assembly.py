@@ -2,73 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import Annotated, Any, Literal
-
-from pydantic import BeforeValidator, Field, PlainSerializer
+from typing import Literal
 
 from fedsight.core.errors import DataError
-from fedsight.core.registry import nearest
 from fedsight.data.assembly import Collection, Labels, opened_whole
 from fedsight.data.base import Dataset, SizedSource
+from fedsight.data.class_map import MappedClasses, Name
 from fedsight.data.class_names import settled_names, used
 from fedsight.data.detection.boxes import Row, majority, pack
 from fedsight.data.detection.objects import Annotated as Shown
 from fedsight.data.detection.objects import Judge, Policy, placed
 from fedsight.data.images.decode import upright
 from fedsight.data.images.disk import DiskImages, named, settle
+from fedsight.data.labelled import check_labelled, unlabelled
 from fedsight.data.repeats import listed_once
 from fedsight.data.site_names import settled_sites, site_names
 
-EVERYWHERE = ""  # the site of classes that are labelled at all sites
 
-
-def _pairs(value: Any) -> Any:
-    """A list of classes, or a table of such lists by site, as pairs (site, classes)."""
-    if isinstance(value, Mapping):
-        return tuple((site, tuple(names)) for site, names in value.items())
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        return ((EVERYWHERE, tuple(value)),)
-    return value
-
-
-def _table(pairs: tuple[tuple[str, tuple[str, ...]], ...]) -> Any:
-    table = {site: list(names) for site, names in pairs}
-    return table.get(EVERYWHERE, table)
-
-
-# Which classes were labelled: ["cat"], or by site {clinic = ["cat"], zoo = ["cat", "lion"]}.
-Labelled = Annotated[
-    tuple[tuple[str, tuple[str, ...]], ...],
-    Field(strict=False),
-    BeforeValidator(_pairs),
-    PlainSerializer(_table),
-]
-
-
-class BoxSource(SizedSource):
+class BoxSource(MappedClasses, SizedSource):
     """A source whose images have boxes, with settings for invalid annotations."""
 
     outside: Literal["error", "skip", "clip"] = "error"  # for boxes that reach outside their image
     no_area: Literal["error", "skip"] = "error"  # for boxes without area
     unknown: Literal["error", "skip"] = "error"  # for objects of a class outside the vocabulary
-    # which classes were labelled: a list, or lists by site; None: all classes at all sites. Other
-    # classes are neither trained as background nor tested there.
-    labelled: Labelled | None = None
 
     @property
     def policy(self) -> Policy:
         """How invalid annotations are handled."""
         return Policy(self.outside, self.no_area, self.unknown)
-
-    def unlabelled(self, site: str | None, classes: Sequence[str]) -> list[int]:
-        """The numbers of the classes that are not labelled in images of `site`."""
-        if self.labelled is None:
-            return []
-        table = dict(self.labelled)
-        known = table.get(EVERYWHERE, table.get(site or "", tuple(classes)))
-        return [number for number, name in enumerate(classes) if name not in known]
 
 
 def dataset(
@@ -99,7 +62,7 @@ def dataset(
         whole.append(judge.rows(image.objects, size))
         found = [placed(row, size, preprocess) for row in whole[-1]]
         rows.append([row for row in found if row is not None])
-        missing.append(sorted(source.unlabelled(image.site, classes)))
+        missing.append(unlabelled(source.labelled, image.site, classes))
     targets = pack(rows, missing)
     # A program chooses the frame. With the classes of what it shows, counts would tell where in an
     # image its objects are.
@@ -142,14 +105,24 @@ def _named(
     images: Sequence[Shown], classes: Sequence[str], source: BoxSource
 ) -> tuple[list[Shown], list[str], tuple[str, ...]]:
     """Images and vocabulary with one spelling for each class, and what to say about it."""
+    objects = [(image, one) for image in images for one in image.objects]
+    names = [Name(one.label, image.site, one.where) for image, one in objects]
+    given = getattr(source, "classes", None)
+    stated = classes if given else source.mapped(classes) or ()
+    labels, said = source.naming.read(names, stated, source.similar_names, "objects")
+    left = iter(labels)
+    images = [
+        replace(image, objects=tuple(replace(one, label=next(left)) for one in image.objects))
+        for image in images
+    ]
     uses = used((one.label, one.where) for image in images for one in image.objects)
-    read, notes = settled_names(uses, classes, source.similar_names, "objects")
+    read, notes = settled_names(uses, stated, source.similar_names, "objects")
     if any(name != label for label, name in read.items()):
         images = [
             replace(image, objects=tuple(replace(o, label=read[o.label]) for o in image.objects))
             for image in images
         ]
-    return list(images), [name for name in classes if read[name] == name], notes
+    return list(images), [name for name in stated if read[name] == name], (*said, *notes)
 
 
 def _once(images: Sequence[Shown]) -> tuple[list[Shown], tuple[str, ...]]:
@@ -197,12 +170,4 @@ def _check_stated(image: Shown, size: tuple[int, int]) -> None:
 def _check_names(source: BoxSource, classes: Sequence[str], sites: set[str]) -> None:
     if not classes or len(set(classes)) < len(classes):
         raise DataError("data.classes is empty or names a class twice", "name each class once")
-    for site, names in source.labelled or ():
-        if site != EVERYWHERE and site not in sites:
-            raise DataError(
-                f"data.labelled names '{site}', which is not a site", nearest(site, sites or {"-"})
-            )
-        for name in names:
-            if name not in classes:
-                cause = f"data.labelled names the unknown class '{name}'"
-                raise DataError(cause, nearest(name, classes))
+    check_labelled(source.labelled, sites, classes)

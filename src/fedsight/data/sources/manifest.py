@@ -8,12 +8,13 @@ from pydantic import Field
 
 from fedsight.data.assembly import Labels, dataset
 from fedsight.data.base import Dataset, Location, Words, sources
+from fedsight.data.class_map import MappedClasses
 from fedsight.data.columns import unread_beside
 from fedsight.data.csv_file import CsvSource, unlisted
 
 
 @sources.add("manifest", reads="CSV with columns path and label, optionally site and split")
-class Manifest(CsvSource):
+class Manifest(MappedClasses, CsvSource):
     """A CSV with columns `path` and `label`, optionally `site` and `split` (train, val, test).
 
     Paths are relative to the CSV's folder. The columns `site` and `split` are used when they are
@@ -34,7 +35,8 @@ class Manifest(CsvSource):
         """Read the CSV and the images; DataError names file and line."""
         separator = self.label_separator
         records = self.listed(self.path, self.label_column, unlabelled=separator is not None)
-        labels = Labels.in_cells(records, self.classes, separator, self.similar_names)
+        similar, naming = self.similar_names, self.naming
+        labels = Labels.in_cells(records, self.classes, separator, similar, naming)
         opened = dataset(records, labels, self, str(self.path))
         beside = unread_beside(self.path) if records[0].part is None else ()
         left = unlisted(self.path, records)

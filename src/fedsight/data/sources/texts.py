@@ -12,6 +12,7 @@ from fedsight.core.errors import DataError
 from fedsight.data.assembly import Collection, Labels, Loaded, Record, opened_whole
 from fedsight.data.base import Dataset, Indices, Location, sources
 from fedsight.data.base import Words as Names
+from fedsight.data.class_map import MappedClasses
 from fedsight.data.class_names import Similar
 from fedsight.data.columns import unread_beside
 from fedsight.data.duplicates.counts import Handling
@@ -24,7 +25,7 @@ from fedsight.data.text.texts import NO_WORDS, Texts, TextSource
 
 
 @sources.add("texts", reads="CSV or JSONL with text and label, optionally site and split")
-class TextFile(TextSource):
+class TextFile(MappedClasses, TextSource):
     """Texts with labels: a CSV with a header (`.csv`), or an object a line (`.jsonl`).
 
     The columns are `text` and `label`, optionally `site` and `split` (train, val or test). Without
@@ -60,7 +61,8 @@ class TextFile(TextSource):
                 if (getattr(record, what) is None) != (getattr(records[0], what) is None):
                     cause = f"{record.where}: some texts have a {key} and others do not"
                     raise DataError(cause, f"fill in the {key} of every text")
-        labels = Labels.in_cells(records, self.classes, self.label_separator, self.similar_names)
+        separator, similar, naming = self.label_separator, self.similar_names, self.naming
+        labels = Labels.in_cells(records, self.classes, separator, similar, naming)
         records, said = settled_sites(records, self.similar_sites, "texts")
         sites = site_names([record.site for record in records], str(self.path))
 

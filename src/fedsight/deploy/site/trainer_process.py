@@ -66,7 +66,8 @@ class SiteTrainer:
         owner = setup.owner
         declared = declare(self.federation, self.number, owner.share, owner.contract.tells_counts)
         # Noise in the steps covers what stays here as well, if there must be enough of it.
-        bare = self._remembers and "example_dp" not in owner.contract.noised(program)
+        kept_here = self._remembers or self.federation.computes_looks
+        bare = kept_here and "example_dp" not in owner.contract.noised(program)
         hashes = contents(self.federation.dataset).hashes
         integers = self.client.federation.integers_of(images)
         layout = self.client.layout

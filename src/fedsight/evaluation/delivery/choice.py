@@ -17,6 +17,7 @@ from fedsight.evaluation.delivery.base import SHARED, Candidate, SiteModels, del
 from fedsight.evaluation.evidence import answered, weights
 from fedsight.evaluation.figures import Evaluator, Mix
 from fedsight.program.federation import Federation, SiteData
+from fedsight.tasks.unlabelled import known_shares
 
 LEAST = 20  # held-out images; with fewer, chance would choose
 HALF = 0.5  # strength of a correction that nothing was fitted to
@@ -149,25 +150,32 @@ def offsets(
     """The logarithms [classes] of each class's share at `site` over its share in the federation.
 
     Half an image is added to each count. Where the counts of the others are not `known`, or privacy
-    hides them, all classes count as equally frequent there. None if the task does not score
-    classes.
+    hides them, all classes count as equally frequent there. A class that the site does not label
+    keeps its score. None if the task does not score classes.
     """
     program, dataset, partition = federation.program, federation.dataset, federation.partition
     if not program.task.scored:
         return None
     classes = len(dataset.classes)
     own = dataset.train.counts(classes, partition.indices(site)) + 0.5
+    labelled = np.ones(classes, dtype=bool)
+    if federation.hidden is not None:
+        labelled = ~federation.hidden[site].numpy()
     if program.privacy.protects or not known:
-        return np.asarray(np.log(own / own.mean()))
+        found = np.log(own / own[labelled].mean())
+        return np.where(labelled, found, 0.0)
     sites = [partition.indices(number) for number in range(len(partition))]
     everybody = dataset.train.counts(classes, np.concatenate(sites)) + 0.5
-    return np.asarray(np.log(own / own.sum()) - np.log(everybody / everybody.sum()))
+    ours, theirs = (counts / counts[labelled].sum() for counts in (own, everybody))
+    return np.where(labelled, np.log(ours) - np.log(theirs), 0.0)
 
 
 def _scores(client: Client, data: SiteData) -> Tensor:
     """Log-probabilities [n, classes] float64 of the images."""
     task = client.federation.program.task
-    shares = answered(client, data, lambda model, batch: task.predict(model, batch.x))
+    shares = answered(
+        client, data, lambda model, batch: known_shares(task.predict(model, batch.x), batch)
+    )
     return shares.double().clamp_min(1e-12).log()
 
 

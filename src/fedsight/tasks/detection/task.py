@@ -50,6 +50,7 @@ class Detection(Task):
     figures: ClassVar[tuple[str, ...]] = ("map", "map_50", "f1_50", "loss")
     takes: ClassVar[str] = "boxes"
     placed: ClassVar[bool] = True
+    heeds_unlabelled: ClassVar[bool] = True  # as the rows of its targets say
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The detector's own loss, after the augmentation that the settings ask for.
