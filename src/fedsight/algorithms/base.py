@@ -85,6 +85,16 @@ class Algorithm(Settings):
     asks_loss: ClassVar[bool] = False
     # each site keeps a whole model of its own, as its memory "personal", and uses that one
     owns: ClassVar[bool] = False
+    # whether `step` moves each value by that value's mean update alone, so that different values
+    # may be means over different sites
+    by_value: ClassVar[bool] = False
+
+    @property
+    def nests(self) -> bool:
+        """Whether sites may train parts of the model: all that travels is one update, of which the
+        server's step takes each value by itself."""
+        plain = self.by_value or type(self).step is Algorithm.step
+        return plain and self.parts == ("delta",) and not (self.scalars or self.counts)
 
     @property
     def corrects(self) -> bool:

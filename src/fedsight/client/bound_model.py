@@ -68,6 +68,11 @@ class BoundModel:
         ]
 
     def load(self, vector: Tensor, memory: Memory) -> None:
+        """Make `vector` [d], which travels, and what the site has of its own the model's weights;
+        a smaller network has its part of it."""
+        self._place(self.federation.received(vector), memory)
+
+    def _place(self, vector: Tensor, memory: Memory) -> None:
         """Make `vector` [travelling] and what the site has of its own the model's weights."""
         layout = self.layout
         if self._first.data_ptr() != self._pointer:  # another client has bound the network since

@@ -172,13 +172,13 @@ class Client(BoundModel):
         still = Order(order.round, order.vector, zeros)
         self.load(still.vector, {})
         _, kept = self._result(still, self._local(still, {}, lr=1.0, steps=1))
-        own = {"personal": order.vector} if self.federation.program.algorithm.owns else {}
+        own = {"personal": self._sent(order)} if self.federation.program.algorithm.owns else {}
         return {**own, **kept, **self._begin(site, {})}
 
     def _stepped(self, order: Order, known: Site, memory: Memory, blank: bool = False) -> Reply:
         program, site, data = self.federation.program, known.name, known.data
         path = ("round", order.round, "site", site)
-        self.load(self._sent(order), {} if program.algorithm.owns else memory)
+        self._place(self._sent(order), {} if program.algorithm.owns else memory)
         begun = self._begin(known, memory)
         known = replace(known, share=self._share(known, order.round))
         counted = self._statistics(known, blank)
@@ -225,7 +225,7 @@ class Client(BoundModel):
     def _own(self, order: Order, memory: Memory, round: Round) -> Memory:
         """The site's own model, trained from where it last ended, or from the order's model."""
         program, site = self.federation.program, round.site
-        self.load(self._sent(order), memory)
+        self._place(self._sent(order), memory)
         pace = Pace.of(program, order.round, self._training, len(site.data), own=True)
         own = replace(round, site=replace(site, pace=pace.at), noise=partial(round.noise, "own"))
         phases = program.algorithm.own_phases(program.train.epochs)
@@ -423,7 +423,7 @@ class Client(BoundModel):
         """What the algorithm sends, on the device, and keeps after training, on the CPU."""
         layout, vector, begun = self.layout, self.vector, self._sent(order)
         if vector.device.type == "mps":  # which has no float64
-            vector, begun, local = vector.cpu(), order.vector, _local_on_cpu(local)
+            vector, begun, local = vector.cpu(), begun.cpu(), _local_on_cpu(local)
         payload, kept = self.federation.program.algorithm.finish(vector[layout.shared], local)
         if "delta" in payload and layout.buffer.stop > layout.buffer.start:
             # Statistics travel as moments: means of moments are the pooled data's, variances'
@@ -436,14 +436,16 @@ class Client(BoundModel):
         keeps = {name: value.cpu() for name, value in kept.items()}
         if layout.personal.stop > layout.personal.start:
             keeps["personal"] = vector[layout.personal].to("cpu", copy=True)
-        return payload, keeps
+        return self.federation.sent(payload), keeps
 
     def _sent(self, order: Order) -> Tensor:
-        """The order's vector [travelling] on the device, taken there once in a round."""
-        if self._device.type == "cpu":
+        """The network's part of the order's vector [travelling] on the device, taken there once in
+        a round."""
+        if self._device.type == "cpu" and self.federation.selection is None:
             return order.vector
         if self._order is not order:
-            self._order, self._vector = order, moved(order.vector, self._device)
+            received = self.federation.received(order.vector)
+            self._order, self._vector = order, moved(received, self._device)
         return self._vector
 
     def _release(

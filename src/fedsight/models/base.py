@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import nn
 
-from fedsight.core.errors import ModelError, Problem
+from fedsight.core.errors import ConfigError, ModelError, Problem
 from fedsight.core.registry import Registry, nearest
 from fedsight.core.rng import derive
-from fedsight.core.settings import Settings
+from fedsight.core.settings import Settings, problems_of
 from fedsight.models import lift as random_features
 from fedsight.models import patterns
+from fedsight.models.group import ModelGroup
 from fedsight.models.norms import (
     freeze_norms,
     frozen_names,
@@ -86,6 +87,7 @@ class Model(Settings, ABC):
     lift: int = Field(0, ge=0)
     lift_by: random_features.Kind = "linear"  # products with random directions; or ReLUs of them
     seed: int | None = None  # of the initial weights; None: the program's seed
+    groups: Annotated[tuple[ModelGroup, ...], Field(strict=False)] = ()  # sites with other networks
 
     @abstractmethod
     def make(
@@ -121,6 +123,33 @@ class Model(Settings, ABC):
     def pretrains(self) -> bool:
         """Whether the network starts from pretrained weights."""
         return self.weights is not None
+
+    def grouped(self, number: int) -> Model:
+        """The network of group `number`: this one with the group's settings, or the one it names.
+
+        Raises ConfigError with every setting that does not fit.
+        """
+        group, where = self.groups[number], f"model.groups.{number}"
+        kind: type[Model] = type(self)
+        if group.name is not None and group.name != self.registered:
+            try:
+                kind = models.get(group.name)
+            except ConfigError as error:
+                (found,) = error.problems
+                raise ConfigError([Problem(f"{where}.name", found.cause, found.cure)]) from None
+        names = kind.model_fields if kind is type(self) else ("seed",)
+        given = {name: getattr(self, name) for name in names if name != "groups"}
+        unknown = [
+            Problem(f"{where}.{key}", "there is no such setting", nearest(key, kind.model_fields))
+            for key in group.settings
+            if key not in kind.model_fields
+        ]
+        if unknown:
+            raise ConfigError(unknown)
+        try:
+            return kind.model_validate({**given, **group.settings})
+        except ValidationError as error:
+            raise ConfigError(problems_of(where, kind, error)) from None
 
     def settled(self) -> Self:
         """The same model with norm = "auto" decided by the weights; as it is if none can be read.

@@ -14,15 +14,17 @@ from torch import Tensor
 
 from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem
 from fedsight.core.layout import Layout
+from fedsight.core.selection import Selection
 from fedsight.core.settings import Settings
 from fedsight.core.sums import LIMIT
-from fedsight.core.types import Batch, PartSpec
+from fedsight.core.types import Batch, PartSpec, Payload
 from fedsight.data.base import Dataset, Indices, Part
 from fedsight.data.partition import Partition
-from fedsight.models.base import Network
+from fedsight.models.base import Model, Network
+from fedsight.models.group import group_of
 from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation, lone_image, validation
+from fedsight.program import isolation, lone_image, networks, validation
 from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
 from fedsight.program.program import Program
@@ -88,6 +90,8 @@ class Federation:
     pooled: bool = False  # all sites' images as one client
     aside: tuple[Indices, ...] | None = None  # by site: training images for validation
     budget: Budget | None = None  # of a baseline that has other rounds or passes than planned
+    group: int | None = None  # of `[[model.groups]]`, whose network is built; None: that of [model]
+    whole: Federation | None = None  # whose vector travels; None: this one's
 
     @property
     def population(self) -> int:
@@ -166,8 +170,49 @@ class Federation:
         return self._data(self.dataset.test, indices, torch.full_like(indices, origin))
 
     def alone(self, site: int, budget: Budget | None = None) -> Federation:
-        """Only this site, trained by the baseline program; without a budget, as long as planned."""
-        return self._alike(replace(self, program=self.program.baseline(), only=site, budget=budget))
+        """Only this site, with its own network, trained by the baseline program; without a budget,
+        as long as planned."""
+        mine, program = self.member(site), self.program.baseline()
+        return mine._alike(
+            replace(self, program=program, only=site, budget=budget, group=mine.group)
+        )
+
+    def member(self, site: int | None) -> Federation:
+        """This federation with the network of a site, whose layout is a part of this one's; None:
+        with that of [model]."""
+        groups, known = self.program.model.groups, self.__dict__.setdefault("_members", {})
+        if not groups or site is None or self.pooled or self.only is not None:
+            return self
+        number = group_of(groups, self.partition.name(site))
+        if number is None:
+            return self
+        if number not in known:
+            built = self.__dict__.setdefault("_networks", {})
+            known[number] = made = replace(self, group=number, whole=self)
+            if number in built:
+                made.__dict__["_built"] = built[number]
+            built[number] = made._built
+        found: Federation = known[number]
+        return found
+
+    @cached_property
+    def selection(self) -> Selection | None:
+        """Where the network's travelling values are in the vector that travels; None: they are
+        that vector."""
+        if self.whole is None:
+            return None
+        found = Selection.of(self.whole.layout, self.layout)
+        return None if found.everything else found
+
+    def received(self, vector: Tensor) -> Tensor:
+        """The network's values [d] of the vector that travels."""
+        return vector if self.selection is None else self.selection.taken(vector)
+
+    def sent(self, payload: Payload) -> Payload:
+        """A payload of the network's values, placed among those of the vector that travels."""
+        if self.selection is None:
+            return payload
+        return {part: self.selection.placed(value) for part, value in payload.items()}
 
     def all_pooled(self, budget: Budget | None = None) -> Federation:
         """All images at one place, likewise."""
@@ -187,8 +232,8 @@ class Federation:
         return self._alike(replace(self, program=program, budget=None))
 
     def _alike(self, other: Federation) -> Federation:
-        """`other` with this federation's network, if it is built: the two are equal."""
-        for name in ("_built", "_kept"):
+        """`other` with this federation's networks, as far as they are built: they are equal."""
+        for name in ("_built", "_kept", "_networks"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -217,9 +262,21 @@ class Federation:
         x = self.dataset.preprocess.normalise(pixels)
         return Batch(x.contiguous(memory_format=torch.channels_last), data.targets(positions))
 
+    @property
+    def model(self) -> Model:
+        """What its network is."""
+        model = self.program.model
+        return model if self.group is None else model.grouped(self.group)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a site that has never trained has no model: it has a part of its own to learn."""
+        own = self.program.own(self.layout)
+        return own.stop > own.start and self.program.differs(self.network)
+
     def build(self) -> Network:
         """A new, initialised network; equal in every process."""
-        size, model, classes = self.dataset.preprocess, self.program.model, self.dataset.classes
+        size, model, classes = self.dataset.preprocess, self.model, self.dataset.classes
         given = (size.channels, size.height, size.width, len(classes), self.program.model_seed)
         network = model.build(*given)
         theirs = trained_for(model)
@@ -254,6 +311,8 @@ class Federation:
 
         Scalars follow, without a codec. Integer parts come last.
         """
+        if self.whole is not None:
+            return self.whole.parts
         program, layout = self.program, self.layout
         lengths = {
             part: layout.travelling.stop if part == "delta" else layout.shared.stop
@@ -363,6 +422,8 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
         raise ConfigError(problems)
     if problems := lone_image.problems(program, dataset.preprocess, network, partition):
         raise ConfigError(problems)
+    if problems := group_problems(federation):
+        raise ConfigError(problems)
     with _blamed(program.algorithm, FedSightError):
         if problems := [*program.algorithm.check_data(dataset), *integer_problems(federation)]:
             raise ConfigError(problems)
@@ -378,6 +439,28 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     if problems := program.task.check_tested(tested):
         raise ConfigError(problems)
     return federation
+
+
+def group_problems(federation: Federation) -> list[Problem]:
+    """What is wrong with the networks of groups of sites, and with the sites that they name."""
+    program, data, partition = federation.program, federation.dataset, federation.partition
+    groups = program.model.groups
+    if not groups:
+        return []
+    names = [partition.name(site) for site in range(len(partition))]
+    if found := list(networks.site_problems(groups, names)):
+        return found
+    for site, name in enumerate(names):
+        number, member = group_of(groups, name), federation.member(site)
+        if number is None or "_sound" in member.__dict__:
+            continue
+        network = member.network
+        found += program.check_network(network)
+        found += isolation.problems(program, data, network)
+        found += lone_image.problems(program, data.preprocess, network, partition)
+        found += networks.layout_problems(federation.layout, member.layout, number)
+        member.__dict__["_sound"] = True
+    return found
 
 
 def integer_problems(federation: Federation) -> list[Problem]:

@@ -35,7 +35,7 @@ from fedsight.models.patterns import instead_of, matches
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
-from fedsight.program import opening, rules, suited
+from fedsight.program import networks, opening, rules, suited
 from fedsight.program.plugins import Plugin
 from fedsight.program.train import Train
 from fedsight.tasks.base import Task
@@ -304,7 +304,7 @@ class Program:
 
     def differs(self, network: Network) -> bool:
         """Whether each site's own model is tested: predictions use a personal slice, or all."""
-        if self.algorithm.owns:
+        if self.algorithm.owns or self.model.groups:
             return True
         unasked = frozenset() if self.task.asks_head else network.head
         entries = self.layout(network).entries
@@ -391,6 +391,7 @@ class Program:
         yield from self.privacy.check()
         yield from self.codec.check()
         yield from rules.problems(self)
+        yield from networks.problems(self)
         if self.adapter.adapts and not self.algorithm.phases(self.train.epochs):
             cause = (
                 f"{self.algorithm.registered} trains nothing by gradients, so an adapter would "

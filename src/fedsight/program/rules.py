@@ -117,6 +117,7 @@ BOUNDED = "integer statistics that one image changes little (closed forms with a
 LABELS = "a network prepared for the classes of a site (faces)"
 MIXED = "images mixed with one another (mixup, CutMix)"
 BALANCED = "balanced sampling"
+NESTED = "sites with narrower networks (model.groups)"
 COUNTED = "class weights or margins from a site's own counts"
 
 FEATURES: dict[str, Callable[[Facts], bool]] = {
@@ -144,6 +145,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     MIXED: lambda facts: facts.program.train.mixes,
     BALANCED: lambda facts: facts.program.train.sampling == "balanced",
     COUNTED: lambda facts: facts.program.task.counts_labels,
+    NESTED: lambda facts: bool(facts.program.model.groups),
 }
 
 
@@ -181,6 +183,7 @@ _CLIPPED = (
     "choose another algorithm, or bound what one image changes, with algorithm.clip = 1 if it has "
     "that"
 )
+_ONE_NETWORK = "leave out [[model.groups]], so that all sites train the same network"
 _UPDATES = "choose an algorithm that sends vectors only, for example feddyn, scaffold or fedprox"
 _SLICE = (
     "the slice of the model, or the whole model, that stays at its site: it is trained without "
@@ -281,6 +284,13 @@ def _client_rules(rules: _Rules) -> None:
     )
     for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED):
         rules.sound(feature, "All that a site's images do to its update is clipped.")
+    rules.refused(
+        NESTED,
+        "each value is divided by how many sites that train it answered, and no noise hides whether "
+        "one did",
+        _ONE_NETWORK,
+        "model.groups",
+    )
 
 
 def _example_rules(rules: _Rules) -> None:
@@ -309,6 +319,7 @@ def _example_rules(rules: _Rules) -> None:
         "choose an algorithm whose updates follow from steps alone, for example fedavg",
         "algorithm.name",
     )
+    rules.sound(NESTED, "Each site's steps are those of DP-SGD, on its own network.")
     rules.stated(WEIGHTING, "how many images a site has, which is public")
     rules.stated(
         LABELS,
@@ -366,6 +377,13 @@ def secure_rules() -> list[Rule]:
         rules.sound(feature, "They are masked modulo 2^64, without clip, rounding or weight.")
     for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED):
         rules.sound(feature)
+    rules.refused(
+        NESTED,
+        "values that one group of sites alone trains are summed over that group only, which may be "
+        "one site, whose update the sum would then show",
+        _ONE_NETWORK,
+        "model.groups",
+    )
     rules.refused(
         SINGLE,
         "this rule needs each site's update, which secure aggregation hides",
