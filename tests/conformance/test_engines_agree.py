@@ -56,6 +56,17 @@ CASES = {
         "algorithm": {"name": "fedbn"},
         "model": {"width": 8, "groups": [{"sites": ["site-01"], "width": 4}]},
     },
+    "fedproto, three networks": {
+        "algorithm": {"name": "fedproto"},
+        "model": {
+            "bottleneck": 8,
+            "groups": [
+                {"sites": ["site-01"], "name": "mlp", "bottleneck": 8},
+                {"sites": ["site-02"], "blocks": 1},
+            ],
+        },
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
     "LoRA, a personal head": {"adapter": {"name": "lora"}, "algorithm": {"name": "fedrep"}},
     "fine-tuning recipe": federations.RECIPE,
     "unequal sites, test images of their own": {

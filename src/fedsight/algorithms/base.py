@@ -44,6 +44,7 @@ class Local:
     # gradient [d] of the step's batch at another vector [d], if the algorithm `looks` there
     at: Callable[[Tensor], Tensor] = _not_computed
     loss: float = math.nan  # mean of the site's images at `start`, if the algorithm `asks_loss`
+    labels: Tensor | None = None  # of the batch whose `penalty` is asked for: class numbers [b]
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Algorithm(Settings):
     # its contents that are one number each: averaged like `parts`, but neither update nor encoded
     scalars: ClassVar[tuple[str, ...]] = ()
     of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
+    counts_after: ClassVar[bool] = False  # `statistics` sees the model after local training
     # whether `correct` looks at gradients at other vectors too, by `local.at`
     looks: ClassVar[bool] = False
     # whether `local.loss` is computed: what a site sends may depend on its loss, not on steps alone
@@ -95,6 +97,15 @@ class Algorithm(Settings):
         server's step takes each value by itself."""
         plain = self.by_value or type(self).step is Algorithm.step
         return plain and self.parts == ("delta",) and not (self.scalars or self.counts)
+
+    @property
+    def equips(self) -> bool:
+        """Whether what travels is what `equip` adds to a network, and nothing of the network."""
+        return type(self).equip is not Algorithm.equip
+
+    def equip(self, network: Network, classes: int) -> Network:
+        """The network with tensors of the algorithm's own; by default as it is."""
+        return network
 
     @property
     def corrects(self) -> bool:
@@ -128,8 +139,8 @@ class Algorithm(Settings):
     ) -> Mapping[str, Tensor]:
         """The integer parts: int64, in the shapes of `integer_parts`.
 
-        They are computed before local training, with the order's model in evaluation mode and
-        without gradients. The batches hold every image of the site once, in order, unaugmented.
+        They are computed before local training, or after it if the algorithm `counts_after`, with
+        the model in evaluation mode and without gradients. The batches hold every image of the site once, in order, unaugmented.
         """
         return {}
 

@@ -181,7 +181,8 @@ class Client(BoundModel):
         self._place(self._sent(order), {} if program.algorithm.owns else memory)
         begun = self._begin(known, memory)
         known = replace(known, share=self._share(known, order.round))
-        counted = self._statistics(known, blank)
+        later = program.algorithm.counts_after
+        counted = {} if later else self._statistics(known, blank)
         pace = Pace.of(program, order.round, self._training, len(data), known.share)
         known, local = replace(known, pace=pace.at), self._local(order, memory, pace.start)
         if program.algorithm.asks_loss and not blank:
@@ -193,6 +194,7 @@ class Client(BoundModel):
         phases = program.algorithm.phases(program.train.epochs)
         with drawing(self._device, None if hides else derive(seeded, *path, "dropout")):
             learnt = self._trained(round, phases, local)
+            counted = self._statistics(known, blank) if later else counted
             payload, kept = self._result(order, replace(local, lr=pace.mean))
             if program.algorithm.own_phases(1):
                 kept = {**kept, **self._own(order, memory, round)}

@@ -18,8 +18,9 @@ from fedsight.core.errors import ConfigError, ModelError, Problem
 from fedsight.core.registry import Registry, nearest
 from fedsight.core.rng import derive
 from fedsight.core.settings import Settings, problems_of
+from fedsight.models import bottleneck, patterns
 from fedsight.models import lift as random_features
-from fedsight.models import patterns
+from fedsight.models.bottleneck import narrow
 from fedsight.models.group import ModelGroup
 from fedsight.models.norms import (
     freeze_norms,
@@ -82,6 +83,9 @@ class Model(Settings, ABC):
     # layers whose outputs, averaged and at their highest over the image, the head sees instead of
     # the last features ("blocks.3"); what comes after them is left out
     taps: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    # how many values the head sees: a linear layer and a ReLU before it make so many of the features
+    # that the network has; 0: no such layer
+    bottleneck: int = Field(0, ge=0)
     # how many random features, a frozen and seeded function of the last ones, the head sees instead
     # of them; 0: none
     lift: int = Field(0, ge=0)
@@ -199,6 +203,10 @@ class Model(Settings, ABC):
                 head = self._head(module, (HEAD,))
             if of == "taps":
                 notes = self._pretrain(module, head)
+            if self.bottleneck:
+                head = self._head(module, (narrow(module, head, self.bottleneck, self.title),))
+            if of == "bottleneck":
+                notes = self._pretrain(module, head)
             if self.lift:
                 given = (self.lift, self.lift_by, seed)
                 head = self._head(module, (random_features.lift(module, head, *given, self.title),))
@@ -232,13 +240,17 @@ class Model(Settings, ABC):
                 )
         return frozenset(n for n in names if n.startswith(tuple(f"{one}." for one in layers)))
 
-    def _weights_of(self) -> Literal["network", "taps", "lift"]:
-        """Which network the weights are of: a run leaves those of one with its taps and lift."""
-        if not (self.taps or self.lift) or self.weights is None or self.published is not None:
+    def _weights_of(self) -> Literal["network", "taps", "bottleneck", "lift"]:
+        """Which network the weights are of: a run leaves those of one with its taps, bottleneck and
+        lift."""
+        changed = self.taps or self.bottleneck or self.lift
+        if not changed or self.weights is None or self.published is not None:
             return "network"
         names = list(read_weights(self.weights, self.sha256 or ""))
         if self.lift and any(name.endswith(random_features.TENSOR) for name in names):
             return "lift"
+        if self.bottleneck and any(name.endswith(bottleneck.TENSOR) for name in names):
+            return "bottleneck"
         tapped = self.taps and any(name.startswith(f"{BODY}.") for name in names)
         return "taps" if tapped else "network"
 
@@ -266,6 +278,9 @@ class Model(Settings, ABC):
         if self.taps and self.gives != "scores":
             cause = f"only classifiers have taps, and {self.title} gives {self.gives}"
             problems.append(Problem("model.taps", cause, "leave it out"))
+        if self.bottleneck and self.gives != "scores":
+            cause = f"only classifiers have a bottleneck, and {self.title} gives {self.gives}"
+            problems.append(Problem("model.bottleneck", cause, "leave it out"))
         if self.lift and self.gives != "scores":
             cause = f"only classifiers have random features, and {self.title} gives {self.gives}"
             problems.append(Problem("model.lift", cause, "leave it out"))

@@ -6,7 +6,13 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import (
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from fedsight.core.settings import Settings
 
@@ -30,6 +36,11 @@ class ModelGroup(Settings):
         if not self.sites:
             raise ValueError("a group needs sites")
         return self
+
+    @model_serializer(mode="wrap")
+    def _written(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without what is not set: tables in a list of TOML have no other way to say so."""
+        return {key: value for key, value in write(self).items() if value is not None}
 
     @property
     def settings(self) -> dict[str, Any]:

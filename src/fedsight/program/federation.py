@@ -173,9 +173,8 @@ class Federation:
         """Only this site, with its own network, trained by the baseline program; without a budget,
         as long as planned."""
         mine, program = self.member(site), self.program.baseline()
-        return mine._alike(
-            replace(self, program=program, only=site, budget=budget, group=mine.group)
-        )
+        made = replace(self, program=program, only=site, budget=budget, group=mine.group)
+        return mine._baseline(made)
 
     def member(self, site: int | None) -> Federation:
         """This federation with the network of a site, whose layout is a part of this one's; None:
@@ -216,9 +215,13 @@ class Federation:
 
     def all_pooled(self, budget: Budget | None = None) -> Federation:
         """All images at one place, likewise."""
-        return self._alike(
+        return self._baseline(
             replace(self, program=self.program.baseline(), pooled=True, budget=budget)
         )
+
+    def _baseline(self, made: Federation) -> Federation:
+        """`made` with this federation's network, unless the algorithm has added to that."""
+        return made if self.program.algorithm.equips else self._alike(made)
 
     def span(self, round: int, images: int) -> tuple[int, int] | None:
         """Which images of the endless sequence of passes a baseline's round takes; None: all of
@@ -282,7 +285,8 @@ class Federation:
         theirs = trained_for(model)
         if theirs is not None and theirs != classes:
             network = with_head_for(network, model.fresh().build(*given), theirs, classes)
-        return self.program.adapter.adapt(network, self.program.model_seed)
+        network = self.program.adapter.adapt(network, self.program.model_seed)
+        return self.program.algorithm.equip(network, len(classes))
 
     @cached_property
     def _built(self) -> tuple[Network, dict[str, Tensor]]:
@@ -458,7 +462,8 @@ def group_problems(federation: Federation) -> list[Problem]:
         found += program.check_network(network)
         found += isolation.problems(program, data, network)
         found += lone_image.problems(program, data.preprocess, network, partition)
-        found += networks.layout_problems(federation.layout, member.layout, number)
+        equal = program.algorithm.equips
+        found += networks.layout_problems(federation.layout, member.layout, number, equal)
         member.__dict__["_sound"] = True
     return found
 

@@ -34,6 +34,13 @@ def problems(program: Program) -> Iterator[Problem]:
     if model.weights is not None:
         cause = "weights are those of one network, and sites have different ones (model.groups)"
         yield Problem("model.weights", cause, "leave model.weights out, or model.groups")
+    if not algorithm.equips:
+        yield from _parts_problems(program)
+
+
+def _parts_problems(program: Program) -> Iterator[Problem]:
+    """What networks that are parts of one do not go together with."""
+    model, algorithm = program.model, program.algorithm
     frozen = "what is frozen in a narrower network is no part of what is frozen in the whole one"
     if program.adapter.adapts:
         yield Problem("adapter.name", frozen, "leave out [adapter], or model.groups")
@@ -52,7 +59,8 @@ def problems(program: Program) -> Iterator[Problem]:
         yield Problem("model.groups", cause, "leave it out")
     if program.aggregation.needs_replies:
         cause = "a site says nothing of the values that it does not train, and this rule hears zeros"
-        yield Problem("aggregation.name", cause, "set aggregation.name = 'mean', or leave out model.groups")
+        cure = "set aggregation.name = 'mean', or leave out model.groups"
+        yield Problem("aggregation.name", cause, cure)
     if not algorithm.nests:
         cause = (
             f"{algorithm.registered} does not take each value of the mean update by itself, and "
@@ -78,15 +86,24 @@ def site_problems(groups: Sequence[ModelGroup], sites: Iterable[str]) -> Iterato
                 break
 
 
-def layout_problems(whole: Layout, part: Layout, number: int) -> list[Problem]:
-    """Whether the network of group `number` is a part of the one that travels."""
+def layout_problems(whole: Layout, part: Layout, number: int, equal: bool) -> list[Problem]:
+    """Whether the network of group `number` is a part of the one that travels; `equal`: of its
+    size, because no network travels but what the algorithm has added."""
     try:
-        Selection.of(whole, part)
+        selection = Selection.of(whole, part)
     except ValueError as error:
+        if equal:
+            return [_other_features(number)]
         cause = f"the network of this group is no part of that of [model]: it has {error}"
         cure = (
             "let [model] be the widest network, and groups the same one with smaller settings, "
             "for example width"
         )
         return [Problem(f"model.groups.{number}", cause, cure)]
-    return []
+    return [_other_features(number)] if equal and not selection.everything else []
+
+
+def _other_features(number: int) -> Problem:
+    cause = "what sites exchange has the size of a network's features, and this group's have another"
+    cure = "set bottleneck to the same number in [model] and in each group"
+    return Problem(f"model.groups.{number}", cause, cure)

@@ -145,7 +145,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     MIXED: lambda facts: facts.program.train.mixes,
     BALANCED: lambda facts: facts.program.train.sampling == "balanced",
     COUNTED: lambda facts: facts.program.task.counts_labels,
-    NESTED: lambda facts: bool(facts.program.model.groups),
+    NESTED: lambda facts: bool(facts.program.model.groups) and not facts.program.algorithm.equips,
 }
 
 
