@@ -213,8 +213,6 @@ def test_masked_sums_give_the_same_bits() -> None:
         ({"privacy": {"name": "example", "epsilon": 8.0}}, "algorithm.name", "DP-SGD"),
     ],
 )
-def test_what_does_not_compose_is_refused(
-    sections: dict[str, Any], where: str, words: str
-) -> None:
+def test_what_does_not_compose_is_refused(sections: dict[str, Any], where: str, words: str) -> None:
     found = federations.program(**{**THREE, **sections}).check()
     assert any(one.where == where and words in one.cause for one in found)

@@ -64,8 +64,6 @@ def test_what_stays_at_the_site_is_not_selected_and_may_be_of_any_size() -> None
         (net(4, 3), net(4, 3, norm=True), "norm.weight"),
     ],
 )
-def test_what_is_not_in_the_whole_is_named(
-    whole: nn.Module, part: nn.Module, tensor: str
-) -> None:
+def test_what_is_not_in_the_whole_is_named(whole: nn.Module, part: nn.Module, tensor: str) -> None:
     with pytest.raises(ValueError, match=tensor):
         Selection.of(Layout.of(whole), Layout.of(part))

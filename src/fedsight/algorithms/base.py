@@ -140,7 +140,8 @@ class Algorithm(Settings):
         """The integer parts: int64, in the shapes of `integer_parts`.
 
         They are computed before local training, or after it if the algorithm `counts_after`, with
-        the model in evaluation mode and without gradients. The batches hold every image of the site once, in order, unaugmented.
+        the model in evaluation mode and without gradients. The batches hold every image of the
+        site once, in order, unaugmented.
         """
         return {}
 

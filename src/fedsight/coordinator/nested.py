@@ -1,4 +1,4 @@
-"""The mean of updates that are each of a part of the model: by value, over the sites that train it."""
+"""The mean of updates of parts of the model: by value, over the sites that train it."""
 
 from __future__ import annotations
 

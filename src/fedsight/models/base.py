@@ -83,8 +83,8 @@ class Model(Settings, ABC):
     # layers whose outputs, averaged and at their highest over the image, the head sees instead of
     # the last features ("blocks.3"); what comes after them is left out
     taps: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    # how many values the head sees: a linear layer and a ReLU before it make so many of the features
-    # that the network has; 0: no such layer
+    # how many values the head sees: a linear layer and a ReLU before it make so many of the
+    # network's features; 0: no such layer
     bottleneck: int = Field(0, ge=0)
     # how many random features, a frozen and seeded function of the last ones, the head sees instead
     # of them; 0: none

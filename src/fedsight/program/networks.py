@@ -52,13 +52,17 @@ def _parts_problems(program: Program) -> Iterator[Problem]:
         yield Problem(where, cause, "leave it out, or model.groups")
     for section, other in (("start", program.start), ("finish", program.finish)):
         if other is not None:
-            cause = f"{other.registered} adds features of one network, and sites have different ones"
+            cause = (
+                f"{other.registered} adds features of one network, and sites have different ones"
+            )
             yield Problem(section, cause, f"leave out [{section}], or model.groups")
     if program.task.prepares:
         cause = f"the task '{program.task.registered}' prepares one network for each site's classes"
         yield Problem("model.groups", cause, "leave it out")
     if program.aggregation.needs_replies:
-        cause = "a site says nothing of the values that it does not train, and this rule hears zeros"
+        cause = (
+            "a site says nothing of the values that it does not train, and this rule hears zeros"
+        )
         cure = "set aggregation.name = 'mean', or leave out model.groups"
         yield Problem("aggregation.name", cause, cure)
     if not algorithm.nests:
@@ -104,6 +108,8 @@ def layout_problems(whole: Layout, part: Layout, number: int, equal: bool) -> li
 
 
 def _other_features(number: int) -> Problem:
-    cause = "what sites exchange has the size of a network's features, and this group's have another"
+    cause = (
+        "what sites exchange has the size of a network's features, and this group's have another"
+    )
     cure = "set bottleneck to the same number in [model] and in each group"
     return Problem(f"model.groups.{number}", cause, cure)

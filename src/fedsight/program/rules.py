@@ -286,8 +286,8 @@ def _client_rules(rules: _Rules) -> None:
         rules.sound(feature, "All that a site's images do to its update is clipped.")
     rules.refused(
         NESTED,
-        "each value is divided by how many sites that train it answered, and no noise hides whether "
-        "one did",
+        "each value is divided by how many sites that train it answered, and no noise hides "
+        "whether one did",
         _ONE_NETWORK,
         "model.groups",
     )
