@@ -24,13 +24,8 @@ from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
 from fedsight.program import lone_image
-from fedsight.program.federation import (
-    Federation,
-    View,
-    federate,
-    group_problems,
-    integer_problems,
-)
+from fedsight.program.federation import Federation, View, federate
+from fedsight.program.fitting import group_problems, integer_problems
 from fedsight.program.program import Program
 
 # The coordinator keeps a few numbers for each image, so their count is limited.

@@ -70,10 +70,19 @@ def describe(session: Session, command: str, found: Contents | None = None) -> d
                 "labels": []
                 if partition.name(site) in data.untold
                 else evaluator.counts(site).tolist(),
+                **_network(federation, site),
             }
             for site in evaluator.sites
         ],
     }
+
+
+def _network(federation: Federation, site: int) -> dict[str, Any]:
+    """The network of a site, where sites have different ones."""
+    if not federation.program.model.groups:
+        return {}
+    member = federation.member(site)
+    return {"network": {"name": member.model.registered, "parameters": member.layout.size}}
 
 
 def _data(federation: Federation, found: Contents | None) -> dict[str, Any]:
