@@ -26,7 +26,7 @@ LARGEST = 256.0  # features beyond count as this
 
 @algorithms.add("fedproto", paper="Tan et al. 2022 (FedProto), equations 3, 6 and 7")
 class FedProto(Algorithm):
-    """Prototypes travel, which are the mean features of the images of each class, and no network.
+    """Sites exchange prototypes (the mean features of each class) instead of networks.
 
     Each site trains a network of its own, whose features are drawn to the common prototypes. After
     that it sends the sum of the features of each class, as whole numbers, and how many images that

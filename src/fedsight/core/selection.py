@@ -33,10 +33,10 @@ class Selection:
                 continue
             found = known.get(entry.name)
             if found is None:
-                raise ValueError(f"'{entry.name}', which the whole lacks")
+                raise ValueError(f"it has '{entry.name}', which the full network lacks")
             if found.kind != entry.kind or not _holds(found.shape, entry.shape):
                 raise ValueError(
-                    f"'{entry.name}' of {list(entry.shape)}, and the whole has {list(found.shape)}"
+                    f"'{entry.name}' is {list(entry.shape)} here and {list(found.shape)} there"
                 )
             block = tuple(slice(0, side) for side in entry.shape)
             entry.view(index).copy_(found.view(places)[block])

@@ -107,10 +107,16 @@ def measured(federation: Federation, validation: bool) -> Federation:
 
 
 def chunks(federation: Federation) -> list[tuple[int, int]]:
-    """(view, start) of every chunk of test images."""
+    """(view, start) of every chunk of test images.
+
+    Where every site sees the whole test part in its own way, a site alone is measured only as it
+    sees it: nobody asks for its model on what others see.
+    """
+    own = federation.only is not None and federation.dataset.test.sites is None
     return [
         (number, start)
         for number, view in enumerate(federation.views)
+        if not own or view.site in (None, federation.only)
         for start in range(0, len(view.indices), chunk(federation, len(view.indices)))
     ]
 

@@ -32,7 +32,7 @@ def problems(program: Program) -> Iterator[Problem]:
         except ConfigError as error:
             yield from error.problems
     if model.weights is not None:
-        cause = "weights are those of one network, and sites have different ones (model.groups)"
+        cause = "the weights fit one network, and the sites have different ones (model.groups)"
         yield Problem("model.weights", cause, "leave model.weights out, or model.groups")
     if not algorithm.equips:
         yield from _parts_problems(program)
@@ -41,14 +41,16 @@ def problems(program: Program) -> Iterator[Problem]:
 def _parts_problems(program: Program) -> Iterator[Problem]:
     """What networks that are parts of one do not go together with."""
     model, algorithm = program.model, program.algorithm
-    frozen = "what is frozen in a narrower network is no part of what is frozen in the whole one"
+    frozen = "the frozen tensors of a narrower network are not part of those of the full one"
     if program.adapter.adapts:
         yield Problem("adapter.name", frozen, "leave out [adapter], or model.groups")
     if program.train.only:
         yield Problem("train.only", frozen, "leave out train.only, or model.groups")
     if model.taps or model.lift:
         where = "model.taps" if model.taps else "model.lift"
-        cause = "it makes a frozen layer or another head, which networks of groups do not share"
+        cause = (
+            "it adds a frozen layer or another head, which the networks of groups would not share"
+        )
         yield Problem(where, cause, "leave it out, or model.groups")
     for section, other in (("start", program.start), ("finish", program.finish)):
         if other is not None:
@@ -60,17 +62,15 @@ def _parts_problems(program: Program) -> Iterator[Problem]:
         cause = f"the task '{program.task.registered}' prepares one network for each site's classes"
         yield Problem("model.groups", cause, "leave it out")
     if program.aggregation.needs_replies:
-        cause = (
-            "a site says nothing of the values that it does not train, and this rule hears zeros"
-        )
+        cause = "a site sends zeros for what it does not train, and this rule would count them"
         cure = "set aggregation.name = 'mean', or leave out model.groups"
         yield Problem("aggregation.name", cause, cure)
     if not algorithm.nests:
         cause = (
-            f"{algorithm.registered} does not take each value of the mean update by itself, and "
-            "sites that train a part of the network update a part of the values"
+            f"the server's step of {algorithm.registered} does not treat each value of the update "
+            "by itself, and a site with a narrower network updates only some of them"
         )
-        cure = "choose fedavg, fedprox, fedopt, fedbn, fedper, ditto or another that does"
+        cure = "choose one that does, for example fedavg, fedprox, fedopt, fedbn, fedper or ditto"
         yield Problem("algorithm.name", cause, cure)
 
 
@@ -98,7 +98,7 @@ def layout_problems(whole: Layout, part: Layout, number: int, equal: bool) -> li
     except ValueError as error:
         if equal:
             return [_other_features(number)]
-        cause = f"the network of this group is no part of that of [model]: it has {error}"
+        cause = f"the network of this group is not a part of the network in [model]: {error}"
         cure = (
             "let [model] be the widest network, and groups the same one with smaller settings, "
             "for example width"
@@ -108,8 +108,6 @@ def layout_problems(whole: Layout, part: Layout, number: int, equal: bool) -> li
 
 
 def _other_features(number: int) -> Problem:
-    cause = (
-        "what sites exchange has the size of a network's features, and this group's have another"
-    )
+    cause = "the sites exchange features, and this group's network does not have as many as [model]"
     cure = "set bottleneck to the same number in [model] and in each group"
     return Problem(f"model.groups.{number}", cause, cure)

@@ -286,8 +286,8 @@ def _client_rules(rules: _Rules) -> None:
         rules.sound(feature, "All that a site's images do to its update is clipped.")
     rules.refused(
         NESTED,
-        "each value is divided by how many sites that train it answered, and no noise hides "
-        "whether one did",
+        "each value is divided by the number of sites that trained it, and no noise hides that "
+        "number",
         _ONE_NETWORK,
         "model.groups",
     )
@@ -379,8 +379,8 @@ def secure_rules() -> list[Rule]:
         rules.sound(feature)
     rules.refused(
         NESTED,
-        "values that one group of sites alone trains are summed over that group only, which may be "
-        "one site, whose update the sum would then show",
+        "some values are trained by one group of sites only; if that is a single site, the sum "
+        "shows its update",
         _ONE_NETWORK,
         "model.groups",
     )
