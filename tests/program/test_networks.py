@@ -92,6 +92,7 @@ def test_a_group_without_sites_is_refused() -> None:
         ({"algorithm": {"name": "fednova"}}, "algorithm.name", "each value"),
         ({"algorithm": {"name": "ridge"}}, "algorithm.name", "each value"),
         ({"aggregation": {"name": "median"}}, "aggregation.name", "sends zeros"),
+        ({"compression": {"name": "float16"}}, "compression.name", "zeros"),
         ({"adapter": {"name": "lora"}}, "adapter.name", "frozen"),
         ({"train": {"only": ["head"]}}, "train.only", "frozen"),
         ({"finish": {"name": "ridge"}}, "finish", "features of one network"),

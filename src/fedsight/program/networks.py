@@ -65,6 +65,10 @@ def _parts_problems(program: Program) -> Iterator[Problem]:
         cause = "a site sends zeros for what it does not train, and this rule would count them"
         cure = "set aggregation.name = 'mean', or leave out model.groups"
         yield Problem("aggregation.name", cause, cure)
+    if not program.compression.exact:
+        cause = "a lossy codec may change the zeros that a site sends for what it does not train"
+        cure = "set compression.name = 'none', or leave out model.groups"
+        yield Problem("compression.name", cause, cure)
     if not algorithm.nests:
         cause = (
             f"the server's step of {algorithm.registered} does not treat each value of the update "
