@@ -37,7 +37,8 @@ from fedsight.evaluation.figures import Evaluator
 from fedsight.models.base import Model
 from fedsight.models.features import features
 from fedsight.program.config import parse
-from fedsight.program.federation import SiteData, federate
+from fedsight.program.federation import federate
+from fedsight.program.site_data import SiteData
 
 TOP = 6.0  # of features after ReLU6
 IMAGES: dict[str, Any] = {

@@ -21,6 +21,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import compatibility
 import typer
 from pydantic.fields import FieldInfo
 from typer.models import ArgumentInfo, OptionInfo
@@ -45,7 +46,6 @@ from fedsight.models.base import Model, models
 from fedsight.participation.timing import Timing
 from fedsight.privacy.base import Protected, mechanisms
 from fedsight.privacy.secure import Secure
-from fedsight.program import rules
 from fedsight.program.config import OPTIONAL, SECTIONS
 from fedsight.program.program import Speed
 from fedsight.program.rounds import Rounds
@@ -681,5 +681,5 @@ def _site() -> Iterator[str]:
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")
-    COMPATIBILITY.write_text(rules.page(), encoding="utf-8")
+    COMPATIBILITY.write_text(compatibility.page(), encoding="utf-8")
     print(f"Wrote {PAGE.relative_to(ROOT)}")

@@ -34,7 +34,8 @@ from fedsight.models.detector import MOST, DetectorModel
 from fedsight.models.probe import OutputShape
 from fedsight.models.zoo.torchvision_detector import TorchvisionDetector
 from fedsight.program.config import parse
-from fedsight.program.federation import Federation, SiteData, federate
+from fedsight.program.federation import Federation, federate
+from fedsight.program.site_data import SiteData
 
 SIDE, TESTED = 128, 8
 NONE: list[list[tuple[float, ...]]] = [[]] * (TESTED - 1)

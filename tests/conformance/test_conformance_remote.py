@@ -54,6 +54,18 @@ CASES: dict[str, dict[str, Any]] = {
     "lora": {"adapter": {"name": "lora", "rank": 2}},
     "bias, BatchNorm": {"adapter": {"name": "bias"}, **BATCH_NORM},
     "adamw, head only": {"train": {"optimiser": "adamw", "only": ["head"]}},
+    "narrower network": {
+        "model": {"width": 8, "groups": [{"sites": ["north"], "width": 4}]},
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
+    "fedproto, two networks": {
+        "algorithm": {"name": "fedproto"},
+        "model": {
+            "bottleneck": 6,
+            "groups": [{"sites": ["north"], "name": "mlp", "bottleneck": 6}],
+        },
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
     "fine-tuning recipe": federations.RECIPE,
     "central DP, adaptive clip": {
         "privacy": {"name": "central", "noise_multiplier": 1.0, "quantile": 0.5},

@@ -49,6 +49,25 @@ CASES = {
         "shift": {"kind": "noise", "strength": 0.3},
         "model": {"norm": "batch", "dropout": 0.3},
     },
+    "narrower networks": {
+        "model": {"width": 8, "norm": "batch", "groups": [{"sites": ["site-01"], "width": 4}]},
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
+    "narrower networks, personal norms": {
+        "algorithm": {"name": "fedbn"},
+        "model": {"width": 8, "groups": [{"sites": ["site-01"], "width": 4}]},
+    },
+    "fedproto, three networks": {
+        "algorithm": {"name": "fedproto"},
+        "model": {
+            "bottleneck": 8,
+            "groups": [
+                {"sites": ["site-01"], "name": "mlp", "bottleneck": 8},
+                {"sites": ["site-02"], "blocks": 1},
+            ],
+        },
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
     "LoRA, a personal head": {"adapter": {"name": "lora"}, "algorithm": {"name": "fedrep"}},
     "fine-tuning recipe": federations.RECIPE,
     "unequal sites, test images of their own": {

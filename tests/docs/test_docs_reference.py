@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import compatibility
 import make_reference
 
-from fedsight.program import rules
 from fedsight.program.parts import KINDS
 
 
@@ -16,7 +16,7 @@ def test_the_reference_is_up_to_date() -> None:
 
 
 def test_the_compatibility_page_is_up_to_date() -> None:
-    assert make_reference.COMPATIBILITY.read_text(encoding="utf-8") == rules.page()
+    assert make_reference.COMPATIBILITY.read_text(encoding="utf-8") == compatibility.page()
 
 
 def test_every_registered_part_is_in_the_reference() -> None:

@@ -20,7 +20,7 @@ from fedsight.data.base import Preprocess
 from fedsight.data.images.disk import DiskImages, NamedArray
 from fedsight.evaluation.pictures import LONGEST, beside, plain_areas, plain_mark
 from fedsight.evaluation.pictures import picture as picture_of
-from fedsight.program.federation import SiteData
+from fedsight.program.site_data import SiteData
 from fedsight.tasks.presentation import Mark
 
 

@@ -13,7 +13,8 @@ from fedsight.core.types import Metrics
 from fedsight.data.base import ArrayImages, Part
 from fedsight.data.detection import boxes
 from fedsight.privacy.noised_sums import deviation
-from fedsight.program.federation import Federation, SiteData
+from fedsight.program.federation import Federation
+from fedsight.program.site_data import SiteData
 
 SIDE, CLASSES = 16, 4
 PIXELS = ("noise", "black", "nan", "infinite", "bright")

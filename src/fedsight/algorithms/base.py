@@ -44,6 +44,7 @@ class Local:
     # gradient [d] of the step's batch at another vector [d], if the algorithm `looks` there
     at: Callable[[Tensor], Tensor] = _not_computed
     loss: float = math.nan  # mean of the site's images at `start`, if the algorithm `asks_loss`
+    labels: Tensor | None = None  # of the batch whose `penalty` is asked for: class numbers [b]
 
 
 @dataclass(frozen=True)
@@ -81,12 +82,32 @@ class Algorithm(Settings):
     # whether an image counts in `statistics` against the classes that it does not have
     contrasts: ClassVar[bool] = True
     of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
+    counts_after: ClassVar[bool] = False  # `statistics` sees the model after local training
     # whether `correct` looks at gradients at other vectors too, by `local.at`
     looks: ClassVar[bool] = False
     # whether `local.loss` is computed: what a site sends may depend on its loss, not on steps alone
     asks_loss: ClassVar[bool] = False
     # each site keeps a whole model of its own, as its memory "personal", and uses that one
     owns: ClassVar[bool] = False
+    # whether `step` moves each value by that value's mean update alone, so that different values
+    # may be means over different sites
+    by_value: ClassVar[bool] = False
+
+    @property
+    def nests(self) -> bool:
+        """Whether sites may train parts of the model: all that travels is one update, of which the
+        server's step takes each value by itself."""
+        plain = self.by_value or type(self).step is Algorithm.step
+        return plain and self.parts == ("delta",) and not (self.scalars or self.counts)
+
+    @property
+    def equips(self) -> bool:
+        """Whether what travels is what `equip` adds to a network, and nothing of the network."""
+        return type(self).equip is not Algorithm.equip
+
+    def equip(self, network: Network, classes: int) -> Network:
+        """The network with tensors of the algorithm's own; by default as it is."""
+        return network
 
     @property
     def corrects(self) -> bool:
@@ -120,8 +141,9 @@ class Algorithm(Settings):
     ) -> Mapping[str, Tensor]:
         """The integer parts: int64, in the shapes of `integer_parts`.
 
-        They are computed before local training, with the order's model in evaluation mode and
-        without gradients. The batches hold every image of the site once, in order, unaugmented.
+        They are computed before local training, or after it if the algorithm `counts_after`, with
+        the model in evaluation mode and without gradients. The batches hold every image of the
+        site once, in order, unaugmented.
         """
         return {}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor
 
@@ -11,6 +13,8 @@ from fedsight.algorithms.base import Algorithm, Local, Mean, State, algorithms
 @algorithms.add("fedavg", paper="McMahan et al. 2017, Algorithm 1")
 class FedAvg(Algorithm):
     """Local SGD, weighted mean of the updates."""
+
+    by_value: ClassVar[bool] = True
 
     server_lr: float = Field(1.0, gt=0)  # scales the mean update; 1 is the paper's rule
 

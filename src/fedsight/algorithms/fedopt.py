@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -14,6 +14,8 @@ from fedsight.algorithms.base import Algorithm, Mean, State, algorithms
 @algorithms.add("fedavgm", paper="Hsu et al. 2019, section 4.3")
 class FedAvgM(Algorithm):
     """FedAvg with momentum on the server."""
+
+    by_value: ClassVar[bool] = True
 
     server_lr: float = Field(1.0, gt=0)
     momentum: float = Field(0.9, ge=0, lt=1)
@@ -34,6 +36,8 @@ _RATES = {"sgd": 1.0, "adagrad": 0.03, "adam": 0.01, "yogi": 0.01}
 @algorithms.add("fedopt", paper="Reddi et al. 2021, Algorithm 2")
 class FedOpt(Algorithm):
     """The FedOpt family; `server` names the server optimiser."""
+
+    by_value: ClassVar[bool] = True
 
     server: Literal["sgd", "adagrad", "adam", "yogi"] = "sgd"
     # none: 1 for sgd, 0.03 for adagrad, 0.01 for adam and yogi, whose steps have that length

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from fedsight.core.types import Batch
 from fedsight.models.base import TOGETHER
 from fedsight.models.prefix import laid_out
-from fedsight.program.federation import Federation, SiteData
+from fedsight.program.federation import Federation
 from fedsight.program.kept import Kept, bound_copy, images_of
+from fedsight.program.site_data import SiteData
 
 
 class Activations:

@@ -17,9 +17,10 @@ from fedsight.core.layout import Kind
 from fedsight.core.types import Batch, Memory, Metrics, Sum, add_metrics
 from fedsight.models.norms import guard_group_norms
 from fedsight.privacy.noised_sums import Bounds, bounded
-from fedsight.program.federation import Federation, SiteData
+from fedsight.program.federation import Federation
 from fedsight.program.kept import kept_for
 from fedsight.program.program import Speed
+from fedsight.program.site_data import SiteData
 
 TOGETHER = 64  # images of a unit that are measured; so that none of them costs all the memory
 CHUNK = 256  # test images measured at once; fixed, so that sums do not depend on the machine
@@ -68,6 +69,11 @@ class BoundModel:
         ]
 
     def load(self, vector: Tensor, memory: Memory) -> None:
+        """Make `vector` [d], which travels, and what the site has of its own the model's weights;
+        a smaller network has its part of it."""
+        self._place(self.federation.received(vector), memory)
+
+    def _place(self, vector: Tensor, memory: Memory) -> None:
         """Make `vector` [travelling] and what the site has of its own the model's weights."""
         layout = self.layout
         if self._first.data_ptr() != self._pointer:  # another client has bound the network since

@@ -51,7 +51,7 @@ class Company(Client):
     ) -> list[Reply | SiteError]:
         program = self.federation.program
         seeded, path = program.train_seed, ("round", order.round, "site")
-        self.load(self._sent(order), {})
+        self._place(self._sent(order), {})
         self.model.train()
         pace = Pace.of(program, order.round, self._training, len(wholes[0].y))
         shared = [entry for entry in self.layout.entries if entry.kind == Kind.SHARED]

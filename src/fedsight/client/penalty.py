@@ -32,6 +32,7 @@ class Penalised:
         """Their sum: scalar."""
         with self._seen() as seen:
             loss = self.task.loss(model, batch)
+        self.local.labels = batch.y
         return loss + self.algorithm.penalty(seen[0], self._features(model, batch.x), self.local)
 
     def _features(self, model: nn.Module, x: Tensor) -> Callable[[Tensor], Tensor]:

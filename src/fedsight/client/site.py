@@ -10,7 +10,7 @@ from torch import Generator, Tensor, nn
 
 from fedsight.core.types import Batch
 from fedsight.privacy.noise import MakeNoise
-from fedsight.program.federation import SiteData
+from fedsight.program.site_data import SiteData
 from fedsight.tasks.base import Task
 
 

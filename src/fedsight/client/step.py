@@ -43,8 +43,9 @@ from fedsight.models.norms import still, to_moments
 from fedsight.privacy.mechanisms.example import Example
 from fedsight.privacy.noise import MakeNoise, Noise
 from fedsight.program import isolation
-from fedsight.program.federation import Federation, SiteData
+from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
+from fedsight.program.site_data import SiteData
 from fedsight.program.virtual_time import VirtualTime
 
 log = logging.getLogger(__name__)
@@ -174,17 +175,18 @@ class Client(BoundModel):
         still = Order(order.round, order.vector, zeros)
         self.load(still.vector, {})
         _, kept = self._result(still, self._local(still, {}, lr=1.0, steps=1))
-        own = {"personal": order.vector} if self.federation.program.algorithm.owns else {}
+        own = {"personal": self._sent(order)} if self.federation.program.algorithm.owns else {}
         return {**own, **kept, **self._begin(site, {})}
 
     def _stepped(self, order: Order, known: Site, memory: Memory, blank: bool = False) -> Reply:
         site, data = known.name, known.data
         program = self._time.lessened(order.round, site, len(data))
         path = ("round", order.round, "site", site)
-        self.load(self._sent(order), {} if program.algorithm.owns else memory)
+        self._place(self._sent(order), {} if program.algorithm.owns else memory)
         begun = self._begin(known, memory)
         known = replace(known, share=self._share(known, order.round))
-        counted = self._statistics(known, blank)
+        later = program.algorithm.counts_after
+        counted = {} if later else self._statistics(known, blank)
         pace = Pace.of(program, order.round, self._training, len(data), known.share)
         known, local = replace(known, pace=pace.at), self._local(order, memory, pace.start)
         if program.algorithm.asks_loss and not blank:
@@ -196,6 +198,7 @@ class Client(BoundModel):
         phases = program.algorithm.phases(program.train.epochs)
         with drawing(self._device, None if hides else derive(seeded, *path, "dropout")):
             learnt = self._trained(round, phases, local)
+            counted = self._statistics(known, blank) if later else counted
             payload, kept = self._result(order, replace(local, lr=pace.mean))
             if program.algorithm.own_phases(1):
                 kept = {**kept, **self._own(order, memory, round)}
@@ -228,7 +231,7 @@ class Client(BoundModel):
     def _own(self, order: Order, memory: Memory, round: Round) -> Memory:
         """The site's own model, trained from where it last ended, or from the order's model."""
         program, site = self.federation.program, round.site
-        self.load(self._sent(order), memory)
+        self._place(self._sent(order), memory)
         pace = Pace.of(program, order.round, self._training, len(site.data), own=True)
         own = replace(round, site=replace(site, pace=pace.at), noise=partial(round.noise, "own"))
         phases = program.algorithm.own_phases(program.train.epochs)
@@ -426,7 +429,7 @@ class Client(BoundModel):
         """What the algorithm sends, on the device, and keeps after training, on the CPU."""
         layout, vector, begun = self.layout, self.vector, self._sent(order)
         if vector.device.type == "mps":  # which has no float64
-            vector, begun, local = vector.cpu(), order.vector, _local_on_cpu(local)
+            vector, begun, local = vector.cpu(), begun.cpu(), _local_on_cpu(local)
         payload, kept = self.federation.program.algorithm.finish(vector[layout.shared], local)
         if "delta" in payload and layout.buffer.stop > layout.buffer.start:
             # Statistics travel as moments: means of moments are the pooled data's, variances'
@@ -439,14 +442,16 @@ class Client(BoundModel):
         keeps = {name: value.cpu() for name, value in kept.items()}
         if layout.personal.stop > layout.personal.start:
             keeps["personal"] = vector[layout.personal].to("cpu", copy=True)
-        return payload, keeps
+        return self.federation.sent(payload), keeps
 
     def _sent(self, order: Order) -> Tensor:
-        """The order's vector [travelling] on the device, taken there once in a round."""
-        if self._device.type == "cpu":
+        """The network's part of the order's vector [travelling] on the device, taken there once in
+        a round."""
+        if self._device.type == "cpu" and self.federation.selection is None:
             return order.vector
         if self._order is not order:
-            self._order, self._vector = order, moved(order.vector, self._device)
+            received = self.federation.received(order.vector)
+            self._order, self._vector = order, moved(received, self._device)
         return self._vector
 
     def _release(

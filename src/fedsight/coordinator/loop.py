@@ -20,6 +20,7 @@ from fedsight.coordinator.callbacks import (
 )
 from fedsight.coordinator.choice import Choice
 from fedsight.coordinator.moving_average import averaged
+from fedsight.coordinator.nested import over_trainers
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.coordinator.turns import Turn, discount, turns_of
@@ -284,6 +285,7 @@ def _server_step(
     layout, program = session.layout, session.program
     shared, buffer = layout.shared, layout.buffer
     mean, own, rest = session.protection.mean(outcome.total, now.state, round)
+    mean = over_trainers(session.federation, outcome, mean)
     images = sum(session.federation.size(one.client) for one in outcome.accepted)
     if not program.algorithm.is_possible(mean.integers, images):
         raise SiteError(

@@ -26,13 +26,8 @@ from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
 from fedsight.program import labelling, lone_image, looks
-from fedsight.program.federation import (
-    Federation,
-    View,
-    federate,
-    integer_problems,
-    of_source,
-)
+from fedsight.program.federation import Federation, View, federate, of_source
+from fedsight.program.fitting import group_problems, integer_problems
 from fedsight.program.program import Program
 
 # The coordinator keeps a few numbers for each image, so their count is limited.
@@ -315,6 +310,8 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     if problems := program.check_network(federation.network):
         raise ConfigError(problems)
     if problems := lone_image.problems(program, first.preprocess, federation.network, partition):
+        raise ConfigError(problems)
+    if problems := group_problems(federation):
         raise ConfigError(problems)
     if problems := [*program.algorithm.check_data(dataset), *integer_problems(federation)]:
         raise ConfigError(problems)

@@ -13,11 +13,12 @@ from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.secure import SecureSum
 from fedsight.client.bound_model import chunk
 from fedsight.client.company import Company
+from fedsight.client.members import Members
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.errors import SiteError
 from fedsight.core.threads import one_thread
-from fedsight.core.types import Metrics, Order, Reply, add_metrics
+from fedsight.core.types import Memory, Metrics, Order, Reply, add_metrics
 from fedsight.engines.base import Accepted, Arrival, Counted, Earlier, Outcome, Rejected, Work
 from fedsight.engines.protected import Keys, aggregator_of
 from fedsight.program.federation import Federation
@@ -30,12 +31,10 @@ class LocalWorker:
 
     def __init__(self, federation: Federation, memory: Path, speed: Speed) -> None:
         self.federation = federation
-        self.client = Company(federation, speed)
+        self.clients = Members(federation, lambda member: Company(member, speed))
         self.memory = MemoryStore(memory)
         # The previous round's checkpoint may not be written yet.
         self._lag = speed.checkpoint_every + 1
-        self._remembers = bool(self.client.own.stop > self.client.own.start)
-        self._personal = self._remembers and federation.program.differs(federation.network)
         self.seen = 0  # training images, each as often as it was seen
 
     def train(
@@ -47,7 +46,8 @@ class LocalWorker:
         """
         site = self.federation.name(client)
         try:
-            reply = self.client.step(order, client, self.memory.load(site, order.round))
+            memory = self.memory.load(site, order.round)
+            reply = self.clients.of(client).step(order, client, memory)
         except SiteError as error:
             return Rejected(client, site, error.cause)
         return self._add(client, reply, total, counted or Counted(order.round))
@@ -60,7 +60,11 @@ class LocalWorker:
         counted: Counted | None = None,
     ) -> list[Arrival]:
         """`train` clients side by side, or one after the other where that cannot be."""
-        replies = self.client.together(order, clients)
+        companies = {id(one): one for one in map(self.clients.of, clients)}
+        replies = None
+        if len(companies) == 1:
+            (company,) = companies.values()
+            replies = company.together(order, clients)
         if replies is None:
             return [self.train(order, client, total, counted) for client in clients]
         counted = counted or Counted(order.round)
@@ -87,9 +91,9 @@ class LocalWorker:
 
     def sums(self) -> Aggregator:
         """An empty aggregator for this worker's replies, on the device if they stay there."""
-        federation, device = self.federation, self.client.vector.device
-        made = aggregator_of(federation, 1)
-        if not self.client.stays or device.type == "cpu":
+        federation, client = self.federation, self.clients.of(None)
+        device, made = client.vector.device, aggregator_of(federation, 1)
+        if not client.stays or device.type == "cpu":
             return made
         there = {part: one.to(device) for part, one in made.tensors.items()}
         return aggregator_of(federation, 1, there)
@@ -100,13 +104,12 @@ class LocalWorker:
         """The sums of one chunk (view, start), for the model after `round`."""
         tested, (view, start) = measured(self.federation, validation), job
         seen = tested.views[view]
-        memory = {}
-        if self._remembers and seen.site is not None:
+        memory: Memory = {}
+        if seen.site is not None:
             memory = self.memory.load(self.federation.partition.name(seen.site), round + 1)
-            if self._personal and "personal" not in memory:
-                return {}  # it has never trained: its slice is untrained, and no model of anybody
-        self.client.load(vector, memory)
-        return self.client.measure(tested.tested(seen), start)
+        client = self.clients.loaded(vector, seen.site, memory)
+        # A model of a site that has never trained is no model of anybody.
+        return {} if client is None else client.measure(tested.tested(seen), start)
 
 
 def measured(federation: Federation, validation: bool) -> Federation:
@@ -117,10 +120,16 @@ def measured(federation: Federation, validation: bool) -> Federation:
 
 
 def chunks(federation: Federation) -> list[tuple[int, int]]:
-    """(view, start) of every chunk of test images."""
+    """(view, start) of every chunk of test images.
+
+    Where every site sees the whole test part in its own way, a site alone is measured only as it
+    sees it: nobody asks for its model on what others see.
+    """
+    own = federation.only is not None and federation.dataset.test.sites is None
     return [
         (number, start)
         for number, view in enumerate(federation.views)
+        if not own or view.site in (None, federation.only)
         for start in range(0, len(view.indices), chunk(federation, len(view.indices)))
     ]
 
@@ -190,8 +199,9 @@ class InProcessEngine:
 
     def loaded(self, vector: Tensor) -> Client:
         """This engine's client with the model `vector`, without any site's memory."""
-        self._worker.client.load(vector, {})
-        return self._worker.client
+        client = self._worker.clients.of(None)
+        client.load(vector, {})
+        return client
 
     def close(self) -> None:
         """Remove the temporary folder."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fedsight.client.members import Members
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.coordinator.store import RunStore
@@ -194,17 +195,18 @@ def federated_evidence(
     federation: Federation, speed: Speed, vector: Tensor, memory: MemoryStore
 ) -> dict[int, Evidence | None]:
     """What the federated figure of each listed site that has one rests on."""
-    client, evaluator = Client(federation, speed), Evaluator(federation)
+    clients = Members(federation, lambda member: Client(member, speed))
+    evaluator, found = Evaluator(federation), dict[int, Evidence | None]()
     personal = federation.program.differs(federation.network)
-    found: dict[int, Evidence | None] = {}
-    witness = Witness(evaluator, client)
-    client.load(vector, {})
+    witness = Witness(evaluator, clients.of(None))
+    clients.of(None).load(vector, {})
     for site in listed(federation.partition):
         if personal:
             kept = memory.load(federation.partition.name(site), 10**9)
-            if "personal" not in kept:  # it has never trained
+            client = clients.loaded(vector, site, kept)
+            if client is None:  # it has never trained
                 continue
-            client.load(vector, kept)
+            witness = Witness(evaluator, client)
         found[site] = witness.of(site)
     return found
 

@@ -73,6 +73,7 @@ def describe(session: Session, command: str, found: Contents | None = None) -> d
                 if partition.name(site) in data.untold
                 else evaluator.counts(site).tolist(),
                 **_look(federation, site),
+                **_network(federation, site),
                 "unlabelled": unlabelled(data.labelled, partition.name(site), data.classes),
             }
             for site in evaluator.sites
@@ -88,6 +89,14 @@ def _look(federation: Federation, site: int) -> dict[str, Any]:
         return {}
     mean, std = look_of(federation, site)
     return {"look": {"mean": list(mean), "std": list(std)}}
+
+
+def _network(federation: Federation, site: int) -> dict[str, Any]:
+    """The network of a site, where sites have different ones."""
+    if not federation.program.model.groups:
+        return {}
+    member = federation.member(site)
+    return {"network": {"name": member.model.registered, "parameters": member.layout.size}}
 
 
 def _data(federation: Federation, found: Contents | None) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from fedsight.core.intervals import paired
 from fedsight.core.threads import one_thread
 from fedsight.core.types import Batch, Metrics, Sum, add_metrics
 from fedsight.evaluation.figures import Evaluator, Mix
-from fedsight.program.federation import SiteData
+from fedsight.program.site_data import SiteData
 
 GROUPS = 20  # of images that are left out in turn
 T = 2.093024  # of Student's distribution with GROUPS - 1 degrees of freedom: 95 % lie within

@@ -16,11 +16,12 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from fedsight.client.members import Members
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.intervals import Z, wilson
 from fedsight.core.threads import one_thread
-from fedsight.core.types import Metrics, add_metrics
+from fedsight.core.types import Memory, Metrics, add_metrics
 from fedsight.data.base import Part
 from fedsight.evaluation.attempts import INTERVALS
 from fedsight.evaluation.evidence import GROUPS, LEAST, T, some, without_each
@@ -168,16 +169,15 @@ def _folds(federation: Federation) -> tuple[npt.NDArray[np.int64] | None, float]
 def _measured(final: Final, folds: npt.NDArray[np.int64]) -> list[Metrics | None]:
     """The sums of each group over all views; None for a group without an image."""
     federation = final.federation
-    client = Client(federation, final.speed)
-    personal = federation.program.differs(federation.network)
-    client.load(final.vector, {})
+    clients = Members(federation, lambda member: Client(member, final.speed))
     found: list[list[Metrics]] = [[] for _ in range(GROUPS)]
     for view in federation.views:
-        if personal and view.site is not None:
+        kept: Memory = {}
+        if view.site is not None:
             kept = final.memory.load(federation.partition.name(view.site), 10**9)
-            if "personal" not in kept:  # it has never trained
-                continue
-            client.load(final.vector, kept)
+        client = clients.loaded(final.vector, view.site, kept)
+        if client is None:  # it has never trained
+            continue
         data, mine = federation.tested(view), folds[view.indices]
         with one_thread():
             for group in range(GROUPS):

@@ -19,7 +19,7 @@ from fedsight.data.images.decode import full_size
 from fedsight.data.images.disk import LazyImages, NamedArray
 from fedsight.data.images.fit import Box, Placement
 from fedsight.data.images.windowing import Reading
-from fedsight.program.federation import SiteData
+from fedsight.program.site_data import SiteData
 from fedsight.tasks.presentation import Mark
 
 LONGEST = 1024  # pixels of a picture's longer side; larger images are scaled down to it

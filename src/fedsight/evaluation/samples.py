@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 
 from fedsight.client.bound_model import CHUNK
+from fedsight.client.members import Members
 from fedsight.client.memory import MemoryStore
 from fedsight.client.step import Client
 from fedsight.core.rng import generator
 from fedsight.core.threads import one_thread
 from fedsight.data.base import Readable
 from fedsight.evaluation.pictures import beside, picture, plain, plain_areas, plain_mark
-from fedsight.program.federation import Federation, SiteData, View
+from fedsight.program.federation import Federation, View
+from fedsight.program.site_data import SiteData
 from fedsight.tasks.presentation import Sample
 
 EXAMINED = 512  # test images in all, drawn at random, the same number at each site
@@ -54,8 +56,7 @@ def answers(
     first, or what `task.samples` puts first if the task confuses no classes. Where sites have
     personal models, a site's own model answers; a site that has never trained is left out.
     """
-    client = Client(federation)
-    found = list(_examined(federation, client, vector, memory))
+    found = list(_examined(federation, Members(federation, Client), vector, memory))
     wrong = [one for one in found if not one.sample.right]
     right = [one for one in found if one.sample.right]
     shown = (*_mistakes(wrong, confusions or {}), *_in_turn(right)[:RIGHT])
@@ -63,19 +64,18 @@ def answers(
 
 
 def _examined(
-    federation: Federation, client: Client, vector: Tensor, memory: MemoryStore
+    federation: Federation, clients: Members[Client], vector: Tensor, memory: MemoryStore
 ) -> Iterator[_Found]:
     views = _chosen(federation)
-    personal = federation.program.differs(federation.network)
     draws = generator(federation.program.seed, "report", "samples")
     task, classes = federation.program.task, federation.dataset.classes
     for view in views:
         site = "" if view.site is None else federation.partition.name(view.site)
         kept = memory.load(site, 10**9) if site else {}
         data = federation.tested(view)
-        if not len(data) or (personal and site and "personal" not in kept):
+        client = clients.loaded(vector, view.site, kept) if len(data) else None
+        if client is None:
             continue
-        client.load(vector, kept)
         client.model.eval()
         count = max(LEAST, EXAMINED // len(views))
         positions = torch.randperm(len(data), generator=draws)[: min(count, CHUNK * 2)]

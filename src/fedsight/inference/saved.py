@@ -15,9 +15,13 @@ from torch import Tensor, nn
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
+from fedsight.core.selection import Selection
 from fedsight.data.base import Preprocess, Source
 from fedsight.evaluation.delivery.deliver import delivered_path
+from fedsight.models.base import Model, Network
+from fedsight.models.group import group_of
 from fedsight.models.low_rank import merge
+from fedsight.program.program import Program
 from fedsight.tasks.base import Task
 
 
@@ -58,10 +62,8 @@ def load(run: Path, site: str | None = None) -> Saved:
         raise StoreError(f"{run / 'run.json'} is broken: {error!r}", "run it again") from error
     if program.data.harmonise == "site":
         size = _seen_at(store, facts["sites"], size, site)
-    network = program.model.fresh().build(
-        size.channels, size.height, size.width, len(classes), program.model_seed
-    )
-    network = program.adapter.adapt(network, program.model_seed)
+    model = _model_of(program, store, sites, site)
+    network = _built(program, model, size, len(classes))
     layout = program.layout(network)
     given = None if site is None else delivered_path(store.delivered, site)
     if given is not None and given.is_file():
@@ -69,14 +71,20 @@ def load(run: Path, site: str | None = None) -> Saved:
     elif "recogniser" in facts and site in (None, *sites):
         vector = layout.vector(_tensors(path))
     else:
-        vector = layout.vector(_tensors(path))
-        if program.differs(network):
+        if model is program.model:
+            vector = layout.vector(_tensors(path))
+        else:  # a part of the common one
+            whole = program.layout(_built(program, program.model, size, len(classes)))
+            vector = layout.read(network.module)
+            common = whole.vector(_tensors(path))[whole.travelling]
+            vector[layout.travelling] = Selection.of(whole, layout).taken(common)
+        if program.own(layout).stop > program.own(layout).start and program.differs(network):
             own = _personal(store, sites, program.rounds.rounds, site)
             if own.shape != vector[program.own(layout)].shape:
                 cause = f"the memory of site '{site}' in {run} is not of this model"
                 raise StoreError(cause, "restore it from a copy, or run it again")
             vector[program.own(layout)] = own
-        elif site is not None and program.data.harmonise != "site":
+        elif site is not None and not program.model.groups and program.data.harmonise != "site":
             _require_shared(store, sites, site)
     if not bool(torch.isfinite(vector).all()):  # its answers would look like any others
         raise StoreError(f"{path} holds weights that are not finite", "run it again")
@@ -88,9 +96,31 @@ def load(run: Path, site: str | None = None) -> Saved:
         program.task,
         program.name,
         program.fingerprint,
-        program.model.table(),
+        model.table(),
         program.data,
     )
+
+
+def _built(program: Program, model: Model, size: Preprocess, classes: int) -> Network:
+    """The network of a program, or of a group of its sites, before training."""
+    given = (size.channels, size.height, size.width, classes, program.model_seed)
+    return program.adapter.adapt(model.fresh().build(*given), program.model_seed)
+
+
+def _model_of(program: Program, store: RunStore, names: Sequence[str], site: str | None) -> Model:
+    """The network of a site; None: the one that all sites' networks are parts of.
+
+    Raises StoreError where networks differ and the site is unknown.
+    """
+    if not program.model.groups or site is None:
+        return program.model
+    if site not in names:
+        raise StoreError(
+            f"{store.folder} has no model for site '{site}'",
+            f"sites of this run: {', '.join(names[:10])}",
+        )
+    number = group_of(program.model.groups, site)
+    return program.model if number is None else program.model.grouped(number)
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:

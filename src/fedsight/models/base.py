@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 from torch import nn
 
-from fedsight.core.errors import ModelError, Problem
+from fedsight.core.errors import ConfigError, ModelError, Problem
 from fedsight.core.registry import Registry, nearest
 from fedsight.core.rng import derive
-from fedsight.core.settings import Settings
+from fedsight.core.settings import Settings, problems_of
+from fedsight.models import bottleneck, patterns
 from fedsight.models import lift as random_features
-from fedsight.models import patterns
+from fedsight.models.bottleneck import narrow
+from fedsight.models.group import ModelGroup
 from fedsight.models.norms import (
     freeze_norms,
     frozen_names,
@@ -81,11 +83,15 @@ class Model(Settings, ABC):
     # layers whose outputs, averaged and at their highest over the image, the head sees instead of
     # the last features ("blocks.3"); what comes after them is left out
     taps: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    # how many values the head sees: a linear layer and a ReLU before it make so many of the
+    # network's features; 0: no such layer
+    bottleneck: int = Field(0, ge=0)
     # how many random features, a frozen and seeded function of the last ones, the head sees instead
     # of them; 0: none
     lift: int = Field(0, ge=0)
     lift_by: random_features.Kind = "linear"  # products with random directions; or ReLUs of them
     seed: int | None = None  # of the initial weights; None: the program's seed
+    groups: Annotated[tuple[ModelGroup, ...], Field(strict=False)] = ()  # sites with other networks
 
     @abstractmethod
     def make(
@@ -121,6 +127,33 @@ class Model(Settings, ABC):
     def pretrains(self) -> bool:
         """Whether the network starts from pretrained weights."""
         return self.weights is not None
+
+    def grouped(self, number: int) -> Model:
+        """The network of group `number`: this one with the group's settings, or the one it names.
+
+        Raises ConfigError with every setting that does not fit.
+        """
+        group, where = self.groups[number], f"model.groups.{number}"
+        kind: type[Model] = type(self)
+        if group.name is not None and group.name != self.registered:
+            try:
+                kind = models.get(group.name)
+            except ConfigError as error:
+                (found,) = error.problems
+                raise ConfigError([Problem(f"{where}.name", found.cause, found.cure)]) from None
+        names = kind.model_fields if kind is type(self) else ("seed",)
+        given = {name: getattr(self, name) for name in names if name != "groups"}
+        unknown = [
+            Problem(f"{where}.{key}", "there is no such setting", nearest(key, kind.model_fields))
+            for key in group.settings
+            if key not in kind.model_fields
+        ]
+        if unknown:
+            raise ConfigError(unknown)
+        try:
+            return kind.model_validate({**given, **group.settings})
+        except ValidationError as error:
+            raise ConfigError(problems_of(where, kind, error)) from None
 
     def settled(self) -> Self:
         """The same model with norm = "auto" decided by the weights; as it is if none can be read.
@@ -170,6 +203,10 @@ class Model(Settings, ABC):
                 head = self._head(module, (HEAD,))
             if of == "taps":
                 notes = self._pretrain(module, head)
+            if self.bottleneck:
+                head = self._head(module, (narrow(module, head, self.bottleneck, self.title),))
+            if of == "bottleneck":
+                notes = self._pretrain(module, head)
             if self.lift:
                 given = (self.lift, self.lift_by, seed)
                 head = self._head(module, (random_features.lift(module, head, *given, self.title),))
@@ -203,13 +240,17 @@ class Model(Settings, ABC):
                 )
         return frozenset(n for n in names if n.startswith(tuple(f"{one}." for one in layers)))
 
-    def _weights_of(self) -> Literal["network", "taps", "lift"]:
-        """Which network the weights are of: a run leaves those of one with its taps and lift."""
-        if not (self.taps or self.lift) or self.weights is None or self.published is not None:
+    def _weights_of(self) -> Literal["network", "taps", "bottleneck", "lift"]:
+        """Which network the weights are of: a run leaves those of one with its taps, bottleneck and
+        lift."""
+        changed = self.taps or self.bottleneck or self.lift
+        if not changed or self.weights is None or self.published is not None:
             return "network"
         names = list(read_weights(self.weights, self.sha256 or ""))
         if self.lift and any(name.endswith(random_features.TENSOR) for name in names):
             return "lift"
+        if self.bottleneck and any(name.endswith(bottleneck.TENSOR) for name in names):
+            return "bottleneck"
         tapped = self.taps and any(name.startswith(f"{BODY}.") for name in names)
         return "taps" if tapped else "network"
 
@@ -237,6 +278,9 @@ class Model(Settings, ABC):
         if self.taps and self.gives != "scores":
             cause = f"only classifiers have taps, and {self.title} gives {self.gives}"
             problems.append(Problem("model.taps", cause, "leave it out"))
+        if self.bottleneck and self.gives != "scores":
+            cause = f"only classifiers have a bottleneck, and {self.title} gives {self.gives}"
+            problems.append(Problem("model.bottleneck", cause, "leave it out"))
         if self.lift and self.gives != "scores":
             cause = f"only classifiers have random features, and {self.title} gives {self.gives}"
             problems.append(Problem("model.lift", cause, "leave it out"))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,64 +13,24 @@ from torch import Tensor
 
 from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem
 from fedsight.core.layout import Layout
-from fedsight.core.settings import Settings
-from fedsight.core.sums import LIMIT
-from fedsight.core.types import Batch, PartSpec
+from fedsight.core.selection import Selection
+from fedsight.core.types import Batch, PartSpec, Payload
 from fedsight.data.base import Dataset, Indices, Part, Source
 from fedsight.data.partition import Partition
-from fedsight.models.base import Network
+from fedsight.models.base import Model, Network
+from fedsight.models.group import group_of
 from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
 from fedsight.program import isolation, labelling, lone_image, looks, taking_part, validation
 from fedsight.program.budget import Budget
-from fedsight.program.fingerprints import is_own, own_place
+from fedsight.program.fitting import blamed, group_problems, integer_problems
 from fedsight.program.program import Program
+from fedsight.program.site_data import SiteData
 
 if TYPE_CHECKING:
     from fedsight.program.kept import Kept
 
 LISTED = 200  # sites with their own figures; of a larger population, the first ones
-
-
-@dataclass(frozen=True)
-class SiteData:
-    """The images of one client: indices into a part, each as its site of origin sees it."""
-
-    part: Part
-    indices: Tensor  # [n]
-    origins: Tensor  # [n] number of the site that an image comes from
-    view: Callable[[Tensor, int, Tensor], Tensor]  # (pixels, origin, indices) -> pixels
-    # [sites + 1, classes] which classes each site does not label, no site last; None: all label all
-    hidden: Tensor | None = None
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def pixels(self, positions: Tensor) -> Tensor:
-        """Images at `positions` [b] within this site: [b, c, h, w] in [0, 1]."""
-        indices = self.indices[positions]
-        pixels = self.part.images.read(indices)
-        origins = self.origins[positions]
-        for origin in origins.unique().tolist():
-            mine = origins == origin
-            if bool(mine.all()):
-                return self.view(pixels, origin, indices)
-            pixels[mine] = self.view(pixels[mine], origin, indices[mine])
-        return pixels
-
-    def labels(self) -> Tensor:
-        """Class numbers of all images [n] int64."""
-        return torch.from_numpy(self.part.labels)[self.indices]
-
-    def targets(self, positions: Tensor) -> Tensor:
-        """The targets at `positions` [b]: [b, ...], or class numbers [b]."""
-        known = self.part.targets
-        whole = torch.from_numpy(self.part.labels) if known is None else known
-        return whole[self.indices[positions]]
-
-    def unlabelled(self, positions: Tensor) -> Tensor | None:
-        """Which classes the sites of the images at `positions` [b] do not label [b, classes]."""
-        return None if self.hidden is None else self.hidden[self.origins[positions]]
 
 
 @dataclass(frozen=True)
@@ -94,6 +53,8 @@ class Federation:
     pooled: bool = False  # all sites' images as one client
     aside: tuple[Indices, ...] | None = None  # by site: training images for validation
     budget: Budget | None = None  # of a baseline that has other rounds or passes than planned
+    group: int | None = None  # of `[[model.groups]]`, whose network is built; None: that of [model]
+    whole: Federation | None = None  # whose vector travels; None: this one's
 
     @property
     def population(self) -> int:
@@ -177,14 +138,58 @@ class Federation:
         return self._data(self.dataset.test, indices, torch.full_like(indices, origin))
 
     def alone(self, site: int, budget: Budget | None = None) -> Federation:
-        """Only this site, trained by the baseline program; without a budget, as long as planned."""
-        return self._alike(replace(self, program=self.program.baseline(), only=site, budget=budget))
+        """Only this site, with its own network, trained by the baseline program; without a budget,
+        as long as planned."""
+        mine, program = self.member(site), self.program.baseline()
+        made = replace(self, program=program, only=site, budget=budget, group=mine.group)
+        return mine._baseline(made)
+
+    def member(self, site: int | None) -> Federation:
+        """This federation with the network of a site, whose layout is a part of this one's; None:
+        with that of [model]."""
+        groups, known = self.program.model.groups, self.__dict__.setdefault("_members", {})
+        if not groups or site is None or self.pooled or self.only is not None:
+            return self
+        number = group_of(groups, self.partition.name(site))
+        if number is None:
+            return self
+        if number not in known:
+            built = self.__dict__.setdefault("_networks", {})
+            known[number] = made = replace(self, group=number, whole=self)
+            if number in built:
+                made.__dict__["_built"] = built[number]
+            built[number] = made._built
+        found: Federation = known[number]
+        return found
+
+    @cached_property
+    def selection(self) -> Selection | None:
+        """Where the network's travelling values are in the vector that travels; None: they are
+        that vector."""
+        if self.whole is None:
+            return None
+        found = Selection.of(self.whole.layout, self.layout)
+        return None if found.everything else found
+
+    def received(self, vector: Tensor) -> Tensor:
+        """The network's values [d] of the vector that travels."""
+        return vector if self.selection is None else self.selection.taken(vector)
+
+    def sent(self, payload: Payload) -> Payload:
+        """A payload of the network's values, placed among those of the vector that travels."""
+        if self.selection is None:
+            return payload
+        return {part: self.selection.placed(value) for part, value in payload.items()}
 
     def all_pooled(self, budget: Budget | None = None) -> Federation:
         """All images at one place, likewise."""
-        return self._alike(
+        return self._baseline(
             replace(self, program=self.program.baseline(), pooled=True, budget=budget)
         )
+
+    def _baseline(self, made: Federation) -> Federation:
+        """`made` with this federation's network, unless the algorithm has added to that."""
+        return made if self.program.algorithm.equips else self._alike(made)
 
     def span(self, round: int, images: int) -> tuple[int, int] | None:
         """Which images of the endless sequence of passes a baseline's round takes; None: all of
@@ -215,8 +220,8 @@ class Federation:
         return other
 
     def _alike(self, other: Federation) -> Federation:
-        """`other` with this federation's network, if it is built: the two are equal."""
-        for name in ("_built", "_kept"):
+        """`other` with this federation's networks, as far as they are built: they are equal."""
+        for name in ("_built", "_kept", "_networks"):
             if name in self.__dict__:
                 other.__dict__[name] = self.__dict__[name]
         return other
@@ -268,15 +273,28 @@ class Federation:
         x = x.contiguous(memory_format=torch.channels_last)
         return Batch(x, data.targets(positions), data.unlabelled(positions))
 
+    @property
+    def model(self) -> Model:
+        """What its network is."""
+        model = self.program.model
+        return model if self.group is None else model.grouped(self.group)
+
+    @property
+    def keeps(self) -> bool:
+        """Whether a site that has never trained has no model: it has a part of its own to learn."""
+        own = self.program.own(self.layout)
+        return own.stop > own.start and self.program.differs(self.network)
+
     def build(self) -> Network:
         """A new, initialised network; equal in every process."""
-        size, model, classes = self.dataset.preprocess, self.program.model, self.dataset.classes
+        size, model, classes = self.dataset.preprocess, self.model, self.dataset.classes
         given = (size.channels, size.height, size.width, len(classes), self.program.model_seed)
         network = model.build(*given)
         theirs = trained_for(model)
         if theirs is not None and theirs != classes:
             network = with_head_for(network, model.fresh().build(*given), theirs, classes)
-        return self.program.adapter.adapt(network, self.program.model_seed)
+        network = self.program.adapter.adapt(network, self.program.model_seed)
+        return self.program.algorithm.equip(network, len(classes))
 
     @cached_property
     def _built(self) -> tuple[Network, dict[str, Tensor]]:
@@ -305,6 +323,8 @@ class Federation:
 
         Scalars follow, without a codec. Integer parts come last.
         """
+        if self.whole is not None:
+            return self.whole.parts
         program, layout = self.program, self.layout
         lengths = {
             part: layout.travelling.stop if part == "delta" else layout.shared.stop
@@ -386,7 +406,7 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     """
     dataset: object = opened
     if opened is None:
-        with _blamed(program.data, DataError):
+        with blamed(program.data, DataError):
             dataset = program.data.open()
     if not isinstance(dataset, Dataset):
         raise DataError(
@@ -397,7 +417,7 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     settings = [*program.task.check_settings(), *program.train.check_images(channels)]
     if problems := [*settings, *program.task.check(dataset)]:
         raise ConfigError(problems)
-    with _blamed(program.split, DataError):
+    with blamed(program.split, DataError):
         partition = program.split.divide(dataset.train, len(dataset.classes), program.split_seed)
     found = [*program.rounds.check(len(partition)), *taking_part.of_sites(program, partition)]
     if problems := found:
@@ -412,7 +432,7 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
             raise ConfigError(problems)
         partition, aside = validation.set_aside(partition, share, program.split_seed)
     federation = Federation(program, dataset, partition, (), aside=aside)
-    with _blamed(program.model, ModelError):
+    with blamed(program.model, ModelError):
         network = federation.network
     if problems := program.check_network(network):
         raise ConfigError(problems)
@@ -420,7 +440,9 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
         raise ConfigError(problems)
     if problems := lone_image.problems(program, dataset.preprocess, network, partition):
         raise ConfigError(problems)
-    with _blamed(program.algorithm, FedSightError):
+    if problems := group_problems(federation):
+        raise ConfigError(problems)
+    with blamed(program.algorithm, FedSightError):
         if problems := [*program.algorithm.check_data(dataset), *integer_problems(federation)]:
             raise ConfigError(problems)
     if program.rounds.compared and federation.validating is None:
@@ -445,46 +467,6 @@ def of_source(dataset: Dataset, source: Source) -> Dataset:
         site_mean=source.site_mean,
         site_std=source.site_std,
     )
-
-
-def integer_problems(federation: Federation) -> list[Problem]:
-    """What is wrong with the integer parts that the program's algorithm declares."""
-    if found := federation.program.privacy.problems(federation.plan):
-        return found
-    specs, terms = federation.integers, federation.terms
-    for part, spec in specs.items():
-        if not isinstance(spec, PartSpec) or not spec.exact:
-            cause = f"the integer part '{part}' is not described by a PartSpec of torch.int64"
-            return [Problem("algorithm", cause, "correct what `integer_parts` returns")]
-        if part in federation.program.parts:
-            cause = f"two parts of a reply are called '{part}'"
-            found.append(Problem("algorithm", cause, "rename the integer part"))
-        if spec.bound is not None and spec.bound * terms > LIMIT:
-            cause = (
-                f"the sum of '{part}' over {terms} sites, each up to {spec.bound:,}, may leave 64 "
-                "bits"
-            )
-            cure = "let the algorithm use fewer bits per value, or let fewer sites take part"
-            found.append(Problem("algorithm", cause, cure))
-    return found
-
-
-@contextlib.contextmanager
-def _blamed(part: Settings, kind: type[FedSightError]) -> Iterator[None]:
-    """An error in the code of a part that is the user's own says so, as one of `kind`."""
-    try:
-        yield
-    except FedSightError:
-        raise
-    except Exception as error:
-        if not is_own(type(part)):
-            raise
-        place = own_place(error)
-        raise kind(
-            f"{type(part).__name__} fails: {type(error).__name__}: {error}"
-            + (f" ({place})" if place else ""),
-            "correct its code",
-        ) from error
 
 
 def listed(partition: Partition) -> range:

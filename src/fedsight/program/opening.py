@@ -20,7 +20,7 @@ def problems(program: Program) -> Iterator[Problem]:
     """What can be said without the network."""
     for section, algorithm, once in _both(program):
         name, leave_out = algorithm.registered, f"leave out [{section}]"
-        if not algorithm.counts:
+        if not algorithm.counts or algorithm.phases(1):
             cause = f"{name} has no closed form, and would need rounds of its own"
             yield Problem(f"{section}.name", cause, "choose one that has, as ridge has")
         if program.privacy.protects:

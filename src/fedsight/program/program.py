@@ -38,7 +38,7 @@ from fedsight.participation.uniform import Uniform
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
-from fedsight.program import labelling, opening, rules, suited, taking_part
+from fedsight.program import labelling, networks, opening, rules, suited, taking_part
 from fedsight.program.plugins import Plugin
 from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
@@ -236,7 +236,7 @@ class Program:
 
     def differs(self, network: Network) -> bool:
         """Whether each site's own model is tested: predictions use a personal slice, or all."""
-        if self.algorithm.owns:
+        if self.algorithm.owns or self.model.groups:
             return True
         unasked = frozenset() if self.task.asks_head else network.head
         entries = self.layout(network).entries
@@ -330,6 +330,7 @@ class Program:
         yield from rules.problems(self)
         yield from taking_part.problems(self)
         yield from labelling.problems(self)
+        yield from networks.problems(self)
         if self.adapter.adapts and not self.algorithm.phases(self.train.epochs):
             cause = (
                 f"{self.algorithm.registered} trains nothing by gradients, so an adapter would "

@@ -95,6 +95,7 @@ BOUNDED = "integer statistics that one image changes little (closed forms with a
 LABELS = "a network prepared for the classes of a site (faces)"
 MIXED = "images mixed with one another (mixup, CutMix)"
 BALANCED = "balanced sampling"
+NESTED = "sites with narrower networks (model.groups)"
 COUNTED = "class weights or margins from a site's own counts"
 CHOSEN = "sites that are not drawn uniformly (coins, a trace, day and night)"
 BY_LOSS = "sites that are chosen by their losses (power of choice)"
@@ -130,6 +131,7 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     ),
     BY_LOSS: lambda facts: facts.program.participation.asks_loss,
     BUFFERED: lambda facts: facts.program.rounds.buffered,
+    NESTED: lambda facts: bool(facts.program.model.groups) and not facts.program.algorithm.equips,
 }
 
 
@@ -167,6 +169,7 @@ _CLIPPED = (
     "choose another algorithm, or bound what one image changes, with algorithm.clip = 1 if it has "
     "that"
 )
+_ONE_NETWORK = "leave out [[model.groups]], so that all sites train the same network"
 _UPDATES = "choose an algorithm that sends vectors only, for example feddyn, scaffold or fedprox"
 _SLICE = (
     "the slice of the model, or the whole model, that stays at its site: it is trained without "
@@ -293,6 +296,13 @@ def _client_rules(rules: _Rules) -> None:
     )
     for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED):
         rules.sound(feature, "All that a site's images do to its update is clipped.")
+    rules.refused(
+        NESTED,
+        "each value is divided by the number of sites that trained it, and no noise hides that "
+        "number",
+        _ONE_NETWORK,
+        "model.groups",
+    )
 
 
 def _example_rules(rules: _Rules) -> None:
@@ -321,6 +331,7 @@ def _example_rules(rules: _Rules) -> None:
         "choose an algorithm whose updates follow from steps alone, for example fedavg",
         "algorithm.name",
     )
+    rules.sound(NESTED, "Each site's steps are those of DP-SGD, on its own network.")
     rules.stated(WEIGHTING, "how many images a site has, which is public")
     rules.stated(
         LABELS,
@@ -387,6 +398,13 @@ def secure_rules() -> list[Rule]:
         "rounds.mode",
     )
     rules.refused(
+        NESTED,
+        "some values are trained by one group of sites only; if that is a single site, the sum "
+        "shows its update",
+        _ONE_NETWORK,
+        "model.groups",
+    )
+    rules.refused(
         SINGLE,
         "this rule needs each site's update, which secure aggregation hides",
         "set aggregation.name = 'mean'",
@@ -444,46 +462,3 @@ def remarks(program: Program, network: Network | None = None) -> list[str]:
     """What epsilon does not cover in this program."""
     stated = (rule.cause for rule in met(program, network) if rule.verdict == "stated")
     return list(dict.fromkeys(stated))
-
-
-def page() -> str:
-    """All rules as Markdown: the table, then the reasons."""
-    known = rules()
-    lines = [_PAGE, table()]
-    for protection in dict.fromkeys(rule.protection for rule in known):
-        lines.append(f"## {protection}\n")
-        for rule in (one for one in known if one.protection == protection):
-            more = f" {rule.cure}" if rule.cure else ""
-            text = {
-                "refused": f"{rule.cause}. Cure: {rule.cure}.",
-                "stated": f"epsilon does not cover {rule.cause}.{more}",
-                "sound": rule.cause,
-            }[rule.verdict]
-            lines.append(f"- **{rule.feature}**: {rule.verdict}. {text}".rstrip())
-        lines.append("")
-    return "\n".join(lines)
-
-
-_PAGE = """\
-# Compatibility of protections
-
-<!-- Generated from src/fedsight/program/rules.py by tools/make_reference.py; do not edit. -->
-
-`fedsight check` enforces this table. *Refused* is an error with its cure; *stated* is sound, with
-a remark in the report about what epsilon does not cover.
-"""
-
-
-def table() -> str:
-    """The rules as a table: one row per feature, one column per protection."""
-    known = rules()
-    heads = list(dict.fromkeys(rule.protection for rule in known))
-    found = {(rule.protection, rule.feature): rule for rule in known}
-    lines = [
-        f"| | {' | '.join(f'`{head}`' for head in heads)} |",
-        f"|{' --- |' * (len(heads) + 1)}",
-    ]
-    for feature in FEATURES:
-        cells = [found[head, feature].verdict if (head, feature) in found else "" for head in heads]
-        lines.append(f"| {feature} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"

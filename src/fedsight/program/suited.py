@@ -32,7 +32,7 @@ def problems(program: Program, network: Network) -> list[Problem]:
     if all(kinds[name] == Kind.FROZEN for pair in network.statistics for name in pair):
         buffers = [name for name, kind in kinds.items() if kind == Kind.BUFFER]
         return _unmixed(program, buffers[0]) if mixes and buffers else []
-    if not (algorithm.penalises or mixes):
+    if not (algorithm.penalises or mixes) or algorithm.equips:
         return []
     cause = (
         f"{algorithm.registered} uses several models at a site, and BatchNorm's running statistics "

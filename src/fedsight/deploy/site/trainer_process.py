@@ -48,7 +48,8 @@ class SiteTrainer:
         self.federation, self.number = open_site(setup.program, setup.owner, setup.name)
         program = without_weights(setup.program)
         speed = setup.owner.speed.client
-        of = replace(self.federation, program=program)
+        whole = replace(self.federation, program=program)
+        of = whole.member(self.number)
         if problems := rules.problems(program, of.network):  # the coordinator may not have asked
             raise ConfigError(problems)
         # A sketch of a network does not show which of its tensors `train.only` names.
@@ -70,8 +71,8 @@ class SiteTrainer:
         bare = kept_here and "example_dp" not in owner.contract.noised(program)
         hashes = contents(self.federation.dataset).hashes
         integers = self.client.federation.integers_of(images)
-        layout = self.client.layout
-        state = program.init(self.client.initial[layout.shared].clone())
+        layout = whole.layout  # what comes and goes is as long as the whole network, at every site
+        state = program.init(whole.initial[layout.shared].clone())
         lengths = lengths_of(layout, program.shared(state).values())
         self.opened = Opened(declared, cost, bare, self._remembers, integers, lengths, hashes)
 

@@ -89,7 +89,7 @@ class RemoteEngine:
         self._durable = record.durable
         self._gone = record.gone
         self._figures = FigureReader(federation)
-        self._personal = federation.program.differs(federation.network)
+        self._personal = federation.keeps
         self._total = aggregator_of(federation, max(federation.terms, 1))
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
         self._proven: set[str] = set()  # the numbers of a reply that are known to be what they must

@@ -49,6 +49,7 @@ def add(
             mechanism.check_reply(values, order.shared, reply.site)
         _check(federation, payload, reply)
         proven = _check_scalars(federation, payload, reply, order.round)
+        _check_places(federation, payload, reply)
         with _whole(reply.site):
             total.add(payload, reply.weight, reply.site)
     return proven
@@ -61,6 +62,21 @@ def _check(federation: Federation, payload: Payload, reply: Accepted) -> None:
     if not federation.program.algorithm.is_possible(found, images):
         raise SiteError(
             f"site '{reply.site}' sent statistics that its {images:,} images cannot have",
+            "run the same FedSight version there; if that is so, it makes them up: revoke it",
+        )
+
+
+def _check_places(federation: Federation, payload: Payload, reply: Accepted) -> None:
+    """Raise SiteError if a site updates what its network does not have: each value is divided by
+    the weight of the sites that train it, so it would count for more than it weighs."""
+    selection = federation.member(reply.client).selection
+    if selection is None:
+        return
+    rest = decoded(federation.parts, payload, reply.site)["delta"].clone()
+    rest[selection.index] = 0
+    if bool(rest.any()):
+        raise SiteError(
+            f"site '{reply.site}' sent an update of values that its network does not have",
             "run the same FedSight version there; if that is so, it makes them up: revoke it",
         )
 

@@ -16,7 +16,8 @@ from fedsight.client.step import Client
 from fedsight.evaluation.delivery.base import SHARED, Candidate, SiteModels, deliveries
 from fedsight.evaluation.evidence import answered, weights
 from fedsight.evaluation.figures import Evaluator, Mix
-from fedsight.program.federation import Federation, SiteData
+from fedsight.program.federation import Federation
+from fedsight.program.site_data import SiteData
 from fedsight.tasks.unlabelled import known_shares
 
 LEAST = 20  # held-out images; with fewer, chance would choose

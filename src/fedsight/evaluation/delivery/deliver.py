@@ -35,10 +35,17 @@ class SharedModel:
     memory: Path
     folder: Path
 
-    def state(self, federation: Federation, site: str) -> dict[str, Tensor]:
-        """The shared model's tensors by name, with what the site has of its own, part or whole."""
+    def state(self, federation: Federation, number: int) -> dict[str, Tensor]:
+        """The shared model's tensors by name, as site `number` has them: of its network, and with
+        what it has of its own, part or whole."""
+        member, site = federation.member(number), federation.partition.name(number)
+        vector = self.vector
+        if member is not federation:
+            vector = member.initial.clone()
+            travelling = self.vector[federation.layout.travelling]
+            vector[member.layout.travelling] = member.received(travelling)
         own = MemoryStore(self.memory).load(site, LAST).get("personal")
-        return with_own(federation, self.vector, own)
+        return with_own(member, vector, own)
 
 
 @dataclass(frozen=True)
@@ -71,7 +78,7 @@ def deliver(
         return None
     held_out = HeldOut.of(federation, site)
     name, layout, alone = federation.partition.name(site), client.layout, client.vector.cpu()
-    there, odds = shared.state(federation, name), offsets(federation, site)
+    there, odds = shared.state(federation, site), offsets(federation, site)
     ratios = None if odds is None else torch.from_numpy(odds).float()
     at = SiteModels(client, speed, layout.vector(there), alone.clone(), ratios)
     with one_thread():

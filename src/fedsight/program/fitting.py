@@ -1,0 +1,81 @@
+"""Whether the networks of groups, and an algorithm's sums, fit the opened data and its sites."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from fedsight.core.errors import FedSightError, Problem
+from fedsight.core.settings import Settings
+from fedsight.core.sums import LIMIT
+from fedsight.core.types import PartSpec
+from fedsight.models.group import group_of
+from fedsight.program import isolation, lone_image, networks
+from fedsight.program.fingerprints import is_own, own_place
+
+if TYPE_CHECKING:
+    from fedsight.program.federation import Federation
+
+
+def group_problems(federation: Federation) -> list[Problem]:
+    """What is wrong with the networks of groups of sites, and with the sites that they name."""
+    program, data, partition = federation.program, federation.dataset, federation.partition
+    groups = program.model.groups
+    if not groups:
+        return []
+    names = [partition.name(site) for site in range(len(partition))]
+    if found := list(networks.site_problems(groups, names)):
+        return found
+    for site, name in enumerate(names):
+        number, member = group_of(groups, name), federation.member(site)
+        if number is None or "_sound" in member.__dict__:
+            continue
+        network = member.network
+        found += program.check_network(network)
+        found += isolation.problems(program, data, network)
+        found += lone_image.problems(program, data.preprocess, network, partition)
+        equal = program.algorithm.equips
+        found += networks.layout_problems(federation.layout, member.layout, number, equal)
+        member.__dict__["_sound"] = True
+    return found
+
+
+def integer_problems(federation: Federation) -> list[Problem]:
+    """What is wrong with the integer parts that the program's algorithm declares."""
+    if found := federation.program.privacy.problems(federation.plan):
+        return found
+    specs, terms = federation.integers, federation.terms
+    for part, spec in specs.items():
+        if not isinstance(spec, PartSpec) or not spec.exact:
+            cause = f"the integer part '{part}' is not described by a PartSpec of torch.int64"
+            return [Problem("algorithm", cause, "correct what `integer_parts` returns")]
+        if part in federation.program.parts:
+            cause = f"two parts of a reply are called '{part}'"
+            found.append(Problem("algorithm", cause, "rename the integer part"))
+        if spec.bound is not None and spec.bound * terms > LIMIT:
+            cause = (
+                f"the sum of '{part}' over {terms} sites, each up to {spec.bound:,}, may leave 64 "
+                "bits"
+            )
+            cure = "let the algorithm use fewer bits per value, or let fewer sites take part"
+            found.append(Problem("algorithm", cause, cure))
+    return found
+
+
+@contextlib.contextmanager
+def blamed(part: Settings, kind: type[FedSightError]) -> Iterator[None]:
+    """An error in the code of a part that is the user's own says so, as one of `kind`."""
+    try:
+        yield
+    except FedSightError:
+        raise
+    except Exception as error:
+        if not is_own(type(part)):
+            raise
+        place = own_place(error)
+        raise kind(
+            f"{type(part).__name__} fails: {type(error).__name__}: {error}"
+            + (f" ({place})" if place else ""),
+            "correct its code",
+        ) from error
