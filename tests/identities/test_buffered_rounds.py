@@ -107,7 +107,8 @@ def test_it_equals_fedbuff_in_plain_torch() -> None:
         {"timing": {**LONG_TAILED, "dropout": 0.3}, "algorithm": {"name": "fedadam"}},
         {"algorithm": {"name": "ditto"}, "rounds": {**BUFFERED, "ema": 0.5}},
         {"aggregation": {"name": "median"}},
-        {"compression": {"name": "float16"}},
+        {"codec": {"up": {"steps": ["float16"]}}},
+        {"codec": {"up": {"steps": ["sign"], "feedback": True}}},
     ],
 )
 def test_worker_processes_make_the_same_model(sections: dict[str, Any]) -> None:
