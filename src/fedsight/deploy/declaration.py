@@ -30,9 +30,9 @@ from fedsight.program.federation import (
     Federation,
     View,
     federate,
-    integer_problems,
     of_source,
 )
+from fedsight.program.integer_parts import integer_problems
 from fedsight.program.program import Program
 
 # The coordinator keeps a few numbers for each image, so their count is limited.

@@ -15,7 +15,6 @@ from torch import Tensor
 from fedsight.core.errors import ConfigError, DataError, FedSightError, ModelError, Problem
 from fedsight.core.layout import Layout
 from fedsight.core.settings import Settings
-from fedsight.core.sums import LIMIT
 from fedsight.core.types import Batch, PartSpec
 from fedsight.data.base import Dataset, Indices, Part, Source
 from fedsight.data.partition import Partition
@@ -25,6 +24,7 @@ from fedsight.privacy.base import Plan
 from fedsight.program import isolation, labelling, lone_image, looks, taking_part, validation
 from fedsight.program.budget import Budget
 from fedsight.program.fingerprints import is_own, own_place
+from fedsight.program.integer_parts import integer_problems
 from fedsight.program.program import Program
 
 if TYPE_CHECKING:
@@ -445,28 +445,6 @@ def of_source(dataset: Dataset, source: Source) -> Dataset:
         site_mean=source.site_mean,
         site_std=source.site_std,
     )
-
-
-def integer_problems(federation: Federation) -> list[Problem]:
-    """What is wrong with the integer parts that the program's algorithm declares."""
-    if found := federation.program.privacy.problems(federation.plan):
-        return found
-    specs, terms = federation.integers, federation.terms
-    for part, spec in specs.items():
-        if not isinstance(spec, PartSpec) or not spec.exact:
-            cause = f"the integer part '{part}' is not described by a PartSpec of torch.int64"
-            return [Problem("algorithm", cause, "correct what `integer_parts` returns")]
-        if part in federation.program.parts:
-            cause = f"two parts of a reply are called '{part}'"
-            found.append(Problem("algorithm", cause, "rename the integer part"))
-        if spec.bound is not None and spec.bound * terms > LIMIT:
-            cause = (
-                f"the sum of '{part}' over {terms} sites, each up to {spec.bound:,}, may leave 64 "
-                "bits"
-            )
-            cure = "let the algorithm use fewer bits per value, or let fewer sites take part"
-            found.append(Problem("algorithm", cause, cure))
-    return found
 
 
 @contextlib.contextmanager
