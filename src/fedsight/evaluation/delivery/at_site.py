@@ -187,7 +187,7 @@ def _alone(
 ) -> dict[str, Tensor]:
     """The model that the site trains by itself, by name: as many passes over its images as the run
     took of them, in as many rounds; as many as were planned if it took none."""
-    passes = float((final.counted or final.round) * epochs_of(federation))
+    passes = float((final.counted or final.round) * epochs_of(federation.program))
     budget = Budget(final.round, passes)
     baseline = federation.testing(()).alone(site, budget)
     start, keeper = store.load_checkpoint(), _Keeper(store, time.monotonic())
