@@ -108,6 +108,7 @@ def test_it_equals_fedbuff_in_plain_torch() -> None:
         {"algorithm": {"name": "ditto"}, "rounds": {**BUFFERED, "ema": 0.5}},
         {"aggregation": {"name": "median"}},
         {"codec": {"up": {"steps": ["float16"]}}},
+        {"codec": {"up": {"steps": ["sign"], "feedback": True}}},
     ],
 )
 def test_worker_processes_make_the_same_model(sections: dict[str, Any]) -> None:
