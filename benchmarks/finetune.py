@@ -10,12 +10,13 @@ recipe, and solve for the head again (`[finish]`). `pooled` trains on all images
 as many passes, from the same start to the same finish; `scratch` is the built-in example `fashion`
 among the same sites. Accuracy is that of the final model on the 2,000 test images. The recipe was
 chosen with Dirichlet 0.1 and seed 0, so that split flatters it. Results are written after every
-run.
+run; those of other runs, in files named with `--add`, are shown beside them.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import tempfile
 import time
 from pathlib import Path
@@ -119,9 +120,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--splits", nargs="+", choices=list(SPLITS)[:-1], default=list(SPLITS)[:-1])
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--add", type=Path, nargs="+", default=[], help="results of other runs")
     parser.add_argument("--out", type=Path, default=RESULTS / "finetune.json")
     options = parser.parse_args()
-    facts, found = machine(), []
+    facts = machine()
+    found = [one for path in options.add for one in json.loads(path.read_text())["runs"]]
     for seed in options.seeds[:1] if options.quick else options.seeds:
         # Runs of one process share what the frozen layers make of the images.
         due = [(way, split) for way in options.ways if way != "pooled" for split in options.splits]

@@ -92,6 +92,11 @@ def test_a_group_without_sites_is_refused() -> None:
         ({"algorithm": {"name": "fednova"}}, "algorithm.name", "each value"),
         ({"algorithm": {"name": "ridge"}}, "algorithm.name", "each value"),
         ({"aggregation": {"name": "median"}}, "aggregation.name", "sends zeros"),
+        (
+            {"rounds": {"mode": "buffered"}, "timing": {"delay_seconds": 1.0}},
+            "rounds.mode",
+            "late replies",
+        ),
         ({"codec": {"up": {"steps": ["float16"]}}}, "codec.up.steps", "zeros"),
         ({"adapter": {"name": "lora"}}, "adapter.name", "frozen"),
         ({"train": {"only": ["head"]}}, "train.only", "frozen"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -28,8 +28,13 @@ class PooledLayers(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[b, d] for images [b, c, h, w]."""
-        pooled = [(one.mean((2, 3)), one.amax((2, 3))) for one in self.body(x).values()]
-        return torch.cat([part for both in pooled for part in both], dim=1)
+        return pooled(self.body(x).values())
+
+
+def pooled(maps: Iterable[Tensor]) -> Tensor:
+    """The mean and the maximum of each channel of maps [b, c, h, w], one after another: [b, d]."""
+    both = [(one.mean((2, 3)), one.amax((2, 3))) for one in maps]
+    return torch.cat([part for pair in both for part in pair], dim=1)
 
 
 def tapped(
@@ -55,7 +60,7 @@ def tapped(
         body: Any = create_feature_extractor(
             module, list(layers), tracer_kwargs={"leaf_modules": list(whole)}
         )
-        pooled = PooledLayers(body)
+        inner = PooledLayers(body)
         with torch.no_grad():
             maps = body.eval()(torch.zeros(2, *image)).values()
             shapes = [tuple(one.shape) for one in maps]
@@ -72,6 +77,6 @@ def tapped(
                 "name layers before the last pooling",
             )
     network = nn.Sequential()
-    network.add_module("features", pooled)
+    network.add_module("features", inner)
     network.add_module(HEAD, nn.Linear(2 * sum(shape[1] for shape in shapes), classes))
     return network.train(module.training)

@@ -69,6 +69,10 @@ def _parts_problems(program: Program) -> Iterator[Problem]:
         cause = "a codec may change the zeros that a site sends for what it does not train"
         cure = "leave out codec.up.steps, or model.groups"
         yield Problem("codec.up.steps", cause, cure)
+    if program.rounds.buffered:
+        cause = "late replies count for less, and values would be divided as if all counted in full"
+        cure = "set rounds.mode = 'synchronous', or leave out model.groups"
+        yield Problem("rounds.mode", cause, cure)
     if not algorithm.nests:
         cause = (
             f"the server's step of {algorithm.registered} does not treat each value of the update "
