@@ -323,6 +323,12 @@ def test_what_an_encoding_left_out_is_sent_later() -> None:
     [
         ({"steps": ["sign", "float16"]}, "codec.up.steps.1", "leaves no values"),
         ({"feedback": True}, "codec.up.feedback", "nothing is left out"),
+        ({"steps": ["random-k"], "feedback": True}, "codec.up.steps.0", "would grow"),
+        (
+            {"steps": ["rotate", {"name": "quantise", "bits": 2}], "feedback": True},
+            "codec.up.steps.1",
+            "would grow",
+        ),
     ],
 )
 def test_codecs_that_do_not_go_together_are_refused(
@@ -346,3 +352,39 @@ def test_a_wrong_codec_is_refused_with_its_place(steps: list[Any], where: str) -
     with pytest.raises(ConfigError) as refused:
         federations.federation(codec={"up": {"steps": steps}})
     assert where in [problem.where for problem in refused.value.problems]
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_what_may_have_feedback_leaves_out_no_more_and_more(name: str) -> None:
+    """Also for a vector of few values, which suits most codecs least."""
+    codec = pipeline(PIPELINES[name])
+    if not all(step.contracts for step in codec.steps):
+        return
+    few = torch.zeros(256)
+    few[:3] = torch.tensor([1.0, -1.0, 0.5])
+    for values in (heavy(256), few):
+        left = torch.zeros(256)
+        for key in range(150):
+            due = values + left
+            left = due - codec.decode(codec.encode(due, key), 256)
+        assert float(left.norm()) < 60 * float(values.norm())
+
+
+def test_baselines_are_trained_without_a_codec() -> None:
+    """A site alone sends nothing, so nothing is left out of what it learns."""
+    plain = federations.federation().program.baseline()
+    coded = federations.federation(codec={"up": {"steps": ["sign"], "feedback": True}}).program
+    assert coded.baseline().codec == plain.codec
+    assert coded.baseline().fingerprint == plain.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("sections", "where"),
+    [
+        ({"algorithm": {"name": "ncm"}, "rounds": {"rounds": 1}}, "codec.up.steps"),
+        ({"algorithm": {"name": "qfedavg"}, "aggregation": {"name": "median"}}, "aggregation.name"),
+    ],
+)
+def test_what_has_no_meaning_is_refused(sections: dict[str, Any], where: str) -> None:
+    program = federations.program(codec={"up": {"steps": ["float16"]}}, **sections)
+    assert where in [problem.where for problem in program.check()]

@@ -26,6 +26,12 @@ class Codec(Settings, ABC):
     # whether the values that are decoded are the encoded ones in the mean over keys
     unbiased: ClassVar[bool] = True
 
+    @property
+    def contracts(self) -> bool:
+        """Whether the error is smaller than the vector, so that what is left out dies away when it
+        is sent later (Karimireddy et al. 2019, assumption A)."""
+        return True
+
     @abstractmethod
     def bytes(self, values: int) -> int:
         """Number of bytes that it writes for so many values."""

@@ -1,4 +1,4 @@
-"""Quantisation after a random rotation: few bits a value, whatever the vector looks like."""
+"""Quantisation after a random rotation, which makes blocks of many values alike."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Eden(_Rotation):
 
     The scale of a block makes what is decoded right in the mean, or its error least. The relative
     squared error is 0.571 for one bit and 0.133, 0.036 and 0.010 for two, three and four, or
-    0.363, 0.117, 0.035 and 0.009 with the least error, whatever the vector.
+    0.363, 0.117, 0.035 and 0.009 with the least error, for blocks with many values.
     """
 
     bits: int = Field(1, ge=1, le=6)  # of a value

@@ -20,11 +20,16 @@ Numbers = npt.NDArray[np.uint8 | np.uint16]
 class Quantise(Codec):
     """Each value becomes one of 2^bits levels from -s to s, s being the largest of its block.
 
-    It is rounded up or down at random, so that its mean is the value, to 2^-17 of a level.
+    It is rounded up or down at random, so that its mean is the value, as far as float32 can tell.
     """
 
     bits: int = Field(8, ge=1, le=16)  # of a value
     block: int = Field(4096, ge=8, multiple_of=8)  # values that share a largest one
+
+    @property
+    def contracts(self) -> bool:
+        """An error of half a level at each of a block's values is less than its largest one."""
+        return self.block <= (2**self.bits - 1) ** 2
 
     def bytes(self, values: int) -> int:
         """The levels, packed, and a float32 for each block."""

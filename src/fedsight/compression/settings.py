@@ -55,6 +55,17 @@ class Codecs(Settings):
                         f"put '{step.registered}' last",
                     )
                 )
+        for number, step in enumerate(self.up.steps):
+            if self.up.feedback and not step.contracts:
+                cause = (
+                    f"the error of '{step.registered}' may be larger than the update, so what is "
+                    "left out would grow from round to round"
+                )
+                cure = (
+                    "leave out feedback, or set scaled = false (random-k), more bits or a smaller "
+                    "block (quantise), or take eden"
+                )
+                problems.append(Problem(f"codec.up.steps.{number}", cause, cure))
         if self.up.feedback and not self.up.steps:
             cause = "updates are sent unchanged, so nothing is left out"
             cure = "set codec.up.steps, or leave it out"

@@ -61,6 +61,11 @@ class RandomK(_Share):
 
     scaled: bool = True  # whether values are divided by the share
 
+    @property
+    def contracts(self) -> bool:
+        """Values that are made larger have an error that may be larger than they were."""
+        return not self.scaled or self.share == 1
+
     def bytes(self, values: int) -> int:
         """None: whoever decodes draws the positions again."""
         return 0

@@ -270,6 +270,7 @@ class Program:
             secure=Secure(),
             participation=Uniform(),
             timing=Timing(),
+            codec=Codecs(),  # nothing travels
         )
 
     def opening(self) -> Program | None:

@@ -451,6 +451,17 @@ def problems(program: Program, network: Network | None = None) -> list[Problem]:
         cause = "the algorithm needs sums of integers, and this rule over single replies forms none"
         cure = "set aggregation.name = 'mean'"
         found["aggregation.name", cure] = Problem("aggregation.name", cause, cure)
+    if program.algorithm.scalars and program.aggregation.needs_replies:
+        cause = (
+            "the algorithm's step divides by the mean of numbers that sites send, and this rule "
+            "takes each value from another site"
+        )
+        cure = "set aggregation.name = 'mean', or choose another algorithm"
+        found["aggregation.name", cure] = Problem("aggregation.name", cause, cure)
+    if program.codec.up.steps and not program.algorithm.parts:
+        cause = "the algorithm sends whole numbers only, which no codec encodes"
+        cure = "leave out codec.up.steps"
+        found["codec.up.steps", cure] = Problem("codec.up.steps", cause, cure)
     return list(found.values())
 
 
