@@ -6,9 +6,11 @@ from __future__ import annotations
 import federations
 import numpy as np
 import pytest
+import torch
 from quadratics import Quadratics
 
 from fedsight.algorithms.afl import AFL
+from fedsight.algorithms.base import Mean
 from fedsight.algorithms.fedavg import FedAvg
 
 
@@ -55,3 +57,12 @@ def test_afl_needs_what_no_protection_hides(protection: dict[str, dict[str, obje
     of = federations.program(algorithm={"name": "afl"}, **plain, **protection)
     assert "algorithm.name" in {problem.where for problem in of.check()}
     assert federations.program(algorithm={"name": "afl"}, **plain).check() == []
+
+
+def test_a_round_without_replies_changes_nothing() -> None:
+    """A mean loss of 0 would raise the weight of every site that the next round draws."""
+    vector, state = torch.ones(3), {"level": torch.tensor([2.0, 1.0])}
+    parts = {"delta": torch.zeros(3), "factor": torch.zeros(1), "loss": torch.zeros(1)}
+    new, after = AFL().step(vector, state, Mean(parts, share=0.0), 4)
+    assert torch.equal(new, torch.ones(3))
+    assert torch.equal(after["level"], torch.tensor([2.0, 1.0]))

@@ -60,7 +60,9 @@ class AFL(Algorithm):
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """w + sum p_k factor_k (w_k - w) / sum p_k factor_k."""
         factor, delta = float(mean.parts["factor"]), mean.parts["delta"]
-        new = (delta.div_(factor) if factor else delta).add_(vector).float()
+        if not factor:  # no site replied: a mean loss of 0 would raise the weight of all drawn next
+            return vector, state
+        new = delta.div_(factor).add_(vector).float()
         return new, {"level": torch.tensor([float(mean.parts["loss"]), 1.0])}
 
 
