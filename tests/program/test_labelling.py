@@ -194,3 +194,9 @@ def test_class_means_are_of_a_class_s_own_images_and_go_with_it() -> None:
     program = federations.program(**SPLIT, algorithm={"name": "ncm"}, rounds={"rounds": 1})
     data = program.data.model_copy(update={"labelled": (("site-00", ("Coat",)),)})
     assert not list(labelling.problems(replace(program, data=data)))
+
+
+def test_prototypes_are_of_a_class_s_own_images_and_a_run_with_them_ends() -> None:
+    of = opened(held(), algorithm={"name": "fedproto"}, rounds={"rounds": 1})
+    assert not list(labelling.problems(of.program))
+    assert bool(torch.isfinite(federations.learn(of).vector).all())

@@ -38,6 +38,7 @@ class FedProto(Algorithm):
     parts: ClassVar[tuple[str, ...]] = ()
     of_features: ClassVar[bool] = True
     counts_after: ClassVar[bool] = True
+    contrasts: ClassVar[bool] = False  # a class's sums are of its own images alone
 
     lam: float = Field(1.0, ge=0)  # lambda: how strongly features are drawn to the prototypes
 
