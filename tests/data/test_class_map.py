@@ -115,7 +115,7 @@ def test_names_nearly_equal_to_those_of_the_map_are_reported(tmp_path: Path) -> 
 def test_what_the_map_has_and_nobody_uses_is_said(tmp_path: Path) -> None:
     root = federation(tmp_path, {"lyon": "MM,nevus", "oslo": "melanoma"})
     found = opened(root, class_map={"lyon": {"MM": "melanoma", "MN": "nevus"}}, merged=["nevus"])
-    assert "data.class_map has 'MN', which nothing at site 'lyon' is called" in found.notes
+    assert "data.class_map has 'MN', a name that no image at site 'lyon' has" in found.notes
 
 
 @pytest.mark.parametrize("setting", ["class_map", "merged", "unknown_class"])
@@ -133,7 +133,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"class_map": {"MM": "nevus", "NV": "nevus"}}, "'MM' and 'NV' are both", "data.merged"),
     ({"class_map": {"nevus": "melanoma"}}, "'nevus' is a class itself", "data.merged"),
     ({"unknown_class": "others"}, "'others' is not in data.classes", "other"),
-    ({"merged": {"lyon": ["naevus"]}}, "'naevus' is not in data.classes", "nevus"),
+    (
+        {"merged": {"lyon": ["naevus"]}, "class_map": {"lyon": LYON}},
+        "'naevus' is not in data.classes",
+        "nevus",
+    ),
 ]
 
 
@@ -208,3 +212,31 @@ def test_several_labels_of_an_image_are_read_by_the_map_too(tmp_path: Path) -> N
     assert found.test.targets is not None
     total = found.train.targets.sum(0) + found.test.targets.sum(0)
     assert total.tolist() == [8.0, 4.0]
+
+
+def test_the_map_of_a_site_holds_for_all_spellings_that_are_merged(tmp_path: Path) -> None:
+    root = federation(tmp_path, {"lyon": "MM,NV", "Lyon": "MM", "turin": "melanoma,nevus"})
+    found = opened(root, classes=VOCABULARY[:2], class_map={"lyon": LYON}, similar_sites="merge")
+    assert counted(found, "lyon") == {"melanoma": 10, "nevus": 5}
+    error = refused(root, classes=VOCABULARY[:2], class_map={"lyon": LYON})
+    assert "data.similar_sites" in error.cure
+
+
+def test_a_class_that_one_site_maps_stays_for_the_others() -> None:
+    def mapped(table: Any, *sites: str | None, **more: Any) -> Any:
+        return Folder(path=Path(), class_map=table, **more).mapped(["A", "B"], sites)
+
+    assert mapped({"lyon": {"A": "B"}}, "lyon", "oslo") == ("A", "B")
+    assert mapped({"lyon": {"A": "C"}, "oslo": {"B": "C"}}, "lyon", "oslo") == ("A", "B", "C")
+    assert mapped({"lyon": {"A": "B"}}, "lyon") == ("B",)
+    assert mapped({"lyon": {"A": "C"}, "oslo": {"A": "D"}}, "lyon", "oslo") == ("C", "D", "B")
+    assert mapped({"lyon": {"A": "B"}}, "lyon", "Lyon", "lyon", similar_sites="merge") == ("B",)
+    assert mapped({"A": "B"}, None) == mapped({"A": "B"}, "lyon", "oslo") == ("B",)
+    assert mapped(None, "lyon") == ("A", "B")
+
+
+def test_a_merge_where_no_names_are_mapped_is_refused(tmp_path: Path) -> None:
+    (problem,) = Naming(merged=(("", ("melanoma",)),)).problems(None)
+    assert problem.where == "data.merged"
+    root = federation(tmp_path, {"lyon": "melanoma,nevus"})
+    assert "there is no data.class_map" in refused(root, merged=["melanoma"]).cause

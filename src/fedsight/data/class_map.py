@@ -9,13 +9,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedsight.core.errors import DataError, Problem
 from fedsight.core.registry import nearest
 from fedsight.data.base import Source
 from fedsight.data.by_site import Classes, ClassMap, ClassName, at, check_sites, classes_of
-from fedsight.data.class_names import Similar, key, shown, stands_for_nothing
+from fedsight.data.class_names import (
+    SITES,
+    Similar,
+    key,
+    settled_names,
+    shown,
+    stands_for_nothing,
+    used,
+)
 
 
 @dataclass(frozen=True)
@@ -42,15 +50,28 @@ class MappedClasses(Source):
     @property
     def naming(self) -> Naming:
         """How names are read."""
-        return Naming(self.class_map, self.merged, self.unknown_class)
+        similar: Similar = getattr(self, "similar_sites", "error")
+        return Naming(self.class_map, self.merged, self.unknown_class, similar)
 
-    def mapped(self, names: Sequence[str] | None) -> tuple[str, ...] | None:
-        """The vocabulary `names` of the files themselves, with the classes that a map names."""
-        if names is None:
-            return None
-        pairs = [pair for _, own in self.class_map or () for pair in own]
-        others = dict(pairs)
-        return tuple(dict.fromkeys(others.get(name, name) for name in (*names, *others.values())))
+    def mapped(
+        self, names: Sequence[str] | None, sites: Iterable[str | None]
+    ) -> tuple[str, ...] | None:
+        """The vocabulary `names` of the files themselves, with the classes that a map names.
+
+        A name gives way to those that it is read as if the map of every one of `sites`, those of
+        all images, has it: elsewhere it stands for itself. Raises DataError as `Naming.spelt` does.
+        """
+        if names is None or self.class_map is None:
+            return None if names is None else tuple(dict.fromkeys(names))
+        found = set(self.naming.spelt((site, "") for site in sites).values())
+        tables = [dict(at(self.class_map, site) or ()) for site in found or {None}]
+        pairs = [pair for _, own in self.class_map for pair in own]
+        classes: list[str] = []
+        for name in names:
+            read = [to for label, to in pairs if label == name]
+            gone = all(name in table for table in tables)
+            classes += read if gone else [name]
+        return tuple(dict.fromkeys([*classes, *(to for _, to in pairs)]))
 
     def check(self) -> list[Problem]:
         """Problems of every source, and what can be said of the map without reading files."""
@@ -64,6 +85,7 @@ class Naming:
     maps: ClassMap | None = None
     merged: Classes | None = None
     unknown: ClassName | None = None
+    similar_sites: Similar = "error"  # whether `Lyon` and `lyon` are one site
 
     @property
     def plain(self) -> bool:
@@ -71,7 +93,12 @@ class Naming:
         return self.maps is None and self.unknown is None
 
     def problems(self, classes: Sequence[str] | None) -> Iterator[Problem]:
-        """Two meanings in one class, and classes that the vocabulary does not have."""
+        """Two meanings in one class, classes that the vocabulary does not have, and a merge of
+        names where none are mapped."""
+        if self.merged is not None and self.plain:
+            cause = "there is no data.class_map, so no names become one class"
+            yield Problem("data.merged", cause, "add data.class_map, or leave data.merged out")
+            return
         for site, pairs in self.maps or ():
             yield from self._unlisted(pairs, classes)
             yield from self._doubled(site, dict(pairs), classes or ())
@@ -126,10 +153,12 @@ class Naming:
         `similar` is "merge" or "keep". Raises DataError as well for a site that is not there, and
         for two meanings in one class that is not among the merged.
         """
-        if self.plain:
-            return [name.label for name in names], ()
         if problem := next(self.problems(classes), None):
             raise DataError(f"{problem.where}: {problem.cause}", problem.cure)
+        if self.plain:
+            return [name.label for name in names], ()
+        spelt = self.spelt(((name.site, name.place) for name in names), things)
+        names = [one if one.site is None else replace(one, site=spelt[one.site]) for one in names]
         sites = {name.site for name in names if name.site is not None}
         settings = {"class_map": self.maps, "merged": self.merged, "unknown_class": self.unknown}
         for setting, pairs in settings.items():
@@ -146,6 +175,17 @@ class Naming:
             readers[site].check_merged(site, at(self.merged, site) or ())
             notes += readers[site].notes(site)
         return found, tuple(notes)
+
+    def spelt(
+        self, sites: Iterable[tuple[str | None, str]], things: str = "images"
+    ) -> Mapping[str, str]:
+        """The spelling of each site, from pairs of its name and the place where it is written.
+
+        It is the one that the data set gets, so that a map by site holds for every spelling. Raises
+        DataError as `settled_names` does.
+        """
+        named = used((site, place) for site, place in sites if site is not None)
+        return settled_names(named, None, self.similar_sites, things, SITES)[0]
 
 
 @dataclass
@@ -208,7 +248,7 @@ class _Reader:
                 )
 
     def notes(self, site: str | None) -> Iterator[str]:
-        """Which names were read as another, and those of the map that nothing is called."""
+        """Which names were read as another, and those of the map that no image has."""
         where = f" at site '{site}'" if site else ""
         for (label, name), count in sorted(self.uses.items()):
             if label != name:
@@ -216,4 +256,4 @@ class _Reader:
         seen = {key(label) for label, _ in self.uses}
         for label in self.table:
             if key(label) not in seen:
-                yield f"data.class_map has {shown(label)}, which nothing{where} is called"
+                yield f"data.class_map has {shown(label)}, a name that no image{where} has"

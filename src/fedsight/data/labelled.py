@@ -18,7 +18,7 @@ def unlabelled(labelled: Classes | None, site: str | None, classes: Sequence[str
 
 
 def check_labelled(labelled: Classes | None, sites: Iterable[str], classes: Sequence[str]) -> None:
-    """Raise DataError if `data.labelled` names a site or a class that there is not."""
+    """Raise DataError if `data.labelled` names an unknown site or class."""
     check_sites(labelled, "labelled", sites)
     for name in classes_of(labelled):
         if name not in classes:

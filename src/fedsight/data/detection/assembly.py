@@ -108,7 +108,8 @@ def _named(
     objects = [(image, one) for image in images for one in image.objects]
     names = [Name(one.label, image.site, one.where) for image, one in objects]
     given = getattr(source, "classes", None)
-    stated = classes if given else source.mapped(classes) or ()
+    sites = (image.site for image in images)
+    stated = classes if given else source.mapped(classes, sites) or ()
     labels, said = source.naming.read(names, stated, source.similar_names, "objects")
     left = iter(labels)
     images = [

@@ -76,7 +76,7 @@ class Coco(MappedClasses, SizedSource):
             records += found
         said = [f"'{one.file.name}' ({NAMES[one.part]})" for one in files if one.part]
         notes = (*notes, f"files of parts: {', '.join(said)}") if said else notes
-        known = self.classes or self.mapped(categories)
+        known = self.classes or self.mapped(categories, (record.site for record in records))
         labels = Labels.single(records, known, self.similar_names, self.naming)
         if self.classes is None:
             labels = replace(labels, ordered=says_order(categories or ()))

@@ -135,7 +135,8 @@ class HuggingFace(MappedClasses, SizedSource):
         self, records: list[Record], words: list[str | list[str]], names: tuple[str, ...] | None
     ) -> Labels:
         """The labels, of which each row has one in `words`, or each a list; `names` of its type."""
-        classes, similar = self.classes or self.mapped(names), self.similar_names
+        sites, similar = (record.site for record in records), self.similar_names
+        classes = self.classes or self.mapped(names, sites)
         lists = [one for one in words if isinstance(one, list)]
         if len(lists) == len(words) > 0:
             labels = Labels.several(records, lists, classes, similar, self.naming)
