@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +10,14 @@ import federations
 import pytest
 import site_services
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from fedsight.client.step import Client
 from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError
+from fedsight.core.rng import generator
+from fedsight.data.augment.base import augment
+from fedsight.data.augment.brightness import Brightness
 from fedsight.deploy.declaration import declare, gather, open_site
 from fedsight.deploy.site.owner import parse_owner
 from fedsight.evaluation.description import describe
@@ -155,3 +159,32 @@ def test_an_owner_may_state_public_numbers(site_images: Path) -> None:
     federation, number = open_site(program, stated, "north")
     assert look_of(federation, number) == ((0.3,), (0.2,))
     assert not federation.computes_looks
+
+
+def test_augmented_pixels_are_harmonised_after_they_are_cut_to_their_range() -> None:
+    """Brightness cuts off what is beyond [0, 1], where harmonised pixels mostly are."""
+    of = opened(train={"augment": ["brightness"]}, shift={})
+    positions, data = torch.arange(8), of.client(1)
+    changed, _ = augment(data.pixels(positions), of.program.train.augment, generator(3))
+    assert float(changed.min()) >= 0.0
+    assert float(changed.max()) <= 1.0
+    mean, std = look_of(of, 1)
+    look = partial(data.harmonised, positions=positions)
+    found, _ = augment(data.pixels(positions), of.program.train.augment, generator(3), look)
+    x = of.batch(data, positions, found).x
+    torch.testing.assert_close(x, (changed - mean[0]) / std[0], atol=1e-5, rtol=1e-5)
+    assert float(x.min()) < -0.5
+
+
+def test_in_training_too_they_are_augmented_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    of, seen, apply = opened(train={"augment": ["brightness"]}), [], Brightness.apply
+
+    def spied(self: Brightness, x: Tensor, generator: Generator) -> Tensor:
+        seen.append((float(x.min()), float(x.max())))
+        return apply(self, x, generator)
+
+    monkeypatch.setattr(Brightness, "apply", spied)
+    federations.learn(of)
+    assert seen
+    assert min(low for low, _ in seen) >= 0.0
+    assert max(high for _, high in seen) <= 1.0

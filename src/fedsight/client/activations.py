@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from dataclasses import replace
 from functools import cached_property
 
 import torch
@@ -61,7 +62,8 @@ class Activations:
             if len(others := self._waiting(data, first, mine)):
                 with contextlib.suppress(Exception):  # the others may be broken
                     indices = torch.cat([mine, others])
-                    every = SiteData(data.part, indices, torch.full_like(indices, -1), data.view)
+                    origins = torch.full_like(indices, -1)
+                    every = replace(data, indices=indices, origins=origins, hidden=None)
                     rows = self._computed(every, torch.arange(len(indices)))
                     self._rows.put(first + indices, rows)
                     continue

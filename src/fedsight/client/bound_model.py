@@ -103,7 +103,8 @@ class BoundModel:
         self._sought, self._adopted = False, True
 
     def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
-        """A normalised batch on this client's device; `pixels` if they were already read."""
+        """A normalised batch on this client's device; `pixels` if they were already read,
+        and have the look of their site."""
         made = self.federation.batch(data, positions, pixels)
         hidden = None if made.unlabelled is None else moved(made.unlabelled, self._device)
         return Batch(moved(made.x, self._device), moved(made.y, self._device), hidden)

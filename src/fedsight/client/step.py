@@ -321,7 +321,8 @@ class Client(BoundModel):
             task, classes = self.federation.program.task, len(self.federation.dataset.classes)
 
             def augmented(positions: Tensor, draws: Generator) -> Batch:
-                pixels, mixture = augment(data.pixels(positions), train.augment, draws)
+                look = partial(data.harmonised, positions=positions)
+                pixels, mixture = augment(data.pixels(positions), train.augment, draws, look)
                 return task.mixed(self.batch(data, positions, pixels), mixture, classes)
 
             yield augmented

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -237,16 +237,11 @@ class Federation:
         self.__dict__["_kept"] = kept
 
     def _data(self, part: Part, indices: Tensor, origins: Tensor) -> SiteData:
-        harmonised = self.program.data.harmonise == "site"
-
-        def view(pixels: Tensor, origin: int, indices: Tensor) -> Tensor:
-            seen = self.shifted(pixels, origin, indices)
-            return looks.applied(self, seen, origin) if harmonised else seen
-
+        look = partial(looks.applied, self) if self.program.data.harmonise == "site" else None
         hidden = self.hidden
         if hidden is not None and not bool(hidden[origins.unique()].any()):
             hidden = None
-        return SiteData(part, indices, origins, view, hidden)
+        return SiteData(part, indices, origins, self.shifted, hidden, look)
 
     @property
     def computes_looks(self) -> bool:
@@ -267,8 +262,10 @@ class Federation:
         return labelling.hidden(self.dataset, self.partition)
 
     def batch(self, data: SiteData, positions: Tensor, pixels: Tensor | None = None) -> Batch:
-        """A normalised, channels-last batch; `pixels` if they were already read."""
-        pixels = data.pixels(positions) if pixels is None else pixels
+        """A normalised, channels-last batch; `pixels` if they were already read, and have the look
+        of their site."""
+        if pixels is None:
+            pixels = data.harmonised(data.pixels(positions), positions)
         x = self.dataset.preprocess.normalise(pixels)
         x = x.contiguous(memory_format=torch.channels_last)
         return Batch(x, data.targets(positions), data.unlabelled(positions))

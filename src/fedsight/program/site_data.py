@@ -21,6 +21,9 @@ class SiteData:
     view: Callable[[Tensor, int, Tensor], Tensor]  # (pixels, origin, indices) -> pixels
     # [sites + 1, classes] which classes each site does not label, no site last; None: all label all
     hidden: Tensor | None = None
+    # (pixels, origin) -> pixels with the look of their site, as the network takes them; None: as
+    # they are
+    look: Callable[[Tensor, int], Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -36,6 +39,17 @@ class SiteData:
                 return self.view(pixels, origin, indices)
             pixels[mine] = self.view(pixels[mine], origin, indices[mine])
         return pixels
+
+    def harmonised(self, pixels: Tensor, positions: Tensor) -> Tensor:
+        """Pixels [b, c, h, w] of the images at `positions` [b], seen and augmented, with the look
+        of their sites: no longer in [0, 1]."""
+        if self.look is None:
+            return pixels
+        found, origins = torch.empty_like(pixels), self.origins[positions]
+        for origin in origins.unique().tolist():
+            mine = origins == origin
+            found[mine] = self.look(pixels[mine], origin)
+        return found
 
     def labels(self) -> Tensor:
         """Class numbers of all images [n] int64."""

@@ -8,7 +8,7 @@ protects its images nobody else can repeat them.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -69,13 +69,22 @@ augmentations: Registry[Augmentation] = Registry("augmentation", "fedsight.data.
 
 
 def augment(
-    x: Tensor, chosen: Sequence[Augmentation], generator: Generator
+    x: Tensor,
+    chosen: Sequence[Augmentation],
+    generator: Generator,
+    look: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Mixture | None]:
-    """Apply augmentations in order to pixels [b, c, h, w] in [0, 1]; None: nothing was mixed."""
+    """Apply augmentations in order to pixels [b, c, h, w] in [0, 1]; None: nothing was mixed.
+
+    `look` harmonises pixels, after which they are not in [0, 1]: it comes after the changes of each
+    image, which keep pixels in [0, 1], and before images of different sites are mixed.
+    """
     mixing = [one for one in chosen if isinstance(one, MixingAugmentation)]
     for one in chosen:
         if not isinstance(one, MixingAugmentation):
             x = one.apply(x, generator)
+    if look is not None:
+        x = look(x)
     if not mixing or len(x) < 2:
         return x, None
     drawn = 0
