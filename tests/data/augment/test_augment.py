@@ -11,8 +11,9 @@ from torch import Tensor
 from torchvision.transforms import v2
 
 from fedsight.core.errors import ConfigError
+from fedsight.core.part_lists import written
 from fedsight.core.rng import generator
-from fedsight.data.augment.base import Mixture, augment, augmentations, read, written
+from fedsight.data.augment.base import Mixture, augment, augmentations, read
 from fedsight.data.augment.crop import Crop
 from fedsight.data.augment.cutmix import CutMix, paste, rectangle
 from fedsight.data.augment.erase import Erase
