@@ -63,7 +63,7 @@ class MappedClasses(Source):
         """
         if names is None or self.class_map is None:
             return None if names is None else tuple(dict.fromkeys(names))
-        found = set(self.naming.spelt((site, "") for site in sites).values())
+        found: set[str | None] = {*self.naming.spelt((site, "") for site in sites).values()}
         tables = [dict(at(self.class_map, site) or ()) for site in found or {None}]
         pairs = [pair for _, own in self.class_map for pair in own]
         classes: list[str] = []
