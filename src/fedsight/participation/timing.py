@@ -29,8 +29,8 @@ class Timing(Settings):
     """Virtual time: how long a site of a simulation takes to answer: `[timing]`.
 
     It takes (images it trains on) / images_per_second + (bytes of the model that it is sent and of
-    its reply) / bytes_per_second + a delay. Nothing waits for it in real time. In a deployed federation sites
-    take the time that they take.
+    its reply) / bytes_per_second + a delay. Nothing waits for it in real time. In a deployed
+    federation sites take the time that they take.
     """
 
     # training images that a site gets through, each as often as it is seen; None: in no time
