@@ -33,6 +33,19 @@ def step(federation: Federation, round: int = 1, client: int = 0, **memory: Tens
     return worker.step(Order(round, vector), client, memory)
 
 
+def test_with_partial_work_a_sites_own_model_trains_fewer_epochs_too() -> None:
+    """At 8 images a second, 40 images twice an epoch: 10 s for one epoch of both models."""
+    algorithm = {"name": "ditto"}
+    timing = {"images_per_second": 8.0, "partial": True}
+    partly = federations.federation(
+        algorithm=algorithm, timing=timing, train={"epochs": 3}, rounds={"deadline": 10.0}
+    )
+    once = federations.federation(algorithm=algorithm)
+    found, expected = step(partly), step(once)
+    assert torch.equal(found.memory["personal"], expected.memory["personal"])
+    assert torch.equal(found.payload["delta"], expected.payload["delta"])
+
+
 # -- batches ---------------------------------------------------------------------------------------
 
 

@@ -165,3 +165,17 @@ def test_baselines_take_as_many_passes_as_slow_sites_did() -> None:
     found = passes_by_site(of, diary.lines)
     assert found == {"site-00": 4.0, "site-01": 2.0, "site-02": 4.0}
     assert spent(of, diary.lines).passes == pytest.approx(10 / 3)
+
+
+def test_a_site_that_comes_while_another_trains_begins_at_once() -> None:
+    """Two come after 36 s, and fill the buffer long before the slow one has answered."""
+    spans = [{**SPAN, "end": 24.0}]
+    spans += [{"site": name, "begin": 0.01, "end": 24.0} for name in ("site-01", "site-02")]
+    slow = [{"sites": ["site-00"], "delay_seconds": 1000.0}]
+    (line,) = lines(
+        timing={"delay_seconds": 1.0, "groups": slow},
+        participation={"name": "trace", "spans": spans},
+        rounds={"rounds": 1, "mode": "buffered", "buffer": 2},
+    )
+    assert line["sites"] == ["site-01", "site-02"]
+    assert line["virtual_seconds"] == pytest.approx(37.001)

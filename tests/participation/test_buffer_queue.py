@@ -33,8 +33,8 @@ class Scripted:
         there = (one for one in range(self.population) if self.asleep_until.get(one, 0.0) <= now)
         return next((one for one in there if free(one)), None)
 
-    def wake(self, now: float) -> float:
-        return min(at for at in self.asleep_until.values() if at > now)
+    def wake(self, now: float, due: float) -> float | None:
+        return min((at for at in self.asleep_until.values() if now < at < due), default=None)
 
 
 def flushes(rules: Rules, course: Scripted, rounds: int = 8) -> list[Flush]:
@@ -136,6 +136,17 @@ def test_time_waits_for_sites_that_sleep() -> None:
     (flush,) = flushes(Rules(2, 2, 2), Scripted(2, [1.0], asleep_until={0: 7.0, 1: 30.0}), 1)
     assert flush.ends == pytest.approx(31.0)
     assert [job.due for job in flush.jobs] == [8.0, 31.0]
+
+
+def test_a_site_that_comes_while_another_trains_begins_at_once() -> None:
+    course = Scripted(3, [1000.0, 1.0, 1.0], asleep_until={1: 10.0, 2: 10.0})
+    (flush,) = flushes(Rules(3, 3, 2), course, 1)
+    assert flush.ends == 11.0
+    assert [(job.client, job.due) for job in flush.jobs] == [(1, 11.0), (2, 11.0)]
+    # No more than may train at the same time, whoever comes.
+    course = Scripted(3, [1000.0], asleep_until={1: 10.0, 2: 10.0})
+    (flush,) = flushes(Rules(3, 2, 2), course, 1)
+    assert [job.due for job in flush.jobs] == [1000.0, 1010.0]
 
 
 def test_jobs_are_ordered_by_time_then_by_when_they_began() -> None:

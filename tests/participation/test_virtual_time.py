@@ -33,6 +33,23 @@ def test_a_site_takes_its_images_over_its_speed_its_bytes_over_its_line_and_a_de
     assert VirtualTime(halved).seconds(1, 0) == pytest.approx(expected)
 
 
+def test_a_site_with_a_narrower_network_and_the_coordinator_tell_the_same_time() -> None:
+    """Or they would not decide on the same number of epochs."""
+    of = federations.federation(
+        model={"width": 16, "groups": [{"sites": ["site-01"], "width": 4}]},
+        timing={"images_per_second": 40.0, "bytes_per_second": 1000.0, "partial": True},
+        train={"epochs": 5},
+        rounds={"deadline": 65.0},
+    )
+    member = of.member(1)
+    assert of.layout.travelling.stop == 7738  # 4 bytes each, both ways: 61.904 s
+    assert member.layout.travelling.stop < of.layout.travelling.stop
+    coordinator, site = VirtualTime(of), VirtualTime(member)
+    assert coordinator.seconds(1, 1) == site.seconds(1, 1)
+    for time in (coordinator, site):
+        assert time.lessened(1, "site-01", 40).train.epochs == 3
+
+
 def test_without_settings_no_time_passes() -> None:
     time = clock()
     assert not time.passes

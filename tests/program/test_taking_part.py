@@ -91,6 +91,7 @@ def test_the_facts_decide_and_not_the_name() -> None:
          "participation.name"),
         ({"timing": {**TIME, "partial": True}}, "timing.partial"),
         ({"timing": {}}, "timing"),
+        ({"timing": {"dropout": 0.5}}, "timing"),
         ({"model": {"norm": "batch"}}, "model.norm"),
         ({"rounds": {**BUFFER, "buffer": 4}}, "rounds.buffer"),
         ({"rounds": {**BUFFER, "buffer": 2, "quorum": 3}}, "rounds.quorum"),
@@ -121,6 +122,7 @@ def test_noise_that_sites_add_goes_with_buffered_rounds(name: str) -> None:
         ({"rounds": {"max_staleness": 2}}, "rounds.max_staleness"),
         ({"participation": {"name": "poisson"}}, "rounds.cohort"),
         ({"participation": {"name": "day-night"}}, "timing"),
+        ({"participation": {"name": "day-night"}, "timing": {"dropout": 0.5}}, "timing"),
         ({"timing": {"partial": True, "delay_seconds": 1.0}}, "timing.partial"),
         ({"timing": {"groups": [{"sites": ["nobody"], "dropout": 0.1}]}}, "timing.groups"),
         (
@@ -164,6 +166,24 @@ def test_a_trace_that_never_has_enough_sites_is_refused_before_training(tmp_path
     }
     assert refused(participation=trace, timing=TIME, rounds={"cohort": 1}) == {}
     assert refused(participation=trace, timing=TIME) == {}
+
+
+def test_masks_need_enough_sites_in_the_smallest_round_that_may_begin() -> None:
+    def found(**rounds: Any) -> dict[str, str]:
+        asleep = {"name": "day-night"}
+        return refused(
+            participation=asleep, timing=TIME, secure={"name": "secagg"}, rounds=rounds,
+            split={"sites": 8},
+        )  # fmt: skip
+
+    assert found() == {
+        "rounds.quorum": "a round may begin with 1 of the sites, too few for secure aggregation; "
+        "raise it, or set rounds.cohort and no quorum"
+    }
+    assert "rounds.quorum" in found(cohort=3, quorum=2)
+    assert "rounds.quorum" not in found(cohort=4)
+    assert "rounds.quorum" not in found(quorum=7)
+    assert refused(secure={"name": "secagg"}) == {}
 
 
 def test_a_trace_is_part_of_the_program_not_its_file(tmp_path: Path) -> None:

@@ -230,7 +230,8 @@ class Client(BoundModel):
 
     def _own(self, order: Order, memory: Memory, round: Round) -> Memory:
         """The site's own model, trained from where it last ended, or from the order's model."""
-        program, site = self.federation.program, round.site
+        site = round.site
+        program = self._time.lessened(order.round, site.name, len(site.data))
         self._place(self._sent(order), memory)
         pace = Pace.of(program, order.round, self._training, len(site.data), own=True)
         own = replace(round, site=replace(site, pace=pace.at), noise=partial(round.noise, "own"))

@@ -15,8 +15,8 @@ def over_trainers(federation: Federation, outcome: Outcome, mean: Mean) -> Mean:
     """`mean`, which divides every value's sum by the weight of all sites of `outcome`, with each
     value divided by the weight of the sites that train it (Diao et al. 2021, equation 3).
 
-    A value that none of them trains does not change. Nothing is asked of the sites for this: which
-    values a site trains follows from its group, and weights are known.
+    The mean update of a value that none of them trains is zero. Nothing is asked of the sites for
+    this: which values a site trains follows from its group, and weights are known.
     """
     weights: dict[int | None, int] = {}
     for one in outcome.accepted:

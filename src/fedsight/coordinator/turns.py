@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import add
 from typing import Protocol
 
 from fedsight.coordinator.protection import Protection
@@ -226,9 +229,12 @@ class _Course:
         left = [client for client in range(federation.population) if able(client)]
         return left[drawn.below(len(left))] if left else None
 
-    def wake(self, now: float) -> float:
-        """When the next site comes."""
-        return self._comings.after(now)
+    def wake(self, now: float, due: float) -> float | None:
+        """When the next site comes, if that is before `due`."""
+        if due < math.inf and not self._chosen.follows_time:
+            return None  # all are always there
+        comes = self._comings.after(now)
+        return comes if comes < due else None
 
 
 class _Comings:
@@ -247,9 +253,9 @@ class _Comings:
         """The first moment after `now` at which a site comes; FedSightError if none ever does."""
         begun = now - now % self._period
         for period in (0.0, self._period):
-            for moment in self._moments:
-                if begun + period + moment > now:
-                    return begun + period + moment
+            place = bisect_right(self._moments, now, key=partial(add, begun + period))
+            if place < len(self._moments):
+                return begun + period + self._moments[place]
         raise never(1)
 
 

@@ -75,10 +75,11 @@ class Participation(Settings):
         there = [[self.is_there(site, hour, seed) for site in sites] for hour in hours]
         counts = np.array(there, dtype=bool).reshape(len(hours), len(sites))
         if rounds.buffered:
-            most, needed, key = int(counts.any(0).sum()), rounds.replies(len(sites)), "buffer"
+            key = "buffer"
+            most, needed = int(counts.any(0).sum()), rounds.replies(len(sites))
             cause = f"only {most} of {len(sites)} sites are ever there, and a buffer takes {needed}"
         else:
-            most, needed, key = int(counts.sum(1).max(initial=0)), rounds.present, "cohort"
+            most, needed = int(counts.sum(1).max(initial=0)), rounds.present
             cause = (
                 f"at most {most} of {len(sites)} sites are there at the same time, and a round "
                 f"needs {needed}"

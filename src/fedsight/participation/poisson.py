@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class PoissonParticipation(Participation):
     """Each site takes part with the same probability, on average `rounds.cohort` of them.
 
-    A round may have more or fewer, or none: then the model stays as it is.
+    A round may have more or fewer, or none: then its mean update is zero.
     """
 
     singly: ClassVar[bool] = False

@@ -9,6 +9,7 @@ times and draws alone, never from what was learnt: so it can be known before any
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -64,8 +65,11 @@ class Course(Protocol):
         site that is there is free."""
         ...
 
-    def wake(self, now: float) -> float:
-        """The next time after `now` at which a site comes."""
+    def wake(self, now: float, due: float) -> float | None:
+        """The next time after `now` at which a site comes; None if that is not before `due`.
+
+        Raises FedSightError if `due` is infinite, and no site ever comes.
+        """
         ...
 
 
@@ -94,10 +98,13 @@ class Queue:
         late: list[Job] = []
         self._begin()
         while len(counted) < self.rules.buffer:
-            if not self._jobs:
-                self.now = self.course.wake(self.now)
-                self._begin()
-                continue
+            if self._may_begin:
+                # A site that comes while others train does not wait until one of them is done.
+                due = self._jobs[0].due if self._jobs else math.inf
+                if (comes := self.course.wake(self.now, due)) is not None:
+                    self.now = comes
+                    self._begin()
+                    continue
             job = heapq.heappop(self._jobs)
             self.now = job.due
             if not (job.lost or self._is_late(job)):
@@ -122,10 +129,15 @@ class Queue:
         most = self.rules.staleness
         return most is not None and self.version - job.version > most
 
+    @property
+    def _may_begin(self) -> bool:
+        """Whether another site may begin, if one is there."""
+        rules = self.rules
+        return len(self._jobs) < rules.concurrency and len(self._busy) < rules.population
+
     def _begin(self) -> None:
         """Let sites begin with the newest model, as many as may."""
-        rules = self.rules
-        while len(self._jobs) < rules.concurrency and len(self._busy) < rules.population:
+        while self._may_begin:
             client = self.course.next(lambda one: one not in self._busy, self.now, self._number)
             if client is None:
                 return

@@ -28,9 +28,9 @@ class SiteTiming(Settings):
 class Timing(Settings):
     """Virtual time: how long a site of a simulation takes to answer: `[timing]`.
 
-    It takes (images it trains on) / images_per_second + (bytes it is sent and sends) /
-    bytes_per_second + a delay. Nothing waits for it in real time. In a deployed federation sites
-    take the time that they take.
+    It takes (images it trains on) / images_per_second + (bytes of the model that it is sent and of
+    its reply) / bytes_per_second + a delay. Nothing waits for it in real time. In a deployed
+    federation sites take the time that they take.
     """
 
     # training images that a site gets through, each as often as it is seen; None: in no time
@@ -57,6 +57,14 @@ class Timing(Settings):
             (group.images_per_second, group.bytes_per_second, group.delay_seconds, group.dropout)
             != (None, None, None, None)
             for group in self.groups
+        )
+
+    @property
+    def moves(self) -> bool:
+        """Whether answers take any time: a drop-out alone moves the clock only when it happens."""
+        places: tuple[Timing | SiteTiming, ...] = (self, *self.groups)
+        return any(
+            one.images_per_second or one.bytes_per_second or one.delay_seconds for one in places
         )
 
     def of(self, site: str, seed: int) -> SitePace:

@@ -107,7 +107,7 @@ class Trace(Participation):
             if site not in known:
                 close = closest(site, known)
                 cure = f"did you mean '{close}'?" if close else "leave it out"
-                cause = f"the trace has a site '{site}', and the federation has not"
+                cause = f"the trace has a site '{site}', which the federation does not have"
                 return [Problem("participation.spans", cause, cure)]
         return super().check_sites(sites, rounds, seed)
 

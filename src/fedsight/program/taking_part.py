@@ -18,6 +18,7 @@ from fedsight.models.base import Network
 if TYPE_CHECKING:
     from fedsight.program.program import Program
 
+# Also in rules.py: the catalogue of translations follows a name through its own module only.
 _SYNCHRONOUS = "set rounds.mode = 'synchronous'"
 _TIME = "set timing.images_per_second, timing.bytes_per_second or timing.delay_seconds"
 
@@ -79,17 +80,28 @@ def elsewhere(program: Program) -> list[Problem]:
 
 def _of_choice(program: Program) -> Iterator[Problem]:
     chosen = program.participation
-    if chosen.follows_time and not program.timing.passes:
+    if chosen.follows_time and not program.timing.moves:
         cause = "which sites are there changes with virtual time, and no time passes"
         yield Problem("timing", cause, _TIME)
+    yield from _of_masks(program)
     if chosen.asks_loss and not program.algorithm.phases(program.train.epochs):
         cause = "sites are chosen by their training losses, and this algorithm trains nothing"
         yield Problem("participation.name", cause, "set participation.name = 'uniform'")
 
 
+def _of_masks(program: Program) -> Iterator[Problem]:
+    """The fewest sites that a round may begin with must be enough for secure aggregation."""
+    rounds, least = program.rounds, program.rounds.present
+    if not program.participation.follows_time or rounds.buffered or least == rounds.cohort:
+        return
+    if program.secure.check(least, rounds.quorum):
+        cause = f"a round may begin with {least} of the sites, too few for secure aggregation"
+        yield Problem("rounds.quorum", cause, "raise it, or set rounds.cohort and no quorum")
+
+
 def _of_buffer(program: Program) -> Iterator[Problem]:
     """What of the program needs rounds in which all train from the same model."""
-    if not program.timing.passes:
+    if not program.timing.moves:
         cause = "the first sites to answer count, and all answer in no time"
         yield Problem("timing", cause, _TIME)
     if program.timing.partial:

@@ -69,8 +69,13 @@ class VirtualTime:
 
     @property
     def _bytes(self) -> int:
-        """What a site is sent and sends in a round: the model, and its update as it is encoded."""
-        down: int = 4 * self._federation.layout.travelling.stop
+        """What a site is sent and sends in a round: the model, and its reply as it is encoded.
+
+        The same at the coordinator and at a site whose network is a part of the model: an order
+        has the whole model. Vectors that an order has besides, and what masks add, do not count.
+        """
+        whole = self._federation.whole or self._federation
+        down: int = 4 * whole.layout.travelling.stop
         up = 0
         for spec in self._federation.parts.values():
             up += spec.bytes
