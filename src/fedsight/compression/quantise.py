@@ -29,7 +29,8 @@ class Quantise(Codec):
     @property
     def contracts(self) -> bool:
         """An error of half a level at each of a block's values is less than its largest one."""
-        return self.block <= (2**self.bits - 1) ** 2
+        most: int = (1 << self.bits) - 1
+        return self.block <= most * most
 
     def bytes(self, values: int) -> int:
         """The levels, packed, and a float32 for each block."""
