@@ -390,6 +390,28 @@ def lone_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, 
     return errors
 
 
+def mislabelled_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, DeployError]:
+    """The sites in `found` that do not label classes which this program needs labelled; and why.
+
+    Each is looked at alone. That a class is labelled at no site is nobody's fault: others that
+    label it may be missing.
+    """
+    errors = {}
+    for name, one in found.items():
+        train, partition = (
+            Part(RemoteImages(1), np.zeros(1, np.int64)),
+            Groups([np.arange(1)], [name]),
+        )
+        dataset = Dataset(
+            train, train, one.classes, one.preprocess, labelled=_labelled({name: one})
+        )
+        for problem in labelling.stated_problems(program, dataset, partition)[:1]:
+            why, cure = problem.cause, problem.cure
+            cause = f"site '{name}' declares classes that it does not label: {why}"
+            errors[name] = DeployError(cause, cure)
+    return errors
+
+
 def oversized_sites(
     found: Mapping[str, Declaration], roster: Mapping[str, Declaration]
 ) -> dict[str, DeployError]:

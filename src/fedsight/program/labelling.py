@@ -55,14 +55,14 @@ def opened_problems(program: Program, dataset: Dataset, partition: Partition) ->
 def site_problems(program: Program, dataset: Dataset, partition: Partition) -> list[Problem]:
     """The same for the images of one site of several: what others label is not known."""
     return [
-        *_stated(program, dataset, partition),
+        *stated_problems(program, dataset, partition),
         *_contradicted(program, dataset, partition),
     ]
 
 
 def declared_problems(program: Program, dataset: Dataset, partition: Partition) -> list[Problem]:
     """The same without looking at labels: those of other machines may not be told."""
-    found, table = _stated(program, dataset, partition), hidden(dataset, partition)
+    found, table = stated_problems(program, dataset, partition), hidden(dataset, partition)
     if found or table is None:
         return found
     for label in torch.nonzero(table[:-1].all(0)).flatten().tolist():
@@ -72,8 +72,11 @@ def declared_problems(program: Program, dataset: Dataset, partition: Partition) 
     return found
 
 
-def _stated(program: Program, dataset: Dataset, partition: Partition) -> list[Problem]:
-    """Names of sites or classes that there are not, and sites that label nothing."""
+def stated_problems(program: Program, dataset: Dataset, partition: Partition) -> list[Problem]:
+    """Names of sites or classes that there are not, and sites that label nothing.
+
+    None of these depends on what other sites label.
+    """
     if dataset.labelled is None:
         return []
     if found := list(_unsuited(program)):

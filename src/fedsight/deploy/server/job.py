@@ -31,6 +31,7 @@ from fedsight.deploy.declaration import (
     disagreeing_sites,
     gather,
     lone_sites,
+    mislabelled_sites,
     oversized_sites,
     read_declaration,
     withheld,
@@ -325,6 +326,7 @@ def unfit_sites(
 
     if earlier is not None:
         unfit |= earlier.misplaced(others())
+    unfit |= mislabelled_sites(program, others())
     unfit |= lone_sites(program, others())
     unfit |= oversized_sites(others(), roster)
     return unfit | costly_sites(program, others(), roster)
