@@ -119,6 +119,9 @@ class SiteSecAgg:
             masker = None
             if program.secure.masks and client is not None:
                 with self._lock:
+                    # Before a masked update leaves: who led all these neighbours can unmask it
+                    # without asking this site, which would have no trace of their keys.
+                    PeerKeys(self._home).record(client.met)
                     masker = client.masker()
             words = plan.protect(encoder, payload, weight, self._name, step.order.round, masker)
             return packed(words, encoder)
@@ -170,7 +173,7 @@ class SiteSecAgg:
         self._release.check_sum(*self._summed(lists))
 
     def _record_sum(self, lists: Lists) -> None:
-        """Record a sum, and the other sites' keys, before the shares that uncover it leave."""
+        """Record a sum, and the keys of those in it, before the shares that uncover it leave."""
         assert self._release is not None
         client = self._current_client()
         roster, own = client.binding.roster, client.number
