@@ -251,8 +251,8 @@ class SiteService:
         sent = count(fields, "vector") > 0
         known = self._vector is not None and self._vector[0] == round
         vector = self._model(round, fields) if sent or known else None
-        due = self._found.lengths["vector"] // 4 if sent else None
-        end = FinalOrder.of(fields, opened, vector, due)
+        due = self._found.lengths["vector"] // 4
+        end = FinalOrder.of(fields, opened, vector, due, sent)
 
         def keep() -> ServiceAnswer:
             self._check_same_run(joined)

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from fedsight.core.errors import FedSightError, StoreError
 from fedsight.core.files import trim
+from fedsight.core.text import printable
 from fedsight.deploy.processes import prefork, spawn
-from fedsight.deploy.site.delivery.received import Outcome, Received
+from fedsight.deploy.site.delivery.received import MAX_PROGRAM_NAME, Outcome, Received
 from fedsight.deploy.site.owner import DeliverySettings
 
 MODULE = "fedsight.deploy.site.delivery.process"
@@ -104,5 +105,5 @@ class RecogniserMaker:
         with contextlib.suppress(FedSightError):
             order = self._received.read(key)
             if order is not None:
-                return str(order.program.get("name", order.run))
+                return printable(order.program.get("name", order.run), MAX_PROGRAM_NAME)
         return key

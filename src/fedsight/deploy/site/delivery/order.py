@@ -10,8 +10,14 @@ from typing import Any
 from torch import Tensor
 
 from fedsight.core.errors import SiteError
+from fedsight.core.text import printable
 from fedsight.core.types import Order
-from fedsight.deploy.site.delivery.received import KEY, Received, ReceivedOrder
+from fedsight.deploy.site.delivery.received import (
+    KEY,
+    MAX_PROGRAM_NAME,
+    Received,
+    ReceivedOrder,
+)
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.release import digest_of
 from fedsight.deploy.site.trainer import OpenData
@@ -35,12 +41,17 @@ class FinalOrder:
 
     @classmethod
     def of(
-        cls, fields: Mapping[str, Any], opened: OpenData, vector: Tensor | None, due: int | None
+        cls,
+        fields: Mapping[str, Any],
+        opened: OpenData,
+        vector: Tensor | None,
+        due: int,
+        sent: bool,
     ) -> FinalOrder:
-        """What the header `fields` says. `vector` came with it if `due` values were, else the site
-        has it from a question before.
+        """What the header `fields` says of a model of `due` values. `vector` came with it if it was
+        `sent`, else the site has it from a question before, whatever that was about.
 
-        Raises SiteError if it is not the one that the coordinator named.
+        Raises SiteError if it came and is not the one that the coordinator named.
         """
         digest = str(fields.get("digest"))
         if not is_sha256(digest):
@@ -50,13 +61,15 @@ class FinalOrder:
         if max(accepted, counted) > round:
             cause = f"a site cannot count in more than {round} rounds"
             raise SiteError(cause, "update the coordinator")
-        if vector is not None and due is not None and vector.numel() != due:
-            n = vector.numel()
-            cause = f"{n:,} values came as the model, which has {due:,}"
-            cure = "run the same FedSight version at the coordinator and at the sites"
-            raise SiteError(cause, cure)
+        if vector is not None and vector.numel() != due:
+            if sent:
+                n = vector.numel()
+                cause = f"{n:,} values came as the model, which has {due:,}"
+                cure = "run the same FedSight version at the coordinator and at the sites"
+                raise SiteError(cause, cure)
+            vector = None
         if vector is not None and order_digest(Order(round, vector), opened.kept) != digest:
-            if due is not None:
+            if sent:
                 cause = "the model that came is not the one that the coordinator named"
                 raise SiteError(cause, "the connection or the coordinator corrupts data: try again")
             vector = None
@@ -81,21 +94,23 @@ class FinalOrder:
             return False
         kept = opened.kept
         values = self.vector.numel() + (0 if kept is None else kept.numel())
-        room = 2 * 4 * values  # itself, and a recogniser
-        check_room(room)
+        table = opened.program.table()
         order = ReceivedOrder(
             run=opened.memory.name,
             fingerprint=opened.program.fingerprint,
-            program=opened.program.table(),
+            # The name, which may have any length, is not part of the fingerprint.
+            program={**table, "name": printable(table["name"], MAX_PROGRAM_NAME)},
             site=opened.name,
             memory=str(opened.memory.relative_to(home)),
             round=self.round,
             accepted=self.accepted,
             counted=self.counted,
             digest=self.digest,
-            bytes=room,
+            bytes=2 * 4 * values,  # the model, and a recogniser
             wanted=opened.owner.delivery.choose,
         )
+        order = order.with_texts()
+        check_room(order.bytes)
         vectors = {"vector": self.vector} if kept is None else {"vector": self.vector, "kept": kept}
         received.keep(self.key, order, vectors)
         return True

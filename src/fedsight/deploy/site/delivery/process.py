@@ -29,7 +29,13 @@ from fedsight.core.text import printable
 from fedsight.data.contents import contents
 from fedsight.deploy.declaration import open_site, without_weights
 from fedsight.deploy.site.delivery import recognisers
-from fedsight.deploy.site.delivery.received import WORK, Outcome, Received, ReceivedOrder
+from fedsight.deploy.site.delivery.received import (
+    MAX_PROGRAM_NAME,
+    WORK,
+    Outcome,
+    Received,
+    ReceivedOrder,
+)
 from fedsight.deploy.site.log import SiteLog
 from fedsight.deploy.site.owner import OwnerSettings, read_contract, read_owner
 from fedsight.evaluation.delivery.at_site import FinalModel, choose_at_site
@@ -38,7 +44,6 @@ from fedsight.program.federation import Federation
 from fedsight.program.program import Program
 
 NICE = 10  # whatever a coordinator waits for goes first
-MAX_NAME = 80  # characters of a program's name in the log
 
 
 def deliver(home: Path, key: str) -> Outcome:
@@ -84,7 +89,7 @@ def _delivered(received: Received, key: str, order: ReceivedOrder) -> Outcome:
     made = recognisers.Recogniser(found.tensors, data.classes, data.preprocess, facts)
     recognisers.write(folder, program, order, made)
     place = str(folder.relative_to(home))
-    told = {"program": printable(program.name, MAX_NAME), "run": order.run, "folder": place}
+    told = {"program": printable(program.name, MAX_PROGRAM_NAME), "run": order.run, "folder": place}
     with contextlib.suppress(StoreError):  # nothing has left: the log is for the owner here
         SiteLog(home).write("recogniser", **told, kind=facts["kind"], gain=facts["gain"])
     return Outcome("delivered", owner.delivery.alone, place, time=now, facts=facts)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,10 @@ from fedsight.core.files import make_folder, parse_json, write_atomically
 
 FOLDER = "received"
 ORDER, MODEL, OUTCOME, WORK = "order.json", "model.safetensors", "outcome.json", "work"
+ROOM = "room.json"  # what `ReceivedOrder.bytes` says: it is asked for before every answer
 KEY = 16  # hex digits of the name of a folder
+MAX_PROGRAM_NAME = 80  # characters of what a coordinator calls a program
+COPIES = 3  # texts that hold a program: the order, and two files of a recogniser
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,12 @@ class ReceivedOrder:
     accepted: int  # the last round in which the site's update counted
     counted: int  # in how many rounds it did
     digest: str  # of the model, as that of an order
-    bytes: int  # reserved for the model, and for what is made of it
+    bytes: int  # reserved for the model, for what is made of it, and for texts about both
     wanted: bool = True  # whether the owner wanted a recogniser when it came
+
+    def with_texts(self) -> ReceivedOrder:
+        """The order with room for its own text, and for those of a recogniser."""
+        return replace(self, bytes=self.bytes + COPIES * len(json.dumps(asdict(self))))
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class Received:
         make_folder(folder)
         if order.wanted:
             write_atomically(folder / MODEL, save(dict(vectors)))
+        write_atomically(folder / ROOM, json.dumps(order.bytes).encode(), 0o600)
         write_atomically(folder / ORDER, json.dumps(asdict(order)).encode(), 0o600)
 
     def read(self, key: str) -> ReceivedOrder | None:
@@ -149,10 +157,18 @@ def reserved(home: Path) -> int:
     total = 0
     for path in (home / FOLDER).glob(f"*/{ORDER}"):
         try:
-            total += int(parse_json(path.read_bytes())["bytes"])
+            total += _room(path.parent)
         except (OSError, ValueError, TypeError, KeyError):
             total += sum(one.stat().st_size for one in path.parent.glob("*") if one.is_file())
     return total
+
+
+def _room(folder: Path) -> int:
+    """Bytes that an order and its recogniser take; an earlier version wrote them in it only."""
+    path = folder / ROOM
+    if path.is_file():
+        return int(parse_json(path.read_bytes()))
+    return int(parse_json((folder / ORDER).read_bytes())["bytes"])
 
 
 def _broken(path: Path, error: Exception) -> StoreError:
