@@ -21,7 +21,6 @@ from fedsight.program.program import Program, Speed
 
 FOLDER = "recognisers"
 MAX_NAME = 40  # characters of a program's name in that of a folder
-DIGITS = 8  # of the order's key after it: two runs may have the same name
 
 
 @dataclass(frozen=True)
@@ -36,16 +35,22 @@ class Recogniser:
 
 def place(home: Path, key: str, name: str) -> Path:
     """The folder of the recogniser of the order `key` for a program called `name`, which is the
-    coordinator's choice."""
+    coordinator's choice. Two runs may have the same name: the whole key follows it, because a
+    coordinator could choose a run whose key begins like an earlier one's."""
     plain = re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-")[:MAX_NAME]
-    return home / FOLDER / f"{plain or 'run'}-{key[:DIGITS]}"
+    return home / FOLDER / f"{plain or 'run'}-{key}"
 
 
 def write(folder: Path, program: Program, order: ReceivedOrder, made: Recogniser) -> None:
     """Write a recogniser, whole or not at all; StoreError if that fails.
 
-    One that is there already is replaced.
+    One of the same run that is there already is replaced; StoreError for one of another.
     """
+    if folder.exists() and not _is_of(folder, order):
+        raise StoreError(
+            f"{folder} holds the recogniser of another run, or something else",
+            "move it elsewhere, and the site tries again by itself",
+        )
     partial, old = (folder.with_name(f".{folder.name}.{word}") for word in ("partial", "old"))
     shutil.rmtree(partial, ignore_errors=True)
     make_folder(partial)
@@ -77,3 +82,12 @@ def write(folder: Path, program: Program, order: ReceivedOrder, made: Recogniser
         why = error.strerror or error
         raise StoreError(f"cannot write {folder}: {why}", cure) from error
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _is_of(folder: Path, order: ReceivedOrder) -> bool:
+    """Whether a folder holds the recogniser of this order's run."""
+    try:
+        facts = RunStore(folder).read_json("run.json")
+        return (facts["id"], facts["fingerprint"]) == (order.run, order.fingerprint)
+    except (StoreError, KeyError, TypeError):
+        return False
