@@ -56,6 +56,8 @@ def load(run: Path, site: str | None = None) -> Saved:
     try:
         size = Preprocess.of(facts["preprocess"])
         classes, sites = tuple(facts["classes"]), [entry["name"] for entry in facts["sites"]]
+        if site is None and "recogniser" in facts:
+            site = facts["recogniser"]["site"]
         if not all(isinstance(name, str) for name in (*classes, *sites)):
             raise TypeError("a name is not a text")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -68,7 +70,7 @@ def load(run: Path, site: str | None = None) -> Saved:
     given = None if site is None else delivered_path(store.delivered, site)
     if given is not None and given.is_file():
         vector = layout.vector(_tensors(given))
-    elif "recogniser" in facts and site in (None, *sites):
+    elif "recogniser" in facts and site in sites:
         vector = layout.vector(_tensors(path))
     else:
         if model is program.model:

@@ -20,12 +20,15 @@ from fedsight.cli.app import app
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator.store import Checkpoint, RunStore
 from fedsight.core.errors import StoreError
+from fedsight.deploy.declaration import open_site
 from fedsight.deploy.site.delivery import maker, process, recognisers
 from fedsight.deploy.site.delivery.maker import RecogniserMaker
 from fedsight.deploy.site.delivery.received import Outcome, Received
 from fedsight.deploy.site.log import SiteLog
-from fedsight.deploy.site.owner import DeliverySettings
+from fedsight.deploy.site.owner import DeliverySettings, read_owner
 from fedsight.inference import predict, saved
+from fedsight.program.federation import Federation
+from fedsight.program.looks import look_of
 from fedsight.program.program import Program
 
 Make = Callable[..., AttackedSite]
@@ -111,8 +114,6 @@ def test_the_folder_is_ready_for_predict_and_export(make: Make, tmp_path: Path) 
 
 def test_the_figure_is_that_of_the_model_in_the_folder(make: Make, tmp_path: Path) -> None:
     # On the half of the test images that it was not chosen by.
-    from fedsight.deploy.declaration import open_site
-    from fedsight.deploy.site.owner import read_owner
     from fedsight.evaluation.delivery.at_site import halves
 
     site = make()
@@ -178,8 +179,6 @@ def test_the_model_trained_alone_is_that_of_a_comparison(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is what `compare` trains for the site: the same code, budget and bits."""
-    from fedsight.deploy.declaration import open_site
-    from fedsight.deploy.site.owner import read_owner
     from fedsight.evaluation.baselines import training
     from fedsight.program.budget import Budget
     from fedsight.program.program import Speed
@@ -385,3 +384,56 @@ def test_the_owner_sees_what_was_delivered(make: Make, tmp_path: Path) -> None:
     shown = " ".join(runner.invoke(app, ["site", "recognisers", str(site.home)]).output.split())
     assert "alone = true" in shown
     assert SiteLog(site.home).read()[-1]["event"] == "recogniser"
+
+
+def opened(site: AttackedSite, what: Program) -> tuple[Federation, int]:
+    """The site's images, as it opens them itself."""
+    return open_site(what, read_owner(site.home / "owner.toml", None), site.home.name)
+
+
+def test_a_site_of_a_narrower_group_gets_a_model_of_its_own_network(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fedsight.evaluation.delivery import choice
+
+    narrow = [{"sites": ["site-00"], "width": 4}]
+    what = of(tmp_path, model={"name": "small_cnn", "width": 8, "blocks": 1, "groups": narrow})
+    site = make("site-00", delivery={"alone": True})
+    vector = ended(site, what)
+    seen: list[Tensor] = []
+    choose = choice.choose
+
+    def watched(at: Any, held_out: Any) -> Any:
+        seen.append(at.shared)
+        return choose(at, held_out)
+
+    monkeypatch.setattr(choice, "choose", watched)
+    folder, _ = delivered(site)
+    federation, number = opened(site, what)
+    member = federation.member(number)
+    assert member.layout.size < federation.layout.size
+    assert torch.equal(seen[0][member.layout.travelling], member.received(vector))
+    for name in (None, "site-00"):
+        found = saved.load(folder, name).module.state_dict()
+        kept = load_file(folder / "model.safetensors")
+        assert all(torch.equal(found[entry], value) for entry, value in kept.items())
+    assert {name: value.shape for name, value in kept.items()} == {
+        name: value.shape for name, value in member.network.module.state_dict().items()
+    }
+
+
+def test_a_recogniser_of_images_harmonised_by_site_has_the_look_of_its_own(
+    make: Make, tmp_path: Path
+) -> None:
+    what = of(tmp_path, data={"harmonise": "site"})
+    site = make()
+    ended(site, what)
+    folder, _ = delivered(site)
+    mean, std = look_of(*opened(site, what))
+    for name in (None, "ward"):
+        size = saved.load(folder, name).preprocess
+        assert (size.mean, size.std) == (mean, std)
+    image = next((tmp_path / "images" / "test" / "bee").glob("*.png"))
+    (answer,) = predict.predict(saved.load(folder), [image])
+    assert answer.answer is not None
+    assert not any(str(mean[0]) in text for _, text, _ in site.heard)

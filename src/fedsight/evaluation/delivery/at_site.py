@@ -75,7 +75,7 @@ def choose_at_site(
     """
     if final.kept is not None:
         federation = federation.adopting(final.kept)
-    shared = _tensors(federation, final)
+    shared = _tensors(federation, site, final)
     judged = _Judged.of(federation, site)
     mine = None if alone is None else _alone(federation, site, final, speed, alone)
     client = Client(judged.measuring.alone(site), speed)
@@ -144,12 +144,11 @@ def halves(part: Part, chosen: Indices, seed: int, site: str) -> tuple[Indices, 
     return np.array(sorted(first), np.int64), np.array(second, np.int64)
 
 
-def _tensors(federation: Federation, final: FinalModel) -> dict[str, Tensor]:
-    """The final model by name, with what is the site's own."""
-    layout, program = federation.layout, federation.program
-    vector = federation.initial.clone()
-    own = final.own
-    if len(final.vector) != layout.travelling.stop or (
+def _tensors(federation: Federation, site: int, final: FinalModel) -> dict[str, Tensor]:
+    """The final model by name: of the site's network, and with what is the site's own."""
+    member, program = federation.member(site), federation.program
+    layout, vector, own = member.layout, member.initial.clone(), final.own
+    if len(final.vector) != federation.layout.travelling.stop or (
         own is not None and len(own) != len(vector[program.own(layout)])
     ):
         raise ModelError(
@@ -162,8 +161,8 @@ def _tensors(federation: Federation, final: FinalModel) -> dict[str, Tensor]:
             "the model that the run ended with holds weights that are not finite",
             "ask the operator: the run's own report would show it",
         )
-    vector[layout.travelling] = final.vector
-    return with_own(federation, vector, own)
+    vector[layout.travelling] = member.received(final.vector)
+    return with_own(member, vector, own)
 
 
 @dataclass

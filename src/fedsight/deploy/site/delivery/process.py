@@ -41,6 +41,7 @@ from fedsight.deploy.site.owner import OwnerSettings, read_contract, read_owner
 from fedsight.evaluation.delivery.at_site import FinalModel, choose_at_site
 from fedsight.program import config
 from fedsight.program.federation import Federation
+from fedsight.program.looks import look_of
 from fedsight.program.program import Program
 
 NICE = 10  # whatever a coordinator waits for goes first
@@ -86,7 +87,8 @@ def _delivered(received: Received, key: str, order: ReceivedOrder) -> Outcome:
     data = federation.dataset
     now = datetime.now(UTC).isoformat(timespec="seconds")
     facts = {**found.facts, "time": now}
-    made = recognisers.Recogniser(found.tensors, data.classes, data.preprocess, facts)
+    seen = _look(federation, number)
+    made = recognisers.Recogniser(found.tensors, data.classes, data.preprocess, facts, seen)
     recognisers.write(folder, program, order, made)
     place = str(folder.relative_to(home))
     told = {"program": printable(program.name, MAX_PROGRAM_NAME), "run": order.run, "folder": place}
@@ -115,6 +117,15 @@ def _opened(program: Program, owner: OwnerSettings, name: str) -> tuple[Federati
     federation, number = open_site(program, owner, name)
     plain = replace(without_weights(program), algorithm=program.algorithm.fresh())
     return replace(federation, program=plain), number
+
+
+def _look(federation: Federation, site: int) -> dict[str, Any] | None:
+    """The mean and deviation of the site's images, if images are normalised by them: they stay
+    here, beside the recogniser, which is of no use without."""
+    if federation.program.data.harmonise != "site":
+        return None
+    mean, std = look_of(federation, site)
+    return {"mean": list(mean), "std": list(std)}
 
 
 def _work(folder: Path, federation: Federation) -> RunStore:

@@ -31,6 +31,7 @@ class Recogniser:
     classes: tuple[str, ...]
     preprocess: Preprocess
     facts: Mapping[str, Any]  # how it was chosen, and how it compares
+    look: Mapping[str, Any] | None = None  # of this site's images; None: images need none
 
 
 def place(home: Path, key: str, name: str) -> Path:
@@ -66,7 +67,7 @@ def write(folder: Path, program: Program, order: ReceivedOrder, made: Recogniser
                 "id": order.run,
                 "classes": list(made.classes),
                 "preprocess": asdict(made.preprocess),
-                "sites": [{"name": order.site}],
+                "sites": [{"name": order.site, "look": made.look}],
                 "recogniser": {"site": order.site, "rounds": order.round, **made.facts},
             },
         )
