@@ -153,6 +153,15 @@ class Ledger:
         """
         return len(self._evaluations[data_set])
 
+    def updates(self, run: str) -> int:
+        """How many rounds of a run, under all its programs, this site was asked to train in."""
+        asked = {
+            (program, round)
+            for kind, of, program, round in self._asked
+            if (kind, of) == ("update", run)
+        }
+        return len(asked)
+
     def spent(self, data_set: str, delta: float, trusted: bool = False) -> float:
         """Epsilon at `delta` of all updates of the data set so far.
 

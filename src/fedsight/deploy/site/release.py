@@ -133,6 +133,11 @@ class Release:
         """How many sets of figures of the data set have left, over all runs."""
         return self._ledger.evaluations(self._template.data_set)
 
+    @property
+    def updates(self) -> int:
+        """In how many rounds of this run the site was asked to train."""
+        return self._ledger.updates(self._template.run)
+
     def check_sum(self, round: int, sites: Iterable[str]) -> None:
         """Raise DeployError if the contract does not permit a sum of the round over `sites`."""
         self._ledger.check_sum(self._sum(round, sites), self._sum_limit)

@@ -253,6 +253,8 @@ class SiteService:
         vector = self._model(round, fields) if sent or known else None
         due = self._found.lengths["vector"] // 4
         end = FinalOrder.of(fields, opened, vector, due, sent)
+        # It says how long this site may train by itself: not longer than it trained for the run.
+        end = replace(end, counted=min(end.counted, self._enforcement.release.updates))
 
         def keep() -> ServiceAnswer:
             self._check_same_run(joined)

@@ -144,8 +144,12 @@ class Received:
 
     def wanting(self, alone: bool) -> Iterator[str]:
         """The orders whose recogniser has not been made, or was made without comparing it with a
-        model trained alone, which the owner wants by now."""
-        for key in self.orders():
+        model trained alone, which the owner wants by now.
+
+        Those that were interrupted come last: one that takes long, and begins again after each
+        interruption, would keep all others waiting.
+        """
+        for key in sorted(self.orders(), key=lambda key: (self.folder(key) / WORK).exists()):
             found = self.outcome(key)
             made = found is not None and found.state == "delivered" and found.alone >= alone
             if not made and (self.folder(key) / MODEL).is_file():
