@@ -67,11 +67,9 @@ def load(run: Path, site: str | None = None) -> Saved:
     model = _model_of(program, store, sites, site)
     network = _built(program, model, size, len(classes))
     layout = program.layout(network)
-    given = None if site is None else delivered_path(store.delivered, site)
-    if given is not None and given.is_file():
+    given = path if "recogniser" in facts and site in sites else _delivered(store, site)
+    if given is not None:
         vector = layout.vector(_tensors(given))
-    elif "recogniser" in facts and site in sites:
-        vector = layout.vector(_tensors(path))
     else:
         if model is program.model:
             vector = layout.vector(_tensors(path))
@@ -123,6 +121,12 @@ def _model_of(program: Program, store: RunStore, names: Sequence[str], site: str
         )
     number = group_of(program.model.groups, site)
     return program.model if number is None else program.model.grouped(number)
+
+
+def _delivered(store: RunStore, site: str | None) -> Path | None:
+    """The file of the model that a site of a simulation got, if sites chose any."""
+    path = None if site is None else delivered_path(store.delivered, site)
+    return path if path is not None and path.is_file() else None
 
 
 def _tensors(path: Path) -> dict[str, Tensor]:
