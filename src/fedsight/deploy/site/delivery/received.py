@@ -161,18 +161,10 @@ def reserved(home: Path) -> int:
     total = 0
     for path in (home / FOLDER).glob(f"*/{ORDER}"):
         try:
-            total += _room(path.parent)
-        except (OSError, ValueError, TypeError, KeyError):
+            total += int(parse_json((path.parent / ROOM).read_bytes()))
+        except (OSError, ValueError, TypeError):
             total += sum(one.stat().st_size for one in path.parent.glob("*") if one.is_file())
     return total
-
-
-def _room(folder: Path) -> int:
-    """Bytes that an order and its recogniser take; an earlier version wrote them in it only."""
-    path = folder / ROOM
-    if path.is_file():
-        return int(parse_json(path.read_bytes()))
-    return int(parse_json((folder / ORDER).read_bytes())["bytes"])
 
 
 def _broken(path: Path, error: Exception) -> StoreError:
