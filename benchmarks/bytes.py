@@ -46,7 +46,10 @@ CODECS: dict[str, dict[str, Any]] = {
     },
     "sign, feedback": {"steps": ["sign"], "feedback": True},
     "top-k 5 %, 4 bits, feedback": {
-        "steps": [{"name": "top-k", "share": 0.05}, {"name": "quantise", "bits": 4}],
+        "steps": [
+            {"name": "top-k", "share": 0.05},
+            {"name": "quantise", "bits": 4, "block": 128},
+        ],
         "feedback": True,
     },
     "top-k 1 %, feedback": {"steps": [{"name": "top-k", "share": 0.01}], "feedback": True},

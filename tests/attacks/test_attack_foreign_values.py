@@ -29,7 +29,7 @@ GROUPS = {"width": 8, "groups": [{"sites": ["site-01"], "width": 4}]}
 def add(of: Federation, delta: Tensor) -> None:
     """What the coordinator does with an update that arrives from the narrow site."""
     order = Order(1, of.initial[of.layout.travelling].clone())
-    sent = of.parts["delta"].encode(delta)
+    sent = of.parts["delta"].encode(delta, 0)
     known = Accepted(NARROW, of.name(NARROW), of.size(NARROW), 1.0)
     with tempfile.TemporaryFile() as spool:
         spool.write(messages.pack([sent]))

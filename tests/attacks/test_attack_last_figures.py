@@ -180,7 +180,7 @@ def remote(name: str, release: str = "exact") -> Federation:
     declared = {
         "labels": [5, 0, 3], "test": TEST, "share": False, "classes": list(CLASSES),
         "preprocess": {**size, "mean": [0.5], "std": [0.25], "modality": "image"},
-        "skipped": 0, "total": None, "figures": release, "withheld": "",
+        "skipped": 0, "total": None, "figures": release, "withheld": "", "unlabelled": [],
     }  # fmt: skip
     return gather(
         program, {site: read_declaration(declared, site) for site in ("evil", "lyon", "oslo")}

@@ -195,7 +195,7 @@ def test_images_that_stay_on_the_device_change_no_bit(resident: int | None) -> N
     of = federations.federation()
     engine = InProcessEngine(of, speed=Speed(device="cpu", resident=resident))
     kept = federations.sha(federations.learn(of, engine).vector)
-    assert len(engine._worker.client._sites) == (0 if resident == 0 else 3)
+    assert len(engine._worker.clients.of(None)._sites) == (0 if resident == 0 else 3)
     engine.close()
     assert kept == federations.sha(federations.learn(federations.federation()).vector)
 

@@ -143,7 +143,7 @@ def test_a_site_that_drops_out_takes_its_integers_with_it(
     federation = federate(of)
     engine = InProcessEngine(federation, tmp_path)
     gone = federation.name(1)
-    honest = engine._worker.client.step
+    honest = engine._worker.clients.of(None).step
 
     def broken(order: Order, client: int, memory: Any) -> Any:
         reply = honest(order, client, memory)
@@ -151,7 +151,7 @@ def test_a_site_that_drops_out_takes_its_integers_with_it(
             reply.payload["counts"][0] = 2**62  # type: ignore[index]
         return reply
 
-    monkeypatch.setattr(engine._worker.client, "step", broken)
+    monkeypatch.setattr(engine._worker.clients.of(None), "step", broken)
     diary = federations.Diary()
     after = federations.learn(federation, engine, diary).checkpoint
     (why,) = diary.lines[0]["rejected"].values()

@@ -31,7 +31,10 @@ CASES = {
     "codecs, feedback": {
         "codec": {
             "up": {
-                "steps": [{"name": "top-k", "share": 0.1}, {"name": "quantise", "bits": 4}],
+                "steps": [
+                    {"name": "top-k", "share": 0.1},
+                    {"name": "quantise", "bits": 4, "block": 128},
+                ],
                 "feedback": True,
             }
         },

@@ -374,6 +374,9 @@ def values_of(settings: Settings, key: str) -> list[Any]:
         *("/w", "ab" * 32, ["flip"], [0.3], [0.4], "crop", "x", "secagg", "adamw", "step"),
         *("balanced", "site", "best", "relu"),
         [{"params": ["head"], "lr": 0.3}],
+        [{"sites": ["*"], "width": 8}],
+        [{"sites": ["*"], "images_per_second": 8.0}],
+        *("buffered", "exponential", {"steps": ["sign"]}, ["fedsight"]),
         [3],
     ]
     return [guess for guess in guesses if guess != now or type(guess) is not type(now)]

@@ -16,7 +16,7 @@ _EXAMPLE = 'write steps = ["rotate", {name = "quantise", bits = 4}]'
 
 
 def _read(value: Any) -> Any:
-    return part_lists.read(value, codecs, "codec.up.steps", _EXAMPLE)
+    return part_lists.read(value, Codec, codecs, "codec.up.steps", _EXAMPLE)
 
 
 class Up(Settings):

@@ -14,11 +14,12 @@ from fedsight.core.settings import Settings, problems_of
 T = TypeVar("T", bound=Settings)
 
 
-def read(value: Any, registry: Registry[T], where: str, example: str) -> Any:
+def read(value: Any, base: type[Any], registry: Registry[T], where: str, example: str) -> Any:
     """The parts in a config's list of names and tables; other values are left as they are.
 
-    `where` is the key of the list, and `example` the cure that shows one. Raises ConfigError for an
-    unknown name, or settings that a part does not have.
+    `base` is the class of the parts, whose objects may be in the list too, `where` the key of the
+    list, and `example` the cure that shows one. Raises ConfigError for an unknown name, or settings
+    that a part does not have.
     """
     if not isinstance(value, list | tuple):
         return value
@@ -26,7 +27,11 @@ def read(value: Any, registry: Registry[T], where: str, example: str) -> Any:
     found: list[T] = []
     for number, item in enumerate(value):
         try:
-            found.append(_read(item, registry, f"{where}.{number}", example))
+            found.append(
+                item
+                if isinstance(item, base)
+                else _read(item, registry, f"{where}.{number}", example)
+            )
         except ConfigError as error:
             problems += error.problems
     if problems:
@@ -35,8 +40,6 @@ def read(value: Any, registry: Registry[T], where: str, example: str) -> Any:
 
 
 def _read(item: Any, registry: Registry[T], where: str, example: str) -> T:
-    if isinstance(item, Settings) and type(item).registered in registry.names():
-        return item  # type: ignore[return-value]
     table = {"name": item} if isinstance(item, str) else item
     if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
         cause = f"{item!r:.80} is neither the name of a part nor a table with its name"

@@ -284,7 +284,7 @@ def unknown(values: Mapping[str, Any], known: Sequence[str], prefix: str) -> lis
     for key in map(str, values):
         if key not in known:
             cure = nearest(key, known)
-            if closest(key, known) is None:
+            if key in SECTIONS or closest(key, known) is None:
                 homes = {name: _settings(kind) for name, kind in SECTIONS.items()}
                 at_top = {"": ("name", "seed", "plugins")}
                 cure = placed_cure(key, prefix.rstrip("."), {**homes, **at_top}) or cure

@@ -150,7 +150,7 @@ def test_sites_that_label_one_class_each_learn_both_as_if_all_were_labelled() ->
     for figure in ("f1_50", "map_50"):
         assert found["ignore"][figure] > found["all"][figure] - 0.15
     # a model that was told that objects are background does not dare to name them
-    assert found["background"]["f1_50"] < found["ignore"]["f1_50"] - 0.3
+    assert found["background"]["f1_50"] < found["ignore"]["f1_50"] - 0.15
 
 
 def test_answers_tell_and_mark_what_was_found(learnt: Detector) -> None:

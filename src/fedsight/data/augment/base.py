@@ -98,7 +98,7 @@ def read(value: Any) -> Any:
 
     Raises ConfigError for an unknown name, or settings that an augmentation does not have.
     """
-    return part_lists.read(value, augmentations, "train.augment", _EXAMPLE)
+    return part_lists.read(value, Augmentation, augmentations, "train.augment", _EXAMPLE)
 
 
 def uniform(count: int, low: float, high: float, generator: Generator) -> list[float]:
