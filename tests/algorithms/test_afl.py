@@ -30,19 +30,6 @@ def test_afl_minimises_the_largest_loss_and_fedavg_does_not() -> None:
     assert abs(plain - best) > 0.3
 
 
-def test_afl_with_rate_0_equals_fedavg_bit_for_bit() -> None:
-    sections = {
-        "split": {"name": "dirichlet", "sites": 4, "alpha": 0.3},
-        "rounds": {"rounds": 3, "cohort": 2},
-        "model": {"norm": "batch"},
-    }
-    shas = {
-        federations.sha(federations.learn(federations.federation(**sections, **more)).vector)
-        for more in ({}, {"algorithm": {"name": "afl", "rate": 0.0}})
-    }
-    assert len(shas) == 1
-
-
 @pytest.mark.parametrize(
     "protection",
     [

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import federations
 import numpy as np
@@ -319,7 +320,8 @@ def test_fedsams_step_is_the_gradient_at_a_distance_rho_uphill() -> None:
     assert torch.equal(delta[made.layout.buffer], here[made.layout.buffer])
 
 
-def test_qfedavg_with_q_0_equals_fedavg_bit_for_bit() -> None:
+@pytest.mark.parametrize("limit", [{"name": "qfedavg", "q": 0.0}, {"name": "afl", "rate": 0.0}])
+def test_in_its_limit_an_algorithm_equals_fedavg_bit_for_bit(limit: dict[str, Any]) -> None:
     sections = {
         "split": {"name": "dirichlet", "sites": 4, "alpha": 0.3},
         "rounds": {"rounds": 3, "cohort": 2},
@@ -327,7 +329,7 @@ def test_qfedavg_with_q_0_equals_fedavg_bit_for_bit() -> None:
     }
     shas = {
         federations.sha(federations.learn(federations.federation(**sections, **more)).vector)
-        for more in ({}, {"algorithm": {"name": "qfedavg", "q": 0.0}})
+        for more in ({}, {"algorithm": limit})
     }
     assert len(shas) == 1
 

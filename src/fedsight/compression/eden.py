@@ -70,7 +70,7 @@ class Eden(_Rotation):
 
     def bytes(self, values: int) -> int:
         """The levels, packed, and a float32 for each block."""
-        blocks = len(hadamard.sizes(values, self.block))
+        blocks = -(-values // self.block)
         return 4 * blocks + packed_bytes(hadamard.padded(values, self.block), self.bits)
 
     def encode(self, values: Tensor, stream: Stream) -> Coded:
@@ -84,12 +84,12 @@ class Eden(_Rotation):
     def _levels(self, part: Tensor) -> tuple[Tensor, Tensor]:
         """The scale of each row, and the numbers of its levels."""
         square = part.square().sum(1, keepdim=True)
-        unit = (part.shape[1] / square.clamp(min=TINY)).sqrt_()
         if self.bits == 1:
             number = part >= 0
             inner = part.abs().sum(1, keepdim=True).mul_(float(centroids(1)[1]))
             length = torch.full_like(inner, part.shape[1] * float(centroids(1)[1]) ** 2)
         else:
+            unit = (part.shape[1] / square.clamp(min=TINY)).sqrt_()
             number = nearest(part * unit, self.bits)
             level = centroids(self.bits).index_select(0, number.view(-1)).view_as(part)
             inner = (part * level).sum(1, keepdim=True)
@@ -100,8 +100,7 @@ class Eden(_Rotation):
 
     def decode(self, data: Tensor, left: Tensor, values: int, stream: Stream) -> Tensor:
         """Levels times scales, rotated back."""
-        lengths = hadamard.sizes(values, self.block)
-        head, length = 4 * len(lengths), sum(lengths)
+        head, length = 4 * -(-values // self.block), hadamard.padded(values, self.block)
         scales = as_floats(data[:head])
         numbers = unpack(data[head:].numpy(), length, self.bits)
         levels = centroids(self.bits).index_select(0, torch.from_numpy(numbers.astype(np.int32)))

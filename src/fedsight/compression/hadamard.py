@@ -10,14 +10,9 @@ from fedsight.compression.stream import Stream
 CHUNK = 1 << 16  # values that are transformed at once, which fit a processor's cache
 
 
-def sizes(values: int, block: int) -> list[int]:
-    """Lengths of the blocks of so many values: powers of two, the last one as short as can be."""
-    whole, rest = divmod(values, block)
-    return [block] * whole + ([1 << (rest - 1).bit_length()] if rest else [])
-
-
 def padded(values: int, block: int) -> int:
-    """Their sum: the number of values after rotation."""
+    """The number of values after rotation: of whole blocks, and of a last one whose length is the
+    least power of two that will do."""
     whole, rest = divmod(values, block)
     return whole * block + (1 << (rest - 1).bit_length() if rest else 0)
 

@@ -19,13 +19,11 @@ def over_trainers(federation: Federation, outcome: Outcome, mean: Mean) -> Mean:
     this: which values a site trains follows from its group, and weights are known.
     """
     weights: dict[int | None, int] = {}
+    members: dict[int | None, Federation] = {}
     for one in outcome.accepted:
         member = federation.member(one.client)
+        members[member.group] = member
         weights[member.group] = weights.get(member.group, 0) + one.weight
-    members = {
-        member.group: member
-        for member in (federation.member(one.client) for one in outcome.accepted)
-    }
     if all(member.selection is None for member in members.values()):
         return mean
     total = float(sum(weights.values()))

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fedsight.core.errors import ModelError
 from fedsight.core.rng import generator
+from fedsight.models.before_head import LINEAR, put_before_head
 
 LIFT = "lift"  # the name of the frozen layer
-LINEAR = "linear"  # and of the head's linear layer after it
 TENSOR = f".{LIFT}.directions"  # how the name of its only tensor ends
 
 Kind = Literal["linear", "relu"]
@@ -53,22 +52,16 @@ def lift(
     `head` are the names of the head's parameters. Returns the name of its new linear layer. Raises
     ModelError unless it was one linear layer.
     """
-    layers = {name.rpartition(".")[0] for name in head}
-    at = layers.pop() if len(layers) == 1 else ""
-    old = module.get_submodule(at) if at else None
-    if not isinstance(old, nn.Linear):
-        raise ModelError(
-            f"model.lift: the head of {title} is not one linear layer",
-            "leave model.lift out, or choose a network that ends in one linear layer",
-        )
-    fresh = nn.Linear(outputs, old.out_features)
-    bound, draws = 1 / math.sqrt(outputs), generator(seed, LIFT, LINEAR)
-    with torch.no_grad():
-        fresh.weight.uniform_(-bound, bound, generator=draws)
-        fresh.bias.zero_()
-    made = nn.Sequential()
-    made.add_module(LIFT, Lift(old.in_features, outputs, kind, seed))
-    made.add_module(LINEAR, fresh)
-    parent, _, name = at.rpartition(".")
-    setattr(module.get_submodule(parent), name, made)
-    return f"{at}.{LINEAR}"
+
+    def make(old: nn.Linear) -> nn.Sequential:
+        fresh = nn.Linear(outputs, old.out_features)
+        bound, draws = 1 / math.sqrt(outputs), generator(seed, LIFT, LINEAR)
+        with torch.no_grad():
+            fresh.weight.uniform_(-bound, bound, generator=draws)
+            fresh.bias.zero_()
+        made = nn.Sequential()
+        made.add_module(LIFT, Lift(old.in_features, outputs, kind, seed))
+        made.add_module(LINEAR, fresh)
+        return made
+
+    return put_before_head(module, head, make, "model.lift", title)

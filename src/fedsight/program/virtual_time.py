@@ -76,10 +76,7 @@ class VirtualTime:
         """
         whole = self._federation.whole or self._federation
         down: int = 4 * whole.layout.travelling.stop
-        up = 0
-        for spec in self._federation.parts.values():
-            up += spec.bytes
-        return down + up
+        return down + sum(spec.bytes for spec in self._federation.parts.values())
 
     def _passes(self, program: Program) -> int:
         """How often a site sees its images in a round."""
