@@ -16,6 +16,7 @@ from fedsight.cli import (
     init,
     privacy,
     report,
+    runs,
     server,
     site,
     sweep,
@@ -49,6 +50,7 @@ app.command("doctor")(doctor.doctor_command)
 app.add_typer(data.app, name="data", cls=Group)
 app.add_typer(privacy.app, name="privacy", cls=Group)
 app.add_typer(faces.app, name="faces", cls=Group)
+app.add_typer(runs.app, name="runs", cls=Group)
 app.add_typer(federation.app, name="federation", cls=Group)
 app.add_typer(server.app, name="server", cls=Group)
 app.add_typer(site.app, name="site", cls=Group)

@@ -13,8 +13,6 @@ from rich.markup import escape
 
 from fedsight.cli.screen import share
 from fedsight.cli.tables import make_table, print_line, show
-from fedsight.coordinator.folders import LOCK
-from fedsight.core import locks
 from fedsight.core.errors import StoreError
 from fedsight.core.files import parse_json
 from fedsight.deploy.membership.federation import FederationFolder
@@ -22,6 +20,7 @@ from fedsight.deploy.membership.presence import Presence, presences
 from fedsight.deploy.processes import supervisor
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
+from fedsight.runs.listing import Listed, listed, state_words
 from fedsight.runs.progress import size
 
 
@@ -71,8 +70,7 @@ def show_history(federation: FederationFolder) -> None:
         event = str(from_english(str(line.get("event"))))
         events.add_row(format_time(line.get("time")), escape(event), escape(words))
     show(events)
-    folders = (path.parent for path in federation.runs.glob("*/run.json"))
-    runs = sorted((_run(folder) for folder in folders), key=lambda run: run[0])
+    runs = listed(federation.runs) if federation.runs.is_dir() else []
     if not runs:
         print_line(
             message("There are no runs yet: start one with `fedsight run CONFIG --federation DIR`.")
@@ -83,8 +81,8 @@ def show_history(federation: FederationFolder) -> None:
         right=("rounds", "score"),
         whole=("began",),
     )
-    for _, row in runs:
-        table.add_row(*(escape(str(cell)) for cell in row))
+    for run in reversed(runs):
+        table.add_row(*(escape(str(cell)) for cell in _run(run)))
     show(table)
 
 
@@ -181,26 +179,12 @@ def _count(value: Any) -> str:
     return f"{value:,}" if type(value) is int else ""
 
 
-def _run(folder: Path) -> tuple[str, list[Text | str]]:
-    """When a run began, as a sort key, and its row."""
-    facts, lines = _json(folder / "run.json"), _lines(folder)
-    summary = _json(folder / "summary.json")
-    last = lines[-1] if lines else {}
-    scored = next((line for line in lines[::-1] if line.get("score") is not None), {})
-    began = str(facts.get("created") or _stamp((folder / "run.toml").stat().st_mtime))
-    outcome = _json(folder / "job.json")
-    if summary:
-        state = message("finished")
-    elif outcome.get("state") == "failed":
-        state = message("stopped: {cause}", cause=from_english(str(outcome.get("cause"))))
-    elif locks.held(folder / LOCK):
-        state = message("running")
-    else:
-        state = message("not finished")
-    rounds = _of(last.get("round", 0), facts["rounds"]) if "rounds" in facts else "0"
-    sites = str(facts.get("population", ""))
-    figure = _share(summary if "score" in summary else scored)
-    return began, [folder.name, format_time(began), rounds, figure, sites, state]
+def _run(run: Listed) -> list[Text | str]:
+    """A run's row."""
+    figure = "" if run.score is None else share(run.score, run.score_error)
+    rounds = _of(run.round, run.rounds) if run.rounds is not None else "0"
+    sites = "" if run.sites is None else str(run.sites)
+    return [run.folder.name, format_time(run.created), rounds, figure, sites, state_words(run)]
 
 
 def _of(done: object, all: object) -> Text:

@@ -6,7 +6,7 @@ has happened, to the callbacks in the order in which they are given.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,14 @@ class RunBegan:
 
     federation: Federation
     done: int
+
+
+@dataclass(frozen=True)
+class RoundBegan:
+    """The sites of a round are asked to train; the round before may still be unsaved."""
+
+    round: int
+    sites: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -71,6 +79,7 @@ class RunEnded:
 
 Event = (
     RunBegan
+    | RoundBegan
     | ReplyArrived
     | RoundComputed
     | RoundEnded

@@ -36,7 +36,8 @@ def closed(
     layout = federation.layout
     vector = layout.vector(session.layout.state_dict(trained.vector))
     state = program.init(vector[layout.shared].clone())
-    own, heard = Session(federation, session.secret), OneRound(callbacks)
+    round, name = last.round + 1, program.algorithm.registered
+    own, heard = Session(federation, session.secret), OneRound(callbacks, round)
     engine = engine_of(federation)
     try:
         start = Checkpoint(0, vector[layout.travelling].clone(), state)
@@ -44,7 +45,7 @@ def closed(
         chooses = loop.validates(session, engine)
     finally:
         engine.close()
-    once, round, name = found.checkpoint, last.round + 1, program.algorithm.registered
+    once = found.checkpoint
     line = {**heard.line, "round": round, "finish": name}
     vector = session.layout.vector(layout.state_dict(found.vector))
     best, choice = last.best, Choice.of(session.program) if chooses else None

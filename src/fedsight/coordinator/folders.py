@@ -10,7 +10,8 @@ from fedsight.core import locks
 from fedsight.core.errors import StoreError
 from fedsight.core.files import make_folder
 
-LOCK = ".lock"
+LOCK = ".lock"  # held by the process that trains
+CARRIED = ".carried"  # held by the process that carries a run of a federation from job to job
 
 
 def free_folder(root: Path, name: str) -> Path:

@@ -14,6 +14,7 @@ from torch import Tensor
 from fedsight.coordinator.callbacks import (
     Callback,
     ReplyArrived,
+    RoundBegan,
     RoundComputed,
     RoundEnded,
     notify,
@@ -188,10 +189,13 @@ class _Loop:
             )
             for version, clients in sorted(turn.earlier.items())
         ]
+        name = self._session.federation.name
+        asked = [*turn.clients, *(client for one in earlier for client in one.clients)]
+        notify(self._callbacks, RoundBegan(round, [name(client) for client in asked]))
         # While the cohort trains, the previous round is reported to the callbacks (which write
         # the checkpoint, for example).
-        notify, meanwhile = self._notify_reply, self.notify_round
-        outcome = collect(self._engine, order, turn.clients, notify, meanwhile, earlier)
+        said, meanwhile = self._notify_reply, self.notify_round
+        outcome = collect(self._engine, order, turn.clients, said, meanwhile, earlier)
         for site, cause in turn.lost.items():
             outcome.rejected.setdefault(site, cause)
         return outcome, 4 * (len(order.vector) + sum(value.numel() for value in shared.values()))

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from fedsight.coordinator import loop
-from fedsight.coordinator.callbacks import Callback, Event, ReplyArrived, RoundEnded, notify
+from fedsight.coordinator.callbacks import (
+    Callback,
+    Event,
+    ReplyArrived,
+    RoundBegan,
+    RoundEnded,
+    notify,
+)
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.engines.base import Engine
@@ -18,14 +25,19 @@ BEFORE = 0  # the round of the opening, in the history and of its checkpoint
 
 @dataclass
 class OneRound(Callback):
-    """Keeps the history line of a run of one round, and passes on the replies."""
+    """Keeps the history line of a run of one round, and passes on the replies to it as those of
+    round `number`."""
 
     callbacks: Sequence[Callback]
+    number: int
     line: dict[str, Any] = field(default_factory=dict)
 
     def on(self, event: Event) -> None:
-        """Keep a round's line, pass on a reply; nothing else is for the run's own callbacks."""
-        if isinstance(event, ReplyArrived):
+        """Keep a round's line, pass on who is asked and who replies; nothing else is for the run's
+        own callbacks."""
+        if isinstance(event, RoundBegan):
+            notify(self.callbacks, replace(event, round=self.number))
+        elif isinstance(event, ReplyArrived):
             notify(self.callbacks, event)
         elif isinstance(event, RoundEnded):
             self.line = dict(event.line)
@@ -46,7 +58,7 @@ def opened(
     if program is None:
         return None
     federation = session.federation.under(program)
-    heard = OneRound(callbacks)
+    heard = OneRound(callbacks, BEFORE)
     engine = engine_of(federation)
     try:
         trained = loop.run(Session(federation, session.secret), engine, overall, [heard])

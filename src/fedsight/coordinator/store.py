@@ -18,6 +18,7 @@ from torch import Tensor
 from fedsight.algorithms.base import State
 from fedsight.coordinator.choice import Best
 from fedsight.coordinator.folders import LOCK
+from fedsight.coordinator.live import LIVE
 from fedsight.core.errors import StoreError
 from fedsight.core.files import (
     append_line,
@@ -41,6 +42,7 @@ WRITTEN = (  # besides run.toml and run.json
     "unmeasured.safetensors",
     "report.html",
     "received.json",
+    LIVE,
 )
 RESULTS = "checkpoint.safetensors", "unmeasured.safetensors"  # there once a round has a result
 _BEST = "best"  # the name of the best round's model in a checkpoint

@@ -9,6 +9,7 @@ FedSightError                    exit code 1
 ├── StoreError                   7   a run folder or a ledger: missing, broken, altered, disk full
 ├── DeployError                  8   a federation across machines: keys, connections, a contract
 └── Interrupted                130   Ctrl-C
+    └── Paused                 130   the run was asked to end after a round
 """
 
 from __future__ import annotations
@@ -97,3 +98,7 @@ class Interrupted(FedSightError):  # noqa: N818 - the user asked for it
     """The user pressed Ctrl-C; the last checkpoint is intact."""
 
     exit_code = 130
+
+
+class Paused(Interrupted):
+    """The user asked that the run end after a round; it can be resumed."""

@@ -13,13 +13,15 @@ from torch import Tensor
 
 from fedsight.client.memory import MemoryStore
 from fedsight.coordinator import loop
+from fedsight.coordinator.asked import answered, asked
 from fedsight.coordinator.callbacks import Callback, Event, RoundEnded, RunBegan, notify
 from fedsight.coordinator.closing import closed
 from fedsight.coordinator.folders import claimed
+from fedsight.coordinator.live import Live
 from fedsight.coordinator.opening import opened
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint, RunStore, without_none
-from fedsight.core.errors import ConfigError, Interrupted, StoreError
+from fedsight.core.errors import ConfigError, Interrupted, Paused, StoreError
 from fedsight.core.types import Metrics
 from fedsight.engines.base import Engine
 from fedsight.engines.group import Group
@@ -57,10 +59,10 @@ def start(what: Start, callbacks: Sequence[Callback]) -> dict[str, Any]:
         store.require_place(what.force)  # before the data are opened, which may take long
         config.check(program, speed)
         session = Session(federate(program))
-        with _resumable(store):
+        with _resumable(store) as live:
             facts = describe(session, command, contents(session.federation.dataset, speed.hash))
             store.create(program, speed, facts, what.force)
-            conclusion = Conclusion(session, speed, store, command, callbacks)
+            conclusion = Conclusion(session, speed, store, command, [*callbacks, live])
             return _embedded(conclusion, None, what.group)
 
 
@@ -97,7 +99,7 @@ def _resumed(
     if problems := speed.check():
         raise ConfigError(problems)
     facts = store.read_json("run.json")
-    with _resumable(store):
+    with _resumable(store) as live:
         session = Session(federate(program))
         command: Command = "compare" if facts.get("command") == "compare" else "run"
         # as when the run began, whatever run.toml says by now
@@ -112,7 +114,7 @@ def _resumed(
         if checkpoint is not None:
             _require_fit(store, session, checkpoint)
         MemoryStore(store.memory).rewind(checkpoint.round if checkpoint else 0)
-        conclusion = Conclusion(session, speed, store, command, callbacks)
+        conclusion = Conclusion(session, speed, store, command, [*callbacks, live])
         return _embedded(conclusion, checkpoint, group)
 
 
@@ -154,15 +156,19 @@ def rewound(store: RunStore) -> Checkpoint | None:
 
 
 @contextlib.contextmanager
-def _resumable(store: RunStore) -> Iterator[None]:
-    """Turn Ctrl-C into Interrupted, which says how to continue the run."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted(
-            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is complete",
-            f"continue with: fedsight resume {store.folder}",
-        ) from None
+def _resumable(store: RunStore) -> Iterator[Live]:
+    """Turn Ctrl-C into Interrupted, which says how to continue the run, and tell the run's folder
+    what goes on; a request to stop is Ctrl-C too."""
+    live = Live(store.folder, stops=True)
+    with live.watched():
+        try:
+            yield live
+        except KeyboardInterrupt:
+            how = "as asked" if live.stopping else "by Ctrl-C"
+            raise Interrupted(
+                f"stopped {how}; the last checkpoint in {store.folder} is complete",
+                f"continue with: fedsight resume {store.folder}",
+            ) from None
 
 
 def refuse_change(store: RunStore, before: dict[str, Any], now: dict[str, Any]) -> None:
@@ -206,10 +212,11 @@ def _content(facts: Any) -> Any:
 
 @dataclass
 class _Recorder(Callback):
-    """Writes each round into the run folder."""
+    """Writes each round into the run folder; whether the run is to pause is decided here."""
 
     store: RunStore
     every: int
+    pausing: bool = False
 
     def on(self, event: Event) -> None:
         """Write the history first: a checkpoint implies that its rounds' lines are complete."""
@@ -217,8 +224,26 @@ class _Recorder(Callback):
             self.store.append_history(event.line)
             if event.checkpoint.round < event.line["round"]:  # the closing: training can go on
                 return
-            if event.last or event.checkpoint.round % self.every == 0:
+            self.pausing = not event.last and asked(self.store.folder) == "pause"
+            if event.last or self.pausing or event.checkpoint.round % self.every == 0:
                 self.store.save_checkpoint(event.checkpoint)
+
+
+@dataclass
+class _Pauser(Callback):
+    """Ends the run after a round whose checkpoint was written because it is to pause."""
+
+    recorder: _Recorder
+
+    def on(self, event: Event) -> None:
+        """Raise Paused."""
+        if isinstance(event, RoundEnded) and self.recorder.pausing:
+            folder = self.recorder.store.folder
+            answered(folder)
+            raise Paused(
+                f"paused after round {event.line['round']}, as asked",
+                f"continue with: fedsight resume {folder}",
+            )
 
 
 def go(
@@ -288,8 +313,9 @@ def _began(run: Conclusion, checkpoint: Checkpoint | None) -> None:
 
 def _recorded(run: Conclusion) -> list[Callback]:
     """The run's callbacks, and first of all the folder, so that a round is saved even if another
-    one fails."""
-    return [_Recorder(run.store, run.speed.checkpoint_every), *run.callbacks]
+    one fails; last what may end the run, when all have seen the round."""
+    recorder = _Recorder(run.store, run.speed.checkpoint_every)
+    return [recorder, *run.callbacks, _Pauser(recorder)]
 
 
 def _overall(federation: Federation) -> loop.Overall:

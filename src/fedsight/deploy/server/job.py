@@ -18,6 +18,7 @@ from typing import Any
 
 from fedsight.coordinator.callbacks import Callback, Event, RoundComputed, RoundEnded
 from fedsight.coordinator.folders import LOCK
+from fedsight.coordinator.live import Live
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RESULTS, RunStore
 from fedsight.core import locks
@@ -178,13 +179,19 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     engine = RemoteEngine(federation, link, record)
     watch.engine = engine
     memory_reclaim.freeze_live_objects()
+    live = Live(store.folder, stops=False)  # the scheduler answers a request to stop
     run = Conclusion(
-        *(session, speed, store, "run", [*([_UnmeasuredKeeper(store)] if once else []), watch]),
+        *(session, speed, store, "run"),
+        [*([_UnmeasuredKeeper(store)] if once else []), live, watch],
         pictures=False,
         withheld=engine.withheld,
         noised=noised,
     )
-    lifecycle.go(run, engine, checkpoint, unmeasured)
+    live.begin()
+    try:
+        lifecycle.go(run, engine, checkpoint, unmeasured)
+    finally:
+        live.close()
     final_models.deliver(folder, store, engine)
 
 

@@ -18,8 +18,9 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+from fedsight.coordinator.asked import answered, asked
 from fedsight.coordinator.callbacks import Callback, RoundEnded, RunBegan, RunEnded, notify
-from fedsight.coordinator.folders import LOCK
+from fedsight.coordinator.folders import CARRIED, LOCK
 from fedsight.coordinator.store import RunStore
 from fedsight.core import errors, locks
 from fedsight.core.errors import (
@@ -80,11 +81,16 @@ def resume(
     callbacks: Sequence[Callback],
     notify: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Continue a run of the federation until it is finished; returns the summary."""
+    """Continue a run of the federation until it is finished; returns the summary.
+
+    Raises StoreError if another process does so.
+    """
     program, _ = store.program()
     scheduler = RunScheduler(federation, program, store, callbacks, notify)
     try:
-        return scheduler.run()
+        with locks.hold(store.folder / CARRIED, 0.0, _carried(store.folder)):
+            answered(store.folder)  # whatever was asked of an earlier process
+            return scheduler.run()
     except KeyboardInterrupt:
         try:
             scheduler.abort()
@@ -153,6 +159,12 @@ class RunScheduler:
                 raise _error(outcome)
         return self._finish()
 
+    def _require_going_on(self) -> None:
+        """Raise KeyboardInterrupt, as Ctrl-C does, when the user asked that the run stop."""
+        if asked(self._store.folder) == "stop":
+            answered(self._store.folder)
+            raise KeyboardInterrupt
+
     def abort(self) -> None:
         """Abort the current job; DeployError if the server cannot be reached."""
         if self._job is not None:
@@ -184,6 +196,7 @@ class RunScheduler:
         """Wait until the coordinator's process runs; the outcome if it never did."""
         began = asked = time.monotonic()
         while read_outcome(self._store, self._number) is None:
+            self._require_going_on()
             time.sleep(POLL_INTERVAL)
             now = time.monotonic()
             if now - asked < STATUS_INTERVAL:
@@ -202,6 +215,7 @@ class RunScheduler:
     def _wait_for_end(self) -> dict[str, Any]:
         """Report rounds until the coordinator's process has ended; returns the outcome."""
         while True:
+            self._require_going_on()
             ended = not locks.held(self._store.folder / LOCK)
             self._report_rounds()
             outcome = read_outcome(self._store, self._number)
@@ -225,6 +239,7 @@ class RunScheduler:
         deadline = self._program.rounds.deadline
         final = final_sites(self._store, self._program)
         while True:
+            self._require_going_on()
             expected = self._federation.admitted()
             found = presence.presences(self._federation.presences)
             connected = {name for name, one in found.items() if one.alive}
@@ -299,6 +314,10 @@ class RunScheduler:
 
     def _open_session(self, timeout: float) -> AbstractContextManager[OperatorSession]:
         return open_session(self._federation.operator_kit, OPERATOR, timeout)
+
+
+def _carried(folder: Path) -> StoreError:
+    return StoreError(f"another process carries on the run in {folder}", "wait until it ends")
 
 
 def _lost(cause: str) -> dict[str, Any]:

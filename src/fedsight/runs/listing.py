@@ -1,0 +1,193 @@
+"""The runs in a folder, and the state of each, told from their files alone; nothing is loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from fedsight.coordinator.asked import ask, asked
+from fedsight.coordinator.folders import CARRIED, LOCK
+from fedsight.coordinator.live import LIVE
+from fedsight.core import locks
+from fedsight.core.errors import StoreError
+from fedsight.core.files import parse_json, records
+from fedsight.language.english import from_english
+from fedsight.language.message import Text, message
+
+State = Literal["running", "paused", "stopped", "failed", "interrupted", "finished"]
+Control = Literal["pause", "stop"]
+DEEP = 2  # folders below the one that is listed: a series or a sweep has its runs in its own
+
+
+@dataclass(frozen=True)
+class Listed:
+    """One run as its files show it; `live` is what the process at work in it says."""
+
+    folder: Path
+    name: str
+    state: State
+    created: str  # ISO 8601
+    round: int  # the last complete one
+    rounds: int | None  # planned; None: not known yet
+    score: float | None
+    score_error: float | None  # its standard error, where noise was added to figures
+    headline: str
+    algorithm: str
+    sites: int | None
+    epsilon: float | None
+    bytes: int  # both directions
+    federation: bool  # whether the sites are on other machines
+    asked: str | None  # what the user asked, which the run has not answered yet
+    cause: str = ""  # why it failed
+    cure: str = ""
+    live: Mapping[str, Any] = field(default_factory=dict)
+
+    def table(self) -> dict[str, Any]:
+        """In plain values, as `--json` prints it."""
+        plain = {key: getattr(self, key) for key in self.__dataclass_fields__ if key != "live"}
+        return plain | {"folder": str(self.folder)}
+
+
+def listed(root: Path) -> list[Listed]:
+    """The runs in the folder `root` and in those in it, the newest first; StoreError if there is no
+    such folder."""
+    if not root.is_dir():
+        raise StoreError(f"there is no folder {root}", "give the folder that holds the run folders")
+    found = [
+        path.parent
+        for deep in range(DEEP + 1)
+        for path in root.glob("/".join(["*"] * deep + ["run.json"]))
+    ]
+    return sorted(map(look, found), key=lambda one: (one.created, str(one.folder)), reverse=True)
+
+
+def look(folder: Path) -> Listed:
+    """The run in `folder`; what is missing or broken in it is left out."""
+    facts, summary = _object(folder / "run.json"), _object(folder / "summary.json")
+    live, job = _object(folder / LIVE), _object(folder / "job.json")
+    lines = _history(folder)
+    scored = next((line for line in reversed(lines) if _number(line.get("score"))), {})
+    shown = summary if _number(summary.get("score")) else scored
+    state, ended = _state(folder, summary, live, job)
+    return Listed(
+        folder=folder,
+        name=str(facts.get("name") or folder.name),
+        state=state,
+        created=str(facts.get("created") or _changed(folder)),
+        round=_count(lines[-1].get("round")) or 0 if lines else 0,
+        rounds=_count(facts.get("rounds")),
+        score=_number(shown.get("score")),
+        score_error=_number(shown.get("score_error")),
+        headline=str(facts.get("headline") or ""),
+        algorithm=str(facts.get("algorithm") or ""),
+        sites=_count(facts.get("population")),
+        epsilon=_number(lines[-1].get("epsilon")) if lines else None,
+        bytes=sum(
+            _count(line.get(key)) or 0 for line in lines for key in ("bytes_up", "bytes_down")
+        ),
+        federation="federation" in facts,
+        asked=asked(folder) if state == "running" else None,
+        cause=str(ended.get("cause") or ""),
+        cure=str(ended.get("cure") or ""),
+        live=live if state == "running" else {},
+    )
+
+
+def state_words(one: Listed) -> Text:
+    """The state of a run in words, with what was asked of it."""
+    match one.state:
+        case "running" if one.asked == "pause":
+            return message("running; to pause after this round")
+        case "running" if one.asked == "stop":
+            return message("running; told to stop")
+        case "running":
+            return message("running")
+        case "paused":
+            return message("paused")
+        case "stopped":
+            return message("stopped")
+        case "failed":
+            return message("failed: {cause}", cause=from_english(one.cause))
+        case "interrupted":
+            return message("interrupted")
+        case "finished":
+            return message("finished")
+
+
+def control(folder: Path, request: Control) -> None:
+    """Ask the run in `folder` to pause or to stop; StoreError if it is not running, or cannot."""
+    if not (folder / "run.json").is_file():
+        raise StoreError(f"{folder} is not a run folder", "give the folder of a run")
+    run = look(folder)
+    if run.state != "running":
+        raise StoreError(
+            f"the run in {folder} is not running: it is {run.state}",
+            "`fedsight runs list` shows which runs are",
+        )
+    if request == "pause" and run.live.get("phase") == "baselines":
+        raise StoreError(
+            f"the run in {folder} has no rounds left to pause after: its baselines are trained",
+            "stop it instead: baselines that are complete are kept",
+        )
+    ask(folder, request)
+
+
+def _state(
+    folder: Path, summary: Mapping[str, Any], live: Mapping[str, Any], job: Mapping[str, Any]
+) -> tuple[State, Mapping[str, Any]]:
+    """The state of a run, and what is known of its end."""
+    if locks.held(folder / LOCK) or locks.held(folder / CARRIED):
+        return "running", {}
+    if summary:
+        return "finished", {}
+    if job.get("state") == "failed":
+        paused = job.get("family") == "Paused"
+        return ("paused", {}) if paused else ("failed", job)
+    ended = live.get("ended")
+    ended = ended if isinstance(ended, Mapping) else {}
+    match ended.get("how"):
+        case "paused":
+            return "paused", {}
+        case "stopped":
+            return "stopped", {}
+        case "failed":
+            return "failed", ended
+    return "interrupted", {}
+
+
+def _history(folder: Path) -> list[dict[str, Any]]:
+    try:
+        return records(folder / "history.jsonl")
+    except OSError:
+        return []
+
+
+def _object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file that may be missing or incomplete."""
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _number(value: Any) -> float | None:
+    real = isinstance(value, int | float) and not isinstance(value, bool)
+    return float(value) if real and math.isfinite(value) else None
+
+
+def _changed(folder: Path) -> str:
+    """When the run's folder was made, for a run that no process has described yet."""
+    try:
+        seconds = (folder / "run.toml").stat().st_mtime
+    except OSError:
+        seconds = 0.0
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
