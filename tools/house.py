@@ -38,10 +38,12 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("inference",),
     ("runs",),
     ("deploy",),
+    ("console",),
     ("cli",),
 )
 BESIDE = {
     "models": {"data"},  # weights that a package ships are fetched as data are
+    "console": {"report"},  # its curves and its reports in place
     "runs": {"report"},  # a run in Python shows its progress and writes its report
 }
 APART = {"report": {"core", "language"}}  # reads run files alone, and imports no torch

@@ -6,50 +6,18 @@ With FEDSIGHT_SCREENSHOTS=FOLDER the screenshots are kept there.
 from __future__ import annotations
 
 import base64
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import browsers
 import pytest
+from browsers import CLIPPED, SIZES, chromium, shoot
 from report_kinds import KINDS
 from selenium import webdriver
-from selenium.webdriver.chrome.service import Service
 
 from fedsight.report.page import build
 
-FLAGS = (
-    "--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-    "--disable-dev-shm-usage", "--disable-background-networking", "--disable-component-update",
-    "--disable-sync", "--hide-scrollbars",
-)  # fmt: skip
-SIZES = {"phone": (390, 844), "desktop": (1280, 800)}
-# What reaches out of the page, out of its drawing, or is cut off or behind a scroll.
-CLIPPED = """
-const found = [], root = document.documentElement;
-if (Math.max(root.scrollWidth, document.body.scrollWidth) > root.clientWidth)
-  found.push(`page ${root.scrollWidth} > ${root.clientWidth}`);
-for (const e of document.querySelectorAll('main *')) {
-  const box = e.getBoundingClientRect();
-  if (!box.width || !box.height || e.closest('.unseen') || e.closest('.pick')) continue;
-  if (e.closest('details:not([open])') && !e.closest('summary')) continue;
-  if (e.closest('.stack thead') && getComputedStyle(e.closest('thead')).position === 'absolute')
-    continue;
-  if (box.left < -1 || box.right > root.clientWidth + 1)
-    found.push(`${e.tagName}.${e.className.baseVal ?? e.className} ${box.left} to ${box.right}: `
-      + e.textContent.slice(0, 60));
-  if (!e.ownerSVGElement && e.scrollWidth > e.clientWidth + 1 && e.clientWidth
-      && getComputedStyle(e).display !== 'inline' && !e.closest('.axis'))
-    found.push(`${e.tagName}.${e.className} holds ${e.scrollWidth} in ${e.clientWidth}`);
-  if (e.tagName === 'text') {
-    const own = e.ownerSVGElement.getBoundingClientRect();
-    if (box.left < own.left - 1 || box.right > own.right + 1 || box.top < own.top - 1
-        || box.bottom > own.bottom + 1) found.push(`drawing cuts ${e.textContent}`);
-  }
-}
-return found;
-"""
 SMALLEST = """
 return Math.min(...[...document.querySelectorAll('svg text')].filter(
   t => t.getBoundingClientRect().width).map(t => parseFloat(getComputedStyle(t).fontSize)
@@ -70,45 +38,12 @@ return seen;
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
-    binary, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    assert binary, "install Debian's packages chromium and chromium-driver"
-    assert driver, "install Debian's packages chromium and chromium-driver"
-    options = webdriver.ChromeOptions()
-    options.binary_location = binary
-    for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    chrome = webdriver.Chrome(options=options, service=Service(executable_path=driver))
-    yield chrome
-    chrome.quit()
+    with chromium(tmp_path_factory.mktemp("profile")) as chrome:
+        yield chrome
 
 
 def show(browser: webdriver.Chrome, path: Path, size: str, scheme: str = "light") -> None:
-    width, height = SIZES[size]
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": size == "phone"},
-    )
-    browser.execute_cdp_cmd(
-        "Emulation.setEmulatedMedia",
-        {"features": [{"name": "prefers-color-scheme", "value": scheme}]},
-    )
-    browser.get(path.as_uri())
-
-
-def shoot(browser: webdriver.Chrome, folder: Path, name: str) -> Path:
-    folder = Path(os.environ.get("FEDSIGHT_SCREENSHOTS", folder))
-    folder.mkdir(parents=True, exist_ok=True)
-    width, height = browser.execute_script(
-        "const d = document.documentElement; return [d.clientWidth, d.scrollHeight]"
-    )
-    clip = {"x": 0, "y": 0, "width": width, "height": min(height, 16_000), "scale": 1}
-    shot: dict[str, Any] = browser.execute_cdp_cmd(
-        "Page.captureScreenshot", {"captureBeyondViewport": True, "clip": clip}
-    )
-    path = folder / f"{name}.png"
-    path.write_bytes(base64.b64decode(shot["data"]))
-    return path
+    browsers.show(browser, path.as_uri(), size, scheme)
 
 
 def choose(browser: webdriver.Chrome, language: str) -> None:

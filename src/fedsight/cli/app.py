@@ -9,6 +9,7 @@ import typer
 import fedsight
 from fedsight.cli import (
     catalogue,
+    console,
     data,
     doctor,
     faces,
@@ -46,6 +47,7 @@ app.command("export")(use.export_command)
 app.command("models")(catalogue.models_command)
 app.command("algorithms")(catalogue.algorithms_command)
 app.command("tasks")(catalogue.tasks_command)
+app.command("console")(console.console_command)
 app.command("doctor")(doctor.doctor_command)
 app.add_typer(data.app, name="data", cls=Group)
 app.add_typer(privacy.app, name="privacy", cls=Group)

@@ -95,7 +95,9 @@ def _show(found: list[Listed], root: Path) -> None:
             escape(str(one.folder.relative_to(root))),
             state_words(one),
             format_time(one.created)[:16],
-            message("{done} of {all}", done=one.round, all="?" if one.rounds is None else one.rounds),
+            message(
+                "{done} of {all}", done=one.round, all="?" if one.rounds is None else one.rounds
+            ),
             "" if one.score is None else f"{one.score:.2%}",
             "" if one.sites is None else f"{one.sites:,}",
         )

@@ -87,10 +87,14 @@ class Live(Callback):
             self._thread.join()
 
     def end(self, how: Ended, error: FedSightError | None = None) -> None:
-        """Write the last state: how the run ended, and why."""
+        """Write how the run ended, and why. Of a finished run its summary says all."""
         self.close()
         answered(self._folder)
-        ended = {"how": how, "at": time.time()}
+        if how == "finished":
+            with contextlib.suppress(OSError):
+                (self._folder / LIVE).unlink(missing_ok=True)
+            return
+        ended: dict[str, Any] = {"how": how, "at": time.time()}
         if error is not None:
             ended |= {"cause": error.cause, "cure": error.cure}
         self._note(ended=ended)
@@ -166,4 +170,3 @@ class Live(Callback):
         with contextlib.suppress(OSError):
             partial.write_text(text, encoding="utf-8")
             partial.replace(self._folder / LIVE)
-

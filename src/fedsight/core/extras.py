@@ -19,6 +19,7 @@ EXTRAS = {
     "privacy": ("dp_accounting",),
     "timm": ("timm",),
     "plots": ("matplotlib",),
+    "console": ("starlette", "uvicorn"),
 }
 
 

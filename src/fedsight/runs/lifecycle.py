@@ -62,7 +62,7 @@ def start(what: Start, callbacks: Sequence[Callback]) -> dict[str, Any]:
         with _resumable(store) as live:
             facts = describe(session, command, contents(session.federation.dataset, speed.hash))
             store.create(program, speed, facts, what.force)
-            conclusion = Conclusion(session, speed, store, command, [*callbacks, live])
+            conclusion = Conclusion(session, speed, store, command, [live, *callbacks])
             return _embedded(conclusion, None, what.group)
 
 
@@ -114,7 +114,7 @@ def _resumed(
         if checkpoint is not None:
             _require_fit(store, session, checkpoint)
         MemoryStore(store.memory).rewind(checkpoint.round if checkpoint else 0)
-        conclusion = Conclusion(session, speed, store, command, [*callbacks, live])
+        conclusion = Conclusion(session, speed, store, command, [live, *callbacks])
         return _embedded(conclusion, checkpoint, group)
 
 
@@ -164,10 +164,12 @@ def _resumable(store: RunStore) -> Iterator[Live]:
         try:
             yield live
         except KeyboardInterrupt:
-            how = "as asked" if live.stopping else "by Ctrl-C"
+            folder = store.folder
             raise Interrupted(
-                f"stopped {how}; the last checkpoint in {store.folder} is complete",
-                f"continue with: fedsight resume {store.folder}",
+                f"stopped as asked; the last checkpoint in {folder} is complete"
+                if live.stopping
+                else f"stopped by Ctrl-C; the last checkpoint in {folder} is complete",
+                f"continue with: fedsight resume {folder}",
             ) from None
 
 

@@ -14,13 +14,13 @@ from fedsight.coordinator.folders import CARRIED, LOCK
 from fedsight.coordinator.live import LIVE
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
-from fedsight.core.files import parse_json, records
+from fedsight.core.files import link_on_the_way, parse_json, records
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
 
 State = Literal["running", "paused", "stopped", "failed", "interrupted", "finished"]
 Control = Literal["pause", "stop"]
-DEEP = 2  # folders below the one that is listed: a series or a sweep has its runs in its own
+PLACES = ("*/", "*/*/")  # a series or a sweep has its runs in its own folder
 
 
 @dataclass(frozen=True)
@@ -57,12 +57,14 @@ def listed(root: Path) -> list[Listed]:
     such folder."""
     if not root.is_dir():
         raise StoreError(f"there is no folder {root}", "give the folder that holds the run folders")
-    found = [
-        path.parent
-        for deep in range(DEEP + 1)
-        for path in root.glob("/".join(["*"] * deep + ["run.json"]))
-    ]
-    return sorted(map(look, found), key=lambda one: (one.created, str(one.folder)), reverse=True)
+    found = map(look, folders(root))
+    return sorted(found, key=lambda one: (one.created, str(one.folder)), reverse=True)
+
+
+def folders(root: Path) -> list[Path]:
+    """The run folders below `root`, by name; links are not followed."""
+    found = (path.parent for deep in PLACES for path in root.glob(f"{deep}run.json"))
+    return sorted(path for path in found if link_on_the_way(root, path.relative_to(root)) is None)
 
 
 def look(folder: Path) -> Listed:
@@ -70,7 +72,7 @@ def look(folder: Path) -> Listed:
     facts, summary = _object(folder / "run.json"), _object(folder / "summary.json")
     live, job = _object(folder / LIVE), _object(folder / "job.json")
     lines = _history(folder)
-    scored = next((line for line in reversed(lines) if _number(line.get("score"))), {})
+    scored: Mapping[str, Any] = next((line for line in reversed(lines) if _number(line.get("score"))), {})
     shown = summary if _number(summary.get("score")) else scored
     state, ended = _state(folder, summary, live, job)
     return Listed(

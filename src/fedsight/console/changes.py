@@ -1,0 +1,120 @@
+"""Tells the browsers which runs have changed, as server-sent events (HTML Standard, section 9.2).
+
+One thread looks at the files of the run folders while anybody listens; each listener gets the names
+of what has changed since it last heard.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+from fedsight.coordinator.asked import ASKED
+from fedsight.coordinator.folders import CARRIED, LOCK
+from fedsight.coordinator.live import LIVE
+from fedsight.core import locks
+from fedsight.runs.listing import folders
+
+WATCHED = (
+    "run.json",
+    "history.jsonl",
+    "summary.json",
+    "comparison.partial.json",
+    "job.json",
+    LIVE,
+    ASKED,
+)
+INTERVAL = 0.5  # seconds between two looks
+ALIVE = 15.0  # seconds after which an idle connection is told that it is one
+
+EVERYTHING = "*"
+
+Signature = tuple[object, ...]
+
+
+class Changes:
+    """What the listeners hear."""
+
+    def __init__(self, root: Path, *others: Path) -> None:
+        self._root, self._others = root, others  # `others`: folders whose files concern every page
+        # Each listener's queue, and whether it has been told to look. None in it: the end.
+        self._listeners: dict[asyncio.Queue[list[str] | None], bool] = {}
+        self._task: asyncio.Task[None] | None = None
+
+    async def events(self) -> AsyncIterator[str]:
+        """The events for one listener, until it goes."""
+        queue: asyncio.Queue[list[str] | None] = asyncio.Queue()
+        self._listeners[queue] = False
+        if self._task is None:
+            self._task = asyncio.create_task(self._watch())
+        try:
+            yield "retry: 2000\n\n"
+            while True:
+                try:
+                    changed = await asyncio.wait_for(queue.get(), ALIVE)
+                except TimeoutError:
+                    yield ": still here\n\n"
+                    continue
+                if changed is None:
+                    return
+                yield f"data: {json.dumps(changed)}\n\n"
+        finally:
+            del self._listeners[queue]
+            if not self._listeners and self._task is not None:
+                self._task.cancel()
+                self._task = None
+
+    def end(self) -> None:
+        """Let all listeners go: the console ends."""
+        for queue in self._listeners:
+            queue.put_nowait(None)
+
+    async def _watch(self) -> None:
+        before = await asyncio.to_thread(self._look)
+        while True:
+            self._greet()
+            await asyncio.sleep(INTERVAL)
+            now = await asyncio.to_thread(self._look)
+            names = before.keys() | now.keys()
+            changed = sorted(name for name in names if before.get(name) != now.get(name))
+            before = now
+            for queue in self._listeners if changed else ():
+                queue.put_nowait(changed)
+
+    def _greet(self) -> None:
+        """Tell new listeners to look at everything once: what they have seen before may be older
+        than the state with which the next one is compared."""
+        for queue, greeted in self._listeners.items():
+            if not greeted:
+                queue.put_nowait([EVERYTHING])
+                self._listeners[queue] = True
+
+    def _look(self) -> dict[str, Signature]:
+        """What tells that a run has changed, by the run's name; "" is everything else."""
+        found = {
+            str(folder.relative_to(self._root)): tuple(_signature(folder))
+            for folder in folders(self._root)
+        }
+        found[""] = tuple(
+            part
+            for folder in self._others
+            for path in sorted(folder.glob("*.json"))
+            for part in _stamp(path)
+        )
+        return found
+
+
+def _signature(folder: Path) -> Iterator[object]:
+    for name in WATCHED:
+        yield from _stamp(folder / name)
+    yield locks.held(folder / LOCK) or locks.held(folder / CARRIED)
+
+
+def _stamp(path: Path) -> tuple[object, ...]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (None,)
+    return stat.st_mtime_ns, stat.st_size, stat.st_ino

@@ -1,0 +1,134 @@
+"""Serves the console on this machine alone."""
+
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable, Mapping
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount, Route
+
+from fedsight.console import pages
+from fedsight.console.access import Guard, Sessions
+from fedsight.console.changes import Changes
+from fedsight.console.queue import Queue
+from fedsight.core.errors import StoreError
+from fedsight.core.files import make_folder
+
+ADDRESS = "127.0.0.1"
+MOST_BYTES = 1 << 16  # of a form
+LONGEST_WAIT = 2  # seconds in which listeners may end when the console does
+
+
+def application(console: pages.Console) -> Starlette:
+    """The console as an ASGI application."""
+    told = pages.told
+    routes: list[BaseRoute] = [
+        Route("/", told(pages.runs_page)),
+        Route("/run/{run:path}", told(pages.run_page)),
+        Route("/report/{run:path}", told(pages.report_page)),
+        Route("/do/{what}/{run:path}", told(pages.act), methods=["POST"]),
+        Route("/withdraw/{id}", told(pages.withdraw), methods=["POST"]),
+        Route("/new", told(pages.new_page)),
+        Route("/new", pages.begin, methods=["POST"]),
+        Route("/sites", told(pages.sites_page)),
+        Route("/session", told(pages.login_page)),
+        Route("/session", pages.login, methods=["POST"]),
+        Route("/language/{language}", told(pages.choose_language), methods=["POST"]),
+        Route("/events", pages.events),
+        Route("/static/{name}", static),
+    ]
+    routes = [Mount(console.base, routes=routes)]
+    guard = Middleware(Guard, sessions=console.sessions)
+    app = Starlette(routes=routes, middleware=[guard], max_body_size=MOST_BYTES)
+    app.state.console = console
+    return app
+
+
+def static(request: Request) -> Response:
+    """A style sheet or the script."""
+    found = _static().get(request.path_params["name"])
+    if found is None:
+        return Response("there is no such file\n", 404, media_type="text/plain")
+    return Response(found[0], media_type=found[1])
+
+
+def _static() -> Mapping[str, tuple[str, str]]:
+    """Name -> content and type: a fixed list, so that no name leads to another file."""
+    here, report = files("fedsight") / "console" / "static", files("fedsight") / "report"
+    style = re.sub(r"</?style>", "", (report / "style.html").read_text(encoding="utf-8"))
+    return {
+        "report.css": (style, "text/css"),
+        "console.css": ((here / "console.css").read_text(encoding="utf-8"), "text/css"),
+        "console.js": ((here / "console.js").read_text(encoding="utf-8"), "text/javascript"),
+    }
+
+
+def bound(port: int) -> socket.socket:
+    """A socket at `port` of this machine, 0 for any that is free; StoreError if it is taken."""
+    found = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        found.bind((ADDRESS, port))
+        found.listen()  # whoever reads the address may come at once
+    except OSError as error:
+        found.close()
+        why = error.strerror or str(error)
+        raise StoreError(
+            f"cannot serve the console at port {port}: {why}",
+            "choose another with --port, or end what uses it; --port 0 takes one that is free",
+        ) from error
+    return found
+
+
+class Server(uvicorn.Server):
+    """A server that lets its listeners go before it ends."""
+
+    def __init__(self, console: pages.Console) -> None:
+        self._changes = console.changes
+        super().__init__(
+            uvicorn.Config(
+                application(console),
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                lifespan="off",
+                timeout_graceful_shutdown=LONGEST_WAIT,
+            )
+        )
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End, once the answers in progress are complete."""
+        self._changes.end()
+        await super().shutdown(sockets)
+
+
+def serve(root: Path, federation: Any, port: int, announce: Callable[[str], None]) -> None:
+    """Serve the console for the runs in `root` until Ctrl-C or SIGTERM.
+
+    `announce` gets its address. Raises StoreError if the port is taken, or another console serves
+    the folder.
+    """
+    make_folder(root)
+    with bound(port) as listening:
+        queue = Queue(root)
+        others = [queue.place] + ([federation.presences] if federation is not None else [])
+        changes = Changes(root, *others)
+        console = pages.Console(root, queue, Sessions(), changes, federation)
+        queue.start()
+        at = listening.getsockname()[1]
+        address = f"http://{ADDRESS}:{at}{console.base}/session#{console.sessions.token}"
+        announce(address)
+        try:
+            Server(console).run(sockets=[listening])
+        finally:
+            queue.close()

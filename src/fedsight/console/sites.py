@@ -1,0 +1,72 @@
+"""The sites of a federation as the server sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.membership.presence import Presence, presences
+from fedsight.deploy.processes import supervisor
+
+LONGEST = 80  # characters of what a site says of itself
+
+
+@dataclass(frozen=True)
+class SiteRow:
+    """One site: whether it is connected, and what it declares. All of the latter is its choice."""
+
+    name: str
+    connected: bool
+    since: float | None  # seconds since 1970; when it was last seen if it is not connected
+    source: str
+    train: int | None
+    test: int | None
+    classes: int | None
+    revoked: str  # why, if it was
+
+
+@dataclass(frozen=True)
+class Sites:
+    """All sites, and whether the server runs that they connect to."""
+
+    federation: str
+    address: str
+    serving: bool
+    rows: tuple[SiteRow, ...]
+
+
+def sites(federation: FederationFolder) -> Sites:
+    """The sites that were admitted, that ever connected, or that were revoked."""
+    found, revoked = presences(federation.presences), federation.revoked()
+    names = sorted({*federation.admitted(), *found, *revoked})
+    invitation = federation.invitation
+    return Sites(
+        federation.name,
+        f"{invitation.host}:{invitation.port}",
+        supervisor.is_running(federation.server_home),
+        tuple(_row(name, found.get(name), revoked.get(name, "")) for name in names),
+    )
+
+
+def _row(name: str, one: Presence | None, revoked: str) -> SiteRow:
+    declared = one.declared if one is not None else None
+    facts: Mapping[str, Any] = declared if isinstance(declared, Mapping) else {}
+    classes = facts.get("classes")
+    alive = one is not None and one.alive
+    since = None if one is None else one.since if alive else one.seen
+    return SiteRow(
+        name=name,
+        connected=alive,
+        since=since,
+        source=str(facts.get("source", ""))[:LONGEST],
+        train=_count(facts.get("train")),
+        test=_count(facts.get("test")),
+        classes=len(classes) if isinstance(classes, list) else None,
+        revoked=revoked,
+    )
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int else None
