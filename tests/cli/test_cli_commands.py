@@ -126,4 +126,4 @@ def test_exit_codes_are_those_of_the_table() -> None:
         if issubclass(kind, errors.FedSightError)
     }
     assert table == found
-    assert len(set(found.values())) == len(found) == 9
+    assert len(set(found.values())) == len(found) == 10

@@ -16,11 +16,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import Any, Literal
 
 from fedsight.coordinator.folders import free_folder
 from fedsight.core import locks
-from fedsight.core.errors import Interrupted, StoreError
+from fedsight.core.errors import Interrupted, Paused, StoreError
 from fedsight.core.files import make_folder, parse_json, write_atomically
 from fedsight.runs.listing import look
 
@@ -28,6 +28,7 @@ PLACE = ".console"  # in the folder of the runs
 FILE = "queue.json"
 POLL = 0.25  # seconds between two looks at the processes
 TOLD = 4000  # characters of a process's last words that are shown
+WELL = (0, Interrupted.exit_code, Paused.exit_code)  # a process ended well, or as the user asked
 KEPT = 20  # entries that did not end well
 
 
@@ -55,7 +56,7 @@ class Queue:
         )
         self._held = locks.hold(self._place / ".lock", 0.0, taken)
         self._jobs = [job for job in _read(self._place / FILE) if job.state != "running"]
-        self._processes: dict[str, tuple[subprocess.Popen[bytes], IO[bytes]]] = {}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="queue", daemon=True)
 
@@ -132,32 +133,28 @@ class Queue:
 
     def _started(self, job: Job) -> Job:
         """The entry once its process runs."""
-        log = (self._place / f"{job.id}.log").open("wb")
         command = [sys.executable, "-m", "fedsight", *job.arguments]
         try:
-            process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # it does not end with the console's terminal
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
-            )
+            with (self._place / f"{job.id}.log").open("wb") as log:
+                self._processes[job.id] = subprocess.Popen(
+                    command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # it does not end with the console's terminal
+                    env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                )
         except OSError as error:
-            log.close()
             return replace(job, state="ended", code=1, said=str(error))
-        self._processes[job.id] = process, log
         return replace(job, state="running")
 
     def _looked(self, job: Job) -> Job:
         """The entry as it is now."""
         if job.id not in self._processes:
             return job
-        process, log = self._processes[job.id]
-        if (code := process.poll()) is None:
+        if (code := self._processes[job.id].poll()) is None:
             return job
         del self._processes[job.id]
-        log.close()
         return replace(job, state="ended", code=code, said="" if code == 0 else self._told(job))
 
     def _told(self, job: Job) -> str:
@@ -171,7 +168,7 @@ class Queue:
         """Without what ended well or as the user asked, and the oldest of the others."""
         kept = []
         for job in self._jobs:
-            if job.state != "ended" or job.code not in (0, Interrupted.exit_code):
+            if job.state != "ended" or job.code not in WELL:
                 kept.append(job)
             else:
                 (self._place / f"{job.id}.log").unlink(missing_ok=True)

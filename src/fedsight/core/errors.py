@@ -8,8 +8,8 @@ FedSightError                    exit code 1
 ├── EngineError                  6   a worker process died or could not start
 ├── StoreError                   7   a run folder or a ledger: missing, broken, altered, disk full
 ├── DeployError                  8   a federation across machines: keys, connections, a contract
-└── Interrupted                130   Ctrl-C
-    └── Paused                 130   the run was asked to end after a round
+└── Interrupted                130   Ctrl-C, or the run was asked to stop
+    └── Paused                   9   the run was asked to end after a round
 """
 
 from __future__ import annotations
@@ -102,3 +102,5 @@ class Interrupted(FedSightError):  # noqa: N818 - the user asked for it
 
 class Paused(Interrupted):
     """The user asked that the run end after a round; it can be resumed."""
+
+    exit_code = 9
