@@ -116,8 +116,8 @@ RUN_FILES = {
     "comparison.partial.json": "finished baselines, so that `resume` need not repeat them",
     "rounds-K/": "after `resume --rounds`: the results of the first K rounds, a run folder to read",
     "report.html": "the report, a single self-contained file",
-    "live.json": "what the run is doing while it goes on, for `fedsight runs` and the console; how it "
-    "ended, if it did not finish",
+    "live.json": "what the run is doing while it goes on, for `fedsight runs` and the console; and "
+    "how it ended, if it did not finish",
     "received.json": "in a federation: the sites that have the final model, and why others do not",
 }
 

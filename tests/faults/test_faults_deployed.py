@@ -15,6 +15,7 @@ from fedsight.core.errors import Interrupted
 from fedsight.deploy.site.delivery.received import Outcome, Received
 from fedsight.inference import saved
 from fedsight.runs import lifecycle
+from fedsight.runs.listing import control, look
 
 # Its sites have memory, which must neither get lost nor count twice.
 SCAFFOLD = {"name": "scaffold"}
@@ -105,11 +106,11 @@ def test_every_site_makes_its_recogniser_whoever_is_killed(three: Loopback) -> N
 
 
 class Interrupter(Killer):
-    """A killer that presses Ctrl-C when a site that was missing takes part again."""
+    """A killer that asks the run to stop when a site that was missing takes part again."""
 
-    def __init__(self, site: str, *kills: Callable[[], None]) -> None:
+    def __init__(self, site: str, run: Path, *kills: Callable[[], None]) -> None:
         super().__init__(*kills)
-        self._site = site
+        self._site, self._run = site, run
         self._missed = False
 
     def on(self, event: Event) -> None:
@@ -118,7 +119,7 @@ class Interrupter(Killer):
         if isinstance(event, RoundEnded):
             there = self._site in event.line["sites"]
             if self._missed and there:
-                raise KeyboardInterrupt
+                control(self._run, "stop")
             self._missed = self._missed or not there
 
 
@@ -132,9 +133,11 @@ def test_round_closes_without_a_site_that_left_and_takes_it_in_again(three: Loop
 
     # As many rounds as the site could need to be back, however slow the machine is.
     rounds = {"rounds": 1000, "evaluate_every": 1000, "quorum": 2}
-    killer = Interrupter("site-01", leave, lambda: None, lambda: three.start_site("site-01"))
+    run = three.federation.runs / "left"
+    killer = Interrupter("site-01", run, leave, lambda: None, lambda: three.start_site("site-01"))
     with pytest.raises(Interrupted, match="complete"):
         three.run("left", killer, rounds=rounds)
+    assert look(run).asked is None
     lines = RunStore(three.federation.runs / "left").history()
     without = [line for line in lines if "site-01" not in line["sites"]]
     assert without

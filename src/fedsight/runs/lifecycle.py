@@ -164,12 +164,9 @@ def _resumable(store: RunStore) -> Iterator[Live]:
         try:
             yield live
         except KeyboardInterrupt:
-            folder = store.folder
             raise Interrupted(
-                f"stopped as asked; the last checkpoint in {folder} is complete"
-                if live.stopping
-                else f"stopped by Ctrl-C; the last checkpoint in {folder} is complete",
-                f"continue with: fedsight resume {folder}",
+                f"stopped; the last checkpoint in {store.folder} is complete",
+                f"continue with: fedsight resume {store.folder}",
             ) from None
 
 

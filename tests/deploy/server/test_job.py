@@ -17,6 +17,7 @@ from site_runs import Runs, owner
 from site_services import SITES, FaultyLink, Places
 
 from fedsight.coordinator import store as run_store
+from fedsight.coordinator.asked import ask
 from fedsight.coordinator.store import RunStore
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, SiteError
@@ -26,6 +27,7 @@ from fedsight.deploy.server.job import JOB_FILE, program_for_sites, run_job
 from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.program.config import parse
 from fedsight.runs import lifecycle
+from fedsight.runs.listing import look
 
 
 @pytest.fixture
@@ -44,6 +46,20 @@ def test_a_job_finishes_a_run_with_the_embedded_engines_model(runs: Runs, tmp_pa
     ours, theirs = (one / "model.safetensors" for one in (store.folder, embedded.folder))
     assert ours.read_bytes() == theirs.read_bytes()
     assert store.read_json("summary.json")["rounds"] == 2
+
+
+def test_a_job_pauses_after_a_round_and_the_next_one_ends_with_the_same_bits(
+    runs: Runs, tmp_path: Path
+) -> None:
+    whole, store = runs.begin("whole"), runs.begin("paused")
+    ask(store.folder, "pause")
+    outcome = runs.run_job(store)
+    assert (outcome["family"], outcome["again"]) == ("Paused", False)
+    assert "after round 1" in outcome["cause"]
+    assert look(store.folder).state == "paused"
+    assert runs.run_job(store)["state"] == runs.run_job(whole)["state"] == "finished"
+    models = [(one.folder / "model.safetensors").read_bytes() for one in (whole, store)]
+    assert models[0] == models[1]
     assert store.read_json("evaluation.json")["samples"] == []  # images stay at the sites
 
 

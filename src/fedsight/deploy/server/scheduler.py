@@ -97,7 +97,7 @@ def resume(
         except DeployError as error:
             notify(error.cause)
         raise Interrupted(
-            f"stopped by Ctrl-C; the last checkpoint in {store.folder} is complete",
+            f"stopped; the last checkpoint in {store.folder} is complete",
             f"continue with: fedsight resume {store.folder}",
         ) from None
 
