@@ -71,6 +71,7 @@ KNOW_DEVICES = {
     "fedsight.core.devices",
     "fedsight.client.bound_model",
     "fedsight.client.company",  # seeds the generator of the device, for each group of sites
+    "fedsight.client.distillation",  # seeds the generator of the device, at the coordinator
     "fedsight.client.failures",  # tells what a device's failures are
     "fedsight.client.step",
     "fedsight.client.per_image",  # seeds the generator of the device, for each image

@@ -38,6 +38,7 @@ from fedsight.data.augment.base import Augmentation, augmentations
 from fedsight.data.base import SizedSource, Source, sources
 from fedsight.data.by_site import Form
 from fedsight.data.partition import Split, splits
+from fedsight.data.public import Public
 from fedsight.data.shift import Shift
 from fedsight.deploy.site.owner import DeliverySettings, SecAggLimits, SpeedSettings
 from fedsight.governance.contract import Contract
@@ -446,6 +447,7 @@ def _sections() -> Iterator[str]:
         "rounds": Rounds,
         "timing": Timing,
         "shift": Shift,
+        "public": Public,
         "secure": Secure,
         "codec.up": Up,
         "speed": Speed,

@@ -76,7 +76,12 @@ measurements = st.builds(
 )
 
 
-def program(root: Path, task: str, mechanism: str, algorithm: str = "fedavg") -> Program:
+PUBLIC = {"public": {"images": 6, "source": {"name": "fashion-mnist-12k", "size": 16}}}
+
+
+def program(
+    root: Path, task: str, mechanism: str, algorithm: str = "fedavg", **more: Any
+) -> Program:
     folder = root / "plain"
     folder.mkdir(exist_ok=True)
     sections: dict[str, Any] = {
@@ -89,6 +94,7 @@ def program(root: Path, task: str, mechanism: str, algorithm: str = "fedavg") ->
         "rounds": {"rounds": 2, "weighting": "uniform"},
         "privacy": {"name": mechanism, "noise_multiplier": 2.0},
         "plugins": [str(SOURCE)],
+        **more,
     }
     return parse(sections, base=root)[0]
 
@@ -97,6 +103,7 @@ def held(site: AttackedSite, of: Program, federation: Federation, asked: list[Qu
     """Hold the conversation."""
     layout = federation.layout
     start = federation.initial[layout.travelling]
+    start = torch.ones_like(start) if of.algorithm.equips else start  # a consensus
     extras = {name: value.clone() for name, value in of.shared(of.init(start)).items()}
     assert "declared" in site.join(of)
     last = start
@@ -169,6 +176,20 @@ def test_an_image_that_cannot_be_trained_on_does_not_show(
     of = program(tmp_path, task, mechanism)
     asked = [Question("train"), *TRAP]
     one, other = compare(attack, tmp_path, of, asked, "broken", "trap")
+    assert one.heard == other.heard
+    answers = [json.loads(text) for kind, text, _ in other.heard if kind == "train"]
+    assert all("error" not in answer for answer in answers)
+
+
+@pytest.mark.parametrize("algorithm", ["fedmd", "feddf"])
+@pytest.mark.parametrize("variant", ["broken", "bright"])
+def test_scores_of_public_images_come_from_every_site_that_protects_its_own(
+    attack: Attack, tmp_path: Path, algorithm: str, variant: str
+) -> None:
+    of = program(tmp_path, "classify", "example", algorithm, **PUBLIC)
+    assert of.check() == []
+    asked = [Question("train"), *TRAP, Question("train", float("nan"), 2, 1)]
+    one, other = compare(attack, tmp_path, of, asked, variant, "scores")
     assert one.heard == other.heard
     answers = [json.loads(text) for kind, text, _ in other.heard if kind == "train"]
     assert all("error" not in answer for answer in answers)

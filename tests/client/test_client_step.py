@@ -21,8 +21,9 @@ from fedsight.core.layout import Kind
 from fedsight.core.rng import generator
 from fedsight.core.types import Order, Reply
 from fedsight.program import program as program_module
-from fedsight.program.federation import Federation, View
+from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
+from fedsight.program.views import View
 
 Make = Callable[..., Federation]
 

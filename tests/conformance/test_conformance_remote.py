@@ -66,6 +66,16 @@ CASES: dict[str, dict[str, Any]] = {
         },
         "rounds": {"rounds": 3, "cohort": 2},
     },
+    "fedmd, two networks": {
+        "algorithm": {"name": "fedmd"},
+        "public": {"images": 20, "source": {"name": "fashion-mnist-12k", "size": 8}},
+        "model": {"groups": [{"sites": ["north"], "name": "mlp"}]},
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
+    "feddf": {
+        "algorithm": {"name": "feddf"},
+        "public": {"images": 20, "source": {"name": "fashion-mnist-12k", "size": 8}},
+    },
     "fine-tuning recipe": federations.RECIPE,
     "central DP, adaptive clip": {
         "privacy": {"name": "central", "noise_multiplier": 1.0, "quantile": 0.5},

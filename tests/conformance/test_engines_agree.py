@@ -71,6 +71,18 @@ CASES = {
         },
         "rounds": {"rounds": 3, "cohort": 2},
     },
+    "fedmd, two networks": {
+        "algorithm": {"name": "fedmd"},
+        "public": {"images": 20},
+        "model": {"groups": [{"sites": ["site-01"], "name": "mlp"}]},
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
+    "feddf, BatchNorm, dropout": {
+        "algorithm": {"name": "feddf"},
+        "public": {"images": 20},
+        "model": {"norm": "batch", "dropout": 0.3},
+        "rounds": {"rounds": 3, "cohort": 2},
+    },
     "LoRA, a personal head": {"adapter": {"name": "lora"}, "algorithm": {"name": "fedrep"}},
     "fine-tuning recipe": federations.RECIPE,
     "unequal sites, test images of their own": {

@@ -514,6 +514,34 @@ def test_a_shift_is_not_simulated_on_real_images(site_images: Path) -> None:
         open_site(shifted, own, "west")
 
 
+def test_a_site_opens_no_public_images_that_a_coordinator_names(site_images: Path) -> None:
+    """Neither where it has images of its own nor where it has a share of a sample."""
+    source = {"name": "folder", "path": str(site_images / "west")}
+    sections = {"algorithm": {"name": "fedmd"}, "public": {"source": source}}
+    named = site_services.program(site_images, **sections)
+    owners = owner(name="folder", path=str(site_images / "west")), owner(name="fashion-mnist-12k")
+    for own in owners:
+        with pytest.raises(ConfigError, match="built-in"):
+            open_site(named, own, "west")
+
+
+def test_a_share_of_a_sample_is_without_its_public_images() -> None:
+    table = {
+        "data": {"name": "fashion-mnist-12k"},
+        "split": {"name": "iid", "sites": 2},
+        "algorithm": {"name": "fedmd"},
+        "public": {"images": 9000},
+    }
+    program, _ = config.parse(table, Path("/"))
+    shared = owner(name="fashion-mnist-12k")
+    found = {}
+    for name in ("site-00", "site-01"):
+        federation, number = open_site(program, shared, name)
+        found[name] = declare(federation, number, shared.share)
+    assert sum(one.train for one in found.values()) == 1000
+    assert gather(program, found).publics == 9000
+
+
 def test_a_shared_sample_is_divided_by_name_and_needs_no_pretrained_weights() -> None:
     table = {
         "data": {"name": "fashion-mnist-12k"},

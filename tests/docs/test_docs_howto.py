@@ -53,6 +53,7 @@ def test_a_config_in_a_guide_is_accepted(block: str, tmp_path: Path) -> None:
     # Images and traces are the reader's own; without images, the number of sites is not known. And
     # this machine's processor may lack what the page asks for.
     missing = {"data.path", "data", "participation.file", "speed.precision"}
+    missing |= {"public.source.path"}
     assert [problem for problem in problems if problem.where not in missing] == []
 
 

@@ -28,8 +28,9 @@ from fedsight.evaluation.comparison import PARTIAL, comparison, jobs
 from fedsight.evaluation.description import describe, environment
 from fedsight.evaluation.evidence import Evidence
 from fedsight.evaluation.figures import Evaluator
-from fedsight.program.federation import LISTED, Federation, View, listed
+from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
+from fedsight.program.views import LISTED, View, listed
 from fedsight.tasks.averages import balanced_accuracy_interval, macro_f1
 
 CLASSES = 10

@@ -39,6 +39,7 @@ from fedsight.program.rules import (
     PERSONAL,
     PLAIN,
     SCALARS,
+    SCORES,
     SECURE,
     SEVERAL,
     SINGLE,
@@ -87,6 +88,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     CHOSEN: {"participation": {"name": "poisson"}, "rounds": {"cohort": 4}},
     BY_LOSS: {"participation": {"name": "power-of-choice"}, "rounds": {"cohort": 4}},
     BUFFERED: {"rounds": {"mode": "buffered"}, "timing": {"delay_seconds": 1.0}},
+    SCORES: {"public": {"images": 9}},  # the algorithm is `Scoring`
     LABELS: {"task": {"name": "faces"}, "model": {"name": "embedding", "backbone": "small_cnn"}},
 }
 
@@ -97,6 +99,12 @@ class Counting(FedAvg):
     def integer_parts(self, network: Network, classes: int, images: int) -> PartSpecs:
         """How many images each class has."""
         return {"counts": PartSpec((classes,), torch.int64, bound=images)}
+
+
+class Scoring(Counting):
+    """One whose integers are of public images."""
+
+    on_public: ClassVar[bool] = True
 
 
 class Asking(FedAvg):
@@ -115,7 +123,7 @@ def program(*features: str) -> Program:
     if "privacy" in sections:
         sections["privacy"]["noise_multiplier"] = 1.0
     made = federations.program(**sections)
-    for feature, algorithm in ((INTEGERS, Counting()), (LOSS, Asking())):
+    for feature, algorithm in ((INTEGERS, Counting()), (SCORES, Scoring()), (LOSS, Asking())):
         made = replace(made, algorithm=algorithm) if feature in features else made
     return made
 

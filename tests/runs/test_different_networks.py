@@ -33,7 +33,13 @@ PROTOTYPES: dict[str, Any] = {
     "algorithm": {"name": "fedproto"},
     "rounds": {"rounds": 3, "validation": 0.3},
 }
-KINDS = {"narrow": NARROW, "prototypes": PROTOTYPES}
+SCORES: dict[str, Any] = {
+    "model": {"groups": [{"sites": ["site-01"], "name": "mlp"}, {"sites": ["site-02"], "blocks": 2}]},
+    "algorithm": {"name": "fedmd"},
+    "public": {"images": 40},
+    "rounds": {"rounds": 3, "validation": 0.3},
+}
+KINDS = {"narrow": NARROW, "prototypes": PROTOTYPES, "scores": SCORES}
 SITES = ("site-00", "site-01", "site-02")
 
 
@@ -79,7 +85,7 @@ def test_without_a_comparison_a_site_has_what_it_trained(config: Path, tmp_path:
     folder = run(config, tmp_path / "run").folder
     shared, common = saved.load(folder, "site-01"), load_file(folder / "model.safetensors")
     given = shared.module.state_dict()
-    if "prototypes" in common:
+    if common.keys() & {"prototypes", "consensus"}:
         assert "hidden0.weight" in given
         with pytest.raises(StoreError, match="its own part"):
             saved.load(folder)

@@ -70,6 +70,14 @@ class Phase:
     trains: frozenset[Kind]
 
 
+@dataclass(frozen=True)
+class Lessons:
+    """How public images are learnt."""
+
+    passes: int
+    lr: float | None  # of Adam, which falls to 0 along a cosine; None: as the site's own are learnt
+
+
 EVERYTHING = frozenset(Kind) - {Kind.FROZEN}
 
 
@@ -83,6 +91,8 @@ class Algorithm(Settings):
     contrasts: ClassVar[bool] = True
     of_features: ClassVar[bool] = False  # `statistics` looks at images through `features` alone
     counts_after: ClassVar[bool] = False  # `statistics` sees the model after local training
+    # whether `statistics` looks at the public images ([public]), and not at those of the site
+    on_public: ClassVar[bool] = False
     # whether `correct` looks at gradients at other vectors too, by `local.at`
     looks: ClassVar[bool] = False
     # whether `local.loss` is computed: what a site sends may depend on its loss, not on steps alone
@@ -105,8 +115,9 @@ class Algorithm(Settings):
         """Whether what travels is what `equip` adds to a network, and nothing of the network."""
         return type(self).equip is not Algorithm.equip
 
-    def equip(self, network: Network, classes: int) -> Network:
-        """The network with tensors of the algorithm's own; by default as it is."""
+    def equip(self, network: Network, classes: int, public: int) -> Network:
+        """The network with tensors of the algorithm's own, of which there may be one for each of
+        the `public` images; by default as it is."""
         return network
 
     @property
@@ -124,6 +135,26 @@ class Algorithm(Settings):
         """Whether a local step uses more than the gradient of the task's loss where it stands."""
         return self.penalises or self.looks
 
+    def told(self, local: Local) -> Tensor | None:
+        """The targets [public images, classes] of public images that a site learns from before its
+        own images; None: it does not."""
+        return None
+
+    def ensemble(self, mean: Mean) -> Tensor | None:
+        """The targets [public images, classes] that the coordinator's model learns from after the
+        server's step; None: it does not."""
+        return None
+
+    @property
+    def lessons(self) -> Lessons:
+        """How public images are learnt (`told`, `ensemble`)."""
+        return Lessons(0, None)
+
+    def distance(self, scores: Tensor, targets: Tensor) -> Tensor:
+        """The loss, scalar, of public images for which the network gives `scores` [b, classes]
+        instead of `targets` [b, classes]; they have no labels."""
+        raise NotImplementedError("public images have no loss of their own")
+
     @property
     def counts(self) -> bool:
         """Whether a reply has integer parts."""
@@ -132,7 +163,8 @@ class Algorithm(Settings):
     def integer_parts(self, network: Network, classes: int, images: int) -> PartSpecs:
         """The int64 parts of a reply besides `parts`, by name.
 
-        `images` is the number of images at the largest site, from which a part's bound follows.
+        `images` is the number of images that are looked at: those of the largest site, from which a
+        part's bound follows, or the public ones if the algorithm is `on_public`.
         """
         return {}
 

@@ -42,7 +42,7 @@ class FedProto(Algorithm):
 
     lam: float = Field(1.0, ge=0)  # lambda: how strongly features are drawn to the prototypes
 
-    def equip(self, network: Network, classes: int) -> Network:
+    def equip(self, network: Network, classes: int, public: int) -> Network:
         """The network, and beside its layers the common prototypes, which are zero."""
         shape = classes, linear_head(network).in_features
         network.module.register_parameter(PROTOTYPES, nn.Parameter(torch.zeros(shape)))

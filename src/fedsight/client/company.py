@@ -12,7 +12,7 @@ from fedsight.client.pace import Pace
 from fedsight.client.sampling import order_of
 from fedsight.client.side_by_side import Stacked, suits
 from fedsight.client.site import Site
-from fedsight.client.step import Client, diverged
+from fedsight.client.step import Client
 from fedsight.core.devices import drawing
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Kind
@@ -67,7 +67,7 @@ class Company(Client):
         steps, found = pace.steps, list[Reply | SiteError]()
         for site, vector, loss in zip(sites, vectors, losses, strict=True):
             if not bool(torch.isfinite(loss)):
-                found.append(diverged(site.name, order.round))
+                found.append(failures.diverged(site.name, order.round))
                 continue
             self.vector[self.layout.shared].copy_(vector)
             payload, kept = self._result(order, self._local(order, {}, pace.mean, steps))

@@ -1,4 +1,4 @@
-"""What fails on a device, in words: memory that ran out, a device that is gone."""
+"""What fails in training, in words: memory that ran out, a device that is gone, a loss."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 from fedsight.core.devices import is_gone, ran_out
-from fedsight.core.errors import EngineError
+from fedsight.core.errors import EngineError, SiteError
 
 
 def training(site: str, round: int) -> str:
@@ -103,4 +103,13 @@ def unmeasured(device: torch.device, doing: str, chunk: int) -> EngineError:
         f"the memory of {device} ran out while {doing}, {chunk} at once",
         "use fewer speed.workers if they share the device, or go on on another one with "
         "`fedsight resume --device`",
+    )
+
+
+def diverged(site: str, round: int) -> SiteError:
+    """The training loss of a site is not finite."""
+    return SiteError(
+        f"the training loss of site '{site}' is not finite in round {round}",
+        "its training diverged or its data are broken: lower train.lr, set train.clip or "
+        "look at its images; with rounds.quorum a run goes on without such replies",
     )

@@ -16,7 +16,7 @@ import torch
 from torch import Generator, Tensor
 
 from fedsight.algorithms.base import Algorithm, Local, Phase
-from fedsight.client import failures
+from fedsight.client import failures, public
 from fedsight.client.bound_model import CHUNK, DRAWS, BoundModel
 from fedsight.client.correction import Correction
 from fedsight.client.dpsgd import PrivateSteps, local_training
@@ -153,11 +153,13 @@ class Client(BoundModel):
         known = Site(federation.name(client), data, data.labels(), None, 0)
         kept = memory or self._unlearnt(order, known)
         if isinstance(self._training, PrivateSteps):
-            # What the site remembers moves each step (SCAFFOLD, FedDyn), so it does here too.
+            # What the site remembers moves each step (SCAFFOLD, FedDyn), so it does here too; what
+            # it has of its own does not, unless later scores of public images would show that.
             for remembered in (memory, {}):
                 reply = self._stepped(order, known, remembered, blank=True)
                 if all(bool(torch.isfinite(part).all()) for part in reply.payload.values()):
-                    own = {"personal": kept["personal"]} if "personal" in kept else {}
+                    stays = "personal" in kept and not program.algorithm.on_public
+                    own = {"personal": kept["personal"]} if stays else {}
                     return replace(reply, memory={**reply.memory, **own})
         added = program.privacy.parts()  # which `release` adds
         nothing = {
@@ -197,6 +199,7 @@ class Client(BoundModel):
         round = Round(order.round, known, draws, noise, blank)
         phases = program.algorithm.phases(program.train.epochs)
         with drawing(self._device, None if hides else derive(seeded, *path, "dropout")):
+            self._learn_public(draws, local)
             learnt = self._trained(round, phases, local)
             counted = self._statistics(known, blank) if later else counted
             payload, kept = self._result(order, replace(local, lr=pace.mean))
@@ -212,14 +215,29 @@ class Client(BoundModel):
         self, round: Round, phases: Sequence[Phase], local: Local, own: bool = False
     ) -> Progress:
         """Train the model that is loaded; raises SiteError when its loss is not finite."""
-        self.model.train()
-        for part in self._still:
-            part.eval()
+        self._training_mode()
         done = [self._train(phase, round, local, own) for phase in phases]
         loss = sum((one.loss for one in done), torch.zeros((), dtype=torch.float64))
         if not bool(torch.isfinite(loss)):
-            raise diverged(round.site.name, round.number)
+            raise failures.diverged(round.site.name, round.number)
         return Progress(local.steps, loss, sum(one.samples for one in done))
+
+    def _training_mode(self) -> None:
+        self.model.train()
+        for part in self._still:
+            part.eval()
+
+    def _learn_public(self, draws: Generator, local: Local) -> None:
+        """Learn the public images, if the algorithm has something to learn from them."""
+        algorithm = self.federation.program.algorithm
+        targets = algorithm.told(local) if algorithm.lessons.passes else None
+        if targets is None:
+            return
+        self._training_mode()
+        trains = {kind for phase in algorithm.phases(1) for kind in phase.trains}
+        chosen = learning(self._parameters, lambda name: self._kinds[name] in trains)
+        targets = targets.view(self.federation.publics, -1)
+        public.learn(self, chosen, targets, local.lr, draws, self._precision)
 
     def _loss(self, site: Site) -> float:
         """The mean loss of the site's images, unaugmented, under the model that is loaded."""
@@ -370,17 +388,18 @@ class Client(BoundModel):
     def _statistics(self, site: Site, blank: bool) -> Payload:
         """The integer parts of a reply, each as one vector; SiteError for other shapes.
 
-        With `blank` no image is read, and all are zero.
+        With `blank` no image of the site is read, and all are zero, unless they are of public ones.
         """
         federation, algorithm = self.federation, self.federation.program.algorithm
         if not algorithm.counts:
             return {}
-        if blank:
+        data = federation.public if algorithm.on_public else site.data
+        if blank and not algorithm.on_public:
             specs = federation.integers.items()
             return {part: torch.zeros(spec.values, dtype=spec.dtype) for part, spec in specs}
         self.model.eval()
-        with torch.no_grad(), self._read_for(algorithm, site.data) as read:
-            found = self._counted(read, len(site.data))
+        with torch.no_grad(), self._read_for(algorithm, data) as read:
+            found = self._counted(read, len(data))
         for part, spec in federation.integers.items():
             shape = tuple(found[part].shape) if part in found else "nothing"
             if shape != spec.shape:
@@ -464,15 +483,6 @@ class Client(BoundModel):
             payload = {part: value.cpu() for part, value in payload.items()}
         leaving = Leaving(self.federation, order, site, noise, self._hides)
         return leaving.released(payload, memory)
-
-
-def diverged(site: str, round: int) -> SiteError:
-    """The training loss of a site is not finite."""
-    return SiteError(
-        f"the training loss of site '{site}' is not finite in round {round}",
-        "its training diverged or its data are broken: lower train.lr, set train.clip or "
-        "look at its images; with rounds.quorum a run goes on without such replies",
-    )
 
 
 def _local_on_cpu(local: Local) -> Local:

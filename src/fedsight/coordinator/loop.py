@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedsight.client.distillation import distilled
 from fedsight.coordinator.callbacks import (
     Callback,
     ReplyArrived,
@@ -301,23 +302,34 @@ def _server_step(
     moved = mean.parts["delta"][buffer] if "delta" in mean.parts else None
     if moved is not None:
         mean = replace(mean, parts={**mean.parts, "delta": mean.parts["delta"][shared]})
+    targets = program.algorithm.ensemble(mean) if program.algorithm.lessons.passes else None
     new, state = program.algorithm.step(now.vector[shared], rest, mean, round)
-    state = {**state, **own}
-    if not bool(torch.isfinite(new).all()):
+    vector = _with_statistics(session, now.vector, new, moved)
+    if targets is not None:
+        vector = distilled(session.federation, vector, targets, round)
+    if not bool(torch.isfinite(vector[shared]).all()):
         raise SiteError(
             f"the global model is no longer finite after round {round}",
             "lower algorithm.server_lr or train.lr. The last checkpoint is intact",
         )
+    return vector, {**state, **own}
+
+
+def _with_statistics(session: Session, before: Tensor, new: Tensor, moved: Tensor | None) -> Tensor:
+    """The new shared slice and, where there are any, running statistics: those of `before` that
+    have `moved`."""
+    layout = session.layout
+    shared, buffer = layout.shared, layout.buffer
     if buffer.stop == buffer.start:
-        return new, state
+        return new
     if moved is None:  # no update travels, and with it no statistics
-        return torch.cat([new, now.vector[buffer]]), state
+        return torch.cat([new, before[buffer]])
     statistics = session.network.statistics
-    moments = to_moments(now.vector, layout, statistics)
+    moments = to_moments(before, layout, statistics)
     moments[buffer] = (moments[buffer].double() + moved).float()
     vector = from_moments(moments, layout, statistics)
     vector[shared] = new
-    return vector, state
+    return vector
 
 
 def _train_loss(outcome: Outcome) -> float | None:

@@ -30,7 +30,7 @@ def read(value: Any, base: type[Any], registry: Registry[T], where: str, example
             found.append(
                 item
                 if isinstance(item, base)
-                else _read(item, registry, f"{where}.{number}", example)
+                else read_one(item, registry, f"{where}.{number}", example)
             )
         except ConfigError as error:
             problems += error.problems
@@ -39,7 +39,8 @@ def read(value: Any, base: type[Any], registry: Registry[T], where: str, example
     return tuple(found)
 
 
-def _read(item: Any, registry: Registry[T], where: str, example: str) -> T:
+def read_one(item: Any, registry: Registry[T], where: str, example: str) -> T:
+    """The part that a config names, or describes by a table; ConfigError as in `read`."""
     table = {"name": item} if isinstance(item, str) else item
     if not isinstance(table, Mapping) or not isinstance(table.get("name"), str):
         cause = f"{item!r:.80} is neither the name of a part nor a table with its name"

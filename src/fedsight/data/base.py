@@ -237,6 +237,7 @@ class Dataset:
     # by site: what the owner states in place of the mean and deviation of the site's images
     site_mean: Numbers | None = None
     site_std: Numbers | None = None
+    public: Part | None = None  # images that every site has, without their labels
 
     def read_from(self, files: Mapping[str, int], notes: Sequence[str] = ()) -> Dataset:
         """The data set with the files that its source passed over, and its notes before others."""

@@ -18,6 +18,7 @@ from fedsight.core.progress import progress
 from fedsight.data.base import ArrayImages, Dataset, Images, Part
 from fedsight.data.images.dicom import Frame
 from fedsight.data.images.disk import LazyImages, NamedArray
+from fedsight.data.public import ChosenImages
 from fedsight.data.reading import reading
 
 Hashed = Literal["pieces", "whole"]
@@ -46,6 +47,7 @@ def contents(dataset: Dataset, hashed: Hashed = "pieces") -> Contents:
 def _hashes(dataset: Dataset, whole: bool) -> dict[str, str]:
     found: dict[str, str] = {}
     parts = {"training": dataset.train, "validation": dataset.validation, "test": dataset.test}
+    parts = {**parts, "public": dataset.public}
     for name, part in parts.items():
         if part is None:
             continue
@@ -55,9 +57,10 @@ def _hashes(dataset: Dataset, whole: bool) -> dict[str, str]:
         except DataError:
             if isinstance(part.images, LazyImages):
                 raise
-            return {}
+            return {}  # they are on another machine
         found[f"{name} {dataset.preprocess.modalities}"] = seen.hexdigest()
-        found[f"{name} labels"] = _labels(part)
+        if name != "public":  # they have none
+            found[f"{name} labels"] = _labels(part)
     return found
 
 
@@ -71,6 +74,9 @@ def _labels(part: Part) -> str:
 
 
 def _add_images(seen: Any, images: Images, whole: bool) -> None:
+    if isinstance(images, ChosenImages):
+        seen.update(images.places.tobytes())
+        images = images.images
     if whole and isinstance(images, NamedArray):
         images = images.files
     if isinstance(images, ArrayImages):

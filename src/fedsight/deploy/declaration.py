@@ -25,10 +25,11 @@ from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
-from fedsight.program import labelling, lone_image, looks
-from fedsight.program.federation import Federation, View, federate, of_source
+from fedsight.program import labelling, lone_image, looks, public
+from fedsight.program.federation import Federation, federate, of_source
 from fedsight.program.fitting import group_problems, integer_problems
 from fedsight.program.program import Program
+from fedsight.program.views import View
 
 # The coordinator keeps a few numbers for each image, so their count is limited.
 MAX_SITE_IMAGES = 1 << 24
@@ -177,6 +178,8 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
     them are tested on. The images all belong to this site, or (`owner.share`) they are a sample
     that every site has, of which the program's split gives each site its share by name.
     """
+    if found := public.elsewhere(program):  # it opens no file that a coordinator names
+        raise ConfigError(found)
     if owner.share:
         own = replace(without_weights(program), algorithm=program.algorithm.fresh())
         shared = federate(replace(own, data=owner.data))
@@ -211,7 +214,8 @@ def open_site(program: Program, owner: OwnerSettings, name: str) -> tuple[Federa
         problems = _unscored(program, owner)
     if problems:
         raise DataError(f"{problems[0].where}: {problems[0].cause}", problems[0].cure)
-    return Federation(program, replace(dataset, test=test), partition, (View(0, all_test),)), 0
+    dataset = public.shared(program, replace(dataset, test=test))
+    return Federation(program, dataset, partition, (View(0, all_test),)), 0
 
 
 def _unscored(program: Program, owner: OwnerSettings) -> list[Problem]:
@@ -299,7 +303,7 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
     partition = Groups([np.arange(a, b) for a, b in itertools.pairwise(offsets)], names)
     train = Part(RemoteImages(int(offsets[-1])), np.concatenate(labels))
     dataset = Dataset(train, _test(names, declared), first.classes, first.preprocess, untold=untold)
-    dataset = replace(dataset, labelled=_labelled(declared))
+    dataset = public.shared(program, replace(dataset, labelled=_labelled(declared)))
     if problems := labelling.declared_problems(program, dataset, partition):
         raise ConfigError(problems)
     if problems := program.rounds.check(len(names)):

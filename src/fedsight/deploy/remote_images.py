@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fedsight.core.errors import DataError
 from fedsight.data.base import Part
-from fedsight.program.federation import View
+from fedsight.program.views import View
 
 
 class RemoteImages:

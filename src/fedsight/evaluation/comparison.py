@@ -23,9 +23,10 @@ from fedsight.evaluation.delivery.deliver import SharedModel
 from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.program.budget import Budget, passes_by_site, planned, spent
-from fedsight.program.federation import Federation, listed
+from fedsight.program.federation import Federation
 from fedsight.program.kept import keep
 from fedsight.program.program import Speed
+from fedsight.program.views import listed
 
 INNER = ("evidence", "delivered")  # of what is known of a baseline, what others are made of
 PARTIAL = (

@@ -109,6 +109,7 @@ def _data(federation: Federation, found: Contents | None) -> dict[str, Any]:
         "train": len(data.train),
         "validation": _validation(federation),
         "test": len(data.test),
+        **({} if data.public is None else {"public": len(data.public)}),
         "skipped": list(data.skipped),
         "passed_over": dict(data.passed_over),
         "notes": list(data.notes),

@@ -14,7 +14,8 @@ from fedsight.core.intervals import widened
 from fedsight.core.types import Metrics, Sum
 from fedsight.evaluation import noised
 from fedsight.evaluation.attempts import ERRORS, INTERVALS, Attempts
-from fedsight.program.federation import Federation, listed
+from fedsight.program.federation import Federation
+from fedsight.program.views import listed
 
 Mix = npt.NDArray[np.float64]  # label proportions [classes]
 Errors = dict[str, float]  # by figure

@@ -18,8 +18,9 @@ from fedsight.core.rng import generator
 from fedsight.core.threads import one_thread
 from fedsight.data.base import Readable
 from fedsight.evaluation.pictures import beside, picture, plain, plain_areas, plain_mark
-from fedsight.program.federation import Federation, View
+from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
+from fedsight.program.views import View
 from fedsight.tasks.presentation import Sample
 
 EXAMINED = 512  # test images in all, drawn at random, the same number at each site

@@ -20,6 +20,7 @@ from fedsight.core.registry import Registry, closest, nearest
 from fedsight.core.settings import Settings, assignments, problems_of
 from fedsight.data.base import sources
 from fedsight.data.partition import splits
+from fedsight.data.public import Public
 from fedsight.data.shift import Shift
 from fedsight.models.adapters.base import adapters
 from fedsight.models.base import models
@@ -27,7 +28,7 @@ from fedsight.participation.base import participations
 from fedsight.participation.timing import Timing
 from fedsight.privacy.base import mechanisms
 from fedsight.privacy.secure import Secure
-from fedsight.program import plugins, taking_part
+from fedsight.program import plugins, public, taking_part
 from fedsight.program.misread import (
     NAME_FIRST,
     OWN_FILE,
@@ -58,6 +59,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "algorithm": (algorithms, "fedavg"),
     "start": (algorithms, None),
     "finish": (algorithms, None),
+    "public": Public,
     "train": Train,
     "rounds": Rounds,
     "participation": (participations, "uniform"),
@@ -68,7 +70,8 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "codec": Codecs,
     "speed": Speed,
 }
-OPTIONAL = frozenset({"start", "finish"})  # sections without which the program has no such part
+# sections without which the program has no such part
+OPTIONAL = frozenset({"start", "finish", "public"})
 KEYS = ("name", "seed", "plugins", *SECTIONS)  # of a config file's top level
 
 
@@ -182,6 +185,8 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
         raise ConfigError(problems)
     parts = [part for key, part in sections.items() if isinstance(SECTIONS[key], tuple)]
     parts += [*sections["train"].augment, *sections["codec"].up.steps]
+    if "public" in sections and sections["public"].source is not None:
+        parts.append(sections["public"].source)
     own = [adopt(part) for part in parts]
     code = tuple(dict.fromkeys([*code, *(plugin for plugin in own if plugin is not None)]))
     speed = sections.pop("speed")
@@ -226,6 +231,7 @@ def check_elsewhere(program: Program, speed: Speed) -> None:
         cure = "leave it out; how many rounds are enough can be tried in a simulation"
         problems.append(Problem(program.rounds.comparing, cause, cure))
     problems += taking_part.elsewhere(program)
+    problems += public.elsewhere(program)
     if program.rounds.validation:
         cause = "the sites of a federation are measured on their test images only"
         cure = "leave it out: what the sites' owners set aside for validation stays at the sites"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
@@ -21,24 +20,23 @@ from fedsight.models.base import Model, Network
 from fedsight.models.group import group_of
 from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
-from fedsight.program import isolation, labelling, lone_image, looks, taking_part, validation
+from fedsight.program import (
+    isolation,
+    labelling,
+    lone_image,
+    looks,
+    public,
+    taking_part,
+    validation,
+)
 from fedsight.program.budget import Budget
 from fedsight.program.fitting import blamed, group_problems, integer_problems
 from fedsight.program.program import Program
 from fedsight.program.site_data import SiteData
+from fedsight.program.views import View, views_of
 
 if TYPE_CHECKING:
     from fedsight.program.kept import Kept
-
-LISTED = 200  # sites with their own figures; of a larger population, the first ones
-
-
-@dataclass(frozen=True)
-class View:
-    """Test images as one site sees them, or without any site's shift if `site` is None."""
-
-    site: int | None
-    indices: Indices
 
 
 @dataclass(frozen=True)
@@ -94,7 +92,7 @@ class Federation:
 
     def viewed(self) -> Federation:
         """The same federation with its test views."""
-        return self.testing(tuple(_views(self.dataset, self.partition, self.differ)))
+        return self.testing(tuple(views_of(self.dataset, self.partition, self.differ)))
 
     def testing(self, views: tuple[View, ...]) -> Federation:
         """The same federation with these test views."""
@@ -112,7 +110,7 @@ class Federation:
             checked = validation.tested_on(data, self.aside, self.partition)
         elif data.validation is not None and len(data.validation):
             checked = replace(data, test=data.validation, validation=None)
-            views = tuple(_views(checked, self.partition, self.differ))
+            views = tuple(views_of(checked, self.partition, self.differ))
         else:
             return None
         if self.only is not None and any(view.site is not None for view in views):
@@ -130,6 +128,18 @@ class Federation:
     def varies(self) -> bool:
         """Whether each site sees images in its own way."""
         return self.program.shift.kind != "none" or self.program.data.harmonise == "site"
+
+    @property
+    def publics(self) -> int:
+        """How many public images there are."""
+        return 0 if self.dataset.public is None else len(self.dataset.public)
+
+    @cached_property
+    def public(self) -> SiteData:
+        """The public images, which belong to no site."""
+        assert self.dataset.public is not None  # checked before anything is opened
+        every = torch.arange(len(self.dataset.public))
+        return self._data(self.dataset.public, every, torch.full_like(every, -1))
 
     def tested(self, view: View) -> SiteData:
         """The test images of a view."""
@@ -291,7 +301,7 @@ class Federation:
         if theirs is not None and theirs != classes:
             network = with_head_for(network, model.fresh().build(*given), theirs, classes)
         network = self.program.adapter.adapt(network, self.program.model_seed)
-        return self.program.algorithm.equip(network, len(classes))
+        return self.program.algorithm.equip(network, len(classes), self.publics)
 
     @cached_property
     def _built(self) -> tuple[Network, dict[str, Tensor]]:
@@ -345,6 +355,7 @@ class Federation:
         algorithm, classes = self.program.algorithm, len(self.dataset.classes)
         if not algorithm.counts:
             return {}
+        images = self.publics if algorithm.on_public else images
         specs = algorithm.integer_parts(self.network, classes, images)
         return dict(self.program.privacy.widened(specs, self.plan))
 
@@ -419,7 +430,7 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     found = [*program.rounds.check(len(partition)), *taking_part.of_sites(program, partition)]
     if problems := found:
         raise ConfigError(problems)
-    dataset = of_source(dataset, program.data)
+    dataset, partition = public.opened(program, of_source(dataset, program.data), partition)
     asked = (labelling.opened_problems, looks.opened_problems)
     if problems := [one for ask in asked for one in ask(program, dataset, partition)]:
         raise ConfigError(problems)
@@ -464,30 +475,3 @@ def of_source(dataset: Dataset, source: Source) -> Dataset:
         site_mean=source.site_mean,
         site_std=source.site_std,
     )
-
-
-def listed(partition: Partition) -> range:
-    """The sites with their own figures."""
-    return range(min(len(partition), LISTED))
-
-
-def _views(dataset: Dataset, partition: Partition, differ: bool) -> Iterator[View]:
-    """The test views; `differ`: sites have personal models or see shifted images."""
-    everything = np.arange(len(dataset.test))
-    if dataset.test.sites is not None:
-        # The source assigns test images to sites; images of no listed site are tested too.
-        origins = np.asarray(dataset.test.sites)
-        left = np.ones(len(everything), dtype=bool)
-        for site in listed(partition):
-            mine = origins == partition.name(site)
-            if mine.any():
-                left &= ~mine
-                yield View(site, everything[mine])
-        if left.any():
-            yield View(None, everything[left])
-        return
-    if differ:
-        for site in listed(partition):
-            yield View(site, everything)
-        return
-    yield View(None, everything)

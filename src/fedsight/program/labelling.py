@@ -42,6 +42,12 @@ def _unsuited(program: Program) -> Iterator[Problem]:
                 "its own, also those that its site does not label"
             )
             yield Problem(_WHERE, cause, f"choose another algorithm, or {cure}")
+    if program.algorithm.on_public:
+        cause = (
+            f"in the mean scores of {program.algorithm.registered} a site counts for all classes, "
+            "also those that it does not label"
+        )
+        yield Problem(_WHERE, cause, f"choose another algorithm, or {cure}")
 
 
 def opened_problems(program: Program, dataset: Dataset, partition: Partition) -> list[Problem]:

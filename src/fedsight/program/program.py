@@ -27,6 +27,7 @@ from fedsight.data.base import Source
 from fedsight.data.contents import Hashed
 from fedsight.data.fetch.cache import missing
 from fedsight.data.partition import Split
+from fedsight.data.public import Public
 from fedsight.data.shift import Shift
 from fedsight.models.adapters.base import Adapter
 from fedsight.models.adapters.none import NoAdapter
@@ -38,7 +39,15 @@ from fedsight.participation.uniform import Uniform
 from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
-from fedsight.program import labelling, networks, opening, rules, suited, taking_part
+from fedsight.program import (
+    labelling,
+    networks,
+    opening,
+    public,
+    rules,
+    suited,
+    taking_part,
+)
 from fedsight.program.plugins import Plugin
 from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
@@ -138,6 +147,7 @@ class Program:
     rounds: Rounds
     start: Algorithm | None = None  # sets the model before the first round, in a round of its own
     finish: Algorithm | None = None  # sets the head after the last one, likewise
+    public: Public | None = None  # images without labels that all have
     adapter: Adapter = field(default_factory=NoAdapter)
     privacy: Mechanism = field(default_factory=Unprotected)
     secure: Secure = field(default_factory=Secure)
@@ -316,7 +326,8 @@ class Program:
         for item in fields(self):
             value = getattr(self, item.name)
             if isinstance(value, Settings):
-                yield from ((f"{item.name}.name", name) for name in value.needs())
+                where = "public.source.name" if item.name == "public" else f"{item.name}.name"
+                yield from ((where, name) for name in value.needs())
 
     def _problems(self) -> Iterator[Problem]:
         for where, name in self._needs():
@@ -332,6 +343,7 @@ class Program:
         yield from taking_part.problems(self)
         yield from labelling.problems(self)
         yield from networks.problems(self)
+        yield from public.problems(self)
         if self.adapter.adapts and not self.algorithm.phases(self.train.epochs):
             cause = (
                 f"{self.algorithm.registered} trains nothing by gradients, so an adapter would "

@@ -92,6 +92,7 @@ SINGLE = "a rule over single replies (median)"
 LOSSY = "a codec of updates"
 INTEGERS = "integer statistics (closed forms)"
 BOUNDED = "integer statistics that one image changes little (closed forms with a clip)"
+SCORES = "sums of scores of public images (FedMD, FedDF)"
 LABELS = "a network prepared for the classes of a site (faces)"
 MIXED = "images mixed with one another (mixup, CutMix)"
 BALANCED = "balanced sampling"
@@ -119,9 +120,12 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     SINGLE: lambda facts: facts.program.aggregation.needs_replies,
     LOSSY: lambda facts: bool(facts.program.codec.up.steps),
     INTEGERS: lambda facts: (
-        facts.program.algorithm.counts and not facts.program.algorithm.bounds_images
+        facts.program.algorithm.counts
+        and not facts.program.algorithm.bounds_images
+        and not facts.program.algorithm.on_public
     ),
     BOUNDED: lambda facts: facts.program.algorithm.bounds_images,
+    SCORES: lambda facts: facts.program.algorithm.on_public,
     LABELS: lambda facts: facts.program.task.prepares,
     MIXED: lambda facts: facts.program.train.mixes,
     BALANCED: lambda facts: facts.program.train.sampling == "balanced",
@@ -267,6 +271,16 @@ def _integer_rules(rules: _Rules, mechanism: type[Mechanism]) -> None:
             "protect single images, with privacy.name = 'example'",
             "privacy.name",
         )
+    if mechanism.noise_at == "steps":
+        rules.sound(SCORES, "They follow from noised steps and from images that belong to no site.")
+    else:
+        rules.refused(
+            SCORES,
+            "scores of public images are neither clipped nor noised, so epsilon would not cover "
+            "them",
+            "protect single images, with privacy.name = 'example'",
+            "privacy.name",
+        )
 
 
 def _client_rules(rules: _Rules) -> None:
@@ -385,7 +399,7 @@ def secure_rules() -> list[Rule]:
     rules.sound(COHORT, "The size of the cohort determines the bits per value.")
     rules.sound(QUORUM, "It is checked against the number of sites needed for unmasking.")
     rules.sound(SHIFT)
-    for feature in (INTEGERS, BOUNDED):
+    for feature in (INTEGERS, BOUNDED, SCORES):
         rules.sound(feature, "They are masked modulo 2^64, without clip, rounding or weight.")
     for feature in (BEYOND, LOSS, LABELS, MIXED, BALANCED, COUNTED, CHOSEN):
         rules.sound(feature)

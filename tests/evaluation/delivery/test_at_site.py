@@ -18,8 +18,9 @@ from fedsight.data.partition import Groups
 from fedsight.evaluation.delivery.at_site import Chosen, FinalModel, choose_at_site, halves
 from fedsight.evaluation.delivery.base import HALF_OF_TEST, VALIDATION
 from fedsight.evaluation.delivery.choice import offsets
-from fedsight.program.federation import Federation, View
+from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
+from fedsight.program.views import View
 
 SPEED = Speed(device="cpu")
 

@@ -35,8 +35,9 @@ from fedsight.evaluation.delivery.deliver import with_own
 from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program.budget import Budget, epochs_of
-from fedsight.program.federation import Federation, View
+from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
+from fedsight.program.views import View
 
 KEEP_EVERY = 20.0  # seconds between two checkpoints of the model that is trained alone
 
