@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import FedSightError, StoreError
 from fedsight.inference import saved
 from fedsight.report import page
+from fedsight.runs.listing import listed
+from fedsight.runs.sweeps import sweep
 
 JSON = ("run.json", "summary.json", "evaluation.json", "comparison.json", "history.jsonl")
 VALUES: tuple[Any, ...] = (
@@ -189,6 +192,81 @@ def test_a_checkpoint_that_is_not_of_this_program_is_refused(
     with pytest.raises(StoreError, match=r"checkpoint") as caught:
         fedsight.resume(tmp_path / "run", workers=1)
     assert caught.value.cure
+
+
+LOSSES = {
+    "too few": torch.zeros(1, dtype=torch.float64),
+    "of two numbers each": torch.zeros(3, 2, dtype=torch.float64),
+    "one number": torch.tensor(1.0, dtype=torch.float64),
+    "whole numbers": torch.zeros(3, dtype=torch.int64),
+}
+
+
+def test_losses_that_are_not_one_number_for_each_site_are_refused(
+    home: Path, tmp_path: Path
+) -> None:
+    """They decide who takes part next (power of choice)."""
+    tables = {"rounds": {"rounds": 1, "cohort": 1}, "participation": {"name": "power-of-choice"}}
+    done("run", write_config(home, "losses", **tables), "--out", home / "losses", "--workers", 1)
+    for name, value in LOSSES.items():
+        folder = Path(shutil.copytree(home / "losses", tmp_path / name))
+        (folder / "summary.json").unlink()
+        path = folder / "checkpoint.safetensors"
+        with safe_open(path, "pt") as file:
+            told = file.metadata()
+        assert "losses" in load_file(path)
+        save_file({**load_file(path), "losses": value}, path, told)
+        load = partial(fedsight.resume, folder, workers=1)
+        if name != "too few":  # for this program; the others are for none
+            load = RunStore(folder).load_checkpoint
+        with pytest.raises(StoreError, match=r"the losses of the sites") as caught:
+            load()
+        assert caught.value.cure
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_no_run_keeps_the_others_from_being_listed(theirs: Path, value: Any) -> None:
+    for name in ("summary.json", "run.json", "history.jsonl"):
+        told = read(theirs, name)
+        write(theirs, name, dict.fromkeys(told, value))
+    assert [one.folder for one in listed(theirs.parent)] == [theirs]
+
+
+@pytest.fixture(scope="module")
+def given_sweep(home: Path) -> Path:
+    """A finished sweep of two runs."""
+    made = fedsight.sweep(
+        write_config(home, "swept", rounds={"rounds": 1}),
+        {"train.lr": [0.1, 0.05]},
+        out=home / "sweep",
+        jobs=1,
+    )
+    return made.folder
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "values"),
+    [
+        ("sweep.json", ("configurations", 0, "settings"), (True, 1e308, "x")),
+        ("summary.json", ("score",), ("x", 10**400, float("nan"))),
+        ("summary.json", ("bytes_up",), (None, {}, True)),
+        ("summary.json", ("headline",), ({}, None)),
+        ("run.json", ("data",), (True, 7, {})),
+    ],
+)
+def test_a_sweep_that_holds_what_no_run_writes_is_refused(
+    given_sweep: Path, tmp_path: Path, name: str, place: tuple[Any, ...], values: tuple[Any, ...]
+) -> None:
+    for number, value in enumerate(values):
+        folder = Path(shutil.copytree(given_sweep, tmp_path / str(number)))
+        told = read(folder, "sweep.json")
+        told.pop("differences")  # as if it had been interrupted just before its end
+        write(folder, "sweep.json", told)
+        of = folder if name == "sweep.json" else folder / told["cells"][0]["run"]
+        write(of, name, replaced(read(of, name), place, value))
+        with pytest.raises(StoreError, match=name.replace(".", r"\.")) as caught:
+            sweep.resume(folder, jobs=1)
+        assert caught.value.cure
 
 
 @pytest.mark.parametrize("parent", [7, [], "x", {}, {"fingerprint": None}])

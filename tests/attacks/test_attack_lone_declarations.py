@@ -3,7 +3,9 @@
 `rounds.quorum` lets a run go on without sites that fail. But the coordinator built a network for
 what a single site declared before it left that site out for disagreeing with the others, and a
 number of images that epsilon or the 64-bit sum has no room for was an error of the whole program.
-One that just leaves room for the sites that it joins with still was, when another site came.
+One that just leaves room for the sites that it joins with still was, when another site came. Where
+sites have networks of their own, one image was looked at under another network than the site's, and
+a site that a group names ended the run by staying away.
 """
 
 from __future__ import annotations
@@ -18,11 +20,14 @@ from attacked_site import CLASSES, program
 from fedsight.coordinator.session import Session
 from fedsight.core.errors import ConfigError, FedSightError
 from fedsight.data.base import Preprocess
-from fedsight.deploy import costly_sites
+from fedsight.deploy import costly_sites, declaration
 from fedsight.deploy.declaration import Declaration, gather, lone_sites
 from fedsight.deploy.server import job
 from fedsight.deploy.server.job import unfit_sites
+from fedsight.program import fitting
+from fedsight.program.federation import Federation
 from fedsight.program.program import Program
+from fedsight.program.rounds import Rounds
 
 SIZE = Preprocess(1, 8, 8, "stretch", (0.0,), (0.25,))
 HONEST = Declaration((2000, 2000), 100, False, CLASSES, SIZE)
@@ -168,3 +173,61 @@ def test_ours_builds_none_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert "prepares images as" in str(left_out["evil"])
     assert "evil" not in asked
     assert opened(cnn, tiny(), left_out) == 3
+
+
+# Sites that have networks of their own ------------------------------------------------------------
+
+CNN = {"name": "small_cnn", "width": 8, "blocks": 3, "bottleneck": 8}
+MIXED = {**CNN, "groups": [{"sites": ["evil", "site0"], "norm": "batch"}]}  # [model] has GroupNorm
+
+
+def mixed(root: Path, model: dict[str, Any] = MIXED) -> Program:
+    return of(root, model=model, algorithm={"name": "fedproto"})
+
+
+def lone() -> Declared:
+    return sites(10, replace(HONEST, labels=(1, 0)))
+
+
+def test_one_image_ends_the_run_where_another_network_than_the_sites_own_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as weakened:
+        weakened.setattr(Federation, "member", lambda self, site: self)
+        left_out = unfit_sites(mixed(tmp_path), lone(), {})
+    assert left_out == {}
+    with pytest.raises(ConfigError, match="site 'evil' has a single training image"):
+        opened(mixed(tmp_path), lone(), left_out)
+
+
+def test_ours_looks_at_the_sites_own_network(tmp_path: Path) -> None:
+    left_out = unfit_sites(mixed(tmp_path), lone(), {})
+    assert list(left_out) == ["evil"]
+    assert opened(mixed(tmp_path), lone(), left_out) == 3
+
+
+def test_one_image_is_enough_where_other_sites_have_batch_norm(tmp_path: Path) -> None:
+    elsewhere = mixed(tmp_path, {**CNN, "groups": [{"sites": ["site0"], "norm": "batch"}]})
+    assert unfit_sites(elsewhere, lone(), {}) == {}
+    assert opened(elsewhere, lone(), {}) == 3
+
+
+def absent(root: Path) -> Program:
+    """A group names a site that has not come, and a quorum does not need it."""
+    return of(root, model={**CNN, "groups": [{"sites": ["evil", "site0"], "width": 4}]})
+
+
+def test_a_site_that_stays_away_ends_the_run_where_a_group_must_be_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(declaration, "group_problems", lambda of, *_: fitting.group_problems(of))
+    with pytest.raises(ConfigError, match="no site is called 'evil'"):
+        opened(absent(tmp_path), sites(10, HONEST), {"evil": None})
+
+
+def test_ours_goes_on_without_it(tmp_path: Path) -> None:
+    assert opened(absent(tmp_path), sites(10, HONEST), {"evil": None}) == 3
+    assert opened(absent(tmp_path), sites(10, HONEST), {}) == 3
+    everybody = replace(absent(tmp_path), rounds=Rounds(rounds=3))
+    with pytest.raises(ConfigError, match="no site is called 'evil'"):
+        opened(everybody, sites(10, HONEST), {"evil": None})

@@ -164,6 +164,47 @@ def test_a_factor_below_the_least_turns_the_step_round_where_it_is_believed(
     assert torch.cosine_similarity(moved(of, total), honest, dim=0) < -0.999
 
 
+LOSSY = {"codec": {"up": {"steps": ["float16"]}}}
+
+
+@pytest.mark.parametrize(("algorithm", "part"), [("qfedavg", "divisor"), ("afl", "factor")])
+def test_a_negative_number_beside_an_update_that_a_codec_changed_is_refused(
+    algorithm: str, part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The least was asked for only where the update came as it is."""
+    of = federations.federation(algorithm={"name": algorithm}, **LOSSY)
+    total, refused = summed(of)
+    assert not refused
+    honest = moved(of, total)
+    total, (why,) = summed(of, {part: -5.0})
+    assert f"site '{of.name(LIAR)}' sent the {part} " in why
+    assert torch.cosine_similarity(moved(of, total), honest, dim=0) > 0.5
+    monkeypatch.setattr(type(of.program.algorithm), "least", lambda *given: {})
+    total, refused = summed(of, {part: -5.0})
+    assert not refused
+    assert torch.cosine_similarity(moved(of, total), honest, dim=0) < -0.99
+
+
+@pytest.mark.parametrize("sections", [{}, LOSSY], ids=["plain", "float16"])
+def test_a_factor_above_the_most_leaves_the_others_no_share(
+    sections: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are multiplied by the same, as if the site's loss had always been the largest."""
+    of = federations.federation(algorithm={"name": "afl"}, **sections)
+    lie = {"factor": 1e3, "delta": 1e3}
+    if sections:
+        lie.pop("delta")  # its bytes are no numbers
+    total, (why,) = summed(of, lie)
+    assert "to which at most 256 belongs" in why
+    honest = moved(of, total)
+    monkeypatch.setattr(replies, "_check_bounds", lambda *given: None)
+    total, refused = summed(of, lie)
+    assert not refused
+    step = moved(of, total)
+    alone = torch.cosine_similarity(step, honest, dim=0)
+    assert alone < 0.99 if "delta" in lie else step.norm() < 0.01 * honest.norm()
+
+
 def test_an_update_of_zeros_may_come_with_zeros() -> None:
     """A protected site whose training failed sends them."""
     of = federations.federation(algorithm={"name": "fednova"})
@@ -173,8 +214,7 @@ def test_an_update_of_zeros_may_come_with_zeros() -> None:
 
 
 def test_what_a_codec_changed_is_not_compared_but_what_follows_from_the_images_is() -> None:
-    lossy = {"codec": {"up": {"steps": ["float16"]}}}
-    of = federations.federation(algorithm={"name": "fedexp"}, **lossy)
+    of = federations.federation(algorithm={"name": "fedexp"}, **LOSSY)
     assert summed(of, {"square": 2.0})[1] == []
-    of = federations.federation(algorithm={"name": "fednova"}, **lossy)
+    of = federations.federation(algorithm={"name": "fednova"}, **LOSSY)
     assert len(summed(of, {"length": 2.0})[1]) == 1

@@ -13,7 +13,7 @@ from consoles import served
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fedsight.console.queue import FILE, PLACE, Queue, _read
+from fedsight.console.queue import FILE, PLACE, Queue, _mark, _read
 from fedsight.core.errors import StoreError
 from fedsight.runs.listing import look
 
@@ -81,17 +81,19 @@ def test_what_waits_is_there_for_the_next_console(tmp_path: Path) -> None:
     second.close()
 
 
-@given(content=st.binary(max_size=40) | st.sampled_from([b"[1]", b"{}", b'[{"id": 3}]', b"null"]))
+@given(
+    content=st.binary(max_size=40)
+    | st.sampled_from([b"[1]", b"{}", b'{"jobs": [], "mark": 3}', b"null"])
+)
 def test_a_broken_queue_is_an_empty_one(
     tmp_path_factory: pytest.TempPathFactory, content: bytes
 ) -> None:
     path = tmp_path_factory.mktemp("broken") / FILE
     path.write_bytes(content)
-    assert _read(path) == []
-    path.write_text(
-        json.dumps([{"id": "a", "arguments": ["run"], "folder": 7, "state": "waiting"}])
-    )
-    assert _read(path) == []
+    assert _read(path, b"key") == []
+    jobs = [{"id": "a", "arguments": ["run"], "folder": 7, "state": "waiting"}]
+    path.write_text(json.dumps({"jobs": jobs, "mark": _mark(jobs, path, b"key")}))
+    assert _read(path, b"key") == []
 
 
 def test_names_are_given_once(queue: Queue) -> None:

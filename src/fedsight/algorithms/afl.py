@@ -54,8 +54,12 @@ class AFL(Algorithm):
 
     def least(self, payload: Payload, steps: int, rate: float) -> Mapping[str, float]:
         """A smaller or negative factor would stretch the federation's step, or turn it round."""
-        sent = "delta" in payload and bool(payload["delta"].any())
-        return {"factor": _whole(-FAR) if sent else 0.0}
+        idle = "delta" in payload and not bool(payload["delta"].any())
+        return {"factor": 0.0 if idle else _whole(-FAR)}
+
+    def most(self, payload: Payload, steps: int, rate: float) -> Mapping[str, float]:
+        """A larger factor would leave the others next to no share in the step."""
+        return {"factor": _whole(FAR)}
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """w + sum p_k factor_k (w_k - w) / sum p_k factor_k."""

@@ -200,6 +200,10 @@ class Algorithm(Settings):
         the same as in `due`."""
         return {}
 
+    def most(self, payload: Payload, steps: int, rate: float) -> Mapping[str, float]:
+        """The most that `scalars` can be, likewise."""
+        return {}
+
     @property
     def units(self) -> Mapping[str, float]:
         """A unit for each integer part, if what one image changes in them is bounded; else empty.

@@ -87,7 +87,8 @@ class FedProto(Algorithm):
         (spec,) = self.integer_parts(network, classes, 0).values()
         found = torch.zeros(spec.shape, dtype=torch.int64)
         for seen, labels in features(network, batches):
-            levels = (seen.double().clamp(-LARGEST, LARGEST) * 2**BITS).round().long()
+            known = seen.double().nan_to_num(0.0)  # NaN is no whole number
+            levels = (known.clamp(-LARGEST, LARGEST) * 2**BITS).round().long()
             one = torch.ones(len(levels), 1, dtype=torch.int64)
             found.index_add_(0, labels, torch.cat([levels, one], dim=1))
         return {"sums": found}

@@ -45,10 +45,11 @@ class QFedAvg(Algorithm):
         """The divisor at the loss F for which it is least: with s = F^(2 q) ||w_k - w||^2, the
         squared norm of what was sent, it is F^q + q s / (lr F^(q + 1)).
 
-        A smaller or negative one would stretch the federation's step, or turn it round.
+        A smaller or negative one would stretch the federation's step, or turn it round. Where a
+        codec has changed the update, no more is known than that it is not negative.
         """
         if "delta" not in payload:
-            return {}
+            return {"divisor": 0.0}
         square = self.q * float(payload["delta"].double().square().sum()) / rate
         if not square:
             return {"divisor": 0.0 if self.q else 1.0}

@@ -1,12 +1,16 @@
 """The queue of the console: runs that wait for their turn, one process after the other.
 
 A run is a process of its own (`fedsight run ...`), not a part of the console: it goes on when the
-console ends, and is found again by its folder. What waits is in a file, for the next console.
+console ends, and is found again by its folder. What waits is in a file, for the next console. The
+folder of the runs may be from somebody else, and an entry is a command: so the file is marked with
+a secret of this user, and without the mark it holds nothing.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import secrets
@@ -21,11 +25,13 @@ from typing import Any, Literal
 from fedsight.coordinator.folders import free_folder
 from fedsight.core import locks
 from fedsight.core.errors import Interrupted, Paused, StoreError
-from fedsight.core.files import make_folder, parse_json, write_atomically
+from fedsight.core.files import make_folder, parse_json, refuse_links, write_atomically
+from fedsight.data.fetch.cache import cache
 from fedsight.runs.listing import look
 
 PLACE = ".console"  # in the folder of the runs
 FILE = "queue.json"
+KEY, KEY_BYTES = "console.key", 32  # in the user's own folder
 POLL = 0.25  # seconds between two looks at the processes
 TOLD = 4000  # characters of a process's last words that are shown
 WELL = (0, Interrupted.exit_code, Paused.exit_code)  # a process ended well, or as the user asked
@@ -50,12 +56,15 @@ class Queue:
     def __init__(self, root: Path, side_by_side: int = 1) -> None:
         """Raises StoreError if another console serves the same folder."""
         self._root, self._place, self._most = root, root / PLACE, side_by_side
+        refuse_links(root, PLACE)
         make_folder(self._place)
+        self._key = _key()
         taken = StoreError(
             f"another console serves {root}", "use that one, or give another folder with --runs"
         )
         self._held = locks.hold(self._place / ".lock", 0.0, taken)
-        self._jobs = [job for job in _read(self._place / FILE) if job.state != "running"]
+        known = _read(self._place / FILE, self._key)
+        self._jobs = [job for job in known if job.state != "running"]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="queue", daemon=True)
@@ -177,16 +186,40 @@ class Queue:
 
     def _write(self) -> None:
         with contextlib.suppress(StoreError):  # the disk is full: the queue is still in memory
-            text = json.dumps([asdict(job) for job in self._jobs], indent=1)
-            write_atomically(self._place / FILE, text.encode())
+            jobs = [asdict(job) for job in self._jobs]
+            path = self._place / FILE
+            table = {"jobs": jobs, "mark": _mark(jobs, path, self._key)}
+            write_atomically(path, json.dumps(table, indent=1).encode())
 
 
-def _read(path: Path) -> list[Job]:
-    """The entries in a file; none if it is missing or broken."""
+def _read(path: Path, key: bytes) -> list[Job]:
+    """The entries in a file; none if it is missing or broken, or not marked with the `key`."""
     try:
-        return [_job(entry) for entry in parse_json(path.read_bytes())]
-    except (OSError, ValueError, TypeError, KeyError):
+        table = parse_json(path.read_bytes())
+        jobs, mark = table["jobs"], table["mark"]
+        if not hmac.compare_digest(mark.encode(), _mark(jobs, path, key).encode()):
+            return []
+        return [_job(entry) for entry in jobs]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return []
+
+
+def _mark(jobs: Sequence[Any], path: Path, key: bytes) -> str:
+    """What nobody without the `key` can write beside these entries of the file `path`."""
+    content = json.dumps([str(path.resolve()), jobs], sort_keys=True)
+    return hmac.new(key, content.encode(), hashlib.sha256).hexdigest()
+
+
+def _key() -> bytes:
+    """The secret of this user; one for this console alone if it cannot be kept."""
+    path = cache() / KEY
+    fresh = secrets.token_bytes(KEY_BYTES)
+    with contextlib.suppress(OSError, StoreError):
+        if path.is_file() and len(found := path.read_bytes()) == KEY_BYTES:
+            return found
+        make_folder(path.parent)
+        write_atomically(path, fresh, 0o600)
+    return fresh
 
 
 def _job(entry: Mapping[str, Any]) -> Job:

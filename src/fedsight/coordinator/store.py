@@ -211,7 +211,7 @@ class RunStore:
             best = _best(meta.pop("best", None), meta["round"], model, kept)
             found = Checkpoint(
                 vector=vector, state=state, best=best, average=average, earlier=earlier,
-                losses=None if losses is None else losses.tolist(), **meta,
+                losses=None if losses is None else _losses(losses), **meta,
             )  # fmt: skip
             _require_sound(found)
             return found
@@ -314,6 +314,14 @@ def _earlier(tensors: dict[str, Tensor]) -> dict[int, Tensor]:
     """Takes the earlier models out of a checkpoint's tensors."""
     names = [name for name in tensors if name.startswith(_EARLIER)]
     return {int(name.removeprefix(_EARLIER)): tensors.pop(name) for name in names}
+
+
+def _losses(found: Tensor) -> list[float]:
+    """The sites' losses; ValueError unless they are one number for each."""
+    if found.dtype != torch.float64 or found.dim() != 1:
+        raise ValueError("the losses of the sites are not numbers")
+    losses: list[float] = found.tolist()
+    return losses
 
 
 def _require_sound(found: Checkpoint) -> None:

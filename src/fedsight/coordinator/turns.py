@@ -14,10 +14,11 @@ from fedsight.coordinator.protection import Protection
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.draws import draws
-from fedsight.core.errors import FedSightError, StoreError
+from fedsight.core.errors import ConfigError, FedSightError, Problem, SiteError, StoreError
 from fedsight.engines.base import Outcome
 from fedsight.participation.base import Known
 from fedsight.participation.queue import Flush, Job, Queue, Rules
+from fedsight.privacy.sampling import Poisson
 from fedsight.program.federation import Federation
 from fedsight.program.virtual_time import VirtualTime
 
@@ -71,16 +72,46 @@ class Synchronous:
     deadline in virtual time."""
 
     def __init__(self, federation: Federation, protection: Protection) -> None:
+        """Raises ConfigError if coins draw too few sites for masks in a round of the run."""
         self._federation, self._protection = federation, protection
         self._time = VirtualTime(federation)
+        if federation.program.secure.masks and self._by_coins:
+            self._require_enough()
+
+    @property
+    def _by_coins(self) -> bool:
+        """Whether a coin for each site decides, so that rounds have different numbers of them."""
+        program = self._federation.program
+        if program.participation.accounted:
+            return isinstance(program.privacy.sampler(self._federation.plan), Poisson)
+        return program.participation.most(1, 2) > 1 and not self._time.passes
+
+    def _require_enough(self) -> None:
+        """All coins are known before the first round, in which it is better said than in the last:
+        repeated, a round has the same sites again."""
+        everyone, secure = range(self._population), self._federation.program.secure
+        for round in range(1, self._protection.rounds + 1):
+            drawn = len(self._cohort(None, round, everyone))
+            try:
+                secure.parameters(drawn)
+            except SiteError:
+                cause = (
+                    f"coins draw {drawn} of {self._population} sites in round {round}, too few for "
+                    "secure aggregation"
+                )
+                cure = (
+                    "raise it, draw a fixed number of sites (participation.name = 'uniform'; under "
+                    "central privacy.sampling = 'fixed'), or start with another seed"
+                )
+                raise ConfigError([Problem("rounds.cohort", cause, cure)]) from None
 
     def turn(self, now: Checkpoint, round: int) -> Turn:
         """The cohort that is there, without those that drop out or are late."""
         if not self._time.passes:
-            cohort = self._cohort(now, round, range(self._population))
+            cohort = self._cohort(now.losses, round, range(self._population))
             return Turn(cohort, len(cohort), len(cohort))
         begins, there = self._there(now.virtual_seconds or 0.0)
-        cohort, name = self._cohort(now, round, there), self._federation.name
+        cohort, name = self._cohort(now.losses, round, there), self._federation.name
         limit = self._federation.program.rounds.deadline
         lost, took, clients = dict[str, str](), [0.0], list[int]()
         for client in cohort:
@@ -118,11 +149,12 @@ class Synchronous:
             moment = comings.after(moment)
         raise never(least)
 
-    def _cohort(self, now: Checkpoint, round: int, there: Sequence[int]) -> list[int]:
+    def _cohort(
+        self, losses: Sequence[float] | None, round: int, there: Sequence[int]
+    ) -> list[int]:
         program = self._federation.program
         if program.participation.accounted:
             return self._protection.cohort(round)
-        losses = now.losses
 
         def loss(client: int) -> float:
             return math.inf if losses is None else losses[client]

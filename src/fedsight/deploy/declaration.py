@@ -25,9 +25,9 @@ from fedsight.deploy.remote_images import ImageSites, RemoteImages, remote_test_
 from fedsight.deploy.site.owner import OwnerSettings, allow_missing_classes
 from fedsight.engines.remote.messages import read_reason
 from fedsight.governance.contract import Release
-from fedsight.program import labelling, lone_image, looks, public
+from fedsight.program import labelling, looks, public
 from fedsight.program.federation import Federation, federate, of_source
-from fedsight.program.fitting import group_problems, integer_problems
+from fedsight.program.fitting import group_problems, integer_problems, lone_problems
 from fedsight.program.program import Program
 from fedsight.program.views import View
 
@@ -313,9 +313,9 @@ def gather(program: Program, declared: Mapping[str, Declaration]) -> Federation:
         raise ConfigError(problems)
     if problems := program.check_network(federation.network):
         raise ConfigError(problems)
-    if problems := lone_image.problems(program, first.preprocess, federation.network, partition):
-        raise ConfigError(problems)
-    if problems := group_problems(federation):
+    # With a quorum the run goes on without a site that a group names and that has not come.
+    complete = program.rounds.quorum is None
+    if problems := group_problems(federation, complete) or lone_problems(federation):
         raise ConfigError(problems)
     if problems := [*program.algorithm.check_data(dataset), *integer_problems(federation)]:
         raise ConfigError(problems)
@@ -382,8 +382,7 @@ def lone_sites(program: Program, found: Mapping[str, Declaration]) -> dict[str, 
         train = Part(alone, np.zeros(1, np.int64))
         dataset = Dataset(train, train, one.classes, one.preprocess)
         try:
-            network = Federation(program, dataset, partition, ()).network
-            for problem in lone_image.problems(program, one.preprocess, network, partition):
+            for problem in lone_problems(Federation(program, dataset, partition, ())):
                 errors[name] = DeployError(problem.cause, problem.cure)
         except Exception as error:
             why = printable(error, MAX_MESSAGE)

@@ -154,13 +154,24 @@ class Ledger:
         return len(self._evaluations[data_set])
 
     def updates(self, run: str) -> int:
-        """How many rounds of a run, under all its programs, this site was asked to train in."""
-        asked = {
+        """In how many rounds of a run, under all its programs, an update was finished here.
+
+        One that was asked for and abandoned took no time.
+        """
+
+        def is_finished(program: str, round: int) -> bool:
+            asked, released = (
+                {entry.question for entry in self._asked.get((kind, run, program, round), [])}
+                for kind in ("update", "released")
+            )
+            return not asked.isdisjoint(released)
+
+        rounds = [
             (program, round)
             for kind, of, program, round in self._asked
-            if (kind, of) == ("update", run)
-        }
-        return len(asked)
+            if of == run and kind == "update"
+        ]
+        return sum(is_finished(*one) for one in rounds)
 
     def spent(self, data_set: str, delta: float, trusted: bool = False) -> float:
         """Epsilon at `delta` of all updates of the data set so far.

@@ -20,17 +20,9 @@ from fedsight.models.base import Model, Network
 from fedsight.models.group import group_of
 from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
-from fedsight.program import (
-    isolation,
-    labelling,
-    lone_image,
-    looks,
-    public,
-    taking_part,
-    validation,
-)
+from fedsight.program import isolation, labelling, looks, public, taking_part, validation
 from fedsight.program.budget import Budget
-from fedsight.program.fitting import blamed, group_problems, integer_problems
+from fedsight.program.fitting import blamed, group_problems, integer_problems, lone_problems
 from fedsight.program.program import Program
 from fedsight.program.site_data import SiteData
 from fedsight.program.views import View, views_of
@@ -446,9 +438,7 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
         raise ConfigError(problems)
     if problems := isolation.problems(program, dataset, network):
         raise ConfigError(problems)
-    if problems := lone_image.problems(program, dataset.preprocess, network, partition):
-        raise ConfigError(problems)
-    if problems := group_problems(federation):
+    if problems := group_problems(federation) or lone_problems(federation):
         raise ConfigError(problems)
     with blamed(program.algorithm, FedSightError):
         if problems := [*program.algorithm.check_data(dataset), *integer_problems(federation)]:

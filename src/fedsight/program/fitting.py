@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from fedsight.core.errors import FedSightError, Problem
@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     from fedsight.program.federation import Federation
 
 
-def group_problems(federation: Federation) -> list[Problem]:
-    """What is wrong with the networks of groups of sites, and with the sites that they name."""
+def group_problems(federation: Federation, complete: bool = True) -> list[Problem]:
+    """What is wrong with the networks of groups of sites, and with the sites that they name.
+
+    `complete`: all sites are here, so that a name of none of them is a mistake. Otherwise it may be
+    that of a site which has not come.
+    """
     program, data, partition = federation.program, federation.dataset, federation.partition
     groups = program.model.groups
     if not groups:
         return []
     names = [partition.name(site) for site in range(len(partition))]
-    if found := list(networks.site_problems(groups, names)):
+    if found := list(networks.site_problems(groups, names, complete)):
         return found
     for site, name in enumerate(names):
         number, member = group_of(groups, name), federation.member(site)
@@ -34,10 +38,27 @@ def group_problems(federation: Federation) -> list[Problem]:
         network = member.network
         found += program.check_network(network)
         found += isolation.problems(program, data, network)
-        found += lone_image.problems(program, data.preprocess, network, partition)
         equal = program.algorithm.equips
         found += networks.layout_problems(federation.layout, member.layout, number, equal)
         member.__dict__["_sound"] = True
+    return found
+
+
+def lone_problems(federation: Federation) -> list[Problem]:
+    """The problem of each network with a single image at one of the sites that train it."""
+    program, partition = federation.program, federation.partition
+    groups, size = program.model.groups, federation.dataset.preprocess
+    trained: dict[int | None, Sequence[int]] = {None: range(len(partition))}
+    if groups:
+        numbers = [group_of(groups, partition.name(site)) for site in range(len(partition))]
+        trained = {
+            number: [site for site, own in enumerate(numbers) if own == number]
+            for number in dict.fromkeys(numbers)
+        }
+    found: list[Problem] = []
+    for sites in trained.values():
+        network = federation.member(sites[0]).network
+        found += lone_image.problems(program, size, network, partition, sites)
     return found
 
 

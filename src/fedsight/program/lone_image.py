@@ -7,6 +7,7 @@ value does not allow.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 
 import torch
 
@@ -20,18 +21,22 @@ _CURE = "set model.norm = 'group', or 'frozen' for a pretrained model"
 
 
 def problems(
-    program: Program, size: Preprocess, network: Network, partition: Partition
+    program: Program,
+    size: Preprocess,
+    network: Network,
+    partition: Partition,
+    sites: Iterable[int],
 ) -> list[Problem]:
     """The problem of a site with one image, or of batches of one, under BatchNorm.
 
-    `size` is that of the network's input.
+    `size` is that of the network's input, and `sites` train it.
     """
     if not network.statistics or program.privacy.unit == "example":
         return []
     if program.train.batch == 1:
         cause, cure = "train.batch is 1", f"{_CURE}, or raise train.batch"
     else:
-        lone = next((one for one in range(len(partition)) if partition.size(one) == 1), None)
+        lone = next((one for one in sites if partition.size(one) == 1), None)
         if lone is None:
             return []
         cause = f"site '{partition.name(lone)}' has a single training image"

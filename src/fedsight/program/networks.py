@@ -82,13 +82,17 @@ def _parts_problems(program: Program) -> Iterator[Problem]:
         yield Problem("algorithm.name", cause, cure)
 
 
-def site_problems(groups: Sequence[ModelGroup], sites: Iterable[str]) -> Iterator[Problem]:
-    """Patterns that name no site, and sites that are in two groups."""
+def site_problems(
+    groups: Sequence[ModelGroup], sites: Iterable[str], complete: bool = True
+) -> Iterator[Problem]:
+    """Patterns that name no site, if these are all (`complete`), and sites that are in two
+    groups."""
     names = list(sites)
     for number, group in enumerate(groups):
         where = f"model.groups.{number}.sites"
         for pattern in group.sites:
-            if not any(ModelGroup(sites=(pattern,)).pattern(name) for name in names):
+            named = any(ModelGroup(sites=(pattern,)).pattern(name) for name in names)
+            if complete and not named:
                 yield Problem(where, f"no site is called '{pattern}'", nearest(pattern, names))
         for name in names:
             first = group_of(groups[:number], name)

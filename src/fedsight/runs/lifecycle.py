@@ -133,6 +133,9 @@ def _require_fit(store: RunStore, session: Session, checkpoint: Checkpoint) -> N
     wrong = [
         name for name, (one, other) in shapes.items() if one is None or one.shape != other.shape
     ]
+    losses = checkpoint.losses
+    if losses is not None and len(losses) != session.federation.population:
+        wrong.append("the losses of the sites")
     if (best := checkpoint.best) is not None and best.round > checkpoint.round:
         wrong.append(f"the best round {best.round}")
     if checkpoint.round > session.protection.rounds:

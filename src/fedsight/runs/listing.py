@@ -182,8 +182,13 @@ def _count(value: Any) -> int | None:
 
 
 def _number(value: Any) -> float | None:
-    real = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if real and math.isfinite(value) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        real = float(value)
+    except OverflowError:  # a whole number of any length, which no run writes
+        return None
+    return real if math.isfinite(real) else None
 
 
 def _changed(folder: Path) -> str:

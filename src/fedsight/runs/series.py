@@ -244,11 +244,20 @@ def refuse_other(folder: Path, program: Program, command: Command) -> None:
         )
 
 
+def _contents(run: Path) -> Any:
+    """What a run's images and labels were, by their hashes; StoreError if it does not say so."""
+    facts = RunStore(run).read_json("run.json").get("data")
+    if not isinstance(facts, dict) or "contents" not in facts:
+        raise StoreError(
+            f"{run / 'run.json'} does not say what its images and labels were",
+            "remove that run's folder, and start again: the run begins anew",
+        )
+    return facts["contents"]
+
+
 def refuse_changed(first: Path, folder: Path) -> None:
     """StoreError if two runs have not seen the same images."""
-    one, other = (
-        RunStore(run).read_json("run.json")["data"]["contents"] for run in (first, folder)
-    )
+    one, other = (_contents(run) for run in (first, folder))
     if one != other:
         raise StoreError(
             f"the images or labels of {folder} are not those of {first}: the data have changed",

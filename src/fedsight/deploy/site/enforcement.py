@@ -21,7 +21,7 @@ from fedsight.deploy.site.release import Release
 from fedsight.governance.contract import ADDED_AT_SITE, Contract, is_sha256, protections
 from fedsight.governance.entries import LedgerEntry
 from fedsight.governance.ledger import Ledger
-from fedsight.program import rules
+from fedsight.program import rules, taking_part
 from fedsight.program.program import Program
 
 UPDATE = "run the same FedSight version at the coordinator and at the sites"
@@ -75,6 +75,11 @@ class ContractEnforcement:
         owner.secure.check_program(program.secure)
         if unsound := rules.problems(program):  # its epsilon would not hold
             raise DeployError(f"the program is unsound: {unsound[0].cause}", unsound[0].cure)
+        # In virtual time each site has a pace of its own, by name, and trains for as many epochs as
+        # it allows: in a masked sum the others could be made to count for next to nothing.
+        if simulated := taking_part.elsewhere(program):
+            first = simulated[0]
+            raise DeployError(f"the program is for a simulation: {first.cause}", first.cure)
         contract.check_sites(sites)
         return owner
 

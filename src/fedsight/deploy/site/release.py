@@ -135,7 +135,7 @@ class Release:
 
     @property
     def updates(self) -> int:
-        """In how many rounds of this run the site was asked to train."""
+        """In how many rounds of this run the site has finished an update."""
         return self._ledger.updates(self._template.run)
 
     def check_sum(self, round: int, sites: Iterable[str]) -> None:

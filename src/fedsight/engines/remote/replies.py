@@ -12,6 +12,7 @@ import torch
 from fedsight.aggregation.base import Aggregator
 from fedsight.aggregation.mean import decoded
 from fedsight.aggregation.secure import SecureSum
+from fedsight.algorithms.base import Algorithm
 from fedsight.client.dpsgd import local_training
 from fedsight.client.pace import Pace
 from fedsight.core.errors import EngineError, SiteError
@@ -23,6 +24,7 @@ from fedsight.program.federation import Federation
 
 CLOSE = 1e-4  # relative difference of a float32 number that was computed on two machines
 TINY = 1e-37  # what float32 may show as 0
+_CURE = "run the same FedSight version there; if that is so, it makes it up: revoke it"
 
 
 def add(
@@ -99,7 +101,6 @@ def _check_scalars(
     exact = {part: value[:learnt] for part, value in values.items() if parts[part].codec is None}
     training = local_training(federation, contextlib.nullcontext, hides=False)
     pace = Pace.of(program, round, training, federation.size(reply.client))
-    cure = "run the same FedSight version there; if that is so, it makes it up: revoke it"
     known = program.algorithm.due(exact, pace.steps, pace.mean)
     for name, due in known.items():
         found = float(values[name])
@@ -107,17 +108,33 @@ def _check_scalars(
             raise SiteError(
                 f"site '{reply.site}' sent the {name} {found:g} with its update, and {due:g} "
                 "belongs to it",
-                cure,
+                _CURE,
             )
-    for name, least in program.algorithm.least(exact, pace.steps, pace.mean).items():
+    _check_bounds(program.algorithm, values, exact, pace, reply.site)
+    return frozenset(known)
+
+
+def _check_bounds(
+    algorithm: Algorithm, values: Payload, exact: Payload, pace: Pace, site: str
+) -> None:
+    """Raise SiteError if one of the numbers in `values` is beyond what belongs to an update whose
+    vectors are `exact`, as far as they are known."""
+    for name, least in algorithm.least(exact, pace.steps, pace.mean).items():
         found = float(values[name])
         if not found >= least * (1 - CLOSE) - TINY:
             raise SiteError(
-                f"site '{reply.site}' sent the {name} {found:g} with its update, to which at least "
+                f"site '{site}' sent the {name} {found:g} with its update, to which at least "
                 f"{least:g} belongs",
-                cure,
+                _CURE,
             )
-    return frozenset(known)
+    for name, most in algorithm.most(exact, pace.steps, pace.mean).items():
+        found = float(values[name])
+        if not found <= most * (1 + CLOSE):
+            raise SiteError(
+                f"site '{site}' sent the {name} {found:g} with its update, to which at most "
+                f"{most:g} belongs",
+                _CURE,
+            )
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ it chooses among, and how, are the same (`evaluation/delivery/choice.py`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -186,9 +187,10 @@ def _alone(
     federation: Federation, site: int, final: FinalModel, speed: Speed, store: RunStore
 ) -> dict[str, Tensor]:
     """The model that the site trains by itself, by name: as many passes over its images as the run
-    took of them, in as many rounds; as many as were planned if it took none."""
-    passes = float((final.counted or final.round) * epochs_of(federation.program))
-    budget = Budget(final.round, passes)
+    took of them, in as many rounds, but not in more than there are images for."""
+    passes = float(final.counted * epochs_of(federation.program))
+    seen = math.ceil(passes * federation.size(site))
+    budget = Budget(min(final.round, seen), passes)
     baseline = federation.testing(()).alone(site, budget)
     start, keeper = store.load_checkpoint(), _Keeper(store, time.monotonic())
     with training(baseline, site, speed, [keeper], start) as (trained, _):

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import DataError, FedSightError
+from fedsight.core.errors import DataError, FedSightError, StoreError
 from fedsight.evaluation.conclusion import require_score
-from fedsight.evaluation.configurations import Arm, best_of, differences
+from fedsight.evaluation.configurations import COSTS, Arm, best_of, differences
 from fedsight.evaluation.spread import Repeat
 from fedsight.runs.series import refuse_changed
 from fedsight.runs.sweeps.plan import Cell, SweepPlan
 
 Failures = Mapping[str, FedSightError]  # by the place of the cell
+LARGEST = sys.float_info.max
 
 
 def outcome(plan: SweepPlan, failures: Failures) -> dict[str, Any]:
@@ -56,8 +59,26 @@ def _repeats(plan: SweepPlan, cells: list[Cell]) -> dict[int, Repeat]:
     for cell in cells:
         if plan.finished(cell):
             store = RunStore(plan.run(cell))
-            found[cell.seed] = Repeat(store.read_json("run.json"), store.read_json("summary.json"))
+            summary = store.read_json("summary.json")
+            _require_numbers(summary, store.folder)
+            found[cell.seed] = Repeat(store.read_json("run.json"), summary)
     return found
+
+
+def _require_numbers(summary: Mapping[str, Any], run: Path) -> None:
+    """StoreError if what is compared is not what a run writes: the folder may be anybody's."""
+    score = summary.get("score")
+    numbers = [summary.get(key) for key in COSTS] + ([] if score is None else [score])
+    sound = all(
+        isinstance(one, int | float) and type(one) is not bool and -LARGEST <= one <= LARGEST
+        for one in numbers
+    )
+    if not sound or type(summary.get("headline")) is not str:
+        raise StoreError(
+            f"{run / 'summary.json'} holds what no run writes: its headline, its score or what it "
+            "cost is not what it should be",
+            "remove that run's folder, and continue the sweep: the run begins anew",
+        )
 
 
 def _refuse_changed(plan: SweepPlan) -> None:

@@ -103,7 +103,10 @@ class SweepPlan:
         facts = RunStore(folder).read_json(FILE)
         try:
             programs = {
-                one["label"]: (one["settings"], *config.parse(without_none(one["program"]), folder))
+                one["label"]: (
+                    dict(one["settings"]),
+                    *config.parse(without_none(one["program"]), folder),
+                )
                 for one in facts["configurations"]
             }
             cells = tuple(_cell(entry, programs) for entry in facts["cells"])

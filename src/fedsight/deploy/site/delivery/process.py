@@ -81,7 +81,9 @@ def _delivered(received: Received, key: str, order: ReceivedOrder) -> Outcome:
     vectors = received.vectors(key)
     own = kept.get("personal") if program.differs(federation.network) else None
     final = FinalModel(vectors["vector"], vectors.get("kept"), own, order.round, order.counted)
-    alone = _work(received.folder(key), federation) if owner.delivery.alone else None
+    alone = None
+    if owner.delivery.alone and order.counted:  # else nothing bounds how long it would train
+        alone = _work(received.folder(key), federation)
     found = choose_at_site(federation, number, final, owner.speed.client, alone)
     folder = recognisers.place(home, key, program.name)
     data = federation.dataset
