@@ -51,6 +51,7 @@ from fedsight.program.config import OPTIONAL, SECTIONS
 from fedsight.program.program import Speed
 from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
+from fedsight.program.trust import Trust
 from fedsight.tasks.base import tasks
 from fedsight.tasks.metrics.base import metrics
 
@@ -107,6 +108,10 @@ RUN_FILES = {
     "per site; only if the algorithm needs it",
     "model.safetensors": "the trained weights by name, written at the end",
     "summary.json": "the final figures, see below; present once the run is finished",
+    "trust.json": "what `predict --coverage` needs: the temperature, the histograms of scores by "
+    "class and site, the threshold for unlike images; and the bins of the reliability diagram",
+    "unlike.safetensors": "what an image's features are compared with: how they are mixed, what "
+    "makes them uncorrelated, and the means of the classes",
     "evaluation.json": "confusion matrix, curves and tables of the task, the rule by which sites "
     "were tested, some test images with the model's answers, overall figures with their 95 % "
     "intervals or `no_interval`, why there is none, why sites released no figures, and what could "
@@ -219,6 +224,16 @@ SUMMARY = {
     "macro_f1": "one class per image: the mean F1 of the classes",
     "kept": "where rounds are compared: the round whose model this is, by which figure, the best "
     "round and its value, and whether patience ended training; else missing",
+    "calibration": "`temperature`; the expected calibration error without what chance adds, before "
+    "and after it (`ece_before`, `ece`, `ece_interval`), `ece_naive` with it, `rms` of the "
+    "squares; `brier_before`, `brier`; numbers of images `fitted` and `tested`, `by` which images; "
+    "`by_site`; or the `reason` why there is none",
+    "sets": "prediction sets: `method`, `guarantee`, the coverage `asked` for, `coverage` and mean "
+    "`size` on test images, `expected`, between which 95 % of runs are, `images` that they come "
+    "from, `smallest` number that is enough; `by_site` also by the site's own threshold "
+    "(`own_coverage`, `own_size`); or the `reason`",
+    "ood": "unlike images: the `score`, its `threshold`, `asked` and measured `false_alarm`; or "
+    "the `reason`",
     "worst_site": "name and score of the site with the lowest score, if the sites differ beyond "
     "chance; else null",
     "by_site": "figures for each of the first 200 sites",
@@ -450,6 +465,7 @@ def _sections() -> Iterator[str]:
         "public": Public,
         "secure": Secure,
         "codec.up": Up,
+        "trust": Trust,
         "speed": Speed,
     }
     for section, cls in plain.items():

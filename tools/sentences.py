@@ -46,6 +46,7 @@ SAID_IN = (
     "deploy/site/owner.py",
     "deploy/site/release.py", "deploy/site/service.py", "engines/remote/*.py",
     "engines/workers.py", "evaluation/attempts.py", "evaluation/fonts.py", "evaluation/overall.py",
+    "evaluation/trust/measure.py", "inference/trusted.py",
     "governance/contract.py", "governance/ledger.py", "inference/drawing.py",
     "inference/inputs.py", "models/adapters/*.py", "models/base.py", "models/origin.py",
     "models/patterns.py", "models/weights.py",

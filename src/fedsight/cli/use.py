@@ -19,6 +19,7 @@ from fedsight.language.message import Text, message
 
 if TYPE_CHECKING:
     from fedsight.inference.predict import Prediction
+    from fedsight.inference.trusted import Cover
 
 RunArgument = Annotated[
     Path,
@@ -51,6 +52,22 @@ Confidence = Annotated[
         metavar="X",
         help="Leave out boxes with a lower score; mark other answers below it as unsure.",
         show_default=False,
+    ),
+]
+Coverage = Annotated[
+    float | None,
+    typer.Option(
+        metavar="X",
+        help="Show a set of labels for each that holds the true one with this probability, such "
+        "as 0.9.",
+        show_default=False,
+    ),
+]
+Abstain = Annotated[
+    bool,
+    typer.Option(
+        "--abstain",
+        help="With --coverage: answer only where the set is a single label.",
     ),
 ]
 CsvFile = Annotated[
@@ -87,6 +104,8 @@ def predict_command(
     top: Annotated[int, typer.Option(min=1, help="Labels to show for each.")] = 1,
     draw: DrawFolder = None,
     confidence: Confidence = None,
+    coverage: Coverage = None,
+    abstain: Abstain = False,
     csv: CsvFile = None,
     site: SiteOption = None,
     plugin: PluginFiles = None,
@@ -96,7 +115,8 @@ def predict_command(
     A `.txt` file is one text; CSV and JSONL files hold one per row, in the column `text`. Files
     that cannot be read are listed with the reason; the others are still answered, and the exit
     code is 3. With --confidence, an answer that does not reach it is shown as unsure, and has
-    `"sure": false` in JSON; boxes that do not are left out.
+    `"sure": false` in JSON; boxes that do not are left out. Images unlike those of the training are
+    marked, if the run has learned what those are like.
 
     Example: fedsight predict runs/first photo.jpg more-photos/ --top 3
     """
@@ -110,7 +130,8 @@ def predict_command(
     if draw is not None and seen.modality != "image":
         raise DataError(f"boxes cannot be drawn on {seen.modalities}", "leave out --draw")
     passed_over = Tally()
-    found = predict(saved, files, passed_over=passed_over, confidence=confidence)
+    cover = _cover(coverage, abstain)
+    found = predict(saved, files, passed_over=passed_over, confidence=confidence, cover=cover)
     if csv is not None:
         from fedsight.inference.predictions_csv import write_csv
 
@@ -127,6 +148,15 @@ def predict_command(
         _print_table(seen.modality, found, top)
     _say_passed_over(passed_over.counts)
     _refuse_unread(found, seen.modalities)
+
+
+def _cover(coverage: float | None, abstain: bool) -> Cover | None:
+    """The sets that are asked for."""
+    from fedsight.inference.trusted import Cover
+
+    if abstain and coverage is None:
+        raise DataError("--abstain needs a coverage", "give for example --coverage 0.9")
+    return None if coverage is None else Cover(coverage, abstain)
 
 
 def export_command(
@@ -193,16 +223,32 @@ def _print_table(modality: str, found: Sequence[Prediction], top: int) -> None:
 
     from fedsight.cli.tables import PrintableTable
 
-    table = PrintableTable()
-    for heading in (from_english(modality), message("label"), message("probability")):
+    table, sets = PrintableTable(), any(one.classes is not None for one in found)
+    headings = [from_english(modality), message("label"), message("probability")]
+    for heading in [*headings, message("set")] if sets else headings:
         table.add_column(str(heading))
     for one in found:
+        last = [escape(", ".join(one.classes or ()) or "–")] if sets else []
         if one.answer is None:
             why = escape(str(from_english(one.error or "")))
-            table.add_row(escape(one.where), f"[red]{why}[/red]", "")
+            table.add_row(escape(one.where), f"[red]{why}[/red]", "", *last)
             continue
-        shown = one.answer.shown(top)
-        labels: Text | str = "\n".join(escape(label) for label, _ in shown)
-        labels = message("unsure ({labels})", labels=labels) if one.sure is False else labels
-        table.add_row(escape(one.where), labels, "\n".join(f"{p:.1%}" for _, p in shown))
+        shares = "\n".join(f"{p:.1%}" for _, p in one.answer.shown(top))
+        table.add_row(escape(one.where), _label(one, top), shares, *last)
     Console().print(table)
+
+
+def _label(one: Prediction, top: int) -> Text | str:
+    """The most probable labels, or that there is none, or why to doubt them."""
+    from rich.markup import escape
+
+    if one.answer is None:
+        return ""
+    shown: Text | str = "\n".join(escape(label) for label, _ in one.answer.shown(top))
+    if one.abstained:
+        shown = message("no answer")
+    elif one.sure is False:
+        shown = message("unsure ({labels})", labels=shown)
+    if one.unlike:
+        shown = message("{labels}, unlike the training", labels=shown)
+    return shown

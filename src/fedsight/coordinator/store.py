@@ -38,6 +38,8 @@ WRITTEN = (  # besides run.toml and run.json
     "comparison.json",
     "comparison.partial.json",
     "model.safetensors",
+    "trust.json",
+    "unlike.safetensors",
     "checkpoint.safetensors",
     "unmeasured.safetensors",
     "report.html",

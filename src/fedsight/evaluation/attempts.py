@@ -22,6 +22,7 @@ SITES = "how far the figures of sites differ"
 SAMPLES = "test images with the model's answers"
 CURVES = "curves of the task"
 TABLES = "tables of the task"
+TRUST = "how far the answers can be trusted"
 MAX_REASON = 200  # characters
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -27,12 +27,14 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation import overall
-from fedsight.evaluation.attempts import CURVES, INTERVALS, SAMPLES, SITES, TABLES, Attempts
+from fedsight.evaluation.attempts import CURVES, INTERVALS, SAMPLES, SITES, TABLES, TRUST, Attempts
 from fedsight.evaluation.evidence import Evidence
 from fedsight.evaluation.figures import Evaluator, Figures
 from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.samples import answers
+from fedsight.evaluation.trust.measure import Trusted, trusted
+from fedsight.evaluation.trust.saved import keep
 from fedsight.program.budget import spent
 from fedsight.program.program import Speed
 from fedsight.tasks.presentation import Curve, Table
@@ -93,6 +95,10 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
         Intervals({}, overall.FAILED),
     )
     summary["score_interval"] = list(sure.known["score"]) if "score" in sure.known else None
+    left_out = Trusted.left_out(overall.FAILED)
+    trust = attempts.of(TRUST, lambda: trusted(final, run.pictures), left_out)
+    keep(store, trust)
+    summary |= trust.summary
     _write_evaluation(run, evaluator, trained, figures, (sites, sure, attempts))
     store.write_json("summary.json", summary)
     notify(run.callbacks, RunEnded(summary))

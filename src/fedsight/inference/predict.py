@@ -18,6 +18,7 @@ from fedsight.data.images.decode import whole
 from fedsight.data.passed_over import Tally
 from fedsight.inference.inputs import Question, questions
 from fedsight.inference.saved import Saved
+from fedsight.inference.trusted import Assessed, Cover
 from fedsight.tasks.presentation import Answer
 
 
@@ -30,11 +31,16 @@ class Prediction:
     error: str | None = None
     line: int | None = None  # in a file with several texts
     sure: bool | None = None  # whether it reaches the confidence that was asked for
+    # what the run knows of its answers, see `inference/trusted.py`; None: nothing
+    calibrated: float | None = None  # the probability of the label after calibration
+    unlike: bool | None = None  # whether the image is unlike those of the training
+    classes: tuple[str, ...] | None = None  # the set with the coverage that was asked for
+    abstained: bool = False  # whether no label is given, as the set is not of one class
 
     @property
     def label(self) -> str | None:
-        """The answer in a word; None if the file could not be read."""
-        return None if self.answer is None else self.answer.label
+        """The answer in a word; None if the file could not be read, or there is no answer."""
+        return None if self.answer is None or self.abstained else self.answer.label
 
     @property
     def probability(self) -> float | None:
@@ -53,11 +59,16 @@ class Prediction:
             place["line"] = self.line
         if self.answer is None:
             return {**place, "error": self.error}
+        known = {
+            "sure": self.sure, "calibrated": self.calibrated, "unlike": self.unlike,
+            "set": None if self.classes is None else list(self.classes),
+            "abstained": self.abstained or None,
+        }  # fmt: skip
         return {
             **place,
-            "label": self.answer.label,
+            "label": self.label,
             "probability": self.answer.probability,
-            **({} if self.sure is None else {"sure": self.sure}),
+            **{name: value for name, value in known.items() if value is not None},
             **self.answer.details,
         }
 
@@ -68,6 +79,7 @@ def predict(
     batch: int = 64,
     passed_over: Tally | None = None,
     confidence: float | None = None,
+    cover: Cover | None = None,
 ) -> list[Prediction]:
     """One prediction for each image or text, in order; at most `batch` are decoded at once.
 
@@ -79,8 +91,10 @@ def predict(
     kind.
 
     `confidence` (0 to 1) leaves out boxes with a lower score, instead of those below the run's own
-    `task.shown`; of other answers, `sure` says whether their probability reaches it.
+    `task.shown`; of other answers, `sure` says whether their probability reaches it. `cover` asks
+    for sets of classes; DataError where the run has none of this coverage.
     """
+    limits = saved.trust.limits(cover)
     if confidence is not None and not 0 <= confidence <= 1:
         raise DataError(f"the confidence {confidence} is not from 0 to 1", "give for example 0.5")
     if confidence is not None and saved.task.takes == "boxes":
@@ -89,7 +103,8 @@ def predict(
     asked = questions(saved, paths, passed_over)
     found: list[Prediction] = []
     while group := list(islice(asked, batch)):
-        found += _predict(saved, group)
+        found += _predict(saved, group, limits)
+    found = abstaining(found, cover)
     if confidence is None:
         return found
     return [
@@ -98,11 +113,14 @@ def predict(
     ]
 
 
-def predict_pixels(saved: Saved, pixels: Tensor, batch: int = 64) -> list[Prediction]:
+def predict_pixels(
+    saved: Saved, pixels: Tensor, batch: int = 64, cover: Cover | None = None
+) -> list[Prediction]:
     """One prediction for each image of `pixels` [n, c, h, w], or [c, h, w] for one.
 
-    Pixels are uint8, or floating point from 0 to 1; they are normalised here. Raises DataError if
-    they have another shape, type or range than the run's images, or the run learned from texts.
+    `cover` is as for `predict`. Pixels are uint8, or floating point from 0 to 1; normalisation is
+    done here. Raises DataError if they have another shape, type or range than the run's images, or
+    the run learned from texts.
     """
     seen = saved.preprocess
     if seen.modality != "image":
@@ -124,13 +142,37 @@ def predict_pixels(saved: Saved, pixels: Tensor, batch: int = 64) -> list[Predic
             "the pixels are not uint8 and not from 0 to 1",
             "give pixels before any normalisation, which happens here as in training",
         )
+    limits = saved.trust.limits(cover)
     answers = [
-        answer for part in pixels.to(torch.float32).split(batch) for answer in _ask(saved, [*part])
+        answer
+        for part in pixels.to(torch.float32).split(batch)
+        for answer in _ask(saved, [*part], limits)
     ]
-    return [Prediction(Path(f"pixels[{at}]"), answer) for at, answer in enumerate(answers)]
+    found = [_told(Path(f"pixels[{at}]"), answer) for at, answer in enumerate(answers)]
+    return abstaining(found, cover)
 
 
-def _predict(saved: Saved, group: list[Question]) -> list[Prediction]:
+def _told(path: Path, known: Assessed, line: int | None = None) -> Prediction:
+    return Prediction(
+        path, known.answer, None, line,
+        calibrated=known.calibrated, unlike=known.unlike, classes=known.classes,
+    )  # fmt: skip
+
+
+def abstaining(found: list[Prediction], cover: Cover | None) -> list[Prediction]:
+    """The predictions; where `cover` says so, without a label if their set is not of one class, or
+    their image is unlike those of the training."""
+    if cover is None or not cover.abstain:
+        return found
+    return [
+        one
+        if one.answer is None
+        else replace(one, abstained=len(one.classes or ()) != 1 or one.unlike is True)
+        for one in found
+    ]
+
+
+def _predict(saved: Saved, group: list[Question], limits: Tensor | None) -> list[Prediction]:
     inputs: list[Tensor] = []
     errors: dict[int, str] = {}
     for number, one in enumerate(group):
@@ -138,23 +180,24 @@ def _predict(saved: Saved, group: list[Question]) -> list[Prediction]:
             inputs.append(one.read())
         except DataError as error:
             errors[number] = error.cause
-    answers = iter(_ask(saved, inputs))
-    return [
-        Prediction(one.path, error=errors[number], line=one.line)
-        if number in errors
-        else Prediction(
-            one.path, _in_file(next(answers), one.path, saved.preprocess), None, one.line
-        )
-        for number, one in enumerate(group)
-    ]
+    answers = iter(_ask(saved, inputs, limits))
+    found = []
+    for number, one in enumerate(group):
+        if number in errors:
+            found.append(Prediction(one.path, error=errors[number], line=one.line))
+            continue
+        known = next(answers)
+        placed = replace(known, answer=_in_file(known.answer, one.path, saved.preprocess))
+        found.append(_told(one.path, placed, one.line))
+    return found
 
 
-def _ask(saved: Saved, inputs: list[Tensor]) -> list[Answer]:
+def _ask(saved: Saved, inputs: list[Tensor], limits: Tensor | None) -> list[Assessed]:
     if not inputs:
         return []
     with torch.inference_mode():
         x = saved.preprocess.normalise(torch.stack(inputs))
-        return saved.task.answers(saved.module, x, saved.classes)
+        return saved.trust.answers(saved.task, saved.module, x, saved.classes, limits)
 
 
 def _in_file(answer: Answer, path: Path, goal: Preprocess) -> Answer:

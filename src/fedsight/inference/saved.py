@@ -18,6 +18,7 @@ from fedsight.core.errors import StoreError
 from fedsight.core.selection import Selection
 from fedsight.data.base import Preprocess, Source
 from fedsight.evaluation.delivery.deliver import delivered_path
+from fedsight.inference.trusted import Trusting
 from fedsight.models.base import Model, Network
 from fedsight.models.group import group_of
 from fedsight.models.low_rank import merge
@@ -37,6 +38,7 @@ class Saved:
     fingerprint: str
     model: Mapping[str, Any] = field(default_factory=dict)  # the `[model]` table of the program
     source: Source | None = None  # what it learned from; it defines how texts become words
+    trust: Trusting = field(default_factory=Trusting)  # what is known of its answers
 
 
 def load(run: Path, site: str | None = None) -> Saved:
@@ -94,11 +96,9 @@ def load(run: Path, site: str | None = None) -> Saved:
         size,
         classes,
         program.task,
-        program.name,
-        program.fingerprint,
-        model.table(),
-        program.data,
-    )
+        program.name, program.fingerprint, model.table(), program.data,
+        Trusting.of(store, len(classes), site, given is not None),
+    )  # fmt: skip
 
 
 def _built(program: Program, model: Model, size: Preprocess, classes: int) -> Network:

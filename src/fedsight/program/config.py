@@ -44,6 +44,7 @@ from fedsight.program.parts import BASES, OWN_PARTS, absent, adopt
 from fedsight.program.program import Program, Speed
 from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
+from fedsight.program.trust import Trust
 from fedsight.tasks.base import tasks
 
 ConfigTable = dict[str, Any]
@@ -68,6 +69,7 @@ SECTIONS: dict[str, type[Settings] | tuple[Registry[Any], str | None]] = {
     "secure": Secure,
     "aggregation": (aggregations, "mean"),
     "codec": Codecs,
+    "trust": Trust,
     "speed": Speed,
 }
 # sections without which the program has no such part

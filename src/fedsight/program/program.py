@@ -51,6 +51,7 @@ from fedsight.program import (
 from fedsight.program.plugins import Plugin
 from fedsight.program.rounds import Rounds
 from fedsight.program.train import Train
+from fedsight.program.trust import Trust
 from fedsight.tasks.base import Task
 
 
@@ -155,6 +156,7 @@ class Program:
     timing: Timing = field(default_factory=Timing)
     aggregation: Aggregation = field(default_factory=Mean)
     codec: Codecs = field(default_factory=Codecs)
+    trust: Trust = field(default_factory=Trust)
     plugins: tuple[Plugin, ...] = ()  # code from outside the package that the parts come from
 
     def __post_init__(self) -> None:
@@ -281,6 +283,7 @@ class Program:
             participation=Uniform(),
             timing=Timing(),
             codec=Codecs(),  # nothing travels
+            trust=Trust(),  # a baseline's answers are only compared
         )
 
     def opening(self) -> Program | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedsight.language.message import message
-from fedsight.report import plots, tables
+from fedsight.report import plots, tables, trust
 from fedsight.report.groups import Group
 from fedsight.report.nouns import nouns
 from fedsight.report.phrases import answer_name, known_phrase
@@ -45,6 +45,7 @@ def chapter_plots(run: Run, anchor: str) -> dict[str, Plot]:
     held = [(site.name, site.labels) for site in facts.sites if site.labels]
     if held and len(facts.classes) <= tables.MOST:
         found["labels"] = tables.labels(f"{anchor}-labels", facts.classes, held)
+    found["reliability"] = trust.diagram(run, f"{anchor}-reliability")
     if evaluation is None:
         return {name: plot for name, plot in found.items() if plot is not None}
     if evaluation.confusion and len(evaluation.classes) <= tables.MOST:

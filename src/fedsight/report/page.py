@@ -23,6 +23,7 @@ from fedsight.report import (
     phrases,
     protect,
     sites,
+    trust,
     view,
     words,
 )
@@ -112,6 +113,7 @@ def _environment() -> Environment:
         mistakes=mistakes,
         protect=protect,
         sites=sites,
+        trust=trust,
         view=view,
         words=words,
     )

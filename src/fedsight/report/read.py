@@ -11,7 +11,15 @@ from pydantic import ValidationError
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import parse_json
-from fedsight.report.records import Comparison, Evaluation, Facts, Record, RoundRecord, Summary
+from fedsight.report.records import (
+    Comparison,
+    Evaluation,
+    Facts,
+    Record,
+    RoundRecord,
+    Summary,
+    TrustRecord,
+)
 
 CURE = "repeat the run or continue it with `fedsight resume`, then build the report again"
 
@@ -26,6 +34,7 @@ class Run:
     summary: Summary | None = None
     evaluation: Evaluation | None = None
     comparison: Comparison | None = None
+    trust: TrustRecord | None = None
     config_text: str = ""
     config: dict[str, Any] = field(default_factory=dict)
 
@@ -62,6 +71,7 @@ def read(folder: Path) -> Run:
         _model(folder / "summary.json", Summary),
         _model(folder / "evaluation.json", Evaluation),
         _model(folder / "comparison.json", Comparison),
+        _model(folder / "trust.json", TrustRecord),
         text,
         config,
     )

@@ -195,6 +195,66 @@ class KeptRecord(Record):
     stopped: str = ""  # why training ended early; empty: it did not
 
 
+class SiteTrustRecord(Record):
+    """One site: expected calibration error, and how prediction sets do in its mix of images, by the
+    run's guarantee and by the site's own threshold."""
+
+    ece_before: Figure = None
+    ece: Figure = None
+    coverage: Figure = None
+    size: Figure = None
+    own_coverage: Figure = None
+    own_size: Figure = None
+    images: Count = None
+
+
+class TrustPart(Record):
+    """What was measured of trust; `reason`: why it was not."""
+
+    asked: Figure = None
+    images: Count = None
+    tested: Count = None
+    reason: str = ""
+    by_site: dict[str, SiteTrustRecord] = Field(default_factory=dict)
+
+
+class CalibrationRecord(TrustPart):
+    """How far confidence is off, before and after scaling by a temperature."""
+
+    ece_before: Figure = None
+    ece: Figure = None
+    ece_interval: tuple[float, float] | None = None
+    temperature: Figure = None
+
+
+class SetsRecord(TrustPart):
+    """Prediction sets: how often they hold the true class, how large they are, for whom."""
+
+    guarantee: str = ""
+    coverage: Figure = None
+    size: Figure = None
+    expected: tuple[float, float] | None = None  # 95 % of what chance makes of the coverage
+
+
+class OodRecord(TrustPart):
+    """Images unlike those of the training: how many test images are called so."""
+
+    false_alarm: Figure = None
+
+
+class BinRecord(Record):
+    """A bin of the reliability diagram."""
+
+    confidence: Figure = None
+    accuracy: Figure = None
+
+
+class TrustRecord(Record):
+    """`trust.json`, as far as the report shows it: the diagrams before and after scaling."""
+
+    reliability: dict[str, tuple[BinRecord, ...]] = Field(default_factory=dict)
+
+
 class Summary(Record):
     """`summary.json`: the final figures."""
 
@@ -213,6 +273,9 @@ class Summary(Record):
     by_site: dict[str, Score] = Field(default_factory=dict)
     privacy: ProtectionRecord | None = None
     kept: KeptRecord | None = None
+    calibration: CalibrationRecord | None = None
+    sets: SetsRecord | None = None
+    ood: OodRecord | None = None
 
 
 class MarkRecord(Record):

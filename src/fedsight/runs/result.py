@@ -18,6 +18,7 @@ from fedsight.core.errors import DataError, StoreError
 from fedsight.inference import predict, saved
 from fedsight.inference.predict import Prediction
 from fedsight.inference.saved import Saved
+from fedsight.inference.trusted import Cover
 
 SERIES = "series.json"  # in the folder of a series: its seeds, and when it is finished its figures
 
@@ -90,16 +91,26 @@ class Run:
         return other
 
     def predict(
-        self, inputs: str | PathLike[str] | Sequence[str | PathLike[str]] | Tensor
+        self,
+        inputs: str | PathLike[str] | Sequence[str | PathLike[str]] | Tensor,
+        coverage: float | None = None,
+        abstain: bool = False,
     ) -> list[Prediction]:
         """One prediction for each image or text, in order.
 
         `inputs` are paths of files and folders, or pixels [n, c, h, w] or [c, h, w]: uint8, or from
         0 to 1, not normalised. Raises DataError for a path that does not exist, and for pixels of
         another shape or range; a file that cannot be read becomes a prediction with `error`.
+
+        With a `coverage` between 0 and 1 a prediction has a set of `classes`, which holds the true
+        one with at least this probability; with `abstain` it has no label unless the set is of one
+        class and the image is like those of the training. Raises DataError where the run has no such sets.
         """
+        if abstain and coverage is None:
+            raise DataError("abstain needs a coverage", "give for example coverage=0.9")
+        cover = None if coverage is None else Cover(coverage, abstain)
         if isinstance(inputs, Tensor):
-            return predict.predict_pixels(self._saved, inputs)
+            return predict.predict_pixels(self._saved, inputs, cover=cover)
         paths = [inputs] if isinstance(inputs, str | PathLike) else inputs
         if not isinstance(paths, Sequence) or not all(
             isinstance(one, str | PathLike) for one in paths
@@ -109,7 +120,7 @@ class Run:
                 "give run.predict a path, a list of paths, or pixels [n, c, h, w]; several tensors "
                 "become one by torch.stack",
             )
-        return predict.predict(self._saved, [Path(path) for path in paths])
+        return predict.predict(self._saved, [Path(path) for path in paths], cover=cover)
 
     def report(self) -> Path:
         """Write the report, one HTML page; returns its path."""

@@ -63,6 +63,9 @@ RESERVED = frozenset(
         "best",
         "kept",
         "score_interval",
+        "calibration",
+        "sets",
+        "ood",
     }
 )
 _SUM = "metric:{}"  # the name of a metric's sum, which no other sum has

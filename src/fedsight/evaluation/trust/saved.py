@@ -1,0 +1,97 @@
+"""What a run folder keeps so that answers can be trusted later: `trust.json` and the tensors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import StoreError
+from fedsight.core.files import write_atomically
+from fedsight.evaluation.trust.measure import Trusted
+from fedsight.evaluation.trust.sets import Sets
+from fedsight.evaluation.trust.unlike import Distance, energy
+
+FILE, TENSORS = "trust.json", "unlike.safetensors"
+
+
+@dataclass(frozen=True)
+class SavedTrust:
+    """What a run knows of its model's answers: the temperature, the counts that sets are made of
+    and for whom they hold, and above which score an image is unlike those of the training.
+
+    `head` is the name of the layer whose input the distance is measured of; None: the score is the
+    energy. `limit` is None where too few images were held out. `apart`: each site has a model of
+    its own.
+    """
+
+    temperature: float
+    sets: Sets
+    guarantee: str
+    apart: bool
+    head: str | None
+    limit: float | None
+    distance: Distance | None
+    mixing: Tensor | None  # [features, d], what features are mixed by before that
+
+    def calibrated(self, logits: Tensor) -> Tensor:
+        """Probabilities [n, classes] of logits [n, classes]."""
+        return torch.softmax(logits.double() / self.temperature, dim=1)
+
+    def unlike(self, logits: Tensor, features: Tensor | None) -> Tensor | None:
+        """Which images are unlike those of the training: bool [n]; None: that is not known."""
+        if self.limit is None:
+            return None
+        if self.distance is None or self.mixing is None:
+            return energy(logits) > self.limit
+        if features is None:
+            return None
+        return self.distance.scores(features.float() @ self.mixing) > self.limit
+
+
+def keep(store: RunStore, trust: Trusted) -> None:
+    """Write what is known, if anything is."""
+    if not trust.facts:
+        return
+    if trust.tensors:
+        tensors = {name: value.contiguous() for name, value in trust.tensors.items()}
+        write_atomically(store.folder / TENSORS, save(tensors))
+    store.write_json(FILE, trust.facts)
+
+
+def kept(store: RunStore, classes: int) -> SavedTrust | None:
+    """What the run folder knows of a model of so many classes; None: nothing. StoreError if a file
+    is broken."""
+    path = store.folder / FILE
+    if not path.is_file():
+        return None
+    facts = store.read_json(FILE)
+    try:
+        temperature, ood = float(facts["temperature"]), facts["ood"]
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise ValueError(f"the temperature is {temperature}")
+        limit, head = ood.get("threshold"), facts["head"]
+        distance = mixing = None
+        if limit is not None and ood["score"] == "distance":
+            tensors = load_file(store.folder / TENSORS)
+            distance = Distance(tensors["whitening"], tensors["means"])
+            mixing = tensors["mixing"]
+            d = len(distance.whitening)
+            shapes = [tuple(tensors[name].shape) for name in ("mixing", "whitening", "means")]
+            if shapes != [(len(mixing), d), (d, d), (len(distance.means), d)]:
+                raise ValueError(f"the tensors have shapes {shapes}")
+        return SavedTrust(
+            temperature, Sets.of(facts["sets"], classes), str(facts["sets"]["guarantee"]),
+            bool(facts["apart"]), head, None if limit is None else float(limit), distance,
+            mixing,
+        )  # fmt: skip
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise StoreError(f"{path} is broken: {error!r:.200}", "run it again") from error
+    except (OSError, SafetensorError, RuntimeError) as error:
+        path = store.folder / TENSORS
+        raise StoreError(f"{path} is broken: {error}", "run it again") from error

@@ -1,0 +1,149 @@
+"""Answers with what a run knows of them: calibrated, with a set that covers, marked if unlike."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from fedsight.coordinator.store import RunStore
+from fedsight.core.errors import DataError, StoreError
+from fedsight.evaluation.delivery.base import SHARED
+from fedsight.evaluation.trust.answers import watched
+from fedsight.evaluation.trust.saved import SavedTrust, kept
+from fedsight.tasks.base import Task
+from fedsight.tasks.presentation import Answer
+
+
+@dataclass(frozen=True)
+class Cover:
+    """Sets that hold the true class with at least the probability `share`; `abstain`: no answer
+    where the set is not of one class, or the image is unlike those of the training.
+    """
+
+    share: float
+    abstain: bool = False
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """An answer; the probability of its label after calibration; whether its image is unlike those
+    of the training; the classes of its set, the most probable first. None: not known or asked."""
+
+    answer: Answer
+    calibrated: float | None = None
+    unlike: bool | None = None
+    classes: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Trusting:
+    """What a run knows of the answers of one model, or (`why_not`) why it knows nothing."""
+
+    known: SavedTrust | None = None
+    site: str | None = None
+    why_not: str = "its files do not say"
+    cure: str = "leave out --coverage, or hold images out in a new run, by rounds.validation"
+
+    @classmethod
+    def of(cls, store: RunStore, classes: int, site: str | None, delivered: bool) -> Trusting:
+        """What the run folder knows of its model of so many classes, as `site` has it; `delivered`:
+        the site chose what it has. StoreError if a file is broken."""
+        found = kept(store, classes)
+        if found is None:
+            return cls(why_not=_reason(store))
+        if site is not None and delivered and _kind(store, site) != SHARED:
+            return cls(
+                why_not=f"site '{site}' got a model of its own, and they are the common model's",
+                cure="leave out --site, or --coverage",
+            )
+        return cls(found, site)
+
+    def limits(self, cover: Cover | None) -> Tensor | None:
+        """The largest scores [classes] of sets with this coverage; None: no sets are asked for.
+
+        Raises DataError where the run has none of this coverage.
+        """
+        if cover is None:
+            return None
+        if not 0 < cover.share < 1:
+            cause = f"the coverage {cover.share:g} is not between 0 and 1"
+            raise DataError(cause, "give for example 0.9")
+        if self.known is None:
+            raise DataError(f"the run has no prediction sets: {self.why_not}", self.cure)
+        return self.known.sets.limits(self.known.guarantee, cover.share, self.site)
+
+    def answers(
+        self, task: Task, module: nn.Module, x: Tensor, classes: tuple[str, ...],
+        limits: Tensor | None,
+    ) -> list[Assessed]:  # fmt: skip
+        """The task's answers for normalised images [b, c, h, w]."""
+        known = self.known
+        if known is None:
+            return [Assessed(one) for one in task.answers(module, x, classes)]
+        outputs: list[Tensor] = []
+        head = _head(known, module)
+        handle = module.register_forward_hook(lambda _, given, out: outputs.append(out))
+        try:
+            with watched(head) as seen:
+                answers = task.answers(module, x, classes)
+        finally:
+            handle.remove()
+        logits = outputs[-1].float()
+        return _assessed(known, answers, logits, seen[-1] if seen else None, (classes, limits))
+
+
+def _head(known: SavedTrust, module: nn.Module) -> nn.Module | None:
+    """The layer whose input is compared; None: none is. StoreError if what is known is not of this
+    network."""
+    found = None if known.head is None else dict(module.named_modules()).get(known.head)
+    if known.mixing is None or (
+        isinstance(found, nn.Linear) and len(known.mixing) == found.in_features
+    ):
+        return found
+    raise StoreError("what the run knows of its answers is not of its network", "run it again")
+
+
+def _assessed(
+    known: SavedTrust,
+    answers: Sequence[Answer],
+    logits: Tensor,
+    features: Tensor | None,
+    asked: tuple[tuple[str, ...], Tensor | None],
+) -> list[Assessed]:
+    classes, limits = asked
+    shares, unlike = known.calibrated(logits), known.unlike(logits, features)
+    inside = None if limits is None else known.sets.inside(limits, shares, logits)
+    found = []
+    for at, answer in enumerate(answers):
+        held = None
+        if inside is not None:
+            order = shares[at].argsort(descending=True, stable=True).tolist()
+            held = tuple(classes[place] for place in order if bool(inside[at, place]))
+        found.append(
+            Assessed(
+                answer,
+                float(shares[at].max()),
+                None if unlike is None else bool(unlike[at]),
+                held,
+            )
+        )
+    return found
+
+
+def _reason(store: RunStore) -> str:
+    """Why a run has measured nothing, as its summary says it."""
+    try:
+        told = store.read_json("summary.json").get("sets") or {}
+    except StoreError:
+        return Trusting.why_not
+    return str(told.get("reason") or Trusting.why_not)
+
+
+def _kind(store: RunStore, site: str) -> str | None:
+    """Which kind of model a site got."""
+    try:
+        return str(store.read_json("comparison.json")["delivered"][site]["kind"])
+    except (StoreError, KeyError, TypeError):
+        return None

@@ -1,0 +1,30 @@
+"""What is measured of how far a model's answers can be trusted, `[trust]`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from fedsight.core.settings import Settings
+
+
+class Trust(Settings):
+    """Calibration, prediction sets and unlike images, measured when a run ends: `[trust]`.
+
+    They are made from images that nobody trained on and that did not choose the model, for tasks
+    that give each image one class. Where that is not possible, summary and report say why.
+    """
+
+    measured: bool = True  # whether they are
+    # the score by which a set takes classes: lac: the smallest sets on average; aps: larger where
+    # an image is difficult; raps: likewise, and classes far down the ranking seldom
+    sets: Literal["lac", "aps", "raps"] = "lac"
+    coverage: float = Field(0.9, gt=0, lt=1)  # least share of sets that hold the true class
+    # for whom this share holds: for the images of all sites together, of each site, of each class
+    guarantee: Literal["mixture", "site", "class"] = "mixture"
+    # what tells that an image is unlike those of the training: the distance of its features from
+    # the nearest class, or the energy of its scores
+    unlike: Literal["distance", "energy"] = "distance"
+    # largest share of images like those of the training that are called unlike them
+    false_alarm: float = Field(0.05, gt=0, lt=1)

@@ -1,0 +1,189 @@
+"""How far a run's answers can be trusted: calibration, prediction sets, unlike images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedsight.language.message import Text, message
+from fedsight.report import plots
+from fedsight.report.nouns import nouns
+from fedsight.report.phrases import known_phrase
+from fedsight.report.read import Run
+from fedsight.report.records import CalibrationRecord, OodRecord, SetsRecord
+from fedsight.report.svg import Plot
+from fedsight.report.words import Words, count, number, percent, range_of
+
+HOLDS = {
+    "mixture": message(
+        "This holds for inputs drawn like the held-out ones of all sites together. At a single "
+        "site, or for a single class, the share may be lower or higher, as the table shows."
+    ),
+    "site": message(
+        "This holds for each site, for inputs drawn like its own held-out ones. For others it does "
+        "not."
+    ),
+    "class": message(
+        "This holds for each class, for inputs of it drawn like the held-out ones, however "
+        "frequent the class is at a site."
+    ),
+}
+
+
+@dataclass(frozen=True)
+class TrustRow:
+    """One site: how the sets do in its mix, by the common threshold and by its own, and how far
+    confidence is off on its held-out images."""
+
+    name: str
+    coverage: float | None
+    size: float | None
+    own_coverage: float | None
+    own_size: float | None
+    ece: float | None
+    images: int | None
+
+
+def measured(run: Run) -> bool:
+    """Whether the section has anything to show."""
+    return bool(lines(run))
+
+
+def left_out(run: Run) -> Words:
+    """Why nothing of it was measured; empty if something was, or nobody asked."""
+    if run.summary is None or measured(run):
+        return ""
+    reasons = {
+        part.reason
+        for part in (run.summary.calibration, run.summary.sets, run.summary.ood)
+        if part is not None and part.reason
+    }
+    if len(reasons) != 1:
+        return ""
+    return message(
+        "Calibration, prediction sets and unlike inputs were not measured: {reason}.",
+        reason=known_phrase(reasons.pop()),
+    )
+
+
+def lines(run: Run) -> list[Text]:
+    """What was measured, in sentences, and why the rest was not."""
+    if run.summary is None:
+        return []
+    parts = (
+        _calibration(run, run.summary.calibration),
+        _sets(run, run.summary.sets),
+        _ood(run, run.summary.ood),
+    )
+    found = [line for part in parts for line in part]
+    if not found:
+        return []
+    for part in (run.summary.sets, run.summary.ood):
+        if part is not None and part.reason:
+            found.append(message("Left out: {reason}.", reason=known_phrase(part.reason)))
+    return found
+
+
+def _calibration(run: Run, found: CalibrationRecord | None) -> list[Text]:
+    if found is None or found.ece is None:
+        return []
+    values = {
+        "before": percent(found.ece_before), "after": percent(found.ece),
+        "temperature": number(found.temperature, 2), "tested": count(found.tested),
+        "images": nouns(run.modality).many,
+    }  # fmt: skip
+    bounds = found.ece_interval
+    values["interval"] = percent(found.ece) if bounds is None else range_of(*bounds)
+    return [
+        message(
+            "Confidence: on {tested} test {images} it was off by {before} on average, and is by "
+            "{after} (95 % interval {interval}) once scores are divided by a temperature of "
+            "{temperature}. This is the expected calibration error without what chance adds.",
+            **values,
+        )
+    ]
+
+
+def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
+    if found is None or found.coverage is None:
+        return []
+    values = {
+        "asked": percent(found.asked, 0), "held": count(found.images),
+        "coverage": percent(found.coverage), "size": number(found.size, 2),
+        "images": nouns(run.modality).many, "tested": count(found.tested),
+    }  # fmt: skip
+    told: list[Text] = [
+        message(
+            "Sets: made to hold the true class of at least {asked} of {images}, from {held} "
+            "held-out ones. They hold it for {coverage} of {tested} test {images}, with {size} "
+            "classes on average.",
+            **values,
+        )
+    ]
+    if found.expected is not None:
+        told.append(
+            message(
+                "So few images make this share vary: in 95 of 100 such runs it is {range}.",
+                range=range_of(*found.expected),
+            )
+        )
+    holds = HOLDS.get(found.guarantee)
+    if holds is not None:
+        told.append(holds)
+    return told
+
+
+def _ood(run: Run, found: OodRecord | None) -> list[Text]:
+    if found is None or found.false_alarm is None:
+        return []
+    return [
+        message(
+            "Unlike the training: {alarms} of {tested} test {images} are called so, and {asked} "
+            "may be. The command predict marks such {images}.",
+            alarms=percent(found.false_alarm), tested=count(found.tested),
+            asked=percent(found.asked, 0), images=nouns(run.modality).many,
+        )
+    ]  # fmt: skip
+
+
+def rows(run: Run) -> list[TrustRow]:
+    """Each site of which something is known."""
+    if run.summary is None:
+        return []
+    sets = run.summary.sets.by_site if run.summary.sets is not None else {}
+    sure = run.summary.calibration.by_site if run.summary.calibration is not None else {}
+    found = []
+    for name in dict.fromkeys([*sets, *sure]):
+        one, other = sets.get(name), sure.get(name)
+        found.append(
+            TrustRow(
+                name,
+                one.coverage if one else None,
+                one.size if one else None,
+                one.own_coverage if one else None,
+                one.own_size if one else None,
+                other.ece if other else None,
+                one.images if one else None,
+            )
+        )
+    return found
+
+
+def diagram(run: Run, name: str) -> Plot | None:
+    """The share of right answers over the confidence, before and after scaling."""
+    if run.trust is None:
+        return None
+    bins = run.trust.reliability
+    lines = {
+        key: [
+            (one.confidence, one.accuracy)
+            for one in bins.get(key, ())
+            if one.confidence is not None and one.accuracy is not None
+        ]
+        for key in ("before", "after")
+    }
+    if not lines["after"]:
+        return None
+    lines["right"] = [(0.0, 0.0), (1.0, 1.0)]
+    names = (message("as the model says"), message("after scaling"), message("as it should be"))
+    axes = (message("confidence"), message("share of right answers"))
+    return plots.shares(name, axes, lines, names)

@@ -1,0 +1,196 @@
+"""Whole runs: what summary, folder, report and `predict` say of trust, and why they say nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from command_line import done, read, refused, write_config
+from safetensors.torch import load_file
+
+import fedsight
+from fedsight.core.errors import DataError, StoreError
+from fedsight.evaluation.trust.saved import SavedTrust, kept
+from fedsight.coordinator.store import RunStore
+
+HELD: dict[str, Any] = {"rounds": {"validation": 0.4}}
+PARTS = ("calibration", "sets", "ood")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a comparison with held-out images."""
+    home = tmp_path_factory.mktemp("trust")
+    config = write_config(home, **HELD, trust={"coverage": 0.6, "false_alarm": 0.2})
+    done("compare", config, "--workers", "2", "--out", home / "run")
+    return home / "run"
+
+
+def known(run: Path) -> SavedTrust:
+    found = kept(RunStore(run), 4)
+    assert found is not None
+    return found
+
+
+def test_the_summary_has_the_names_that_scripts_rely_on(run: Path) -> None:
+    summary = read(run)
+    assert {"ece_before", "ece", "temperature"} <= set(summary["calibration"])
+    assert {"coverage", "size", "by_site", "smallest"} <= set(summary["sets"])
+    assert {"threshold", "false_alarm"} <= set(summary["ood"])
+    assert summary["sets"]["asked"] == 0.6
+    assert summary["ood"]["score"] == "distance"
+    for site in summary["sets"]["by_site"].values():
+        assert 0 <= site["coverage"] <= 1
+    low, high = summary["sets"]["expected"]
+    assert 0 <= low <= high <= 1
+
+
+def test_predict_gives_the_sets_that_were_measured(run: Path) -> None:
+    """The share of test images that the summary tells is found again image by image."""
+    model, summary, known_of = fedsight.load(run), read(run), known(run)
+    data = RunStore(run).program()[0].data.open()
+    pixels = data.test.images.read(torch.arange(len(data.test)))
+    found = model.predict(pixels, coverage=0.6)
+    labels = [model.classes[at] for at in data.test.labels.tolist()]
+    right = [label in (one.classes or ()) for label, one in zip(labels, found, strict=True)]
+    assert sum(right) / len(right) == pytest.approx(summary["sets"]["coverage"], abs=0.03)
+    alarms = sum(bool(one.unlike) for one in found) / len(found)
+    assert alarms == pytest.approx(summary["ood"]["false_alarm"], abs=0.03)
+    heat = known_of.temperature
+    for one in found[:5]:
+        given = torch.tensor([*one.table()["probabilities"].values()]).log() / heat
+        assert one.calibrated == pytest.approx(float(torch.softmax(given, 0).max()), abs=1e-4)
+    wider = model.predict(pixels, coverage=0.8)
+    assert all(
+        set(one.classes or ()) <= set(other.classes or ())
+        for one, other in zip(found, wider, strict=True)
+    )
+
+
+def test_an_image_unlike_the_training_is_marked_and_gets_no_answer(run: Path) -> None:
+    model = fedsight.load(run)
+    strange = torch.zeros(1, 1, 8, 8)  # all others are noisy
+    (one,) = model.predict(strange, coverage=0.6, abstain=True)
+    assert one.unlike is True
+    assert one.abstained
+    assert one.label is None
+    assert one.table()["label"] is None
+    assert one.table()["abstained"] is True
+
+
+def test_the_command_prints_sets_or_names_what_is_enough(run: Path, tmp_path: Path) -> None:
+    from PIL import Image
+
+    Image.new("L", (8, 8), 128).save(tmp_path / "grey.png")
+    asked = ("predict", run, tmp_path / "grey.png", "--coverage", "0.6")
+    told = json.loads(done(*asked, "--json").out)
+    assert set(told[0]["set"]) <= set(fedsight.load(run).classes)
+    assert "set" in done(*asked, "--abstain").out
+    error = refused(3, *asked[:-1], "0.999")
+    assert "too few" in error
+    assert "at least 999" in error
+    assert "--coverage" in refused(3, *asked[:-2], "--abstain")
+    with pytest.raises(DataError, match="not between 0 and 1"):
+        fedsight.load(run).predict(torch.zeros(1, 8, 8), coverage=1.5)
+
+
+def test_a_site_that_got_another_model_has_no_sets_of_the_common_one(run: Path) -> None:
+    given = read(run)["delivered_by_site"]
+    for site, kind in given.items():
+        theirs = fedsight.load(run).for_site(site)
+        if kind == "shared":
+            assert theirs.predict(torch.zeros(1, 8, 8), coverage=0.6)[0].classes is not None
+        else:
+            with pytest.raises(DataError, match="a model of its own"):
+                theirs.predict(torch.zeros(1, 8, 8), coverage=0.6)
+            assert theirs.predict(torch.zeros(1, 8, 8))[0].unlike is None
+
+
+def test_the_report_says_for_whom_sets_hold(run: Path) -> None:
+    page = (run / "report.html").read_text()
+    assert "How far to trust an answer" in page
+    assert "of all sites together" in page
+    assert "Right answers over confidence" in page
+
+
+@pytest.mark.parametrize(
+    ("sections", "reason"),
+    [
+        ({"trust": {"measured": False}}, "trust.measured is false"),
+        ({"secure": {"name": "secagg"}}, "masked"),
+        (
+            {
+                "privacy": {"name": "central", "noise_multiplier": 1.0},
+                "rounds": {"weighting": "uniform"},
+            },
+            "noise protects",
+        ),
+        ({"task": {"name": "ordinal"}}, "one class by its score"),
+    ],
+)
+def test_what_is_left_out_has_a_reason(
+    sections: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    """Nothing exact goes around masks or noise."""
+    done("run", write_config(tmp_path, **sections), "--workers", "1", "--out", tmp_path / "run")
+    summary = read(tmp_path / "run")
+    for part in PARTS:
+        assert reason in summary[part]["reason"]
+        assert set(summary[part]) == {"reason"}
+    assert not (tmp_path / "run" / "trust.json").exists()
+    assert not (tmp_path / "run" / "unlike.safetensors").exists()
+    assert "were not measured" in (tmp_path / "run" / "report.html").read_text()
+    with pytest.raises(DataError, match="no prediction sets"):
+        fedsight.load(tmp_path / "run").predict(torch.zeros(1, 8, 8), coverage=0.9)
+
+
+def test_each_site_has_its_own_sets_where_it_has_its_own_model(tmp_path: Path) -> None:
+    """fedrep: every site answers with its own head, and features are not compared."""
+    config = write_config(
+        tmp_path,
+        rounds={"validation": 0.4},
+        algorithm={"name": "fedrep"},
+        trust={"guarantee": "site", "coverage": 0.5},
+    )
+    done("run", config, "--workers", "1", "--out", tmp_path / "run")
+    summary = read(tmp_path / "run")
+    assert summary["ood"]["score"] == "energy"
+    site = next(iter(summary["sets"]["by_site"]))
+    mine = fedsight.load(tmp_path / "run").for_site(site)
+    (one,) = mine.predict(torch.zeros(1, 8, 8), coverage=0.5)
+    assert one.classes is not None
+    assert summary["sets"]["guarantee"] == "site"
+
+
+def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "trust.json"
+    facts = json.loads(path.read_text())
+    sets = facts["sets"]
+    for broken in (
+        {"temperature": -1},
+        {"ood": None},
+        {"sets": {**sets, "classes": [[]] * 100_000}},
+        {"sets": {**sets, "sites": {str(name): [] for name in range(300)}}},
+        {"sets": {**sets, "classes": [[[0, 1 << 70]]] * 4}},
+        {"sets": {**sets, "classes": [[[5000, 1]]] * 4}},
+    ):
+        path.write_text(json.dumps({**facts, **broken}))
+        with pytest.raises(StoreError, match=r"trust\.json is broken"):
+            kept(RunStore(tmp_path / "run"), 4)
+    path.write_text(json.dumps(facts))
+    (tmp_path / "run" / "unlike.safetensors").write_bytes(b"torn")
+    with pytest.raises(StoreError, match=r"unlike\.safetensors is broken"):
+        kept(RunStore(tmp_path / "run"), 4)
+    (tmp_path / "run" / "unlike.safetensors").write_bytes(
+        (run / "unlike.safetensors").read_bytes()
+    )
+    path.write_text(json.dumps({**facts, "head": "nowhere"}))
+    with pytest.raises(StoreError, match="not of its network"):
+        fedsight.load(tmp_path / "run").predict(torch.zeros(1, 8, 8))
+    assert load_file(run / "unlike.safetensors").keys() == {"mixing", "whitening", "means"}
