@@ -80,7 +80,8 @@ class ContractEnforcement:
         if simulated := taking_part.elsewhere(program):
             first = simulated[0]
             raise DeployError(f"the program is for a simulation: {first.cause}", first.cure)
-        contract.check_sites(sites)
+        # A buffered round is made of the first replies, not of those of all sites.
+        contract.check_sites(program.rounds.replies(sites) if program.rounds.buffered else sites)
         return owner
 
     def local_plugins(self, given: Any) -> list[dict[str, str]]:
