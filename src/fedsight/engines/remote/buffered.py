@@ -11,7 +11,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import IO
 
@@ -50,6 +50,33 @@ class Assignment:
         """Remove the temporary file."""
         if self.spool is not None:
             self.spool.close()
+
+
+class Answered:
+    """Which orders sites' counted replies answered; at first those of `accepted`, by site."""
+
+    def __init__(self, accepted: Mapping[str, int]) -> None:
+        self._accepted = dict(accepted)
+        # by site: (round in which a reply counted, round of its order), the oldest first
+        self._counted: dict[str, list[tuple[int, int]]] = {}
+
+    def note(self, site: str, round: int, order: int) -> None:
+        """A reply to the order of round `order` has counted in `round`."""
+        self._of(site).append((round, order))
+
+    def durable(self, site: str, round: int) -> int:
+        """The order that the site's last reply in rounds up to `round` answered.
+
+        What a site remembered with it must stay there as long as that is the checkpoint's round: a
+        resumed run may have the site train from it once more.
+        """
+        known = self._of(site)
+        while len(known) > 1 and known[1][0] <= round:
+            known.pop(0)
+        return known[0][1]
+
+    def _of(self, site: str) -> list[tuple[int, int]]:
+        return self._counted.setdefault(site, [(0, self._accepted.get(site, 0))])
 
 
 class BufferedRounds:

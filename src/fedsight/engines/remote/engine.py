@@ -28,7 +28,7 @@ from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Accepted, Arrival, Buffer, Earlier, Outcome, Rejected, Work
 from fedsight.engines.protected import adopted, aggregator_of, order_digest, reply_bytes
 from fedsight.engines.remote import messages, replies
-from fedsight.engines.remote.buffered import Assignment, BufferedRounds
+from fedsight.engines.remote.buffered import Answered, Assignment, BufferedRounds
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise
@@ -92,8 +92,7 @@ class RemoteEngine:
         self._noised = frozenset(record.noised)
         self._accepted = dict(record.accepted)
         self._pending: dict[str, int] = {}  # as `_accepted`, of the round in progress
-        # by site, (round in which a reply counted, round of its order): see `_durable_order`
-        self._counted: dict[str, list[tuple[int, int]]] = {}
+        self._answered = Answered(record.accepted)
         self._durable = record.durable
         self._gone = record.gone
         self._figures = FigureReader(federation)
@@ -156,7 +155,7 @@ class RemoteEngine:
             assert course is not None
             answered = {site: version + 1 for site, version in course.began.items()}
             for site, of in answered.items():
-                self._counts(site).append((order.round, of))
+                self._answered.note(site, order.round, of)
             self._settle(outcome, answered)
 
         return Work(outcome, self._buffered.arrivals(order, free, earlier, buffer, outcome), settle)
@@ -220,8 +219,9 @@ class RemoteEngine:
         sites = min(most, self._connected(self._link.sites))
 
         def ask(talk: Talk) -> None:
+            durable = self._answered.durable(one.site, self._durable())
             header = {
-                **self._order_header(order, talk, sites, self._durable_order(one.site)),
+                **self._order_header(order, talk, sites, durable),
                 "vector": self._send_model(talk, one.version, messages.pack([order.vector])),
                 "attempt": number,
                 "mark": 0,
@@ -240,20 +240,6 @@ class RemoteEngine:
         except Silent as error:
             self.absent[one.site] = str(error)
             raise SiteError(str(error), "start it again") from None
-
-    def _counts(self, site: str) -> list[tuple[int, int]]:
-        return self._counted.setdefault(site, [(0, self._accepted.get(site, 0))])
-
-    def _durable_order(self, site: str) -> int:
-        """The round of the order that the site's last reply answered that no resumed run forgets.
-
-        In buffered rounds that is earlier than the round in which the reply counted. What a site
-        remembered with it must stay there, since a resumed run may have it train from that again.
-        """
-        durable, known = self._durable(), self._counts(site)
-        while len(known) > 1 and known[1][0] <= durable:
-            known.pop(0)
-        return known[0][1]
 
     def _connected(self, sites: Iterable[str]) -> int:
         present = set(self.present())
