@@ -199,6 +199,8 @@ HISTORY = {
     "missing without `[timing]`",
     "staleness": "in buffered rounds, by site: how many steps the model had taken since the site "
     "began, if any; else missing",
+    "reply_seconds": "in buffered rounds of a federation, by site whose reply was added: real "
+    "seconds between its order and its reply; else missing",
 }
 
 SUMMARY = {

@@ -80,10 +80,8 @@ class Rounds(Settings):
 
     def too_stale(self, staleness: int) -> str:
         """Why a reply does not count whose model was so many rounds old."""
-        return (
-            f"its model was {staleness} rounds old, and rounds.max_staleness is "
-            f"{self.max_staleness}"
-        )
+        most = self.max_staleness
+        return f"its model was {staleness} rounds old, and rounds.max_staleness is {most}"
 
     @property
     def present(self) -> int:

@@ -167,7 +167,7 @@ class BufferedRounds:
                 one.close()
             self._ended.put(one)
 
-        name = f"round {one.order.round} of {one.site}"
+        name = f"order-{one.order.round}-{one.site}"
         one.thread = threading.Thread(target=run, name=name, daemon=True)
         one.thread.start()
 
