@@ -35,7 +35,7 @@ class Rounds(Settings):
     # minimum good replies of a round, or of as many sites as coins drew; None: of all sites
     quorum: int | None = Field(None, ge=1)
     # seconds that a round waits for its sites: real ones in a federation, in a simulation those of
-    # [timing]; a buffered round waits for its replies, in a federation for each of them so long
+    # [timing]; where rounds are buffered, those that a site of a federation has for its reply
     deadline: float = Field(600.0, gt=0)
     # what a round is: synchronous: all sites of the cohort train from one model; buffered: `cohort`
     # sites train at any time, each from the newest model there is when it begins, and as soon as
