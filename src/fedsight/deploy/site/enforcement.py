@@ -81,7 +81,8 @@ class ContractEnforcement:
             first = simulated[0]
             raise DeployError(f"the program is for a simulation: {first.cause}", first.cure)
         # A buffered round is made of the first replies, not of those of all sites.
-        contract.check_sites(program.rounds.replies(sites) if program.rounds.buffered else sites)
+        buffered = program.rounds.buffered
+        contract.check_sites(min(sites, program.rounds.replies(sites)) if buffered else sites)
         return owner
 
     def local_plugins(self, given: Any) -> list[dict[str, str]]:
