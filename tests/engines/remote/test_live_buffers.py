@@ -14,15 +14,14 @@ import federations
 import pytest
 import site_services
 from federations import Diary
-from site_services import FaultyLink, Places
+from site_services import Clock, FaultyLink, Places
 
-from fedsight.coordinator.callbacks import Callback, Event, RoundEnded
+from fedsight.coordinator.callbacks import Callback, Event, ReplyArrived, RoundEnded
 from fedsight.coordinator.loop import Trained, run
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint, RunStore, answered
 from fedsight.core.errors import SiteError, StoreError
 from fedsight.engines.in_process import InProcessEngine
-from fedsight.engines.remote import conversation
 from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.governance.ledger import Ledger
@@ -38,10 +37,18 @@ TIMING = {"delay_seconds": 1.0, "groups": [{"sites": [SLOW], "delay_seconds": 3.
 
 class Gate(Callback):
     """A link on which a site's reply to an order comes in the round that `when` names, by site and
-    round of the order; others come at once. As a callback it hears which round there is."""
+    round of the order; others come at once. Those in `after` come only once another site's reply
+    was taken in that round. As a callback it hears which round there is."""
 
-    def __init__(self, link: Link, when: Mapping[tuple[str, int], float], round: int = 1) -> None:
-        self._link, self._when, self._round = link, when, round
+    def __init__(
+        self,
+        link: Link,
+        when: Mapping[tuple[str, int], float],
+        round: float = 1,
+        after: Mapping[tuple[str, int], str] | None = None,
+    ) -> None:
+        self._link, self._when, self._round, self._after = link, when, round, after or {}
+        self._taken: set[str] = set()  # whose replies were taken in this round
         self._changed = threading.Condition()
         self._order: dict[str, int] = {}
         self.asked: list[tuple[str, str, dict[str, Any]]] = []
@@ -54,7 +61,11 @@ class Gate(Callback):
         return list(self._link.sites)
 
     def on(self, event: Event) -> None:
-        """A round has ended."""
+        """A reply was taken, or a round has ended."""
+        if isinstance(event, ReplyArrived):
+            with self._changed:
+                self._taken.add(event.arrival.site)
+                self._changed.notify_all()
         if isinstance(event, RoundEnded):
             self._now(event.line["round"] + 1)
 
@@ -64,8 +75,16 @@ class Gate(Callback):
 
     def _now(self, round: float) -> None:
         with self._changed:
-            self._round = round  # type: ignore[assignment]
+            self._round = round
+            self._taken.clear()
             self._changed.notify_all()
+
+    def _comes(self, site: str) -> bool:
+        """Whether the site's reply has come."""
+        asked = site, self._order[site]
+        first = self._after.get(asked)
+        in_turn = first is None or first in self._taken or self._round == NEVER
+        return self._round >= self._when.get(asked, 0) and in_turn
 
     def ask(
         self, site: str, kind: str, header: Mapping[str, Any], body: bytes, timeout: float
@@ -78,9 +97,8 @@ class Gate(Callback):
             self.most = max(self.most, len(self.training))
         answer = self._link.ask(site, kind, header, body, timeout)
         if kind in ("train", "wait") and json.loads(answer[0]).get("done"):
-            due = self._when.get((site, self._order[site]), 0)
             with self._changed:
-                self._changed.wait_for(lambda: self._round >= due)
+                self._changed.wait_for(lambda: self._comes(site))
             self.training.discard(site)
         return answer
 
@@ -173,7 +191,8 @@ def test_the_same_order_of_replies_gives_the_bits_of_the_simulation_also_after_a
     start, again = store.load_checkpoint(), Diary()
     assert start is not None
     assert start.under_way == {SLOW: 4}
-    federation, link = places.meet(program, places.sit([SLOW]), name)
+    fresh = [SLOW] if sections["algorithm"]["name"] == "fedbn" else []
+    federation, link = places.meet(program, places.sit(fresh), name)
     record = RunRecord({}, answered(diary.lines[:6]), lambda: 6)
     gate = Gate(link, when, 7)
     resumed = learn(federation, gate, again, start=start, record=record)
@@ -215,11 +234,31 @@ def test_a_site_that_never_answers_stops_nobody_and_is_not_interrupted_to_be_mea
     assert sum(site == SLOW and kind == "train" for site, kind, _ in gate.asked) == 1
 
 
-def test_a_site_has_its_deadline_for_each_order(places: Places, site_images: Path) -> None:
-    rounds = {"rounds": 2, "buffer": 3, "quorum": 2, "deadline": 2.5}
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock().rule(monkeypatch)
+
+
+class Passing(Callback):
+    """Time passes once two replies have come."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock, self._replies = clock, 0
+
+    def on(self, event: Event) -> None:
+        """A reply has come."""
+        self._replies += isinstance(event, ReplyArrived)
+        if self._replies == 2:
+            self._clock.sleep(700.0)
+
+
+def test_a_site_has_its_deadline_for_each_order(
+    places: Places, site_images: Path, clock: Clock
+) -> None:
+    rounds = {"rounds": 2, "buffer": 3, "quorum": 2, "deadline": 600.0}
     federation, link = places.meet(made(site_images, rounds=rounds))
-    diary = Diary()
-    learn(federation, Gate(link, {(SLOW, 1): NEVER}), diary)
+    diary, first = Diary(), {(SLOW, 1): NEVER}
+    learn(federation, Gate(link, first), diary, Passing(clock))
     assert [line["replies"] for line in diary.lines] == [2, 3]
     assert diary.lines[0]["rejected"] == {
         SLOW: "site 'south' did not answer within rounds.deadline"
@@ -232,7 +271,7 @@ def test_a_reply_that_is_too_late_does_not_count_and_its_site_begins_again(
     federation, link = places.meet(made(site_images, rounds={"max_staleness": 1}))
     when = {(SLOW, 1): 4, ("north", 5): NEVER, (SLOW, 4): 5}
     diary = Diary()
-    learn(federation, Gate(link, when), diary)
+    learn(federation, Gate(link, when, after={("north", 4): SLOW}), diary)
     earlier = [set(checkpoint.earlier) for checkpoint in diary.checkpoints[:4]]
     assert earlier == [{0}, set(), set(), {3}]
     late = diary.lines[3]
@@ -279,21 +318,20 @@ def test_a_faulty_reply_is_named_and_the_next_ones_count(places: Places, site_im
 
 
 def test_a_silent_site_is_given_up_and_the_others_go_on(
-    places: Places, site_images: Path, monkeypatch: pytest.MonkeyPatch
+    places: Places, site_images: Path, clock: Clock
 ) -> None:
-    monkeypatch.setattr(conversation, "SILENCE", 1.0)
-
     def unplugged(kind: str, header: Any, text: str, data: bytes) -> tuple[Any, Any]:
         if kind == "train":
             raise ConnectionError
         return text, data
 
     federation, link = places.meet(made(site_images, rounds={"rounds": 3, "evaluate_every": 3}))
-    when = {("north", 1): 1, ("north", 2): 2}
-    gate, diary = Gate(FaultyLink(link, SLOW, unplugged), when), Diary()
+    diary = Diary()
+    gate = Gate(FaultyLink(link, SLOW, unplugged), {}, after={("north", 1): SLOW})
     learn(federation, gate, diary)
     assert [line["sites"] for line in diary.lines] == [["north", "west"]] * 3
-    assert all(line["replies"] == 2 for line in diary.lines)
+    assert all("has stopped answering" in line["rejected"][SLOW] for line in diary.lines)
+    assert sum(site == SLOW and kind == "measure" for site, kind, _ in gate.asked) == 0
 
 
 class Stop(Callback):
@@ -323,7 +361,7 @@ def test_a_reply_that_a_dead_coordinator_never_took_is_charged_once_and_sent_as_
         learn(federation, Gate(link, {(SLOW, 1): NEVER}), diary, Stop(2))
     start = diary.checkpoints[-1]
     assert start.under_way == {SLOW: 0}
-    federation, link = places.meet(program, places.sit([SLOW]), name)
+    federation, link = places.meet(program, places.sit(), name)
     record = RunRecord({}, answered(diary.lines), lambda: 2)
     gate, again = Gate(link, {("north", 3): 4}, 3), Diary()
     learn(federation, gate, again, start=start, record=record)

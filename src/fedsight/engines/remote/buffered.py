@@ -38,13 +38,31 @@ class Assignment:
     reply: Accepted | None = None
     spool: IO[bytes] | None = None  # the vectors of its reply
     cause: str = ""  # why there is no reply
+    overdue: bool = False  # whether that is because it has taken too long
     fault: BaseException | None = None  # this machine's own, not the site's
     thread: threading.Thread | None = None
+    _ended: bool = False  # the conversation
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def version(self) -> int:
         """The round after which its model was made."""
         return self.order.round - 1
+
+    def end(self) -> None:
+        """The conversation has ended."""
+        self.took = time.monotonic() - self.since
+        with self._lock:
+            self._ended = True
+            if self.stopped.is_set():
+                self.close()
+
+    def stop(self) -> None:
+        """Nobody waits for it any more."""
+        with self._lock:
+            self.stopped.set()
+            if self._ended:  # else the conversation uses the file
+                self.close()
 
     def close(self) -> None:
         """Remove the temporary file."""
@@ -114,7 +132,8 @@ class BufferedRounds:
     ) -> Iterator[Arrival]:
         """The replies that fill the buffer of the round of `order`: see `LiveEngine.fill`.
 
-        A site that fails is asked once more; if it fails again, it has to wait for the next round.
+        A site that fails, but not because it takes too long, is asked once more; if it fails again,
+        it has to wait for the next round.
         """
         outcome.course = course = Course()
         factors = {one.order.round: one.factor for one in earlier} | {order.round: 1.0}
@@ -135,9 +154,8 @@ class BufferedRounds:
             elif late:
                 course.late += one.reply is not None
                 waiting.append(Assignment(one.client, one.site, order))
-            elif one.attempts < ATTEMPTS and self._there(one.site):
-                again = Assignment(one.client, one.site, one.order, one.attempts + 1)
-                waiting.append(again)
+            elif one.attempts < ATTEMPTS and not one.overdue and self._there(one.site):
+                waiting.append(Assignment(one.client, one.site, order, one.attempts + 1))
             yield arrival
         course.under_way = {one.site: one.version for one in self._under_way.values()}
 
@@ -146,7 +164,7 @@ class BufferedRounds:
         none of their questions comes between later ones."""
         left, self._under_way = self._under_way, {}
         for one in left.values():
-            one.stopped.set()
+            one.stop()
         for one in left.values():
             if wait and one.thread is not None:
                 one.thread.join(END_TIMEOUT)
@@ -162,9 +180,7 @@ class BufferedRounds:
                 self._hold(one)
             except BaseException as error:  # raised again where the replies are awaited
                 one.fault = error
-            one.took = time.monotonic() - one.since
-            if one.stopped.is_set():
-                one.close()
+            one.end()
             self._ended.put(one)
 
         name = f"order-{one.order.round}-{one.site}"
@@ -174,7 +190,7 @@ class BufferedRounds:
     def _next(self) -> Assignment:
         """The next assignment to end; what went wrong on this machine is raised."""
         while (one := self._ended.get()).stopped.is_set():
-            one.close()
+            pass
         del self._under_way[one.site]
         if one.fault is not None:
             one.close()

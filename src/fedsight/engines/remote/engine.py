@@ -228,8 +228,9 @@ class RemoteEngine:
             }
             one.reply, one.spool = self._fetch_reply(order, one.client, talk, header)
 
-        stopped = one.stopped.is_set
-        one.cause = self._converse([one.site], ask, self._deadline(), stopped).get(one.site, "")
+        stopped, deadline = one.stopped.is_set, self._deadline()
+        one.cause = self._converse([one.site], ask, deadline, stopped).get(one.site, "")
+        one.overdue = time.monotonic() >= deadline
 
     def _add_buffered(self, one: Assignment, factor: float) -> None:
         """Add the reply of an assignment; SiteError if it is not valid, or the site has left."""
