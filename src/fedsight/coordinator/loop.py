@@ -28,7 +28,7 @@ from fedsight.coordinator.store import Checkpoint
 from fedsight.coordinator.turns import Turn, discount, turns_of
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Arrival, Earlier, Engine, LiveEngine, Outcome, Work, gathered
+from fedsight.engines.base import Arrival, Earlier, Engine, Outcome, RealTimeEngine, Work, gathered
 from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
 from fedsight.program.rounds import Rounds
@@ -123,7 +123,7 @@ class _Loop:
         began = time.perf_counter()
         sums: list[Metrics] = []
         last = round == protection.rounds
-        if last and isinstance(self._engine, LiveEngine):
+        if last and isinstance(self._engine, RealTimeEngine):
             self._engine.abandon()  # so that every site can be measured
         if last or round % program.rounds.evaluate_every == 0:
             sums = self._engine.measure(found.model, round, self._validates)
@@ -204,7 +204,7 @@ class _Loop:
         def submit() -> Work:
             if buffer is None:
                 return engine.submit(order, turn.clients, earlier)
-            assert isinstance(engine, LiveEngine)
+            assert isinstance(engine, RealTimeEngine)
             return engine.fill(order, turn.clients, earlier, buffer)
 
         outcome = gathered(submit, self._notify_reply, self.notify_round)

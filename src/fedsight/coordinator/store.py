@@ -282,7 +282,7 @@ class RunStore:
         return path
 
 
-def answered(lines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+def last_orders(lines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     """By site: the round of the order that its last counted reply answered, from the history."""
     return {
         site: line["round"] - line.get("staleness", {}).get(site, 0)

@@ -19,7 +19,7 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.draws import draws
 from fedsight.core.errors import ConfigError, FedSightError, Problem, SiteError, StoreError
-from fedsight.engines.base import Buffer, Engine, LiveEngine, Outcome
+from fedsight.engines.base import Buffer, Engine, Outcome, RealTimeEngine
 from fedsight.participation.base import Known
 from fedsight.participation.queue import Flush, Job, Queue, Rules
 from fedsight.privacy.sampling import Poisson
@@ -76,8 +76,8 @@ class Turns(Protocol):
 def turns_of(session: Session, engine: Engine) -> Turns:
     """The turns of a session's program on `engine`."""
     if session.program.rounds.buffered:
-        live = isinstance(engine, LiveEngine)
-        return Live(session.federation) if live else Buffered(session.federation)
+        live = isinstance(engine, RealTimeEngine)
+        return RealTime(session.federation) if live else Buffered(session.federation)
     return Synchronous(session.federation, session.protection)
 
 
@@ -241,7 +241,7 @@ class Buffered:
         return None
 
 
-class Live:
+class RealTime:
     """Buffered rounds in real time: the first replies to come count, so only the engine can say
     which these are. What a resumed run needs is in the checkpoint: who still trains, from which
     model."""

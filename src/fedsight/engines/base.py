@@ -141,7 +141,7 @@ class Engine(Protocol):
 
 
 @runtime_checkable
-class LiveEngine(Engine, Protocol):
+class RealTimeEngine(Engine, Protocol):
     """An engine whose sites take real time: in buffered rounds it decides whose replies count."""
 
     def fill(

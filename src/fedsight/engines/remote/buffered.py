@@ -130,7 +130,7 @@ class BufferedRounds:
         buffer: Buffer,
         outcome: Outcome,
     ) -> Iterator[Arrival]:
-        """The replies that fill the buffer of the round of `order`: see `LiveEngine.fill`.
+        """The replies that fill the buffer of the round of `order`: see `RealTimeEngine.fill`.
 
         A site that fails, but not because it takes too long, is asked once more; if it fails again,
         it has to wait for the next round.

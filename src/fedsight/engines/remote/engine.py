@@ -147,7 +147,7 @@ class RemoteEngine:
     def fill(
         self, order: Order, free: Sequence[int], earlier: Sequence[Earlier], buffer: Buffer
     ) -> Work:
-        """A buffered round: it takes the first replies to come; see `LiveEngine`."""
+        """A buffered round: it takes the first replies to come; see `RealTimeEngine`."""
         outcome = self._begun(buffer.replies)
 
         def settle() -> None:

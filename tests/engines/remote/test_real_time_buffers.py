@@ -19,7 +19,7 @@ from site_services import Clock, FaultyLink, Places
 from fedsight.coordinator.callbacks import Callback, Event, ReplyArrived, RoundEnded
 from fedsight.coordinator.loop import Trained, run
 from fedsight.coordinator.session import Session
-from fedsight.coordinator.store import Checkpoint, RunStore, answered
+from fedsight.coordinator.store import Checkpoint, RunStore, last_orders
 from fedsight.core.errors import SiteError, StoreError
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.engines.remote.conversation import Link
@@ -193,7 +193,7 @@ def test_the_same_order_of_replies_gives_the_bits_of_the_simulation_also_after_a
     assert start.under_way == {SLOW: 4}
     fresh = [SLOW] if sections["algorithm"]["name"] == "fedbn" else []
     federation, link = places.meet(program, places.sit(fresh), name)
-    record = RunRecord({}, answered(diary.lines[:6]), lambda: 6)
+    record = RunRecord({}, last_orders(diary.lines[:6]), lambda: 6)
     gate = Gate(link, when, 7)
     resumed = learn(federation, gate, again, start=start, record=record)
     assert who(again) == who(kept)[6:]
@@ -362,7 +362,7 @@ def test_a_reply_that_a_dead_coordinator_never_took_is_charged_once_and_sent_as_
     start = diary.checkpoints[-1]
     assert start.under_way == {SLOW: 0}
     federation, link = places.meet(program, places.sit(), name)
-    record = RunRecord({}, answered(diary.lines), lambda: 2)
+    record = RunRecord({}, last_orders(diary.lines), lambda: 2)
     gate, again = Gate(link, {("north", 3): 4}, 3), Diary()
     learn(federation, gate, again, start=start, record=record)
     assert again.lines[0]["staleness"] == {SLOW: 2}
