@@ -353,6 +353,8 @@ def _require_sound(found: Checkpoint) -> None:
     time = found.virtual_seconds
     if time is not None and not (type(time) in (int, float) and 0 <= time < math.inf):
         raise ValueError("the virtual seconds are not a number")
+    if not isinstance(found.under_way, dict):
+        raise TypeError("the sites that still train are not an object")
     versions = found.under_way.values()
     if any(type(version) is not int or version not in found.earlier for version in versions):
         raise ValueError("a model from which a site still trains is missing")

@@ -73,7 +73,7 @@ class Turns(Protocol):
         ...
 
 
-def turns_of(session: Session, engine: Engine) -> Turns:
+def turns_of(session: Session, engine: Engine | None = None) -> Turns:
     """The turns of a session's program on `engine`."""
     if session.program.rounds.buffered:
         live = isinstance(engine, RealTimeEngine)
