@@ -101,7 +101,7 @@ RUN_FILES = {
     "history.jsonl": "one line per round, see below",
     "checkpoint.safetensors": "everything the next round depends on: round, global vector, the "
     "algorithm's state, bytes and seconds so far; in buffered rounds the models that sites still "
-    "train from",
+    "train from, and in a federation which sites those are",
     "unmeasured.safetensors": "in a federation with masks or with noise at the coordinator: a "
     "round's result, written before its figures are measured",
     "memory/": "what sites keep between rounds (personal weights, control variates), one folder "
@@ -199,6 +199,8 @@ HISTORY = {
     "missing without `[timing]`",
     "staleness": "in buffered rounds, by site: how many steps the model had taken since the site "
     "began, if any; else missing",
+    "reply_seconds": "in buffered rounds of a federation, by site whose reply was added: real "
+    "seconds between its order and its reply; else missing",
 }
 
 SUMMARY = {

@@ -54,7 +54,8 @@ SAID_IN = (
     "program/draft/mask_folders.py", "program/draft/tables.py", "program/grid.py",
     "program/isolation.py",
     "program/keywords.py", "program/lone_image.py", "program/misread.py", "program/objective.py",
-    "program/objects.py", "program/plugins.py", "program/rules.py", "runs/lifecycle.py",
+    "program/objects.py", "program/plugins.py", "program/rounds.py", "program/rules.py",
+    "runs/lifecycle.py",
     "runs/progress.py", "runs/sweeps/plan.py",
 )  # fmt: skip
 NO_SENTENCE = re.compile(r"[\\|<>%]|^[\W_]*$|\bv\d\b|# ")

@@ -14,7 +14,7 @@ from fedsight.algorithms.base import State
 from fedsight.algorithms.fedavg import FedAvg
 from fedsight.core.errors import ConfigError
 from fedsight.participation.uniform import Uniform
-from fedsight.program import config
+from fedsight.program import config, taking_part
 from fedsight.program.program import Speed
 
 TIME = {"images_per_second": 10.0}
@@ -24,7 +24,8 @@ BUFFER = {"rounds": 2, "mode": "buffered"}
 def refused(**sections: Any) -> dict[str, str]:
     """Where and why, without and with data."""
     program = federations.program(**sections)
-    found = {one.where: f"{one.cause}; {one.cure}" for one in program.check()}
+    problems = [*program.check(), *taking_part.simulated(program)]
+    found = {one.where: f"{one.cause}; {one.cure}" for one in problems}
     if found:
         return found
     try:
@@ -226,5 +227,15 @@ def test_a_deployed_federation_refuses_what_only_a_simulation_can_do() -> None:
     with pytest.raises(ConfigError) as raised:
         config.check_elsewhere(federations.program(**sections), Speed())
     found = {one.where: one.cure for one in raised.value.problems}
-    assert set(found) == {"rounds.mode", "timing", "participation.name"}
-    assert "rounds.quorum and rounds.deadline" in found["rounds.mode"]
+    assert set(found) == {"timing", "participation.name"}
+    assert found["timing"].startswith("leave out [timing]")
+
+
+def test_buffered_rounds_need_virtual_time_in_a_simulation_and_real_time_elsewhere() -> None:
+    program = federations.program(rounds=BUFFER)
+    config.check_elsewhere(program, Speed())
+    with pytest.raises(ConfigError, match="all answer in no time"):
+        config.check(program, Speed())
+    masked = federations.program(rounds=BUFFER, secure={"name": "secagg"})
+    with pytest.raises(ConfigError, match="what is masked cannot be weighted by staleness"):
+        config.check_elsewhere(masked, Speed())

@@ -130,3 +130,12 @@ def test_runs_with_virtual_time_are_drawn_over_it_and_others_are_not(make_run):
     assert "20 s of virtual time" in page(first).text
     plain = page(make_run("c", name="plain"), make_run("d", name="more", alpha=2.0)).text
     assert "virtual time" not in plain
+
+
+def test_a_run_whose_rounds_real_time_decided_says_so(make_run):
+    def raced(files: dict[str, Any]) -> None:
+        files["history.jsonl"][0]["reply_seconds"] = {"site-00": 1.5}
+
+    said = "another run of this program ends with another one"
+    assert said in page(make_run("a", change=raced)).text
+    assert said not in page(make_run("b")).text

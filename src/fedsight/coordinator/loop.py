@@ -28,7 +28,7 @@ from fedsight.coordinator.store import Checkpoint
 from fedsight.coordinator.turns import Turn, discount, turns_of
 from fedsight.core.errors import SiteError
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Arrival, Earlier, Engine, Outcome, collect
+from fedsight.engines.base import Arrival, Earlier, Engine, Outcome, RealTimeEngine, Work, gathered
 from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
 from fedsight.program.rounds import Rounds
@@ -107,7 +107,7 @@ class _Loop:
         self._choice = Choice.of(session.program) if self._validates else None
         self._unsent: RoundEnded | None = None
         self.unmeasured: Checkpoint | None = None  # the first round, if it was computed before
-        self._turns = turns_of(session)
+        self._turns = turns_of(session, engine)
         self._doubts: dict[str, str] = {}  # which replies of the last round were odd, and why
 
     def beginning(self) -> Checkpoint:
@@ -123,6 +123,8 @@ class _Loop:
         began = time.perf_counter()
         sums: list[Metrics] = []
         last = round == protection.rounds
+        if last and isinstance(self._engine, RealTimeEngine):
+            self._engine.abandon()  # so that every site can be measured
         if last or round % program.rounds.evaluate_every == 0:
             sums = self._engine.measure(found.model, round, self._validates)
         seconds = time.perf_counter() - began
@@ -145,6 +147,7 @@ class _Loop:
         began = time.perf_counter()
         turn = self._turns.turn(now, round)
         outcome, down = self._collected(now, turn, round)
+        turn = self._turns.ended(turn, outcome, round)
         _require_quorum(outcome, round, turn.asked, program.rounds, self._doubts)
         self._doubts = outcome.doubts
         vector, state = _server_step(self._session, now, outcome, round)
@@ -173,6 +176,7 @@ class _Loop:
             virtual_seconds=turn.ends,
             losses=self._turns.after(now, outcome),
             earlier={version: models[version] for version in sorted(turn.awaited)},
+            under_way=turn.under_way,
         )
         notify(self._callbacks, RoundComputed(found))
         return found
@@ -195,8 +199,15 @@ class _Loop:
         notify(self._callbacks, RoundBegan(round, [name(client) for client in asked]))
         # While the cohort trains, the previous round is reported to the callbacks (which write
         # the checkpoint, for example).
-        said, meanwhile = self._notify_reply, self.notify_round
-        outcome = collect(self._engine, order, turn.clients, said, meanwhile, earlier)
+        engine, buffer = self._engine, turn.buffer
+
+        def submit() -> Work:
+            if buffer is None:
+                return engine.submit(order, turn.clients, earlier)
+            assert isinstance(engine, RealTimeEngine)
+            return engine.fill(order, turn.clients, earlier, buffer)
+
+        outcome = gathered(submit, self._notify_reply, self.notify_round)
         for site, cause in turn.lost.items():
             outcome.rejected.setdefault(site, cause)
         return outcome, 4 * (len(order.vector) + sum(value.numel() for value in shared.values()))
@@ -213,6 +224,8 @@ class _Loop:
                 for version, clients in sorted(turn.earlier.items())
                 for client in clients
             }
+        if turn.took:
+            fields["reply_seconds"] = {site: turn.took[site] for site in sorted(turn.took)}
         return fields
 
     def ends(self, now: Checkpoint) -> bool:

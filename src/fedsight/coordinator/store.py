@@ -73,6 +73,8 @@ class Checkpoint:
     losses: Sequence[float] | None = None  # the clients' last ones, where they are chosen by them
     # models that sites still train from, by the round after which each was made (buffered rounds)
     earlier: Mapping[int, Tensor] = field(default_factory=dict)
+    # by site: from which of these it trains, in rounds that real time decides
+    under_way: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def model(self) -> Tensor:
@@ -183,6 +185,8 @@ class RunStore:
         tensors |= {f"{_EARLIER}{round}": value for round, value in checkpoint.earlier.items()}
         if checkpoint.virtual_seconds is not None:
             meta["virtual_seconds"] = checkpoint.virtual_seconds
+        if checkpoint.under_way:
+            meta["under_way"] = dict(checkpoint.under_way)
         if checkpoint.losses is not None:
             tensors[_LOSSES] = torch.tensor(checkpoint.losses, dtype=torch.float64)
         data = save(tensors, {"fedsight": json.dumps(meta)})
@@ -278,11 +282,22 @@ class RunStore:
         return path
 
 
+def last_orders(lines: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """By site: the round of the order that its last counted reply answered, from the history."""
+    return {
+        site: line["round"] - line.get("staleness", {}).get(site, 0)
+        for line in lines
+        for site in line["sites"]
+    }
+
+
 def _is_line(line: Mapping[str, Any]) -> bool:
     """Whether a line of the history has what is read again."""
-    sites = line.get("sites", [])
+    sites, stale = line.get("sites", []), line.get("staleness", {})
     return (
         type(line["round"]) is int
+        and isinstance(stale, dict)
+        and all(type(steps) is int for steps in stale.values())
         and isinstance(sites, list)
         and all(isinstance(site, str) for site in sites)
     )
@@ -338,6 +353,11 @@ def _require_sound(found: Checkpoint) -> None:
     time = found.virtual_seconds
     if time is not None and not (type(time) in (int, float) and 0 <= time < math.inf):
         raise ValueError("the virtual seconds are not a number")
+    if not isinstance(found.under_way, dict):
+        raise TypeError("the sites that still train are not an object")
+    versions = found.under_way.values()
+    if any(type(version) is not int or version not in found.earlier for version in versions):
+        raise ValueError("a model from which a site still trains is missing")
     for model in (found.vector, found.model, *found.earlier.values()):
         if model.dtype != torch.float32 or not bool(torch.isfinite(model).all()):
             raise ValueError("the model is not float32, or not finite")

@@ -1,11 +1,15 @@
-"""Who takes part in a round, from which model, and when it ends; synchronous or buffered."""
+"""Who takes part in a round, from which model, and when it ends; synchronous or buffered.
+
+In buffered rounds of a simulation virtual time decides that before anybody trains, and in those of
+a deployed federation real time does, while they train.
+"""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from operator import add
 from typing import Protocol
@@ -15,7 +19,7 @@ from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import Checkpoint
 from fedsight.core.draws import draws
 from fedsight.core.errors import ConfigError, FedSightError, Problem, SiteError, StoreError
-from fedsight.engines.base import Outcome
+from fedsight.engines.base import Buffer, Engine, Outcome, RealTimeEngine
 from fedsight.participation.base import Known
 from fedsight.participation.queue import Flush, Job, Queue, Rules
 from fedsight.privacy.sampling import Poisson
@@ -40,6 +44,11 @@ class Turn:
     lost: Mapping[str, str] = field(default_factory=dict)  # site -> why its reply does not count
     late: int = 0  # replies that came too late to count
     awaited: frozenset[int] = frozenset()  # earlier models that later rounds need
+    # where real time decides: how the round ends; once it has ended, by site, the round after which
+    # the model was made that it still trains from; and the seconds that counted replies took
+    buffer: Buffer | None = None
+    under_way: Mapping[str, int] = field(default_factory=dict)
+    took: Mapping[str, float] = field(default_factory=dict)
 
 
 def discount(round: int, version: int) -> float:
@@ -55,15 +64,20 @@ class Turns(Protocol):
         """Who takes part in `round`, the one after `now`; FedSightError if nobody ever can."""
         ...
 
+    def ended(self, turn: Turn, outcome: Outcome, round: int) -> Turn:
+        """What is known of the turn of `round` once the round has ended."""
+        ...
+
     def after(self, now: Checkpoint, outcome: Outcome) -> list[float] | None:
         """What is kept of the sites' losses after a round; None: nothing."""
         ...
 
 
-def turns_of(session: Session) -> Turns:
-    """The turns of a session's program."""
+def turns_of(session: Session, engine: Engine | None = None) -> Turns:
+    """The turns of a session's program on `engine`."""
     if session.program.rounds.buffered:
-        return Buffered(session.federation)
+        live = isinstance(engine, RealTimeEngine)
+        return RealTime(session.federation) if live else Buffered(session.federation)
     return Synchronous(session.federation, session.protection)
 
 
@@ -163,6 +177,10 @@ class Synchronous:
         known = Known(self._federation.size, loss)
         return program.participation.draw(there, program.rounds.cohort, known, drawn)
 
+    def ended(self, turn: Turn, outcome: Outcome, round: int) -> Turn:
+        """The same: all was known before."""
+        return turn
+
     def after(self, now: Checkpoint, outcome: Outcome) -> list[float] | None:
         """The losses, if sites are chosen by them."""
         if not self._federation.program.participation.asks_loss:
@@ -201,14 +219,10 @@ class Buffered:
         for job in flush.jobs:
             by_version.setdefault(job.version, []).append(job.client)
         clients = by_version.pop(fresh, [])
-        if unknown := by_version.keys() - now.earlier.keys():
-            raise StoreError(
-                f"the checkpoint of round {now.round} lacks the model after round {min(unknown)}, "
-                "from which sites still train",
-                "restore the file, or start the run again with another --out",
-            )
+        _require_models(now, by_version)
         lost = {name(job.client): "dropped out (timing.dropout)" for job in flush.lost}
-        lost |= {name(job.client): self._lateness(flush, job) for job in flush.late}
+        stale = self._federation.program.rounds.too_stale
+        lost |= {name(job.client): stale(flush.staleness(job)) for job in flush.late}
         lost = {site: why for site, why in lost.items() if site not in self._names(flush.jobs)}
         return Turn(
             clients, len(flush.jobs), flush.begun, flush.ends, by_version, lost,
@@ -218,15 +232,73 @@ class Buffered:
     def _names(self, jobs: tuple[Job, ...]) -> set[str]:
         return {self._federation.name(job.client) for job in jobs}
 
-    def _lateness(self, flush: Flush, job: Job) -> str:
-        most = self._federation.program.rounds.max_staleness
-        return (
-            f"its model was {flush.staleness(job)} rounds old, and rounds.max_staleness is {most}"
-        )
+    def ended(self, turn: Turn, outcome: Outcome, round: int) -> Turn:
+        """The same: all was known before."""
+        return turn
 
     def after(self, now: Checkpoint, outcome: Outcome) -> list[float] | None:
         """Nothing: who begins does not depend on losses."""
         return None
+
+
+class RealTime:
+    """Buffered rounds in real time: the first replies to come count, so only the engine can say
+    which these are. What a resumed run needs is in the checkpoint: who still trains, from which
+    model."""
+
+    def __init__(self, federation: Federation) -> None:
+        self._federation = federation
+
+    def turn(self, now: Checkpoint, round: int) -> Turn:
+        """Who trained when the last round ended, and all others, who are free to begin."""
+        federation = self._federation
+        rounds, population = federation.program.rounds, federation.population
+        by_version: dict[int, list[int]] = {}
+        free = []
+        for client in range(population):
+            if (version := now.under_way.get(federation.name(client))) is None:
+                free.append(client)
+            else:
+                by_version.setdefault(version, []).append(client)
+        _require_models(now, by_version)
+        most = rounds.cohort or population
+        if most < population:
+            drawn = draws(federation.program.train_seed, "round", round, "participation")
+            free = drawn.permutation(free).tolist()
+        replies = rounds.replies(population)
+        return Turn(free, replies, 0, earlier=by_version, buffer=Buffer(replies, most))
+
+    def ended(self, turn: Turn, outcome: Outcome, round: int) -> Turn:
+        """What the round was made of, and who still trains for a later one."""
+        course, most = outcome.course, self._federation.program.rounds.max_staleness
+        assert course is not None
+        earlier: dict[int, list[int]] = {}
+        for one in outcome.accepted:
+            if (version := course.began[one.site]) < round - 1:
+                earlier.setdefault(version, []).append(one.client)
+        able = {
+            site: version
+            for site, version in course.under_way.items()
+            if most is None or round - version <= most
+        }
+        return replace(
+            turn, orders=course.begun, earlier=earlier, late=course.late, under_way=able,
+            awaited=frozenset(able.values()), took=course.took,
+        )  # fmt: skip
+
+    def after(self, now: Checkpoint, outcome: Outcome) -> list[float] | None:
+        """Nothing: who begins does not depend on losses."""
+        return None
+
+
+def _require_models(now: Checkpoint, by_version: Mapping[int, Sequence[int]]) -> None:
+    """StoreError if the checkpoint lacks a model from which clients train, by its round."""
+    if unknown := by_version.keys() - now.earlier.keys():
+        raise StoreError(
+            f"the checkpoint of round {now.round} lacks the model after round {min(unknown)}, "
+            "from which sites still train",
+            "restore the file, or start the run again with another --out",
+        )
 
 
 @dataclass

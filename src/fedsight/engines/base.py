@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -49,6 +49,28 @@ class Earlier:
     factor: float
 
 
+@dataclass(frozen=True)
+class Buffer:
+    """How a buffered round ends that real time decides: with so many good `replies`, while at most
+    `most` sites train at the same time."""
+
+    replies: int
+    most: int
+
+
+@dataclass
+class Course:
+    """How a buffered round went in real time."""
+
+    begun: int = 0  # orders that were sent in it
+    late: int = 0  # replies that came too late to count
+    # by site: the round after which the model was made that its counted reply began with
+    began: dict[str, int] = field(default_factory=dict)
+    # by site: seconds between its order and its counted reply, a restart of the run not included
+    took: dict[str, float] = field(default_factory=dict)
+    under_way: dict[str, int] = field(default_factory=dict)  # as `began`, of sites that still train
+
+
 Arrival = Accepted | Rejected
 
 
@@ -60,6 +82,7 @@ class Outcome:
     accepted: list[Accepted] = field(default_factory=list)  # by client
     rejected: dict[str, str] = field(default_factory=dict)  # site -> reason
     doubts: dict[str, str] = field(default_factory=dict)  # site -> why it may have cheated
+    course: Course | None = None  # of a buffered round that real time decides
 
     def note(self, arrival: Arrival) -> None:
         """Record an arrival."""
@@ -117,20 +140,46 @@ class Engine(Protocol):
         ...
 
 
+@runtime_checkable
+class RealTimeEngine(Engine, Protocol):
+    """An engine whose sites take real time: in buffered rounds it decides whose replies count."""
+
+    def fill(
+        self, order: Order, free: Sequence[int], earlier: Sequence[Earlier], buffer: Buffer
+    ) -> Work:
+        """A buffered round: clients of `free` that have nothing to do begin with `order`, in this
+        order, and those of `earlier` go on with theirs, or begin with it again if this engine knows
+        nothing of it. The work ends when the buffer is full or nobody is left to wait for; sites
+        that train then go on, for later rounds."""
+        ...
+
+    def abandon(self) -> None:
+        """Wait for no site any more: no round follows."""
+        ...
+
+
 def collect(
     engine: Engine,
     order: Order,
     cohort: Sequence[int],
     on_arrival: Callable[[Arrival], None] = lambda _: None,
     meanwhile: Callable[[], None] = lambda: None,
-    earlier: Sequence[Earlier] = (),
 ) -> Outcome:
-    """Run a round: submit it, and wait for every client of it.
+    """Run a synchronous round, and wait for every client of it; see `gathered`."""
+    return gathered(lambda: engine.submit(order, cohort), on_arrival, meanwhile)
+
+
+def gathered(
+    submit: Callable[[], Work],
+    on_arrival: Callable[[Arrival], None] = lambda _: None,
+    meanwhile: Callable[[], None] = lambda: None,
+) -> Outcome:
+    """Run a round: `submit` it, and wait until its work ends.
 
     `meanwhile` is called once the work is submitted, also if submitting fails.
     """
     try:
-        work = engine.submit(order, cohort, earlier)
+        work = submit()
     finally:
         meanwhile()
     for arrival in work:

@@ -202,7 +202,7 @@ def _kind(kind: type[Settings] | tuple[Registry[Any], str | None]) -> type[Setti
 
 def check(program: Program, speed: Speed) -> None:
     """Raise ConfigError with all problems that can be found without reading data."""
-    problems = [*program.check(), *speed.check()]
+    problems = [*program.check(), *taking_part.simulated(program), *speed.check()]
     if problems:
         raise ConfigError(problems)
 

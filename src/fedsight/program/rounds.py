@@ -35,7 +35,7 @@ class Rounds(Settings):
     # minimum good replies of a round, or of as many sites as coins drew; None: of all sites
     quorum: int | None = Field(None, ge=1)
     # seconds that a round waits for its sites: real ones in a federation, in a simulation those of
-    # [timing]; a buffered round waits for its replies
+    # [timing]; where rounds are buffered, those that a site of a federation has for its reply
     deadline: float = Field(600.0, gt=0)
     # what a round is: synchronous: all sites of the cohort train from one model; buffered: `cohort`
     # sites train at any time, each from the newest model there is when it begins, and as soon as
@@ -77,6 +77,11 @@ class Rounds(Settings):
             return 1
         older = self.replies(sites) if self.max_staleness is None else self.max_staleness
         return 1 + min(older, self.replies(sites))
+
+    def too_stale(self, staleness: int) -> str:
+        """Why a reply does not count whose model was so many rounds old."""
+        most = self.max_staleness
+        return f"its model was {staleness} rounds old, and rounds.max_staleness is {most}"
 
     @property
     def present(self) -> int:

@@ -57,19 +57,21 @@ def of_sites(program: Program, partition: Partition) -> list[Problem]:
     ]
 
 
+def simulated(program: Program) -> list[Problem]:
+    """What only a federation can do, where real time passes."""
+    if not program.rounds.buffered or program.timing.moves:
+        return []
+    cause = "the first sites to answer count, and all answer in no time"
+    cure = f"{_TIME}; only in a federation, `fedsight check --elsewhere`, does real time pass"
+    return [Problem("timing", cause, cure)]
+
+
 def elsewhere(program: Program) -> list[Problem]:
     """What only a simulation can do, where the sites are on other machines."""
     found = []
-    if program.rounds.buffered:
-        cause = "the sites of a federation train in synchronous rounds"
-        cure = (
-            f"{_SYNCHRONOUS}; with rounds.quorum and rounds.deadline a round does not wait for the "
-            "slowest site"
-        )
-        found.append(Problem("rounds.mode", cause, cure))
     if program.timing.passes:
         cause = "the sites of a federation take the time that they take"
-        cure = "leave out [timing]; rounds.deadline holds in seconds"
+        cure = "leave out [timing]; rounds.deadline and the order of replies are in real time"
         found.append(Problem("timing", cause, cure))
     if not program.participation.accounted:
         cause = "the sites of a federation take part whenever they are connected"
@@ -101,9 +103,6 @@ def _of_masks(program: Program) -> Iterator[Problem]:
 
 def _of_buffer(program: Program) -> Iterator[Problem]:
     """What of the program needs rounds in which all train from the same model."""
-    if not program.timing.moves:
-        cause = "the first sites to answer count, and all answer in no time"
-        yield Problem("timing", cause, _TIME)
     if program.timing.partial:
         cause = "a buffered round has no deadline, so no site needs to train for fewer epochs"
         yield Problem("timing.partial", cause, "leave it out")

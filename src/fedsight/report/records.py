@@ -145,6 +145,7 @@ class RoundRecord(Record):
     bytes_down: Count = None
     seconds: Figure = None
     virtual_seconds: Figure = None  # since the beginning of the run
+    reply_seconds: dict[str, Figure] = Field(default_factory=dict)  # where real time decides
 
 
 class Score(Record):

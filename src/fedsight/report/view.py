@@ -187,6 +187,11 @@ def cost(run: Run) -> list[Text]:
     return parts
 
 
+def timed(run: Run) -> bool:
+    """Whether the order in which replies came decided which of them made a round."""
+    return any(line.reply_seconds for line in run.rounds)
+
+
 @dataclass(frozen=True)
 class Confusion:
     """How often one class was taken for another, of how many samples of it."""

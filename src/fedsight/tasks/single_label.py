@@ -60,6 +60,7 @@ RESERVED = frozenset(
         "unmeasured",
         "virtual_seconds",
         "staleness",
+        "reply_seconds",
         "best",
         "kept",
         "score_interval",

@@ -58,6 +58,17 @@ def answer_to_proposal(service: SiteService, program: Program, **changes: Any) -
     return dict(answer)
 
 
+def test_a_contract_counts_the_replies_of_a_buffered_round(home: Path, site_images: Path) -> None:
+    write(home, site_images, sites=3)
+    for buffer, why in ((3, None), (2, "requires at least 3 sites, and there are 2")):
+        rounds = {"mode": "buffered", "buffer": buffer}
+        program = site_services.program(site_images, rounds=rounds)
+        service = SiteService(home, "ward")
+        answer = answer_to_proposal(service, program, sites=4)
+        service.close()
+        assert (answer.get("error") is None) if why is None else why in answer["error"]
+
+
 # Who may start a job
 
 

@@ -20,7 +20,7 @@ from fedsight.coordinator.callbacks import Callback, Event, RoundComputed, Round
 from fedsight.coordinator.folders import LOCK
 from fedsight.coordinator.live import Live
 from fedsight.coordinator.session import Session
-from fedsight.coordinator.store import RESULTS, RunStore
+from fedsight.coordinator.store import RESULTS, RunStore, last_orders
 from fedsight.core import locks
 from fedsight.core.errors import DeployError, EngineError, FedSightError, SiteError, StoreError
 from fedsight.core.settings import Settings
@@ -164,7 +164,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     lines = store.history()
     if unmeasured is not None and unmeasured.unmeasured is not None:
         lines.append({"round": unmeasured.round, **unmeasured.unmeasured})
-    accepted = {site: line["round"] for line in lines for site in line["sites"]}
+    accepted = last_orders(lines)
     watch = _SiteWatch(folder, link.sites, speed.checkpoint_every, program.rounds.rounds)
     if program.privacy.fixes_population(program.rounds.cohort):
         watch.awaited = frozenset(roster)
@@ -188,11 +188,10 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
         noised=noised,
     )
     live.begin()
-    try:
-        lifecycle.go(run, engine, checkpoint, unmeasured)
-    finally:
-        live.close()
-    final_models.deliver(folder, store, engine)
+    with contextlib.closing(engine):
+        with contextlib.closing(live):
+            lifecycle.go(run, engine, checkpoint, unmeasured)
+        final_models.deliver(folder, store, engine)
 
 
 def _deliver_late(
@@ -210,7 +209,7 @@ def _deliver_late(
     _, absent = propose(program, run, link, unasked, len(roster))
     federation = gather(program, roster)
     send_kept(federation, link, absent)
-    accepted = {site: line["round"] for line in store.history() for site in line["sites"]}
+    accepted = last_orders(store.history())
     record = RunRecord(absent, accepted, lambda: program.rounds.rounds, id=run)
     final_models.deliver(folder, store, RemoteEngine(federation, link, record))
 

@@ -80,7 +80,9 @@ class ContractEnforcement:
         if simulated := taking_part.elsewhere(program):
             first = simulated[0]
             raise DeployError(f"the program is for a simulation: {first.cause}", first.cure)
-        contract.check_sites(sites)
+        # A buffered round is made of the first replies, not of those of all sites.
+        buffered = program.rounds.buffered
+        contract.check_sites(min(sites, program.rounds.replies(sites)) if buffered else sites)
         return owner
 
     def local_plugins(self, given: Any) -> list[dict[str, str]]:

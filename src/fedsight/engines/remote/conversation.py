@@ -94,6 +94,8 @@ class Talk:
             try:
                 text, data = self._answer(kind, header, body, left)
             except ConnectionError:
+                if self._gone(self.site):
+                    raise Silent(f"site '{self.site}' has left") from None
                 time.sleep(min(1.0, left))
                 continue
             return self._checked(text, data, limits)
@@ -249,7 +251,9 @@ def converse(talks: Sequence[Talk], one: Callable[[Talk], None]) -> dict[str, Si
         except Exception as error:  # MemoryError among them
             failed[talk.site] = _unreadable(talk.site, error)
 
-    if talks:
+    if len(talks) == 1:
+        run(talks[0])
+    elif talks:
         with ThreadPoolExecutor(len(talks), thread_name_prefix="talk") as pool:
             list(pool.map(run, talks))
     return failed

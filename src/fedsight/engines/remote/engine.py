@@ -7,6 +7,7 @@ are spooled to disk and added one at a time, so memory use does not grow with th
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import queue
 import tempfile
@@ -16,7 +17,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar
+from typing import IO, Any, ClassVar
 
 from torch import Tensor
 
@@ -24,9 +25,10 @@ from fedsight.aggregation.mean import ExactMean
 from fedsight.aggregation.secure import SecureSum
 from fedsight.core.errors import EngineError, SiteError
 from fedsight.core.types import Metrics, Order
-from fedsight.engines.base import Accepted, Arrival, Earlier, Outcome, Rejected, Work
+from fedsight.engines.base import Accepted, Arrival, Buffer, Earlier, Outcome, Rejected, Work
 from fedsight.engines.protected import adopted, aggregator_of, order_digest, reply_bytes
 from fedsight.engines.remote import messages, replies
+from fedsight.engines.remote.buffered import Answered, Assignment, BufferedRounds
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise
@@ -44,6 +46,10 @@ def _nobody(site: str) -> bool:
     return False
 
 
+def _never() -> bool:
+    return False
+
+
 def _anybody(site: str, key: str) -> None:
     pass
 
@@ -53,12 +59,12 @@ class RunRecord:
     """What the coordinator knows of a run beyond its program.
 
     `absent` are sites of the federation that cannot take part, with the reason; `accepted` is the
-    last round in which each site's reply was counted, from the run's history; `durable` returns the
-    round of the last checkpoint, `gone` whether a site is known to have left; `id` is the run's
-    identity, as proposed to the sites. `withheld` says why sites have declared that they release no
-    figures; those are not asked for any. The sites `noised` have declared that they add noise to
-    theirs, and all others that they do not. `recognise` raises SiteError for a site whose identity
-    key is another than before.
+    round of the order that each site's last counted reply answered, from the run's history;
+    `durable` returns the round of the last checkpoint, `gone` whether a site is known to have left;
+    `id` is the run's identity, as proposed to the sites. `withheld` says why sites have declared
+    that they release no figures; those are not asked for any. The sites `noised` have declared that
+    they add noise to theirs, and all others that they do not. `recognise` raises SiteError for a
+    site whose identity key is another than before.
     """
 
     absent: Mapping[str, str]
@@ -85,7 +91,8 @@ class RemoteEngine:
         self._without_figures = frozenset(record.withheld)
         self._noised = frozenset(record.noised)
         self._accepted = dict(record.accepted)
-        self._pending: list[str] = []
+        self._pending: dict[str, int] = {}  # as `_accepted`, of the round in progress
+        self._answered = Answered(record.accepted)
         self._durable = record.durable
         self._gone = record.gone
         self._figures = FigureReader(federation)
@@ -97,20 +104,19 @@ class RemoteEngine:
         self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()
         self._budget = messages.Budget()
+        self._buffered = BufferedRounds(
+            federation, self._hold, self._add_buffered, lambda site: site in self.present()
+        )
 
     def submit(self, order: Order, cohort: Sequence[int], earlier: Sequence[Earlier] = ()) -> Work:
         """Start a round of local training; a late or invalid reply is rejected.
 
-        Raises EngineError for `earlier` models: a site holds the newest one only.
+        Raises EngineError for `earlier` models: real time decides who trains from these.
         """
         if earlier:
-            raise EngineError(
-                "the sites of a federation train in synchronous rounds",
-                "set rounds.mode = 'synchronous'",
-            )
-        self._accepted.update(dict.fromkeys(self._pending, order.round - 1))
-        self._total.clear(len(cohort))
-        outcome = Outcome(self._total)
+            cause = "at the sites of a federation no virtual time passes"
+            raise EngineError(cause, "leave out [timing]")
+        outcome = self._begun(len(cohort))
         clients = {self.federation.name(client): client for client in cohort}
         came: queue.SimpleQueue[Arrival | BaseException | None] = queue.SimpleQueue()
 
@@ -128,9 +134,7 @@ class RemoteEngine:
                 yield one
 
         def settle() -> None:
-            self._pending = [one.site for one in outcome.accepted]
-            if isinstance(self._total, ExactMean):
-                outcome.doubts |= outliers(self._total.peaks, self._proven)
+            self._settle(outcome, {one.site: order.round for one in outcome.accepted})
             quorum = self.federation.program.rounds.needed(len(cohort))
             if not self.federation.program.secure.masks or len(outcome.accepted) < quorum:
                 return
@@ -139,6 +143,39 @@ class RemoteEngine:
 
         threading.Thread(target=run, name=f"round {order.round}", daemon=True).start()
         return Work(outcome, arrivals(), settle)
+
+    def fill(
+        self, order: Order, free: Sequence[int], earlier: Sequence[Earlier], buffer: Buffer
+    ) -> Work:
+        """A buffered round: it takes the first replies to come; see `RealTimeEngine`."""
+        outcome = self._begun(buffer.replies)
+
+        def settle() -> None:
+            course = outcome.course
+            assert course is not None
+            answered = {site: version + 1 for site, version in course.began.items()}
+            for site, of in answered.items():
+                self._answered.note(site, order.round, of)
+            self._settle(outcome, answered)
+
+        return Work(outcome, self._buffered.arrivals(order, free, earlier, buffer, outcome), settle)
+
+    def abandon(self) -> None:
+        """Wait for no site any more: no round follows."""
+        self._buffered.abandon()
+
+    def _begun(self, replies: int) -> Outcome:
+        """The outcome of a round that begins, of at most so many replies."""
+        self._accepted.update(self._pending)
+        self._pending = {}
+        self._total.clear(replies)
+        return Outcome(self._total)
+
+    def _settle(self, outcome: Outcome, answered: dict[str, int]) -> None:
+        """Record the orders, by site, that a round's replies answered."""
+        self._pending = answered
+        if isinstance(self._total, ExactMean):
+            outcome.doubts |= outliers(self._total.peaks, self._proven)
 
     def _round(
         self, order: Order, clients: Mapping[str, int], put: Callable[[Arrival], None]
@@ -155,12 +192,14 @@ class RemoteEngine:
 
         def one(attempt: int, talk: Talk) -> None:
             header = {
-                **self._order_header(order, talk, clients),
+                **self._order_header(order, talk, self._connected(clients), self._durable()),
                 "vector": self._send_model(talk, order.round - 1, vector),
                 "attempt": attempt,
                 "mark": talk.send("extras", extras) if extras else 0,
             }
-            arrival = self._fetch_reply(order, clients[talk.site], talk, header)
+            arrival, spool = self._fetch_reply(order, clients[talk.site], talk, header)
+            with spool:
+                self._add(order, arrival, spool)
             accepted.append(talk.site)
             put(arrival)
 
@@ -173,35 +212,74 @@ class RemoteEngine:
                 break
             left = [site for site in problems if site in self.present()]  # these may succeed now
 
+    def _hold(self, one: Assignment) -> None:
+        """Have a site train in a buffered round, and fetch its reply."""
+        order, number = one.order, next(_numbers)
+        most = self.federation.program.rounds.replies(self.federation.population)
+        sites = min(most, self._connected(self._link.sites))
+
+        def ask(talk: Talk) -> None:
+            durable = self._answered.durable(one.site, self._durable())
+            header = {
+                **self._order_header(order, talk, sites, durable),
+                "vector": self._send_model(talk, one.version, messages.pack([order.vector])),
+                "attempt": number,
+                "mark": 0,
+            }
+            one.reply, one.spool = self._fetch_reply(order, one.client, talk, header)
+
+        stopped, deadline = one.stopped.is_set, self._deadline()
+        one.cause = self._converse([one.site], ask, deadline, stopped).get(one.site, "")
+        one.overdue = time.monotonic() >= deadline
+
+    def _add_buffered(self, one: Assignment, factor: float) -> None:
+        """Add the reply of an assignment; SiteError if it is not valid, or the site has left."""
+        assert one.reply is not None
+        assert one.spool is not None
+        try:
+            self._add(one.order, one.reply, one.spool, factor)
+        except Silent as error:
+            self.absent[one.site] = str(error)
+            raise SiteError(str(error), "start it again") from None
+
+    def _connected(self, sites: Iterable[str]) -> int:
+        present = set(self.present())
+        return sum(site in present for site in sites)
+
     def _order_header(
-        self, order: Order, talk: Talk, clients: Mapping[str, int]
+        self, order: Order, talk: Talk, sites: int, durable: int
     ) -> dict[str, object]:
+        """What a site is told with an order: `sites` make a sum together."""
         total = self._total
         return {
             "round": order.round,
-            "sites": sum(site in self.present() for site in clients),
+            "sites": sites,
             "accepted": self._accepted.get(talk.site, 0),
-            "durable": min(self._durable(), order.round - 1),
+            "durable": min(durable, order.round - 1),
             "extras": {name: value.numel() for name, value in order.shared.items()},
             "quantiser": total.quantiser.table() if isinstance(total, SecureSum) else None,
         }
 
     def _fetch_reply(
         self, order: Order, client: int, talk: Talk, header: dict[str, object]
-    ) -> Accepted:
-        """Make a site train, fetch its reply, and add it."""
-        total = self._total
+    ) -> tuple[Accepted, IO[bytes]]:
+        """Make a site train; returns what is known of its reply, and a file of the vectors."""
         answer = talk.finish("train", header)
         self._held[talk.site] = order.round - 1
         arrival = self._checked_reply(client, talk.site, order.round, answer)
-        with tempfile.TemporaryFile(prefix="fedsight-") as spool:
-            for piece in talk.fetch(answer["ticket"], reply_bytes(self.federation, total)):
+        with contextlib.ExitStack() as failing:
+            spool = failing.enter_context(tempfile.TemporaryFile(prefix="fedsight-"))
+            for piece in talk.fetch(answer["ticket"], reply_bytes(self.federation, self._total)):
                 spool.write(piece)
-            with self._lock:  # only one whole reply is in memory at a time
-                if self._gone(talk.site):  # for example revoked while it answered
-                    raise Silent(talk.site)
-                self._proven |= replies.add(self.federation, total, spool, arrival, order)
-        return arrival
+            failing.pop_all()
+        return arrival, spool
+
+    def _add(self, order: Order, reply: Accepted, spool: IO[bytes], factor: float = 1.0) -> None:
+        """Add a reply, times `factor`; SiteError if it is not valid."""
+        with self._lock:  # only one whole reply is in memory at a time
+            if self._gone(reply.site):  # for example revoked while it answered
+                raise Silent(f"site '{reply.site}' has left")
+            self._proven |= replies.add(self.federation, self._total, spool, reply, order, factor)
 
     def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
         """The sums of each view, summed whole by one site; empty for a view that was not measured.
@@ -209,6 +287,7 @@ class RemoteEngine:
         A site's own view is measured by that site; the common test part of a public sample by one
         of the sites, which take turns. Nothing in the question selects images. A site whose model
         is its own is asked only once it has trained: before, its personal slice is nobody's.
+        Nor is a site that trains in a buffered round, which would interrupt it.
         Raises SiteError when no site is left to ask, but not when sites withhold their figures:
         `withheld` then says why.
         """
@@ -216,7 +295,7 @@ class RemoteEngine:
         views, number = self.federation.views, 0
         done: dict[int, Metrics] = {}
         # This round's replies already count: the personal parts that they left are measured.
-        accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
+        accepted = {**self._accepted, **self._pending}
         wanted = {
             number: view.site
             for number, view in enumerate(views)
@@ -250,7 +329,7 @@ class RemoteEngine:
             tried |= self._converse(
                 asked, lambda talk: one(talk, asked[talk.site]), self._deadline()
             ).keys()
-        if wanted and not done and not self.withheld.keys() & tried:
+        if wanted and not done and not self.withheld.keys() & tried and not self._buffered.busy:
             raise SiteError(
                 f"no site is left to measure the model after round {round}",
                 "check the sites' machines and network connections. The last checkpoint is intact",
@@ -265,7 +344,7 @@ class RemoteEngine:
         """
         data = messages.pack([vector])
         digest = order_digest(Order(round, vector), adopted(self.federation))
-        accepted = {**self._accepted, **dict.fromkeys(self._pending, round)}
+        accepted = {**self._accepted, **self._pending}
 
         def one(talk: Talk) -> None:
             header = {
@@ -288,7 +367,7 @@ class RemoteEngine:
         self, round: int, wanted: Mapping[int, int | None], done: set[int], tried: set[str]
     ) -> dict[str, int]:
         """The sites to ask for the views that are left of `wanted` (view to site), each for one."""
-        out = {*tried, *self._without_figures}
+        out = {*tried, *self._without_figures, *self._buffered.busy}
         sites = [site for site in self.present() if site not in out]
         asked: dict[str, int] = {}
         for number, owner in wanted.items():
@@ -300,7 +379,8 @@ class RemoteEngine:
         return asked
 
     def close(self) -> None:
-        """Do nothing: no connection stays open between conversations."""
+        """End the conversations; no connection stays open between them."""
+        self._buffered.abandon(wait=False)
 
     def present(self) -> list[str]:
         """The sites of the federation that still answer."""
@@ -311,17 +391,27 @@ class RemoteEngine:
         sites: Iterable[str],
         one: Callable[[Talk], None],
         deadline: float,
+        stopped: Callable[[], bool] = _never,
     ) -> dict[str, str]:
-        """Talk to all sites at once; returns the reasons of those that failed, by site."""
+        """Talk to all sites at once; returns the reasons of those that failed, by site.
+
+        Once it has `stopped`, nobody wants to know, and it says nothing of the sites.
+        """
+
+        def gone(site: str) -> bool:
+            return stopped() or self._gone(site)
+
         problems = {site: self._why_absent(site) for site in sites if site not in self.present()}
         talks = [
-            Talk(self._link, site, deadline, self._gone, self._sizers[site], self._budget)
+            Talk(self._link, site, deadline, gone, self._sizers[site], self._budget)
             for site in sites
             if site not in problems
         ]
         for site, error in converse(talks, one).items():
             problems[site] = reason(error)
-            if isinstance(error, Silent):
+            if stopped():
+                self._held.pop(site, None)
+            elif isinstance(error, Silent):
                 self.absent[site] = problems[site]
             else:
                 self._held.pop(site, None)  # it may have restarted

@@ -28,10 +28,15 @@ _CURE = "run the same FedSight version there; if that is so, it makes it up: rev
 
 
 def add(
-    federation: Federation, total: Aggregator, spool: IO[bytes], reply: Accepted, order: Order
+    federation: Federation,
+    total: Aggregator,
+    spool: IO[bytes],
+    reply: Accepted,
+    order: Order,
+    factor: float = 1.0,
 ) -> frozenset[str]:
-    """Add the vectors of a reply to `order`; returns the names of its numbers that are just what
-    belongs to its vectors and to the site's images.
+    """Add the vectors of a reply to `order`, times `factor`; returns the names of its numbers that
+    are just what belongs to its vectors and to the site's images.
 
     Raises SiteError if the aggregator, the mechanism or the algorithm rejects them, and EngineError
     if adding fails for another reason, because the sum may hold part of them.
@@ -53,7 +58,7 @@ def add(
         proven = _check_scalars(federation, payload, reply, order.round)
         _check_places(federation, payload, reply)
         with _whole(reply.site):
-            total.add(payload, reply.weight, reply.site)
+            total.add(payload, reply.weight, reply.site, factor)
     return proven
 
 
