@@ -21,6 +21,7 @@ from fedsight.coordinator.callbacks import (
     notify,
 )
 from fedsight.coordinator.choice import Choice
+from fedsight.coordinator.downlink import Downlink
 from fedsight.coordinator.moving_average import averaged
 from fedsight.coordinator.nested import over_trainers
 from fedsight.coordinator.session import Session
@@ -107,7 +108,7 @@ class _Loop:
         self._choice = Choice.of(session.program) if self._validates else None
         self._unsent: RoundEnded | None = None
         self.unmeasured: Checkpoint | None = None  # the first round, if it was computed before
-        self._turns = turns_of(session)
+        self._turns, self._downlink = turns_of(session), Downlink(session)
         self._doubts: dict[str, str] = {}  # which replies of the last round were odd, and why
 
     def beginning(self) -> Checkpoint:
@@ -124,7 +125,8 @@ class _Loop:
         sums: list[Metrics] = []
         last = round == protection.rounds
         if last or round % program.rounds.evaluate_every == 0:
-            sums = self._engine.measure(found.model, round, self._validates)
+            news = None if found.held is None else found.held.message
+            sums = self._engine.measure(found.model, round, self._validates, news)
         seconds = time.perf_counter() - began
         line = {**self._figures(sums, round), **(found.unmeasured or {})}
         line["seconds"] += seconds
@@ -144,14 +146,16 @@ class _Loop:
         program = self._session.program
         began = time.perf_counter()
         turn = self._turns.turn(now, round)
-        outcome, down = self._collected(now, turn, round)
+        order = self._downlink.order(now, round)
+        outcome = self._collected(now, turn, order)
         _require_quorum(outcome, round, turn.asked, program.rounds, self._doubts)
         self._doubts = outcome.doubts
         vector, state = _server_step(self._session, now, outcome, round)
         up = 0
         if replies := len(outcome.accepted) + turn.late:
             up = replies * reply_bytes(self._session.federation, outcome.total)
-        sent = {"bytes_up": up, "bytes_down": down * turn.orders}
+        down = self._downlink.bytes(now, order, turn, outcome)
+        sent = {"bytes_up": up, "bytes_down": down}
         seconds = time.perf_counter() - began
         line = {
             **_reply_fields(outcome, turn.asked),
@@ -173,20 +177,19 @@ class _Loop:
             virtual_seconds=turn.ends,
             losses=self._turns.after(now, outcome),
             earlier={version: models[version] for version in sorted(turn.awaited)},
+            held=self._downlink.after(now, vector, outcome, round),
         )
         notify(self._callbacks, RoundComputed(found))
         return found
 
-    def _collected(self, now: Checkpoint, turn: Turn, round: int) -> tuple[Outcome, int]:
-        """The replies of a round, and the bytes of one of its orders."""
-        shared = self._session.program.shared(now.state)
-        order = Order(round, now.vector, shared)
+    def _collected(self, now: Checkpoint, turn: Turn, order: Order) -> Outcome:
+        """The replies of a round."""
         # A site of a buffered round trains as it did in the round whose order it was sent.
         earlier = [
             Earlier(
-                Order(version + 1, now.earlier[version], shared),
+                Order(version + 1, now.earlier[version], order.shared),
                 clients,
-                discount(round, version),
+                discount(order.round, version),
             )
             for version, clients in sorted(turn.earlier.items())
         ]
@@ -199,7 +202,7 @@ class _Loop:
         outcome = collect(self._engine, order, turn.clients, said, meanwhile, earlier)
         for site, cause in turn.lost.items():
             outcome.rejected.setdefault(site, cause)
-        return outcome, 4 * (len(order.vector) + sum(value.numel() for value in shared.values()))
+        return outcome
 
     def _time_fields(self, turn: Turn, round: int) -> dict[str, Any]:
         """The fields of a history line that virtual time adds."""

@@ -60,6 +60,8 @@ class Outcome:
     accepted: list[Accepted] = field(default_factory=list)  # by client
     rejected: dict[str, str] = field(default_factory=dict)  # site -> reason
     doubts: dict[str, str] = field(default_factory=dict)  # site -> why it may have cheated
+    # sites on other machines that were sent all of the order's vector
+    whole: set[str] = field(default_factory=set)
 
     def note(self, arrival: Arrival) -> None:
         """Record an arrival."""
@@ -107,9 +109,15 @@ class Engine(Protocol):
         """
         ...
 
-    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
+    def measure(
+        self,
+        vector: Tensor,
+        round: int,
+        validation: bool = False,
+        difference: Tensor | None = None,
+    ) -> list[Metrics]:
         """The sums of each of the federation's views, for the model after `round`; with
-        `validation`, of the views of `federation.validating`."""
+        `validation`, of the views of `federation.validating`. `difference` is as in `Order`."""
         ...
 
     def close(self) -> None:

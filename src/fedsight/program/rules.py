@@ -472,10 +472,6 @@ def problems(program: Program, network: Network | None = None) -> list[Problem]:
         )
         cure = "set aggregation.name = 'mean', or choose another algorithm"
         found["aggregation.name", cure] = Problem("aggregation.name", cause, cure)
-    if program.codec.up.steps and not program.algorithm.parts:
-        cause = "the algorithm sends whole numbers only, which no codec encodes"
-        cure = "leave out codec.up.steps"
-        found["codec.up.steps", cure] = Problem("codec.up.steps", cause, cure)
     return list(found.values())
 
 

@@ -30,6 +30,7 @@ from fedsight.engines.remote import messages, replies
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise
+from fedsight.engines.remote.models import Model
 from fedsight.engines.remote.outliers import outliers
 from fedsight.privacy.noised_sums import NoisedSums
 from fedsight.program.federation import Federation
@@ -94,6 +95,7 @@ class RemoteEngine:
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
         self._proven: set[str] = set()  # the numbers of a reply that are known to be what they must
         self._held: dict[str, int] = {}  # the round of the model that each site holds
+        self._whole: set[str] = set()  # those that were sent all of a model since the last round
         self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()
         self._budget = messages.Budget()
@@ -129,6 +131,7 @@ class RemoteEngine:
 
         def settle() -> None:
             self._pending = [one.site for one in outcome.accepted]
+            outcome.whole, self._whole = self._whole, set()
             if isinstance(self._total, ExactMean):
                 outcome.doubts |= outliers(self._total.peaks, self._proven)
             quorum = self.federation.program.rounds.needed(len(cohort))
@@ -150,17 +153,18 @@ class RemoteEngine:
             refused = self._exchange.begin(order, self._accepted, list(clients), total)
             for site, cause in refused.items():
                 put(Rejected(clients[site], site, cause))
-        vector, extras = messages.pack([order.vector]), messages.pack(order.shared.values())
+        model = Model(self.federation, order.round - 1, order.vector, order.difference)
+        extras = messages.pack(order.shared.values())
         accepted: list[str] = []
 
         def one(attempt: int, talk: Talk) -> None:
             header = {
                 **self._order_header(order, talk, clients),
-                "vector": self._send_model(talk, order.round - 1, vector),
                 "attempt": attempt,
                 "mark": talk.send("extras", extras) if extras else 0,
             }
-            arrival = self._fetch_reply(order, clients[talk.site], talk, header)
+            answer = self._asked(talk, model, "train", header)
+            arrival = self._fetch_reply(order, clients[talk.site], talk, answer)
             accepted.append(talk.site)
             put(arrival)
 
@@ -187,12 +191,10 @@ class RemoteEngine:
         }
 
     def _fetch_reply(
-        self, order: Order, client: int, talk: Talk, header: dict[str, object]
+        self, order: Order, client: int, talk: Talk, answer: dict[str, Any]
     ) -> Accepted:
-        """Make a site train, fetch its reply, and add it."""
+        """Fetch the reply of a site that has trained, and add it."""
         total = self._total
-        answer = talk.finish("train", header)
-        self._held[talk.site] = order.round - 1
         arrival = self._checked_reply(client, talk.site, order.round, answer)
         with tempfile.TemporaryFile(prefix="fedsight-") as spool:
             for piece in talk.fetch(answer["ticket"], reply_bytes(self.federation, total)):
@@ -203,7 +205,13 @@ class RemoteEngine:
                 self._proven |= replies.add(self.federation, total, spool, arrival, order)
         return arrival
 
-    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
+    def measure(
+        self,
+        vector: Tensor,
+        round: int,
+        validation: bool = False,
+        difference: Tensor | None = None,
+    ) -> list[Metrics]:
         """The sums of each view, summed whole by one site; empty for a view that was not measured.
 
         A site's own view is measured by that site; the common test part of a public sample by one
@@ -212,7 +220,7 @@ class RemoteEngine:
         Raises SiteError when no site is left to ask, but not when sites withhold their figures:
         `withheld` then says why.
         """
-        data = messages.pack([vector])
+        model = Model(self.federation, round, vector, difference)
         views, number = self.federation.views, 0
         done: dict[int, Metrics] = {}
         # This round's replies already count: the personal parts that they left are measured.
@@ -225,16 +233,14 @@ class RemoteEngine:
 
         def one(talk: Talk, view: int) -> None:
             header = {
-                "vector": self._send_model(talk, round, data),
                 "round": round,
                 "attempt": number,
                 "accepted": accepted.get(talk.site, 0),
             }
             limits = messages.HEADER.with_sums(self._figures.shapes, 1)
-            answer = talk.finish("measure", header, limits=limits)
-            if self.federation.program.rounds.ema is None:
-                self._held[talk.site] = round
-            else:  # what was measured is not what the next round trains from
+            answer = self._asked(talk, model, "measure", header, limits)
+            if self.federation.program.rounds.ema is not None:
+                # What was measured is not what the next round trains from.
                 self._held.pop(talk.site, None)
             with self._lock:
                 if "withheld" in answer:
@@ -339,9 +345,24 @@ class RemoteEngine:
     def _why_absent(self, site: str) -> str:
         return self.absent.get(site, f"site '{site}' is not connected")
 
-    def _send_model(self, talk: Talk, round: int, data: memoryview) -> int:
-        """Send the model after `round`; returns its mark, or 0 if the site already holds it."""
-        return 0 if self._held.get(talk.site) == round else talk.send("vector", data)
+    def _asked(
+        self,
+        talk: Talk,
+        model: Model,
+        kind: str,
+        header: Mapping[str, object],
+        limits: messages.HeaderLimits = messages.HEADER,
+    ) -> dict[str, Any]:
+        """Have a site finish what it is to do with `model`, of which it is sent what it lacks."""
+        sent = model.send(talk, self._held.get(talk.site))
+        answer = talk.finish(kind, {**header, **sent}, limits=limits)
+        if not sent["vector"] and answer.get("missing") is True:
+            sent = model.send_whole(talk)
+            answer = talk.finish(kind, {**header, **sent}, limits=limits)
+        if sent["vector"]:
+            self._whole.add(talk.site)
+        self._held[talk.site] = model.round
+        return answer
 
     def _checked_reply(
         self, client: int, site: str, round: int, answer: dict[str, Any]
