@@ -32,6 +32,7 @@ from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Arrival, Earlier, Engine, Outcome, collect
 from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
+from fedsight.program.coding import decoded_mean
 from fedsight.program.rounds import Rounds
 
 Overall = Callable[[list[Metrics]], Mapping[str, float]]
@@ -293,6 +294,8 @@ def _server_step(
     layout, program = session.layout, session.program
     shared, buffer = layout.shared, layout.buffer
     mean, own, rest = session.protection.mean(outcome.total, now.state, round)
+    lengths = session.federation.lengths
+    mean = replace(mean, parts=decoded_mean(program, mean.parts, lengths, round))
     mean = over_trainers(session.federation, outcome, mean)
     images = sum(session.federation.size(one.client) for one in outcome.accepted)
     if not program.algorithm.is_possible(mean.integers, images):
