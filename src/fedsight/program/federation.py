@@ -328,8 +328,7 @@ class Federation:
         program = self.program
         vectors = part_specs(program, self.lengths)
         scalars = {part: PartSpec((1,)) for part in program.algorithm.scalars}
-        added = added_specs(program)
-        return {**vectors, **scalars, **added, **self.integers}
+        return {**vectors, **scalars, **added_specs(program), **self.integers}
 
     @property
     def lengths(self) -> dict[str, int]:

@@ -436,11 +436,7 @@ def secure_rules() -> list[Rule]:
         "leave out codec.up.steps",
         "codec.up.steps",
     )
-    rules.sound(
-        LINEAR,
-        "All sites encode with the same random bits, so the coordinator decodes the sum. Values "
-        "are rounded and masked after that.",
-    )
+    rules.sound(LINEAR, "All sites encode with the same random bits, before rounding and masks.")
     return rules.found
 
 
