@@ -25,9 +25,7 @@ def _quantity(text: str, option: str, units: dict[str, float]) -> float:
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([A-Za-z]+)", text)
     unit = units.get(found[2]) if found else None
     if found is None or unit is None or not 0 < float(found[1]) * unit < math.inf:
-        names = ", ".join(units)
-        raise ConfigError(
-            [Problem(option, f"'{text:.40}' is not a number above 0 with one of: {names}",
-                     f"write for example {option} 10{list(units)[2]}")]
-        )  # fmt: skip
+        names, usual = ", ".join(units), list(units)[2]
+        cause = f"'{text:.40}' is not a number above 0 with one of: {names}"
+        raise ConfigError([Problem(option, cause, f"write for example {option} 10{usual}")])
     return float(found[1]) * unit
