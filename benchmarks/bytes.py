@@ -87,6 +87,25 @@ WAYS: dict[str, dict[str, Any]] = {
             },
         }
     },
+    # Rounded for masks as secure aggregation does: with `secagg` the same bits and the same bytes.
+    "quantised": {"secure": {"name": "quantised"}},
+    "quantised, rotate, 6 bits, eden 2 bits down": {
+        "secure": {"name": "quantised", "bits": 6, "clip": 0.2},
+        "codec": {
+            "up": {"steps": ["rotate"]},
+            "down": {"steps": [{"name": "eden", "bits": 2}]},
+        },
+    },
+    "quantised, half of it, 6 bits, eden 2 bits down": {
+        "secure": {"name": "quantised", "bits": 6, "clip": 0.4},
+        "codec": {
+            "up": {
+                "steps": [{"name": "random-k", "share": 0.5, "scaled": False}, "rotate"],
+                "feedback": True,
+            },
+            "down": {"steps": [{"name": "eden", "bits": 2}]},
+        },
+    },
 }
 QUICK = ("float32", "eden 1 bit both")
 # Distortion of the best levels for normal values (Max 1960), and the error that follows.

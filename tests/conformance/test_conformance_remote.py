@@ -59,6 +59,10 @@ CASES: dict[str, dict[str, Any]] = {
         "algorithm": {"name": "scaffold"},
         **BATCH_NORM,
     },
+    "rotated, few bits": {
+        "codec": {"up": {"steps": ["rotate"]}, "down": {"steps": ["bfloat16"]}},
+        "secure": {"name": "quantised", "bits": 6},
+    },
     "median": {"aggregation": {"name": "median"}},
     "lora": {"adapter": {"name": "lora", "rank": 2}},
     "bias, BatchNorm": {"adapter": {"name": "bias"}, **BATCH_NORM},

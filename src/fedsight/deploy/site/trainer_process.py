@@ -74,10 +74,12 @@ class SiteTrainer:
         layout = whole.layout  # what comes and goes is as long as the whole network, at every site
         state = program.init(whole.initial[layout.shared].clone())
         difference = coding.difference_of(program, layout)
+        # With weights that only the coordinator has, the first model comes from there.
+        rebuilt = setup.program.model == setup.program.model.fresh()
         lengths = lengths_of(layout, program.shared(state).values(), difference)
         self.opened = Opened(
             declared, cost, bare, self._remembers, integers, lengths, hashes, difference,
-            whole.initial[layout.travelling],
+            whole.initial[layout.travelling] if rebuilt else None,
         )  # fmt: skip
 
     def train(self, step: TrainStep) -> TrainedUpdate:
