@@ -101,7 +101,7 @@ RUN_FILES = {
     "history.jsonl": "one line per round, see below",
     "checkpoint.safetensors": "everything the next round depends on: round, global vector, the "
     "algorithm's state, bytes and seconds so far; in buffered rounds the models that sites still "
-    "train from",
+    "train from; with `codec.down` the model that sites have, and the message that made it",
     "unmeasured.safetensors": "in a federation with masks or with noise at the coordinator: a "
     "round's result, written before its figures are measured",
     "memory/": "what sites keep between rounds (personal weights, control variates), one folder "
