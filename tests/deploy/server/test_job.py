@@ -314,7 +314,7 @@ def test_a_round_is_not_computed_again_because_its_measurement_was_interrupted(
     store = runs.begin("once", **ONCE[why])
     seen: list[Any] = []
 
-    def killed(engine: RemoteEngine, vector: Any, round: int, validation: bool) -> Any:
+    def killed(engine: RemoteEngine, vector: Any, round: int, *rest: Any) -> Any:
         seen.append(vector.clone())
         raise SiteError("killed", "")
 
