@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedsight.cli.fetch import fetch_needed
 from fedsight.cli.output import echo
 from fedsight.cli.plugin_files import PluginFiles
 from fedsight.cli.quantities import rate, time
 from fedsight.cli.tables import make_table, show
-from fedsight.cli.train import ConfigFile, ExampleOption, Sets, fetch_needed, read_program
+from fedsight.cli.train import ConfigFile, ExampleOption, Sets, read_program
 from fedsight.core.errors import ConfigError, Problem
 from fedsight.language.message import message
 
