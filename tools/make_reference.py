@@ -190,7 +190,7 @@ HISTORY = {
     "sites": "names of the sites whose replies were added",
     "rejected": "site and reason of each rejected reply",
     "weight": "total weight of the replies",
-    "bytes_up": "sent by the sites in this round: the encoded updates, or 4 bytes per float32 value",
+    "bytes_up": "sent by the sites in this round: encoded updates, or 4 bytes per float32 value",
     "bytes_down": "received by the sites in this round: encoded differences, or whole models",
     "best": "where rounds are compared: the best round so far; else missing",
     "finish": "in the line of `[finish]`, one round more than the last: its name; else missing",

@@ -1,8 +1,8 @@
 """Four site processes on FLARE end with the same bits as the embedded engine.
 
-A case for each kind of thing that is carried: a server's state, a site's memory, encoded updates and
-differences, and all phases of secure aggregation with control variates. Every algorithm over the same messages, but without
-FLARE's processes, is in test_conformance_remote.
+A case for each kind of thing that is carried: a server's state, a site's memory, encoded updates
+and differences, and all phases of secure aggregation with control variates. Every algorithm over
+the same messages, but without FLARE's processes, is in test_conformance_remote.
 """
 
 from __future__ import annotations

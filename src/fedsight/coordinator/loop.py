@@ -196,7 +196,7 @@ class _Loop:
         ]
         name = self._session.federation.name
         asked = [*turn.clients, *(client for one in earlier for client in one.clients)]
-        notify(self._callbacks, RoundBegan(round, [name(client) for client in asked]))
+        notify(self._callbacks, RoundBegan(order.round, [name(client) for client in asked]))
         # While the cohort trains, the previous round is reported to the callbacks (which write
         # the checkpoint, for example).
         said, meanwhile = self._notify_reply, self.notify_round
