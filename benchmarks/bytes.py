@@ -92,7 +92,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "quantised, rotate, 6 bits, eden 2 bits down": {
         "secure": {"name": "quantised", "bits": 6, "clip": 0.2},
         "codec": {
-            "up": {"steps": ["rotate"]},
+            "up": {"steps": [{"name": "rotate", "block": 1024}]},
             "down": {"steps": [{"name": "eden", "bits": 2}]},
         },
     },
@@ -100,7 +100,10 @@ WAYS: dict[str, dict[str, Any]] = {
         "secure": {"name": "quantised", "bits": 6, "clip": 0.4},
         "codec": {
             "up": {
-                "steps": [{"name": "random-k", "share": 0.5, "scaled": False}, "rotate"],
+                "steps": [
+                    {"name": "random-k", "share": 0.5, "scaled": False},
+                    {"name": "rotate", "block": 1024},
+                ],
                 "feedback": True,
             },
             "down": {"steps": [{"name": "eden", "bits": 2}]},
