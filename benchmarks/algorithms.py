@@ -78,7 +78,7 @@ class Timed(InProcessEngine):
         self.at.append(time.process_time())
         return super().submit(order, cohort)
 
-    def measure(self, vector: Any, round: int, validation: bool = False) -> list[Metrics]:
+    def measure(self, vector: Any, round: int, *rest: Any) -> list[Metrics]:
         """The end of the last round; nothing is measured."""
         self.at.append(time.process_time())
         return [{}]

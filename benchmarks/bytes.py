@@ -7,17 +7,20 @@ and decoded with four keys. Its squared error over its squared norm stands besid
 for any vector after a rotation (Vargaftik et al. 2021 and 2022) and the speed of one core, in MB of
 float32 a processor second; the best of the repeats, which other work on the machine disturbs least.
 
-`training`: the built-in images among ten sites (Dirichlet 0.3), where only `[codec.up]` differs;
-bytes that all sites sent until the test accuracy is 0.86, and the accuracy in the end, paired over
-seeds.
+`training`: the built-in images among ten sites (Dirichlet 0.3), where only `[codec]` differs;
+bytes that all sites sent and received until the test accuracy is 0.86, and the accuracy in the end,
+paired over seeds. Finished runs are kept in the results file: the benchmark can be interrupted and
+started again, and `--seeds` and `--ways` add to it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -55,6 +58,59 @@ CODECS: dict[str, dict[str, Any]] = {
     "top-k 1 %, feedback": {"steps": [{"name": "top-k", "share": 0.01}], "feedback": True},
     "random-k 5 %": {"steps": [{"name": "random-k", "share": 0.05}]},
 }
+EDEN = {"steps": [{"name": "eden", "scale": "least"}]}
+SPARSE = {
+    "steps": [{"name": "top-k", "share": 0.05}, {"name": "quantise", "bits": 4, "block": 128}],
+    "feedback": True,
+}
+# What differs from the example in `training`.
+WAYS: dict[str, dict[str, Any]] = {
+    "float32": {},
+    "float16 both": {"codec": {"up": CODECS["float16"], "down": CODECS["float16"]}},
+    "8 bits both": {
+        "codec": {way: {"steps": [{"name": "quantise", "bits": 8}]} for way in ("up", "down")}
+    },
+    "eden 1 bit up": {"codec": {"up": {**EDEN, "feedback": True}}},
+    "eden 1 bit both": {"codec": {"up": {**EDEN, "feedback": True}, "down": EDEN}},
+    "top-k up, eden 1 bit down": {"codec": {"up": SPARSE, "down": EDEN}},
+    "top-k up, eden 2 bits down": {
+        "codec": {"up": SPARSE, "down": {"steps": [{"name": "eden", "bits": 2}]}}
+    },
+    "top-k both": {
+        "codec": {
+            "up": SPARSE,
+            "down": {
+                "steps": [
+                    {"name": "top-k", "share": 0.1},
+                    {"name": "quantise", "bits": 4, "block": 128},
+                ]
+            },
+        }
+    },
+    # Rounded for masks as secure aggregation does: with `secagg` the same bits and the same bytes.
+    "quantised": {"secure": {"name": "quantised"}},
+    "quantised, rotate, 6 bits, eden 2 bits down": {
+        "secure": {"name": "quantised", "bits": 6, "clip": 0.2},
+        "codec": {
+            "up": {"steps": [{"name": "rotate", "block": 1024}]},
+            "down": {"steps": [{"name": "eden", "bits": 2}]},
+        },
+    },
+    "quantised, half of it, 6 bits, eden 2 bits down": {
+        "secure": {"name": "quantised", "bits": 6, "clip": 0.4},
+        "codec": {
+            "up": {
+                "steps": [
+                    {"name": "random-k", "share": 0.5, "scaled": False},
+                    {"name": "rotate", "block": 1024},
+                ],
+                "feedback": True,
+            },
+            "down": {"steps": [{"name": "eden", "bits": 2}]},
+        },
+    },
+}
+QUICK = ("float32", "eden 1 bit both")
 # Distortion of the best levels for normal values (Max 1960), and the error that follows.
 THEORY = {
     "eden, 1 bit": math.pi / 2 - 1,
@@ -97,31 +153,45 @@ def errors(quick: bool) -> list[dict[str, Any]]:
     return found
 
 
-def training(quick: bool, seeds: int) -> list[dict[str, Any]]:
-    """Bytes until the goal and accuracy in the end, by codec and seed."""
-    found = []
-    for seed in range(seeds):
-        for name, up in {"float32": {}, **CODECS}.items():
-            table = example("fashion") | {"seed": seed, "codec": {"up": up}}
-            table["rounds"] = {"rounds": 2 if quick else 30}
-            with tempfile.TemporaryDirectory(prefix="fedsight-bytes-") as folder:
-                run = fedsight.run(table, out=Path(folder) / "run")
-                lines, sent, reached = run.history, 0, None
-                for line in lines:
-                    sent += line["bytes_up"]
-                    if reached is None and line["accuracy"] >= GOAL:
-                        reached = sent
-            found.append(
-                {
-                    "codec": name,
-                    "seed": seed,
-                    "bytes_until": reached,
-                    "bytes": sent,
-                    "accuracy": lines[-1]["accuracy"],
-                }
-            )
-            print(found[-1], flush=True)
+def training(
+    options: argparse.Namespace, known: list[dict[str, Any]], save: Callable[[Any], None]
+) -> list[dict[str, Any]]:
+    """Bytes until the goal and accuracy in the end, by codec and seed; what is `known` stays."""
+    ways = {name: WAYS[name] for name in options.ways or ([*QUICK] if options.quick else [*WAYS])}
+    found = list(known)
+    done = {(one["way"], one["seed"]) for one in found}
+    for seed in range(1 if options.quick else options.seeds):
+        for name, sections in ways.items():
+            if (name, seed) in done:
+                continue
+            found.append({"way": name, "seed": seed, **trained(sections, seed, options)})
+            print({key: value for key, value in found[-1].items() if key != "rounds"}, flush=True)
+            save(found)
     return found
+
+
+def trained(sections: dict[str, Any], seed: int, options: argparse.Namespace) -> dict[str, Any]:
+    """One run: the bytes of all sites in both directions, and the accuracy on the test part."""
+    table = example("fashion") | {"seed": seed} | sections
+    # Every round is measured on the test part: none is chosen by that.
+    table["rounds"] = {"rounds": 2 if options.quick else options.rounds}
+    table["speed"] = {"workers": options.workers}
+    with tempfile.TemporaryDirectory(prefix="fedsight-bytes-") as folder:
+        began = time.perf_counter()
+        run = fedsight.run(table, out=Path(folder) / "run")
+        lines, total, reached, rounds = run.history, 0, None, []
+        for line in lines:
+            total += line["bytes_up"] + line["bytes_down"]
+            rounds.append({key: line[key] for key in ("accuracy", "bytes_up", "bytes_down")})
+            if reached is None and line["accuracy"] >= GOAL:
+                reached = total
+    return {
+        "bytes_until": reached,
+        "bytes": total,
+        "accuracy": lines[-1]["accuracy"],
+        "seconds": round(time.perf_counter() - began, 1),
+        "rounds": rounds,
+    }
 
 
 def show_errors(found: list[dict[str, Any]]) -> None:
@@ -142,39 +212,66 @@ def show_errors(found: list[dict[str, Any]]) -> None:
 
 
 def show_training(found: list[dict[str, Any]]) -> None:
-    """The second table; savings are those of the mean number of bytes over seeds."""
-    plain = [one for one in found if one["codec"] == "float32"]
+    """The second table: savings and points are paired over seeds, each way with the uncompressed
+    run of its kind; accuracy is the mean."""
     rows = []
-    for name in dict.fromkeys(one["codec"] for one in found):
-        mine = [one for one in found if one["codec"] == name]
-        points = [100 * (a["accuracy"] - b["accuracy"]) for a, b in zip(mine, plain, strict=True)]
-        there = [one["bytes_until"] for one in mine if one["bytes_until"] is not None]
-        until = saved = ""
-        if len(there) == len(mine) and all(one["bytes_until"] for one in plain):
-            until = f"{fmean(there) / 1e6:.2f} MB"
-            saved = f"{fmean(one['bytes_until'] for one in plain) / fmean(there):.1f}"
-        accuracy = fmean(one["accuracy"] for one in mine)
-        rows.append([name, until, saved, f"{accuracy:.4f}", f"{fmean(points):+.2f}"])
-    heads = ["codec", f"sent until {GOAL}", "times fewer", "accuracy", "points to float32"]
-    print_table("Ten sites, Dirichlet 0.3", heads, rows)
+    by = {(one["way"], one["seed"]): one for one in found}
+    for name in dict.fromkeys(one["way"] for one in found):
+        mine = [one for one in found if one["way"] == name]
+        plain = "quantised" if WAYS[name].get("secure") else "float32"
+        pairs = [(one, by[plain, one["seed"]]) for one in mine if (plain, one["seed"]) in by]
+        points = [100 * (a["accuracy"] - b["accuracy"]) for a, b in pairs]
+        times = [
+            b["bytes_until"] / a["bytes_until"]
+            for a, b in pairs
+            if a["bytes_until"] and b["bytes_until"]
+        ]
+        there = [one["bytes_until"] for one in mine if one["bytes_until"]]
+        rows.append(
+            [
+                name,
+                f"{len(there)} of {len(mine)}",
+                f"{fmean(there) / 1e6:.2f} MB" if there else "",
+                f"{fmean(times):.1f} ({min(times):.1f})" if times else "",
+                f"{100 * fmean(one['accuracy'] for one in mine):.2f}",
+                f"{fmean(points):+.2f} ({min(points):+.2f})" if points else "",
+            ]
+        )
+    heads = ["way", f"reached {GOAL}", "bytes until then", "times fewer (least)", "accuracy, %",
+             "points to uncompressed (least)"]  # fmt: skip
+    print_table("Ten sites, Dirichlet 0.3, both directions", heads, rows)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a short vector, two rounds")
+    parser.add_argument("--quick", action="store_true", help="a short vector; one seed, two rounds")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--ways", nargs="+", choices=[*WAYS], help="of training; all")
     parser.add_argument("--only", nargs="+", choices=("errors", "training"))
     parser.add_argument("--out", type=Path, default=RESULTS / "bytes.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts = options.only or ("errors", "training")
     content: dict[str, Any] = {"benchmark": "bytes", "quick": options.quick, "machine": machine()}
+    content["training"] = []
+    if options.out.exists():
+        before = json.loads(options.out.read_text(encoding="utf-8"))
+        # Finished runs are kept, so that an interrupted benchmark goes on where it stopped.
+        same = (before["quick"], before.get("length")) == (options.quick, options.rounds)
+        content = {**before, **content, "training": before["training"] if same else []}
+    content["length"] = options.rounds
     if "errors" in parts:
         content["errors"] = errors(options.quick)
         show_errors(content["errors"])
     if "training" in parts:
-        seeds = 1 if options.quick else options.seeds
-        content["training"] = training(options.quick, seeds)
+
+        def save(found: list[dict[str, Any]]) -> None:
+            content["training"] = found
+            write_json(options.out, content)
+
+        content["training"] = training(options, content["training"], save)
         show_training(content["training"])
     write_json(options.out, content)
 

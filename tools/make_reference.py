@@ -101,7 +101,8 @@ RUN_FILES = {
     "history.jsonl": "one line per round, see below",
     "checkpoint.safetensors": "everything the next round depends on: round, global vector, the "
     "algorithm's state, bytes and seconds so far; in buffered rounds the models that sites still "
-    "train from, and in a federation which sites those are",
+    "train from, and in a federation which sites those are; with `codec.down` the model that sites "
+    "have, and the message that made it",
     "unmeasured.safetensors": "in a federation with masks or with noise at the coordinator: a "
     "round's result, written before its figures are measured",
     "memory/": "what sites keep between rounds (personal weights, control variates), one folder "
@@ -190,8 +191,8 @@ HISTORY = {
     "sites": "names of the sites whose replies were added",
     "rejected": "site and reason of each rejected reply",
     "weight": "total weight of the replies",
-    "bytes_up": "sent by the sites in this round: 4 bytes per float32 value",
-    "bytes_down": "received by the sites in this round",
+    "bytes_up": "sent by the sites in this round: encoded updates, or 4 bytes per float32 value",
+    "bytes_down": "received by the sites in this round: encoded differences, or whole models",
     "best": "where rounds are compared: the best round so far; else missing",
     "finish": "in the line of `[finish]`, one round more than the last: its name; else missing",
     "seconds": "duration of the round, including evaluation",

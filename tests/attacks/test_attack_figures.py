@@ -59,7 +59,8 @@ class ChunkService(SiteService):
     """The weakened build: sums over the images that the coordinator names, as often as it asks."""
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
-        vector = self._model(fields["round"], fields)
+        vector = self._model.of(fields["round"], fields)
+        assert vector is not None
         site = self._running_trainer()._commands._trainer  # type: ignore[attr-defined]
         seen, first = site.federation.tested(site.federation.views[0]), fields["first"]
         chunk = slice(first, first + 1)

@@ -1,8 +1,8 @@
 """Four site processes on FLARE end with the same bits as the embedded engine.
 
-A case for each kind of thing that is carried: a server's state, a site's memory, and all phases of
-secure aggregation with control variates. Every algorithm over the same messages, but without
-FLARE's processes, is in test_conformance_remote.
+A case for each kind of thing that is carried: a server's state, a site's memory, encoded updates
+and differences, and all phases of secure aggregation with control variates. Every algorithm over
+the same messages, but without FLARE's processes, is in test_conformance_remote.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from fedsight.runs import lifecycle
 CASES: dict[str, dict[str, dict[str, Any]]] = {
     "fedadam": {"algorithm": {"name": "fedadam"}},
     "fedbn": {"algorithm": {"name": "fedbn"}},
+    "codecs": {"codec": {"up": {"steps": ["sign"], "feedback": True}, "down": {"steps": ["sign"]}}},
     "secagg": {"algorithm": {"name": "scaffold"}, "secure": {"name": "secagg", "dropout": 0.25}},
 }
 
@@ -45,6 +46,7 @@ def test_deployed_run_ends_with_the_embedded_engines_bits(
     assert theirs is not None
     assert ours.round == theirs.round == 2
     assert ours.vector.equal(theirs.vector)
+    assert (ours.bytes_up, ours.bytes_down) == (theirs.bytes_up, theirs.bytes_down)
     assert ours.state.keys() == theirs.state.keys()
     assert all(ours.state[key].equal(theirs.state[key]) for key in ours.state)
     assert model(deployed) == model(embedded)

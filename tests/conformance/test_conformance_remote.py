@@ -50,6 +50,19 @@ CASES: dict[str, dict[str, Any]] = {
         "codec": {"up": {"steps": [{"name": "eden", "scale": "least"}], "feedback": True}},
         "rounds": {"rounds": 3, "cohort": 2},
     },
+    "differences, cohort": {
+        "codec": {"down": {"steps": [{"name": "eden", "bits": 2}]}},
+        "rounds": {"rounds": 4, "cohort": 2},
+    },
+    "differences, scaffold, BatchNorm": {
+        "codec": {"down": {"steps": ["float16"]}},
+        "algorithm": {"name": "scaffold"},
+        **BATCH_NORM,
+    },
+    "rotated, few bits": {
+        "codec": {"up": {"steps": ["rotate"]}, "down": {"steps": ["bfloat16"]}},
+        "secure": {"name": "quantised", "bits": 6},
+    },
     "median": {"aggregation": {"name": "median"}},
     "lora": {"adapter": {"name": "lora", "rank": 2}},
     "bias, BatchNorm": {"adapter": {"name": "bias"}, **BATCH_NORM},

@@ -32,6 +32,7 @@ from fedsight.program.rules import (
     INTEGERS,
     KEPT,
     LABELS,
+    LINEAR,
     LOSS,
     LOSSY,
     MIXED,
@@ -77,6 +78,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     FROZEN: {"train": {"only": ["head"]}},
     SINGLE: {"aggregation": {"name": "median"}},
     LOSSY: {"codec": {"up": {"steps": ["float16"]}}},
+    LINEAR: {"codec": {"up": {"steps": ["random-k"]}}},
     INTEGERS: {},  # the algorithm is `Counting`
     BEYOND: {"algorithm": {"name": "moon"}},
     LOSS: {},  # the algorithm is `Asking`

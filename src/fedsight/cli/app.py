@@ -15,6 +15,7 @@ from fedsight.cli import (
     faces,
     federation,
     init,
+    plan,
     privacy,
     report,
     runs,
@@ -40,6 +41,7 @@ app.command("run")(train.run_command)
 app.command("compare")(train.compare_command)
 app.command("sweep")(sweep.sweep_command)
 app.command("check")(train.check_command)
+app.command("plan")(plan.plan_command)
 app.command("resume")(train.resume_command)
 app.command("report")(report.report_command)
 app.command("predict")(use.predict_command)

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
 
 from fedsight.core.errors import SiteError
 from fedsight.core.rng import derive
 from fedsight.core.types import Memory, Order, Payload
 from fedsight.privacy.noise import MakeNoise
+from fedsight.program import coding
 from fedsight.program.federation import Federation
 
 UNSENT = "unsent "  # before the name of a part, in a site's memory: what its encoding left out
+
+
+@dataclass(frozen=True)
+class _Coding:
+    """How one part is encoded, with its random bits."""
+
+    encode: Callable[[Tensor], Tensor]
+    decode: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -35,25 +48,46 @@ class Leaving:
         released = program.privacy.release(
             payload, self.order.shared, self.federation.plan, self.site, self.noise
         )
+        codings = self._codings()
         sent, unsent = {}, {}
         # Between machines the parts travel without names, one after the other in this order.
         ordered = {part: released[part] for part in specs if part in released} | dict(released)
         for part, value in ordered.items():
-            if part not in specs or specs[part].codec is None:
+            if part not in codings:
                 sent[part] = value
                 continue
+            way = codings[part]
             if program.codec.up.feedback and UNSENT + part in memory:
                 value = value + memory[UNSENT + part]
             try:
-                sent[part] = specs[part].encode(value, self._key(part))
+                sent[part] = way.encode(value)
             except ValueError as error:
                 raise SiteError(
                     f"the update of site '{self.site}' cannot be encoded: {error}",
                     "its training diverged, or choose other codec.up.steps",
                 ) from None
             if program.codec.up.feedback:
-                unsent[UNSENT + part] = value - specs[part].decode(sent[part])
+                unsent[UNSENT + part] = value - way.decode(sent[part])
         return sent, unsent
+
+    def _codings(self) -> dict[str, _Coding]:
+        """How each part is encoded, of those that are."""
+        program, specs = self.federation.program, self.federation.parts
+        linear = coding.masked(program)
+        if linear is not None:
+            found = {}
+            for part, length in self.federation.lengths.items():
+                key = coding.round_key(program, self.order.round, part)
+                found[part] = _Coding(
+                    partial(linear.project, key=key),
+                    partial(linear.expand, values=length, key=key),
+                )
+            return found
+        return {
+            part: _Coding(partial(spec.encode, key=self._key(part)), spec.decode)
+            for part, spec in specs.items()
+            if spec.codec is not None
+        }
 
     def _key(self, part: str) -> int:
         """Of the random bits of the encoding: with a seeded one a run repeats bit for bit."""

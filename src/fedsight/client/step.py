@@ -162,8 +162,9 @@ class Client(BoundModel):
                     own = {"personal": kept["personal"]} if stays else {}
                     return replace(reply, memory={**reply.memory, **own})
         added = program.privacy.parts()  # which `release` adds
+        lengths = (federation.whole or federation).lengths
         nothing = {
-            part: torch.zeros(spec.values, dtype=spec.dtype)
+            part: torch.zeros(lengths.get(part, spec.values), dtype=spec.dtype)
             for part, spec in federation.parts.items()
             if part not in added
         }

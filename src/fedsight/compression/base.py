@@ -25,6 +25,9 @@ class Codec(Settings, ABC):
 
     # whether the values that are decoded are the encoded ones in the mean over keys
     unbiased: ClassVar[bool] = True
+    # whether it writes no bytes, and leaves values that are linear in the given ones: with equal
+    # keys, what is left of a sum is then the sum of what is left, so that masks can hide the terms
+    linear: ClassVar[bool] = False
 
     @property
     def contracts(self) -> bool:

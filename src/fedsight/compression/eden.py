@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +37,8 @@ class _Rotation(Codec):
 @codecs.add("rotate", paper="Suresh et al. 2017, Distributed mean estimation, section 3")
 class Rotate(_Rotation):
     """A random rotation, after which all values are of much the same size; a step before others."""
+
+    linear: ClassVar[bool] = True
 
     def bytes(self, values: int) -> int:
         """None: whoever decodes draws the rotation again."""

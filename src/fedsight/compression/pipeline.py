@@ -41,15 +41,42 @@ class Pipeline:
         total = HEADER
         for step, given in self._lengths(values):
             total += step.bytes(given)
-        return total + 4 * self._left(values)
+        return total + 4 * self.left(values)
+
+    @property
+    def linear(self) -> bool:
+        """Whether what is left of a sum of vectors is the sum of what is left of each."""
+        return all(step.linear for step in self.steps)
+
+    def project(self, values: Tensor, key: int) -> Tensor:
+        """What linear steps leave of float32 [n], without a message around it: float32 [left(n)].
+
+        Raises ValueError for values that are not finite.
+        """
+        _require_finite(values)
+        for place, step in enumerate(self.steps):
+            _, values = step.encode(values, Stream(key, place))
+        return values
+
+    def expand(self, left: Tensor, values: int, key: int) -> Tensor:
+        """What linear steps make of what they left, or of a sum of that: float32 [values]."""
+        nothing, given = torch.empty(0, dtype=torch.uint8), list(self._lengths(values))
+        for place, (step, length) in reversed(list(enumerate(given))):
+            left = step.decode(nothing, left, length, Stream(key, place))
+        return left
+
+    def left(self, values: int) -> int:
+        """Number of values that the last step leaves of so many."""
+        for step in self.steps:
+            values = step.left(values)
+        return values
 
     def encode(self, values: Tensor, key: int) -> Tensor:
         """float32 [n] -> uint8 [bytes(n)]; `key` is that of the random bits.
 
         Raises ValueError for values that cannot be encoded, such as NaN.
         """
-        if not largest(values) < math.inf:  # NaN fails this too
-            raise ValueError("it has values that are not finite (NaN or infinity)")
+        _require_finite(values)
         content, left = [_number(key, KEY_BYTES)], values
         for place, step in enumerate(self.steps):
             data, left = step.encode(left, Stream(key, place))
@@ -84,10 +111,10 @@ class Pipeline:
             yield step, values
             values = step.left(values)
 
-    def _left(self, values: int) -> int:
-        for step in self.steps:
-            values = step.left(values)
-        return values
+
+def _require_finite(values: Tensor) -> None:
+    if not largest(values) < math.inf:  # NaN fails this too
+        raise ValueError("it has values that are not finite (NaN or infinity)")
 
 
 def _number(value: int, length: int) -> Tensor:

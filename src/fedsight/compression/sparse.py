@@ -59,6 +59,8 @@ class RandomK(_Share):
     With `scaled`, the values are divided by the share, so that all are right in the mean.
     """
 
+    linear: ClassVar[bool] = True
+
     scaled: bool = True  # whether values are divided by the share
 
     @property
@@ -72,13 +74,15 @@ class RandomK(_Share):
 
     def encode(self, values: Tensor, stream: Stream) -> Coded:
         """The values at the positions that are drawn."""
-        count = self.left(len(values))
-        chosen = torch.from_numpy(stream.places(count, len(values)))
-        factor = len(values) / count if self.scaled and count else 1.0
-        return torch.empty(0, dtype=torch.uint8), values[chosen] * factor
+        chosen = torch.from_numpy(stream.places(self.left(len(values)), len(values)))
+        return torch.empty(0, dtype=torch.uint8), values[chosen]
 
     def decode(self, data: Tensor, left: Tensor, values: int, stream: Stream) -> Tensor:
-        """The values at the same positions."""
+        """The values at the same positions, divided by the share if they are to be.
+
+        Only here, so that what is sent stays within the range in which it is rounded.
+        """
         found = torch.zeros(values)
-        found[torch.from_numpy(stream.places(len(left), values))] = left
+        factor = values / len(left) if self.scaled and len(left) else 1.0
+        found[torch.from_numpy(stream.places(len(left), values))] = left * factor
         return found

@@ -21,6 +21,7 @@ from fedsight.coordinator.callbacks import (
     notify,
 )
 from fedsight.coordinator.choice import Choice
+from fedsight.coordinator.downlink import Downlink
 from fedsight.coordinator.moving_average import averaged
 from fedsight.coordinator.nested import over_trainers
 from fedsight.coordinator.session import Session
@@ -31,6 +32,7 @@ from fedsight.core.types import Metrics, Order
 from fedsight.engines.base import Arrival, Earlier, Engine, Outcome, RealTimeEngine, Work, gathered
 from fedsight.engines.protected import reply_bytes
 from fedsight.models.norms import from_moments, to_moments
+from fedsight.program.coding import decoded_mean
 from fedsight.program.rounds import Rounds
 
 Overall = Callable[[list[Metrics]], Mapping[str, float]]
@@ -107,7 +109,7 @@ class _Loop:
         self._choice = Choice.of(session.program) if self._validates else None
         self._unsent: RoundEnded | None = None
         self.unmeasured: Checkpoint | None = None  # the first round, if it was computed before
-        self._turns = turns_of(session, engine)
+        self._turns, self._downlink = turns_of(session, engine), Downlink(session)
         self._doubts: dict[str, str] = {}  # which replies of the last round were odd, and why
 
     def beginning(self) -> Checkpoint:
@@ -126,7 +128,8 @@ class _Loop:
         if last and isinstance(self._engine, RealTimeEngine):
             self._engine.abandon()  # so that every site can be measured
         if last or round % program.rounds.evaluate_every == 0:
-            sums = self._engine.measure(found.model, round, self._validates)
+            news = None if found.held is None else found.held.message
+            sums = self._engine.measure(found.model, round, self._validates, news)
         seconds = time.perf_counter() - began
         line = {**self._figures(sums, round), **(found.unmeasured or {})}
         line["seconds"] += seconds
@@ -146,7 +149,8 @@ class _Loop:
         program = self._session.program
         began = time.perf_counter()
         turn = self._turns.turn(now, round)
-        outcome, down = self._collected(now, turn, round)
+        order = self._downlink.order(now, round)
+        outcome = self._collected(now, turn, order)
         turn = self._turns.ended(turn, outcome, round)
         _require_quorum(outcome, round, turn.asked, program.rounds, self._doubts)
         self._doubts = outcome.doubts
@@ -154,7 +158,8 @@ class _Loop:
         up = 0
         if replies := len(outcome.accepted) + turn.late:
             up = replies * reply_bytes(self._session.federation, outcome.total)
-        sent = {"bytes_up": up, "bytes_down": down * turn.orders}
+        down = self._downlink.bytes(now, order, turn, outcome)
+        sent = {"bytes_up": up, "bytes_down": down}
         seconds = time.perf_counter() - began
         line = {
             **_reply_fields(outcome, turn.asked),
@@ -177,26 +182,25 @@ class _Loop:
             losses=self._turns.after(now, outcome),
             earlier={version: models[version] for version in sorted(turn.awaited)},
             under_way=turn.under_way,
+            held=self._downlink.after(now, vector, outcome, round),
         )
         notify(self._callbacks, RoundComputed(found))
         return found
 
-    def _collected(self, now: Checkpoint, turn: Turn, round: int) -> tuple[Outcome, int]:
-        """The replies of a round, and the bytes of one of its orders."""
-        shared = self._session.program.shared(now.state)
-        order = Order(round, now.vector, shared)
+    def _collected(self, now: Checkpoint, turn: Turn, order: Order) -> Outcome:
+        """The replies of a round."""
         # A site of a buffered round trains as it did in the round whose order it was sent.
         earlier = [
             Earlier(
-                Order(version + 1, now.earlier[version], shared),
+                Order(version + 1, now.earlier[version], order.shared),
                 clients,
-                discount(round, version),
+                discount(order.round, version),
             )
             for version, clients in sorted(turn.earlier.items())
         ]
         name = self._session.federation.name
         asked = [*turn.clients, *(client for one in earlier for client in one.clients)]
-        notify(self._callbacks, RoundBegan(round, [name(client) for client in asked]))
+        notify(self._callbacks, RoundBegan(order.round, [name(client) for client in asked]))
         # While the cohort trains, the previous round is reported to the callbacks (which write
         # the checkpoint, for example).
         engine, buffer = self._engine, turn.buffer
@@ -210,7 +214,7 @@ class _Loop:
         outcome = gathered(submit, self._notify_reply, self.notify_round)
         for site, cause in turn.lost.items():
             outcome.rejected.setdefault(site, cause)
-        return outcome, 4 * (len(order.vector) + sum(value.numel() for value in shared.values()))
+        return outcome
 
     def _time_fields(self, turn: Turn, round: int) -> dict[str, Any]:
         """The fields of a history line that virtual time adds."""
@@ -303,6 +307,8 @@ def _server_step(
     layout, program = session.layout, session.program
     shared, buffer = layout.shared, layout.buffer
     mean, own, rest = session.protection.mean(outcome.total, now.state, round)
+    lengths = session.federation.lengths
+    mean = replace(mean, parts=decoded_mean(program, mean.parts, lengths, round))
     mean = over_trainers(session.federation, outcome, mean)
     images = sum(session.federation.size(one.client) for one in outcome.accepted)
     if not program.algorithm.is_possible(mean.integers, images):

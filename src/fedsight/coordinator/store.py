@@ -17,6 +17,7 @@ from torch import Tensor
 
 from fedsight.algorithms.base import State
 from fedsight.coordinator.choice import Best
+from fedsight.coordinator.downlink import Held
 from fedsight.coordinator.folders import LOCK
 from fedsight.coordinator.live import LIVE
 from fedsight.core.errors import StoreError
@@ -49,6 +50,7 @@ WRITTEN = (  # besides run.toml and run.json
 RESULTS = "checkpoint.safetensors", "unmeasured.safetensors"  # there once a round has a result
 _BEST = "best"  # the name of the best round's model in a checkpoint
 _LOSSES, _EARLIER = "losses", "earlier."  # likewise, and the beginning of earlier models' names
+_HELD, _MESSAGE = "held", "message"
 EARLIER = "rounds-"  # how the folders of earlier results begin
 
 
@@ -75,14 +77,16 @@ class Checkpoint:
     earlier: Mapping[int, Tensor] = field(default_factory=dict)
     # by site: from which of these it trains, in rounds that real time decides
     under_way: Mapping[str, int] = field(default_factory=dict)
+    held: Held | None = None  # what sites have, where they are sent differences
 
     @property
     def model(self) -> Tensor:
-        """The vector [travelling] that is measured and delivered: the average, if there is one.
+        """The vector [travelling] that is measured and delivered: the average, if there is one, or
+        what sites have.
 
         Training continues from `vector`.
         """
-        return self.vector if self.average is None else self.average
+        return _model(self.vector, self.average, self.held)
 
 
 class RunStore:
@@ -183,6 +187,11 @@ class RunStore:
         if checkpoint.average is not None:
             tensors["average"] = checkpoint.average
         tensors |= {f"{_EARLIER}{round}": value for round, value in checkpoint.earlier.items()}
+        if (held := checkpoint.held) is not None:
+            meta["holders"] = list(held.sites)
+            tensors[_HELD] = held.vector
+            if held.message is not None:
+                tensors[_MESSAGE] = held.message
         if checkpoint.virtual_seconds is not None:
             meta["virtual_seconds"] = checkpoint.virtual_seconds
         if checkpoint.under_way:
@@ -212,11 +221,12 @@ class RunStore:
             vector, kept = tensors.pop("vector"), tensors.pop(_BEST, None)
             average = tensors.pop("average", None)
             losses, earlier = tensors.pop(_LOSSES, None), _earlier(tensors)
+            held = _held(tensors, meta.pop("holders", None))
             state = {name.removeprefix("state."): value for name, value in tensors.items()}
-            model = vector if average is None else average
+            model = _model(vector, average, held)
             best = _best(meta.pop("best", None), meta["round"], model, kept)
             found = Checkpoint(
-                vector=vector, state=state, best=best, average=average, earlier=earlier,
+                vector=vector, state=state, best=best, average=average, earlier=earlier, held=held,
                 losses=None if losses is None else _losses(losses), **meta,
             )  # fmt: skip
             _require_sound(found)
@@ -325,6 +335,25 @@ def _best(
     if not bool(torch.isfinite(model).all()):
         raise ValueError("the best round's model is not finite")
     return replace(best, vector=model)
+
+
+def _model(vector: Tensor, average: Tensor | None, held: Held | None) -> Tensor:
+    """What is measured and delivered."""
+    if average is not None:
+        return average
+    return vector if held is None else held.vector
+
+
+def _held(tensors: dict[str, Tensor], holders: Any) -> Held | None:
+    """Takes what sites have out of a checkpoint's tensors; ValueError if it is not sound."""
+    vector, message = tensors.pop(_HELD, None), tensors.pop(_MESSAGE, None)
+    if vector is None:
+        return None
+    if not isinstance(holders, list) or not all(isinstance(site, str) for site in holders):
+        raise ValueError("it does not say which sites have the last vector")
+    if message is not None and (message.dtype != torch.uint8 or message.dim() != 1):
+        raise ValueError("the encoded difference is not of bytes")
+    return Held(vector, message, tuple(holders))
 
 
 def _earlier(tensors: dict[str, Tensor]) -> dict[int, Tensor]:

@@ -152,11 +152,16 @@ class Batch:
 @dataclass(frozen=True)
 class Order:
     """Coordinator to site: train from `vector` [travelling] in `round`; `shared` are the
-    algorithm's other vectors (for example SCAFFOLD's control variate)."""
+    algorithm's other vectors (for example SCAFFOLD's control variate).
+
+    A site on another machine that has the last order's vector is sent `difference` [uint8] instead,
+    which makes this one of it.
+    """
 
     round: int
     vector: Tensor
     shared: Mapping[str, Tensor] = field(default_factory=dict)
+    difference: Tensor | None = None
 
     def __post_init__(self) -> None:
         """Raise FedSightError, naming it, for a vector that is not float32, as they travel."""

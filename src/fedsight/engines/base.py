@@ -83,6 +83,8 @@ class Outcome:
     rejected: dict[str, str] = field(default_factory=dict)  # site -> reason
     doubts: dict[str, str] = field(default_factory=dict)  # site -> why it may have cheated
     course: Course | None = None  # of a buffered round that real time decides
+    # sites on other machines that were sent all of the order's vector
+    whole: set[str] = field(default_factory=set)
 
     def note(self, arrival: Arrival) -> None:
         """Record an arrival."""
@@ -130,9 +132,15 @@ class Engine(Protocol):
         """
         ...
 
-    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
+    def measure(
+        self,
+        vector: Tensor,
+        round: int,
+        validation: bool = False,
+        difference: Tensor | None = None,
+    ) -> list[Metrics]:
         """The sums of each of the federation's views, for the model after `round`; with
-        `validation`, of the views of `federation.validating`."""
+        `validation`, of the views of `federation.validating`. `difference` is as in `Order`."""
         ...
 
     def close(self) -> None:

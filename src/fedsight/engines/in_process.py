@@ -183,7 +183,13 @@ class InProcessEngine:
 
         return Work(outcome, arrivals(), lambda: self._keys.finish(outcome, len(cohort)))
 
-    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
+    def measure(
+        self,
+        vector: Tensor,
+        round: int,
+        validation: bool = False,
+        difference: Tensor | None = None,
+    ) -> list[Metrics]:
         """The metric sums of each view."""
         tested = measured(self.federation, validation)
         jobs = chunks(tested)

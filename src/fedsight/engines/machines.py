@@ -91,7 +91,13 @@ class MachinesEngine(WorkerEngine):
 
         return Work(outcome, arrivals(), settle)
 
-    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
+    def measure(
+        self,
+        vector: Tensor,
+        round: int,
+        validation: bool = False,
+        difference: Tensor | None = None,
+    ) -> list[Metrics]:
         """The metric sums of each view, each chunk measured on one machine."""
         self._publish(self._common(Order(round, vector)))
         tested, group = measured(self.federation, validation), self._group

@@ -107,6 +107,15 @@ def adopted(federation: Federation) -> Tensor | None:
     return federation.initial[layout.kept]
 
 
+def is_rebuilt(federation: Federation, round: int, vector: Tensor) -> bool:
+    """Whether sites build `vector`, the model after `round`, themselves: before the first round it
+    follows from the seed, unless only the coordinator has the weights that it is from."""
+    model = federation.program.model
+    if round or model != model.fresh():
+        return False
+    return bool(vector.equal(federation.initial[federation.layout.travelling]))
+
+
 class Keys:
     """The keys of each round, for an engine with all sites on one machine."""
 

@@ -135,7 +135,13 @@ class WorkerEngine:
         for other in self._totals[1:]:
             self._totals[0].merge(other)
 
-    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
+    def measure(
+        self,
+        vector: Tensor,
+        round: int,
+        validation: bool = False,
+        difference: Tensor | None = None,
+    ) -> list[Metrics]:
         """The metric sums of each view."""
         self._publish(Order(round, vector))
         tested = measured(self.federation, validation)

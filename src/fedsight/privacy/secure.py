@@ -15,7 +15,7 @@ from fedsight.privacy.secagg.graph import GRINDING, Parameters, colluding, param
 from fedsight.privacy.secagg.quantise import MODULUS, Quantiser, spare
 from fedsight.privacy.skellam import Levels
 
-LEAST_BITS = 8  # per value of a site
+LEAST_BITS = 2  # per value of a site
 
 
 class Secure(Settings):

@@ -186,7 +186,7 @@ def parse(table: ConfigTable, base: Path, name: str = "run") -> tuple[Program, S
     if problems:
         raise ConfigError(problems)
     parts = [part for key, part in sections.items() if isinstance(SECTIONS[key], tuple)]
-    parts += [*sections["train"].augment, *sections["codec"].up.steps]
+    parts += [*sections["train"].augment, *sections["codec"].steps]
     if "public" in sections and sections["public"].source is not None:
         parts.append(sections["public"].source)
     own = [adopt(part) for part in parts]

@@ -22,6 +22,7 @@ from fedsight.models.origin import trained_for, with_head_for
 from fedsight.privacy.base import Plan
 from fedsight.program import isolation, labelling, looks, public, taking_part, validation
 from fedsight.program.budget import Budget
+from fedsight.program.coding import added_specs, part_specs
 from fedsight.program.fitting import blamed, group_problems, integer_problems, lone_problems
 from fedsight.program.program import Program
 from fedsight.program.site_data import SiteData
@@ -324,16 +325,17 @@ class Federation:
         """
         if self.whole is not None:
             return self.whole.parts
-        program, layout = self.program, self.layout
-        lengths = {
-            part: layout.travelling.stop if part == "delta" else layout.shared.stop
-            for part in program.algorithm.parts
-        }
-        codec, own = program.codec.up.pipeline, program.privacy.parts()
-        vectors = {part: PartSpec((length,), codec=codec) for part, length in lengths.items()}
+        program = self.program
+        vectors = part_specs(program, self.lengths)
         scalars = {part: PartSpec((1,)) for part in program.algorithm.scalars}
-        added = {part: PartSpec((length,), codec=codec) for part, length in own.items()}
-        return {**vectors, **scalars, **added, **self.integers}
+        return {**vectors, **scalars, **added_specs(program), **self.integers}
+
+    @property
+    def lengths(self) -> dict[str, int]:
+        """The lengths of an update's vectors, before they are encoded."""
+        layout, parts = self.layout, self.program.algorithm.parts
+        whole, shared = layout.travelling.stop, layout.shared.stop
+        return {part: whole if part == "delta" else shared for part in parts}
 
     @cached_property
     def integers(self) -> dict[str, PartSpec]:

@@ -17,7 +17,7 @@ from torch import Tensor
 from fedsight.aggregation.base import Aggregation
 from fedsight.aggregation.mean import Mean
 from fedsight.algorithms.base import Algorithm, State
-from fedsight.compression.settings import Codecs
+from fedsight.compression.settings import Codecs, Down
 from fedsight.core.devices import available, find_device, free_memory, spread
 from fedsight.core.errors import EngineError, Problem
 from fedsight.core.layout import Kind, Layout
@@ -40,6 +40,7 @@ from fedsight.privacy.base import Mechanism, split
 from fedsight.privacy.mechanisms.none import Unprotected
 from fedsight.privacy.secure import Secure
 from fedsight.program import (
+    coding,
     labelling,
     networks,
     opening,
@@ -313,7 +314,10 @@ class Program:
         even = {"class_weights": None, "calibration": 0.0}
         known = type(task).model_fields
         task = task.model_copy(update={k: v for k, v in even.items() if k in known})
+        # The one model that it makes is not a step from the last: no difference leads there.
+        codec = self.codec.model_copy(update={"down": Down()})
         once = replace(self, algorithm=algorithm, start=None, finish=None, rounds=rounds)
+        once = replace(once, codec=codec)
         once = replace(once, participation=Uniform(), timing=Timing())
         return replace(once, train=trains, task=task)
 
@@ -341,7 +345,7 @@ class Program:
         yield from self.algorithm.check(self)
         yield from self.task.check_settings()
         yield from self.privacy.check()
-        yield from self.codec.check()
+        yield from coding.problems(self)
         yield from rules.problems(self)
         yield from taking_part.problems(self)
         yield from labelling.problems(self)

@@ -90,6 +90,7 @@ QUORUM = "a quorum"
 SHIFT = "a feature shift"
 SINGLE = "a rule over single replies (median)"
 LOSSY = "a codec of updates"
+LINEAR = "a linear codec of updates (random-k, rotate)"
 INTEGERS = "integer statistics (closed forms)"
 BOUNDED = "integer statistics that one image changes little (closed forms with a clip)"
 SCORES = "sums of scores of public images (FedMD, FedDF)"
@@ -118,7 +119,8 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     QUORUM: lambda facts: facts.program.rounds.quorum is not None,
     SHIFT: lambda facts: facts.program.shift.kind != "none",
     SINGLE: lambda facts: facts.program.aggregation.needs_replies,
-    LOSSY: lambda facts: bool(facts.program.codec.up.steps),
+    LOSSY: lambda facts: _codec(facts, linear=False),
+    LINEAR: lambda facts: _codec(facts, linear=True),
     INTEGERS: lambda facts: (
         facts.program.algorithm.counts
         and not facts.program.algorithm.bounds_images
@@ -137,6 +139,11 @@ FEATURES: dict[str, Callable[[Facts], bool]] = {
     BUFFERED: lambda facts: facts.program.rounds.buffered,
     NESTED: lambda facts: bool(facts.program.model.groups) and not facts.program.algorithm.equips,
 }
+
+
+def _codec(facts: Facts, linear: bool) -> bool:
+    pipeline = facts.program.codec.up.pipeline
+    return pipeline is not None and pipeline.linear == linear
 
 
 @dataclass(frozen=True)
@@ -209,15 +216,13 @@ def rules_of(mechanism: type[Mechanism], name: str) -> list[Rule]:
             "set aggregation.name = 'mean'",
             "aggregation.name",
         )
-        rules.refused(
-            LOSSY,
-            "encoding an update after clipping may make it longer than the clip",
-            "leave out codec.up.steps",
-            "codec.up.steps",
-        )
+        longer = "encoding an update after clipping may make it longer than the clip"
+        for feature in (LOSSY, LINEAR):
+            rules.refused(feature, longer, "leave out codec.up.steps", "codec.up.steps")
     else:
         rules.sound(SINGLE, "The rule sees only noised updates.")
-        rules.sound(LOSSY, "Updates are encoded after the noise.")
+        for feature in (LOSSY, LINEAR):
+            rules.sound(feature, "Updates are encoded after the noise.")
     _integer_rules(rules, mechanism)
     _part_rules(rules, mechanism)
     return rules.found
@@ -426,10 +431,12 @@ def secure_rules() -> list[Rule]:
     )
     rules.refused(
         LOSSY,
-        "masked values cannot be compressed: all their bits are uniformly random",
+        "masked values cannot be compressed, because all their bits are uniformly random; only "
+        "linear steps ('random-k', 'rotate') go before the masks",
         "leave out codec.up.steps",
         "codec.up.steps",
     )
+    rules.sound(LINEAR, "All sites encode with the same random bits, before rounding and masks.")
     return rules.found
 
 
@@ -472,10 +479,6 @@ def problems(program: Program, network: Network | None = None) -> list[Problem]:
         )
         cure = "set aggregation.name = 'mean', or choose another algorithm"
         found["aggregation.name", cure] = Problem("aggregation.name", cause, cure)
-    if program.codec.up.steps and not program.algorithm.parts:
-        cause = "the algorithm sends whole numbers only, which no codec encodes"
-        cure = "leave out codec.up.steps"
-        found["codec.up.steps", cure] = Problem("codec.up.steps", cause, cure)
     return list(found.values())
 
 

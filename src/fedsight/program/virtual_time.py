@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from fedsight.core.draws import Draws, draws
 from fedsight.participation.timing import SitePace
+from fedsight.program.coding import order_bytes
 
 if TYPE_CHECKING:
     from fedsight.program.federation import Federation
@@ -69,13 +70,14 @@ class VirtualTime:
 
     @property
     def _bytes(self) -> int:
-        """What a site is sent and sends in a round: the model, and its reply as it is encoded.
+        """What a site is sent and sends in a round: the model and its reply, as they are encoded.
 
-        The same at the coordinator and at a site whose network is a part of the model: an order
-        has the whole model. Vectors that an order has besides, and what masks add, do not count.
+        As if it had the last model, where differences are sent. The same at the coordinator and at
+        a site whose network is a part of the model: an order has the whole model. Vectors that an
+        order has besides, and what masks add, do not count.
         """
         whole = self._federation.whole or self._federation
-        down: int = 4 * whole.layout.travelling.stop
+        down = order_bytes(self._program, whole.layout)
         return down + sum(spec.bytes for spec in self._federation.parts.values())
 
     def _passes(self, program: Program) -> int:

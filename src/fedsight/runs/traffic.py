@@ -16,6 +16,7 @@ def learning(federation: Federation) -> Message | None:
     from fedsight.core.layout import Kind
     from fedsight.engines.protected import encoding_plan
     from fedsight.privacy.secagg import words
+    from fedsight.program.coding import order_bytes
 
     layout, program = federation.layout, federation.program
     every = sum(value.numel() for value in federation.network.module.parameters())
@@ -26,13 +27,13 @@ def learning(federation: Federation) -> Message | None:
     if plan is not None:
         sent = words.size(plan.quantiser(federation.terms))
     state = program.init(federation.initial[layout.shared])
-    received = [federation.initial[layout.travelling], *program.shared(state).values()]
+    others = sum(value.numel() for value in program.shared(state).values())
     return message(
         "{learning:,} of {all:,} parameters learn and {travelling:,} travel: in a round a site "
         "receives {received} and sends {sent}",
         learning=layout.learning,
         all=every,
         travelling=layout.length(Kind.SHARED),
-        received=size(4 * sum(value.numel() for value in received)),
+        received=size(order_bytes(program, layout) + 4 * others),
         sent=size(sent),
     )

@@ -314,7 +314,7 @@ def test_a_round_is_not_computed_again_because_its_measurement_was_interrupted(
     store = runs.begin("once", **ONCE[why])
     seen: list[Any] = []
 
-    def killed(engine: RemoteEngine, vector: Any, round: int, validation: bool) -> Any:
+    def killed(engine: RemoteEngine, vector: Any, round: int, *rest: Any) -> Any:
         seen.append(vector.clone())
         raise SiteError("killed", "")
 
@@ -326,9 +326,9 @@ def test_a_round_is_not_computed_again_because_its_measurement_was_interrupted(
     measured: list[Any] = []
     original = RemoteEngine.measure
 
-    def measure(engine: RemoteEngine, vector: Any, round: int, validation: bool = False) -> Any:
+    def measure(engine: RemoteEngine, vector: Any, round: int, *rest: Any) -> Any:
         measured.append(vector.clone())
-        return original(engine, vector, round, validation)
+        return original(engine, vector, round, *rest)
 
     monkeypatch.setattr(RemoteEngine, "measure", measure)
     assert runs.run_job(store, link)["state"] == "finished"

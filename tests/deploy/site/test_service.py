@@ -31,6 +31,7 @@ from fedsight.deploy.site.release import error_for_coordinator
 from fedsight.deploy.site.service import SiteService
 from fedsight.deploy.site.trainer import OpenData, Opened, TrainedUpdate, TrainStep
 from fedsight.engines.remote import messages
+from fedsight.engines.remote.models import digest_of
 from fedsight.governance.ledger import Ledger
 from fedsight.program.program import Program
 
@@ -265,7 +266,9 @@ def test_nothing_is_trained_or_measured_before_the_site_has_joined(
     assert site.refusal("measure", MEASURE) == NOT_JOINED
     trainer.opening.set()
     site.join()
-    assert "the model after round 0 has not been received" in site.refusal("train", TRAIN)
+    assert site.ask("train", TRAIN) == {"missing": True, "done": True, "ticket": 0}
+    assert site.ask("measure", MEASURE)["missing"], "and nothing was measured"
+    assert trainer.models == []
     why = site.refusal("train", {**TRAIN, "vector": 1})
     assert why == "the vector has not been received"
 
@@ -277,7 +280,7 @@ def queued_behind_a_proposal(site: Site, trainer: type[FakeTrainer]) -> Any:
     trainer.measuring.clear()  # all that follows waits behind this
     assert not site.ask("measure", {**MEASURE, "vector": 1})["done"]
     assert not site.ask("propose", proposal(site.program, run="abc2"))["done"]
-    return site.ask("train", TRAIN)
+    return site.ask("train", TRAIN | {"model": digest_of(torch.zeros(3))})
 
 
 @pytest.fixture
@@ -315,7 +318,7 @@ def test_pieces_may_come_twice_and_in_any_order(site: Site, trainer: type[FakeTr
     site.send(1, vector, (16, 0, 8, 0, 16), 8)
     site.train(attempt=0, vector=1)
     site.train(attempt=1, vector=1, accepted=1)
-    site.train(attempt=2, vector=0, accepted=2)  # the last model again
+    site.train(attempt=2, model=digest_of(vector), accepted=2)  # the last model again
     assert len(trainer.models) == 3
     assert all(torch.equal(model, vector) for model in trainer.models)
 
@@ -490,7 +493,8 @@ def test_work_that_was_requested_for_some_adopted_values_is_not_done_with_others
     trainer.measuring.clear()  # all that follows waits behind this
     assert not site.ask("measure", {**MEASURE, "vector": 1})["done"]
     assert not site.ask("adopt", {"sha256": hash_of(other), "mark": 2})["done"]
-    queued = site.ask("train", TRAIN)  # for what the site has adopted so far: nothing
+    again = {"model": digest_of(torch.zeros(3))}
+    queued = site.ask("train", TRAIN | again)  # for what the site has adopted so far: nothing
     assert not queued["done"]
     trainer.measuring.set()
     why = site.refusal("wait", {"ticket": queued["ticket"], "seconds": 30})

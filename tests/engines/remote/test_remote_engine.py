@@ -46,8 +46,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def order(federation: Federation, round: int = 1) -> Order:
+    """Of a model that is sent: not the first one, which sites build themselves."""
     layout = federation.layout
-    return Order(round, federation.initial[layout.travelling])
+    return Order(round, 0.9 * federation.initial[layout.travelling])
 
 
 def engine(federation: Federation, link: Link) -> RemoteEngine:

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from fedsight.compression.difference import Difference
 from fedsight.core.errors import SiteError
 from fedsight.core.layout import Layout
 from fedsight.engines.remote import messages
@@ -17,15 +18,19 @@ EXTRAS = 4  # an algorithm's other vectors together, in sizes of the network
 Lengths = Mapping[str, int]  # the most bytes of the vectors that a coordinator may send, by name
 
 
-def lengths_of(layout: Layout, shared: Iterable[Tensor]) -> Lengths:
+def lengths_of(
+    layout: Layout, shared: Iterable[Tensor], difference: Difference | None = None
+) -> Lengths:
     """How long the vectors of a program are at most.
 
     `shared` are the algorithm's other vectors before the first round; there may be more later.
+    `difference` is how a model comes that is made of the one before; None: always whole.
     """
     others = max(sum(one.numel() for one in shared), EXTRAS * layout.size)
     kept = layout.kept.stop - layout.kept.start
     values = {"vector": layout.travelling.stop, "extras": others, "kept": kept}
-    return {name: 4 * number for name, number in values.items()}
+    found = {name: 4 * number for name, number in values.items()}
+    return found if difference is None else {**found, "difference": difference.bytes}
 
 
 def count(fields: Mapping[str, Any], key: str) -> int:

@@ -35,6 +35,7 @@ from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.delivery.order import FinalOrder
 from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_run
 from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
+from fedsight.deploy.site.held_model import MISSING, HeldModel
 from fedsight.deploy.site.incoming import IncomingVectors, count
 from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS
 from fedsight.deploy.site.owner import OwnerSettings
@@ -97,7 +98,7 @@ class SiteService:
         self._incoming = IncomingVectors()
         self._secagg = SiteSecAgg(home, name, self._refusals.record)
         self._figures: FigureRules | None = None
-        self._vector: tuple[int, torch.Tensor] | None = None  # the round, and the model after it
+        self._model = HeldModel(self._incoming)
         # The latest work by ticket: what it is, and its result.
         self._tickets: dict[int, tuple[tuple[Any, ...], Future[ServiceAnswer]]] = {}
         self.handlers: Mapping[str, Callable[[dict[str, Any], bytes], ServiceAnswer]] = {
@@ -209,11 +210,14 @@ class SiteService:
         round, joined = count(fields, "round"), self._current_run()
         self._enforcement.check_round(round, count(fields, "sites"))
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
+        model = self._model.of(round - 1, fields)
+        if model is None:
+            return MISSING, b""
         extras: dict[str, torch.Tensor] = {}
         if sizes:
             extras = messages.unpack(self._incoming.take("extras", count(fields, "mark")), sizes)
         step = TrainStep(
-            Order(round, self._model(round - 1, fields), extras),
+            Order(round, model, extras),
             count(fields, "accepted"),
             count(fields, "durable"),
         )
@@ -233,8 +237,10 @@ class SiteService:
         rules = self._figures
         if why := rules.refusal(round):
             return {**withheld(round, why), "done": True}, b""
-        bounds = rules.bounds
-        step = MeasureStep(round, self._model(round, fields), count(fields, "accepted"), bounds)
+        model = self._model.of(round, fields)
+        if model is None:
+            return MISSING, b""
+        step = MeasureStep(round, model, count(fields, "accepted"), rules.bounds)
         question = self._question("figures", Order(round, step.vector), step.accepted, fields)
         work = lambda: self._measured(question, step, rules, joined)  # noqa: E731
         return self._start_work(("measure", question), work, fields)
@@ -249,8 +255,7 @@ class SiteService:
         assert self._found is not None
         self._enforcement.check_end(round)
         sent = count(fields, "vector") > 0
-        known = self._vector is not None and self._vector[0] == round
-        vector = self._model(round, fields) if sent or known else None
+        vector = self._model.of(round, fields) if sent else self._model.known(round)
         due = self._found.lengths["vector"] // 4
         end = FinalOrder.of(fields, opened, vector, due, sent)
         # It says how long this site may train by itself: not longer than it trained for the run.
@@ -321,17 +326,6 @@ class SiteService:
             raise _expired()
         return self._tickets[ticket][1]
 
-    def _model(self, round: int, fields: dict[str, Any]) -> torch.Tensor:
-        """The model after `round`: the vector that came for this request, or the last one."""
-        with self._lock:
-            if mark := count(fields, "vector"):
-                data = self._incoming.take("vector", mark)
-                self._vector = round, messages.unpack(data, {"vector": len(data) // 4})["vector"]
-            if self._vector is None or self._vector[0] != round:
-                cause = f"the model after round {round} has not been received"
-                raise SiteError(cause, "send it first")
-            return self._vector[1]
-
     def _current_run(self) -> object:
         """What stands for the current run; SiteError if there is none."""
         if self._joined is None:
@@ -391,6 +385,8 @@ class SiteService:
             public=(*CAUSED_OUTSIDE, DeployError),
         )
         answer = self._enforcement.release.answer(question, FREE, declared)
+        if self._found is not None:
+            self._model.join(self._found)
         self._joined = object()
         return dict(answer.fields), answer.data
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fedsight.compression.difference import Difference
 from fedsight.core.errors import EngineError, FedSightError
 from fedsight.core.files import trim
 from fedsight.core.types import Metrics, Order, PartSpecs
@@ -82,6 +83,9 @@ class Opened:
     lengths: Lengths = field(default_factory=dict)
     # of images and labels of each part
     hashes: Mapping[str, str] = field(default_factory=dict)
+    difference: Difference | None = None  # how a model comes that is made of the one before
+    # the model before the first round, as it is built here
+    initial: Tensor | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from fedsight.deploy.site.trainer import (
 )
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
-from fedsight.program import plugins, rules
+from fedsight.program import coding, plugins, rules
 
 
 class SiteTrainer:
@@ -73,8 +73,14 @@ class SiteTrainer:
         integers = self.client.federation.integers_of(images)
         layout = whole.layout  # what comes and goes is as long as the whole network, at every site
         state = program.init(whole.initial[layout.shared].clone())
-        lengths = lengths_of(layout, program.shared(state).values())
-        self.opened = Opened(declared, cost, bare, self._remembers, integers, lengths, hashes)
+        difference = coding.difference_of(program, layout)
+        # With weights that only the coordinator has, the first model comes from there.
+        rebuilt = setup.program.model == setup.program.model.fresh()
+        lengths = lengths_of(layout, program.shared(state).values(), difference)
+        self.opened = Opened(
+            declared, cost, bare, self._remembers, integers, lengths, hashes, difference,
+            whole.initial[layout.travelling] if rebuilt else None,
+        )  # fmt: skip
 
     def train(self, step: TrainStep) -> TrainedUpdate:
         """Take one client step.

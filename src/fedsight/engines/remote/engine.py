@@ -32,6 +32,7 @@ from fedsight.engines.remote.buffered import Answered, Assignment, BufferedRound
 from fedsight.engines.remote.conversation import Link, Silent, Talk, converse, reason
 from fedsight.engines.remote.figures import FigureReader
 from fedsight.engines.remote.key_exchange import Exchange, Recognise
+from fedsight.engines.remote.models import Model
 from fedsight.engines.remote.outliers import outliers
 from fedsight.privacy.noised_sums import NoisedSums
 from fedsight.program.federation import Federation
@@ -101,6 +102,7 @@ class RemoteEngine:
         self._exchange = Exchange(federation, record.id, self._converse_briefly, record.recognise)
         self._proven: set[str] = set()  # the numbers of a reply that are known to be what they must
         self._held: dict[str, int] = {}  # the round of the model that each site holds
+        self._whole: set[str] = set()  # those that were sent all of a model since the last round
         self._sizers: defaultdict[str, messages.PieceSizer] = defaultdict(messages.PieceSizer)
         self._lock = threading.Lock()
         self._budget = messages.Budget()
@@ -174,6 +176,7 @@ class RemoteEngine:
     def _settle(self, outcome: Outcome, answered: dict[str, int]) -> None:
         """Record the orders, by site, that a round's replies answered."""
         self._pending = answered
+        outcome.whole, self._whole = self._whole, set()
         if isinstance(self._total, ExactMean):
             outcome.doubts |= outliers(self._total.peaks, self._proven)
 
@@ -187,17 +190,18 @@ class RemoteEngine:
             refused = self._exchange.begin(order, self._accepted, list(clients), total)
             for site, cause in refused.items():
                 put(Rejected(clients[site], site, cause))
-        vector, extras = messages.pack([order.vector]), messages.pack(order.shared.values())
+        model = Model(self.federation, order.round - 1, order.vector, order.difference)
+        extras = messages.pack(order.shared.values())
         accepted: list[str] = []
 
         def one(attempt: int, talk: Talk) -> None:
             header = {
                 **self._order_header(order, talk, self._connected(clients), self._durable()),
-                "vector": self._send_model(talk, order.round - 1, vector),
                 "attempt": attempt,
                 "mark": talk.send("extras", extras) if extras else 0,
             }
-            arrival, spool = self._fetch_reply(order, clients[talk.site], talk, header)
+            answer = self._asked(talk, model, "train", header)
+            arrival, spool = self._fetch_reply(order, clients[talk.site], talk, answer)
             with spool:
                 self._add(order, arrival, spool)
             accepted.append(talk.site)
@@ -218,15 +222,13 @@ class RemoteEngine:
         most = self.federation.program.rounds.replies(self.federation.population)
         sites = min(most, self._connected(self._link.sites))
 
+        model = Model(self.federation, one.version, order.vector, order.difference)
+
         def ask(talk: Talk) -> None:
             durable = self._answered.durable(one.site, self._durable())
-            header = {
-                **self._order_header(order, talk, sites, durable),
-                "vector": self._send_model(talk, one.version, messages.pack([order.vector])),
-                "attempt": number,
-                "mark": 0,
-            }
-            one.reply, one.spool = self._fetch_reply(order, one.client, talk, header)
+            told = self._order_header(order, talk, sites, durable)
+            answer = self._asked(talk, model, "train", {**told, "attempt": number, "mark": 0})
+            one.reply, one.spool = self._fetch_reply(order, one.client, talk, answer)
 
         stopped, deadline = one.stopped.is_set, self._deadline()
         one.cause = self._converse([one.site], ask, deadline, stopped).get(one.site, "")
@@ -261,11 +263,10 @@ class RemoteEngine:
         }
 
     def _fetch_reply(
-        self, order: Order, client: int, talk: Talk, header: dict[str, object]
+        self, order: Order, client: int, talk: Talk, answer: dict[str, Any]
     ) -> tuple[Accepted, IO[bytes]]:
-        """Make a site train; returns what is known of its reply, and a file of the vectors."""
-        answer = talk.finish("train", header)
-        self._held[talk.site] = order.round - 1
+        """Fetch the reply of a site that has trained: what is known of it, and a file of the
+        vectors."""
         arrival = self._checked_reply(client, talk.site, order.round, answer)
         with contextlib.ExitStack() as failing:
             spool = failing.enter_context(tempfile.TemporaryFile(prefix="fedsight-"))
@@ -281,7 +282,13 @@ class RemoteEngine:
                 raise Silent(f"site '{reply.site}' has left")
             self._proven |= replies.add(self.federation, self._total, spool, reply, order, factor)
 
-    def measure(self, vector: Tensor, round: int, validation: bool = False) -> list[Metrics]:
+    def measure(
+        self,
+        vector: Tensor,
+        round: int,
+        validation: bool = False,
+        difference: Tensor | None = None,
+    ) -> list[Metrics]:
         """The sums of each view, summed whole by one site; empty for a view that was not measured.
 
         A site's own view is measured by that site; the common test part of a public sample by one
@@ -291,7 +298,7 @@ class RemoteEngine:
         Raises SiteError when no site is left to ask, but not when sites withhold their figures:
         `withheld` then says why.
         """
-        data = messages.pack([vector])
+        model = Model(self.federation, round, vector, difference)
         views, number = self.federation.views, 0
         done: dict[int, Metrics] = {}
         # This round's replies already count: the personal parts that they left are measured.
@@ -304,16 +311,14 @@ class RemoteEngine:
 
         def one(talk: Talk, view: int) -> None:
             header = {
-                "vector": self._send_model(talk, round, data),
                 "round": round,
                 "attempt": number,
                 "accepted": accepted.get(talk.site, 0),
             }
             limits = messages.HEADER.with_sums(self._figures.shapes, 1)
-            answer = talk.finish("measure", header, limits=limits)
-            if self.federation.program.rounds.ema is None:
-                self._held[talk.site] = round
-            else:  # what was measured is not what the next round trains from
+            answer = self._asked(talk, model, "measure", header, limits)
+            if self.federation.program.rounds.ema is not None:
+                # What was measured is not what the next round trains from.
                 self._held.pop(talk.site, None)
             with self._lock:
                 if "withheld" in answer:
@@ -429,9 +434,24 @@ class RemoteEngine:
     def _why_absent(self, site: str) -> str:
         return self.absent.get(site, f"site '{site}' is not connected")
 
-    def _send_model(self, talk: Talk, round: int, data: memoryview) -> int:
-        """Send the model after `round`; returns its mark, or 0 if the site already holds it."""
-        return 0 if self._held.get(talk.site) == round else talk.send("vector", data)
+    def _asked(
+        self,
+        talk: Talk,
+        model: Model,
+        kind: str,
+        header: Mapping[str, object],
+        limits: messages.HeaderLimits = messages.HEADER,
+    ) -> dict[str, Any]:
+        """Have a site finish what it is to do with `model`, of which it is sent what it lacks."""
+        sent = model.send(talk, self._held.get(talk.site))
+        answer = talk.finish(kind, {**header, **sent}, limits=limits)
+        if not sent["vector"] and answer.get("missing") is True:
+            sent = model.send_whole(talk)
+            answer = talk.finish(kind, {**header, **sent}, limits=limits)
+        if sent["vector"]:
+            self._whole.add(talk.site)
+        self._held[talk.site] = model.round
+        return answer
 
     def _checked_reply(
         self, client: int, site: str, round: int, answer: dict[str, Any]

@@ -1,0 +1,87 @@
+"""What goes from the coordinator to the sites in a round: whole vectors, or encoded differences."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from fedsight.coordinator.session import Session
+from fedsight.core.errors import FedSightError
+from fedsight.core.rng import derive
+from fedsight.core.types import Order
+from fedsight.engines.base import Outcome
+from fedsight.engines.protected import is_rebuilt
+from fedsight.program.coding import difference_of
+
+if TYPE_CHECKING:
+    from fedsight.coordinator.store import Checkpoint
+    from fedsight.coordinator.turns import Turn
+
+
+@dataclass(frozen=True)
+class Held:
+    """What sites train from next, where they are sent differences.
+
+    `message` [uint8] makes `vector` [travelling] of the last order's vector, which the sites named
+    in `sites` have; others need it whole. Before the first round there is no message.
+    """
+
+    vector: Tensor
+    message: Tensor | None = None
+    sites: Collection[str] = ()
+
+
+class Downlink:
+    """Makes the orders of a session, and counts their bytes.
+
+    The coordinator keeps its own model, and steps on from that. The sites have a decoded one, and
+    that is the run's model: it is measured and delivered.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._difference = difference_of(session.program, session.layout)
+
+    def order(self, now: Checkpoint, round: int) -> Order:
+        """The order of `round`, the one after `now`."""
+        shared = self._session.program.shared(now.state)
+        if now.held is None:
+            return Order(round, now.vector, shared)
+        return Order(round, now.held.vector, shared, now.held.message)
+
+    def after(self, now: Checkpoint, vector: Tensor, outcome: Outcome, round: int) -> Held | None:
+        """What sites train from after `round`, in which they trained from what `now` says and the
+        coordinator's model became `vector`. Raises FedSightError if it cannot be encoded."""
+        if self._difference is None:
+            return None
+        base = now.vector if now.held is None else now.held.vector
+        try:
+            # The sites need the random bits too; nothing that they hide is in the model.
+            key = derive(self._session.program.train_seed, "round", round, "codec.down")
+            message = self._difference.encode(base, vector, key)
+        except ValueError as error:
+            raise FedSightError(
+                f"the model after round {round} cannot be encoded: {error}",
+                "choose other codec.down.steps, or lower the learning rates",
+            ) from None
+        reached = self._difference.decode(base, message)
+        return Held(reached, message, tuple(sorted(one.site for one in outcome.accepted)))
+
+    def bytes(self, now: Checkpoint, order: Order, turn: Turn, outcome: Outcome) -> int:
+        """Bytes of all orders of a round: the message for sites whose last reply counted, nothing
+        for what sites build themselves, a whole vector for all others and those that lacked what
+        they were expected to have; and the algorithm's other vectors, as they are."""
+        others = turn.orders * 4 * sum(value.numel() for value in order.shared.values())
+        whole = 4 * len(order.vector)
+        name = self._session.federation.name
+        asked = {*map(name, turn.clients), *turn.lost}
+        lacking = len(outcome.whole & asked)
+        if is_rebuilt(self._session.federation, now.round, order.vector):
+            return others + lacking * whole
+        if now.held is None or now.held.message is None:
+            return others + turn.orders * whole
+        have = len((asked & set(now.held.sites)) - outcome.whole)
+        return others + have * len(now.held.message) + (turn.orders - have) * whole

@@ -1,0 +1,51 @@
+"""A model on its way to sites on other machines: only what each of them lacks is sent."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from torch import Tensor
+
+from fedsight.core.types import Order
+from fedsight.engines.protected import is_rebuilt, order_digest
+from fedsight.engines.remote import messages
+from fedsight.engines.remote.conversation import Talk
+from fedsight.program.federation import Federation
+
+
+def digest_of(vector: Tensor) -> str:
+    """The SHA-256 by which coordinator and site know that they mean the same vector."""
+    return order_digest(Order(0, vector))
+
+
+class Model:
+    """The model after `round`, and the `difference` that makes it of the one before."""
+
+    def __init__(
+        self, federation: Federation, round: int, vector: Tensor, difference: Tensor | None
+    ) -> None:
+        self.round = round
+        self.rebuilt = is_rebuilt(federation, round, vector)
+        self._vector, self._difference = vector, difference
+
+    @cached_property
+    def _fields(self) -> dict[str, object]:
+        return {"vector": 0, "difference": 0, "model": digest_of(self._vector)}
+
+    @cached_property
+    def _whole(self) -> memoryview:
+        return messages.pack([self._vector])
+
+    def send(self, talk: Talk, held: int | None) -> dict[str, object]:
+        """Send what a site that holds the model after round `held` lacks; the fields of a question
+        that say what it was sent."""
+        if held == self.round or (held is None and self.rebuilt):
+            return self._fields
+        if self._difference is not None and held == self.round - 1:
+            sent = messages.pack([self._difference])
+            return {**self._fields, "difference": talk.send("difference", sent)}
+        return self.send_whole(talk)
+
+    def send_whole(self, talk: Talk) -> dict[str, object]:
+        """Send all of it."""
+        return {**self._fields, "vector": talk.send("vector", self._whole)}
