@@ -194,7 +194,7 @@ def _strings(node: ast.AST) -> Iterator[ast.expr]:
     if not isinstance(node, ast.Call):
         return
     name = _called(node.func)
-    if (name.endswith("Error") and name not in NOT_SHOWN) or name in ("Interrupted", *SAYING):
+    if (name.endswith("Error") and name not in NOT_SHOWN) or name in ("Interrupted", "Paused", *SAYING):
         yield from node.args
     elif name in ("Problem", "_problem"):
         yield from node.args[1:]

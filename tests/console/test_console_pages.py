@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,32 @@ def test_a_run_before_its_first_round_or_with_a_torn_line_has_a_page(
     assert client.get("/report/first").code == 409  # there is nothing to report yet, it says
 
 
+@pytest.mark.parametrize(
+    "live",
+    [
+        {"asked": 3}, {"asked": "three", "answered": 1}, {"refused": []}, {"waiting": "all"},
+        {"phase": "baselines", "baselines": [1]}, {"phase": "baselines", "baselines": 7},
+    ],
+)  # fmt: skip
+def test_a_notice_that_no_run_writes_is_not_shown(
+    client: Client, make_run: Make, live: dict[str, Any]
+) -> None:
+    folder = make_run("first")
+    (folder / LIVE).write_text(json.dumps(live))
+    with held(folder):
+        assert client.get("/run/first").code == 200
+
+
+def test_names_that_are_not_unicode_have_pages_too(client: Client, make_run: Make) -> None:
+    make_run("first", algorithm="a\ud800b")
+    odd = os.fsdecode(b"odd-\xff")
+    make_run(odd, name="odd")
+    assert client.get("/run/first").code == 200
+    page = client.get("/").text
+    assert "odd-" in page
+    assert client.get("/run/odd-%3F").code == 200
+
+
 def test_the_browsers_language_is_followed_and_can_be_changed(
     client: Client, make_run: Make
 ) -> None:
@@ -113,6 +140,10 @@ def test_a_page_that_is_not_there_says_so(client: Client) -> None:
         ({"config": "--help"}, "no file"),
         ({"example": "fashion", "changes": "--out=/etc"}, "is not a setting"),
         ({"example": "fashion", "changes": "train.lr"}, "is not a setting"),
+        ({"example": "fashion", "changes": "name=a\0b"}, "is not a setting"),
+        ({"config": "x" * 5000}, "no file"),
+        ({"config": "a\0b"}, "no file"),
+        ({str(number): "x" for number in range(30)}, "expected either an example or a file"),
         ({"example": "fashion", "command": "resume"}, "does not train"),
     ],
 )
@@ -122,7 +153,7 @@ def test_a_form_that_cannot_be_run_says_what_is_wrong_and_keeps_what_was_typed(
     answer = client.post("/new", form)
     assert answer.code == 422
     assert said in answer.text
-    assert form.get("changes", "") in answer.text
+    assert form.get("changes", "").replace("\0", "\ufffd") in answer.text.replace("\0", "\ufffd")
     assert client.console.queue.jobs() == []
 
 

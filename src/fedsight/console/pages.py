@@ -27,7 +27,7 @@ from fedsight.report import phrases, view, words
 from fedsight.report.bilingual import TAGS
 from fedsight.report.figures import chapter_plots
 from fedsight.report.read import read
-from fedsight.runs.listing import Listed, control, listed, state_words
+from fedsight.runs.listing import Listed, control, folders, listed, look, state_words
 
 CHOICE = "fedsight_language"  # the cookie that holds a browser's language
 YEAR = 365 * 24 * 3600  # seconds
@@ -82,17 +82,22 @@ class Console:
         """A page, or only its live part if the browser's script asks for that."""
         part = "fragment" in request.query_params
         values |= {"console": self, "base": self.base, "language": current_language(), "part": part}
-        return HTMLResponse(self.templates.get_template(template).render(values), code)
+        page = self.templates.get_template(template).render(values)
+        return HTMLResponse(page.encode("utf-8", "replace"), code)
 
     def run(self, name: str) -> Listed | None:
         """The run of this name, which is its folder's path below that of the runs; None if there
         is none. Names are looked up, never made into paths."""
-        folders = {str(one.folder.relative_to(self.root)): one for one in listed(self.root)}
-        return folders.get(name)
+        known = {self._name(folder): folder for folder in folders(self.root)}
+        return look(known[name]) if name in known else None
 
     def name(self, run: Listed) -> str:
         """The name of a run in addresses."""
-        return str(run.folder.relative_to(self.root))
+        return self._name(run.folder)
+
+    def _name(self, folder: Path) -> str:
+        """A folder's path below that of the runs, whatever bytes it has."""
+        return str(folder.relative_to(self.root)).encode("utf-8", "replace").decode()
 
 
 def told(handler: Handler) -> Callable[[Request], Response]:
@@ -223,7 +228,7 @@ async def login(request: Request) -> Response:
 
 
 def choose_language(console: Console, request: Request) -> Response:
-    """Keep the language that the browser's user chose, and go back to the page."""
+    """Keep the language that the browser's user chose, and go to the list of runs."""
     answer = RedirectResponse(f"{console.base}/", 303)
     if (language := request.path_params["language"]) in LANGUAGES:
         answer.set_cookie(CHOICE, language, max_age=YEAR, samesite="strict", path=console.base)
@@ -237,9 +242,13 @@ async def events(request: Request) -> Response:
 
 
 async def _form(request: Request) -> Mapping[str, str]:
-    """The fields of a form, the last value of each."""
+    """The fields of a form, the last value of each; none, if it is not one of ours."""
     body = (await request.body()).decode("utf-8", "replace")
-    return {key: values[-1] for key, values in parse_qs(body, max_num_fields=20).items()}
+    try:
+        found = parse_qs(body, max_num_fields=20)
+    except ValueError:
+        return {}
+    return {key: values[-1] for key, values in found.items()}
 
 
 def _missing(console: Console, request: Request) -> Response:

@@ -55,6 +55,7 @@ class Queue:
 
     def __init__(self, root: Path, side_by_side: int = 1) -> None:
         """Raises StoreError if another console serves the same folder."""
+        root = root.resolve()  # what waits is started from wherever the next console is
         self._root, self._place, self._most = root, root / PLACE, side_by_side
         refuse_links(root, PLACE)
         make_folder(self._place)
@@ -62,9 +63,8 @@ class Queue:
         taken = StoreError(
             f"another console serves {root}", "use that one, or give another folder with --runs"
         )
-        self._held = locks.hold(self._place / ".lock", 0.0, taken)
-        known = _read(self._place / FILE, self._key)
-        self._jobs = [job for job in known if job.state != "running"]
+        self._held = locks.hold(self._place / ".lock", locks.GLANCE, taken)
+        self._jobs = _read(self._place / FILE, self._key)
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._lock, self._over = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="queue", daemon=True)
@@ -101,7 +101,7 @@ class Queue:
         if look(folder).state in ("running", "finished"):
             cause = f"the run in {folder} is {look(folder).state}"
             raise StoreError(cause, "only a run that has ended before its last round is resumed")
-        return self._add(("resume", "--", str(folder)), folder)
+        return self._add(("resume", "--", str(folder.resolve())), folder)
 
     def withdraw(self, id: str) -> None:
         """Take an entry away that waits, or has ended; StoreError if it is not there any more."""
@@ -117,7 +117,8 @@ class Queue:
             (self._root / found.folder).rmdir()
 
     def _add(self, arguments: tuple[str, ...], folder: Path) -> Job:
-        job = Job(secrets.token_hex(8), arguments, str(folder.relative_to(self._root)))
+        place = folder.resolve().relative_to(self._root)
+        job = Job(secrets.token_hex(8), arguments, str(place))
         with self._lock:
             # One that has begun may have paused, and its process be about to end.
             if any(one.folder == job.folder and one.state == "waiting" for one in self._jobs):
@@ -142,7 +143,8 @@ class Queue:
 
     def _started(self, job: Job) -> Job:
         """The entry once its process runs."""
-        command = [sys.executable, "-m", "fedsight", *job.arguments]
+        # Safe path: else a module in the working folder would be taken for one of ours.
+        command = [sys.executable, "-P", "-m", "fedsight", *job.arguments]
         try:
             with (self._place / f"{job.id}.log").open("wb") as log:
                 self._processes[job.id] = subprocess.Popen(
@@ -153,14 +155,16 @@ class Queue:
                     start_new_session=True,  # it does not end with the console's terminal
                     env={**os.environ, "PYTHONUNBUFFERED": "1"},
                 )
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return replace(job, state="ended", code=1, said=str(error))
         return replace(job, state="running")
 
     def _looked(self, job: Job) -> Job:
         """The entry as it is now."""
         if job.id not in self._processes:
-            return job
+            # An earlier console started it: nobody will hear how its process ended.
+            over = job.state == "running" and look(self._root / job.folder).state != "running"
+            return replace(job, state="ended", code=0) if over else job
         if (code := self._processes[job.id].poll()) is None:
             return job
         del self._processes[job.id]
@@ -180,7 +184,8 @@ class Queue:
             if job.state != "ended" or job.code not in WELL:
                 kept.append(job)
             else:
-                (self._place / f"{job.id}.log").unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    (self._place / f"{job.id}.log").unlink(missing_ok=True)
         ended = [job for job in kept if job.state == "ended"]
         return [job for job in kept if job not in ended[:-KEPT]]
 

@@ -13,7 +13,7 @@ from fedsight.core.errors import ConfigError, Problem
 EXAMPLES = tuple(
     sorted(path.stem for path in (Path(__file__).parents[1] / "program/examples").glob("*.toml"))
 )
-CHANGE = re.compile(r"\w[\w.\-]*=.*")
+CHANGE = re.compile(r"\w[\w.\-]*=[^\x00-\x1f]*")
 
 
 def started(queue: Queue, given: Mapping[str, str], federation: Any) -> Job:
@@ -31,7 +31,7 @@ def started(queue: Queue, given: Mapping[str, str], federation: Any) -> Job:
     if example and example not in EXAMPLES:
         cause = f"there is no example {example!r}"
         problems.append(Problem("example", cause, "choose one of the list"))
-    if config and not Path(config).is_file():
+    if config and not _is_file(config):
         cause = f"there is no file {Path(config).absolute()}"
         problems.append(Problem("config", cause, "give the path of a TOML file on this machine"))
     changes = [line.strip() for line in given.get("changes", "").splitlines() if line.strip()]
@@ -49,7 +49,14 @@ def started(queue: Queue, given: Mapping[str, str], federation: Any) -> Job:
         raise ConfigError(problems)
     options = [f"--set={line}" for line in changes]
     options += ["--federation", str(federation.folder)] if federation is not None else []
-    options += ["--example", example] if example else ["--", config]
+    options += ["--example", example] if example else ["--", str(Path(config).absolute())]
     return queue.begin(
         "compare" if command == "compare" else "run", options, example or Path(config).stem
     )
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):  # longer than a path can be, or with characters that none has
+        return False

@@ -48,7 +48,7 @@ def claimed(folder: Path) -> Iterator[None]:
         "wait until it ends, or choose another --out",
     )
     try:
-        file = locks.hold(lock, 0.0, refusal)
+        file = locks.hold(lock, locks.GLANCE, refusal)
     except OSError as error:
         raise StoreError(
             f"cannot write in {folder}: {error.strerror or error}", "choose another --out"

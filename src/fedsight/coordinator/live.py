@@ -103,8 +103,15 @@ class Live(Callback):
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Keep the file while the block runs, and note how it ends if it does not end well."""
-        answered(self._folder)  # whatever was asked of an earlier process
         self.begin()
+        with self.ending():
+            yield
+
+    @contextlib.contextmanager
+    def ending(self) -> Iterator[None]:
+        """Note how the block ends, if it does not end well. Whatever was asked of an earlier
+        process is forgotten."""
+        answered(self._folder)
         try:
             yield
         except Interrupted as error:

@@ -11,6 +11,7 @@ from typing import IO
 from fedsight.core.errors import FedSightError
 
 RETRY_INTERVAL = 0.2  # seconds
+GLANCE = 0.5  # seconds: longer than `held` takes to look, which may be just then
 
 
 def hold(path: Path, patience: float, refusal: FedSightError) -> IO[bytes]:

@@ -228,7 +228,7 @@ class _Recorder(Callback):
             self.store.append_history(event.line)
             if event.checkpoint.round < event.line["round"]:  # the closing: training can go on
                 return
-            self.pausing = not event.last and asked(self.store.folder) == "pause"
+            self.pausing = asked(self.store.folder) == "pause"
             if event.last or self.pausing or event.checkpoint.round % self.every == 0:
                 self.store.save_checkpoint(event.checkpoint)
 

@@ -95,7 +95,7 @@ def look(folder: Path) -> Listed:
         asked=asked(folder) if state == "running" else None,
         cause=str(ended.get("cause") or ""),
         cure=str(ended.get("cure") or ""),
-        live=live if state == "running" else {},
+        live=_sound(live) if state == "running" else {},
     )
 
 
@@ -146,9 +146,6 @@ def _state(
         return "running", {}
     if summary:
         return "finished", {}
-    if job.get("state") == "failed":
-        paused = job.get("family") == "Paused"
-        return ("paused", {}) if paused else ("failed", job)
     ended = live.get("ended")
     ended = ended if isinstance(ended, Mapping) else {}
     match ended.get("how"):
@@ -158,7 +155,27 @@ def _state(
             return "stopped", {}
         case "failed":
             return "failed", ended
+    if job.get("state") == "failed":  # the process that carries the run from job to job is gone
+        return ("paused", {}) if job.get("family") == "Paused" else ("failed", job)
     return "interrupted", {}
+
+
+def _sound(live: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says that it does; nothing, if that is not as a run says it."""
+    counts = [live.get(key, 0) for key in ("process", "round", "rounds", "asked", "answered")]
+    baselines, waiting = live.get("baselines", [0, 0]), live.get("waiting", [])
+    refused = live.get("refused", {})
+    fits = (
+        all(_count(count) is not None for count in counts)
+        and isinstance(waiting, list)
+        and all(isinstance(site, str) for site in waiting)
+        and isinstance(refused, dict)
+        and all(isinstance(why, str) for why in refused.values())
+        and isinstance(baselines, list)
+        and [_count(count) is not None for count in baselines] == [True, True]
+        and ("asked" in live) == ("answered" in live)
+    )
+    return dict(live) if fits else {}
 
 
 def _history(folder: Path) -> list[dict[str, Any]]:

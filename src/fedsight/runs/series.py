@@ -10,7 +10,7 @@ from typing import Any
 from fedsight.coordinator.callbacks import Callback
 from fedsight.coordinator.folders import LOCK, claimed
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import ConfigError, Interrupted, Problem, StoreError
+from fedsight.core.errors import ConfigError, Interrupted, Paused, Problem, StoreError
 from fedsight.core.files import refuse_links, remove
 from fedsight.evaluation.conclusion import Command
 from fedsight.evaluation.shared import FILE as POOLED
@@ -145,11 +145,15 @@ def _repeat(series: SeriesPlan, attend: Attend) -> dict[str, Any]:
             say(f"seed {seed} ({number} of {total})")
             try:
                 attend(folder, _work(series, program, folder))
-            except (Interrupted, KeyboardInterrupt):
-                left = len(series.missing)
+            except (Interrupted, KeyboardInterrupt) as end:
+                done = total - len(series.missing)
+                cure = f"continue with: fedsight resume {series.folder}"
+                if isinstance(end, Paused):
+                    raise Paused(
+                        f"paused, as asked; {done} of {total} seeds are finished", cure
+                    ) from None
                 raise Interrupted(
-                    f"stopped by Ctrl-C; {total - left} of {total} seeds are finished",
-                    f"continue with: fedsight resume {series.folder}",
+                    f"stopped; {done} of {total} seeds are finished", cure
                 ) from None
         refuse_changed(series.folders[0], folder)
     found = _facts(series) | together(_repeats(series), _once(series))

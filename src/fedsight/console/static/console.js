@@ -27,7 +27,8 @@ async function refresh() {
         location.assign(`${document.body.dataset.base}/session`);
         return;
       }
-      if (answer.ok) replace(await answer.text());
+      if (!answer.ok) throw new Error(answer.statusText);
+      replace(await answer.text());
     } while (again);
     lost.hidden = true;
   } catch {

@@ -21,6 +21,7 @@ from typing import Any
 from fedsight.coordinator.asked import answered, asked
 from fedsight.coordinator.callbacks import Callback, RoundEnded, RunBegan, RunEnded, notify
 from fedsight.coordinator.folders import CARRIED, LOCK
+from fedsight.coordinator.live import Live
 from fedsight.coordinator.store import RunStore
 from fedsight.core import errors, locks
 from fedsight.core.errors import (
@@ -87,19 +88,20 @@ def resume(
     """
     program, _ = store.program()
     scheduler = RunScheduler(federation, program, store, callbacks, notify)
-    try:
-        with locks.hold(store.folder / CARRIED, 0.0, _carried(store.folder)):
-            answered(store.folder)  # whatever was asked of an earlier process
-            return scheduler.run()
-    except KeyboardInterrupt:
+    carried = locks.hold(store.folder / CARRIED, locks.GLANCE, _carried(store.folder))
+    # The coordinator of a job says what it does, and this process how the run ended.
+    with carried, Live(store.folder, stops=False).ending():
         try:
-            scheduler.abort()
-        except DeployError as error:
-            notify(error.cause)
-        raise Interrupted(
-            f"stopped; the last checkpoint in {store.folder} is complete",
-            f"continue with: fedsight resume {store.folder}",
-        ) from None
+            return scheduler.run()
+        except KeyboardInterrupt:
+            try:
+                scheduler.abort()
+            except DeployError as error:
+                notify(error.cause)
+            raise Interrupted(
+                f"stopped; the last checkpoint in {store.folder} is complete",
+                f"continue with: fedsight resume {store.folder}",
+            ) from None
 
 
 class RunScheduler:

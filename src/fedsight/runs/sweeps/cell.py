@@ -70,12 +70,15 @@ def run_cell(setup: Setup, pipe: Connection) -> None:
     """Start or resume the run of a cell; ends early, at a checkpoint, when the pipe is closed."""
     share_server()
     torch.set_num_threads(setup.threads)
+    unheard = threading.Event()
     try:
-        with _interruptible(pipe):
+        with _interruptible(pipe, unheard):
             _await_leave(setup.folder)
             summary = _run(setup, [_Teller(pipe)])
     except (Interrupted, KeyboardInterrupt):
-        return  # nobody listens any more
+        if unheard.is_set():
+            return  # nobody listens any more
+        raise  # this run alone was asked to pause or to stop
     pipe.send(Finished(summary))
 
 
@@ -94,8 +97,9 @@ def _await_leave(folder: Path) -> None:
 
 
 @contextmanager
-def _interruptible(pipe: Connection) -> Iterator[None]:
-    """Meanwhile, the end of the pipe interrupts the main thread as Ctrl-C would, once.
+def _interruptible(pipe: Connection, unheard: threading.Event) -> Iterator[None]:
+    """Meanwhile, the end of the pipe interrupts the main thread as Ctrl-C would, once, and sets
+    `unheard`.
 
     The pipe ends when the sweep closes it, and also when the sweep was killed.
     """
@@ -104,6 +108,7 @@ def _interruptible(pipe: Connection) -> Iterator[None]:
     def interrupt(number: int, frame: object) -> None:
         if not over.is_set():
             over.set()
+            unheard.set()
             raise KeyboardInterrupt
 
     def watch() -> None:
