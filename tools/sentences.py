@@ -22,6 +22,7 @@ ROOM = Path(__file__).parents[1] / "src" / "fedsight"
 Key = tuple[str, ...]  # a sentence, or a sentence for one and a sentence for many
 MESSAGES = {"message": 1, "plural": 2}  # function -> how many of its first arguments are sentences
 HEADINGS = ("make_table",)  # functions that take headings
+ENDINGS = ("Interrupted", "Paused")  # errors whose names do not say that they are
 SAYING = ("say", "_say", "notify", "_notify", "progress")  # functions that take a line to be shown
 NOT_SHOWN = ("AssertionError", "AttributeError", "KeyError", "NotImplementedError", "OSError")
 TITLES = ("headline_title",)  # class variables that hold a title
@@ -194,7 +195,7 @@ def _strings(node: ast.AST) -> Iterator[ast.expr]:
     if not isinstance(node, ast.Call):
         return
     name = _called(node.func)
-    if (name.endswith("Error") and name not in NOT_SHOWN) or name in ("Interrupted", "Paused", *SAYING):
+    if (name.endswith("Error") and name not in NOT_SHOWN) or name in (*ENDINGS, *SAYING):
         yield from node.args
     elif name in ("Problem", "_problem"):
         yield from node.args[1:]
