@@ -24,6 +24,7 @@ from fedsight.coordinator.loop import run
 from fedsight.coordinator.session import Session
 from fedsight.coordinator.store import RunStore
 from fedsight.engines.in_process import InProcessEngine
+from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.models import digest_of
 from fedsight.engines.workers import WorkerEngine
@@ -188,6 +189,8 @@ class Line:
             self.sent[name] = self.sent.get(name, 0) + len(body)
             if name == "difference" and site == "north" and self.damaged:
                 header, body = self._damage(dict(header), body)
+            elif name == "vector" and self.other_model:
+                body = self.other_model
         answer = self.link.ask(site, kind, header, body, timeout)
         if kind in ("piece", "train", "measure"):
             self.said.append(str(answer[0]))
@@ -204,6 +207,22 @@ class Line:
         return header, self.other  # of another model, and whole
 
     other: bytes = b""
+    other_model: bytes = b""  # that comes in the place of a whole one
+
+
+def test_a_whole_model_that_is_not_the_one_named_is_refused(
+    places: Places, site_images: Path
+) -> None:
+    rounds = {"rounds": 2, "evaluate_every": 2, "quorum": 2}
+    program = site_services.program(site_images, codec=TWO_BITS, rounds=rounds)
+    federation, link = places.meet(program)
+    held = federation.initial[federation.layout.travelling]
+    line = Line(link, "altered", other_model=bytes(messages.pack([held + 1])))
+    diary = federations.Diary()
+    site_services.learn(federation, line, diary)
+    assert diary.lines[0]["sites"] == ["north", "south", "west"]
+    assert diary.lines[1]["sites"] == ["south", "west"]
+    assert "not the one that was named" in diary.lines[1]["rejected"]["north"]
 
 
 def test_what_is_counted_is_what_crosses_the_line(places: Places, site_images: Path) -> None:
@@ -220,8 +239,8 @@ def test_what_is_counted_is_what_crosses_the_line(places: Places, site_images: P
 @pytest.mark.parametrize(
     ("damaged", "said"),
     [
-        ("altered", "checksum is wrong"),
-        ("cut off", "bytes, not"),
+        ("altered", "missing"),
+        ("cut off", "missing"),
         ("forged length", "does not fit"),
         ("forged", "missing"),
     ],
@@ -231,8 +250,11 @@ def test_a_site_uses_no_message_but_the_right_one(
 ) -> None:
     """It refuses what was damaged, and does not train from what was forged: it asks for all of the
     model, and the run ends with the same bits. The bytes that this takes are counted."""
+    # A piece that claims too much is refused before anything of it is kept, and the site is asked
+    # again; everything else costs no second attempt.
+    quorum = {} if damaged == "forged length" else {"quorum": 2}
     program = site_services.program(
-        site_images, codec=TWO_BITS, rounds={"rounds": 2, "evaluate_every": 2}
+        site_images, codec=TWO_BITS, rounds={"rounds": 2, "evaluate_every": 2, **quorum}
     )
     federation, link = places.meet(program)
     expected, sound = trained(federations.federate(program))

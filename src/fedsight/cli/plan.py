@@ -117,6 +117,16 @@ def _choose(best: Transfers | None, found: list[Transfers], limit: float) -> Non
 
     if best is None:
         fastest = min(found, key=lambda one: one.seconds)
+        if fastest is found[0]:
+            echo(
+                message(
+                    "No codec does it in {limit}: the config's own takes {time}. Train fewer "
+                    "rounds, or a smaller part of the model.",
+                    limit=str(duration(limit)),
+                    time=str(duration(fastest.seconds)),
+                )
+            )
+            return
         echo(
             message(
                 "No codec does it in {limit}: {name} takes {time}. Train fewer rounds, or a "
@@ -130,5 +140,12 @@ def _choose(best: Transfers | None, found: list[Transfers], limit: float) -> Non
         echo(message("The config meets the deadline as it is."))
     else:
         echo(message("{name} meets the deadline. Write into the config:", name=best.name))
-        lines = {"codec": dict(best.codec)} | ({"secure": best.secure} if best.secure else {})
-        echo(tomli_w.dumps(lines))
+        echo(tomli_w.dumps({"codec": dict(best.codec)}))
+        if best.secure:
+            echo(
+                message(
+                    "And in [secure] set bits = {bits}, and clip to a little more than the largest "
+                    "value of an update: with few bits, a clip that is much larger drowns it.",
+                    bits=best.secure["bits"],
+                )
+            )

@@ -1,11 +1,13 @@
-"""What fails in training, in words: memory that ran out, a device that is gone, a loss."""
+"""What fails in training, in words: memory that ran out, a device that is gone, a loss; and what is
+left of statistics when single images fail."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
+from torch import Tensor
 
 from fedsight.core.devices import is_gone, ran_out
 from fedsight.core.errors import EngineError, SiteError
@@ -113,3 +115,15 @@ def diverged(site: str, round: int) -> SiteError:
         "its training diverged or its data are broken: lower train.lr, set train.clip or "
         "look at its images; with rounds.quorum a run goes on without such replies",
     )
+
+
+def add_image(found: dict[str, Tensor], one: Mapping[str, Tensor], row: Tensor | None) -> None:
+    """Add the statistics of one image to those of a site; where images have a row each, put its own
+    in `row` [1], and take what is the same for all images as it is."""
+    for part, value in one.items():
+        if row is None:
+            found[part] += value
+        elif len(found[part]) > 1:
+            found[part][row] = value
+        else:
+            found[part].copy_(value)

@@ -434,7 +434,7 @@ class Client(BoundModel):
         for position in every.split(1):
             try:
                 one = algorithm.statistics(network, classes, [read(position)])
-                found = {part: value + one[part] for part, value in found.items()}
+                failures.add_image(found, one, position if algorithm.on_public else None)
             except Exception as error:
                 if not failed:
                     log.warning("an image adds nothing to a round's sums", exc_info=error)

@@ -26,7 +26,7 @@ class Held:
     """What sites train from next, where they are sent differences.
 
     `message` [uint8] makes `vector` [travelling] of the last order's vector, which the sites named
-    in `sites` have; others need it whole. Before the first round there is no message.
+    in `sites` have; others need it whole.
     """
 
     vector: Tensor

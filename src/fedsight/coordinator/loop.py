@@ -199,7 +199,8 @@ class _Loop:
             for version, clients in sorted(turn.earlier.items())
         ]
         name = self._session.federation.name
-        asked = [*turn.clients, *(client for one in earlier for client in one.clients)]
+        fresh = turn.clients if turn.buffer is None else turn.clients[: turn.buffer.most]
+        asked = [*fresh, *(client for one in earlier for client in one.clients)]
         notify(self._callbacks, RoundBegan(order.round, [name(client) for client in asked]))
         # While the cohort trains, the previous round is reported to the callbacks (which write
         # the checkpoint, for example).

@@ -87,7 +87,7 @@ def problems(program: Program) -> Iterator[Problem]:
         return
     without = "leave out codec.down.steps"
     if not program.algorithm.parts:
-        cause = "the algorithm computes its model at once, and no difference leads there"
+        cause = "the algorithm sends no update of a model, and a difference is to one"
         yield Problem("codec.down.steps", cause, without)
     if rounds.buffered:
         cause = "sites of buffered rounds skip models, and a difference is to the last one"

@@ -125,8 +125,9 @@ def _require_fit(store: RunStore, session: Session, checkpoint: Checkpoint) -> N
     shapes: dict[str, tuple[Tensor | None, Tensor]] = {"the model": (checkpoint.vector, initial)}
     if program.rounds.ema is not None and checkpoint.round:  # there is none before the first
         shapes["the moving average"] = (checkpoint.average, initial)
-    if checkpoint.held is not None:
-        shapes["what sites have"] = (checkpoint.held.vector, initial)
+    if program.codec.down.steps and checkpoint.round:
+        held = checkpoint.held
+        shapes["what sites have"] = (None if held is None else held.vector, initial)
     shapes |= {
         f"the model after round {round}": (value, initial)
         for round, value in checkpoint.earlier.items()

@@ -124,6 +124,7 @@ def _of(
     others = 4 * sum(value.numel() for value in program.shared(state).values())
     whole, down = 4 * layout.travelling.stop, order_bytes(program, layout)
     rebuilt = is_rebuilt(federation, 0, federation.initial[layout.travelling])
+    rebuilt = rebuilt and program.opening() is None  # which changes the model
     first = others + (0 if rebuilt else whole)
     # Where not all sites take part in each round, one or the other has skipped the last.
     slowest = others + (down if program.rounds.cohort is None else whole)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from fedsight.deploy.site.incoming import IncomingVectors, count
 from fedsight.deploy.site.trainer import Opened
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.models import digest_of
+
+log = logging.getLogger(__name__)
 
 # The answer that the model in question is not here, and has to come whole.
 MISSING: dict[str, Any] = {"missing": True, "done": True, "ticket": 0}
@@ -39,21 +42,28 @@ class HeldModel:
         """The model after `round` that a question means, with what came for it; None if it has to
         come whole.
 
-        Raises SiteError for what did not come, or was altered.
+        Raises SiteError for what did not come, or for a whole model that is not the one meant.
         """
         with self._lock:
             if mark := count(fields, "vector"):
                 data = self._incoming.take("vector", mark)
-                self._held = round, messages.unpack(data, {"vector": len(data) // 4})["vector"]
-                return self._held[1]
+                whole = messages.unpack(data, {"vector": len(data) // 4})["vector"]
+                if "model" in fields and digest_of(whole) != str(fields["model"]):
+                    raise SiteError(
+                        f"the model after round {round} that came is not the one that was named",
+                        "the connection or the coordinator corrupts data: try again",
+                    )
+                self._held = round, whole
+                return whole
             if self._held is None:
                 return None
-            due, (held, vector) = str(fields.get("model")), self._held
+            due, (held, found) = str(fields.get("model")), self._held
+            vector: Tensor | None = found
             if held == round - 1 and (mark := count(fields, "difference")):
-                vector = self._moved(vector, round, mark)
+                vector = self._moved(found, round, mark)
             elif held != round:
                 return None
-            if digest_of(vector) != due:
+            if vector is None or digest_of(vector) != due:
                 return None
             self._held = round, vector
             return vector
@@ -63,8 +73,8 @@ class HeldModel:
         with self._lock:
             return self._held[1] if self._held is not None and self._held[0] == round else None
 
-    def _moved(self, vector: Tensor, round: int, mark: int) -> Tensor:
-        """The model after `round`, made of the one before."""
+    def _moved(self, vector: Tensor, round: int, mark: int) -> Tensor | None:
+        """The model after `round`, made of the one before; None if the difference was altered."""
         codec = None if self._found is None else self._found.difference
         data = self._incoming.take("difference", mark)
         try:
@@ -72,8 +82,5 @@ class HeldModel:
                 raise ValueError("this program sends whole models")
             return codec.decode(vector, torch.frombuffer(data, dtype=torch.uint8))
         except ValueError as error:
-            raise SiteError(
-                f"the difference to the model after round {round} cannot be used: {error}",
-                "the connection or the coordinator corrupts data, or it runs another FedSight "
-                "version: try again",
-            ) from None
+            log.warning("the difference to the model after round %d is useless: %s", round, error)
+            return None

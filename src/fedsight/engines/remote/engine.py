@@ -444,12 +444,13 @@ class RemoteEngine:
     ) -> dict[str, Any]:
         """Have a site finish what it is to do with `model`, of which it is sent what it lacks."""
         sent = model.send(talk, self._held.get(talk.site))
+        if sent["vector"]:
+            self._whole.add(talk.site)  # whatever becomes of it
         answer = talk.finish(kind, {**header, **sent}, limits=limits)
         if not sent["vector"] and answer.get("missing") is True:
+            self._whole.add(talk.site)
             sent = model.send_whole(talk)
             answer = talk.finish(kind, {**header, **sent}, limits=limits)
-        if sent["vector"]:
-            self._whole.add(talk.site)
         self._held[talk.site] = model.round
         return answer
 
