@@ -165,6 +165,22 @@ def test_each_site_has_its_own_sets_where_it_has_its_own_model(tmp_path: Path) -
     assert summary["sets"]["guarantee"] == "site"
 
 
+def test_sets_of_different_networks_are_those_of_a_site(tmp_path: Path) -> None:
+    """Of `[[model.groups]]` the common model is no site's, and nothing was measured of it."""
+    network = {"width": 8, "groups": [{"sites": ["site-01"], "width": 4}]}
+    config = write_config(tmp_path, **HELD, model=network)
+    done("run", config, "--workers", "1", "--out", tmp_path / "run")
+    model, image = fedsight.load(tmp_path / "run"), torch.zeros(1, 8, 8)
+    with pytest.raises(DataError, match="each site has a model of its own") as error:
+        model.predict(image, coverage=0.5)
+    assert "name a site with --site" in error.value.cure
+    (plain,) = model.predict(image)
+    assert plain.calibrated is None
+    assert plain.unlike is None
+    (one,) = model.for_site("site-01").predict(image, coverage=0.5)
+    assert one.classes is not None
+
+
 def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
     import shutil
 
