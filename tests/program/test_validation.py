@@ -141,6 +141,17 @@ def test_whole_groups_are_set_aside_and_none_is_also_trained_on() -> None:
         assert "patient 5" not in {groups[place] for one in drawn for place in one.tolist()}
 
 
+def test_a_federation_sets_whole_groups_aside() -> None:
+    program = federations.program(rounds={"validation": 0.3})
+    opened = program.data.open()
+    groups = [f"patient {number % 30}" for number in range(120)]
+    held = federate(program, replace(opened, train=replace(opened.train, groups=groups)))
+    aside = {groups[place] for own in held.aside or () for place in own.tolist()}
+    trained = {groups[p] for site in range(3) for p in held.partition.indices(site).tolist()}
+    assert len(aside) == 9
+    assert not aside & trained
+
+
 def test_images_without_groups_are_drawn_as_where_no_image_has_one() -> None:
     partition = Groups([np.arange(0, 90, 2), np.arange(1, 40, 2)])
     plain = set_aside(partition, 0.3, 5)

@@ -60,7 +60,8 @@ class Trusting:
             )
         if site is not None and delivered and _kind(store, site) != SHARED:
             return cls(
-                why_not=f"site '{site}' got a model of its own, and the sets are the common model's",
+                why_not=f"site '{site}' got a model of its own, and the sets are the common "
+                "model's",
                 cure="leave out --site, or --coverage",
             )
         return cls(found, site)
