@@ -120,8 +120,8 @@ def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
         message(
             "Sets: made to hold the true class of at least {asked} of each site’s {images}, from "
             "its own share of {held} held-out ones. They hold it for {coverage} on average "
-            "over the sites, each in its own mix of classes, with {size} classes; {tested} test {images} "
-            "show it.",
+            "over the sites, each in its own mix of classes, with {size} classes; {tested} test "
+            "{images} show it.",
             **values,
         )
         if found.guarantee == "site"
