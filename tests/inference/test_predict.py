@@ -255,6 +255,23 @@ def test_a_predictions_csv_holds_no_formula(bright: Saved, tmp_path: Path, monke
     assert rows[2]["error"]
 
 
+def test_a_predictions_csv_has_what_the_run_knows_of_its_answers(tmp_path: Path) -> None:
+    known = {"calibrated": 0.5, "unlike": True, "classes": ("a;b", "c")}
+    found = [
+        Prediction(Path("one.png"), Answer("c", 0.75, {}), **known),
+        Prediction(Path("two.png"), Answer("c", 0.75, {}), classes=(), unlike=False),
+        Prediction(Path("three.png"), Answer("c", 0.75, {})),
+    ]
+    write_csv(found, False, tmp_path / "p.csv")
+    with (tmp_path / "p.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["calibrated"], row["unlike"], row["set"]) for row in rows] == [
+        ("0.5", "yes", '["a;b", "c"]'),
+        ("", "no", "[]"),
+        ("", "", ""),
+    ]
+
+
 def test_a_csv_of_boxes_has_a_row_for_each(tmp_path: Path) -> None:
     box = {"label": "cat", "score": 0.75, "box": [-1.5, 2.0, 3.0, 4.0]}
     found = [

@@ -14,11 +14,13 @@ import torch
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import ConfigError
 from fedsight.data.base import ArrayImages, Dataset, Part
+from fedsight.data.partition import Groups
 from fedsight.engines.in_process import InProcessEngine
 from fedsight.evaluation.figures import Evaluator
 from fedsight.program.config import check_elsewhere
 from fedsight.program.federation import federate
 from fedsight.program.program import Speed
+from fedsight.program.validation import set_aside
 from fedsight.runs.lifecycle import Start, start
 
 
@@ -122,3 +124,42 @@ def test_where_nothing_can_be_set_aside_it_is_said() -> None:
     assert caught.value.problems[0].where == "rounds.validation"
     with pytest.raises(ConfigError, match=r"their test images only"):
         check_elsewhere(federations.program(rounds={"validation": 0.1}), Speed(device="cpu"))
+
+
+def test_whole_groups_are_set_aside_and_none_is_also_trained_on() -> None:
+    """Twelve patients of ten images at two sites, one of them at both."""
+    groups = [f"patient {number // 10}" for number in range(120)]
+    partition = Groups([np.arange(55), np.arange(55, 120)])
+    kept, aside = set_aside(partition, 0.2, 3, groups)
+    held = {groups[place] for one in aside for place in one.tolist()}
+    trained = {groups[place] for site in range(2) for place in kept.indices(site).tolist()}
+    assert [len(one) for one in aside] == [10, 10]
+    assert not held & trained
+    assert held | trained == set(groups)
+    for seed in range(20):
+        _, drawn = set_aside(partition, 0.9, seed, groups)
+        assert "patient 5" not in {groups[place] for one in drawn for place in one.tolist()}
+
+
+def test_a_federation_sets_whole_groups_aside() -> None:
+    program = federations.program(rounds={"validation": 0.3})
+    opened = program.data.open()
+    groups = [f"patient {number % 30}" for number in range(120)]
+    held = federate(program, replace(opened, train=replace(opened.train, groups=groups)))
+    aside = {groups[place] for own in held.aside or () for place in own.tolist()}
+    trained = {groups[p] for site in range(3) for p in held.partition.indices(site).tolist()}
+    assert len(aside) == 9
+    assert not aside & trained
+
+
+def test_images_without_groups_are_drawn_as_where_no_image_has_one() -> None:
+    partition = Groups([np.arange(0, 90, 2), np.arange(1, 40, 2)])
+    plain = set_aside(partition, 0.3, 5)
+    alone = set_aside(partition, 0.3, 5, [None] * 90)
+    for one, other in zip(plain[1], alone[1], strict=True):
+        assert np.array_equal(one, other)
+    assert all(np.array_equal(plain[0].indices(at), alone[0].indices(at)) for at in range(2))
+    _, two = set_aside(Groups([np.arange(20)]), 0.1, 0, ["a"] * 5 + ["b"] * 15)
+    assert len(two[0]) in (5, 15)  # at least one group, and not both
+    _, one_group = set_aside(Groups([np.arange(20)]), 0.5, 0, ["a"] * 20)
+    assert not len(one_group[0])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from command_line import done, read, refused, write_config
 from safetensors.torch import load_file
 
 import fedsight
+from fedsight.report.read import read as read_run
+from fedsight.report.trust import lines
 from fedsight.core.errors import DataError, StoreError
+from fedsight.evaluation.trust import measure
 from fedsight.evaluation.trust.saved import SavedTrust, kept
 from fedsight.coordinator.store import RunStore
 
@@ -163,6 +167,57 @@ def test_each_site_has_its_own_sets_where_it_has_its_own_model(tmp_path: Path) -
     (one,) = mine.predict(torch.zeros(1, 8, 8), coverage=0.5)
     assert one.classes is not None
     assert summary["sets"]["guarantee"] == "site"
+
+
+def test_sets_of_different_networks_are_those_of_a_site(tmp_path: Path) -> None:
+    """Of `[[model.groups]]` the common model is no site's, and nothing was measured of it."""
+    network = {"width": 8, "groups": [{"sites": ["site-01"], "width": 4}]}
+    config = write_config(tmp_path, **HELD, model=network)
+    done("run", config, "--workers", "1", "--out", tmp_path / "run")
+    model, image = fedsight.load(tmp_path / "run"), torch.zeros(1, 8, 8)
+    with pytest.raises(DataError, match="each site has a model of its own") as error:
+        model.predict(image, coverage=0.5)
+    assert "name a site with --site" in error.value.cure
+    (plain,) = model.predict(image)
+    assert plain.calibrated is None
+    assert plain.unlike is None
+    (one,) = model.for_site("site-01").predict(image, coverage=0.5)
+    assert one.classes is not None
+
+
+def test_what_few_images_cannot_tell_is_left_as_it_is_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """About ten images for the temperature; and energies that are all at the end of the scale."""
+    monkeypatch.setattr(measure, "energy", lambda logits: torch.ones(len(logits)))
+    config = write_config(
+        tmp_path,
+        rounds={"validation": 0.1},
+        trust={"unlike": "energy", "coverage": 0.6, "false_alarm": 0.2},
+    )
+    done("run", config, "--workers", "1", "--out", tmp_path / "run")
+    summary = read(tmp_path / "run")
+    assert summary["calibration"]["fitted"] < 20
+    assert summary["calibration"]["temperature"] == known(tmp_path / "run").temperature == 1
+    assert summary["calibration"]["ece"] == summary["calibration"]["ece_before"]
+    assert "too few: it needs 20" in summary["calibration"]["reason"]
+    assert "as the scale goes" in summary["ood"]["reason"]
+    assert known(tmp_path / "run").limit is None
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert "The temperature is not fitted" in page
+    assert "as the scale goes" in page
+
+
+def test_the_report_rounds_no_share_up_to_all(run: Path) -> None:
+    found = read_run(run)
+    assert found.summary is not None
+    assert found.summary.sets is not None
+    for guarantee, wanted in (("mixture", "By chance this share varies"), ("site", "over the sites")):
+        sets = found.summary.sets.model_copy(update={"asked": 0.995, "guarantee": guarantee})
+        changed = replace(found, summary=found.summary.model_copy(update={"sets": sets}))
+        told = " ".join(map(str, lines(changed)))
+        assert "99.5" in told
+        assert wanted in told
 
 
 def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:

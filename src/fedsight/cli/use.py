@@ -67,14 +67,15 @@ Abstain = Annotated[
     bool,
     typer.Option(
         "--abstain",
-        help="With --coverage: answer only where the set is a single label.",
+        help="With --coverage: answer only where the set is a single label and the image is not "
+        "unlike those of the training.",
     ),
 ]
 CsvFile = Annotated[
     Path | None,
     typer.Option(
         metavar="FILE",
-        help="Also write path, label, probability (and box) as CSV.",
+        help="Also write path, label, probability (and box, or set and calibration) as CSV.",
         show_default=False,
     ),
 ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from fedsight.core.files import make_folder, write_atomically
 from fedsight.inference.predict import Prediction
 
-COLUMNS = ("path", "line", "label", "probability", "sure", "error")
+COLUMNS = (
+    "path", "line", "label", "probability", "sure", "calibrated", "unlike", "set", "error",
+)  # fmt: skip
 BOX_COLUMNS = ("path", "label", "probability", "left", "top", "right", "bottom", "error")
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what spreadsheets compute (OWASP, CSV Injection)
 
@@ -22,7 +25,9 @@ def write_csv(found: Sequence[Prediction], boxes: bool, path: Path) -> None:
 
     One row each in COLUMNS; with `boxes` one row for each box in BOX_COLUMNS, in pixels of the
     file, and one without a label for an image in which nothing is found. `sure` is yes or no where
-    a confidence was asked for. A text that a spreadsheet would take for a formula begins with '.
+    a confidence was asked for; `calibrated`, `unlike` (yes or no) and `set` (a JSON list of labels,
+    the most probable first) are what the run knows of its answers. A text that a spreadsheet would
+    take for a formula begins with '.
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -35,8 +40,15 @@ def write_csv(found: Sequence[Prediction], boxes: bool, path: Path) -> None:
 
 
 def _row(one: Prediction) -> tuple[Cell, ...]:
-    sure = None if one.sure is None else "yes" if one.sure else "no"
-    return (str(one.path), one.line, one.label, one.probability, sure, one.error)
+    held = None if one.classes is None else json.dumps(one.classes, ensure_ascii=False)
+    return (
+        str(one.path), one.line, one.label, one.probability, _said(one.sure), one.calibrated,
+        _said(one.unlike), held, one.error,
+    )  # fmt: skip
+
+
+def _said(value: bool | None) -> str | None:
+    return None if value is None else "yes" if value else "no"
 
 
 def _box_rows(one: Prediction) -> Iterator[tuple[Cell, ...]]:

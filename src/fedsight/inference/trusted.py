@@ -53,9 +53,15 @@ class Trusting:
         found = kept(store, classes)
         if found is None:
             return cls(why_not=_reason(store))
+        if found.apart and site is None:
+            return cls(
+                why_not="each site has a model of its own, and the sets are made of theirs",
+                cure="name a site with --site",
+            )
         if site is not None and delivered and _kind(store, site) != SHARED:
             return cls(
-                why_not=f"site '{site}' got a model of its own, and they are the common model's",
+                why_not=f"site '{site}' got a model of its own, and the sets are the common "
+                "model's",
                 cure="leave out --site, or --coverage",
             )
         return cls(found, site)

@@ -432,7 +432,8 @@ def federate(program: Program, opened: Dataset | None = None) -> Federation:
     if share and dataset.validation is None:
         if problems := validation.problems(share, program.split, program.task):
             raise ConfigError(problems)
-        partition, aside = validation.set_aside(partition, share, program.split_seed)
+        groups, seed = dataset.train.groups, program.split_seed
+        partition, aside = validation.set_aside(partition, share, seed, groups)
     federation = Federation(program, dataset, partition, (), aside=aside)
     with blamed(program.model, ModelError):
         network = federation.network

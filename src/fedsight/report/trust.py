@@ -93,26 +93,39 @@ def _calibration(run: Run, found: CalibrationRecord | None) -> list[Text]:
     }  # fmt: skip
     bounds = found.ece_interval
     values["interval"] = percent(found.ece) if bounds is None else range_of(*bounds)
-    return [
+    told: list[Text] = [
         message(
-            "Confidence: on {tested} test {images} it was off by {before} on average, and is by "
-            "{after} (95 % interval {interval}) once scores are divided by a temperature of "
-            "{temperature}. This is the expected calibration error without what chance adds.",
+            "Confidence: on {tested} test {images} it is off by {before} on average as the model "
+            "says it, and by {after} (95 % interval {interval}) once scores are divided by a "
+            "temperature of {temperature}. This is the expected calibration error without what "
+            "chance adds.",
             **values,
         )
     ]
+    if found.reason:
+        why = known_phrase(found.reason)
+        told.append(message("The temperature is not fitted: {reason}.", reason=why))
+    return told
 
 
 def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
     if found is None or found.coverage is None:
         return []
     values = {
-        "asked": percent(found.asked, 0), "held": count(found.images),
+        "asked": percent(found.asked), "held": count(found.images),
         "coverage": percent(found.coverage), "size": number(found.size, 2),
         "images": nouns(run.modality).many, "tested": count(found.tested),
     }  # fmt: skip
     told: list[Text] = [
         message(
+            "Sets: made to hold the true class of at least {asked} of each site’s {images}, from "
+            "its own share of {held} held-out ones. They hold it for {coverage} on average "
+            "over the sites, each in its own mix of classes, with {size} classes; {tested} test "
+            "{images} show it.",
+            **values,
+        )
+        if found.guarantee == "site"
+        else message(
             "Sets: made to hold the true class of at least {asked} of {images}, from {held} "
             "held-out ones. They hold it for {coverage} of {tested} test {images}, with {size} "
             "classes on average.",
@@ -122,7 +135,7 @@ def _sets(run: Run, found: SetsRecord | None) -> list[Text]:
     if found.expected is not None:
         told.append(
             message(
-                "So few images make this share vary: in 95 of 100 such runs it is {range}.",
+                "By chance this share varies: in 95 of 100 such runs it is {range}.",
                 range=range_of(*found.expected),
             )
         )
@@ -140,7 +153,7 @@ def _ood(run: Run, found: OodRecord | None) -> list[Text]:
             "Unlike the training: {alarms} of {tested} test {images} are called so, and {asked} "
             "may be. The command predict marks such {images}.",
             alarms=percent(found.false_alarm), tested=count(found.tested),
-            asked=percent(found.asked, 0), images=nouns(run.modality).many,
+            asked=percent(found.asked), images=nouns(run.modality).many,
         )
     ]  # fmt: skip
 

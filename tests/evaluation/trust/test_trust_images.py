@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import federations
+import numpy as np
 import pytest
 
+from fedsight.evaluation.trust import images as chosen
 from fedsight.evaluation.trust.images import HELD_OUT, TESTED, TrustImages, trust_images
 from fedsight.program.federation import Federation
 
@@ -63,11 +67,17 @@ def test_held_out_images_serve_unless_they_chose_the_round() -> None:
 def test_an_image_that_several_sites_see_serves_one_of_them(validation: float) -> None:
     shift = {"kind": "noise", "strength": 0.3}
     _, images = made(rounds={"validation": validation}, shift=shift)
-    for one in (images.fitted, images.cover):
+    for one in (images.fitted, images.cover, images.tested):
         used = places(one)
         assert len(used) == len(set(used))
-        assert {origin for data in one for origin in data.origins.tolist()} == {0, 1, 2}
-    assert len(places(images.tested)) > len(set(places(images.tested)))  # as each site sees them
+        origins = [origin for data in one for origin in data.origins.tolist()]
+        counts = Counter(origins)
+        assert counts.keys() == {0, 1, 2}
+        if one is images.tested:
+            assert max(counts.values()) - min(counts.values()) <= 1
+            # and none by its place in the part: labels may come in turn
+            turns = {(at - site) % 3 for (_, at), site in zip(used, origins, strict=True)}
+            assert turns == {0, 1, 2}
 
 
 def test_each_image_stays_with_its_site() -> None:
@@ -76,3 +86,40 @@ def test_each_image_stays_with_its_site() -> None:
     (cover,) = images.cover
     for place, origin in zip(cover.indices.tolist(), cover.origins.tolist(), strict=True):
         assert place in aside[origin]
+
+
+def test_many_sites_with_an_image_each_fill_both_halves() -> None:
+    federation, _ = made(data={"owners": 60})
+    one = trust_images(federation, False)
+    tested, fitted, cover = (sum(map(len, part)) for part in (one.tested, one.fitted, one.cover))
+    assert tested == 30
+    assert fitted == cover == 15
+    assert {place % 2 for _, place in places(one.fitted)} == {0, 1}  # not every other site
+
+
+def test_a_group_at_several_sites_is_in_one_of_the_parts() -> None:
+    federation, _ = made(data={"owners": 4})
+    test = replace(federation.dataset.test, groups=[f"patient {at // 5}" for at in range(60)])
+    dataset = replace(federation.dataset, test=test)
+    found = trust_images(replace(federation, dataset=dataset), False)
+    parts = [{place // 5 for _, place in places(one)} for one in (found.fitted, found.cover)]
+    parts.append({place // 5 for _, place in places(found.tested)})
+    assert sum(map(len, parts)) == len(set().union(*parts)) == 12
+
+
+def test_of_many_images_those_drawn_keep_the_mixture_of_sites(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    federation, _ = made(data={"owners": 4}, algorithm={"name": "fedrep"})
+    sites = ["site-00"] * 45 + ["site-01"] * 10 + ["site-02"] * 5
+    dataset = replace(federation.dataset, test=replace(federation.dataset.test, sites=sites))
+    federation = replace(federation, dataset=dataset).viewed()
+    whole = {len(data): data for data in trust_images(federation, True).tested}
+    monkeypatch.setattr(chosen, "MOST", 12)
+    few = trust_images(federation, True).tested
+    assert sum(map(len, few)) == 12
+    assert max(map(len, few)) >= 7
+    for data in few:
+        own = next(one for one in whole.values() if one.origins[0] == data.origins[0])
+        assert set(data.indices.tolist()) <= set(own.indices.tolist())
+        assert np.all(np.diff(data.indices) > 0)

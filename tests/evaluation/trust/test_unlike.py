@@ -71,3 +71,15 @@ def test_the_energy_rises_where_no_class_claims_an_image() -> None:
     assert bool(((values > 0) & (values < 1)).all())
     free = -torch.logsumexp(torch.tensor([1.0, 0.0]), 0).double()
     assert float(values[1]) == pytest.approx(float(0.5 + 0.5 * free / (free.abs() + 8)))
+
+
+def test_features_beyond_the_scale_count_as_its_end_here_and_there() -> None:
+    """Features near 3000 were learnt as 1024 and asked about as they are, so all were far."""
+    features, labels = clouds(500, 6)
+    far = features + torch.tensor([3000.0, 0.0])
+    fitted = FeatureSums.of(far, labels, 3).fitted()
+    assert torch.equal(fitted.scores(far), fitted.scores(far.clamp(max=1024.0)))
+    limit = threshold(histogram(fitted.scores(far)), 0.95)
+    assert limit is not None
+    assert limit < 1
+    assert bool((fitted.scores(torch.tensor([[0.0, 0.0]])) > limit).all())

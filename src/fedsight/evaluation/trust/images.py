@@ -6,6 +6,7 @@ came of it: a guarantee would be void otherwise.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,7 +15,6 @@ import torch
 
 from fedsight.core.draws import draws
 from fedsight.data.base import Indices
-from fedsight.evaluation.delivery.at_site import halves
 from fedsight.evaluation.evidence import some
 from fedsight.program.federation import Federation
 from fedsight.program.site_data import SiteData
@@ -41,10 +41,10 @@ class TrustImages:
 def trust_images(federation: Federation, apart: bool) -> TrustImages:
     """Images of the federation's sites; `apart`: each site has a model of its own.
 
-    They are the validation images, each site's in halves, unless rounds were compared on these.
+    They are the validation images, in halves, unless rounds were compared on these.
     Otherwise half of the test images serve for this, and the other half is tested.
     """
-    checked = federation.validating
+    checked, seed = federation.validating, federation.program.split_seed
     if checked is not None and not federation.program.rounds.compared:
         fitted, cover = _halved(checked, checked.views, "fitted")
         tested, by = federation.views, HELD_OUT
@@ -54,8 +54,8 @@ def trust_images(federation: Federation, apart: bool) -> TrustImages:
         fitted, cover = _halved(federation, rest, "fitted")
         at, by = federation, TESTED
     return TrustImages(
-        _together(at, _once(fitted), apart), _together(at, _once(cover), apart),
-        _together(federation, tested, apart), by,
+        _together(at, _once(fitted, seed), apart), _together(at, _once(cover, seed), apart),
+        _together(federation, _once(tested, seed), apart), by,
     )  # fmt: skip
 
 
@@ -64,43 +64,76 @@ def _halved(
 ) -> tuple[tuple[View, ...], tuple[View, ...]]:
     """Two halves of the images of each view; what belongs together stays together.
 
-    Views of the same images have the same halves, so an image is never in both.
+    Each group goes to the half that is smaller so far, so that many sites with few images fill
+    both; which it is where they are equal is drawn, as the order is. An image that several views
+    have, and a group's at several sites, is in the same half in all.
     """
-    test, seed = federation.dataset.test, federation.program.split_seed
-    first, second = [], []
+    groups, drawn = (
+        federation.dataset.test.groups,
+        draws(federation.program.split_seed, "trust", purpose),
+    )
+    half_of: dict[object, int] = {}
+    sizes = [0, 0]
+    found: tuple[list[View], list[View]] = ([], [])
     for view in views:
-        one, other = halves(test, view.indices, seed, purpose)
-        first.append(replace(view, indices=one))
-        second.append(replace(view, indices=other))
-    return tuple(first), tuple(second)
+        names = [_name(groups, place) for place in view.indices.tolist()]
+        members = Counter(name for name in names if name not in half_of)
+        fresh = [*members.items()]
+        for number in drawn.permutation(len(fresh)).tolist():
+            name, images = fresh[number]
+            half = drawn.below(2) if sizes[0] == sizes[1] else int(sizes[1] < sizes[0])
+            half_of[name] = half
+            sizes[half] += images
+        of = np.array([half_of[name] for name in names], dtype=np.int64)
+        for half in (0, 1):
+            found[half].append(replace(view, indices=view.indices[of == half]))
+    return tuple(found[0]), tuple(found[1])
 
 
-def _once(views: tuple[View, ...]) -> tuple[View, ...]:
-    """The views, in which an image that several sites see is in one site's only.
+def _name(groups: Sequence[str | None] | None, place: int) -> object:
+    """What an image belongs to: its group, or itself."""
+    name = None if groups is None else groups[place]
+    return place if name is None else name
+
+
+def _once(views: tuple[View, ...], seed: int) -> tuple[View, ...]:
+    """The views, in which an image that several sites see is in one site's only; which one is
+    drawn, as often each.
 
     The same image at ten sites is one image, however differently they see it: a guarantee from ten
-    would promise too much.
+    would promise too much, and so would a figure measured on them.
     """
-    every = np.concatenate([view.indices for view in views]) if views else np.zeros(0, np.int64)
-    if len(np.unique(every)) == len(every):
+    sizes = [len(view.indices) for view in views]
+    every = np.concatenate([np.zeros(0, np.int64), *(view.indices for view in views)])
+    order = np.argsort(every, kind="stable")
+    images, first, many = np.unique(every[order], return_index=True, return_counts=True)
+    if len(images) == len(every):
         return views
-    count = len(views)
+    turn = draws(seed, "trust", "once").permutation(len(images))
+    mine = np.zeros(len(every), dtype=bool)
+    mine[order[first + turn % many]] = True
+    chosen = np.split(mine, np.cumsum(sizes)[:-1])
     return tuple(
-        replace(view, indices=view.indices[view.indices % count == at])
-        for at, view in enumerate(views)
+        replace(view, indices=view.indices[own]) for view, own in zip(views, chosen, strict=True)
     )
 
 
 def _together(federation: Federation, views: Sequence[View], apart: bool) -> list[SiteData]:
-    """At most MOST images of the views; those that one model answers are together."""
+    """At most MOST images of the views, drawn evenly from all of them, so that the sites' shares
+    stay as they are; those that one model answers are together."""
     found = [federation.tested(view) for view in views if len(view.indices)]
     if not apart and found:
         one = found[0]
         indices = torch.cat([data.indices for data in found])
         found = [replace(one, indices=indices, origins=torch.cat([data.origins for data in found]))]
-    each = max(1, MOST // max(1, len(found)))
-    seed = federation.program.split_seed
-    return [_drawn(data, each, seed) for data in found]
+    ends = np.cumsum([0, *(len(data) for data in found)])
+    places = _places(int(ends[-1]), MOST, federation.program.split_seed)
+    own = np.split(places, np.searchsorted(places, ends[1:-1]))
+    return [
+        some(data, torch.from_numpy(chosen - start))
+        for data, chosen, start in zip(found, own, ends.tolist(), strict=False)
+        if len(chosen)
+    ]
 
 
 def _drawn(data: SiteData, most: int, seed: int) -> SiteData:

@@ -38,6 +38,7 @@ MASKED = "sites' sums are masked, and these would travel beside the masks"
 NOISED = "noise protects what travels, and these would travel without"
 AWAY = "the images are at the sites, which do not send these sums"
 UNLABELLED = "some sites do not label all classes"
+ENDED = "held-out images are as unlike the training as the scale goes"
 FEW = "there are too few images that nobody trained on"
 
 
@@ -96,7 +97,7 @@ class _Measured:
 
     def all(self) -> Trusted:
         """Everything; without images nothing."""
-        if not (len(self._fitted) and len(self._cover) and len(self._tested)):
+        if not (len(self._cover) and len(self._tested)):
             return Trusted.left_out(FEW)
         calibration, diagrams = self._calibration()
         sets, ood, tensors = self._sets_told(), *self._unlike()
@@ -113,8 +114,10 @@ class _Measured:
 
     @cached_property
     def temperature(self) -> float:
-        """That with the least loss."""
+        """That with the least loss; 1, where there are too few images to tell."""
         one = self._fitted
+        if len(one) < FEWEST:
+            return 1.0
         return best_temperature(lambda asked: losses(one.logits, one.labels, asked))
 
     def _shares(self, answers: Answers) -> Tensor:
@@ -142,6 +145,8 @@ class _Measured:
             "by": self._by,
             "by_site": self._calibration_by_site(),
         }
+        if len(self._fitted) < FEWEST:
+            told["reason"] = _few(len(self._fitted), FEWEST)
         return told, {"before": one.plain(), "after": other.plain()}
 
     def _calibration_by_site(self) -> dict[str, Any]:
@@ -264,9 +269,9 @@ class _Measured:
         }  # fmt: skip
         limit = threshold(histogram(scores[0]), 1 - asked)
         if limit is None:
-            fewest = smallest(1 - asked)
-            reason = f"{len(self._cover)} held-out images are too few: it needs {fewest}"
-            return {**told, "reason": reason}, {}
+            return {**told, "reason": _few(len(self._cover), smallest(1 - asked))}, {}
+        if limit >= 1:
+            return {**told, "reason": ENDED}, {}
         alarms = float((scores[1] > limit).double().mean())
         tensors = {}
         if fitted is not None:
@@ -280,6 +285,11 @@ class _Measured:
         learnt = self._asks.answers([learnt_from(self._federation)], features=True)
         classes = len(self._federation.dataset.classes)
         return FeatureSums.of(learnt.features, learnt.labels, classes).fitted()
+
+
+def _few(images: int, fewest: int) -> str:
+    """Why something is not made of so many images."""
+    return f"{images} held-out images are too few: it needs {fewest}"
 
 
 def _held(inside: Tensor, labels: Tensor, weight: Tensor) -> tuple[float, float]:

@@ -82,7 +82,12 @@ class Reliability:
         return float((weight * np.abs(apart)).sum())
 
     def interval(self, seed: int) -> tuple[float, float]:
-        """The 95 % interval of `ece`, from images drawn again."""
+        """The 95 % interval of `ece`, from images drawn again.
+
+        These say little where the error is near 0, which bounds it. So its low end is 0 where a
+        calibrated model, whose answers in a bin are right as often as it says, shows an error as
+        large in more than 1 of 40 draws.
+        """
         draws = np.random.RandomState(seed % 2**32)
         total = self.images.sum()
         found = []
@@ -92,7 +97,9 @@ class Reliability:
             again = Reliability(np.maximum(images, 1e-9), right.astype(float), self.confidence)
             found.append(again._ece(2.0))  # a second draw adds as much chance as the first
         low, high = np.percentile(found, [2.5, 97.5])
-        return float(low), float(high)
+        if self.ece <= np.percentile([self._calibrated(draws).ece for _ in range(DRAWN)], 97.5):
+            low = 0.0
+        return float(low), float(max(high, self.ece))
 
     def plain(self) -> list[dict[str, Any]]:
         """The bins of the diagram as values for JSON, with 95 % intervals of the shares."""
@@ -106,6 +113,11 @@ class Reliability:
                 }
             )  # fmt: skip
         return rows
+
+    def _calibrated(self, draws: np.random.RandomState) -> Reliability:
+        """The same bins with answers drawn from the confidence."""
+        right = draws.binomial(self.images.astype(np.int64), np.clip(self.confidence, 0, 1))
+        return Reliability(self.images, right.astype(float), self.confidence)
 
     def _ece(self, times: float) -> float:
         """The error without what `times` the variance of one draw of images adds."""

@@ -54,13 +54,18 @@ class Sets:
             each = [threshold(counts, coverage) for counts in self.classes]
             if any(one is not None for one in each):
                 return torch.tensor([torch.inf if one is None else one for one in each])
-            counts = self.classes[int(self.classes.sum(1).argmax())]
-        elif guarantee == SITE and not self.sites:
+            raise DataError(
+                f"{int(self.classes.sum(1).max())} held-out images of each class, at most, are too "
+                f"few for sets with a coverage of {coverage:g}",
+                f"hold out at least {smallest(coverage)} of each class, with rounds.validation, or "
+                "ask for a lower coverage",
+            )
+        if guarantee == SITE and not self.sites:
             raise DataError(
                 "no site has held-out images of its own",
                 "hold some out, by rounds.validation, or set trust.guarantee = 'mixture'",
             )
-        elif guarantee == SITE:
+        if guarantee == SITE:
             if site is None or site not in self.sites:
                 raise DataError(
                     "the guarantee of these sets is each site's own, and no site with held-out "

@@ -46,7 +46,7 @@ class FeatureSums:
     def of(cls, features: Tensor, labels: Tensor, classes: int) -> FeatureSums:
         """Those of mixed features [n, d] and class numbers [n]."""
         width = features.shape[1]
-        levels = (features.double().nan_to_num().clamp(-FARTHEST, FARTHEST) * LEVELS).round()
+        levels = (_bounded(features) * LEVELS).round()
         sums = torch.zeros(classes, width, dtype=torch.int64)
         sums.index_add_(0, labels, levels.to(torch.int64))
         products = torch.zeros(width, width, dtype=torch.int64)
@@ -85,9 +85,14 @@ class Distance:
     def scores(self, features: Tensor) -> Tensor:
         """The squared distance of mixed features [n, d] from the nearest class, from 0 to 1: half
         for d, which is what images of a class have on average."""
-        white = features.double().nan_to_num() @ self.whitening.double().T
+        white = _bounded(features) @ self.whitening.double().T
         apart = torch.cdist(white, self.means.double()).square().min(1).values
         return apart / (apart + len(self.whitening))
+
+
+def _bounded(features: Tensor) -> Tensor:
+    """Features [n, d] as they count, whether they are learnt from or asked about."""
+    return features.double().nan_to_num().clamp(-FARTHEST, FARTHEST)
 
 
 def energy(logits: Tensor) -> Tensor:
