@@ -17,7 +17,8 @@ NAMES = [name for name in algorithms.names() if algorithms.get(name)().parts]  #
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_payload_is_made_where_the_vectors_are(name: str) -> None:
-    of = federations.federation(algorithm={"name": name})
+    public = {"public": {"images": 8}} if algorithms.get(name).on_public else {}
+    of = federations.federation(algorithm={"name": name}, **public)
     client, layout, algorithm = Client(of), of.layout, of.program.algorithm
     start = of.initial[layout.shared]
     shared = algorithm.shared(algorithm.init(start))

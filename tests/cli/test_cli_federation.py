@@ -166,10 +166,10 @@ def test_history_shows_events_and_runs(tmp_path: Path) -> None:
     found = rows(text)
     assert "2 of 5" in found["zero"]
     assert "50.00%" in found["zero"]
-    assert "not finished" in found["zero"]
+    assert "interrupted" in found["zero"]
     assert "75.00%" in found["later"]
     assert "finished" in found["later"]
-    assert "stopped: no site is left" in found["broken"]
+    assert "failed: no site is left" in found["broken"]
 
 
 def test_history_of_a_run_says_who_was_refused_and_why(tmp_path: Path) -> None:

@@ -95,7 +95,9 @@ def test_a_run_is_started_and_steered_and_the_page_follows(
         becomes(browser, "running")
         press(browser, "stop")
         becomes(browser, "stopped")
-        until(browser, lambda _: not client.console.queue.jobs())  # its process has ended
+        jobs = client.console.queue.jobs
+        until(browser, lambda _: all(job.state == "ended" for job in jobs()))
+        assert [job.code for job in jobs()] == [-signal.SIGKILL]  # that alone did not end well
         browser.find_element(By.LINK_TEXT, "Report").send_keys(Keys.ENTER)
         until(browser, lambda _: "not finished" in browser.page_source)
         severe = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]

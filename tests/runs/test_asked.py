@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import done, same, write_config
+from command_line import done, refused, same, write_config
 
 from fedsight.coordinator.asked import ASKED, Request, ask, asked
 from fedsight.coordinator.callbacks import Callback, Event, RoundBegan, RoundEnded
@@ -145,6 +145,16 @@ def test_a_run_that_fails_says_why_in_its_folder(config: Path) -> None:
         start(config, folder, Broken())
     found = look(folder)
     assert (found.state, found.cause, found.cure) == ("failed", "the tracker is gone", "bring it back")
+
+
+def test_a_resume_that_is_refused_changes_nothing_of_what_the_run_says(config: Path) -> None:
+    folder = config.parent / "refused"
+    with pytest.raises(Paused):
+        start(config, folder, Asker(folder, "pause"))
+    before = (folder / LIVE).read_bytes()
+    assert "cannot be extended" in refused(7, "resume", folder, "--rounds", 4)
+    assert (folder / LIVE).read_bytes() == before
+    assert look(folder).state == "paused"
 
 
 def test_a_request_to_an_earlier_process_is_not_met_by_the_next(config: Path, whole: Path) -> None:

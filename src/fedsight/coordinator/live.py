@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,6 +35,8 @@ INTERVAL = 0.25  # seconds between two writes, at least
 NAMED = 200  # sites of a round that are named; beyond, they are only counted
 REFUSALS = 20  # that are quoted
 
+OPENING = "opening"  # the phase before a run goes on
+
 Ended = Literal["finished", "paused", "stopped", "failed"]
 
 
@@ -48,7 +50,7 @@ class Live(Callback):
     def __init__(self, folder: Path, stops: bool) -> None:
         self._folder, self._stops, self.stopping = folder, stops, False
         self._in_main = threading.current_thread() is threading.main_thread()
-        self._state: dict[str, Any] = {"process": os.getpid(), "phase": "opening"}
+        self._state: dict[str, Any] = {"process": os.getpid(), "phase": OPENING}
         self._waiting: dict[str, None] = {}  # the names of a round's sites, in their order
         self._changed, self._over = threading.Event(), threading.Event()
         self._lock = threading.Lock()
@@ -102,26 +104,26 @@ class Live(Callback):
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """Keep the file while the block runs, and note how it ends if it does not end well."""
+        """Keep the file while the block runs, and note how the run ends if it does not end well. Of
+        one that was refused before it went on, the file says what it said."""
         self.begin()
-        with self.ending():
+        with self.ending(lambda: self._state["phase"] != OPENING):
             yield
 
     @contextlib.contextmanager
-    def ending(self) -> Iterator[None]:
-        """Note how the block ends, if it does not end well. Whatever was asked of an earlier
-        process is forgotten."""
+    def ending(self, goes_on: Callable[[], bool] = lambda: True) -> Iterator[None]:
+        """Note how the block ends, if it does not end well, and the run then `goes_on`.
+
+        Whatever was asked of an earlier process is forgotten.
+        """
         answered(self._folder)
         try:
             yield
-        except Interrupted as error:
-            self.end("paused" if isinstance(error, Paused) else "stopped")
-            raise
-        except FedSightError as error:
-            self.end("failed", error)
-            raise
         except Exception as error:
-            self.end("failed", FedSightError(f"{type(error).__name__}: {error}"))
+            if goes_on():
+                self.end(*_how(error))
+            self.close()
+            answered(self._folder)
             raise
 
     def _round(self, event: RoundBegan) -> None:
@@ -177,3 +179,12 @@ class Live(Callback):
         with contextlib.suppress(OSError):
             partial.write_text(text, encoding="utf-8")
             partial.replace(self._folder / LIVE)
+
+
+def _how(error: Exception) -> tuple[Ended, FedSightError | None]:
+    """How a run ended with an error, and why, if that is not what the user asked."""
+    if isinstance(error, Interrupted):
+        return "paused" if isinstance(error, Paused) else "stopped", None
+    if isinstance(error, FedSightError):
+        return "failed", error
+    return "failed", FedSightError(f"{type(error).__name__}: {error}")

@@ -125,13 +125,13 @@ def test_too_few_images_name_the_smallest_number_that_is_enough() -> None:
     sets = Sets("lac", counts, {"oslo": counts[0]})
     for guarantee, site in (("mixture", None), ("class", None), ("site", "oslo")):
         whose = " of each class, at most," if guarantee == "class" else ""
-        with pytest.raises(DataError, match=f"8 held-out images{whose} are too few") as error:
+        with pytest.raises(DataError, match=f"8 held-out inputs{whose} are too few") as error:
             sets.limits(guarantee, 0.9, site)
         assert f"at least 9{whose[:14]}," in error.value.cure
         assert sets.limits(guarantee, 0.8, site)[0] == 8 / conformal.BINS
     assert math.isinf(sets.limits("class", 0.8)[1])  # a class without images is in every set
-    with pytest.raises(DataError, match="no site with held-out images is named") as error:
+    with pytest.raises(DataError, match="no site with held-out inputs is named") as error:
         sets.limits("site", 0.5)
     assert "oslo" in error.value.cure
-    with pytest.raises(DataError, match="no site has held-out images"):
+    with pytest.raises(DataError, match="no site has held-out inputs"):
         Sets("lac", counts, {}).limits("site", 0.5)

@@ -22,7 +22,7 @@ from fedsight.program.views import View
 
 MOST = 5000  # images of each of the three
 LEARNT, OF_A_CLASS = 3000, 20  # training images whose features are compared; more for many classes
-HELD_OUT, TESTED = "held-out images", "a half of the test images"
+HELD_OUT, TESTED = "held-out inputs", "a half of the test inputs"
 
 
 @dataclass(frozen=True)

@@ -33,13 +33,13 @@ from fedsight.program.views import listed
 
 PARTS = ("calibration", "sets", "ood")  # of the summary
 OFF = "trust.measured is false"
-TASK = "they are made for tasks that give each image one class by its score"
+TASK = "they are made for tasks that give each input one class by its score"
 MASKED = "sites' sums are masked, and these would travel beside the masks"
 NOISED = "noise protects what travels, and these would travel without"
-AWAY = "the images are at the sites, which do not send these sums"
+AWAY = "the inputs are at the sites, which do not send these sums"
 UNLABELLED = "some sites do not label all classes"
-ENDED = "held-out images are as unlike the training as the scale goes"
-FEW = "there are too few images that nobody trained on"
+ENDED = "held-out inputs are as unlike the training as the scale goes"
+FEW = "there are too few inputs that nobody trained on"
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ class _Measured:
 
 def _few(images: int, fewest: int) -> str:
     """Why something is not made of so many images."""
-    return f"{images} held-out images are too few: it needs {fewest}"
+    return f"{images} held-out inputs are too few: it needs {fewest}"
 
 
 def _held(inside: Tensor, labels: Tensor, weight: Tensor) -> tuple[float, float]:

@@ -26,7 +26,7 @@ MIXTURE, SITE, CLASS = "mixture", "site", "class"  # for whom a guarantee holds
 
 @dataclass(frozen=True)
 class Sets:
-    """The scores of the true class of held-out images, as histograms: of the images of each class
+    """The scores of the true class of held-out inputs, as histograms: of the images of each class
     int64 [classes, BINS], and of each site [BINS] by its name."""
 
     method: str
@@ -55,21 +55,21 @@ class Sets:
             if any(one is not None for one in each):
                 return torch.tensor([torch.inf if one is None else one for one in each])
             raise DataError(
-                f"{int(self.classes.sum(1).max())} held-out images of each class, at most, are too "
+                f"{int(self.classes.sum(1).max())} held-out inputs of each class, at most, are too "
                 f"few for sets with a coverage of {coverage:g}",
                 f"hold out at least {smallest(coverage)} of each class, with rounds.validation, or "
                 "ask for a lower coverage",
             )
         if guarantee == SITE and not self.sites:
             raise DataError(
-                "no site has held-out images of its own",
+                "no site has held-out inputs of its own",
                 "hold some out, by rounds.validation, or set trust.guarantee = 'mixture'",
             )
         if guarantee == SITE:
             if site is None or site not in self.sites:
                 raise DataError(
                     "the guarantee of these sets is each site's own, and no site with held-out "
-                    "images is named",
+                    "inputs is named",
                     f"name one of: {', '.join([*self.sites][:10])}",
                 )
             counts = self.sites[site]
@@ -78,7 +78,7 @@ class Sets:
         found = threshold(counts, coverage)
         if found is None:
             raise DataError(
-                f"{int(counts.sum())} held-out images are too few for sets with a coverage of "
+                f"{int(counts.sum())} held-out inputs are too few for sets with a coverage of "
                 f"{coverage:g}",
                 f"hold out at least {smallest(coverage)}, with rounds.validation, or ask for a "
                 "lower coverage",
