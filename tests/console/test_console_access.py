@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import http.client
 import json
+import signal
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
+from command_line import refused
 from consoles import Client
 
 from fedsight.console.access import MOST_SESSIONS, Guard, Sessions
@@ -179,3 +184,27 @@ def test_a_port_that_is_taken_is_named_with_the_cure(outside: Client) -> None:
     with pytest.raises(StoreError, match=f"port {outside.port}") as caught:
         bound(outside.port)
     assert "--port" in caught.value.cure
+
+
+def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "fedsight", "console", "--port", "0", "--runs", str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        address = urlsplit(process.stdout.readline().rpartition(" ")[2].strip())
+        assert address.hostname == "127.0.0.1"
+        assert address.port is not None
+        connection = http.client.HTTPConnection(address.hostname, address.port, timeout=20)
+        connection.request("GET", address.path)
+        assert connection.getresponse().status == 200
+        connection.close()
+        process.terminate()
+        assert process.wait() in (0, -signal.SIGTERM)
+
+
+def test_the_command_refuses_what_it_cannot_serve(outside: Client, tmp_path: Path) -> None:
+    words = ("console", "--runs", outside.console.root, "--port", outside.port)
+    assert f"port {outside.port}" in refused(7, *words)
+    again = refused(7, "console", "--runs", outside.console.root, "--port", 0)
+    assert "another console serves" in again
+    federation = refused(8, "console", "--federation", tmp_path)
+    assert "Traceback" not in federation
