@@ -18,8 +18,10 @@ from fedsight.coordinator.loop import Trained, run
 from fedsight.coordinator.session import Session
 from fedsight.core.errors import SiteError
 from fedsight.deploy.server import job
+from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link
 from fedsight.engines.remote.engine import RemoteEngine, RunRecord
+from fedsight.engines.remote.models import digest_of
 from fedsight.engines.workers import WorkerEngine
 from fedsight.program.federation import federate
 from fedsight.program.program import Program, Speed
@@ -270,6 +272,7 @@ class Tampering:
     """A line that hands `LOST` another model than the one that the round was announced with."""
 
     link: Link
+    named: str = ""  # the altered model's hash, by which the questions name it too
 
     @property
     def sites(self) -> list[str]:
@@ -278,6 +281,10 @@ class Tampering:
     def ask(self, site: str, kind: str, header: Any, body: bytes, timeout: float) -> Any:
         if (site, kind) == (LOST, "piece") and header["name"] == "vector":
             body = bytes(4) + body[4:]
+            altered = messages.unpack(bytearray(body), {"vector": len(body) // 4})
+            self.named = digest_of(altered["vector"])
+        elif site == LOST and self.named and "model" in header:
+            header = {**header, "model": self.named}
         return self.link.ask(site, kind, header, body, timeout)
 
 
