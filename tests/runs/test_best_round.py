@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import federations
+from federations import Stop
 import pytest
 from command_line import same, write_config
 from safetensors.torch import load_file
@@ -66,17 +67,6 @@ def test_the_files_say_which_round_was_kept_and_why(whole: RunStore) -> None:
     assert [line["best"] for line in history][-3:] == [best] * 3
     assert {line["measured_on"] for line in history} == {"validation part"}
     assert whole.load_checkpoint().round == len(history)  # saved, whatever checkpoint_every is
-
-
-class Stop(Callback):
-    """An interruption after a round."""
-
-    def __init__(self, round: int) -> None:
-        self._round = round
-
-    def on(self, event: Event) -> None:
-        if isinstance(event, RoundEnded) and event.line["round"] == self._round:
-            raise KeyboardInterrupt
 
 
 @pytest.mark.parametrize("stop", [1, 3, 5, 6])

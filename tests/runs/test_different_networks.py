@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from federations import Stop
 from command_line import same, write_config
 from safetensors.torch import load_file
 
@@ -97,20 +98,12 @@ def test_without_a_comparison_a_site_has_what_it_trained(config: Path, tmp_path:
         saved.load(folder, "site-99")
 
 
-class Stop(Callback):
-    """An interruption after a round."""
-
-    def on(self, event: Event) -> None:
-        if isinstance(event, RoundEnded) and event.line["round"] == 2:
-            raise KeyboardInterrupt
-
-
 def test_an_interrupted_run_ends_bit_for_bit_as_the_whole_one(
     config: Path, whole: RunStore, tmp_path: Path
 ) -> None:
     store = RunStore(tmp_path / "run")
     with pytest.raises(Interrupted):
-        run(config, store.folder, "compare", [Stop()])
+        run(config, store.folder, "compare", [Stop(2)])
     lifecycle.resume(store, 1, [])
     same(store.folder, whole.folder)
     one, other = (load_file(each.folder / "model.safetensors") for each in (store, whole))

@@ -209,6 +209,18 @@ class Diary(Callback):
             self.checkpoints.append(event.checkpoint)
 
 
+class Stop(Callback):
+    """An interruption after a round."""
+
+    def __init__(self, round: int) -> None:
+        self._round = round
+
+    def on(self, event: Event) -> None:
+        """Ctrl-C, once the round has ended."""
+        if isinstance(event, RoundEnded) and event.line["round"] == self._round:
+            raise KeyboardInterrupt
+
+
 def overall(of: Federation) -> Callable[[list[Metrics]], Mapping[str, float]]:
     """What the loop calls for a round's figures."""
     evaluator = Evaluator(of)

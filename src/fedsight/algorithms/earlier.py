@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import Tensor
 
 from fedsight.core.errors import Problem, SiteError
-from fedsight.core.files import parse_json
+from fedsight.core.files import json_object
 from fedsight.core.text import printable
 from fedsight.models.weights import read_weights, unusable
 
@@ -92,7 +92,7 @@ def data_problems(form: ClosedForm, dataset: Dataset) -> Iterator[Problem]:
     their classes."""
     if form.earlier is None:
         return
-    facts = _facts(form.earlier.with_name("run.json"))
+    facts = json_object(form.earlier.with_name("run.json"))
     mine = json.loads(json.dumps(asdict(dataset.preprocess)))
     theirs = _section(facts, "preprocess")
     for key, value in mine.items():
@@ -104,14 +104,6 @@ def data_problems(form: ClosedForm, dataset: Dataset) -> Iterator[Problem]:
     if facts.get("classes") != list(dataset.classes):
         cause = "the earlier run has other classes, or the same in another order"
         yield Problem("data.classes", cause, "write those of its run.json, in that order")
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    try:
-        found = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _section(table: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedsight.algorithms.base import Lessons, Local, Mean, Phase, State, algorithms
+from fedsight.algorithms.base import Lessons, Local, Mean, State, algorithms
+from fedsight.algorithms.kept_networks import KeptNetworks
 from fedsight.algorithms.public_scores import PublicScores, mean_scores
-from fedsight.core.layout import Kind
-from fedsight.core.types import Memory, Payload
 from fedsight.models.base import Network
-
-CONSENSUS = "consensus"  # the tensor that travels [public images, classes]
 
 
 @algorithms.add("fedmd", paper="Li and Wang 2019 (FedMD), arXiv:1910.03581, algorithm 1")
-class FedMD(PublicScores):
+class FedMD(KeptNetworks, PublicScores):
     """Sites exchange scores of public images, [public], instead of networks.
 
     In each round a site's network learns the public images until it scores them as the sites did on
@@ -29,22 +25,13 @@ class FedMD(PublicScores):
     The paper also trains on labels of the public set before the first round; here it has none.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ()
+    beside: ClassVar[str] = "consensus"  # [public images, classes]
 
     digest: int = Field(1, ge=0)  # passes over the public images in a round; 0: all learn alone
 
     def equip(self, network: Network, classes: int, public: int) -> Network:
-        """The network, and beside its layers the consensus, which is zero."""
-        network.module.register_parameter(CONSENSUS, nn.Parameter(torch.zeros(public, classes)))
-        return network
-
-    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
-        """All layers are personal."""
-        return kind if name == CONSENSUS else Kind.PERSONAL
-
-    def phases(self, epochs: int) -> list[Phase]:
-        """The layers are trained; the consensus is not."""
-        return [Phase(epochs, frozenset({Kind.PERSONAL}))]
+        """The network, and beside its layers the consensus."""
+        return self.with_beside(network, (public, classes))
 
     def told(self, local: Local) -> Tensor | None:
         """The consensus; before there is one all of it is zero."""
@@ -58,15 +45,6 @@ class FedMD(PublicScores):
     def distance(self, scores: Tensor, targets: Tensor) -> Tensor:
         """The mean absolute difference from the consensus (as in the authors' code)."""
         return (scores - targets).abs().mean()
-
-    def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
-        """Nothing but the scores travels."""
-        return {}, {}
-
-    @property
-    def remembers(self) -> bool:
-        """Sites keep their networks, and nothing else."""
-        return False
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """The mean of the scores over the sites; without any the consensus stays as it was."""

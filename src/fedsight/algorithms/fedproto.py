@@ -7,25 +7,24 @@ from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedsight.algorithms.base import Algorithm, Local, Mean, Phase, State, algorithms
+from fedsight.algorithms.base import Local, Mean, State, algorithms
+from fedsight.algorithms.kept_networks import KeptNetworks
 from fedsight.core.errors import Problem
-from fedsight.core.layout import Kind
-from fedsight.core.types import Batch, Memory, PartSpec, PartSpecs, Payload
+from fedsight.core.types import Batch, PartSpec, PartSpecs
 from fedsight.models.base import Network
 from fedsight.models.features import features, linear_head
 
 if TYPE_CHECKING:
     from fedsight.program.program import Program
 
-PROTOTYPES = "prototypes"  # the tensor that travels [classes, f]
 BITS = 16  # after the binary point of a feature in a sum
 LARGEST = 256.0  # features beyond count as this
 
 
 @algorithms.add("fedproto", paper="Tan et al. 2022 (FedProto), equations 3, 6 and 7")
-class FedProto(Algorithm):
+class FedProto(KeptNetworks):
     """Sites exchange prototypes (the mean features of each class) instead of networks.
 
     Each site trains a network of its own, whose features are drawn to the common prototypes. After
@@ -35,26 +34,14 @@ class FedProto(Algorithm):
     not. Images are recognised by the site's network.
     """
 
-    parts: ClassVar[tuple[str, ...]] = ()
+    beside: ClassVar[str] = "prototypes"  # [classes, f]
     of_features: ClassVar[bool] = True
-    counts_after: ClassVar[bool] = True
-    contrasts: ClassVar[bool] = False  # a class's sums are of its own images alone
 
     lam: float = Field(1.0, ge=0)  # lambda: how strongly features are drawn to the prototypes
 
     def equip(self, network: Network, classes: int, public: int) -> Network:
-        """The network, and beside its layers the common prototypes, which are zero."""
-        shape = classes, linear_head(network).in_features
-        network.module.register_parameter(PROTOTYPES, nn.Parameter(torch.zeros(shape)))
-        return network
-
-    def kind(self, name: str, kind: Kind, network: Network) -> Kind:
-        """All layers are personal."""
-        return kind if name == PROTOTYPES else Kind.PERSONAL
-
-    def phases(self, epochs: int) -> list[Phase]:
-        """The layers are trained; prototypes are not."""
-        return [Phase(epochs, frozenset({Kind.PERSONAL}))]
+        """The network, and beside its layers the common prototypes."""
+        return self.with_beside(network, (classes, linear_head(network).in_features))
 
     def init(self, vector: Tensor) -> State:
         """No class has a prototype."""
@@ -99,15 +86,6 @@ class FedProto(Algorithm):
         most = counts[:, None] * round(LARGEST * 2**BITS)
         counted = bool((counts >= 0).all()) and int(counts.sum()) <= images
         return counted and bool(((sums <= most) & (sums >= -most)).all())
-
-    def finish(self, vector: Tensor, local: Local) -> tuple[Payload, Memory]:
-        """Nothing but the sums travels."""
-        return {}, {}
-
-    @property
-    def remembers(self) -> bool:
-        """Sites keep their networks, and nothing else."""
-        return False
 
     def step(self, vector: Tensor, state: State, mean: Mean, round: int) -> tuple[Tensor, State]:
         """The mean features of each class that the round's sites have; others stay (equation 6)."""

@@ -14,9 +14,9 @@ from rich.markup import escape
 from fedsight.cli.screen import share
 from fedsight.cli.tables import make_table, print_line, show
 from fedsight.core.errors import StoreError
-from fedsight.core.files import parse_json
+from fedsight.core.files import json_object, parse_json
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.membership.presence import Presence, presences
+from fedsight.deploy.membership.overview import SiteRow, sites
 from fedsight.deploy.processes import supervisor
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
@@ -43,19 +43,23 @@ def show_status(federation: FederationFolder) -> None:
             state=state,
         )
     )
-    found, revoked = presences(federation.presences), federation.revoked()
-    names = sorted({*federation.admitted(), *found, *revoked})
-    if not names:
+    rows = sites(federation).rows
+    if not rows:
         print_line(message("No site has been admitted yet."))
         return
     table = make_table(
         *("site", "connection", "source", "train", "test", "classes", "corrupt", "revoked"),
         right=("train", "test", "classes", "corrupt"),
     )
-    for name in names:
-        one = found.get(name)
-        why = revoked.get(name, "")
-        table.add_row(escape(name), _connection(one), *_declared(one), escape(why))
+    for row in rows:
+        counts = map(_count, (row.train, row.test, row.classes, row.skipped))
+        table.add_row(
+            escape(row.name),
+            _connection(row),
+            escape(row.source[:40]),
+            *counts,
+            escape(row.revoked),
+        )
     show(table)
 
 
@@ -109,7 +113,7 @@ def show_rounds(federation: FederationFolder, name: str) -> None:
             escape("\n".join(f"{site}: {from_english(why)}" for site, why in told)),
         )
     show(table)
-    outcome = _json(folder / "job.json")
+    outcome = json_object(folder / "job.json")
     if outcome.get("state") == "failed" and not (folder / "summary.json").exists():
         cause, cure = (from_english(str(outcome.get(key))) for key in ("cause", "cure"))
         print_line(message("The run stopped: {cause}\n  {cure}", cause=cause, cure=cure))
@@ -155,28 +159,16 @@ def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
     show(table)
 
 
-def _connection(one: Presence | None) -> Text:
-    if one is None:
+def _connection(row: SiteRow) -> Text:
+    if row.since is None:
         return message("never")
-    if one.alive:
-        return message("[green]connected[/] since {time}", time=_clock(one.since))
-    return message("last seen {time}", time=_clock(one.seen))
+    if row.connected:
+        return message("[green]connected[/] since {time}", time=_clock(row.since))
+    return message("last seen {time}", time=_clock(row.since))
 
 
-def _declared(one: Presence | None) -> list[str]:
-    """The cells of a site's image summary; it comes from the site, so anything may be in it."""
-    facts = one.declared if one is not None else None
-    if not isinstance(facts, Mapping):
-        return [""] * 5
-    classes = facts.get("classes")
-    counts = [_count(facts.get(key)) for key in ("train", "test")]
-    number = str(len(classes)) if isinstance(classes, list) else ""
-    source = escape(str(facts.get("source", ""))[:40])
-    return [source, *counts, number, _count(facts.get("skipped"))]
-
-
-def _count(value: Any) -> str:
-    return f"{value:,}" if type(value) is int else ""
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
 
 
 def _run(run: Listed) -> list[Text | str]:
@@ -226,15 +218,6 @@ def _share(figures: Mapping[str, Any]) -> str:
 
 def _figure(value: Any, form: str) -> str:
     return format(value, form) if isinstance(value, int | float) else ""
-
-
-def _json(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that may be missing or incomplete."""
-    try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _lines(folder: Path) -> list[dict[str, Any]]:

@@ -10,10 +10,10 @@ import typer
 
 from fedsight.cli.complete import run_folders
 from fedsight.cli.output import echo
-from fedsight.language.message import message
+from fedsight.language.message import Text, message
 
 if TYPE_CHECKING:
-    from fedsight.runs.listing import Listed
+    from fedsight.runs.listing import Control, Listed
 
 app = typer.Typer(no_args_is_help=True, help="List runs; pause or stop one that is going on.")
 
@@ -54,13 +54,7 @@ def pause_command(run: RunFolder, as_json: JsonOption = False) -> None:
 
     Example: fedsight runs pause runs/first
     """
-    from fedsight.runs.listing import control
-
-    control(run, "pause")
-    if as_json:
-        echo(json.dumps({"folder": str(run), "asked": "pause"}))
-    else:
-        echo(message("{run} will pause after the round in progress", run=run))
+    _ask(run, "pause", message("{run} will pause after the round in progress", run=run), as_json)
 
 
 @app.command("stop")
@@ -69,13 +63,14 @@ def stop_command(run: RunFolder, as_json: JsonOption = False) -> None:
 
     Example: fedsight runs stop runs/first
     """
+    _ask(run, "stop", message("{run} is told to stop", run=run), as_json)
+
+
+def _ask(run: Path, request: Control, said: Text, as_json: bool) -> None:
     from fedsight.runs.listing import control
 
-    control(run, "stop")
-    if as_json:
-        echo(json.dumps({"folder": str(run), "asked": "stop"}))
-    else:
-        echo(message("{run} is told to stop", run=run))
+    control(run, request)
+    echo(json.dumps({"folder": str(run), "asked": request}) if as_json else said)
 
 
 def _show(found: list[Listed], root: Path) -> None:

@@ -416,18 +416,18 @@ class Client(BoundModel):
 
         Where noise is to hide single images, each is computed by itself, so that no digit of it
         depends on which others there are. One that fails counts nothing, and there is no error; the
-        first reason is kept in this machine's log. So it is where an error would have a protected
-        site send zeros: masked sums are exact, and by the numbers of images in them, which are
-        known of each site, whose are missing.
+        first reason is kept in this machine's log. The same is done where an error would make a
+        protected site send zeros: the exact number of images in a masked sum would tell whose.
         """
         federation, algorithm = self.federation, self.federation.program.algorithm
         classes, every = len(federation.dataset.classes), torch.arange(images)
         if not (self._hides and federation.plan.units):
             try:
                 return algorithm.statistics(self.network, classes, map(read, every.split(CHUNK)))
-            except Exception:
+            except Exception as error:
                 if not self._hides:
                     raise
+                log.warning("a round's sums are made of one image after the other", exc_info=error)
         network, specs = replace(self.network, together=1), federation.integers.items()
         found = {part: torch.zeros(spec.shape, dtype=spec.dtype) for part, spec in specs}
         failed = False

@@ -16,7 +16,8 @@ Coded = tuple[Tensor, Tensor]  # bytes, uint8 [bytes(n)], and the values that ar
 
 
 class Codec(Settings, ABC):
-    """A codec, chosen by name: a step of `codec.up.steps`. A new one takes one file here.
+    """A codec, chosen by name: a step of `codec.up.steps` or
+    `codec.down.steps`. A new one takes one file here.
 
     How many bytes it writes and how many values it leaves depend on the number of values alone, so
     the length of a message tells nothing about them. Encoding and decoding get streams of the same

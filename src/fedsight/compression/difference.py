@@ -29,7 +29,7 @@ class Difference:
 
     @property
     def bytes(self) -> int:
-        """The most bytes of a message."""
+        """The bytes of a message, whatever it says."""
         return self.pipeline.bytes(self.learnt) + 4 * (self.values - self.learnt)
 
     def encode(self, held: Tensor, vector: Tensor, key: int) -> Tensor:

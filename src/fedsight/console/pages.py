@@ -159,7 +159,7 @@ def sites_page(console: Console, request: Request) -> Response:
     """The sites of the federation: connection, images, refusals."""
     if console.federation is None:
         return _missing(console, request)
-    from fedsight.console.sites import sites
+    from fedsight.deploy.membership.overview import sites
 
     return console.show(request, "sites.html", sites=sites(console.federation))
 

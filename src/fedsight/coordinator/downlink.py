@@ -30,8 +30,8 @@ class Held:
     """
 
     vector: Tensor
-    message: Tensor | None = None
-    sites: Collection[str] = ()
+    message: Tensor
+    sites: Collection[str]
 
 
 class Downlink:
@@ -81,7 +81,7 @@ class Downlink:
         lacking = len(outcome.whole & asked)
         if is_rebuilt(self._session.federation, now.round, order.vector):
             return others + lacking * whole
-        if now.held is None or now.held.message is None:
+        if now.held is None:
             return others + turn.orders * whole
         have = len((asked & set(now.held.sites)) - outcome.whole)
         return others + have * len(now.held.message) + (turn.orders - have) * whole

@@ -160,6 +160,7 @@ class _Loop:
             up = replies * reply_bytes(self._session.federation, outcome.total)
         down = self._downlink.bytes(now, order, turn, outcome)
         sent = {"bytes_up": up, "bytes_down": down}
+        held = self._downlink.after(now, vector, outcome, round)
         seconds = time.perf_counter() - began
         line = {
             **_reply_fields(outcome, turn.asked),
@@ -182,7 +183,7 @@ class _Loop:
             losses=self._turns.after(now, outcome),
             earlier={version: models[version] for version in sorted(turn.awaited)},
             under_way=turn.under_way,
-            held=self._downlink.after(now, vector, outcome, round),
+            held=held,
         )
         notify(self._callbacks, RoundComputed(found))
         return found

@@ -189,9 +189,7 @@ class RunStore:
         tensors |= {f"{_EARLIER}{round}": value for round, value in checkpoint.earlier.items()}
         if (held := checkpoint.held) is not None:
             meta["holders"] = list(held.sites)
-            tensors[_HELD] = held.vector
-            if held.message is not None:
-                tensors[_MESSAGE] = held.message
+            tensors[_HELD], tensors[_MESSAGE] = held.vector, held.message
         if checkpoint.virtual_seconds is not None:
             meta["virtual_seconds"] = checkpoint.virtual_seconds
         if checkpoint.under_way:
@@ -351,7 +349,7 @@ def _held(tensors: dict[str, Tensor], holders: Any) -> Held | None:
         return None
     if not isinstance(holders, list) or not all(isinstance(site, str) for site in holders):
         raise ValueError("it does not say which sites have the last vector")
-    if message is not None and (message.dtype != torch.uint8 or message.dim() != 1):
+    if message is None or message.dtype != torch.uint8 or message.dim() != 1:
         raise ValueError("the encoded difference is not of bytes")
     return Held(vector, message, tuple(holders))
 

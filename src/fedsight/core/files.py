@@ -98,6 +98,15 @@ def parse_json(data: str | bytes) -> Any:
         raise ValueError(str(error)) from None
 
 
+def json_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file; an empty one if it is missing, incomplete or something else."""
+    try:
+        value = parse_json(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
 def records(path: Path) -> list[dict[str, Any]]:
     """The JSON objects in the lines of a file; incomplete lines, left by crashes, are skipped."""
     found = []

@@ -126,6 +126,11 @@ class Part:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def unit(self, place: int) -> object:
+        """What the image at `place` belongs to: its group, or itself."""
+        name = None if self.groups is None else self.groups[place]
+        return place if name is None else name
+
     def counts(self, classes: int, indices: Indices | None = None) -> Indices:
         """How many images (of those at `indices`) show each class [classes].
 

@@ -99,19 +99,23 @@ def order_digest(order: Order, adopted: Tensor | None = None) -> str:
 def adopted(federation: Federation) -> Tensor | None:
     """The personal and frozen values that the sites are sent, because only the coordinator has
     the weights that they are from; None if there are none, or if the sites can make them."""
-    program, layout = federation.program, federation.layout
-    if program.model == program.model.fresh():  # the sites build the same
+    layout = federation.layout
+    if rebuilds(federation.program):
         return None
     if not layout.length(Kind.PERSONAL) + layout.length(Kind.FROZEN):
         return None
     return federation.initial[layout.kept]
 
 
+def rebuilds(program: Program) -> bool:
+    """Whether sites can build the initial model: not if only the coordinator has the weights that
+    it is from."""
+    return bool(program.model == program.model.fresh())
+
+
 def is_rebuilt(federation: Federation, round: int, vector: Tensor) -> bool:
-    """Whether sites build `vector`, the model after `round`, themselves: before the first round it
-    follows from the seed, unless only the coordinator has the weights that it is from."""
-    model = federation.program.model
-    if round or model != model.fresh():
+    """Whether sites build `vector`, the model after `round`, themselves: the initial one."""
+    if round or not rebuilds(federation.program):
         return False
     return bool(vector.equal(federation.initial[federation.layout.travelling]))
 

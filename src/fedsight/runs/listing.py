@@ -14,7 +14,7 @@ from fedsight.coordinator.folders import CARRIED, LOCK
 from fedsight.coordinator.live import LIVE
 from fedsight.core import locks
 from fedsight.core.errors import StoreError
-from fedsight.core.files import link_on_the_way, parse_json, records
+from fedsight.core.files import json_object, link_on_the_way, records
 from fedsight.language.english import from_english
 from fedsight.language.message import Text, message
 
@@ -69,8 +69,8 @@ def folders(root: Path) -> list[Path]:
 
 def look(folder: Path) -> Listed:
     """The run in `folder`; what is missing or broken in it is left out."""
-    facts, summary = _object(folder / "run.json"), _object(folder / "summary.json")
-    live, job = _object(folder / LIVE), _object(folder / "job.json")
+    facts, summary = json_object(folder / "run.json"), json_object(folder / "summary.json")
+    live, job = json_object(folder / LIVE), json_object(folder / "job.json")
     lines = _history(folder)
     scored: Mapping[str, Any] = next((line for line in reversed(lines) if _number(line.get("score"))), {})
     shown = summary if _number(summary.get("score")) else scored
@@ -183,15 +183,6 @@ def _history(folder: Path) -> list[dict[str, Any]]:
         return records(folder / "history.jsonl")
     except OSError:
         return []
-
-
-def _object(path: Path) -> dict[str, Any]:
-    """The JSON object in a file that may be missing or incomplete."""
-    try:
-        value = parse_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def _count(value: Any) -> int | None:

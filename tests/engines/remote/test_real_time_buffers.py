@@ -13,7 +13,7 @@ from typing import Any
 import federations
 import pytest
 import site_services
-from federations import Diary
+from federations import Diary, Stop
 from site_services import Clock, FaultyLink, Places
 
 from fedsight.coordinator.callbacks import Callback, Event, ReplyArrived, RoundEnded
@@ -333,18 +333,6 @@ def test_a_silent_site_is_given_up_and_the_others_go_on(
     assert [line["sites"] for line in diary.lines] == [["north", "west"]] * 3
     assert all("has stopped answering" in line["rejected"][SLOW] for line in diary.lines)
     assert sum(site == SLOW and kind == "measure" for site, kind, _ in gate.asked) == 0
-
-
-class Stop(Callback):
-    """Kills the coordinator after a round."""
-
-    def __init__(self, round: int) -> None:
-        self._round = round
-
-    def on(self, event: Event) -> None:
-        """Enough."""
-        if isinstance(event, RoundEnded) and event.line["round"] == self._round:
-            raise KeyboardInterrupt
 
 
 def test_a_reply_that_a_dead_coordinator_never_took_is_charged_once_and_sent_as_it_was(

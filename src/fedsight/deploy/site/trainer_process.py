@@ -35,6 +35,7 @@ from fedsight.deploy.site.trainer import (
     receive,
     send,
 )
+from fedsight.engines.protected import rebuilds
 from fedsight.governance.charges import charge
 from fedsight.privacy.noise import fresh
 from fedsight.program import coding, plugins, rules
@@ -74,12 +75,10 @@ class SiteTrainer:
         layout = whole.layout  # what comes and goes is as long as the whole network, at every site
         state = program.init(whole.initial[layout.shared].clone())
         difference = coding.difference_of(program, layout)
-        # With weights that only the coordinator has, the first model comes from there.
-        rebuilt = setup.program.model == setup.program.model.fresh()
         lengths = lengths_of(layout, program.shared(state).values(), difference)
         self.opened = Opened(
             declared, cost, bare, self._remembers, integers, lengths, hashes, difference,
-            whole.initial[layout.travelling] if rebuilt else None,
+            whole.initial[layout.travelling] if rebuilds(setup.program) else None,
         )  # fmt: skip
 
     def train(self, step: TrainStep) -> TrainedUpdate:

@@ -134,8 +134,7 @@ def halves(part: Part, chosen: Indices, seed: int, site: str) -> tuple[Indices, 
     """Two halves of the images `chosen` [n] of a part; what belongs together stays together."""
     groups: dict[object, list[int]] = {}
     for place in chosen.tolist():
-        name = None if part.groups is None else part.groups[place]
-        groups.setdefault(place if name is None else name, []).append(place)
+        groups.setdefault(part.unit(place), []).append(place)
     whole = list(groups.values())
     first: list[int] = []
     for number in draws(seed, "delivery", site).permutation(len(whole)).tolist():

@@ -29,6 +29,11 @@ def losses(logits: Tensor, labels: Tensor, temperatures: Sequence[float]) -> Ten
     return found
 
 
+def calibrated(logits: Tensor, temperature: float) -> Tensor:
+    """Probabilities [n, classes] of logits [n, classes], float64."""
+    return torch.softmax(logits.double() / temperature, dim=1)
+
+
 def brier(probabilities: Tensor, labels: Tensor) -> int:
     """The sum of the squared distances of probabilities [n, classes] from the truth, in units of
     1 / UNIT (Brier 1950)."""

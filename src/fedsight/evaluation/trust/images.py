@@ -68,15 +68,13 @@ def _halved(
     both; which it is where they are equal is drawn, as the order is. An image that several views
     have, and a group's at several sites, is in the same half in all.
     """
-    groups, drawn = (
-        federation.dataset.test.groups,
-        draws(federation.program.split_seed, "trust", purpose),
-    )
+    unit = federation.dataset.test.unit
+    drawn = draws(federation.program.split_seed, "trust", purpose)
     half_of: dict[object, int] = {}
     sizes = [0, 0]
     found: tuple[list[View], list[View]] = ([], [])
     for view in views:
-        names = [_name(groups, place) for place in view.indices.tolist()]
+        names = [unit(place) for place in view.indices.tolist()]
         members = Counter(name for name in names if name not in half_of)
         fresh = [*members.items()]
         for number in drawn.permutation(len(fresh)).tolist():
@@ -88,12 +86,6 @@ def _halved(
         for half in (0, 1):
             found[half].append(replace(view, indices=view.indices[of == half]))
     return tuple(found[0]), tuple(found[1])
-
-
-def _name(groups: Sequence[str | None] | None, place: int) -> object:
-    """What an image belongs to: its group, or itself."""
-    name = None if groups is None else groups[place]
-    return place if name is None else name
 
 
 def _once(views: tuple[View, ...], seed: int) -> tuple[View, ...]:

@@ -22,7 +22,7 @@ from fedsight.evaluation.evidence import weights
 from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.answers import Answers, Respondent
-from fedsight.evaluation.trust.calibration import UNIT, best_temperature, brier, losses
+from fedsight.evaluation.trust.calibration import UNIT, best_temperature, brier, calibrated, losses
 from fedsight.evaluation.trust.conformal import covered, histogram, smallest, threshold
 from fedsight.evaluation.trust.images import learnt_from, trust_images
 from fedsight.evaluation.trust.reliability import FEWEST, Reliability, counted
@@ -122,7 +122,7 @@ class _Measured:
 
     def _shares(self, answers: Answers) -> Tensor:
         """The probabilities [n, classes] after scaling."""
-        return torch.softmax(answers.logits.double() / self.temperature, dim=1)
+        return calibrated(answers.logits, self.temperature)
 
     def _calibration(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the summary says, and the bins of the diagrams."""

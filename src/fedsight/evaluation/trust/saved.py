@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
 from fedsight.core.files import write_atomically
+from fedsight.evaluation.trust.calibration import calibrated
 from fedsight.evaluation.trust.measure import Trusted
 from fedsight.evaluation.trust.sets import Sets
 from fedsight.evaluation.trust.unlike import Distance, energy
@@ -41,7 +41,7 @@ class SavedTrust:
 
     def calibrated(self, logits: Tensor) -> Tensor:
         """Probabilities [n, classes] of logits [n, classes]."""
-        return torch.softmax(logits.double() / self.temperature, dim=1)
+        return calibrated(logits, self.temperature)
 
     def unlike(self, logits: Tensor, features: Tensor | None) -> Tensor | None:
         """Which images are unlike those of the training: bool [n]; None: that is not known."""

@@ -1,4 +1,4 @@
-"""The sites of a federation as the server sees them."""
+"""The sites of a federation as the server sees them, for the terminal and the console."""
 
 from __future__ import annotations
 
@@ -10,20 +10,22 @@ from fedsight.deploy.membership.federation import FederationFolder
 from fedsight.deploy.membership.presence import Presence, presences
 from fedsight.deploy.processes import supervisor
 
-LONGEST = 80  # characters of what a site says of itself
+LONGEST = 80  # characters of what a site calls the source of its images
 
 
 @dataclass(frozen=True)
 class SiteRow:
-    """One site: whether it is connected, and what it declares. All of the latter is its choice."""
+    """One site: whether it is connected, and what it declares. All of the latter is its choice.
+    Times are seconds since 1970."""
 
     name: str
     connected: bool
-    since: float | None  # seconds since 1970; when it was last seen if it is not connected
+    since: float | None  # when it came, or when it was last seen; None: it never came
     source: str
     train: int | None
     test: int | None
     classes: int | None
+    skipped: int | None  # corrupt images that were left out
     revoked: str  # why, if it was
 
 
@@ -64,6 +66,7 @@ def _row(name: str, one: Presence | None, revoked: str) -> SiteRow:
         train=_count(facts.get("train")),
         test=_count(facts.get("test")),
         classes=len(classes) if isinstance(classes, list) else None,
+        skipped=_count(facts.get("skipped")),
         revoked=revoked,
     )
 
