@@ -51,7 +51,7 @@ def test_a_number_for_a_table_ends_the_check_where_tables_are_taken_for_granted(
     of: Program, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(earlier, "_section", lambda table, name: table.get(name, {}))
-    monkeypatch.setattr(earlier, "parse_json", json.loads)
+    monkeypatch.setattr(earlier, "json_object", lambda path: json.loads(path.read_text()))
     with pytest.raises(AttributeError):
         differences(of, tmp_path, {"model": 3})
     (tmp_path / "run.json").write_text('{"preprocess": [1]}')
