@@ -237,6 +237,12 @@ SUMMARY = {
     "(`own_coverage`, `own_size`); or the `reason`",
     "ood": "unlike images: the `score`, its `threshold`, `asked` and measured `false_alarm`; or "
     "the `reason`",
+    "overfitting": "`train` and `test`, shares of right answers of the `federated` and of the "
+    "`pooled` model, their difference (`gap`) with its `interval`; `by_site` the gap of the model "
+    "that a site gets and of its own, and their means over `sites`; or the `reason`",
+    "robustness": "shares of right answers on `clean` and `corrupted` test images, `by_kind` of "
+    "corruption at each of five severities; `by_site` and `sites` as in `overfitting`; or the "
+    "`reason`",
     "worst_site": "name and score of the site with the lowest score, if the sites differ beyond "
     "chance; else null",
     "by_site": "figures for each of the first 200 sites",

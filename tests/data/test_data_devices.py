@@ -38,7 +38,9 @@ CHANGES: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 # What takes numbers from tensors, which a device without memory does not have.
-NEEDS_VALUES = {"rotate", "colour", "crop", "cutmix", "erase", "mixup", "randaugment"}
+NEEDS_VALUES = {
+    "augmix", "rotate", "colour", "crop", "cutmix", "erase", "mixup", "randaugment"
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", [name for name in CHANGES if name not in NEEDS_VALUES])

@@ -13,6 +13,7 @@ from command_line import done, read, refused, write_config
 from safetensors.torch import load_file
 
 import fedsight
+from fedsight.report import generalisation
 from fedsight.report.read import read as read_run
 from fedsight.report.trust import lines
 from fedsight.core.errors import DataError, StoreError
@@ -249,3 +250,39 @@ def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="not of its network"):
         fedsight.load(tmp_path / "run").predict(torch.zeros(1, 8, 8))
     assert load_file(run / "unlike.safetensors").keys() == {"mixing", "whitening", "means"}
+
+
+def test_over_fitting_and_corruptions_of_all_models_are_told(tmp_path: Path) -> None:
+    config = write_config(tmp_path, **HELD, trust={"robustness": True})
+    done("compare", config, "--workers", "2", "--out", tmp_path / "run")
+    summary, comparison = read(tmp_path / "run"), json.loads(
+        (tmp_path / "run" / "comparison.json").read_text()
+    )
+    gaps, stress = summary["overfitting"], summary["robustness"]
+    for arm in ("federated", "pooled"):
+        assert gaps[arm]["gap"] == pytest.approx(gaps[arm]["train"] - gaps[arm]["test"])
+        low, high = gaps[arm]["interval"]
+        assert low <= gaps[arm]["gap"] <= high
+        every = [one for each in stress[arm]["by_kind"].values() for one in each]
+        assert len(every) == 30
+        assert stress[arm]["corrupted"] == pytest.approx(sum(every) / 30)
+    assert gaps["federated"]["test"] == summary["score"]
+    assert gaps["pooled"]["test"] == comparison["pooled"]["score"]
+    for told in (gaps, stress):
+        both = [(one["federated"], one["alone"]) for one in told["by_site"].values()]
+        assert len(both) == summary["sites"]
+        for at, key in enumerate(("federated", "alone")):
+            assert told["sites"][key] == pytest.approx(sum(one[at] for one in both) / len(both))
+    assert not any("exam" in one for one in comparison["alone"].values())
+    text = " ".join(str(line) for line in generalisation.lines(read_run(tmp_path / "run")))
+    assert "Over-fitting" in text
+    assert "Corrupted" in text
+
+
+def test_a_run_without_baselines_tells_its_own_gap_alone(run: Path, tmp_path: Path) -> None:
+    done("run", write_config(tmp_path, **HELD), "--workers", "1", "--out", tmp_path / "run")
+    summary = read(tmp_path / "run")
+    assert summary["overfitting"]["federated"]["gap"] is not None
+    assert summary["overfitting"]["pooled"] is None
+    assert "sites" not in summary["overfitting"]
+    assert "trust.robustness is false" in summary["robustness"]["reason"]

@@ -41,6 +41,19 @@ def paired(first: float, second: float, samples: float) -> tuple[float, float]:
     return max(-1.0, difference - half), min(1.0, difference + half)
 
 
+def apart(
+    first: tuple[float, tuple[float, float]], second: tuple[float, tuple[float, float]]
+) -> tuple[float, float]:
+    """The 95 % interval of the difference of two independent shares, each given with its own
+    interval (Newcombe 1998, method 10)."""
+    (one, (low, high)), (other, (least, most)) = first, second
+    difference = one - other
+    return (
+        difference - math.hypot(one - low, most - other),
+        difference + math.hypot(high - one, other - least),
+    )
+
+
 def widened(value: float, bounds: tuple[float, float], error: float) -> tuple[float, float]:
     """The 95 % interval `bounds` of `value`, if an independent error with the standard deviation
     `error` is added."""

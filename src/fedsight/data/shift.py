@@ -56,10 +56,12 @@ class Shift(Settings):
         if self.kind == "none" or level == 0:
             return pixels
         if self.kind == "noise":
-            noise = _noise(derive(seed, "shift", site), indices.to(pixels.device), pixels.shape[1:])
+            noise = pixel_noise(
+                derive(seed, "shift", site), indices.to(pixels.device), pixels.shape[1:]
+            )
             return pixels.add(noise.mul_(level)).clamp_(0.0, 1.0)
         if self.kind == "blur":
-            return _blur(pixels, level)
+            return gaussian_blur(pixels, level)
         if self.kind == "rotate":
             return _rotate(pixels, level)
         if self.kind == "contrast":
@@ -67,7 +69,7 @@ class Shift(Settings):
         return pixels.mul(1.0 - 2.0 * level).add_(level)
 
 
-def _noise(seed: int, indices: Tensor, shape: Any) -> Tensor:
+def pixel_noise(seed: int, indices: Tensor, shape: Any) -> Tensor:
     """Nearly normal noise [b, *shape], mean 0 and variance 1, a function of seed, index and pixel.
 
     Each value is the sum of the eight bytes of a hash: integers, so exact on every machine.
@@ -88,7 +90,7 @@ def _mix(x: Tensor) -> Tensor:
     return x ^ ((x >> 31) & (2**33 - 1))
 
 
-def _blur(pixels: Tensor, sigma: float) -> Tensor:
+def gaussian_blur(pixels: Tensor, sigma: float) -> Tensor:
     """Gaussian blur, edges repeated; plain sums, whose rounding no batch size changes."""
     radius = max(1, math.ceil(3 * sigma))
     weights = [math.exp(-0.5 * (step / sigma) ** 2) for step in range(-radius, radius + 1)]

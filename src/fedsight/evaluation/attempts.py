@@ -23,6 +23,7 @@ SAMPLES = "test images with the model's answers"
 CURVES = "curves of the task"
 TABLES = "tables of the task"
 TRUST = "how far the answers can be trusted"
+GENERALISATION = "over-fitting and robustness"
 MAX_REASON = 200  # characters
 log = logging.getLogger(__name__)
 T = TypeVar("T")

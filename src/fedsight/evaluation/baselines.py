@@ -21,6 +21,7 @@ from fedsight.engines.in_process import InProcessEngine
 from fedsight.evaluation.delivery.deliver import Delivered, SharedModel, deliver
 from fedsight.evaluation.evidence import Evidence, Witness
 from fedsight.evaluation.figures import Evaluator
+from fedsight.evaluation.generalisation.exam import Exam, examined
 from fedsight.program.budget import Budget
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
@@ -38,6 +39,7 @@ class TrainedBaseline:
     evidence: Evidence | None  # what the figure of the job's own site rests on
     kept: int | None = None  # the round that was kept, where rounds are compared
     delivered: Delivered | None = None  # what the site gets, if it has images to choose by
+    exam: Exam | None = None  # of the model that it trained; None: nobody asked
 
 
 class BaselineRound:
@@ -69,14 +71,15 @@ def work(setup: tuple[Federation, Speed, Budget, SharedModel | None], pipe: Conn
         baseline = federation.all_pooled(budget) if pooled else federation.alone(job, budget)
         found = delivered = None
         with training(baseline, job, speed, [_RoundReporter(pipe.send)]) as (trained, engine):
+            client = engine.loaded(trained.travelling)
+            exam = examined(federation, Evaluator(baseline), client, None if pooled else job)
             if not pooled:
-                client = engine.loaded(trained.travelling)
                 found = Witness(Evaluator(baseline), client).of(job)
                 if shared is not None:
                     delivered = deliver(federation, job, shared, client, speed)
         passes = engine.seen / max(1, baseline.size(0))
         kept = trained.round if baseline.program.rounds.compared else None
-        pipe.send(TrainedBaseline(job, trained.sums, passes, found, kept, delivered))
+        pipe.send(TrainedBaseline(job, trained.sums, passes, found, kept, delivered, exam))
 
 
 @contextlib.contextmanager

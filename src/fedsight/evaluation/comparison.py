@@ -22,13 +22,14 @@ from fedsight.evaluation.delivery.base import ALONE, SHARED
 from fedsight.evaluation.delivery.deliver import SharedModel
 from fedsight.evaluation.evidence import Evidence, Witness, compared
 from fedsight.evaluation.figures import Evaluator, Figures
+from fedsight.evaluation.generalisation.exam import Exam
 from fedsight.program.budget import Budget, passes_by_site, planned, spent
 from fedsight.program.federation import Federation
 from fedsight.program.kept import keep
 from fedsight.program.program import Speed
 from fedsight.program.views import listed
 
-INNER = ("evidence", "delivered")  # of what is known of a baseline, what others are made of
+INNER = ("evidence", "delivered", "exam")  # of what is known of a baseline, what others are made of
 PARTIAL = (
     "comparison.partial.json"  # finished baselines; an interruption loses only those in progress
 )
@@ -100,6 +101,8 @@ def _finished(store: RunStore) -> dict[str, Any]:
         for entry in done.values():
             for told in (entry, entry.get("delivered") or {}):
                 _evidence(told)
+                if "exam" in told:
+                    Exam.of(told["exam"])
             if not all(isinstance(entry[key], int | float | None) for key in ("score", "passes")):
                 raise ValueError("a figure is not a number")
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
@@ -138,7 +141,7 @@ def comparison(
             names(site): delivered(evaluator, site, done[str(site)], federated, evidence or {})
             for site in sites
         },
-        "pooled": done[str(POOLED)],
+        "pooled": {k: v for k, v in done[str(POOLED)].items() if k not in INNER},
         "federated": {
             **_single_model(federated),
             "passes": spent(federation, history).passes,
@@ -165,7 +168,7 @@ def delivered(
         found = compared(evaluator, site, evidence.get(site), _evidence(done))
         return {"kind": SHARED, "held_out": 0, "score": score, **found}
     found = compared(evaluator, site, _evidence(known), _evidence(done))
-    return {**{k: v for k, v in known.items() if k != "evidence"}, **found}
+    return {**{k: v for k, v in known.items() if k not in INNER}, **found}
 
 
 def gains(comparison: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,11 +230,15 @@ def _figures(evaluator: Evaluator, trained: TrainedBaseline) -> dict[str, Any]:
     found = _scores(evaluator, trained) | {"passes": trained.passes}
     if trained.kept is not None:
         found["kept"] = trained.kept
+    if trained.exam is not None:
+        found["exam"] = trained.exam.plain()
     if (given := trained.delivered) is not None:
         own = _own(evaluator, trained.job, given.sums)
         found["delivered"] = {**given.choice, "score": own.get("score")}
         if given.evidence is not None:
             found["delivered"]["evidence"] = given.evidence.plain()
+        if given.exam is not None:
+            found["delivered"]["exam"] = given.exam.plain()
     return found if trained.evidence is None else found | {"evidence": trained.evidence.plain()}
 
 

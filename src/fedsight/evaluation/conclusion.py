@@ -27,9 +27,20 @@ from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import DataError
 from fedsight.evaluation import comparison as baselines
 from fedsight.evaluation import overall
-from fedsight.evaluation.attempts import CURVES, INTERVALS, SAMPLES, SITES, TABLES, TRUST, Attempts
+from fedsight.evaluation.attempts import (
+    CURVES,
+    GENERALISATION,
+    INTERVALS,
+    SAMPLES,
+    SITES,
+    TABLES,
+    TRUST,
+    Attempts,
+)
 from fedsight.evaluation.evidence import Evidence
 from fedsight.evaluation.figures import Evaluator, Figures
+from fedsight.evaluation.generalisation.exam import unexamined
+from fedsight.evaluation.generalisation.told import left_out, told
 from fedsight.evaluation.homogeneity import Spread, spread
 from fedsight.evaluation.overall import Final, Interval, Intervals
 from fedsight.evaluation.samples import answers
@@ -72,7 +83,7 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     figures = evaluator.figures(trained.sums, final=True)
     summary = _summarise(run, trained, figures, model)
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
-    evidence = _evidence(run, trained, evaluator)
+    evidence, found = _evidence(run, trained, evaluator), dict[str, Any]()
     if run.command == "compare":
         budget = spent(federation, store.history())
         rounds = len(baselines.jobs(federation)) * budget.rounds
@@ -99,10 +110,24 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     trust = attempts.of(TRUST, lambda: trusted(final, run.pictures), left_out)
     keep(store, trust)
     summary |= trust.summary
+    summary |= _generalisation(run, (final, evaluator, figures), found, attempts)
     _write_evaluation(run, evaluator, trained, figures, (sites, sure, attempts))
     store.write_json("summary.json", summary)
     notify(run.callbacks, RunEnded(summary))
     return summary
+
+
+def _generalisation(
+    run: Conclusion,
+    at: tuple[Final, Evaluator, Figures],
+    found: Mapping[str, Any],
+    attempts: Attempts,
+) -> dict[str, Any]:
+    """What the summary says of over-fitting and robustness; `found` are the baselines, if any."""
+    if reason := unexamined(run.session.federation, run.pictures):
+        return left_out(reason)
+    otherwise = left_out(overall.FAILED)
+    return attempts.of(GENERALISATION, lambda: told(*at, found), otherwise)
 
 
 def _evidence(

@@ -17,6 +17,7 @@ from fedsight.core.types import Metrics, Sum
 from fedsight.data.contents import contents
 from fedsight.data.splits.iid import Iid
 from fedsight.evaluation.baselines import POOLED, TrainedBaseline
+from fedsight.evaluation.generalisation.exam import Exam
 from fedsight.program.budget import Budget
 from fedsight.program.federation import Federation
 
@@ -59,7 +60,9 @@ def kept(folder: Path | None, wanted: str | None) -> TrainedBaseline | None:
             {name: Sum(np.array(total), count) for name, (total, count) in view.items()}
             for view in found["sums"]
         ]
-        return TrainedBaseline(POOLED, sums, float(found["passes"]), None, found.get("kept"))
+        exam = None if found.get("exam") is None else Exam.of(found["exam"])
+        passes, kept = float(found["passes"]), found.get("kept")
+        return TrainedBaseline(POOLED, sums, passes, None, kept, exam=exam)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         cause = f"{folder / FILE} is broken: {error!r}"
         raise StoreError(cause, "remove it: the baseline is trained again") from error
@@ -73,5 +76,6 @@ def keep(folder: Path | None, wanted: str | None, trained: TrainedBaseline) -> N
         {name: [np.asarray(one.total).tolist(), one.count] for name, one in view.items()}
         for view in trained.sums
     ]
+    exam = None if trained.exam is None else trained.exam.plain()
     facts = {"key": wanted, "passes": trained.passes, "kept": trained.kept, "sums": plain}
-    RunStore(folder).write_json(FILE, facts)
+    RunStore(folder).write_json(FILE, facts | {"exam": exam})

@@ -10,7 +10,8 @@ from fedsight.core.settings import Settings
 
 
 class Trust(Settings):
-    """Calibration, prediction sets and unlike images, measured when a run ends: `[trust]`.
+    """Calibration, prediction sets, unlike images and over-fitting, measured when a run ends:
+    `[trust]`.
 
     They are made from images that nobody trained on and that did not choose the model, for tasks
     that give each image one class. Where that is not possible, summary and report say why.
@@ -28,3 +29,6 @@ class Trust(Settings):
     unlike: Literal["distance", "energy"] = "distance"
     # largest share of images like those of the training that are called unlike them
     false_alarm: float = Field(0.05, gt=0, lt=1)
+    # whether models are measured on corrupted test images too (noise, blur, JPEG, ...), which takes
+    # thirty passes over up to 500 of them for each model
+    robustness: bool = False

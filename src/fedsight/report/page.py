@@ -17,6 +17,7 @@ from fedsight.report import (
     bars,
     classes,
     first,
+    generalisation,
     groups,
     mistakes,
     nouns,
@@ -114,6 +115,7 @@ def _environment() -> Environment:
         protect=protect,
         sites=sites,
         trust=trust,
+        generalisation=generalisation,
         view=view,
         words=words,
     )

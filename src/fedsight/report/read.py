@@ -11,15 +11,15 @@ from pydantic import ValidationError
 
 from fedsight.core.errors import StoreError
 from fedsight.core.files import parse_json
+from fedsight.report.record import Record
 from fedsight.report.records import (
     Comparison,
     Evaluation,
     Facts,
-    Record,
     RoundRecord,
     Summary,
-    TrustRecord,
 )
+from fedsight.report.trust_records import TrustRecord
 
 CURE = "repeat the run or continue it with `fedsight resume`, then build the report again"
 

@@ -5,58 +5,20 @@ from __future__ import annotations
 import base64
 import binascii
 import math
-from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
+from pydantic import Field, field_validator, model_validator
+
+from fedsight.report.record import Cell, Count, Figure, Real, Record
+from fedsight.report.trust_records import (
+    CalibrationRecord,
+    OodRecord,
+    OverfittingRecord,
+    RobustnessRecord,
+    SetsRecord,
 )
 
 PICTURES = {"png": b"\x89PNG\r\n\x1a\n", "jpeg": b"\xff\xd8\xff"}
-LARGEST = 10**200  # sums of numbers up to this still fit a float
-
-
-def _held(value: Any) -> Any:
-    """A number of any size as one that can be computed with; a count that is not finite is None."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return value
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return max(-LARGEST, min(LARGEST, value))
-
-
-def _figure(value: Any) -> Any:
-    """A figure as a float; one that is too large to compute with is infinite."""
-    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) > LARGEST:
-        return math.inf if value > 0 else -math.inf
-    return value
-
-
-Count = Annotated[int | None, BeforeValidator(_held)]
-Cell = Annotated[int, BeforeValidator(_held)]
-Figure = Annotated[float | None, BeforeValidator(_figure)]
-Real = Annotated[float, BeforeValidator(_figure)]
-
-
-class Record(BaseModel):
-    """Base class; unknown keys are ignored, so that newer runs stay readable.
-
-    Null is the same as a missing key: not measured.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _null_is_missing(cls, given: Any) -> Any:
-        if not isinstance(given, Mapping):
-            return given
-        return {key: value for key, value in given.items() if value is not None}
 
 
 class Data(Record):
@@ -196,66 +158,6 @@ class KeptRecord(Record):
     stopped: str = ""  # why training ended early; empty: it did not
 
 
-class SiteTrustRecord(Record):
-    """One site: expected calibration error, and how prediction sets do in its mix of images, by the
-    run's guarantee and by the site's own threshold."""
-
-    ece_before: Figure = None
-    ece: Figure = None
-    coverage: Figure = None
-    size: Figure = None
-    own_coverage: Figure = None
-    own_size: Figure = None
-    images: Count = None
-
-
-class TrustPart(Record):
-    """What was measured of trust; `reason`: why it was not."""
-
-    asked: Figure = None
-    images: Count = None
-    tested: Count = None
-    reason: str = ""
-    by_site: dict[str, SiteTrustRecord] = Field(default_factory=dict)
-
-
-class CalibrationRecord(TrustPart):
-    """How far confidence is off, before and after scaling by a temperature."""
-
-    ece_before: Figure = None
-    ece: Figure = None
-    ece_interval: tuple[float, float] | None = None
-    temperature: Figure = None
-
-
-class SetsRecord(TrustPart):
-    """Prediction sets: how often they hold the true class, how large they are, for whom."""
-
-    guarantee: str = ""
-    coverage: Figure = None
-    size: Figure = None
-    expected: tuple[float, float] | None = None  # 95 % of what chance makes of the coverage
-
-
-class OodRecord(TrustPart):
-    """Images unlike those of the training: how many test images are called so."""
-
-    false_alarm: Figure = None
-
-
-class BinRecord(Record):
-    """A bin of the reliability diagram."""
-
-    confidence: Figure = None
-    accuracy: Figure = None
-
-
-class TrustRecord(Record):
-    """`trust.json`, as far as the report shows it: the diagrams before and after scaling."""
-
-    reliability: dict[str, tuple[BinRecord, ...]] = Field(default_factory=dict)
-
-
 class Summary(Record):
     """`summary.json`: the final figures."""
 
@@ -277,6 +179,8 @@ class Summary(Record):
     calibration: CalibrationRecord | None = None
     sets: SetsRecord | None = None
     ood: OodRecord | None = None
+    overfitting: OverfittingRecord | None = None
+    robustness: RobustnessRecord | None = None
 
 
 class MarkRecord(Record):

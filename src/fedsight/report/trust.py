@@ -9,8 +9,8 @@ from fedsight.report import plots
 from fedsight.report.nouns import nouns
 from fedsight.report.phrases import known_phrase
 from fedsight.report.read import Run
-from fedsight.report.records import CalibrationRecord, OodRecord, SetsRecord
 from fedsight.report.svg import Plot
+from fedsight.report.trust_records import CalibrationRecord, OodRecord, SetsRecord
 from fedsight.report.words import Words, count, number, percent, range_of
 
 HOLDS = {

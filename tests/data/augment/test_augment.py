@@ -13,6 +13,7 @@ from torchvision.transforms import v2
 from fedsight.core.errors import ConfigError
 from fedsight.core.part_lists import written
 from fedsight.core.rng import generator
+from fedsight.data.augment import augmix
 from fedsight.data.augment.base import Mixture, augment, augmentations, read
 from fedsight.data.augment.crop import Crop
 from fedsight.data.augment.cutmix import CutMix, paste, rectangle
@@ -149,6 +150,30 @@ def test_operations_are_torchvisions(name: str, strength: int, negative: bool) -
 def test_all_of_torchvisions_operations_are_there() -> None:
     assert set(THEIRS) == set(OPERATIONS)
     assert set(THEIRS.values()) == set(v2.RandAugment._AUGMENTATION_SPACE)
+
+
+# -- AugMix ----------------------------------------------------------------------------------------
+
+
+def test_chains_that_change_nothing_leave_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The weights of image and chains sum to 1."""
+    monkeypatch.setattr(augmix, "USED", ("identity",))
+    torch.testing.assert_close(made("augmix"), IMAGES)
+
+
+def test_the_share_of_the_image_is_uniform(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beta(1, 1): seen where chains give black images."""
+    monkeypatch.setattr(augmix, "USED", ("black",))
+    monkeypatch.setitem(augmix.OPERATIONS, "black", lambda image, strength, sign: 0 * image)
+    white = torch.ones(2000, 1, 1, 1)
+    shares = made("augmix", x=white).flatten().sort().values
+    even = (torch.arange(2000) + 0.5) / 2000
+    assert float((shares - even).abs().max()) < 0.04  # Kolmogorov-Smirnov, p = 0.003
+
+
+def test_no_operation_resembles_a_corruption_that_is_measured() -> None:
+    assert set(augmix.USED) < set(OPERATIONS)
+    assert not set(augmix.USED) & {"brightness", "colour", "contrast", "sharpness"}
 
 
 # -- mixed images ----------------------------------------------------------------------------------

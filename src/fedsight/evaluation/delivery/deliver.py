@@ -20,6 +20,7 @@ from fedsight.evaluation.delivery.base import SiteModels
 from fedsight.evaluation.delivery.choice import HeldOut, decided, offsets
 from fedsight.evaluation.evidence import Evidence, Witness
 from fedsight.evaluation.figures import Evaluator
+from fedsight.evaluation.generalisation.exam import Exam, examined
 from fedsight.program.federation import Federation
 from fedsight.program.program import Speed
 
@@ -51,11 +52,13 @@ class SharedModel:
 @dataclass(frozen=True)
 class Delivered:
     """What a site got: the choice as values for JSON, the metric sums of its test view (those of
-    other views are empty), and what its figure rests on."""
+    other views are empty), what its figure rests on, and how the model does on images that it knows
+    and on corrupted ones."""
 
     choice: Mapping[str, Any]
     sums: list[Metrics]
     evidence: Evidence | None
+    exam: Exam | None
 
 
 def with_own(federation: Federation, vector: Tensor, own: Tensor | None) -> dict[str, Tensor]:
@@ -92,7 +95,9 @@ def deliver(
         write_atomically(path, save(layout.state_dict(choice.taken.vector)))
         evaluator = Evaluator(client.federation)
         sums = _measured(evaluator, site, client)
-        return Delivered(choice.plain(), sums, Witness(evaluator, client).of(site))
+        evidence = Witness(evaluator, client).of(site)
+        exam = examined(federation, evaluator, client, site)
+        return Delivered(choice.plain(), sums, evidence, exam)
 
 
 def delivered_path(folder: Path, site: str) -> Path:
