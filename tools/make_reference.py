@@ -227,10 +227,10 @@ SUMMARY = {
     "macro_f1": "one class per image: the mean F1 of the classes",
     "kept": "where rounds are compared: the round whose model this is, by which figure, the best "
     "round and its value, and whether patience ended training; else missing",
-    "calibration": "`temperature`; the expected calibration error without what chance adds, before "
-    "and after it (`ece_before`, `ece`, `ece_interval`), `ece_naive` with it, `rms` of the "
-    "squares; `brier_before`, `brier`; numbers of images `fitted` and `tested`, `by` which images; "
-    "`by_site`; or the `reason` why there is none, or why the temperature stays 1",
+    "calibration": "`scaling`, and its `temperature`; the expected calibration error without what "
+    "chance adds, before and after it (`ece_before`, `ece`, `ece_interval`), `ece_naive` with it, "
+    "`rms` of the squares; `brier_before`, `brier`; numbers of images `fitted` and `tested`, `by` "
+    "which images; `by_site`; or the `reason` why there is none, or why scores are not scaled",
     "sets": "prediction sets: `method`, `guarantee`, the coverage `asked` for, `coverage` and mean "
     "`size` on test images, `expected`, between which 95 % of runs are, `images` that they come "
     "from, `smallest` number that is enough; `by_site` also by the site's own threshold "

@@ -19,6 +19,7 @@ from fedsight.report.trust import lines
 from fedsight.core.errors import DataError, StoreError
 from fedsight.evaluation.trust import measure
 from fedsight.evaluation.trust.saved import SavedTrust, kept
+from fedsight.evaluation.trust.scaling import TemperatureScaling
 from fedsight.coordinator.store import RunStore
 
 HELD: dict[str, Any] = {"rounds": {"validation": 0.4}}
@@ -64,10 +65,10 @@ def test_predict_gives_the_sets_that_were_measured(run: Path) -> None:
     assert sum(right) / len(right) == pytest.approx(summary["sets"]["coverage"], abs=0.03)
     alarms = sum(bool(one.unlike) for one in found) / len(found)
     assert alarms == pytest.approx(summary["ood"]["false_alarm"], abs=0.03)
-    heat = known_of.temperature
+    scaling = known_of.scaling
     for one in found[:5]:
-        given = torch.tensor([*one.table()["probabilities"].values()]).log() / heat
-        assert one.calibrated == pytest.approx(float(torch.softmax(given, 0).max()), abs=1e-4)
+        given = torch.tensor([*one.table()["probabilities"].values()]).log()
+        assert one.calibrated == pytest.approx(float(scaling.shares(given[None]).max()), abs=1e-4)
     wider = model.predict(pixels, coverage=0.8)
     assert all(
         set(one.classes or ()) <= set(other.classes or ())
@@ -199,13 +200,14 @@ def test_what_few_images_cannot_tell_is_left_as_it_is_and_said(
     done("run", config, "--workers", "1", "--out", tmp_path / "run")
     summary = read(tmp_path / "run")
     assert summary["calibration"]["fitted"] < 20
-    assert summary["calibration"]["temperature"] == known(tmp_path / "run").temperature == 1
+    assert summary["calibration"]["temperature"] == 1
+    assert known(tmp_path / "run").scaling == TemperatureScaling(1.0)
     assert summary["calibration"]["ece"] == summary["calibration"]["ece_before"]
     assert "too few: it needs 20" in summary["calibration"]["reason"]
     assert "as the scale goes" in summary["ood"]["reason"]
     assert known(tmp_path / "run").limit is None
     page = (tmp_path / "run" / "report.html").read_text()
-    assert "The temperature is not fitted" in page
+    assert "Scores are not scaled" in page
     assert "as the scale goes" in page
 
 
@@ -229,7 +231,10 @@ def test_broken_files_are_named(run: Path, tmp_path: Path) -> None:
     facts = json.loads(path.read_text())
     sets = facts["sets"]
     for broken in (
-        {"temperature": -1},
+        {"scaling": {"kind": "temperature", "temperature": -1}},
+        {"scaling": {"kind": "vector", "factors": [1.0], "offsets": [0.0]}},
+        {"scaling": {"kind": "isotonic", "temperature": 1.0, "steps": [[[0, 2.0]]] * 4}},
+        {"scaling": {"kind": ["x"]}},
         {"ood": None},
         {"sets": {**sets, "classes": [[]] * 100_000}},
         {"sets": {**sets, "sites": {str(name): [] for name in range(300)}}},
@@ -286,3 +291,14 @@ def test_a_run_without_baselines_tells_its_own_gap_alone(run: Path, tmp_path: Pa
     assert summary["overfitting"]["pooled"] is None
     assert "sites" not in summary["overfitting"]
     assert "trust.robustness is false" in summary["robustness"]["reason"]
+
+
+def test_scores_can_be_scaled_class_by_class(tmp_path: Path) -> None:
+    held: dict[str, Any] = {"rounds": {"validation": 0.5}}
+    config = write_config(tmp_path, **held, trust={"scaling": "vector"})
+    done("run", config, "--workers", "1", "--out", tmp_path / "run")
+    told = read(tmp_path / "run")["calibration"]
+    assert told["scaling"] == "vector"
+    assert "temperature" not in told
+    assert known(tmp_path / "run").scaling.kind == "vector"
+    assert "scaled class by class" in " ".join(map(str, lines(read_run(tmp_path / "run"))))

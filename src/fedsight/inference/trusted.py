@@ -130,7 +130,7 @@ def _assessed(
         found.append(
             Assessed(
                 answer,
-                float(shares[at].max()),
+                float(shares[at, int(logits[at].argmax())]),
                 None if unlike is None else bool(unlike[at]),
                 held,
             )

@@ -18,6 +18,9 @@ class Trust(Settings):
     """
 
     measured: bool = True  # whether they are
+    # what makes probabilities of scores: one temperature; a factor and an offset for each class, or
+    # for each class any function that rises (of which each needs more held-out images)
+    scaling: Literal["temperature", "vector", "isotonic"] = "temperature"
     # the score by which a set takes classes: lac: the smallest sets on average; aps: larger where
     # an image is difficult; raps: likewise, and classes far down the ranking seldom
     sets: Literal["lac", "aps", "raps"] = "lac"

@@ -93,18 +93,20 @@ def _calibration(run: Run, found: CalibrationRecord | None) -> list[Text]:
     }  # fmt: skip
     bounds = found.ece_interval
     values["interval"] = percent(found.ece) if bounds is None else range_of(*bounds)
+    heat = values.pop("temperature")
+    scaled = message("scores are divided by a temperature of {temperature}", temperature=heat)
+    if found.temperature is None:
+        scaled = message("scores are scaled class by class")
     told: list[Text] = [
         message(
             "Confidence: on {tested} test {images} it is off by {before} on average as the model "
-            "says it, and by {after} (95 % interval {interval}) once scores are divided by a "
-            "temperature of {temperature}. This is the expected calibration error without what "
-            "chance adds.",
-            **values,
+            "says it, and by {after} (95 % interval {interval}) once {scaled}. This is the "
+            "expected calibration error without what chance adds.",
+            **values, scaled=scaled,
         )
-    ]
+    ]  # fmt: skip
     if found.reason:
-        why = known_phrase(found.reason)
-        told.append(message("The temperature is not fitted: {reason}.", reason=why))
+        told.append(message("Scores are not scaled: {reason}.", reason=known_phrase(found.reason)))
     return told
 
 

@@ -22,10 +22,17 @@ from fedsight.evaluation.evidence import weights
 from fedsight.evaluation.figures import Evaluator
 from fedsight.evaluation.overall import Final
 from fedsight.evaluation.trust.answers import Answers, Respondent
-from fedsight.evaluation.trust.calibration import UNIT, best_temperature, brier, calibrated, losses
+from fedsight.evaluation.trust.calibration import UNIT, brier
 from fedsight.evaluation.trust.conformal import covered, histogram, smallest, threshold
 from fedsight.evaluation.trust.images import learnt_from, trust_images
 from fedsight.evaluation.trust.reliability import FEWEST, Reliability, counted
+from fedsight.evaluation.trust.scaling import (
+    SCALINGS,
+    Scaling,
+    TemperatureScaling,
+    fitted,
+    plain,
+)
 from fedsight.evaluation.trust.sets import SITE, Sets
 from fedsight.evaluation.trust.unlike import Distance, FeatureSums, energy
 from fedsight.program.federation import Federation
@@ -102,7 +109,7 @@ class _Measured:
         calibration, diagrams = self._calibration()
         sets, ood, tensors = self._sets_told(), *self._unlike()
         facts = {
-            "temperature": self.temperature,
+            "scaling": plain(self.scaling),
             "by": self._by,
             "apart": self._asks.apart,
             "head": self._asks.head if self._near else None,
@@ -113,23 +120,20 @@ class _Measured:
         return Trusted({"calibration": calibration, "sets": sets, "ood": ood}, facts, tensors)
 
     @cached_property
-    def temperature(self) -> float:
-        """That with the least loss; 1, where there are too few images to tell."""
-        one = self._fitted
-        if len(one) < FEWEST:
-            return 1.0
-        return best_temperature(lambda asked: losses(one.logits, one.labels, asked))
+    def scaling(self) -> Scaling:
+        """What makes probabilities of scores."""
+        return fitted(self._settings.scaling, self._fitted.logits, self._fitted.labels)
 
     def _shares(self, answers: Answers) -> Tensor:
         """The probabilities [n, classes] after scaling."""
-        return calibrated(answers.logits, self.temperature)
+        return self.scaling.shares(answers.logits)
 
     def _calibration(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """What the summary says, and the bins of the diagrams."""
         tested, images = self._tested, len(self._tested)
         before, after = torch.softmax(tested.logits.double(), 1), self._shares(tested)
         one = Reliability.of(counted(before, tested.labels))
-        other = Reliability.of(counted(after, tested.labels))
+        other = Reliability.of(counted(after, tested.labels, tested.logits.argmax(1)))
         seed = self._federation.program.seed
         told = {
             "ece_before": one.ece,
@@ -137,7 +141,8 @@ class _Measured:
             "ece_interval": list(other.interval(seed)),
             "ece_naive": other.naive,
             "rms": math.sqrt(max(0.0, other.square)),
-            "temperature": self.temperature,
+            "scaling": self.scaling.kind,
+            **(self.scaling.plain() if isinstance(self.scaling, TemperatureScaling) else {}),
             "brier_before": brier(before, tested.labels) / UNIT / images,
             "brier": brier(after, tested.labels) / UNIT / images,
             "fitted": len(self._fitted),
@@ -145,8 +150,9 @@ class _Measured:
             "by": self._by,
             "by_site": self._calibration_by_site(),
         }
-        if len(self._fitted) < FEWEST:
-            told["reason"] = _few(len(self._fitted), FEWEST)
+        fewest = SCALINGS[self._settings.scaling].fewest(tested.logits.shape[1])
+        if len(self._fitted) < fewest:
+            told["reason"] = _few(len(self._fitted), fewest)
         return told, {"before": one.plain(), "after": other.plain()}
 
     def _calibration_by_site(self) -> dict[str, Any]:
@@ -157,7 +163,7 @@ class _Measured:
                 found[name] = {"ece_before": None, "ece": None, "images": len(own)}
                 continue
             before = counted(torch.softmax(own.logits.double(), 1), own.labels)
-            after = counted(self._shares(own), own.labels)
+            after = counted(self._shares(own), own.labels, own.logits.argmax(1))
             found[name] = {
                 "ece_before": Reliability.of(before).ece,
                 "ece": Reliability.of(after).ece,

@@ -28,15 +28,25 @@ FEWEST = 20  # images of such a bin
 DRAWN = 200  # times that images are drawn again for an interval
 
 
-def counted(probabilities: Tensor, labels: Tensor) -> Tensor:
+def places(probabilities: Tensor) -> Tensor:
+    """The numbers of the bins [n] of probabilities [n]."""
+    odds = torch.logit(probabilities.double(), eps=1e-12)
+    found = ((odds + FARTHEST) / (2 * FARTHEST) * FINE).floor()
+    return found.clamp(0, FINE - 1).to(torch.int64)
+
+
+def counted(probabilities: Tensor, labels: Tensor, answers: Tensor | None = None) -> Tensor:
     """The images of each bin, those of them with a right answer, and their confidence in units of
-    1 / UNIT: int64 [FINE, 3], from probabilities [n, classes] and class numbers [n]."""
-    sure, answers = probabilities.double().max(1)
-    odds = torch.logit(sure, eps=1e-12)
-    places = ((odds + FARTHEST) / (2 * FARTHEST) * FINE).floor().clamp(0, FINE - 1).to(torch.int64)
+    1 / UNIT: int64 [FINE, 3], from probabilities [n, classes] and class numbers [n].
+
+    `answers` [n] are the classes that the model says; None: the most probable ones.
+    """
+    if answers is None:
+        answers = probabilities.argmax(1)
+    sure = probabilities.double().gather(1, answers[:, None]).squeeze(1)
     units = (sure * UNIT).round().to(torch.int64)
     rows = torch.stack([torch.ones_like(units), (answers == labels).to(torch.int64), units], 1)
-    return torch.zeros(FINE, 3, dtype=torch.int64).index_add_(0, places, rows)
+    return torch.zeros(FINE, 3, dtype=torch.int64).index_add_(0, places(sure), rows)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from safetensors import SafetensorError
@@ -12,8 +11,9 @@ from torch import Tensor
 from fedsight.coordinator.store import RunStore
 from fedsight.core.errors import StoreError
 from fedsight.core.files import write_atomically
-from fedsight.evaluation.trust.calibration import calibrated
+from fedsight.evaluation.trust import scaling
 from fedsight.evaluation.trust.measure import Trusted
+from fedsight.evaluation.trust.scaling import Scaling
 from fedsight.evaluation.trust.sets import Sets
 from fedsight.evaluation.trust.unlike import Distance, energy
 
@@ -22,7 +22,7 @@ FILE, TENSORS = "trust.json", "unlike.safetensors"
 
 @dataclass(frozen=True)
 class SavedTrust:
-    """What a run knows of its model's answers: the temperature, the counts that sets are made of
+    """What a run knows of its model's answers: their scaling, the counts that sets are made of
     and for whom they hold, and above which score an image is unlike those of the training.
 
     `head` is the name of the layer whose input the distance is measured of; None: the score is the
@@ -30,7 +30,7 @@ class SavedTrust:
     its own.
     """
 
-    temperature: float
+    scaling: Scaling
     sets: Sets
     guarantee: str
     apart: bool
@@ -41,7 +41,7 @@ class SavedTrust:
 
     def calibrated(self, logits: Tensor) -> Tensor:
         """Probabilities [n, classes] of logits [n, classes]."""
-        return calibrated(logits, self.temperature)
+        return self.scaling.shares(logits)
 
     def unlike(self, logits: Tensor, features: Tensor | None) -> Tensor | None:
         """Which images are unlike those of the training: bool [n]; None: that is not known."""
@@ -72,9 +72,7 @@ def kept(store: RunStore, classes: int) -> SavedTrust | None:
         return None
     facts = store.read_json(FILE)
     try:
-        temperature, ood = float(facts["temperature"]), facts["ood"]
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(f"the temperature is {temperature}")
+        scaled, ood = scaling.of(facts["scaling"], classes), facts["ood"]
         limit, head = ood.get("threshold"), facts["head"]
         distance = mixing = None
         if limit is not None and ood["score"] == "distance":
@@ -86,7 +84,7 @@ def kept(store: RunStore, classes: int) -> SavedTrust | None:
             if shapes != [(len(mixing), d), (d, d), (len(distance.means), d)]:
                 raise ValueError(f"the tensors have shapes {shapes}")
         return SavedTrust(
-            temperature, Sets.of(facts["sets"], classes), str(facts["sets"]["guarantee"]),
+            scaled, Sets.of(facts["sets"], classes), str(facts["sets"]["guarantee"]),
             bool(facts["apart"]), head, None if limit is None else float(limit), distance,
             mixing,
         )  # fmt: skip
