@@ -85,15 +85,22 @@ class Federation:
         """The program, with other settings."""
         return like(self.images, **sections)
 
-    def sum(self, names: Iterable[str], run: str = "run1", round: int = 1) -> Tensor:
-        """The sum of the round's updates over some sites, without masks."""
+    def sum(
+        self,
+        names: Iterable[str],
+        run: str = "run1",
+        round: int = 1,
+        vector: Tensor | None = None,
+    ) -> Tensor:
+        """The sum of the round's updates from `vector` over some sites, without masks."""
         link = LocalLink({name: self.sites[name].service for name in names})
         declared, absent = propose(self.program, run, link, {})
         assert not absent
         federation = gather(self.program, declared)
         engine = RemoteEngine(federation, link, RunRecord({}, {}, lambda: 0, id=run))
         whole = known(self.program)
-        order = Order(round, whole.initial[whole.layout.travelling])
+        given = whole.initial if vector is None else vector
+        order = Order(round, given[whole.layout.travelling])
         cohort = range(len(link.sites))
         outcome = collect(engine, order, cohort, lambda _: None, lambda: None)
         assert not outcome.rejected
@@ -219,6 +226,38 @@ def test_lists_are_limited_only_for_programs_that_are_named(
     assert _refusals(federation, federation.program) == {"contract.lists"}
     ridge = {"algorithm": {"name": "ridge"}, "rounds": {"rounds": 1}}
     assert not _refusals(federation, federation.like(**ridge)), "its sums know no steps or weights"
+
+
+@pytest.mark.parametrize("batch", [6, 9])
+def test_vectors_tell_apart_who_takes_more_steps_and_nobody_else(
+    attack: Attack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    """What no contract refuses, and the owner of a named program sees to.
+
+    Without biases and with an output of zero, twice the first weights are twice the features, and
+    twice the first step of the output's weights. Not so the second step, which only the target
+    takes, unless a batch takes in all of its images.
+    """
+    settings: dict[str, Any] = {"train": {"batch": batch, "lr": 0.5}}
+    named = [like(tmp_path, **settings).fingerprint]
+    federation = Federation(attack, tmp_path, monkeypatch, MORE, lists=1, programs=named)
+    federation.program = federation.like(**settings)
+    whole = known(federation.program)
+    first, *_, output = [e for e in whole.layout.entries if e.name.endswith("weight")]
+    assert output.name in whole.network.head
+    single = whole.initial.clone()
+    for entry in whole.layout.entries:
+        if entry == output or entry.name.endswith("bias"):
+            entry.view(single).zero_()
+    double = single.clone()
+    first.view(double).mul_(2)
+    one, two = (
+        output.view(federation.sum(NAMES, round=number, vector=vector))
+        for number, vector in ((1, single), (2, double))
+    )
+    left = float((two - 2 * one).abs().max())
+    assert left > 0.1 if batch == 6 else left < 1e-6
+    assert float(one.abs().max()) > 0.01
 
 
 def _refusals(federation: Federation, of: Program) -> set[str]:
