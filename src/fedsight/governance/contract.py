@@ -241,9 +241,9 @@ class Contract(Settings):
         if not HIDES_SITE & self.noised(program):
             raise _refusal(
                 "lists",
-                "the program trains, another one could have a single site train otherwise, and the "
-                "difference of their sums would be of that site alone",
-                "write the fingerprints of the programs to take part in into contract.programs; ",
+                "the contract names no programs, and another one could have a single site train "
+                "differently: the difference of the two sums would tell of that site alone",
+                "list the fingerprints of the permitted programs in contract.programs; ",
             )
 
     def noised(self, program: Program) -> frozenset[str]:
