@@ -28,6 +28,7 @@ from fedsight.data.base import (
     Source,
     sources,
 )
+from fedsight.data.look import Look
 from fedsight.deploy.declaration import (
     MAX_CLASSES,
     MAX_SITE_IMAGES,
@@ -170,6 +171,17 @@ def test_sites_that_disagree_with_the_roster_or_the_majority() -> None:
     assert list(disagreeing_sites({"a": SOUND, "b": other}, {})) == ["b"]
     # a majority of new sites does not overrule the roster
     assert list(disagreeing_sites({"a": other, "b": other, "c": SOUND}, {"c": SOUND})) == ["a", "b"]
+
+
+def test_why_a_site_disagrees_is_short_however_long_its_template_is() -> None:
+    """A site's reason goes to the server's event log, which keeps its newest mebibyte."""
+    steps = tuple(step / 4095 for step in range(4096))
+    long = replace(SOUND, preprocess=replace(SIZE, look=Look("histogram", steps)))
+    read = read_declaration(sent(long.table()), "a")
+    assert read == long
+    (why,) = disagreeing_sites({"a": read, "b": SOUND, "c": SOUND}, {}).values()
+    assert "prepares images as" in why.cause
+    assert len(why.cause) < 1000
 
 
 def test_a_federation_has_its_sites_in_the_order_of_names(program: Program) -> None:

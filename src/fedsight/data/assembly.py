@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -61,7 +61,9 @@ class Labels:
     numbers: Indices  # [n]
     targets: Tensor | None = None  # [n, ...]
     missing: bool = False  # whether a class may be without training images in any case
-    written: Indices | None = None  # [n] the labels' ranks as the files write them, sorted
+    # [n] the place of each image's first label among all labels as the files write them, sorted
+    written: Indices | None = None
+    entries: Indices | None = None  # [n] equal where the files write the same labels
     ordered: bool = True  # the order of the names was stated, or is that of numbers
     notes: tuple[str, ...] = ()  # what to say about how labels were read
 
@@ -69,8 +71,8 @@ class Labels:
     def strata(self) -> Indices:
         """What `held_out` spreads the test part over [n].
 
-        Where possible the labels as written, so that the order of the classes, which a program
-        chooses, does not change which images are tested on.
+        Where possible the labels as written, so that the classes, which a program chooses, do not
+        change which images are tested on.
         """
         return self.numbers if self.written is None else self.written
 
@@ -105,10 +107,9 @@ class Labels:
                     f"{nearest(label, names)}; correct the label, add it to data.classes, say in "
                     "data.class_map which of these it is, or set data.unknown_class",
                 )
-        words = [read[label] for label in labels]
-        numbers = np.array([number[word] for word in words], dtype=np.int64)
-        said = (*said, *notes)
-        return cls(names, numbers, written=_ranks(words), ordered=natural, notes=said)
+        numbers = np.array([number[read[label]] for label in labels], dtype=np.int64)
+        written, said = _ranks(naming.meant(called, similar)), (*said, *notes)
+        return cls(names, numbers, None, False, written, written, natural, said)
 
     @classmethod
     def several(
@@ -131,13 +132,17 @@ class Labels:
         ]
         found = cls.single(each, classes, similar, naming)
         written = _ranks([labels[0] if labels else "" for labels in words])
-        rows = np.repeat(np.arange(len(records)), [len(labels) for labels in words])
+        counts = [len(labels) for labels in words]
+        assert found.written is not None
+        sets = np.split(found.written, np.cumsum(counts)[:-1])
+        entries = _ranks([" ".join(map(str, np.unique(one))) for one in sets])
+        rows = np.repeat(np.arange(len(records)), counts)
         targets = torch.zeros(len(records), len(found.names))
         targets[torch.from_numpy(rows), torch.from_numpy(found.numbers)] = 1.0
         if not found.names:
             return cls((), np.zeros(len(records), dtype=np.int64), targets)
         first = targets.argmax(1).numpy()  # of equal values, the first
-        return replace(found, numbers=first, targets=targets, written=written)
+        return replace(found, numbers=first, targets=targets, written=written, entries=entries)
 
     @classmethod
     def in_cells(
@@ -165,6 +170,8 @@ class Labels:
 
     def alike(self, one: int, other: int) -> bool:
         """Whether two images have the same labels."""
+        if self.entries is not None:
+            return bool(self.entries[one] == self.entries[other])
         if self.targets is not None:
             return torch.equal(self.targets[one], self.targets[other])
         return bool(self.numbers[one] == self.numbers[other])
@@ -176,7 +183,14 @@ class Labels:
             numbers=self.numbers[chosen],
             targets=None if self.targets is None else self.targets[torch.from_numpy(chosen)],
             written=None if self.written is None else self.written[chosen],
+            entries=None if self.entries is None else self.entries[chosen],
         )
+
+    def by_part(self, members: Mapping[PartName, Indices]) -> Mapping[PartName, Indices]:
+        """The `entries` of the images in each part, whose indices are given; empty without."""
+        if self.entries is None:
+            return {}
+        return {name: self.entries[chosen] for name, chosen in members.items()}
 
 
 def _ranks(words: Sequence[str]) -> Indices:
@@ -333,15 +347,15 @@ def opened_whole(
         found = replace(found, groups=groups)
     found = replace(found, parts=parts, notes=(*found.notes, *notes))
     opened, members = found.divided(preprocess, skipped)
-    copies = looked_for(opened, source)
+    copies = looked_for(opened, source, found.labels.by_part(members))
     evenly = all(record.part is None for record in records) and not are_wanted()
     if evenly and copies is not None and copies.grave.across_parts:
         sets = together(copies, members, len(records))
         parts, _ = divided(records, strata, sites, source, sets)
         if (parts == "test").any():  # not if all images are one set
             found = replace(found, parts=parts)
-            opened, _ = found.divided(preprocess, skipped)
-            copies = looked_for(opened, source)
+            opened, members = found.divided(preprocess, skipped)
+            copies = looked_for(opened, source, found.labels.by_part(members))
     opened = replace(opened, notes=(*opened.notes, *shallow(opened)))
     return handled(opened, copies, source)
 

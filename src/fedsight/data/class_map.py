@@ -176,6 +176,29 @@ class Naming:
             notes += readers[site].notes(site)
         return found, tuple(notes)
 
+    def meant(self, names: Sequence[Name], similar: Similar) -> list[str]:
+        """What each name means by the map, and by `similar`, alone.
+
+        A program chooses the vocabulary, and so which names are unknown, and by which of its
+        spellings a class is called. What is decided about images must not follow from that.
+        """
+        spelt = self.spelt((name.site, name.place) for name in names) if self.maps else {}
+        loose: Similar = "keep" if similar == "keep" else "merge"
+        readers: dict[str | None, _Reader] = {}
+        known: dict[tuple[str | None, str], str] = {}
+        for name in names:
+            if (name.site, name.label) in known:
+                continue
+            if name.site not in readers:
+                table = at(self.maps, spelt.get(name.site or "", name.site))
+                readers[name.site] = _Reader(dict(table or ()), None, None, loose, "")
+            known[name.site, name.label] = readers[name.site].read(name)
+        alike: dict[str, str] = {}  # of names that are one: the first
+        for word in sorted(set(known.values())) if loose == "merge" else ():
+            alike.setdefault(key(word), word)
+        chosen = {word: alike.get(key(word), word) for word in set(known.values())}
+        return [chosen[known[name.site, name.label]] for name in names]
+
     def spelt(
         self, sites: Iterable[tuple[str | None, str]], things: str = "images"
     ) -> Mapping[str, str]:

@@ -36,6 +36,7 @@ MAX_SITE_IMAGES = 1 << 24
 MAX_TOTAL_IMAGES = 1 << 26  # of all sites together
 MAX_CLASSES = 1 << 16
 MAX_CLASS_NAME = 200  # characters
+MAX_SHOWN = 400  # characters of a site's preprocessing in a message
 ELSEWHERE = "at-the-coordinator"  # in place of the path of a file that only the coordinator has
 FILES = (  # which those are, by section and key
     ("model", "weights"),
@@ -429,7 +430,9 @@ def _disagreement(
         cause = f"has the classes {ours}, and site '{other}' has {theirs}"
         cure = "name all classes in data.classes of the config"
     elif found.preprocess != first.preprocess:
-        cause = f"prepares images as {found.preprocess}, and site '{other}' as {first.preprocess}"
+        # The template of a histogram alone may have thousands of numbers.
+        ours, theirs = (printable(one.preprocess, MAX_SHOWN) for one in (found, first))
+        cause = f"prepares images as {ours}, and site '{other}' as {theirs}"
         cure = "set data.size, data.channels, data.mean and data.std in the config"
     else:
         return None

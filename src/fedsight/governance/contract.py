@@ -99,7 +99,7 @@ class Contract(Settings):
     sums: int | None = Field(None, ge=1)
     # over how many different lists of sites updates may be summed by secure aggregation, in all
     # rounds of all programs on the data set together; None: any number. With 1 no site can be left
-    # out of a later sum, and none can join
+    # out of a later sum, and none can join. Programs that train are then those in `programs` only
     lists: int | None = Field(None, ge=1)
     runs: int = Field(1000, ge=1)  # maximum number of runs that the site keeps a memory of
     # what runs may occupy at the site together, with the ledger, in gigabytes
@@ -196,6 +196,7 @@ class Contract(Settings):
         if self.epsilon is not None:
             self._check_noise(program, stated)
         self._check_multiplier(program)
+        self._check_named(program)
 
     def _check_noise(self, program: Program, stated: Sequence[str]) -> None:
         """Raise DeployError unless the cost of the program's noise can be counted."""
@@ -226,6 +227,23 @@ class Contract(Settings):
             raise _refusal(
                 "min_noise_multiplier",
                 f"privacy.noise_multiplier must be {least:g} or more, and the program {states}",
+            )
+
+    def _check_named(self, program: Program) -> None:
+        """Raise DeployError for a program that trains and is not named, where lists are limited.
+
+        A program of another batch, momentum or cap of the weights has only the sites with more
+        images than others train or count otherwise. In the difference of two sums over one list all
+        others cancel.
+        """
+        if self.lists is None or self.programs or not program.algorithm.phases(1):
+            return
+        if not HIDES_SITE & self.noised(program):
+            raise _refusal(
+                "lists",
+                "the contract names no programs, and another one could have a single site train "
+                "differently: the difference of the two sums would tell of that site alone",
+                "list the fingerprints of the permitted programs in contract.programs; ",
             )
 
     def noised(self, program: Program) -> frozenset[str]:

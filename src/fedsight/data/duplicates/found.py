@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from fedsight.core.errors import DataError
-from fedsight.data.base import ArrayImages, Dataset, Images, Part
+from fedsight.data.base import ArrayImages, Dataset, Images, Indices, Part
 from fedsight.data.duplicates.alike import Numbers, joined, sets_alike
 from fedsight.data.duplicates.counts import Copies, Duplicates, Pair
 from fedsight.data.duplicates.prints import Prints, prints_of
@@ -38,6 +38,8 @@ class Copied:
     exact: Numbers  # [n] the set of equal images
     near: Numbers  # [n] the set of images that look alike, which joins the equal ones
     blank: npt.NDArray[np.bool_]  # [n] images of one colour, of which equal ones are no leak
+    # by part: equal for images with the same labels, as the files write them; empty: not known
+    entries: Mapping[PartName, Indices] = field(default_factory=dict)
 
     @cached_property
     def duplicates(self) -> Duplicates:
@@ -58,10 +60,12 @@ class Copied:
     def labelled(self, image: int) -> object:
         """What can be compared of an image's label; None for boxes and masks."""
         part = self._part(image)
-        index = self.places[image][1]
-        if part.targets is None or part.targets.dim() == 1:
+        name, index = self.places[image]
+        if self.entries:
+            return int(self.entries[name][index])
+        if self._classed(part):
             return int(part.labels[index])
-        if part.targets.dim() == 2:  # several labels
+        if part.targets is not None and part.targets.dim() == 2:  # several labels
             return tuple(part.targets[index].tolist())
         return None
 
@@ -81,10 +85,15 @@ class Copied:
         index = self.places[image][1]
         files = originals(images)
         name = files.shown(index) if shown and files is not None else images.name(index)
-        label = self.labelled(image)
-        known = isinstance(label, int) and len(self.dataset.classes) > 1
-        of = f", {self.dataset.classes[label]}" if known and isinstance(label, int) else ""
+        of, classes = "", self.dataset.classes
+        if len(classes) > 1 and self._classed(self._part(image)):
+            of = f", {classes[int(self._part(image).labels[index])]}"
         return f"'{name}' ({NAMES[part]}{of})"
+
+    @staticmethod
+    def _classed(part: Part) -> bool:
+        """Whether each image has one class."""
+        return part.targets is None or part.targets.dim() == 1
 
     def _copies(self, sets: Numbers, same: Numbers) -> Copies:
         """The sets of images that differ in `same`, counted."""
@@ -164,11 +173,13 @@ def part_of(dataset: Dataset, name: PartName) -> Part | None:
     return {"train": dataset.train, "validation": dataset.validation, "test": dataset.test}[name]
 
 
-def copied(dataset: Dataset) -> Copied | None:
+def copied(dataset: Dataset, entries: Mapping[PartName, Indices] | None = None) -> Copied | None:
     """Which images of `dataset` are copies of one another; None if they were not decoded.
 
     Images are equal if their files are, or their pixels at full size. Where nothing but numbers is
-    known (arrays, texts), these are compared.
+    known (arrays, texts), these are compared. `entries` are by part, and equal [n] for images with
+    the same labels as the files write them: a program chooses the classes, and with them how many
+    copies have two. None: the classes are compared.
     """
     prints: list[Prints] = []
     places: list[tuple[PartName, int]] = []
@@ -189,7 +200,8 @@ def copied(dataset: Dataset) -> Copied | None:
     if looks:
         near = sets_alike(torch.cat(looks))
         near = joined(near, np.arange(len(exact)), exact)
-    return Copied(dataset, places, exact, near, np.concatenate([one.blank for one in prints]))
+    blank = np.concatenate([one.blank for one in prints])
+    return Copied(dataset, places, exact, near, blank, entries or {})
 
 
 def originals(images: Images) -> LazyImages | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol, TypeVar
 
@@ -38,11 +38,16 @@ def near_handling(source: HandlesCopies) -> Handling:
     return found
 
 
-def looked_for(opened: Dataset, source: HandlesCopies) -> Copied | None:
-    """The copies in `opened`, unless the source wants none looked for, or nothing was decoded."""
+def looked_for(
+    opened: Dataset, source: HandlesCopies, entries: Mapping[PartName, Indices] | None = None
+) -> Copied | None:
+    """The copies in `opened`, unless the source wants none looked for, or nothing was decoded.
+
+    `entries` are as in `copied`.
+    """
     if source.duplicates == near_handling(source) == "keep":
         return None
-    found = copied(opened)
+    found = copied(opened, entries)
     for part in (opened.train, opened.validation, opened.test):
         if part is not None and isinstance(part.images, LazyImages | NamedArray | Texts):
             part.images.prints = None  # they have served, and would travel to workers

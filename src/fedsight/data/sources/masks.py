@@ -99,7 +99,7 @@ class Masks(CsvSource):
         labels = Labels.single(known, classes, "keep")
         targets = torch.stack(masks) if masks else None
         # A mask may be all background; the files do not write the labels.
-        labels = replace(labels, targets=targets, missing=True, written=None)
+        labels = replace(labels, targets=targets, missing=True, written=None, entries=None)
         opened = self._checked(dataset(known, labels, self, str(self.path)), seen)
         return opened.read_from(truths.passed_over, truths.notes())
 

@@ -23,6 +23,14 @@ Peer = tuple[str, str]  # a site's name and its identity key, in hex
 UNMET = "unmet"  # marks the key of a site that has not proven that it holds it
 
 
+class UnrecordedKeysError(DeployError):
+    """The keys of those whose masks an update has could not be recorded.
+
+    That does not depend on the images: another job was at it, showed another key, or the disk is
+    full. A coordinator may bring it about.
+    """
+
+
 class PeerKeys:
     """`peers.json` in the folder of a site or a federation: the first identity key of each site.
 

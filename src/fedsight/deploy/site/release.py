@@ -33,6 +33,7 @@ from fedsight.core.errors import (
 from fedsight.deploy.site.answers import Answer, AnswerStore
 from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.log import SiteLog
+from fedsight.deploy.site.peer_keys import UnrecordedKeysError
 from fedsight.deploy.site.refusals import is_power_of_ten
 from fedsight.deploy.site.trainer import AbandonedError
 from fedsight.governance.charges import Charge
@@ -45,7 +46,7 @@ FREE: Charge = (None, 1)  # no epsilon pays for it
 # and one begins whenever a machine or a connection has failed, or a site comes back.
 DECLARATIONS = 100
 # What the coordinator or another job caused: zeros instead would be an answer at its bidding.
-CAUSED_OUTSIDE = (TakenOverError, AbandonedError)
+CAUSED_OUTSIDE = (TakenOverError, AbandonedError, UnrecordedKeysError)
 _ABSOLUTE_PATH = re.compile(r"(?<![\w.])/")  # the start of one
 log = logging.getLogger(__name__)
 

@@ -13,13 +13,13 @@ from typing import Any
 
 from torch import Tensor
 
-from fedsight.core.errors import SiteError
+from fedsight.core.errors import FedSightError, SiteError
 from fedsight.core.integers import share_of
 from fedsight.core.types import PartSpec, PartSpecs
 from fedsight.deploy.site.enforcement import no_run
 from fedsight.deploy.site.incoming import count
 from fedsight.deploy.site.owner import OwnerSettings
-from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys
+from fedsight.deploy.site.peer_keys import AttemptCounter, PeerKeys, UnrecordedKeysError
 from fedsight.deploy.site.release import Release
 from fedsight.deploy.site.trainer import TrainedUpdate, TrainStep
 from fedsight.engines.protected import encoding_plan_of, order_digest
@@ -121,7 +121,10 @@ class SiteSecAgg:
                 with self._lock:
                     # Before a masked update leaves: who led all these neighbours can unmask it
                     # without asking this site, which would have no trace of their keys.
-                    PeerKeys(self._home).record(client.met)
+                    try:
+                        PeerKeys(self._home).record(client.met)
+                    except FedSightError as error:
+                        raise UnrecordedKeysError(error.cause, error.cure) from error
                     masker = client.masker()
             words = plan.protect(encoder, payload, weight, self._name, step.order.round, masker)
             return packed(words, encoder)
