@@ -104,6 +104,8 @@ def show_rounds(federation: FederationFolder, name: str) -> None:
     for line in _lines(folder):
         told = [*(line.get("rejected") or {}).items()]
         told += [(site, f"(counted) {why}") for site, why in (line.get("doubts") or {}).items()]
+        missing = (line.get("not_measured") or {}).items()
+        told += [(site, f"(not in the figures) {why}") for site, why in missing]
         table.add_row(
             str(line.get("round")),
             _share(line),

@@ -48,6 +48,7 @@ class Conclusion:
 
     Without `pictures` the evaluation shows no images: a remote coordinator has none. `withheld`
     says by site why it has released no figures; the sites `noised` have added noise to theirs.
+    `before` see a round before it is recorded, and may end the run without it.
     """
 
     session: Session
@@ -58,6 +59,7 @@ class Conclusion:
     pictures: bool = True
     withheld: Mapping[str, str] = field(default_factory=dict)
     noised: Sequence[str] = ()
+    before: Sequence[Callback] = ()
 
 
 def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
@@ -71,6 +73,8 @@ def conclude(run: Conclusion, trained: loop.Trained) -> dict[str, Any]:
     evaluator = Evaluator(federation)
     figures = evaluator.figures(trained.sums, final=True)
     summary = _summarise(run, trained, figures, model)
+    if trained.unmeasured:
+        summary["not_measured"] = dict(trained.unmeasured)
     summary["privacy"] = run.session.protection.summary(trained.checkpoint.round)
     evidence = _evidence(run, trained, evaluator)
     if run.command == "compare":
@@ -230,6 +234,7 @@ def _write_evaluation(
             "tables": tables,
             "failed": attempts.failed,
             "withheld": dict(run.withheld),
+            "not_measured": dict(trained.unmeasured),
             "noised": list(run.noised),
         },
     )

@@ -24,8 +24,11 @@ from fedsight.core.errors import DeployError, SiteError
 from fedsight.core.files import append_line
 from fedsight.deploy.membership import presence
 from fedsight.deploy.server.job import JOB_FILE, program_for_sites, run_job
+from fedsight.engines.remote import conversation
 from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.program.config import parse
+from fedsight.report.read import read
+from fedsight.report.view import figure_notes
 from fedsight.runs import lifecycle
 from fedsight.runs.listing import look
 
@@ -337,3 +340,48 @@ def test_a_round_is_not_computed_again_because_its_measurement_was_interrupted(
     assert [line["round"] for line in store.history()] == [1, 2]
     assert store.history()[0]["sites"] == sorted(SITES)
     assert store.load_unmeasured(3) is None
+
+
+def deaf(lost: list[str]) -> Any:
+    """A site that dies between its last update and measuring, while `lost` is not empty."""
+
+    def alter(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[Any, Any]:
+        if kind == "measure" and lost and header["round"] == 2:
+            raise ConnectionError
+        return text, body
+
+    return alter
+
+
+def test_the_last_model_is_measured_again_with_a_site_that_died_after_training(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+    whole, store = runs.begin("whole"), runs.begin("died", rounds={"quorum": 2})
+    lost = ["north"]
+    outcome = runs.run_job(store, FaultyLink(runs.places.sit(), "north", deaf(lost)))
+    assert outcome["state"] == "handover"
+    assert "north" in outcome["why"]
+    assert [line["round"] for line in store.history()] == [1]
+    lost.clear()
+    asked = FaultyLink(runs.places.sit(), "north", deaf(lost))
+    assert runs.run_job(store, asked) == runs.run_job(whole) == {"number": 1, "state": "finished"}
+    assert ("north", "train") not in asked.asked  # it is measured, and no round is trained again
+    ours, theirs = (one.read_json("summary.json") for one in (store, whole))
+    assert ours["score"] == theirs["score"]
+    assert "not_measured" not in ours
+
+
+def test_figures_say_whom_they_lack(runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conversation, "SILENCE", 0.2)
+    store = runs.begin("lacking", rounds={"quorum": 2})
+    for state in ("handover", "finished"):
+        link = FaultyLink(runs.places.sit(), "north", deaf(["north"]))
+        assert runs.run_job(store, link)["state"] == state
+    line, summary = store.history()[-1], store.read_json("summary.json")
+    assert line["sites"] == list(SITES)
+    for told in (line, summary, store.read_json("evaluation.json")):
+        assert list(told["not_measured"]) == ["north"]
+    assert list(summary["by_site"]) == ["south", "west"]
+    assert "not_measured" not in store.history()[0]
+    assert any("'north'" in str(note) for note in figure_notes(read(store.folder)))

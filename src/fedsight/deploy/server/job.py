@@ -160,7 +160,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     store.write_json("run.json", {**described, **kept, "declared": tables})
     send_kept(federation, link, absent)
     checkpoint = lifecycle.rewound(store)
-    unmeasured = store.load_unmeasured(checkpoint.round + 1 if checkpoint else 1) if once else None
+    unmeasured = store.load_unmeasured(checkpoint.round + 1 if checkpoint else 1)
     lines = store.history()
     if unmeasured is not None and unmeasured.unmeasured is not None:
         lines.append({"round": unmeasured.round, **unmeasured.unmeasured})
@@ -182,10 +182,11 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
     live = Live(store.folder, stops=False)  # the scheduler answers a request to stop
     run = Conclusion(
         *(session, speed, store, "run"),
-        [*([_UnmeasuredKeeper(store)] if once else []), live, watch],
+        [_UnmeasuredKeeper(store, None if once else session.protection.rounds), live, watch],
         pictures=False,
         withheld=engine.withheld,
         noised=noised,
+        before=[] if unmeasured is not None else [_WholeFigures(watch)],
     )
     live.begin()
     with contextlib.closing(engine):
@@ -225,15 +226,35 @@ def computed_once(program: Program) -> bool:
 
 
 class _UnmeasuredKeeper(Callback):
-    """Writes each round's result before it is measured."""
+    """Writes each round's result before it is measured, or only that of the round `only`."""
 
-    def __init__(self, store: RunStore) -> None:
-        self._store = store
+    def __init__(self, store: RunStore, only: int | None) -> None:
+        self._store, self._only = store, only
 
     def on(self, event: Event) -> None:
         """Write the result."""
-        if isinstance(event, RoundComputed):
+        if isinstance(event, RoundComputed) and self._only in (None, event.checkpoint.round):
             self._store.save_checkpoint(event.checkpoint)
+
+
+class _WholeFigures(Callback):
+    """Has the last model measured once more if a site that trained in its round was not measured.
+
+    It died in between. Before the round is recorded the job ends, and the next one, which the site
+    can join, measures the same model. That needs the checkpoint of the round before: no round is
+    trained again for figures.
+    """
+
+    def __init__(self, watch: _SiteWatch) -> None:
+        self._watch = watch
+
+    def on(self, event: Event) -> None:
+        """Raise Handover."""
+        if not isinstance(event, RoundEnded) or not event.last:
+            return
+        missing = sorted({*event.line.get("not_measured", {})} & {*event.line["sites"]})
+        if missing and self._watch.durable == event.line["round"] - 1:
+            raise Handover(f"the figures lack site '{missing[0]}'; the model is measured once more")
 
 
 def _recogniser(folder: FederationFolder) -> Callable[[str, str], None]:
