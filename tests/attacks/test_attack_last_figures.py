@@ -25,7 +25,6 @@ from site_services import FaultyLink, Places
 from fedsight.core.errors import SiteError
 from fedsight.deploy.declaration import gather, read_declaration
 from fedsight.deploy.server import job
-from fedsight.engines.remote.engine import RemoteEngine, RunRecord
 from fedsight.engines.remote.figures import FARTHEST, FigureReader
 from fedsight.evaluation import conclusion, figures, noised, overall
 from fedsight.evaluation.attempts import INTERVALS, SITES, TABLES, Attempts

@@ -23,7 +23,9 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError, SiteError
 from fedsight.core.files import append_line
 from fedsight.deploy.membership import presence
-from fedsight.deploy.server.job import JOB_FILE, program_for_sites, run_job
+from fedsight.deploy.package import installed
+from fedsight.deploy.server.job import JOB_FILE, run_job
+from fedsight.deploy.server.joining import program_for_sites
 from fedsight.engines.remote import conversation
 from fedsight.engines.remote.engine import RemoteEngine
 from fedsight.program.config import parse
@@ -69,7 +71,7 @@ def test_a_job_pauses_after_a_round_and_the_next_one_ends_with_the_same_bits(
 def test_a_refusing_site_stops_the_run_unless_there_is_a_quorum(runs: Runs) -> None:
     runs.places.write_owner("west", owner(runs.places, "west", tasks=["faces"]))
     ended = runs.run_job(runs.begin("all"))
-    assert (ended["state"], ended["again"]) == ("failed", True)
+    assert (ended["state"], ended["again"], ended["family"]) == ("failed", False, "RefusedError")
     assert "west" in ended["cause"]
     assert "permits the tasks faces" in ended["cause"]
     store = runs.begin("most", rounds={"quorum": 2})
@@ -144,7 +146,7 @@ def test_a_site_that_declares_one_image_ends_no_run_with_a_quorum(
     assert [line["sites"] for line in store.history()] == [["north", "south"]]
     (event,) = runs.federation.events()
     assert "site 'west' has a single training image" in event["why"]
-    monkeypatch.setattr("fedsight.deploy.server.job.lone_sites", lambda program, found: {})
+    monkeypatch.setattr("fedsight.deploy.server.joining.lone_sites", lambda program, found: {})
     ended = runs.run_job(runs.begin("was", **sections), FaultyLink(runs.places.sit(), "west", lone))
     assert (ended["state"], ended["again"]) == ("failed", False)
 
@@ -385,3 +387,32 @@ def test_figures_say_whom_they_lack(runs: Runs, monkeypatch: pytest.MonkeyPatch)
     assert list(summary["by_site"]) == ["south", "west"]
     assert "not_measured" not in store.history()[0]
     assert any("'north'" in str(note) for note in figure_notes(read(store.folder)))
+
+
+def test_a_site_with_other_code_takes_no_part_and_both_versions_are_named(runs: Runs) -> None:
+    def other(kind: str, header: dict[str, Any], text: str, body: bytes) -> tuple[str, bytes]:
+        answer = json.loads(text)
+        if "package" in answer:
+            answer["package"]["sha256"] = "f" * 64
+        return json.dumps(answer), body
+
+    store = runs.begin("most", rounds={"quorum": 2})
+    outcome = runs.run_job(store, FaultyLink(runs.places.sit(), "west", other))
+    assert outcome["state"] == "finished"
+    assert [line["sites"] for line in store.history()] == [["north", "south"]] * 2
+    ours = installed()
+    (event, *_) = runs.federation.events()
+    assert event["why"] == (
+        f"site 'west' runs FedSight {ours.version} (ffffffffffff), and the coordinator {ours}"
+    )
+    ended = runs.run_job(runs.begin("all"), FaultyLink(runs.places.sit(), "west", other))
+    assert (ended["state"], ended["again"]) == ("failed", False)
+
+
+def test_a_quorum_that_refusals_leave_out_of_reach_ends_the_run_at_once(runs: Runs) -> None:
+    for site in ("south", "west"):
+        runs.places.write_owner(site, owner(runs.places, site, tasks=["faces"]))
+    ended = runs.run_job(runs.begin("few", rounds={"quorum": 2}))
+    assert (ended["state"], ended["again"], ended["family"]) == ("failed", False, "RefusedError")
+    assert "1 sites take part, and rounds.quorum is 2" in ended["cause"]
+    assert all(f"site '{site}'" in ended["cause"] for site in ("south", "west"))

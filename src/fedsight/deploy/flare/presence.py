@@ -12,6 +12,7 @@ from nvflare.apis.fl_component import FLComponent
 from nvflare.apis.fl_context import FLContext
 
 from fedsight.deploy.membership import presence
+from fedsight.deploy.package import installed
 
 HEARTBEAT_PROPERTY = "fedsight_heartbeat"  # in the context that FLARE sends with a heartbeat
 
@@ -35,7 +36,8 @@ class PresenceComponent(FLComponent):
             path = home / "declared.json"
             declared = path.read_text(encoding="utf-8") if path.is_file() else "null"
             token = fl_ctx.get_engine().client.token or ""
-            text = presence.Heartbeat(token, self._process, json.loads(declared)).encode()
+            ours = json.loads(declared), str(installed())
+            text = presence.Heartbeat(token, self._process, *ours).encode()
             fl_ctx.set_prop(HEARTBEAT_PROPERTY, text, private=False, sticky=True)
         elif event_type == EventType.AFTER_CLIENT_HEARTBEAT:
             presence.record_answer(home)
@@ -44,4 +46,5 @@ class PresenceComponent(FLComponent):
             found = presence.Heartbeat.decode(peer.get_prop(HEARTBEAT_PROPERTY))
             registered = fl_ctx.get_engine().client_manager.clients.get(found.token)
             if registered is not None:
-                presence.record(home / "sites", registered.name, found.process, found.declared)
+                name, told = registered.name, found.declared
+                presence.record(home / "sites", name, found.process, told, found.package)

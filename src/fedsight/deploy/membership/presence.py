@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from fedsight.core.text import printable
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL
 
 HEARTBEAT_TIMEOUT = 4 * HEARTBEAT_INTERVAL  # seconds without a heartbeat until a site is offline
@@ -35,6 +36,7 @@ class Presence:
     declared: dict[str, Any] | None  # the site's summary of its images
     process: str = ""  # identifies the site's current process
     restarts: tuple[float, ...] = ()  # when it was another process, within RESTART_WINDOW
+    package: str = ""  # the FedSight code that it says it runs
 
     @property
     def settled(self) -> bool:
@@ -64,6 +66,7 @@ class Heartbeat:
     token: str = ""  # proves which site it is: only this site and the server know it
     process: str = ""  # identifies the site's current process
     declared: dict[str, Any] | None = None  # the site's summary of its images
+    package: str = ""  # the FedSight code that it runs: version and the first digits of the hash
 
     def encode(self) -> str:
         """The text that is sent."""
@@ -80,16 +83,18 @@ class Heartbeat:
             return cls()
         if not isinstance(table, dict):
             return cls()
-        identifiers = [table.get(key) for key in ("token", "process")]
-        token, process = (
+        identifiers = [table.get(key) for key in ("token", "process", "package")]
+        token, process, package = (
             one if isinstance(one, str) and len(one) <= MAX_IDENTIFIER_CHARACTERS else ""
             for one in identifiers
         )
         declared = table.get("declared")
-        return cls(token, process, declared if isinstance(declared, dict) else None)
+        return cls(token, process, declared if isinstance(declared, dict) else None, package)
 
 
-def record(folder: Path, name: str, process: str, declared: dict[str, Any] | None) -> None:
+def record(
+    folder: Path, name: str, process: str, declared: dict[str, Any] | None, package: str = ""
+) -> None:
     """Record a heartbeat of the site `name`. A site's own clock is not relied on."""
     folder.mkdir(exist_ok=True)
     path = _path(folder, name)
@@ -101,7 +106,8 @@ def record(folder: Path, name: str, process: str, declared: dict[str, Any] | Non
     elif known is not None:
         restarts = (*restarts[-_MOST_RESTARTS:], now)
     restarts = tuple(time for time in restarts if now - time < RESTART_WINDOW)
-    found = Presence(name, since, now, declared, process, restarts)
+    package = printable(package, MAX_IDENTIFIER_CHARACTERS)
+    found = Presence(name, since, now, declared, process, restarts, package)
     partial.write_text(json.dumps(asdict(found)), encoding="utf-8")
     partial.replace(path)  # no fsync: the next heartbeat comes soon
 

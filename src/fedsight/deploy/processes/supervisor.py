@@ -17,6 +17,7 @@ from fedsight.core import locks
 from fedsight.core.errors import DeployError, StoreError
 from fedsight.core.files import trim, write_atomically
 from fedsight.deploy.membership.kits import HEARTBEAT_INTERVAL, organisation
+from fedsight.deploy.package import installed
 from fedsight.deploy.processes import prefork, spawn
 
 RESTART_DELAYS = (0.5, 15.0)  # seconds before a dead process is restarted: first, and at most
@@ -99,6 +100,7 @@ class Supervisor:
         }
         delay = RESTART_DELAYS[0]
         prefork.prepare(self._imports, FLARE_ENVIRONMENT)
+        installed()  # of the code that was imported just now, and that the forks run
         with (
             prefork.listening_socket() as listener,
             contextlib.closing(prefork.PreforkServer(listener)) as forks,

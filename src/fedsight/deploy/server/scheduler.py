@@ -37,8 +37,9 @@ from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import OPERATOR, FederationFolder
 from fedsight.deploy.processes import supervisor
 from fedsight.deploy.server import final_models
-from fedsight.deploy.server.job import JOB_FILE, final_sites, read_outcome
+from fedsight.deploy.server.job import JOB_FILE, read_outcome
 from fedsight.deploy.server.job_definition import write_job
+from fedsight.deploy.server.joining import final_sites
 from fedsight.deploy.server.operator import OperatorSession, open_session
 from fedsight.program import config
 from fedsight.program.program import Program, Speed

@@ -325,9 +325,7 @@ class RemoteEngine:
                     self.withheld[talk.site] = messages.read_reason(answer["withheld"])
                     tried.add(talk.site)
                 else:
-                    done[view] = self._figures.checked(
-                        answer, talk.site, len(views[view].indices)
-                    )
+                    done[view] = self._figures.checked(answer, talk.site, len(views[view].indices))
                     self.withheld.pop(talk.site, None)
 
         tried: set[str] = set()
