@@ -38,7 +38,7 @@ from fedsight.deploy.site.enforcement import ContractEnforcement, Requester, no_
 from fedsight.deploy.site.figures import FAILED, FigureRules, withheld
 from fedsight.deploy.site.held_model import MISSING, HeldModel
 from fedsight.deploy.site.incoming import IncomingVectors, count
-from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS
+from fedsight.deploy.site.memories import MAX_RUN_CHARACTERS, contents_of_run
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.deploy.site.questions import KINDS
 from fedsight.deploy.site.refusals import MAX_KIND, Asked, Refusals
@@ -51,13 +51,13 @@ from fedsight.deploy.site.release import (
 )
 from fedsight.deploy.site.secagg_client import Protection, SiteSecAgg
 from fedsight.deploy.site.trainer import (
-    ChangedImagesError,
     MeasureStep,
     OpenData,
     Opened,
     TrainedUpdate,
     Trainer,
     TrainStep,
+    changed_images,
 )
 from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
@@ -332,6 +332,7 @@ class SiteService:
 
         def declared() -> Answer:
             opened = self._open()
+            contents_of_run(memory, opened.hashes)
             declaration = rules.declare(opened.declaration, opened.bare)
             facts = {**log_line, "images": declaration.train}
             return Answer({"declared": declaration.table()}, facts=facts)
@@ -425,11 +426,7 @@ class SiteService:
         charges, and figures could be those of a single one.
         """
         if self._found is not None and found != self._found:
-            raise ChangedImagesError(
-                "the site's images or labels have changed since it joined this run",
-                "continue the run, which asks the site for its numbers of images again; see "
-                "log.jsonl at the site if nobody has changed them: some may have become unreadable",
-            )
+            raise changed_images()
         self._found = found
         return found
 

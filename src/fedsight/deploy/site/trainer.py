@@ -55,6 +55,16 @@ class ChangedImagesError(EngineError):
     """
 
 
+def changed_images() -> ChangedImagesError:
+    """The error of images that are not those of this run."""
+    return ChangedImagesError(
+        "the site's images or labels have changed since it joined this run",
+        "a run needs the same images from its first round to its last: restore them, or take part "
+        "in the next run. If nobody has changed them, some may have become unreadable: see "
+        "log.jsonl at the site",
+    )
+
+
 @dataclass(frozen=True)
 class OpenData:
     """Open the site's images for a program; answered by an `Opened`."""
