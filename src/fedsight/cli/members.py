@@ -195,6 +195,10 @@ def show_departures(logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
 def _connection(row: SiteRow) -> Text:
     if row.since is None:
         return message("never")
+    if row.connected and row.state == "stopped":
+        return message("[red]trainer process stopped[/]")
+    if row.connected and row.state == "drained":
+        return message("drained by its owner")
     if row.connected:
         return message("[green]connected[/] since {time}", time=_clock(row.since))
     return message("last seen {time}", time=_clock(row.since))

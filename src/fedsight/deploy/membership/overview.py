@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fedsight.deploy.membership.federation import FederationFolder
-from fedsight.deploy.membership.presence import Presence, presences
+from fedsight.deploy.membership.presence import Presence, State, presences
 from fedsight.deploy.package import installed
 from fedsight.deploy.processes import supervisor
 
@@ -29,6 +29,7 @@ class SiteRow:
     skipped: int | None  # corrupt images that were left out
     revoked: str  # why, if it was
     package: str = ""  # the FedSight code that it says it runs
+    state: State = ""  # what it says of itself
     other: bool = False  # whether that is not the code of this machine
 
 
@@ -75,6 +76,7 @@ def _row(name: str, one: Presence | None, revoked: str) -> SiteRow:
         classes=len(classes) if isinstance(classes, list) else None,
         skipped=_count(facts.get("skipped")),
         revoked=revoked,
+        state=one.state if one is not None and alive else "",
         package=one.package if one is not None else "",
         other=one is not None and one.package not in ("", str(installed())),
     )

@@ -136,9 +136,8 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
         raise StoreError(f"{store.folder} contains another program", "start the run again")
     earlier = earlier_sites(store, program)
     facts = store.read_json("run.json")
-    roster = {
-        site: read_declaration(table, site) for site, table in facts.get("declared", {}).items()
-    }
+    declared = facts.get("declared", {})
+    roster = {site: read_declaration(table, site) for site, table in declared.items()}
     if (store.folder / "summary.json").exists():
         _deliver_late(folder, store, program, roster, link)
         return
@@ -185,6 +184,7 @@ def _continue_run(folder: FederationFolder, store: RunStore, fingerprint: str, l
         noised=noised,
         before=[] if unmeasured is not None else [_WholeFigures(watch)],
     )
+    live.absent(absent)
     live.begin()
     with contextlib.closing(engine):
         with contextlib.closing(live):
@@ -288,7 +288,8 @@ class _SiteWatch(Callback):
         if site in self._folder.revoked():
             return True
         one = presence.presence(self._folder.presences, site)
-        return one is not None and (one.since > self._began or one.silence > SITE_TIMEOUT)
+        gone = one is not None and (one.state == "leaving" or one.silence > SITE_TIMEOUT)
+        return gone or (one is not None and one.since > self._began)
 
     def on(self, event: Event) -> None:
         """After a checkpoint, raise Handover if another site could join."""
@@ -307,5 +308,5 @@ class _SiteWatch(Callback):
         for name, one in presence.presences(self._folder.presences).items():
             new = name not in self._sites or one.since > self._began
             new &= self.awaited is None or name in self.awaited
-            if one.alive and one.settled and new and name not in present and name not in revoked:
+            if one.ready and one.settled and new and name not in present and name not in revoked:
                 raise Handover(f"site '{name}' is ready to join")

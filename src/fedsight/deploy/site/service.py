@@ -30,7 +30,7 @@ from fedsight.core.text import printable
 from fedsight.core.types import Metrics, Order
 from fedsight.deploy import package
 from fedsight.deploy.declaration import without_files
-from fedsight.deploy.site import adopted, job_lease
+from fedsight.deploy.site import adopted, job_lease, state
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.background import Background, ServiceAnswer
 from fedsight.deploy.site.delivery.order import FinalOrder
@@ -62,6 +62,7 @@ from fedsight.deploy.site.trainer import (
 from fedsight.engines.protected import order_digest
 from fedsight.engines.remote import messages
 from fedsight.governance.entries import EntryKind
+from fedsight.privacy.secagg.messages import Binding
 from fedsight.program import config
 from fedsight.program.program import Program
 
@@ -93,6 +94,7 @@ class SiteService:
         self._found: Opened | None = None  # what the images turned out to be like
         self._joined: object | None = None  # stands for the current run; a new one for each
         self._token = secrets.token_hex(8)  # identifies the job
+        self._begun = 0  # the round of the last order
         self._incoming = IncomingVectors()
         self._secagg = SiteSecAgg(home, name, self._refusals.record)
         self._figures: FigureRules | None = None
@@ -107,6 +109,7 @@ class SiteService:
             "wait": self._wait,
             "fetch": self._fetch,
             **self._secagg.answers,
+            "advertise": self._advertise,
         }
 
     def answer(self, kind: str, header: str, body: bytes) -> tuple[str, bytes]:
@@ -145,6 +148,7 @@ class SiteService:
 
     def _propose(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Take part in a run. The site builds the program itself and compares the fingerprint."""
+        state.require_taking_part(self._home)
         run, sites = str(fields.get("run")), count(fields, "sites")
         self._enforcement.check_packages(fields.get("package"))
         table = without_files(fields.get("program") or {})
@@ -217,6 +221,7 @@ class SiteService:
         """Train in a round; the result is the protected update."""
         round, joined = count(fields, "round"), self._current_run()
         self._enforcement.check_round(round, count(fields, "sites"))
+        self._begin_round(round)
         sizes = {str(name): int(size) for name, size in dict(fields["extras"]).items()}
         model = self._model.of(round - 1, fields)
         if model is None:
@@ -237,6 +242,17 @@ class SiteService:
         question = self._question("update", step.order, step.accepted, fields, *about)
         work = lambda: self._trained(question, step, protection, joined)  # noqa: E731
         return self._background.start(("train", question), work, fields)
+
+    def _advertise(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
+        """Begin a round under secure aggregation."""
+        self._begin_round(Binding.read(body).round)
+        return self._secagg.answers["advertise"](fields, body)
+
+    def _begin_round(self, round: int) -> None:
+        """Raise SiteError if the owner has drained the site; a round that has begun is finished."""
+        if round != self._begun:
+            state.require_taking_part(self._home)
+            self._begun = round
 
     def _measure(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Measure the model on all test images; the result is sums, or why they are withheld."""

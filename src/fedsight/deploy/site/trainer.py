@@ -28,7 +28,7 @@ from fedsight.core.files import trim
 from fedsight.core.types import Metrics, Order, PartSpecs
 from fedsight.deploy.declaration import Declaration
 from fedsight.deploy.processes import spawn
-from fedsight.deploy.site import job_lease
+from fedsight.deploy.site import job_lease, state
 from fedsight.deploy.site.incoming import Lengths
 from fedsight.deploy.site.owner import OwnerSettings
 from fedsight.governance.charges import Charge
@@ -182,7 +182,7 @@ class Trainer:
 
         `doing` describes the command in messages.
         """
-        with self._lock:
+        with self._lock, state.at_work(self._log.parent, self._process.pid, doing):
             trim(self._log, LOG_BYTES)
             try:
                 answer = None

@@ -310,11 +310,7 @@ class RemoteEngine:
         }
 
         def one(talk: Talk, view: int) -> None:
-            header = {
-                "round": round,
-                "attempt": number,
-                "accepted": accepted.get(talk.site, 0),
-            }
+            header = {"round": round, "attempt": number, "accepted": accepted.get(talk.site, 0)}
             limits = messages.HEADER.with_sums(self._figures.shapes, 1)
             answer = self._asked(talk, model, "measure", header, limits)
             if self.federation.program.rounds.ema is not None:
