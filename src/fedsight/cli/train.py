@@ -13,6 +13,7 @@ from fedsight.cli.complete import run_folders
 from fedsight.cli.fetch import fetch_needed
 from fedsight.cli.machines import alone, joined, refuse_longer
 from fedsight.cli.output import echo
+from fedsight.cli.place import open_federation
 from fedsight.cli.plugin_files import PluginFiles, import_plugins
 from fedsight.core.errors import ConfigError, Problem, StoreError
 from fedsight.language.english import from_english
@@ -163,6 +164,15 @@ def check_command(
         bool,
         typer.Option("--elsewhere", help="The images are at the sites of a federation."),
     ] = False,
+    members: Annotated[
+        Path | None,
+        typer.Option(
+            "--federation",
+            metavar="DIR",
+            help="Likewise, and of this one: with as many sites.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """List every problem of a config with its cure; also opens the data.
 
@@ -176,8 +186,9 @@ def check_command(
     from fedsight.runs.traffic import learning
 
     program, speed = read_program(config, example, list(sets or []), plugin)
-    if elsewhere:
-        check_elsewhere(program, speed)
+    if elsewhere or members is not None:
+        sites = None if members is None else len(open_federation(members).admitted())
+        check_elsewhere(program, speed, sites or None)
         echo(
             message(
                 "{name} is fine; fingerprint {fingerprint}",

@@ -11,12 +11,19 @@ from loopback import program_of
 
 from fedsight.coordinator.live import Live
 from fedsight.coordinator.store import RunStore
-from fedsight.core.errors import EngineError, FedSightError, RefusedError, SiteError
+from fedsight.core.errors import (
+    ConfigError,
+    EngineError,
+    FedSightError,
+    RefusedError,
+    SiteError,
+)
 from fedsight.deploy.membership import presence
 from fedsight.deploy.membership.federation import FederationFolder, Invitation
 from fedsight.deploy.server import scheduler
 from fedsight.deploy.server.job import JOB_FILE, read_outcome
 from fedsight.deploy.server.scheduler import RunScheduler
+from fedsight.program.config import parse
 
 LOST = {"state": "lost", "family": "EngineError", "cause": "a process was killed", "cure": ""}
 ABSENT = {"state": "failed", "again": True, "family": "SiteError", "cause": "a site", "cure": ""}
@@ -126,3 +133,27 @@ def test_who_is_missing_in_a_job_is_told_once_and_why(tmp_path: Path) -> None:
     for _ in range(3):
         one._report_sites(["a", "b", "c"])
     assert said[1:] == ["site 'b' is connected, but its trainer process is stopped"]
+
+
+def test_a_program_is_checked_for_as_many_sites_as_the_federation_has(tmp_path: Path) -> None:
+    """Not for the ten of a split that only simulations have."""
+    one, _ = made(tmp_path, "abc")
+    base = {"data": {"name": "folder", "path": "images"}, "rounds": {"weighting": "uniform"}}
+    for secure, quorum, problem in (
+        ({"name": "secagg"}, 2, None),
+        ({"name": "none"}, 4, "a cohort of 3 cannot give 4 good replies"),
+        ({"name": "none"}, 3, None),
+    ):
+        rounds = {**base["rounds"], "quorum": quorum}
+        program, speed = parse({**base, "secure": secure, "rounds": rounds}, tmp_path)
+        store = RunStore(tmp_path / "runs" / f"{secure['name']}{quorum}{problem is None}")
+        if problem is None:
+            scheduler.prepare(one._federation, program, speed, store)
+            continue
+        with pytest.raises(ConfigError) as caught:
+            scheduler.prepare(one._federation, program, speed, store)
+        assert problem in str(caught.value)
+    program, _ = parse({**base, "secure": {"name": "secagg"}, "rounds": {"quorum": 2}}, tmp_path)
+    simulated = [found for found in program.check() if found.where == "rounds.quorum"]
+    assert "a quorum of 2 is too small to unmask a round" in simulated[0].cause
+    assert not [one for one in program.check_elsewhere(None) if one.where == "rounds.quorum"]

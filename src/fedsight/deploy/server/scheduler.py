@@ -69,7 +69,7 @@ def prepare(
 
     Raises StoreError if it holds a run already, unless `force` is set.
     """
-    config.check_elsewhere(program, speed)
+    config.check_elsewhere(program, speed, len(federation.admitted()) or None)
     facts = {
         "command": "run",
         "name": program.name,
