@@ -125,6 +125,23 @@ def revoke_command(
     if disable_site(found, site):
         what = message("the server has dropped its connection and refuses it from now on")
     echo(message("Revoked '{site}': {what}", site=site, what=what))
+    if found.lists_revoked:
+        number = found.revocations.number
+        echo(
+            message(
+                "The signed list of revoked sites has the number {n}. The sites hold it from their "
+                "next run on, and then refuse a server that was restored from an older backup.",
+                n=number,
+            )
+        )
+    else:
+        echo(
+            message(
+                "The authority's key is not in {folder}, so the sites are not told. Put it there "
+                "and revoke the site again.",
+                folder=found.folder / "ca",
+            )
+        )
 
 
 @app.command("status")

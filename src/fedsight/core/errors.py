@@ -85,7 +85,14 @@ class SiteError(FedSightError):
 
 
 class RefusedError(SiteError):
-    """A site does not take part, for a reason that stays: its contract, or another version."""
+    """A site does not take part, for a reason that stays: its contract, or another version.
+
+    `evidence` is what it sends to prove that, which nobody has checked yet.
+    """
+
+    def __init__(self, cause: str, cure: str = "", evidence: object = None) -> None:
+        super().__init__(cause, cure)
+        self.evidence = evidence
 
 
 class EngineError(FedSightError):

@@ -29,6 +29,7 @@ COORDINATOR_COMPONENT = "fedsight.deploy.flare.components.CoordinatorComponent"
 EXECUTOR = "nvflare.collab.runtime.executor.CollabExecutor"
 SITE_COMPONENT = "fedsight.deploy.flare.components.SiteComponent"
 
+AUTHORITY, AUTHORITY_KEY = "rootCA.pem", "rootCA.key"  # certificate and key of the authority
 MAX_SITES = 1000
 HEARTBEAT_INTERVAL = 2  # seconds
 CONNECTION_TIMEOUT = 20  # seconds without a heartbeat until the server drops a site's connection

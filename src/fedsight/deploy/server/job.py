@@ -204,7 +204,7 @@ def _deliver_late(
     unasked = dict.fromkeys(others, "it did not take part in the run")
     unasked |= {site: f"site '{site}' was revoked" for site in folder.revoked()}
     run = str(store.read_json("run.json")["id"])
-    absent = propose(program, run, link, unasked, len(roster)).absent
+    absent = propose(program, run, link, unasked, len(roster), folder.revocations).absent
     federation = gather(program, roster)
     send_kept(federation, link, absent)
     accepted = last_orders(store.history())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any, NamedTuple
 
@@ -24,6 +24,7 @@ from fedsight.deploy.declaration import (
 )
 from fedsight.deploy.earlier_sites import EarlierSites
 from fedsight.deploy.membership.federation import FederationFolder
+from fedsight.deploy.membership.revocations import Revocations
 from fedsight.engines.protected import adopted
 from fedsight.engines.remote import messages
 from fedsight.engines.remote.conversation import Link, Talk, converse, reason
@@ -46,7 +47,9 @@ def update_roster(
     run = str(store.read_json("run.json")["id"])
     late = _too_late(store, program, link)
     revoked = {site: f"site '{site}' was revoked" for site in folder.revoked()}
-    found, absent, refused = propose(program, run, link, {**late, **revoked})
+    shown = folder.revocations
+    found, absent, refused = propose(program, run, link, {**late, **revoked}, shown=shown)
+    _require_newest(folder, refused)
     unfit = unfit_sites(program, found, roster, earlier)
     quorum = program.rounds.quorum
     if unfit and (quorum is None or len(found) - len(unfit) < quorum):
@@ -69,9 +72,24 @@ def update_roster(
     return absent
 
 
+def _require_newest(folder: FederationFolder, refused: Mapping[str, object]) -> None:
+    """Raise RefusedError if a site holds a newer list of revoked sites than this machine, which
+    takes it over: it was restored from an older backup."""
+    for site, evidence in refused.items():
+        before = folder.revocations.number
+        again = folder.take_over(evidence)
+        if (after := folder.revocations.number) > before:
+            raise RefusedError(
+                f"site '{site}' holds a newer list of revoked sites (number {after}) than this "
+                f"folder (number {before}), which was restored from an older backup; revoked "
+                f"again: {', '.join(again) or 'none'}",
+                "the newer list was taken over: continue with `fedsight resume`",
+            )
+
+
 def _require_enough(
     absent: Mapping[str, str],
-    refused: frozenset[str],
+    refused: Collection[str],
     found: int,
     quorum: int | None,
     members: int,
@@ -147,7 +165,8 @@ class Proposed(NamedTuple):
 
     found: dict[str, Declaration]  # of those that take part
     absent: dict[str, str]  # why the others do not
-    refused: frozenset[str]  # those of them that refuse, however often they are asked
+    # those of them that refuse, however often they are asked, and what they prove it by
+    refused: Mapping[str, object]
 
 
 def propose(
@@ -156,10 +175,12 @@ def propose(
     link: Link,
     unasked: Mapping[str, str],
     taking: int | None = None,
+    shown: Revocations | None = None,
 ) -> Proposed:
     """Ask every site to take part, except those `unasked`, for the reasons given there.
 
-    `taking`: how many sites take part, if not those that are asked.
+    `taking`: how many sites take part, if not those that are asked. They are `shown` the list of
+    revoked sites.
     """
     found: dict[str, Declaration] = {}
     absent = {site: unasked[site] for site in link.sites if site in unasked}
@@ -170,6 +191,7 @@ def propose(
         "fingerprint": program.fingerprint,
         "sites": len(sites) if taking is None else taking,
         "package": package.installed().table(),
+        "revocations": (shown or Revocations()).table(),
     }
     deadline = time.monotonic() + program.rounds.deadline
 
@@ -183,8 +205,8 @@ def propose(
 
     failed = converse([Talk(link, site, deadline) for site in sites], ask)
     absent |= {site: reason(error) for site, error in failed.items()}
-    final = {site for site, error in failed.items() if isinstance(error, RefusedError)}
-    return Proposed(found, absent, frozenset(final))
+    refused = {site: one.evidence for site, one in failed.items() if isinstance(one, RefusedError)}
+    return Proposed(found, absent, refused)
 
 
 def program_for_sites(program: Program) -> dict[str, Any]:

@@ -30,6 +30,7 @@ from fedsight.core.errors import (
     SiteError,
     StoreError,
 )
+from fedsight.deploy.membership.revocations import OutdatedError
 from fedsight.deploy.site.answers import Answer, AnswerStore
 from fedsight.deploy.site.job_lease import TakenOverError
 from fedsight.deploy.site.log import SiteLog
@@ -303,4 +304,5 @@ def error_for_coordinator(error: Exception) -> Mapping[str, Any]:
         return {"error": cause, "cure": "the site's owner finds the details in log.jsonl"}
     # What a contract forbids, it forbids the next time too.
     final = {"final": True} if isinstance(error, DeployError) else {}
-    return {"error": error.cause, "cure": error.cure, **final}
+    evidence = {"evidence": error.held.table()} if isinstance(error, OutdatedError) else {}
+    return {"error": error.cause, "cure": error.cure, **final, **evidence}

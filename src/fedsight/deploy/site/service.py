@@ -30,6 +30,7 @@ from fedsight.core.text import printable
 from fedsight.core.types import Metrics, Order
 from fedsight.deploy import package
 from fedsight.deploy.declaration import without_files
+from fedsight.deploy.membership import kits, revocations
 from fedsight.deploy.site import adopted, job_lease, state
 from fedsight.deploy.site.answers import Answer
 from fedsight.deploy.site.background import Background, ServiceAnswer
@@ -149,6 +150,8 @@ class SiteService:
     def _propose(self, fields: dict[str, Any], body: bytes) -> ServiceAnswer:
         """Take part in a run. The site builds the program itself and compares the fingerprint."""
         state.require_taking_part(self._home)
+        authority = self._home / "kit" / "startup" / kits.AUTHORITY
+        revocations.accept(self._home, authority, fields.get("revocations"))
         run, sites = str(fields.get("run")), count(fields, "sites")
         self._enforcement.check_packages(fields.get("package"))
         table = without_files(fields.get("program") or {})

@@ -220,8 +220,10 @@ class Talk:
             said = error if isinstance(error, str) else "it sent an error that is not text"
             advice = cure if isinstance(cure, str) else ""
             cause = f"{self._sender}: {printable(said, MAX_MESSAGE)}"
-            kind = RefusedError if fields.get("final") is True else SiteError
-            raise kind(cause, printable(advice, MAX_MESSAGE))
+            if fields.get("final") is True:
+                advice = printable(advice, MAX_MESSAGE)
+                raise RefusedError(cause, advice, fields.get("evidence"))
+            raise SiteError(cause, printable(advice, MAX_MESSAGE))
         return fields, bytes(data)
 
 
