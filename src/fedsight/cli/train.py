@@ -155,6 +155,16 @@ compare_command = _training(
 )
 
 
+def _check_elsewhere(program: Program, speed: Speed, members: Path | None) -> None:
+    """Check a program for a federation, and for as many sites as that in the folder `members`."""
+    from fedsight.program.config import check_elsewhere
+
+    sites = None if members is None else len(open_federation(members).admitted())
+    check_elsewhere(program, speed, sites or None)
+    mark = program.fingerprint
+    echo(message("{name} is fine; fingerprint {fingerprint}", name=program.name, fingerprint=mark))
+
+
 def check_command(
     config: ConfigFile = None,
     example: ExampleOption = None,
@@ -180,22 +190,14 @@ def check_command(
     """
     from fedsight.coordinator.protection import Protection
     from fedsight.data.base import counted_parts
-    from fedsight.program.config import check, check_elsewhere
+    from fedsight.program.config import check
     from fedsight.program.federation import federate
     from fedsight.runs.phases import shown
     from fedsight.runs.traffic import learning
 
     program, speed = read_program(config, example, list(sets or []), plugin)
     if elsewhere or members is not None:
-        sites = None if members is None else len(open_federation(members).admitted())
-        check_elsewhere(program, speed, sites or None)
-        echo(
-            message(
-                "{name} is fine; fingerprint {fingerprint}",
-                name=program.name,
-                fingerprint=program.fingerprint,
-            )
-        )
+        _check_elsewhere(program, speed, members)
         return
     if example is not None:
         fetch_needed(program.needs())

@@ -26,7 +26,7 @@ from fedsight.core.files import (
 )
 from fedsight.core.text import is_printable, printable
 from fedsight.deploy.membership import kits
-from fedsight.deploy.membership.requests import SigningRequest, check_name
+from fedsight.deploy.membership.requests import SigningRequest, check_host, check_name
 from fedsight.deploy.membership.revocations import Revocations
 
 OPERATOR = "operator@fedsight.local"
@@ -100,6 +100,7 @@ class FederationFolder:
         Raises DeployError if the folder is not empty or its name is invalid.
         """
         check_name(folder.name, "the federation")
+        check_host(host)
         check_empty(folder, "choose another name")
         make_folder(folder.resolve().parent)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=folder.resolve().parent) as scratch:

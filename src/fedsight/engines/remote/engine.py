@@ -338,29 +338,23 @@ class RemoteEngine:
                 f"no site is left to measure the model after round {round}",
                 "check the sites' machines and network connections. The last checkpoint is intact",
             )
-        self.unmeasured = self._why_unmeasured(done, problems)
+        missing = [site for number, site in wanted.items() if number not in done]
+        self.unmeasured = self._why_unmeasured(missing, problems)
         return [done.get(view, {}) for view in range(len(views))]
 
     def _why_unmeasured(
-        self, done: Mapping[int, Metrics], problems: Mapping[str, str]
+        self, missing: Iterable[int | None], problems: Mapping[str, str]
     ) -> dict[str, str]:
-        """Why sites with test images of their own, which they do not withhold, are not in the
-        figures of the views that are `done`, by site."""
-        owners = {number: view.site for number, view in enumerate(self.federation.views)}
-        names = [
-            self.federation.name(site)
-            for number, site in owners.items()
-            if site is not None and number not in done
-        ]
+        """Why the sites `missing` (by number) from the figures, which withhold none, are missing,
+        by name."""
+        names = [self.federation.name(site) for site in missing if site is not None]
 
         def why(site: str) -> str:
             if site in problems or site in self.absent:
                 return problems.get(site) or self.absent[site]
-            if site in self._buffered.busy:
-                return f"site '{site}' was training"
-            if site not in self.present():
-                return self._why_absent(site)
-            return f"site '{site}' has not trained yet, so it has no model of its own"
+            return (
+                f"site '{site}' was training" if site in self.present() else self._why_absent(site)
+            )
 
         return {site: why(site) for site in names if site not in self.withheld}
 
